@@ -1,0 +1,37 @@
+"""The contract between clients and servers: model and tensor names, message types, packing, errors.
+
+Needs msgspec and nothing else.
+"""
+
+from recserve_client.contract.errors import MEANING_OF, STATUS_OF, ErrorKind, split_message
+from recserve_client.contract.messages import (
+    Behaviour,
+    EmbedRequest,
+    EmbedResponse,
+    EmbedTimings,
+    RecommendRequest,
+    RecommendTimings,
+    Slate,
+    SlateItem,
+)
+from recserve_client.contract.packing import RequestError, Unpacker, nearest, pack, shown
+
+__all__ = [
+    "MEANING_OF",
+    "STATUS_OF",
+    "Behaviour",
+    "EmbedRequest",
+    "EmbedResponse",
+    "EmbedTimings",
+    "ErrorKind",
+    "RecommendRequest",
+    "RecommendTimings",
+    "RequestError",
+    "Slate",
+    "SlateItem",
+    "Unpacker",
+    "nearest",
+    "pack",
+    "shown",
+    "split_message",
+]

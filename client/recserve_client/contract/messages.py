@@ -1,0 +1,142 @@
+"""The packed messages: JSON documents with these types, one per BYTES element.
+
+Every struct refuses unknown names, so a misspelt option is an error and not a silent default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Weight = Annotated[float, Meta(ge=-1e6, le=1e6, description="Finite; a negative weight pushes away.")]
+ItemId = Annotated[str, Meta(min_length=1, max_length=512)]
+
+
+class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One weighted behaviour of a history: an item id, a text, or a text with its vector.
+
+    Attributes:
+        item: Id of an item of the catalogue; its item vector is used.
+        text: Free text; the encoder turns it into a vector.
+        vector: base64 of `dim` little-endian float32 values; given alone or beside `text`, it is used as it is
+            (after L2 normalisation).
+        weight: w_j in u = normalise(sum_j w_j F(x_j)).
+    """
+
+    item: ItemId | None = None
+    text: str | None = None
+    vector: str | None = None
+    weight: Weight = 1.0
+
+
+class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Ask for a slate.
+
+    Attributes:
+        history: The weighted behaviours.
+        k: Number of items wanted.
+        exclude: Item ids that must not be in the slate; ids that the catalogue lacks are no error here.
+        exclude_history: Whether the items of the history stay out of the slate.
+        ef: Width of the HNSW search for this request; none = the one chosen by measurement when the index was built.
+        fields: Fields of the items to return with them.
+        explain: Whether each item comes with the contribution of every behaviour.
+        on_unknown: What an item id of the history that the catalogue lacks does: refuse the request, or be skipped.
+    """
+
+    history: list[Behaviour]
+    k: Annotated[int, Meta(ge=1, le=1000)] = 10
+    exclude: list[ItemId] = []
+    exclude_history: bool = True
+    ef: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    fields: list[str] = []
+    explain: bool = True
+    on_unknown: Literal["error", "ignore"] = "error"
+
+
+class RecommendTimings(Struct, frozen=True):
+    """Microseconds spent on the batch that this request was answered in.
+
+    Attributes:
+        queue_us: From the moment the model received the request until work on it began, and later until a thread was
+            free for it (Triton's own queue is in its metric nv_inference_queue_duration_us).
+        resolve_us: Decoding the request, looking up item ids and known texts.
+        encode_us: Tokenising and encoding the texts that were not known.
+        search_us: User vectors and the search of the index.
+        explain_us: Contributions, fields and the final scores.
+    """
+
+    queue_us: int
+    resolve_us: int
+    encode_us: int
+    search_us: int
+    explain_us: int
+
+
+class SlateItem(Struct, frozen=True):
+    """One recommended item.
+
+    Attributes:
+        id: Item id.
+        score: cos(u, v), in float32 precision.
+        contributions: w_j (F(x_j) . v) / |sum_j w_j F(x_j)|, one for each behaviour of the request, in its order
+            (0 for skipped ones); they add up to the score. Absent with `explain: false`.
+        fields: The fields asked for (null where the item has none). Absent when none were asked for.
+    """
+
+    id: str
+    score: float
+    contributions: list[float] | UnsetType = UNSET
+    fields: dict[str, Any] | UnsetType = UNSET
+
+
+class Slate(Struct, frozen=True):
+    """The answer to a `RecommendRequest`: the best items first.
+
+    Attributes:
+        recommendation_id: New for every answer; interactions name it to say what led to them.
+        items: At most k; fewer only when the catalogue has no more that are allowed.
+        unknown: Item ids of the history that were skipped (`on_unknown: ignore`).
+        revision: Revision of the catalogue that was searched.
+        encoder: Fingerprint of the encoder.
+        timings: Where the time went.
+    """
+
+    recommendation_id: str
+    items: list[SlateItem]
+    unknown: list[str]
+    revision: int
+    encoder: str
+    timings: RecommendTimings
+
+
+class EmbedRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Ask for the vectors of texts (in the order given)."""
+
+    texts: list[str]
+
+
+class EmbedTimings(Struct, frozen=True):
+    """Microseconds spent on the batch that this request was answered in; as in `RecommendTimings`."""
+
+    queue_us: int
+    resolve_us: int
+    encode_us: int
+
+
+class EmbedResponse(Struct, frozen=True):
+    """Unit vectors of the texts.
+
+    Attributes:
+        vectors: base64 of `count` x `dim` little-endian float32 values, row by row.
+        count: Number of texts.
+        dim: Length of a vector.
+        encoder: Fingerprint of the encoder.
+        timings: Where the time went.
+    """
+
+    vectors: str
+    count: int
+    dim: int
+    encoder: str
+    timings: EmbedTimings

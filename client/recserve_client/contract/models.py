@@ -1,0 +1,38 @@
+"""Names and tensors of the models on Triton: the one place where they are written."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+RECOMMEND: Final = "recommend"
+RECOMMEND_TEXT: Final = "recommend_text"
+EMBED: Final = "embed"
+ENCODER: Final = "encoder"
+TOKENIZE: Final = "tokenize"
+POOL: Final = "pool"
+
+
+class Tensor(NamedTuple):
+    """A tensor of a model: name, KServe datatype, shape without the batch dimension (-1 = any)."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+#: Packed messages: one BYTES element that holds a JSON document. The fixed shape is what keeps a crafted size away.
+REQUEST: Final = Tensor("request", "BYTES", (1,))
+RESPONSE: Final = Tensor("response", "BYTES", (1,))
+
+#: Token ids and attention mask of a text, padded on the right; one row a text.
+INPUT_IDS: Final = Tensor("input_ids", "INT64", (-1,))
+ATTENTION_MASK: Final = Tensor("attention_mask", "INT64", (-1,))
+
+
+def vector(dim: int) -> Tensor:
+    """The encoder's output: one L2-normalised vector a row."""
+    return Tensor("vector", "FP32", (dim,))
+
+
+#: Name of the encoder's output tensor.
+VECTOR: Final = "vector"

@@ -1,0 +1,112 @@
+"""Packing: message struct <-> JSON bytes, with errors that name the path and the offending value."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from recserve_client.contract.errors import STATUS_OF, ErrorKind
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+_ENCODER: Final = msgspec.json.Encoder()
+_PATH: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>\$[^`]*)`$", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`", re.DOTALL)
+_STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+_SHOWN: Final = 80
+
+
+class RequestError(Exception):
+    """A request that is refused, on either side of the wire.
+
+    Attributes:
+        kind: Which of the typed reasons.
+        text: What was wrong, which value, and what to do.
+        status: Name of the gRPC status code.
+    """
+
+    def __init__(self, kind: ErrorKind, text: str) -> None:
+        super().__init__(f"{kind.value}: {text}")
+        self.kind = kind
+        self.text = text
+        self.status = STATUS_OF[kind]
+
+
+def shown(value: object) -> str:
+    """A value as it is put into a message: its repr, escaped to ASCII and cut to 80 characters."""
+    text = ascii(value[: _SHOWN + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """``; did you mean 'x'?`` for the nearest known name, or an empty string."""
+    close = difflib.get_close_matches(name[:_SHOWN], known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def pack(message: msgspec.Struct) -> bytes:
+    """The JSON bytes of a message.
+
+    Raises:
+        RequestError: A string holds a lone surrogate, which UTF-8 cannot carry.
+    """
+    try:
+        return _ENCODER.encode(message)
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            ErrorKind.INVALID_REQUEST, f"text with a lone surrogate: {shown(error.object)}; send valid Unicode"
+        ) from None
+
+
+class Unpacker(Generic[M]):
+    """Decodes and validates one type of message; keeps its decoder, so make it once."""
+
+    def __init__(self, message_type: type[M]) -> None:
+        self._decoder = msgspec.json.Decoder(message_type)
+        self._names = tuple(field.encode_name for field in msgspec.structs.fields(message_type))
+
+    def __call__(self, raw: bytes) -> M:
+        """Decode JSON bytes.
+
+        Raises:
+            RequestError: Not UTF-8, not JSON, nested too deeply, or not of this type.
+        """
+        try:
+            return self._decoder.decode(raw)
+        except msgspec.ValidationError as error:
+            raise RequestError(ErrorKind.INVALID_REQUEST, _explain(str(error), raw, self._names)) from None
+        except msgspec.DecodeError as error:
+            raise RequestError(ErrorKind.INVALID_JSON, f"{error}; it begins {shown(raw[:40])}") from None
+        except UnicodeDecodeError as error:
+            bad = bytes(error.object[error.start : error.start + 8])
+            raise RequestError(ErrorKind.INVALID_JSON, f"not UTF-8: {shown(bad)}") from None
+        except RecursionError:
+            raise RequestError(
+                ErrorKind.INVALID_JSON, f"nested too deeply; it begins {shown(raw[:40])}"
+            ) from None
+
+
+def _explain(message: str, raw: bytes, names: tuple[str, ...]) -> str:
+    """msgspec's message plus the value at its path (msgspec names only the path)."""
+    if unknown := _UNKNOWN.search(message):
+        name = unknown["name"]
+        plain = f"unknown option {shown(name)}"
+        place = _PATH.match(message)
+        return f"{plain} at {place['path']}" if place else plain + nearest(name, names)
+    found = _PATH.match(message)
+    path = found["path"] if found else "$"
+    what = found["what"] if found else message
+    return f"{path} is {_value_at(raw, path)}: {what[0].lower()}{what[1:]}"
+
+
+def _value_at(raw: bytes, path: str) -> str:
+    try:
+        value: Any = msgspec.json.decode(raw)
+        for name, index in _STEP.findall(path):
+            value = value[name] if name else value[int(index)]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
+        return "not acceptable"
+    return shown(value)
