@@ -57,7 +57,8 @@ def pack(message: msgspec.Struct) -> bytes:
         return _ENCODER.encode(message)
     except UnicodeEncodeError as error:
         raise RequestError(
-            ErrorKind.INVALID_REQUEST, f"text with a lone surrogate: {shown(error.object)}; send valid Unicode"
+            ErrorKind.INVALID_REQUEST,
+            f"text with a lone surrogate: {shown(error.object)}; send valid Unicode",
         ) from None
 
 

@@ -1,0 +1,109 @@
+"""`encoder.json`: what an encoder folder holds, and the fingerprint that indexes refer to."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from recserve_server_ext import cpu
+from recserve_server_ext.durable import sha256_of
+from recserve_server_ext.errors import EncoderError
+from recserve_server_ext.workspace import Workspace
+
+MANIFEST = "encoder.json"
+MODEL = "model.onnx"
+TOKENIZER = "tokenizer.json"
+FORMAT = 1
+
+Precision = Literal["fp32", "int8"]
+
+
+class EncoderManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Content of `encoder.json`.
+
+    Attributes:
+        format: Version of this layout.
+        name: Name of the model that was exported.
+        precision: Of the weights and matrix products.
+        dim: Length of a vector.
+        max_tokens: Longer texts are truncated to this many tokens.
+        pooling: How token vectors become one (inside the graph, as is the L2 normalisation).
+        source_sha256: Of the weights file the export began from.
+        files: SHA-256 of every file of the folder that serving reads.
+        versions: Of the packages that made the export.
+    """
+
+    name: str
+    precision: Precision
+    dim: int
+    max_tokens: int
+    pooling: str
+    source_sha256: str
+    files: dict[str, str]
+    versions: dict[str, str]
+    format: int = FORMAT
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides a text's vector: graph, weights, tokenizer, pooling, precision, length."""
+        parts = [self.files[MODEL], self.files[TOKENIZER], self.pooling, self.precision, str(self.max_tokens)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    @property
+    def runtime_fingerprint(self) -> str:
+        """The fingerprint on this CPU: for int8 the arithmetic is part of it, since vectors depend on it."""
+        if self.precision == "int8":
+            return f"{self.fingerprint}+{cpu.int8_arithmetic()}"
+        return self.fingerprint
+
+
+def read_manifest(folder: Path, *, verify: bool = True) -> EncoderManifest:
+    """Read `encoder.json` and check the files against it.
+
+    Args:
+        folder: An encoder folder.
+        verify: Whether to compute the checksums of the files.
+
+    Raises:
+        EncoderError: Missing, unreadable, of another format, or a file does not match its checksum.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=EncoderManifest)
+    except FileNotFoundError:
+        raise EncoderError(
+            f"no encoder at {folder} (no {MANIFEST}); make one with: recserve export encoder"
+        ) from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise EncoderError(f"{path} cannot be read: {error}; export the encoder again") from error
+    if manifest.format != FORMAT:
+        raise EncoderError(f"{path} has format {manifest.format}, this version reads {FORMAT}; export again")
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise EncoderError(f"{file} is missing; export the encoder again")
+        if verify and (found := sha256_of(file)) != expected:
+            raise EncoderError(
+                f"{file} is damaged: SHA-256 {found[:12]}, manifest says {expected[:12]}; export the encoder again"
+            )
+    return manifest
+
+
+def choose_encoder(workspace: Workspace, precision: Precision | Literal["auto"] = "auto") -> Path:
+    """The encoder folder to serve: `int8` where the CPU has int8 dot products and it was exported, else `fp32`.
+
+    Raises:
+        EncoderError: Nothing was exported in that precision.
+    """
+    if precision == "auto":
+        has_int8 = (workspace.encoder / "int8" / MANIFEST).is_file()
+        precision = "int8" if cpu.has_int8_dot_product() and has_int8 else "fp32"
+    folder = workspace.encoder / precision
+    if not (folder / MANIFEST).is_file():
+        raise EncoderError(
+            f"no {precision} encoder in {workspace.encoder}; make one with: recserve export encoder"
+        )
+    return folder

@@ -1,0 +1,37 @@
+"""Errors of this room.
+
+::
+
+    ServerError
+    ├── EncoderError      an encoder folder is missing, damaged or made for another CPU
+    ├── SnapshotError     a snapshot is missing, damaged or made by another encoder
+    ├── CatalogueError    the catalogue store cannot be read or written
+    ├── ConfigError       a configuration value or file is wrong
+    └── LaunchError       tritonserver cannot be found, started or kept running
+
+A request that is refused raises `recserve_client.contract.RequestError` instead.
+"""
+
+
+class ServerError(Exception):
+    """Root of this room's errors; the message says what was wrong, which value, and what to do."""
+
+
+class EncoderError(ServerError):
+    """An encoder folder is missing, damaged or made for another CPU."""
+
+
+class SnapshotError(ServerError):
+    """A snapshot is missing, damaged or made by another encoder."""
+
+
+class CatalogueError(ServerError):
+    """The catalogue store cannot be read or written."""
+
+
+class ConfigError(ServerError):
+    """A configuration value or file is wrong."""
+
+
+class LaunchError(ServerError):
+    """tritonserver cannot be found, started or kept running."""

@@ -1,0 +1,157 @@
+"""Texts -> unit vectors with onnxruntime, such that a text's vector never depends on what it is batched with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from recserve_server_ext import cpu
+from recserve_server_ext.encoder_manifest import MODEL, TOKENIZER, EncoderManifest, read_manifest
+from recserve_server_ext.errors import EncoderError
+
+Vectors = NDArray[np.float32]
+TokenIds = NDArray[np.int64]
+
+#: Tokens (rows x longest row) of one fp32 run; more gains nothing on a CPU and costs cache.
+_TOKEN_BUDGET = 1024
+
+
+class TokenTable:
+    """Token ids of texts, padded on the right.
+
+    Attributes:
+        ids: [texts, longest]; 0 beyond a text's length.
+        lengths: [texts] number of tokens of each text.
+    """
+
+    def __init__(self, ids: TokenIds, lengths: NDArray[np.int64]) -> None:
+        self.ids = ids
+        self.lengths = lengths
+
+    @property
+    def mask(self) -> TokenIds:
+        """[texts, longest]: 1 for a token, 0 for padding."""
+        return (np.arange(self.ids.shape[1]) < self.lengths[:, None]).astype(np.int64)
+
+
+class TextTokenizer:
+    """The exported tokenizer: texts -> token ids, truncated to the encoder's `max_tokens`."""
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+
+    def __call__(self, texts: Sequence[str]) -> TokenTable:
+        """Token ids of the texts; releases the GIL and uses all cores for many texts."""
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids = np.zeros((len(rows), int(lengths.max(initial=1))), np.int64)
+        ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.fromiter(
+            (token for row in rows for token in row), np.int64, int(lengths.sum())
+        )
+        return TokenTable(ids, lengths)
+
+
+class TextEncoder:
+    """An exported encoder in this process.
+
+    int8 runs texts one by one: dynamic quantisation takes one scale for a whole tensor, so a batch would change the
+    vectors of its texts; alone a text has the same bits every time. fp32 is independent of the batch to 1e-6, so
+    texts are sorted by length and run in batches of a bounded number of tokens. In both, several threads share one
+    single-threaded session.
+    """
+
+    def __init__(self, folder: Path, *, threads: int | None = None, verify: bool = True) -> None:
+        """Load an encoder folder.
+
+        Args:
+            folder: Made by `recserve export encoder`.
+            threads: Runs in parallel; default the usable cores.
+            verify: Whether to check the files against their checksums.
+
+        Raises:
+            EncoderError: The folder is missing or damaged, or onnxruntime refuses the model.
+        """
+        self.manifest: EncoderManifest = read_manifest(folder, verify=verify)
+        self.dim = self.manifest.dim
+        self.fingerprint = self.manifest.runtime_fingerprint
+        self.tokenizer = TextTokenizer(folder, self.manifest.max_tokens)
+        self._threads = threads or cpu.usable_cores()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="encoder")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / MODEL), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise EncoderError(f"onnxruntime cannot load {folder / MODEL}: {error}") from error
+
+    def encode(
+        self, texts: Sequence[str], *, chunk: int = 2048, done: Callable[[int], None] | None = None
+    ) -> Vectors:
+        """Unit vectors of the texts, [texts, dim], in the order given.
+
+        Args:
+            texts: Any number of them.
+            chunk: Texts tokenised at a time, to bound memory.
+            done: Called after each chunk with the number of texts in it, for progress bars.
+        """
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        for start in range(0, len(texts), chunk):
+            rows = by_length[start : start + chunk]
+            vectors[rows] = self.run(self.tokenizer([texts[row] for row in rows]))
+            if done is not None:
+                done(len(rows))
+        return vectors
+
+    def run(self, tokens: TokenTable) -> Vectors:
+        """Unit vectors of tokenised texts, [texts, dim]."""
+        vectors = np.empty((len(tokens.lengths), self.dim), np.float32)
+        batches = self._batches(tokens.lengths)
+        lock = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    rows = next(batches, None)
+                if rows is None:
+                    return
+                vectors[rows] = self._run_batch(tokens, rows)
+
+        if len(tokens.lengths) == 1 or self._threads == 1:
+            work()
+        else:
+            for future in [self._pool.submit(work) for _ in range(self._threads)]:
+                future.result()
+        return vectors
+
+    def _batches(self, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Row numbers of each run, longest texts first so that the threads end together."""
+        order = np.argsort(-lengths, kind="stable")
+        if self.manifest.precision == "int8":
+            yield from order[:, None]
+            return
+        start = 0
+        while start < len(order):
+            size = max(1, _TOKEN_BUDGET // max(1, int(lengths[order[start]])))
+            yield order[start : start + size]
+            start += size
+
+    def _run_batch(self, tokens: TokenTable, rows: NDArray[np.int64]) -> Vectors:
+        longest = int(tokens.lengths[rows].max())
+        ids = tokens.ids[rows, :longest]
+        mask = (np.arange(longest) < tokens.lengths[rows, None]).astype(np.int64)
+        result: Vectors = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        return result

@@ -1,0 +1,39 @@
+"""Where everything lies on disk: one folder, `.recserve` in the current folder unless told otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_HOME = Path(".recserve")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths under one home folder.
+
+    Attributes:
+        home: The folder itself.
+    """
+
+    home: Path
+
+    @property
+    def encoder(self) -> Path:
+        """Holds one folder per precision, `fp32` and `int8`."""
+        return self.home / "encoder"
+
+    @property
+    def store(self) -> Path:
+        """SQLite file of the catalogue store."""
+        return self.home / "catalogue.db"
+
+    @property
+    def snapshots(self) -> Path:
+        """Published snapshots, one folder each, and `CURRENT`, which names the one to serve."""
+        return self.home / "snapshots"
+
+    @property
+    def run(self) -> Path:
+        """What a running server made for itself: model repository, backend, log."""
+        return self.home / "run"
