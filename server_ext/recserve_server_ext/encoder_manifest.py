@@ -74,9 +74,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> EncoderManifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=EncoderManifest)
     except FileNotFoundError:
-        raise EncoderError(
-            f"no encoder at {folder} (no {MANIFEST}); make one with: recserve export encoder"
-        ) from None
+        raise EncoderError(f"no encoder at {folder} (no {MANIFEST}); make one with: recserve export encoder") from None
     except (OSError, msgspec.MsgspecError) as error:
         raise EncoderError(f"{path} cannot be read: {error}; export the encoder again") from error
     if manifest.format != FORMAT:
@@ -103,7 +101,5 @@ def choose_encoder(workspace: Workspace, precision: Precision | Literal["auto"] 
         precision = "int8" if cpu.has_int8_dot_product() and has_int8 else "fp32"
     folder = workspace.encoder / precision
     if not (folder / MANIFEST).is_file():
-        raise EncoderError(
-            f"no {precision} encoder in {workspace.encoder}; make one with: recserve export encoder"
-        )
+        raise EncoderError(f"no {precision} encoder in {workspace.encoder}; make one with: recserve export encoder")
     return folder

@@ -97,9 +97,7 @@ class TextEncoder:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise EncoderError(f"onnxruntime cannot load {folder / MODEL}: {error}") from error
 
-    def encode(
-        self, texts: Sequence[str], *, chunk: int = 2048, done: Callable[[int], None] | None = None
-    ) -> Vectors:
+    def encode(self, texts: Sequence[str], *, chunk: int = 2048, done: Callable[[int], None] | None = None) -> Vectors:
         """Unit vectors of the texts, [texts, dim], in the order given.
 
         Args:
