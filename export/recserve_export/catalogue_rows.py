@@ -172,7 +172,7 @@ def _parsed(name: str, text: str, type_: AttributeType) -> Any:
     """The value that a string of a textual source stands for."""
     if type_ == "int" and _INT.fullmatch(text):
         return int(text)
-    if type_ == "float" and _FLOAT.fullmatch(text):
+    if type_ == "float" and _FLOAT.fullmatch(text) and math.isfinite(float(text)):
         return float(text)
     if type_ == "bool" and text.lower() in _BOOLS:
         return _BOOLS[text.lower()]

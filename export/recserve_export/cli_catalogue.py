@@ -104,7 +104,7 @@ def stats(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
         if as_json:
             out.print_json(msgspec.json.encode(found).decode())
             return
-        out.print(f"{found.items:,} items ({found.available:,} available), revision {found.revision}", highlight=False)
+        _say(f"{found.items:,} items ({found.available:,} available), revision {found.revision}")
         if found.source is not None:
             _print_source(found.source)
         fields = _table("text field", "weight", "items", "mean characters")
@@ -167,9 +167,7 @@ def _import(opened: _Opened, path: Path, refusals: Path | None, *, force: bool) 
     with CatalogueStore(path, create=True) as store:
         record = None if force else up_to_date(store, opened.rows.format, opened.mapping, sha256)
         if record is not None:
-            out.print(
-                f"up to date (revision {store.revision}): {record.accepted:,} items of {record.name}", highlight=False
-            )
+            _say(f"up to date (revision {store.revision}): {record.accepted:,} items of {record.name}")
             if record.refused:
                 note(f"{record.refused:,} rows were refused when it was imported; --force imports and names them again")
             return
@@ -223,9 +221,8 @@ def _refusal_writer(path: Path | None) -> Iterator[Callable[[Refusal], None]]:
 
 def _print_report(report: ImportReport) -> None:
     record = report.record
-    out.print(
-        f"accepted {record.accepted:,} items of {record.name}, refused {record.refused:,} (revision {report.revision})",
-        highlight=False,
+    _say(
+        f"accepted {record.accepted:,} items of {record.name}, refused {record.refused:,} (revision {report.revision})"
     )
     if not record.refused:
         return
@@ -239,11 +236,10 @@ def _print_report(report: ImportReport) -> None:
 
 
 def _print_source(record: ImportRecord) -> None:
-    reasons = "".join(f", {count:,} {reason}" for reason, count in record.refusals.items())
-    out.print(
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in record.refusals.items())
+    _say(
         f"imported from {record.name} (SHA-256 {record.sha256[:12]}): accepted {record.accepted:,}, "
-        f"refused {record.refused:,}{reasons}",
-        highlight=False,
+        f"refused {record.refused:,}" + (f" ({reasons})" if reasons else "")
     )
 
 
@@ -254,6 +250,10 @@ def _print_item(item: StoredItem) -> None:
     for name, value in {**item.texts, **item.attributes}.items():
         fields.add_row(_plain(name), _plain(", ".join(value) if isinstance(value, list) else str(value)))
     out.print(fields)
+
+
+def _say(line: str) -> None:
+    out.print(_plain(line), highlight=False, soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:

@@ -64,7 +64,7 @@ MAPPING: Final = FieldMapping(
         "user_rating": AttributeField("userRating", "float"),
         "awards": AttributeField("Awards"),
         "oscars": AttributeField("Oscars", "int"),
-        "box_office_usd": AttributeField("BoxOffice", "int"),
+        "box_office_usd": AttributeField("BoxOffice", "float"),
     },
 )
 
