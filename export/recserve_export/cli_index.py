@@ -1,0 +1,182 @@
+"""`recserve index`: build the index of the catalogue, and show how its parameters were chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from recserve_client.cli.console import fail, note, out, progress
+from recserve_server_ext.errors import ServerError
+from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
+from rich.table import Table
+
+from recserve_export.errors import ExportError
+
+if TYPE_CHECKING:
+    from recserve_export.index_build import Built, RecallReport
+    from recserve_export.recall import CurvePoint
+
+app = typer.Typer(
+    help="Build the index of the catalogue; show the recall curve it was chosen from.", no_args_is_help=True
+)
+
+
+class Precision(str, Enum):
+    """Choices of `--precision`."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+_HOME = typer.Option(DEFAULT_HOME, "--home", help="Folder of the encoder, the catalogue and the snapshots.")
+
+
+@app.command()
+def build(
+    home: Path = _HOME,
+    precision: Precision = typer.Option(Precision.AUTO, help="Encoder to use; auto: the one that is served."),
+    recall: float = typer.Option(0.98, help="Recall@10 to reach for user vectors, against exact search."),
+    force: bool = typer.Option(False, "--force", help="Build even when the published index is up to date."),
+) -> None:
+    """Encode the catalogue, choose M and ef by measured recall, publish a snapshot."""
+    if not 0 < recall <= 1:
+        fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
+    with _explained():
+        _print_built(_build(Workspace(home), precision, recall, force))
+
+
+@app.command()
+def report(
+    home: Path = _HOME,
+    json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
+    plot: Path | None = typer.Option(None, "--plot", help="Also draw the curve into this PNG file."),
+) -> None:
+    """Print the recall curve of the published index, with the chosen parameters marked."""
+    with _explained():
+        from recserve_server_ext.snapshot import current
+
+        from recserve_export.index_build import read_report
+
+        folder = current(Workspace(home).snapshots)
+        found = read_report(folder)
+        if plot is not None:
+            _draw(found, plot)
+        if json:
+            _print_json(found)
+        else:
+            _print_report(found, folder.name)
+
+
+def _build(workspace: Workspace, precision: Precision, recall: float, force: bool) -> Built:
+    from recserve_server_ext.encoder_manifest import choose_encoder
+
+    from recserve_export.index_build import Settings
+    from recserve_export.index_build import build as build_snapshot
+
+    encoder = choose_encoder(workspace, precision.value)
+    return build_snapshot(workspace, encoder, Settings(recall=recall), force=force, stage=_bar)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Errors of the rooms, and a missing extra, as one line and exit code 1."""
+    try:
+        yield
+    except (ServerError, ExportError) as error:
+        fail(str(error))
+    except ModuleNotFoundError as error:
+        fail(f"recserve index needs the module {error.name!r}: pip install 'recserve[export]'")
+    except OSError as error:
+        fail(str(error))
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    with progress(what, total) as bar:
+        yield lambda count: bar.advance(bar.task_ids[0], count)
+
+
+def _print_built(built: Built) -> None:
+    manifest, point = built.manifest, built.report.points[built.report.choice.point]
+    if not built.is_new:
+        note(f"the index is up to date: snapshot {manifest.id}")
+    if not built.report.choice.reached:
+        note(f"warning: no measured parameters reach recall@10 {built.report.target:g}; the nearest were chosen")
+    found = ", ".join(f"{kind} {value:.3f}" for kind, value in point.recall.items())
+    out.print(
+        f"snapshot {manifest.id}: {manifest.items:,} items of revision {manifest.revision}, "
+        f"encoder {manifest.encoder}, {_named(point)}, recall@10 {found}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_json(report: RecallReport) -> None:
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+
+
+def _print_report(report: RecallReport, snapshot: str) -> None:
+    kinds = list(report.points[0].recall)
+    table = Table(title=f"recall@{report.k} for user vectors against exact search", title_justify="left")
+    for name in ("M", "ef", *kinds, "users/s", "CPU us/user"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for at, point in enumerate(report.points):
+        chosen = at == report.choice.point
+        mark = "chosen" if chosen else ""
+        table.add_row(*_cells(point, kinds), mark, style="bold" if chosen else None)
+    table.add_section()
+    table.add_row("exact", *_cells(report.exact, kinds)[1:], "")
+    out.print(table)
+    lines = [
+        f"snapshot {snapshot}: {report.items:,} items of {report.dim} dimensions, "
+        f"{_named(report.points[report.choice.point])}",
+        f"{report.users} users of each kind, seed {report.seed}, {report.threads} threads, "
+        f"{report.cpu} ({', '.join(report.cpu_flags)})",
+        f"target {report.target:g} for the worse kind, by its lower 95% bound"
+        + ("" if report.choice.reached else ": not reached, the nearest was chosen"),
+    ]
+    for line in lines:
+        out.print(line, highlight=False, markup=False)
+
+
+def _cells(point: CurvePoint, kinds: list[str]) -> list[str]:
+    parameters = [str(point.parameters.get(name, "")) for name in ("M", "ef")]
+    recalls = [f"{point.recall[kind]:.4f}" for kind in kinds]
+    return [*parameters, *recalls, f"{point.users_per_s:,.0f}", f"{point.cpu_us_per_user:,.0f}"]
+
+
+def _named(point: CurvePoint) -> str:
+    return " ".join(f"{name} {value}" for name, value in point.parameters.items())
+
+
+def _draw(report: RecallReport, path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        fail("--plot needs matplotlib: pip install 'recserve[bench]'")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for m in sorted({point.parameters["M"] for point in report.points}):
+        points = [point for point in report.points if point.parameters["M"] == m]
+        for kind, line in zip(points[0].recall, ("-", "--", ":"), strict=False):
+            speeds, recalls = [point.users_per_s for point in points], [point.recall[kind] for point in points]
+            axes.plot(speeds, recalls, f"o{line}", label=f"M {m}, {kind}")
+    chosen = report.points[report.choice.point]
+    axes.axhline(report.target, color="grey", linewidth=1, label=f"target {report.target:g}")
+    axes.axvline(chosen.users_per_s, color="grey", linewidth=1, linestyle=":", label=f"chosen: {_named(chosen)}")
+    axes.set(
+        xscale="log",
+        xlabel=f"users/s ({report.threads} threads, {report.cpu})",
+        ylabel=f"recall@{report.k}",
+        title=f"{report.items:,} items",
+    )
+    axes.legend()
+    figure.savefig(path, format="png", dpi=120)

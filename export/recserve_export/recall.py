@@ -1,0 +1,183 @@
+"""Recall and cost of a search for user vectors, and the choice of an engine's parameters from them.
+
+Means of behaviours lie off the data, where a graph finds less than it does for items: so recall is measured for users,
+of two kinds (docs/decisions/003-hnsw-parameters.md).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from recserve_server_ext.engine import Engine
+from recserve_server_ext.exact_engine import ExactEngine
+
+Vectors = NDArray[np.float32]
+
+K = 10
+_BEHAVIOURS = 20
+_INTERESTS = 3
+_NEIGHBOURS = 50
+_ROUNDS = 3
+#: Scores this close are equal: float32 products summed in another order differ by less.
+_TIE = 1e-6
+#: One-sided 95% of a normal distribution.
+_SIGMAS = 1.645
+_EF_STEP = 16
+
+
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One measurement: an engine with these parameters.
+
+    Attributes:
+        parameters: Of the engine.
+        recall: Mean recall@10 by kind of user.
+        recall_low: Its lower 95% confidence bound: other users of the kind find at least this much.
+        users_per_s: Users searched a second, all threads, in one call; the best of three.
+        cpu_us_per_user: CPU time of the process, microseconds a user; the best of three.
+    """
+
+    parameters: dict[str, int]
+    recall: dict[str, float]
+    recall_low: dict[str, float]
+    users_per_s: float
+    cpu_us_per_user: float
+
+
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters to use.
+
+    Attributes:
+        point: Position in the curve.
+        reached: Whether that point reaches the target; if not it is the one that comes nearest.
+    """
+
+    point: int
+    reached: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Users:
+    """User vectors to measure with, and what an exact search finds for them.
+
+    Attributes:
+        vectors: [users, dim] unit float32, by kind.
+        last: [users] score of the last item of the exact answer, by kind.
+        k: Items searched for: 10, or all where there are fewer.
+    """
+
+    vectors: dict[str, Vectors]
+    last: dict[str, NDArray[np.float32]]
+    k: int
+
+
+def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
+    """User vectors, each the normalised mean of 20 items, of two kinds.
+
+    `interests`: three random items, 6-7 of the 50 nearest of each. `random`: 20 random items.
+
+    Args:
+        vectors: [items, dim] unit float32, at least one.
+        count: Users of each kind.
+        seed: The same seed gives the same users.
+    """
+    random = np.random.default_rng(seed)
+    items = len(vectors)
+    exact = ExactEngine(vectors)
+    near, _ = exact.search(vectors[random.integers(items, size=count * _INTERESTS)], min(_NEIGHBOURS, items))
+    # A random order of each row's neighbours; the first few of it are a sample without repetition.
+    shuffled = random.permuted(near, axis=1).reshape(count, _INTERESTS, -1)
+    taken = [len(part) for part in np.array_split(np.arange(_BEHAVIOURS), _INTERESTS)]
+    interests = np.concatenate([shuffled[:, i, :take] for i, take in enumerate(taken)], axis=1)
+    users = {
+        "interests": _normalised_means(vectors, interests),
+        "random": _normalised_means(vectors, random.integers(items, size=(count, _BEHAVIOURS))),
+    }
+    k = min(K, items)
+    return Users(users, {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}, k)
+
+
+def measure(engine: Engine, parameters: Mapping[str, int], users: Users) -> CurvePoint:
+    """Search for all users with this engine. An item that ties with the last of the exact answer counts as found.
+
+    Args:
+        engine: To be measured.
+        parameters: Its parameters; `ef` among them is the width that is measured.
+        users: From `sample_users` of the same vectors.
+    """
+    ef = parameters.get("ef")
+    recall, low = {}, {}
+    for kind, queries in users.vectors.items():
+        scores = engine.search(queries, users.k, ef=ef)[1]
+        found = (scores >= users.last[kind][:, None] - _TIE).mean(axis=1)
+        recall[kind] = float(found.mean())
+        low[kind] = recall[kind] - _SIGMAS * float(found.std()) / math.sqrt(len(found))
+    queries = np.concatenate(list(users.vectors.values()))
+    wall_s, cpu_s = _best_times(engine, queries, users.k, ef)
+    return CurvePoint(
+        parameters=dict(parameters),
+        recall=recall,
+        recall_low=low,
+        users_per_s=len(queries) / wall_s,
+        cpu_us_per_user=cpu_s / len(queries) * 1e6,
+    )
+
+
+def reaches(point: CurvePoint, target: float) -> bool:
+    """Whether the recall of every kind of user is at least the target, by its lower bound."""
+    return min(point.recall_low.values()) >= target
+
+
+def choose(points: Sequence[CurvePoint], target: float) -> Choice:
+    """The cheapest point (CPU time a user) that reaches the target; if there is none, the one with most recall.
+
+    The recall of a point is that of its worse kind of user.
+    """
+    good = [at for at, point in enumerate(points) if reaches(point, target)]
+    if good:
+        return Choice(min(good, key=lambda at: points[at].cpu_us_per_user), True)
+    return Choice(
+        max(range(len(points)), key=lambda at: (min(points[at].recall.values()), -points[at].cpu_us_per_user)), False
+    )
+
+
+def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
+    """The `ef` to measure next, halfway between the last that misses the target and the first that reaches it.
+
+    Args:
+        points: Of one graph, in any order.
+        target: Recall wanted.
+
+    Returns:
+        None where the two are within an eighth of each other, or all points are on one side.
+    """
+    reaching = [point.parameters["ef"] for point in points if reaches(point, target)]
+    high = min(reaching, default=0)
+    missing = [point.parameters["ef"] for point in points if point.parameters["ef"] < high]
+    if not missing:
+        return None
+    low = max(missing)
+    middle = round((low + high) / 2 / _EF_STEP) * _EF_STEP
+    return middle if low < middle < high and high - low > high / 8 else None
+
+
+def _best_times(engine: Engine, queries: Vectors, k: int, ef: int | None) -> tuple[float, float]:
+    """Wall and CPU seconds of one search of all queries, each the least of a few rounds: others use the CPU too."""
+    walls, cpus = [], []
+    for _ in range(_ROUNDS):
+        wall, cpu = time.perf_counter(), time.process_time()
+        engine.search(queries, k, ef=ef)
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return max(min(walls), 1e-9), max(min(cpus), 1e-9)
+
+
+def _normalised_means(vectors: Vectors, rows: NDArray[np.int64]) -> Vectors:
+    means = vectors[rows].mean(axis=1)
+    unit: Vectors = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return unit

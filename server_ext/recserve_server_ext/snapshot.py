@@ -1,0 +1,271 @@
+"""A snapshot: an immutable index in a folder, published by naming it in `CURRENT`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recserve_server_ext.durable import new_folder, sha256_of, write_file
+from recserve_server_ext.engine import BuiltEngine, Engine
+from recserve_server_ext.errors import SnapshotError
+from recserve_server_ext.exact_engine import ExactEngine
+from recserve_server_ext.hnsw_engine import HnswEngine
+from recserve_server_ext.item_fields import ItemFields, read_table, write_fields, write_table
+from recserve_server_ext.snapshot_manifest import (
+    REBUILD,
+    EngineManifest,
+    SnapshotManifest,
+    read_manifest,
+    write_manifest,
+)
+
+CURRENT = "CURRENT"
+VECTORS = "vectors.npy"
+IDS = "ids.arrow"
+FIELDS = "fields.arrow"
+REPORT = "report.json"
+_LOCK = ".lock"
+#: A folder beside `CURRENT`, never a path that leads elsewhere.
+_NAME = re.compile(r"[\w-]+")
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A loaded snapshot; nothing in it changes.
+
+    The vectors are mapped, so processes on one machine share them; the HNSW graph holds hnswlib's own second copy.
+
+    Attributes:
+        manifest: What it holds and was made from.
+        vectors: [items, dim] unit float32, read-only.
+        ids: Item id of each row.
+        row_of: Row of each item id.
+        available: [items] whether the item may be recommended.
+        engine: What searches it.
+        exact: The exact engine over the same vectors, for what `engine` cannot answer.
+        fields: The items' fields.
+    """
+
+    manifest: SnapshotManifest
+    vectors: NDArray[np.float32]
+    ids: list[str]
+    row_of: dict[str, int]
+    available: NDArray[np.bool_]
+    engine: Engine
+    exact: Engine
+    fields: ItemFields
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, encoder: str | None = None, threads: int | None = None, verify: bool = True
+    ) -> Snapshot:
+        """Open a snapshot.
+
+        Args:
+            folder: One that `write` made; see `current`.
+            encoder: Runtime fingerprint that it must have been made with; none = any.
+            threads: Of a search; default the usable cores.
+            verify: Whether to compute the checksums of the files.
+
+        Raises:
+            SnapshotError: Missing, damaged, of another format, or made with another encoder.
+        """
+        manifest = read_manifest(folder, verify=verify)
+        if encoder is not None and manifest.encoder != encoder:
+            raise SnapshotError(
+                f"snapshot {folder} was made with encoder {manifest.encoder}, not with {encoder}; {REBUILD}"
+            )
+        vectors = _map_vectors(folder / VECTORS, (manifest.items, manifest.dim))
+        table = read_table(folder / IDS)
+        ids: list[str] = table["id"].to_pylist()
+        return cls(
+            manifest=manifest,
+            vectors=vectors,
+            ids=ids,
+            row_of={item: row for row, item in enumerate(ids)},
+            available=table["available"].to_numpy().astype(np.bool_),
+            engine=_load_engine(manifest.engine, folder, vectors, threads),
+            exact=ExactEngine(vectors),
+            fields=ItemFields.load(folder / FIELDS),
+        )
+
+
+def current(snapshots: Path) -> Path:
+    """The folder that `CURRENT` names.
+
+    Args:
+        snapshots: Folder of the published snapshots.
+
+    Raises:
+        SnapshotError: Nothing was published, or what was is gone.
+    """
+    try:
+        name = (snapshots / CURRENT).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise SnapshotError(f"no snapshot in {snapshots}; build one with: recserve index build") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SnapshotError(f"{snapshots / CURRENT} cannot be read: {error}; {REBUILD}") from error
+    if not _NAME.fullmatch(name) or not (snapshots / name).is_dir():
+        raise SnapshotError(f"{snapshots / CURRENT} names {name!r}, which is not there; {REBUILD}")
+    return snapshots / name
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Content:
+    """What a snapshot is made of; rows are the same in all of it.
+
+    Attributes:
+        vectors: [items, dim] unit float32, at least one item.
+        ids: Item id of each row, distinct.
+        engine: Built over these vectors.
+        encoder: Runtime fingerprint of the encoder that made them.
+        revision: Of the catalogue.
+        source: Identity of what the catalogue was imported from.
+        available: [items] whether the item may be recommended; none = all.
+        fields: Fields of each item, in the order of the rows; none = no fields.
+        field_weights: Weights of the text fields.
+        recall_target: Recall@10 that the engine's parameters were chosen for.
+        report: JSON document kept beside the index: how the parameters were chosen.
+    """
+
+    vectors: NDArray[np.float32]
+    ids: Sequence[str]
+    engine: BuiltEngine
+    encoder: str
+    revision: int
+    source: str = ""
+    available: NDArray[np.bool_] | None = None
+    fields: Iterable[Mapping[str, Any]] | None = None
+    field_weights: Mapping[str, float] = field(default_factory=dict)
+    recall_target: float | None = None
+    report: bytes | None = None
+
+
+def write(snapshots: Path, content: Content) -> Path:
+    """Publish a snapshot: written aside, fsynced, renamed, then named in `CURRENT`; the two last ones are kept.
+
+    When it fails or the process dies, what was published before stays published.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        SnapshotError: The content does not fit together.
+    """
+    _check(content)
+    snapshots.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(timezone.utc)
+    folder = snapshots / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    with _exclusive(snapshots):
+        previous = _published(snapshots)
+        with new_folder(folder) as aside:
+            _write_files(aside, content)
+            files = {file.name: sha256_of(file) for file in sorted(aside.iterdir())}
+            write_manifest(aside, _manifest(content, folder.name, now.isoformat(timespec="seconds"), files))
+        write_file(snapshots / CURRENT, f"{folder.name}\n".encode())
+        _remove_others(snapshots, keep={folder.name, previous})
+    return folder
+
+
+def _write_files(folder: Path, content: Content) -> None:
+    items = len(content.ids)
+    np.save(folder / VECTORS, content.vectors)
+    available = np.ones(items, np.bool_) if content.available is None else content.available
+    ids = pa.array(content.ids, pa.large_string())
+    write_table(folder / IDS, pa.table({"id": ids, "available": pa.array(available)}))
+    with_fields = write_fields(folder / FIELDS, [{}] * items if content.fields is None else content.fields)
+    if with_fields != items:
+        raise SnapshotError(f"a snapshot of {items} vectors needs the fields of as many items, got {with_fields}")
+    if content.report is not None:
+        (folder / REPORT).write_bytes(content.report)
+    content.engine.save(folder)
+
+
+def _manifest(content: Content, name: str, created: str, files: dict[str, str]) -> SnapshotManifest:
+    return SnapshotManifest(
+        id=name,
+        created=created,
+        encoder=content.encoder,
+        revision=content.revision,
+        source=content.source,
+        items=len(content.ids),
+        dim=content.vectors.shape[1],
+        engine=EngineManifest(name=content.engine.name, parameters=content.engine.parameters),
+        field_weights=dict(content.field_weights),
+        recall_target=content.recall_target,
+        versions={package: version(package) for package in ("recserve", "hnswlib", "numpy", "pyarrow")},
+        files=files,
+    )
+
+
+def _check(content: Content) -> None:
+    vectors = content.vectors
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.size:
+        raise SnapshotError(f"a snapshot needs float32 vectors [items, dim], got {vectors.dtype} {vectors.shape}")
+    if len(content.ids) != len(vectors) or len(set(content.ids)) != len(vectors):
+        raise SnapshotError(
+            f"{len(vectors)} vectors need as many distinct ids, "
+            f"got {len(content.ids)} ids of which {len(set(content.ids))} distinct"
+        )
+    if content.available is not None and content.available.shape != (len(vectors),):
+        raise SnapshotError(f"`available` must be [{len(vectors)}], got {list(content.available.shape)}")
+
+
+def _map_vectors(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    try:
+        mapped = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD}") from error
+    if mapped.shape != shape or mapped.dtype != np.float32:
+        raise SnapshotError(f"{path} holds {mapped.dtype} {mapped.shape}, manifest says float32 {shape}; {REBUILD}")
+    vectors: NDArray[np.float32] = mapped.view(np.ndarray)
+    return vectors
+
+
+def _load_engine(
+    engine: EngineManifest, folder: Path, vectors: NDArray[np.float32], threads: int | None
+) -> HnswEngine | ExactEngine:
+    if engine.name == HnswEngine.name:
+        return HnswEngine.load(folder, vectors, engine.parameters, threads=threads)
+    if engine.name == ExactEngine.name:
+        return ExactEngine.load(folder, vectors)
+    raise SnapshotError(f"snapshot {folder} has an engine {engine.name!r} that this version lacks; {REBUILD}")
+
+
+@contextmanager
+def _exclusive(snapshots: Path) -> Iterator[None]:
+    """One writer at a time; the kernel lets go when the process dies."""
+    handle = os.open(snapshots / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _published(snapshots: Path) -> str:
+    try:
+        return current(snapshots).name
+    except SnapshotError:
+        return ""
+
+
+def _remove_others(snapshots: Path, keep: set[str]) -> None:
+    """Remove the other folders: older snapshots, and what a writer that was killed left aside."""
+    for folder in snapshots.iterdir():
+        if folder.is_dir() and folder.name not in keep:
+            shutil.rmtree(folder, ignore_errors=True)
