@@ -49,7 +49,7 @@ def import_catalogue(
 ) -> ImportReport:
     """Replace the catalogue by the items of a source, in one transaction.
 
-    Ids are held in memory (about 100 bytes each) to find those that occur twice; the first of them is accepted.
+    Ids are held in memory (about 140 bytes each) to find those that occur twice; the first of them is accepted.
 
     Args:
         store: Where the items go.
