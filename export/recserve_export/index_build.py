@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from recserve_server_ext.snapshot_manifest import REBUILD, SnapshotManifest, rea
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
 
-from recserve_export.item_vectors import item_vectors, read_catalogue
+from recserve_export.item_vectors import Catalogue, item_vectors, read_catalogue
 from recserve_export.recall import Choice, CurvePoint, Users, choose, measure, next_ef, sample_users
 
 Vectors = NDArray[np.float32]
@@ -58,6 +58,25 @@ class Settings:
     users: int = 500
     seed: int = 0
     threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Details:
+    """What a snapshot tells of its catalogue besides vectors and ids.
+
+    Attributes:
+        revision: Of the catalogue.
+        source: Identity of what the catalogue was imported from.
+        available: [items] whether the item may be recommended; none = all.
+        fields: Fields of each item, in the order of the rows; none = no fields.
+        field_weights: a_f of the text fields.
+    """
+
+    revision: int = 0
+    source: str = ""
+    available: NDArray[np.bool_] | None = None
+    fields: Iterable[Mapping[str, Any]] | None = None
+    field_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,28 +157,12 @@ def build(
     settings = settings or Settings()
     with CatalogueStore(workspace.store) as store:
         source = _source(store)
-        if not force:
-            fingerprint = read_encoder_manifest(encoder_folder, verify=False).runtime_fingerprint
-            wanted = (fingerprint, store.revision, source, store.field_weights(), settings.recall)
-            if (done := _up_to_date(workspace.snapshots, wanted)) is not None:
-                return done
+        fingerprint = read_encoder_manifest(encoder_folder, verify=False).runtime_fingerprint
+        wanted = (fingerprint, store.revision, source, store.field_weights(), settings.recall)
+        if not force and (done := _up_to_date(workspace.snapshots, wanted)) is not None:
+            return done
         catalogue = read_catalogue(store)
-    encoder = TextEncoder(encoder_folder, threads=settings.threads)
-    with stage("encode distinct texts", len(catalogue.texts)) as advance:
-        vectors = item_vectors(catalogue, encoder, done=advance)
-    return build_index(
-        workspace.snapshots,
-        vectors,
-        catalogue.ids,
-        encoder=encoder.fingerprint,
-        settings=settings,
-        revision=catalogue.revision,
-        source=source,
-        available=catalogue.available,
-        fields=catalogue.fields,
-        field_weights=catalogue.field_weights,
-        stage=stage,
-    )
+    return _publish(workspace.snapshots, catalogue, source, encoder_folder, settings, stage)
 
 
 def build_index(
@@ -169,11 +172,7 @@ def build_index(
     *,
     encoder: str,
     settings: Settings | None = None,
-    revision: int = 0,
-    source: str = "",
-    available: NDArray[np.bool_] | None = None,
-    fields: Iterable[Mapping[str, Any]] | None = None,
-    field_weights: Mapping[str, float] | None = None,
+    details: Details | None = None,
     stage: Stage = silent,
 ) -> Built:
     """Publish a snapshot of vectors that are there already: no store, no encoder.
@@ -184,30 +183,22 @@ def build_index(
         ids: Item id of each row, distinct.
         encoder: Runtime fingerprint of what made the vectors; serving refuses any other.
         settings: How to choose parameters.
-        revision: Of the catalogue.
-        source: Identity of what the catalogue was imported from.
-        available: [items]; none = all.
-        fields: Fields of each item; none = no fields.
-        field_weights: a_f of the text fields.
+        details: Of the catalogue, where there is one.
         stage: Shows progress.
 
     Raises:
         SnapshotError: The arguments do not fit together.
     """
-    settings = settings or Settings()
+    settings, details = settings or Settings(), details or Details()
     engine, report = build_engine(vectors, settings, stage=stage)
     content = Content(
         vectors=vectors,
         ids=ids,
         engine=engine,
         encoder=encoder,
-        revision=revision,
-        source=source,
-        available=available,
-        fields=fields,
-        field_weights=field_weights or {},
         recall_target=settings.recall,
         report=msgspec.json.encode(report),
+        **vars(details),
     )
     folder = write(snapshots, content)
     return Built(folder, True, read_manifest(folder, verify=False), report)
@@ -255,6 +246,30 @@ def read_report(folder: Path) -> RecallReport:
         return msgspec.json.decode(path.read_bytes(), type=RecallReport)
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD} --force") from error
+
+
+def _publish(
+    snapshots: Path, catalogue: Catalogue, source: str, encoder_folder: Path, settings: Settings, stage: Stage
+) -> Built:
+    encoder = TextEncoder(encoder_folder, threads=settings.threads)
+    with stage("encode distinct texts", len(catalogue.texts)) as advance:
+        vectors = item_vectors(catalogue, encoder, done=advance)
+    details = Details(
+        revision=catalogue.revision,
+        source=source,
+        available=catalogue.available,
+        fields=catalogue.fields,
+        field_weights=catalogue.field_weights,
+    )
+    return build_index(
+        snapshots,
+        vectors,
+        catalogue.ids,
+        encoder=encoder.fingerprint,
+        settings=settings,
+        details=details,
+        stage=stage,
+    )
 
 
 def _up_to_date(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], float]) -> Built | None:
