@@ -3,8 +3,10 @@
 ::
 
     ExportError
-    ├── MappingError      a field mapping is wrong, or names a column that the source lacks
-    └── SourceError       the source of a catalogue is missing or cannot be read
+    ├── MappingError         a field mapping is wrong, or names a column that the source lacks
+    ├── SourceError          the source of a catalogue is missing or cannot be read
+    ├── EncoderSourceError   the folder of a model is missing, damaged or not supported
+    └── FidelityError        an exported encoder does not agree with the model it came from
 """
 
 
@@ -18,3 +20,11 @@ class MappingError(ExportError):
 
 class SourceError(ExportError):
     """The source of a catalogue is missing or cannot be read."""
+
+
+class EncoderSourceError(ExportError):
+    """The folder of a model is missing, damaged or not supported."""
+
+
+class FidelityError(ExportError):
+    """An exported encoder does not agree with the model it came from."""

@@ -1,0 +1,104 @@
+"""`recserve export`: make what Triton serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+
+import typer
+from recserve_client.cli.console import fail, note, out, progress
+from recserve_server_ext.errors import ServerError
+from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
+from rich import box
+from rich.table import Table
+
+from recserve_export.encoder_export import Exported, choose_precisions, export_encoder
+from recserve_export.encoder_report import EncoderReport
+from recserve_export.errors import ExportError
+
+app = typer.Typer(help="Turn a model into files that can be served.", no_args_is_help=True)
+
+
+class Precision(str, Enum):
+    """Choices of `--precision`."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+@app.callback()
+def _root() -> None:
+    """Turn a model into files that can be served."""
+
+
+@app.command()
+def encoder(
+    source: Path | None = typer.Argument(
+        None, help="Hugging Face or sentence-transformers folder.", show_default="all-MiniLM-L6-v2"
+    ),
+    home: Path = typer.Option(DEFAULT_HOME, "--home", help="Folder to put the encoder in."),
+    precision: Precision = typer.Option(
+        Precision.AUTO, help="auto: fp32, and int8 where the CPU has int8 dot products."
+    ),
+    force: bool = typer.Option(False, "--force", help="Export even when what is there is up to date."),
+) -> None:
+    """Export a text encoder to ONNX, with pooling and normalisation inside, and compare it with the original."""
+    with _explained():
+        precisions = choose_precisions(precision.value)
+        done = export_encoder(source, Workspace(home), precisions, force=force, stage=_bar)
+        for one in done:
+            if not one.is_new:
+                note(f"the {one.manifest.precision} encoder is up to date: {one.folder}")
+        _print_table(done)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Errors of the rooms, and a missing extra, as one line and exit code 1."""
+    try:
+        yield
+    except (ExportError, ServerError) as error:
+        fail(str(error))
+    except ModuleNotFoundError as error:
+        fail(f"recserve export needs the module {error.name!r}: pip install 'recserve[export]'")
+
+
+@contextmanager
+def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    with progress(what, total) as bar:
+        yield lambda count: bar.advance(bar.task_ids[0], count)
+        if total is None:
+            bar.update(bar.task_ids[0], total=1, completed=1)
+
+
+def _print_table(done: list[Exported]) -> None:
+    title = f"{done[0].manifest.name} in {done[0].folder.parent}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
+    for name in ("precision", "fingerprint"):
+        table.add_column(name, no_wrap=True)
+    for name in ("size", "dim", "tokens", "min cos", "overlap", "texts/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in done:
+        table.add_row(*_cells(one, one.report()))
+    out.print(table)
+
+
+def _cells(one: Exported, report: EncoderReport) -> list[str]:
+    manifest = one.manifest
+    return [
+        manifest.precision,
+        manifest.fingerprint,
+        _size(sum(report.sizes_bytes.values())),
+        str(manifest.dim),
+        str(manifest.max_tokens),
+        f"{report.agreement.min_cos:.6f}",
+        f"{report.neighbours.overlap:.3f}" if report.neighbours else "",
+        f"{report.texts_per_s[manifest.precision]:,.0f}",
+    ]
+
+
+def _size(count_bytes: int) -> str:
+    return f"{count_bytes / 1e6:.0f} MB" if count_bytes >= 1e7 else f"{count_bytes / 1e3:.0f} kB"

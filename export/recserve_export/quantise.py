@@ -1,0 +1,150 @@
+"""fp32 graph -> int8: SmoothQuant rescaling of the weights' inputs, then dynamic quantisation per channel.
+
+SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438): x W = (x / s)(s W). With
+s_c = amax(x_c)^a / amax(W_c)^(1 - a) for each channel c, the outliers of the activations, which one scale for a whole
+tensor cannot hold, move into the weights, which have a scale per output channel.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from recserve_server_ext.text_encoder import TokenIds
+
+Values = NDArray[np.float32]
+
+
+def write_int8(
+    fp32: Path,
+    int8: Path,
+    calibration: Iterable[TokenIds],
+    *,
+    alpha: float,
+    weight_bits: int,
+    done: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Quantise an encoder's graph.
+
+    Only products with constant weights become int8; the embeddings and the products inside attention stay fp32.
+
+    Args:
+        fp32: File to read.
+        int8: File to write.
+        calibration: Token ids [tokens] of each text to calibrate with.
+        alpha: Share of the range that moves into the weights, 0 to 1.
+        weight_bits: 8, or 7.
+        done: Called after each calibration text with 1.
+    """
+    model = onnx.load(fp32)
+    products = weight_products(model)
+    ranges = activation_ranges(model, list(products), calibration, done)
+    smooth(model, products, ranges, alpha)
+    with tempfile.TemporaryDirectory(dir=int8.parent) as aside:
+        smoothed = Path(aside) / "smoothed.onnx"
+        onnx.save(model, smoothed)
+        quantize_dynamic(
+            smoothed,
+            int8,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=weight_bits == 7,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+
+
+def weight_products(model: Any) -> dict[str, list[str]]:
+    """Names of the constant 2-D weights that each activation is multiplied with, by the activation's name.
+
+    Weights that stand behind several activations (ALBERT repeats one layer) cannot be scaled for each and are left out.
+    """
+    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    pairs = {
+        (node.input[0], node.input[1])
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in matrices
+    }
+    uses = Counter(weight for _, weight in pairs)
+    shared = {activation for activation, weight in pairs if uses[weight] > 1}
+    found: dict[str, list[str]] = defaultdict(list)
+    for activation, weight in sorted(pairs):
+        if activation not in shared:
+            found[activation].append(weight)
+    return dict(found)
+
+
+def activation_ranges(
+    model: Any, names: list[str], calibration: Iterable[TokenIds], done: Callable[[int], None] = lambda _: None
+) -> dict[str, Values]:
+    """Largest magnitude of each channel of the named activations over the calibration texts, [channels] each."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ranges: dict[str, Values] = {}
+    for ids in calibration:
+        feeds = {"input_ids": ids[None], "attention_mask": np.ones_like(ids)[None]}
+        for name, values in zip(names, session.run(names, feeds), strict=True):
+            largest = np.abs(values).reshape(-1, values.shape[-1]).max(0)
+            ranges[name] = np.maximum(ranges[name], largest) if name in ranges else largest
+        done(1)
+    return ranges
+
+
+def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Values], alpha: float) -> None:
+    """Multiply each activation by 1/s and its weights by s, in place; the graph computes the same in float.
+
+    Args:
+        model: The graph.
+        products: Of `weight_products`.
+        ranges: Of `activation_ranges`.
+        alpha: See the module.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    factors: dict[str, Values] = {}
+    for activation, names in products.items():
+        matrices = {name: numpy_helper.to_array(tensors[name]) for name in names}
+        largest = np.max([np.abs(matrix).max(1) for matrix in matrices.values()], axis=0)
+        scale = channel_scales(ranges[activation], largest, alpha)
+        for name, matrix in matrices.items():
+            tensors[name].CopyFrom(numpy_helper.from_array(matrix * scale[:, None], name))
+        factors[activation] = (1 / scale).astype(np.float32)
+    _insert_factors(model, products, factors)
+
+
+def channel_scales(activation: Values, weight: Values, alpha: float) -> Values:
+    """s = amax(x)^alpha / amax(W)^(1 - alpha) for each channel, [channels]; 1 where either never leaves 0."""
+    is_alive = (activation > 0) & (weight > 0)
+    scale = np.ones_like(activation)
+    scale[is_alive] = activation[is_alive] ** alpha / weight[is_alive] ** (1 - alpha)
+    return scale
+
+
+def _insert_factors(model: Any, products: dict[str, list[str]], factors: dict[str, Values]) -> None:
+    nodes: list[Any] = []
+    inserted: set[str] = set()
+    for node in model.graph.node:
+        activation = node.input[0] if node.op_type == "MatMul" else ""
+        if activation in products and node.input[1] in products[activation]:
+            smoothed = f"{activation}_smoothed"
+            if activation not in inserted:
+                inserted.add(activation)
+                constant = numpy_helper.from_array(factors[activation], f"{activation}_factor")
+                model.graph.initializer.append(constant)
+                nodes.append(helper.make_node("Mul", [activation, constant.name], [smoothed], name=smoothed))
+            node.input[0] = smoothed
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
