@@ -1,0 +1,92 @@
+"""What a server runs with: one frozen object, read from TOML, checked at the edge, handed to the models as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from recserve_server_ext.errors import ConfigError
+
+Positive = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The largest request that is accepted; anything beyond is refused as `too_large`.
+
+    Attributes:
+        request_bytes: Packed request.
+        history: Behaviours of one history.
+        exclude: Excluded ids of one request.
+        text_bytes: One text, in UTF-8.
+        texts: Texts of one request (a history's or an `embed` request's).
+        queue: Requests waiting at a model; one more is refused as UNAVAILABLE.
+    """
+
+    request_bytes: Positive = 4 * 1024 * 1024
+    history: Positive = 1000
+    exclude: Annotated[int, Meta(ge=0)] = 1000
+    text_bytes: Positive = 32 * 1024
+    texts: Positive = 256
+    queue: Positive = 1024
+
+
+class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to serve.
+
+    Attributes:
+        host: Address to listen on; Triton's own front end is not meant for open networks.
+        grpc_port: Port of gRPC; 0 = any free one.
+        metrics_port: Port of Prometheus metrics; 0 = any free one.
+        precision: Encoder to serve; `auto` = int8 where the CPU has int8 dot products, else fp32.
+        threads: Threads of the search and of the encoder, each; 0 = the usable cores.
+        batch: Requests (users) answered in one batch at most.
+        encoder_batch: Texts in one request to the encoder at most.
+        waiting: Batches that may wait for the encoder at a time while the next ones start.
+        text_cache: Vectors of texts kept (least recently used go first).
+        encoder_timeout_s: Deadline of one call to the encoder.
+        limits: The largest request.
+    """
+
+    host: str = "127.0.0.1"
+    grpc_port: Port = 8001
+    metrics_port: Port = 8002
+    precision: Literal["auto", "fp32", "int8"] = "auto"
+    threads: Annotated[int, Meta(ge=0)] = 0
+    batch: Annotated[int, Meta(ge=1, le=1024)] = 64
+    encoder_batch: Annotated[int, Meta(ge=1, le=1024)] = 256
+    waiting: Positive = 4
+    text_cache: Positive = 100_000
+    encoder_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+    limits: Limits = Limits()
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the launcher hands to the models, as JSON in the parameter `settings` of their configurations.
+
+    Attributes:
+        encoder: Encoder folder.
+        snapshots: Folder of published snapshots.
+        serve: The server's settings.
+    """
+
+    encoder: str
+    snapshots: str
+    serve: ServeSettings
+
+
+def read_settings(path: Path) -> ServeSettings:
+    """Read a TOML file of `ServeSettings`; what it leaves out has the default.
+
+    Raises:
+        ConfigError: Unreadable, not TOML, an unknown name or a wrong value.
+    """
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=ServeSettings)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
