@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def write(snapshots: Path, content: Content) -> Path:
     """
     _check(content)
     snapshots.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     folder = snapshots / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with _exclusive(snapshots):
         previous = _published(snapshots)

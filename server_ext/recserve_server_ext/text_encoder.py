@@ -49,6 +49,11 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return int(self._tokenizer.get_vocab_size())
+
     def __call__(self, texts: Sequence[str]) -> TokenTable:
         """Token ids of the texts; releases the GIL and uses all cores for many texts."""
         rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]

@@ -6,11 +6,11 @@ offending value. Clients read the kind from the prefix, so the text may change f
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 
-class ErrorKind(str, Enum):
+class ErrorKind(StrEnum):
     """The typed reasons for refusing a request."""
 
     INVALID_JSON = "invalid_json"

@@ -24,14 +24,20 @@ class Tensor(NamedTuple):
 REQUEST: Final = Tensor("request", "BYTES", (1,))
 RESPONSE: Final = Tensor("response", "BYTES", (1,))
 
-#: Token ids and attention mask of a text, padded on the right; one row a text.
+#: Inside `recommend_text`: the request in the first of as many rows as it has texts, so that the batch dimension,
+#: which Triton bounds, is the same for all inputs of `pool`; and what `pool` hands to `recommend`.
+REQUEST_ROWS: Final = Tensor("request_rows", "BYTES", (1,))
+PACKED: Final = Tensor("packed", "BYTES", (1,))
+
+#: Token ids and attention mask of a text, padded on the right to the encoder's `max_tokens`; one row a text. The
+#: fixed width is what lets Triton refuse crafted sizes.
 INPUT_IDS: Final = Tensor("input_ids", "INT64", (-1,))
 ATTENTION_MASK: Final = Tensor("attention_mask", "INT64", (-1,))
 
 
 def vector(dim: int) -> Tensor:
     """The encoder's output: one L2-normalised vector a row."""
-    return Tensor("vector", "FP32", (dim,))
+    return Tensor(VECTOR, "FP32", (dim,))
 
 
 #: Name of the encoder's output tensor.

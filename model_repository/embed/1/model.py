@@ -1,0 +1,28 @@
+"""Triton model `embed`: packed texts -> packed vectors. Converts tensors; the logic is in recserve_server_ext."""
+
+from pathlib import Path
+
+from recserve_server_ext.embedder import Embedder
+from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_server_ext.packed_model import PackedModel
+from recserve_server_ext.triton_io import TritonCall, TritonEncoder, model_settings
+
+
+class TritonPythonModel:
+    """Turns texts into vectors through the model `encoder`."""
+
+    def initialize(self, args):
+        settings = model_settings(args)
+        serve = settings.serve
+        manifest = read_manifest(Path(settings.encoder), verify=False)
+        encoder = TritonEncoder(
+            Path(settings.encoder), manifest.max_tokens, batch=serve.encoder_batch, timeout_s=serve.encoder_timeout_s
+        )
+        embedder = Embedder(manifest.runtime_fingerprint, manifest.dim, serve.limits)
+        self._model = PackedModel(embedder, encoder, waiting=serve.waiting)
+
+    def execute(self, requests):
+        self._model.run([TritonCall(request) for request in requests])
+
+    def finalize(self):
+        self._model.close()

@@ -1,0 +1,24 @@
+"""Triton model `pool`: request and vectors -> packed request with its vectors; third step of `recommend_text`."""
+
+import triton_python_backend_utils as pb
+from recserve_server_ext.ensemble_steps import with_vectors
+
+from recserve_client.contract import RequestError
+from recserve_client.contract.models import PACKED, REQUEST_ROWS, VECTOR
+from recserve_server_ext.triton_io import error_response, packed, read_rows
+
+
+class TritonPythonModel:
+    """Puts each text's vector beside it."""
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        try:
+            raw = read_rows(request, REQUEST_ROWS.name)[0]
+            vectors = pb.get_input_tensor_by_name(request, VECTOR).as_numpy()
+            content = with_vectors(raw, vectors)
+        except RequestError as error:
+            return error_response(error)
+        return pb.InferenceResponse(output_tensors=[packed(PACKED.name, content)])

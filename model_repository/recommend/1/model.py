@@ -1,0 +1,33 @@
+"""Triton model `recommend`: packed request -> packed slate. Converts tensors; the logic is in recserve_server_ext."""
+
+from pathlib import Path
+
+from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_server_ext.packed_model import PackedModel
+from recserve_server_ext.recommender import Recommender
+from recserve_server_ext.snapshot import Snapshot, current
+from recserve_server_ext.text_cache import TextCache
+from recserve_server_ext.triton_io import TritonCall, TritonEncoder, model_settings
+
+
+class TritonPythonModel:
+    """Answers histories with slates."""
+
+    def initialize(self, args):
+        settings = model_settings(args)
+        serve = settings.serve
+        manifest = read_manifest(Path(settings.encoder), verify=False)
+        snapshot = Snapshot.load(
+            current(Path(settings.snapshots)), encoder=manifest.runtime_fingerprint, threads=serve.threads or None
+        )
+        encoder = TritonEncoder(
+            Path(settings.encoder), manifest.max_tokens, batch=serve.encoder_batch, timeout_s=serve.encoder_timeout_s
+        )
+        recommender = Recommender(snapshot, TextCache(serve.text_cache, manifest.dim), serve.limits)
+        self._model = PackedModel(recommender, encoder, waiting=serve.waiting)
+
+    def execute(self, requests):
+        self._model.run([TritonCall(request) for request in requests])
+
+    def finalize(self):
+        self._model.close()

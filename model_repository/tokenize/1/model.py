@@ -1,0 +1,43 @@
+"""Triton model `tokenize`: packed request -> token ids and mask of its texts; first step of `recommend_text`."""
+
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb
+from recserve_server_ext.ensemble_steps import texts_of
+
+from recserve_client.contract import RequestError
+from recserve_client.contract.models import ATTENTION_MASK, INPUT_IDS, REQUEST_ROWS
+from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_server_ext.text_encoder import TextTokenizer
+from recserve_server_ext.triton_io import error_response, fixed_width, model_settings, read_packed
+
+
+class TritonPythonModel:
+    """Tokenises; the request travels on in the first of as many rows as there are texts."""
+
+    def initialize(self, args):
+        settings = model_settings(args)
+        folder = Path(settings.encoder)
+        self._limits = settings.serve.limits
+        self._width = read_manifest(folder, verify=False).max_tokens
+        self._tokenizer = TextTokenizer(folder, self._width)
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        try:
+            raw = read_packed(request)
+            texts = texts_of(raw, self._limits)
+        except RequestError as error:
+            return error_response(error)
+        ids, mask = fixed_width(self._tokenizer(texts), self._width)
+        rows = np.array([[raw]] + [[b""]] * (len(texts) - 1), dtype=np.object_)
+        return pb.InferenceResponse(
+            output_tensors=[
+                pb.Tensor(INPUT_IDS.name, ids),
+                pb.Tensor(ATTENTION_MASK.name, mask),
+                pb.Tensor(REQUEST_ROWS.name, rows),
+            ]
+        )

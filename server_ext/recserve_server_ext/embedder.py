@@ -1,0 +1,103 @@
+"""Packed embed requests -> packed vectors, for a batch of requests. No Triton here."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from recserve_client.contract import (
+    EmbedRequest,
+    EmbedResponse,
+    EmbedTimings,
+    ErrorKind,
+    RequestError,
+    Unpacker,
+    pack,
+)
+from recserve_server_ext.history import check_size, check_texts
+from recserve_server_ext.packed_model import Answer, Encode
+from recserve_server_ext.settings import Limits
+
+
+class EmbedJob(Struct):
+    """One accepted request on its way to an answer; times are in nanoseconds."""
+
+    texts: list[str]
+    vectors: NDArray[np.float32] | None = None
+    waited_ns: int = 0
+    resolve_ns: int = 0
+    encode_ns: int = 0
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether the vectors are still to be made."""
+        return self.vectors is None
+
+
+class Embedder:
+    """Turns texts into vectors through the encoder; keeps nothing."""
+
+    def __init__(self, fingerprint: str, dim: int, limits: Limits) -> None:
+        self._fingerprint = fingerprint
+        self._dim = dim
+        self._limits = limits
+        self._unpack = Unpacker(EmbedRequest)
+
+    def accept(self, raws: Sequence[bytes | RequestError], received_ns: int) -> list[EmbedJob | RequestError]:
+        """Decode and check; a request that is refused comes back as its error, in its place."""
+        start_ns = time.monotonic_ns()
+        accepted = [raw if isinstance(raw, RequestError) else self._accept_one(raw) for raw in raws]
+        for job in accepted:
+            if isinstance(job, EmbedJob):
+                job.waited_ns = start_ns - received_ns
+                job.resolve_ns = time.monotonic_ns() - start_ns
+        return accepted
+
+    def _accept_one(self, raw: bytes) -> EmbedJob | RequestError:
+        try:
+            check_size(raw, self._limits)
+            texts = self._unpack(raw).texts
+            if not texts:
+                raise RequestError(ErrorKind.INVALID_REQUEST, "$.texts is []: send at least one text")
+            check_texts(texts, self._limits, "texts")
+        except RequestError as error:
+            return error
+        return EmbedJob(texts)
+
+    def encode(self, jobs: Sequence[EmbedJob], encode: Encode) -> None:
+        """Encode the texts of all these requests, each distinct one once.
+
+        Raises:
+            RequestError: unavailable: the encoder did not answer.
+        """
+        start_ns = time.monotonic_ns()
+        place_of = {text: n for n, text in enumerate(dict.fromkeys(text for job in jobs for text in job.texts))}
+        vectors = encode(list(place_of))
+        for job in jobs:
+            job.vectors = vectors[[place_of[text] for text in job.texts]]
+            job.encode_ns = time.monotonic_ns() - start_ns
+
+    def answer(self, jobs: Sequence[EmbedJob]) -> list[Answer]:
+        """The packed vectors of encoded requests."""
+        return [self._pack(job) for job in jobs]
+
+    def _pack(self, job: EmbedJob) -> bytes:
+        assert job.vectors is not None
+        return pack(
+            EmbedResponse(
+                vectors=base64.b64encode(job.vectors.astype("<f4").tobytes()).decode(),
+                count=len(job.texts),
+                dim=self._dim,
+                encoder=self._fingerprint,
+                timings=EmbedTimings(
+                    queue_us=job.waited_ns // 1000,
+                    resolve_us=job.resolve_ns // 1000,
+                    encode_us=job.encode_ns // 1000,
+                ),
+            )
+        )

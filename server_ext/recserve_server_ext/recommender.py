@@ -1,0 +1,210 @@
+"""Packed recommend requests -> packed slates, for a batch of users. No Triton here."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from msgspec import UNSET, Struct, UnsetType
+from numpy.typing import NDArray
+
+from recserve_client.contract import (
+    ErrorKind,
+    RecommendRequest,
+    RecommendTimings,
+    RequestError,
+    Slate,
+    SlateItem,
+    Unpacker,
+    pack,
+)
+from recserve_server_ext.history import History, check_request, check_size
+from recserve_server_ext.packed_model import Answer, Encode
+from recserve_server_ext.retrieval import Retrieval, Wanted
+from recserve_server_ext.settings import Limits
+from recserve_server_ext.snapshot import Snapshot
+from recserve_server_ext.text_cache import TextCache
+from recserve_server_ext.user_vectors import UserVectors, contributions, user_vectors
+
+Vectors = NDArray[np.float32]
+#: Decimals of scores and contributions: the sum of 1,000 of them is off by less than 1e-5 from rounding.
+_DECIMALS = 8
+
+
+class Job(Struct):
+    """One accepted request on its way to an answer; times are in nanoseconds.
+
+    Attributes:
+        request: As it was sent.
+        history: Its behaviours as far as they are known.
+        waited_ns: Time spent waiting.
+        resolve_ns: Time of the batch's decoding and look-ups.
+        encode_ns: Time of the batch's encoding.
+    """
+
+    request: RecommendRequest
+    history: History
+    waited_ns: int = 0
+    resolve_ns: int = 0
+    encode_ns: int = 0
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether texts of the history must be encoded first."""
+        return bool(self.history.missing)
+
+
+class Recommender:
+    """Answers requests from one snapshot.
+
+    The way of a request: `accept` (decode, check, look up), `encode` when texts are missing, `answer`.
+    """
+
+    def __init__(self, snapshot: Snapshot, cache: TextCache, limits: Limits) -> None:
+        self._snapshot = snapshot
+        self._cache = cache
+        self._limits = limits
+        self._retrieval = Retrieval(snapshot.engine, snapshot.exact, snapshot.available)
+        self._unpack = Unpacker(RecommendRequest)
+
+    def accept(self, raws: Sequence[bytes | RequestError], received_ns: int) -> list[Job | RequestError]:
+        """Decode, check and look up; a request that is refused comes back as its error, in its place."""
+        start_ns = time.monotonic_ns()
+        accepted = [raw if isinstance(raw, RequestError) else self._accept_one(raw) for raw in raws]
+        jobs = [job for job in accepted if isinstance(job, Job)]
+        self._look_up_texts([job for job in jobs if job.history.missing])
+        taken_ns = time.monotonic_ns() - start_ns
+        for job in jobs:
+            job.waited_ns = start_ns - received_ns
+            job.resolve_ns = taken_ns
+        return accepted
+
+    def _accept_one(self, raw: bytes) -> Job | RequestError:
+        try:
+            check_size(raw, self._limits)
+            request = self._unpack(raw)
+            check_request(request, self._limits, self._snapshot.fields.names)
+            return Job(request, History(request, self._snapshot.row_of, self._limits, self._snapshot.manifest.dim))
+        except RequestError as error:
+            return error
+
+    def _look_up_texts(self, jobs: list[Job]) -> None:
+        texts = list(dict.fromkeys(text for job in jobs for text in job.history.missing.values()))
+        if texts:
+            vectors, found = self._cache.get(texts)
+            _fill(jobs, {text: vectors[n] for n, text in enumerate(texts) if found[n]})
+
+    def encode(self, jobs: Sequence[Job], encode: Encode) -> None:
+        """Encode the texts that are missing, each distinct one once for all these requests.
+
+        Raises:
+            RequestError: unavailable: the encoder did not answer.
+        """
+        start_ns = time.monotonic_ns()
+        texts = list(dict.fromkeys(text for job in jobs for text in job.history.missing.values()))
+        vectors = encode(texts)
+        self._cache.put(texts, vectors)
+        _fill(jobs, dict(zip(texts, vectors, strict=True)))
+        for job in jobs:
+            job.encode_ns = time.monotonic_ns() - start_ns
+
+    def answer(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Slates of requests with nothing missing, or the error of each that has none."""
+        if not jobs:
+            return []
+        start_ns = time.monotonic_ns()
+        behaviours, starts = self._behaviours(jobs)
+        users = user_vectors(behaviours, np.concatenate([job.history.weights for job in jobs]), starts)
+        cancelled = users.cancelled.tolist()
+        live = [number for number, gone in enumerate(cancelled) if not gone]
+        rows = self._retrieval.search(users.vectors[live], [self._wanted(jobs[number]) for number in live])
+        search_ns = time.monotonic_ns() - start_ns
+        answers: list[Answer] = [_cancelled(users, n) if gone else b"" for n, gone in enumerate(cancelled)]
+        ends = np.append(starts[1:], len(behaviours))
+        slates = [
+            self._items(jobs[n], behaviours[starts[n] : ends[n]], users, n, found)
+            for n, found in zip(live, rows, strict=True)
+        ]
+        explain_ns = time.monotonic_ns() - start_ns - search_ns
+        for number, items in zip(live, slates, strict=True):
+            answers[number] = self._pack(jobs[number], items, search_ns, explain_ns)
+        return answers
+
+    def _behaviours(self, jobs: Sequence[Job]) -> tuple[Vectors, NDArray[np.int64]]:
+        """All behaviours' vectors [behaviours, dim], user after user, and each user's first; zeros where skipped."""
+        rows = np.concatenate([job.history.rows for job in jobs])
+        sizes = np.array([len(job.history.rows) for job in jobs], np.int64)
+        starts = np.cumsum(sizes) - sizes
+        vectors = self._snapshot.vectors[rows]
+        if rows.min() < 0:
+            vectors[rows < 0] = 0.0
+            for start, job in zip(starts.tolist(), jobs, strict=True):
+                for position, vector in job.history.vectors.items():
+                    vectors[start + position] = vector
+        return vectors, starts
+
+    def _wanted(self, job: Job) -> Wanted:
+        request, row_of = job.request, self._snapshot.row_of
+        banned = job.history.rows if request.exclude_history else np.empty(0, np.int64)
+        if request.exclude:
+            banned = np.append(banned, [row_of.get(name, -1) for name in request.exclude])
+        return Wanted(request.k, np.unique(banned[banned >= 0]), request.ef)
+
+    def _items(
+        self, job: Job, behaviours: Vectors, users: UserVectors, number: int, rows: NDArray[np.int64]
+    ) -> list[SlateItem]:
+        """The items of one slate with scores, contributions and fields, best first."""
+        vectors = self._snapshot.vectors[rows]
+        parts = contributions(behaviours, job.history.weights, float(users.norms[number]), vectors)
+        parts = np.round(parts, _DECIMALS)
+        scores = np.round(parts.sum(axis=1), _DECIMALS)
+        order = np.argsort(-scores, kind="stable")
+        rows, scores = rows[order], scores[order]
+        shares: list[list[float] | UnsetType]
+        fields: list[dict[str, Any] | UnsetType]
+        shares = parts[order].tolist() if job.request.explain else [UNSET] * len(rows)
+        fields = self._snapshot.fields.take(job.request.fields, rows) if job.request.fields else [UNSET] * len(rows)
+        ids = self._snapshot.ids
+        return [
+            SlateItem(ids[row], score, share, field)
+            for row, score, share, field in zip(rows.tolist(), scores.tolist(), shares, fields, strict=True)
+        ]
+
+    def _pack(self, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> bytes:
+        manifest = self._snapshot.manifest
+        return pack(
+            Slate(
+                recommendation_id=uuid.uuid4().hex,
+                items=items,
+                unknown=job.history.unknown,
+                revision=manifest.revision,
+                encoder=manifest.encoder,
+                timings=RecommendTimings(
+                    queue_us=job.waited_ns // 1000,
+                    resolve_us=job.resolve_ns // 1000,
+                    encode_us=job.encode_ns // 1000,
+                    search_us=search_ns // 1000,
+                    explain_us=explain_ns // 1000,
+                ),
+            )
+        )
+
+
+def _fill(jobs: Sequence[Job], vector_of: dict[str, Vectors]) -> None:
+    for job in jobs:
+        history = job.history
+        for position, text in list(history.missing.items()):
+            if (vector := vector_of.get(text)) is not None:
+                history.vectors[position] = vector
+                del history.missing[position]
+
+
+def _cancelled(users: UserVectors, number: int) -> RequestError:
+    return RequestError(
+        ErrorKind.VECTORS_CANCEL,
+        f"the weighted behaviours add up to a vector of length {users.norms[number]:.2g}, with weights of "
+        f"{users.mass[number]:.6g} in all: no direction is left",
+    )

@@ -1,0 +1,65 @@
+"""Vectors of texts encoded before: a bounded cache, least recently used go first."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+
+
+class TextCache:
+    """text -> vector, with a fixed number of places.
+
+    Keys are 128-bit BLAKE2 digests, so that long texts take no more memory than short ones. Vectors lie in one array
+    that the system backs with memory only as places are used. Safe for use from several threads.
+    """
+
+    def __init__(self, places: int, dim: int) -> None:
+        self._vectors: Vectors = np.empty((places, dim), np.float32)
+        self._place_of: OrderedDict[bytes, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._place_of)
+
+    def get(self, texts: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_]]:
+        """Vectors of the texts.
+
+        Returns:
+            Vectors [texts, dim], undefined where not found; found [texts].
+        """
+        keys = [_key(text) for text in texts]
+        with self._lock:
+            places = np.array([self._touch(key) for key in keys], np.int64)
+            return self._vectors[places], places >= 0
+
+    def put(self, texts: Sequence[str], vectors: Vectors) -> None:
+        """Keep the vectors of these texts (distinct ones; of more than there are places, the last)."""
+        places = len(self._vectors)
+        keys, kept = [_key(text) for text in texts[-places:]], vectors[-places:]
+        with self._lock:
+            self._vectors[[self._take_place(key) for key in keys]] = kept
+
+    def _touch(self, key: bytes) -> int:
+        place = self._place_of.get(key, -1)
+        if place >= 0:
+            self._place_of.move_to_end(key)
+        return place
+
+    def _take_place(self, key: bytes) -> int:
+        place = self._place_of.pop(key, -1)
+        if place < 0:
+            full = len(self._place_of) == len(self._vectors)
+            place = self._place_of.popitem(last=False)[1] if full else len(self._place_of)
+        self._place_of[key] = place
+        return place
+
+
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

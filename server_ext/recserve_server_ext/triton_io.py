@@ -1,0 +1,162 @@
+"""Between Triton's Python backend and this room: tensors, errors and calls to the encoder.
+
+Importable only inside a Python model, where `triton_python_backend_utils` exists.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import triton_python_backend_utils as pb
+from numpy.typing import NDArray
+
+from recserve_client.contract import ErrorKind, RequestError
+from recserve_client.contract import models as names
+from recserve_server_ext.packed_model import Answer
+from recserve_server_ext.settings import ModelSettings
+from recserve_server_ext.text_encoder import TextTokenizer, TokenTable
+
+_CODES = {
+    "INVALID_ARGUMENT": pb.TritonError.INVALID_ARG,
+    "NOT_FOUND": pb.TritonError.NOT_FOUND,
+    "UNAVAILABLE": pb.TritonError.UNAVAILABLE,
+    "CANCELLED": pb.TritonError.CANCELLED,
+    "INTERNAL": pb.TritonError.INTERNAL,
+}
+
+
+def model_settings(args: dict[str, str]) -> ModelSettings:
+    """The launcher's settings out of the arguments of `initialize`; also sets up logging to Triton's log."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    parameters = json.loads(args["model_config"])["parameters"]
+    return msgspec.json.decode(parameters["settings"]["string_value"], type=ModelSettings)
+
+
+def read_packed(request: Any, name: str = names.REQUEST.name) -> bytes:
+    """The one BYTES element of a request.
+
+    Raises:
+        RequestError: wrong_tensor, or cancelled when the caller gave up.
+    """
+    if request.is_cancelled():
+        raise RequestError(ErrorKind.CANCELLED, "the caller gave up before the work began")
+    elements = read_rows(request, name)
+    if len(elements) != 1:
+        raise RequestError(
+            ErrorKind.WRONG_TENSOR, f"tensor {name!r} has {len(elements)} elements: send one request in each call"
+        )
+    return elements[0]
+
+
+def read_rows(request: Any, name: str) -> list[bytes]:
+    """All BYTES elements of a tensor; at least one.
+
+    Raises:
+        RequestError: wrong_tensor.
+    """
+    elements = read_rows(request, name)
+    if len(elements) != 1:
+        raise RequestError(
+            ErrorKind.WRONG_TENSOR, f"tensor {name!r} has {len(elements)} elements: send one request in each call"
+        )
+    return elements[0]
+
+
+def read_rows(request: Any, name: str) -> list[bytes]:
+    """All BYTES elements of a tensor; at least one.
+
+    Raises:
+        RequestError: wrong_tensor.
+    """
+    try:
+        elements = pb.get_input_tensor_by_name(request, name).as_numpy().reshape(-1).tolist()
+    except (ValueError, struct.error, AttributeError, pb.TritonModelException) as error:
+        raise RequestError(ErrorKind.WRONG_TENSOR, f"tensor {name!r} cannot be read: {error}") from None
+    if not elements:
+        raise RequestError(ErrorKind.WRONG_TENSOR, f"tensor {name!r} is empty")
+    return [bytes(element) for element in elements]
+
+
+def packed(name: str, content: bytes) -> Any:
+    """A tensor [1, 1] with one BYTES element."""
+    return pb.Tensor(name, np.array([[content]], dtype=np.object_))
+
+
+def response(answer: Answer) -> Any:
+    """Triton's response for an answer."""
+    if isinstance(answer, RequestError):
+        return error_response(answer)
+    return pb.InferenceResponse(output_tensors=[packed(names.RESPONSE.name, answer)])
+
+
+def error_response(error: RequestError) -> Any:
+    """Triton's response for a refusal; it fails only its own request."""
+    return pb.InferenceResponse(error=pb.TritonError(str(error), _CODES[error.status]))
+
+
+class TritonCall:
+    """One request of `execute`, answered through its response sender."""
+
+    __slots__ = ("_request", "_sender")
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._sender = request.get_response_sender()
+
+    def read(self) -> bytes:
+        """See `recserve_server_ext.packed_model.Call.read`."""
+        return read_packed(self._request)
+
+    def reply(self, answer: Answer) -> None:
+        """See `recserve_server_ext.packed_model.Call.reply`."""
+        self._sender.send(response(answer), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+class TritonEncoder:
+    """Texts -> vectors through the model `encoder` (business logic scripting)."""
+
+    def __init__(self, folder: Path, max_tokens: int, *, batch: int, timeout_s: float) -> None:
+        self._tokenizer = TextTokenizer(folder, max_tokens)
+        self._max_tokens = max_tokens
+        self._batch = batch
+        self._timeout_us = int(timeout_s * 1e6)
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors [texts, dim].
+
+        Raises:
+            RequestError: unavailable: the encoder refused, failed or did not answer in time.
+        """
+        tokens = self._tokenizer(texts)
+        parts = [self._run(tokens, start) for start in range(0, len(texts), self._batch)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run(self, tokens: TokenTable, start: int) -> NDArray[np.float32]:
+        ids, mask = fixed_width(tokens, self._max_tokens, slice(start, start + self._batch))
+        result = pb.InferenceRequest(
+            model_name=names.ENCODER,
+            requested_output_names=[names.VECTOR],
+            inputs=[pb.Tensor(names.INPUT_IDS.name, ids), pb.Tensor(names.ATTENTION_MASK.name, mask)],
+            timeout=self._timeout_us,
+            preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),
+        ).exec()
+        if result.has_error():
+            raise RequestError(ErrorKind.UNAVAILABLE, f"the encoder did not answer: {result.error().message()}")
+        vectors: NDArray[np.float32] = pb.get_output_tensor_by_name(result, names.VECTOR).as_numpy()
+        return vectors
+
+
+def fixed_width(
+    tokens: TokenTable, width: int, rows: slice = slice(None)
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask padded to [texts, width]: fixed dims are what keeps a crafted size from killing the process."""
+    missing = ((0, 0), (0, width - tokens.ids.shape[1]))
+    return np.pad(tokens.ids[rows], missing), np.pad(tokens.mask[rows], missing)
