@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import msgspec
-from recserve_server_ext.catalogue_store import CatalogueStore, ImportRecord, StoredItem
 
 from recserve_export.catalogue_readers import Source
 from recserve_export.catalogue_rows import Reason, Refusal, RowConverter, RowError
 from recserve_export.field_mapping import FieldMapping
+from recserve_server_ext.catalogue_store import CatalogueStore, ImportRecord, StoredItem
 
 _EXAMPLES = 5
 _ROWS_PER_REPORT = 500

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
-from recserve_client.contract import shown
-from recserve_server_ext.durable import sha256_of
 
+from recserve_client.contract import shown
 from recserve_export.catalogue_rows import Reason, RowError
 from recserve_export.errors import SourceError
 from recserve_export.field_mapping import FieldMapping
+from recserve_server_ext.durable import sha256_of
 
 FileFormat = Literal["jsonl", "csv", "parquet"]
 #: A row by its number (from 1): column -> value, or why it cannot be read.

@@ -7,14 +7,14 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
-from recserve_client.contract import shown
-from recserve_server_ext.catalogue_store import StoredItem
 
+from recserve_client.contract import shown
 from recserve_export.field_mapping import AttributeField, AttributeType, FieldMapping, TextField
+from recserve_server_ext.catalogue_store import StoredItem
 
 #: Of an item id, in characters; the contract refuses longer ones in requests.
 MAX_ID_LENGTH: Final = 512
@@ -24,7 +24,7 @@ _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Why a row is refused."""
 
     MALFORMED = "malformed"

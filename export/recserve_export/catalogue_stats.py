@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import msgspec
+
 from recserve_server_ext.catalogue_store import CatalogueStore, ImportRecord
 
 _ITEMS_PER_REPORT = 1000

@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from recserve_client.cli.console import fail, note, out, progress
-from recserve_server_ext.errors import ServerError
-from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 from rich import box
 from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
+from recserve_client.cli.console import fail, note, out, progress
 from recserve_export.errors import ExportError, MappingError
 from recserve_export.field_mapping import FieldMapping, mapping_from_options, read_mapping
+from recserve_server_ext.errors import ServerError
+from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
-    from recserve_server_ext.catalogue_store import CatalogueStore, ImportRecord, StoredItem
-
     from recserve_export.catalogue_import import ImportReport
     from recserve_export.catalogue_readers import Source
     from recserve_export.catalogue_rows import Refusal
+    from recserve_server_ext.catalogue_store import CatalogueStore, ImportRecord, StoredItem
 
 app = typer.Typer(help="Import a catalogue of items, and look at it.", no_args_is_help=True)
 
@@ -35,7 +34,7 @@ _FILMS = "films"
 _BAR = TaskID(0)
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """Values of ``--format``."""
 
     AUTO = "auto"
@@ -158,10 +157,9 @@ def _opened(source: str, file_format: Format, mapping: FieldMapping | None) -> _
 
 
 def _import(opened: _Opened, path: Path, refusals: Path | None, *, force: bool) -> None:
-    from recserve_server_ext.catalogue_store import CatalogueStore
-
     from recserve_export.catalogue_import import import_catalogue, up_to_date
     from recserve_export.catalogue_readers import checksum
+    from recserve_server_ext.catalogue_store import CatalogueStore
 
     sha256 = checksum(opened.path)
     with CatalogueStore(path, create=True) as store:

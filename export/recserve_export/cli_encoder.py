@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 import typer
-from recserve_client.cli.console import fail, note, out, progress
-from recserve_server_ext.errors import ServerError
-from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 from rich import box
 from rich.table import Table
 
+from recserve_client.cli.console import fail, note, out, progress
 from recserve_export.encoder_export import Exported, choose_precisions, export_encoder
 from recserve_export.encoder_report import EncoderReport
 from recserve_export.errors import ExportError
+from recserve_server_ext.errors import ServerError
+from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 app = typer.Typer(help="Turn a model into files that can be served.", no_args_is_help=True)
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """Choices of `--precision`."""
 
     AUTO = "auto"

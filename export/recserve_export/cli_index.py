@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from recserve_client.cli.console import fail, note, out, progress
-from recserve_server_ext.errors import ServerError
-from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 from rich.table import Table
 
+from recserve_client.cli.console import fail, note, out, progress
 from recserve_export.errors import ExportError
+from recserve_server_ext.errors import ServerError
+from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
     from recserve_export.index_build import Built, RecallReport
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """Choices of `--precision`."""
 
     AUTO = "auto"
@@ -58,9 +58,8 @@ def report(
 ) -> None:
     """Print the recall curve of the published index, with the chosen parameters marked."""
     with _explained():
-        from recserve_server_ext.snapshot import current
-
         from recserve_export.index_build import read_report
+        from recserve_server_ext.snapshot import current
 
         folder = current(Workspace(home).snapshots)
         found = read_report(folder)
@@ -73,10 +72,9 @@ def report(
 
 
 def _build(workspace: Workspace, precision: Precision, recall: float, force: bool) -> Built:
-    from recserve_server_ext.encoder_manifest import choose_encoder
-
     from recserve_export.index_build import Settings
     from recserve_export.index_build import build as build_snapshot
+    from recserve_server_ext.encoder_manifest import choose_encoder
 
     encoder = choose_encoder(workspace, precision.value)
     return build_snapshot(workspace, encoder, Settings(recall=recall), force=force, stage=_bar)

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from recserve_server_ext import cpu
-from recserve_server_ext.durable import new_folder
-from recserve_server_ext.encoder_manifest import EncoderManifest, Precision, read_manifest
-from recserve_server_ext.errors import EncoderError
-from recserve_server_ext.workspace import Workspace
 
 from recserve_export import encoder_recipe
 from recserve_export.encoder_recipe import Stage, silent
 from recserve_export.encoder_report import REPORT, EncoderReport
 from recserve_export.encoder_source import EncoderSource, read_source
 from recserve_export.errors import ExportError
+from recserve_server_ext import cpu
+from recserve_server_ext.durable import new_folder
+from recserve_server_ext.encoder_manifest import EncoderManifest, Precision, read_manifest
+from recserve_server_ext.errors import EncoderError
+from recserve_server_ext.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from recserve_server_ext.durable import sha256_of, write_file
-from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
-from recserve_server_ext.text_encoder import TextEncoder, TokenIds
 
 from recserve_export import encoder_recipe, fidelity
 from recserve_export.encoder_quiet import quiet
@@ -23,6 +20,9 @@ from recserve_export.encoder_recipe import Stage
 from recserve_export.encoder_report import REPORT, Agreement, EncoderReport, Neighbours
 from recserve_export.encoder_source import EncoderSource
 from recserve_export.encoder_texts import SEED, EncoderTexts, sample_texts
+from recserve_server_ext.durable import sha256_of, write_file
+from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
+from recserve_server_ext.text_encoder import TextEncoder, TokenIds
 
 #: Texts encoded one by one to see whether company changes them.
 _ALONE: Final = 100

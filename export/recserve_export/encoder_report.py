@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+
 from recserve_server_ext.encoder_manifest import Precision
 
 #: Lies beside the manifest, which does not list it: serving needs no report.

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from recserve_server_ext.durable import sha256_of
-
 from recserve_export.errors import EncoderSourceError
+from recserve_server_ext.durable import sha256_of
 
 Pooling = Literal["mean", "cls"]
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from recserve_server_ext import cpu
-from recserve_server_ext.text_encoder import TextEncoder
 
 from recserve_export.encoder_report import Agreement, BatchInvariance, EncoderReport, Machine, Neighbours
 from recserve_export.errors import FidelityError
+from recserve_server_ext import cpu
+from recserve_server_ext.text_encoder import TextEncoder
 
 Vectors = NDArray[np.float32]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 import msgspec
-from recserve_client.contract import nearest
 
+from recserve_client.contract import nearest
 from recserve_export.errors import MappingError
 
 AttributeType = Literal["str", "int", "float", "bool", "list"]

@@ -12,6 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from recserve_export.item_vectors import Catalogue, item_vectors, read_catalogue
+from recserve_export.recall import Choice, CurvePoint, Users, choose, measure, next_ef, sample_users
 from recserve_server_ext import cpu
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.durable import sha256_of
@@ -23,9 +26,6 @@ from recserve_server_ext.snapshot import REPORT, Content, current, write
 from recserve_server_ext.snapshot_manifest import REBUILD, SnapshotManifest, read_manifest
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
-
-from recserve_export.item_vectors import Catalogue, item_vectors, read_catalogue
-from recserve_export.recall import Choice, CurvePoint, Users, choose, measure, next_ef, sample_users
 
 Vectors = NDArray[np.float32]
 

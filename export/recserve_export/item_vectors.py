@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
 from recserve_server_ext.errors import CatalogueError
 

@@ -19,6 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
+
 from recserve_server_ext.text_encoder import TokenIds
 
 Values = NDArray[np.float32]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
 from recserve_server_ext.engine import Engine
 from recserve_server_ext.exact_engine import ExactEngine
 

@@ -163,8 +163,8 @@ class Recommender:
         scores = np.round(parts.sum(axis=1), _DECIMALS)
         order = np.argsort(-scores, kind="stable")
         rows, scores = rows[order], scores[order]
-        shares: list[list[float] | UnsetType]
-        fields: list[dict[str, Any] | UnsetType]
+        shares: Sequence[list[float] | UnsetType]
+        fields: Sequence[dict[str, Any] | UnsetType]
         shares = parts[order].tolist() if job.request.explain else [UNSET] * len(rows)
         fields = self._snapshot.fields.take(job.request.fields, rows) if job.request.fields else [UNSET] * len(rows)
         ids = self._snapshot.ids

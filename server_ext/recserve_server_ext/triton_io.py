@@ -62,20 +62,6 @@ def read_rows(request: Any, name: str) -> list[bytes]:
     Raises:
         RequestError: wrong_tensor.
     """
-    elements = read_rows(request, name)
-    if len(elements) != 1:
-        raise RequestError(
-            ErrorKind.WRONG_TENSOR, f"tensor {name!r} has {len(elements)} elements: send one request in each call"
-        )
-    return elements[0]
-
-
-def read_rows(request: Any, name: str) -> list[bytes]:
-    """All BYTES elements of a tensor; at least one.
-
-    Raises:
-        RequestError: wrong_tensor.
-    """
     try:
         elements = pb.get_input_tensor_by_name(request, name).as_numpy().reshape(-1).tolist()
     except (ValueError, struct.error, AttributeError, pb.TritonModelException) as error:

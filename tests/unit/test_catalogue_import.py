@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
+
 from recserve_export.catalogue_import import ImportReport, import_catalogue, mapping_hash, up_to_date
 from recserve_export.catalogue_readers import FileFormat, checksum, open_source
 from recserve_export.catalogue_rows import Reason, Refusal, RowConverter, RowError
@@ -32,7 +34,6 @@ from recserve_export.field_mapping import (
 )
 from recserve_export.films import MAPPING, FilmsSource, films_path
 from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
-from typer.testing import CliRunner
 
 FORMATS: tuple[FileFormat, ...] = ("jsonl", "csv", "parquet")
 BOOKS = mapping_from_options(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from recserve_server_ext.catalogue_store import CatalogueStore, ImportRecord, StoredItem
 from recserve_server_ext.errors import CatalogueError
 

@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
 from recserve_export import encoder_recipe, fidelity, quantise
 from recserve_export.cli_encoder import app
 from recserve_export.encoder_export import choose_precisions, export_encoder
@@ -29,7 +31,6 @@ from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, rea
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
 from support.tiny_encoder import DIM, MAX_TOKENS, make_tiny_source
-from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+
 from recserve_server_ext import exact_engine
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine, best

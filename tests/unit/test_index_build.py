@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from typer.testing import CliRunner
+
 from recserve_export import cli_index, index_build
 from recserve_export.index_build import Built, Settings, build, build_index, read_report
 from recserve_export.item_vectors import item_vectors, read_catalogue, weighted_sums
@@ -22,7 +24,6 @@ from recserve_server_ext.encoder_manifest import EncoderManifest
 from recserve_server_ext.errors import CatalogueError, SnapshotError
 from recserve_server_ext.snapshot import REPORT, VECTORS, Snapshot, current
 from recserve_server_ext.workspace import Workspace
-from typer.testing import CliRunner
 
 Vectors = NDArray[np.float32]
 

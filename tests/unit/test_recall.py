@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from recserve_export.recall import Choice, CurvePoint, choose, measure, next_ef, reaches, sample_users
 from recserve_server_ext.exact_engine import ExactEngine
 

@@ -9,12 +9,13 @@ import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
 from recserve_export.encoder_texts import sample_texts
 from recserve_server_ext.encoder_manifest import MODEL, TOKENIZER, read_manifest
 from recserve_server_ext.errors import EncoderError
 from recserve_server_ext.text_encoder import TextEncoder, TextTokenizer
 from support.tiny_encoder import DIM, MAX_TOKENS, make_tiny_encoder
-from tokenizers import Tokenizer
 
 _UNICODE = [
     "Amélie",
