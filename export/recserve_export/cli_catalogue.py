@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import msgspec
 import typer
@@ -24,7 +24,7 @@ from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
     from recserve_export.catalogue_import import ImportReport
-    from recserve_export.catalogue_readers import Source
+    from recserve_export.catalogue_readers import FileFormat, Source
     from recserve_export.catalogue_rows import Refusal
     from recserve_server_ext.catalogue_store import CatalogueStore, ImportRecord, StoredItem
 
@@ -152,7 +152,7 @@ def _opened(source: str, file_format: Format, mapping: FieldMapping | None) -> _
         path = films.films_path()
         return _Opened(source, path, films.FilmsSource(path), validated(films.MAPPING))
     path = Path(source)
-    chosen = None if file_format is Format.AUTO else file_format.value
+    chosen = None if file_format is Format.AUTO else cast("FileFormat", file_format.value)
     return _Opened(path.name, path, open_source(path, mapping, chosen), mapping)
 
 

@@ -24,13 +24,9 @@ from recserve_server_ext.packed_model import Answer
 from recserve_server_ext.settings import ModelSettings
 from recserve_server_ext.text_encoder import TextTokenizer, TokenTable
 
-_CODES = {
-    "INVALID_ARGUMENT": pb.TritonError.INVALID_ARG,
-    "NOT_FOUND": pb.TritonError.NOT_FOUND,
-    "UNAVAILABLE": pb.TritonError.UNAVAILABLE,
-    "CANCELLED": pb.TritonError.CANCELLED,
-    "INTERNAL": pb.TritonError.INTERNAL,
-}
+#: gRPC status -> name of Triton's code for it, where they differ. (The backend puts `TritonError` into its module only
+#: after a model is imported, so nothing of it is touched here.)
+_CODE_NAMES = {"INVALID_ARGUMENT": "INVALID_ARG"}
 
 
 def model_settings(args: dict[str, str]) -> ModelSettings:
@@ -85,7 +81,7 @@ def response(answer: Answer) -> Any:
 
 def error_response(error: RequestError) -> Any:
     """Triton's response for a refusal; it fails only its own request."""
-    return pb.InferenceResponse(error=pb.TritonError(str(error), _CODES[error.status]))
+    return pb.InferenceResponse(error=pb.TritonError(str(error), getattr(pb.TritonError, _CODE_NAMES.get(error.status, error.status))))
 
 
 class TritonCall:

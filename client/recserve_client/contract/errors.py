@@ -61,8 +61,12 @@ MEANING_OF: Final[dict[ErrorKind, str]] = {
 
 
 def split_message(message: str) -> tuple[ErrorKind | None, str]:
-    """Split ``<kind>: <text>``; a message in another form (Triton's own) comes back whole, with no kind."""
-    head, separator, text = message.partition(": ")
+    """Split ``<kind>: <text>``; a message in another form (Triton's own) comes back whole, with no kind.
+
+    Triton puts ``in ensemble 'recommend_text', `` before what a step of the ensemble answers; that is left out.
+    """
+    own = message.partition("', ")[2] if message.startswith("in ensemble '") else message
+    head, separator, text = own.partition(": ")
     try:
         return (ErrorKind(head), text) if separator else (None, message)
     except ValueError:
