@@ -60,16 +60,23 @@ class Call(Protocol):
     """One request as Triton handed it over."""
 
     def read(self) -> bytes:
-        """The packed request; raises RequestError when the tensor cannot be read or the caller gave up."""
+        """The packed request; raises RequestError when the tensor cannot be read."""
         ...
 
-    def reply(self, answer: Answer) -> None:
-        """Send the answer; called exactly once."""
+    def is_cancelled(self) -> bool:
+        """Whether the caller gave up; asked only before the encoder is, since it may cost as much as an answer."""
         ...
+
+    def defer(self) -> Callable[[Answer], None]:
+        """Leave the call open; what comes back sends its answer later, from any thread, exactly once."""
+        ...
+
+
+Pairs = Sequence[tuple[Callable[[Answer], None], J]]
 
 
 class PackedModel(Generic[J]):
-    """Runs a handler over batches of calls; no exception leaves it, and every call gets exactly one reply."""
+    """Runs a handler over batches of calls; no exception leaves it, and every call gets exactly one answer."""
 
     def __init__(self, handler: Handler[J], encode: Encode, *, waiting: int) -> None:
         """
@@ -83,23 +90,31 @@ class PackedModel(Generic[J]):
         self._places = threading.BoundedSemaphore(waiting)
         self._threads = ThreadPoolExecutor(waiting, thread_name_prefix="encode")
 
-    def run(self, calls: Sequence[Call]) -> None:
-        """Answer the calls of one batch, now or later."""
+    def run(self, calls: Sequence[Call]) -> list[Answer | None]:
+        """Answer the calls of one batch; None stands for those that are deferred until the encoder has answered."""
         received_ns = time.monotonic_ns()
-        known: list[tuple[Call, J]] = []
-        others: list[tuple[Call, J]] = []
-        for call, job in zip(calls, self._accept(calls, received_ns), strict=True):
+        accepted = self._accept(calls, received_ns)
+        answers: list[Answer | None] = [job if isinstance(job, RequestError) else None for job in accepted]
+        known: list[tuple[int, J]] = []
+        deferred: list[tuple[Callable[[Answer], None], J]] = []
+        for number, job in enumerate(accepted):
             if isinstance(job, RequestError):
-                call.reply(job)
+                continue
+            if not job.needs_encoder:
+                known.append((number, job))
+            elif calls[number].is_cancelled():
+                answers[number] = RequestError(ErrorKind.CANCELLED, "the caller gave up before the encoder was asked")
             else:
-                (others if job.needs_encoder else known).append((call, job))
-        if others:
+                deferred.append((calls[number].defer(), job))
+        if deferred:
             self._places.acquire()
-            self._threads.submit(self._run_later, others, time.monotonic_ns())
-        self._answer(known)
+            self._threads.submit(self._run_later, deferred, time.monotonic_ns())
+        for (number, _), answer in zip(known, self._answer([job for _, job in known]), strict=True):
+            answers[number] = answer
+        return answers
 
     def close(self) -> None:
-        """Wait until every call has its reply."""
+        """Wait until every call has its answer."""
         self._threads.shutdown(wait=True)
 
     def _accept(self, calls: Sequence[Call], received_ns: int) -> Sequence[J | RequestError]:
@@ -108,35 +123,36 @@ class PackedModel(Generic[J]):
         except Exception as error:
             return [_fault(error)] * len(calls)
 
-    def _run_later(self, pairs: list[tuple[Call, J]], submitted_ns: int) -> None:
+    def _run_later(self, pairs: Pairs[J], submitted_ns: int) -> None:
+        jobs = [job for _, job in pairs]
+        for job in jobs:
+            job.waited_ns += time.monotonic_ns() - submitted_ns
         try:
-            for _, job in pairs:
-                job.waited_ns += time.monotonic_ns() - submitted_ns
-            try:
-                self._handler.encode([job for _, job in pairs], self._encode)
-            except RequestError as error:
-                _reply_all(pairs, error)
-            except Exception as error:
-                _reply_all(pairs, _fault(error))
-            else:
-                self._answer(pairs)
+            answers = self._encode_and_answer(jobs)
         finally:
             self._places.release()
+        for (send, _), answer in zip(pairs, answers, strict=True):
+            send(answer)
 
-    def _answer(self, pairs: list[tuple[Call, J]]) -> None:
-        if not pairs:
-            return
+    def _encode_and_answer(self, jobs: list[J]) -> Sequence[Answer]:
         try:
-            answers = self._handler.answer([job for _, job in pairs])
+            self._handler.encode(jobs, self._encode)
+        except RequestError as error:
+            return [error] * len(jobs)
         except Exception as error:
-            if len(pairs) == 1:
-                _reply_all(pairs, _fault(error))
-            else:  # One bad request fails alone: find it.
-                for pair in pairs:
-                    self._answer([pair])
-            return
-        for (call, _), answer in zip(pairs, answers, strict=True):
-            call.reply(answer)
+            return [_fault(error)] * len(jobs)
+        return self._answer(jobs)
+
+    def _answer(self, jobs: list[J]) -> Sequence[Answer]:
+        if not jobs:
+            return []
+        try:
+            return self._handler.answer(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                return [_fault(error)]
+            # One bad request fails alone: find it.
+            return [self._answer([job])[0] for job in jobs]
 
 
 def _read(call: Call) -> bytes | RequestError:
@@ -144,11 +160,6 @@ def _read(call: Call) -> bytes | RequestError:
         return call.read()
     except RequestError as error:
         return error
-
-
-def _reply_all(pairs: Sequence[tuple[Call, WaitingJob]], answer: Answer) -> None:
-    for call, _ in pairs:
-        call.reply(answer)
 
 
 def _fault(error: Exception) -> RequestError:

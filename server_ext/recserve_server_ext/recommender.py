@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
@@ -55,6 +56,22 @@ class Job(Struct):
     def needs_encoder(self) -> bool:
         """Whether texts of the history must be encoded first."""
         return bool(self.history.missing)
+
+
+class _Group(NamedTuple):
+    """Jobs with histories of the same length.
+
+    Attributes:
+        numbers: Their places in the batch.
+        behaviours: [users, behaviours, dim].
+        weights: [users, behaviours].
+        users: Their user vectors.
+    """
+
+    numbers: list[int]
+    behaviours: Vectors
+    weights: NDArray[np.float64]
+    users: UserVectors
 
 
 class Recommender:
@@ -113,65 +130,91 @@ class Recommender:
 
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
         """Slates of requests with nothing missing, or the error of each that has none."""
-        if not jobs:
-            return []
         start_ns = time.monotonic_ns()
-        behaviours, starts = self._behaviours(jobs)
-        users = user_vectors(behaviours, np.concatenate([job.history.weights for job in jobs]), starts)
-        cancelled = users.cancelled.tolist()
-        live = [number for number, gone in enumerate(cancelled) if not gone]
-        rows = self._retrieval.search(users.vectors[live], [self._wanted(jobs[number]) for number in live])
+        answers: list[Answer] = [b""] * len(jobs)
+        groups = self._group(jobs)
+        vectors = np.empty((len(jobs), self._snapshot.manifest.dim), np.float32)
+        for group in groups:
+            vectors[group.numbers] = group.users.vectors
+            for place in np.flatnonzero(group.users.cancelled).tolist():
+                answers[group.numbers[place]] = _cancelled(group.users, place)
+        live = [number for number, answer in enumerate(answers) if not answer]
+        queries = vectors if len(live) == len(jobs) else vectors[live]
+        found = self._retrieval.search(queries, [self._wanted(jobs[number]) for number in live])
+        rows = dict(zip(live, found, strict=True))
         search_ns = time.monotonic_ns() - start_ns
-        answers: list[Answer] = [_cancelled(users, n) if gone else b"" for n, gone in enumerate(cancelled)]
-        ends = np.append(starts[1:], len(behaviours))
-        slates = [
-            self._items(jobs[n], behaviours[starts[n] : ends[n]], users, n, found)
-            for n, found in zip(live, rows, strict=True)
-        ]
+        slates = {number: items for group in groups for number, items in self._explain(group, jobs, rows)}
         explain_ns = time.monotonic_ns() - start_ns - search_ns
-        for number, items in zip(live, slates, strict=True):
+        for number, items in slates.items():
             answers[number] = self._pack(jobs[number], items, search_ns, explain_ns)
         return answers
 
-    def _behaviours(self, jobs: Sequence[Job]) -> tuple[Vectors, NDArray[np.int64]]:
-        """All behaviours' vectors [behaviours, dim], user after user, and each user's first; zeros where skipped."""
-        rows = np.concatenate([job.history.rows for job in jobs])
-        sizes = np.array([len(job.history.rows) for job in jobs], np.int64)
-        starts = np.cumsum(sizes) - sizes
+    def _group(self, jobs: Sequence[Job]) -> list[_Group]:
+        """The jobs by length of history, so that each group is computed as one array."""
+        numbers_of: dict[int, list[int]] = defaultdict(list)
+        for number, job in enumerate(jobs):
+            numbers_of[len(job.history.rows)].append(number)
+        groups = []
+        for numbers in numbers_of.values():
+            members = [jobs[number].history for number in numbers]
+            behaviours = self._vectors_of(members)
+            weights = np.stack([history.weights for history in members])
+            groups.append(_Group(numbers, behaviours, weights, user_vectors(behaviours, weights)))
+        return groups
+
+    def _vectors_of(self, histories: list[History]) -> Vectors:
+        """Vectors of equally long histories, [users, behaviours, dim]; zeros where an item was skipped."""
+        rows = np.stack([history.rows for history in histories])
         vectors = self._snapshot.vectors[rows]
         if rows.min() < 0:
             vectors[rows < 0] = 0.0
-            for start, job in zip(starts.tolist(), jobs, strict=True):
-                for position, vector in job.history.vectors.items():
-                    vectors[start + position] = vector
-        return vectors, starts
+            for line, history in zip(vectors, histories, strict=True):
+                for position, vector in history.vectors.items():
+                    line[position] = vector
+        return vectors
+
+    def _explain(
+        self, group: _Group, jobs: Sequence[Job], rows: dict[int, NDArray[np.int64]]
+    ) -> Iterator[tuple[int, list[SlateItem]]]:
+        """The items of each slate of a group with scores, contributions and fields, best first."""
+        places_of: dict[int, list[int]] = defaultdict(list)
+        for place, number in enumerate(group.numbers):
+            if number in rows:
+                places_of[len(rows[number])].append(place)
+        for places in places_of.values():
+            numbers = [group.numbers[place] for place in places]
+            found = np.stack([rows[number] for number in numbers])
+            parts = contributions(
+                group.behaviours[places],
+                group.weights[places],
+                group.users.norms[places],
+                self._snapshot.vectors[found],
+            )
+            parts = np.round(parts, _DECIMALS)
+            scores = np.round(parts.sum(axis=2), _DECIMALS)
+            order = np.argsort(-scores, axis=1, kind="stable")
+            found, scores = np.take_along_axis(found, order, 1), np.take_along_axis(scores, order, 1)
+            parts = np.take_along_axis(parts, order[:, :, None], 1)
+            for number, *columns in zip(numbers, found, scores.tolist(), parts, strict=True):
+                yield number, self._items(jobs[number].request, *columns)
+
+    def _items(
+        self, request: RecommendRequest, rows: NDArray[np.int64], scores: list[float], parts: NDArray[np.float64]
+    ) -> list[SlateItem]:
+        nothing = [UNSET] * len(rows)
+        shares: Sequence[list[float] | UnsetType] = parts.tolist() if request.explain else nothing
+        fields: Sequence[dict[str, Any] | UnsetType] = (
+            self._snapshot.fields.take(request.fields, rows) if request.fields else nothing
+        )
+        ids = map(self._snapshot.ids.__getitem__, rows.tolist())
+        return list(map(SlateItem, ids, scores, shares, fields))
 
     def _wanted(self, job: Job) -> Wanted:
         request, row_of = job.request, self._snapshot.row_of
         banned = job.history.rows if request.exclude_history else np.empty(0, np.int64)
         if request.exclude:
             banned = np.append(banned, [row_of.get(name, -1) for name in request.exclude])
-        return Wanted(request.k, np.unique(banned[banned >= 0]), request.ef)
-
-    def _items(
-        self, job: Job, behaviours: Vectors, users: UserVectors, number: int, rows: NDArray[np.int64]
-    ) -> list[SlateItem]:
-        """The items of one slate with scores, contributions and fields, best first."""
-        vectors = self._snapshot.vectors[rows]
-        parts = contributions(behaviours, job.history.weights, float(users.norms[number]), vectors)
-        parts = np.round(parts, _DECIMALS)
-        scores = np.round(parts.sum(axis=1), _DECIMALS)
-        order = np.argsort(-scores, kind="stable")
-        rows, scores = rows[order], scores[order]
-        shares: Sequence[list[float] | UnsetType]
-        fields: Sequence[dict[str, Any] | UnsetType]
-        shares = parts[order].tolist() if job.request.explain else [UNSET] * len(rows)
-        fields = self._snapshot.fields.take(job.request.fields, rows) if job.request.fields else [UNSET] * len(rows)
-        ids = self._snapshot.ids
-        return [
-            SlateItem(ids[row], score, share, field)
-            for row, score, share, field in zip(rows.tolist(), scores.tolist(), shares, fields, strict=True)
-        ]
+        return Wanted(request.k, banned[banned >= 0], request.ef)
 
     def _pack(self, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> bytes:
         manifest = self._snapshot.manifest

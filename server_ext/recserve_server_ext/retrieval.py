@@ -19,7 +19,7 @@ class Wanted(NamedTuple):
 
     Attributes:
         k: Number of items.
-        banned: Rows that must not be among them (distinct).
+        banned: Rows that must not be among them.
         ef: Width of the search; none = the index's own.
     """
 
@@ -56,14 +56,14 @@ class Retrieval:
             rows, _ = self._engine.search(queries, width, ef=ef)
             for number, kept in zip(numbers, self._allowed(rows, [wanted[n] for n in numbers]), strict=True):
                 found[number] = kept
-        short = [n for n, want in enumerate(wanted) if len(found[n]) < min(want.k, self._at_least(want))]
-        for number in short:
-            found[number] = self._search_exactly(users[number], wanted[number])
+        for number, want in enumerate(wanted):
+            if len(found[number]) < want.k and len(found[number]) < self._at_most(want):
+                found[number] = self._search_exactly(users[number], want)
         return found
 
-    def _at_least(self, want: Wanted) -> int:
-        """A bound from below on the number of items that are allowed."""
-        return max(0, len(self._available) - self._hidden - len(want.banned))
+    def _at_most(self, want: Wanted) -> int:
+        """A bound from above on the number of items that are allowed."""
+        return len(self._available) - max(self._hidden, len(np.unique(want.banned)))
 
     def _search_exactly(self, user: Vectors, want: Wanted) -> Rows:
         width = min(len(self._available), want.k + len(want.banned) + self._hidden)

@@ -9,7 +9,7 @@ import json
 import logging
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract import models as names
-from recserve_server_ext.packed_model import Answer
+from recserve_server_ext.packed_model import Answer, PackedModel
 from recserve_server_ext.settings import ModelSettings
 from recserve_server_ext.text_encoder import TextTokenizer, TokenTable
 
@@ -40,10 +40,8 @@ def read_packed(request: Any, name: str = names.REQUEST.name) -> bytes:
     """The one BYTES element of a request.
 
     Raises:
-        RequestError: wrong_tensor, or cancelled when the caller gave up.
+        RequestError: wrong_tensor.
     """
-    if request.is_cancelled():
-        raise RequestError(ErrorKind.CANCELLED, "the caller gave up before the work began")
     elements = read_rows(request, name)
     if len(elements) != 1:
         raise RequestError(
@@ -81,25 +79,40 @@ def response(answer: Answer) -> Any:
 
 def error_response(error: RequestError) -> Any:
     """Triton's response for a refusal; it fails only its own request."""
-    return pb.InferenceResponse(error=pb.TritonError(str(error), getattr(pb.TritonError, _CODE_NAMES.get(error.status, error.status))))
+    code = getattr(pb.TritonError, _CODE_NAMES.get(error.status, error.status))
+    return pb.InferenceResponse(error=pb.TritonError(str(error), code))
 
 
 class TritonCall:
-    """One request of `execute`, answered through its response sender."""
+    """One request of `execute`."""
 
-    __slots__ = ("_request", "_sender")
+    __slots__ = ("_request",)
 
     def __init__(self, request: Any) -> None:
         self._request = request
-        self._sender = request.get_response_sender()
 
     def read(self) -> bytes:
         """See `recserve_server_ext.packed_model.Call.read`."""
         return read_packed(self._request)
 
-    def reply(self, answer: Answer) -> None:
-        """See `recserve_server_ext.packed_model.Call.reply`."""
-        self._sender.send(response(answer), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def is_cancelled(self) -> bool:
+        """See `recserve_server_ext.packed_model.Call.is_cancelled`; a round trip to the server's process."""
+        return bool(self._request.is_cancelled())
+
+    def defer(self) -> Callable[[Answer], None]:
+        """See `recserve_server_ext.packed_model.Call.defer`."""
+        sender = self._request.get_response_sender()
+
+        def send(answer: Answer) -> None:
+            sender.send(response(answer), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+        return send
+
+
+def execute(model: PackedModel[Any], requests: Sequence[Any]) -> list[Any]:
+    """A packed model's `execute`: Triton's response for each request, None where the answer comes later."""
+    answers = model.run([TritonCall(request) for request in requests])
+    return [None if answer is None else response(answer) for answer in answers]
 
 
 class TritonEncoder:

@@ -32,35 +32,35 @@ class UserVectors(NamedTuple):
         return np.asarray(self.norms <= CANCELLED * self.mass)
 
 
-def user_vectors(behaviours: Vectors, weights: NDArray[np.float64], starts: NDArray[np.int64]) -> UserVectors:
+def user_vectors(behaviours: Vectors, weights: NDArray[np.float64]) -> UserVectors:
     """u = normalise(sum_j w_j F(x_j)) for every user (design, section 1).
 
     Args:
-        behaviours: [behaviours, dim] unit vectors of all users' behaviours, user after user.
-        weights: [behaviours].
-        starts: [users] index of each user's first behaviour; every user has at least one.
+        behaviours: [users, behaviours, dim] unit vectors.
+        weights: [users, behaviours].
     """
-    mass = np.add.reduceat(np.abs(weights), starts)
+    mass = np.abs(weights).sum(axis=1)
     # Scaled by the mass first, so that weights of any size keep float32's precision.
-    shares = weights / np.repeat(np.maximum(mass, 1e-300), np.diff(starts, append=len(weights)))
-    sums = np.add.reduceat(behaviours * shares.astype(np.float32)[:, None], starts, axis=0)
+    shares = (weights / np.maximum(mass, 1e-300)[:, None]).astype(np.float32)
+    sums = np.matmul(shares[:, None, :], behaviours)[:, 0]
     lengths = np.sqrt(np.einsum("ij,ij->i", sums, sums, dtype=np.float64))
     vectors = sums / np.maximum(lengths, 1e-30).astype(np.float32)[:, None]
     return UserVectors(vectors, lengths * mass, mass)
 
 
 def contributions(
-    behaviours: Vectors, weights: NDArray[np.float64], norm: float, items: Vectors
+    behaviours: Vectors, weights: NDArray[np.float64], norms: NDArray[np.float64], items: Vectors
 ) -> NDArray[np.float64]:
-    """w_j (F(x_j) . v) / |sum_j w_j F(x_j)| of one user's behaviours to some items.
+    """w_j (F(x_j) . v) / |sum_j w_j F(x_j)| of each user's behaviours to some items.
 
     Args:
-        behaviours: [behaviours, dim] unit vectors.
-        weights: [behaviours].
-        norm: |sum_j w_j F(x_j)|.
-        items: [items, dim] unit vectors.
+        behaviours: [users, behaviours, dim] unit vectors.
+        weights: [users, behaviours].
+        norms: [users] |sum_j w_j F(x_j)|.
+        items: [users, items, dim] unit vectors.
 
     Returns:
-        [items, behaviours]; a row adds up to the item's score, cos(u, v).
+        [users, items, behaviours]; a row adds up to the item's score, cos(u, v).
     """
-    return (items @ behaviours.T) * (weights / norm)
+    shares: NDArray[np.float64] = (weights / norms[:, None])[:, None, :]
+    return shares * np.matmul(items, behaviours.swapaxes(1, 2))

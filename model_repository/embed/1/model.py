@@ -5,7 +5,7 @@ from pathlib import Path
 from recserve_server_ext.embedder import Embedder
 from recserve_server_ext.encoder_manifest import read_manifest
 from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.triton_io import TritonCall, TritonEncoder, model_settings
+from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings
 
 
 class TritonPythonModel:
@@ -22,7 +22,7 @@ class TritonPythonModel:
         self._model = PackedModel(embedder, encoder, waiting=serve.waiting)
 
     def execute(self, requests):
-        self._model.run([TritonCall(request) for request in requests])
+        return execute(self._model, requests)
 
     def finalize(self):
         self._model.close()

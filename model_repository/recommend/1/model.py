@@ -7,7 +7,7 @@ from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.snapshot import Snapshot, current
 from recserve_server_ext.text_cache import TextCache
-from recserve_server_ext.triton_io import TritonCall, TritonEncoder, model_settings
+from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings
 
 
 class TritonPythonModel:
@@ -27,7 +27,7 @@ class TritonPythonModel:
         self._model = PackedModel(recommender, encoder, waiting=serve.waiting)
 
     def execute(self, requests):
-        self._model.run([TritonCall(request) for request in requests])
+        return execute(self._model, requests)
 
     def finalize(self):
         self._model.close()
