@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -145,8 +145,10 @@ class Recommender:
         search_ns = time.monotonic_ns() - start_ns
         slates = {number: items for group in groups for number, items in self._explain(group, jobs, rows)}
         explain_ns = time.monotonic_ns() - start_ns - search_ns
+        random = os.urandom(16 * len(jobs)).hex()
         for number, items in slates.items():
-            answers[number] = self._pack(jobs[number], items, search_ns, explain_ns)
+            name = random[32 * number : 32 * number + 32]
+            answers[number] = self._pack(name, jobs[number], items, search_ns, explain_ns)
         return answers
 
     def _group(self, jobs: Sequence[Job]) -> list[_Group]:
@@ -216,11 +218,11 @@ class Recommender:
             banned = np.append(banned, [row_of.get(name, -1) for name in request.exclude])
         return Wanted(request.k, banned[banned >= 0], request.ef)
 
-    def _pack(self, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> bytes:
+    def _pack(self, recommendation_id: str, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> bytes:
         manifest = self._snapshot.manifest
         return pack(
             Slate(
-                recommendation_id=uuid.uuid4().hex,
+                recommendation_id=recommendation_id,
                 items=items,
                 unknown=job.history.unknown,
                 revision=manifest.revision,

@@ -67,7 +67,9 @@ def read_rows(request: Any, name: str) -> list[bytes]:
 
 def packed(name: str, content: bytes) -> Any:
     """A tensor [1, 1] with one BYTES element."""
-    return pb.Tensor(name, np.array([[content]], dtype=np.object_))
+    elements = np.empty((1, 1), np.object_)
+    elements[0, 0] = content
+    return pb.Tensor(name, elements)
 
 
 def response(answer: Answer) -> Any:
