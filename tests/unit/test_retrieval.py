@@ -1,0 +1,76 @@
+"""Retrieval gives k allowed items whenever there are k, and with an exact engine the very best ones."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from recserve_server_ext.exact_engine import ExactEngine
+from recserve_server_ext.retrieval import Retrieval, Wanted
+
+
+def unit(rng: np.random.Generator, rows: int, dim: int = 8) -> NDArray[np.float32]:
+    vectors = rng.normal(size=(rows, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Narrow:
+    """An engine that finds only the first few rows, whatever is asked."""
+
+    name = "narrow"
+
+    def __init__(self, items: int) -> None:
+        self._items = items
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, *, ef: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        rows = np.full((len(queries), k), -1, np.int64)
+        found = min(k, 3, self._items)
+        rows[:, :found] = np.arange(found)
+        return rows, np.zeros((len(queries), k), np.float32)
+
+    def save(self, folder: object) -> None:
+        raise AssertionError("not used")
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), items=st.integers(1, 60), narrow=st.booleans(), data=st.data())
+def test_the_best_allowed_items(seed: int, items: int, narrow: bool, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, users = unit(rng, items), unit(rng, 4)
+    available = rng.random(items) < data.draw(st.sampled_from([0.3, 0.9, 1.1]))
+    exact = ExactEngine(vectors)
+    wanted = [
+        Wanted(data.draw(st.integers(1, 70)), rng.integers(0, items, rng.integers(0, items + 1)), None) for _ in users
+    ]
+    found = Retrieval(Narrow(items) if narrow else exact, exact, available).search(users, wanted)
+    for user, want, rows in zip(users, wanted, found, strict=True):
+        allowed = available.copy()
+        allowed[want.banned] = False
+        assert len(rows) == min(want.k, np.count_nonzero(allowed))
+        assert allowed[rows].all()
+        assert len(set(rows.tolist())) == len(rows)
+        best = np.sort((vectors @ user)[allowed])[::-1][: len(rows)]
+        if not narrow or len(rows) > 3:
+            # float32 sums in another order: 1e-6.
+            assert np.allclose((vectors @ user)[rows], best, atol=1e-6)
+
+
+def test_each_ef_is_passed_on() -> None:
+    vectors = unit(np.random.default_rng(0), 20)
+    seen: list[tuple[int, int | None]] = []
+
+    class Watching(ExactEngine):
+        def search(
+            self, queries: NDArray[np.float32], k: int, *, ef: int | None = None
+        ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            seen.append((len(queries), ef))
+            return super().search(queries, k, ef=ef)
+
+    nobody = np.empty(0, np.int64)
+    exact = Watching(vectors)
+    Retrieval(exact, exact, np.ones(20, np.bool_)).search(
+        vectors[:3], [Wanted(5, nobody, None), Wanted(5, nobody, 64), Wanted(5, nobody, None)]
+    )
+    assert sorted(seen, key=str) == [(1, 64), (2, None)]
