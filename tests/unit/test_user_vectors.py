@@ -20,7 +20,7 @@ def unit(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
     behaviours=st.integers(1, 30),
     scale=st.sampled_from([1e-6, 1.0, 1e6]),
 )
-def test_user_vectors_and_contributions_equal_the_reference(seed: int, users: int, behaviours: int, scale: float) -> None:
+def test_equal_to_the_reference(seed: int, users: int, behaviours: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     vectors, items = unit(rng, users, behaviours, 24), unit(rng, users, 4, 24)
     weights = rng.normal(size=(users, behaviours)) * scale

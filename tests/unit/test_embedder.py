@@ -1,0 +1,103 @@
+"""Embed requests, the ensemble's own steps and the checks of the encoder model."""
+
+import base64
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from recserve_client.contract import EmbedResponse, ErrorKind, RequestError
+from recserve_client.contract.messages import RecommendRequest
+from recserve_server_ext.embedder import Embedder, EmbedJob
+from recserve_server_ext.encoder_model import EncoderModel
+from recserve_server_ext.ensemble_steps import texts_of, with_vectors
+from recserve_server_ext.settings import Limits
+from recserve_server_ext.text_encoder import TextEncoder
+from support.tiny_encoder import make_tiny_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
+    return TextEncoder(make_tiny_encoder(tmp_path_factory.mktemp("home")))
+
+
+def test_embed_gives_the_encoders_vectors(encoder: TextEncoder) -> None:
+    embedder = Embedder("print", encoder.dim, Limits())
+    jobs = embedder.accept([json.dumps({"texts": ["a", "star wars", "a"]}).encode(), b'{"texts":["b"]}'], 0)
+    accepted = [job for job in jobs if isinstance(job, EmbedJob)]
+    asked: list[list[str]] = []
+
+    def encode(texts: Any) -> Any:
+        asked.append(list(texts))
+        return encoder.encode(texts)
+
+    embedder.encode(accepted, encode)
+    assert asked == [["a", "star wars", "b"]]
+    first, _ = [
+        msgspec.json.decode(raw, type=EmbedResponse) for raw in embedder.answer(accepted) if isinstance(raw, bytes)
+    ]
+    vectors = np.frombuffer(base64.b64decode(first.vectors), "<f4").reshape(first.count, first.dim)
+    assert np.allclose(vectors, encoder.encode(["a", "star wars", "a"]), atol=1e-6)
+    assert first.encoder == "print"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (b'{"texts":[]}', ErrorKind.INVALID_REQUEST),
+        (b'{"texts":[""]}', ErrorKind.INVALID_REQUEST),
+        (b'{"texts":"a"}', ErrorKind.INVALID_REQUEST),
+        (b'{"texts":["' + b"a" * 33_000 + b'"]}', ErrorKind.TOO_LARGE),
+        (json.dumps({"texts": ["a"] * 257}).encode(), ErrorKind.TOO_LARGE),
+        (b"{", ErrorKind.INVALID_JSON),
+    ],
+)
+def test_embed_refuses(raw: bytes, kind: ErrorKind) -> None:
+    (error,) = Embedder("print", 8, Limits()).accept([raw], 0)
+    assert isinstance(error, RequestError)
+    assert error.kind is kind
+
+
+def test_ensemble_steps_keep_the_request() -> None:
+    raw = json.dumps({"history": [{"text": "a", "weight": -2}, {"text": "b"}], "k": 3, "fields": ["x"]}).encode()
+    assert texts_of(raw, Limits()) == ["a", "b"]
+    vectors = np.arange(8, dtype=np.float32).reshape(2, 4)
+    request = msgspec.json.decode(with_vectors(raw, vectors), type=RecommendRequest)
+    assert (request.k, request.fields, [b.weight for b in request.history]) == (3, ["x"], [-2, 1])
+    assert base64.b64decode(request.history[1].vector or "") == vectors[1].tobytes()
+    with pytest.raises(RequestError, match="3 vectors for 2 behaviours"):
+        with_vectors(raw, np.zeros((3, 4), np.float32))
+
+
+@pytest.mark.parametrize("behaviour", [{"item": "a"}, {"vector": "aa"}, {"text": "a", "vector": "aa"}, {}])
+def test_the_ensemble_takes_texts_only(behaviour: dict[str, str]) -> None:
+    with pytest.raises(RequestError, match=r"history\[1\].*send others to `recommend`"):
+        texts_of(json.dumps({"history": [{"text": "a"}, behaviour]}).encode(), Limits())
+
+
+def test_encoder_model_checks_and_splits(encoder: TextEncoder) -> None:
+    model = EncoderModel(encoder)
+    tokens = encoder.tokenizer(["star wars", "a", "the lion king"])
+    ids = np.pad(tokens.ids, ((0, 0), (0, 64 - tokens.ids.shape[1])))
+    mask = np.pad(tokens.mask, ((0, 0), (0, 64 - tokens.mask.shape[1])))
+    requests = [(ids[:1], model.check(ids[:1], mask[:1])), (ids[1:], model.check(ids[1:], mask[1:]))]
+    first, rest = model.run(requests)
+    assert np.allclose(np.concatenate([first, rest]), encoder.encode(["star wars", "a", "the lion king"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "named"),
+    [
+        ([[-1, 2]], [[1, 1]], "-1"),
+        ([[1, 10**9]], [[1, 1]], "1000000000"),
+        ([[1, 2]], [[0, 1]], "ones and then zeros"),
+        ([[1, 2]], [[2, 0]], "ones and then zeros"),
+        ([[1, 2], [1, 2]], [[1, 1], [0, 0]], "row 1"),
+    ],
+)
+def test_encoder_model_refuses(encoder: TextEncoder, ids: Any, mask: Any, named: str) -> None:
+    with pytest.raises(RequestError, match=named) as caught:
+        EncoderModel(encoder).check(np.array(ids, np.int64), np.array(mask, np.int64))
+    assert caught.value.kind is ErrorKind.WRONG_TENSOR
