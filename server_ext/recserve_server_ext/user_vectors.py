@@ -63,4 +63,4 @@ def contributions(
         [users, items, behaviours]; a row adds up to the item's score, cos(u, v).
     """
     shares: NDArray[np.float64] = (weights / norms[:, None])[:, None, :]
-    return shares * np.matmul(items, behaviours.swapaxes(1, 2))
+    return np.asarray(shares * np.matmul(items, behaviours.swapaxes(1, 2)))

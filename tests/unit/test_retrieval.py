@@ -11,7 +11,7 @@ from recserve_server_ext.retrieval import Retrieval, Wanted
 
 def unit(rng: np.random.Generator, rows: int, dim: int = 8) -> NDArray[np.float32]:
     vectors = rng.normal(size=(rows, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 class Narrow:

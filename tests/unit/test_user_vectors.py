@@ -11,7 +11,7 @@ from recserve_server_ext.user_vectors import contributions, user_vectors
 
 def unit(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
     vectors = rng.normal(size=shape)
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
 
 
 @given(
