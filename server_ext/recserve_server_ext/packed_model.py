@@ -128,20 +128,21 @@ class PackedModel(Generic[J]):
         for job in jobs:
             job.waited_ns += time.monotonic_ns() - submitted_ns
         try:
-            answers = self._encode_and_answer(jobs)
+            error = self._encode_all(jobs)
         finally:
             self._places.release()
+        answers = self._answer(jobs) if error is None else [error] * len(jobs)
         for (send, _), answer in zip(pairs, answers, strict=True):
             send(answer)
 
-    def _encode_and_answer(self, jobs: list[J]) -> Sequence[Answer]:
+    def _encode_all(self, jobs: list[J]) -> RequestError | None:
         try:
             self._handler.encode(jobs, self._encode)
         except RequestError as error:
-            return [error] * len(jobs)
+            return error
         except Exception as error:
-            return [_fault(error)] * len(jobs)
-        return self._answer(jobs)
+            return _fault(error)
+        return None
 
     def _answer(self, jobs: list[J]) -> Sequence[Answer]:
         if not jobs:

@@ -58,7 +58,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=0)] = 0
     batch: Annotated[int, Meta(ge=1, le=1024)] = 64
     encoder_batch: Annotated[int, Meta(ge=1, le=1024)] = 256
-    waiting: Positive = 4
+    waiting: Positive = 2
     text_cache: Positive = 100_000
     encoder_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
     limits: Limits = Limits()
