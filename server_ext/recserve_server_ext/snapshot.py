@@ -269,3 +269,12 @@ def _remove_others(snapshots: Path, keep: set[str]) -> None:
     for folder in snapshots.iterdir():
         if folder.is_dir() and folder.name not in keep:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def first_id(folder: Path) -> str:
+    """An item id of a snapshot, without loading the rest.
+
+    Raises:
+        SnapshotError: The file of ids cannot be read.
+    """
+    return str(read_table(folder / IDS).column("id")[0].as_py())

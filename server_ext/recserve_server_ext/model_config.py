@@ -1,0 +1,153 @@
+"""Triton model configurations: typed objects -> protobuf -> config.pbtxt, parsed back before it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from recserve_client.contract import models as names
+from recserve_client.contract.models import Tensor
+from recserve_server_ext.errors import ConfigError
+from recserve_server_ext.settings import ModelSettings
+
+_DATATYPES = {"BYTES": pb.TYPE_STRING, "INT64": pb.TYPE_INT64, "FP32": pb.TYPE_FP32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonModel:
+    """A model of the Python backend, on the CPU, in one process.
+
+    Attributes:
+        name: Of the model and its folder.
+        inputs: Shapes without the batch dimension where `max_batch` is positive.
+        outputs: Likewise.
+        max_batch: Rows of one batch; 0 = no batching.
+        queue: Requests waiting at most; one more is refused as UNAVAILABLE. 0 = Triton's default, no bound.
+        settings: JSON handed to the model.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    max_batch: int
+    queue: int
+    settings: str
+
+    def proto(self) -> pb.ModelConfig:
+        """The configuration as protobuf."""
+        config = pb.ModelConfig(name=self.name, backend="python", max_batch_size=self.max_batch)
+        _add_tensors(config, self.inputs, self.outputs)
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+        config.parameters["settings"].string_value = self.settings
+        if self.max_batch:
+            # A delay of 0: what waits is batched, and nobody waits for a batch.
+            config.dynamic_batching.max_queue_delay_microseconds = 0
+            config.dynamic_batching.default_queue_policy.max_queue_size = self.queue
+        return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of an ensemble; the maps are from the model's tensor to the ensemble's."""
+
+    model: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """A chain of models."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    steps: tuple[Step, ...]
+
+    def proto(self) -> pb.ModelConfig:
+        """The configuration as protobuf."""
+        config = pb.ModelConfig(name=self.name, platform="ensemble", max_batch_size=0)
+        _add_tensors(config, self.inputs, self.outputs)
+        for step in self.steps:
+            config.ensemble_scheduling.step.add(
+                model_name=step.model, model_version=-1, input_map=step.inputs, output_map=step.outputs
+            )
+        return config
+
+
+Model = PythonModel | Ensemble
+
+
+def all_models(settings: ModelSettings, *, dim: int, max_tokens: int) -> list[Model]:
+    """Every model that is served, each after those it asks.
+
+    Args:
+        settings: Handed to the Python models.
+        dim: Length of a vector.
+        max_tokens: Width of token tensors; fixed, so that Triton refuses crafted sizes before Python sees them.
+    """
+    serve = settings.serve
+    queue = serve.limits.queue
+    handed = msgspec.json.encode(settings).decode()
+    tokens = tuple(tensor._replace(shape=(max_tokens,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
+
+    def model(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], max_batch: int) -> PythonModel:
+        return PythonModel(name=name, inputs=inputs, outputs=outputs, max_batch=max_batch, queue=queue, settings=handed)
+
+    return [
+        model(names.ENCODER, tokens, (names.vector(dim),), serve.encoder_batch),
+        model(names.RECOMMEND, (names.REQUEST,), (names.RESPONSE,), serve.batch),
+        model(names.EMBED, (names.REQUEST,), (names.RESPONSE,), serve.batch),
+        model(
+            names.TOKENIZE,
+            (_row(names.REQUEST, 1),),
+            (*(_row(tensor, -1) for tensor in tokens), _row(names.REQUEST_ROWS, -1)),
+            0,
+        ),
+        model(names.POOL, (names.REQUEST_ROWS, names.vector(dim)), (names.PACKED,), serve.encoder_batch),
+        _recommend_text(),
+    ]
+
+
+def _recommend_text() -> Ensemble:
+    ids, mask, rows = names.INPUT_IDS.name, names.ATTENTION_MASK.name, names.REQUEST_ROWS.name
+    request, response, packed = names.REQUEST.name, names.RESPONSE.name, names.PACKED.name
+    return Ensemble(
+        name=names.RECOMMEND_TEXT,
+        inputs=(_row(names.REQUEST, 1),),
+        outputs=(_row(names.RESPONSE, 1),),
+        steps=(
+            Step(model=names.TOKENIZE, inputs={request: request}, outputs={ids: ids, mask: mask, rows: rows}),
+            Step(model=names.ENCODER, inputs={ids: ids, mask: mask}, outputs={names.VECTOR: names.VECTOR}),
+            Step(model=names.POOL, inputs={rows: rows, names.VECTOR: names.VECTOR}, outputs={packed: packed}),
+            Step(model=names.RECOMMEND, inputs={request: packed}, outputs={response: response}),
+        ),
+    )
+
+
+def config_text(model: Model) -> str:
+    """The config.pbtxt of a model.
+
+    Raises:
+        ConfigError: What was written does not read back as what was meant.
+    """
+    proto = model.proto()
+    text: str = text_format.MessageToString(proto)
+    if text_format.Parse(text, pb.ModelConfig()) != proto:
+        raise ConfigError(f"the configuration of {model.name} does not read back as it was written")
+    return text
+
+
+def _row(tensor: Tensor, rows: int) -> Tensor:
+    """The tensor with the batch dimension written out, for models that Triton does not batch."""
+    return tensor._replace(shape=(rows, *tensor.shape))
+
+
+def _add_tensors(config: pb.ModelConfig, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    for tensor in inputs:
+        config.input.add(name=tensor.name, data_type=_DATATYPES[tensor.datatype], dims=tensor.shape)
+    for tensor in outputs:
+        config.output.add(name=tensor.name, data_type=_DATATYPES[tensor.datatype], dims=tensor.shape)

@@ -1,0 +1,128 @@
+"""A real inference through every model: only that tells whether a Python process lives and works."""
+
+from __future__ import annotations
+
+import json
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from recserve_client.contract import models as names
+
+_STATUS_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class ProbeSubject:
+    """What the probes need to know.
+
+    Attributes:
+        item: An item id of the catalogue.
+        dim: Length of a vector.
+        max_tokens: Width of token tensors.
+    """
+
+    item: str
+    dim: int
+    max_tokens: int
+
+
+class Probes:
+    """Probe requests for every model, sent in parallel."""
+
+    def __init__(self, address: str, subject: ProbeSubject) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._requests = _requests(subject)
+        self._threads = ThreadPoolExecutor(len(self._requests), thread_name_prefix="probe")
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models probed."""
+        return list(self._requests)
+
+    def run(self, timeout_s: float) -> dict[str, str]:
+        """Probe all models.
+
+        Returns:
+            The fault of each model that did not answer in time: status name and message.
+        """
+        outcomes = self._threads.map(lambda model: self._probe(model, timeout_s), self._requests)
+        return {model: fault for model, fault in zip(self._requests, outcomes, strict=True) if fault is not None}
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+        self._threads.shutdown(wait=False)
+
+    def _probe(self, model: str, timeout_s: float) -> str | None:
+        try:
+            self._stub.ModelInfer(self._requests[model], timeout=timeout_s)
+        except grpc.RpcError as error:
+            return f"{error.code().name}: {error.details()}"[:_STATUS_SHOWN]
+        return None
+
+
+class Admin:
+    """Loads and unloads models of a running server."""
+
+    def __init__(self, address: str, metadata: list[tuple[str, str]]) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._metadata = metadata
+
+    def reload(self, model: str, timeout_s: float) -> None:
+        """Unload and load a model; loading alone does nothing for a dead process.
+
+        Raises:
+            grpc.RpcError: The server refused, or did not answer in time.
+        """
+        unload = service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        load = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        self._stub.RepositoryModelUnload(unload, metadata=self._metadata, timeout=timeout_s)
+        self._stub.RepositoryModelLoad(load, metadata=self._metadata, timeout=timeout_s)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]:
+    text = {"history": [{"text": "probe"}], "k": 1}
+    width = subject.max_tokens
+    ids, mask = np.zeros((1, width), np.int64), np.zeros((1, width), np.int64)
+    mask[0, 0] = 1
+    vector = np.zeros((1, subject.dim), np.float32)
+    vector[0, 0] = 1
+    request, rows = names.REQUEST.name, names.REQUEST_ROWS.name
+    return {
+        names.ENCODER: _infer(
+            names.ENCODER,
+            (names.INPUT_IDS.name, "INT64", ids.shape, ids.tobytes()),
+            (names.ATTENTION_MASK.name, "INT64", mask.shape, mask.tobytes()),
+        ),
+        names.RECOMMEND: _infer(
+            names.RECOMMEND, _packed(request, {"history": [{"item": subject.item}], "k": 1, "exclude_history": False})
+        ),
+        names.EMBED: _infer(names.EMBED, _packed(request, {"texts": ["probe"]})),
+        names.TOKENIZE: _infer(names.TOKENIZE, _packed(request, text)),
+        names.POOL: _infer(names.POOL, _packed(rows, text), (names.VECTOR, "FP32", vector.shape, vector.tobytes())),
+        names.RECOMMEND_TEXT: _infer(names.RECOMMEND_TEXT, _packed(request, text)),
+    }
+
+
+def _packed(name: str, body: object) -> tuple[str, str, tuple[int, ...], bytes]:
+    raw = json.dumps(body).encode()
+    return name, "BYTES", (1, 1), struct.pack("<I", len(raw)) + raw
+
+
+def _infer(model: str, *tensors: tuple[str, str, tuple[int, ...], bytes]) -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, datatype, shape, raw in tensors:
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
+        request.raw_input_contents.append(raw)
+    return request

@@ -1,0 +1,188 @@
+"""One tritonserver process: its command line, its environment, its start and its end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from recserve_server_ext.errors import LaunchError
+from recserve_server_ext.repository import BACKENDS, MODELS
+from recserve_server_ext.triton_binary import TritonBinary
+
+_PR_SET_PDEATHSIG = 1
+_RESTRICTED = "model-repository,shared-memory,trace,logging"
+_ADMIN_HEADER = "recserve-admin"
+_LOG_BYTES = 32 * 1024 * 1024
+#: Triton gives requests in flight this long when it is told to stop.
+_DRAIN_S = 20
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a server listens."""
+
+    host: str
+    grpc_port: int
+    metrics_port: int
+
+    @property
+    def grpc(self) -> str:
+        """host:port of gRPC."""
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def metrics(self) -> str:
+        """host:port of the Prometheus metrics."""
+        return f"{self.host}:{self.metrics_port}"
+
+
+def claim_port(host: str, port: int, what: str) -> int:
+    """The port, or a free one for 0.
+
+    Raises:
+        LaunchError: Something listens there already, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Without it a port in TIME_WAIT would look taken; a port that is listened on stays refused.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise LaunchError(
+                f"cannot listen on {host}:{port} for {what}: {error.strerror}; "
+                f"stop what listens there, or choose another with --{what}-port (0 = any free one)"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+class TritonProcess:
+    """A running tritonserver in a session of its own; it dies with the thread that started it."""
+
+    def __init__(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> None:
+        """Start it; it is not ready yet.
+
+        Args:
+            binary: What to run.
+            folder: Assembled by `recserve_server_ext.repository.assemble`.
+            endpoint: Free ports.
+        """
+        self.log = folder / "triton.log"
+        self._models = folder / MODELS
+        self._secret = secrets.token_hex(16)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command(binary, folder, endpoint),
+                env=_environment(binary),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._process.pid
+
+    @property
+    def admin(self) -> list[tuple[str, str]]:
+        """gRPC metadata that opens the restricted protocols."""
+        return [(f"triton-grpc-protocol-{_ADMIN_HEADER}", self._secret)]
+
+    def exit_code(self) -> int | None:
+        """Exit code, or None while it runs."""
+        return self._process.poll()
+
+    def living_stubs(self) -> set[str]:
+        """Names of the Python models whose process is alive."""
+        names = set()
+        try:
+            for child in psutil.Process(self.pid).children():
+                names.update(self._model_of(child))
+        except psutil.NoSuchProcess:
+            return set()
+        return names
+
+    def _model_of(self, process: psutil.Process) -> set[str]:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return set()
+            paths = [Path(argument) for argument in process.cmdline() if argument.startswith(f"{self._models}/")]
+        except psutil.Error:
+            return set()
+        return {path.relative_to(self._models).parts[0] for path in paths}
+
+    def bound_log(self) -> None:
+        """Empty the log when it has grown too large."""
+        if self.log.stat().st_size > _LOG_BYTES:
+            os.truncate(self.log, 0)
+
+    def last_lines(self, count: int = 5) -> str:
+        """The last lines of its log that tell of an error, or else just the last ones."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith(("E", "error"))]
+        return "\n".join((errors or lines)[-count:])
+
+    def stop(self) -> None:
+        """Drain and end it; kill it when it does not end in time."""
+        if self.exit_code() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_DRAIN_S + 5)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """End it and its children at once."""
+        if self.exit_code() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _command(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> list[str]:
+        command = [
+            str(binary.server),
+            f"--model-repository={folder / MODELS}",
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            "--allow-http=false",
+            f"--grpc-address={endpoint.host}",
+            f"--grpc-port={endpoint.grpc_port}",
+            f"--grpc-restricted-protocol={_RESTRICTED}:{_ADMIN_HEADER}={self._secret}",
+            f"--metrics-address={endpoint.host}",
+            f"--metrics-port={endpoint.metrics_port}",
+            "--allow-gpu-metrics=false",
+            "--strict-readiness=true",
+            f"--exit-timeout-secs={_DRAIN_S}",
+        ]
+        if binary.backends is not None:
+            command.append(f"--backend-directory={folder / BACKENDS}")
+        return command
+
+
+def _environment(binary: TritonBinary) -> dict[str, str]:
+    environment = dict(os.environ)
+    # The stubs run this interpreter without its start-up files, so they are told every path it has.
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    # A thread pool of BLAS beside hnswlib's and onnxruntime's threads only fights them for the cores.
+    environment["OPENBLAS_NUM_THREADS"] = environment["OMP_NUM_THREADS"] = "1"
+    environment["TOKENIZERS_PARALLELISM"] = "true"
+    if binary.libraries is not None:
+        paths = [str(binary.libraries), environment.get("LD_LIBRARY_PATH", "")]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in paths if path)
+    return environment
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
