@@ -13,7 +13,7 @@ from recserve_client.cli.console import fail, note
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
-    pass
+    from recserve_server_ext.settings import ServeSettings
 
 app = typer.Typer(help="Serve the encoder and the index on Triton, watched, until SIGTERM or Ctrl-C.")
 

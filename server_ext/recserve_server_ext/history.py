@@ -38,7 +38,7 @@ def check_texts(texts: Sequence[str], limits: Limits, place: str) -> None:
         RequestError: too_large or invalid_request.
     """
     if len(texts) > limits.texts:
-        raise too_large(f"{place} has texts:", len(texts), "of them", "texts", limits.texts)
+        raise too_large(place, len(texts), "texts", "texts", limits.texts)
     for number, text in enumerate(texts):
         # A character is at most four bytes, so most texts need no encoding to be found small enough.
         if len(text) * 4 > limits.text_bytes and (size := len(text.encode())) > limits.text_bytes:

@@ -145,7 +145,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ),
     ("10 MB of text", {"history": [{"text": "a" * 10_000_000}]}, "INVALID_ARGUMENT", "too_large: "),
     ("1 MB of text", {"history": [{"text": "a" * 1_000_000}]}, "INVALID_ARGUMENT", "1,000,000 bytes"),
-    ("100,000 behaviours", {"history": [{"text": "a"}] * 100_000}, "INVALID_ARGUMENT", "100,000 behaviours"),
+    ("100,000 behaviours", {"history": [{"text": "a"}] * 100_000}, "INVALID_ARGUMENT", "history has 100,000 "),
     ("unknown field", {"history": [{"text": "a"}], "fields": ["titel"]}, "INVALID_ARGUMENT", "'title'"),
 ]
 

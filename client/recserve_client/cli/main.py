@@ -67,3 +67,7 @@ def main() -> None:
         build_app()()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The configurations that Triton gets, against golden files; rewrite those with ``UPDATE_GOLDEN=1 pytest``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from recserve_server_ext.model_config import all_models, config_text
+from recserve_server_ext.settings import Limits, ModelSettings, ServeSettings
+
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = ModelSettings("/encoder", "/snapshots", ServeSettings(batch=16, encoder_batch=32, limits=Limits(queue=99)))
+MODELS = {model.name: model for model in all_models(SETTINGS, dim=384, max_tokens=256)}
+
+
+def test_all_models_are_there() -> None:
+    assert sorted(MODELS) == ["embed", "encoder", "pool", "recommend", "recommend_text", "tokenize"]
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_equals_its_golden_file(name: str) -> None:
+    text = config_text(MODELS[name])
+    path = GOLDEN / f"{name}.pbtxt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_no_open_dimension_reaches_python_from_the_wire(name: str) -> None:
+    """A variable dimension lets one crafted request kill a Python process; only outputs may have one."""
+    config = text_format.Parse(config_text(MODELS[name]), model_config_pb2.ModelConfig())
+    assert all(dim > 0 for tensor in config.input for dim in tensor.dims)
+
+
+def test_the_ensembles_tensors_exist() -> None:
+    ensemble = MODELS["recommend_text"].proto()
+    for step in ensemble.ensemble_scheduling.step:
+        model = MODELS[step.model_name].proto()
+        assert set(step.input_map) == {tensor.name for tensor in model.input}
+        assert set(step.output_map) <= {tensor.name for tensor in model.output}

@@ -1,0 +1,144 @@
+"""What dies is brought back: stubs and servers killed under load, stops and second starts, on a real Triton."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from recserve_server_ext.probes import Admin
+from recserve_server_ext.snapshot import current, first_id
+from recserve_server_ext.workspace import Workspace
+from support.served import Served, serve_command, served
+from support.wire import Wire
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
+
+#: What the product promises, and what the tests give a shared machine.
+PROMISED_S = 10
+
+
+@pytest.fixture(scope="module")
+def server(tiny_home: Path) -> Iterator[Served]:
+    """A server of this module's own, which it may harm."""
+    with served(tiny_home) as server:
+        yield server
+
+
+@pytest.fixture
+def body(tiny_home: Path) -> dict[str, object]:
+    return {"history": [{"item": first_id(current(Workspace(tiny_home).snapshots))}], "k": 3}
+
+
+@contextmanager
+def load(address: str, body: dict[str, object]) -> Iterator[list[float]]:
+    """Callers that go on through errors; yields the moments of good answers."""
+    stop, answered = threading.Event(), list[float]()
+
+    def call() -> None:
+        wire = Wire(address)
+        while not stop.is_set():
+            try:
+                wire.ask("recommend", body, timeout_s=2)
+                answered.append(time.monotonic())
+            except grpc.RpcError:
+                stop.wait(0.02)
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answered
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def wait_answer(answered: list[float], after: float, timeout_s: float = 30) -> float:
+    """The moment of the first good answer after a moment."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if later := [moment for moment in list(answered) if moment > after]:
+            return min(later)
+        threading.Event().wait(0.02)
+    raise AssertionError(f"no answer within {timeout_s} s")
+
+
+@pytest.mark.parametrize("model", ["recommend", "encoder", "embed", "tokenize", "pool"])
+def test_a_killed_stub_comes_back(server: Served, body: dict[str, object], model: str) -> None:
+    before = len([entry for entry in server.events() if entry["event"] == "model_reloaded"])
+    with load(server.grpc, body) as answered:
+        wait_answer(answered, 0)
+        killed = time.monotonic()
+        server.stub(model).kill()
+        reloaded = server.wait_for("model_reloaded", before + 1)[-1]
+        assert reloaded["model"] == model
+        assert time.monotonic() - killed < PROMISED_S
+        assert wait_answer(answered, time.monotonic()) - killed < PROMISED_S
+    wire = Wire(server.grpc)
+    assert wire.ask("recommend_text", {"history": [{"text": "war"}], "k": 2})["items"]
+    assert wire.ask("embed", {"texts": ["war"]})["count"] == 1
+
+
+def test_a_killed_server_comes_back(server: Served, body: dict[str, object]) -> None:
+    with load(server.grpc, body) as answered:
+        wait_answer(answered, 0)
+        killed = time.monotonic()
+        server.triton().kill()
+        server.wait_for("server_restarted")
+        assert wait_answer(answered, time.monotonic()) - killed < 2 * PROMISED_S
+
+
+def test_a_second_start_on_the_port_says_so(server: Served, tiny_home: Path) -> None:
+    port = server.grpc.rpartition(":")[2]
+    result = subprocess.run(
+        serve_command(tiny_home, "--grpc-port", port), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert f":{port}" in lines[0]
+    assert "--grpc-port" in lines[0]
+    assert server.process.poll() is None
+
+
+def test_the_repository_is_closed_to_strangers(server: Served) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        Admin(server.grpc, []).reload("recommend", 5)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert Wire(server.grpc).ask("embed", {"texts": ["war"]})["count"] == 1
+
+
+def test_metrics_are_served_and_http_is_not(server: Served) -> None:
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as response:
+        assert b'nv_inference_request_success{model="recommend"' in response.read()
+
+
+def test_requests_in_flight_are_answered_on_sigterm(tiny_home: Path, body: dict[str, object]) -> None:
+    with served(tiny_home) as server:
+        wire = Wire(server.grpc)
+        texts = {"history": [{"text": f"a film about number {number}"} for number in range(200)]}
+        slates: list[int] = []
+        caller = threading.Thread(target=lambda: slates.append(len(wire.ask("recommend", texts)["items"])))
+        caller.start()
+        caller.join(0)
+    caller.join()
+    assert slates == [10]
+
+
+@pytest.mark.parametrize("missing", ["encoder", "snapshot"])
+def test_nothing_to_serve_is_one_line(tmp_path: Path, tiny_home: Path, missing: str) -> None:
+    if missing == "snapshot":
+        (tmp_path / "encoder").symlink_to(tiny_home / "encoder")
+    result = subprocess.run(serve_command(tmp_path), capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert "recserve export encoder" in line if missing == "encoder" else "recserve index build" in line

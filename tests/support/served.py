@@ -1,0 +1,97 @@
+"""A real server for tests: `recserve serve` in a process of its own, on free ports, ended with a check."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_START_S = 150
+_STOP_S = 40
+
+
+@dataclass
+class Served:
+    """A running server.
+
+    Attributes:
+        grpc: host:port.
+        metrics: host:port.
+        process: The `recserve serve` process.
+        log: What it wrote.
+    """
+
+    grpc: str
+    metrics: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def triton(self) -> psutil.Process:
+        """The tritonserver it runs now."""
+        (server,) = [p for p in psutil.Process(self.process.pid).children() if "tritonserver" in p.name()]
+        return server
+
+    def stub(self, model: str) -> psutil.Process:
+        """The Python process of a model."""
+        (stub,) = [p for p in self.triton().children() if any(f"/{model}/1/model.py" in a for a in p.cmdline())]
+        return stub
+
+    def events(self) -> list[dict[str, Any]]:
+        """The supervisor's log so far."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def wait_for(self, event: str, count: int = 1, *, timeout_s: float = 30) -> list[dict[str, Any]]:
+        """Wait until an event was logged `count` times."""
+        deadline = time.monotonic() + timeout_s
+        while len(found := [entry for entry in self.events() if entry["event"] == event]) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {event} (x{count}) within {timeout_s} s; the log:\n{self.log.read_text()}")
+            time.sleep(0.05)
+        return found
+
+
+def serve_command(home: Path, *options: str) -> list[str]:
+    """`recserve serve` on free ports, logging JSON."""
+    program = [sys.executable, "-m", "recserve_client.cli.main", "serve", "--home", str(home), "--log-json"]
+    return [*program, "--grpc-port", "0", "--metrics-port", "0", *options]
+
+
+@contextmanager
+def served(home: Path, *options: str) -> Iterator[Served]:
+    """Start a server, wait until it is ready, and stop it with SIGTERM: it must exit with 0, leaving nothing behind."""
+    with tempfile.TemporaryDirectory() as aside:
+        ready, log = Path(aside) / "ready.json", Path(aside) / "serve.log"
+        with log.open("wb") as stream:
+            command = serve_command(home, "--ready-file", str(ready), *options)
+            process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "COLUMNS": "100"})
+        try:
+            _wait_ready(process, ready, log)
+            addresses = json.loads(ready.read_text())
+            yield Served(addresses["grpc"], addresses["metrics"], process, log)
+        finally:
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(_STOP_S)
+            _, left = psutil.wait_procs(family, timeout=10)
+            assert code == 0, f"exit code {code}; the log:\n{log.read_text()}"
+            assert not left, f"left behind: {left}"
+
+
+def _wait_ready(process: subprocess.Popen[bytes], ready: Path, log: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"the server did not get ready:\n{log.read_text()}")
+        time.sleep(0.05)
