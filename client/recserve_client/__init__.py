@@ -1,0 +1,46 @@
+"""The client of recserve: `Client`, `AsyncClient`, the behaviours of a history, results and errors."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recserve_client.calls import ServerInfo, item, text
+    from recserve_client.client import AsyncClient, Client
+    from recserve_client.contract import Behaviour, Slate, SlateItem
+    from recserve_client.errors import RecserveError
+    from recserve_client.options import ClientOptions
+
+_HOME_OF = {
+    "AsyncClient": "recserve_client.client",
+    "Behaviour": "recserve_client.contract",
+    "Client": "recserve_client.client",
+    "ClientOptions": "recserve_client.options",
+    "RecserveError": "recserve_client.errors",
+    "ServerInfo": "recserve_client.calls",
+    "Slate": "recserve_client.contract",
+    "SlateItem": "recserve_client.contract",
+    "item": "recserve_client.calls",
+    "text": "recserve_client.calls",
+}
+
+__all__ = [
+    "AsyncClient",
+    "Behaviour",
+    "Client",
+    "ClientOptions",
+    "RecserveError",
+    "ServerInfo",
+    "Slate",
+    "SlateItem",
+    "item",
+    "text",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `recserve_client.contract` alone needs nothing but msgspec."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'recserve_client' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

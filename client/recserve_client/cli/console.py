@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 #: Results go to standard output, everything else to standard error, so that output can be piped.
-out = Console(width=None, soft_wrap=False)
+out = Console(width=None if sys.stdout.isatty() else 100)
 err = Console(stderr=True)
 
 

@@ -1,0 +1,82 @@
+"""A slate as a table: what is recommended, and which behaviours it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import UNSET
+from rich.markup import escape
+from rich.table import Table
+
+from recserve_client.cli.console import out
+from recserve_client.contract import Behaviour, Slate, SlateItem
+
+_REASONS = 3
+_WIDTH = 100
+_TITLE = "title"
+
+
+def label(behaviour: Behaviour, names: Mapping[str, str]) -> str:
+    """What a behaviour is called: an item's name where it is known, else its id; a text in quotes."""
+    if behaviour.item is not None:
+        return names.get(behaviour.item, behaviour.item)
+    return f'"{behaviour.text}"' if behaviour.text is not None else "(vector)"
+
+
+def reasons(recommended: SlateItem, history: Sequence[Behaviour], names: Mapping[str, str]) -> list[tuple[str, float]]:
+    """Behaviours and their contributions to the score, the largest first; empty without explanations."""
+    if recommended.contributions is UNSET:
+        return []
+    labels = [label(behaviour, names) for behaviour in history]
+    return sorted(zip(labels, recommended.contributions, strict=True), key=lambda pair: -abs(pair[1]))
+
+
+def title_of(recommended: SlateItem) -> str:
+    """The item's title where it was asked for and is there."""
+    title = recommended.fields.get(_TITLE) if recommended.fields is not UNSET else None
+    return str(title) if title is not None else ""
+
+
+def slate_table(slate: Slate, history: Sequence[Behaviour], names: Mapping[str, str] | None = None) -> Table:
+    """The slate as a table of at most 100 columns.
+
+    Args:
+        slate: The answer.
+        history: Of the request.
+        names: Titles of the items of the history, by id.
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False, width=min(_WIDTH, out.width))
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("title", ratio=4)
+    table.add_column("id", no_wrap=True)
+    extra = [name for name in _extra_fields(slate) if name != _TITLE]
+    for name in extra:
+        table.add_column(escape(name), ratio=1)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("why", ratio=6)
+    for rank, recommended in enumerate(slate.items, 1):
+        fields = recommended.fields if recommended.fields is not UNSET else {}
+        why = ", ".join(
+            f"[{'green' if share >= 0 else 'red'}]{share:+.2f}[/] {escape(_short(name))}"
+            for name, share in reasons(recommended, history, names or {})[:_REASONS]
+        )
+        cells = [escape(_shown(fields.get(name))) for name in extra]
+        table.add_row(
+            str(rank), escape(title_of(recommended)), escape(recommended.id), *cells, f"{recommended.score:.3f}", why
+        )
+    return table
+
+
+def _extra_fields(slate: Slate) -> list[str]:
+    first = slate.items[0].fields if slate.items else UNSET
+    return list(first) if first is not UNSET else []
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _short(name: str, width: int = 28) -> str:
+    return name if len(name) <= width else name[: width - 1] + "…"

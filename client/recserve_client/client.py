@@ -1,0 +1,167 @@
+"""`Client` and `AsyncClient`: the same methods, from one description of each call in `recserve_client.calls`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from recserve_client import calls
+from recserve_client.calls import Call
+from recserve_client.errors import DeadlineExceeded, from_rpc
+from recserve_client.options import ClientOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+
+
+def _blocking(build: Callable[P, Call[R]]) -> Callable[Concatenate[Client, P], R]:
+    @functools.wraps(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.run(build(*args, **kwargs))
+
+    return method
+
+
+def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
+    @functools.wraps(build)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self.run(build(*args, **kwargs))
+
+    return method
+
+
+class _Tries:
+    """The tries of one call: how long each may take, and whether another one follows a failure."""
+
+    def __init__(self, options: ClientOptions, deadline_s: float | None) -> None:
+        self._end = time.monotonic() + (options.deadline_s if deadline_s is None else deadline_s)
+        self._pauses = options.pauses()
+
+    def left_s(self) -> float:
+        """Seconds left.
+
+        Raises:
+            DeadlineExceeded: None are.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded("the deadline passed before the call was sent", status="DEADLINE_EXCEEDED")
+        return left
+
+    def pause_after(self, error: grpc.RpcError) -> float:
+        """The pause before the next try.
+
+        Raises:
+            RecserveError: There is none: the failure is final, the tries are used up, or no time is left.
+        """
+        pause = next(self._pauses, None) if error.code() is grpc.StatusCode.UNAVAILABLE else None
+        if pause is None or time.monotonic() + pause >= self._end:
+            raise from_rpc(error) from None
+        return pause
+
+
+class Client:
+    """Calls a server and waits for its answers; safe to share between threads.
+
+    ::
+
+        with Client("127.0.0.1:8001") as client:
+            slate = client.recommend([item("tt0076759"), text("space opera")], k=5)
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None) -> None:
+        """Prepare a connection; it is made with the first call.
+
+        Args:
+            address: host:port of the server's gRPC.
+            options: How to connect, wait and try again.
+        """
+        self._options = options or ClientOptions()
+        channel_options, credentials = self._options.channel(), self._options.credentials
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=channel_options)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=channel_options)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    recommend = _blocking(calls.recommend)
+    recommend_text = _blocking(calls.recommend_text)
+    embed = _blocking(calls.embed)
+    server_info = _blocking(calls.server_info)
+
+    def run(self, call: Call[R]) -> R:
+        """Make a call, trying again where that is safe."""
+        tries = _Tries(self._options, call.deadline_s)
+        send = getattr(self._stub, call.method)
+        while True:
+            try:
+                return call.read(send(call.request, timeout=tries.left_s()))
+            except grpc.RpcError as error:
+                time.sleep(tries.pause_after(error))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """As `Client`, for asyncio: every method is awaited.
+
+    ::
+
+        async with AsyncClient("127.0.0.1:8001") as client:
+            slate = await client.recommend([item("tt0076759")], k=5)
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None) -> None:
+        """Prepare a connection, inside a running event loop; it is made with the first call.
+
+        Args:
+            address: host:port of the server's gRPC.
+            options: How to connect, wait and try again.
+        """
+        self._options = options or ClientOptions()
+        channel_options, credentials = self._options.channel(), self._options.credentials
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=channel_options)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, options=channel_options)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    recommend = _awaiting(calls.recommend)
+    recommend_text = _awaiting(calls.recommend_text)
+    embed = _awaiting(calls.embed)
+    server_info = _awaiting(calls.server_info)
+
+    async def run(self, call: Call[R]) -> R:
+        """Make a call, trying again where that is safe."""
+        tries = _Tries(self._options, call.deadline_s)
+        send = getattr(self._stub, call.method)
+        while True:
+            try:
+                return call.read(await send(call.request, timeout=tries.left_s()))
+            except grpc.RpcError as error:
+                await asyncio.sleep(tries.pause_after(error))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
