@@ -122,16 +122,31 @@ def test_metrics_are_served_and_http_is_not(server: Served) -> None:
         assert b'nv_inference_request_success{model="recommend"' in response.read()
 
 
-def test_requests_in_flight_are_answered_on_sigterm(tiny_home: Path, body: dict[str, object]) -> None:
+def test_a_stop_under_load_breaks_no_answer(tiny_home: Path, body: dict[str, object]) -> None:
+    """Callers get good slates until the server ends, and UNAVAILABLE afterwards: nothing else, nothing cut off."""
+    outcomes: list[str] = []
+    stop = threading.Event()
+
+    def call(address: str) -> None:
+        wire = Wire(address)
+        while not stop.is_set():
+            try:
+                outcomes.append(str(len(wire.ask("recommend", body)["items"])))
+            except grpc.RpcError as error:
+                outcomes.append(error.code().name)
+                return
+
     with served(tiny_home) as server:
-        wire = Wire(server.grpc)
-        texts = {"history": [{"text": f"a film about number {number}"} for number in range(200)]}
-        slates: list[int] = []
-        caller = threading.Thread(target=lambda: slates.append(len(wire.ask("recommend", texts)["items"])))
-        caller.start()
-        caller.join(0)
-    caller.join()
-    assert slates == [10]
+        threads = [threading.Thread(target=call, args=(server.grpc,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(outcomes) < 50:
+            stop.wait(0.01)
+    for thread in threads:
+        thread.join(10)
+    stop.set()
+    assert outcomes.count("3") >= 50
+    assert set(outcomes) == {"3", "UNAVAILABLE"}
 
 
 @pytest.mark.parametrize("missing", ["encoder", "snapshot"])

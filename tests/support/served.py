@@ -44,7 +44,8 @@ class Served:
 
     def stub(self, model: str) -> psutil.Process:
         """The Python process of a model."""
-        (stub,) = [p for p in self.triton().children() if any(f"/{model}/1/model.py" in a for a in p.cmdline())]
+        children = [p for p in self.triton().children() if p.status() != psutil.STATUS_ZOMBIE]
+        (stub,) = [p for p in children if any(f"/{model}/1/model.py" in argument for argument in p.cmdline())]
         return stub
 
     def events(self) -> list[dict[str, Any]]:
