@@ -1,0 +1,1 @@
+"""Speed, load and quality measurements, their reports and plots."""

@@ -77,6 +77,20 @@ class Users:
     k: int
 
 
+def sample_histories(vectors: Vectors, *, count: int, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Histories of 20 items, rows of `vectors` [count, 20], by kind; see `sample_users`."""
+    random = np.random.default_rng(seed)
+    items = len(vectors)
+    near, _ = ExactEngine(vectors).search(
+        vectors[random.integers(items, size=count * _INTERESTS)], min(_NEIGHBOURS, items)
+    )
+    # A random order of each row's neighbours; the first few of it are a sample without repetition.
+    shuffled = random.permuted(near, axis=1).reshape(count, _INTERESTS, -1)
+    taken = [len(part) for part in np.array_split(np.arange(_BEHAVIOURS), _INTERESTS)]
+    interests = np.concatenate([shuffled[:, i, :take] for i, take in enumerate(taken)], axis=1)
+    return {"interests": interests, "random": random.integers(items, size=(count, _BEHAVIOURS))}
+
+
 def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
     """User vectors, each the normalised mean of 20 items, of two kinds.
 
@@ -87,17 +101,11 @@ def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
         count: Users of each kind.
         seed: The same seed gives the same users.
     """
-    random = np.random.default_rng(seed)
-    items = len(vectors)
     exact = ExactEngine(vectors)
-    near, _ = exact.search(vectors[random.integers(items, size=count * _INTERESTS)], min(_NEIGHBOURS, items))
-    # A random order of each row's neighbours; the first few of it are a sample without repetition.
-    shuffled = random.permuted(near, axis=1).reshape(count, _INTERESTS, -1)
-    taken = [len(part) for part in np.array_split(np.arange(_BEHAVIOURS), _INTERESTS)]
-    interests = np.concatenate([shuffled[:, i, :take] for i, take in enumerate(taken)], axis=1)
+    items = len(vectors)
     users = {
-        "interests": _normalised_means(vectors, interests),
-        "random": _normalised_means(vectors, random.integers(items, size=(count, _BEHAVIOURS))),
+        kind: _normalised_means(vectors, rows)
+        for kind, rows in sample_histories(vectors, count=count, seed=seed).items()
     }
     k = min(K, items)
     return Users(users, {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}, k)

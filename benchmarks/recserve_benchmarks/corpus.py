@@ -1,0 +1,139 @@
+"""What the benchmark serves: an item for every text of the films, and callers' requests over them, all seeded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+
+from recserve_client.contract import Behaviour, RecommendRequest, models, pack
+from recserve_export.index_build import build_index
+from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_server_ext.durable import write_file
+from recserve_server_ext.errors import SnapshotError
+from recserve_server_ext.snapshot import Snapshot, current
+from recserve_server_ext.text_encoder import TextEncoder
+from recserve_server_ext.workspace import Workspace
+
+Rows = NDArray[np.int64]
+TEXTS_PER_USER = 5
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A home of the benchmark's own, and what lies in it.
+
+    Attributes:
+        home: Served by `recserve serve --home`.
+        snapshot: One item for every distinct text.
+        titles: Titles of the films, for texts that were never seen.
+    """
+
+    home: Path
+    snapshot: Snapshot
+    titles: list[str]
+
+
+def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callable[[str, int, int], None]) -> Corpus:
+    """Encode the texts of the catalogue and index them, unless that was done before.
+
+    Args:
+        workspace: With an encoder and a catalogue.
+        encoder_folder: What encodes them and is served.
+        items: Number of texts.
+        done: Called with what is going on, how much is done and of how much.
+    """
+    texts, titles = _texts_of(workspace, items)
+    home = Workspace(workspace.home / "bench")
+    home.home.mkdir(parents=True, exist_ok=True)
+    link = home.encoder
+    if not link.exists():
+        link.symlink_to(workspace.encoder.resolve(), target_is_directory=True)
+    encoder = TextEncoder(encoder_folder)
+    snapshot = _published(home, encoder.fingerprint, texts)
+    if snapshot is None:
+        counted = 0
+
+        def count(more: int) -> None:
+            nonlocal counted
+            counted += more
+            done("encode texts", counted, len(texts))
+
+        vectors = encoder.encode(texts, done=count)
+        write_file(home.home / "texts.json", json.dumps(texts).encode())
+        build_index(home.snapshots, vectors, _ids(len(texts)), encoder=encoder.fingerprint)
+        snapshot = Snapshot.load(current(home.snapshots), encoder=encoder.fingerprint)
+    return Corpus(home.home, snapshot, titles)
+
+
+def _published(home: Workspace, fingerprint: str, texts: list[str]) -> Snapshot | None:
+    path = home.home / "texts.json"
+    try:
+        if path.is_file() and json.loads(path.read_bytes()) == texts:
+            return Snapshot.load(current(home.snapshots), encoder=fingerprint)
+    except SnapshotError:
+        return None
+    return None
+
+
+def _texts_of(workspace: Workspace, items: int) -> tuple[list[str], list[str]]:
+    """The first distinct texts of the catalogue, text fields before single names, and all titles."""
+    fields: dict[str, None] = {}
+    names: dict[str, None] = {}
+    titles: dict[str, None] = {}
+    with CatalogueStore(workspace.store) as store:
+        for item in store.items():
+            fields.update(dict.fromkeys(item.texts.values()))
+            titles[item.texts["title"]] = None
+            for value in item.attributes.values():
+                if isinstance(value, list):
+                    names.update(dict.fromkeys(name for name in value if isinstance(name, str) and name))
+    return list({**fields, **names})[:items], list(titles)
+
+
+def _ids(count: int) -> list[str]:
+    return [f"t{row}" for row in range(count)]
+
+
+def known_requests(rows: Rows) -> list[bytes]:
+    """One packed request a row: a history of known items, ten wanted, contributions on."""
+    return [pack(RecommendRequest(history=[Behaviour(item=f"t{row}") for row in line])) for line in rows.tolist()]
+
+
+def unseen_texts(titles: Sequence[str], users: int, seed: int) -> list[list[str]]:
+    """Five titles a user that no film has and no other user gets: the first words of one film's title, the last of
+    another's, and its number where that is needed to make it new."""
+    random = np.random.default_rng([seed, 77])
+    seen = set(titles)
+    histories = []
+    for _ in range(users):
+        history: list[str] = []
+        while len(history) < TEXTS_PER_USER:
+            first, second = (titles[row].split() for row in random.integers(len(titles), size=2))
+            title = " ".join(first[: max(1, len(first) // 2)] + second[len(second) // 2 :])
+            if title in seen:
+                title = f"{title} {len(seen)}"
+            seen.add(title)
+            history.append(title)
+        histories.append(history)
+    return histories
+
+
+def text_requests(histories: Sequence[Sequence[str]]) -> list[bytes]:
+    """One packed request for each history of texts."""
+    return [pack(RecommendRequest(history=[Behaviour(text=text) for text in history])) for history in histories]
+
+
+def infer_requests(model: str, packed: Sequence[bytes]) -> Iterator[bytes]:
+    """Serialised ModelInferRequests, ready to be sent as they are."""
+    for raw in packed:
+        request = service_pb2.ModelInferRequest(model_name=model)
+        request.inputs.add(name=models.REQUEST.name, datatype=models.REQUEST.datatype, shape=(1, 1))
+        request.raw_input_contents.append(struct.pack("<I", len(raw)) + raw)
+        yield request.SerializeToString()

@@ -1,0 +1,127 @@
+"""The two servers under load: ours, by `recserve serve`, and a Triton that only echoes; and what they cost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import psutil
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from recserve_client.contract.models import REQUEST, RESPONSE
+from recserve_server_ext.errors import LaunchError
+from recserve_server_ext.model_config import PythonModel, config_text
+from recserve_server_ext.repository import MODELS, assemble
+from recserve_server_ext.settings import ServeSettings
+from recserve_server_ext.triton_binary import find_triton
+from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_port
+
+_START_S = 120.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running tritonserver.
+
+    Attributes:
+        address: host:port of gRPC.
+        pid: Of the tritonserver.
+    """
+
+    address: str
+    pid: int
+
+    def processes(self) -> list[psutil.Process]:
+        """The tritonserver and its Python processes."""
+        server = psutil.Process(self.pid)
+        return [server, *server.children(recursive=True)]
+
+    def cpu_s(self) -> float:
+        """CPU seconds, user and system, of all processes so far."""
+        return sum(sum(process.cpu_times()[:2]) for process in self.processes())
+
+    def memory_mb(self) -> float:
+        """Proportional set size of all processes: what they share counts once."""
+        return sum(process.memory_full_info().pss for process in self.processes()) / 2**20
+
+    def batches(self, model: str) -> tuple[int, int]:
+        """Requests answered and executions so far."""
+        with grpc.insecure_channel(self.address) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            (stats,) = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name=model), timeout=5).model_stats
+        return stats.inference_count, stats.execution_count
+
+
+@contextmanager
+def ours(home: Path, precision: str) -> Iterator[Server]:
+    """`recserve serve` over a home."""
+    with tempfile.TemporaryDirectory() as aside:
+        ready = Path(aside) / "ready.json"
+        program = [sys.executable, "-m", "recserve_client.cli.main", "serve", "--home", str(home)]
+        options = ["--grpc-port", "0", "--metrics-port", "0", "--precision", precision, "--ready-file", str(ready)]
+        log = Path(aside) / "log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen([*program, *options], stdout=stream, stderr=stream)
+        try:
+            deadline = time.monotonic() + _START_S
+            while not ready.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise LaunchError(f"the server did not start: {log.read_text()[-500:]}")
+                time.sleep(0.05)
+            addresses = json.loads(ready.read_text())
+            yield Server(addresses["grpc"], addresses["server_pid"])
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+@contextmanager
+def echo(answer_bytes: int, settings: ServeSettings) -> Iterator[Server]:
+    """A tritonserver with the model `echo` alone, batching as `recommend` does."""
+    with tempfile.TemporaryDirectory() as aside:
+        folder, binary = Path(aside), find_triton()
+        model = PythonModel(
+            name="echo",
+            inputs=(REQUEST,),
+            outputs=(RESPONSE,),
+            max_batch=settings.batch,
+            queue=settings.limits.queue,
+            settings=str(answer_bytes),
+        )
+        assemble(folder, [], binary)
+        target = folder / MODELS / model.name / "1"
+        target.mkdir(parents=True)
+        shutil.copy(Path(__file__).with_name("echo_model.py"), target / "model.py")
+        (target.parent / "config.pbtxt").write_text(config_text(model))
+        endpoint = Endpoint("127.0.0.1", claim_port("127.0.0.1", 0, "grpc"), claim_port("127.0.0.1", 0, "metrics"))
+        process = TritonProcess(binary, folder, endpoint)
+        try:
+            _wait_ready(endpoint.grpc, process)
+            yield Server(endpoint.grpc, process.pid)
+        finally:
+            process.stop()
+
+
+def _wait_ready(address: str, process: TritonProcess) -> None:
+    deadline = time.monotonic() + _START_S
+    with grpc.insecure_channel(address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        while True:
+            try:
+                if stub.ModelReady(service_pb2.ModelReadyRequest(name="echo"), timeout=1).ready:
+                    return
+            except grpc.RpcError:
+                pass
+            if process.exit_code() is not None or time.monotonic() > deadline:
+                raise LaunchError(f"the echo server did not start:\n{process.last_lines()}")
+            time.sleep(0.05)
