@@ -95,7 +95,6 @@ def echo(answer_bytes: int, settings: ServeSettings) -> Iterator[Server]:
             inputs=(REQUEST,),
             outputs=(RESPONSE,),
             max_batch=settings.batch,
-            queue=settings.limits.queue,
             settings=str(answer_bytes),
         )
         assemble(folder, [], binary)

@@ -32,7 +32,6 @@ LIMITS: Final[dict[str, tuple[int, str]]] = {
     "exclude": (1000, "excluded ids of one request"),
     "text_bytes": (32 * 1024, "bytes of one text, in UTF-8"),
     "texts": (256, "texts of one request"),
-    "queue": (1024, "requests waiting at a model; one more is answered UNAVAILABLE"),
 }
 
 _EXAMPLE: Final = RecommendRequest(

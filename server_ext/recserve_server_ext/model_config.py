@@ -25,7 +25,6 @@ class PythonModel:
         inputs: Shapes without the batch dimension where `max_batch` is positive.
         outputs: Likewise.
         max_batch: Rows of one batch; 0 = no batching.
-        queue: Requests waiting at most; one more is refused as UNAVAILABLE. 0 = Triton's default, no bound.
         settings: JSON handed to the model.
     """
 
@@ -33,7 +32,6 @@ class PythonModel:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     max_batch: int
-    queue: int
     settings: str
 
     def proto(self) -> pb.ModelConfig:
@@ -43,9 +41,9 @@ class PythonModel:
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
         config.parameters["settings"].string_value = self.settings
         if self.max_batch:
-            # A delay of 0: what waits is batched, and nobody waits for a batch.
-            config.dynamic_batching.max_queue_delay_microseconds = 0
-            config.dynamic_batching.default_queue_policy.max_queue_size = self.queue
+            # A delay of 0: what waits is batched, and nobody waits for a batch. No queue policy: with a bound on the
+            # queue this Triton's batcher sleeps half a second now and then (docs/decisions/004-no-queue-policy.md).
+            config.dynamic_batching.SetInParent()
         return config
 
 
@@ -90,12 +88,11 @@ def all_models(settings: ModelSettings, *, dim: int, max_tokens: int) -> list[Mo
         max_tokens: Width of token tensors; fixed, so that Triton refuses crafted sizes before Python sees them.
     """
     serve = settings.serve
-    queue = serve.limits.queue
     handed = msgspec.json.encode(settings).decode()
     tokens = tuple(tensor._replace(shape=(max_tokens,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
 
     def model(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], max_batch: int) -> PythonModel:
-        return PythonModel(name=name, inputs=inputs, outputs=outputs, max_batch=max_batch, queue=queue, settings=handed)
+        return PythonModel(name=name, inputs=inputs, outputs=outputs, max_batch=max_batch, settings=handed)
 
     return [
         model(names.ENCODER, tokens, (names.vector(dim),), serve.encoder_batch),

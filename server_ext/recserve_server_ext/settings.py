@@ -23,7 +23,6 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         exclude: Excluded ids of one request.
         text_bytes: One text, in UTF-8.
         texts: Texts of one request (a history's or an `embed` request's).
-        queue: Requests waiting at a model; one more is refused as UNAVAILABLE.
     """
 
     request_bytes: Positive = 4 * 1024 * 1024
@@ -31,7 +30,6 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude: Annotated[int, Meta(ge=0)] = 1000
     text_bytes: Positive = 32 * 1024
     texts: Positive = 256
-    queue: Positive = 1024
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

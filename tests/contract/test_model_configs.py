@@ -10,10 +10,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from recserve_server_ext.model_config import all_models, config_text
-from recserve_server_ext.settings import Limits, ModelSettings, ServeSettings
+from recserve_server_ext.settings import ModelSettings, ServeSettings
 
 GOLDEN = Path(__file__).parent / "golden"
-SETTINGS = ModelSettings("/encoder", "/snapshots", ServeSettings(batch=16, encoder_batch=32, limits=Limits(queue=99)))
+SETTINGS = ModelSettings("/encoder", "/snapshots", ServeSettings(batch=16, encoder_batch=32))
 MODELS = {model.name: model for model in all_models(SETTINGS, dim=384, max_tokens=256)}
 
 

@@ -1,0 +1,103 @@
+"""The real encoder and the real films: the demo from nothing, and vectors that do not depend on their batch."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from recserve_export.encoder_export import export_encoder
+from recserve_export.index_build import Settings, build
+from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_server_ext.text_encoder import TextEncoder
+from recserve_server_ext.workspace import Workspace
+from support.served import served
+from support.wire import Wire
+
+pytestmark = [pytest.mark.triton, pytest.mark.realdata, pytest.mark.slow, pytest.mark.timeout(900)]
+
+Precision = Literal["fp32", "int8"]
+
+
+def run_demo(home: Path, result: Path) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "recserve_client.cli.main", "demo", "--home", str(home), "--json", str(result)]
+    return subprocess.run(program, capture_output=True, text=True, timeout=800, check=False)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """The home the demo made from nothing, its results, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = run_demo(folder / "home", folder / "result.json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "home", json.loads((folder / "result.json").read_text()), done.stdout
+
+
+def test_the_demo_recommends_films_with_reasons(demo: tuple[Path, dict[str, Any], str]) -> None:
+    _, result, printed = demo
+    assert set(result) == {"server", "encoder", "catalogue", "recommendations", "timings_s"}
+    assert result["server"]["name"] == "triton"
+    assert result["catalogue"]["items"] > 17_000
+    assert len(result["recommendations"]) == 3
+    for recommendation in result["recommendations"]:
+        assert len(recommendation["items"]) == 5
+        for item in recommendation["items"]:
+            assert set(item["contributions"]) == set(recommendation["history"])
+            assert sum(item["contributions"].values()) == pytest.approx(item["score"], abs=1e-5)
+            assert item["id"] not in recommendation["history"]
+            # A title may be wrapped in its column: look for its first word.
+            assert item["title"].split()[0] in printed
+    titles = [item["title"] for item in result["recommendations"][0]["items"]]
+    assert any("Toy Story" in title for title in titles)
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_a_second_demo_reuses_everything(demo: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+    home, first, _ = demo
+    before = {path: path.stat().st_mtime_ns for path in (home / "encoder").rglob("*.onnx")}
+    snapshot = (home / "snapshots" / "CURRENT").read_text()
+    done = run_demo(home, tmp_path / "again.json")
+    assert done.returncode == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["recommendations"] == first["recommendations"]
+    assert {path: path.stat().st_mtime_ns for path in (home / "encoder").rglob("*.onnx")} == before
+    assert (home / "snapshots" / "CURRENT").read_text() == snapshot
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_vector_does_not_depend_on_its_batch(
+    demo: tuple[Path, dict[str, Any], str], tmp_path: Path, precision: Precision
+) -> None:
+    """Over gRPC, mixed concurrent requests: int8 has the same bits every time, fp32 differs by 1e-5 at most."""
+    films, home = Workspace(demo[0]), Workspace(tmp_path)
+    home.encoder.symlink_to(films.encoder.resolve(), target_is_directory=True)
+    export_encoder(None, home, [precision])
+    with CatalogueStore(films.store) as source, CatalogueStore(home.store, create=True) as store:
+        items = list(islice(source.items(), 200))
+        store.replace_all(items, field_weights=source.field_weights())
+    build(home, home.encoder / precision, Settings(m=(16,), ef=(64, 256), users=50))
+    texts = [text for item in items for text in item.texts.values()]
+    encoder = TextEncoder(home.encoder / precision)
+    alone = {text: encoder.encode([text])[0] for text in texts[::4]}
+
+    def embed(seed: int) -> bool:
+        random = np.random.default_rng(seed)
+        chosen = random.choice(list(alone), random.integers(1, 40)).tolist()
+        answer = wire.ask("embed", {"texts": chosen}, timeout_s=120)
+        vectors = np.frombuffer(base64.b64decode(answer["vectors"]), "<f4").reshape(answer["count"], answer["dim"])
+        expected = np.stack([alone[text] for text in chosen])
+        if precision == "int8":
+            return np.array_equal(vectors, expected)
+        return bool(np.abs(vectors - expected).max() <= 1e-5)
+
+    with served(home.home, "--precision", precision) as server, ThreadPoolExecutor(16) as threads:
+        wire = Wire(server.grpc)
+        assert all(threads.map(embed, range(48)))
