@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from recserve_client.cli.console import fail, out, progress
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
+
+if TYPE_CHECKING:
+    from recserve_benchmarks.recommend_bench import Plan
 
 app = typer.Typer(help="Measure speed against raw search, an echo and the encoder alone.", no_args_is_help=True)
 
@@ -32,57 +36,64 @@ def recommend(
     plot: Annotated[Path | None, typer.Option(help="Draw throughput against latency into this PNG.")] = None,
 ) -> None:
     """Measure recommending against raw hnswlib, a Triton echo and the encoder in process."""
-    from typing import Literal, cast
-
-    from recserve_benchmarks.corpus import prepare
-    from recserve_benchmarks.recommend_bench import Plan, RecommendBench
-    from recserve_benchmarks.report import costs_table, draw, machine, targets_table
-    from recserve_server_ext.encoder_manifest import choose_encoder
-    from recserve_server_ext.errors import ServerError
-    from recserve_server_ext.text_encoder import TextEncoder
-
+    for path in (json_file, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            fail(f"cannot write {path}: there is no folder {path.parent}", code=2)
+    try:
+        from recserve_benchmarks.errors import BenchmarkError
+        from recserve_benchmarks.recommend_bench import Plan
+        from recserve_server_ext.errors import ServerError
+    except ModuleNotFoundError as error:
+        fail(f"recserve bench needs the module {error.name!r}: pip install 'recserve[serve,export,bench]'")
     plan = Plan(rounds=rounds, soak=soak, seed=seed)
     if quick:
         plan = Plan(rounds=rounds, users=200, text_users=40, sweep=(1, 8, 32), sweep_users=100, soak=soak, seed=seed)
-    workspace = Workspace(home)
     try:
-        folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8']", precision))
-        with progress("prepare", None) as bar:
-
-            def done(what: str, count: int, total: int) -> None:
-                bar.update(bar.task_ids[0], description=what, completed=count, total=total)
-
-            corpus = prepare(workspace, folder, items, done)
-            results = RecommendBench(corpus, TextEncoder(folder), plan, done).run()
-    except (ServerError, RuntimeError) as error:
+        results = _measure(Workspace(home), precision, items, plan)
+    except (ServerError, BenchmarkError) as error:
         fail(str(error))
-    engine = corpus.snapshot.manifest.engine
+    results["setup"]["quick"] = quick
+    _report(results, json_file, plot)
+
+
+def _measure(workspace: Workspace, precision: str, items: int, plan: Plan) -> dict[str, Any]:
+    from recserve_benchmarks.corpus import prepare
+    from recserve_benchmarks.recommend_bench import CALLERS, RecommendBench
+    from recserve_benchmarks.report import machine
+    from recserve_server_ext.encoder_manifest import choose_encoder
+    from recserve_server_ext.text_encoder import TextEncoder
+
+    folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8']", precision))
+    with progress("prepare", None) as bar:
+
+        def done(what: str, count: int, total: int) -> None:
+            bar.update(bar.task_ids[0], description=what, completed=count, total=total)
+
+        corpus = prepare(workspace, folder, items, done)
+        results = RecommendBench(corpus, TextEncoder(folder), plan, done).run()
+    manifest = corpus.snapshot.manifest
     results["setup"] = {
         **machine(),
-        "items": corpus.snapshot.manifest.items,
-        "encoder": corpus.snapshot.manifest.encoder,
-        "engine": {"name": engine.name, **engine.parameters},
-        "callers": 32,
+        "items": manifest.items,
+        "encoder": manifest.encoder,
+        "engine": {"name": manifest.engine.name, **manifest.engine.parameters},
+        "callers": CALLERS,
         "behaviours": 20,
-        "seed": seed,
+        "plan": asdict(plan),
     }
-    _print(results, [costs_table(results), targets_table(results)])
+    return results
+
+
+def _report(results: dict[str, Any], json_file: Path | None, plot: Path | None) -> None:
+    from recserve_benchmarks.report import costs_table, draw, notes, targets_table
+
+    setup = results["setup"]
+    machine_name = f"{setup['cpu']}, {setup['int8_arithmetic']}, {setup['cores']} cores"
+    engine = ", ".join(f"{name} {value}" for name, value in setup["engine"].items())
+    lines = [f"{machine_name}; {setup['items']:,} items; {engine}", *notes(results)]
+    for part in (lines[0], costs_table(results), *lines[1:], targets_table(results)):
+        out.print(part, highlight=False, soft_wrap=isinstance(part, str))
     if json_file is not None:
         json_file.write_text(json.dumps(results, indent=2) + "\n")
     if plot is not None:
-        setup = results["setup"]
-        machine_name = f"{setup['cpu']} ({setup['int8_arithmetic']}, {setup['cores']} cores)"
         draw(results, plot, f"recserve, {setup['items']:,} items, {machine_name}")
-
-
-def _print(results: dict[str, object], tables: list[object]) -> None:
-    setup = results["setup"]
-    assert isinstance(setup, dict)
-    out.print(
-        f"{setup['cpu']}, {setup['cores']} cores, int8 arithmetic {setup['int8_arithmetic']}; "
-        f"{setup['items']:,} items, {setup['engine']}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for table in tables:
-        out.print(table)

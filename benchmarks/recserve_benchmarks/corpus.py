@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +14,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from recserve_client.contract import Behaviour, RecommendRequest, models, pack
-from recserve_export.index_build import build_index
+from recserve_export.index_build import Details, build_index
 from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.durable import write_file
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.snapshot import Snapshot, current
 from recserve_server_ext.text_encoder import TextEncoder
@@ -31,11 +31,13 @@ class Corpus:
 
     Attributes:
         home: Served by `recserve serve --home`.
+        encoder_folder: What encoded the items and is served.
         snapshot: One item for every distinct text.
         titles: Titles of the films, for texts that were never seen.
     """
 
     home: Path
+    encoder_folder: Path
     snapshot: Snapshot
     titles: list[str]
 
@@ -56,7 +58,8 @@ def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callab
     if not link.exists():
         link.symlink_to(workspace.encoder.resolve(), target_is_directory=True)
     encoder = TextEncoder(encoder_folder)
-    snapshot = _published(home, encoder.fingerprint, texts)
+    source = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    snapshot = _published(home, encoder.fingerprint, source)
     if snapshot is None:
         counted = 0
 
@@ -66,20 +69,19 @@ def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callab
             done("encode texts", counted, len(texts))
 
         vectors = encoder.encode(texts, done=count)
-        write_file(home.home / "texts.json", json.dumps(texts).encode())
-        build_index(home.snapshots, vectors, _ids(len(texts)), encoder=encoder.fingerprint)
+        details = Details(source=source)
+        build_index(home.snapshots, vectors, _ids(len(texts)), encoder=encoder.fingerprint, details=details)
         snapshot = Snapshot.load(current(home.snapshots), encoder=encoder.fingerprint)
-    return Corpus(home.home, snapshot, titles)
+    return Corpus(home.home, encoder_folder, snapshot, titles)
 
 
-def _published(home: Workspace, fingerprint: str, texts: list[str]) -> Snapshot | None:
-    path = home.home / "texts.json"
+def _published(home: Workspace, fingerprint: str, source: str) -> Snapshot | None:
+    """What was published before, when it is whole and was made from these texts by this encoder."""
     try:
-        if path.is_file() and json.loads(path.read_bytes()) == texts:
-            return Snapshot.load(current(home.snapshots), encoder=fingerprint)
+        snapshot = Snapshot.load(current(home.snapshots), encoder=fingerprint)
     except SnapshotError:
         return None
-    return None
+    return snapshot if snapshot.manifest.source == source else None
 
 
 def _texts_of(workspace: Workspace, items: int) -> tuple[list[str], list[str]]:
@@ -117,7 +119,7 @@ def unseen_texts(titles: Sequence[str], users: int, seed: int) -> list[list[str]
         while len(history) < TEXTS_PER_USER:
             first, second = (titles[row].split() for row in random.integers(len(titles), size=2))
             title = " ".join(first[: max(1, len(first) // 2)] + second[len(second) // 2 :])
-            if title in seen:
+            while title in seen:
                 title = f"{title} {len(seen)}"
             seen.add(title)
             history.append(title)

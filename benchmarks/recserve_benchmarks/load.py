@@ -17,9 +17,14 @@ from pathlib import Path
 
 import grpc
 import msgspec
+from hdrh.histogram import HdrHistogram
+
+from recserve_benchmarks.errors import BenchmarkError
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _HIGHEST_US = 60_000_000
+_LONGEST_S = 600
+_CONNECT_S = 30
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -62,19 +67,32 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def generate(address: str, requests: Iterable[bytes], callers: int, *, answers: Path | None = None) -> Outcome:
-    """Send the requests from another process and wait for its outcome."""
+    """Send the requests from another process and wait for its outcome.
+
+    Args:
+        address: host:port.
+        requests: Serialised ModelInferRequests; each is sent once.
+        callers: Requests under way at a time.
+        answers: Where to put the serialised answers, in the order of the requests, each after its length.
+
+    Raises:
+        BenchmarkError: The generator failed or did not end within ten minutes.
+    """
     with tempfile.NamedTemporaryFile(suffix=".requests") as file:
         for request in requests:
             file.write(struct.pack("<I", len(request)) + request)
         file.flush()
         load = Load(address, file.name, callers, str(answers) if answers is not None else None)
-        result = subprocess.run(
-            [sys.executable, "-m", "recserve_benchmarks.load"],
-            input=msgspec.json.encode(load),
-            stdout=subprocess.PIPE,
-            check=True,
-            timeout=600,
-        )
+        try:
+            result = subprocess.run(
+                [sys.executable, "-m", "recserve_benchmarks.load"],
+                input=msgspec.json.encode(load),
+                stdout=subprocess.PIPE,
+                check=True,
+                timeout=_LONGEST_S,
+            )
+        except subprocess.SubprocessError as error:
+            raise BenchmarkError(f"the load generator failed ({error}); its error is above") from error
     return msgspec.json.decode(result.stdout, type=Outcome)
 
 
@@ -89,8 +107,6 @@ def read_blobs(path: Path) -> Iterator[bytes]:
 
 
 async def _send(load: Load) -> Outcome:
-    from hdrh.histogram import HdrHistogram
-
     latencies = HdrHistogram(1, _HIGHEST_US, 3)
     errors: dict[str, int] = {}
     requests = list(read_blobs(Path(load.requests)))
@@ -98,7 +114,7 @@ async def _send(load: Load) -> Outcome:
     numbered = iter(enumerate(requests))
     async with grpc.aio.insecure_channel(load.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
         infer = channel.unary_unary(_METHOD, None, None)
-        await infer(requests[0])
+        await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
 
         async def caller() -> None:
             for number, request in numbered:

@@ -1,15 +1,25 @@
-"""The same work without a server, in this process: hnswlib alone, and tokenise + encode + pool + search."""
+"""The same work without a server, in a process of its own: hnswlib alone, and tokenise + encode + pool + search.
+
+Run as ``python -m recserve_benchmarks.raw HOME ENCODER``; it reads one JSON object a line and answers with one each.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import hnswlib
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from recserve_benchmarks.errors import BenchmarkError
 from recserve_server_ext import cpu
 from recserve_server_ext.hnsw_engine import GRAPH
 from recserve_server_ext.snapshot import Snapshot, current
@@ -22,54 +32,146 @@ K = 10
 BATCH = 32
 
 
-@dataclass(frozen=True)
-class RawCost:
+class RawJob(msgspec.Struct, frozen=True):
+    """Users to search for: histories of known rows, or of texts; all of one length.
+
+    Attributes:
+        rows: [users, behaviours] rows of the snapshot.
+        texts: [users, behaviours] texts.
+        batch: Users of one call.
+    """
+
+    rows: list[list[int]] = []
+    texts: list[list[str]] = []
+    batch: int = BATCH
+
+
+class RawCost(msgspec.Struct, frozen=True):
     """What users cost.
 
     Attributes:
         users: Number of them.
-        cpu_s: CPU seconds of this process.
+        cpu_s: CPU seconds of the process, all threads.
         wall_s: Seconds that passed.
+        call_p50_ms: Median of one call.
     """
 
     users: int
     cpu_s: float
     wall_s: float
+    call_p50_ms: float
+
+    @property
+    def cpu_us(self) -> float:
+        """Microseconds of CPU a user."""
+        return self.cpu_s / self.users * 1e6
+
+    @property
+    def users_per_s(self) -> float:
+        """Users a second."""
+        return self.users / self.wall_s
 
 
 class RawSearch:
     """The index of a snapshot in plain hnswlib, with the snapshot's `ef` and as many threads as serving has."""
 
-    def __init__(self, home: Workspace, snapshot: Snapshot) -> None:
+    def __init__(self, home: Workspace, encoder_folder: Path) -> None:
+        self._encoder = TextEncoder(encoder_folder)
+        folder = current(home.snapshots)
+        snapshot = Snapshot.load(folder, encoder=self._encoder.fingerprint)
+        self._vectors = snapshot.vectors
         self._index = hnswlib.Index(space="ip", dim=snapshot.manifest.dim)
-        self._index.load_index(str(current(home.snapshots) / GRAPH), max_elements=snapshot.manifest.items)
+        self._index.load_index(str(folder / GRAPH), max_elements=snapshot.manifest.items)
         self._index.set_ef(snapshot.manifest.engine.parameters["ef"])
         self._index.set_num_threads(cpu.usable_cores())
 
-    def search(self, users: Vectors, batch: int = BATCH) -> RawCost:
-        """Search for every user in batches."""
-        cpu_s, wall_s = time.process_time(), time.perf_counter()
-        for start in range(0, len(users), batch):
-            self._index.knn_query(users[start : start + batch], k=K)
-        return RawCost(len(users), time.process_time() - cpu_s, time.perf_counter() - wall_s)
+    def run(self, job: RawJob) -> RawCost:
+        """Search for the users of a job. Vectors of known rows are pooled beforehand, texts while the clock runs."""
+        if job.texts:
+            texts = job.texts
+            return _timed(lambda part: self._search(self._user_vectors(texts[part])), len(texts), job.batch)
+        users = means(self._vectors[np.array(job.rows)])
+        return _timed(lambda part: self._search(users[part]), len(users), job.batch)
 
-    def p50_ms(self, users: Vectors) -> float:
-        """Median latency of one user at a time."""
-        taken = [self.search(users[row : row + 1]).wall_s for row in range(len(users))]
-        return float(np.median(taken) * 1000)
+    def _search(self, users: Vectors) -> None:
+        self._index.knn_query(users, k=K)
 
-    def search_texts(self, encoder: TextEncoder, histories: Sequence[Sequence[str]]) -> RawCost:
-        """Tokenise, encode, pool and search histories of texts of one length, in batches."""
-        cpu_s, wall_s = time.process_time(), time.perf_counter()
-        for start in range(0, len(histories), BATCH):
-            batch = histories[start : start + BATCH]
-            vectors = encoder.encode([text for history in batch for text in history])
-            users = means(vectors.reshape(len(batch), -1, encoder.dim))
-            self._index.knn_query(users, k=K)
-        return RawCost(len(histories), time.process_time() - cpu_s, time.perf_counter() - wall_s)
+    def _user_vectors(self, histories: Sequence[Sequence[str]]) -> Vectors:
+        vectors = self._encoder.encode([text for history in histories for text in history])
+        return means(vectors.reshape(len(histories), -1, self._encoder.dim))
+
+
+class RawProcess:
+    """`RawSearch` in a process where BLAS has no threads, whose idle turns would count as CPU of the search."""
+
+    def __init__(self, home: Path, encoder_folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "recserve_benchmarks.raw", str(home), str(encoder_folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self) -> RawProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        if self._process.poll() is None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def known(self, rows: NDArray[np.int64], batch: int = BATCH) -> RawCost:
+        """Search for users with histories [users, behaviours] of known rows."""
+        return self._ask(RawJob(rows=rows.tolist(), batch=batch))
+
+    def texts(self, histories: Sequence[Sequence[str]]) -> RawCost:
+        """Tokenise, encode, pool and search histories of texts of one length."""
+        return self._ask(RawJob(texts=[list(history) for history in histories]))
+
+    def _ask(self, job: RawJob) -> RawCost:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(job) + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise BenchmarkError("the process of the raw search ended; its error is above") from None
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchmarkError("the process of the raw search ended; its error is above")
+        return msgspec.json.decode(line, type=RawCost)
 
 
 def means(behaviours: Vectors) -> Vectors:
     """Normalised means of [users, behaviours, dim]."""
     sums = behaviours.sum(axis=1)
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
+
+
+def _timed(work: Callable[[slice], Any], users: int, batch: int) -> RawCost:
+    calls = []
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    for start in range(0, users, batch):
+        call_s = time.perf_counter()
+        work(slice(start, start + batch))
+        calls.append(time.perf_counter() - call_s)
+    cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
+    return RawCost(users, cpu_s, wall_s, float(np.median(calls)) * 1000)
+
+
+def _main() -> None:
+    search = RawSearch(Workspace(Path(sys.argv[1])), Path(sys.argv[2]))
+    for line in sys.stdin.buffer:
+        sys.stdout.buffer.write(msgspec.json.encode(search.run(msgspec.json.decode(line, type=RawJob))) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    _main()

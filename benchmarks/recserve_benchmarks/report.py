@@ -12,6 +12,17 @@ from rich.table import Table
 
 from recserve_server_ext import cpu
 
+#: Items that figures worth quoting are measured with, at least.
+LEAST_ITEMS = 60_000
+_LABELS = {
+    "raw_interests": "raw hnswlib, interests",
+    "raw_random": "raw hnswlib, random",
+    "echo": "Triton echo",
+    "serve_interests": "recserve, interests",
+    "serve_random": "recserve, random",
+    "raw_texts": "raw encode + search, 5 texts",
+    "serve_texts": "recserve, 5 texts",
+}
 _PACKAGES = ("recserve", "hnswlib", "numpy", "onnxruntime", "tokenizers", "tritonclient", "nvidia-pytriton")
 
 
@@ -54,8 +65,7 @@ def value_of(results: dict[str, Any], name: str) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Hardware, versions and commit."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    """Hardware, versions and commit; `+` after the commit: files differ from it. None outside a checkout."""
     return {
         "cpu": cpu.model_name(),
         "cores": cpu.usable_cores(),
@@ -63,8 +73,18 @@ def machine() -> dict[str, Any]:
         "cpu_flags": sorted(flag for flag in cpu.flags() if flag.startswith(("avx", "amx", "fma"))),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},
-        "commit": commit or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+" if changed else commit
 
 
 def targets_table(results: dict[str, Any]) -> Table:
@@ -82,22 +102,29 @@ def targets_table(results: dict[str, Any]) -> Table:
 
 
 def costs_table(results: dict[str, Any]) -> Table:
-    """CPU per user and throughput of raw search, echo and serving."""
-    known, texts = results["known"], results["texts"]
+    """CPU per user, throughput, latency and batch size of raw search, echo and serving."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("what", "CPU us/user", "users/s", "p50 ms", "p99 ms"):
+    for name in ("what", "CPU us/user", "users/s", "p50 ms", "p99 ms", "batch"):
         table.add_column(name, justify="left" if name == "what" else "right")
-    rows = [
-        ("raw hnswlib, known items", known["raw_cpu_us"], known["raw_users_per_s"], None, None),
-        ("Triton echo", known["echo_cpu_us"], known["echo_users_per_s"], None, None),
-        ("recserve, known items", known["serve_cpu_us"], known["serve_users_per_s"], known["p50_ms"], known["p99_ms"]),
-        ("raw encode + search, 5 texts", texts["raw_cpu_us"], texts["raw_users_per_s"], None, None),
-        ("recserve, 5 texts", texts["serve_cpu_us"], texts["serve_users_per_s"], texts["p50_ms"], texts["p99_ms"]),
-    ]
-    for what, cpu_us, users, p50, p99 in rows:
-        latencies = ["" if value is None else f"{value:.1f}" for value in (p50, p99)]
-        table.add_row(what, f"{cpu_us:,.0f}", f"{users:,.0f}", *latencies)
+    for what, label in _LABELS.items():
+        cost = results["costs"][what]
+        rest = [f"{cost[name]:.1f}" if name in cost else "" for name in ("p50_ms", "p99_ms", "batch")]
+        table.add_row(label, f"{cost['cpu_us']:,.0f}", f"{cost['users_per_s']:,.0f}", *rest)
     return table
+
+
+def notes(results: dict[str, Any]) -> list[str]:
+    """What the tables leave out: one caller, memory, and why the figures are not to be quoted, if so."""
+    alone, memory, setup = results["one_caller"], results["memory"], results["setup"]
+    lines = [
+        f"one caller: p50 {alone['p50_ms']:.2f} ms (raw search {alone['raw_p50_ms']:.2f}, "
+        f"echo {alone['echo_p50_ms']:.2f})",
+        f"memory of the serving processes: {memory['start_mb']:,.0f} MiB at start, {memory['before_mb']:,.0f} "
+        f"before and {memory['after_mb']:,.0f} after {memory['requests']:,} requests",
+    ]
+    if setup["items"] < LEAST_ITEMS or setup["quick"]:
+        lines.append(f"a trial, not to be quoted: {setup['items']:,} items{', few users' if setup['quick'] else ''}")
+    return lines
 
 
 def draw(results: dict[str, Any], path: Path, title: str) -> None:
@@ -106,18 +133,24 @@ def draw(results: dict[str, Any], path: Path, title: str) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
     points = results["sweep"]
     throughput = [point["users_per_s"] for point in points]
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, marker in (("p50_ms", "o"), ("p99_ms", "s")):
+    for name, marker in (("p99_ms", "s"), ("p50_ms", "o")):
         axes.plot(throughput, [point[name] for point in points], marker=marker, label=name.partition("_")[0])
     for point in points:
-        place = (point["users_per_s"], point["p99_ms"])
-        axes.annotate(f"{point['callers']:.0f}", place, textcoords="offset points", xytext=(0, 7), ha="center")
+        place = (point["users_per_s"], point["p50_ms"])
+        axes.annotate(f"{point['callers']:.0f}", place, textcoords="offset points", xytext=(0, -14), ha="center")
     axes.set(xlabel="users/s", ylabel="latency, ms", yscale="log", title=title)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlim(left=0)
-    axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend(title="numbers: callers")
+    axes.margins(y=0.12)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(title="numbers: callers", loc="upper left")
     figure.savefig(path, dpi=120)
     plt.close(figure)

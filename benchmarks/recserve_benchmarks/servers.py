@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import grpc
 import psutil
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from recserve_benchmarks.errors import BenchmarkError
 from recserve_client.contract.models import REQUEST, RESPONSE
 from recserve_server_ext.errors import LaunchError
 from recserve_server_ext.model_config import PythonModel, config_text
@@ -27,6 +28,8 @@ from recserve_server_ext.triton_binary import find_triton
 from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_port
 
 _START_S = 120.0
+#: Name of the echo model.
+ECHO = "echo"
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,20 @@ class Server:
     address: str
     pid: int
 
-    def processes(self) -> list[psutil.Process]:
-        """The tritonserver and its Python processes."""
-        server = psutil.Process(self.pid)
-        return [server, *server.children(recursive=True)]
-
     def cpu_s(self) -> float:
-        """CPU seconds, user and system, of all processes so far."""
-        return sum(sum(process.cpu_times()[:2]) for process in self.processes())
+        """CPU seconds, user and system, of the tritonserver and its Python processes so far."""
+        return self._sum(lambda process: sum(process.cpu_times()[:2]))
 
     def memory_mb(self) -> float:
-        """Proportional set size of all processes: what they share counts once."""
-        return sum(process.memory_full_info().pss for process in self.processes()) / 2**20
+        """Proportional set size of all processes, MiB: what they share counts once."""
+        return self._sum(lambda process: process.memory_full_info().pss) / 2**20
+
+    def _sum(self, figure: Callable[[psutil.Process], float]) -> float:
+        try:
+            server = psutil.Process(self.pid)
+            return sum(figure(process) for process in [server, *server.children(recursive=True)])
+        except psutil.NoSuchProcess:
+            raise BenchmarkError("a serving process ended during the measurement; see the server's log") from None
 
     def batches(self, model: str) -> tuple[int, int]:
         """Requests answered and executions so far."""
@@ -91,7 +96,7 @@ def echo(answer_bytes: int, settings: ServeSettings) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as aside:
         folder, binary = Path(aside), find_triton()
         model = PythonModel(
-            name="echo",
+            name=ECHO,
             inputs=(REQUEST,),
             outputs=(RESPONSE,),
             max_batch=settings.batch,
@@ -117,7 +122,7 @@ def _wait_ready(address: str, process: TritonProcess) -> None:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         while True:
             try:
-                if stub.ModelReady(service_pb2.ModelReadyRequest(name="echo"), timeout=1).ready:
+                if stub.ModelReady(service_pb2.ModelReadyRequest(name=ECHO), timeout=1).ready:
                     return
             except grpc.RpcError:
                 pass

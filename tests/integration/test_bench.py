@@ -1,0 +1,60 @@
+"""`recserve bench recommend` on real servers, tiny: that it measures, not how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recserve_benchmarks.recommend_bench import MEASURED
+
+PROGRAM = [sys.executable, "-m", "recserve_client.cli.main", "bench", "recommend"]
+
+
+def bench(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *options], capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None:
+    home, report, plot = tmp_path / "home", tmp_path / "bench.json", tmp_path / "bench.png"
+    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("run"))
+    sizes = ["--items", "1000", "--rounds", "2", "--soak", "100", "--quick"]
+    ran = bench("--home", str(home), *sizes, "--json", str(report), "--plot", str(plot))
+    assert ran.returncode == 0, ran.stderr
+    assert max(map(len, ran.stdout.splitlines()[1:])) <= 100
+    assert "a trial, not to be quoted" in ran.stdout
+    results = json.loads(report.read_text())
+    assert set(results["costs"]) == set(MEASURED)
+    assert all(cost["cpu_us"] > 0 and cost["users_per_s"] > 0 for cost in results["costs"].values())
+    assert all(1 <= results["costs"][what]["batch"] <= 32 for what in ("echo", "serve_interests", "serve_random"))
+    assert results["known"]["recall_at_10"] >= 0.95
+    assert results["known"]["recall_at_10"] == min(
+        results["known"][f"recall_at_10_{kind}"] for kind in ("interests", "random")
+    )
+    assert [point["callers"] for point in results["sweep"]] == [1, 8, 32]
+    assert all(point["p50_ms"] <= point["p99_ms"] for point in results["sweep"])
+    assert len(results["memory"]["series_mb"]) == 11
+    assert len(results["rounds"]["raw_interests_cpu_us"]) == 2
+    assert results["setup"]["items"] == 1000
+    assert plot.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--json", "nowhere/at/all.json"), 2, "nowhere/at/all.json"),
+        (("--items", "5"), 2, "--items"),
+        ((), 1, "recserve export encoder"),
+    ],
+)
+def test_what_cannot_run_says_so_in_a_line(tmp_path: Path, options: tuple[str, ...], code: int, message: str) -> None:
+    ran = bench("--home", str(tmp_path), *options)
+    assert ran.returncode == code
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
