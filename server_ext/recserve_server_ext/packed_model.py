@@ -63,10 +63,6 @@ class Call(Protocol):
         """The packed request; raises RequestError when the tensor cannot be read."""
         ...
 
-    def is_cancelled(self) -> bool:
-        """Whether the caller gave up; asked only before the encoder is, since it may cost as much as an answer."""
-        ...
-
     def defer(self) -> Callable[[Answer], None]:
         """Leave the call open; what comes back sends its answer later, from any thread, exactly once."""
         ...
@@ -100,12 +96,10 @@ class PackedModel(Generic[J]):
         for number, job in enumerate(accepted):
             if isinstance(job, RequestError):
                 continue
-            if not job.needs_encoder:
-                known.append((number, job))
-            elif calls[number].is_cancelled():
-                answers[number] = RequestError(ErrorKind.CANCELLED, "the caller gave up before the encoder was asked")
-            else:
+            if job.needs_encoder:
                 deferred.append((calls[number].defer(), job))
+            else:
+                known.append((number, job))
         if deferred:
             self._places.acquire()
             self._threads.submit(self._run_later, deferred, time.monotonic_ns())

@@ -160,14 +160,14 @@ class Recommender:
         for numbers in numbers_of.values():
             members = [jobs[number].history for number in numbers]
             behaviours = self._vectors_of(members)
-            weights = np.stack([history.weights for history in members])
+            weights = np.array([history.weights for history in members])
             groups.append(_Group(numbers, behaviours, weights, user_vectors(behaviours, weights)))
         return groups
 
     def _vectors_of(self, histories: list[History]) -> Vectors:
         """Vectors of equally long histories, [users, behaviours, dim]; zeros where an item was skipped."""
-        rows = np.stack([history.rows for history in histories])
-        vectors = self._snapshot.vectors[rows]
+        rows = np.array([history.rows for history in histories])
+        vectors: Vectors = self._snapshot.vectors[rows]
         if rows.min() < 0:
             vectors[rows < 0] = 0.0
             for line, history in zip(vectors, histories, strict=True):
@@ -185,7 +185,7 @@ class Recommender:
                 places_of[len(rows[number])].append(place)
         for places in places_of.values():
             numbers = [group.numbers[place] for place in places]
-            found = np.stack([rows[number] for number in numbers])
+            found = np.array([rows[number] for number in numbers])
             parts = contributions(
                 group.behaviours[places],
                 group.weights[places],
@@ -195,8 +195,8 @@ class Recommender:
             parts = np.round(parts, _DECIMALS)
             scores = np.round(parts.sum(axis=2), _DECIMALS)
             order = np.argsort(-scores, axis=1, kind="stable")
-            found, scores = np.take_along_axis(found, order, 1), np.take_along_axis(scores, order, 1)
-            parts = np.take_along_axis(parts, order[:, :, None], 1)
+            users = np.arange(len(numbers))[:, None]
+            found, scores, parts = found[users, order], scores[users, order], parts[users, order]
             for number, *columns in zip(numbers, found, scores.tolist(), parts, strict=True):
                 yield number, self._items(jobs[number].request, *columns)
 

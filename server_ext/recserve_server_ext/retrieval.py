@@ -76,15 +76,14 @@ class Retrieval:
         if self._hidden:
             allowed &= self._available[rows]
         marked = np.zeros(len(self._available), np.bool_)
-        for line, row, want in zip(allowed, rows, wanted, strict=True):
+        kept = []
+        for row, fit, want in zip(rows, allowed, wanted, strict=True):
             if len(want.banned):
                 marked[want.banned] = True
-                line &= ~marked[row]
+                fit &= ~marked[row]
                 marked[want.banned] = False
-        first = np.argsort(~allowed, axis=1, kind="stable")
-        counts = np.count_nonzero(allowed, axis=1)
-        kept = np.take_along_axis(rows, first, axis=1)
-        return [line[: min(want.k, count)] for line, want, count in zip(kept, wanted, counts.tolist(), strict=True)]
+            kept.append(row[fit][: want.k])
+        return kept
 
 
 def _width(needed: int) -> int:

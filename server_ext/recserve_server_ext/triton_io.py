@@ -86,7 +86,11 @@ def error_response(error: RequestError) -> Any:
 
 
 class TritonCall:
-    """One request of `execute`."""
+    """One request of `execute`.
+
+    Triton itself drops queued requests whose caller gave up. Asking `is_cancelled` once more for the few that were
+    handed over costs a round trip to the server's process for each, about as much as an echo.
+    """
 
     __slots__ = ("_request",)
 
@@ -96,10 +100,6 @@ class TritonCall:
     def read(self) -> bytes:
         """See `recserve_server_ext.packed_model.Call.read`."""
         return read_packed(self._request)
-
-    def is_cancelled(self) -> bool:
-        """See `recserve_server_ext.packed_model.Call.is_cancelled`; a round trip to the server's process."""
-        return bool(self._request.is_cancelled())
 
     def defer(self) -> Callable[[Answer], None]:
         """See `recserve_server_ext.packed_model.Call.defer`."""

@@ -32,18 +32,14 @@ def vector_of(text: str) -> NDArray[np.float32]:
 class Call:
     """A request as Triton would hand it over."""
 
-    def __init__(self, raw: bytes | RequestError, *, cancelled: bool = False) -> None:
+    def __init__(self, raw: bytes | RequestError) -> None:
         self._raw = raw
-        self._cancelled = cancelled
         self.answers: list[Answer] = []
 
     def read(self) -> bytes:
         if isinstance(self._raw, RequestError):
             raise self._raw
         return self._raw
-
-    def is_cancelled(self) -> bool:
-        return self._cancelled
 
     def defer(self) -> Callable[[Answer], None]:
         return self.answers.append
@@ -260,14 +256,10 @@ def test_a_fault_names_an_id_and_no_detail(service: Service, caplog: pytest.LogC
     assert error_id in caplog.text
 
 
-def test_a_cancelled_call_is_not_encoded(service: Service) -> None:
-    answer, unread = service.send(
-        Call(b'{"history":[{"text":"a"}]}', cancelled=True), RequestError(ErrorKind.WRONG_TENSOR, "x")
-    )
-    assert isinstance(answer, RequestError)
-    assert answer.kind is ErrorKind.CANCELLED
+def test_an_unreadable_tensor_fails_alone(service: Service) -> None:
+    answer, unread = service.send(b'{"history":[{"text":"a"}]}', RequestError(ErrorKind.WRONG_TENSOR, "x"))
+    assert isinstance(answer, bytes)
     assert isinstance(unread, RequestError)
-    assert not service.asked
 
 
 @settings(max_examples=150, deadline=None)

@@ -22,7 +22,6 @@ class ErrorKind(StrEnum):
     ZERO_WEIGHTS = "zero_weights"
     VECTORS_CANCEL = "vectors_cancel"
     WRONG_TENSOR = "wrong_tensor"
-    CANCELLED = "cancelled"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 
@@ -38,7 +37,6 @@ STATUS_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.ZERO_WEIGHTS: "INVALID_ARGUMENT",
     ErrorKind.VECTORS_CANCEL: "INVALID_ARGUMENT",
     ErrorKind.WRONG_TENSOR: "INVALID_ARGUMENT",
-    ErrorKind.CANCELLED: "CANCELLED",
     ErrorKind.UNAVAILABLE: "UNAVAILABLE",
     ErrorKind.INTERNAL: "INTERNAL",
 }
@@ -54,7 +52,6 @@ MEANING_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.ZERO_WEIGHTS: "Every weight is zero.",
     ErrorKind.VECTORS_CANCEL: "The weighted behaviours add up to (nearly) nothing, so no direction is left.",
     ErrorKind.WRONG_TENSOR: "The tensor does not hold exactly one readable BYTES element.",
-    ErrorKind.CANCELLED: "The caller gave up before the work began.",
     ErrorKind.UNAVAILABLE: "The encoder or the queue cannot take the request now; try again.",
     ErrorKind.INTERNAL: "A fault of the server; its log holds the details under the error id.",
 }
