@@ -155,6 +155,7 @@ class Supervisor:
         assert self._process is not None
         if (code := self._process.exit_code()) is not None:
             self._log("server_exited", code=code)
+            self._process.kill()
             self._restart()
             return
         self._process.bound_log()

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,13 +143,14 @@ class TritonProcess:
             try:
                 self._process.wait(_DRAIN_S + 5)
             except subprocess.TimeoutExpired:
-                self.kill()
+                self._process.kill()
+        self.kill()
 
     def kill(self) -> None:
-        """End it and its children at once."""
-        if self.exit_code() is None:
+        """End it at once, with the Python processes that a dead server may have left behind."""
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.wait()
 
     def _command(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> list[str]:
         command = [

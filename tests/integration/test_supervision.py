@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from recserve_server_ext.probes import Admin
@@ -92,8 +93,10 @@ def test_a_killed_server_comes_back(server: Served, body: dict[str, object]) -> 
     with load(server.grpc, body) as answered:
         wait_answer(answered, 0)
         killed = time.monotonic()
+        stubs = server.triton().children()
         server.triton().kill()
         server.wait_for("server_restarted")
+        assert not [stub for stub in stubs if stub.is_running() and stub.status() != psutil.STATUS_ZOMBIE]
         assert wait_answer(answered, time.monotonic()) - killed < 2 * PROMISED_S
 
 
