@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.served import Served, served
 from support.tiny_home import make_tiny_home
-
 from support.wire import Wire
 
 

@@ -1,10 +1,10 @@
 """Triton model `pool`: request and vectors -> packed request with its vectors; third step of `recommend_text`."""
 
 import triton_python_backend_utils as pb
-from recserve_server_ext.ensemble_steps import with_vectors
 
 from recserve_client.contract import RequestError
 from recserve_client.contract.models import PACKED, REQUEST_ROWS, VECTOR
+from recserve_server_ext.ensemble_steps import with_vectors
 from recserve_server_ext.triton_io import error_response, packed, read_rows
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb
-from recserve_server_ext.ensemble_steps import texts_of
 
 from recserve_client.contract import RequestError
 from recserve_client.contract.models import ATTENTION_MASK, INPUT_IDS, REQUEST_ROWS
 from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_server_ext.ensemble_steps import texts_of
 from recserve_server_ext.text_encoder import TextTokenizer
 from recserve_server_ext.triton_io import error_response, fixed_width, model_settings, read_packed
 
