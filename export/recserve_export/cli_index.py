@@ -107,7 +107,7 @@ def _print_built(built: Built) -> None:
         note(f"warning: no measured parameters reach recall@10 {built.report.target:g}; the nearest were chosen")
     found = ", ".join(f"{kind} {value:.3f}" for kind, value in point.recall.items())
     out.print(
-        f"snapshot {manifest.id}: {manifest.items:,} items of revision {manifest.revision}, "
+        f"snapshot {manifest.id}: {manifest.items:,} items of revision {manifest.revision}\n"
         f"encoder {manifest.encoder}, {_named(point)}, recall@10 {found}",
         highlight=False,
         soft_wrap=True,

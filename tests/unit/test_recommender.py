@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -273,3 +274,24 @@ def test_any_bytes_get_an_answer(snapshot: Snapshot, raw: bytes) -> None:
 def test_snapshot_of_few_items(tmp_path: Path) -> None:
     service = Service(small_snapshot(tmp_path, items=2), Limits())
     assert [item.id for item in service.ask(history=[{"item": "i0"}]).items] == ["i1"]
+
+
+def test_the_next_batch_is_answered_while_one_waits_for_the_encoder(service: Service) -> None:
+    """A request for known items does not wait behind texts that are still being encoded."""
+    started, release = threading.Event(), threading.Event()
+
+    def slow(texts: Sequence[str]) -> NDArray[np.float32]:
+        started.set()
+        assert release.wait(30)
+        return np.stack([vector_of(text) for text in texts])
+
+    model = PackedModel(service.recommender, slow, waiting=2)
+    waiting = Call(b'{"history":[{"text":"a"}]}')
+    assert model.run([waiting]) == [None]
+    assert started.wait(30)
+    (known,) = model.run([Call(b'{"history":[{"item":"i1"}]}')])
+    assert isinstance(known, bytes)
+    assert not waiting.answers
+    release.set()
+    model.close()
+    assert isinstance(waiting.answers[0], bytes)
