@@ -5,6 +5,7 @@ Importable only inside a Python model, where `triton_python_backend_utils` exist
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import struct
@@ -34,6 +35,16 @@ def model_settings(args: dict[str, str]) -> ModelSettings:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     parameters = json.loads(args["model_config"])["parameters"]
     return msgspec.json.decode(parameters["settings"]["string_value"], type=ModelSettings)
+
+
+def settle_memory() -> None:
+    """Call once everything is loaded: the garbage collector leaves that alone and looks less often at the rest.
+
+    What a request makes holds no cycles, so there is next to nothing to find; looking cost 20 to 40 us a user.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def read_packed(request: Any, name: str = names.REQUEST.name) -> bytes:

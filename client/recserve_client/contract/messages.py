@@ -1,6 +1,7 @@
 """The packed messages: JSON documents with these types, one per BYTES element.
 
-Every struct refuses unknown names, so a misspelt option is an error and not a silent default.
+Every request refuses unknown names, so a misspelt option is an error and not a silent default. `gc=False`: messages
+hold no cycles, so the garbage collector need not look at them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ Weight = Annotated[float, Meta(ge=-1e6, le=1e6, description="Finite; a negative 
 ItemId = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
-class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """One weighted behaviour of a history: an item id, a text, or a text with its vector.
 
     Attributes:
@@ -30,7 +31,7 @@ class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     weight: Weight = 1.0
 
 
-class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Ask for a slate.
 
     Attributes:
@@ -54,7 +55,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     on_unknown: Literal["error", "ignore"] = "error"
 
 
-class RecommendTimings(Struct, frozen=True):
+class RecommendTimings(Struct, frozen=True, gc=False):
     """Microseconds spent on the batch that this request was answered in.
 
     Attributes:
@@ -73,7 +74,7 @@ class RecommendTimings(Struct, frozen=True):
     explain_us: int
 
 
-class SlateItem(Struct, frozen=True):
+class SlateItem(Struct, frozen=True, gc=False):
     """One recommended item.
 
     Attributes:
@@ -90,7 +91,7 @@ class SlateItem(Struct, frozen=True):
     fields: dict[str, Any] | UnsetType = UNSET
 
 
-class Slate(Struct, frozen=True):
+class Slate(Struct, frozen=True, gc=False):
     """The answer to a `RecommendRequest`: the best items first.
 
     Attributes:
@@ -110,13 +111,13 @@ class Slate(Struct, frozen=True):
     timings: RecommendTimings
 
 
-class EmbedRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class EmbedRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Ask for the vectors of texts (in the order given)."""
 
     texts: list[str]
 
 
-class EmbedTimings(Struct, frozen=True):
+class EmbedTimings(Struct, frozen=True, gc=False):
     """Microseconds spent on the batch that this request was answered in; as in `RecommendTimings`."""
 
     queue_us: int
@@ -124,7 +125,7 @@ class EmbedTimings(Struct, frozen=True):
     encode_us: int
 
 
-class EmbedResponse(Struct, frozen=True):
+class EmbedResponse(Struct, frozen=True, gc=False):
     """Unit vectors of the texts.
 
     Attributes:

@@ -5,7 +5,7 @@ from pathlib import Path
 from recserve_server_ext.embedder import Embedder
 from recserve_server_ext.encoder_manifest import read_manifest
 from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings
+from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings, settle_memory
 
 
 class TritonPythonModel:
@@ -20,6 +20,7 @@ class TritonPythonModel:
         )
         embedder = Embedder(manifest.runtime_fingerprint, manifest.dim, serve.limits)
         self._model = PackedModel(embedder, encoder, waiting=serve.waiting)
+        settle_memory()
 
     def execute(self, requests):
         return execute(self._model, requests)

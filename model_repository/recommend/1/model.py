@@ -7,7 +7,7 @@ from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.snapshot import Snapshot, current
 from recserve_server_ext.text_cache import TextCache
-from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings
+from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings, settle_memory
 
 
 class TritonPythonModel:
@@ -25,6 +25,7 @@ class TritonPythonModel:
         )
         recommender = Recommender(snapshot, TextCache(serve.text_cache, manifest.dim), serve.limits)
         self._model = PackedModel(recommender, encoder, waiting=serve.waiting)
+        settle_memory()
 
     def execute(self, requests):
         return execute(self._model, requests)
