@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -47,7 +47,8 @@ def recommend(
         fail(f"recserve bench needs the module {error.name!r}: pip install 'recserve[serve,export,bench]'")
     plan = Plan(rounds=rounds, soak=soak, seed=seed)
     if quick:
-        plan = Plan(rounds=rounds, users=200, text_users=40, sweep=(1, 8, 32), sweep_users=100, soak=soak, seed=seed)
+        few = Plan(users=200, echo_users=1000, text_users=40, sweep=(1, 8, 32), sweep_users=100)
+        plan = replace(few, rounds=rounds, soak=soak, seed=seed)
     try:
         results = _measure(Workspace(home), precision, items, plan)
     except (ServerError, BenchmarkError) as error:

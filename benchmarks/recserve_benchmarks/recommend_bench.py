@@ -44,6 +44,7 @@ class Plan:
     Attributes:
         rounds: Rounds; medians are over them.
         users: Users with known items of each round and kind.
+        echo_users: Requests to the echo of each round; many, since the kernel counts CPU in ticks of 10 ms.
         text_users: Users with unseen texts of each round.
         sweep: Numbers of callers.
         sweep_users: Users of each number.
@@ -53,6 +54,7 @@ class Plan:
 
     rounds: int = 5
     users: int = 2000
+    echo_users: int = 10_000
     text_users: int = 300
     sweep: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     sweep_users: int = 1000
@@ -117,6 +119,7 @@ class RecommendBench:
             "memory": memory,
             "answer_bytes": answer_bytes,
             "costs": self._costs(),
+            "spread": self._spread(),
             "rounds": self._samples.values,
         }
 
@@ -146,7 +149,8 @@ class RecommendBench:
             self._note_raw(f"raw_{kind}", raw.known(rows))
             self._serve(f"serve_{kind}", server, models.RECOMMEND, known_requests(rows))
             if kind == "interests":
-                self._serve("echo", echo_server, ECHO, known_requests(rows))
+                repeated = np.resize(rows, (self._plan.echo_users, rows.shape[1]))
+                self._serve("echo", echo_server, ECHO, known_requests(repeated))
         count = self._plan.text_users
         start = 2 * count * number
         self._note_raw("raw_texts", raw.texts(self._texts_of_users[start : start + count]))
@@ -177,6 +181,18 @@ class RecommendBench:
             what = next(what for what in MEASURED if name.startswith(f"{what}_"))
             costs.setdefault(what, {})[name.removeprefix(f"{what}_")] = self._samples.median(name)
         return costs
+
+    def _spread(self) -> dict[str, tuple[float, float]]:
+        """Least and most of the ratios when each round is taken alone."""
+        of = self._samples.values
+        raw, serve, echoed = of["raw_interests_cpu_us"], of["serve_interests_cpu_us"], of["echo_cpu_us"]
+        texts = zip(of["serve_texts_users_per_s"], of["raw_texts_users_per_s"], strict=True)
+        rounds = {
+            "known.ratio_to_raw": [a / b for a, b in zip(raw, serve, strict=True)],
+            "known.overhead_to_echo": [(b - a) / c for a, b, c in zip(raw, serve, echoed, strict=True)],
+            "texts.ratio_to_raw": [a / b for a, b in texts],
+        }
+        return {name: (min(values), max(values)) for name, values in rounds.items()}
 
     def _known(self) -> dict[str, float]:
         of = self._samples.median

@@ -88,16 +88,17 @@ def _commit() -> str | None:
 
 
 def targets_table(results: dict[str, Any]) -> Table:
-    """The targets and whether they are met, at most 100 columns wide."""
+    """The targets and whether the medians meet them, with the range over the rounds; at most 100 columns wide."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("figure", "measured", "target", "goal", "met"):
+    for name in ("figure", "measured", "rounds", "target", "goal", "met"):
         table.add_column(name, justify="left" if name in ("figure", "met") else "right")
     for target in targets(results):
         value = value_of(results, target.name)
         sign = ">=" if target.at_least else "<="
         met = "[green]yes[/]" if target.met(value) else "[bold red]no[/]"
         goal = "" if target.goal is None else f"{target.goal:g}"
-        table.add_row(target.name, f"{value:.3f}", f"{sign} {target.bound:.4g}", goal, met)
+        rounds = "-".join(f"{end:.3f}" for end in results["spread"].get(target.name, ()))
+        table.add_row(target.name, f"{value:.3f}", rounds, f"{sign} {target.bound:.4g}", goal, met)
     return table
 
 

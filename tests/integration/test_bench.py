@@ -41,6 +41,8 @@ def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None
     assert all(point["p50_ms"] <= point["p99_ms"] for point in results["sweep"])
     assert len(results["memory"]["series_mb"]) == 11
     assert len(results["rounds"]["raw_interests_cpu_us"]) == 2
+    least, most = results["spread"]["known.ratio_to_raw"]
+    assert 0 < least <= most
     assert results["setup"]["items"] == 1000
     assert plot.stat().st_size > 0
 

@@ -23,6 +23,7 @@ RESULTS: dict[str, Any] = {
         | ({} if what.startswith("raw") else {"p50_ms": 21.2, "p99_ms": 1519.9, "batch": 15.2})
         for what in MEASURED
     },
+    "spread": {"known.ratio_to_raw": (0.683, 0.72)},
     "sweep": [
         {"callers": 1, "users_per_s": 500.0, "p50_ms": 1.5, "p99_ms": 2.9},
         {"callers": 8, "users_per_s": 900.0, "p50_ms": 8.0, "p99_ms": 12.0},
@@ -60,6 +61,7 @@ def test_tables_fit_and_name_all_that_was_measured() -> None:
     costs, goals = printed(costs_table(RESULTS)), printed(targets_table(RESULTS))
     assert max(len(line) for line in (costs + goals).splitlines()) <= 100
     assert len(costs.splitlines()) == 1 + len(MEASURED)
+    assert "0.683-0.720" in goals.splitlines()[1]
     assert [line.split()[-1] for line in goals.splitlines()[1:]] == ["yes", "yes", "no", "yes", "yes", "yes"]
 
 
