@@ -108,7 +108,8 @@ def _print_built(built: Built) -> None:
     found = ", ".join(f"{kind} {value:.3f}" for kind, value in point.recall.items())
     out.print(
         f"snapshot {manifest.id}: {manifest.items:,} items of revision {manifest.revision}\n"
-        f"encoder {manifest.encoder}, {_named(point)}, recall@10 {found}",
+        f"encoder {manifest.encoder}, {_named(point)}\n"
+        f"recall@10 for user vectors: {found}",
         highlight=False,
         soft_wrap=True,
     )
