@@ -11,17 +11,20 @@ if TYPE_CHECKING:
     from recserve_client.contract import Behaviour, Slate, SlateItem
     from recserve_client.errors import RecserveError
     from recserve_client.options import ClientOptions
+    from recserve_client.results import Reason, reasons
 
 _HOME_OF = {
     "AsyncClient": "recserve_client.client",
     "Behaviour": "recserve_client.contract",
     "Client": "recserve_client.client",
     "ClientOptions": "recserve_client.options",
+    "Reason": "recserve_client.results",
     "RecserveError": "recserve_client.errors",
     "ServerInfo": "recserve_client.calls",
     "Slate": "recserve_client.contract",
     "SlateItem": "recserve_client.contract",
     "item": "recserve_client.calls",
+    "reasons": "recserve_client.results",
     "text": "recserve_client.calls",
 }
 
@@ -30,11 +33,13 @@ __all__ = [
     "Behaviour",
     "Client",
     "ClientOptions",
+    "Reason",
     "RecserveError",
     "ServerInfo",
     "Slate",
     "SlateItem",
     "item",
+    "reasons",
     "text",
 ]
 

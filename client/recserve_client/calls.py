@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,14 +18,17 @@ from recserve_client.contract import (
     Behaviour,
     EmbedRequest,
     EmbedResponse,
+    ErrorKind,
     RecommendRequest,
     RequestError,
     Slate,
     models,
     pack,
+    shown,
 )
-from recserve_client.errors import ServerFault, from_request
+from recserve_client.errors import Cancelled, RecserveError, ServerFault, from_request
 
+M = TypeVar("M", bound=msgspec.Struct)
 R = TypeVar("R")
 
 _SLATE: Final = msgspec.json.Decoder(Slate)
@@ -38,14 +42,26 @@ class Call(Generic[R]):
     Attributes:
         method: gRPC method of the KServe v2 service.
         request: Protobuf message.
-        read: Protobuf answer -> result.
+        read: Protobuf answer -> result, or the call to make next.
         deadline_s: For all tries together; none = the client's default.
+        failed: What a failure means; none = it is raised.
     """
 
     method: str
     request: Any
-    read: Callable[[Any], R]
+    read: Callable[[Any], R | Call[R]]
     deadline_s: float | None
+    failed: Callable[[RecserveError], R] | None = None
+
+    def settled(self, error: RecserveError) -> R:
+        """The result that a failure stands for.
+
+        Raises:
+            RecserveError: The failure itself, where it stands for none.
+        """
+        if self.failed is None:
+            raise error
+        return self.failed(error)
 
 
 def item(item_id: str, weight: float = 1.0) -> Behaviour:
@@ -86,6 +102,7 @@ def recommend(
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
+    _check_weights(history)
     message = RecommendRequest(
         history=list(history),
         k=k,
@@ -96,9 +113,7 @@ def recommend(
         explain=explain,
         on_unknown=on_unknown,
     )
-    return Call(
-        "ModelInfer", _infer(models.RECOMMEND, message), lambda answer: _SLATE.decode(_packed(answer)), deadline_s
-    )
+    return Call("ModelInfer", _infer(models.RECOMMEND, message), _slate, deadline_s)
 
 
 def recommend_text(
@@ -107,6 +122,7 @@ def recommend_text(
     weights: Sequence[float] | None = None,
     k: int = 10,
     exclude: Sequence[str] = (),
+    ef: int | None = None,
     fields: Sequence[str] = (),
     explain: bool = True,
     deadline_s: float | None = None,
@@ -118,18 +134,22 @@ def recommend_text(
         weights: One for each text; none = 1.
         k: Number of items wanted, 1 to 1,000.
         exclude: Item ids that must not be recommended.
+        ef: Width of the HNSW search; none = the index's own.
         fields: Fields of the items to return.
         explain: Whether each item comes with the contribution of every text.
         deadline_s: For all tries together.
 
     Raises:
-        ValueError: Not as many weights as texts.
         RecserveError: See `recserve_client.errors`.
     """
-    history = [text(*pair) for pair in zip(texts, weights or [1.0] * len(texts), strict=True)]
-    message = RecommendRequest(history=history, k=k, exclude=list(exclude), fields=list(fields), explain=explain)
-    request = _infer(models.RECOMMEND_TEXT, message)
-    return Call("ModelInfer", request, _slate, deadline_s)
+    if weights is None:
+        weights = [1.0] * len(texts)
+    if len(weights) != len(texts):
+        raise _refused(f"{len(weights)} weights for {len(texts)} texts; give one for each text, or none")
+    history = [text(content, weight) for content, weight in zip(texts, weights, strict=True)]
+    _check_weights(history)
+    message = RecommendRequest(history, k=k, exclude=list(exclude), ef=ef, fields=list(fields), explain=explain)
+    return Call("ModelInfer", _infer(models.RECOMMEND_TEXT, message), _slate, deadline_s)
 
 
 def embed(texts: Sequence[str], *, deadline_s: float | None = None) -> Call[NDArray[np.float32]]:
@@ -141,18 +161,72 @@ def embed(texts: Sequence[str], *, deadline_s: float | None = None) -> Call[NDAr
     return Call("ModelInfer", _infer(models.EMBED, EmbedRequest(list(texts))), _vectors, deadline_s)
 
 
+def ready(*, deadline_s: float | None = None) -> Call[bool]:
+    """Whether a recommendation can be made now: makes one, from text to slate.
+
+    Triton's own flags stay true when the process behind a model has died, so they are not asked.
+    """
+
+    def read(answer: Any) -> bool:
+        _slate(answer)
+        return True
+
+    return Call("ModelInfer", _infer(models.RECOMMEND_TEXT, _PROBE), read, deadline_s, _is_ready)
+
+
 @dataclass(frozen=True)
 class ServerInfo:
-    """Name and version of the Triton that answers."""
+    """Who answers, and from what.
+
+    Attributes:
+        name: Of the server.
+        version: Of the server.
+        encoder: Fingerprint of the encoder.
+        revision: Revision of the catalogue that is served.
+    """
 
     name: str
     version: str
+    encoder: str
+    revision: int
 
 
 def server_info(*, deadline_s: float | None = None) -> Call[ServerInfo]:
-    """Name and version of the Triton that answers."""
-    request = service_pb2.ServerMetadataRequest()
-    return Call("ServerMetadata", request, lambda answer: ServerInfo(answer.name, answer.version), deadline_s)
+    """Name and version of the server, fingerprint of its encoder, revision of its catalogue.
+
+    Raises:
+        RecserveError: See `recserve_client.errors`.
+    """
+
+    def served(metadata: Any) -> Call[ServerInfo]:
+        def read(answer: Any) -> ServerInfo:
+            slate = _slate(answer)
+            return ServerInfo(metadata.name, metadata.version, slate.encoder, slate.revision)
+
+        return Call("ModelInfer", _infer(models.RECOMMEND, _PROBE), read, deadline_s)
+
+    return Call("ServerMetadata", service_pb2.ServerMetadataRequest(), served, deadline_s)
+
+
+#: A request that any served catalogue can answer.
+_PROBE: Final = RecommendRequest(history=[text("probe")], k=1, explain=False)
+
+
+def _is_ready(error: RecserveError) -> bool:
+    if isinstance(error, Cancelled):
+        raise error
+    return False
+
+
+def _refused(message: str) -> RecserveError:
+    return from_request(RequestError(ErrorKind.INVALID_REQUEST, message))
+
+
+def _check_weights(history: Sequence[Behaviour]) -> None:
+    """Refuse what JSON cannot carry: it would arrive as null, and the server could not name it."""
+    for place, behaviour in enumerate(history):
+        if isinstance(behaviour, Behaviour) and not math.isfinite(behaviour.weight):
+            raise _refused(f"$.history[{place}].weight is {shown(behaviour.weight)}; weights must be finite numbers")
 
 
 def _infer(model: str, message: msgspec.Struct) -> Any:
@@ -169,16 +243,30 @@ def _infer(model: str, message: msgspec.Struct) -> Any:
 def _packed(answer: Any) -> bytes:
     contents = answer.raw_output_contents
     if len(contents) != 1 or len(contents[0]) < 4:
-        raise ServerFault("the answer holds no packed message; is this a recserve server?", status="INTERNAL")
+        raise _unreadable("no packed message")
     packed: bytes = contents[0][4:]
     return packed
 
 
+def _unreadable(what: str) -> ServerFault:
+    return ServerFault(f"the answer holds {what}; is this a recserve server of this version?", status="INTERNAL")
+
+
+def _decoded(decoder: msgspec.json.Decoder[M], answer: Any) -> M:
+    try:
+        return decoder.decode(_packed(answer))
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _unreadable(f"another message than expected ({error})") from None
+
+
 def _slate(answer: Any) -> Slate:
-    return _SLATE.decode(_packed(answer))
+    return _decoded(_SLATE, answer)
 
 
 def _vectors(answer: Any) -> NDArray[np.float32]:
-    embedded = _EMBEDDED.decode(_packed(answer))
-    flat = np.frombuffer(base64.b64decode(embedded.vectors), "<f4").astype(np.float32)
-    return flat.reshape(embedded.count, embedded.dim)
+    embedded = _decoded(_EMBEDDED, answer)
+    try:
+        flat = np.frombuffer(base64.b64decode(embedded.vectors), "<f4").astype(np.float32)
+        return flat.reshape(embedded.count, embedded.dim)
+    except ValueError as error:
+        raise _unreadable(f"other vectors than it says ({error})") from None

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from recserve_client import calls
 from recserve_client.calls import Call
-from recserve_client.errors import DeadlineExceeded, from_rpc
+from recserve_client.errors import DeadlineExceeded, RecserveError, from_rpc
 from recserve_client.options import ClientOptions
 
 P = ParamSpec("P")
@@ -94,17 +94,29 @@ class Client:
     recommend = _blocking(calls.recommend)
     recommend_text = _blocking(calls.recommend_text)
     embed = _blocking(calls.embed)
+    ready = _blocking(calls.ready)
     server_info = _blocking(calls.server_info)
 
     def run(self, call: Call[R]) -> R:
         """Make a call, trying again where that is safe."""
+        try:
+            return self._answer(call)
+        except RecserveError as error:
+            return call.settled(error)
+
+    def _answer(self, call: Call[R]) -> R:
         tries = _Tries(self._options, call.deadline_s)
-        send = getattr(self._stub, call.method)
         while True:
+            send = getattr(self._stub, call.method)
             try:
-                return call.read(send(call.request, timeout=tries.left_s()))
+                answer = send(call.request, timeout=tries.left_s())
             except grpc.RpcError as error:
                 time.sleep(tries.pause_after(error))
+                continue
+            result = call.read(answer)
+            if not isinstance(result, Call):
+                return result
+            call = result
 
     def close(self) -> None:
         """Close the connection."""
@@ -144,17 +156,29 @@ class AsyncClient:
     recommend = _awaiting(calls.recommend)
     recommend_text = _awaiting(calls.recommend_text)
     embed = _awaiting(calls.embed)
+    ready = _awaiting(calls.ready)
     server_info = _awaiting(calls.server_info)
 
     async def run(self, call: Call[R]) -> R:
         """Make a call, trying again where that is safe."""
+        try:
+            return await self._answer(call)
+        except RecserveError as error:
+            return call.settled(error)
+
+    async def _answer(self, call: Call[R]) -> R:
         tries = _Tries(self._options, call.deadline_s)
-        send = getattr(self._stub, call.method)
         while True:
+            send = getattr(self._stub, call.method)
             try:
-                return call.read(await send(call.request, timeout=tries.left_s()))
+                answer = await send(call.request, timeout=tries.left_s())
             except grpc.RpcError as error:
                 await asyncio.sleep(tries.pause_after(error))
+                continue
+            result = call.read(answer)
+            if not isinstance(result, Call):
+                return result
+            call = result
 
     async def close(self) -> None:
         """Close the connection."""

@@ -3,8 +3,9 @@
 ::
 
     RecserveError
-    ├── InvalidRequest      INVALID_ARGUMENT   the request is refused; sending it again changes nothing
-    ├── UnknownItem         NOT_FOUND          item ids (or a model) that the server does not have
+    ├── InvalidRequest      INVALID_ARGUMENT   the request is refused (or too large); sending it again changes nothing
+    ├── NotFound            NOT_FOUND          the server has no such model
+    │   └── UnknownItem     NOT_FOUND          the catalogue has no such items; the message lists them
     ├── Unavailable         UNAVAILABLE        the server cannot take it now; safe to try again
     ├── DeadlineExceeded    DEADLINE_EXCEEDED  no answer in time
     ├── Cancelled           CANCELLED          given up by the caller
@@ -41,8 +42,12 @@ class InvalidRequest(RecserveError):  # noqa: N818 - named by what it says, as g
     """The request is refused; sending it again changes nothing."""
 
 
-class UnknownItem(RecserveError):  # noqa: N818 - as above
-    """Item ids (or a model) that the server does not have."""
+class NotFound(RecserveError):  # noqa: N818 - as above
+    """Something that the server does not have: a model, or (`UnknownItem`) items."""
+
+
+class UnknownItem(NotFound):
+    """Item ids that the catalogue does not have."""
 
 
 class Unavailable(RecserveError):  # noqa: N818 - as above
@@ -69,18 +74,23 @@ class ServerFault(RecserveError):  # noqa: N818 - as above
 ERROR_OF: Final[dict[str, type[RecserveError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "OUT_OF_RANGE": InvalidRequest,
-    "NOT_FOUND": UnknownItem,
+    # Larger than `ClientOptions.max_message_bytes` or the server's own bound.
+    "RESOURCE_EXHAUSTED": InvalidRequest,
+    "NOT_FOUND": NotFound,
     "UNAVAILABLE": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
     "UNIMPLEMENTED": Unsupported,
 }
 
+#: Kinds with an error of their own, below the one of their status.
+ERROR_OF_KIND: Final[dict[ErrorKind, type[RecserveError]]] = {ErrorKind.UNKNOWN_ITEM: UnknownItem}
+
 
 def from_status(status: str, details: str) -> RecserveError:
     """The error for a status and its message."""
     kind, message = split_message(details)
-    return ERROR_OF.get(status, ServerFault)(message, status=status, kind=kind)
+    return _error(status, kind, message)
 
 
 def from_rpc(error: grpc.RpcError) -> RecserveError:
@@ -90,4 +100,10 @@ def from_rpc(error: grpc.RpcError) -> RecserveError:
 
 def from_request(error: RequestError) -> RecserveError:
     """The error for a request that was refused before it was sent."""
-    return ERROR_OF.get(error.status, ServerFault)(error.text, status=error.status, kind=error.kind)
+    return _error(error.status, error.kind, error.text)
+
+
+def _error(status: str, kind: ErrorKind | None, message: str) -> RecserveError:
+    general = ERROR_OF.get(status, ServerFault)
+    special = ERROR_OF_KIND.get(kind, general) if kind is not None else general
+    return (special if issubclass(special, general) else general)(message, status=status, kind=kind)

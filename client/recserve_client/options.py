@@ -53,6 +53,8 @@ class ClientOptions:
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
-            # A server that was away is looked for again soon, not after gRPC's two minutes.
+            # A server that was away is looked for again soon: by default gRPC waits 1 s at first (longer than all
+            # tries together, which then fail without looking) and up to two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]

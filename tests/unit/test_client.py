@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import struct
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, assert_type
 
 import grpc
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from numpy.typing import NDArray
 
-from recserve_client import AsyncClient, Client, ClientOptions, item, text
+from recserve_client import AsyncClient, Client, ClientOptions, ServerInfo, item, reasons, text
 from recserve_client.calls import recommend, recommend_text
 from recserve_client.contract import (
+    Behaviour,
     ErrorKind,
     RecommendRequest,
-    RecommendTimings,
     RequestError,
     Slate,
     SlateItem,
@@ -36,52 +35,25 @@ from recserve_client.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
+    NotFound,
     RecserveError,
     ServerFault,
     Unavailable,
     UnknownItem,
     from_status,
 )
-
-SLATE = Slate("r", [SlateItem("a", 0.5, [0.3, 0.2])], [], 1, "f", RecommendTimings(1, 2, 3, 4, 5))
-
-
-class Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated without types
-    """Answers with a slate after as many refusals as it is told."""
-
-    def __init__(self) -> None:
-        self.requests: list[Any] = []
-        self.refusals: list[tuple[grpc.StatusCode, str]] = []
-        self.answer: bytes = pack(SLATE)
-        self.release = threading.Event()
-        self.release.set()
-
-    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self.requests.append(request)
-        self.release.wait(10)
-        if self.refusals:
-            context.abort(*self.refusals.pop(0))
-        response = service_pb2.ModelInferResponse()
-        response.raw_output_contents.append(struct.pack("<I", len(self.answer)) + self.answer)
-        return response
-
-    def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0")
+from support.inference_server import SLATE, InferenceServer, listening
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server() -> InferenceServer:
+    return InferenceServer()
 
 
 @pytest.fixture
-def address(server: Server) -> Iterator[str]:
-    running = grpc.server(ThreadPoolExecutor(4))
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(server, running)
-    port = running.add_insecure_port("127.0.0.1:0")
-    running.start()
-    yield f"127.0.0.1:{port}"
-    running.stop(None).wait(5)
+def address(server: InferenceServer) -> Iterator[str]:
+    with listening(server) as found:
+        yield found
 
 
 Ask = Callable[..., Slate]
@@ -106,13 +78,13 @@ def ask(request: pytest.FixtureRequest, address: str) -> Ask:
     return blocking if request.param == "sync" else awaiting
 
 
-def sent(server: Server) -> dict[str, Any]:
+def sent(server: InferenceServer) -> dict[str, Any]:
     raw = server.requests[-1].raw_input_contents[0]
     assert struct.unpack("<I", raw[:4])[0] == len(raw) - 4
     return dict(json.loads(raw[4:]))
 
 
-def test_recommend_sends_the_options_and_reads_the_slate(server: Server, ask: Ask) -> None:
+def test_recommend_sends_the_options_and_reads_the_slate(server: InferenceServer, ask: Ask) -> None:
     slate = ask([item("a", 2), text("b", -1)], k=3, exclude=["c"], fields=["title"], explain=False, ef=9)
     assert slate == SLATE
     assert server.requests[-1].model_name == "recommend"
@@ -132,6 +104,7 @@ def test_recommend_sends_the_options_and_reads_the_slate(server: Server, ask: As
     ("status", "error"),
     [
         (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequest),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, InvalidRequest),
         (grpc.StatusCode.NOT_FOUND, UnknownItem),
         (grpc.StatusCode.CANCELLED, Cancelled),
         (grpc.StatusCode.INTERNAL, ServerFault),
@@ -139,7 +112,7 @@ def test_recommend_sends_the_options_and_reads_the_slate(server: Server, ask: As
     ],
 )
 def test_each_status_is_its_error_and_is_not_tried_again(
-    server: Server, ask: Ask, status: grpc.StatusCode, error: type[RecserveError]
+    server: InferenceServer, ask: Ask, status: grpc.StatusCode, error: type[RecserveError]
 ) -> None:
     server.refusals = [(status, "unknown_item: no 'x'")]
     with pytest.raises(error) as caught:
@@ -149,27 +122,27 @@ def test_each_status_is_its_error_and_is_not_tried_again(
     assert len(server.requests) == 1
 
 
-def test_unavailable_is_tried_again(server: Server, ask: Ask) -> None:
+def test_unavailable_is_tried_again(server: InferenceServer, ask: Ask) -> None:
     server.refusals = [(grpc.StatusCode.UNAVAILABLE, "busy")] * 3
     assert ask([item("a")]) == SLATE
     assert len(server.requests) == 4
 
 
-def test_tries_are_bounded(server: Server, ask: Ask) -> None:
+def test_tries_are_bounded(server: InferenceServer, ask: Ask) -> None:
     server.refusals = [(grpc.StatusCode.UNAVAILABLE, "busy")] * 9
     with pytest.raises(Unavailable, match="busy"):
         ask([item("a")])
     assert len(server.requests) == 4
 
 
-def test_the_deadline_ends_a_call(server: Server, ask: Ask) -> None:
+def test_the_deadline_ends_a_call(server: InferenceServer, ask: Ask) -> None:
     server.release.clear()
     with pytest.raises(DeadlineExceeded):
         ask([item("a")], deadline_s=0.2)
     server.release.set()
 
 
-def test_a_deadline_that_has_passed_sends_nothing(server: Server, ask: Ask) -> None:
+def test_a_deadline_that_has_passed_sends_nothing(server: InferenceServer, ask: Ask) -> None:
     with pytest.raises(DeadlineExceeded):
         ask([item("a")], deadline_s=-1.0)
     assert not server.requests
@@ -183,14 +156,44 @@ def test_nobody_listens() -> None:
         client.recommend([item("a")], deadline_s=5)
 
 
-def test_embed_and_server_info(server: Server, address: str) -> None:
+def test_embed_reads_vectors(server: InferenceServer, address: str) -> None:
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
     timings = {"queue_us": 0, "resolve_us": 0, "encode_us": 0}
     packed = {"vectors": base64.b64encode(vectors.tobytes()).decode(), "count": 2, "dim": 3, "encoder": "f"}
     server.answer = json.dumps({**packed, "timings": timings}).encode()
     with Client(address) as client:
         assert np.array_equal(client.embed(["a", "b"]), vectors)
-        assert client.server_info().version == "2.51.0"
+    server.answer = json.dumps({**packed, "count": 3, "timings": timings}).encode()
+    with Client(address) as client, pytest.raises(ServerFault, match="other vectors"):
+        client.embed(["a", "b"])
+
+
+def test_server_info_says_who_answers_and_from_what(server: InferenceServer, address: str) -> None:
+    with Client(address) as client:
+        assert client.server_info() == ServerInfo("triton", "2.51.0", encoder="f", revision=1)
+    assert asyncio.run(awaited(address)) == ServerInfo("triton", "2.51.0", encoder="f", revision=1)
+
+
+async def awaited(address: str) -> ServerInfo:
+    async with AsyncClient(address) as client:
+        assert await client.ready()
+        return await client.server_info()
+
+
+@pytest.mark.parametrize("status", [grpc.StatusCode.INTERNAL, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE])
+def test_ready_makes_a_recommendation(server: InferenceServer, address: str, status: grpc.StatusCode) -> None:
+    with Client(address, OPTIONS) as client:
+        assert client.ready()
+        assert server.requests[-1].model_name == "recommend_text"
+        server.refusals = [(status, "Stub process 'recommend_0_0' is not healthy.")] * 4
+        assert not client.ready()
+
+
+@pytest.mark.parametrize("answer", [b"", b"{", b"{}", b"\xff", b'{"text": "another server"}'])
+def test_what_is_no_slate_is_a_fault_of_the_server(server: InferenceServer, ask: Ask, answer: bytes) -> None:
+    server.answer = answer
+    with pytest.raises(ServerFault, match="is this a recserve server"):
+        ask([item("a")])
 
 
 def test_both_clients_have_the_same_methods() -> None:
@@ -207,9 +210,49 @@ def test_a_lone_surrogate_is_refused_before_it_is_sent() -> None:
         recommend([text("\ud800")])
 
 
-def test_weights_of_texts_must_fit() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        recommend_text(["a", "b"], weights=[1.0])
+@pytest.mark.parametrize("weights", [[1.0], [], [1.0, 2.0, 3.0]])
+def test_weights_of_texts_must_fit(weights: list[float]) -> None:
+    with pytest.raises(InvalidRequest, match=f"{len(weights)} weights for 2 texts"):
+        recommend_text(["a", "b"], weights=weights)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf])
+def test_weights_that_json_cannot_carry_are_refused_by_name(weight: float) -> None:
+    with pytest.raises(InvalidRequest, match=rf"history\[1\].weight is {weight}") as caught:
+        recommend([item("a"), item("b", weight)])
+    assert caught.value.kind is ErrorKind.INVALID_REQUEST
+    with pytest.raises(InvalidRequest, match=rf"history\[1\].weight is {weight}"):
+        recommend_text(["a", "b"], weights=[1.0, weight])
+
+
+@given(st.lists(st.floats(-1, 1), max_size=9))
+def test_reasons_are_all_contributions_the_largest_first(shares: list[float]) -> None:
+    history = [Behaviour(item=str(place)) for place in range(len(shares))]
+    found = reasons(SlateItem("a", sum(shares), shares), history)
+    assert {(int(reason.behaviour.item or ""), reason.contribution) for reason in found} == set(enumerate(shares))
+    sizes = [abs(reason.contribution) for reason in found]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_reasons_need_the_history_of_the_request() -> None:
+    assert reasons(SlateItem("a", 0.5), [item("x")]) == []
+    with pytest.raises(ValueError, match="2 contributions for 1 behaviours"):
+        reasons(SLATE.items[0], [item("x")])
+
+
+def test_not_found_without_unknown_items_is_general() -> None:
+    assert type(from_status("NOT_FOUND", "Request for unknown model: 'recommend' is not found")) is NotFound
+    assert type(from_status("NOT_FOUND", "unknown_item: 'x'")) is UnknownItem
+    # The status decides: a kind does not make a fault of the server an error of the caller.
+    assert type(from_status("INTERNAL", "unknown_item: 'x'")) is ServerFault
+
+
+async def types_that_callers_see(client: Client, aclient: AsyncClient) -> None:
+    """Checked by mypy, never called."""
+    assert_type(client.recommend([item("a")]), Slate)
+    assert_type(await aclient.recommend([item("a")]), Slate)
+    assert_type(client.embed(["a"]), NDArray[np.float32])
+    assert_type(await aclient.ready(), bool)
 
 
 @given(

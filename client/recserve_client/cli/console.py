@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 #: Results go to standard output, everything else to standard error, so that output can be piped.
@@ -18,13 +19,13 @@ err = Console(stderr=True)
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
     """Print one error line on standard error and leave with this exit code."""
-    err.print(f"[bold red]error:[/] {_escape(message)}", soft_wrap=True, highlight=False)
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     raise typer.Exit(code)
 
 
 def note(message: str) -> None:
     """A line for the person at the terminal (standard error)."""
-    err.print(_escape(message), soft_wrap=True, highlight=False)
+    err.print(escape(message), soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -34,7 +35,3 @@ def progress(what: str, total: int | None) -> Iterator[Progress]:
     with Progress(*columns, console=err, transient=False) as bar:
         bar.add_task(what, total=total)
         yield bar
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

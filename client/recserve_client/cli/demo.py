@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 import typer
+from rich.progress import TaskID
 
-from recserve_client.cli.console import fail, note, out
+from recserve_client.cli.console import fail, note, out, progress
 
 if TYPE_CHECKING:
+    from recserve_client.calls import ServerInfo
     from recserve_client.client import Client
     from recserve_client.contract import Behaviour, Slate
 
@@ -27,6 +30,9 @@ app = typer.Typer(help="From nothing to recommended films on a real Triton, then
 _HOME = Path(".recserve")
 _START_S = 180.0
 _STOP_S = 60.0
+_DEADLINE_S = 30.0
+_SHOWN_BYTES = 600
+_TERMINATED = 128 + signal.SIGTERM
 _K = 5
 
 #: Three users: item ids of the films, texts in quotes, and weights.
@@ -39,10 +45,16 @@ _USERS: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...] = (
     ),
 )
 
+#: What comes before serving: name of the step and its command.
+_STEPS = (
+    ("export", ("export", "encoder")),
+    ("import", ("catalogue", "import", "films")),
+    ("index", ("index", "build")),
+)
+
 
 class _Shown(NamedTuple):
     history: list[Behaviour]
-    names: dict[str, str]
     slate: Slate
 
 
@@ -52,26 +64,47 @@ def demo(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
 ) -> None:
     """From nothing to recommended films on a real Triton, then stop."""
-    timings: dict[str, float] = {}
-    for step, words in (
-        ("export", ("export", "encoder")),
-        ("import", ("catalogue", "import", "films")),
-        ("index", ("index", "build")),
-    ):
-        with _timed(timings, step):
-            _run([*words, "--home", str(home)])
-    with _served(home, timings) as address:
-        from recserve_client.client import Client
+    from recserve_client.errors import RecserveError
 
-        with Client(address) as client, _timed(timings, "recommend"):
-            shown = [_recommend(client, title, history) for title, history in _USERS]
-            server = client.server_info()
-        result = _result(server, home, shown, timings)
-    note("\nThe server is stopped. Keep one running with:\n    recserve serve")
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        fail(f"--json {json_file}: there is no folder {json_file.resolve().parent}; make it first", code=2)
+    timings: dict[str, float] = {}
+    with _ended_by_sigterm():
+        for step, words in _STEPS:
+            with _timed(timings, step):
+                _run([*words, "--home", str(home)])
+        try:
+            with _served(home, timings) as address:
+                shown, server, dim = _recommendations(address, timings)
+        except RecserveError as error:
+            fail(f"the server did not recommend: {error.message}")
+    if json_file is not None:
+        result = {
+            "server": {"name": server.name, "version": server.version},
+            "encoder": {"fingerprint": server.encoder, "dim": dim},
+            "catalogue": {"items": _items(home)},
+            "recommendations": [_shown_result(history, slate) for history, slate in shown],
+            "timings_s": timings,
+        }
+        json_file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    elsewhere = "" if home == _HOME else f" --home {shlex.quote(str(home))}"
+    note(f"\nThe server is stopped. Keep one running with:\n    recserve serve{elsewhere}")
     note('and call it with:\n    recserve recommend --item tt0076759 --text "a voyage to a distant planet"')
     note("or from Python: see README.md")
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that the server is stopped too."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _program(words: Sequence[str]) -> list[str]:
@@ -79,10 +112,10 @@ def _program(words: Sequence[str]) -> list[str]:
 
 
 def _run(words: list[str]) -> None:
-    note(f"\n$ recserve {' '.join(words)}")
+    note(f"\n$ recserve {shlex.join(words)}")
     code = subprocess.run(_program(words), check=False).returncode
     if code:
-        fail(f"recserve {words[0]} {words[1]} failed with exit code {code}", code=code)
+        fail(f"recserve {words[0]} {words[1]} failed with exit code {code}", code=max(code, 1))
 
 
 @contextmanager
@@ -96,48 +129,69 @@ def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
 def _served(home: Path, timings: dict[str, float]) -> Iterator[str]:
     """Run `recserve serve` on free ports; yields its address and stops it, whatever happens."""
     words = ["serve", "--home", str(home), "--grpc-port", "0", "--metrics-port", "0"]
-    note(f"\n$ recserve {' '.join(words)}")
-    with tempfile.TemporaryDirectory() as aside:
-        ready = Path(aside) / "ready.json"
-        process = subprocess.Popen(_program([*words, "--ready-file", str(ready)]), stderr=subprocess.PIPE, text=True)
+    note(f"\n$ recserve {shlex.join(words)}")
+    with TemporaryDirectory() as aside:
+        ready, log = Path(aside) / "ready.json", Path(aside) / "serve.log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(_program([*words, "--ready-file", str(ready)]), stderr=sink)
         try:
-            with _timed(timings, "start"):
-                _wait(process, ready)
+            with _timed(timings, "start"), progress("starting the server", None) as bar:
+                _wait(process, ready, log)
+                bar.update(TaskID(0), total=1, completed=1)
             yield json.loads(ready.read_text())["grpc"]
         finally:
             with _timed(timings, "stop"):
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.communicate(timeout=_STOP_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+                code = _stop(process)
+        if code:
+            fail(f"the server ended with exit code {code}: {_tail(log)}")
 
 
-def _wait(process: subprocess.Popen[str], ready: Path) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """End the server, by force where it does not drain in time; its exit code."""
+    process.terminate()
+    try:
+        return process.wait(_STOP_S)
+    finally:
+        # Also after a second Ctrl-C during the wait; Triton dies with the process that started it.
+        process.kill()
+        process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], ready: Path, log: Path) -> None:
     deadline = time.monotonic() + _START_S
     while not ready.exists():
         if process.poll() is not None:
-            _, errors = process.communicate()
-            fail(f"the server did not start: {errors.strip()[-600:]}")
+            fail(f"the server did not start: {_tail(log)}")
         if time.monotonic() > deadline:
-            fail(f"the server was not ready after {_START_S:.0f} s")
+            fail(f"the server was not ready after {_START_S:.0f} s: {_tail(log)}")
         time.sleep(0.05)
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace").strip()[-_SHOWN_BYTES:]
+
+
+def _recommendations(address: str, timings: dict[str, float]) -> tuple[list[_Shown], ServerInfo, int]:
+    from recserve_client.client import Client
+
+    with Client(address) as client:
+        with _timed(timings, "recommend"):
+            shown = [_recommend(client, title, described) for title, described in _USERS]
+        dim = client.embed(["probe"], deadline_s=_DEADLINE_S).shape[1]
+        return shown, client.server_info(deadline_s=_DEADLINE_S), dim
 
 
 def _recommend(client: Client, title: str, described: Sequence[tuple[str, str, float]]) -> _Shown:
     from recserve_client.calls import item, text
-    from recserve_client.cli.slate_table import slate_table
+    from recserve_client.cli.slate_table import label, slate_table
 
     history = [item(name, weight) if kind == "item" else text(name, weight) for kind, name, weight in described]
     names = _titles(client, [name for kind, name, _ in described if kind == "item"])
-    slate = client.recommend(history, k=_K, fields=["title", "year"], deadline_s=30)
-    labels = ", ".join(
-        f"{'not ' if weight < 0 else ''}{names.get(name, name) if kind == 'item' else chr(34) + name + chr(34)}"
-        for kind, name, weight in described
-    )
+    slate = client.recommend(history, k=_K, fields=["title", "year"], deadline_s=_DEADLINE_S)
+    labels = ", ".join(f"{'not ' if liked.weight < 0 else ''}{label(liked, names)}" for liked in history)
     out.print(f"\n[bold]A user who {title}:[/] {labels}", highlight=False, soft_wrap=True)
     out.print(slate_table(slate, history, names))
-    return _Shown(history, names, slate)
+    return _Shown(history, slate)
 
 
 def _titles(client: Client, ids: Sequence[str]) -> dict[str, str]:
@@ -147,43 +201,27 @@ def _titles(client: Client, ids: Sequence[str]) -> dict[str, str]:
 
     titles = {}
     for name in ids:
-        slate = client.recommend([item(name)], k=3, exclude_history=False, fields=["title"], deadline_s=30)
+        slate = client.recommend([item(name)], k=3, exclude_history=False, fields=["title"], deadline_s=_DEADLINE_S)
         titles.update({found.id: title_of(found) for found in slate.items if found.id == name})
     return titles
 
 
-def _result(server: Any, home: Path, shown: Sequence[_Shown], timings: dict[str, float]) -> dict[str, Any]:
+def _items(home: Path) -> int:
+    """Items of the catalogue, as `recserve catalogue stats` counts them."""
+    words = ["catalogue", "stats", "--json", "--home", str(home)]
+    counted = subprocess.run(_program(words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    if counted.returncode:
+        fail(f"recserve {shlex.join(words)} failed with exit code {counted.returncode}")
+    return int(json.loads(counted.stdout)["items"])
+
+
+def _shown_result(history: Sequence[Behaviour], slate: Slate) -> dict[str, Any]:
     from recserve_client.cli.slate_table import title_of
-    from recserve_server_ext.snapshot import current
-    from recserve_server_ext.snapshot_manifest import read_manifest
-    from recserve_server_ext.workspace import Workspace
 
-    manifest = read_manifest(current(Workspace(home).snapshots), verify=False)
-    return {
-        "server": {"name": server.name, "version": server.version},
-        "encoder": {"fingerprint": manifest.encoder, "dim": manifest.dim},
-        "catalogue": {"items": manifest.items, "revision": manifest.revision},
-        "recommendations": [
-            {
-                "history": [behaviour.item or behaviour.text for behaviour in history],
-                "items": [
-                    {
-                        "id": found.id,
-                        "title": title_of(found),
-                        "score": found.score,
-                        "contributions": {
-                            str(behaviour.item or behaviour.text): share
-                            for behaviour, share in zip(history, _shares(found), strict=True)
-                        },
-                    }
-                    for found in slate.items
-                ],
-            }
-            for history, _, slate in shown
-        ],
-        "timings_s": timings,
-    }
-
-
-def _shares(found: Any) -> list[float]:
-    return [] if found.contributions is msgspec.UNSET else list(found.contributions)
+    names = [str(behaviour.item or behaviour.text) for behaviour in history]
+    items = []
+    for found in slate.items:
+        shares = found.contributions if found.contributions is not msgspec.UNSET else []
+        contributions = dict(zip(names, shares, strict=True))
+        items.append({"id": found.id, "title": title_of(found), "score": found.score, "contributions": contributions})
+    return {"history": names, "items": items}

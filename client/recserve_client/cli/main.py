@@ -6,15 +6,16 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import typer
+from rich.markup import escape
 
-from recserve_client.cli.console import fail
+from recserve_client.cli.console import err, fail
 
 GROUP = "recserve.commands"
 _EXTRA_OF_ROOM = {
     "recserve_export": "export",
     "recserve_server_ext": "serve",
     "recserve_benchmarks": "bench",
-    "recserve_client": "serve",
+    "recserve_client": "serve,export",
 }
 
 
@@ -29,8 +30,11 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        app.add_typer(_load(entry), name=entry.name)
+    for entry in _entries().values():
+        try:
+            _add(app, entry.name, entry.load())
+        except ModuleNotFoundError as error:
+            _add_missing(app, entry, error.name or "?")
     return app
 
 
@@ -38,27 +42,34 @@ def _root() -> None:
     """Export an encoder, import a catalogue, build an index, serve it on Triton, ask for recommendations."""
 
 
-def _load(entry: EntryPoint) -> typer.Typer:
-    try:
-        loaded = entry.load()
-    except ModuleNotFoundError as error:
-        return _missing(entry, error.name or "?")
-    assert isinstance(loaded, typer.Typer)
-    return loaded
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
 
 
-def _missing(entry: EntryPoint, module: str) -> typer.Typer:
-    extra = _EXTRA_OF_ROOM[entry.module.partition(".")[0]]
-    stub = typer.Typer(help=f"(needs: pip install 'recserve[{extra}]')")
+def _add(app: typer.Typer, name: str, room: typer.Typer) -> None:
+    """Add a room's sub-command; one that has none below it is a plain command and takes no further name."""
+    single = room.registered_callback
+    if single is None or single.callback is None or room.registered_commands or room.registered_groups:
+        app.add_typer(room, name=name)
+    else:
+        app.command(name, help=room.info.help)(single.callback)
 
-    @stub.callback(
-        invoke_without_command=True,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )
+
+def _add_missing(app: typer.Typer, entry: EntryPoint, module: str) -> None:
+    """Add a command that says what to install, whatever it is called with."""
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+    @app.command(entry.name, help=f"(needs: pip install 'recserve[{_extra(entry)}]')", context_settings=settings)
     def explain() -> None:
-        fail(f"recserve {entry.name} needs the module {module!r}: pip install 'recserve[{extra}]'")
+        fail(_needs(entry, module))
 
-    return stub
+
+def _extra(entry: EntryPoint) -> str:
+    return _EXTRA_OF_ROOM[entry.module.partition(".")[0]]
+
+
+def _needs(entry: EntryPoint, module: str) -> str:
+    return f"recserve {entry.name} needs the module {module!r}: pip install 'recserve[{_extra(entry)}]'"
 
 
 def main() -> None:
@@ -67,6 +78,14 @@ def main() -> None:
         build_app()()
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        # Rooms import what is heavy only when it is used, so what is not installed may show here.
+        entry = _entries().get(sys.argv[1]) if len(sys.argv) > 1 else None
+        module = error.name or "?"
+        if entry is None or module.partition(".")[0] in _EXTRA_OF_ROOM:
+            raise
+        err.print(f"[bold red]error:[/] {escape(_needs(entry, module))}", soft_wrap=True, highlight=False)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

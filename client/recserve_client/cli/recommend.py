@@ -29,7 +29,7 @@ def recommend(
     not_text: Annotated[list[str] | None, typer.Option(help="Disliked text; repeatable.")] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Number of items.")] = 10,
     exclude: Annotated[list[str] | None, typer.Option(help="Item id to leave out; repeatable.")] = None,
-    field: Annotated[list[str] | None, typer.Option(help="Field to show; repeatable [default: title].")] = None,
+    field: Annotated[list[str] | None, typer.Option(help="Field to show; repeatable (title if none).")] = None,
     address: Annotated[str, typer.Option(help="host:port of the server.")] = "127.0.0.1:8001",
     deadline_s: Annotated[float, typer.Option(help="Seconds to wait.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the slate as JSON.")] = False,
@@ -74,8 +74,12 @@ _WAITED = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 def _message(error: RecserveError, address: str) -> str:
     if error.status in _WAITED and error.kind is None:
-        return f"no answer from {address}: {error.message}; is `recserve serve` running there?"
-    return error.message
+        return f"no answer from {address}: {_one_line(error.message)}; is `recserve serve` running there?"
+    return _one_line(error.message)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
 
 
 def _item(value: str, sign: int) -> Behaviour:
@@ -86,6 +90,9 @@ def _item(value: str, sign: int) -> Behaviour:
     if not separator:
         return Behaviour(item=value, weight=float(sign))
     try:
-        return Behaviour(item=name, weight=sign * float(weight))
+        number = float(weight)
     except ValueError:
         fail(f"the weight {weight!r} of {name!r} is not a number; write --item ID or --item ID=2.5", code=2)
+    if sign < 0 and number < 0:
+        fail(f"--not-item {value}: it pushes away already; write --not-item {name}={-number:g}", code=2)
+    return Behaviour(item=name, weight=sign * number)

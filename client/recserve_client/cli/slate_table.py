@@ -10,9 +10,11 @@ from rich.table import Table
 
 from recserve_client.cli.console import out
 from recserve_client.contract import Behaviour, Slate, SlateItem
+from recserve_client.results import reasons
 
 _REASONS = 3
 _WIDTH = 100
+_NAME = 12
 _TITLE = "title"
 
 
@@ -21,14 +23,6 @@ def label(behaviour: Behaviour, names: Mapping[str, str]) -> str:
     if behaviour.item is not None:
         return names.get(behaviour.item, behaviour.item)
     return f'"{behaviour.text}"' if behaviour.text is not None else "(vector)"
-
-
-def reasons(recommended: SlateItem, history: Sequence[Behaviour], names: Mapping[str, str]) -> list[tuple[str, float]]:
-    """Behaviours and their contributions to the score, the largest first; empty without explanations."""
-    if recommended.contributions is UNSET:
-        return []
-    labels = [label(behaviour, names) for behaviour in history]
-    return sorted(zip(labels, recommended.contributions, strict=True), key=lambda pair: -abs(pair[1]))
 
 
 def title_of(recommended: SlateItem) -> str:
@@ -47,27 +41,34 @@ def slate_table(slate: Slate, history: Sequence[Behaviour], names: Mapping[str, 
     """
     table = Table(box=None, header_style="bold", pad_edge=False, width=min(_WIDTH, out.width))
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("title", ratio=4)
-    table.add_column("id", no_wrap=True)
-    extra = [name for name in _extra_fields(slate) if name != _TITLE]
+    asked = _asked_fields(slate)
+    titled = _TITLE in asked
+    if titled:
+        table.add_column("title", ratio=4)
+    # Ids are for copying: one that is too long for its column is folded, not cut.
+    table.add_column("id", overflow="fold", max_width=24)
+    extra = [name for name in asked if name != _TITLE]
     for name in extra:
-        table.add_column(escape(name), ratio=1)
+        table.add_column(escape(name), ratio=1, min_width=min(len(name), _NAME))
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("why", ratio=6)
     for rank, recommended in enumerate(slate.items, 1):
         fields = recommended.fields if recommended.fields is not UNSET else {}
         why = ", ".join(
             f"[{'green' if share >= 0 else 'red'}]{share:+.2f}[/] {escape(_short(name))}"
-            for name, share in reasons(recommended, history, names or {})[:_REASONS]
+            for name, share in _named(recommended, history, names or {})[:_REASONS]
         )
+        title = [escape(title_of(recommended))] if titled else []
         cells = [escape(_shown(fields.get(name))) for name in extra]
-        table.add_row(
-            str(rank), escape(title_of(recommended)), escape(recommended.id), *cells, f"{recommended.score:.3f}", why
-        )
+        table.add_row(str(rank), *title, escape(recommended.id), *cells, f"{recommended.score:.3f}", why)
     return table
 
 
-def _extra_fields(slate: Slate) -> list[str]:
+def _named(recommended: SlateItem, history: Sequence[Behaviour], names: Mapping[str, str]) -> list[tuple[str, float]]:
+    return [(label(behaviour, names), share) for behaviour, share in reasons(recommended, history)]
+
+
+def _asked_fields(slate: Slate) -> list[str]:
     first = slate.items[0].fields if slate.items else UNSET
     return list(first) if first is not UNSET else []
 
