@@ -142,6 +142,7 @@ def _errors() -> str:
     lines += [
         "| | NOT_FOUND or UNAVAILABLE | no such model, or it is being brought back |",
         "| | DEADLINE_EXCEEDED | the caller's deadline passed |",
+        "| | RESOURCE_EXHAUSTED | the message is larger than the sender's or the receiver's bound |",
     ]
     return "\n".join(lines)
 

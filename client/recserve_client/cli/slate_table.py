@@ -14,7 +14,7 @@ from recserve_client.results import reasons
 
 _REASONS = 3
 _WIDTH = 100
-_NAME = 12
+_FIELD = 12
 _TITLE = "title"
 
 
@@ -49,7 +49,7 @@ def slate_table(slate: Slate, history: Sequence[Behaviour], names: Mapping[str, 
     table.add_column("id", overflow="fold", max_width=24)
     extra = [name for name in asked if name != _TITLE]
     for name in extra:
-        table.add_column(escape(name), ratio=1, min_width=min(len(name), _NAME))
+        table.add_column(escape(name), ratio=1, width=_width(name, slate), overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("why", ratio=6)
     for rank, recommended in enumerate(slate.items, 1):
@@ -71,6 +71,12 @@ def _named(recommended: SlateItem, history: Sequence[Behaviour], names: Mapping[
 def _asked_fields(slate: Slate) -> list[str]:
     first = slate.items[0].fields if slate.items else UNSET
     return list(first) if first is not UNSET else []
+
+
+def _width(name: str, slate: Slate) -> int:
+    """Of a field's column at least: its longest word, within bounds."""
+    values = [found.fields.get(name) for found in slate.items if found.fields is not UNSET]
+    return min(max(len(word) for shown in (name, *map(_shown, values)) for word in shown.split() or [""]), _FIELD)
 
 
 def _shown(value: object) -> str:
