@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import sysconfig
 from pathlib import Path
 
 from recserve_server_ext.errors import LaunchError
@@ -11,6 +13,8 @@ from recserve_server_ext.triton_binary import TritonBinary
 
 MODELS = "models"
 BACKENDS = "backends"
+LIBRARIES = "lib"
+_UTILS = "triton_python_backend_utils.py"
 
 
 def model_sources() -> Path:
@@ -27,14 +31,14 @@ def model_sources() -> Path:
 
 
 def assemble(folder: Path, models: list[Model], binary: TritonBinary) -> None:
-    """Write `folder`/models and `folder`/backends anew.
+    """Write `folder`/models and, for a server that needs them, `folder`/backends and `folder`/lib anew.
 
     Raises:
         LaunchError: The folder cannot be written.
     """
     sources = model_sources()
     try:
-        for part in (MODELS, BACKENDS):
+        for part in (MODELS, BACKENDS, LIBRARIES):
             shutil.rmtree(folder / part, ignore_errors=True)
         for model in models:
             target = folder / MODELS / model.name
@@ -45,5 +49,28 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary) -> None:
         if binary.backends is not None and binary.stub is not None:
             shutil.copytree(binary.backends, folder / BACKENDS, ignore=shutil.ignore_patterns("__pycache__"))
             shutil.copy(binary.stub, folder / BACKENDS / "python" / binary.stub.name)
+            _hand_over_paths(folder / BACKENDS / "python" / _UTILS)
+            _link_libpython(folder / LIBRARIES)
     except OSError as error:
         raise LaunchError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _hand_over_paths(utils: Path) -> None:
+    """Make the stubs import what this process can import.
+
+    The stub runs an isolated interpreter, which ignores PYTHONPATH and the user's site-packages, so the paths are
+    written into the first module that it imports.
+    """
+    library = sysconfig.get_path("stdlib")
+    own = {"", library, f"{library}/lib-dynload", f"{sysconfig.get_path('platstdlib')}/lib-dynload"}
+    paths = [path for path in sys.path if path not in own and not path.endswith(".zip")]
+    header = f"import sys\n\nsys.path[:0] = [path for path in {paths!r} if path not in sys.path]\n\n"
+    utils.write_text(header + utils.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def _link_libpython(folder: Path) -> None:
+    """Give the stubs the libpython of this interpreter where there is one, not whichever the system has."""
+    directory, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
+    folder.mkdir()
+    if directory and name and ".so" in name and (library := Path(directory) / name).is_file():
+        (folder / name).symlink_to(library)

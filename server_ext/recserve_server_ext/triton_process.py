@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from recserve_server_ext.errors import LaunchError
-from recserve_server_ext.repository import BACKENDS, MODELS
+from recserve_server_ext.repository import BACKENDS, LIBRARIES, MODELS
 from recserve_server_ext.triton_binary import TritonBinary
 
 _PR_SET_PDEATHSIG = 1
@@ -84,7 +84,7 @@ class TritonProcess:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command(binary, folder, endpoint),
-                env=_environment(binary),
+                env=_environment(binary, folder),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -173,15 +173,17 @@ class TritonProcess:
         return command
 
 
-def _environment(binary: TritonBinary) -> dict[str, str]:
+def _environment(binary: TritonBinary, folder: Path) -> dict[str, str]:
     environment = dict(os.environ)
-    # The stubs run this interpreter without its start-up files, so they are told every path it has.
+    # A stub takes the first python3 on PATH for itself and looks for its standard library from there.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    # The wheel's stubs ignore it (see `recserve_server_ext.repository`); those of another server may not.
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     # A thread pool of BLAS beside hnswlib's and onnxruntime's threads only fights them for the cores.
     environment["OPENBLAS_NUM_THREADS"] = environment["OMP_NUM_THREADS"] = "1"
     environment["TOKENIZERS_PARALLELISM"] = "true"
     if binary.libraries is not None:
-        paths = [str(binary.libraries), environment.get("LD_LIBRARY_PATH", "")]
+        paths = [str(folder / LIBRARIES), str(binary.libraries), environment.get("LD_LIBRARY_PATH", "")]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in paths if path)
     return environment
 
