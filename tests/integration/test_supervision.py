@@ -126,7 +126,10 @@ def test_metrics_are_served_and_http_is_not(server: Served) -> None:
 
 
 def test_a_stop_under_load_breaks_no_answer(tiny_home: Path, body: dict[str, object]) -> None:
-    """Callers get good slates until the server ends, and UNAVAILABLE afterwards: nothing else, nothing cut off."""
+    """Callers get good slates until the server ends, and nothing is cut off.
+
+    Afterwards it is UNAVAILABLE, or NOT_FOUND for the moment in which Triton has unloaded its models but still listens.
+    """
     outcomes: list[str] = []
     stop = threading.Event()
 
@@ -149,7 +152,7 @@ def test_a_stop_under_load_breaks_no_answer(tiny_home: Path, body: dict[str, obj
         thread.join(10)
     stop.set()
     assert outcomes.count("3") >= 50
-    assert set(outcomes) == {"3", "UNAVAILABLE"}
+    assert set(outcomes) <= {"3", "UNAVAILABLE", "NOT_FOUND"}
 
 
 @pytest.mark.parametrize("missing", ["encoder", "snapshot"])
