@@ -20,13 +20,23 @@ app = typer.Typer(help="Serve the encoder and the index on Triton, watched, unti
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
+def _port(port: int | None) -> int | None:
+    if port is not None and not 0 <= port <= 65535:
+        raise typer.BadParameter(f"{port} is not a port; give one from 0 to 65535")
+    return port
+
+
 @app.callback(invoke_without_command=True)
 def serve(
     home: Annotated[Path, typer.Option(help="Folder with encoder, catalogue and snapshots.")] = DEFAULT_HOME,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; the options here win.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC; 0 = any free one [default: 8001].")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port of metrics; 0 = any free one [default: 8002].")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(callback=_port, help="Port of gRPC; 0 = any free one [default: 8001].")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(callback=_port, help="Port of metrics; 0 = any free one [default: 8002].")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or int8 [default: auto].")] = None,
     triton: Annotated[Path | None, typer.Option(help="A tritonserver to run instead of the one found.")] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log events as JSON lines.")] = False,
@@ -77,10 +87,13 @@ def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.request_stop())
     try:
-        supervisor.start()
+        ready = supervisor.start()
     except BaseException:
         supervisor.stop()
         raise
+    if not ready:
+        supervisor.stop()
+        return
     if ready_file is not None:
         addresses = {"grpc": plan.endpoint.grpc, "metrics": plan.endpoint.metrics}
         write_file(ready_file, msgspec.json.encode({**addresses, "pid": os.getpid(), "server_pid": supervisor.pid}))

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import platform
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import choose_encoder, read_manifest
-from recserve_server_ext.errors import ServerError
+from recserve_server_ext.errors import LaunchError, ServerError
 from recserve_server_ext.settings import ServeSettings
-from recserve_server_ext.snapshot import Snapshot, current
-from recserve_server_ext.triton_binary import find_triton
-from recserve_server_ext.triton_process import claim_port
+from recserve_server_ext.triton_binary import PYTHON, TritonBinary, find_triton
 from recserve_server_ext.workspace import Workspace
+
+# What needs an extra is imported where it is used: a check of an incomplete installation has to run on one.
 
 _GLIBC = (2, 35)
 _INSTALL = "pip install 'recserve[serve]'"
+_ORIGINS = {"path": "as given", "PATH": "from PATH", "wheel": "from the wheel nvidia-pytriton"}
+_START_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,22 @@ class Finding:
         return not self.advice
 
 
-def examine(workspace: Workspace, settings: ServeSettings) -> list[Finding]:
-    """Run every check; none stops the others."""
+def examine(workspace: Workspace, settings: ServeSettings, triton: Path | None = None) -> list[Finding]:
+    """Run every check; none stops the others.
+
+    Args:
+        workspace: Where encoder and snapshots should be.
+        settings: Those to serve with.
+        triton: The tritonserver to run instead of the one found.
+    """
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("Python", _python),
         ("glibc", _glibc),
         ("numpy", lambda: _package("numpy", below=(2,), why="nvidia-pytriton needs numpy below 2")),
         ("hnswlib", lambda: _package("hnswlib")),
         ("onnxruntime", _onnxruntime),
-        ("Triton", _triton),
+        ("Triton", lambda: _triton(triton)),
+        ("Python stub", lambda: _stub(triton)),
         ("CPU", _cpu),
         ("encoder", lambda: _encoder(workspace, settings)),
         ("snapshot", lambda: _snapshot(workspace, settings)),
@@ -65,6 +76,8 @@ def _run(name: str, check: Callable[[], Finding]) -> Finding:
     except ServerError as error:
         text, _, advice = str(error).partition("; ")
         return Finding(name, text, advice or "see the message")
+    except ModuleNotFoundError as error:
+        return Finding(name, f"not checked: {error.name} is not installed", _INSTALL)
     return Finding(name, found.found, found.advice)
 
 
@@ -98,9 +111,35 @@ def _onnxruntime() -> Finding:
     return gpu_build if gpu_build.ok else cpu_build
 
 
-def _triton() -> Finding:
-    binary = find_triton()
-    return Finding("Triton", f"from {binary.origin}: {binary.server.name}" + (", stub found" if binary.stub else ""))
+def _triton(explicit: Path | None) -> Finding:
+    binary = find_triton(explicit)
+    return Finding("Triton", f"{_version_of(binary)}, {_ORIGINS[binary.origin]}")
+
+
+def _version_of(binary: TritonBinary) -> str:
+    """What the server says of itself: it is started with no models, since only that shows that it runs here."""
+    from recserve_server_ext.probes import server_version
+    from recserve_server_ext.repository import assemble
+    from recserve_server_ext.triton_process import TritonProcess, claim_endpoint
+
+    with tempfile.TemporaryDirectory() as aside:
+        assemble(Path(aside), [], binary)
+        endpoint = claim_endpoint("127.0.0.1", 0, 0)
+        process = TritonProcess(binary, Path(aside), endpoint)
+        try:
+            found = server_version(endpoint.grpc, _START_S, until=lambda: process.exit_code() is not None)
+            if found is None:
+                raise LaunchError(f"{binary.server} does not run: {process.last_lines(1)}; name another with --triton")
+            return found
+        finally:
+            process.kill()
+
+
+def _stub(explicit: Path | None) -> Finding:
+    binary = find_triton(explicit)
+    if binary.stub is not None:
+        return Finding("Python stub", f"for Python {PYTHON}")
+    return Finding("Python stub", f"the server's own; it has to be for Python {PYTHON}")
 
 
 def _cpu() -> Finding:
@@ -115,11 +154,15 @@ def _encoder(workspace: Workspace, settings: ServeSettings) -> Finding:
 
 
 def _snapshot(workspace: Workspace, settings: ServeSettings) -> Finding:
+    from recserve_server_ext.snapshot import Snapshot, current
+
     encoder = read_manifest(choose_encoder(workspace, settings.precision), verify=False).runtime_fingerprint
     snapshot = Snapshot.load(current(workspace.snapshots), encoder=encoder)
     return Finding("snapshot", f"{snapshot.manifest.id}, {snapshot.manifest.items:,} items, checksums good")
 
 
 def _port(host: str, port: int, what: str) -> Finding:
+    from recserve_server_ext.triton_process import claim_port
+
     claim_port(host, port, what)
     return Finding(what, f"{host}:{port} is free")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +16,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from recserve_client.contract import models as names
 
 _STATUS_SHOWN = 200
+#: gRPC would wait up to two minutes before it tries a server again that was away.
+_RECONNECT = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Probes:
     """Probe requests for every model, sent in parallel."""
 
     def __init__(self, address: str, subject: ProbeSubject) -> None:
-        self._channel = grpc.insecure_channel(address)
+        self._channel = grpc.insecure_channel(address, options=_RECONNECT)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._requests = _requests(subject)
         self._threads = ThreadPoolExecutor(len(self._requests), thread_name_prefix="probe")
@@ -54,6 +62,14 @@ class Probes:
         outcomes = self._threads.map(lambda model: self._probe(model, timeout_s), self._requests)
         return {model: fault for model, fault in zip(self._requests, outcomes, strict=True) if fault is not None}
 
+    def finished(self, timeout_s: float) -> dict[str, int]:
+        """Requests that each model has answered well since it was loaded; empty when the server does not say."""
+        try:
+            statistics = self._stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return {}
+        return {model.name: int(model.inference_stats.success.count) for model in statistics.model_stats}
+
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
@@ -65,6 +81,30 @@ class Probes:
         except grpc.RpcError as error:
             return f"{error.code().name}: {error.details()}"[:_STATUS_SHOWN]
         return None
+
+
+def server_version(address: str, timeout_s: float, until: Callable[[], bool]) -> str | None:
+    """Name and version of a server, asked until it answers.
+
+    Args:
+        address: host:port of gRPC.
+        timeout_s: How long to ask.
+        until: Whether to give up earlier.
+
+    Returns:
+        For example ``triton 2.51.0``; None = no answer.
+    """
+    deadline = time.monotonic() + timeout_s
+    with grpc.insecure_channel(address, options=_RECONNECT) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        while time.monotonic() < deadline and not until():
+            try:
+                found = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=1)
+            except grpc.RpcError:
+                time.sleep(0.05)
+            else:
+                return f"{found.name} {found.version}"
+    return None
 
 
 class Admin:

@@ -40,6 +40,7 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary) -> None:
     try:
         for part in (MODELS, BACKENDS, LIBRARIES):
             shutil.rmtree(folder / part, ignore_errors=True)
+        (folder / MODELS).mkdir(parents=True)
         for model in models:
             target = folder / MODELS / model.name
             (target / "1").mkdir(parents=True)

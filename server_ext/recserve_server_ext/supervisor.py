@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import grpc
 
@@ -13,23 +12,43 @@ from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
 from recserve_server_ext.errors import LaunchError, SnapshotError
 from recserve_server_ext.events import EventLog
+from recserve_server_ext.health import Health
 from recserve_server_ext.model_config import Ensemble, all_models
 from recserve_server_ext.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.repository import assemble
+from recserve_server_ext.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.settings import ModelSettings, ServeSettings
 from recserve_server_ext.snapshot import current, first_id
 from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot_manifest
 from recserve_server_ext.triton_binary import TritonBinary
-from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_port
+from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_endpoint
 from recserve_server_ext.workspace import Workspace
 
-_EVERY_S = 2.0
-_PROBE_S = 2.0
-_START_S = 120.0
-_RELOAD_S = 8.0
-#: A model whose process lives but that answers nothing for so long is not busy but stuck.
-_STUCK_S = 20.0
-_LONGEST_PAUSE_S = 30.0
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How patient the supervisor is.
+
+    Attributes:
+        every_s: Between two rounds of probes.
+        probe_s: Deadline of a probe; also of one of a server that starts, where callers may be waiting already.
+        start_s: Until every model has answered.
+        reload_s: Deadline of unloading and of loading a model, each.
+        stuck_s: A process that lives but works on nothing for so long is not busy but stuck.
+        pause_s: Before a failed restart is tried again; doubled each time.
+        longest_pause_s: Where the doubling ends.
+    """
+
+    every_s: float = 2.0
+    probe_s: float = 2.0
+    start_s: float = 120.0
+    reload_s: float = 8.0
+    stuck_s: float = 20.0
+    pause_s: float = 0.5
+    longest_pause_s: float = 30.0
+
+
+_TIMING = Timing()
 
 
 @dataclass(frozen=True)
@@ -38,14 +57,14 @@ class Plan:
 
     Attributes:
         binary: The tritonserver.
-        folder: Where it runs.
+        folder: Where it runs; held until the supervisor stops.
         endpoint: Where it listens.
         subject: What the probes ask about.
         python_models: Names of the models that have a process.
     """
 
     binary: TritonBinary
-    folder: Path
+    folder: RunFolder
     endpoint: Endpoint
     subject: ProbeSubject
     python_models: frozenset[str]
@@ -66,44 +85,33 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary)
             f"{published} was made by encoder {snapshot.encoder}, but {encoder} is {manifest.runtime_fingerprint}; "
             "rebuild it with: recserve index build"
         )
-    endpoint = Endpoint(
-        settings.host,
-        claim_port(settings.host, settings.grpc_port, "grpc"),
-        claim_port(settings.host, settings.metrics_port, "metrics"),
-    )
+    subject = ProbeSubject(first_id(published), manifest.dim, manifest.max_tokens)
+    endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
     handed = ModelSettings(encoder=str(encoder.resolve()), snapshots=str(workspace.snapshots.resolve()), serve=settings)
     models = all_models(handed, dim=manifest.dim, max_tokens=manifest.max_tokens)
-    folder = (workspace.run / str(endpoint.grpc_port)).resolve()
-    assemble(folder, models, binary)
+    folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
+    assemble(folder.path, models, binary)
     return Plan(
         binary=binary,
         folder=folder,
         endpoint=endpoint,
-        subject=ProbeSubject(first_id(published), manifest.dim, manifest.max_tokens),
+        subject=subject,
         python_models=frozenset(model.name for model in models if not isinstance(model, Ensemble)),
     )
-
-
-@dataclass
-class _Health:
-    """When each model last answered."""
-
-    answered: dict[str, float] = field(default_factory=dict)
-
-    def stuck(self, now: float) -> list[str]:
-        return [model for model, at in self.answered.items() if now - at > _STUCK_S]
 
 
 class Supervisor:
     """Runs one server until it is told to stop. Start and watch from the same thread: the server dies with it."""
 
-    def __init__(self, plan: Plan, log: EventLog) -> None:
+    def __init__(self, plan: Plan, log: EventLog, timing: Timing = _TIMING) -> None:
         self._plan = plan
         self._log = log
+        self._timing = timing
         self._stop = threading.Event()
-        self._health = _Health()
         self._process: TritonProcess | None = None
         self._probes = Probes(plan.endpoint.grpc, plan.subject)
+        self._health = self._all_well()
+        self._unhealthy: set[str] = set()
 
     @property
     def pid(self) -> int:
@@ -111,35 +119,41 @@ class Supervisor:
         return self._process.pid if self._process is not None else 0
 
     def request_stop(self) -> None:
-        """Make `watch` return soon; safe in a signal handler."""
+        """Make `start` and `watch` return soon; safe in a signal handler."""
         self._stop.set()
 
-    def start(self) -> None:
+    def start(self) -> bool:
         """Start the server and wait until every model answers a real inference.
+
+        Returns:
+            Whether it is ready; no = it was told to stop meanwhile.
 
         Raises:
             LaunchError: It ended, or did not answer in time; the message quotes its log.
         """
-        self._process = TritonProcess(self._plan.binary, self._plan.folder, self._plan.endpoint)
+        self._process = TritonProcess(self._plan.binary, self._plan.folder.path, self._plan.endpoint)
         self._log("started", pid=self._process.pid)
-        deadline = time.monotonic() + _START_S
-        faults = {"server": "no answer yet"}
-        while faults and not self._stop.is_set():
+        deadline = time.monotonic() + self._timing.start_s
+        while faults := self._silent():
+            if self._stop.wait(0.1):
+                return False
             if (code := self._process.exit_code()) is not None:
+                self._process.kill()
                 raise LaunchError(f"tritonserver ended with code {code}:\n{self._process.last_lines()}")
             if time.monotonic() > deadline:
                 self._process.kill()
                 model, fault = next(iter(faults.items()))
-                raise LaunchError(f"{model} did not answer within {_START_S:.0f} s: {fault}; see {self._process.log}")
-            faults = self._probes.run(_PROBE_S)
-            if faults:
-                self._stop.wait(0.1)
-        self._health.answered = dict.fromkeys(self._probes.models, time.monotonic())
+                raise LaunchError(
+                    f"{model} did not answer within {self._timing.start_s:.0f} s: {fault}; see {self._process.log}"
+                )
+        self._health = self._all_well()
+        self._unhealthy.clear()
         self._log("ready", grpc=self._plan.endpoint.grpc, metrics=self._plan.endpoint.metrics)
+        return True
 
     def watch(self) -> None:
         """Watch the server until `request_stop`, then drain and end it."""
-        while not self._stop.wait(_EVERY_S):
+        while not self._stop.wait(self._timing.every_s):
             self._check()
         self.stop()
 
@@ -150,55 +164,73 @@ class Supervisor:
             self._log("stopping", pid=self._process.pid)
             self._process.stop()
             self._log("stopped", code=self._process.exit_code() or 0)
+        self._plan.folder.release()
+
+    def _all_well(self) -> Health:
+        return Health(self._probes.models, time.monotonic(), limit_s=self._timing.stuck_s)
+
+    def _silent(self) -> dict[str, str]:
+        """Faults of the models that have answered neither their probe nor a caller since the server started."""
+        faults = self._probes.run(self._timing.probe_s)
+        answered = self._probes.finished(self._timing.probe_s) if faults else {}
+        return {model: fault for model, fault in faults.items() if not answered.get(model)}
 
     def _check(self) -> None:
         assert self._process is not None
         if (code := self._process.exit_code()) is not None:
             self._log("server_exited", code=code)
-            self._process.kill()
             self._restart()
             return
         self._process.bound_log()
-        faults = self._probes.run(_PROBE_S)
-        now = time.monotonic()
-        self._health.answered.update(dict.fromkeys(set(self._probes.models) - set(faults), now))
-        if not faults or self._process.exit_code() is not None:
+        faults = self._probes.run(self._timing.probe_s)
+        if self._process.exit_code() is not None:
             return
-        for model, fault in faults.items():
-            self._log("model_unhealthy", model=model, fault=fault)
+        self._report(faults)
+        finished = self._probes.finished(self._timing.probe_s) if faults else {}
+        self._health.update(faults, finished, time.monotonic())
+        if not faults:
+            return
         dead = sorted(self._plan.python_models - self._process.living_stubs())
-        for model in dead:
-            self._reload(model)
-        stuck = self._health.stuck(now)
-        if stuck and not dead:
+        if dead:
+            if not all(self._reload(model) for model in dead):
+                self._restart()
+        elif stuck := self._health.stuck(time.monotonic()):
             self._log("server_stuck", models=",".join(stuck))
-            self._process.kill()
             self._restart()
 
-    def _reload(self, model: str) -> None:
+    def _report(self, faults: dict[str, str]) -> None:
+        """Log what changed: a server that is busy for an hour is not worth a line every two seconds."""
+        for model in sorted(set(faults) - self._unhealthy):
+            self._log("model_unhealthy", model=model, fault=faults[model])
+        for model in sorted(self._unhealthy - set(faults)):
+            self._log("model_healthy", model=model)
+        self._unhealthy = set(faults)
+
+    def _reload(self, model: str) -> bool:
+        """Whether it could be reloaded."""
         assert self._process is not None
         start = time.monotonic()
         admin = Admin(self._plan.endpoint.grpc, self._process.admin)
         try:
-            admin.reload(model, _RELOAD_S)
+            admin.reload(model, self._timing.reload_s)
         except grpc.RpcError as error:
             self._log("reload_failed", model=model, fault=f"{error.code().name}: {error.details()}"[:200])
-            self._process.kill()
-            self._restart()
-            return
+            return False
         finally:
             admin.close()
         self._log("model_reloaded", model=model, seconds=round(time.monotonic() - start, 2))
+        return True
 
     def _restart(self) -> None:
-        pause = 0.5
+        assert self._process is not None
+        self._process.kill()
+        pause = self._timing.pause_s
         while not self._stop.is_set():
             try:
-                self.start()
+                if self.start():
+                    self._log("server_restarted", pid=self.pid)
+                return
             except LaunchError as error:
                 self._log("restart_failed", fault=str(error).replace("\n", " | ")[:500], next_s=pause)
                 self._stop.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-            else:
-                self._log("server_restarted", pid=self.pid)
-                return
+                pause = min(2 * pause, self._timing.longest_pause_s)

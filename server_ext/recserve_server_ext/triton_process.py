@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -22,7 +24,11 @@ from recserve_server_ext.triton_binary import TritonBinary
 _PR_SET_PDEATHSIG = 1
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _ADMIN_HEADER = "recserve-admin"
+_LOG = "triton.log"
+_PREVIOUS_LOG = "triton.log.1"
 _LOG_BYTES = 32 * 1024 * 1024
+#: From the end of the log, where the cause of a fault stands.
+_QUOTED_BYTES = 64 * 1024
 #: Triton gives requests in flight this long when it is told to stop.
 _DRAIN_S = 20
 
@@ -38,12 +44,12 @@ class Endpoint:
     @property
     def grpc(self) -> str:
         """host:port of gRPC."""
-        return f"{self.host}:{self.grpc_port}"
+        return f"{_in_url(self.host)}:{self.grpc_port}"
 
     @property
     def metrics(self) -> str:
         """host:port of the Prometheus metrics."""
-        return f"{self.host}:{self.metrics_port}"
+        return f"{_in_url(self.host)}:{self.metrics_port}"
 
 
 def claim_port(host: str, port: int, what: str) -> int:
@@ -52,19 +58,38 @@ def claim_port(host: str, port: int, what: str) -> int:
     Raises:
         LaunchError: Something listens there already, or the address is not this machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Without it a port in TIME_WAIT would look taken; a port that is listened on stays refused.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            raise LaunchError(
-                f"cannot listen on {host}:{port} for {what}: {error.strerror}; "
-                f"stop what listens there, or choose another with --{what}-port (0 = any free one)"
-            ) from None
-        return int(probe.getsockname()[1])
+    with _listen(host, port, what) as listener:
+        return int(listener.getsockname()[1])
+
+
+def claim_endpoint(host: str, grpc_port: int, metrics_port: int) -> Endpoint:
+    """Two different ports that are free; 0 = any.
+
+    Raises:
+        LaunchError: As of `claim_port`.
+    """
+    with _listen(host, grpc_port, "grpc") as grpc, _listen(host, metrics_port, "metrics") as metrics:
+        return Endpoint(host, int(grpc.getsockname()[1]), int(metrics.getsockname()[1]))
+
+
+def _listen(host: str, port: int, what: str) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    # Without it a port in TIME_WAIT would look taken; a port that is listened on stays refused.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1)
+    except OSError as error:
+        listener.close()
+        raise LaunchError(
+            f"cannot listen on {_in_url(host)}:{port} for {what}: {error.strerror}; "
+            f"stop what listens there, or choose another with --{what}-port (0 = any free one)"
+        ) from None
+    return listener
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 class TritonProcess:
@@ -78,10 +103,15 @@ class TritonProcess:
             folder: Assembled by `recserve_server_ext.repository.assemble`.
             endpoint: Free ports.
         """
-        self.log = folder / "triton.log"
+        self.log = folder / _LOG
         self._models = folder / MODELS
         self._secret = secrets.token_hex(16)
-        with self.log.open("wb") as log:
+        # Looked up here: after the fork only what is safe in a process with threads may run.
+        die_with_parent = partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
+        # Appending: what the server before this one said last must survive the restart, and what is written after
+        # `bound_log` must not start behind a hole.
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self._command(binary, folder, endpoint),
                 env=_environment(binary, folder),
@@ -89,7 +119,7 @@ class TritonProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     @property
@@ -126,13 +156,18 @@ class TritonProcess:
         return {path.relative_to(self._models).parts[0] for path in paths}
 
     def bound_log(self) -> None:
-        """Empty the log when it has grown too large."""
-        if self.log.stat().st_size > _LOG_BYTES:
-            os.truncate(self.log, 0)
+        """Start the log anew when it has grown too large; one that is full is kept beside it."""
+        with suppress(OSError):  # a full disk or a removed log is no reason to stop watching
+            if self.log.stat().st_size > _LOG_BYTES:
+                shutil.copyfile(self.log, self.log.with_name(_PREVIOUS_LOG))
+                os.truncate(self.log, 0)
+                self._log_start = 0
 
     def last_lines(self, count: int = 5) -> str:
         """The last lines of its log that tell of an error, or else just the last ones."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        with self.log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _QUOTED_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith(("E", "error"))]
         return "\n".join((errors or lines)[-count:])
 
@@ -186,7 +221,3 @@ def _environment(binary: TritonBinary, folder: Path) -> dict[str, str]:
         paths = [str(folder / LIBRARIES), str(binary.libraries), environment.get("LD_LIBRARY_PATH", "")]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in paths if path)
     return environment
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

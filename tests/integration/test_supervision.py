@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import threading
 import time
@@ -153,6 +154,23 @@ def test_a_stop_under_load_breaks_no_answer(tiny_home: Path, body: dict[str, obj
     stop.set()
     assert outcomes.count("3") >= 50
     assert set(outcomes) <= {"3", "UNAVAILABLE", "NOT_FOUND"}
+
+
+def test_a_killed_supervisor_takes_its_server_along(tiny_home: Path) -> None:
+    with served(tiny_home, code=-signal.SIGKILL) as server:
+        family = [server.triton(), *server.triton().children()]
+        server.process.kill()
+        _, left = psutil.wait_procs(family, timeout=30)
+        assert not left
+
+
+def test_no_folder_is_left_by_servers_that_ended(tiny_home: Path) -> None:
+    for _ in range(2):
+        with served(tiny_home) as server:
+            own = server.grpc.rpartition(":")[2]
+    assert own in [path.name for path in Workspace(tiny_home).run.iterdir()]
+    with served(tiny_home):
+        assert own not in [path.name for path in Workspace(tiny_home).run.iterdir()]
 
 
 @pytest.mark.parametrize("missing", ["encoder", "snapshot"])

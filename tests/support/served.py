@@ -69,13 +69,21 @@ def serve_command(home: Path, *options: str) -> list[str]:
 
 
 @contextmanager
-def served(home: Path, *options: str) -> Iterator[Served]:
-    """Start a server, wait until it is ready, and stop it with SIGTERM: it must exit with 0, leaving nothing behind."""
+def served(home: Path, *options: str, code: int = 0) -> Iterator[Served]:
+    """Start a server, wait until it is ready, and stop it with SIGTERM: it must exit with 0, leaving nothing behind.
+
+    Args:
+        home: What to serve.
+        options: Of `recserve serve`.
+        code: Exit code it must have instead, when the test ends it itself.
+    """
     with tempfile.TemporaryDirectory() as aside:
         ready, log = Path(aside) / "ready.json", Path(aside) / "serve.log"
         with log.open("wb") as stream:
             command = serve_command(home, "--ready-file", str(ready), *options)
-            process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "COLUMNS": "100"})
+            # No environment of ours on PATH: what the server needs it has to find by itself.
+            environment = {**os.environ, "COLUMNS": "100", "PATH": os.defpath}
+            process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
         try:
             _wait_ready(process, ready, log)
             addresses = json.loads(ready.read_text())
@@ -83,9 +91,9 @@ def served(home: Path, *options: str) -> Iterator[Served]:
         finally:
             family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.send_signal(signal.SIGTERM)
-            code = process.wait(_STOP_S)
+            ended = process.wait(_STOP_S)
             _, left = psutil.wait_procs(family, timeout=10)
-            assert code == 0, f"exit code {code}; the log:\n{log.read_text()}"
+            assert ended == code, f"exit code {ended}; the log:\n{log.read_text()}"
             assert not left, f"left behind: {left}"
 
 

@@ -1,0 +1,77 @@
+"""A stand-in for tritonserver that fails as a test tells it, for tests of the supervisor without models.
+
+It reads files in the folder it runs from: `late` names models that miss every deadline, `busy` models that answer
+others meanwhile, and `broken` holds what it says when it ends at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from recserve_server_ext.triton_binary import TritonBinary
+
+
+def fake_triton(folder: Path) -> TritonBinary:
+    """An executable that behaves like tritonserver."""
+    script = folder / "tritonserver"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m support.fake_triton "$@"\n')
+    script.chmod(0o755)
+    return TritonBinary(script, "path")
+
+
+class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated without types
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._answered = 0
+
+    def named(self, file: str) -> list[str]:
+        path = self._folder / file
+        return path.read_text().split() if path.exists() else []
+
+    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if request.model_name in self.named("late"):
+            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "late")
+        return service_pb2.ModelInferResponse()
+
+    def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return service_pb2.ServerMetadataResponse(name="triton", version="0.0.1")
+
+    def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._answered += 1
+        statistics = service_pb2.ModelStatisticsResponse()
+        for model in self.named("busy"):
+            statistics.model_stats.add(name=model).inference_stats.success.count = self._answered
+        return statistics
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--grpc-address")
+    parser.add_argument("--grpc-port")
+    parser.add_argument("--model-repository", type=Path)
+    options, _ = parser.parse_known_args()
+    servicer = _Servicer(options.model_repository.parent)
+    if words := servicer.named("broken"):
+        sys.exit(" ".join(words))
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    server = grpc.server(ThreadPoolExecutor(16))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(f"{options.grpc_address}:{options.grpc_port}")
+    server.start()
+    stop.wait()
+    server.stop(0).wait()
+
+
+if __name__ == "__main__":
+    main()
