@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,6 +24,8 @@ _GLIBC = (2, 35)
 _INSTALL = "pip install 'recserve[serve]'"
 _ORIGINS = {"path": "as given", "PATH": "from PATH", "wheel": "from the wheel nvidia-pytriton"}
 _START_S = 20.0
+#: Exit code of the dynamic loader when a library is missing.
+_NOT_LOADED = 127
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,20 @@ def _version_of(binary: TritonBinary) -> str:
 
 
 def _stub(explicit: Path | None) -> Finding:
+    from recserve_server_ext.repository import assemble
+    from recserve_server_ext.triton_process import child_environment
+
     binary = find_triton(explicit)
-    if binary.stub is not None:
-        return Finding("Python stub", f"for Python {PYTHON}")
-    return Finding("Python stub", f"the server's own; it has to be for Python {PYTHON}")
+    if binary.stub is None:
+        return Finding("Python stub", f"the server's own; it has to be for Python {PYTHON}")
+    with tempfile.TemporaryDirectory() as aside:
+        assemble(Path(aside), [], binary)
+        # Without arguments it only asks for some, once the loader has found its libraries.
+        environment = child_environment(binary, Path(aside))
+        run = subprocess.run([binary.stub], env=environment, capture_output=True, text=True, timeout=10, check=False)
+    if run.returncode == _NOT_LOADED:
+        return Finding("Python stub", run.stderr.strip()[-200:], f"install libpython{PYTHON}")
+    return Finding("Python stub", f"for Python {PYTHON}, loads")
 
 
 def _cpu() -> Finding:

@@ -71,7 +71,10 @@ def _hand_over_paths(utils: Path) -> None:
 
 def _link_libpython(folder: Path) -> None:
     """Give the stubs the libpython of this interpreter where there is one, not whichever the system has."""
-    directory, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
+    name = sysconfig.get_config_var("INSTSONAME") or ""
     folder.mkdir()
-    if directory and name and ".so" in name and (library := Path(directory) / name).is_file():
-        (folder / name).symlink_to(library)
+    # A Python that was moved after it was built still names the folder that it was built for.
+    for directory in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"):
+        if directory and ".so" in name and (library := Path(directory) / name).is_file():
+            (folder / name).symlink_to(library)
+            return

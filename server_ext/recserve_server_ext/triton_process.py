@@ -114,7 +114,7 @@ class TritonProcess:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self._command(binary, folder, endpoint),
-                env=_environment(binary, folder),
+                env=child_environment(binary, folder),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -208,7 +208,13 @@ class TritonProcess:
         return command
 
 
-def _environment(binary: TritonBinary, folder: Path) -> dict[str, str]:
+def child_environment(binary: TritonBinary, folder: Path) -> dict[str, str]:
+    """Environment of a server and its Python processes.
+
+    Args:
+        binary: The server.
+        folder: Assembled by `recserve_server_ext.repository.assemble`.
+    """
     environment = dict(os.environ)
     # A stub takes the first python3 on PATH for itself and looks for its standard library from there.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])

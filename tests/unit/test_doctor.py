@@ -6,6 +6,7 @@ import builtins
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,19 @@ def test_what_is_not_installed_is_a_finding(tiny_home: Path, tmp_path: Path, mon
     found = {finding.check: finding for finding in examine(Workspace(tiny_home), ServeSettings(grpc_port=0), triton)}
     assert "hnswlib is not installed" in found["snapshot"].found
     assert "pip install" in found["snapshot"].advice
+
+
+def test_a_stub_that_lacks_its_libpython_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, backends = tmp_path / "triton_python_backend_stub", tmp_path / "backends"
+    stub.write_text("#!/bin/sh\necho libpython3.11.so.1.0: cannot open shared object file >&2\nexit 127\n")
+    stub.chmod(0o755)
+    (backends / "python").mkdir(parents=True)
+    (backends / "python" / "triton_python_backend_utils.py").write_text("")
+    binary = replace(fake_triton(tmp_path), backends=backends, stub=stub)
+    monkeypatch.setattr("recserve_server_ext.doctor.find_triton", lambda _: binary)
+    found = {finding.check: finding for finding in examine(Workspace(tmp_path), ServeSettings(grpc_port=0))}
+    assert "libpython3.11.so.1.0" in found["Python stub"].found
+    assert "install libpython" in found["Python stub"].advice
 
 
 @pytest.mark.parametrize(
