@@ -1,4 +1,4 @@
-"""Shared fixtures: one tiny home and one served real Triton for all tests that only send requests."""
+"""Shared fixtures: one tiny home, one served real Triton, and a small gRPC server without Triton."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.inference_server import InferenceServer, listening
 from support.served import Served, served
 from support.tiny_home import make_tiny_home
 from support.wire import Wire
@@ -29,3 +30,16 @@ def tiny_server(tiny_home: Path) -> Iterator[Served]:
 def wire(tiny_server: Served) -> Wire:
     """Raw calls to the tiny server."""
     return Wire(tiny_server.grpc)
+
+
+@pytest.fixture
+def server() -> InferenceServer:
+    """A small gRPC server of the same protocol, without Triton; tests set its answers and look at its requests."""
+    return InferenceServer()
+
+
+@pytest.fixture
+def address(server: InferenceServer) -> Iterator[str]:
+    """Where it listens."""
+    with listening(server) as found:
+        yield found

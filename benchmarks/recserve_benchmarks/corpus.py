@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from recserve_client.contract import Behaviour, RecommendRequest, models, pack
+from recserve_client.contract import Behaviour, RecommendRequest, bytes_element, models, pack
 from recserve_export.index_build import Details, build_index
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.errors import SnapshotError
@@ -137,5 +136,5 @@ def infer_requests(model: str, packed: Sequence[bytes]) -> Iterator[bytes]:
     for raw in packed:
         request = service_pb2.ModelInferRequest(model_name=model)
         request.inputs.add(name=models.REQUEST.name, datatype=models.REQUEST.datatype, shape=(1, 1))
-        request.raw_input_contents.append(struct.pack("<I", len(raw)) + raw)
+        request.raw_input_contents.append(bytes_element(raw))
         yield request.SerializeToString()

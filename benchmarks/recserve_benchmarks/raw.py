@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_benchmarks.errors import BenchmarkError
+from recserve_export.recall import normalised_means
 from recserve_server_ext import cpu
 from recserve_server_ext.hnsw_engine import GRAPH
 from recserve_server_ext.snapshot import Snapshot, current
@@ -90,7 +91,7 @@ class RawSearch:
         if job.texts:
             texts = job.texts
             return _timed(lambda part: self._search(self._user_vectors(texts[part])), len(texts), job.batch)
-        users = means(self._vectors[np.array(job.rows)])
+        users = normalised_means(self._vectors[np.array(job.rows)])
         return _timed(lambda part: self._search(users[part]), len(users), job.batch)
 
     def _search(self, users: Vectors) -> None:
@@ -98,7 +99,7 @@ class RawSearch:
 
     def _user_vectors(self, histories: Sequence[Sequence[str]]) -> Vectors:
         vectors = self._encoder.encode([text for history in histories for text in history])
-        return means(vectors.reshape(len(histories), -1, self._encoder.dim))
+        return normalised_means(vectors.reshape(len(histories), -1, self._encoder.dim))
 
 
 class RawProcess:
@@ -147,12 +148,6 @@ class RawProcess:
         if not line:
             raise BenchmarkError("the process of the raw search ended; its error is above")
         return msgspec.json.decode(line, type=RawCost)
-
-
-def means(behaviours: Vectors) -> Vectors:
-    """Normalised means of [users, behaviours, dim]."""
-    sums = behaviours.sum(axis=1)
-    return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
 
 
 def _timed(work: Callable[[slice], Any], users: int, batch: int) -> RawCost:

@@ -25,7 +25,7 @@ from recserve_server_ext.model_config import PythonModel, config_text
 from recserve_server_ext.repository import MODELS, assemble
 from recserve_server_ext.settings import ServeSettings
 from recserve_server_ext.triton_binary import find_triton
-from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_port
+from recserve_server_ext.triton_process import TritonProcess, claim_endpoint
 
 _START_S = 120.0
 #: Name of the echo model.
@@ -107,7 +107,7 @@ def echo(answer_bytes: int, settings: ServeSettings) -> Iterator[Server]:
         target.mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("echo_model.py"), target / "model.py")
         (target.parent / "config.pbtxt").write_text(config_text(model))
-        endpoint = Endpoint("127.0.0.1", claim_port("127.0.0.1", 0, "grpc"), claim_port("127.0.0.1", 0, "metrics"))
+        endpoint = claim_endpoint("127.0.0.1", 0, 0)
         process = TritonProcess(binary, folder, endpoint)
         try:
             _wait_ready(endpoint.grpc, process)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from recserve_benchmarks.raw import K, means
+from recserve_benchmarks.raw import K
 from recserve_client.contract import Slate
+from recserve_export.recall import normalised_means
 
 #: Scores this close are equal: float32 products summed in another order differ by less.
 _TIE = 1e-6
@@ -34,7 +35,7 @@ def recall_at_10(vectors: NDArray[np.float32], rows: NDArray[np.int64], found: S
     """
     hits = 0
     for history, slate in zip(rows, found, strict=True):
-        scores = vectors @ means(vectors[history][None])[0]
+        scores = vectors @ normalised_means(vectors[history][None])[0]
         scores[history] = -np.inf
         tenth = np.partition(scores, -K)[-K]
         hits += int(np.count_nonzero(scores[list(set(slate))] >= tenth - _TIE))

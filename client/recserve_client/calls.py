@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -22,6 +21,7 @@ from recserve_client.contract import (
     RecommendRequest,
     RequestError,
     Slate,
+    bytes_element,
     models,
     pack,
     shown,
@@ -236,7 +236,7 @@ def _infer(model: str, message: msgspec.Struct) -> Any:
         raise from_request(error) from None
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name=models.REQUEST.name, datatype=models.REQUEST.datatype, shape=(1, 1))
-    request.raw_input_contents.append(struct.pack("<I", len(raw)) + raw)
+    request.raw_input_contents.append(bytes_element(raw))
     return request
 
 

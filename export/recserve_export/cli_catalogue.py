@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from recserve_client.cli.console import fail, note, out, progress
+from recserve_export.cli_common import explained
 from recserve_export.errors import ExportError, MappingError
 from recserve_export.field_mapping import FieldMapping, mapping_from_options, read_mapping
-from recserve_server_ext.errors import ServerError
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def import_(
 
     Exit code 0 when items were accepted or the catalogue is up to date, 1 when nothing was accepted.
     """
-    with _explained():
+    with explained():
         has_options = bool(text or attribute or columns or available_field or (id_field, separator) != ("id", ";"))
         if source == _FILMS and (has_options or mapping is not None):
             raise MappingError(f"{_FILMS} has its own field mapping; leave out the options for fields")
@@ -97,7 +97,7 @@ def stats(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Say what the catalogue holds and where it came from."""
     from recserve_export.catalogue_stats import collect_stats
 
-    with _explained(), _store(home) as store:
+    with explained(), _store(home) as store:
         with progress("reading", store.count()) as bar:
             found = collect_stats(store, lambda done: bar.update(_BAR, completed=done))
         if as_json:
@@ -122,7 +122,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print one item."""
-    with _explained(), _store(home) as store:
+    with explained(), _store(home) as store:
         item = store.get(item_id)
         if item is None:
             fail(f"no item {item_id!r} among the {store.count():,} of {store.path}")
@@ -184,14 +184,6 @@ def _import(opened: _Opened, path: Path, refusals: Path | None, *, force: bool) 
         note(f"every refused row is in {refusals}")
     if not report.record.accepted:
         fail("nothing was accepted, the catalogue is as it was; check the field mapping against the reasons above")
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except (ExportError, ServerError) as error:
-        fail(str(error))
 
 
 def _store(home: Path) -> CatalogueStore:

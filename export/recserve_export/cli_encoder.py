@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 
 import typer
 from rich import box
 from rich.table import Table
 
-from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.console import note, out
+from recserve_export.cli_common import Precision, explained, stage_bar
 from recserve_export.encoder_export import Exported, choose_precisions, export_encoder
 from recserve_export.encoder_report import EncoderReport
-from recserve_export.errors import ExportError
-from recserve_server_ext.errors import ServerError
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 app = typer.Typer(help="Turn a model into files that can be served.", no_args_is_help=True)
-
-
-class Precision(StrEnum):
-    """Choices of `--precision`."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    INT8 = "int8"
 
 
 @app.callback()
@@ -46,32 +34,13 @@ def encoder(
     force: bool = typer.Option(False, "--force", help="Export even when what is there is up to date."),
 ) -> None:
     """Export a text encoder to ONNX, with pooling and normalisation inside, and compare it with the original."""
-    with _explained():
+    with explained():
         precisions = choose_precisions(precision.value)
-        done = export_encoder(source, Workspace(home), precisions, force=force, stage=_bar)
+        done = export_encoder(source, Workspace(home), precisions, force=force, stage=stage_bar)
         for one in done:
             if not one.is_new:
                 note(f"the {one.manifest.precision} encoder is up to date: {one.folder}")
         _print_table(done)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Errors of the rooms, and a missing extra, as one line and exit code 1."""
-    try:
-        yield
-    except (ExportError, ServerError) as error:
-        fail(str(error))
-    except ModuleNotFoundError as error:
-        fail(f"recserve export needs the module {error.name!r}: pip install 'recserve[export]'")
-
-
-@contextmanager
-def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    with progress(what, total) as bar:
-        yield lambda count: bar.advance(bar.task_ids[0], count)
-        if total is None:
-            bar.update(bar.task_ids[0], total=1, completed=1)
 
 
 def _print_table(done: list[Exported]) -> None:

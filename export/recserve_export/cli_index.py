@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
-from recserve_client.cli.console import fail, note, out, progress
-from recserve_export.errors import ExportError
-from recserve_server_ext.errors import ServerError
+from recserve_client.cli.console import fail, note, out
+from recserve_export.cli_common import Precision, explained, stage_bar
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
@@ -23,14 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Build the index of the catalogue; show the recall curve it was chosen from.", no_args_is_help=True
 )
-
-
-class Precision(StrEnum):
-    """Choices of `--precision`."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    INT8 = "int8"
 
 
 _HOME = typer.Option(DEFAULT_HOME, "--home", help="Folder of the encoder, the catalogue and the snapshots.")
@@ -46,7 +34,7 @@ def build(
     """Encode the catalogue, choose M and ef by measured recall, publish a snapshot."""
     if not 0 < recall <= 1:
         fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
-    with _explained():
+    with explained(OSError):
         _print_built(_build(Workspace(home), precision, recall, force))
 
 
@@ -57,7 +45,7 @@ def report(
     plot: Path | None = typer.Option(None, "--plot", help="Also draw the curve into this PNG file."),
 ) -> None:
     """Print the recall curve of the published index, with the chosen parameters marked."""
-    with _explained():
+    with explained(OSError):
         from recserve_export.index_build import read_report
         from recserve_server_ext.snapshot import current
 
@@ -77,26 +65,7 @@ def _build(workspace: Workspace, precision: Precision, recall: float, force: boo
     from recserve_server_ext.encoder_manifest import choose_encoder
 
     encoder = choose_encoder(workspace, precision.value)
-    return build_snapshot(workspace, encoder, Settings(recall=recall), force=force, stage=_bar)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Errors of the rooms, and a missing extra, as one line and exit code 1."""
-    try:
-        yield
-    except (ServerError, ExportError) as error:
-        fail(str(error))
-    except ModuleNotFoundError as error:
-        fail(f"recserve index needs the module {error.name!r}: pip install 'recserve[export]'")
-    except OSError as error:
-        fail(str(error))
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    with progress(what, total) as bar:
-        yield lambda count: bar.advance(bar.task_ids[0], count)
+    return build_snapshot(workspace, encoder, Settings(recall=recall), force=force, stage=stage_bar)
 
 
 def _print_built(built: Built) -> None:

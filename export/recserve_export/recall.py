@@ -104,7 +104,7 @@ def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
     exact = ExactEngine(vectors)
     items = len(vectors)
     users = {
-        kind: _normalised_means(vectors, rows)
+        kind: normalised_means(vectors[rows])
         for kind, rows in sample_histories(vectors, count=count, seed=seed).items()
     }
     k = min(K, items)
@@ -186,7 +186,8 @@ def _best_times(engine: Engine, queries: Vectors, k: int, ef: int | None) -> tup
     return max(min(walls), 1e-9), max(min(cpus), 1e-9)
 
 
-def _normalised_means(vectors: Vectors, rows: NDArray[np.int64]) -> Vectors:
-    means = vectors[rows].mean(axis=1)
+def normalised_means(behaviours: Vectors) -> Vectors:
+    """The user vectors [users, dim] of equally weighted behaviours [users, behaviours, dim]."""
+    means = behaviours.mean(axis=1)
     unit: Vectors = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     return unit

@@ -48,26 +48,21 @@ class Embedder:
         self._limits = limits
         self._unpack = Unpacker(EmbedRequest)
 
-    def accept(self, raws: Sequence[bytes | RequestError], received_ns: int) -> list[EmbedJob | RequestError]:
-        """Decode and check; a request that is refused comes back as its error, in its place."""
-        start_ns = time.monotonic_ns()
-        accepted = [raw if isinstance(raw, RequestError) else self._accept_one(raw) for raw in raws]
-        for job in accepted:
-            if isinstance(job, EmbedJob):
-                job.waited_ns = start_ns - received_ns
-                job.resolve_ns = time.monotonic_ns() - start_ns
-        return accepted
+    def accept(self, raw: bytes) -> EmbedJob:
+        """Decode and check a request.
 
-    def _accept_one(self, raw: bytes) -> EmbedJob | RequestError:
-        try:
-            check_size(raw, self._limits)
-            texts = self._unpack(raw).texts
-            if not texts:
-                raise RequestError(ErrorKind.INVALID_REQUEST, "$.texts is []: send at least one text")
-            check_texts(texts, self._limits, "texts")
-        except RequestError as error:
-            return error
+        Raises:
+            RequestError: It is refused.
+        """
+        check_size(raw, self._limits)
+        texts = self._unpack(raw).texts
+        if not texts:
+            raise RequestError(ErrorKind.INVALID_REQUEST, "$.texts is []: send at least one text")
+        check_texts(texts, self._limits, "texts")
         return EmbedJob(texts)
+
+    def look_up(self, jobs: Sequence[EmbedJob]) -> None:
+        """Nothing: no vector is kept."""
 
     def encode(self, jobs: Sequence[EmbedJob], encode: Encode) -> None:
         """Encode the texts of all these requests, each distinct one once.

@@ -27,9 +27,15 @@ _log = logging.getLogger(__name__)
 
 
 class WaitingJob(Protocol):
-    """A request on its way to an answer."""
+    """A request on its way to an answer; times are in nanoseconds.
+
+    Attributes:
+        waited_ns: Spent waiting.
+        resolve_ns: Spent on decoding and look-ups, by the whole batch.
+    """
 
     waited_ns: int
+    resolve_ns: int
 
     @property
     def needs_encoder(self) -> bool:
@@ -43,8 +49,12 @@ J = TypeVar("J", bound=WaitingJob)
 class Handler(Protocol[J]):
     """What a packed model does, apart from Triton: see `Recommender` and `Embedder`."""
 
-    def accept(self, raws: Sequence[bytes | RequestError], received_ns: int) -> list[J | RequestError]:
-        """Decode, check, look up."""
+    def accept(self, raw: bytes) -> J:
+        """Decode and check one packed request; raises RequestError when it is refused."""
+        ...
+
+    def look_up(self, jobs: Sequence[J]) -> None:
+        """Fill in what is known already, for a batch at once."""
         ...
 
     def encode(self, jobs: Sequence[J], encode: Encode) -> None:
@@ -88,8 +98,7 @@ class PackedModel(Generic[J]):
 
     def run(self, calls: Sequence[Call]) -> list[Answer | None]:
         """Answer the calls of one batch; None stands for those that are deferred until the encoder has answered."""
-        received_ns = time.monotonic_ns()
-        accepted = self._accept(calls, received_ns)
+        accepted = self._accept(calls)
         answers: list[Answer | None] = [job if isinstance(job, RequestError) else None for job in accepted]
         known: list[tuple[int, J]] = []
         deferred: list[tuple[Callable[[Answer], None], J]] = []
@@ -111,11 +120,27 @@ class PackedModel(Generic[J]):
         """Wait until every call has its answer."""
         self._threads.shutdown(wait=True)
 
-    def _accept(self, calls: Sequence[Call], received_ns: int) -> Sequence[J | RequestError]:
+    def _accept(self, calls: Sequence[Call]) -> Sequence[J | RequestError]:
+        """The jobs of the batch, each in the place of its call; one that is refused is its error."""
+        start_ns = time.monotonic_ns()
+        accepted = [self._accept_one(call) for call in calls]
+        jobs = [job for job in accepted if not isinstance(job, RequestError)]
         try:
-            return self._handler.accept([_read(call) for call in calls], received_ns)
+            self._handler.look_up(jobs)
         except Exception as error:
             return [_fault(error)] * len(calls)
+        taken_ns = time.monotonic_ns() - start_ns
+        for job in jobs:
+            job.resolve_ns = taken_ns
+        return accepted
+
+    def _accept_one(self, call: Call) -> J | RequestError:
+        try:
+            return self._handler.accept(call.read())
+        except RequestError as error:
+            return error
+        except Exception as error:
+            return _fault(error)
 
     def _run_later(self, pairs: Pairs[J], submitted_ns: int) -> None:
         jobs = [job for _, job in pairs]
@@ -148,13 +173,6 @@ class PackedModel(Generic[J]):
                 return [_fault(error)]
             # One bad request fails alone: find it.
             return [self._answer([job])[0] for job in jobs]
-
-
-def _read(call: Call) -> bytes | RequestError:
-    try:
-        return call.read()
-    except RequestError as error:
-        return error
 
 
 def _fault(error: Exception) -> RequestError:

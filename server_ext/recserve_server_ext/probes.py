@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from recserve_client.contract import bytes_element
 from recserve_client.contract import models as names
 
 _STATUS_SHOWN = 200
@@ -157,7 +157,7 @@ def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]
 
 def _packed(name: str, body: object) -> tuple[str, str, tuple[int, ...], bytes]:
     raw = json.dumps(body).encode()
-    return name, "BYTES", (1, 1), struct.pack("<I", len(raw)) + raw
+    return name, "BYTES", (1, 1), bytes_element(raw)
 
 
 def _infer(model: str, *tensors: tuple[str, str, tuple[int, ...], bytes]) -> service_pb2.ModelInferRequest:

@@ -77,7 +77,7 @@ class _Group(NamedTuple):
 class Recommender:
     """Answers requests from one snapshot.
 
-    The way of a request: `accept` (decode, check, look up), `encode` when texts are missing, `answer`.
+    The way of a request: `accept` (decode, check), `look_up`, `encode` when texts are missing, `answer`.
     """
 
     def __init__(self, snapshot: Snapshot, cache: TextCache, limits: Limits) -> None:
@@ -87,29 +87,20 @@ class Recommender:
         self._retrieval = Retrieval(snapshot.engine, snapshot.exact, snapshot.available)
         self._unpack = Unpacker(RecommendRequest)
 
-    def accept(self, raws: Sequence[bytes | RequestError], received_ns: int) -> list[Job | RequestError]:
-        """Decode, check and look up; a request that is refused comes back as its error, in its place."""
-        start_ns = time.monotonic_ns()
-        accepted = [raw if isinstance(raw, RequestError) else self._accept_one(raw) for raw in raws]
-        jobs = [job for job in accepted if isinstance(job, Job)]
-        self._look_up_texts([job for job in jobs if job.history.missing])
-        taken_ns = time.monotonic_ns() - start_ns
-        for job in jobs:
-            job.waited_ns = start_ns - received_ns
-            job.resolve_ns = taken_ns
-        return accepted
+    def accept(self, raw: bytes) -> Job:
+        """Decode and check a request, and look up its items.
 
-    def _accept_one(self, raw: bytes) -> Job | RequestError:
-        try:
-            check_size(raw, self._limits)
-            request = self._unpack(raw)
-            check_request(request, self._limits, self._snapshot.fields.names)
-            return Job(request, History(request, self._snapshot.row_of, self._limits, self._snapshot.manifest.dim))
-        except RequestError as error:
-            return error
+        Raises:
+            RequestError: It is refused.
+        """
+        check_size(raw, self._limits)
+        request = self._unpack(raw)
+        check_request(request, self._limits, self._snapshot.fields.names)
+        return Job(request, History(request, self._snapshot.row_of, self._limits, self._snapshot.manifest.dim))
 
-    def _look_up_texts(self, jobs: list[Job]) -> None:
-        texts = list(dict.fromkeys(text for job in jobs for text in job.history.missing.values()))
+    def look_up(self, jobs: Sequence[Job]) -> None:
+        """Fill in the texts that were encoded before."""
+        texts = _missing(jobs)
         if texts:
             vectors, found = self._cache.get(texts)
             _fill(jobs, {text: vectors[n] for n, text in enumerate(texts) if found[n]})
@@ -121,7 +112,7 @@ class Recommender:
             RequestError: unavailable: the encoder did not answer.
         """
         start_ns = time.monotonic_ns()
-        texts = list(dict.fromkeys(text for job in jobs for text in job.history.missing.values()))
+        texts = _missing(jobs)
         vectors = encode(texts)
         self._cache.put(texts, vectors)
         _fill(jobs, dict(zip(texts, vectors, strict=True)))
@@ -236,6 +227,11 @@ class Recommender:
                 ),
             )
         )
+
+
+def _missing(jobs: Sequence[Job]) -> list[str]:
+    """The distinct texts that these histories still lack."""
+    return list(dict.fromkeys(text for job in jobs for text in job.history.missing.values()))
 
 
 def _fill(jobs: Sequence[Job], vector_of: dict[str, Vectors]) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from recserve_server_ext.durable import exclusive
 from recserve_server_ext.errors import LaunchError
 
 _LOCK = ".lock"
@@ -40,7 +39,8 @@ def take_run_folder(run: Path, name: str) -> RunFolder:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(run):
+        # So that nobody removes a folder that another process has made and not locked yet.
+        with exclusive(run / _LOCK):
             folder = run.resolve() / name
             folder.mkdir(exist_ok=True)
             handle = _try_lock(folder)
@@ -70,14 +70,3 @@ def _try_lock(folder: Path) -> int | None:
         os.close(handle)
         return None
     return handle
-
-
-@contextmanager
-def _one_at_a_time(run: Path) -> Iterator[None]:
-    """Nobody removes a folder that another process has made and not locked yet."""
-    handle = os.open(run / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recserve_server_ext.durable import new_folder, sha256_of, write_file
+from recserve_server_ext.durable import exclusive, new_folder, sha256_of, write_file
 from recserve_server_ext.engine import BuiltEngine, Engine
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine
@@ -170,7 +167,7 @@ def write(snapshots: Path, content: Content) -> Path:
     snapshots.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
     folder = snapshots / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with _exclusive(snapshots):
+    with exclusive(snapshots / _LOCK):
         previous = _published(snapshots)
         with new_folder(folder) as aside:
             _write_files(aside, content)
@@ -244,17 +241,6 @@ def _load_engine(
     if engine.name == ExactEngine.name:
         return ExactEngine.load(folder, vectors)
     raise SnapshotError(f"snapshot {folder} has an engine {engine.name!r} that this version lacks; {REBUILD}")
-
-
-@contextmanager
-def _exclusive(snapshots: Path) -> Iterator[None]:
-    """One writer at a time; the kernel lets go when the process dies."""
-    handle = os.open(snapshots / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _published(snapshots: Path) -> str:

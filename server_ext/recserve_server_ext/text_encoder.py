@@ -156,7 +156,6 @@ class TextEncoder:
 
     def _run_batch(self, tokens: TokenTable, rows: NDArray[np.int64]) -> Vectors:
         longest = int(tokens.lengths[rows].max())
-        ids = tokens.ids[rows, :longest]
-        mask = (np.arange(longest) < tokens.lengths[rows, None]).astype(np.int64)
-        result: Vectors = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        part = TokenTable(tokens.ids[rows, :longest], tokens.lengths[rows])
+        result: Vectors = self._session.run(None, {"input_ids": part.ids, "attention_mask": part.mask})[0]
         return result

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from recserve_benchmarks.corpus import TEXTS_PER_USER, infer_requests, known_requests, text_requests, unseen_texts
-from recserve_benchmarks.raw import means
 from recserve_benchmarks.slates import read_slate, recall_at_10
 from recserve_client.contract import RecommendRequest, RecommendTimings, Slate, SlateItem, Unpacker, pack
+from recserve_export.recall import normalised_means
 
 TITLES = ["Star Wars", "The Matrix", "Alien", "A Bug's Life", "Blade Runner 2049"]
 
@@ -54,7 +54,7 @@ def test_text_requests_carry_the_texts() -> None:
 def test_means_are_unit_vectors_along_the_sum() -> None:
     vectors = np.random.default_rng(0).normal(size=(4, 20, 8)).astype(np.float32)
     expected = [user.mean(axis=0) / np.linalg.norm(user.mean(axis=0)) for user in vectors]
-    np.testing.assert_allclose(means(vectors), expected, atol=1e-6)
+    np.testing.assert_allclose(normalised_means(vectors), expected, atol=1e-6)
 
 
 def test_slates_are_read_from_the_wire() -> None:

@@ -7,7 +7,7 @@ import base64
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, assert_type
 
 import grpc
@@ -42,19 +42,7 @@ from recserve_client.errors import (
     UnknownItem,
     from_status,
 )
-from support.inference_server import SLATE, InferenceServer, listening
-
-
-@pytest.fixture
-def server() -> InferenceServer:
-    return InferenceServer()
-
-
-@pytest.fixture
-def address(server: InferenceServer) -> Iterator[str]:
-    with listening(server) as found:
-        yield found
-
+from support.inference_server import SLATE, InferenceServer
 
 Ask = Callable[..., Slate]
 OPTIONS = ClientOptions(pause_s=0.001, seed=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,9 @@ from typer.testing import CliRunner, Result
 
 from recserve_client.cli import demo, main, recommend
 from recserve_client.contract import EmbedResponse, EmbedTimings, Slate, SlateItem, pack
-from support.inference_server import SLATE, InferenceServer, listening
+from support.inference_server import SLATE, InferenceServer
 
 _USAGE, _REFUSED, _UNREACHABLE = 2, 1, 3
-
-
-@pytest.fixture
-def server() -> InferenceServer:
-    return InferenceServer()
-
-
-@pytest.fixture
-def address(server: InferenceServer) -> Iterator[str]:
-    with listening(server) as found:
-        yield found
 
 
 def ask(*words: str) -> Result:

@@ -10,7 +10,7 @@ import pytest
 
 from recserve_client.contract import EmbedResponse, ErrorKind, RequestError
 from recserve_client.contract.messages import RecommendRequest
-from recserve_server_ext.embedder import Embedder, EmbedJob
+from recserve_server_ext.embedder import Embedder
 from recserve_server_ext.encoder_model import EncoderModel
 from recserve_server_ext.ensemble_steps import texts_of, with_vectors
 from recserve_server_ext.settings import Limits
@@ -25,8 +25,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
 
 def test_embed_gives_the_encoders_vectors(encoder: TextEncoder) -> None:
     embedder = Embedder("print", encoder.dim, Limits())
-    jobs = embedder.accept([json.dumps({"texts": ["a", "star wars", "a"]}).encode(), b'{"texts":["b"]}'], 0)
-    accepted = [job for job in jobs if isinstance(job, EmbedJob)]
+    raws = [json.dumps({"texts": ["a", "star wars", "a"]}).encode(), b'{"texts":["b"]}']
+    accepted = [embedder.accept(raw) for raw in raws]
     asked: list[list[str]] = []
 
     def encode(texts: Any) -> Any:
@@ -55,9 +55,9 @@ def test_embed_gives_the_encoders_vectors(encoder: TextEncoder) -> None:
     ],
 )
 def test_embed_refuses(raw: bytes, kind: ErrorKind) -> None:
-    (error,) = Embedder("print", 8, Limits()).accept([raw], 0)
-    assert isinstance(error, RequestError)
-    assert error.kind is kind
+    with pytest.raises(RequestError) as caught:
+        Embedder("print", 8, Limits()).accept(raw)
+    assert caught.value.kind is kind
 
 
 def test_ensemble_steps_keep_the_request() -> None:

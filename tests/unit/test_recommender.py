@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recserve_client.contract import ErrorKind, RequestError, Slate, pack
 from recserve_client.contract.messages import Behaviour, RecommendRequest
 from recserve_server_ext.packed_model import Answer, PackedModel
-from recserve_server_ext.recommender import Recommender
+from recserve_server_ext.recommender import Job, Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.text_cache import TextCache
@@ -295,3 +295,18 @@ def test_the_next_batch_is_answered_while_one_waits_for_the_encoder(service: Ser
     release.set()
     model.close()
     assert isinstance(waiting.answers[0], bytes)
+
+
+def test_a_fault_while_accepting_fails_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = service.recommender.accept
+
+    def faulty(raw: bytes) -> Job:
+        if b"i2" in raw:
+            raise OSError("secret path")
+        return accept(raw)
+
+    monkeypatch.setattr(service.recommender, "accept", faulty)
+    good, bad = service.send(b'{"history":[{"item":"i1"}]}', b'{"history":[{"item":"i2"}]}')
+    assert isinstance(good, bytes)
+    assert isinstance(bad, RequestError)
+    assert bad.kind is ErrorKind.INTERNAL

@@ -14,7 +14,7 @@ from recserve_client.contract.messages import (
     Slate,
     SlateItem,
 )
-from recserve_client.contract.packing import RequestError, Unpacker, nearest, pack, shown
+from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, pack, shown
 
 __all__ = [
     "MEANING_OF",
@@ -30,6 +30,7 @@ __all__ = [
     "Slate",
     "SlateItem",
     "Unpacker",
+    "bytes_element",
     "nearest",
     "pack",
     "shown",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import struct
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -60,6 +61,11 @@ def pack(message: msgspec.Struct) -> bytes:
             ErrorKind.INVALID_REQUEST,
             f"text with a lone surrogate: {shown(error.object)}; send valid Unicode",
         ) from None
+
+
+def bytes_element(content: bytes) -> bytes:
+    """One element of a BYTES tensor as it goes over the wire: little-endian 32-bit length, then the content."""
+    return struct.pack("<I", len(content)) + content
 
 
 class Unpacker(Generic[M]):

@@ -1,0 +1,38 @@
+"""What the commands of this room share: the choice of a precision, errors as one line, progress of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+from recserve_client.cli.console import fail, progress
+from recserve_export.errors import ExportError
+from recserve_server_ext.errors import ServerError
+
+
+class Precision(StrEnum):
+    """Choices of `--precision`."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+@contextmanager
+def explained(*others: type[Exception]) -> Iterator[None]:
+    """Errors of the rooms, and these others, as one line and exit code 1."""
+    expected: tuple[type[Exception], ...] = (ExportError, ServerError, *others)
+    try:
+        yield
+    except expected as error:
+        fail(str(error))
+
+
+@contextmanager
+def stage_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar for one stage of the work; yields what moves it on."""
+    with progress(what, total) as bar:
+        yield lambda count: bar.advance(bar.task_ids[0], count)
+        if total is None:
+            bar.update(bar.task_ids[0], total=1, completed=1)
