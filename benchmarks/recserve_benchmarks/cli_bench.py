@@ -47,7 +47,7 @@ def recommend(
         fail(f"recserve bench needs the module {error.name!r}: pip install 'recserve[serve,export,bench]'")
     plan = Plan(rounds=rounds, soak=soak, seed=seed)
     if quick:
-        few = Plan(users=200, echo_users=1000, text_users=40, sweep=(1, 8, 32), sweep_users=100)
+        few = Plan(users=200, echo_users=1000, text_users=40, alone_users=40, sweep=(1, 8, 32), sweep_users=100)
         plan = replace(few, rounds=rounds, soak=soak, seed=seed)
     try:
         results = _measure(Workspace(home), precision, items, plan)

@@ -25,6 +25,7 @@ from recserve_server_ext import cpu
 from recserve_server_ext.hnsw_engine import GRAPH
 from recserve_server_ext.snapshot import Snapshot, current
 from recserve_server_ext.text_encoder import TextEncoder
+from recserve_server_ext.triton_process import with_huge_pages
 from recserve_server_ext.workspace import Workspace
 
 Vectors = NDArray[np.float32]
@@ -105,12 +106,22 @@ class RawSearch:
 class RawProcess:
     """`RawSearch` in a process where BLAS has no threads, whose idle turns would count as CPU of the search."""
 
-    def __init__(self, home: Path, encoder_folder: Path) -> None:
+    def __init__(self, home: Path, encoder_folder: Path, *, huge_pages: bool = False) -> None:
+        """Start it.
+
+        Args:
+            home: Of the corpus.
+            encoder_folder: What encodes.
+            huge_pages: Whether it asks for huge pages, as the serving processes do.
+        """
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        if huge_pages:
+            environment["GLIBC_TUNABLES"] = with_huge_pages(environment.get("GLIBC_TUNABLES", ""))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "recserve_benchmarks.raw", str(home), str(encoder_folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=environment,
         )
 
     def __enter__(self) -> RawProcess:

@@ -29,7 +29,16 @@ Rows = NDArray[np.int64]
 Done = Callable[[str, int, int], None]
 CALLERS = 32
 #: What a round measures.
-MEASURED = ("raw_interests", "raw_random", "raw_texts", "echo", "serve_interests", "serve_random", "serve_texts")
+MEASURED = (
+    "raw_interests",
+    "raw_random",
+    "raw_texts",
+    "huge_interests",
+    "echo",
+    "serve_interests",
+    "serve_random",
+    "serve_texts",
+)
 #: Users of each kind whose slates are compared with exact search.
 RECALL_USERS = 500
 _SOAK_PARTS = 10
@@ -46,6 +55,7 @@ class Plan:
         users: Users with known items of each round and kind.
         echo_users: Requests to the echo of each round; many, since the kernel counts CPU in ticks of 10 ms.
         text_users: Users with unseen texts of each round.
+        alone_users: Users of the lone caller of each round.
         sweep: Numbers of callers.
         sweep_users: Users of each number.
         soak: Requests between the two looks at memory.
@@ -56,6 +66,7 @@ class Plan:
     users: int = 2000
     echo_users: int = 10_000
     text_users: int = 300
+    alone_users: int = 200
     sweep: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     sweep_users: int = 1000
     soak: int = 50_000
@@ -86,6 +97,7 @@ class RecommendBench:
         self._plan = plan
         self._done = done
         self._samples = Samples()
+        self._one_samples = Samples()
         # All rounds at once, so that no round has a text of another: the server would have it in its cache.
         self._texts_of_users = unseen_texts(corpus.titles, 2 * plan.rounds * plan.text_users, plan.seed)
 
@@ -103,24 +115,27 @@ class RecommendBench:
         with ours(self._corpus.home, self._encoder.manifest.precision) as server:
             start_mb = server.memory_mb()
             recall, answer_bytes = self._recall(server)
-            with echo(answer_bytes, ServeSettings()) as echo_server, RawProcess(self._corpus.home, folder) as raw:
+            with (
+                echo(answer_bytes, ServeSettings()) as echo_server,
+                RawProcess(self._corpus.home, folder) as raw,
+                RawProcess(self._corpus.home, folder, huge_pages=True) as huge,
+            ):
                 for number in range(self._plan.rounds):
                     self._done("rounds", number, self._plan.rounds)
-                    self._round(number, server, echo_server, raw)
+                    self._round(number, server, echo_server, raw, huge)
                 self._done("rounds", self._plan.rounds, self._plan.rounds)
-                alone = self._one_caller(server, echo_server, raw)
             sweep = self._sweep(server)
             memory = {"start_mb": start_mb, **self._soak(server)}
         return {
             "known": {**self._known(), **recall},
             "texts": self._texts(),
-            "one_caller": alone,
+            "one_caller": self._one_caller(),
             "sweep": sweep,
             "memory": memory,
             "answer_bytes": answer_bytes,
             "costs": self._costs(),
             "spread": self._spread(),
-            "rounds": self._samples.values,
+            "rounds": {**self._samples.values, **{f"one_{k}": v for k, v in self._one_samples.values.items()}},
         }
 
     def _histories(self, count: int, part: int) -> dict[str, Rows]:
@@ -144,11 +159,12 @@ class RecommendBench:
     def _requests(self, rows: Rows, model: str = models.RECOMMEND) -> list[bytes]:
         return list(infer_requests(model, known_requests(rows)))
 
-    def _round(self, number: int, server: Server, echo_server: Server, raw: RawProcess) -> None:
+    def _round(self, number: int, server: Server, echo_server: Server, raw: RawProcess, huge: RawProcess) -> None:
         for kind, rows in self._histories(self._plan.users, number).items():
             self._note_raw(f"raw_{kind}", raw.known(rows))
             self._serve(f"serve_{kind}", server, models.RECOMMEND, known_requests(rows))
             if kind == "interests":
+                self._note_raw("huge_interests", huge.known(rows))
                 repeated = np.resize(rows, (self._plan.echo_users, rows.shape[1]))
                 self._serve("echo", echo_server, ECHO, known_requests(repeated))
         count = self._plan.text_users
@@ -156,6 +172,16 @@ class RecommendBench:
         self._note_raw("raw_texts", raw.texts(self._texts_of_users[start : start + count]))
         others = self._texts_of_users[start + count : start + 2 * count]
         self._serve("serve_texts", server, models.RECOMMEND, text_requests(others))
+        self._alone(number, server, echo_server, raw)
+
+    def _alone(self, number: int, server: Server, echo_server: Server, raw: RawProcess) -> None:
+        """One caller, one request at a time."""
+        rows = self._histories(self._plan.alone_users, _ALONE + number)["interests"]
+        self._one_samples.add("raw_p50_ms", raw.known(rows, batch=1).call_p50_ms)
+        self._one_samples.add("p50_ms", _good(generate(server.address, self._requests(rows), 1)).p50_ms)
+        self._samples.add(
+            "alone_echo_p50_ms", _good(generate(echo_server.address, self._requests(rows, ECHO), 1)).p50_ms
+        )
 
     def _note_raw(self, name: str, cost: RawCost) -> None:
         self._samples.add(f"{name}_cpu_us", cost.cpu_us)
@@ -191,6 +217,7 @@ class RecommendBench:
             "known.ratio_to_raw": [a / b for a, b in zip(raw, serve, strict=True)],
             "known.overhead_to_echo": [(b - a) / c for a, b, c in zip(raw, serve, echoed, strict=True)],
             "texts.ratio_to_raw": [a / b for a, b in texts],
+            "one_caller.p50_ms": self._one_samples.values["p50_ms"],
         }
         return {name: (min(values), max(values)) for name, values in rounds.items()}
 
@@ -200,6 +227,7 @@ class RecommendBench:
         raw_random, serve_random = of("raw_random_cpu_us"), of("serve_random_cpu_us")
         return {
             "ratio_to_raw": raw / serve,
+            "ratio_to_raw_huge_pages": of("huge_interests_cpu_us") / serve,
             "ratio_to_raw_random": raw_random / serve_random,
             "overhead_to_echo": (serve - raw) / echoed,
             "overhead_to_echo_random": (serve_random - raw_random) / echoed,
@@ -215,12 +243,11 @@ class RecommendBench:
             "tokens_most": int(lengths.max()),
         }
 
-    def _one_caller(self, server: Server, echo_server: Server, raw: RawProcess) -> dict[str, float]:
-        rows = self._histories(max(50, self._plan.sweep_users // 2), _ALONE)["interests"]
-        raw_ms = raw.known(rows, batch=1).call_p50_ms
-        serve = _good(generate(server.address, self._requests(rows), 1)).p50_ms
-        echoed = _good(generate(echo_server.address, self._requests(rows, ECHO), 1)).p50_ms
-        return {"p50_ms": serve, "raw_p50_ms": raw_ms, "echo_p50_ms": echoed, "allowed_ms": raw_ms + 2 * echoed}
+    def _one_caller(self) -> dict[str, float]:
+        of = self._one_samples.median
+        raw_ms, echo_ms = of("raw_p50_ms"), of("echo_p50_ms")
+        allowed_ms = raw_ms + 2 * echo_ms
+        return {"p50_ms": of("p50_ms"), "raw_p50_ms": raw_ms, "echo_p50_ms": echo_ms, "allowed_ms": allowed_ms}
 
     def _sweep(self, server: Server) -> list[dict[str, float]]:
         points = []

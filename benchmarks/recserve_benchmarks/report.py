@@ -17,6 +17,7 @@ LEAST_ITEMS = 60_000
 _LABELS = {
     "raw_interests": "raw hnswlib, interests",
     "raw_random": "raw hnswlib, random",
+    "huge_interests": "raw with huge pages, interests",
     "echo": "Triton echo",
     "serve_interests": "recserve, interests",
     "serve_random": "recserve, random",

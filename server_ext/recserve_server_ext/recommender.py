@@ -177,11 +177,10 @@ class Recommender:
         for places in places_of.values():
             numbers = [group.numbers[place] for place in places]
             found = np.array([rows[number] for number in numbers])
+            # A copy of the histories only where the group has to be cut.
+            part = slice(None) if len(places) == len(group.numbers) else places
             parts = contributions(
-                group.behaviours[places],
-                group.weights[places],
-                group.users.norms[places],
-                self._snapshot.vectors[found],
+                group.behaviours[part], group.weights[part], group.users.norms[part], self._snapshot.vectors[found]
             )
             parts = np.round(parts, _DECIMALS)
             scores = np.round(parts.sum(axis=2), _DECIMALS)

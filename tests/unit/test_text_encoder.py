@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from recserve_export.encoder_texts import sample_texts
 from recserve_server_ext.encoder_manifest import MODEL, TOKENIZER, read_manifest
 from recserve_server_ext.errors import EncoderError
-from recserve_server_ext.text_encoder import TextEncoder, TextTokenizer
+from recserve_server_ext.text_encoder import TOKEN_BUDGET, TextEncoder, TextTokenizer, plan_runs
 from support.tiny_encoder import DIM, MAX_TOKENS, make_tiny_encoder
 
 _UNICODE = [
@@ -63,6 +63,20 @@ def test_fp32_does_not_depend_on_company(fp32: TextEncoder, texts: list[str]) ->
     together = fp32.encode(texts)
     alone = np.concatenate([fp32.encode([text]) for text in texts])
     assert np.abs(together - alone).max() <= 1e-5
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=300), st.integers(1, 16))
+def test_runs_hold_every_text_once_and_stay_within_the_budget(lengths: list[int], threads: int) -> None:
+    tokens = np.array(lengths)
+    runs = list(plan_runs(tokens, threads))
+    assert sorted(np.concatenate(runs).tolist()) == list(range(len(lengths)))
+    assert all(len(rows) == 1 or len(rows) * tokens[rows].max() <= TOKEN_BUDGET for rows in runs)
+
+
+@pytest.mark.parametrize("texts", [10, 35, 160])
+@pytest.mark.parametrize("threads", [2, 4])
+def test_a_few_short_texts_give_every_thread_a_run(texts: int, threads: int) -> None:
+    assert len(list(plan_runs(np.full(texts, 20), threads))) >= threads
 
 
 def test_int8_is_bit_equal_in_any_company(int8: TextEncoder, texts: list[str]) -> None:

@@ -40,6 +40,21 @@ def _ended(process: TritonProcess) -> str:
     return process.log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=1", "glibc.malloc.check=1:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=2", "glibc.malloc.hugetlb=2"),
+    ],
+)
+def test_huge_pages_are_asked_for_unless_told_otherwise(
+    run: Run, monkeypatch: pytest.MonkeyPatch, given: str, expected: str
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", given)
+    assert _ended(run('printf "%s" "$GLIBC_TUNABLES"')) == expected
+
+
 def test_it_listens_where_told_with_http_off_and_admin_protocols_closed(run: Run) -> None:
     process = run('printf "%s\\n" "$@"')
     arguments = _ended(process).splitlines()
