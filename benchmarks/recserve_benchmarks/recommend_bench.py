@@ -179,9 +179,7 @@ class RecommendBench:
         rows = self._histories(self._plan.alone_users, _ALONE + number)["interests"]
         self._one_samples.add("raw_p50_ms", raw.known(rows, batch=1).call_p50_ms)
         self._one_samples.add("p50_ms", _good(generate(server.address, self._requests(rows), 1)).p50_ms)
-        self._samples.add(
-            "alone_echo_p50_ms", _good(generate(echo_server.address, self._requests(rows, ECHO), 1)).p50_ms
-        )
+        self._one_samples.add("echo_p50_ms", _good(generate(echo_server.address, self._requests(rows, ECHO), 1)).p50_ms)
 
     def _note_raw(self, name: str, cost: RawCost) -> None:
         self._samples.add(f"{name}_cpu_us", cost.cpu_us)
