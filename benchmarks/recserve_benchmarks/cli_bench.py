@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from recserve_benchmarks.cli_encode import encode
 from recserve_client.cli.console import fail, out, progress
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from recserve_benchmarks.recommend_bench import Plan
 
 app = typer.Typer(help="Measure speed against raw search, an echo and the encoder alone.", no_args_is_help=True)
+app.command()(encode)
 
 
 @app.callback()

@@ -1,4 +1,4 @@
-"""`recserve bench recommend` on real servers, tiny: that it measures, not how fast anything is."""
+"""`recserve bench recommend` and `encode` on real servers, tiny: that they measure, not how fast anything is."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from recserve_benchmarks.encode_bench import SYSTEMS
 from recserve_benchmarks.recommend_bench import MEASURED
+from support.tiny_encoder import make_tiny_source
 
-PROGRAM = [sys.executable, "-m", "recserve_client.cli.main", "bench", "recommend"]
+PROGRAM = [sys.executable, "-m", "recserve_client.cli.main", "bench"]
 
 
-def bench(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PROGRAM, *options], capture_output=True, text=True, timeout=240, check=False)
+def bench(*options: str, command: str = "recommend") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, command, *options], capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.mark.triton
@@ -59,4 +61,36 @@ def test_what_cannot_run_says_so_in_a_line(tmp_path: Path, options: tuple[str, .
     ran = bench("--home", str(tmp_path), *options)
     assert ran.returncode == code
     assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_a_tiny_run_encodes_in_every_way(tiny_home: Path, tmp_path: Path) -> None:
+    home, report, plot = tmp_path / "home", tmp_path / "encode.json", tmp_path / "encode.png"
+    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("run"))
+    options = ["--home", str(home), "--source", str(make_tiny_source(tmp_path / "tiny")), "--rounds", "2", "--quick"]
+    ran = bench(*options, "--json", str(report), "--plot", str(plot), command="encode")
+    assert ran.returncode == 0, ran.stderr
+    assert max(map(len, ran.stdout.splitlines()[1:])) <= 100
+    assert "a trial, not to be quoted" in ran.stdout
+    results = json.loads(report.read_text())
+    assert set(results["systems"]) == set(SYSTEMS)
+    assert all(rate > 0 for rates in results["systems"].values() for rate in rates.values())
+    assert all(ratio > 0 for ratios in results["ratios"].values() for ratio in ratios.values())
+    assert all(found["min_cos"] > 0.9999 for found in results["agreement"].values())
+    assert set(results["agreement"]) == set(SYSTEMS[1:])
+    assert set(results["limit"]["by_library"]) == {"onnxruntime", "numpy", "torch"}
+    assert all(0 < share < 1 for shares in results["limit"]["share"].values() for share in shares.values())
+    assert all(1 <= size <= 32 for sizes in results["batch"].values() for size in sizes.values())
+    assert {len(figures) for figures in results["rounds"].values()} == {2}
+    assert results["texts"]["descriptions"]["count"] == 100
+    assert results["hardware"]["cpu_flags"]
+    assert plot.stat().st_size > 0
+
+
+def test_encoding_that_cannot_run_says_so_in_a_line(tmp_path: Path) -> None:
+    ran = bench("--home", str(tmp_path), command="encode")
+    assert ran.returncode == 1
+    assert "recserve export encoder" in ran.stderr
     assert "Traceback" not in ran.stderr

@@ -1,0 +1,140 @@
+"""What `recserve bench encode` says: targets, tables, notes and a plot."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from rich.table import Table
+
+from recserve_benchmarks.encode_bench import GRPC, OURS, PLAIN, SYSTEMS, TORCH
+from recserve_benchmarks.encode_corpus import KINDS
+from recserve_benchmarks.report import Target, machine
+from recserve_server_ext import cpu
+
+_LABELS: Final = {
+    TORCH: "sentence-transformers (torch)",
+    PLAIN: "onnxruntime, plain",
+    OURS: "recserve in process",
+    GRPC: "recserve over gRPC",
+}
+_PACKAGES: Final = ("torch", "transformers", "sentence-transformers", "onnx")
+#: Beyond this share of the cores other programs make the figures of a round doubtful.
+_MUCH_COMPANY: Final = 0.05
+
+
+def hardware() -> dict[str, Any]:
+    """CPU with its flags, versions and commit."""
+    found = machine()
+    return {**found, "versions": {**found["versions"], **{name: version(name) for name in _PACKAGES}}}
+
+
+def targets() -> list[Target]:
+    """The targets on this CPU: with int8 dot products (VNNI, AMX) more is asked for."""
+    fast = cpu.has_int8_dot_product()
+    bounds = {"titles": 5.0 if fast else 1.8, "descriptions": 5.0 if fast else 1.3}
+    return [
+        *(Target(f"ratios.in_process_to_torch.{kind}", bounds[kind], None, at_least=True) for kind in KINDS),
+        *(Target(f"ratios.grpc_to_in_process.{kind}", 0.85, 0.95, at_least=True) for kind in KINDS),
+        Target("start.first_vector_s", 2, None, at_least=False),
+    ]
+
+
+def value_of(results: dict[str, Any], path: str) -> float:
+    """The figure at a path such as ``ratios.in_process_to_torch.titles``."""
+    found: Any = results
+    for key in path.split("."):
+        found = found[key]
+    return float(found)
+
+
+def targets_table(results: dict[str, Any]) -> Table:
+    """The targets and whether the medians meet them, with the range over the rounds; at most 100 columns wide."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("figure", "measured", "rounds", "target", "goal", "met"):
+        table.add_column(name, justify="left" if name in ("figure", "met") else "right")
+    starts = {"start.first_vector_s": (min(results["start"]["starts_s"]), max(results["start"]["starts_s"]))}
+    ranges = {**results["spread"], **starts}
+    for target in targets():
+        value = value_of(results, target.name)
+        sign = ">=" if target.at_least else "<="
+        met = "[green]yes[/]" if target.met(value) else "[bold red]no[/]"
+        goal = "" if target.goal is None else f"{target.goal:g}"
+        rounds = "-".join(f"{end:.3f}" for end in ranges[target.name])
+        table.add_row(target.name, f"{value:.3f}", rounds, f"{sign} {target.bound:g}", goal, met)
+    return table
+
+
+def systems_table(results: dict[str, Any]) -> Table:
+    """Texts/s, CPU and the share of the limit of every system, for both kinds of text."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for kind in KINDS:
+        for name in (f"{kind}/s", "CPU us", "of limit"):
+            table.add_column(name, justify="right")
+    for name in SYSTEMS:
+        cells = []
+        for kind in KINDS:
+            rate, cpu_us = results["systems"][name][kind], results["cpu_us"][name][kind]
+            cells += [f"{rate:,.0f}", f"{cpu_us:,.0f}", f"{results['limit']['share'][name][kind]:.0%}"]
+        table.add_row(_LABELS[name], *cells)
+    return table
+
+
+def machine_line(results: dict[str, Any]) -> str:
+    """CPU, its arithmetic, cores, and what is encoded with what."""
+    found, texts = results["hardware"], results["texts"]
+    kinds = ", ".join(f"{texts[kind]['count']:,} {kind} ({texts[kind]['tokens_mean']:.0f} tokens)" for kind in KINDS)
+    encoder = results["setup"]["encoder"]
+    return f"{found['cpu']}, {found['int8_arithmetic']}, {found['cores']} cores; {encoder['precision']}; {kinds}"
+
+
+def notes(results: dict[str, Any]) -> list[str]:
+    """What the tables leave out: limit, batches, latency, company, and why the figures are not to be quoted, if so."""
+    limit, batch, latency = results["limit"], results["batch"], results["latency_ms"]
+    libraries = ", ".join(f"{name} {rate:,.0f}" for name, rate in limit["by_library"].items())
+    torch_batches = ", ".join(f"{batch_of} for {kind}" for kind, batch_of in results["torch_batch"].items())
+    lines = [
+        f"limit: {limit['precision']} matrix products, GFLOP/s: {libraries}",
+        f"torch's batch: {torch_batches}",
+        *(
+            f"gRPC, {kind}: p50 {latency[kind]['p50']:.1f} ms, p99 {latency[kind]['p99']:.1f} ms; "
+            f"{batch['embed'][kind]:.1f} requests a batch, {batch['encoder'][kind]:.1f} texts at the encoder"
+            for kind in KINDS
+        ),
+    ]
+    most = max(results["company"])
+    if most > _MUCH_COMPANY:
+        lines.append(f"other programs used up to {most:.0%} of the cores in a round: measure again without them")
+    if results["setup"]["quick"]:
+        lines.append("a trial, not to be quoted: few texts")
+    return lines
+
+
+def draw(results: dict[str, Any], path: Path, title: str) -> None:
+    """Plot texts/s of every system, one panel for each kind of text; whiskers are the range over the rounds."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(KINDS), figsize=(10, 3.6), layout="constrained", sharey=True)
+    colours = ["tab:gray", "tab:gray", "tab:blue", "tab:green"]
+    for axes, kind in zip(panels, KINDS, strict=True):
+        rates = [results["systems"][name][kind] for name in SYSTEMS]
+        rounds = [results["rounds"][f"texts_per_s.{name}.{kind}"] for name in SYSTEMS]
+        below = [rate - min(of) for rate, of in zip(rates, rounds, strict=True)]
+        above = [max(of) - rate for rate, of in zip(rates, rounds, strict=True)]
+        names = [_LABELS[name] for name in SYSTEMS]
+        axes.barh(names, rates, color=colours, xerr=(below, above), error_kw={"capsize": 3, "alpha": 0.6})
+        for row, rate in enumerate(rates):
+            axes.text(rate * 0.03, row, f"{rate:,.0f}", va="center", color="white", fontweight="bold")
+        tokens = results["texts"][kind]["tokens_mean"]
+        axes.set(xlabel="texts/s", title=f"{kind}, {tokens:.0f} tokens on average", xlim=(0, None))
+        axes.grid(visible=True, axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+    panels[0].invert_yaxis()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

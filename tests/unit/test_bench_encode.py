@@ -1,0 +1,312 @@
+"""`recserve bench encode`: texts, systems, the limit and the report, on the tiny encoder and figures made up here."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+from tokenizers import Tokenizer
+from tritonclient.grpc import service_pb2
+
+from recserve_benchmarks import encode_systems
+from recserve_benchmarks.company import Company
+from recserve_benchmarks.encode_bench import RATIOS, SYSTEMS, EncodeBench, EncodePlan, limit_of, summary
+from recserve_benchmarks.encode_corpus import KINDS, description, embed_requests, film_texts
+from recserve_benchmarks.encode_limit import (
+    EncoderShape,
+    numpy_pass,
+    onnxruntime_pass,
+    passes,
+    rate,
+    read_shape,
+    shares_of,
+    torch_pass,
+)
+from recserve_benchmarks.encode_report import draw, machine_line, notes, systems_table, targets, targets_table, value_of
+from recserve_benchmarks.encode_systems import COMPARED, EncodeCost, EncodeJob, start, timed
+from recserve_benchmarks.errors import BenchmarkError
+from recserve_benchmarks.worker import Worker
+from recserve_client.contract import EmbedRequest, Unpacker
+from recserve_export.encoder_source import default_folder
+from recserve_server_ext import cpu
+from recserve_server_ext.encoder_manifest import MODEL, TOKENIZER
+from recserve_server_ext.text_encoder import TextEncoder
+from support.tiny_encoder import DIM, make_tiny_source
+
+TEXTS = ["star wars", "alien", "a long night in the city of lost children", "heat"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the encoder of `tiny_home` was exported from."""
+    return make_tiny_source(tmp_path_factory.mktemp("source") / "tiny")
+
+
+@pytest.fixture
+def encoder(tiny_home: Path) -> Path:
+    return tiny_home / "encoder" / "fp32"
+
+
+def test_texts_are_distinct_and_follow_the_seed() -> None:
+    texts = film_texts(300, 200, 1)
+    assert {kind: len(texts[kind]) for kind in KINDS} == {"titles": 300, "descriptions": 200}
+    assert all(len(set(texts[kind])) == len(texts[kind]) for kind in KINDS)
+    assert texts == film_texts(300, 200, 1)
+    assert texts["titles"] != film_texts(300, 200, 2)["titles"]
+
+
+@pytest.mark.realdata
+def test_descriptions_are_as_long_as_the_docs_say() -> None:
+    tokenizer = Tokenizer.from_file(str(default_folder() / TOKENIZER))
+    tokenizer.no_padding()
+    rows = tokenizer.encode_batch(film_texts(1, 1000, 0)["descriptions"])
+    assert 60 <= np.mean([len(row.ids) for row in rows]) <= 90
+
+
+def test_more_texts_than_there_are_is_an_error() -> None:
+    with pytest.raises(BenchmarkError, match="99,999 descriptions are wanted"):
+        film_texts(10, 99_999, 0)
+
+
+def test_a_description_has_the_films_own_fields() -> None:
+    cast = ", ".join(f"Actor {number}" for number in range(20))
+    row = {"Title": "Heat", "Genre": "Crime", "Director": "Mann", "Writer": "Mann", "Cast": cast, "Consensus": "Good"}
+    assert description(row).startswith("Heat. Crime. Mann. Mann. Actor 0, ")
+    assert description(row).endswith("Actor 14. Good")
+    assert description({**row, "Writer": None, "Cast": None, "Consensus": None}) == "Heat. Crime. Mann"
+
+
+def test_every_request_to_embed_has_one_text() -> None:
+    unpack = Unpacker(EmbedRequest)
+    for text, blob in zip(TEXTS, embed_requests(TEXTS), strict=True):
+        request = service_pb2.ModelInferRequest.FromString(blob)
+        assert request.model_name == "embed"
+        assert unpack(request.raw_input_contents[0][4:]).texts == [text]
+
+
+def test_all_systems_make_the_vectors_of_the_encoder(encoder: Path, source: Path) -> None:
+    expected = TextEncoder(encoder).encode(TEXTS)
+    for name, load in encode_systems.SYSTEMS.items():
+        np.testing.assert_allclose(load(encoder, source)(TEXTS, 2), expected, atol=2e-5, err_msg=name)
+
+
+def test_a_job_is_timed_and_brings_its_first_vectors() -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, DIM)).astype(np.float32)
+    seen = []
+
+    def encode(texts: Any, batch: int) -> Any:
+        seen.append((list(texts), batch))
+        return vectors
+
+    cost = timed(encode, EncodeJob(["x"] * 50, 7))
+    assert seen == [(["x"] * 50, 7)]
+    assert np.array_equal(np.frombuffer(cost.vectors, "<f4").reshape(-1, DIM), vectors[:COMPARED])
+    assert EncodeCost(50, 2.0, 0.5, b"").texts_per_s == 100
+    assert EncodeCost(50, 2.0, 0.5, b"").cpu_us == pytest.approx(40_000)
+
+
+def test_a_system_works_in_a_process_of_its_own(encoder: Path, source: Path) -> None:
+    with start("embedded_in_process", encoder, source) as worker:
+        costs = [worker.ask(EncodeJob(texts, 32)) for texts in (TEXTS, TEXTS[:1])]
+    assert [cost.texts for cost in costs] == [4, 1]
+    assert all(cost.wall_s > 0 and cost.cpu_s > 0 for cost in costs)
+    found = np.frombuffer(costs[0].vectors, "<f4").reshape(-1, DIM)
+    np.testing.assert_allclose(found, TextEncoder(encoder).encode(TEXTS), atol=1e-6)
+
+
+def test_a_system_that_cannot_start_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with (
+        start("onnx_plain", tmp_path, tmp_path) as worker,
+        pytest.raises(BenchmarkError, match="encode_systems onnx_plain ended"),
+    ):
+        worker.ask(EncodeJob(TEXTS, 32))
+
+
+def test_what_a_process_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chatty.py").write_text(
+        "from recserve_benchmarks.encode_limit import LimitJob, LimitRates\n"
+        "from recserve_benchmarks.worker import work_on_jobs\n"
+        "def work(job):\n    print('advice of a library', flush=True)\n    return LimitRates({'a': job.seconds})\n"
+        "work_on_jobs(LimitJob, work)\n"
+    )
+
+    class Seconds(msgspec.Struct):
+        seconds: float
+
+    class Rates(msgspec.Struct):
+        gflops: dict[str, float]
+
+    path = ":".join([str(tmp_path), *filter(None, sys.path)])
+    with Worker("chatty", answer=Rates, environment={"PYTHONPATH": path}) as worker:
+        assert [worker.ask(Seconds(number)).gflops for number in (1.0, 2.0)] == [{"a": 1.0}, {"a": 2.0}]
+
+
+def test_operations_follow_the_formula() -> None:
+    shape = EncoderShape(weights=((4, 4), (4, 8), (8, 4)), attentions=2, width=4)
+    # 2 n (16 + 32 + 32) + 4 n^2 x 4 x 2, for n = 3 and n = 10
+    assert shape.flop(np.array([3, 10])) == 2 * 13 * 80 + 4 * (9 + 100) * 4 * 2
+
+
+def test_the_shape_of_the_tiny_encoder_is_read_from_its_graph(encoder: Path) -> None:
+    shape = read_shape(encoder)
+    assert shape.attentions == 2
+    assert shape.width == DIM
+    assert sorted(shape.weights) == sorted([(DIM, DIM)] * 8 + [(DIM, 2 * DIM), (2 * DIM, DIM)] * 2)
+    assert sorted(shares_of(shape)) == sorted([(DIM, DIM)] * 4 + [(DIM, 2 * DIM), (2 * DIM, DIM)])
+
+
+def test_a_graph_without_weight_matrices_is_refused(tmp_path: Path) -> None:
+    table = numpy_helper.from_array(np.zeros((9, 4), np.float32), "table")
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "ids"], ["out"])],
+        "look-up",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [None])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [None, 4])],
+        [table],
+    )
+    onnx.save(helper.make_model(graph), tmp_path / MODEL)
+    with pytest.raises(BenchmarkError, match="no weight matrix"):
+        read_shape(tmp_path)
+
+
+def test_every_library_multiplies() -> None:
+    sizes = [(8, 8), (8, 16), (16, 8)]
+    assert [name for name, _ in passes(sizes, 4, int8=False)] == ["onnxruntime", "numpy", "torch"]
+    assert [name for name, _ in passes(sizes, 4, int8=True)] == ["onnxruntime"]
+    for multiply in (numpy_pass(sizes, 4), torch_pass(sizes, 4), onnxruntime_pass(sizes, 4)):
+        multiply()
+    onnxruntime_pass(sizes, 4, int8=True)()
+
+
+def test_a_rate_counts_the_passes_of_all_threads() -> None:
+    count = Counted()
+    gflops = rate(lambda: count, 2, 1e9, 0.02)
+    assert count.passes >= 2 + 2  # one to warm up and one by the clock, for each of two threads
+    assert 0 < gflops <= (count.passes - 2) / 0.02
+
+
+class Counted:
+    """A pass that counts itself."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __call__(self) -> None:
+        self.passes += 1
+
+
+def test_company_is_a_share() -> None:
+    assert 0 <= Company().share() <= 1.5
+
+
+def rounds() -> dict[str, list[float]]:
+    """Figures of three rounds: torch 100, 100, 400 titles/s, then 200, 250 and 190 for the others, and so on."""
+    found: dict[str, list[float]] = {}
+    for kind, scale in (("titles", 1.0), ("descriptions", 0.1)):
+        for name, rates in zip(SYSTEMS, ([100, 100, 400], [150] * 3, [200, 190, 210], [180, 170, 190]), strict=True):
+            found[f"texts_per_s.{name}.{kind}"] = [scale * value for value in rates]
+            found[f"cpu_us.{name}.{kind}"] = [1e4, 2e4, 3e4]
+        for name in ("batch.embed", "batch.encoder", "p50_ms", "p99_ms"):
+            found[f"{name}.{kind}"] = [12.5] * 3
+    return {**found, "limit.numpy": [90, 100, 110], "limit.onnxruntime": [80, 80, 80]}
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """Results as a run makes them."""
+    return {
+        **summary(rounds()),
+        "limit": limit_of(rounds(), {"titles": 0.1e9, "descriptions": 1e9}, "fp32"),
+        "start": {"first_vector_s": 1.5, "starts_s": [1.4, 1.5, 2.5]},
+        "company": [0.01, 0.02, 0.01],
+        "torch_batch": {"titles": 128, "descriptions": 32},
+        "rounds": rounds(),
+        "texts": {kind: {"count": 4000, "tokens_mean": 66.8, "tokens_p90": 93.0, "tokens_most": 256} for kind in KINDS},
+        "hardware": {"cpu": "A CPU", "int8_arithmetic": "avx2", "cores": 2},
+        "setup": {"quick": False, "encoder": {"precision": "fp32"}},
+    }
+
+
+def test_ratios_are_those_of_the_medians_and_their_range_that_of_the_rounds(results: dict[str, Any]) -> None:
+    assert results["systems"]["torch_sentence_transformers"]["titles"] == 100
+    assert results["ratios"]["in_process_to_torch"]["titles"] == 2
+    assert results["ratios"]["grpc_to_in_process"]["descriptions"] == pytest.approx(0.9)
+    assert results["spread"]["ratios.in_process_to_torch.titles"] == (210 / 400, 2)
+    assert set(results["ratios"]) == set(RATIOS)
+
+
+def test_the_limit_is_the_best_library_and_shares_follow_from_it(results: dict[str, Any]) -> None:
+    limit = results["limit"]
+    assert limit["by_library"] == {"numpy": 100, "onnxruntime": 80}
+    assert limit["gflops"] == 100
+    assert limit["share"]["embedded_in_process"]["titles"] == pytest.approx(200 * 0.1 / 100)
+    assert limit["share"]["embedded_in_process"]["descriptions"] == pytest.approx(20 * 1 / 100)
+
+
+@pytest.mark.parametrize(("has_dot_product", "titles", "descriptions"), [(False, 1.8, 1.3), (True, 5, 5)])
+def test_the_targets_are_those_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, *, has_dot_product: bool, titles: float, descriptions: float
+) -> None:
+    monkeypatch.setattr(cpu, "has_int8_dot_product", lambda: has_dot_product)
+    assert [(target.name, target.bound, target.goal, target.at_least) for target in targets()] == [
+        ("ratios.in_process_to_torch.titles", titles, None, True),
+        ("ratios.in_process_to_torch.descriptions", descriptions, None, True),
+        ("ratios.grpc_to_in_process.titles", 0.85, 0.95, True),
+        ("ratios.grpc_to_in_process.descriptions", 0.85, 0.95, True),
+        ("start.first_vector_s", 2, None, False),
+    ]
+
+
+def printed(part: object) -> list[str]:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_tables_fit_and_say_what_is_met(results: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "has_int8_dot_product", lambda: False)
+    systems, goals = printed(systems_table(results)), printed(targets_table(results))
+    assert max(len(line) for line in systems + goals) <= 100
+    assert len(systems) == 1 + len(SYSTEMS)
+    assert [line.split()[-1] for line in goals[1:]] == ["yes"] * 5
+    results["ratios"]["grpc_to_in_process"]["titles"] = 0.8
+    assert [line.split()[-1] for line in printed(targets_table(results))[1:]] == ["yes", "yes", "no", "yes", "yes"]
+
+
+def test_a_figure_is_found_at_its_path(results: dict[str, Any]) -> None:
+    assert value_of(results, "ratios.grpc_to_in_process.titles") == 0.9
+    assert value_of(results, "start.first_vector_s") == 1.5
+
+
+def test_company_and_trials_are_told(results: dict[str, Any]) -> None:
+    assert "67 tokens" in machine_line(results)
+    assert "128 for titles" in notes(results)[1]
+    assert not any("other programs" in line or "trial" in line for line in notes(results))
+    results["company"][1], results["setup"]["quick"] = 0.4, True
+    assert "up to 40% of the cores" in notes(results)[-2]
+    assert "trial" in notes(results)[-1]
+
+
+def test_the_plot_is_a_picture(results: dict[str, Any], tmp_path: Path) -> None:
+    draw(results, tmp_path / "plot.png", "title")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_encoder_of_another_source_is_refused(tiny_home: Path, encoder: Path, tmp_path: Path) -> None:
+    other = make_tiny_source(tmp_path / "other", seed=8)
+    with pytest.raises(BenchmarkError, match="was not exported from"):
+        EncodeBench(tiny_home, encoder, other, EncodePlan(titles=10, descriptions=10), lambda *_: None)
+
+
+def test_a_plan_is_the_one_that_was_asked_for() -> None:
+    plan = EncodePlan()
+    assert (plan.rounds, plan.titles, plan.descriptions) == (5, 4000, 1000)
