@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from recserve_client.contract import Behaviour, RecommendRequest, bytes_element, models, pack
+from recserve_export.engine_choice import Settings
 from recserve_export.index_build import Details, build_index
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.errors import SnapshotError
@@ -68,8 +69,11 @@ def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callab
             done("encode texts", counted, len(texts))
 
         vectors = encoder.encode(texts, done=count)
-        details = Details(source=source)
-        build_index(home.snapshots, vectors, _ids(len(texts)), encoder=encoder.fingerprint, details=details)
+        # The engine that raw search is compared with.
+        hnsw, details = Settings(engine="hnsw"), Details(source=source)
+        build_index(
+            home.snapshots, vectors, _ids(len(texts)), encoder=encoder.fingerprint, settings=hnsw, details=details
+        )
         snapshot = Snapshot.load(current(home.snapshots), encoder=encoder.fingerprint)
     return Corpus(home.home, encoder_folder, snapshot, titles)
 

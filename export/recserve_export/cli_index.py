@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from recserve_export.cli_common import Precision, explained, stage_bar
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
-    from recserve_export.index_build import Built, RecallReport
+    from recserve_export.engine_choice import RecallReport
+    from recserve_export.index_build import Built
     from recserve_export.recall import CurvePoint
 
 app = typer.Typer(
@@ -21,6 +23,17 @@ app = typer.Typer(
 )
 
 
+class Engine(StrEnum):
+    """The engines of `--engine`."""
+
+    AUTO = "auto"
+    HNSW = "hnsw"
+    SCAN = "scan"
+    EXACT = "exact"
+
+
+#: The same for all points of a report; the line under the table names them.
+_FIXED = ("ef_construction", "codes")
 _HOME = typer.Option(DEFAULT_HOME, "--home", help="Folder of the encoder, the catalogue and the snapshots.")
 
 
@@ -28,14 +41,15 @@ _HOME = typer.Option(DEFAULT_HOME, "--home", help="Folder of the encoder, the ca
 def build(
     home: Path = _HOME,
     precision: Precision = typer.Option(Precision.AUTO, help="Encoder to use; auto: the one that is served."),
+    engine: Engine = typer.Option(Engine.AUTO, help="What searches; auto: the cheapest that reaches the recall."),
     recall: float = typer.Option(0.98, help="Recall@10 to reach for user vectors, against exact search."),
     force: bool = typer.Option(False, "--force", help="Build even when the published index is up to date."),
 ) -> None:
-    """Encode the catalogue, choose M and ef by measured recall, publish a snapshot."""
+    """Encode the catalogue, choose the engine and its parameters by measurement, publish a snapshot."""
     if not 0 < recall <= 1:
         fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
     with explained(OSError):
-        _print_built(_build(Workspace(home), precision, recall, force))
+        _print_built(_build(Workspace(home), precision, engine, recall, force))
 
 
 @app.command()
@@ -59,13 +73,14 @@ def report(
             _print_report(found, folder.name)
 
 
-def _build(workspace: Workspace, precision: Precision, recall: float, force: bool) -> Built:
-    from recserve_export.index_build import Settings
+def _build(workspace: Workspace, precision: Precision, engine: Engine, recall: float, force: bool) -> Built:
+    from recserve_export.engine_choice import Settings
     from recserve_export.index_build import build as build_snapshot
     from recserve_server_ext.encoder_manifest import choose_encoder
 
     encoder = choose_encoder(workspace, precision.value)
-    return build_snapshot(workspace, encoder, Settings(recall=recall), force=force, stage=stage_bar)
+    settings = Settings(engine=engine.value, recall=recall)
+    return build_snapshot(workspace, encoder, settings, force=force, stage=stage_bar)
 
 
 def _print_built(built: Built) -> None:
@@ -93,15 +108,16 @@ def _print_json(report: RecallReport) -> None:
 def _print_report(report: RecallReport, snapshot: str) -> None:
     kinds = list(report.points[0].recall)
     table = Table(title=f"recall@{report.k} for user vectors against exact search", title_justify="left")
-    for name in ("M", "ef", *kinds, "users/s", "CPU us/user"):
+    for name in ("engine", "parameters"):
+        table.add_column(name)
+    for name in (*kinds, "users/s", "CPU us/user"):
         table.add_column(name, justify="right")
     table.add_column("")
-    for at, point in enumerate(report.points):
+    for at, (point, following) in enumerate(zip(report.points, [*report.points[1:], None], strict=True)):
         chosen = at == report.choice.point
-        mark = "chosen" if chosen else ""
-        table.add_row(*_cells(point, kinds), mark, style="bold" if chosen else None)
-    table.add_section()
-    table.add_row("exact", *_cells(report.exact, kinds)[1:], "")
+        table.add_row(*_cells(point, kinds), "chosen" if chosen else "", style="bold" if chosen else None)
+        if following is not None and _index_of(following) != _index_of(point):
+            table.add_section()
     out.print(table)
     lines = [
         f"snapshot {snapshot}: {report.items:,} items of {report.dim} dimensions, "
@@ -116,13 +132,28 @@ def _print_report(report: RecallReport, snapshot: str) -> None:
 
 
 def _cells(point: CurvePoint, kinds: list[str]) -> list[str]:
-    parameters = [str(point.parameters.get(name, "")) for name in ("M", "ef")]
+    parameters = " ".join(f"{name} {value}" for name, value in point.parameters.items() if name not in _FIXED)
     recalls = [f"{point.recall[kind]:.4f}" for kind in kinds]
-    return [*parameters, *recalls, f"{point.users_per_s:,.0f}", f"{point.cpu_us_per_user:,.0f}"]
+    return [point.engine, parameters, *recalls, f"{point.users_per_s:,.0f}", f"{point.cpu_us_per_user:,.0f}"]
 
 
 def _named(point: CurvePoint) -> str:
-    return " ".join(f"{name} {value}" for name, value in point.parameters.items())
+    return " ".join([point.engine, *(f"{name} {value}" for name, value in point.parameters.items())])
+
+
+def _index_of(point: CurvePoint) -> str:
+    """Names the index that a point was measured on: its engine and the parameters it was built with."""
+    built = {name: value for name, value in point.parameters.items() if name in ("M", "lists")}
+    return " ".join([point.engine, *(f"{name} {value}" for name, value in built.items())])
+
+
+def _front(points: list[CurvePoint], kind: str) -> list[CurvePoint]:
+    """The points that no other one beats in both speed and recall, by rising speed."""
+    front: list[CurvePoint] = []
+    for point in sorted(points, key=lambda point: -point.users_per_s):
+        if not front or point.recall[kind] > front[-1].recall[kind]:
+            front.append(point)
+    return front[::-1]
 
 
 def _draw(report: RecallReport, path: Path) -> None:
@@ -132,11 +163,14 @@ def _draw(report: RecallReport, path: Path) -> None:
         fail("--plot needs matplotlib: pip install 'recserve[bench]'")
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    for m in sorted({point.parameters["M"] for point in report.points}):
-        points = [point for point in report.points if point.parameters["M"] == m]
+    for number, index in enumerate(dict.fromkeys(map(_index_of, report.points))):
+        points = [point for point in report.points if _index_of(point) == index]
         for kind, line in zip(points[0].recall, ("-", "--", ":"), strict=False):
-            speeds, recalls = [point.users_per_s for point in points], [point.recall[kind] for point in points]
-            axes.plot(speeds, recalls, f"o{line}", label=f"M {m}, {kind}")
+            speeds, recalls = zip(*((point.users_per_s, point.recall[kind]) for point in points), strict=True)
+            axes.plot(speeds, recalls, "o", color=f"C{number}", markersize=3, alpha=0.5)
+            front = _front(points, kind)
+            speeds, recalls = zip(*((point.users_per_s, point.recall[kind]) for point in front), strict=True)
+            axes.plot(speeds, recalls, f"o{line}", color=f"C{number}", label=f"{index}, {kind}")
     chosen = report.points[report.choice.point]
     axes.axhline(report.target, color="grey", linewidth=1, label=f"target {report.target:g}")
     axes.axvline(chosen.users_per_s, color="grey", linewidth=1, linestyle=":", label=f"chosen: {_named(chosen)}")
@@ -146,5 +180,5 @@ def _draw(report: RecallReport, path: Path) -> None:
         ylabel=f"recall@{report.k}",
         title=f"{report.items:,} items",
     )
-    axes.legend()
+    axes.legend(fontsize="small")
     figure.savefig(path, format="png", dpi=120)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_server_ext.engine import Engine
+from recserve_server_ext.engine import BuiltEngine
 from recserve_server_ext.exact_engine import ExactEngine
 
 Vectors = NDArray[np.float32]
 
 K = 10
+#: Users of one search when speed is measured: what serving batches under load.
+BATCH = 32
 _BEHAVIOURS = 20
 _INTERESTS = 3
 _NEIGHBOURS = 50
@@ -36,13 +38,15 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """One measurement: an engine with these parameters.
 
     Attributes:
-        parameters: Of the engine.
+        engine: Its name.
+        parameters: What it was built with and searches with.
         recall: Mean recall@10 by kind of user.
         recall_low: Its lower 95% confidence bound: other users of the kind find at least this much.
-        users_per_s: Users searched a second, all threads, in one call; the best of three.
+        users_per_s: Users searched a second, all threads, in batches of 32; the best of three.
         cpu_us_per_user: CPU time of the process, microseconds a user; the best of three.
     """
 
+    engine: str
     parameters: dict[str, int]
     recall: dict[str, float]
     recall_low: dict[str, float]
@@ -111,25 +115,24 @@ def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
     return Users(users, {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}, k)
 
 
-def measure(engine: Engine, parameters: Mapping[str, int], users: Users) -> CurvePoint:
+def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
     """Search for all users with this engine. An item that ties with the last of the exact answer counts as found.
 
     Args:
-        engine: To be measured.
-        parameters: Its parameters; `ef` among them is the width that is measured.
+        engine: To be measured, with the parameters it has.
         users: From `sample_users` of the same vectors.
     """
-    ef = parameters.get("ef")
     recall, low = {}, {}
     for kind, queries in users.vectors.items():
-        scores = engine.search(queries, users.k, ef=ef)[1]
+        scores = engine.search(queries, users.k)[1]
         found = (scores >= users.last[kind][:, None] - _TIE).mean(axis=1)
         recall[kind] = float(found.mean())
         low[kind] = recall[kind] - _SIGMAS * float(found.std()) / math.sqrt(len(found))
     queries = np.concatenate(list(users.vectors.values()))
-    wall_s, cpu_s = _best_times(engine, queries, users.k, ef)
+    wall_s, cpu_s = _best_times(engine, queries, users.k)
     return CurvePoint(
-        parameters=dict(parameters),
+        engine=engine.name,
+        parameters=dict(engine.parameters),
         recall=recall,
         recall_low=low,
         users_per_s=len(queries) / wall_s,
@@ -175,12 +178,13 @@ def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
     return middle if low < middle < high and high - low > high / 8 else None
 
 
-def _best_times(engine: Engine, queries: Vectors, k: int, ef: int | None) -> tuple[float, float]:
-    """Wall and CPU seconds of one search of all queries, each the least of a few rounds: others use the CPU too."""
+def _best_times(engine: BuiltEngine, queries: Vectors, k: int) -> tuple[float, float]:
+    """Wall and CPU seconds of searching all queries, each the least of a few rounds: others use the CPU too."""
     walls, cpus = [], []
     for _ in range(_ROUNDS):
         wall, cpu = time.perf_counter(), time.process_time()
-        engine.search(queries, k, ef=ef)
+        for start in range(0, len(queries), BATCH):
+            engine.search(queries[start : start + BATCH], k)
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return max(min(walls), 1e-9), max(min(cpus), 1e-9)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ class Engine(Protocol):
     Each engine is built from, or loaded beside, the item vectors of a snapshot, [items, dim].
 
     Attributes:
-        name: What manifests and options call it: ``hnsw`` or ``exact``.
+        name: What manifests and options call it: ``hnsw``, ``scan`` or ``exact``.
     """
 
     name: str
@@ -30,7 +31,8 @@ class Engine(Protocol):
         Args:
             queries: [n, dim] unit float32, finite.
             k: At least 1; may exceed the number of items.
-            ef: Width of an approximate search; none = the engine's own. An exact engine ignores it.
+            ef: Width of an approximate search: candidates kept (hnsw) or scored exactly (scan); none = the engine's
+                own. An exact engine ignores it.
 
         Returns:
             Rows [n, k] and scores [n, k], best first; row -1 and score -inf where there are fewer than k items.
@@ -50,6 +52,10 @@ class BuiltEngine(Engine, Protocol):
     """
 
     parameters: dict[str, int]
+
+    def with_parameters(self, parameters: Mapping[str, int]) -> Self:
+        """The same index, searched with these; those it was built with are ignored. Use one of the two at a time."""
+        ...
 
 
 def no_results(queries: int, k: int) -> tuple[Rows, Scores]:

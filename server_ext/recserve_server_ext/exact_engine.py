@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,10 @@ class ExactEngine:
     def load(cls, folder: Path, vectors: Vectors) -> ExactEngine:
         """The engine over a snapshot's vectors; it has no file of its own."""
         return cls(vectors)
+
+    def with_parameters(self, parameters: Mapping[str, int]) -> ExactEngine:
+        """Itself: it has none."""
+        return self
 
     def save(self, folder: Path) -> None:
         """Nothing to write: the vectors are all it needs."""

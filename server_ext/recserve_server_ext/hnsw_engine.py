@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import hnswlib
@@ -95,8 +95,9 @@ class HnswEngine:
             )
         return cls(index, vectors, dict(parameters), threads or cpu.usable_cores())
 
-    def with_ef(self, ef: int) -> HnswEngine:
-        """The same graph with another default width. Use one of the two at a time: they share one hnswlib index."""
+    def with_parameters(self, parameters: Mapping[str, int]) -> HnswEngine:
+        """The same graph with another default `ef`. Use one of the two at a time: they share one hnswlib index."""
+        ef = parameters["ef"]
         return HnswEngine(self._index, self._exact.vectors, {**self.parameters, "ef": ef}, self.threads)
 
     def save(self, folder: Path) -> None:

@@ -223,6 +223,7 @@ class Recommender:
                     encode_us=job.encode_ns // 1000,
                     search_us=search_ns // 1000,
                     explain_us=explain_ns // 1000,
+                    engine=manifest.engine.name,
                 ),
             )
         )

@@ -44,7 +44,7 @@ _NAME = re.compile(r"[\w-]+")
 class Snapshot:
     """A loaded snapshot; nothing in it changes.
 
-    The vectors are mapped, so processes on one machine share them; the HNSW graph holds hnswlib's own second copy.
+    The vectors are mapped, so processes on one machine share them; a graph holds hnswlib's own second copy.
 
     Attributes:
         manifest: What it holds and was made from.
@@ -204,7 +204,7 @@ def _manifest(content: Content, name: str, created: str, files: dict[str, str]) 
         engine=EngineManifest(name=content.engine.name, parameters=content.engine.parameters),
         field_weights=dict(content.field_weights),
         recall_target=content.recall_target,
-        versions={package: version(package) for package in ("recserve", "hnswlib", "numpy", "pyarrow")},
+        versions={package: version(package) for package in ("recserve", "faiss-cpu", "hnswlib", "numpy", "pyarrow")},
         files=files,
     )
 
@@ -235,9 +235,14 @@ def _map_vectors(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 def _load_engine(
     engine: EngineManifest, folder: Path, vectors: NDArray[np.float32], threads: int | None
-) -> HnswEngine | ExactEngine:
+) -> BuiltEngine:
     if engine.name == HnswEngine.name:
         return HnswEngine.load(folder, vectors, engine.parameters, threads=threads)
+    if engine.name == "scan":
+        # Here, since loading faiss takes a while and only this engine needs it.
+        from recserve_server_ext.scan_engine import ScanEngine
+
+        return ScanEngine.load(folder, vectors, engine.parameters, threads=threads)
     if engine.name == ExactEngine.name:
         return ExactEngine.load(folder, vectors)
     raise SnapshotError(f"snapshot {folder} has an engine {engine.name!r} that this version lacks; {REBUILD}")

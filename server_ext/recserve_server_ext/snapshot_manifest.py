@@ -19,8 +19,9 @@ class EngineManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The engine of a snapshot.
 
     Attributes:
-        name: `hnsw` or `exact`.
-        parameters: What it was built with and searches with; for hnsw `M`, `ef_construction` and `ef`.
+        name: `hnsw`, `scan` or `exact`.
+        parameters: What it was built with and searches with: `M`, `ef_construction` and `ef` of hnsw; `lists`, `codes`,
+            `nprobe` and `factor` of scan.
     """
 
     name: str

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from recserve_export.encoder_export import export_encoder
-from recserve_export.index_build import Settings, build
+from recserve_export.engine_choice import Settings
+from recserve_export.index_build import build
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
@@ -83,7 +84,7 @@ def test_a_vector_does_not_depend_on_its_batch(
     with CatalogueStore(films.store) as source, CatalogueStore(home.store, create=True) as store:
         items = list(islice(source.items(), 200))
         store.replace_all(items, field_weights=source.field_weights())
-    build(home, home.encoder / precision, Settings(m=(16,), ef=(64, 256), users=50))
+    build(home, home.encoder / precision, Settings(engine="scan", items_per_list=(256,), users=50))
     texts = [text for item in items for text in item.texts.values()]
     encoder = TextEncoder(home.encoder / precision)
     alone = {text: encoder.encode([text])[0] for text in texts[::4]}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from recserve_export.catalogue_rows import RowConverter, RowError
+from recserve_export.engine_choice import Settings
 from recserve_export.films import MAPPING, FilmsSource, films_path
-from recserve_export.index_build import Settings, build
+from recserve_export.index_build import build
 from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
 from recserve_server_ext.workspace import Workspace
 from support.tiny_encoder import make_tiny_encoder
@@ -26,7 +27,7 @@ def make_tiny_home(home: Path, precision: Literal["fp32", "int8"] = "fp32") -> P
     encoder = make_tiny_encoder(home, precision)
     with CatalogueStore(workspace.store, create=True) as store:
         store.replace_all(_films(), field_weights={name: field.weight for name, field in MAPPING.texts.items()})
-    build(workspace, encoder, Settings(m=(16,), ef=(64, 128, 256), users=50))
+    build(workspace, encoder, Settings(engine="hnsw", m=(16,), ef=(64, 128, 256), users=50))
     return home
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from recserve_server_ext import exact_engine
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine, best
 from recserve_server_ext.hnsw_engine import GRAPH, HnswEngine
+from recserve_server_ext.scan_engine import CODES, ScanEngine
 
 Vectors = NDArray[np.float32]
 
@@ -184,3 +186,85 @@ def test_hnsw_load_refuses_another_graph(hnsw: HnswEngine, vectors: Vectors, tmp
     (tmp_path / GRAPH).write_bytes((tmp_path / GRAPH).read_bytes()[:5000])
     with pytest.raises(SnapshotError, match=GRAPH):
         HnswEngine.load(tmp_path, vectors, hnsw.parameters)
+
+
+@pytest.fixture(scope="module")
+def scan(vectors: Vectors) -> ScanEngine:
+    return ScanEngine.build(vectors, lists=8, codes=DIM // 2, nprobe=4, factor=8, threads=2)
+
+
+@pytest.mark.parametrize("users", [1, 3, 50])
+def test_scan_of_all_lists_finds_what_exact_finds(scan: ScanEngine, vectors: Vectors, users: int) -> None:
+    queries = unit(users, seed=16)
+    rows, scores = scan.with_parameters({"nprobe": 8, "factor": 64}).search(queries, 10)
+    expected, expected_scores = ExactEngine(vectors).search(queries, 10)
+    assert rows.dtype == np.int64
+    assert scores.dtype == np.float32
+    np.testing.assert_array_equal(rows, expected)
+    # faiss sums the products in another order.
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+
+
+def test_scan_scores_are_exact_and_falling(scan: ScanEngine, vectors: Vectors) -> None:
+    queries = unit(40, seed=17)
+    rows, scores = scan.search(queries, 10)
+    np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, vectors[rows]), atol=1e-6)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_scan_of_more_finds_more(scan: ScanEngine, vectors: Vectors) -> None:
+    queries = unit(200, seed=18)
+    expected, _ = ExactEngine(vectors).search(queries, 10)
+
+    def recall(nprobe: int, factor: int) -> float:
+        found, _ = scan.with_parameters({"nprobe": nprobe, "factor": factor}).search(queries, 10)
+        return float(
+            np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), expected.tolist(), strict=True)])
+        )
+
+    assert recall(1, 8) < recall(4, 8) < recall(8, 32)
+    assert recall(8, 1) < recall(8, 32)
+    wide, _ = scan.search(queries, 10, ef=2000)
+    narrow, _ = scan.search(queries, 10, ef=10)
+    assert np.mean(wide == expected) > np.mean(narrow == expected)
+
+
+@pytest.mark.parametrize("k", [900, 1999, 2000, 2005])
+def test_scan_gives_as_many_as_wanted(scan: ScanEngine, vectors: Vectors, k: int) -> None:
+    """The four lists probed hold fewer."""
+    rows, _ = scan.search(unit(6, seed=19), k)
+    found = min(k, len(vectors))
+    assert all(len(set(line)) == found for line in rows[:, :found].tolist())
+    assert (rows[:, :found] >= 0).all()
+    assert (rows[:, found:] == -1).all()
+
+
+def test_scan_of_nobody(scan: ScanEngine) -> None:
+    assert scan.search(np.empty((0, DIM), np.float32), 3)[0].shape == (0, 3)
+
+
+def test_scan_is_the_same_from_many_threads_and_in_any_batch(scan: ScanEngine) -> None:
+    queries = unit(64, seed=20)
+    expected, _ = scan.search(queries, 10)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda start: scan.search(queries[start : start + 4], 10)[0], range(0, 64, 4)))
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+
+
+def test_scan_save_and_load(scan: ScanEngine, vectors: Vectors, tmp_path: Path) -> None:
+    queries = unit(50, seed=21)
+    scan.save(tmp_path)
+    loaded = ScanEngine.load(tmp_path, vectors, scan.parameters, threads=1)
+    assert loaded.parameters == {"lists": 8, "codes": 8, "nprobe": 4, "factor": 8}
+    (rows, scores), (expected, expected_scores) = loaded.search(queries, 10), scan.search(queries, 10)
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_array_equal(scores, expected_scores)
+
+
+def test_scan_load_refuses_other_codes(scan: ScanEngine, vectors: Vectors, tmp_path: Path) -> None:
+    scan.save(tmp_path)
+    with pytest.raises(SnapshotError, match=r"codes of 2000 items of 16 dimensions, the vectors beside it are \[2001"):
+        ScanEngine.load(tmp_path, unit(2001, seed=22), scan.parameters)
+    (tmp_path / CODES).write_bytes((tmp_path / CODES).read_bytes()[:5000])
+    with pytest.raises(SnapshotError, match=CODES):
+        ScanEngine.load(tmp_path, vectors, scan.parameters)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from recserve_export import cli_index, index_build
-from recserve_export.index_build import Built, Settings, build, build_index, read_report
+from recserve_export import cli_index, engine_choice, index_build
+from recserve_export.engine_choice import Settings
+from recserve_export.index_build import Built, build, build_index, read_report
 from recserve_export.item_vectors import item_vectors, read_catalogue, weighted_sums
 from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
 from recserve_server_ext.encoder_manifest import MANIFEST as ENCODER_MANIFEST
@@ -28,7 +29,7 @@ from recserve_server_ext.workspace import Workspace
 Vectors = NDArray[np.float32]
 
 DIM = 12
-QUICK = Settings(m=(4, 8), ef_construction=40, ef=(16, 64), users=20, threads=1)
+QUICK = Settings(engine="hnsw", m=(4, 8), ef_construction=40, ef=(16, 64), users=20, threads=1)
 WORDS = ["star", "war", "love", "night", "house", "river", "king", "last", "city", "dark", "dream", "road"]
 
 
@@ -205,6 +206,7 @@ def test_build_is_up_to_date_until_something_changes(workspace: Workspace) -> No
     assert (again.folder, again.manifest, again.report) == (first.folder, first.manifest, first.report)
     assert run_build(workspace, force=True).is_new
     assert run_build(workspace, Settings(**{**vars(QUICK), "recall": 0.9})).is_new
+    assert run_build(workspace, Settings(**{**vars(QUICK), "engine": "exact"})).is_new
     assert run_build(workspace).is_new
     store_of(workspace.store, films(121), {"title": 2.0, "genre": 1.0, "plot": 0.5})
     assert run_build(workspace).manifest.items == 121
@@ -241,9 +243,12 @@ def test_raw_vectors_need_no_store(tmp_path: Path) -> None:
 def test_a_third_graph_is_built_where_two_miss_the_target(tmp_path: Path) -> None:
     vectors = np.stack([vector_of(str(row)) for row in range(3000)])
     ids = [str(row) for row in range(len(vectors))]
-    poor = Settings(m=(2, 3), m_if_missed=4, ef_construction=4, ef=(10, 12), recall=1.0, users=30, threads=1)
+    poor = Settings(
+        engine="hnsw", m=(2, 3), m_if_missed=4, ef_construction=4, ef=(10, 12), recall=1.0, users=30, threads=1
+    )
     built = build_index(tmp_path, vectors, ids, encoder="raw", settings=poor)
-    assert {point.parameters["M"] for point in built.report.points} == {2, 3, 4}
+    assert [point.engine for point in built.report.points[-2:]] == ["hnsw", "exact"]
+    assert {point.parameters["M"] for point in built.report.points[:-1]} == {2, 3, 4}
     assert not built.report.choice.reached
     assert built.manifest.engine.parameters["M"] == 4
 
@@ -263,7 +268,7 @@ def invoke(*arguments: str | Path) -> tuple[int, str, str]:
 
 
 def test_command_builds_and_reports(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(index_build, "Settings", lambda recall: Settings(**{**vars(QUICK), "recall": recall}))
+    monkeypatch.setattr(engine_choice, "Settings", lambda **asked: Settings(**{**vars(QUICK), **asked}))
     code, out, err = invoke("build", "--home", workspace.home)
     assert code == 0, err
     assert "120 items of revision 1" in out

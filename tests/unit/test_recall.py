@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ def point(m: int, ef: int, interests: float, random: float, cost: float, *, marg
     """A made-up point; the lower bounds are `margin` below the means."""
     recall = {"interests": interests, "random": random}
     return CurvePoint(
+        engine="hnsw",
         parameters={"M": m, "ef_construction": 200, "ef": ef},
         recall=recall,
         recall_low={kind: value - margin for kind, value in recall.items()},
@@ -111,7 +114,7 @@ def test_fewer_items_than_ten(items: int) -> None:
     vectors = clustered(items, seed=2)
     users = sample_users(vectors, count=5, seed=0)
     assert users.k == items
-    assert measure(ExactEngine(vectors), {}, users).recall == {"interests": 1.0, "random": 1.0}
+    assert measure(ExactEngine(vectors), users).recall == {"interests": 1.0, "random": 1.0}
 
 
 class Half:
@@ -121,6 +124,10 @@ class Half:
 
     def __init__(self, exact: ExactEngine) -> None:
         self.exact = exact
+        self.parameters = {"ef": 5}
+
+    def with_parameters(self, parameters: Mapping[str, int]) -> Self:
+        raise AssertionError("not used")
 
     def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[NDArray[np.int64], Vectors]:
         rows, scores = self.exact.search(queries, k)
@@ -135,11 +142,11 @@ def test_recall_counts_what_was_found() -> None:
     vectors = clustered(500, seed=3)
     exact = ExactEngine(vectors)
     users = sample_users(vectors, count=20, seed=0)
-    full = measure(exact, {}, users)
+    full = measure(exact, users)
     assert full.recall == full.recall_low == {"interests": 1.0, "random": 1.0}
-    half = measure(Half(exact), {"ef": 5}, users)
+    half = measure(Half(exact), users)
     assert half.recall == {"interests": 0.5, "random": 0.5}
-    assert half.parameters == {"ef": 5}
+    assert (half.engine, half.parameters) == ("half", {"ef": 5})
     assert half.users_per_s > 0
     assert half.cpu_us_per_user > 0
 
@@ -155,4 +162,4 @@ def test_an_item_that_ties_with_the_last_counts() -> None:
             rows, scores = ExactEngine(vectors[::-1]).search(queries, k)
             return len(vectors) - 1 - rows, scores
 
-    assert measure(Last(ExactEngine(vectors)), {}, users).recall == {"interests": 1.0, "random": 1.0}
+    assert measure(Last(ExactEngine(vectors)), users).recall == {"interests": 1.0, "random": 1.0}

@@ -181,9 +181,9 @@ def test_another_format_is_refused(copy: Path) -> None:
 
 def test_an_unknown_engine_and_a_wrong_shape_are_refused(copy: Path) -> None:
     manifest = msgspec.json.decode((copy / MANIFEST).read_bytes(), type=SnapshotManifest)
-    other = msgspec.structs.replace(manifest.engine, name="scan")
+    other = msgspec.structs.replace(manifest.engine, name="tree")
     write_manifest(copy, msgspec.structs.replace(manifest, engine=other))
-    with pytest.raises(SnapshotError, match="'scan'"):
+    with pytest.raises(SnapshotError, match="'tree'"):
         Snapshot.load(copy)
     write_manifest(copy, msgspec.structs.replace(manifest, items=ITEMS + 1))
     with pytest.raises(SnapshotError, match=rf"{VECTORS} holds float32 \(300, 8\), manifest says float32 \(301, 8\)"):

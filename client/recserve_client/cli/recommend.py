@@ -62,7 +62,7 @@ def recommend(
     timings = slate.timings
     err.print(
         f"recommendation {slate.recommendation_id}, revision {slate.revision}, encoder {slate.encoder}; microseconds: "
-        f"resolve {timings.resolve_us}, encode {timings.encode_us}, search {timings.search_us}",
+        f"resolve {timings.resolve_us}, encode {timings.encode_us}, search ({timings.engine}) {timings.search_us}",
         highlight=False,
         soft_wrap=True,
         style="dim",

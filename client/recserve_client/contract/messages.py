@@ -65,6 +65,7 @@ class RecommendTimings(Struct, frozen=True, gc=False):
         encode_us: Tokenising and encoding the texts that were not known.
         search_us: User vectors and the search of the index.
         explain_us: Contributions, fields and the final scores.
+        engine: What searched the index: hnsw, scan or exact.
     """
 
     queue_us: int
@@ -72,6 +73,7 @@ class RecommendTimings(Struct, frozen=True, gc=False):
     encode_us: int
     search_us: int
     explain_us: int
+    engine: str = ""
 
 
 class SlateItem(Struct, frozen=True, gc=False):

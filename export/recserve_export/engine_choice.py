@@ -1,0 +1,238 @@
+"""Item vectors -> the engine that serves them at least cost: candidates are built and measured on user vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_export.recall import Choice, CurvePoint, Users, choose, measure, next_ef, reaches, sample_users
+from recserve_server_ext import cpu
+from recserve_server_ext.engine import BuiltEngine
+from recserve_server_ext.exact_engine import ExactEngine
+from recserve_server_ext.hnsw_engine import HnswEngine
+
+Vectors = NDArray[np.float32]
+EngineName = Literal["auto", "hnsw", "scan", "exact"]
+
+#: Opens a stage of known length; inside, call what it yields with the number of things done.
+Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the engine and its parameters are chosen.
+
+    Attributes:
+        engine: The engine to use; `auto` = the cheapest of all that reaches the target.
+        recall: Target of recall@10 for user vectors of both kinds.
+        m: Graphs to build.
+        m_if_missed: One more, where nothing reaches the target.
+        ef_construction: Width of the search for neighbours in building.
+        ef: Widths of search to measure on each graph, before the steps between are.
+        refinements: Most widths measured between the last that misses the target and the first that reaches it.
+        items_per_list: Mean lengths of the inverted lists of `scan` to try.
+        factor: Items that `scan` scores exactly for each one wanted, to try; falling.
+        users: User vectors of each kind.
+        seed: Of the users and of the graph.
+        threads: Of building and measuring; none = the usable cores.
+    """
+
+    engine: EngineName = "auto"
+    recall: float = 0.98
+    m: tuple[int, ...] = (16, 32)
+    m_if_missed: int = 48
+    ef_construction: int = 200
+    ef: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    refinements: int = 3
+    items_per_list: tuple[int, ...] = (1024, 256)
+    factor: tuple[int, ...] = (64, 32, 16, 8)
+    users: int = 500
+    seed: int = 0
+    threads: int | None = None
+
+
+class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`report.json`: what the engine and its parameters were chosen from.
+
+    Attributes:
+        cpu: Name of the CPU.
+        cpu_flags: Those of its vector extensions that searching uses.
+        threads: Of the searches.
+        items: Number of items.
+        dim: Length of a vector.
+        k: Items searched for.
+        users: User vectors of each kind.
+        seed: They were drawn with.
+        engine: The engine that was asked for.
+        target: Recall wanted.
+        choice: The point that was chosen.
+        points: All that was measured; the last is the exact engine, to compare with where it was not asked for.
+    """
+
+    cpu: str
+    cpu_flags: list[str]
+    threads: int
+    items: int
+    dim: int
+    k: int
+    users: int
+    seed: int
+    engine: EngineName
+    target: float
+    choice: Choice
+    points: list[CurvePoint]
+
+
+@contextmanager
+def silent(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A stage that shows nothing."""
+    yield lambda count: None
+
+
+class _Curve(NamedTuple):
+    """What was measured of one index."""
+
+    points: list[CurvePoint]
+    engine: BuiltEngine
+
+
+def build_engine(vectors: Vectors, settings: Settings, *, stage: Stage = silent) -> tuple[BuiltEngine, RecallReport]:
+    """Build the candidates, measure them and keep the cheapest one that reaches the target.
+
+    Args:
+        vectors: [items, dim] unit float32, at least one.
+        settings: How to choose.
+        stage: Shows progress.
+    """
+    users = sample_users(vectors, count=settings.users, seed=settings.seed)
+    points: list[CurvePoint] = []
+    best: BuiltEngine = ExactEngine(vectors)
+    for curve in _curves(vectors, users, settings, points, stage):
+        points += curve.points
+        chosen = points[choose(points, settings.recall).point]
+        if any(chosen is point for point in curve.points):
+            best = curve.engine.with_parameters(chosen.parameters)  # the memory of the one before is released
+    exact = ExactEngine(vectors)
+    with stage("measure exact search", 1) as advance:
+        points.append(measure(exact, users))
+        advance(1)
+    is_candidate = settings.engine in ("auto", "exact")
+    choice = choose(points if is_candidate else points[:-1], settings.recall)
+    if choice.point == len(points) - 1:
+        best = exact
+    return best, _report(users, vectors, settings, choice, points)
+
+
+def _curves(
+    vectors: Vectors, users: Users, settings: Settings, points: list[CurvePoint], stage: Stage
+) -> Iterator[_Curve]:
+    """The curve of one index after another; `points` are those of all before it."""
+    if settings.engine in ("auto", "scan"):
+        yield from _scan_curves(vectors, users, settings, stage)
+    if settings.engine in ("auto", "hnsw"):
+        for m in settings.m:
+            yield _hnsw_curve(vectors, m, users, settings, stage)
+        if not choose(points, settings.recall).reached:
+            yield _hnsw_curve(vectors, settings.m_if_missed, users, settings, stage)
+
+
+def _hnsw_curve(vectors: Vectors, m: int, users: Users, settings: Settings, stage: Stage) -> _Curve:
+    """The points of one graph by rising `ef`: those of the settings, and some about the target."""
+    with stage(f"build graph, M {m}", len(vectors)) as advance:
+        engine = HnswEngine.build(
+            vectors,
+            m=m,
+            ef_construction=settings.ef_construction,
+            ef=settings.ef[0],
+            threads=settings.threads,
+            seed=settings.seed,
+            done=advance,
+        )
+    points: list[CurvePoint] = []
+    most = len(settings.ef) + settings.refinements
+    with stage(f"measure recall, M {m}", most) as advance:
+        widths = list(settings.ef)
+        while widths:
+            points.append(measure(engine.with_parameters({"ef": widths.pop(0)}), users))
+            advance(1)
+            if not widths and len(points) < most:
+                refined = next_ef(points, settings.recall)
+                widths = [] if refined is None else [refined]
+        advance(most - len(points))
+    points.sort(key=lambda point: point.parameters["ef"])
+    return _Curve(points, engine)
+
+
+def _scan_curves(vectors: Vectors, users: Users, settings: Settings, stage: Stage) -> Iterator[_Curve]:
+    """A curve for each number of inverted lists; none where there are too few items to train codes on."""
+    # Here, since loading faiss takes a while and only this engine needs it.
+    from recserve_server_ext.scan_engine import LEAST_ITEMS, ScanEngine
+
+    items, dim = vectors.shape
+    if items < LEAST_ITEMS:
+        return
+    most, codes = max(settings.factor), dim // 2 if dim % 2 == 0 else dim
+    for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
+        with stage(f"build codes, {lists} lists", items) as advance:
+            engine = ScanEngine.build(
+                vectors, lists=lists, codes=codes, nprobe=lists, factor=most, threads=settings.threads, done=advance
+            )
+        yield _Curve(_scan_points(engine, lists, users, settings, stage), engine)
+
+
+def _scan_points(engine: BuiltEngine, lists: int, users: Users, settings: Settings, stage: Stage) -> list[CurvePoint]:
+    """The points along the border of what reaches the target.
+
+    More lists probed and more items scored never find less. So from the most of both it goes down: fewer lists while
+    that reaches the target, then a smaller factor with as many lists as that one needs, and so on.
+    """
+    probes = _probes(lists)
+    points: list[CurvePoint] = []
+    with stage(f"measure recall, {lists} lists", 2 * len(probes) + len(settings.factor)) as advance:
+
+        def reached(at: int, factor: int) -> bool:
+            points.append(measure(engine.with_parameters({"nprobe": probes[at], "factor": factor}), users))
+            advance(1)
+            return reaches(points[-1], settings.recall)
+
+        at = 0
+        for number, factor in enumerate(settings.factor):
+            while number and at >= 0 and not reached(at, factor):
+                at -= 1
+            if at < 0 or (not number and not reached(at, factor)):
+                break
+            while at + 1 < len(probes) and reached(at + 1, factor):
+                at += 1
+        advance(2 * len(probes) + len(settings.factor) - len(points))
+    return points
+
+
+def _probes(lists: int) -> list[int]:
+    """Numbers of lists to probe: all of them, three quarters, half, three eighths and so on."""
+    halves = [lists >> step for step in range(lists.bit_length())]
+    return sorted({*halves, *(half * 3 // 4 for half in halves if half >= 4)}, reverse=True)
+
+
+def _report(
+    users: Users, vectors: Vectors, settings: Settings, choice: Choice, points: list[CurvePoint]
+) -> RecallReport:
+    return RecallReport(
+        cpu=cpu.model_name(),
+        cpu_flags=sorted(cpu.flags() & {"avx2", "avx512f", "avx512_vnni", "avx_vnni"}),
+        threads=settings.threads or cpu.usable_cores(),
+        items=len(vectors),
+        dim=vectors.shape[1],
+        k=users.k,
+        users=settings.users,
+        seed=settings.seed,
+        engine=settings.engine,
+        target=settings.recall,
+        choice=choice,
+        points=points,
+    )
