@@ -37,7 +37,7 @@ class Settings:
         ef: Widths of search to measure on each graph, before the steps between are.
         refinements: Most widths measured between the last that misses the target and the first that reaches it.
         items_per_list: Mean lengths of the inverted lists of `scan` to try.
-        factor: Items that `scan` scores exactly for each one wanted, to try; falling.
+        rescored: Items that `scan` scores exactly where ten are wanted, to try; falling.
         users: User vectors of each kind.
         seed: Of the users and of the graph.
         threads: Of building and measuring; none = the usable cores.
@@ -51,7 +51,7 @@ class Settings:
     ef: tuple[int, ...] = (64, 128, 256, 512, 1024)
     refinements: int = 3
     items_per_list: tuple[int, ...] = (1024, 256)
-    factor: tuple[int, ...] = (64, 32, 16, 8)
+    rescored: tuple[int, ...] = (640, 320, 240, 160, 120, 80)
     users: int = 500
     seed: int = 0
     threads: int | None = None
@@ -177,11 +177,11 @@ def _scan_curves(vectors: Vectors, users: Users, settings: Settings, stage: Stag
     items, dim = vectors.shape
     if items < LEAST_ITEMS:
         return
-    most, codes = max(settings.factor), dim // 2 if dim % 2 == 0 else dim
+    most, codes = max(settings.rescored), dim // 2 if dim % 2 == 0 else dim
     for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
         with stage(f"build codes, {lists} lists", items) as advance:
             engine = ScanEngine.build(
-                vectors, lists=lists, codes=codes, nprobe=lists, factor=most, threads=settings.threads, done=advance
+                vectors, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads, done=advance
             )
         yield _Curve(_scan_points(engine, lists, users, settings, stage), engine)
 
@@ -189,27 +189,25 @@ def _scan_curves(vectors: Vectors, users: Users, settings: Settings, stage: Stag
 def _scan_points(engine: BuiltEngine, lists: int, users: Users, settings: Settings, stage: Stage) -> list[CurvePoint]:
     """The points along the border of what reaches the target.
 
-    More lists probed and more items scored never find less. So from the most of both it goes down: fewer lists while
-    that reaches the target, then a smaller factor with as many lists as that one needs, and so on.
+    More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer lists
+    while that reaches the target, then fewer items, with more lists again where these are too few.
     """
     probes = _probes(lists)
     points: list[CurvePoint] = []
-    with stage(f"measure recall, {lists} lists", 2 * len(probes) + len(settings.factor)) as advance:
+    with stage(f"measure recall, {lists} lists", 2 * len(probes) + len(settings.rescored)) as advance:
 
-        def reached(at: int, factor: int) -> bool:
-            points.append(measure(engine.with_parameters({"nprobe": probes[at], "factor": factor}), users))
+        def reached(at: int, rescored: int) -> bool:
+            points.append(measure(engine.with_parameters({"nprobe": probes[at], "rescored": rescored}), users))
             advance(1)
             return reaches(points[-1], settings.recall)
 
-        at = 0
-        for number, factor in enumerate(settings.factor):
-            while number and at >= 0 and not reached(at, factor):
+        at = 0 if reached(0, settings.rescored[0]) else -1
+        while 0 <= at < len(probes) - 1 and reached(at + 1, settings.rescored[0]):
+            at += 1
+        for rescored in settings.rescored[1:]:
+            while at >= 0 and not reached(at, rescored):
                 at -= 1
-            if at < 0 or (not number and not reached(at, factor)):
-                break
-            while at + 1 < len(probes) and reached(at + 1, factor):
-                at += 1
-        advance(2 * len(probes) + len(settings.factor) - len(points))
+        advance(2 * len(probes) + len(settings.rescored) - len(points))
     return points
 
 

@@ -23,6 +23,8 @@ Vectors = NDArray[np.float32]
 K = 10
 #: Users of one search when speed is measured: what serving batches under load.
 BATCH = 32
+#: Items searched for then: serving that wants ten and has to leave out a history of twenty looks for as many.
+_WIDTH = 32
 _BEHAVIOURS = 20
 _INTERESTS = 3
 _NEIGHBOURS = 50
@@ -42,7 +44,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         parameters: What it was built with and searches with.
         recall: Mean recall@10 by kind of user.
         recall_low: Its lower 95% confidence bound: other users of the kind find at least this much.
-        users_per_s: Users searched a second, all threads, in batches of 32; the best of three.
+        users_per_s: Users searched a second, all threads, in batches of 32, for 32 items each; the best of three.
         cpu_us_per_user: CPU time of the process, microseconds a user; the best of three.
     """
 
@@ -129,7 +131,7 @@ def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
         recall[kind] = float(found.mean())
         low[kind] = recall[kind] - _SIGMAS * float(found.std()) / math.sqrt(len(found))
     queries = np.concatenate(list(users.vectors.values()))
-    wall_s, cpu_s = _best_times(engine, queries, users.k)
+    wall_s, cpu_s = _best_times(engine, queries)
     return CurvePoint(
         engine=engine.name,
         parameters=dict(engine.parameters),
@@ -178,13 +180,13 @@ def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
     return middle if low < middle < high and high - low > high / 8 else None
 
 
-def _best_times(engine: BuiltEngine, queries: Vectors, k: int) -> tuple[float, float]:
+def _best_times(engine: BuiltEngine, queries: Vectors) -> tuple[float, float]:
     """Wall and CPU seconds of searching all queries, each the least of a few rounds: others use the CPU too."""
     walls, cpus = [], []
     for _ in range(_ROUNDS):
         wall, cpu = time.perf_counter(), time.process_time()
         for start in range(0, len(queries), BATCH):
-            engine.search(queries[start : start + BATCH], k)
+            engine.search(queries[start : start + BATCH], _WIDTH)
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return max(min(walls), 1e-9), max(min(cpus), 1e-9)

@@ -22,8 +22,9 @@ CODES = "codes.faiss"
 #: faiss asks for this many training vectors a centre; fewer items than that for the 16 centres of a code are too few.
 _TRAINING_PER_CENTRE = 39
 LEAST_ITEMS = 16 * _TRAINING_PER_CENTRE
-#: Most candidates scored exactly for one user, unless more items are wanted.
-_MOST_CANDIDATES = 4096
+#: Power of k by which the items scored exactly grow for more than ten wanted. Measured (65,000 items, dim 384): recall
+#: .985 for random users needs 220 of them for 10 wanted, 384 for 32, 800 for 100 and 1,650 for 300.
+_GROWTH = 0.6
 #: Fewest users that are worth a thread of their own.
 _LEAST_USERS = 4
 _CHUNK = 65_536
@@ -55,7 +56,7 @@ class ScanEngine:
         lists: int,
         codes: int,
         nprobe: int,
-        factor: int,
+        rescored: int,
         threads: int | None = None,
         done: Callable[[int], None] | None = None,
     ) -> ScanEngine:
@@ -66,7 +67,7 @@ class ScanEngine:
             lists: Inverted lists.
             codes: 4-bit codes of an item, each of `dim / codes` dimensions; divides `dim`.
             nprobe: Lists that a search looks into, at most `lists`.
-            factor: Items scored exactly for each one wanted.
+            rescored: Items scored exactly where ten are wanted; for other numbers see `_GROWTH`.
             threads: Of building and searching; default the usable cores.
             done: Called with the number of items after every chunk of them, for progress bars.
         """
@@ -79,7 +80,7 @@ class ScanEngine:
             index.add(chunk)
             if done is not None:
                 done(len(chunk))
-        parameters = {"lists": lists, "codes": codes, "nprobe": nprobe, "factor": factor}
+        parameters = {"lists": lists, "codes": codes, "nprobe": nprobe, "rescored": rescored}
         return cls(index, vectors, parameters, threads)
 
     @classmethod
@@ -106,8 +107,8 @@ class ScanEngine:
         return cls(index, vectors, dict(parameters), threads or cpu.usable_cores())
 
     def with_parameters(self, parameters: Mapping[str, int]) -> ScanEngine:
-        """The same codes with another `nprobe` and `factor`."""
-        searched = {name: parameters[name] for name in ("nprobe", "factor")}
+        """The same codes with another `nprobe` and `rescored`."""
+        searched = {name: parameters[name] for name in ("nprobe", "rescored")}
         return ScanEngine(self._index, self._vectors, {**self.parameters, **searched}, self.threads)
 
     def save(self, folder: Path) -> None:
@@ -119,8 +120,8 @@ class ScanEngine:
         if k >= len(self._vectors):
             return self._exact.search(queries, k)
         rows, scores = no_results(len(queries), k)
-        wanted = min(k * self.parameters["factor"], _MOST_CANDIDATES) if ef is None else ef
-        candidates = min(max(k, wanted), len(self._vectors))
+        wanted = self.parameters["rescored"] * max(1.0, k / 10) ** _GROWTH if ef is None else ef
+        candidates = min(max(k, round(wanted)), len(self._vectors))
         parts = max(1, min(self.threads, len(queries) // _LEAST_USERS))
         first, *others = np.array_split(np.arange(len(queries)), parts)
 

@@ -21,7 +21,7 @@ class EngineManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         name: `hnsw`, `scan` or `exact`.
         parameters: What it was built with and searches with: `M`, `ef_construction` and `ef` of hnsw; `lists`, `codes`,
-            `nprobe` and `factor` of scan.
+            `nprobe` and `rescored` of scan.
     """
 
     name: str

@@ -63,20 +63,20 @@ def test_an_engine_that_is_asked_for_is_taken_and_compared_with_exact_search(
 
 
 def test_scan_walks_along_the_border_of_the_target(vectors: Vectors) -> None:
-    """From all lists and the largest factor downwards; with fewer items scored, no fewer lists do."""
-    wanted = settings("scan", factor=(32, 8, 4, 2))
+    """From all lists and the most items scored downwards; with fewer of these, no fewer lists do."""
+    wanted = settings("scan", rescored=(320, 80, 40, 20))
     _, report = build_engine(vectors, wanted)
-    measured = {(p.parameters["nprobe"], p.parameters["factor"]): reaches(p, 0.98) for p in report.points[:-1]}
-    assert next(iter(measured)) == (16, 32)
+    measured = {(p.parameters["nprobe"], p.parameters["rescored"]): reaches(p, 0.98) for p in report.points[:-1]}
+    assert next(iter(measured)) == (16, 320)
     assert any(measured.values())
     assert not all(measured.values())
     reaching = [key for key, is_reached in measured.items() if is_reached]
-    least = {factor: min(nprobe for nprobe, other in reaching if other == factor) for _, factor in reaching}
-    assert [least[factor] for factor in sorted(least, reverse=True)] == sorted(least.values())
+    least = {scored: min(nprobe for nprobe, other in reaching if other == scored) for _, scored in reaching}
+    assert [least[scored] for scored in sorted(least, reverse=True)] == sorted(least.values())
 
 
 def test_scan_that_cannot_reach_the_target_is_given_up_at_once(vectors: Vectors) -> None:
-    _, report = build_engine(vectors, settings("scan", recall=1.0, factor=(2, 1)))
+    _, report = build_engine(vectors, settings("scan", recall=1.0, rescored=(20, 10)))
     assert [point.engine for point in report.points] == ["scan", "exact"]
     assert not report.choice.reached
 

@@ -190,13 +190,13 @@ def test_hnsw_load_refuses_another_graph(hnsw: HnswEngine, vectors: Vectors, tmp
 
 @pytest.fixture(scope="module")
 def scan(vectors: Vectors) -> ScanEngine:
-    return ScanEngine.build(vectors, lists=8, codes=DIM // 2, nprobe=4, factor=8, threads=2)
+    return ScanEngine.build(vectors, lists=8, codes=DIM // 2, nprobe=4, rescored=80, threads=2)
 
 
 @pytest.mark.parametrize("users", [1, 3, 50])
 def test_scan_of_all_lists_finds_what_exact_finds(scan: ScanEngine, vectors: Vectors, users: int) -> None:
     queries = unit(users, seed=16)
-    rows, scores = scan.with_parameters({"nprobe": 8, "factor": 64}).search(queries, 10)
+    rows, scores = scan.with_parameters({"nprobe": 8, "rescored": 640}).search(queries, 10)
     expected, expected_scores = ExactEngine(vectors).search(queries, 10)
     assert rows.dtype == np.int64
     assert scores.dtype == np.float32
@@ -216,14 +216,14 @@ def test_scan_of_more_finds_more(scan: ScanEngine, vectors: Vectors) -> None:
     queries = unit(200, seed=18)
     expected, _ = ExactEngine(vectors).search(queries, 10)
 
-    def recall(nprobe: int, factor: int) -> float:
-        found, _ = scan.with_parameters({"nprobe": nprobe, "factor": factor}).search(queries, 10)
+    def recall(nprobe: int, rescored: int) -> float:
+        found, _ = scan.with_parameters({"nprobe": nprobe, "rescored": rescored}).search(queries, 10)
         return float(
             np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), expected.tolist(), strict=True)])
         )
 
-    assert recall(1, 8) < recall(4, 8) < recall(8, 32)
-    assert recall(8, 1) < recall(8, 32)
+    assert recall(1, 80) < recall(4, 80) < recall(8, 320)
+    assert recall(8, 10) < recall(8, 320)
     wide, _ = scan.search(queries, 10, ef=2000)
     narrow, _ = scan.search(queries, 10, ef=10)
     assert np.mean(wide == expected) > np.mean(narrow == expected)
@@ -255,7 +255,7 @@ def test_scan_save_and_load(scan: ScanEngine, vectors: Vectors, tmp_path: Path) 
     queries = unit(50, seed=21)
     scan.save(tmp_path)
     loaded = ScanEngine.load(tmp_path, vectors, scan.parameters, threads=1)
-    assert loaded.parameters == {"lists": 8, "codes": 8, "nprobe": 4, "factor": 8}
+    assert loaded.parameters == {"lists": 8, "codes": 8, "nprobe": 4, "rescored": 80}
     (rows, scores), (expected, expected_scores) = loaded.search(queries, 10), scan.search(queries, 10)
     np.testing.assert_array_equal(rows, expected)
     np.testing.assert_array_equal(scores, expected_scores)
