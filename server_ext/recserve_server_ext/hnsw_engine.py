@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import hnswlib
 import numpy as np
+from numpy.typing import NDArray
 
 from recserve_server_ext import cpu
 from recserve_server_ext.engine import Rows, Scores, Vectors, no_results
@@ -16,6 +18,8 @@ from recserve_server_ext.exact_engine import ExactEngine
 
 GRAPH = "graph.hnsw"
 _BUILD_CHUNK = 4096
+#: hnswlib searches with one thread where there are at most so many queries for each thread.
+_ONE_THREAD_UP_TO = 4
 
 
 class HnswEngine:
@@ -37,6 +41,7 @@ class HnswEngine:
         self._exact = ExactEngine(vectors)
         self._ef = parameters["ef"]
         self._width = _Width(index, self._ef)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hnsw")
         index.set_num_threads(threads)
 
     @classmethod
@@ -112,13 +117,27 @@ class HnswEngine:
             return self._exact.search(queries, k)
         self._width.enter(self._ef if ef is None else ef)
         try:
-            labels, distances = self._index.knn_query(queries, k)
+            labels, distances = self._knn_query(queries, k)
         except RuntimeError:
             # "Cannot return the results in a contiguous 2D array": some query reached fewer than k items.
             return self._exact.search(queries, k)
         finally:
             self._width.leave()
         return labels.view(np.int64), np.subtract(1.0, distances, out=distances)
+
+    def _knn_query(self, queries: Vectors, k: int) -> tuple[NDArray[np.uint64], Scores]:
+        """Labels and distances; all threads take part in small batches too, where hnswlib itself uses one."""
+        if not 1 < len(queries) <= _ONE_THREAD_UP_TO * self.threads:
+            labels, distances = self._index.knn_query(queries, k)
+            return labels, distances
+        first, *others = np.array_split(queries, min(self.threads, len(queries)))
+        running = [self._pool.submit(self._index.knn_query, part, k, num_threads=1) for part in others]
+        try:
+            found = [self._index.knn_query(first, k, num_threads=1)]
+        finally:
+            wait(running)  # none may still search when the width changes
+        found += [future.result() for future in running]
+        return np.concatenate([labels for labels, _ in found]), np.concatenate([distances for _, distances in found])
 
 
 class _Width:

@@ -168,6 +168,18 @@ def test_hnsw_searches_of_different_widths_at_once_do_not_mix(hnsw: HnswEngine) 
     assert wrong == []
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("users", [1, 2, 3, 8, 12, 40])
+def test_hnsw_finds_the_same_with_any_threads(hnsw: HnswEngine, vectors: Vectors, threads: int, users: int) -> None:
+    queries = unit(users, seed=23)
+    engine = HnswEngine(hnsw._index, vectors, hnsw.parameters, threads)
+    rows, scores = engine.search(queries, 10)
+    for number, query in enumerate(queries):
+        row, score = engine.search(query[None], 10)
+        np.testing.assert_array_equal(rows[number], row[0])
+        np.testing.assert_array_equal(scores[number], score[0])
+
+
 def test_hnsw_save_and_load(hnsw: HnswEngine, vectors: Vectors, tmp_path: Path) -> None:
     queries = unit(50, seed=14)
     hnsw.save(tmp_path)
