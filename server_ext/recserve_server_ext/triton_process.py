@@ -194,6 +194,8 @@ class TritonProcess:
             f"--model-repository={folder / MODELS}",
             "--model-control-mode=explicit",
             "--load-model=*",
+            # The configurations are complete; completing them would start every Python model twice.
+            "--disable-auto-complete-config",
             "--allow-http=false",
             f"--grpc-address={endpoint.host}",
             f"--grpc-port={endpoint.grpc_port}",
