@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 import typer
@@ -12,7 +13,19 @@ from recserve_client.cli.console import note, out
 from recserve_export.cli_common import Precision, explained, stage_bar
 from recserve_export.encoder_export import Exported, choose_precisions, export_encoder
 from recserve_export.encoder_report import EncoderReport
+from recserve_export.encoder_source import SourceOptions
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
+
+
+class PoolingChoice(StrEnum):
+    """Choices of `--pooling`."""
+
+    MEAN = "mean"
+    CLS = "cls"
+    MAX = "max"
+    LAST = "last"
+    WEIGHTED_MEAN = "weighted_mean"
+
 
 app = typer.Typer(help="Turn a model into files that can be served.", no_args_is_help=True)
 
@@ -31,12 +44,32 @@ def encoder(
     precision: Precision = typer.Option(
         Precision.AUTO, help="auto: fp32, and int8 where the CPU has int8 dot products."
     ),
+    pooling: PoolingChoice | None = typer.Option(
+        None, help="How token vectors become one.", show_default="what the model says"
+    ),
+    max_tokens: int | None = typer.Option(
+        None, help="Truncate longer texts.", show_default="what the model says, or its positions up to 512"
+    ),
+    dim: int | None = typer.Option(
+        None, help="Keep the first elements of a vector (Matryoshka models).", show_default="all"
+    ),
+    allow_pickle: bool = typer.Option(False, "--allow-pickle", help="Read pickled weights (pytorch_model.bin)."),
+    trust_remote_code: bool = typer.Option(
+        False, "--trust-remote-code", help="Run the Python code that comes with the model."
+    ),
     force: bool = typer.Option(False, "--force", help="Export even when what is there is up to date."),
 ) -> None:
     """Export a text encoder to ONNX, with pooling and normalisation inside, and compare it with the original."""
     with explained():
         precisions = choose_precisions(precision.value)
-        done = export_encoder(source, Workspace(home), precisions, force=force, stage=stage_bar)
+        options = SourceOptions(
+            pooling=None if pooling is None else pooling.value,
+            max_tokens=max_tokens,
+            dim=dim,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        done = export_encoder(source, Workspace(home), precisions, options=options, force=force, stage=stage_bar)
         for one in done:
             if not one.is_new:
                 note(f"the {one.manifest.precision} encoder is up to date: {one.folder}")

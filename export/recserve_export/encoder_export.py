@@ -15,7 +15,7 @@ import msgspec
 from recserve_export import encoder_recipe
 from recserve_export.encoder_recipe import Stage, silent
 from recserve_export.encoder_report import REPORT, EncoderReport
-from recserve_export.encoder_source import EncoderSource, read_source
+from recserve_export.encoder_source import NO_OPTIONS, EncoderSource, SourceOptions, read_source
 from recserve_export.errors import ExportError
 from recserve_server_ext import cpu
 from recserve_server_ext.durable import new_folder
@@ -63,6 +63,8 @@ def export_encoder(
     workspace: Workspace,
     precisions: Sequence[Precision] = ("fp32",),
     *,
+    options: SourceOptions = NO_OPTIONS,
+    name: str | None = None,
     force: bool = False,
     stage: Stage = silent,
 ) -> list[Exported]:
@@ -74,6 +76,8 @@ def export_encoder(
         folder: A Hugging Face or sentence-transformers folder; none = the default model.
         workspace: Where to put it.
         precisions: What to make.
+        options: Of the source: pooling, length, dim, and what is allowed.
+        name: Of the model; default the folder's.
         force: Make these anew even when they are up to date.
         stage: Shows progress.
 
@@ -84,7 +88,7 @@ def export_encoder(
         ExportError: The source cannot be used, the export does not agree with it, or it cannot be written.
             Nothing half-made is left, and an earlier export stays.
     """
-    source = read_source(folder)
+    source = read_source(folder, options, name=name)
     source_sha256 = source.sha256()
     done: list[Exported] = []
     for precision in ("fp32", "int8") if "int8" in precisions else ("fp32",):

@@ -56,16 +56,17 @@ class Maker:
         """
         with quiet():
             with self._step("load torch and optimum"):
-                from recserve_export import pooled_model
+                from recserve_export import pooled_model, tokenizer_file
+                from recserve_export.encoder_reference import reference_vectors
             with self._step("export to ONNX"):
                 vocabulary = pooled_model.write_onnx(self.source, self.folder / MODEL)
-                pooled_model.write_tokenizer(self.source, self.folder / TOKENIZER, vocabulary)
+                tokenizer_file.write_tokenizer(self.source, self.folder / TOKENIZER, vocabulary)
             encoder = self._finish("fp32")
             texts = list(self.texts.checked)
             with self._step("compare with PyTorch", 2 * len(texts)) as advance:
                 expected = np.empty((len(texts), encoder.dim), np.float32)
                 done = 0
-                for rows in pooled_model.reference_vectors(self.source, texts):
+                for rows in reference_vectors(self.source, texts):
                     expected[done : done + len(rows)] = rows
                     done += len(rows)
                     advance(len(rows))

