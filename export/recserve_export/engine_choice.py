@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from recserve_export.recall import Choice, CurvePoint, Users, choose, measure, next_ef, reaches, sample_users
 from recserve_server_ext import cpu
 from recserve_server_ext.engine import BuiltEngine
+from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.hnsw_engine import HnswEngine
 
@@ -109,6 +110,9 @@ def build_engine(vectors: Vectors, settings: Settings, *, stage: Stage = silent)
         vectors: [items, dim] unit float32, at least one.
         settings: How to choose.
         stage: Shows progress.
+
+    Raises:
+        SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
     """
     users = sample_users(vectors, count=settings.users, seed=settings.seed)
     points: list[CurvePoint] = []
@@ -176,6 +180,11 @@ def _scan_curves(vectors: Vectors, users: Users, settings: Settings, stage: Stag
 
     items, dim = vectors.shape
     if items < LEAST_ITEMS:
+        if settings.engine == "scan":
+            raise SnapshotError(
+                f"the engine scan needs {LEAST_ITEMS} items to train its codes on, there are {items}; "
+                "let the engine be chosen: recserve index build --engine auto"
+            )
         return
     most, codes = max(settings.rescored), dim // 2 if dim % 2 == 0 else dim
     for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):

@@ -10,6 +10,7 @@ from recserve_export import engine_choice
 from recserve_export.engine_choice import EngineName, Settings, build_engine
 from recserve_export.recall import CurvePoint, Users, reaches
 from recserve_server_ext.engine import BuiltEngine
+from recserve_server_ext.errors import SnapshotError
 
 Vectors = NDArray[np.float32]
 
@@ -85,3 +86,5 @@ def test_too_few_items_for_codes_are_served_otherwise(vectors: Vectors) -> None:
     engine, report = build_engine(vectors[:300], settings("auto"))
     assert engine.name in {"hnsw", "exact"}
     assert "scan" not in {point.engine for point in report.points}
+    with pytest.raises(SnapshotError, match="scan needs 624 items to train its codes on, there are 300"):
+        build_engine(vectors[:300], settings("scan"))
