@@ -45,7 +45,7 @@ class ScanEngine:
         self._index = index
         self._vectors = vectors
         self._exact = ExactEngine(vectors)
-        # Not OpenMP's threads: idle ones of those keep a core busy.
+        # Not OpenMP's threads: idle ones of those may spin.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
 
     @classmethod
