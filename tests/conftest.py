@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from support.inference_server import InferenceServer, listening
 from support.served import Served, served
+from support.tiny_encoder import make_tiny_source
 from support.tiny_home import make_tiny_home
 from support.wire import Wire
 
@@ -17,6 +19,18 @@ from support.wire import Wire
 def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the tiny encoder, some films and their snapshot; not to be changed."""
     return make_tiny_home(tmp_path_factory.mktemp("tiny") / "home")
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the encoder of `tiny_home` was exported from; not to be changed."""
+    return make_tiny_source(tmp_path_factory.mktemp("source") / "tiny")
+
+
+@pytest.fixture
+def copied(source: Path, tmp_path: Path) -> Path:
+    """A copy of the source to change."""
+    return shutil.copytree(source, tmp_path / "copied")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from recserve_benchmarks.cli_encode import encode
-from recserve_client.cli.console import fail, out, progress
+from recserve_benchmarks.cli_output import check_folders, print_results, steps
+from recserve_client.cli.console import fail
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def recommend(
     plot: Annotated[Path | None, typer.Option(help="Draw throughput against latency into this PNG.")] = None,
 ) -> None:
     """Measure recommending against raw hnswlib, a Triton echo and the encoder in process."""
-    for path in (json_file, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            fail(f"cannot write {path}: there is no folder {path.parent}", code=2)
+    check_folders(json_file, plot)
     try:
         from recserve_benchmarks.errors import BenchmarkError
         from recserve_benchmarks.recommend_bench import Plan
@@ -67,11 +65,7 @@ def _measure(workspace: Workspace, precision: str, items: int, plan: Plan) -> di
     from recserve_server_ext.text_encoder import TextEncoder
 
     folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8']", precision))
-    with progress("prepare", None) as bar:
-
-        def done(what: str, count: int, total: int) -> None:
-            bar.update(bar.task_ids[0], description=what, completed=count, total=total)
-
+    with steps() as done:
         corpus = prepare(workspace, folder, items, done)
         results = RecommendBench(corpus, TextEncoder(folder), plan, done).run()
     manifest = corpus.snapshot.manifest
@@ -94,9 +88,6 @@ def _report(results: dict[str, Any], json_file: Path | None, plot: Path | None) 
     machine_name = f"{setup['cpu']}, {setup['int8_arithmetic']}, {setup['cores']} cores"
     engine = ", ".join(f"{name} {value}" for name, value in setup["engine"].items())
     lines = [f"{machine_name}; {setup['items']:,} items; {engine}", *notes(results)]
-    for part in (lines[0], costs_table(results), *lines[1:], targets_table(results)):
-        out.print(part, highlight=False, soft_wrap=isinstance(part, str))
-    if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=2) + "\n")
+    print_results((lines[0], costs_table(results), *lines[1:], targets_table(results)), results, json_file)
     if plot is not None:
         draw(results, plot, f"recserve, {setup['items']:,} items, {machine_name}")

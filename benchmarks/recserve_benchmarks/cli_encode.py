@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from recserve_client.cli.console import fail, out, progress
+from recserve_benchmarks.cli_output import check_folders, print_results, steps
+from recserve_client.cli.console import fail
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def encode(
     plot: Annotated[Path | None, typer.Option(help="Draw texts/s of every system into this PNG.")] = None,
 ) -> None:
     """Measure encoding, in process and over gRPC, against sentence-transformers and a plain onnxruntime session."""
-    for path in (json_file, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            fail(f"cannot write {path}: there is no folder {path.parent}", code=2)
+    check_folders(json_file, plot)
     try:
         from recserve_benchmarks.encode_bench import EncodePlan
         from recserve_benchmarks.errors import BenchmarkError
@@ -56,11 +54,7 @@ def _measure(workspace: Workspace, precision: str, source: Path | None, plan: En
     from recserve_server_ext.encoder_manifest import choose_encoder, read_manifest
 
     folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8']", precision))
-    with progress("prepare", None) as bar:
-
-        def done(what: str, count: int, total: int) -> None:
-            bar.update(bar.task_ids[0], description=what, completed=count, total=total)
-
+    with steps() as done:
         results = EncodeBench(workspace.home, folder, source or default_folder(), plan, done).run()
     manifest = read_manifest(folder, verify=False)
     results["hardware"] = hardware()
@@ -80,11 +74,9 @@ def _measure(workspace: Workspace, precision: str, source: Path | None, plan: En
 def _report(results: dict[str, Any], json_file: Path | None, plot: Path | None) -> None:
     from recserve_benchmarks.encode_report import draw, machine_line, notes, systems_table, targets_table
 
-    line = machine_line(results)
-    for part in (line, systems_table(results), *notes(results), targets_table(results)):
-        out.print(part, highlight=False, soft_wrap=isinstance(part, str))
-    if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=2) + "\n")
+    print_results(
+        [machine_line(results), systems_table(results), *notes(results), targets_table(results)], results, json_file
+    )
     if plot is not None:
         found = results["hardware"]
         title = f"{results['setup']['encoder']['name']} {results['setup']['encoder']['precision']}"

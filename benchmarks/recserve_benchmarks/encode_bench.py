@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,6 @@ from recserve_benchmarks.encode_corpus import KINDS, Kind, embed_requests, film_
 from recserve_benchmarks.encode_limit import LimitJob, LimitRates
 from recserve_benchmarks.encode_systems import COMPARED, EncodeCost, EncodeJob
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.load import Outcome, generate
 from recserve_benchmarks.servers import Server, ours
 from recserve_benchmarks.worker import Worker
 from recserve_client import Client
@@ -198,17 +196,12 @@ class EncodeBench:
         self._done("rounds", steps, steps)
 
     def _grpc(self, server: Server, kind: Kind) -> None:
-        before = {model: server.batches(model) for model in (models.EMBED, models.ENCODER)}
-        cpu_s = server.cpu_s()
-        outcome = _good(generate(server.address, embed_requests(self._texts[kind]), CALLERS))
-        cpu_s = server.cpu_s() - cpu_s
-        self._note(f"{GRPC}.{kind}", outcome.users_per_s, cpu_s / outcome.users * 1e6)
-        for model, (answered, executions) in before.items():
-            answered_now, executions_now = server.batches(model)
-            batch = (answered_now - answered) / (executions_now - executions)
+        cost = server.under_load(embed_requests(self._texts[kind]), CALLERS, models.EMBED, models.ENCODER)
+        self._note(f"{GRPC}.{kind}", cost.outcome.users_per_s, cost.cpu_us)
+        for model, batch in cost.batch.items():
             self._rounds.setdefault(f"batch.{model}.{kind}", []).append(batch)
-        self._rounds.setdefault(f"p50_ms.{kind}", []).append(outcome.p50_ms)
-        self._rounds.setdefault(f"p99_ms.{kind}", []).append(outcome.p99_ms)
+        self._rounds.setdefault(f"p50_ms.{kind}", []).append(cost.outcome.p50_ms)
+        self._rounds.setdefault(f"p99_ms.{kind}", []).append(cost.outcome.p99_ms)
 
     def _note(self, name: str, texts_per_s: float, cpu_us: float) -> None:
         self._rounds.setdefault(f"texts_per_s.{name}", []).append(texts_per_s)
@@ -300,9 +293,3 @@ def _check(agreement: dict[str, dict[str, float]]) -> None:
                 f"{name} makes other vectors than {TORCH}: mean cosine {found['mean_cos']:.3f}, at least {_LEAST_COS} "
                 f"is wanted; their speeds cannot be compared. Export the encoder again: recserve export encoder --force"
             )
-
-
-def _good(outcome: Outcome) -> Outcome:
-    if outcome.errors:
-        raise BenchmarkError(f"requests failed under load: {json.dumps(outcome.errors)}")
-    return outcome

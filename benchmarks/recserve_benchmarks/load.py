@@ -96,6 +96,17 @@ def generate(address: str, requests: Iterable[bytes], callers: int, *, answers: 
     return msgspec.json.decode(result.stdout, type=Outcome)
 
 
+def good(outcome: Outcome) -> Outcome:
+    """The outcome, if no request failed.
+
+    Raises:
+        BenchmarkError: Some did.
+    """
+    if outcome.errors:
+        raise BenchmarkError(f"requests failed under load: {json.dumps(outcome.errors)}")
+    return outcome
+
+
 def read_blobs(path: Path) -> Iterator[bytes]:
     """The blobs of a file, each after its length."""
     raw = memoryview(path.read_bytes())

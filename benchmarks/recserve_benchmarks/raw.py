@@ -1,17 +1,15 @@
 """The same work without a server, in a process of its own: hnswlib alone, and tokenise + encode + pool + search.
 
-Run as ``python -m recserve_benchmarks.raw HOME ENCODER``; it reads one JSON object a line and answers with one each.
+Run as ``python -m recserve_benchmarks.raw HOME ENCODER``; see `recserve_benchmarks.worker`.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import hnswlib
@@ -19,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_benchmarks.errors import BenchmarkError
+from recserve_benchmarks.worker import Worker, work_on_jobs
 from recserve_export.recall import normalised_means
 from recserve_server_ext import cpu
 from recserve_server_ext.hnsw_engine import GRAPH
@@ -103,7 +101,7 @@ class RawSearch:
         return normalised_means(vectors.reshape(len(histories), -1, self._encoder.dim))
 
 
-class RawProcess:
+class RawProcess(Worker[RawCost]):
     """`RawSearch` in a process where BLAS has no threads, whose idle turns would count as CPU of the search."""
 
     def __init__(self, home: Path, encoder_folder: Path, *, huge_pages: bool = False) -> None:
@@ -114,51 +112,25 @@ class RawProcess:
             encoder_folder: What encodes.
             huge_pages: Whether it asks for huge pages, as the serving processes do.
         """
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         if huge_pages:
-            environment["GLIBC_TUNABLES"] = with_huge_pages(environment.get("GLIBC_TUNABLES", ""))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "recserve_benchmarks.raw", str(home), str(encoder_folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
+            environment["GLIBC_TUNABLES"] = with_huge_pages(os.environ.get("GLIBC_TUNABLES", ""))
+        super().__init__(
+            "recserve_benchmarks.raw",
+            str(home),
+            str(encoder_folder),
+            answer=RawCost,
+            environment=environment,
+            name="the raw search",
         )
-
-    def __enter__(self) -> RawProcess:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        if self._process.poll() is None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
 
     def known(self, rows: NDArray[np.int64], batch: int = BATCH) -> RawCost:
         """Search for users with histories [users, behaviours] of known rows."""
-        return self._ask(RawJob(rows=rows.tolist(), batch=batch))
+        return self.ask(RawJob(rows=rows.tolist(), batch=batch))
 
     def texts(self, histories: Sequence[Sequence[str]]) -> RawCost:
         """Tokenise, encode, pool and search histories of texts of one length."""
-        return self._ask(RawJob(texts=[list(history) for history in histories]))
-
-    def _ask(self, job: RawJob) -> RawCost:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(msgspec.json.encode(job) + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise BenchmarkError("the process of the raw search ended; its error is above") from None
-        line = self._process.stdout.readline()
-        if not line:
-            raise BenchmarkError("the process of the raw search ended; its error is above")
-        return msgspec.json.decode(line, type=RawCost)
+        return self.ask(RawJob(texts=[list(history) for history in histories]))
 
 
 def _timed(work: Callable[[slice], Any], users: int, batch: int) -> RawCost:
@@ -172,12 +144,5 @@ def _timed(work: Callable[[slice], Any], users: int, batch: int) -> RawCost:
     return RawCost(users, cpu_s, wall_s, float(np.median(calls)) * 1000)
 
 
-def _main() -> None:
-    search = RawSearch(Workspace(Path(sys.argv[1])), Path(sys.argv[2]))
-    for line in sys.stdin.buffer:
-        sys.stdout.buffer.write(msgspec.json.encode(search.run(msgspec.json.decode(line, type=RawJob))) + b"\n")
-        sys.stdout.buffer.flush()
-
-
 if __name__ == "__main__":
-    _main()
+    work_on_jobs(RawJob, RawSearch(Workspace(Path(sys.argv[1])), Path(sys.argv[2])).run)

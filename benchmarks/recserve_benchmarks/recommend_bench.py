@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_benchmarks.corpus import Corpus, infer_requests, known_requests, text_requests, unseen_texts
-from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.load import Outcome, generate, read_blobs
+from recserve_benchmarks.load import generate, good, read_blobs
 from recserve_benchmarks.raw import RawCost, RawProcess
 from recserve_benchmarks.servers import ECHO, Server, echo, ours
 from recserve_benchmarks.slates import read_slate, recall_at_10
@@ -149,7 +147,7 @@ class RecommendBench:
         for kind, rows in self._histories(RECALL_USERS, _RECALL).items():
             with tempfile.TemporaryDirectory() as aside:
                 path = Path(aside) / "answers"
-                _good(generate(server.address, self._requests(rows), CALLERS, answers=path))
+                good(generate(server.address, self._requests(rows), CALLERS, answers=path))
                 slates = [read_slate(blob) for blob in read_blobs(path)]
             sizes.extend(len(raw) for raw, _ in slates)
             found = [[int(item.id[1:]) for item in slate.items] for _, slate in slates]
@@ -178,25 +176,20 @@ class RecommendBench:
         """One caller, one request at a time."""
         rows = self._histories(self._plan.alone_users, _ALONE + number)["interests"]
         self._one_samples.add("raw_p50_ms", raw.known(rows, batch=1).call_p50_ms)
-        self._one_samples.add("p50_ms", _good(generate(server.address, self._requests(rows), 1)).p50_ms)
-        self._one_samples.add("echo_p50_ms", _good(generate(echo_server.address, self._requests(rows, ECHO), 1)).p50_ms)
+        self._one_samples.add("p50_ms", good(generate(server.address, self._requests(rows), 1)).p50_ms)
+        self._one_samples.add("echo_p50_ms", good(generate(echo_server.address, self._requests(rows, ECHO), 1)).p50_ms)
 
     def _note_raw(self, name: str, cost: RawCost) -> None:
         self._samples.add(f"{name}_cpu_us", cost.cpu_us)
         self._samples.add(f"{name}_users_per_s", cost.users_per_s)
 
     def _serve(self, name: str, server: Server, model: str, packed: Sequence[bytes]) -> None:
-        requests = list(infer_requests(model, packed))
-        answered, executions = server.batches(model)
-        cpu_s = server.cpu_s()
-        outcome = _good(generate(server.address, requests, CALLERS))
-        cpu_s = server.cpu_s() - cpu_s
-        answered_now, executions_now = server.batches(model)
-        self._samples.add(f"{name}_cpu_us", cpu_s / outcome.users * 1e6)
-        self._samples.add(f"{name}_users_per_s", outcome.users_per_s)
-        self._samples.add(f"{name}_p50_ms", outcome.p50_ms)
-        self._samples.add(f"{name}_p99_ms", outcome.p99_ms)
-        self._samples.add(f"{name}_batch", (answered_now - answered) / (executions_now - executions))
+        cost = server.under_load(list(infer_requests(model, packed)), CALLERS, model)
+        self._samples.add(f"{name}_cpu_us", cost.cpu_us)
+        self._samples.add(f"{name}_users_per_s", cost.outcome.users_per_s)
+        self._samples.add(f"{name}_p50_ms", cost.outcome.p50_ms)
+        self._samples.add(f"{name}_p99_ms", cost.outcome.p99_ms)
+        self._samples.add(f"{name}_batch", cost.batch[model])
 
     def _costs(self) -> dict[str, dict[str, float]]:
         """Medians of all that was noted, by what was measured."""
@@ -252,7 +245,7 @@ class RecommendBench:
         for number, callers in enumerate(self._plan.sweep):
             self._done("callers", number, len(self._plan.sweep))
             rows = self._histories(self._plan.sweep_users, _SWEEP + number)["interests"]
-            outcome = _good(generate(server.address, self._requests(rows), callers))
+            outcome = good(generate(server.address, self._requests(rows), callers))
             point = {"callers": callers, "users_per_s": outcome.users_per_s}
             points.append({**point, "p50_ms": outcome.p50_ms, "p99_ms": outcome.p99_ms})
         self._done("callers", len(self._plan.sweep), len(self._plan.sweep))
@@ -266,7 +259,7 @@ class RecommendBench:
         for number in range(_SOAK_PARTS):
             self._done("soak", number * part, _SOAK_PARTS * part)
             rows = np.random.default_rng([self._plan.seed, _SOAK + number]).integers(items, size=(part, 20))
-            _good(generate(server.address, self._requests(rows), CALLERS))
+            good(generate(server.address, self._requests(rows), CALLERS))
             series_mb.append(server.memory_mb())
         self._done("soak", _SOAK_PARTS * part, _SOAK_PARTS * part)
         return {
@@ -276,9 +269,3 @@ class RecommendBench:
             "requests": _SOAK_PARTS * part,
             "series_mb": series_mb,
         }
-
-
-def _good(outcome: Outcome) -> Outcome:
-    if outcome.errors:
-        raise BenchmarkError(f"requests failed under load: {json.dumps(outcome.errors)}")
-    return outcome

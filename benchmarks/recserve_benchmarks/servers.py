@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import psutil
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_benchmarks.errors import BenchmarkError
+from recserve_benchmarks.load import Outcome, generate, good
 from recserve_client.contract.models import REQUEST, RESPONSE
 from recserve_server_ext.errors import LaunchError
 from recserve_server_ext.model_config import PythonModel, config_text
@@ -30,6 +31,21 @@ from recserve_server_ext.triton_process import TritonProcess, claim_endpoint
 _START_S = 120.0
 #: Name of the echo model.
 ECHO = "echo"
+
+
+@dataclass(frozen=True)
+class LoadCost:
+    """What a load came to.
+
+    Attributes:
+        outcome: Of the requests; none failed.
+        cpu_us: Microseconds of CPU of the serving processes for each request.
+        batch: Mean number of requests that each model answered at a time.
+    """
+
+    outcome: Outcome
+    cpu_us: float
+    batch: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,22 @@ class Server:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             (stats,) = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name=model), timeout=5).model_stats
         return stats.inference_count, stats.execution_count
+
+    def under_load(self, requests: Iterable[bytes], callers: int, *models: str) -> LoadCost:
+        """Put it under load, see `recserve_benchmarks.load.generate`, and look at these models.
+
+        Raises:
+            BenchmarkError: A request failed, or a process ended.
+        """
+        before = {model: self.batches(model) for model in models}
+        cpu_s = self.cpu_s()
+        outcome = good(generate(self.address, requests, callers))
+        cpu_s = self.cpu_s() - cpu_s
+        batch = {}
+        for model, (answered, executions) in before.items():
+            answered_now, executions_now = self.batches(model)
+            batch[model] = (answered_now - answered) / (executions_now - executions)
+        return LoadCost(outcome, cpu_s / outcome.users * 1e6, batch)
 
 
 @contextmanager

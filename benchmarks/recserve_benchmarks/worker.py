@@ -27,7 +27,12 @@ class Worker(Generic[A]):
     """The process, seen from the measurement; ends with the `with` block."""
 
     def __init__(
-        self, module: str, *arguments: str, answer: type[A], environment: Mapping[str, str] | None = None
+        self,
+        module: str,
+        *arguments: str,
+        answer: type[A],
+        environment: Mapping[str, str] | None = None,
+        name: str | None = None,
     ) -> None:
         """Start it.
 
@@ -36,8 +41,9 @@ class Worker(Generic[A]):
             arguments: Of its command line.
             answer: Type of its answers.
             environment: Variables beside this process's own.
+            name: For messages; default the module and its first argument.
         """
-        self._name = " ".join([module.rpartition(".")[2], *arguments[:1]])
+        self._name = name or " ".join([module.rpartition(".")[2], *arguments[:1]])
         self._answer = answer
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],

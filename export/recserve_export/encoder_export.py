@@ -64,7 +64,6 @@ def export_encoder(
     precisions: Sequence[Precision] = ("fp32",),
     *,
     options: SourceOptions = NO_OPTIONS,
-    name: str | None = None,
     force: bool = False,
     stage: Stage = silent,
 ) -> list[Exported]:
@@ -77,7 +76,6 @@ def export_encoder(
         workspace: Where to put it.
         precisions: What to make.
         options: Of the source: pooling, length, dim, and what is allowed.
-        name: Of the model; default the folder's.
         force: Make these anew even when they are up to date.
         stage: Shows progress.
 
@@ -88,7 +86,7 @@ def export_encoder(
         ExportError: The source cannot be used, the export does not agree with it, or it cannot be written.
             Nothing half-made is left, and an earlier export stays.
     """
-    source = read_source(folder, options, name=name)
+    source = read_source(folder, options)
     source_sha256 = source.sha256()
     done: list[Exported] = []
     for precision in ("fp32", "int8") if "int8" in precisions else ("fp32",):

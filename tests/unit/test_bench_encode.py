@@ -44,12 +44,6 @@ from support.tiny_encoder import DIM, make_tiny_source
 TEXTS = ["star wars", "alien", "a long night in the city of lost children", "heat"]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the encoder of `tiny_home` was exported from."""
-    return make_tiny_source(tmp_path_factory.mktemp("source") / "tiny")
-
-
 @pytest.fixture
 def encoder(tiny_home: Path) -> Path:
     return tiny_home / "encoder" / "fp32"

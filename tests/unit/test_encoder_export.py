@@ -30,11 +30,6 @@ from support.tiny_encoder import DIM, MAX_TOKENS, make_tiny_source
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_source(tmp_path_factory.mktemp("source") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Home with both precisions of the tiny model; tests do not change it."""
     home = tmp_path_factory.mktemp("home")
@@ -46,20 +41,6 @@ def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(exported: Path, tmp_path: Path) -> Path:
     """A copy of `exported` to change."""
     return shutil.copytree(exported, tmp_path / "home")
-
-
-@pytest.fixture
-def copied(source: Path, tmp_path: Path) -> Path:
-    """A copy of the source to change."""
-    return shutil.copytree(source, tmp_path / "copied")
-
-
-def write(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def change(path: Path, **values: Any) -> None:
-    write(path, {**json.loads(path.read_text(encoding="utf-8")), **values})
 
 
 class TestGraph:

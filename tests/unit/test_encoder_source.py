@@ -18,18 +18,7 @@ from recserve_export.encoder_source import default_folder, read_source
 from recserve_export.errors import EncoderSourceError
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
-from support.tiny_encoder import MAX_TOKENS, make_tiny_source
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_source(tmp_path_factory.mktemp("source") / "tiny")
-
-
-@pytest.fixture
-def copied(source: Path, tmp_path: Path) -> Path:
-    """A copy of the source to change."""
-    return shutil.copytree(source, tmp_path / "copied")
+from support.tiny_encoder import MAX_TOKENS
 
 
 def write(path: Path, content: object) -> None:
