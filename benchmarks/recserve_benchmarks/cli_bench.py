@@ -74,6 +74,7 @@ def _measure(workspace: Workspace, precision: str, items: int, plan: Plan) -> di
         "items": manifest.items,
         "encoder": manifest.encoder,
         "engine": {"name": manifest.engine.name, **manifest.engine.parameters},
+        "chosen_engine": {"name": corpus.chosen.engine.name, **corpus.chosen.engine.parameters},
         "callers": CALLERS,
         "behaviours": 20,
         "plan": asdict(plan),
@@ -86,8 +87,12 @@ def _report(results: dict[str, Any], json_file: Path | None, plot: Path | None) 
 
     setup = results["setup"]
     machine_name = f"{setup['cpu']}, {setup['int8_arithmetic']}, {setup['cores']} cores"
-    engine = ", ".join(f"{name} {value}" for name, value in setup["engine"].items())
-    lines = [f"{machine_name}; {setup['items']:,} items; {engine}", *notes(results)]
+    lines = [f"{machine_name}; {setup['items']:,} items; {_words(setup['engine'])}"]
+    lines += [f"chosen engine: {_words(setup['chosen_engine'])}", *notes(results)]
     print_results((lines[0], costs_table(results), *lines[1:], targets_table(results)), results, json_file)
     if plot is not None:
         draw(results, plot, f"recserve, {setup['items']:,} items, {machine_name}")
+
+
+def _words(engine: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in engine.items())

@@ -18,10 +18,12 @@ from recserve_export.index_build import Details, build_index
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.snapshot import Snapshot, current
+from recserve_server_ext.snapshot_manifest import SnapshotManifest
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
 
 Rows = NDArray[np.int64]
+Vectors = NDArray[np.float32]
 TEXTS_PER_USER = 5
 
 
@@ -30,15 +32,19 @@ class Corpus:
     """A home of the benchmark's own, and what lies in it.
 
     Attributes:
-        home: Served by `recserve serve --home`.
+        home: Served by `recserve serve --home`; its index is hnswlib's, as in the raw search.
+        chosen_home: The same items with the engine that `recserve index build` chooses by itself.
         encoder_folder: What encoded the items and is served.
-        snapshot: One item for every distinct text.
+        snapshot: One item for every distinct text, from `home`.
+        chosen: The manifest of the snapshot in `chosen_home`.
         titles: Titles of the films, for texts that were never seen.
     """
 
     home: Path
+    chosen_home: Path
     encoder_folder: Path
     snapshot: Snapshot
+    chosen: SnapshotManifest
     titles: list[str]
 
 
@@ -52,15 +58,11 @@ def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callab
         done: Called with what is going on, how much is done and of how much.
     """
     texts, titles = _texts_of(workspace, items)
-    home = Workspace(workspace.home / "bench")
-    home.home.mkdir(parents=True, exist_ok=True)
-    link = home.encoder
-    if not link.exists():
-        link.symlink_to(workspace.encoder.resolve(), target_is_directory=True)
     encoder = TextEncoder(encoder_folder)
     source = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-    snapshot = _published(home, encoder.fingerprint, source)
-    if snapshot is None:
+    home, chosen_home = (_home(workspace, name) for name in ("bench", "bench-chosen"))
+
+    def encode() -> Vectors:
         counted = 0
 
         def count(more: int) -> None:
@@ -68,14 +70,35 @@ def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callab
             counted += more
             done("encode texts", counted, len(texts))
 
-        vectors = encoder.encode(texts, done=count)
-        # The engine that raw search is compared with.
-        hnsw, details = Settings(engine="hnsw"), Details(source=source)
-        build_index(
-            home.snapshots, vectors, _ids(len(texts)), encoder=encoder.fingerprint, settings=hnsw, details=details
-        )
-        snapshot = Snapshot.load(current(home.snapshots), encoder=encoder.fingerprint)
-    return Corpus(home.home, encoder_folder, snapshot, titles)
+        return encoder.encode(texts, done=count)
+
+    # The engine that raw search is compared with.
+    snapshot = _snapshot(home, encode, Settings(engine="hnsw"), encoder.fingerprint, source)
+    chosen = _snapshot(chosen_home, lambda: snapshot.vectors, Settings(), encoder.fingerprint, source)
+    return Corpus(home.home, chosen_home.home, encoder_folder, snapshot, chosen.manifest, titles)
+
+
+def _home(workspace: Workspace, name: str) -> Workspace:
+    """A home beside the user's own with the same encoders."""
+    home = Workspace(workspace.home / name)
+    home.home.mkdir(parents=True, exist_ok=True)
+    if not home.encoder.exists():
+        home.encoder.symlink_to(workspace.encoder.resolve(), target_is_directory=True)
+    return home
+
+
+def _snapshot(
+    home: Workspace, vectors: Callable[[], Vectors], settings: Settings, encoder: str, source: str
+) -> Snapshot:
+    """What was published there before, or a new index."""
+    found = _published(home, encoder, source)
+    if found is not None:
+        return found
+    items = vectors()
+    build_index(
+        home.snapshots, items, _ids(len(items)), encoder=encoder, settings=settings, details=Details(source=source)
+    )
+    return Snapshot.load(current(home.snapshots), encoder=encoder)
 
 
 def _published(home: Workspace, fingerprint: str, source: str) -> Snapshot | None:

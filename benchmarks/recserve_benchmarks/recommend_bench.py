@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ MEASURED = (
     "echo",
     "serve_interests",
     "serve_random",
+    "chosen_interests",
+    "chosen_random",
     "serve_texts",
 )
 #: Users of each kind whose slates are compared with exact search.
@@ -42,6 +44,24 @@ RECALL_USERS = 500
 _SOAK_PARTS = 10
 #: Seeds of the parts of a run beside its rounds, so that no two parts have the same users.
 _SOAK, _SWEEP, _ALONE, _RECALL = 600, 700, 800, 999
+
+
+class Servers(NamedTuple):
+    """What a round compares.
+
+    Attributes:
+        hnsw: Ours over the index of the raw search.
+        chosen: Ours over the engine that the index build chose by itself.
+        echo: A Triton that does nothing.
+        raw: hnswlib in process.
+        huge: The same with huge pages.
+    """
+
+    hnsw: Server
+    chosen: Server
+    echo: Server
+    raw: RawProcess
+    huge: RawProcess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,23 +129,26 @@ class RecommendBench:
             BenchmarkError: Requests failed, or a process ended.
             ServerError: A server did not start.
         """
-        folder = self._corpus.encoder_folder
-        with ours(self._corpus.home, self._encoder.manifest.precision) as server:
+        folder, precision = self._corpus.encoder_folder, self._encoder.manifest.precision
+        with ours(self._corpus.home, precision) as server:
             start_mb = server.memory_mb()
             recall, answer_bytes = self._recall(server)
             with (
+                ours(self._corpus.chosen_home, precision) as chosen,
                 echo(answer_bytes, ServeSettings()) as echo_server,
                 RawProcess(self._corpus.home, folder) as raw,
                 RawProcess(self._corpus.home, folder, huge_pages=True) as huge,
             ):
+                chosen_recall, _ = self._recall(chosen)
                 for number in range(self._plan.rounds):
                     self._done("rounds", number, self._plan.rounds)
-                    self._round(number, server, echo_server, raw, huge)
+                    self._round(number, Servers(server, chosen, echo_server, raw, huge))
                 self._done("rounds", self._plan.rounds, self._plan.rounds)
             sweep = self._sweep(server)
             memory = {"start_mb": start_mb, **self._soak(server)}
         return {
             "known": {**self._known(), **recall},
+            "chosen": {**self._chosen(), **chosen_recall},
             "texts": self._texts(),
             "one_caller": self._one_caller(),
             "sweep": sweep,
@@ -157,27 +180,30 @@ class RecommendBench:
     def _requests(self, rows: Rows, model: str = models.RECOMMEND) -> list[bytes]:
         return list(infer_requests(model, known_requests(rows)))
 
-    def _round(self, number: int, server: Server, echo_server: Server, raw: RawProcess, huge: RawProcess) -> None:
+    def _round(self, number: int, of: Servers) -> None:
         for kind, rows in self._histories(self._plan.users, number).items():
-            self._note_raw(f"raw_{kind}", raw.known(rows))
-            self._serve(f"serve_{kind}", server, models.RECOMMEND, known_requests(rows))
+            self._note_raw(f"raw_{kind}", of.raw.known(rows))
+            self._serve(f"serve_{kind}", of.hnsw, models.RECOMMEND, known_requests(rows))
+            self._serve(f"chosen_{kind}", of.chosen, models.RECOMMEND, known_requests(rows))
             if kind == "interests":
-                self._note_raw("huge_interests", huge.known(rows))
+                self._note_raw("huge_interests", of.huge.known(rows))
                 repeated = np.resize(rows, (self._plan.echo_users, rows.shape[1]))
-                self._serve("echo", echo_server, ECHO, known_requests(repeated))
+                self._serve("echo", of.echo, ECHO, known_requests(repeated))
         count = self._plan.text_users
         start = 2 * count * number
-        self._note_raw("raw_texts", raw.texts(self._texts_of_users[start : start + count]))
+        self._note_raw("raw_texts", of.raw.texts(self._texts_of_users[start : start + count]))
         others = self._texts_of_users[start + count : start + 2 * count]
-        self._serve("serve_texts", server, models.RECOMMEND, text_requests(others))
-        self._alone(number, server, echo_server, raw)
+        self._serve("serve_texts", of.hnsw, models.RECOMMEND, text_requests(others))
+        self._alone(number, of)
 
-    def _alone(self, number: int, server: Server, echo_server: Server, raw: RawProcess) -> None:
+    def _alone(self, number: int, of: Servers) -> None:
         """One caller, one request at a time."""
         rows = self._histories(self._plan.alone_users, _ALONE + number)["interests"]
-        self._one_samples.add("raw_p50_ms", raw.known(rows, batch=1).call_p50_ms)
-        self._one_samples.add("p50_ms", good(generate(server.address, self._requests(rows), 1)).p50_ms)
-        self._one_samples.add("echo_p50_ms", good(generate(echo_server.address, self._requests(rows, ECHO), 1)).p50_ms)
+        requests = self._requests(rows)
+        self._one_samples.add("raw_p50_ms", of.raw.known(rows, batch=1).call_p50_ms)
+        self._one_samples.add("p50_ms", good(generate(of.hnsw.address, requests, 1)).p50_ms)
+        self._one_samples.add("chosen_p50_ms", good(generate(of.chosen.address, requests, 1)).p50_ms)
+        self._one_samples.add("echo_p50_ms", good(generate(of.echo.address, self._requests(rows, ECHO), 1)).p50_ms)
 
     def _note_raw(self, name: str, cost: RawCost) -> None:
         self._samples.add(f"{name}_cpu_us", cost.cpu_us)
@@ -222,6 +248,16 @@ class RecommendBench:
             "ratio_to_raw_random": raw_random / serve_random,
             "overhead_to_echo": (serve - raw) / echoed,
             "overhead_to_echo_random": (serve_random - raw_random) / echoed,
+        }
+
+    def _chosen(self) -> dict[str, float]:
+        """What the engine chosen by itself costs, against raw hnswlib."""
+        of = self._samples.median
+        return {
+            "raw_to_chosen": of("raw_interests_cpu_us") / of("chosen_interests_cpu_us"),
+            "raw_to_chosen_random": of("raw_random_cpu_us") / of("chosen_random_cpu_us"),
+            "users_to_hnsw": of("chosen_interests_users_per_s") / of("serve_interests_users_per_s"),
+            "p50_ms": self._one_samples.median("chosen_p50_ms"),
         }
 
     def _texts(self) -> dict[str, float]:

@@ -21,6 +21,8 @@ _LABELS = {
     "echo": "Triton echo",
     "serve_interests": "recserve, interests",
     "serve_random": "recserve, random",
+    "chosen_interests": "recserve, chosen engine, interests",
+    "chosen_random": "recserve, chosen engine, random",
     "raw_texts": "raw encode + search, 5 texts",
     "serve_texts": "recserve, 5 texts",
 }
@@ -55,6 +57,8 @@ def targets(results: dict[str, Any]) -> list[Target]:
         Target("known.overhead_to_echo", 2.5, 1.5, at_least=False),
         Target("texts.ratio_to_raw", 0.75, 0.9, at_least=True),
         Target("one_caller.p50_ms", results["one_caller"]["allowed_ms"], None, at_least=False),
+        Target("chosen.recall_at_10", 0.98, None, at_least=True),
+        Target("chosen.p50_ms", results["one_caller"]["allowed_ms"], None, at_least=False),
         Target("memory.growth_mb", 16, 0, at_least=False),
     ]
 

@@ -39,6 +39,8 @@ def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None
     assert results["known"]["recall_at_10"] == min(
         results["known"][f"recall_at_10_{kind}"] for kind in ("interests", "random")
     )
+    assert results["chosen"]["recall_at_10"] >= 0.95
+    assert results["setup"]["chosen_engine"]["name"] in {"hnsw", "scan", "exact"}
     assert [point["callers"] for point in results["sweep"]] == [1, 8, 32]
     assert all(point["p50_ms"] <= point["p99_ms"] for point in results["sweep"])
     assert len(results["memory"]["series_mb"]) == 11
