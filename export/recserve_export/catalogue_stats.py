@@ -64,7 +64,7 @@ def collect_stats(store: CatalogueStore, on_progress: Callable[[int], None] = la
     Raises:
         CatalogueError: The store cannot be read.
     """
-    weights = store.field_weights()
+    weights = store.head().field_weights
     items = available = 0
     texts: Counter[str] = Counter(dict.fromkeys(weights, 0))
     characters: Counter[str] = Counter()

@@ -125,7 +125,7 @@ def show(
     with explained(), _store(home) as store:
         item = store.get(item_id)
         if item is None:
-            fail(f"no item {item_id!r} among the {store.count():,} of {store.path}")
+            fail(f"no item {item_id!r} among the {store.count():,} of {store}")
         if as_json:
             out.print_json(msgspec.json.encode(item).decode())
         else:

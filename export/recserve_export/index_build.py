@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +11,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from recserve_export.catalogue_columns import Catalogue, Known, item_vectors, read_catalogue
 from recserve_export.engine_choice import EngineName, RecallReport, Settings, Stage, build_engine, silent
-from recserve_export.item_vectors import Catalogue, item_vectors, read_catalogue
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.durable import sha256_of
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
 from recserve_server_ext.errors import SnapshotError
-from recserve_server_ext.snapshot import REPORT, Content, current, write
+from recserve_server_ext.item_vectors import made_with
+from recserve_server_ext.snapshot import REPORT, Content, Snapshot, current, write
 from recserve_server_ext.snapshot_manifest import REBUILD, SnapshotManifest, read_manifest
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
@@ -32,7 +32,7 @@ class Details:
 
     Attributes:
         revision: Of the catalogue.
-        source: Identity of what the catalogue was imported from.
+        source: Identity of the catalogue store.
         available: [items] whether the item may be recommended; none = all.
         fields: Fields of each item, in the order of the rows; none = no fields.
         field_weights: a_f of the text fields.
@@ -83,14 +83,18 @@ def build(
         ServerError: The catalogue or the encoder cannot be read, or an item has no vector.
     """
     settings = settings or Settings()
+    manifest = read_encoder_manifest(encoder_folder, verify=False)
+    fingerprint = manifest.runtime_fingerprint
     with CatalogueStore(workspace.store) as store:
-        source = _source(store)
-        fingerprint = read_encoder_manifest(encoder_folder, verify=False).runtime_fingerprint
-        wanted = (fingerprint, store.revision, source, store.field_weights(), settings.recall, settings.engine)
+        head, identity = store.head(), store.identity
+        wanted = (fingerprint, head.revision, identity, head.field_weights, settings.recall, settings.engine)
         if not force and (done := _up_to_date(workspace.snapshots, wanted)) is not None:
             return done
-        catalogue = read_catalogue(store)
-    return _publish(workspace.snapshots, catalogue, source, encoder_folder, settings, stage)
+        older = None if force else _reusable(workspace.snapshots, wanted)
+        catalogue = read_catalogue(
+            store, made_with(fingerprint, head.field_weights), manifest.dim, Known(older, head.imported_at)
+        )
+    return _publish(workspace.snapshots, catalogue, identity, encoder_folder, settings, stage)
 
 
 def build_index(
@@ -155,7 +159,7 @@ def _publish(
     snapshots: Path, catalogue: Catalogue, source: str, encoder_folder: Path, settings: Settings, stage: Stage
 ) -> Built:
     encoder = TextEncoder(encoder_folder, threads=settings.threads)
-    with stage("encode distinct texts", len(catalogue.texts)) as advance:
+    with stage("encode distinct texts", len(catalogue.pairs.texts)) as advance:
         vectors = item_vectors(catalogue, encoder, done=advance)
     details = Details(
         revision=catalogue.revision,
@@ -186,6 +190,11 @@ def _up_to_date(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], 
         return None
 
 
-def _source(store: CatalogueStore) -> str:
-    """Tells two catalogues of the same revision apart, as when the store was removed and made again."""
-    return hashlib.sha256(msgspec.json.encode(store.source())).hexdigest()[:16]
+def _reusable(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], float, EngineName]) -> Snapshot | None:
+    """The published snapshot, if vectors of the same encoder, store and field weights can be taken from it."""
+    encoder, _, source, field_weights, _, _ = wanted
+    try:
+        found = Snapshot.load(current(snapshots), encoder=encoder)
+    except SnapshotError:
+        return None
+    return found if (found.manifest.source, found.manifest.field_weights) == (source, field_weights) else None

@@ -1,50 +1,24 @@
-"""The catalogue store: the items, durable in one SQLite file; every index can be rebuilt from it."""
+"""The catalogue store: the items, durable in SQLite or PostgreSQL; every index can be rebuilt from it."""
 
 from __future__ import annotations
 
 import math
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from recserve_server_ext.durable import fsync_path
+from recserve_server_ext.catalogue_tables import SCHEMA, items, removed_items, state, vectors
+from recserve_server_ext.database import Database
 from recserve_server_ext.errors import CatalogueError
 
-#: Version of the tables below; a store of another format is refused.
-FORMAT: Final = 1
 _CHUNK: Final = 1000
-_BUSY_TIMEOUT_S: Final = 10.0
-_SQLITE_BUSY: Final = 5  # `sqlite3` names it only from Python 3.11 on
-_IMPORT: Final = "recserve catalogue import SOURCE"
-
-_metadata = sa.MetaData()
-_items = sa.Table(
-    "items",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
-    sa.Column("texts", sa.JSON, nullable=False),
-    sa.Column("attributes", sa.JSON, nullable=False),
-    sa.Column("available", sa.Boolean, nullable=False),
-)
-#: One row.
-_state = sa.Table(
-    "state",
-    _metadata,
-    sa.Column("format", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("field_weights", sa.JSON, nullable=False),
-    sa.Column("source", sa.JSON, nullable=False),
-)
-_FIELDS: Final = (_items.c.id, _items.c.texts, _items.c.attributes, _items.c.available)
+_FIELDS: Final = (items.c.id, items.c.texts, items.c.attributes, items.c.available)
 
 
 class StoredItem(msgspec.Struct, frozen=True):
@@ -61,6 +35,11 @@ class StoredItem(msgspec.Struct, frozen=True):
     texts: dict[str, str]
     attributes: dict[str, Any]
     available: bool = True
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Texts and attributes; where both have a name, the attribute."""
+        return {**self.texts, **self.attributes}
 
 
 class ImportRecord(msgspec.Struct, frozen=True):
@@ -83,37 +62,68 @@ class ImportRecord(msgspec.Struct, frozen=True):
     refusals: dict[str, int]
 
 
+class ItemRow(NamedTuple):
+    """An item as it is stored.
+
+    Attributes:
+        item: The item.
+        texts_revision: Revision at which its texts came.
+        vector: Little-endian float32 values of its vector, where it was written with one made as asked for.
+    """
+
+    item: StoredItem
+    texts_revision: int
+    vector: bytes | None
+
+
+class Head(NamedTuple):
+    """The state of a catalogue besides its items.
+
+    Attributes:
+        revision: Number of changes so far.
+        imported_at: Revision of the last import, which replaced every item.
+        field_weights: a_f by text field.
+    """
+
+    revision: int
+    imported_at: int
+    field_weights: dict[str, float]
+
+
+class Changes(NamedTuple):
+    """What changed after a revision.
+
+    Attributes:
+        revision: Of the catalogue with these changes.
+        imported_at: Revision of the last import, which replaced every item.
+        items: New and changed items, in the order of their changes.
+        removed: Ids of items that are gone.
+    """
+
+    revision: int
+    imported_at: int
+    items: list[ItemRow]
+    removed: list[str]
+
+
 class CatalogueStore:
-    """The items of the catalogue in one SQLite file (WAL, synchronous=FULL); a context manager.
+    """The items of the catalogue; a context manager.
 
     A method that writes returns once its change has been fsynced, and a failed one changes nothing. Readers in other
     processes see the revision before or after a write, never one between.
     """
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, where: Path | str, *, create: bool = False) -> None:
         """Open a store.
 
         Args:
-            path: The SQLite file.
-            create: Whether to make it, and its folder, when it is not there.
+            where: A SQLite file (WAL, synchronous=FULL), or the URL of a PostgreSQL database.
+            create: Whether to make it when it is not there.
 
         Raises:
-            CatalogueError: There is none and `create` is false, or the file is not a catalogue store.
+            CatalogueError: There is none and `create` is false, it cannot be opened, or is no catalogue store.
         """
-        self.path = path
-        if not create and not path.is_file():
-            raise CatalogueError(f"no catalogue at {path}; make one with: {_IMPORT}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CatalogueError(f"the folder {path.parent} cannot be made: {error}") from error
-        self._engine = _engine(path)
-        try:
-            with self._explained():
-                self._prepare(create=create)
-        except BaseException:
-            self._engine.dispose()
-            raise
+        self.database = Database(where, SCHEMA, create=create)
 
     def __enter__(self) -> CatalogueStore:
         return self
@@ -121,27 +131,39 @@ class CatalogueStore:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def __str__(self) -> str:
+        return self.database.shown
+
     def close(self) -> None:
-        """Close the connections to the file."""
-        self._engine.dispose()
+        """Close the connections."""
+        self.database.close()
 
     @property
     def revision(self) -> int:
         """Number of changes committed so far; it grows by one with each."""
-        return int(self._one(sa.select(_state.c.revision)))
+        return int(self.database.one(sa.select(state.c.revision)))
+
+    @property
+    def identity(self) -> str:
+        """Tells this store from another, also from one that was made anew in its place."""
+        return str(self.database.one(sa.select(state.c.identity)))
+
+    def mark(self) -> int:
+        """Changes whenever something was committed, and costs next to nothing to ask for (SQLite)."""
+        return self.database.mark(sa.select(state.c.revision))
+
+    def head(self) -> Head:
+        """Revision, last import and field weights, as of one moment."""
+        with self.database.reading() as connection:
+            return _head(connection)
 
     def count(self) -> int:
         """Number of items, available or not."""
-        return int(self._one(sa.select(sa.func.count()).select_from(_items)))
-
-    def field_weights(self) -> dict[str, float]:
-        """a_f of v = normalise(sum_f a_f G(y_f)) for every text field; empty before the first import."""
-        weights: dict[str, float] = self._one(sa.select(_state.c.field_weights))
-        return weights
+        return int(self.database.one(sa.select(sa.func.count()).select_from(items)))
 
     def source(self) -> ImportRecord | None:
         """What the catalogue was imported from, none before the first import."""
-        return msgspec.convert(self._one(sa.select(_state.c.source)), ImportRecord | None)
+        return msgspec.convert(self.database.one(sa.select(state.c.source)), ImportRecord | None)
 
     def items(self, chunk: int = _CHUNK) -> Iterator[StoredItem]:
         """All items in import order, of one revision: the one committed when the first is asked for.
@@ -149,21 +171,66 @@ class CatalogueStore:
         Args:
             chunk: Rows held in memory at a time.
         """
-        query = sa.select(*_FIELDS).order_by(_items.c.position)
-        with self._explained(), self._engine.connect() as connection:
+        query = sa.select(*_FIELDS).order_by(items.c.position)
+        with self.database.reading() as connection:
             for row in connection.execution_options(yield_per=chunk).execute(query):
                 yield StoredItem(*row)
 
+    @contextmanager
+    def all_rows(self, made_with: str) -> Iterator[tuple[Head, Iterator[ItemRow]]]:
+        """The head and, as of the same moment, all items in import order.
+
+        Args:
+            made_with: What a vector must have been made with; see `recserve_server_ext.item_vectors.made_with`.
+        """
+        query = _with_vectors(made_with).order_by(items.c.position)
+        with self.database.reading() as connection:
+            head = _head(connection)
+            rows = connection.execution_options(yield_per=_CHUNK).execute(query)
+            yield head, (ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in rows)
+
     def get(self, item_id: str) -> StoredItem | None:
         """The item with this id, or none."""
-        query = sa.select(*_FIELDS).where(_items.c.id == item_id)
-        with self._explained(), self._engine.connect() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else StoredItem(*row)
+        return self.get_many([item_id]).get(item_id)
+
+    def get_many(self, ids: Sequence[str]) -> dict[str, StoredItem]:
+        """The items with these ids, as far as there are any."""
+        with self.database.reading() as connection:
+            return {row[0]: StoredItem(*row[:4]) for row in rows_of(connection, ids)}
+
+    def page(self, after: str, limit: int) -> tuple[int, list[StoredItem]]:
+        """Items in the order of their ids, and the revision they are of.
+
+        Args:
+            after: The last id of the page before; empty = from the beginning.
+            limit: How many at most.
+        """
+        query = sa.select(*_FIELDS).where(items.c.id > after).order_by(items.c.id).limit(limit)
+        with self.database.reading() as connection:
+            revision = connection.execute(sa.select(state.c.revision)).scalar_one()
+            return int(revision), [StoredItem(*row) for row in connection.execute(query)]
+
+    def changes_since(self, revision: int, made_with: str) -> Changes:
+        """What changed after a revision, read as of one moment.
+
+        Args:
+            revision: The last one that is known.
+            made_with: What a vector must have been made with; see `recserve_server_ext.item_vectors.made_with`.
+        """
+        changed = (
+            _with_vectors(made_with).where(items.c.revision > revision).order_by(items.c.revision, items.c.position)
+        )
+        removed = sa.select(removed_items.c.id).where(removed_items.c.revision > revision)
+        with self.database.reading() as connection:
+            head = _head(connection)
+            if head.imported_at > revision:
+                return Changes(head.revision, head.imported_at, [], [])
+            found = [ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in connection.execute(changed)]
+            return Changes(head.revision, head.imported_at, found, list(connection.execute(removed).scalars()))
 
     def replace_all(
         self,
-        items: Iterable[StoredItem],
+        new_items: Iterable[StoredItem],
         *,
         field_weights: Mapping[str, float],
         source: ImportRecord | Callable[[], ImportRecord] | None = None,
@@ -171,7 +238,7 @@ class CatalogueStore:
         """Replace the whole catalogue in one transaction; memory does not grow with the number of items.
 
         Args:
-            items: The new items, in import order; when it raises, the old catalogue stays.
+            new_items: The new items, in import order; when it raises, the old catalogue stays.
             field_weights: a_f of every text field.
             source: What to remember of the source; a callable is called after the last item.
 
@@ -179,94 +246,48 @@ class CatalogueStore:
             The new revision.
 
         Raises:
-            CatalogueError: An id occurs twice, a value cannot be stored, or the file cannot be written.
+            CatalogueError: An id occurs twice, a value cannot be stored, or the store cannot be written.
         """
-        with self._explained(), self._engine.begin() as connection:
-            # First of all, since it takes the write lock: a second writer waits here, before it has read anything.
-            connection.execute(sa.update(_state).values(revision=_state.c.revision + 1))
-            connection.execute(sa.delete(_items))
-            _insert(connection, items)
+        with self.database.writing() as connection:
+            revision = next_revision(connection)
+            for table in (items, removed_items, vectors):
+                connection.execute(sa.delete(table))
+            _insert(connection, new_items, revision)
             record = source() if callable(source) else source
-            connection.execute(
-                sa.update(_state).values(field_weights=dict(field_weights), source=msgspec.to_builtins(record))
-            )
-            return int(connection.execute(sa.select(_state.c.revision)).scalar_one())
-
-    def _prepare(self, *, create: bool) -> None:
-        with self._engine.connect() as connection:
-            tables = set(sa.inspect(connection).get_table_names())
-        if create and not tables:
-            self._make_tables()
-        elif not {"items", "state"} <= tables:
-            raise CatalogueError(f"{self.path} is not a catalogue store; move it away and run: {_IMPORT}")
-        found = self._one(sa.select(_state.c.format))
-        if found != FORMAT:
-            raise CatalogueError(
-                f"{self.path} has format {found}, this version reads {FORMAT}; remove it and run: {_IMPORT}"
-            )
-
-    def _make_tables(self) -> None:
-        pooled = self._engine.raw_connection()
-        try:
-            pooled.cursor().execute("PRAGMA journal_mode=WAL")  # kept by the file; not possible in a transaction
-        finally:
-            pooled.close()
-        with self._engine.begin() as connection:
-            _metadata.create_all(connection)
-            empty = {"format": FORMAT, "revision": 0, "field_weights": {}, "source": None}
-            connection.execute(sa.insert(_state), empty)
-        fsync_path(self.path.parent)
-
-    def _one(self, query: sa.Select[Any]) -> Any:
-        with self._explained(), self._engine.connect() as connection:
-            return connection.execute(query).scalar_one()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn errors of the database into `CatalogueError`."""
-        try:
-            yield
-        except sa.exc.DBAPIError as error:
-            code = getattr(error.orig, "sqlite_errorcode", 0)
-            advice = "; another process is writing to it, try again" if code & 0xFF == _SQLITE_BUSY else ""
-            raise CatalogueError(f"the catalogue store {self.path} cannot be used: {error.orig}{advice}") from error
-        except sa.exc.SQLAlchemyError as error:
-            raise CatalogueError(f"the catalogue store {self.path} cannot be used: {error}") from error
+            values = {"field_weights": dict(field_weights), "source": msgspec.to_builtins(record)}
+            connection.execute(sa.update(state).values(imported_at=revision, **values))
+            return revision
 
 
-def _engine(path: Path) -> sa.Engine:
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
-        connect_args={"timeout": _BUSY_TIMEOUT_S},
-        json_serializer=lambda value: msgspec.json.encode(value).decode(),
-        json_deserializer=msgspec.json.decode,
-    )
-    sa.event.listen(engine, "connect", _configure)
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-    return engine
+def _head(connection: sa.Connection) -> Head:
+    return Head(*connection.execute(sa.select(state.c.revision, state.c.imported_at, state.c.field_weights)).one())
 
 
-def _configure(connection: DBAPIConnection, _record: object) -> None:
-    assert isinstance(connection, sqlite3.Connection)
-    # sqlite3 would begin transactions late and leave DDL out of them; the "begin" listener begins them instead.
-    connection.isolation_level = None
-    connection.execute("PRAGMA synchronous=FULL")
+def _with_vectors(made_with: str) -> sa.Select[Any]:
+    """Every item with the revision of its texts, and its vector where there is one made as asked for."""
+    vector = sa.and_(vectors.c.id == items.c.id, vectors.c.made_with == made_with)
+    return sa.select(*_FIELDS, items.c.texts_revision, vectors.c.vector).select_from(items.outerjoin(vectors, vector))
 
 
-def _insert(connection: sa.Connection, items: Iterable[StoredItem]) -> None:
-    rest = iter(items)
-    position = 0
-    while chunk := list(islice(rest, _CHUNK)):
-        rows = [_row(position + offset, item) for offset, item in enumerate(chunk)]
-        try:
-            connection.execute(sa.insert(_items), rows)
-        except sa.exc.IntegrityError as error:
-            where = f"items {position} to {position + len(chunk) - 1}, {chunk[0].id!r} to {chunk[-1].id!r}"
-            raise CatalogueError(f"item ids must be distinct: one of {where}, occurred before") from error
-        position += len(chunk)
+def next_revision(connection: sa.Connection) -> int:
+    """Count a change; the first statement of a transaction that writes."""
+    connection.execute(sa.update(state).values(revision=state.c.revision + 1))
+    return int(connection.execute(sa.select(state.c.revision)).scalar_one())
 
 
-def _row(position: int, item: StoredItem) -> dict[str, Any]:
+def rows_of(connection: sa.Connection, ids: Sequence[str]) -> Iterator[Sequence[Any]]:
+    """Rows (id, texts, attributes, available, revision, texts_revision) of the items with these ids."""
+    query = sa.select(*_FIELDS, items.c.revision, items.c.texts_revision)
+    for start in range(0, len(ids), _CHUNK):
+        yield from connection.execute(query.where(items.c.id.in_(ids[start : start + _CHUNK])))
+
+
+def row_values(item: StoredItem, revision: int, texts_revision: int) -> dict[str, Any]:
+    """The columns of an item.
+
+    Raises:
+        CatalogueError: A value cannot be stored.
+    """
     for name, value in item.attributes.items():
         # JSON has no NaN: it would come back as null.
         if isinstance(value, float) and not math.isfinite(value):
@@ -275,4 +296,17 @@ def _row(position: int, item: StoredItem) -> dict[str, Any]:
         msgspec.json.encode(item)
     except (UnicodeEncodeError, TypeError, msgspec.MsgspecError) as error:
         raise CatalogueError(f"item {item.id!r} cannot be stored: {error}") from None
-    return {"position": position, **msgspec.structs.asdict(item)}
+    return {**msgspec.structs.asdict(item), "revision": revision, "texts_revision": texts_revision}
+
+
+def _insert(connection: sa.Connection, new_items: Iterable[StoredItem], revision: int) -> None:
+    rest = iter(new_items)
+    position = 0
+    while chunk := list(islice(rest, _CHUNK)):
+        rows = [row_values(item, revision, revision) for item in chunk]
+        try:
+            connection.execute(sa.insert(items), rows)
+        except sa.exc.IntegrityError as error:
+            where = f"items {position} to {position + len(chunk) - 1}, {chunk[0].id!r} to {chunk[-1].id!r}"
+            raise CatalogueError(f"item ids must be distinct: one of {where}, occurred before") from error
+        position += len(chunk)

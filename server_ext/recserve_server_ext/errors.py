@@ -5,7 +5,8 @@
     ServerError
     ├── EncoderError      an encoder folder is missing, damaged or made for another CPU
     ├── SnapshotError     a snapshot is missing, damaged or made by another encoder
-    ├── CatalogueError    the catalogue store cannot be read or written
+    ├── StoreError
+    │   └── CatalogueError    the catalogue store cannot be read or written
     ├── ConfigError       a configuration value or file is wrong
     └── LaunchError       tritonserver cannot be found, started or kept running
 
@@ -25,7 +26,11 @@ class SnapshotError(ServerError):
     """A snapshot is missing, damaged or made by another encoder."""
 
 
-class CatalogueError(ServerError):
+class StoreError(ServerError):
+    """A store cannot be read or written."""
+
+
+class CatalogueError(StoreError):
     """The catalogue store cannot be read or written."""
 
 

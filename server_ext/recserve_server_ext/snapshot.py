@@ -131,7 +131,7 @@ class Content:
         engine: Built over these vectors.
         encoder: Runtime fingerprint of the encoder that made them.
         revision: Of the catalogue.
-        source: Identity of what the catalogue was imported from.
+        source: Identity of the catalogue store.
         available: [items] whether the item may be recommended; none = all.
         fields: Fields of each item, in the order of the rows; none = no fields.
         field_weights: Weights of the text fields.

@@ -83,7 +83,7 @@ def test_a_vector_does_not_depend_on_its_batch(
     export_encoder(None, home, [precision])
     with CatalogueStore(films.store) as source, CatalogueStore(home.store, create=True) as store:
         items = list(islice(source.items(), 700))
-        store.replace_all(items, field_weights=source.field_weights())
+        store.replace_all(items, field_weights=source.head().field_weights)
     build(home, home.encoder / precision, Settings(engine="scan", items_per_list=(256,), users=50))
     texts = [text for item in items[:200] for text in item.texts.values()]
     encoder = TextEncoder(home.encoder / precision)

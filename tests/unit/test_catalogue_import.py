@@ -102,7 +102,7 @@ def test_rows_become_items(file_format: FileFormat, tmp_path: Path, importer: Im
         StoredItem("b1", {"title": "Dune"}, attributes),
         StoredItem("b2", {"title": "Emma", "blurb": EMMA["blurb"]}, {}),
     ]
-    assert importer.store.field_weights() == {"title": 2.0, "blurb": 1.0}
+    assert importer.store.head().field_weights == {"title": 2.0, "blurb": 1.0}
     assert (report.revision, report.is_changed, importer.refusals) == (1, True, [])
     assert importer.store.source() == report.record
     assert (report.record.name, report.record.accepted, report.record.sha256) == (path.name, 2, checksum(path))

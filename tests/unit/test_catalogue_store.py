@@ -50,9 +50,14 @@ def store(path: Path) -> Iterator[CatalogueStore]:
         yield store
 
 
+def path_of(store: CatalogueStore) -> Path:
+    assert store.database.path is not None
+    return store.database.path
+
+
 def test_a_new_store_is_empty(path: Path) -> None:
     with CatalogueStore(path, create=True) as store:
-        assert (store.revision, store.count(), store.field_weights(), store.source()) == (0, 0, {}, None)
+        assert (store.revision, store.count(), store.head().field_weights, store.source()) == (0, 0, {}, None)
         assert list(store.items()) == []
 
 
@@ -70,21 +75,21 @@ def test_it_survives_closing(path: Path) -> None:
     with CatalogueStore(path, create=True) as store:
         store.replace_all(OLD, field_weights=WEIGHTS, source=RECORD)
     with CatalogueStore(path) as store:
-        assert (store.revision, store.field_weights(), store.source()) == (1, WEIGHTS, RECORD)
+        assert (store.revision, store.head().field_weights, store.source()) == (1, WEIGHTS, RECORD)
         assert list(store.items()) == OLD
 
 
 def test_the_file_is_in_wal_mode_and_every_commit_is_fsynced(store: CatalogueStore) -> None:
-    with sqlite3.connect(store.path) as connection:
+    with sqlite3.connect(path_of(store)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    with store._engine.connect() as inside:
+    with store.database.reading() as inside:
         assert inside.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
 
 
 def test_each_replacement_is_one_revision_more(store: CatalogueStore) -> None:
     assert store.replace_all(OLD[:1], field_weights={"title": 1.0}) == 2
     assert store.replace_all([], field_weights={}) == 3
-    assert (store.revision, store.count(), store.field_weights(), store.source()) == (3, 0, {}, None)
+    assert (store.revision, store.count(), store.head().field_weights, store.source()) == (3, 0, {}, None)
 
 
 def test_the_source_may_be_made_after_the_last_item(store: CatalogueStore) -> None:
@@ -105,7 +110,7 @@ def test_the_source_may_be_made_after_the_last_item(store: CatalogueStore) -> No
 
 
 def unchanged(store: CatalogueStore) -> bool:
-    with CatalogueStore(store.path) as other:  # a second connection sees only what was committed
+    with CatalogueStore(path_of(store)) as other:  # a second connection sees only what was committed
         return (other.revision, list(other.items()), other.source()) == (1, OLD, RECORD)
 
 
@@ -138,7 +143,7 @@ def test_what_cannot_be_stored_is_refused_whole(store: CatalogueStore, bad: Stor
 
 
 def test_a_reader_sees_one_revision_while_another_is_written(store: CatalogueStore) -> None:
-    with CatalogueStore(store.path) as reader:
+    with CatalogueStore(path_of(store)) as reader:
         reading = reader.items(chunk=1)
         first = next(reading)
         store.replace_all([StoredItem("new", {"title": "x"}, {})], field_weights={})
@@ -170,11 +175,11 @@ def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     assert foreign.read_bytes() == before
 
 
-def test_a_store_of_another_format_is_refused(store: CatalogueStore) -> None:
-    with sqlite3.connect(store.path) as connection:
-        connection.execute("UPDATE state SET format = 99")
-    with pytest.raises(CatalogueError, match=r"format 99, this version reads 1"):
-        CatalogueStore(store.path)
+def test_a_store_of_a_newer_version_is_refused(store: CatalogueStore) -> None:
+    with sqlite3.connect(path_of(store)) as connection:
+        connection.execute("UPDATE catalogue_version SET version_num = '9999'")
+    with pytest.raises(CatalogueError, match=r"another version of recserve .*9999"):
+        CatalogueStore(path_of(store))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -184,9 +189,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_a_store_locked_by_another_writer_says_so(store: CatalogueStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recserve_server_ext.catalogue_store._BUSY_TIMEOUT_S", 0.0)
-    with CatalogueStore(store.path) as second:
-        blocker = sqlite3.connect(store.path)
+    monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.0)
+    with CatalogueStore(path_of(store)) as second:
+        blocker = sqlite3.connect(path_of(store))
         blocker.execute("BEGIN IMMEDIATE")
         try:
             with pytest.raises(CatalogueError, match="database is locked"):

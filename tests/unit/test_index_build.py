@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from recserve_export import cli_index, engine_choice, index_build
+from recserve_export.catalogue_columns import item_vectors, read_catalogue
 from recserve_export.engine_choice import Settings
 from recserve_export.index_build import Built, build, build_index, read_report
-from recserve_export.item_vectors import item_vectors, read_catalogue, weighted_sums
 from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
 from recserve_server_ext.encoder_manifest import MANIFEST as ENCODER_MANIFEST
 from recserve_server_ext.encoder_manifest import EncoderManifest
 from recserve_server_ext.errors import CatalogueError, SnapshotError
+from recserve_server_ext.item_vectors import Pairs, weighted_sums
 from recserve_server_ext.snapshot import REPORT, VECTORS, Snapshot, current
 from recserve_server_ext.workspace import Workspace
 
@@ -130,7 +131,7 @@ def test_weighted_sums_are_those_of_a_loop(items: list[list[tuple[int, float]]])
     texts = np.array([text for item in items for text, _ in item], np.int64)
     weights = np.array([weight for item in items for _, weight in item], np.float32)
     expected = [sum(weight * of_texts[text] for text, weight in item) for item in items]
-    np.testing.assert_allclose(weighted_sums(of_texts, first, texts, weights), expected, atol=1e-5)
+    np.testing.assert_allclose(weighted_sums(of_texts, Pairs([], first, texts, weights)), expected, atol=1e-5)
 
 
 def test_weighted_sums_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +140,10 @@ def test_weighted_sums_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     first = np.cumsum(sizes) - sizes
     texts = random.integers(50, size=sizes.sum())
     weights = random.normal(size=sizes.sum()).astype(np.float32)
-    whole = weighted_sums(of_texts, first, texts, weights)
+    whole = weighted_sums(of_texts, Pairs([], first, texts, weights))
     for pairs in (1, 7, 20):  # 1: less than an item
-        monkeypatch.setattr("recserve_export.item_vectors._BLOCK_PAIRS", pairs)
-        np.testing.assert_allclose(weighted_sums(of_texts, first, texts, weights), whole, atol=1e-5)
+        monkeypatch.setattr("recserve_server_ext.item_vectors._BLOCK_PAIRS", pairs)
+        np.testing.assert_allclose(weighted_sums(of_texts, Pairs([], first, texts, weights)), whole, atol=1e-5)
 
 
 def test_a_field_without_weight_is_not_encoded(tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""Catalogue store -> the items as columns with their vectors, of which only those that are not known are encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_server_ext.catalogue_store import CatalogueStore, ItemRow
+from recserve_server_ext.errors import CatalogueError
+from recserve_server_ext.item_vectors import PairCollector, Pairs, pooled
+from recserve_server_ext.snapshot import Snapshot
+
+Vectors = NDArray[np.float32]
+_NAMED = 5
+
+
+class Encoder(Protocol):
+    """What turns texts into unit vectors; `recserve_server_ext.text_encoder.TextEncoder` is one.
+
+    Attributes:
+        dim: Length of a vector.
+    """
+
+    dim: int
+
+    def encode(self, texts: list[str], *, done: Callable[[int], None] | None = None) -> Vectors:
+        """Unit vectors of the texts, [texts, dim]; `done` is called with the number of texts after each chunk."""
+        ...
+
+
+class Known:
+    """Item vectors that need not be made again: those of an older snapshot, and those written with the items."""
+
+    def __init__(self, snapshot: Snapshot | None, imported_at: int) -> None:
+        """
+        Args:
+            snapshot: Made by the same encoder with the same field weights from the same store; none = nothing to reuse.
+            imported_at: Revision of the last import: what is older is of another catalogue.
+        """
+        usable = snapshot is not None and snapshot.manifest.revision >= imported_at
+        self._snapshot = snapshot if usable else None
+
+    def vector(self, row: ItemRow, dim: int) -> Vectors | None:
+        """The vector of an item; none = it has to be made."""
+        if row.vector is not None and len(row.vector) == 4 * dim:
+            return np.frombuffer(row.vector, "<f4")
+        snapshot = self._snapshot
+        if snapshot is None or row.texts_revision > snapshot.manifest.revision:
+            return None
+        place = snapshot.row_of.get(row.item.id)
+        return None if place is None else snapshot.vectors[place]
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The items of one revision as columns.
+
+    Attributes:
+        revision: Of the catalogue.
+        field_weights: a_f by text field.
+        ids: Item id of each row.
+        available: [items].
+        fields: Texts and attributes of each row; where both have a name, the attribute.
+        known: Vectors by row that need not be made.
+        unknown: [n] the other rows.
+        pairs: The weighted texts of those.
+    """
+
+    revision: int
+    field_weights: Mapping[str, float]
+    ids: list[str]
+    available: NDArray[np.bool_]
+    fields: list[dict[str, Any]]
+    known: dict[int, Vectors]
+    unknown: NDArray[np.int64]
+    pairs: Pairs
+
+
+def read_catalogue(store: CatalogueStore, made_with: str = "", dim: int = 0, known: Known | None = None) -> Catalogue:
+    """All items of the store, as of one moment.
+
+    Args:
+        store: The store.
+        made_with: What the vectors in the store must have been made with; see `recserve_server_ext.item_vectors`.
+        dim: Length of a vector.
+        known: Vectors that need not be made.
+
+    Raises:
+        CatalogueError: There are none, or one has no text with a weight.
+    """
+    known = known or Known(None, 0)
+    with store.all_rows(made_with) as (head, rows):
+        columns = _Columns(PairCollector(head.field_weights))
+        columns.add_all(rows, lambda row: known.vector(row, dim))
+    if not columns.ids:
+        raise CatalogueError(f"{store} has no items; import some with: recserve catalogue import SOURCE")
+    if columns.without_text:
+        raise CatalogueError(
+            f"no text with a weight in {_names(columns.without_text)}; "
+            f"give text or change the field weights {head.field_weights}"
+        )
+    return Catalogue(
+        revision=head.revision,
+        field_weights=head.field_weights,
+        ids=columns.ids,
+        available=np.array(columns.available, np.bool_),
+        fields=columns.fields,
+        known=columns.known,
+        unknown=np.array(columns.unknown, np.int64),
+        pairs=columns.collector.pairs(),
+    )
+
+
+def item_vectors(catalogue: Catalogue, encoder: Encoder, *, done: Callable[[int], None] | None = None) -> Vectors:
+    """The item vectors, [items, dim] unit float32.
+
+    Args:
+        catalogue: From `read_catalogue`.
+        encoder: Encodes the distinct texts; all their vectors are held in memory at once.
+        done: Called with the number of texts after each chunk of them, for progress bars.
+
+    Raises:
+        CatalogueError: The text vectors of an item cancel out; named.
+    """
+    vectors = np.empty((len(catalogue.ids), encoder.dim), np.float32)
+    for row, vector in catalogue.known.items():
+        vectors[row] = vector
+    if len(catalogue.unknown):
+        of_texts = encoder.encode(catalogue.pairs.texts, done=done)
+        vectors[catalogue.unknown], cancelled = pooled(catalogue.pairs, of_texts)
+        if cancelled.any():
+            raise CatalogueError(
+                "the weighted text vectors cancel out in "
+                f"{_names([catalogue.ids[row] for row in catalogue.unknown[cancelled].tolist()])}; "
+                f"change their texts or the field weights {dict(catalogue.field_weights)}"
+            )
+    return vectors
+
+
+@dataclass
+class _Columns:
+    """Collects items column by column."""
+
+    collector: PairCollector
+    ids: list[str] = field(default_factory=list)
+    available: list[bool] = field(default_factory=list)
+    fields: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[int, Vectors] = field(default_factory=dict)
+    unknown: list[int] = field(default_factory=list)
+    without_text: list[str] = field(default_factory=list)
+
+    def add_all(self, rows: Iterable[ItemRow], known: Callable[[ItemRow], Vectors | None]) -> None:
+        for number, row in enumerate(rows):
+            if (vector := known(row)) is not None:
+                self.known[number] = vector
+            elif self.collector.add(row.item.texts):
+                self.unknown.append(number)
+            else:
+                self.without_text.append(row.item.id)
+            self.ids.append(row.item.id)
+            self.available.append(row.item.available)
+            self.fields.append(row.item.fields)
+
+
+def _names(ids: list[str]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return f"item {', '.join(map(repr, ids[:_NAMED]))}{more}"

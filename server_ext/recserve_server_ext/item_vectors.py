@@ -1,0 +1,117 @@
+"""Texts of items -> item vectors: v = normalise(sum_f a_f G(y_f)), each distinct text encoded once."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+#: A sum shorter than this, relative to the sum of |a_f|, is rounding noise and has no direction.
+_CANCELLED = 1e-5
+_BLOCK_PAIRS = 16_384
+
+
+class Pairs(NamedTuple):
+    """The weighted texts of items: of item `n` the pairs from first[n] up to the first of the next.
+
+    Attributes:
+        texts: The distinct texts.
+        first: [items], rising: an item has at least one pair.
+        text: [pairs] index into `texts`.
+        weight: [pairs] a_f.
+    """
+
+    texts: list[str]
+    first: NDArray[np.int64]
+    text: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+
+class PairCollector:
+    """Collects the weighted texts of items, one item after the other."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        """
+        Args:
+            weights: a_f by text field; 1 for a field that is not named.
+        """
+        self._weights = weights
+        self._index_of: dict[str, int] = {}
+        self._first: array[int] = array("q")
+        self._text: array[int] = array("q")
+        self._weight: array[float] = array("f")
+
+    def add(self, texts: Mapping[str, str]) -> bool:
+        """Add an item, unless none of its texts has a weight; says whether it was added."""
+        first = len(self._text)
+        for name, text in texts.items():
+            if weight := self._weights.get(name, 1.0):
+                self._text.append(self._index_of.setdefault(text, len(self._index_of)))
+                self._weight.append(weight)
+        if len(self._text) == first:
+            return False
+        self._first.append(first)
+        return True
+
+    def pairs(self) -> Pairs:
+        """What was collected."""
+        return Pairs(
+            list(self._index_of),
+            np.frombuffer(self._first, np.int64),
+            np.frombuffer(self._text, np.int64),
+            np.frombuffer(self._weight, np.float32),
+        )
+
+
+def pooled(pairs: Pairs, of_texts: Vectors) -> tuple[Vectors, NDArray[np.bool_]]:
+    """The item vectors, and which of them cancelled out.
+
+    Args:
+        pairs: Of the items.
+        of_texts: [texts, dim] unit vectors of `pairs.texts`.
+
+    Returns:
+        [items, dim] unit float32, undefined where [items] says that the weighted texts add up to nothing.
+    """
+    sums = weighted_sums(of_texts, pairs)
+    lengths = np.linalg.norm(sums, axis=1)
+    scale = np.add.reduceat(np.abs(pairs.weight), pairs.first) if len(pairs.first) else lengths
+    cancelled = lengths < _CANCELLED * scale
+    np.divide(sums, np.maximum(lengths, np.float32(1e-30))[:, None], out=sums)
+    return sums, cancelled
+
+
+def weighted_sums(of_texts: Vectors, pairs: Pairs) -> Vectors:
+    """sum_f a_f G(y_f) of each item, [items, dim]."""
+    items = len(pairs.first)
+    sums = np.empty((items, of_texts.shape[1]), np.float32)
+    ends = np.append(pairs.first, len(pairs.text))
+    start = 0
+    while start < items:
+        # As many whole items as fit into a block, one at least: memory is bounded.
+        stop = max(start + 1, int(np.searchsorted(ends, ends[start] + _BLOCK_PAIRS, side="right")) - 1)
+        block = slice(ends[start], ends[stop])
+        weighted = of_texts[pairs.text[block]] * pairs.weight[block, None]
+        np.add.reduceat(weighted, pairs.first[start:stop] - ends[start], axis=0, out=sums[start:stop])
+        start = stop
+    return sums
+
+
+def made_with(encoder: str, field_weights: Mapping[str, float]) -> str:
+    """What an item vector depends on besides the texts: the encoder's runtime fingerprint and the field weights."""
+    weights = sorted((name, float(weight)) for name, weight in field_weights.items())
+    return hashlib.sha256(msgspec.json.encode([encoder, weights])).hexdigest()[:32]
+
+
+def encode_items(
+    collector: PairCollector, encode: Callable[[Sequence[str]], Vectors]
+) -> tuple[Vectors, NDArray[np.bool_]]:
+    """`pooled` of what was collected, with each distinct text encoded once."""
+    pairs = collector.pairs()
+    return pooled(pairs, encode(pairs.texts))

@@ -1,0 +1,161 @@
+"""The catalogue that is served: notices changes when a batch starts, and new snapshots when they are published."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from recserve_server_ext.catalogue_store import CatalogueStore, Changes, ItemRow
+from recserve_server_ext.catalogue_view import Delta, Vectors, View
+from recserve_server_ext.errors import CatalogueError, SnapshotError
+from recserve_server_ext.item_vectors import made_with
+from recserve_server_ext.snapshot import CURRENT, Snapshot, current
+
+_log = logging.getLogger(__name__)
+_LEAST_ROOM = 64
+
+
+class LiveCatalogue:
+    """Gives the newest view of a catalogue to one caller, batch by batch.
+
+    A change that is committed before `view` is called is in what it returns. A new snapshot is loaded by a thread
+    while the old one serves; the first call after that returns it. A store that cannot be read, or a snapshot that
+    cannot be loaded, is logged, and what is served stays.
+    """
+
+    def __init__(self, snapshots: Path, load: Callable[[Path], Snapshot], store: CatalogueStore | None) -> None:
+        """Load what is published, and what changed since.
+
+        Args:
+            snapshots: Folder of the published snapshots.
+            load: Loads one.
+            store: Where changes are written; none = the snapshot alone.
+
+        Raises:
+            SnapshotError: Nothing was published, or it cannot be loaded.
+        """
+        self._snapshots = snapshots
+        self._load = load
+        self._store = store
+        self._published = self._stamp()
+        self._seen: object = None
+        self._fault = ""
+        self._view = View(load(current(snapshots)))
+        self._next: Snapshot | None = None
+        self._loading: threading.Thread | None = None
+        self.view()
+
+    def view(self) -> View:
+        """The newest view. Not to be called by two threads at a time."""
+        if self._stamp() != self._published and self._loading is None:
+            self._published = self._stamp()
+            self._loading = threading.Thread(target=self._load_next, name="load snapshot", daemon=True)
+            self._loading.start()
+        if self._loading is not None and not self._loading.is_alive():
+            self._loading = None
+            if self._next is not None:
+                self._swap(self._next)
+        if self._store is not None:
+            try:
+                self._follow(self._store)
+            except CatalogueError as error:
+                self._complain(str(error))
+        return self._view
+
+    def _stamp(self) -> int:
+        """Changes whenever `CURRENT` is replaced; 0 = there is none."""
+        try:
+            return (self._snapshots / CURRENT).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _load_next(self) -> None:
+        try:
+            self._next = self._load(current(self._snapshots))
+        except SnapshotError as error:
+            self._complain(str(error))
+        except Exception:
+            _log.exception("the new snapshot cannot be loaded; the one before it stays")
+
+    def _swap(self, snapshot: Snapshot) -> None:
+        self._next = None
+        self._seen = None
+        self._view = View(snapshot)
+        _log.info("serving snapshot %s, revision %d", snapshot.manifest.id, snapshot.manifest.revision)
+
+    def _follow(self, store: CatalogueStore) -> None:
+        """Put what was committed since into the view."""
+        mark = store.mark()
+        if mark == self._seen:
+            return
+        view = self._view
+        manifest = view.snapshot.manifest
+        changes = store.changes_since(view.revision, made_with(manifest.encoder, manifest.field_weights))
+        self._seen = mark
+        if changes.imported_at > manifest.revision:
+            self._complain(
+                f"the catalogue was imported anew (revision {changes.imported_at}); revision {view.revision} is served "
+                "until its index is published: recserve index build"
+            )
+            return
+        if changes.revision < view.revision:
+            self._complain(f"{store} is at revision {changes.revision}, older than {view.revision} of the snapshot")
+        elif changes.revision != view.revision:
+            self._view = View(view.snapshot, with_changes(view, changes))
+        self._fault = ""
+
+    def _complain(self, fault: str) -> None:
+        """Log a fault once."""
+        if fault != self._fault:
+            _log.error("%s", fault)
+            self._fault = fault
+
+
+def with_changes(view: View, changes: Changes) -> Delta:
+    """The delta of a view with more changes; the view stays as it is. Only the newest view of a snapshot may grow.
+
+    Raises:
+        CatalogueError: A changed item has no vector.
+    """
+    old = view.delta or Delta(view.revision, [], np.empty((0, view.dim), np.float32), 0, {}, view.available)
+    count = old.count + len(changes.items)
+    buffer = _with_room(old.buffer, old.count, count)
+    first = len(view.snapshot.ids)
+    row_of = dict(old.row_of)
+    for place, change in enumerate(changes.items, start=old.count):
+        buffer[place] = _vector_of(change, view, changes.revision)
+        row_of[change.item.id] = first + place
+    row_of.update(dict.fromkeys(changes.removed, -1))
+    gone = [*changes.removed, *(change.item.id for change in changes.items)]
+    replaced = np.array([view.row_of.get(item_id, -1) for item_id in gone], np.int64)
+    available = np.append(view.available, [change.item.available for change in changes.items])
+    available[replaced[replaced >= 0]] = False
+    # In place, as the buffer: older views read only what they had.
+    old.items.extend(change.item for change in changes.items)
+    return Delta(changes.revision, old.items, buffer, count, row_of, available)
+
+
+def _vector_of(change: ItemRow, view: View, revision: int) -> Vectors:
+    row = view.row_of.get(change.item.id, -1)
+    if row >= 0 and change.texts_revision <= view.revision:
+        vector: Vectors = view.vectors(np.array([row]))[0]
+        return vector
+    if change.vector is None or len(change.vector) != 4 * view.dim:
+        raise CatalogueError(
+            f"item {change.item.id!r} of revision {revision} has no vector of the encoder that is served; "
+            "rebuild the index with: recserve index build"
+        )
+    return np.frombuffer(change.vector, "<f4")
+
+
+def _with_room(buffer: Vectors, used: int, wanted: int) -> Vectors:
+    """The buffer, or a larger copy: doubled, so that many small changes cost little."""
+    if wanted <= len(buffer):
+        return buffer
+    larger = np.empty((max(wanted, 2 * len(buffer), _LEAST_ROOM), buffer.shape[1]), np.float32)
+    larger[:used] = buffer[:used]
+    return larger
