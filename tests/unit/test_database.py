@@ -1,0 +1,76 @@
+"""The layer below the stores: migrations, marks, transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from recserve_server_ext import catalogue_tables
+from recserve_server_ext.database import Database
+from recserve_server_ext.errors import CatalogueError
+
+MIGRATIONS = Path(catalogue_tables.__file__).with_name("migrations")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(tmp_path / "c.db", catalogue_tables.SCHEMA, create=True)
+
+
+def test_the_migrations_make_the_tables_and_end_at_the_head(database: Database) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("version_locations", str(MIGRATIONS / "catalogue"))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_current_head() == catalogue_tables.SCHEMA.head
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": "catalogue_version"})
+        assert compare_metadata(context, catalogue_tables.metadata) == []
+
+
+def test_the_mark_changes_with_every_commit_and_only_then(database: Database) -> None:
+    query = sa.select(catalogue_tables.state.c.revision)
+    before = database.mark(query)
+    assert database.mark(query) == before
+    with database.writing() as connection:
+        connection.execute(sa.update(catalogue_tables.state).values(revision=5))
+    assert database.mark(query) != before
+
+
+def test_a_failing_transaction_changes_nothing(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError), database.writing() as connection:
+        connection.execute(sa.update(catalogue_tables.state).values(revision=5))
+        _ = 1 / 0
+    assert database.one(sa.select(catalogue_tables.state.c.revision)) == 0
+
+
+def test_a_reader_sees_one_moment(database: Database) -> None:
+    query = sa.select(catalogue_tables.state.c.revision)
+    with database.reading() as reading:
+        assert reading.execute(query).scalar_one() == 0
+        with database.writing() as connection:
+            connection.execute(sa.update(catalogue_tables.state).values(revision=5))
+        assert reading.execute(query).scalar_one() == 0
+    assert database.one(query) == 5
+
+
+def test_the_password_of_a_url_is_not_shown() -> None:
+    with pytest.raises(CatalogueError) as caught:
+        Database("postgresql://someone:secret@127.0.0.1:1/x", catalogue_tables.SCHEMA)
+    assert "someone:***@127.0.0.1:1/x" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_table_is_explained(database: Database) -> None:
+    assert database.path is not None
+    with sqlite3.connect(database.path) as connection:
+        connection.execute("DROP TABLE catalogue_state")
+    with pytest.raises(CatalogueError, match=r"catalogue store .*c.db cannot be used: no such table"):
+        database.one(sa.select(catalogue_tables.state.c.revision))
