@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recserve_client.calls import ServerInfo, item, text
     from recserve_client.client import AsyncClient, Client
-    from recserve_client.contract import Behaviour, Slate, SlateItem
+    from recserve_client.contract import Behaviour, NewItem, OldItem, Slate, SlateItem
     from recserve_client.errors import RecserveError
     from recserve_client.options import ClientOptions
     from recserve_client.results import Reason, reasons
@@ -18,6 +18,8 @@ _HOME_OF = {
     "Behaviour": "recserve_client.contract",
     "Client": "recserve_client.client",
     "ClientOptions": "recserve_client.options",
+    "NewItem": "recserve_client.contract",
+    "OldItem": "recserve_client.contract",
     "Reason": "recserve_client.results",
     "RecserveError": "recserve_client.errors",
     "ServerInfo": "recserve_client.calls",
@@ -33,6 +35,8 @@ __all__ = [
     "Behaviour",
     "Client",
     "ClientOptions",
+    "NewItem",
+    "OldItem",
     "Reason",
     "RecserveError",
     "ServerInfo",

@@ -84,6 +84,7 @@ def recommend(
     fields: Sequence[str] = (),
     explain: bool = True,
     on_unknown: Literal["error", "ignore"] = "error",
+    min_revision: int = 0,
     deadline_s: float | None = None,
 ) -> Call[Slate]:
     """Recommend items for a history.
@@ -97,6 +98,7 @@ def recommend(
         fields: Fields of the items to return.
         explain: Whether each item comes with the contribution of every behaviour.
         on_unknown: What an unknown item id does: refuse the request, or be skipped.
+        min_revision: Answer from this revision of the catalogue or a later one, as `client.items.upsert` returned it.
         deadline_s: For all tries together.
 
     Raises:
@@ -112,8 +114,9 @@ def recommend(
         fields=list(fields),
         explain=explain,
         on_unknown=on_unknown,
+        min_revision=min_revision,
     )
-    return Call("ModelInfer", _infer(models.RECOMMEND, message), _slate, deadline_s)
+    return Call("ModelInfer", infer(models.RECOMMEND, message), _slate, deadline_s)
 
 
 def recommend_text(
@@ -149,7 +152,7 @@ def recommend_text(
     history = [text(content, weight) for content, weight in zip(texts, weights, strict=True)]
     _check_weights(history)
     message = RecommendRequest(history, k=k, exclude=list(exclude), ef=ef, fields=list(fields), explain=explain)
-    return Call("ModelInfer", _infer(models.RECOMMEND_TEXT, message), _slate, deadline_s)
+    return Call("ModelInfer", infer(models.RECOMMEND_TEXT, message), _slate, deadline_s)
 
 
 def embed(texts: Sequence[str], *, deadline_s: float | None = None) -> Call[NDArray[np.float32]]:
@@ -158,7 +161,7 @@ def embed(texts: Sequence[str], *, deadline_s: float | None = None) -> Call[NDAr
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    return Call("ModelInfer", _infer(models.EMBED, EmbedRequest(list(texts))), _vectors, deadline_s)
+    return Call("ModelInfer", infer(models.EMBED, EmbedRequest(list(texts))), _vectors, deadline_s)
 
 
 def ready(*, deadline_s: float | None = None) -> Call[bool]:
@@ -171,7 +174,7 @@ def ready(*, deadline_s: float | None = None) -> Call[bool]:
         _slate(answer)
         return True
 
-    return Call("ModelInfer", _infer(models.RECOMMEND_TEXT, _PROBE), read, deadline_s, _is_ready)
+    return Call("ModelInfer", infer(models.RECOMMEND_TEXT, _PROBE), read, deadline_s, _is_ready)
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ def server_info(*, deadline_s: float | None = None) -> Call[ServerInfo]:
             slate = _slate(answer)
             return ServerInfo(metadata.name, metadata.version, slate.encoder, slate.revision)
 
-        return Call("ModelInfer", _infer(models.RECOMMEND, _PROBE), read, deadline_s)
+        return Call("ModelInfer", infer(models.RECOMMEND, _PROBE), read, deadline_s)
 
     return Call("ServerMetadata", service_pb2.ServerMetadataRequest(), served, deadline_s)
 
@@ -229,7 +232,12 @@ def _check_weights(history: Sequence[Behaviour]) -> None:
             raise _refused(f"$.history[{place}].weight is {shown(behaviour.weight)}; weights must be finite numbers")
 
 
-def _infer(model: str, message: msgspec.Struct) -> Any:
+def infer(model: str, message: msgspec.Struct) -> Any:
+    """The protobuf request that carries a packed message to a model.
+
+    Raises:
+        RecserveError: It cannot be packed.
+    """
     try:
         raw = pack(message)
     except RequestError as error:
@@ -252,7 +260,12 @@ def _unreadable(what: str) -> ServerFault:
     return ServerFault(f"the answer holds {what}; is this a recserve server of this version?", status="INTERNAL")
 
 
-def _decoded(decoder: msgspec.json.Decoder[M], answer: Any) -> M:
+def decoded(decoder: msgspec.json.Decoder[M], answer: Any) -> M:
+    """The packed message of a protobuf answer.
+
+    Raises:
+        ServerFault: It holds another one.
+    """
     try:
         return decoder.decode(_packed(answer))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -260,11 +273,11 @@ def _decoded(decoder: msgspec.json.Decoder[M], answer: Any) -> M:
 
 
 def _slate(answer: Any) -> Slate:
-    return _decoded(_SLATE, answer)
+    return decoded(_SLATE, answer)
 
 
 def _vectors(answer: Any) -> NDArray[np.float32]:
-    embedded = _decoded(_EMBEDDED, answer)
+    embedded = decoded(_EMBEDDED, answer)
     try:
         flat = np.frombuffer(base64.b64decode(embedded.vectors), "<f4").astype(np.float32)
         return flat.reshape(embedded.count, embedded.dim)

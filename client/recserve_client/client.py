@@ -6,12 +6,12 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from recserve_client import calls
+from recserve_client import calls, item_calls
 from recserve_client.calls import Call
 from recserve_client.errors import DeadlineExceeded, RecserveError, from_rpc
 from recserve_client.options import ClientOptions
@@ -21,17 +21,25 @@ R = TypeVar("R")
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 
-def _blocking(build: Callable[P, Call[R]]) -> Callable[Concatenate[Client, P], R]:
+class _Runs(Protocol):
+    def run(self, call: Call[R]) -> R: ...
+
+
+class _RunsLater(Protocol):
+    async def run(self, call: Call[R]) -> R: ...
+
+
+def _blocking(build: Callable[P, Call[R]]) -> Callable[Concatenate[_Runs, P], R]:
     @functools.wraps(build)
-    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def method(self: _Runs, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.run(build(*args, **kwargs))
 
     return method
 
 
-def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
+def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[_RunsLater, P], Coroutine[Any, Any, R]]:
     @functools.wraps(build)
-    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def method(self: _RunsLater, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self.run(build(*args, **kwargs))
 
     return method
@@ -67,6 +75,38 @@ class _Tries:
         return pause
 
 
+class Items:
+    """The catalogue's items, as `Client.items`: changes are durable and served when a call returns."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    upsert = _blocking(item_calls.upsert)
+    delete = _blocking(item_calls.delete)
+    get = _blocking(item_calls.get)
+    list = _blocking(item_calls.page)
+
+    def run(self, call: Call[R]) -> R:
+        """See `Client.run`."""
+        return self._client.run(call)
+
+
+class AsyncItems:
+    """As `Items`, for asyncio: every method is awaited."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    upsert = _awaiting(item_calls.upsert)
+    delete = _awaiting(item_calls.delete)
+    get = _awaiting(item_calls.get)
+    list = _awaiting(item_calls.page)
+
+    async def run(self, call: Call[R]) -> R:
+        """See `AsyncClient.run`."""
+        return await self._client.run(call)
+
+
 class Client:
     """Calls a server and waits for its answers; safe to share between threads.
 
@@ -90,6 +130,7 @@ class Client:
         else:
             self._channel = grpc.secure_channel(address, credentials, options=channel_options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.items = Items(self)
 
     recommend = _blocking(calls.recommend)
     recommend_text = _blocking(calls.recommend_text)
@@ -152,6 +193,7 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(address, credentials, options=channel_options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.items = AsyncItems(self)
 
     recommend = _awaiting(calls.recommend)
     recommend_text = _awaiting(calls.recommend_text)

@@ -6,6 +6,7 @@
     ├── InvalidRequest      INVALID_ARGUMENT   the request is refused (or too large); sending it again changes nothing
     ├── NotFound            NOT_FOUND          the server has no such model
     │   └── UnknownItem     NOT_FOUND          the catalogue has no such items; the message lists them
+    ├── AlreadyExists       ALREADY_EXISTS     another change was made under this request id
     ├── Unavailable         UNAVAILABLE        the server cannot take it now; safe to try again
     ├── DeadlineExceeded    DEADLINE_EXCEEDED  no answer in time
     ├── Cancelled           CANCELLED          given up by the caller
@@ -50,6 +51,10 @@ class UnknownItem(NotFound):
     """Item ids that the catalogue does not have."""
 
 
+class AlreadyExists(RecserveError):  # noqa: N818 - as above
+    """Another change was made under this request id; nothing was done."""
+
+
 class Unavailable(RecserveError):  # noqa: N818 - as above
     """The server cannot take the request now; safe to try again."""
 
@@ -77,6 +82,7 @@ ERROR_OF: Final[dict[str, type[RecserveError]]] = {
     # Larger than `ClientOptions.max_message_bytes` or the server's own bound.
     "RESOURCE_EXHAUSTED": InvalidRequest,
     "NOT_FOUND": NotFound,
+    "ALREADY_EXISTS": AlreadyExists,
     "UNAVAILABLE": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,

@@ -15,7 +15,8 @@ class ClientOptions:
 
     Attributes:
         deadline_s: For one call with all its tries, unless the call has its own.
-        tries: Most tries of one call. Only UNAVAILABLE is tried again: all calls only read.
+        tries: Most tries of one call. Only UNAVAILABLE is tried again: calls read, or carry an id under which the
+            server makes a change once.
         pause_s: Longest pause before the second try; it doubles with every further one. The actual pause is drawn
             evenly between nothing and that (full jitter), so that callers do not come back together.
         keepalive_s: A silent connection is asked for life after so long.

@@ -15,15 +15,36 @@ from recserve_client.contract import (
     MEANING_OF,
     STATUS_OF,
     Behaviour,
+    DeleteItems,
     EmbedRequest,
     EmbedResponse,
+    GetItems,
+    ItemsChanged,
+    ItemsFound,
+    ListItems,
+    NewItem,
+    OldItem,
     RecommendRequest,
     Slate,
+    UpsertItems,
     models,
     pack,
 )
 
-_MESSAGES: Final = (RecommendRequest, Slate, EmbedRequest, EmbedResponse)
+_MESSAGES: Final = (
+    RecommendRequest,
+    Slate,
+    EmbedRequest,
+    EmbedResponse,
+    UpsertItems,
+    NewItem,
+    DeleteItems,
+    OldItem,
+    ItemsChanged,
+    GetItems,
+    ListItems,
+    ItemsFound,
+)
 
 #: Defaults of the server's limits; a test compares them with the server's own.
 LIMITS: Final[dict[str, tuple[int, str]]] = {
@@ -32,6 +53,9 @@ LIMITS: Final[dict[str, tuple[int, str]]] = {
     "exclude": (1000, "excluded ids of one request"),
     "text_bytes": (32 * 1024, "bytes of one text, in UTF-8"),
     "texts": (256, "texts of one request"),
+    "items_bytes": (48 * 1024 * 1024, "bytes of a packed request to `items`"),
+    "item_bytes": (256 * 1024, "bytes of one item in it"),
+    "attributes": (256, "attributes of one item"),
 }
 
 _EXAMPLE: Final = RecommendRequest(
@@ -55,6 +79,7 @@ the batches.
 | `recommend` | `request` | `response` | history of items, texts and vectors -> slate |
 | `recommend_text` | `request` | `response` | the same for texts only, every text through the encoder (an ensemble) |
 | `embed` | `request` | `response` | texts -> unit vectors |
+| `items` | `request` | `response` | change and read the catalogue: upsert, delete, get, list |
 | `encoder` | `input_ids`, `attention_mask` INT64 `[texts, max_tokens]` | `vector` FP32 `[texts, dim]` | token ids -> \
 unit vectors; ones and then zeros in the mask |
 
@@ -63,6 +88,10 @@ unit vectors; ones and then zeros in the mask |
 Rules that types cannot say: a behaviour has either an `item`, or a `text`, or a `vector` (a `vector` may have its
 `text` beside it); texts are not blank; at least one weight is not zero; unknown option names are refused. An item's
 contributions stand in the order of the history and add up to its score within 1e-5.
+
+A request to `items` is an [UpsertItems](#upsertitems), a [DeleteItems](#deleteitems), a [GetItems](#getitems) or a
+[ListItems](#listitems), told apart by its `op`. The first two are answered with [ItemsChanged](#itemschanged), which
+says what became of each item, the other two with [ItemsFound](#itemsfound).
 """
 
 

@@ -86,15 +86,15 @@ def build(
     manifest = read_encoder_manifest(encoder_folder, verify=False)
     fingerprint = manifest.runtime_fingerprint
     with CatalogueStore(workspace.store) as store:
-        head, identity = store.head(), store.identity
-        wanted = (fingerprint, head.revision, identity, head.field_weights, settings.recall, settings.engine)
+        head = store.head()
+        wanted = (fingerprint, head.revision, head.identity, head.field_weights, settings.recall, settings.engine)
         if not force and (done := _up_to_date(workspace.snapshots, wanted)) is not None:
             return done
         older = None if force else _reusable(workspace.snapshots, wanted)
         catalogue = read_catalogue(
             store, made_with(fingerprint, head.field_weights), manifest.dim, Known(older, head.imported_at)
         )
-    return _publish(workspace.snapshots, catalogue, identity, encoder_folder, settings, stage)
+    return _publish(workspace.snapshots, catalogue, head.identity, encoder_folder, settings, stage)
 
 
 def build_index(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +14,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
+from recserve_client.contract import CatalogueItem
 from recserve_server_ext.catalogue_tables import SCHEMA, items, removed_items, state, vectors
-from recserve_server_ext.database import Database
+from recserve_server_ext.database import Database, store_place
 from recserve_server_ext.errors import CatalogueError
 
 _CHUNK: Final = 1000
@@ -80,11 +82,13 @@ class Head(NamedTuple):
     """The state of a catalogue besides its items.
 
     Attributes:
+        identity: Tells this store from another, also from one that was made anew in its place.
         revision: Number of changes so far.
         imported_at: Revision of the last import, which replaced every item.
         field_weights: a_f by text field.
     """
 
+    identity: str
     revision: int
     imported_at: int
     field_weights: dict[str, float]
@@ -94,14 +98,12 @@ class Changes(NamedTuple):
     """What changed after a revision.
 
     Attributes:
-        revision: Of the catalogue with these changes.
-        imported_at: Revision of the last import, which replaced every item.
+        head: The state of the catalogue with these changes.
         items: New and changed items, in the order of their changes.
         removed: Ids of items that are gone.
     """
 
-    revision: int
-    imported_at: int
+    head: Head
     items: list[ItemRow]
     removed: list[str]
 
@@ -143,17 +145,12 @@ class CatalogueStore:
         """Number of changes committed so far; it grows by one with each."""
         return int(self.database.one(sa.select(state.c.revision)))
 
-    @property
-    def identity(self) -> str:
-        """Tells this store from another, also from one that was made anew in its place."""
-        return str(self.database.one(sa.select(state.c.identity)))
-
     def mark(self) -> int:
         """Changes whenever something was committed, and costs next to nothing to ask for (SQLite)."""
         return self.database.mark(sa.select(state.c.revision))
 
     def head(self) -> Head:
-        """Revision, last import and field weights, as of one moment."""
+        """The state of the catalogue besides its items, as of one moment."""
         with self.database.reading() as connection:
             return _head(connection)
 
@@ -198,17 +195,21 @@ class CatalogueStore:
         with self.database.reading() as connection:
             return {row[0]: StoredItem(*row[:4]) for row in rows_of(connection, ids)}
 
-    def page(self, after: str, limit: int) -> tuple[int, list[StoredItem]]:
-        """Items in the order of their ids, and the revision they are of.
+    def get_rows(self, ids: Sequence[str]) -> tuple[int, dict[str, CatalogueItem]]:
+        """The revision, and the items with these ids with the revisions of their last changes."""
+        with self.database.reading() as connection:
+            return _head(connection).revision, {row[0]: CatalogueItem(*row[:5]) for row in rows_of(connection, ids)}
+
+    def page(self, after: str, limit: int) -> tuple[int, list[CatalogueItem]]:
+        """The revision, and items in the order of their ids.
 
         Args:
             after: The last id of the page before; empty = from the beginning.
             limit: How many at most.
         """
-        query = sa.select(*_FIELDS).where(items.c.id > after).order_by(items.c.id).limit(limit)
+        query = sa.select(*_FIELDS, items.c.revision).where(items.c.id > after).order_by(items.c.id).limit(limit)
         with self.database.reading() as connection:
-            revision = connection.execute(sa.select(state.c.revision)).scalar_one()
-            return int(revision), [StoredItem(*row) for row in connection.execute(query)]
+            return _head(connection).revision, [CatalogueItem(*row) for row in connection.execute(query)]
 
     def changes_since(self, revision: int, made_with: str) -> Changes:
         """What changed after a revision, read as of one moment.
@@ -224,9 +225,9 @@ class CatalogueStore:
         with self.database.reading() as connection:
             head = _head(connection)
             if head.imported_at > revision:
-                return Changes(head.revision, head.imported_at, [], [])
+                return Changes(head, [], [])
             found = [ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in connection.execute(changed)]
-            return Changes(head.revision, head.imported_at, found, list(connection.execute(removed).scalars()))
+            return Changes(head, found, list(connection.execute(removed).scalars()))
 
     def replace_all(
         self,
@@ -260,13 +261,23 @@ class CatalogueStore:
 
 
 def _head(connection: sa.Connection) -> Head:
-    return Head(*connection.execute(sa.select(state.c.revision, state.c.imported_at, state.c.field_weights)).one())
+    columns = (state.c.identity, state.c.revision, state.c.imported_at, state.c.field_weights)
+    return Head(*connection.execute(sa.select(*columns)).one())
 
 
 def _with_vectors(made_with: str) -> sa.Select[Any]:
     """Every item with the revision of its texts, and its vector where there is one made as asked for."""
     vector = sa.and_(vectors.c.id == items.c.id, vectors.c.made_with == made_with)
     return sa.select(*_FIELDS, items.c.texts_revision, vectors.c.vector).select_from(items.outerjoin(vectors, vector))
+
+
+def opener(where: str) -> Callable[[], CatalogueStore]:
+    """Opens a store when it is first asked for, and again while that fails: a process can start without it.
+
+    Args:
+        where: A file or a URL.
+    """
+    return cache(lambda: CatalogueStore(store_place(where)))
 
 
 def next_revision(connection: sa.Connection) -> int:

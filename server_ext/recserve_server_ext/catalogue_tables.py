@@ -9,6 +9,8 @@ from recserve_server_ext.errors import CatalogueError
 
 SCHEMA = Schema("catalogue", "0001", CatalogueError, "make one with: recserve catalogue import SOURCE")
 metadata = sa.MetaData()
+#: Ordered by code points, as in SQLite.
+_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 #: The items; `revision` = of the last change, `texts_revision` = of the last change of a text.
@@ -16,7 +18,7 @@ items = sa.Table(
     "items",
     metadata,
     sa.Column("position", _big, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("id", _text, nullable=False, unique=True),
     sa.Column("texts", sa.JSON, nullable=False),
     sa.Column("attributes", sa.JSON, nullable=False),
     sa.Column("available", sa.Boolean, nullable=False),
@@ -42,8 +44,8 @@ vectors = sa.Table(
 writes = sa.Table(
     "catalogue_writes",
     metadata,
-    sa.Column("request_id", sa.Text, primary_key=True),
-    sa.Column("revision", _big, nullable=False, index=True),
+    sa.Column("number", _big, primary_key=True, autoincrement=True),
+    sa.Column("request_id", sa.Text, nullable=False, unique=True),
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("answer", sa.LargeBinary, nullable=False),
 )

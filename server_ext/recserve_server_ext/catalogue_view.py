@@ -107,6 +107,11 @@ class View:
         return int(items - np.count_nonzero(self.available[:items]))
 
     @cached_property
+    def unavailable(self) -> int:
+        """Number of all rows that must not be recommended."""
+        return int(len(self.available) - np.count_nonzero(self.available))
+
+    @cached_property
     def field_names(self) -> tuple[str, ...]:
         """Fields that at least one item has."""
         names = dict.fromkeys(self.snapshot.fields.names)

@@ -48,6 +48,9 @@ class Embedder:
         self._limits = limits
         self._unpack = Unpacker(EmbedRequest)
 
+    def begin(self) -> None:
+        """Nothing to prepare."""
+
     def accept(self, raw: bytes) -> EmbedJob:
         """Decode and check a request.
 

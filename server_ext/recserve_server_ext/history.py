@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, nearest, shown
+from recserve_server_ext.catalogue_view import RowOf
 from recserve_server_ext.settings import Limits
 
 Vectors = NDArray[np.float32]
@@ -96,7 +97,7 @@ class History:
 
     __slots__ = ("missing", "rows", "unknown", "vectors", "weights")
 
-    def __init__(self, request: RecommendRequest, row_of: dict[str, int], limits: Limits, dim: int) -> None:
+    def __init__(self, request: RecommendRequest, row_of: RowOf, limits: Limits, dim: int) -> None:
         """Look up the items of a checked request; texts are left as missing.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.snapshot import CURRENT, Snapshot, current
 
 _log = logging.getLogger(__name__)
+_REBUILD = "build it with: recserve index build"
 _LEAST_ROOM = 64
+#: Before a store that could not be read is asked again.
+_PAUSE_S = 1.0
 
 
 class LiveCatalogue:
@@ -27,20 +31,23 @@ class LiveCatalogue:
     cannot be loaded, is logged, and what is served stays.
     """
 
-    def __init__(self, snapshots: Path, load: Callable[[Path], Snapshot], store: CatalogueStore | None) -> None:
+    def __init__(
+        self, snapshots: Path, load: Callable[[Path], Snapshot], store: Callable[[], CatalogueStore] | None
+    ) -> None:
         """Load what is published, and what changed since.
 
         Args:
             snapshots: Folder of the published snapshots.
             load: Loads one.
-            store: Where changes are written; none = the snapshot alone.
+            store: Opens the store where changes are written; none = there are none.
 
         Raises:
             SnapshotError: Nothing was published, or it cannot be loaded.
         """
         self._snapshots = snapshots
         self._load = load
-        self._store = store
+        self._open = store
+        self._ask_again = 0.0
         self._published = self._stamp()
         self._seen: object = None
         self._fault = ""
@@ -59,10 +66,12 @@ class LiveCatalogue:
             self._loading = None
             if self._next is not None:
                 self._swap(self._next)
-        if self._store is not None:
+        if self._open is not None and time.monotonic() >= self._ask_again:
             try:
-                self._follow(self._store)
+                self._follow(self._open())
             except CatalogueError as error:
+                # A store that is away must not cost every batch a timeout.
+                self._ask_again = time.monotonic() + _PAUSE_S
                 self._complain(str(error))
         return self._view
 
@@ -96,17 +105,20 @@ class LiveCatalogue:
         manifest = view.snapshot.manifest
         changes = store.changes_since(view.revision, made_with(manifest.encoder, manifest.field_weights))
         self._seen = mark
-        if changes.imported_at > manifest.revision:
+        head = changes.head
+        if manifest.source not in ("", head.identity):
+            self._complain(f"{store} is not the store that snapshot {manifest.id} was made from; {_REBUILD}")
+        elif head.revision < view.revision:
+            self._complain(f"{store} is at revision {head.revision}, older than {view.revision}, which is served")
+        elif head.imported_at > manifest.revision:
             self._complain(
-                f"the catalogue was imported anew (revision {changes.imported_at}); revision {view.revision} is served "
-                "until its index is published: recserve index build"
+                f"the catalogue was imported anew (revision {head.imported_at}); revision {view.revision} is served "
+                f"until its index is published; {_REBUILD}"
             )
-            return
-        if changes.revision < view.revision:
-            self._complain(f"{store} is at revision {changes.revision}, older than {view.revision} of the snapshot")
-        elif changes.revision != view.revision:
-            self._view = View(view.snapshot, with_changes(view, changes))
-        self._fault = ""
+        else:
+            self._fault = ""
+            if head.revision != view.revision:
+                self._view = View(view.snapshot, with_changes(view, changes))
 
     def _complain(self, fault: str) -> None:
         """Log a fault once."""
@@ -127,16 +139,17 @@ def with_changes(view: View, changes: Changes) -> Delta:
     first = len(view.snapshot.ids)
     row_of = dict(old.row_of)
     for place, change in enumerate(changes.items, start=old.count):
-        buffer[place] = _vector_of(change, view, changes.revision)
+        buffer[place] = _vector_of(change, view, changes.head.revision)
         row_of[change.item.id] = first + place
     row_of.update(dict.fromkeys(changes.removed, -1))
     gone = [*changes.removed, *(change.item.id for change in changes.items)]
     replaced = np.array([view.row_of.get(item_id, -1) for item_id in gone], np.int64)
-    available = np.append(view.available, [change.item.available for change in changes.items])
+    added = np.array([change.item.available for change in changes.items], np.bool_)
+    available = np.append(view.available, added)
     available[replaced[replaced >= 0]] = False
     # In place, as the buffer: older views read only what they had.
     old.items.extend(change.item for change in changes.items)
-    return Delta(changes.revision, old.items, buffer, count, row_of, available)
+    return Delta(changes.head.revision, old.items, buffer, count, row_of, available)
 
 
 def _vector_of(change: ItemRow, view: View, revision: int) -> Vectors:

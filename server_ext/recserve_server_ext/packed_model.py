@@ -49,6 +49,10 @@ J = TypeVar("J", bound=WaitingJob)
 class Handler(Protocol[J]):
     """What a packed model does, apart from Triton: see `Recommender` and `Embedder`."""
 
+    def begin(self) -> None:
+        """Called before the calls of each batch are accepted."""
+        ...
+
     def accept(self, raw: bytes) -> J:
         """Decode and check one packed request; raises RequestError when it is refused."""
         ...
@@ -123,6 +127,10 @@ class PackedModel(Generic[J]):
     def _accept(self, calls: Sequence[Call]) -> Sequence[J | RequestError]:
         """The jobs of the batch, each in the place of its call; one that is refused is its error."""
         start_ns = time.monotonic_ns()
+        try:
+            self._handler.begin()
+        except Exception as error:
+            return [_fault(error)] * len(calls)
         accepted = [self._accept_one(call) for call in calls]
         jobs = [job for job in accepted if not isinstance(job, RequestError)]
         try:

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from recserve_client.contract import bytes_element
+from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
 
 _STATUS_SHOWN = 200
@@ -32,11 +32,13 @@ class ProbeSubject:
         item: An item id of the catalogue.
         dim: Length of a vector.
         max_tokens: Width of token tensors.
+        has_store: Whether there is a catalogue store, and so the model `items`.
     """
 
     item: str
     dim: int
     max_tokens: int
+    has_store: bool = False
 
 
 class Probes:
@@ -79,6 +81,9 @@ class Probes:
         try:
             self._stub.ModelInfer(self._requests[model], timeout=timeout_s)
         except grpc.RpcError as error:
+            # A model that says why it cannot answer is alive: a store that is away comes back without a restart.
+            if model == names.ITEMS and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
+                return None
             return f"{error.code().name}: {error.details()}"[:_STATUS_SHOWN]
         return None
 
@@ -139,7 +144,9 @@ def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]
     vector = np.zeros((1, subject.dim), np.float32)
     vector[0, 0] = 1
     request, rows = names.REQUEST.name, names.REQUEST_ROWS.name
+    items = {names.ITEMS: _infer(names.ITEMS, _packed(request, {"op": "get", "ids": [subject.item]}))}
     return {
+        **(items if subject.has_store else {}),
         names.ENCODER: _infer(
             names.ENCODER,
             (names.INPUT_IDS.name, "INT64", ids.shape, ids.tobytes()),

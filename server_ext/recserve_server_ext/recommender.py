@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +22,11 @@ from recserve_client.contract import (
     Unpacker,
     pack,
 )
+from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.history import History, check_request, check_size
 from recserve_server_ext.packed_model import Answer, Encode
-from recserve_server_ext.retrieval import Retrieval, Wanted
+from recserve_server_ext.retrieval import Wanted, search
 from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.text_cache import TextCache
 from recserve_server_ext.user_vectors import UserVectors, contributions, user_vectors
 
@@ -40,6 +40,7 @@ class Job(Struct):
 
     Attributes:
         request: As it was sent.
+        view: The catalogue it is answered from.
         history: Its behaviours as far as they are known.
         waited_ns: Time spent waiting.
         resolve_ns: Time of the batch's decoding and look-ups.
@@ -47,6 +48,7 @@ class Job(Struct):
     """
 
     request: RecommendRequest
+    view: View
     history: History
     waited_ns: int = 0
     resolve_ns: int = 0
@@ -75,17 +77,28 @@ class _Group(NamedTuple):
 
 
 class Recommender:
-    """Answers requests from one snapshot.
+    """Answers requests from the catalogue as it is when their batch begins.
 
-    The way of a request: `accept` (decode, check), `look_up`, `encode` when texts are missing, `answer`.
+    The way of a request: `begin` (once a batch), `accept` (decode, check), `look_up`, `encode` when texts are missing,
+    `answer`.
     """
 
-    def __init__(self, snapshot: Snapshot, cache: TextCache, limits: Limits) -> None:
-        self._snapshot = snapshot
+    def __init__(self, newest: Callable[[], View], cache: TextCache, limits: Limits) -> None:
+        """
+        Args:
+            newest: The catalogue as it is now; see `recserve_server_ext.live_catalogue.LiveCatalogue.view`.
+            cache: Vectors of texts.
+            limits: The largest request.
+        """
+        self._newest = newest
+        self._view = newest()
         self._cache = cache
         self._limits = limits
-        self._retrieval = Retrieval(snapshot.engine, snapshot.exact, snapshot.available)
         self._unpack = Unpacker(RecommendRequest)
+
+    def begin(self) -> None:
+        """Look whether the catalogue has changed."""
+        self._view = self._newest()
 
     def accept(self, raw: bytes) -> Job:
         """Decode and check a request, and look up its items.
@@ -95,8 +108,10 @@ class Recommender:
         """
         check_size(raw, self._limits)
         request = self._unpack(raw)
-        check_request(request, self._limits, self._snapshot.fields.names)
-        return Job(request, History(request, self._snapshot.row_of, self._limits, self._snapshot.manifest.dim))
+        view = self._view
+        check_request(request, self._limits, view.field_names)
+        _check_revision(request, view)
+        return Job(request, view, History(request, view.row_of, self._limits, view.dim))
 
     def look_up(self, jobs: Sequence[Job]) -> None:
         """Fill in the texts that were encoded before."""
@@ -122,110 +137,126 @@ class Recommender:
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
         """Slates of requests with nothing missing, or the error of each that has none."""
         start_ns = time.monotonic_ns()
+        # The jobs of a batch were accepted together.
+        view = jobs[0].view
         answers: list[Answer] = [b""] * len(jobs)
-        groups = self._group(jobs)
-        vectors = np.empty((len(jobs), self._snapshot.manifest.dim), np.float32)
+        groups = _group(view, jobs)
+        vectors = np.empty((len(jobs), view.dim), np.float32)
         for group in groups:
             vectors[group.numbers] = group.users.vectors
             for place in np.flatnonzero(group.users.cancelled).tolist():
                 answers[group.numbers[place]] = _cancelled(group.users, place)
         live = [number for number, answer in enumerate(answers) if not answer]
         queries = vectors if len(live) == len(jobs) else vectors[live]
-        found = self._retrieval.search(queries, [self._wanted(jobs[number]) for number in live])
+        found = search(view, queries, [_wanted(jobs[number]) for number in live])
         rows = dict(zip(live, found, strict=True))
         search_ns = time.monotonic_ns() - start_ns
-        slates = {number: items for group in groups for number, items in self._explain(group, jobs, rows)}
+        slates = {number: items for group in groups for number, items in _explain(view, group, jobs, rows)}
         explain_ns = time.monotonic_ns() - start_ns - search_ns
         random = os.urandom(16 * len(jobs)).hex()
         for number, items in slates.items():
             name = random[32 * number : 32 * number + 32]
-            answers[number] = self._pack(name, jobs[number], items, search_ns, explain_ns)
+            answers[number] = _pack(name, jobs[number], items, search_ns, explain_ns)
         return answers
 
-    def _group(self, jobs: Sequence[Job]) -> list[_Group]:
-        """The jobs by length of history, so that each group is computed as one array."""
-        numbers_of: dict[int, list[int]] = defaultdict(list)
-        for number, job in enumerate(jobs):
-            numbers_of[len(job.history.rows)].append(number)
-        groups = []
-        for numbers in numbers_of.values():
-            members = [jobs[number].history for number in numbers]
-            behaviours = self._vectors_of(members)
-            weights = np.array([history.weights for history in members])
-            groups.append(_Group(numbers, behaviours, weights, user_vectors(behaviours, weights)))
-        return groups
 
-    def _vectors_of(self, histories: list[History]) -> Vectors:
-        """Vectors of equally long histories, [users, behaviours, dim]; zeros where an item was skipped."""
-        rows = np.array([history.rows for history in histories])
-        vectors: Vectors = self._snapshot.vectors[rows]
-        if rows.min() < 0:
-            vectors[rows < 0] = 0.0
-            for line, history in zip(vectors, histories, strict=True):
-                for position, vector in history.vectors.items():
-                    line[position] = vector
-        return vectors
+def _group(view: View, jobs: Sequence[Job]) -> list[_Group]:
+    """The jobs by length of history, so that each group is computed as one array."""
+    numbers_of: dict[int, list[int]] = defaultdict(list)
+    for number, job in enumerate(jobs):
+        numbers_of[len(job.history.rows)].append(number)
+    groups = []
+    for numbers in numbers_of.values():
+        members = [jobs[number].history for number in numbers]
+        behaviours = _vectors_of(view, members)
+        weights = np.array([history.weights for history in members])
+        groups.append(_Group(numbers, behaviours, weights, user_vectors(behaviours, weights)))
+    return groups
 
-    def _explain(
-        self, group: _Group, jobs: Sequence[Job], rows: dict[int, NDArray[np.int64]]
-    ) -> Iterator[tuple[int, list[SlateItem]]]:
-        """The items of each slate of a group with scores, contributions and fields, best first."""
-        places_of: dict[int, list[int]] = defaultdict(list)
-        for place, number in enumerate(group.numbers):
-            if number in rows:
-                places_of[len(rows[number])].append(place)
-        for places in places_of.values():
-            numbers = [group.numbers[place] for place in places]
-            found = np.array([rows[number] for number in numbers])
-            # A copy of the histories only where the group has to be cut.
-            part = slice(None) if len(places) == len(group.numbers) else places
-            parts = contributions(
-                group.behaviours[part], group.weights[part], group.users.norms[part], self._snapshot.vectors[found]
-            )
-            parts = np.round(parts, _DECIMALS)
-            scores = np.round(parts.sum(axis=2), _DECIMALS)
-            order = np.argsort(-scores, axis=1, kind="stable")
-            users = np.arange(len(numbers))[:, None]
-            found, scores, parts = found[users, order], scores[users, order], parts[users, order]
-            for number, *columns in zip(numbers, found, scores.tolist(), parts, strict=True):
-                yield number, self._items(jobs[number].request, *columns)
 
-    def _items(
-        self, request: RecommendRequest, rows: NDArray[np.int64], scores: list[float], parts: NDArray[np.float64]
-    ) -> list[SlateItem]:
-        nothing = [UNSET] * len(rows)
-        shares: Sequence[list[float] | UnsetType] = parts.tolist() if request.explain else nothing
-        fields: Sequence[dict[str, Any] | UnsetType] = (
-            self._snapshot.fields.take(request.fields, rows) if request.fields else nothing
+def _vectors_of(view: View, histories: list[History]) -> Vectors:
+    """Vectors of equally long histories, [users, behaviours, dim]; zeros where an item was skipped."""
+    rows = np.array([history.rows for history in histories])
+    vectors = view.vectors(rows)
+    if rows.min() < 0:
+        vectors[rows < 0] = 0.0
+        for line, history in zip(vectors, histories, strict=True):
+            for position, vector in history.vectors.items():
+                line[position] = vector
+    return vectors
+
+
+def _explain(
+    view: View, group: _Group, jobs: Sequence[Job], rows: dict[int, NDArray[np.int64]]
+) -> Iterator[tuple[int, list[SlateItem]]]:
+    """The items of each slate of a group with scores, contributions and fields, best first."""
+    places_of: dict[int, list[int]] = defaultdict(list)
+    for place, number in enumerate(group.numbers):
+        if number in rows:
+            places_of[len(rows[number])].append(place)
+    for places in places_of.values():
+        numbers = [group.numbers[place] for place in places]
+        found = np.array([rows[number] for number in numbers])
+        # A copy of the histories only where the group has to be cut.
+        part = slice(None) if len(places) == len(group.numbers) else places
+        parts = contributions(group.behaviours[part], group.weights[part], group.users.norms[part], view.vectors(found))
+        parts = np.round(parts, _DECIMALS)
+        scores = np.round(parts.sum(axis=2), _DECIMALS)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        users = np.arange(len(numbers))[:, None]
+        found, scores, parts = found[users, order], scores[users, order], parts[users, order]
+        for number, *columns in zip(numbers, found, scores.tolist(), parts, strict=True):
+            yield number, _items(view, jobs[number].request, *columns)
+
+
+def _items(
+    view: View, request: RecommendRequest, rows: NDArray[np.int64], scores: list[float], parts: NDArray[np.float64]
+) -> list[SlateItem]:
+    nothing = [UNSET] * len(rows)
+    shares: Sequence[list[float] | UnsetType] = parts.tolist() if request.explain else nothing
+    fields: Sequence[dict[str, Any] | UnsetType] = view.fields(request.fields, rows) if request.fields else nothing
+    return list(map(SlateItem, view.ids(rows), scores, shares, fields))
+
+
+def _wanted(job: Job) -> Wanted:
+    request, row_of = job.request, job.view.row_of
+    banned = job.history.rows if request.exclude_history else np.empty(0, np.int64)
+    if request.exclude:
+        banned = np.append(banned, [row_of.get(name, -1) for name in request.exclude])
+    return Wanted(request.k, banned[banned >= 0], request.ef)
+
+
+def _pack(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> bytes:
+    manifest = job.view.snapshot.manifest
+    return pack(
+        Slate(
+            recommendation_id=recommendation_id,
+            items=items,
+            unknown=job.history.unknown,
+            revision=job.view.revision,
+            encoder=manifest.encoder,
+            timings=RecommendTimings(
+                queue_us=job.waited_ns // 1000,
+                resolve_us=job.resolve_ns // 1000,
+                encode_us=job.encode_ns // 1000,
+                search_us=search_ns // 1000,
+                explain_us=explain_ns // 1000,
+                engine=manifest.engine.name,
+            ),
         )
-        ids = map(self._snapshot.ids.__getitem__, rows.tolist())
-        return list(map(SlateItem, ids, scores, shares, fields))
+    )
 
-    def _wanted(self, job: Job) -> Wanted:
-        request, row_of = job.request, self._snapshot.row_of
-        banned = job.history.rows if request.exclude_history else np.empty(0, np.int64)
-        if request.exclude:
-            banned = np.append(banned, [row_of.get(name, -1) for name in request.exclude])
-        return Wanted(request.k, banned[banned >= 0], request.ef)
 
-    def _pack(self, recommendation_id: str, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> bytes:
-        manifest = self._snapshot.manifest
-        return pack(
-            Slate(
-                recommendation_id=recommendation_id,
-                items=items,
-                unknown=job.history.unknown,
-                revision=manifest.revision,
-                encoder=manifest.encoder,
-                timings=RecommendTimings(
-                    queue_us=job.waited_ns // 1000,
-                    resolve_us=job.resolve_ns // 1000,
-                    encode_us=job.encode_ns // 1000,
-                    search_us=search_ns // 1000,
-                    explain_us=explain_ns // 1000,
-                    engine=manifest.engine.name,
-                ),
-            )
+def _check_revision(request: RecommendRequest, view: View) -> None:
+    """Refuse, for now, what wants a revision that is not here yet.
+
+    Raises:
+        RequestError: unavailable.
+    """
+    if request.min_revision > view.revision:
+        raise RequestError(
+            ErrorKind.UNAVAILABLE,
+            f"min_revision is {request.min_revision}, the catalogue is at revision {view.revision}; try again",
         )
 
 

@@ -23,6 +23,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         exclude: Excluded ids of one request.
         text_bytes: One text, in UTF-8.
         texts: Texts of one request (a history's or an `embed` request's).
+        items_bytes: Packed request to the model `items`.
+        item_bytes: One item of such a request.
+        attributes: Attributes of one item.
     """
 
     request_bytes: Positive = 4 * 1024 * 1024
@@ -30,6 +33,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude: Annotated[int, Meta(ge=0)] = 1000
     text_bytes: Positive = 32 * 1024
     texts: Positive = 256
+    items_bytes: Positive = 48 * 1024 * 1024
+    item_bytes: Positive = 256 * 1024
+    attributes: Positive = 256
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +52,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         waiting: Batches that may wait for the encoder at a time while the next ones start.
         text_cache: Vectors of texts kept (least recently used go first).
         encoder_timeout_s: Deadline of one call to the encoder.
+        store: URL of the catalogue store; empty = the SQLite file in the home.
         limits: The largest request.
     """
 
@@ -59,6 +66,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     waiting: Positive = 2
     text_cache: Positive = 100_000
     encoder_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+    store: str = ""
     limits: Limits = Limits()
 
 
@@ -68,11 +76,13 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         encoder: Encoder folder.
         snapshots: Folder of published snapshots.
+        store: File or URL of the catalogue store; empty = there is none, and nothing changes but by new snapshots.
         serve: The server's settings.
     """
 
     encoder: str
     snapshots: str
+    store: str
     serve: ServeSettings
 
 

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 
 import grpc
 
+from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_server_ext.database import store_place
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
 from recserve_server_ext.errors import LaunchError, SnapshotError
 from recserve_server_ext.events import EventLog
 from recserve_server_ext.health import Health
+from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.model_config import Ensemble, all_models
 from recserve_server_ext.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.repository import assemble
 from recserve_server_ext.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.settings import ModelSettings, ServeSettings
 from recserve_server_ext.snapshot import current, first_id
+from recserve_server_ext.snapshot_manifest import SnapshotManifest
 from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot_manifest
 from recserve_server_ext.triton_binary import TritonBinary
 from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_endpoint
@@ -85,9 +89,14 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary)
             f"{published} was made by encoder {snapshot.encoder}, but {encoder} is {manifest.runtime_fingerprint}; "
             "rebuild it with: recserve index build"
         )
-    subject = ProbeSubject(first_id(published), manifest.dim, manifest.max_tokens)
     endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
-    handed = ModelSettings(encoder=str(encoder.resolve()), snapshots=str(workspace.snapshots.resolve()), serve=settings)
+    store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
+    handed = ModelSettings(
+        encoder=str(encoder.resolve()), snapshots=str(workspace.snapshots.resolve()), store=store, serve=settings
+    )
+    if store:
+        _check_store(store, snapshot)
+    subject = ProbeSubject(first_id(published), manifest.dim, manifest.max_tokens, has_store=bool(store))
     models = all_models(handed, dim=manifest.dim, max_tokens=manifest.max_tokens)
     folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
     assemble(folder.path, models, binary)
@@ -98,6 +107,22 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary)
         subject=subject,
         python_models=frozenset(model.name for model in models if not isinstance(model, Ensemble)),
     )
+
+
+def _check_store(where: str, snapshot: SnapshotManifest) -> None:
+    """See whether the changes of a store can be served over a snapshot.
+
+    Raises:
+        ServerError: The store cannot be opened, or holds items that this encoder has not seen.
+    """
+    with CatalogueStore(store_place(where)) as store:
+        changes = store.changes_since(snapshot.revision, made_with(snapshot.encoder, snapshot.field_weights))
+        unseen = [row for row in changes.items if row.texts_revision > snapshot.revision and row.vector is None]
+    if unseen:
+        raise SnapshotError(
+            f"{len(unseen):,} items changed since snapshot {snapshot.id} and were encoded by another encoder, "
+            f"{unseen[0].item.id!r} for one; rebuild it with: recserve index build"
+        )
 
 
 class Supervisor:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
+from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.engine import Engine, Vectors
+from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.hnsw_engine import HnswEngine
+from recserve_server_ext.item_fields import ItemFields
 from recserve_server_ext.snapshot import Content, Snapshot, write
+from recserve_server_ext.snapshot_manifest import EngineManifest, SnapshotManifest
 
 DIM = 16
 
@@ -29,3 +36,25 @@ def small_snapshot(folder: Path, *, items: int = 200, hidden: tuple[int, ...] = 
         fields=[{"title": f"Title {row}", "year": 1900 + row} for row in range(items)],
     )
     return Snapshot.load(write(folder, content), encoder="test")
+
+
+def view_of(vectors: Vectors, engine: Engine, available: NDArray[np.bool_] | None = None) -> View:
+    """A view of items ``i0``, ``i1`` ... that are nowhere on disk, without fields and changes."""
+    items = len(vectors)
+    manifest = SnapshotManifest(
+        id="none", created="", encoder="test", revision=3, source="", items=items, dim=vectors.shape[1],
+        engine=EngineManifest(name=engine.name, parameters={}), field_weights={}, recall_target=None, versions={},
+        files={},
+    )  # fmt: skip
+    ids = [f"i{row}" for row in range(items)]
+    snapshot = Snapshot(
+        manifest=manifest,
+        vectors=vectors,
+        ids=ids,
+        row_of={name: row for row, name in enumerate(ids)},
+        available=np.ones(items, np.bool_) if available is None else available,
+        engine=engine,
+        exact=ExactEngine(vectors),
+        fields=ItemFields(pa.table({})),
+    )
+    return View(snapshot)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError, Slate, pack
 from recserve_client.contract.messages import Behaviour, RecommendRequest
+from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.packed_model import Answer, PackedModel
 from recserve_server_ext.recommender import Job, Recommender
 from recserve_server_ext.settings import Limits
@@ -52,7 +53,7 @@ class Service:
     def __init__(self, snapshot: Snapshot, limits: Limits) -> None:
         self.asked: list[list[str]] = []
         self.snapshot = snapshot
-        self.recommender = Recommender(snapshot, TextCache(100, DIM), limits)
+        self.recommender = Recommender(lambda: View(snapshot), TextCache(100, DIM), limits)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.asked.append(list(texts))

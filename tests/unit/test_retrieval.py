@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recserve_server_ext.exact_engine import ExactEngine
-from recserve_server_ext.retrieval import Retrieval, Wanted
+from recserve_server_ext.retrieval import Wanted, search
+from support.small_snapshot import view_of
 
 
 def unit(rng: np.random.Generator, rows: int, dim: int = 8) -> NDArray[np.float32]:
@@ -44,7 +45,7 @@ def test_the_best_allowed_items(seed: int, items: int, narrow: bool, data: st.Da
     wanted = [
         Wanted(data.draw(st.integers(1, 70)), rng.integers(0, items, rng.integers(0, items + 1)), None) for _ in users
     ]
-    found = Retrieval(Narrow(items) if narrow else exact, exact, available).search(users, wanted)
+    found = search(view_of(vectors, Narrow(items) if narrow else exact, available), users, wanted)
     for user, want, rows in zip(users, wanted, found, strict=True):
         allowed = available.copy()
         allowed[want.banned] = False
@@ -70,7 +71,6 @@ def test_each_ef_is_passed_on() -> None:
 
     nobody = np.empty(0, np.int64)
     exact = Watching(vectors)
-    Retrieval(exact, exact, np.ones(20, np.bool_)).search(
-        vectors[:3], [Wanted(5, nobody, None), Wanted(5, nobody, 64), Wanted(5, nobody, None)]
-    )
+    wanted = [Wanted(5, nobody, None), Wanted(5, nobody, 64), Wanted(5, nobody, None)]
+    search(view_of(vectors, exact), vectors[:3], wanted)
     assert sorted(seen, key=str) == [(1, 64), (2, None)]

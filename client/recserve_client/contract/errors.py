@@ -22,6 +22,7 @@ class ErrorKind(StrEnum):
     ZERO_WEIGHTS = "zero_weights"
     VECTORS_CANCEL = "vectors_cancel"
     WRONG_TENSOR = "wrong_tensor"
+    REQUEST_ID_REUSED = "request_id_reused"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 
@@ -37,6 +38,7 @@ STATUS_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.ZERO_WEIGHTS: "INVALID_ARGUMENT",
     ErrorKind.VECTORS_CANCEL: "INVALID_ARGUMENT",
     ErrorKind.WRONG_TENSOR: "INVALID_ARGUMENT",
+    ErrorKind.REQUEST_ID_REUSED: "ALREADY_EXISTS",
     ErrorKind.UNAVAILABLE: "UNAVAILABLE",
     ErrorKind.INTERNAL: "INTERNAL",
 }
@@ -52,7 +54,8 @@ MEANING_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.ZERO_WEIGHTS: "Every weight is zero.",
     ErrorKind.VECTORS_CANCEL: "The weighted behaviours add up to (nearly) nothing, so no direction is left.",
     ErrorKind.WRONG_TENSOR: "The tensor does not hold exactly one readable BYTES element.",
-    ErrorKind.UNAVAILABLE: "The encoder or the queue cannot take the request now; try again.",
+    ErrorKind.REQUEST_ID_REUSED: "Another change was made under this `request_id`; nothing was done.",
+    ErrorKind.UNAVAILABLE: "The encoder, the store or the queue cannot take the request now; try again.",
     ErrorKind.INTERNAL: "A fault of the server; its log holds the details under the error id.",
 }
 

@@ -43,6 +43,8 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
         fields: Fields of the items to return with them.
         explain: Whether each item comes with the contribution of every behaviour.
         on_unknown: What an item id of the history that the catalogue lacks does: refuse the request, or be skipped.
+        min_revision: Answer from this revision of the catalogue or a later one; where it is not there yet the request
+            is refused as `unavailable`.
     """
 
     history: list[Behaviour]
@@ -53,6 +55,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     fields: list[str] = []
     explain: bool = True
     on_unknown: Literal["error", "ignore"] = "error"
+    min_revision: Annotated[int, Meta(ge=0)] = 0
 
 
 class RecommendTimings(Struct, frozen=True, gc=False):

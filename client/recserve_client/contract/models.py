@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 RECOMMEND: Final = "recommend"
 RECOMMEND_TEXT: Final = "recommend_text"
 EMBED: Final = "embed"
+ITEMS: Final = "items"
 ENCODER: Final = "encoder"
 TOKENIZE: Final = "tokenize"
 POOL: Final = "pool"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import struct
-from typing import Any, Final, Generic, TypeVar
+from types import UnionType
+from typing import Any, Final, Generic, TypeVar, get_args
 
 import msgspec
 
@@ -71,9 +72,14 @@ def bytes_element(content: bytes) -> bytes:
 class Unpacker(Generic[M]):
     """Decodes and validates one type of message; keeps its decoder, so make it once."""
 
-    def __init__(self, message_type: type[M]) -> None:
-        self._decoder = msgspec.json.Decoder(message_type)
-        self._names = tuple(field.encode_name for field in msgspec.structs.fields(message_type))
+    def __init__(self, message_type: type[M] | UnionType) -> None:
+        """
+        Args:
+            message_type: A message, or a union of messages that are told apart by a tag.
+        """
+        self._decoder: msgspec.json.Decoder[M] = msgspec.json.Decoder(message_type)
+        members = get_args(message_type) or (message_type,)
+        self._names = tuple(field.encode_name for member in members for field in msgspec.structs.fields(member))
 
     def __call__(self, raw: bytes) -> M:
         """Decode JSON bytes.

@@ -1,11 +1,14 @@
 """Triton model `recommend`: packed request -> packed slate. Converts tensors; the logic is in recserve_server_ext."""
 
+from functools import partial
 from pathlib import Path
 
+from recserve_server_ext.catalogue_store import opener
 from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_server_ext.live_catalogue import LiveCatalogue
 from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.recommender import Recommender
-from recserve_server_ext.snapshot import Snapshot, current
+from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.text_cache import TextCache
 from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings, settle_memory
 
@@ -17,13 +20,12 @@ class TritonPythonModel:
         settings = model_settings(args)
         serve = settings.serve
         manifest = read_manifest(Path(settings.encoder), verify=False)
-        snapshot = Snapshot.load(
-            current(Path(settings.snapshots)), encoder=manifest.runtime_fingerprint, threads=serve.threads or None
-        )
+        load = partial(Snapshot.load, encoder=manifest.runtime_fingerprint, threads=serve.threads or None)
+        live = LiveCatalogue(Path(settings.snapshots), load, opener(settings.store) if settings.store else None)
         encoder = TritonEncoder(
             Path(settings.encoder), manifest.max_tokens, batch=serve.encoder_batch, timeout_s=serve.encoder_timeout_s
         )
-        recommender = Recommender(snapshot, TextCache(serve.text_cache, manifest.dim), serve.limits)
+        recommender = Recommender(live.view, TextCache(serve.text_cache, manifest.dim), serve.limits)
         self._model = PackedModel(recommender, encoder, waiting=serve.waiting)
         settle_memory()
 

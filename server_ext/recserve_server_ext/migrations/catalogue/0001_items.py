@@ -8,6 +8,7 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
@@ -15,7 +16,7 @@ def upgrade() -> None:
     op.create_table(
         "items",
         sa.Column("position", _big, primary_key=True, autoincrement=True),
-        sa.Column("id", sa.Text, nullable=False, unique=True),
+        sa.Column("id", _text, nullable=False, unique=True),
         sa.Column("texts", sa.JSON, nullable=False),
         sa.Column("attributes", sa.JSON, nullable=False),
         sa.Column("available", sa.Boolean, nullable=False),
@@ -37,12 +38,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "catalogue_writes",
-        sa.Column("request_id", sa.Text, primary_key=True),
-        sa.Column("revision", _big, nullable=False),
+        sa.Column("number", _big, primary_key=True, autoincrement=True),
+        sa.Column("request_id", sa.Text, nullable=False, unique=True),
         sa.Column("digest", sa.Text, nullable=False),
         sa.Column("answer", sa.LargeBinary, nullable=False),
     )
-    op.create_index("ix_catalogue_writes_revision", "catalogue_writes", ["revision"])
     state = op.create_table(
         "catalogue_state",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),

@@ -1,0 +1,127 @@
+"""Items of a change, checked one by one: a bad one is refused alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from recserve_client.contract import ItemResult, NewItem, OldItem, RequestError, Unpacker, nearest, shown
+from recserve_server_ext.catalogue_store import StoredItem
+from recserve_server_ext.settings import Limits
+
+_NAME_LENGTH: Final = 128
+_INT64: Final = range(-(2**63), 2**63)
+_SHOWN: Final = 64
+
+
+class Checked(NamedTuple):
+    """A checked item of a change, or why it is refused.
+
+    Attributes:
+        item: The item as it will be stored; none = refused (or only its id is known, when it is to be deleted).
+        id: Its id, as far as it can be read.
+        if_revision: As in the request; none = any.
+        refusal: What to answer; none = accepted.
+    """
+
+    item: StoredItem | None
+    id: str
+    if_revision: int | None
+    refusal: ItemResult | None
+
+
+class ItemChecks:
+    """Checks items against the limits and the catalogue's text fields."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._new = Unpacker[NewItem](NewItem)
+        self._old = Unpacker[OldItem](OldItem)
+
+    def new(self, raws: Sequence[msgspec.Raw], weights: Mapping[str, float]) -> list[Checked]:
+        """Check items to put in.
+
+        Args:
+            raws: JSON of `NewItem`.
+            weights: a_f by text field; empty = the catalogue has no text fields yet, and takes any.
+        """
+        seen: set[str] = set()
+        return [self._one(place, raw, seen, weights) for place, raw in enumerate(raws)]
+
+    def old(self, raws: Sequence[msgspec.Raw]) -> list[Checked]:
+        """Check items to take out, JSON of `OldItem`."""
+        seen: set[str] = set()
+        return [self._one(place, raw, seen, None) for place, raw in enumerate(raws)]
+
+    def _one(self, place: int, raw: msgspec.Raw, seen: set[str], weights: Mapping[str, float] | None) -> Checked:
+        try:
+            item: NewItem | OldItem
+            if len(raw) > self._limits.item_bytes:
+                raise ValueError(
+                    f"the item has {len(raw):,} bytes; limits.item_bytes allows {self._limits.item_bytes:,}"
+                )
+            item = self._old(bytes(raw)) if weights is None else self._new(bytes(raw))
+            _check_id(item.id)
+            if item.id in seen:
+                raise ValueError(f"{shown(item.id)} is in this request already")
+            seen.add(item.id)
+            if_revision = None if isinstance(item.if_revision, msgspec.UnsetType) else item.if_revision
+            stored = self._stored(item, weights or {}) if isinstance(item, NewItem) else None
+            return Checked(stored, item.id, if_revision, None)
+        except RequestError as error:
+            return _refused(raw, place, error.text)
+        except ValueError as error:
+            return _refused(raw, place, str(error))
+
+    def _stored(self, item: NewItem, weights: Mapping[str, float]) -> StoredItem:
+        limits = self._limits
+        for name, text in item.texts.items():
+            if weights and name not in weights:
+                raise ValueError(f"$.texts has {shown(name)}, which is no text field{nearest(name, tuple(weights))}")
+            if len(text) * 4 > limits.text_bytes and (size := len(text.encode())) > limits.text_bytes:
+                raise ValueError(
+                    f"$.texts.{name} has {size:,} bytes; limits.text_bytes allows {limits.text_bytes:,}: {shown(text)}"
+                )
+        texts = {name: text.strip() for name, text in item.texts.items() if text and not text.isspace()}
+        if not any(weights.get(name, 1.0) for name in texts):
+            raise ValueError(f"no text with a weight in $.texts {shown(item.texts)}")
+        if len(item.attributes) > limits.attributes:
+            raise ValueError(
+                f"$.attributes has {len(item.attributes):,} of them; limits.attributes allows {limits.attributes:,}"
+            )
+        for name, value in item.attributes.items():
+            _check_attribute(name, value)
+        return StoredItem(item.id, texts, item.attributes, item.available)
+
+
+def _check_id(item_id: str) -> None:
+    if item_id.isspace() or any(ord(character) < 32 for character in item_id):
+        raise ValueError(f"$.id is {shown(item_id)}: blank, or with control characters")
+
+
+def _check_attribute(name: str, value: Any) -> None:
+    if not 0 < len(name) <= _NAME_LENGTH:
+        raise ValueError(f"$.attributes has a name of {len(name)} characters, {shown(name)}; 1 to {_NAME_LENGTH}")
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return
+    if isinstance(value, int) and (isinstance(value, bool) or value in _INT64):
+        return
+    if isinstance(value, str) or (isinstance(value, float) and math.isfinite(value)):
+        return
+    raise ValueError(
+        f"$.attributes.{name} is {shown(value)}: a string, an integer of 64 bits, a finite number, a boolean "
+        "or a list of strings is needed"
+    )
+
+
+def _refused(raw: msgspec.Raw, place: int, why: str) -> Checked:
+    """The refusal of an item, under its id where that can be read."""
+    try:
+        found = msgspec.json.decode(raw)["id"]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
+        found = ""
+    item_id = found[:_SHOWN] if isinstance(found, str) else ""
+    return Checked(None, item_id, None, ItemResult(item_id, "refused", f"$.items[{place}]: {why}"))

@@ -1,0 +1,202 @@
+"""The catalogue changes while it is served: over a real Triton, what was acknowledged is served, and stays."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recserve_client import Client, ClientOptions, NewItem, OldItem, item, text
+from recserve_client.errors import AlreadyExists, InvalidRequest, RecserveError, Unavailable, UnknownItem
+from recserve_export.engine_choice import Settings
+from recserve_export.index_build import build
+from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_server_ext.workspace import Workspace
+from support.served import Served, served
+from support.wire import Wire
+
+pytestmark = pytest.mark.triton
+QUICK = Settings(engine="hnsw", m=(16,), ef=(64, 128), users=20)
+
+
+@pytest.fixture(scope="module")
+def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny home to change."""
+    copy = tmp_path_factory.mktemp("live") / "home"
+    return shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run"))
+
+
+@pytest.fixture(scope="module")
+def live(home: Path) -> Iterator[Served]:
+    with served(home) as server:
+        yield server
+
+
+@pytest.fixture
+def client(live: Served) -> Iterator[Client]:
+    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+        yield client
+
+
+def film(item_id: str, title: str, **more: Any) -> NewItem:
+    return NewItem(item_id, {"title": title}, **more)
+
+
+def titles(client: Client, query: str, k: int = 5, **options: Any) -> list[str]:
+    return [found.id for found in client.recommend([text(query)], k=k, **options).items]
+
+
+def test_a_new_item_is_in_the_next_answer_and_a_deleted_one_never_again(client: Client) -> None:
+    changed = client.items.upsert([film("new1", "a very particular new film", attributes={"year": 2026})])
+    assert [result.status for result in changed.results] == ["created"]
+    slate = client.recommend(
+        [text("a very particular new film")], k=3, fields=["title", "year"], min_revision=changed.revision
+    )
+    assert slate.revision == changed.revision
+    assert slate.items[0].id == "new1"
+    assert slate.items[0].score == pytest.approx(1, abs=1e-5)
+    assert slate.items[0].fields == {"title": "a very particular new film", "year": 2026}
+    assert client.recommend([item("new1")], k=1).items[0].id != "new1"
+    deleted = client.items.delete(["new1"])
+    assert "new1" not in titles(client, "a very particular new film", 300, min_revision=deleted.revision)
+    with pytest.raises(UnknownItem, match="new1"):
+        client.recommend([item("new1")])
+
+
+def test_contributions_over_changed_items_add_up(client: Client) -> None:
+    client.items.upsert([film("sum1", "one more film about water"), film("sum2", "a film about fire")])
+    slate = client.recommend([item("sum1"), text("fire", 0.5), item("sum2", -0.25)], k=20, exclude_history=False)
+    for found in slate.items:
+        assert sum(found.contributions or []) == pytest.approx(found.score, abs=1e-5)
+    assert "sum1" in [found.id for found in slate.items]
+
+
+def test_hidden_items_come_back(client: Client) -> None:
+    client.items.upsert([film("hide1", "hide and seek", available=False)])
+    assert "hide1" not in titles(client, "hide and seek", 300)
+    client.items.upsert([film("hide1", "hide and seek")])
+    assert titles(client, "hide and seek")[0] == "hide1"
+
+
+def test_a_later_revision_than_there_is_is_unavailable(client: Client, live: Served) -> None:
+    with pytest.raises(Unavailable, match="min_revision is 1000000"):
+        Client(live.grpc, ClientOptions(tries=2)).recommend([text("x")], min_revision=1_000_000)
+
+
+def test_items_are_read_back(client: Client) -> None:
+    changed = client.items.upsert([film("get1", "to be read", attributes={"tags": ["a", "b"], "price": 1.5})])
+    found = client.items.get(["get1", "nowhere"])
+    assert found.missing == ["nowhere"]
+    assert found.items[0].attributes == {"tags": ["a", "b"], "price": 1.5}
+    assert found.items[0].revision == changed.revision
+    page = client.items.list(limit=2)
+    assert len(page.items) == 2
+    assert client.items.list(after=page.next, limit=2).items[0].id > page.items[1].id
+
+
+def test_conflicts_replays_and_bad_items(client: Client, live: Served) -> None:
+    first = client.items.upsert([film("c1", "conflict")], request_id="one")
+    assert client.items.upsert([film("c1", "conflict")], request_id="one").is_replay
+    with pytest.raises(AlreadyExists, match="'one'"):
+        client.items.upsert([film("c1", "another")], request_id="one")
+    stale = client.items.delete([OldItem("c1", if_revision=first.revision - 1), OldItem("c1")])
+    assert [result.status for result in stale.results] == ["conflict", "refused"]
+    answer = Wire(live.grpc).ask(
+        "items",
+        {"op": "upsert", "items": [{"id": "bad", "texts": {"titel": "x"}}, {"id": "ok", "texts": {"title": "y"}}]},
+    )
+    assert [result["status"] for result in answer["results"]] == ["refused", "created"]
+    assert "did you mean 'title'" in answer["results"][0]["error"]
+    with pytest.raises(InvalidRequest, match="items"):
+        client.items.upsert([])
+
+
+def test_many_items_at_once(client: Client) -> None:
+    changed = client.items.upsert([film(f"many{n}", f"film about number {n}") for n in range(3000)])
+    assert {result.status for result in changed.results} == {"created"}
+    assert titles(client, "film about number 1234", min_revision=changed.revision)[0] == "many1234"
+    assert {r.status for r in client.items.delete([f"many{n}" for n in range(3000)]).results} == {"deleted"}
+
+
+def wait_for_snapshot(home: Path, name: str) -> None:
+    """Wait until the model says that it serves a snapshot."""
+    (log,) = (home / "run").glob("*/triton.log")
+    deadline = time.monotonic() + 60
+    while f"serving snapshot {name}" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()[-2000:]
+        time.sleep(0.05)
+
+
+def test_a_new_index_is_swapped_in_under_load_without_a_failure(client: Client, live: Served, home: Path) -> None:
+    client.items.upsert([film("swap1", "before the swap")])
+    before = client.server_info().revision
+    done = threading.Event()
+
+    def ask(seed: int) -> int:
+        asked = 0
+        with Client(live.grpc, ClientOptions(tries=1, deadline_s=30)) as own:
+            while not done.is_set():
+                slate = own.recommend([text("before the swap")], k=3)
+                assert slate.items[0].id == "swap1"
+                assert slate.revision >= before
+                asked += 1
+        return asked
+
+    with ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask, seed) for seed in range(4)]
+        try:
+            built = build(Workspace(home), home / "encoder" / "fp32", QUICK)
+            assert built.is_new
+            wait_for_snapshot(home, built.folder.name)
+        finally:
+            done.set()
+        assert all(future.result() > 0 for future in asking)
+    assert titles(client, "before the swap")[0] == "swap1"
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_survives_kills(home: Path, live: Served) -> None:
+    """Stubs and the server are killed while items are written; afterwards every acknowledged one is there."""
+    rng = random.Random(5)
+    acknowledged: dict[str, str] = {}
+    done = threading.Event()
+
+    def write() -> None:
+        number = 0
+        with Client(live.grpc, ClientOptions(tries=40, pause_s=0.5, deadline_s=60, seed=1)) as own:
+            while not done.is_set():
+                item_id, title = f"k{number % 40}", f"version {number}"
+                try:
+                    own.items.upsert([film(item_id, title)])
+                except RecserveError:
+                    # Not acknowledged: the same once more, until it is.
+                    done.wait(0.1)
+                    continue
+                acknowledged[item_id] = title
+                number += 1
+
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(write)
+        for count, victim in enumerate(["items", "recommend", "items", "server"], start=1):
+            time.sleep(rng.uniform(0.2, 1.0))
+            (live.triton() if victim == "server" else live.stub(victim)).kill()
+            if victim == "server":
+                live.wait_for("server_restarted", 1, timeout_s=60)
+            else:
+                live.wait_for("model_reloaded", count, timeout_s=60)
+        time.sleep(0.5)
+        done.set()
+        writing.result(timeout=90)
+    with CatalogueStore(home / "catalogue.db") as store:
+        stored = {found.id: found.texts["title"] for found in store.items() if found.id in acknowledged}
+    assert stored == acknowledged
+    with Client(live.grpc, ClientOptions(tries=10, pause_s=0.5, deadline_s=30)) as own:
+        for title in list(acknowledged.values())[:10]:
+            assert own.recommend([text(title)], k=1).items[0].score == pytest.approx(1, abs=1e-5)

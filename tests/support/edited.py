@@ -1,0 +1,97 @@
+"""A catalogue that is changed in a test: store, snapshot and a made-up encoder, without Triton."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_client.contract import ItemsChanged, ItemsFound, RequestError
+from recserve_server_ext.catalogue_editor import CatalogueEditor
+from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
+from recserve_server_ext.hnsw_engine import HnswEngine
+from recserve_server_ext.settings import Limits
+from recserve_server_ext.snapshot import Content, write
+
+DIM = 16
+ENCODER = "test"
+WEIGHTS = {"title": 2.0, "genre": 1.0}
+
+
+def vector_of(text: str) -> NDArray[np.float32]:
+    """The unit vector of a text, seeded by it; "not X" is opposite to "X"."""
+    if text.startswith("not "):
+        return -vector_of(text[4:])
+    vector = np.random.default_rng(list(text.encode())).normal(size=DIM)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+def item_vector(texts: dict[str, str]) -> NDArray[np.float32]:
+    """v = normalise(sum_f a_f G(y_f))."""
+    total = sum(WEIGHTS[name] * vector_of(text).astype(np.float64) for name, text in texts.items())
+    return np.asarray(total / np.linalg.norm(total), np.float32)
+
+
+class Edited:
+    """A store with films, their snapshot, and the editor of the model `items`."""
+
+    def __init__(self, folder: Path, where: Path | str, *, items: int = 30, limits: Limits | None = None) -> None:
+        self.snapshots = folder / "snapshots"
+        self.store = CatalogueStore(where, create=True)
+        self.asked: list[str] = []
+        self.editor = CatalogueEditor(lambda: self.store, ENCODER, limits or Limits())
+        films = [StoredItem(f"i{row}", {"title": f"film {row}"}, {"year": 1900 + row}) for row in range(items)]
+        self.store.replace_all(films, field_weights=WEIGHTS)
+        self.publish()
+
+    def publish(self) -> Path:
+        """A snapshot of all items, as `index build` would make it."""
+        head, found = self.store.head(), list(self.store.items())
+        vectors = np.stack([item_vector(item.texts) for item in found])
+        content = Content(
+            vectors=vectors,
+            ids=[item.id for item in found],
+            engine=HnswEngine.build(vectors, m=16, ef_construction=100, ef=200, threads=1),
+            encoder=ENCODER,
+            revision=head.revision,
+            source=head.identity,
+            available=np.array([item.available for item in found]),
+            fields=[item.fields for item in found],
+            field_weights=head.field_weights,
+        )
+        return write(self.snapshots, content)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """What the model `encoder` would answer."""
+        self.asked += texts
+        return np.stack([vector_of(text) for text in texts])
+
+    def send(self, **request: Any) -> bytes:
+        """The packed answer to a request, all steps of it."""
+        job = self.editor.accept(json.dumps(request).encode())
+        self.editor.begin()
+        self.editor.look_up([job])
+        if job.needs_encoder:
+            self.editor.encode([job], self.encode)
+        (answer,) = self.editor.answer([job])
+        if isinstance(answer, RequestError):
+            raise answer
+        return answer
+
+    def change(self, op: str, items: Sequence[dict[str, Any]], request_id: str = "") -> ItemsChanged:
+        """Make a change."""
+        answer = self.send(op=op, items=list(items), request_id=request_id)
+        return msgspec.json.decode(answer, type=ItemsChanged)
+
+    def statuses(self, op: str, *items: dict[str, Any]) -> list[str]:
+        """What became of each item of a change."""
+        return [result.status for result in self.change(op, items).results]
+
+    def find(self, **request: Any) -> ItemsFound:
+        """Ask for items."""
+        return msgspec.json.decode(self.send(**request), type=ItemsFound)
