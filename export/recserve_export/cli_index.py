@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from recserve_client.cli.console import fail, note, out
+from recserve_export import cli_snapshots
 from recserve_export.cli_common import Precision, explained, stage_bar
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
@@ -19,8 +20,17 @@ if TYPE_CHECKING:
     from recserve_export.recall import CurvePoint
 
 app = typer.Typer(
-    help="Build the index of the catalogue; show the recall curve it was chosen from.", no_args_is_help=True
+    help="Build the index of the catalogue, show how its engine was chosen, and manage the snapshots of it.",
+    no_args_is_help=True,
 )
+for name, command in (
+    ("list", cli_snapshots.list_snapshots),
+    ("verify", cli_snapshots.verify),
+    ("activate", cli_snapshots.activate),
+    ("rollback", cli_snapshots.rollback),
+    ("gc", cli_snapshots.gc),
+):
+    app.command(name)(command)
 
 
 class Engine(StrEnum):
@@ -71,6 +81,30 @@ def report(
             _print_json(found)
         else:
             _print_report(found, folder.name)
+
+
+@app.command()
+def compact(
+    home: Path = _HOME,
+    precision: Precision = typer.Option(Precision.AUTO, help="Encoder to use; auto: the one that is served."),
+    store: str = typer.Option("", help="File or URL of the catalogue store [default: the file in the home]."),
+    threads: int = typer.Option(0, help="Threads of the build; 0: the usable cores.", min=0),
+) -> None:
+    """Publish a snapshot with all changes so far, by the engine that was chosen; serving goes on."""
+    with explained(OSError):
+        from recserve_export.index_compact import compact as make
+        from recserve_server_ext.catalogue_store import CatalogueStore
+        from recserve_server_ext.database import store_place
+        from recserve_server_ext.encoder_manifest import choose_encoder
+
+        workspace = Workspace(home)
+        encoder = choose_encoder(workspace, precision.value)
+        with CatalogueStore(store_place(store or str(workspace.store))) as opened:
+            done = make(opened, workspace.snapshots, encoder, threads or None)
+        if done is None:
+            note("nothing has changed since the published snapshot")
+        else:
+            out.print(f"snapshot {done.id}: {done.items:,} items of revision {done.revision}", highlight=False)
 
 
 def _build(workspace: Workspace, precision: Precision, engine: Engine, recall: float, force: bool) -> Built:

@@ -223,3 +223,4 @@ def forget_before(store: CatalogueStore, revision: int) -> None:
     with store.database.writing() as connection:
         connection.execute(sa.delete(removed_items).where(removed_items.c.revision <= revision))
         connection.execute(sa.delete(vectors).where(vectors.c.id.in_(old)))
+        connection.execute(sa.update(state).values(forgotten=revision))

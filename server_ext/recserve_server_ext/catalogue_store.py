@@ -85,12 +85,14 @@ class Head(NamedTuple):
         identity: Tells this store from another, also from one that was made anew in its place.
         revision: Number of changes so far.
         imported_at: Revision of the last import, which replaced every item.
+        forgotten: What was removed up to this revision is not known any more.
         field_weights: a_f by text field.
     """
 
     identity: str
     revision: int
     imported_at: int
+    forgotten: int
     field_weights: dict[str, float]
 
 
@@ -217,6 +219,9 @@ class CatalogueStore:
         Args:
             revision: The last one that is known.
             made_with: What a vector must have been made with; see `recserve_server_ext.item_vectors.made_with`.
+
+        Raises:
+            CatalogueError: That is not known any more, or the store cannot be read.
         """
         changed = (
             _with_vectors(made_with).where(items.c.revision > revision).order_by(items.c.revision, items.c.position)
@@ -226,8 +231,22 @@ class CatalogueStore:
             head = _head(connection)
             if head.imported_at > revision:
                 return Changes(head, [], [])
+            if head.forgotten > revision:
+                raise CatalogueError(
+                    f"{self} has forgotten what was removed between revision {revision} and {head.forgotten}; "
+                    "publish a newer snapshot: recserve index activate"
+                )
             found = [ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in connection.execute(changed)]
             return Changes(head, found, list(connection.execute(removed).scalars()))
+
+    def pending(self, revision: int) -> int:
+        """Number of items changed and removed after a revision; 0 after an import, which needs a new index anyway."""
+        changed = sa.select(sa.func.count()).select_from(items).where(items.c.revision > revision)
+        removed = sa.select(sa.func.count()).select_from(removed_items).where(removed_items.c.revision > revision)
+        with self.database.reading() as connection:
+            if _head(connection).imported_at > revision:
+                return 0
+            return int(connection.execute(changed).scalar_one() + connection.execute(removed).scalar_one())
 
     def replace_all(
         self,
@@ -261,7 +280,7 @@ class CatalogueStore:
 
 
 def _head(connection: sa.Connection) -> Head:
-    columns = (state.c.identity, state.c.revision, state.c.imported_at, state.c.field_weights)
+    columns = (state.c.identity, state.c.revision, state.c.imported_at, state.c.forgotten, state.c.field_weights)
     return Head(*connection.execute(sa.select(*columns)).one())
 
 

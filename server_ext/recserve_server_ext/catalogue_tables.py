@@ -50,7 +50,7 @@ writes = sa.Table(
     sa.Column("answer", sa.LargeBinary, nullable=False),
 )
 #: One row; `identity` = drawn when the store was made, `imported_at` = revision of the last import, which replaced
-#: every item.
+#: every item, `forgotten` = what was removed up to this revision is not known any more.
 state = sa.Table(
     "catalogue_state",
     metadata,
@@ -58,6 +58,7 @@ state = sa.Table(
     sa.Column("identity", sa.Text, nullable=False),
     sa.Column("revision", _big, nullable=False),
     sa.Column("imported_at", _big, nullable=False),
+    sa.Column("forgotten", _big, nullable=False),
     sa.Column("field_weights", sa.JSON, nullable=False),
     sa.Column("source", sa.JSON, nullable=False),
 )

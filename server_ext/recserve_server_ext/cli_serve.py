@@ -77,13 +77,14 @@ def _run(
     from recserve_server_ext.supervisor import Supervisor, prepare
     from recserve_server_ext.triton_binary import find_triton
 
-    plan = prepare(workspace, settings, find_triton(triton))
+    log = EventLog(as_json=log_json)
+    plan = prepare(workspace, settings, find_triton(triton), log)
     if not settings.host.startswith(_LOOPBACK):
         note(
             f"warning: listening on {settings.host}: Triton's front end is not made for open networks, and the one in "
             "the wheel lacks the fixes of 2025; see docs/serving.md"
         )
-    supervisor = Supervisor(plan, EventLog(as_json=log_json))
+    supervisor = Supervisor(plan, log)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.request_stop())
     try:

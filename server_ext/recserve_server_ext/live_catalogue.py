@@ -15,6 +15,7 @@ from recserve_server_ext.catalogue_view import Delta, Vectors, View
 from recserve_server_ext.errors import CatalogueError, SnapshotError
 from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.snapshot import CURRENT, Snapshot, current
+from recserve_server_ext.snapshot_shelf import first_usable
 
 _log = logging.getLogger(__name__)
 _REBUILD = "build it with: recserve index build"
@@ -51,7 +52,7 @@ class LiveCatalogue:
         self._published = self._stamp()
         self._seen: object = None
         self._fault = ""
-        self._view = View(load(current(snapshots)))
+        self._view = View(first_usable(snapshots, load))
         self._next: Snapshot | None = None
         self._loading: threading.Thread | None = None
         self.view()

@@ -53,6 +53,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         text_cache: Vectors of texts kept (least recently used go first).
         encoder_timeout_s: Deadline of one call to the encoder.
         store: URL of the catalogue store; empty = the SQLite file in the home.
+        compact_after: Changed and removed items after which a new snapshot is made in the background; 0 = never.
         limits: The largest request.
     """
 
@@ -67,6 +68,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text_cache: Positive = 100_000
     encoder_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
     store: str = ""
+    compact_after: Annotated[int, Meta(ge=0)] = 2000
     limits: Limits = Limits()
 
 

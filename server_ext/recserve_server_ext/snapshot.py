@@ -35,7 +35,8 @@ VECTORS = "vectors.npy"
 IDS = "ids.arrow"
 FIELDS = "fields.arrow"
 REPORT = "report.json"
-_LOCK = ".lock"
+#: Held while snapshots are published or removed.
+LOCK = ".lock"
 #: A folder beside `CURRENT`, never a path that leads elsewhere.
 _NAME = re.compile(r"[\w-]+")
 
@@ -166,8 +167,9 @@ def write(snapshots: Path, content: Content) -> Path:
     _check(content)
     snapshots.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
-    folder = snapshots / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with exclusive(snapshots / _LOCK):
+    # Sorted by name they are in the order of their making.
+    folder = snapshots / f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
+    with exclusive(snapshots / LOCK):
         previous = _published(snapshots)
         with new_folder(folder) as aside:
             _write_files(aside, content)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 
-from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_server_ext.catalogue_store import CatalogueStore, opener
+from recserve_server_ext.compactor import Compactor, compact_command
 from recserve_server_ext.database import store_place
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
@@ -21,9 +23,10 @@ from recserve_server_ext.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.repository import assemble
 from recserve_server_ext.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.settings import ModelSettings, ServeSettings
-from recserve_server_ext.snapshot import current, first_id
+from recserve_server_ext.snapshot import first_id
 from recserve_server_ext.snapshot_manifest import SnapshotManifest
 from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot_manifest
+from recserve_server_ext.snapshot_shelf import first_usable
 from recserve_server_ext.triton_binary import TritonBinary
 from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_endpoint
 from recserve_server_ext.workspace import Workspace
@@ -65,6 +68,7 @@ class Plan:
         endpoint: Where it listens.
         subject: What the probes ask about.
         python_models: Names of the models that have a process.
+        compactor: Makes new snapshots; none = nothing changes, or nobody wants it.
     """
 
     binary: TritonBinary
@@ -72,9 +76,10 @@ class Plan:
     endpoint: Endpoint
     subject: ProbeSubject
     python_models: frozenset[str]
+    compactor: Compactor | None
 
 
-def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary) -> Plan:
+def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary, log: EventLog) -> Plan:
     """Check encoder and snapshot, claim the ports, and write the folder to run from.
 
     Raises:
@@ -82,13 +87,17 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary)
     """
     encoder = choose_encoder(workspace, settings.precision)
     manifest = read_encoder_manifest(encoder)
-    published = current(workspace.snapshots)
-    snapshot = read_snapshot_manifest(published, verify=False)
-    if snapshot.encoder != manifest.runtime_fingerprint:
-        raise SnapshotError(
-            f"{published} was made by encoder {snapshot.encoder}, but {encoder} is {manifest.runtime_fingerprint}; "
-            "rebuild it with: recserve index build"
-        )
+
+    def usable(folder: Path) -> tuple[SnapshotManifest, str]:
+        snapshot = read_snapshot_manifest(folder, verify=False)
+        if snapshot.encoder != manifest.runtime_fingerprint:
+            raise SnapshotError(
+                f"{folder} was made by encoder {snapshot.encoder}, but {encoder} is {manifest.runtime_fingerprint}; "
+                "rebuild it with: recserve index build"
+            )
+        return snapshot, first_id(folder)
+
+    snapshot, item = first_usable(workspace.snapshots, usable)
     endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
     store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
     handed = ModelSettings(
@@ -96,7 +105,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary)
     )
     if store:
         _check_store(store, snapshot)
-    subject = ProbeSubject(first_id(published), manifest.dim, manifest.max_tokens, has_store=bool(store))
+    subject = ProbeSubject(item, manifest.dim, manifest.max_tokens, has_store=bool(store))
     models = all_models(handed, dim=manifest.dim, max_tokens=manifest.max_tokens)
     folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
     assemble(folder.path, models, binary)
@@ -106,7 +115,17 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary)
         endpoint=endpoint,
         subject=subject,
         python_models=frozenset(model.name for model in models if not isinstance(model, Ensemble)),
+        compactor=_compactor(workspace, settings, manifest.precision, store, log),
     )
+
+
+def _compactor(
+    workspace: Workspace, settings: ServeSettings, precision: str, store: str, log: EventLog
+) -> Compactor | None:
+    if not store or not settings.compact_after:
+        return None
+    command = compact_command(workspace.home.resolve(), precision, store)
+    return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
 
 
 def _check_store(where: str, snapshot: SnapshotManifest) -> None:
@@ -180,11 +199,15 @@ class Supervisor:
         """Watch the server until `request_stop`, then drain and end it."""
         while not self._stop.wait(self._timing.every_s):
             self._check()
+            if self._plan.compactor is not None:
+                self._plan.compactor.check()
         self.stop()
 
     def stop(self) -> None:
         """Drain and end the server."""
         self._probes.close()
+        if self._plan.compactor is not None:
+            self._plan.compactor.stop()
         if self._process is not None:
             self._log("stopping", pid=self._process.pid)
             self._process.stop()

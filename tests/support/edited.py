@@ -41,13 +41,23 @@ class Edited:
     """A store with films, their snapshot, and the editor of the model `items`."""
 
     def __init__(self, folder: Path, where: Path | str, *, items: int = 30, limits: Limits | None = None) -> None:
-        self.snapshots = folder / "snapshots"
-        self.store = CatalogueStore(where, create=True)
-        self.asked: list[str] = []
-        self.editor = CatalogueEditor(lambda: self.store, ENCODER, limits or Limits())
+        self._open(folder, where, limits or Limits())
         films = [StoredItem(f"i{row}", {"title": f"film {row}"}, {"year": 1900 + row}) for row in range(items)]
         self.store.replace_all(films, field_weights=WEIGHTS)
         self.publish()
+
+    @classmethod
+    def reopened(cls, folder: Path, where: Path | str) -> Edited:
+        """The one that another process made."""
+        edited = cls.__new__(cls)
+        edited._open(folder, where, Limits())
+        return edited
+
+    def _open(self, folder: Path, where: Path | str, limits: Limits) -> None:
+        self.snapshots = folder / "snapshots"
+        self.store = CatalogueStore(where, create=True)
+        self.asked: list[str] = []
+        self.editor = CatalogueEditor(lambda: self.store, ENCODER, limits)
 
     def publish(self) -> Path:
         """A snapshot of all items, as `index build` would make it."""

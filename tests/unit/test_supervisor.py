@@ -61,6 +61,7 @@ class Watched:
             endpoint=claim_endpoint("127.0.0.1", 0, 0),
             subject=ProbeSubject("a", 4, 8),
             python_models=frozenset(),
+            compactor=None,
         )
         self.folder = plan.folder.path
         self.supervisor = Supervisor(plan, EventLog(as_json=True, stream=self.log), TIMING)

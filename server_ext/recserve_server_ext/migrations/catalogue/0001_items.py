@@ -49,18 +49,12 @@ def upgrade() -> None:
         sa.Column("identity", sa.Text, nullable=False),
         sa.Column("revision", _big, nullable=False),
         sa.Column("imported_at", _big, nullable=False),
+        sa.Column("forgotten", _big, nullable=False),
         sa.Column("field_weights", sa.JSON, nullable=False),
         sa.Column("source", sa.JSON, nullable=False),
     )
-    first = {
-        "id": 1,
-        "identity": uuid.uuid4().hex,
-        "revision": 0,
-        "imported_at": 0,
-        "field_weights": {},
-        "source": None,
-    }
-    op.bulk_insert(state, [first])
+    zero = {"id": 1, "revision": 0, "imported_at": 0, "forgotten": 0}
+    op.bulk_insert(state, [{**zero, "identity": uuid.uuid4().hex, "field_weights": {}, "source": None}])
 
 
 def downgrade() -> None:

@@ -1,0 +1,90 @@
+"""A new snapshot with the changes since the published one, by the engine and parameters that were chosen for that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recserve_export.catalogue_columns import Known, item_vectors, read_catalogue
+from recserve_server_ext.catalogue_changes import forget_before
+from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_server_ext.engine import BuiltEngine, Vectors
+from recserve_server_ext.errors import SnapshotError
+from recserve_server_ext.exact_engine import ExactEngine
+from recserve_server_ext.hnsw_engine import HnswEngine
+from recserve_server_ext.item_vectors import made_with
+from recserve_server_ext.snapshot import REPORT, Content, Snapshot, current, write
+from recserve_server_ext.snapshot_manifest import REBUILD, EngineManifest, SnapshotManifest, read_manifest
+from recserve_server_ext.snapshot_shelf import kept
+from recserve_server_ext.text_encoder import TextEncoder
+
+
+def compact(
+    store: CatalogueStore, snapshots: Path, encoder_folder: Path, threads: int | None = None
+) -> SnapshotManifest | None:
+    """Publish a snapshot of the catalogue as it is now; servers change to it without a pause.
+
+    Every vector that is there already is taken over: from the published snapshot, or as it was stored with the change.
+
+    Args:
+        store: Of the catalogue.
+        snapshots: Where to publish.
+        encoder_folder: What made the published snapshot.
+        threads: Of the build; none = the usable cores.
+
+    Returns:
+        What was published; none = nothing has changed.
+
+    Raises:
+        ServerError: The published snapshot is of another catalogue or encoder, or something cannot be read or written.
+    """
+    encoder = TextEncoder(encoder_folder, threads=threads)
+    old = Snapshot.load(current(snapshots), encoder=encoder.fingerprint)
+    head = store.head()
+    if old.manifest.source != head.identity or old.manifest.field_weights != head.field_weights:
+        raise SnapshotError(f"snapshot {old.manifest.id} was made from another catalogue than {store}; {REBUILD}")
+    if old.manifest.revision == head.revision:
+        return None
+    catalogue = read_catalogue(
+        store, made_with(encoder.fingerprint, head.field_weights), encoder.dim, Known(old, head.imported_at)
+    )
+    vectors = item_vectors(catalogue, encoder)
+    report = snapshots / old.manifest.id / REPORT
+    content = Content(
+        vectors=vectors,
+        ids=catalogue.ids,
+        engine=_engine(vectors, old.manifest.engine, threads),
+        encoder=encoder.fingerprint,
+        revision=catalogue.revision,
+        source=head.identity,
+        available=catalogue.available,
+        fields=catalogue.fields,
+        field_weights=catalogue.field_weights,
+        recall_target=old.manifest.recall_target,
+        report=report.read_bytes() if report.is_file() else None,
+    )
+    folder = write(snapshots, content)
+    # The oldest one that may still be published again needs what changed since.
+    oldest = min(found.manifest.revision for found in kept(snapshots) if found.manifest is not None)
+    forget_before(store, oldest)
+    return read_manifest(folder, verify=False)
+
+
+def _engine(vectors: Vectors, chosen: EngineManifest, threads: int | None) -> BuiltEngine:
+    """The engine of the published snapshot over other vectors; an exact one where there are too few for it."""
+    of = chosen.parameters
+    if chosen.name == HnswEngine.name:
+        return HnswEngine.build(vectors, m=of["M"], ef_construction=of["ef_construction"], ef=of["ef"], threads=threads)
+    if chosen.name == "scan":
+        # Here, since loading faiss takes a while and only this engine needs it.
+        from recserve_server_ext.scan_engine import LEAST_ITEMS, ScanEngine
+
+        if len(vectors) >= LEAST_ITEMS:
+            return ScanEngine.build(
+                vectors,
+                lists=of["lists"],
+                codes=of["codes"],
+                nprobe=of["nprobe"],
+                rescored=of["rescored"],
+                threads=threads,
+            )
+    return ExactEngine(vectors)

@@ -1,0 +1,129 @@
+"""Compaction: a new snapshot that equals the store, made without encoding what was encoded before."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recserve_export import index_compact
+from recserve_export.index_compact import compact
+from recserve_server_ext.compactor import Compactor
+from recserve_server_ext.errors import CatalogueError, SnapshotError
+from recserve_server_ext.events import EventLog
+from recserve_server_ext.snapshot import Snapshot, current
+from recserve_server_ext.snapshot_manifest import read_manifest
+from support.edited import DIM, ENCODER, Edited, item_vector
+
+
+class Encoder:
+    """Stands where `TextEncoder` does; it must not be asked."""
+
+    fingerprint, dim = ENCODER, DIM
+
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+        pass
+
+    def encode(self, texts: list[str], **_: Any) -> Any:
+        raise AssertionError(f"encoded again: {texts}")
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edited]:
+    monkeypatch.setattr(index_compact, "TextEncoder", Encoder)
+    edited = Edited(tmp_path, tmp_path / "catalogue.db")
+    yield edited
+    edited.store.close()
+
+
+def film(item_id: str, title: str, **more: Any) -> dict[str, Any]:
+    return {"id": item_id, "texts": {"title": title}, **more}
+
+
+def run(edited: Edited) -> Snapshot | None:
+    done = compact(edited.store, edited.snapshots, Path("encoder"), 1)
+    return None if done is None else Snapshot.load(edited.snapshots / done.id, encoder=ENCODER)
+
+
+def test_the_new_snapshot_is_the_store(edited: Edited) -> None:
+    edited.change("upsert", [film("a", "new"), film("i1", "changed"), film("i2", "film 2", available=False)])
+    edited.change("delete", [{"id": "i3"}])
+    snapshot = run(edited)
+    assert snapshot is not None
+    items = list(edited.store.items())
+    assert snapshot.ids == [item.id for item in items]
+    np.testing.assert_allclose(snapshot.vectors, [item_vector(item.texts) for item in items], atol=1e-6)
+    assert snapshot.available.tolist() == [item.available for item in items]
+    assert snapshot.manifest.revision == edited.store.revision == 3
+    assert snapshot.manifest.engine.parameters == {"M": 16, "ef_construction": 100, "ef": 200}
+    assert run(edited) is None
+
+
+def test_what_only_older_snapshots_need_is_forgotten(edited: Edited) -> None:
+    edited.change("upsert", [film("a", "new")])
+    edited.change("delete", [{"id": "i3"}])
+    first = read_manifest(current(edited.snapshots))
+    run(edited)
+    # The one before is still there: going back to it needs all that changed since.
+    assert edited.store.changes_since(first.revision, "").removed == ["i3"]
+    edited.change("upsert", [film("b", "later")])
+    run(edited)
+    edited.change("upsert", [film("c", "last")])
+    run(edited)
+    with pytest.raises(CatalogueError, match="has forgotten"):
+        edited.store.changes_since(first.revision, "")
+
+
+def test_a_snapshot_of_another_store_is_refused(edited: Edited, tmp_path: Path) -> None:
+    other = Edited(tmp_path / "other", tmp_path / "other.db")
+    with pytest.raises(SnapshotError, match="another catalogue"):
+        compact(other.store, edited.snapshots, Path("encoder"))
+    other.store.close()
+
+
+class TestCompactor:
+    def compactor(self, edited: Edited, script: str, after: int = 3) -> tuple[Compactor, StringIO]:
+        log = StringIO()
+        command = [sys.executable, "-c", script]
+        return Compactor(
+            edited.snapshots, lambda: edited.store, command, after, EventLog(as_json=False, stream=log)
+        ), log
+
+    def finish(self, compactor: Compactor) -> None:
+        assert compactor._process is not None
+        compactor._process.wait(30)
+        compactor.check()
+
+    def test_it_starts_when_enough_has_changed(self, edited: Edited) -> None:
+        compactor, log = self.compactor(edited, "")
+        edited.change("upsert", [film("a", "A"), film("b", "B")])
+        compactor.check()
+        assert log.getvalue() == ""
+        edited.change("delete", [{"id": "i1"}])
+        compactor.check()
+        assert "compaction_started changes=3" in log.getvalue()
+        self.finish(compactor)
+        assert f"compacted snapshot={current(edited.snapshots).name}" in log.getvalue()
+
+    def test_a_failure_is_told_and_not_repeated_at_once(self, edited: Edited) -> None:
+        compactor, log = self.compactor(edited, "import sys; sys.exit('no room')", after=1)
+        edited.change("delete", [{"id": "i1"}])
+        compactor.check()
+        self.finish(compactor)
+        compactor.check()
+        assert log.getvalue().count("compaction_started") == 1
+        assert "compaction_failed fault=no room" in log.getvalue()
+
+    def test_it_ends_with_the_server(self, edited: Edited) -> None:
+        compactor, _ = self.compactor(edited, "import time; time.sleep(600)", after=1)
+        edited.change("delete", [{"id": "i1"}])
+        compactor.check()
+        process = compactor._process
+        assert process is not None
+        compactor.stop()
+        assert process.poll() is not None
