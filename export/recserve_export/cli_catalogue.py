@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recserve_client.cli.console import fail, note, out, progress
+from recserve_export import cli_catalogue_changes
 from recserve_export.cli_common import explained
 from recserve_export.errors import ExportError, MappingError
 from recserve_export.field_mapping import FieldMapping, mapping_from_options, read_mapping
@@ -90,6 +91,11 @@ def import_(
                 available=available_field,
             )
         _import(_opened(source, file_format, fields), Workspace(home).store, refusals, force=force)
+
+
+app.command()(cli_catalogue_changes.upsert)
+app.command()(cli_catalogue_changes.delete)
+app.command()(cli_catalogue_changes.export)
 
 
 @app.command()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ from recserve_client.errors import AlreadyExists, InvalidRequest, RecserveError,
 from recserve_export.engine_choice import Settings
 from recserve_export.index_build import build
 from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_server_ext.snapshot_manifest import read_manifest
 from recserve_server_ext.workspace import Workspace
 from support.served import Served, served
 from support.wire import Wire
@@ -35,7 +39,9 @@ def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def live(home: Path) -> Iterator[Served]:
-    with served(home) as server:
+    settings = home / "settings.toml"
+    settings.write_text("compact_after = 50\n")
+    with served(home, "--config", str(settings)) as server:
         yield server
 
 
@@ -159,6 +165,43 @@ def test_a_new_index_is_swapped_in_under_load_without_a_failure(client: Client, 
             done.set()
         assert all(future.result() > 0 for future in asking)
     assert titles(client, "before the swap")[0] == "swap1"
+
+
+def test_enough_changes_are_compacted_in_the_background(home: Path, live: Served, client: Client) -> None:
+    assert client.items.upsert([film(f"c{n}", f"compacted film {n}") for n in range(60)]).results
+    done = live.wait_for("compacted", timeout_s=60)[-1]
+    wait_for_snapshot(home, done["snapshot"])
+    assert read_manifest(home / "snapshots" / done["snapshot"]).revision >= client.items.get(["c1"]).items[0].revision
+    assert titles(client, "compacted film 7")[0] == "c7"
+
+
+def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "recserve_client.cli.main", *arguments]
+    return subprocess.run(program, capture_output=True, text=True, input=stdin, timeout=120, check=False)
+
+
+def test_the_commands_change_and_export(home: Path, live: Served, client: Client, tmp_path: Path) -> None:
+    lines = '{"id": "cli1", "texts": {"title": "from the command line"}}\n\n{"id": "cli2", "texts": {"titel": "x"}}\n'
+    ran = run("catalogue", "upsert", "-", "--address", live.grpc, stdin=lines)
+    assert (ran.returncode, "1 created, 1 refused; revision" in ran.stdout) == (1, True), ran.stderr
+    assert "cli2" in ran.stderr
+    assert "did you mean 'title'" in " ".join(ran.stderr.split())
+    assert titles(client, "from the command line")[0] == "cli1"
+    out = tmp_path / "items.jsonl"
+    ran = run("catalogue", "export", str(out), "--home", str(home))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    exported = {line["id"]: line for line in map(json.loads, out.read_text().splitlines())}
+    assert exported["cli1"] == {"id": "cli1", "texts": {"title": "from the command line"}}
+    ran = run("catalogue", "upsert", str(out), "--address", live.grpc)
+    assert f"{len(exported):,} unchanged" in ran.stdout, ran.stdout + ran.stderr
+    ran = run("catalogue", "delete", "cli1", "nowhere", "--address", live.grpc)
+    assert "1 absent, 1 deleted" in ran.stdout
+    ran = run("catalogue", "upsert", "-", "--address", live.grpc, stdin="[1]\n")
+    assert (ran.returncode, "line 1 is no item" in ran.stderr) == (1, True)
+    ran = run("index", "list", "--home", str(home))
+    assert (ran.returncode, "*" in ran.stdout) == (0, True)
+    ran = run("index", "verify", "--home", str(home))
+    assert (ran.returncode, "damaged" in ran.stdout) == (0, False)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
@@ -54,7 +54,7 @@ def recommend(
                 history, k=k, exclude=exclude or [], fields=field or ["title"], deadline_s=deadline_s
             )
     except RecserveError as error:
-        fail(_message(error, address), code=_UNREACHABLE if error.status in _WAITED else _REFUSED)
+        fail_call(error, address)
     if as_json:
         sys.stdout.write(msgspec.json.encode(slate).decode() + "\n")
         return
@@ -72,10 +72,12 @@ def recommend(
 _WAITED = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
-def _message(error: RecserveError, address: str) -> str:
+def fail_call(error: RecserveError, address: str) -> NoReturn:
+    """End the command with one line for a call that failed."""
+    message = _one_line(error.message)
     if error.status in _WAITED and error.kind is None:
-        return f"no answer from {address}: {_one_line(error.message)}; is `recserve serve` running there?"
-    return _one_line(error.message)
+        message = f"no answer from {address}: {message}; is `recserve serve` running there?"
+    fail(message, code=_UNREACHABLE if error.status in _WAITED else _REFUSED)
 
 
 def _one_line(message: str) -> str:
