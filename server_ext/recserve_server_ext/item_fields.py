@@ -52,6 +52,18 @@ class ItemFields:
             return [{} for _ in rows]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
+    def column(self, name: str) -> pa.Array:
+        """All values of a field, by row, as they are stored: see `is_json`.
+
+        Raises:
+            KeyError: No item has this field.
+        """
+        return self._columns[name].combine_chunks()
+
+    def is_json(self, name: str) -> bool:
+        """Whether the field's values are of different kinds and kept as JSON text."""
+        return name in self._is_json
+
     def _values(self, name: str, rows: NDArray[np.int64]) -> list[Any]:
         column = self._columns.get(name)
         if column is None:

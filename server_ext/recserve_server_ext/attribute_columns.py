@@ -1,0 +1,195 @@
+"""The attributes of many items as columns that filters can be evaluated on: one for each kind of value there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recserve_server_ext.item_fields import ItemFields
+
+STRING: Final = "string"
+NUMBER: Final = "number"
+BOOLEAN: Final = "boolean"
+LIST: Final = "list"
+PLACE: Final = "place [lat, lon]"
+_INT64: Final = range(-(2**63), 2**63)
+
+
+def list_of(kind: str) -> str:
+    """The kind of a list that holds values of this kind."""
+    return f"{LIST} of {kind}"
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The lists of a column.
+
+    Attributes:
+        offsets: [rows + 1] int64; row r holds the elements offsets[r] to offsets[r + 1] - 1.
+        elements: The elements of all rows, one after the other.
+    """
+
+    offsets: NDArray[np.int64]
+    elements: Column
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One attribute of all rows, apart by kind of value. A part is null where a row has none or another kind.
+
+    Attributes:
+        present: [rows] whether the row has a value; never null.
+        strings: Strings; none where no row has one, as in the other parts.
+        integers: Integers of 64 bits.
+        floats: Finite floats.
+        booleans: Booleans, which are no numbers.
+        lists: Lists.
+        places: [rows, 2] latitude and longitude in radians, NaN where the value is no list of such two numbers.
+    """
+
+    present: pa.BooleanArray
+    strings: pa.Array | None = None
+    integers: pa.Array | None = None
+    floats: pa.Array | None = None
+    booleans: pa.Array | None = None
+    lists: Lists | None = None
+    places: NDArray[np.float64] | None = None
+    kinds: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        parts = {
+            STRING: self.strings,
+            NUMBER: self.floats if self.integers is None else self.integers,
+            BOOLEAN: self.booleans,
+            LIST: self.lists,
+            PLACE: self.places,
+        }
+        kinds = {kind for kind, part in parts.items() if part is not None}
+        if self.lists is not None:
+            kinds |= {list_of(kind) for kind in self.lists.elements.kinds}
+        object.__setattr__(self, "kinds", frozenset(kinds))
+
+
+class AttributeColumns:
+    """The attributes of some items; a column is made when it is first asked for, and then kept.
+
+    Attributes:
+        rows: Number of items.
+        names: The attributes there are.
+    """
+
+    def __init__(self, rows: int, names: Sequence[str], make: Callable[[str], Column]) -> None:
+        self.rows = rows
+        self.names = tuple(names)
+        self._make = make
+        self._columns: dict[str, Column] = {}
+
+    @classmethod
+    def of_fields(cls, fields: ItemFields, rows: int) -> AttributeColumns:
+        """Columns of a snapshot, not copied where they have one type.
+
+        Args:
+            fields: The items' fields.
+            rows: Number of items (fields without a column do not tell).
+        """
+
+        def make(name: str) -> Column:
+            array = fields.column(name)
+            return column_of_values(_decoded(array)) if fields.is_json(name) else column_of_array(array)
+
+        return cls(rows, fields.names, make)
+
+    @classmethod
+    def of_items(cls, items: Sequence[Mapping[str, Any]]) -> AttributeColumns:
+        """Columns of a few items that are in no snapshot, fields by name, with the same meaning."""
+        names = dict.fromkeys(chain.from_iterable(items))
+        return cls(len(items), tuple(names), lambda name: column_of_values([item.get(name) for item in items]))
+
+    def column(self, name: str) -> Column:
+        """One attribute; without values where these items have none of this name."""
+        column = self._columns.get(name)
+        if column is None:
+            made = self._make(name) if name in self.names else Column(_constant(False, self.rows))
+            column = self._columns.setdefault(name, made)
+        return column
+
+
+def column_of_array(array: pa.Array) -> Column:
+    """The column of values of one type: strings, booleans, int64, float64, or lists of one of them."""
+    present = array.is_valid()
+    if array.null_count == len(array):
+        return Column(present)
+    kind = array.type
+    if pa.types.is_large_list(kind):
+        offsets = array.offsets.to_numpy().astype(np.int64, copy=False)
+        return Column(present, lists=Lists(offsets, column_of_array(array.values)))
+    if pa.types.is_large_string(kind):
+        return Column(present, strings=array)
+    if pa.types.is_boolean(kind):
+        return Column(present, booleans=array)
+    if pa.types.is_int64(kind):
+        return Column(present, integers=array)
+    return Column(present, floats=array)
+
+
+def column_of_values(values: Sequence[Any]) -> Column:
+    """The column of values of any kinds; None and numbers that are not finite are no values.
+
+    An integer beyond 64 bits and anything else than strings, numbers, booleans and lists exists, and equals nothing.
+    """
+    clean = [None if type(value) is float and not math.isfinite(value) else value for value in values]
+    return Column(
+        present=pa.array([value is not None for value in clean], pa.bool_()),
+        strings=_part(clean, pa.large_string(), lambda value: type(value) is str),
+        integers=_part(clean, pa.int64(), lambda value: type(value) is int and value in _INT64),
+        floats=_part(clean, pa.float64(), lambda value: type(value) is float),
+        booleans=_part(clean, pa.bool_(), lambda value: type(value) is bool),
+        lists=_lists(clean),
+        places=_places(clean),
+    )
+
+
+def _part(values: list[Any], kind: pa.DataType, belongs: Callable[[Any], bool]) -> pa.Array | None:
+    if not any(map(belongs, values)):
+        return None
+    return pa.array([value if belongs(value) else None for value in values], kind)
+
+
+def _lists(values: list[Any]) -> Lists | None:
+    if not any(type(value) is list for value in values):
+        return None
+    lists = [value if type(value) is list else [] for value in values]
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+    return Lists(offsets, column_of_values(list(chain.from_iterable(lists))))
+
+
+def _places(values: list[Any]) -> NDArray[np.float64] | None:
+    nowhere = (math.nan, math.nan)
+    places = [value if _is_place(value) else nowhere for value in values]
+    if all(place is nowhere for place in places):
+        return None
+    return np.radians(np.array(places, np.float64))
+
+
+def _is_place(value: Any) -> bool:
+    if type(value) is not list or len(value) != 2 or not {type(value[0]), type(value[1])} <= {int, float}:
+        return False
+    return bool(-90 <= value[0] <= 90 and -180 <= value[1] <= 180)
+
+
+def _decoded(array: pa.Array) -> list[Any]:
+    """The values of a column of JSON texts, decoded in one call."""
+    values: list[Any] = msgspec.json.decode(f"[{','.join(array.fill_null('null').to_pylist())}]")
+    return values
+
+
+def _constant(value: bool, rows: int) -> pa.BooleanArray:
+    return pa.array(np.full(rows, value))
