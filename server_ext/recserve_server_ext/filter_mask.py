@@ -225,12 +225,14 @@ def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
 
 
 def _contains(column: Column, value: Value) -> pa.BooleanArray:
-    mask = np.zeros(len(column.present), np.bool_)
-    if column.lists is not None:
-        hits = np.flatnonzero(_equal(column.lists.elements, value).to_numpy(zero_copy_only=False))
-        # An empty row begins where the next one does: the last row that begins at or before a hit holds it.
-        mask[np.searchsorted(column.lists.offsets, hits, side="right") - 1] = True
-    return pc.and_(pa.array(mask), column.present)
+    if column.lists is None:
+        return _any([], column)
+    equal = _equal(column.lists.elements, value).to_numpy(zero_copy_only=False)
+    # How many of the elements before each one are equal: a row holds one where that grows from its begin to its end.
+    before = np.zeros(len(equal) + 1, np.int64)
+    np.cumsum(equal, out=before[1:])
+    at = before[column.lists.offsets]
+    return pc.and_(pa.array(at[1:] > at[:-1]), column.present)
 
 
 def _within(column: Column, leaf: Within) -> pa.BooleanArray:
