@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from recserve_client.contract import ErrorKind, RequestError, nearest, shown
 from recserve_server_ext.item_fields import ItemFields
 
 STRING: Final = "string"
@@ -77,6 +80,12 @@ class Column:
             kinds |= {list_of(kind) for kind in self.lists.elements.kinds}
         object.__setattr__(self, "kinds", frozenset(kinds))
 
+    @cached_property
+    def largest(self) -> float:
+        """The largest number, not below 0."""
+        parts = [part for part in (self.integers, self.floats) if part is not None]
+        return max([0.0, *(float(pc.max(part).as_py()) for part in parts)])
+
 
 class AttributeColumns:
     """The attributes of some items; a column is made when it is first asked for, and then kept.
@@ -120,6 +129,21 @@ class AttributeColumns:
             made = self._make(name) if name in self.names else Column(_constant(False, self.rows))
             column = self._columns.setdefault(name, made)
         return column
+
+
+def kinds_of(name: str, known: Sequence[AttributeColumns]) -> frozenset[str]:
+    """The kinds of value that an attribute has in any of these; none where no item has a value.
+
+    Raises:
+        RequestError: unknown_field: they all lack the name; the nearest is suggested.
+    """
+    holders = [columns for columns in known if name in columns.names]
+    if not holders:
+        names = tuple(other for columns in known for other in columns.names)
+        raise RequestError(
+            ErrorKind.UNKNOWN_FIELD, f"the catalogue has no attribute {shown(name)}{nearest(name, names)}"
+        )
+    return frozenset[str]().union(*(columns.column(name).kinds for columns in holders))
 
 
 def column_of_array(array: pa.Array) -> Column:

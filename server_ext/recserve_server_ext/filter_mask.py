@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recserve_client.contract import ErrorKind, RequestError, nearest, shown
+from recserve_client.contract import ErrorKind, RequestError, shown
 from recserve_client.contract.filters import (
     And,
     Contains,
@@ -46,6 +46,7 @@ from recserve_server_ext.attribute_columns import (
     STRING,
     AttributeColumns,
     Column,
+    kinds_of,
     list_of,
 )
 from recserve_server_ext.exact_interval import Interval, exactly, float64_bounds, int64_bounds
@@ -66,14 +67,7 @@ def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> No
         RequestError: unknown_field (with the nearest name) or invalid_request (with the attribute's kinds).
     """
     for leaf in leaves(condition):
-        name = leaf.attribute
-        holders = [columns for columns in known if name in columns.names]
-        if not holders:
-            names = tuple(name for columns in known for name in columns.names)
-            raise RequestError(
-                ErrorKind.UNKNOWN_FIELD, f"the catalogue has no attribute {shown(name)}{nearest(name, names)}"
-            )
-        kinds = frozenset[str]().union(*(columns.column(name).kinds for columns in holders))
+        kinds = kinds_of(leaf.attribute, known)
         # An attribute without a single value has no kind to contradict.
         if kinds:
             _check_kinds(leaf, kinds)
