@@ -205,8 +205,8 @@ def _in_range(column: Column, leaf: Range) -> pa.BooleanArray:
 def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
     numbers = [exactly(value) for value in values if not isinstance(value, str | bool)]
     if any(number.low == 0 for number in numbers):
-        # They are equal, but not to Arrow's `is_in`.
-        numbers.append(exactly(-0.0))
+        # 0.0 and -0.0 are equal, but not to Arrow's `is_in`.
+        numbers += [exactly(0.0), exactly(-0.0)]
     wanted: Sequence[tuple[pa.Array | None, Sequence[Value]]]
     wanted = (
         (column.strings, [value for value in values if isinstance(value, str)]),

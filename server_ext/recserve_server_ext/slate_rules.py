@@ -140,7 +140,7 @@ class _Filling:
         self._open -= took
         for cap in self._caps:
             cap.take(picks)
-        if self._relevance is not None:
+        if self._relevance is not None and self._open.any():
             self._relevance.take(picks)
         if len(self._short):
             self._short = np.maximum(self._short - (self._quotas[:, self._users, picks] & took), 0)

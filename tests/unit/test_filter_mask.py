@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recserve_client.contract import RequestError
-from recserve_client.contract.filters import Contains, Eq, Filter, In, Ne, Not, Or, Range, Within, leaves
+from recserve_client.contract.filters import Contains, Eq, Filter, In, Ne, Not, Or, Prefix, Range, Value, Within, leaves
 from recserve_client.where import parse_where
 from recserve_server_ext.attribute_columns import AttributeColumns
 from recserve_server_ext.filter_mask import check_attributes, count_matches, filter_mask
@@ -60,6 +60,26 @@ def test_equal_to_plain_python(tmp_path_factory: pytest.TempPathFactory, items: 
     stored = snapshot_columns(tmp_path_factory.mktemp("fields"), items)
     assert filter_mask(condition, stored).tolist() == expected
     assert filter_mask(condition, AttributeColumns.of_items(items)).tolist() == expected
+
+
+POOL: list[Value] = ["", "a", "ab", "é", "\U0001f600", "\uffff", True, False, *EDGES]
+POOL += [0.0, -0.0, 0.5, -0.5, 1.0, 2.0**53, -(2.0**53), 2.0**63, -(2.0**63), 1e300, -1e300, 5e-324]
+STORED = [value for value in POOL if not isinstance(value, int) or -(2**63) <= value < 2**63]
+
+
+@pytest.mark.parametrize("kinds", [[str], [int], [float], [bool], [int, float], [str, int, float, bool]])
+def test_every_value_against_every_value(tmp_path: Path, kinds: list[type]) -> None:
+    values = [value for value in STORED if type(value) in kinds]
+    items: list[dict[str, Any]] = [{"x": value, "tags": [value, *values[:1]]} for value in values] + [{}, {"tags": []}]
+    columns = snapshot_columns(tmp_path, items)
+    for value in POOL:
+        conditions: list[Filter] = [Eq("x", value), Ne("x", value), In("x", [value]), Contains("tags", value)]
+        if not isinstance(value, bool):
+            conditions += [Range("x", gt=value), Range("x", ge=value), Range("x", lt=value), Range("x", le=value)]
+        if isinstance(value, str):
+            conditions.append(Prefix("x", value))
+        for condition in conditions:
+            assert filter_mask(condition, columns).tolist() == [matches(item, condition) for item in items], condition
 
 
 @settings(deadline=None)

@@ -158,3 +158,15 @@ def test_each_rule_names_what_it_moved() -> None:
     slates = arranged(options, [user], 5)
     assert chosen(slates, 0) == [1, 4, 2, 3, 0]
     assert [slates.moved_by(0, place) for place in range(5)] == [[], ["launch"], [], [], ["old"]]
+
+
+def test_a_quota_prefers_what_is_not_buried() -> None:
+    options = SlateOptions(bury=[Bury(ANY)], quotas=[Quota(ANY, 1)])
+    user = User([0.9, 0.8, 0.7], buried=[{1}], quotas=[{1, 2}])
+    user.vectors = np.zeros((3, 2), np.float32)
+    slates = arranged(options, [user], 2)
+    assert chosen(slates, 0) == [0, 2]
+    assert slates.moved_by(0, 1) == []
+    slates = arranged(options, [user], 1)
+    assert chosen(slates, 0) == [2]
+    assert slates.moved_by(0, 0) == ["quota"]
