@@ -1,5 +1,6 @@
 """Masks of filters: equal to plain Python row by row, on a snapshot's columns and on items in memory."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ VALUES = WORDS | st.sampled_from(EDGES) | FLOATS | st.booleans()
 NAMES = st.sampled_from([*COLUMNS, "absent"])
 
 
-def snapshot_columns(folder: Path, items: list[dict[str, Any]]) -> AttributeColumns:
-    write_fields(folder / "fields.arrow", items)
-    return AttributeColumns.of_fields(ItemFields.load(folder / "fields.arrow"), len(items))
+def snapshot_columns(items: list[dict[str, Any]]) -> AttributeColumns:
+    # What is mapped stays readable after its file is removed.
+    with tempfile.TemporaryDirectory() as folder:
+        write_fields(Path(folder) / "fields.arrow", items)
+        return AttributeColumns.of_fields(ItemFields.load(Path(folder) / "fields.arrow"), len(items))
 
 
 def on_a_boundary(items: list[dict[str, Any]], condition: Filter) -> bool:
@@ -54,10 +57,10 @@ def on_a_boundary(items: list[dict[str, Any]], condition: Filter) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @given(items=ITEMS, condition=filters(NAMES, VALUES))
-def test_equal_to_plain_python(tmp_path_factory: pytest.TempPathFactory, items: Any, condition: Filter) -> None:
+def test_equal_to_plain_python(items: Any, condition: Filter) -> None:
     assume(not on_a_boundary(items, condition))
     expected = [matches(item, condition) for item in items]
-    stored = snapshot_columns(tmp_path_factory.mktemp("fields"), items)
+    stored = snapshot_columns(items)
     assert filter_mask(condition, stored).tolist() == expected
     assert filter_mask(condition, AttributeColumns.of_items(items)).tolist() == expected
 
@@ -68,10 +71,10 @@ STORED = [value for value in POOL if not isinstance(value, int) or -(2**63) <= v
 
 
 @pytest.mark.parametrize("kinds", [[str], [int], [float], [bool], [int, float], [str, int, float, bool]])
-def test_every_value_against_every_value(tmp_path: Path, kinds: list[type]) -> None:
+def test_every_value_against_every_value(kinds: list[type]) -> None:
     values = [value for value in STORED if type(value) in kinds]
     items: list[dict[str, Any]] = [{"x": value, "tags": [value, *values[:1]]} for value in values] + [{}, {"tags": []}]
-    columns = snapshot_columns(tmp_path, items)
+    columns = snapshot_columns(items)
     for value in POOL:
         conditions: list[Filter] = [Eq("x", value), Ne("x", value), In("x", [value]), Contains("tags", value)]
         if not isinstance(value, bool):
@@ -84,7 +87,7 @@ def test_every_value_against_every_value(tmp_path: Path, kinds: list[type]) -> N
 
 @settings(deadline=None)
 @given(items=ITEMS, condition=filters(NAMES, VALUES))
-def test_both_sources_refuse_the_same(tmp_path_factory: pytest.TempPathFactory, items: Any, condition: Filter) -> None:
+def test_both_sources_refuse_the_same(items: Any, condition: Filter) -> None:
     def refusal(columns: AttributeColumns) -> str:
         try:
             check_attributes(condition, [columns])
@@ -92,7 +95,7 @@ def test_both_sources_refuse_the_same(tmp_path_factory: pytest.TempPathFactory, 
             return error.text
         return ""
 
-    stored = snapshot_columns(tmp_path_factory.mktemp("fields"), items)
+    stored = snapshot_columns(items)
     assert refusal(stored) == refusal(AttributeColumns.of_items(items))
 
 
