@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from recserve_client.contract.filters import And, Filter, Not, Or
+from recserve_client.contract.filters import And, Filter, Not, Or, Value
 from recserve_server_ext.attribute_columns import AttributeColumns
 from recserve_server_ext.filter_mask import Mask, count_matches, filter_mask
 
@@ -96,5 +96,12 @@ def _plain(value: Any) -> Any:
     """A value whose repr is the same for equal values."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    # As reprs, since values of several kinds have no order, and True == 1.
-    return sorted({repr(_plain(part)) for part in value}) if isinstance(value, list) else value
+    return _plain_values(value) if isinstance(value, list) else value
+
+
+def _plain_values(values: list[Value]) -> list[list[Any]]:
+    """Each value once, in order; apart by kind, since kinds have no order among them, and True == 1."""
+    texts = {value for value in values if isinstance(value, str)}
+    flags = {value for value in values if isinstance(value, bool)}
+    numbers = {_plain(value) for value in values if not isinstance(value, str | bool)}
+    return [sorted(texts), sorted(flags), sorted(numbers)]

@@ -82,7 +82,10 @@ def arrange(options: SlateOptions, candidates: Candidates, k: int) -> Slates:
     free = np.isfinite(scores)
     if options.min_score is not None:
         free &= scores >= options.min_score
-    if not (options.diversify or options.groups or options.pins or options.bury or options.quotas):
+    # Without any candidate there is nothing to choose from.
+    if not scores.shape[1] or not (
+        options.diversify or options.groups or options.pins or options.bury or options.quotas
+    ):
         order = np.argsort(np.where(free, -scores, np.inf), axis=1, kind="stable")[:, :k]
         picks = np.where(np.take_along_axis(free, order, axis=1), order, -1)
         return Slates(picks, np.zeros((*picks.shape, 0), np.bool_), ())

@@ -170,3 +170,9 @@ def test_a_quota_prefers_what_is_not_buried() -> None:
     slates = arranged(options, [user], 1)
     assert chosen(slates, 0) == [2]
     assert slates.moved_by(0, 0) == ["quota"]
+
+
+def test_no_candidate_at_all() -> None:
+    options = SlateOptions(diversify=0.5, groups=[Group("g", 1)], pins=[Pin("x", 1)])
+    nobody = Candidates(np.empty((2, 0)), np.empty((2, 0, 3), np.float32), pinned=[np.full(2, -1)])
+    assert arrange(options, nobody, 5).picks.shape == (2, 0)
