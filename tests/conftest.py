@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from support.inference_server import InferenceServer, listening
+from support.postgres import NoPostgresError, Postgres, postgres_cluster
 from support.served import Served, served
 from support.tiny_encoder import make_tiny_source
 from support.tiny_home import make_tiny_home
@@ -57,3 +59,14 @@ def address(server: InferenceServer) -> Iterator[str]:
     """Where it listens."""
     with listening(server) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A private PostgreSQL cluster; a test takes what `empty` gives, and closes what it opened."""
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(postgres_cluster())
+        except NoPostgresError as error:
+            pytest.skip(str(error))
+        yield cluster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -128,6 +128,25 @@ class Database:
                 return int(self._marks.execute("PRAGMA data_version").fetchone()[0])
             except sqlite3.Error as error:
                 raise sa.exc.OperationalError("PRAGMA data_version", None, error) from error
+
+    def empty_log(self) -> bool:
+        """Move all of SQLite's write-ahead log into the file and cut it to nothing; false = readers kept it in use."""
+        pooled = self._engine.raw_connection()
+        try:
+            with self._explained():
+                try:
+                    is_busy = pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                except sqlite3.OperationalError as error:
+                    raise sa.exc.OperationalError("PRAGMA wal_checkpoint", None, error) from error
+        finally:
+            pooled.close()
+        return not is_busy
+
+    def vacuum(self, tables: Sequence[str]) -> None:
+        """Let PostgreSQL clear deleted rows of these tables out of its pages."""
+        with self._explained(), self._engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.exec_driver_sql(f"VACUUM {', '.join(tables)}")
 
     def _prepare_file(self, path: Path, *, create: bool) -> None:
         if not create and not path.is_file():

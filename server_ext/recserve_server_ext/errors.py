@@ -6,7 +6,9 @@
     ├── EncoderError      an encoder folder is missing, damaged or made for another CPU
     ├── SnapshotError     a snapshot is missing, damaged or made by another encoder
     ├── StoreError
-    │   └── CatalogueError    the catalogue store cannot be read or written
+    │   ├── CatalogueError    the catalogue store cannot be read or written
+    │   └── InteractionError  the interaction store cannot be read or written
+    ├── UserIdError       a user id cannot be made a pseudonym
     ├── ConfigError       a configuration value or file is wrong
     └── LaunchError       tritonserver cannot be found, started or kept running
 
@@ -32,6 +34,14 @@ class StoreError(ServerError):
 
 class CatalogueError(StoreError):
     """The catalogue store cannot be read or written."""
+
+
+class InteractionError(StoreError):
+    """The interaction store cannot be read or written."""
+
+
+class UserIdError(ServerError):
+    """A user id cannot be made a pseudonym; the message never holds the id."""
 
 
 class ConfigError(ServerError):

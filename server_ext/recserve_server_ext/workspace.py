@@ -29,6 +29,16 @@ class Workspace:
         return self.home / "catalogue.db"
 
     @property
+    def interactions(self) -> Path:
+        """SQLite file of the interaction store."""
+        return self.home / "interactions.db"
+
+    @property
+    def pseudonym_key(self) -> Path:
+        """Key that user ids become pseudonyms with."""
+        return self.home / "pseudonym.key"
+
+    @property
     def snapshots(self) -> Path:
         """Published snapshots, one folder each, and `CURRENT`, which names the one to serve."""
         return self.home / "snapshots"

@@ -1,0 +1,39 @@
+"""What an interaction store accepts and how much it keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+DAY_S = 86_400.0
+
+
+class InteractionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The limits of an interaction store.
+
+    Attributes:
+        future_s: How far ahead of the server's clock a timestamp may be.
+        max_age_s: Interactions older than this go when they expire; none = they stay.
+        per_user: Interactions kept of one user: the newest. Up to `slack` more are there between two cuts.
+        seen_per_user: Entries kept of what one user saw: the newest, one for each item and kind. The same slack.
+        seen_max_age_s: Entries older than this go when they expire; none = they stay.
+        slack: A user's rows are cut to the limits after this many interactions.
+        tombstone_s: For how long after an erasure older interactions of that user are refused.
+        batch: Interactions of one call, and of one transaction.
+        queue: Interactions that may wait for a transaction; more callers wait, at last in vain.
+    """
+
+    future_s: Annotated[float, Meta(ge=0)] = 300.0
+    max_age_s: Seconds | None = None
+    per_user: Positive = 100_000
+    seen_per_user: Positive = 10_000
+    seen_max_age_s: Seconds | None = None
+    slack: Positive = 1000
+    tombstone_s: Seconds = 30 * DAY_S
+    batch: Positive = 5000
+    queue: Positive = 20_000

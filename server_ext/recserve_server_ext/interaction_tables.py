@@ -1,0 +1,68 @@
+"""Tables of the interaction store; `migrations/interactions` makes them, and a test compares the two."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from recserve_server_ext.database import Schema
+from recserve_server_ext.errors import InteractionError
+
+SCHEMA = Schema("interactions", "0001", InteractionError, "make one with: recserve interactions import FILE")
+metadata = sa.MetaData()
+_big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+#: Users by a number, so that a pseudonym is stored once; `untrimmed` = interactions since the user's rows were last
+#: cut to the limits.
+users = sa.Table(
+    "interaction_users",
+    metadata,
+    sa.Column("number", _big, primary_key=True, autoincrement=True),
+    sa.Column("pseudonym", sa.Text, nullable=False, unique=True),
+    sa.Column("untrimmed", sa.Integer, nullable=False),
+)
+#: The interactions; `number` counts them as they came, `time_us` = microseconds since 1970.
+events = sa.Table(
+    "interactions",
+    metadata,
+    sa.Column("number", _big, primary_key=True, autoincrement=True),
+    sa.Column("user", _big, nullable=False),
+    sa.Column("event_id", sa.Text, nullable=False, unique=True),
+    sa.Column("time_us", _big, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("item", sa.Text),
+    sa.Column("text", sa.Text),
+    sa.Column("value", sa.Double),
+    sa.Column("duration_s", sa.Double),
+    sa.Column("price", sa.Double),
+    sa.Column("quantity", sa.Double),
+    sa.Column("recommendation_id", sa.Text),
+    sa.Column("session_id", sa.Text),
+    sa.Column("context", sa.JSON(none_as_null=True)),
+    # Read backwards: the newest of a user come first without sorting.
+    sa.Index("ix_interactions_user_time", "user", "time_us", "number"),
+)
+#: Every item a user had to do with, also when the interactions are gone, with the last time of each kind.
+seen = sa.Table(
+    "seen_items",
+    metadata,
+    sa.Column("user", _big, primary_key=True, autoincrement=False),
+    sa.Column("item", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("last_us", _big, nullable=False),
+)
+#: Tombstones of users that were erased: `mark` = HMAC-SHA256(pseudonym, a constant), which is not the pseudonym.
+erased = sa.Table(
+    "erased_users",
+    metadata,
+    sa.Column("mark", sa.Text, primary_key=True),
+    sa.Column("erased_us", _big, nullable=False),
+    sa.Column("until_us", _big, nullable=False),
+)
+#: One row; `identity` = drawn when the store was made.
+state = sa.Table(
+    "interaction_state",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("identity", sa.Text, nullable=False),
+    sa.Column("revision", _big, nullable=False),
+)

@@ -1,0 +1,181 @@
+"""The statements of the transactions that write to the interaction store."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from recserve_server_ext.interaction import MICROSECONDS, Recorded, Refused
+from recserve_server_ext.interaction_limits import InteractionLimits
+from recserve_server_ext.interaction_tables import erased, events, seen, state, users
+
+#: Kind of entry in what a user saw, by type; any other type is `seen`.
+KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
+_SEEN: Final = "seen"
+
+
+class Row(NamedTuple):
+    """A checked interaction.
+
+    Attributes:
+        user: Pseudonym.
+        columns: From `recserve_server_ext.interaction.checked`.
+    """
+
+    user: str
+    columns: dict[str, Any]
+
+
+def record(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits, now_us: int) -> list[Recorded]:
+    """Write what is neither there already nor of an erased user; an answer for each, in order."""
+    forget_deleted(connection)
+    erased_us = _erasures(connection, {row.user for row in rows}, now_us)
+    there = _event_ids(connection, [row.columns["event_id"] for row in rows])
+    answers: list[Recorded] = []
+    new: list[Row] = []
+    for row in rows:
+        event_id = row.columns["event_id"]
+        if row.columns["time_us"] <= erased_us.get(row.user, -1):
+            detail = "the user was erased after this timestamp"
+            answers.append(Recorded("refused", event_id, Refused.ERASED, detail))
+        elif event_id in there:
+            answers.append(Recorded("duplicate", event_id))
+        else:
+            there.add(event_id)
+            new.append(row)
+            answers.append(Recorded("recorded", event_id))
+    if new:
+        _insert(connection, new, limits)
+        next_revision(connection)
+    return answers
+
+
+def forget_deleted(connection: sa.Connection) -> None:
+    """Let SQLite overwrite with zeros what this connection deletes; the first statement of a transaction."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA secure_delete=ON")
+
+
+def next_revision(connection: sa.Connection) -> None:
+    """Count a change."""
+    connection.execute(sa.update(state).values(revision=state.c.revision + 1))
+
+
+def tombstone_mark(pseudonym: str) -> str:
+    """What a tombstone remembers of a user: a keyed hash that needs the pseudonym, so the key of the pseudonyms."""
+    return hmac.digest(pseudonym.encode(), b"recserve tombstone", hashlib.sha256).hex()
+
+
+def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int) -> int:
+    """Remove every row of a user and leave a tombstone; the number of interactions that went."""
+    forget_deleted(connection)
+    number = sa.select(users.c.number).where(users.c.pseudonym == pseudonym).scalar_subquery()
+    # Timestamps may be somewhat ahead of the clock: a replay of the newest must be refused too.
+    newest = connection.execute(sa.select(sa.func.max(events.c.time_us)).where(events.c.user == number)).scalar_one()
+    erased_us = max(now_us, newest or 0)
+    gone = connection.execute(sa.delete(events).where(events.c.user == number)).rowcount
+    connection.execute(sa.delete(seen).where(seen.c.user == number))
+    connection.execute(sa.delete(users).where(users.c.pseudonym == pseudonym))
+    tombstone = {"mark": tombstone_mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
+    connection.execute(sa.delete(erased).where(erased.c.mark == tombstone["mark"]))
+    connection.execute(sa.insert(erased), tombstone)
+    next_revision(connection)
+    return gone
+
+
+def trim(connection: sa.Connection, numbers: Iterable[int], limits: InteractionLimits) -> int:
+    """Cut the rows of these users to the limits; the number of interactions and entries that went."""
+    gone = 0
+    for number in numbers:
+        old = sa.select(events.c.number).where(events.c.user == number)
+        old = old.order_by(events.c.time_us.desc(), events.c.number.desc()).offset(limits.per_user)
+        gone += connection.execute(sa.delete(events).where(events.c.number.in_(old))).rowcount
+        faded = sa.select(seen.c.item, seen.c.kind).where(seen.c.user == number)
+        faded = faded.order_by(seen.c.last_us.desc(), seen.c.item, seen.c.kind).offset(limits.seen_per_user)
+        which = sa.tuple_(seen.c.item, seen.c.kind).in_(faded)
+        gone += connection.execute(sa.delete(seen).where(seen.c.user == number, which)).rowcount
+        connection.execute(sa.update(users).where(users.c.number == number).values(untrimmed=0))
+    return gone
+
+
+def expire(connection: sa.Connection, first: int, last: int, limits: InteractionLimits, now_us: int) -> int:
+    """Remove what is past the limits of the users with these numbers; the number of rows that went."""
+    forget_deleted(connection)
+    gone = 0
+    for table, time_us, age_s in (
+        (events, events.c.time_us, limits.max_age_s),
+        (seen, seen.c.last_us, limits.seen_max_age_s),
+    ):
+        if age_s is not None:
+            old = sa.delete(table).where(
+                table.c.user.between(first, last), time_us < now_us - round(age_s * MICROSECONDS)
+            )
+            gone += connection.execute(old).rowcount
+    for table, limit in ((events, limits.per_user), (seen, limits.seen_per_user)):
+        many = sa.select(table.c.user).where(table.c.user.between(first, last)).group_by(table.c.user)
+        gone += trim(connection, connection.execute(many.having(sa.func.count() > limit)).scalars().all(), limits)
+    is_empty = sa.not_(sa.or_(*(sa.exists().where(table.c.user == users.c.number) for table in (events, seen))))
+    connection.execute(sa.delete(users).where(users.c.number.between(first, last), is_empty))
+    if gone:
+        next_revision(connection)
+    return gone
+
+
+def _erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int) -> dict[str, int]:
+    """When each user was erased, as far as that still counts."""
+    user_of = {tombstone_mark(pseudonym): pseudonym for pseudonym in pseudonyms}
+    query = sa.select(erased.c.mark, erased.c.erased_us)
+    found = connection.execute(query.where(erased.c.mark.in_(list(user_of)), erased.c.until_us > now_us))
+    return {user_of[mark]: erased_us for mark, erased_us in found}
+
+
+def _event_ids(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
+    """Those that are there already."""
+    return set(connection.execute(sa.select(events.c.event_id).where(events.c.event_id.in_(ids))).scalars())
+
+
+def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits) -> None:
+    counts = Counter(row.user for row in rows)
+    _insert_users(connection, counts)
+    query = sa.select(users.c.pseudonym, users.c.number, users.c.untrimmed).where(users.c.pseudonym.in_(list(counts)))
+    found = list(connection.execute(query))
+    number_of = {pseudonym: number for pseudonym, number, _ in found}
+    connection.execute(sa.insert(events), [{"user": number_of[row.user], **row.columns} for row in rows])
+    _insert_seen(connection, rows, number_of)
+    trim(connection, [number for _, number, untrimmed in found if untrimmed >= limits.slack], limits)
+
+
+def _insert_users(connection: sa.Connection, counts: dict[str, int]) -> None:
+    insert = _upsert(connection, users)
+    added = {"untrimmed": users.c.untrimmed + insert.excluded.untrimmed}
+    statement = insert.on_conflict_do_update(index_elements=[users.c.pseudonym], set_=added)
+    connection.execute(statement, [{"pseudonym": user, "untrimmed": count} for user, count in counts.items()])
+
+
+def _insert_seen(connection: sa.Connection, rows: Sequence[Row], number_of: dict[str, int]) -> None:
+    last: dict[tuple[int, str, str], int] = {}
+    for row in rows:
+        columns = row.columns
+        if columns["item"] is not None:
+            key = (number_of[row.user], columns["item"], KINDS.get(columns["type"], _SEEN))
+            last[key] = max(columns["time_us"], last.get(key, 0))
+    if not last:
+        return
+    insert = _upsert(connection, seen)
+    statement = insert.on_conflict_do_update(
+        index_elements=[seen.c.user, seen.c.item, seen.c.kind],
+        set_={"last_us": insert.excluded.last_us},
+        where=insert.excluded.last_us > seen.c.last_us,
+    )
+    values = [{"user": user, "item": item, "kind": kind, "last_us": us} for (user, item, kind), us in last.items()]
+    connection.execute(statement, values)
+
+
+def _upsert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)

@@ -1,0 +1,101 @@
+"""Pseudonyms: the documented HMAC, a key that only its owner reads, and no user id in any message."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from recserve_server_ext.errors import ConfigError, ServerError, UserIdError
+from recserve_server_ext.pseudonyms import KEY_VARIABLE, Pseudonyms, is_pseudonym, read_pseudonyms
+
+KEY = bytes(range(32))
+
+
+def test_a_pseudonym_is_the_hmac() -> None:
+    made = Pseudonyms(KEY).of("Zoë 42")
+    assert made == hmac.new(KEY, "Zoë 42".encode(), hashlib.sha256).hexdigest()
+    assert is_pseudonym(made)
+
+
+def test_the_first_test_case_of_rfc_4231_with_a_longer_key() -> None:
+    # Case 6: a key of 131 bytes, so longer than a block.
+    made = Pseudonyms(b"\xaa" * 131).of("Test Using Larger Than Block-Size Key - Hash Key First")
+    assert made == "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
+
+
+@pytest.mark.parametrize(
+    ("user_id", "message"),
+    [
+        ("", "empty"),
+        ("secret" * 43, "258 characters"),
+        ("secret\0", "NUL"),
+        ("secret e\u0301", "NFC"),
+        ("secret \ud800", "surrogate"),
+        (b"secret", "not bytes"),
+        (None, "not NoneType"),
+    ],
+)
+def test_a_bad_user_id_is_refused_without_being_named(user_id: str, message: str) -> None:
+    with pytest.raises(UserIdError, match=message) as caught:
+        Pseudonyms(KEY).of(user_id)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_the_longest_user_id() -> None:
+    assert is_pseudonym(Pseudonyms(KEY).of("x" * 256))
+
+
+@pytest.mark.parametrize("text", ["", "ann", "a" * 63, "A" * 64, "g" * 64, "a" * 64 + "\n", 3, None])
+def test_other_texts_are_no_pseudonyms(text: object) -> None:
+    assert not is_pseudonym(text)
+
+
+def test_the_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "pseudonym.key"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: read_pseudonyms(path, {}).of("ann"), range(8)))
+    assert len(set(made)) == 1
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(path.parent) == ["pseudonym.key"]
+    assert read_pseudonyms(path, {}).of("ann") == made[0]
+    assert read_pseudonyms(tmp_path / "other.key", {}).of("ann") != made[0]
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pseudonym.key"
+    read_pseudonyms(path, {})
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_pseudonyms(path, {})
+
+
+def test_the_environment_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "pseudonym.key"
+    assert read_pseudonyms(path, {KEY_VARIABLE: KEY.hex()}).of("ann") == Pseudonyms(KEY).of("ann")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("key", ["", "ab" * 31, "xy" * 32])
+def test_a_bad_key_is_refused(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="key|hexadecimal"):
+        read_pseudonyms(tmp_path / "k", {KEY_VARIABLE: key})
+    path = tmp_path / "pseudonym.key"
+    path.write_text(key)
+    path.chmod(0o600)
+    with pytest.raises(ServerError, match="key"):
+        read_pseudonyms(path, {})
+
+
+def test_a_key_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read or made"):
+        read_pseudonyms(tmp_path, {})
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match="cannot be read or made"):
+        read_pseudonyms(tmp_path / "file" / "pseudonym.key", {})
