@@ -84,7 +84,7 @@ def test_the_environment_comes_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["", "ab" * 31, "xy" * 32])
 def test_a_bad_key_is_refused(key: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="key|hexadecimal"):
+    with pytest.raises(ConfigError, match=r"key|hexadecimal"):
         read_pseudonyms(tmp_path / "k", {KEY_VARIABLE: key})
     path = tmp_path / "pseudonym.key"
     path.write_text(key)
