@@ -1,13 +1,13 @@
-"""Sources of a catalogue: JSON Lines, CSV and Parquet files, read row by row."""
+"""Files of rows, of a catalogue or of interactions: JSON Lines, CSV and Parquet, read row by row."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
 
@@ -30,6 +30,21 @@ _FORMATS: Final[dict[str, FileFormat]] = {
 }
 _BATCH: Final = 1000
 _BOM: Final = b"\xef\xbb\xbf"
+
+
+class Columns(Protocol):
+    """Which columns are wanted: what a reader needs to know of a mapping."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read, each once."""
+
+    def check_columns(self, known: Iterable[str]) -> None:
+        """Refuse a column that the source does not have.
+
+        Raises:
+            MappingError: Names the column and the nearest that there is.
+        """
 
 
 class Source(Protocol):
@@ -93,7 +108,7 @@ class JsonLinesSource:
     format = "jsonl"
     is_textual = False
 
-    def __init__(self, path: Path, mapping: FieldMapping) -> None:
+    def __init__(self, path: Path, mapping: Columns) -> None:
         self._path = path
         self._mapping = mapping
         self.total = path.stat().st_size
@@ -133,8 +148,9 @@ class CsvSource:
 
     format = "csv"
     is_textual = True
+    dialect: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, path: Path, mapping: FieldMapping) -> None:
+    def __init__(self, path: Path, mapping: Columns) -> None:
         self._path = path
         self._mapping = mapping
         self.total = path.stat().st_size
@@ -148,7 +164,7 @@ class CsvSource:
             self._path.open("rb") as raw,
             io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
         ):
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, strict=True, **self.dialect)
             header = self._header(reader)
             for number, record in enumerate(_records(reader), start=1):
                 self.done = raw.tell()
@@ -160,9 +176,13 @@ class CsvSource:
                 else:
                     yield number, dict(zip(header, record, strict=True))
 
+    def column_name(self, heading: str) -> str:
+        """The name of a column by its heading."""
+        return heading
+
     def _header(self, reader: Iterator[list[str]]) -> list[str]:
         try:
-            header = next(reader, [])
+            header = [self.column_name(name) for name in next(reader, [])]
             "".join(header).encode()
         except (csv.Error, UnicodeEncodeError) as error:
             raise SourceError(f"the header line of {self._path} cannot be read: {error}") from error
@@ -194,7 +214,7 @@ class ParquetSource:
     format = "parquet"
     is_textual = False
 
-    def __init__(self, path: Path, mapping: FieldMapping) -> None:
+    def __init__(self, path: Path, mapping: Columns) -> None:
         import pyarrow.parquet
 
         self._path = path

@@ -132,7 +132,7 @@ class RowConverter:
         if field.type == "list":
             return _list(name, value, field.separator)
         if self._is_textual and field.type != "str":
-            value = _parsed(name, value, field.type)
+            value = parsed(name, value, field.type)
         return _CHECKS[field.type](name, value)
 
     def _available(self, values: Mapping[str, Any]) -> bool:
@@ -140,7 +140,7 @@ class RowConverter:
         value = None if column is None else values.get(column)
         if column is None or value is None or value == "":
             return True
-        return _bool(column, _parsed(column, value.strip(), "bool") if self._is_textual else value)
+        return _bool(column, parsed(column, value.strip(), "bool") if self._is_textual else value)
 
 
 def _wrong(name: str, value: object, expected: str) -> RowError:
@@ -168,7 +168,7 @@ def _text(name: str, field: TextField, values: Mapping[str, Any]) -> str:
     return _valid(name, value.strip())
 
 
-def _parsed(name: str, text: str, type_: AttributeType) -> Any:
+def parsed(name: str, text: str, type_: AttributeType) -> Any:
     """The value that a string of a textual source stands for."""
     if type_ == "int" and _INT.fullmatch(text):
         return int(text)

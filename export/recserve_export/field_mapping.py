@@ -86,11 +86,20 @@ class FieldMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             MappingError: Names the column and the nearest that there is.
         """
-        names = sorted(set(known))
-        for column in self.columns:
-            if column not in names:
-                shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-                raise MappingError(f"the source has no column {column!r}{nearest(column, names)}; it has: {shown}")
+        check_columns(self.columns, known)
+
+
+def check_columns(columns: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a column that the source does not have.
+
+    Raises:
+        MappingError: Names the column and the nearest that there is.
+    """
+    names = sorted(set(known))
+    for column in columns:
+        if column not in names:
+            shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise MappingError(f"the source has no column {column!r}{nearest(column, names)}; it has: {shown}")
 
 
 def validated(mapping: FieldMapping) -> FieldMapping:

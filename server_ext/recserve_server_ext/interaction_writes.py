@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -18,6 +18,37 @@ from recserve_server_ext.interaction_tables import erased, events, seen, state, 
 #: Kind of entry in what a user saw, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
 _SEEN: Final = "seen"
+Upsert = sqlite.Insert | postgresql.Insert
+_INSERTS: Final[dict[str, Callable[[sa.Table], Upsert]]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def _upsert_users(dialect: str) -> Upsert:
+    insert = _INSERTS[dialect](users)
+    added = {"untrimmed": users.c.untrimmed + insert.excluded.untrimmed}
+    return insert.on_conflict_do_update(index_elements=[users.c.pseudonym], set_=added)
+
+
+def _upsert_seen(dialect: str) -> Upsert:
+    insert = _INSERTS[dialect](seen)
+    return insert.on_conflict_do_update(
+        index_elements=[seen.c.user, seen.c.item, seen.c.kind],
+        set_={"last_us": insert.excluded.last_us},
+        where=insert.excluded.last_us > seen.c.last_us,
+    )
+
+
+# Made once: making the statements of one interaction takes longer than running them.
+_NEXT_REVISION: Final = sa.update(state).values(revision=state.c.revision + 1)
+_ERASED: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
+    erased.c.mark.in_(sa.bindparam("marks", expanding=True)), erased.c.until_us > sa.bindparam("now_us")
+)
+_KNOWN_IDS: Final = sa.select(events.c.event_id).where(events.c.event_id.in_(sa.bindparam("ids", expanding=True)))
+_NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.untrimmed).where(
+    users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
+)
+_INSERT: Final = sa.insert(events)
+_UPSERT_USERS: Final = {dialect: _upsert_users(dialect) for dialect in _INSERTS}
+_UPSERT_SEEN: Final = {dialect: _upsert_seen(dialect) for dialect in _INSERTS}
 
 
 class Row(NamedTuple):
@@ -64,7 +95,7 @@ def forget_deleted(connection: sa.Connection) -> None:
 
 def next_revision(connection: sa.Connection) -> None:
     """Count a change."""
-    connection.execute(sa.update(state).values(revision=state.c.revision + 1))
+    connection.execute(_NEXT_REVISION)
 
 
 def tombstone_mark(pseudonym: str) -> str:
@@ -130,32 +161,24 @@ def expire(connection: sa.Connection, first: int, last: int, limits: Interaction
 def _erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int) -> dict[str, int]:
     """When each user was erased, as far as that still counts."""
     user_of = {tombstone_mark(pseudonym): pseudonym for pseudonym in pseudonyms}
-    query = sa.select(erased.c.mark, erased.c.erased_us)
-    found = connection.execute(query.where(erased.c.mark.in_(list(user_of)), erased.c.until_us > now_us))
+    found = connection.execute(_ERASED, {"marks": list(user_of), "now_us": now_us})
     return {user_of[mark]: erased_us for mark, erased_us in found}
 
 
 def _event_ids(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
     """Those that are there already."""
-    return set(connection.execute(sa.select(events.c.event_id).where(events.c.event_id.in_(ids))).scalars())
+    return set(connection.execute(_KNOWN_IDS, {"ids": ids}).scalars())
 
 
 def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits) -> None:
     counts = Counter(row.user for row in rows)
-    _insert_users(connection, counts)
-    query = sa.select(users.c.pseudonym, users.c.number, users.c.untrimmed).where(users.c.pseudonym.in_(list(counts)))
-    found = list(connection.execute(query))
+    added = [{"pseudonym": user, "untrimmed": count} for user, count in counts.items()]
+    connection.execute(_UPSERT_USERS[connection.dialect.name], added)
+    found = list(connection.execute(_NUMBERS, {"pseudonyms": list(counts)}))
     number_of = {pseudonym: number for pseudonym, number, _ in found}
-    connection.execute(sa.insert(events), [{"user": number_of[row.user], **row.columns} for row in rows])
+    connection.execute(_INSERT, [{"user": number_of[row.user], **row.columns} for row in rows])
     _insert_seen(connection, rows, number_of)
     trim(connection, [number for _, number, untrimmed in found if untrimmed >= limits.slack], limits)
-
-
-def _insert_users(connection: sa.Connection, counts: dict[str, int]) -> None:
-    insert = _upsert(connection, users)
-    added = {"untrimmed": users.c.untrimmed + insert.excluded.untrimmed}
-    statement = insert.on_conflict_do_update(index_elements=[users.c.pseudonym], set_=added)
-    connection.execute(statement, [{"pseudonym": user, "untrimmed": count} for user, count in counts.items()])
 
 
 def _insert_seen(connection: sa.Connection, rows: Sequence[Row], number_of: dict[str, int]) -> None:
@@ -165,17 +188,6 @@ def _insert_seen(connection: sa.Connection, rows: Sequence[Row], number_of: dict
         if columns["item"] is not None:
             key = (number_of[row.user], columns["item"], KINDS.get(columns["type"], _SEEN))
             last[key] = max(columns["time_us"], last.get(key, 0))
-    if not last:
-        return
-    insert = _upsert(connection, seen)
-    statement = insert.on_conflict_do_update(
-        index_elements=[seen.c.user, seen.c.item, seen.c.kind],
-        set_={"last_us": insert.excluded.last_us},
-        where=insert.excluded.last_us > seen.c.last_us,
-    )
     values = [{"user": user, "item": item, "kind": kind, "last_us": us} for (user, item, kind), us in last.items()]
-    connection.execute(statement, values)
-
-
-def _upsert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    if values:
+        connection.execute(_UPSERT_SEEN[connection.dialect.name], values)
