@@ -31,6 +31,7 @@ from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 if TYPE_CHECKING:
     from recserve_export.interaction_import import InteractionRefusal, InteractionReport
     from recserve_export.interaction_readers import InteractionFormat
+    from recserve_server_ext.interaction_limits import InteractionLimits
     from recserve_server_ext.interaction_store import InteractionStore
     from recserve_server_ext.pseudonyms import Pseudonyms
 
@@ -230,14 +231,53 @@ def preview(
             note(f"{found.kept - rows:,} more rows; see them with --rows {found.kept}")
 
 
+@app.command()
+def erase(
+    user: Annotated[str, typer.Argument(help="User id.")],
+    home: HomeOption = DEFAULT_HOME,
+    store: StoreOption = None,
+    pseudonyms: PseudonymsOption = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove all that is held of USER, for good."""
+    with explained(), _store(home, store) as opened:
+        pseudonym = _pseudonym(user, home, pseudonyms)
+        if not yes:
+            typer.confirm(f"Remove all that {opened} holds of this user?", abort=True, err=True)
+        found = opened.erase(pseudonym)
+        _say(
+            f"{found.interactions:,} interactions removed; older ones of this user are refused "
+            f"until {_moment(found.refused_until)}"
+        )
+
+
+@app.command()
+def expire(
+    home: HomeOption = DEFAULT_HOME,
+    store: StoreOption = None,
+    max_age_days: Annotated[float | None, typer.Option(min=0.001, help="Remove what is older.")] = None,
+    per_user: Annotated[int | None, typer.Option(min=1, help="Keep this many interactions of a user.")] = None,
+) -> None:
+    """Remove what is past the limits; made to be run now and then."""
+    from recserve_server_ext.interaction_limits import DAY_S, InteractionLimits
+
+    limits = InteractionLimits()
+    if max_age_days is not None:
+        limits = msgspec.structs.replace(limits, max_age_s=max_age_days * DAY_S)
+    if per_user is not None:
+        limits = msgspec.structs.replace(limits, per_user=per_user)
+    with explained(), _store(home, store, limits) as opened:
+        _say(f"{opened.expire():,} rows removed")
+
+
 def _where(home: Path, store: str | None) -> Path | str:
     return Workspace(home).interactions if store is None else store
 
 
-def _store(home: Path, store: str | None) -> InteractionStore:
+def _store(home: Path, store: str | None, limits: InteractionLimits | None = None) -> InteractionStore:
     from recserve_server_ext.interaction_store import InteractionStore
 
-    return InteractionStore(_where(home, store))
+    return InteractionStore(_where(home, store), limits)
 
 
 def _pseudonyms(home: Path) -> Pseudonyms:

@@ -285,6 +285,23 @@ def test_rules_are_fitted_on_a_range_and_used(tmp_path: Path, filled: Path) -> N
     assert json.loads(out.read_text())["fitted"]["name"] == "train"
 
 
+def test_erasing_a_user_asks_and_then_refuses_a_replay(tmp_path: Path, filled: Path) -> None:
+    declined = CliRunner().invoke(app, ["erase", "ann", "--home", str(filled)], input="n\n")
+    assert (declined.exit_code, len(held(filled, ANN))) == (1, 2)
+    assert "2 interactions removed" in ok("erase", "ann", "--home", filled, "--yes")
+    assert (held(filled, ANN), len(held(filled, BOB))) == ([], 1)
+    again = ok("import", write_rows(tmp_path / "again.jsonl", ROWS), "--home", filled, *OPTIONS)
+    assert "1 were there already, refused 2" in again
+    assert "erased" in again
+
+
+def test_expiry(filled: Path) -> None:
+    assert "0 rows removed" in ok("expire", "--home", filled)
+    assert "1 rows removed" in ok("expire", "--home", filled, "--per-user", 1)
+    assert [row["item"] for row in held(filled, ANN)] == ["i2"]
+    assert "2 rows removed" in ok("expire", "--home", filled, "--max-age-days", 1)
+
+
 def test_no_store_says_how_to_make_one(home: Path) -> None:
     result = run("stats", "--home", home)
     assert (result.exit_code, "recserve interactions import" in result.stderr) == (1, True)
