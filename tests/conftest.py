@@ -70,3 +70,12 @@ def postgres() -> Iterator[Postgres]:
         except NoPostgresError as error:
             pytest.skip(str(error))
         yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a test makes its store: once in a SQLite file, once in an empty PostgreSQL database."""
+    if request.param == "sqlite":
+        return tmp_path / "store.db"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.empty()

@@ -131,7 +131,10 @@ def change(
 
 
 def _decide(connection: sa.Connection, changes: Sequence[Put | Take | ItemResult]) -> _Change:
-    stored = {row[0]: row for row in rows_of(connection, [change.id for change in changes])}
+    stored = {
+        row[0]: row
+        for row in rows_of(connection, [change.id for change in changes if not isinstance(change, ItemResult)])
+    }
     decided = _Change()
     for change in changes:
         if isinstance(change, ItemResult):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ LIMITS = Limits(text_bytes=200, item_bytes=2000, attributes=4, items_bytes=20_00
 
 
 @pytest.fixture
-def edited(tmp_path: Path) -> Iterator[Edited]:
-    edited = Edited(tmp_path, tmp_path / "catalogue.db", limits=LIMITS)
+def edited(tmp_path: Path, store_place: Path | str) -> Iterator[Edited]:
+    edited = Edited(tmp_path, store_place, limits=LIMITS)
     yield edited
     edited.store.close()
 
@@ -28,13 +27,13 @@ def film(item_id: str, title: str, **more: Any) -> dict[str, Any]:
     return {"id": item_id, "texts": {"title": title}, **more}
 
 
-def test_each_item_is_created_updated_or_left_alone(edited: Edited) -> None:
+def test_each_item_is_created_updated_or_left_alone(edited: Edited, store_place: Path | str) -> None:
     answer = edited.change("upsert", [film("new", "Alien"), film("i0", "other"), film("i1", "film 1")])
     # i1 loses its year.
     assert [result.status for result in answer.results] == ["created", "updated", "updated"]
     assert answer.revision == edited.store.revision == 2
     assert edited.asked == ["Alien", "other"]
-    with CatalogueStore(edited.store.database.path or "") as other:
+    with CatalogueStore(store_place) as other:
         found = other.get("new")
     assert found is not None
     assert found.texts == {"title": "Alien"}
@@ -178,6 +177,9 @@ def test_pages_are_in_the_order_of_the_ids(edited: Edited) -> None:
         (b'{"op": "list", "limit": 0}', ErrorKind.INVALID_REQUEST),
         (b"{" + b" " * 20_001, ErrorKind.TOO_LARGE),
         (b"[" * 2000, ErrorKind.INVALID_REQUEST),
+        (b'{"op": "get", "ids": ["a\\u0000"]}', ErrorKind.INVALID_REQUEST),
+        (b'{"op": "list", "after": "a\\u0000b\\n"}', ErrorKind.INVALID_REQUEST),
+        (b'{"op": "delete", "items": [{"id": "a"}], "request_id": "\\u0000"}', ErrorKind.INVALID_REQUEST),
         (b"no JSON", ErrorKind.INVALID_JSON),
         (b'{"op": "upsert", "items": [' + b"[" * 5000 + b"]" * 5000 + b"]}", ErrorKind.INVALID_JSON),
     ],
@@ -189,9 +191,8 @@ def test_what_is_no_request_is_refused(edited: Edited, raw: bytes, kind: ErrorKi
 
 
 def test_a_store_that_cannot_be_used_is_unavailable(edited: Edited) -> None:
-    assert edited.store.database.path is not None
-    with sqlite3.connect(edited.store.database.path) as connection:
-        connection.execute("DROP TABLE item_vectors")
+    with edited.store.database.writing() as connection:
+        connection.exec_driver_sql("DROP TABLE item_vectors")
     with pytest.raises(RequestError) as caught:
         edited.change("upsert", [film("a", "A")])
     assert caught.value.kind is ErrorKind.UNAVAILABLE

@@ -27,8 +27,8 @@ NOBODY = np.empty(0, np.int64)
 
 
 @pytest.fixture
-def edited(tmp_path: Path) -> Iterator[Edited]:
-    edited = Edited(tmp_path, tmp_path / "catalogue.db")
+def edited(tmp_path: Path, store_place: Path | str) -> Iterator[Edited]:
+    edited = Edited(tmp_path, store_place)
     yield edited
     edited.store.close()
 

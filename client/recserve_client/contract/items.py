@@ -9,7 +9,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from recserve_client.contract.messages import ItemId
 
 Revision = Annotated[int, Meta(ge=0)]
-RequestId = Annotated[str, Meta(max_length=128)]
+_NO_NUL = r"^[^\x00]*$"
+RequestId = Annotated[str, Meta(max_length=128, pattern=_NO_NUL)]
 #: Items of one request at most.
 MOST_ITEMS = 10_000
 
@@ -67,7 +68,7 @@ class DeleteItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op
 class GetItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="get", gc=False):
     """Read items by id."""
 
-    ids: Annotated[list[ItemId], Meta(min_length=1, max_length=MOST_ITEMS)]
+    ids: Annotated[list[Annotated[ItemId, Meta(pattern=_NO_NUL)]], Meta(min_length=1, max_length=MOST_ITEMS)]
 
 
 class ListItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="list", gc=False):
@@ -78,7 +79,7 @@ class ListItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op",
         limit: How many at most.
     """
 
-    after: Annotated[str, Meta(max_length=512)] = ""
+    after: Annotated[str, Meta(max_length=512, pattern=_NO_NUL)] = ""
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
