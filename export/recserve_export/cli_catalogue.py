@@ -45,6 +45,7 @@ class Format(StrEnum):
 
 
 HomeOption = Annotated[Path, typer.Option(help="Folder that holds everything recserve makes.")]
+StoreOption = Annotated[str, typer.Option(help="URL of the catalogue store [default: the file in the home].")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="auto: by the ending of the name.")]
 Texts = Annotated[list[str] | None, typer.Option(help="Text field, NAME or NAME=WEIGHT; once for each.")]
@@ -58,6 +59,7 @@ Columns = Annotated[list[str] | None, typer.Option("--map", help="NAME=COLUMN wh
 def import_(
     source: Annotated[str, typer.Argument(help="JSON Lines, CSV or Parquet file, or films (of bokeh-sampledata).")],
     home: HomeOption = DEFAULT_HOME,
+    store: StoreOption = "",
     file_format: FormatOption = Format.AUTO,
     mapping: Annotated[Path | None, typer.Option(help="TOML file with the whole field mapping.")] = None,
     id_field: Annotated[str, typer.Option(help="Column of the item id.")] = "id",
@@ -90,7 +92,7 @@ def import_(
                 separator=separator,
                 available=available_field,
             )
-        _import(_opened(source, file_format, fields), Workspace(home).store, refusals, force=force)
+        _import(_opened(source, file_format, fields), Workspace(home).store_at(store), refusals, force=force)
 
 
 app.command()(cli_catalogue_changes.upsert)
@@ -99,13 +101,13 @@ app.command()(cli_catalogue_changes.export)
 
 
 @app.command()
-def stats(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def stats(home: HomeOption = DEFAULT_HOME, store: StoreOption = "", as_json: JsonOption = False) -> None:
     """Say what the catalogue holds and where it came from."""
     from recserve_export.catalogue_stats import collect_stats
 
-    with explained(), _store(home) as store:
-        with progress("reading", store.count()) as bar:
-            found = collect_stats(store, lambda done: bar.update(_BAR, completed=done))
+    with explained(), _store(home, store) as opened:
+        with progress("reading", opened.count()) as bar:
+            found = collect_stats(opened, lambda done: bar.update(_BAR, completed=done))
         if as_json:
             out.print_json(msgspec.json.encode(found).decode())
             return
@@ -125,13 +127,14 @@ def stats(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
 def show(
     item_id: Annotated[str, typer.Argument(metavar="ID", help="Item id.")],
     home: HomeOption = DEFAULT_HOME,
+    store: StoreOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Print one item."""
-    with explained(), _store(home) as store:
-        item = store.get(item_id)
+    with explained(), _store(home, store) as opened:
+        item = opened.get(item_id)
         if item is None:
-            fail(f"no item {item_id!r} among the {store.count():,} of {store}")
+            fail(f"no item {item_id!r} among the {opened.count():,} of {opened}")
         if as_json:
             out.print_json(msgspec.json.encode(item).decode())
         else:
@@ -162,7 +165,7 @@ def _opened(source: str, file_format: Format, mapping: FieldMapping | None) -> _
     return _Opened(path.name, path, open_source(path, mapping, chosen), mapping)
 
 
-def _import(opened: _Opened, path: Path, refusals: Path | None, *, force: bool) -> None:
+def _import(opened: _Opened, path: Path | str, refusals: Path | None, *, force: bool) -> None:
     from recserve_export.catalogue_import import import_catalogue, up_to_date
     from recserve_export.catalogue_readers import checksum
     from recserve_server_ext.catalogue_store import CatalogueStore
@@ -192,10 +195,10 @@ def _import(opened: _Opened, path: Path, refusals: Path | None, *, force: bool) 
         fail("nothing was accepted, the catalogue is as it was; check the field mapping against the reasons above")
 
 
-def _store(home: Path) -> CatalogueStore:
+def _store(home: Path, store: str) -> CatalogueStore:
     from recserve_server_ext.catalogue_store import CatalogueStore
 
-    return CatalogueStore(Workspace(home).store)
+    return CatalogueStore(Workspace(home).store_at(store))
 
 
 @contextmanager

@@ -69,7 +69,6 @@ def export(
     """Write all items of the catalogue, as `recserve catalogue upsert` reads them."""
     from recserve_client.contract import NewItem
     from recserve_server_ext.catalogue_store import CatalogueStore
-    from recserve_server_ext.database import store_place
     from recserve_server_ext.durable import write_chunks
 
     def lines(opened: CatalogueStore) -> Iterator[bytes]:
@@ -77,7 +76,7 @@ def export(
             found = NewItem(item.id, item.texts, item.attributes, item.available)
             yield msgspec.json.encode(found) + b"\n"
 
-    with explained(OSError), CatalogueStore(store_place(store or str(Workspace(home).store))) as opened:
+    with explained(OSError), CatalogueStore(Workspace(home).store_at(store)) as opened:
         if str(file) == "-":
             for line in lines(opened):
                 sys.stdout.buffer.write(line)

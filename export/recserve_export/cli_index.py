@@ -15,7 +15,7 @@ from recserve_export.cli_common import Precision, explained, stage_bar
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
-    from recserve_export.engine_choice import RecallReport
+    from recserve_export.engine_choice import RecallReport, Settings
     from recserve_export.index_build import Built
     from recserve_export.recall import CurvePoint
 
@@ -45,6 +45,7 @@ class Engine(StrEnum):
 #: The same for all points of a report; the line under the table names them.
 _FIXED = ("ef_construction", "codes")
 _HOME = typer.Option(DEFAULT_HOME, "--home", help="Folder of the encoder, the catalogue and the snapshots.")
+_STORE = typer.Option("", help="URL of the catalogue store [default: the file in the home].")
 
 
 @app.command()
@@ -54,12 +55,15 @@ def build(
     engine: Engine = typer.Option(Engine.AUTO, help="What searches; auto: the cheapest that reaches the recall."),
     recall: float = typer.Option(0.98, help="Recall@10 to reach for user vectors, against exact search."),
     force: bool = typer.Option(False, "--force", help="Build even when the published index is up to date."),
+    store: str = _STORE,
 ) -> None:
     """Encode the catalogue, choose the engine and its parameters by measurement, publish a snapshot."""
     if not 0 < recall <= 1:
         fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
     with explained(OSError):
-        _print_built(_build(Workspace(home), precision, engine, recall, force))
+        from recserve_export.engine_choice import Settings
+
+        _print_built(_build(Workspace(home), precision, Settings(engine=engine.value, recall=recall), force, store))
 
 
 @app.command()
@@ -87,19 +91,18 @@ def report(
 def compact(
     home: Path = _HOME,
     precision: Precision = typer.Option(Precision.AUTO, help="Encoder to use; auto: the one that is served."),
-    store: str = typer.Option("", help="File or URL of the catalogue store [default: the file in the home]."),
+    store: str = _STORE,
     threads: int = typer.Option(0, help="Threads of the build; 0: the usable cores.", min=0),
 ) -> None:
     """Publish a snapshot with all changes so far, by the engine that was chosen; serving goes on."""
     with explained(OSError):
         from recserve_export.index_compact import compact as make
         from recserve_server_ext.catalogue_store import CatalogueStore
-        from recserve_server_ext.database import store_place
         from recserve_server_ext.encoder_manifest import choose_encoder
 
         workspace = Workspace(home)
         encoder = choose_encoder(workspace, precision.value)
-        with CatalogueStore(store_place(store or str(workspace.store))) as opened:
+        with CatalogueStore(workspace.store_at(store)) as opened:
             done = make(opened, workspace.snapshots, encoder, threads or None)
         if done is None:
             note("nothing has changed since the published snapshot")
@@ -107,14 +110,12 @@ def compact(
             out.print(f"snapshot {done.id}: {done.items:,} items of revision {done.revision}", highlight=False)
 
 
-def _build(workspace: Workspace, precision: Precision, engine: Engine, recall: float, force: bool) -> Built:
-    from recserve_export.engine_choice import Settings
+def _build(workspace: Workspace, precision: Precision, settings: Settings, force: bool, store: str) -> Built:
     from recserve_export.index_build import build as build_snapshot
     from recserve_server_ext.encoder_manifest import choose_encoder
 
     encoder = choose_encoder(workspace, precision.value)
-    settings = Settings(engine=engine.value, recall=recall)
-    return build_snapshot(workspace, encoder, settings, force=force, stage=stage_bar)
+    return build_snapshot(workspace, encoder, settings, store=store, force=force, stage=stage_bar)
 
 
 def _print_built(built: Built) -> None:

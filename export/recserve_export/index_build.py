@@ -67,6 +67,7 @@ def build(
     encoder_folder: Path,
     settings: Settings | None = None,
     *,
+    store: str = "",
     force: bool = False,
     stage: Stage = silent,
 ) -> Built:
@@ -76,6 +77,7 @@ def build(
         workspace: Where the catalogue and the snapshots are.
         encoder_folder: From `choose_encoder`.
         settings: How to choose engine and parameters.
+        store: URL of the catalogue store; empty = the file in the workspace.
         force: Whether to build in any case.
         stage: Shows progress.
 
@@ -85,14 +87,14 @@ def build(
     settings = settings or Settings()
     manifest = read_encoder_manifest(encoder_folder, verify=False)
     fingerprint = manifest.runtime_fingerprint
-    with CatalogueStore(workspace.store) as store:
-        head = store.head()
+    with CatalogueStore(workspace.store_at(store)) as opened:
+        head = opened.head()
         wanted = (fingerprint, head.revision, head.identity, head.field_weights, settings.recall, settings.engine)
         if not force and (done := _up_to_date(workspace.snapshots, wanted)) is not None:
             return done
         older = None if force else _reusable(workspace.snapshots, wanted)
         catalogue = read_catalogue(
-            store, made_with(fingerprint, head.field_weights), manifest.dim, Known(older, head.imported_at)
+            opened, made_with(fingerprint, head.field_weights), manifest.dim, Known(older, head.imported_at)
         )
     return _publish(workspace.snapshots, catalogue, head.identity, encoder_folder, settings, stage)
 

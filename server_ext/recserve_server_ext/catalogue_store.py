@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from recserve_client.contract import CatalogueItem
 from recserve_server_ext.catalogue_tables import SCHEMA, items, removed_items, state, vectors
-from recserve_server_ext.database import Database, store_place
+from recserve_server_ext.database import Database
 from recserve_server_ext.errors import CatalogueError
+from recserve_server_ext.workspace import store_place
 
 _CHUNK: Final = 1000
 _FIELDS: Final = (items.c.id, items.c.texts, items.c.attributes, items.c.available)

@@ -23,11 +23,6 @@ _SQLITE_BUSY: Final = 5  # `sqlite3` names it only from Python 3.11 on
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
 
-def store_place(name: str) -> Path | str:
-    """A store as it is named on a command line or in a configuration: a URL stays one, anything else is a file."""
-    return name if "://" in name else Path(name)
-
-
 class Schema(NamedTuple):
     """What a store keeps in its database.
 

@@ -33,7 +33,11 @@ class LiveCatalogue:
     """
 
     def __init__(
-        self, snapshots: Path, load: Callable[[Path], Snapshot], store: Callable[[], CatalogueStore] | None
+        self,
+        snapshots: Path,
+        load: Callable[[Path], Snapshot],
+        store: Callable[[], CatalogueStore] | None,
+        changed: Callable[[View], None] = lambda _: None,
     ) -> None:
         """Load what is published, and what changed since.
 
@@ -41,6 +45,7 @@ class LiveCatalogue:
             snapshots: Folder of the published snapshots.
             load: Loads one.
             store: Opens the store where changes are written; none = there are none.
+            changed: Called with every new view, in `view`.
 
         Raises:
             SnapshotError: Nothing was published, or it cannot be loaded.
@@ -48,6 +53,8 @@ class LiveCatalogue:
         self._snapshots = snapshots
         self._load = load
         self._open = store
+        self._changed = changed
+        self._told: View | None = None
         self._ask_again = 0.0
         self._published = self._stamp()
         self._seen: object = None
@@ -74,6 +81,9 @@ class LiveCatalogue:
                 # A store that is away must not cost every batch a timeout.
                 self._ask_again = time.monotonic() + _PAUSE_S
                 self._complain(str(error))
+        if self._told is not self._view:
+            self._told = self._view
+            self._changed(self._view)
         return self._view
 
     def _stamp(self) -> int:

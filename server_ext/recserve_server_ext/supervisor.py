@@ -11,7 +11,6 @@ import grpc
 
 from recserve_server_ext.catalogue_store import CatalogueStore, opener
 from recserve_server_ext.compactor import Compactor, compact_command
-from recserve_server_ext.database import store_place
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
 from recserve_server_ext.errors import LaunchError, SnapshotError
@@ -29,7 +28,7 @@ from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot
 from recserve_server_ext.snapshot_shelf import first_usable
 from recserve_server_ext.triton_binary import TritonBinary
 from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_endpoint
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.workspace import Workspace, store_place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+
+def store_place(place: str) -> Path | str:
+    """A store as it is named on a command line or in a configuration: a URL stays one, anything else is a file."""
+    return place if "://" in place else Path(place)
+
+
 DEFAULT_HOME = Path(".recserve")
 
 
@@ -37,6 +43,10 @@ class Workspace:
     def pseudonym_key(self) -> Path:
         """Key that user ids become pseudonyms with."""
         return self.home / "pseudonym.key"
+
+    def store_at(self, place: str) -> Path | str:
+        """The catalogue store: that of a URL or file, or, where none is named, the file in the home."""
+        return store_place(place) if place else self.store
 
     @property
     def snapshots(self) -> Path:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -173,6 +174,20 @@ def test_enough_changes_are_compacted_in_the_background(home: Path, live: Served
     wait_for_snapshot(home, done["snapshot"])
     assert read_manifest(home / "snapshots" / done["snapshot"]).revision >= client.items.get(["c1"]).items[0].revision
     assert titles(client, "compacted film 7")[0] == "c7"
+
+
+def test_metrics_follow_the_catalogue(live: Served, client: Client) -> None:
+    revision = client.items.upsert([film("metric1", "a film for the metrics")]).revision
+    client.recommend([text("x")], min_revision=revision)
+    with urllib.request.urlopen(f"http://{live.metrics}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    values = {
+        line.split()[0].partition("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("recserve_")
+    }
+    assert values["recserve_catalogue_revision"] == revision
+    assert 1 <= values["recserve_catalogue_delta_items"] <= revision
+    assert values["recserve_catalogue_snapshot_items"] >= 299
+    assert abs(values["recserve_catalogue_snapshot_created_timestamp_seconds"] - time.time()) < 3600
 
 
 def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.text_cache import TextCache
 from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings, settle_memory
+from recserve_server_ext.view_metrics import ViewMetrics
 
 
 class TritonPythonModel:
@@ -21,7 +22,9 @@ class TritonPythonModel:
         serve = settings.serve
         manifest = read_manifest(Path(settings.encoder), verify=False)
         load = partial(Snapshot.load, encoder=manifest.runtime_fingerprint, threads=serve.threads or None)
-        live = LiveCatalogue(Path(settings.snapshots), load, opener(settings.store) if settings.store else None)
+        store = opener(settings.store) if settings.store else None
+        self._metrics = ViewMetrics()
+        live = LiveCatalogue(Path(settings.snapshots), load, store, self._metrics.show)
         encoder = TritonEncoder(
             Path(settings.encoder), manifest.max_tokens, batch=serve.encoder_batch, timeout_s=serve.encoder_timeout_s
         )

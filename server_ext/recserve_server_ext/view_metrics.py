@@ -1,0 +1,46 @@
+"""Prometheus metrics of the catalogue that `recommend` serves. Importable only inside a Python model."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import triton_python_backend_utils as pb
+
+from recserve_server_ext.catalogue_view import View
+
+_GAUGES = {
+    "recserve_catalogue_revision": "Revision of the catalogue that is served",
+    "recserve_catalogue_snapshot_revision": "Revision of the snapshot under it",
+    "recserve_catalogue_snapshot_created_timestamp_seconds": "Moment that snapshot was made",
+    "recserve_catalogue_snapshot_items": "Items of that snapshot",
+    "recserve_catalogue_delta_items": "Items that changed since and are searched exactly",
+    "recserve_catalogue_unavailable_items": "Rows that are not recommended: removed, replaced or not available",
+}
+
+
+class ViewMetrics:
+    """Shows each view in gauges. A value that Triton refuses would end the whole server, so all are plain floats."""
+
+    def __init__(self) -> None:
+        # The families must live as long as their metrics.
+        self._families = [
+            pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE) for name, text in _GAUGES.items()
+        ]
+        self._gauges: dict[str, Any] = {
+            name: family.Metric(labels={}) for name, family in zip(_GAUGES, self._families, strict=True)
+        }
+
+    def show(self, view: View) -> None:
+        """Set every gauge."""
+        manifest = view.snapshot.manifest
+        values = (
+            view.revision,
+            manifest.revision,
+            datetime.fromisoformat(manifest.created).timestamp(),
+            manifest.items,
+            0 if view.delta is None else view.delta.count,
+            view.unavailable,
+        )
+        for gauge, value in zip(self._gauges.values(), values, strict=True):
+            gauge.set(float(value))
