@@ -21,7 +21,8 @@ from hdrh.histogram import HdrHistogram
 
 from recserve_benchmarks.errors import BenchmarkError
 
-_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+#: What a request is sent to.
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _HIGHEST_US = 60_000_000
 _LONGEST_S = 600
 _CONNECT_S = 30
@@ -79,9 +80,7 @@ def generate(address: str, requests: Iterable[bytes], callers: int, *, answers: 
         BenchmarkError: The generator failed or did not end within ten minutes.
     """
     with tempfile.NamedTemporaryFile(suffix=".requests") as file:
-        for request in requests:
-            file.write(struct.pack("<I", len(request)) + request)
-        file.flush()
+        write_blobs(Path(file.name), requests)
         load = Load(address, file.name, callers, str(answers) if answers is not None else None)
         try:
             result = subprocess.run(
@@ -107,6 +106,13 @@ def good(outcome: Outcome) -> Outcome:
     return outcome
 
 
+def write_blobs(path: Path, blobs: Iterable[bytes]) -> None:
+    """Write blobs as `read_blobs` reads them."""
+    with path.open("wb") as file:
+        for blob in blobs:
+            file.write(struct.pack("<I", len(blob)) + blob)
+
+
 def read_blobs(path: Path) -> Iterator[bytes]:
     """The blobs of a file, each after its length."""
     raw = memoryview(path.read_bytes())
@@ -124,7 +130,7 @@ async def _send(load: Load) -> Outcome:
     answers: list[bytes] = [b""] * len(requests)
     numbered = iter(enumerate(requests))
     async with grpc.aio.insecure_channel(load.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
-        infer = channel.unary_unary(_METHOD, None, None)
+        infer = channel.unary_unary(METHOD, None, None)
         await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
 
         async def caller() -> None:
@@ -143,7 +149,7 @@ async def _send(load: Load) -> Outcome:
         await asyncio.gather(*(caller() for _ in range(load.callers)))
         wall_s = time.perf_counter() - start
     if load.answers is not None:
-        Path(load.answers).write_bytes(b"".join(struct.pack("<I", len(answer)) + answer for answer in answers))
+        write_blobs(Path(load.answers), answers)
     p50_ms, p99_ms = (latencies.get_value_at_percentile(percentile) / 1000 for percentile in (50, 99))
     return Outcome(latencies.total_count, errors, wall_s, p50_ms, p99_ms)
 

@@ -55,10 +55,12 @@ class Server:
     Attributes:
         address: host:port of gRPC.
         pid: Of the tritonserver.
+        log: What the program that started it writes.
     """
 
     address: str
     pid: int
+    log: Path
 
     def cpu_s(self) -> float:
         """CPU seconds, user and system, of the tritonserver and its Python processes so far."""
@@ -100,12 +102,22 @@ class Server:
 
 
 @contextmanager
-def ours(home: Path, precision: str) -> Iterator[Server]:
-    """`recserve serve` over a home."""
+def ours(home: Path, precision: str, *more: str) -> Iterator[Server]:
+    """`recserve serve` over a home, with more options."""
     with tempfile.TemporaryDirectory() as aside:
         ready = Path(aside) / "ready.json"
         program = [sys.executable, "-m", "recserve_client.cli.main", "serve", "--home", str(home)]
-        options = ["--grpc-port", "0", "--metrics-port", "0", "--precision", precision, "--ready-file", str(ready)]
+        options = [
+            "--grpc-port",
+            "0",
+            "--metrics-port",
+            "0",
+            "--precision",
+            precision,
+            "--ready-file",
+            str(ready),
+            *more,
+        ]
         log = Path(aside) / "log"
         with log.open("wb") as stream:
             process = subprocess.Popen([*program, *options], stdout=stream, stderr=stream)
@@ -116,7 +128,7 @@ def ours(home: Path, precision: str) -> Iterator[Server]:
                     raise LaunchError(f"the server did not start: {log.read_text()[-500:]}")
                 time.sleep(0.05)
             addresses = json.loads(ready.read_text())
-            yield Server(addresses["grpc"], addresses["server_pid"])
+            yield Server(addresses["grpc"], addresses["server_pid"], log)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -143,7 +155,7 @@ def echo(answer_bytes: int, settings: ServeSettings) -> Iterator[Server]:
         process = TritonProcess(binary, folder, endpoint)
         try:
             _wait_ready(endpoint.grpc, process)
-            yield Server(endpoint.grpc, process.pid)
+            yield Server(endpoint.grpc, process.pid, process.log)
         finally:
             process.stop()
 
