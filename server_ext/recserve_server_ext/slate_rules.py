@@ -126,6 +126,8 @@ class _Filling:
             self._moved[self._users, pinned, number] |= pinned >= 0
         for place in range(self._picks.shape[1]):
             choice = self._choose()
+            if (choice < 0).all():
+                break  # nobody has a candidate left, and none comes back
             self._take(np.where(self._picks[:, place] < 0, choice, -1), place)
         # A pin may stand beyond the last candidate: nothing is left empty before it.
         order = np.argsort(self._picks < 0, axis=1, kind="stable")[:, : self._free.shape[1]]
