@@ -154,7 +154,8 @@ def column_of_array(array: pa.Array) -> Column:
     kind = array.type
     if pa.types.is_large_list(kind):
         offsets = array.offsets.to_numpy().astype(np.int64, copy=False)
-        return Column(present, lists=Lists(offsets, column_of_array(array.values)))
+        lists = Lists(offsets, column_of_array(array.values))
+        return Column(present, lists=lists, places=_places(lists))
     if pa.types.is_large_string(kind):
         return Column(present, strings=array)
     if pa.types.is_boolean(kind):
@@ -170,43 +171,52 @@ def column_of_values(values: Sequence[Any]) -> Column:
     An integer beyond 64 bits and anything else than strings, numbers, booleans and lists exists, and equals nothing.
     """
     clean = [None if type(value) is float and not math.isfinite(value) else value for value in values]
+    types = set(map(type, clean))
+    lists = _lists(clean) if list in types else None
     return Column(
         present=pa.array([value is not None for value in clean], pa.bool_()),
-        strings=_part(clean, pa.large_string(), lambda value: type(value) is str),
-        integers=_part(clean, pa.int64(), lambda value: type(value) is int and value in _INT64),
-        floats=_part(clean, pa.float64(), lambda value: type(value) is float),
-        booleans=_part(clean, pa.bool_(), lambda value: type(value) is bool),
-        lists=_lists(clean),
-        places=_places(clean),
+        strings=_part(clean, str, pa.large_string()) if str in types else None,
+        integers=_integers(clean) if int in types else None,
+        floats=_part(clean, float, pa.float64()) if float in types else None,
+        booleans=_part(clean, bool, pa.bool_()) if bool in types else None,
+        lists=lists,
+        places=None if lists is None else _places(lists),
     )
 
 
-def _part(values: list[Any], kind: pa.DataType, belongs: Callable[[Any], bool]) -> pa.Array | None:
-    if not any(map(belongs, values)):
-        return None
-    return pa.array([value if belongs(value) else None for value in values], kind)
+def _part(values: list[Any], kind: type, arrow_kind: pa.DataType) -> pa.Array:
+    return pa.array([value if type(value) is kind else None for value in values], arrow_kind)
 
 
-def _lists(values: list[Any]) -> Lists | None:
-    if not any(type(value) is list for value in values):
-        return None
+def _integers(values: list[Any]) -> pa.Array | None:
+    found = [value if type(value) is int and value in _INT64 else None for value in values]
+    array = pa.array(found, pa.int64())
+    return array if array.null_count < len(array) else None
+
+
+def _lists(values: list[Any]) -> Lists:
     lists = [value if type(value) is list else [] for value in values]
     offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
     return Lists(offsets, column_of_values(list(chain.from_iterable(lists))))
 
 
-def _places(values: list[Any]) -> NDArray[np.float64] | None:
-    nowhere = (math.nan, math.nan)
-    places = [value if _is_place(value) else nowhere for value in values]
-    if all(place is nowhere for place in places):
+def _places(lists: Lists) -> NDArray[np.float64] | None:
+    """The lists that are two numbers within -90..90 and -180..180."""
+    if NUMBER not in lists.elements.kinds:
         return None
-    return np.radians(np.array(places, np.float64))
-
-
-def _is_place(value: Any) -> bool:
-    if type(value) is not list or len(value) != 2 or not {type(value[0]), type(value[1])} <= {int, float}:
-        return False
-    return bool(-90 <= value[0] <= 90 and -180 <= value[1] <= 180)
+    pairs = np.flatnonzero(np.diff(lists.offsets) == 2)
+    numbers = np.full(len(lists.elements.present), np.nan)
+    for part in (lists.elements.integers, lists.elements.floats):
+        if part is not None:
+            valid = part.is_valid().to_numpy(zero_copy_only=False)
+            numbers[valid] = part.drop_null().to_numpy()
+    found = numbers[lists.offsets[pairs][:, None] + np.arange(2)]
+    pairs, found = (rows[(np.abs(found) <= (90, 180)).all(axis=1)] for rows in (pairs, found))
+    if not len(pairs):
+        return None
+    places = np.full((len(lists.offsets) - 1, 2), np.nan)
+    places[pairs] = np.radians(found)
+    return places
 
 
 def _decoded(array: pa.Array) -> list[Any]:

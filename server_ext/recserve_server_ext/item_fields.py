@@ -77,8 +77,8 @@ class ItemFields:
 def write_fields(path: Path, items: Iterable[Mapping[str, Any]]) -> int:
     """Write the fields of all items, in the order of their rows; see `ItemFields`.
 
-    A field whose values are all strings, all booleans, all integers, all floats or all lists of strings becomes a
-    column of that type; any other is kept as JSON, value by value.
+    A field whose values are all strings, all booleans, all integers, all floats, all lists of strings or all lists of
+    floats (such as places) becomes a column of that type; any other is kept as JSON, value by value.
 
     Returns:
         Number of items.
@@ -138,6 +138,16 @@ def _arrow_type(values: list[Any]) -> pa.DataType | None:
         return pa.int64()
     if kinds == {float} and all(math.isfinite(value) for value in values if value is not None):
         return pa.float64()
-    if kinds == {list} and all(type(part) is str for value in values if value is not None for part in value):
+    if kinds == {list}:
+        return _arrow_list_type([value for value in values if value is not None])
+    return None
+
+
+def _arrow_list_type(lists: list[list[Any]]) -> pa.DataType | None:
+    """The type that holds all these lists unchanged; None where there is no such type here."""
+    kinds = {type(part) for parts in lists for part in parts}
+    if kinds <= {str}:
         return pa.large_list(pa.large_string())
+    if kinds == {float} and all(math.isfinite(part) for parts in lists for part in parts):
+        return pa.large_list(pa.float64())
     return None

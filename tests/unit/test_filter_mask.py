@@ -32,6 +32,7 @@ COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     "flag": st.booleans(),
     "tags": st.lists(WORDS, max_size=3),
     "place": PLACES,
+    "spot": st.lists(st.sampled_from([0.0, 48.85, -90.5, 180.0]), max_size=3),
     "mixed": MIXED | PLACES,
     "number": INTEGERS | FLOATS,
     "nothing": st.none(),
@@ -97,6 +98,15 @@ def test_both_sources_refuse_the_same(items: Any, condition: Filter) -> None:
 
     stored = snapshot_columns(items)
     assert refusal(stored) == refusal(AttributeColumns.of_items(items))
+
+
+def test_lists_of_floats_come_back_unchanged() -> None:
+    items: list[dict[str, Any]] = [{"place": [48.85, 2.35]}, {}, {"place": []}, {"place": [1e300, -0.0, 5e-324]}]
+    with tempfile.TemporaryDirectory() as folder:
+        write_fields(Path(folder) / "fields.arrow", items)
+        fields = ItemFields.load(Path(folder) / "fields.arrow")
+    assert not fields.is_json("place")
+    assert fields.take(["place"], np.arange(4)) == [{"place": item.get("place")} for item in items]
 
 
 FILMS = [
