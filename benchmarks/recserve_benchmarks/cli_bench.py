@@ -10,6 +10,7 @@ import typer
 
 from recserve_benchmarks.cli_encode import encode
 from recserve_benchmarks.cli_output import check_folders, print_results, steps
+from recserve_benchmarks.cli_retrieve import retrieve
 from recserve_client.cli.console import fail
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure speed against raw search, an echo and the encoder alone.", no_args_is_help=True)
 app.command()(encode)
+app.command()(retrieve)
 
 
 @app.callback()
@@ -83,13 +85,15 @@ def _measure(workspace: Workspace, precision: str, items: int, plan: Plan) -> di
 
 
 def _report(results: dict[str, Any], json_file: Path | None, plot: Path | None) -> None:
-    from recserve_benchmarks.report import costs_table, draw, notes, targets_table
+    from recserve_benchmarks.report import costs_table, draw, notes, targets, targets_table
 
     setup = results["setup"]
     machine_name = f"{setup['cpu']}, {setup['int8_arithmetic']}, {setup['cores']} cores"
     lines = [f"{machine_name}; {setup['items']:,} items; {_words(setup['engine'])}"]
     lines += [f"chosen engine: {_words(setup['chosen_engine'])}", *notes(results)]
-    print_results((lines[0], costs_table(results), *lines[1:], targets_table(results)), results, json_file)
+    print_results(
+        (lines[0], costs_table(results), *lines[1:], targets_table(results, targets(results))), results, json_file
+    )
     if plot is not None:
         draw(results, plot, f"recserve, {setup['items']:,} items, {machine_name}")
 

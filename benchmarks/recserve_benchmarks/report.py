@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,17 +93,17 @@ def _commit() -> str | None:
     return f"{commit}+" if changed else commit
 
 
-def targets_table(results: dict[str, Any]) -> Table:
-    """The targets and whether the medians meet them, with the range over the rounds; at most 100 columns wide."""
+def targets_table(results: dict[str, Any], wanted: Sequence[Target]) -> Table:
+    """These targets and whether the medians meet them, with the range over the rounds; at most 100 columns wide."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("figure", "measured", "rounds", "target", "goal", "met"):
         table.add_column(name, justify="left" if name in ("figure", "met") else "right")
-    for target in targets(results):
+    for target in wanted:
         value = value_of(results, target.name)
         sign = ">=" if target.at_least else "<="
         met = "[green]yes[/]" if target.met(value) else "[bold red]no[/]"
         goal = "" if target.goal is None else f"{target.goal:g}"
-        rounds = "-".join(f"{end:.3f}" for end in results["spread"].get(target.name, ()))
+        rounds = "-".join(f"{end:.3f}" for end in results.get("spread", {}).get(target.name, ()))
         table.add_row(target.name, f"{value:.3f}", rounds, f"{sign} {target.bound:.4g}", goal, met)
     return table
 

@@ -51,6 +51,34 @@ def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None
     assert plot.stat().st_size > 0
 
 
+@pytest.mark.triton
+@pytest.mark.slow
+def test_a_tiny_run_retrieves_in_every_way(tiny_home: Path, tmp_path: Path) -> None:
+    home, report, plot = tmp_path / "home", tmp_path / "retrieve.json", tmp_path / "retrieve.png"
+    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("run"))
+    options = ["--home", str(home), "--items", "1000", "--rounds", "1", "--quick"]
+    ran = bench(*options, "--json", str(report), "--plot", str(plot), command="retrieve")
+    assert ran.returncode == 0, ran.stderr
+    assert max(map(len, ran.stdout.splitlines()[1:])) <= 100
+    assert "a trial, not to be quoted" in ran.stdout
+    results = json.loads(report.read_text())
+    for engine in ("hnsw", "scan", "exact"):
+        for kind in ("interests", "random"):
+            for point in results["engines"][engine][kind]:
+                assert 0 <= point["recall_at_10"] <= 1
+                assert set(point["users_per_s"]) == {"1", "8", "32"}
+                assert all(speed > 0 for speed in point["users_per_s"].values())
+    assert all(point["recall_at_10"] == 1 for point in results["engines"]["exact"]["random"])
+    assert results["user_vectors"]["chosen_recall_at_10"] > 0.9
+    assert results["ratio_to_raw"]["no_delta"] > 0
+    swap = results["swap_under_load"]
+    assert swap["failed"] == 0
+    assert swap["upserts"] >= 600
+    assert swap["timeline"]["compaction_started_s"] < swap["timeline"]["swapped_s"]
+    assert [point["items"] for point in results["scale"]["points"]] == [1000]
+    assert plot.stat().st_size > 0
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

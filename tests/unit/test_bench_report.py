@@ -59,7 +59,7 @@ def test_a_target_is_met_on_its_own_side_and_at_its_bound(*, at_least: bool, bel
 
 
 def test_tables_fit_and_name_all_that_was_measured() -> None:
-    costs, goals = printed(costs_table(RESULTS)), printed(targets_table(RESULTS))
+    costs, goals = printed(costs_table(RESULTS)), printed(targets_table(RESULTS, targets(RESULTS)))
     assert max(len(line) for line in (costs + goals).splitlines()) <= 100
     assert len(costs.splitlines()) == 1 + len(MEASURED)
     assert "0.683-0.720" in goals.splitlines()[1]

@@ -1,0 +1,89 @@
+"""`recserve bench retrieve`: the command; see `recserve_benchmarks.retrieve_bench`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+from rich.console import RenderableType
+
+from recserve_benchmarks.cli_output import check_folders, print_results, steps
+from recserve_client.cli.console import fail
+from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
+
+if TYPE_CHECKING:
+    from recserve_benchmarks.retrieve_bench import Plan
+
+#: Real texts that the films have, at most.
+_REAL = 65_000
+
+
+def retrieve(
+    home: Annotated[Path, typer.Option(help="Folder with encoder and catalogue.")] = DEFAULT_HOME,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    items: Annotated[
+        int, typer.Option(help="Items; beyond 65,000 only growth is measured with them.", min=1000)
+    ] = _REAL,
+    rounds: Annotated[int, typer.Option(help="Rounds; medians are over them.", min=1)] = 5,
+    swap: Annotated[bool, typer.Option(help="Measure a swap under load too.")] = True,
+    quick: Annotated[bool, typer.Option("--quick", help="Few users: to try it, not to quote it.")] = False,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw recall against speed into this PNG.")] = None,
+) -> None:
+    """Measure the engines on user vectors, our retrieval over them, a swap under load, and growth."""
+    check_folders(json_file, plot)
+    try:
+        from recserve_benchmarks.errors import BenchmarkError
+        from recserve_benchmarks.retrieve_bench import Plan
+        from recserve_client.errors import RecserveError
+        from recserve_server_ext.errors import ServerError
+    except ModuleNotFoundError as error:
+        fail(f"recserve bench needs the module {error.name!r}: pip install 'recserve[serve,export,bench]'")
+    plan = Plan(items=items, rounds=rounds, users=50 if quick else 500, swap=swap, seed=seed)
+    try:
+        results = _measure(Workspace(home), precision, plan)
+    except (ServerError, BenchmarkError, RecserveError) as error:
+        fail(str(error))
+    results["setup"]["quick"] = quick
+    _report(results, json_file, plot)
+
+
+def _measure(workspace: Workspace, precision: str, plan: Plan) -> dict[str, Any]:
+    from recserve_benchmarks.corpus import prepare
+    from recserve_benchmarks.report import machine
+    from recserve_benchmarks.retrieve_bench import RetrieveBench
+    from recserve_server_ext.encoder_manifest import choose_encoder
+    from recserve_server_ext.text_encoder import TextEncoder
+
+    folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8']", precision))
+    with steps() as done:
+        corpus = prepare(workspace, folder, min(plan.items, _REAL), done)
+        results = RetrieveBench(corpus, TextEncoder(folder), plan, done).run()
+    results["setup"] = {
+        **machine(),
+        "items": min(plan.items, len(corpus.snapshot.ids)),
+        "encoder": corpus.snapshot.manifest.encoder,
+        "plan": asdict(plan),
+    }
+    return results
+
+
+def _report(results: dict[str, Any], json_file: Path | None, plot: Path | None) -> None:
+    from recserve_benchmarks.report import targets_table
+    from recserve_benchmarks.retrieve_report import curves_table, draw, notes, scale_table, targets
+
+    setup = results["setup"]
+    title = f"{setup['cpu']}, {setup['int8_arithmetic']}, {setup['cores']} cores; {setup['items']:,} items"
+    parts: tuple[RenderableType, ...] = (
+        title,
+        curves_table(results),
+        *notes(results),
+        scale_table(results),
+        targets_table(results, targets(results)),
+    )
+    print_results(parts, results, json_file)
+    if plot is not None:
+        draw(results, plot, title)
