@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from recserve_server_ext.group_commit import GroupCommit, QueueFullError
+from support.queued import arrived
 
 LONG_S = 60.0
 
@@ -36,15 +37,6 @@ def submit(
     return pool.submit(commit, works)
 
 
-def polled(commit: GroupCommit[int, int], count: int) -> None:
-    """Wait for calls to arrive; arriving wakes nobody, so the condition is nudged."""
-    while True:
-        with commit._changed:
-            if commit._size >= count:
-                return
-            commit._changed.wait(0.005)
-
-
 def test_calls_that_wait_share_one_commit() -> None:
     slow = Slow()
     commit: GroupCommit[int, int] = GroupCommit(slow, group=100, queue=100, wait_s=LONG_S)
@@ -52,7 +44,7 @@ def test_calls_that_wait_share_one_commit() -> None:
         first = submit(pool, commit, [0])
         assert slow.started.acquire(timeout=LONG_S)
         others = [submit(pool, commit, [2 * n, 2 * n + 1]) for n in range(1, 6)]
-        polled(commit, 10)
+        arrived(commit, 10)
         slow.go.release(2)
         assert first.result(LONG_S) == [0]
         assert [other.result(LONG_S) for other in others] == [[20 * n, 20 * n + 10] for n in range(1, 6)]
@@ -66,11 +58,11 @@ def test_a_failed_commit_fails_all_that_were_in_it_and_no_other() -> None:
         first = submit(pool, commit, [1])
         assert slow.started.acquire(timeout=LONG_S)
         bad = [submit(pool, commit, [-1, 2])]
-        polled(commit, 2)
+        arrived(commit, 2)
         bad.append(submit(pool, commit, [3, 4]))
-        polled(commit, 4)
+        arrived(commit, 4)
         good = submit(pool, commit, [5])
-        polled(commit, 5)
+        arrived(commit, 5)
         slow.go.release(3)
         assert first.result(LONG_S) == [10]
         for call in bad:
@@ -87,7 +79,7 @@ def test_a_full_queue_refuses() -> None:
         first = submit(pool, commit, [1])
         assert slow.started.acquire(timeout=LONG_S)
         second = submit(pool, commit, [2, 3])
-        polled(commit, 2)
+        arrived(commit, 2)
         with pytest.raises(QueueFullError):
             commit([4])
         slow.go.release(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from recserve_server_ext.interaction_reads import window_query
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.pseudonyms import Pseudonyms
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
+from support.queued import arrived
 
 Opener = Callable[..., InteractionStore]
 
@@ -350,6 +352,17 @@ def test_the_store_in_numbers(store: InteractionStore) -> None:
     found = store.stats()
     assert (found.users, found.interactions, found.items, found.seen) == (2, 3, 2, 3)
     assert (found.types, found.oldest, found.newest) == ({"view": 2, "click": 1}, NOW - 60, NOW - 1)
+
+
+def test_calls_that_come_together_share_transactions(store: InteractionStore) -> None:
+    before = store.revision
+    with ThreadPoolExecutor(8) as pool:
+        with store.database.writing():  # the first call waits for this, and the others gather behind it
+            calls = [pool.submit(store.record, [event(item=f"i{n}"), event(user="bad")]) for n in range(8)]
+            arrived(store._commit, 7)
+        answers = [call.result(60) for call in calls]
+    assert [statuses(answer) for answer in answers] == [["recorded", "invalid_user"]] * 8
+    assert (len(held(store)), store.revision) == (8, before + 2)
 
 
 def test_what_is_asked_for_is_bounded(opened: Opener) -> None:
