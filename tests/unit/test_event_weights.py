@@ -177,6 +177,12 @@ def test_a_weight_halves_by_time_position_and_session() -> None:
         assert weights(events, changed) == pytest.approx(expected[name]), name
 
 
+def test_a_pause_as_long_as_the_gap_begins_no_session() -> None:
+    events = [row(0, item="a"), row(50, item="b"), row(100.001, item="c"), row(100.001, item="d")]
+    found = weigh(event_columns([events, events[:1]]), msgspec.structs.replace(PLAIN, session_gap_s=50.0))
+    assert found.session.tolist() == [1, 1, 0, 0, 0]
+
+
 def test_weights_of_the_distant_past_keep_their_ratios() -> None:
     rules = HistoryRules(half_life_s=60.0)
     now = [row(1.7e9, "click", "a"), row(1.7e9 + 60, "click", "b")]
