@@ -67,6 +67,7 @@ def examine(workspace: Workspace, settings: ServeSettings, triton: Path | None =
         ("CPU", _cpu),
         ("encoder", lambda: _encoder(workspace, settings)),
         ("snapshot", lambda: _snapshot(workspace, settings)),
+        ("catalogue store", lambda: _store(workspace, settings)),
         ("gRPC port", lambda: _port(settings.host, settings.grpc_port, "grpc")),
         ("metrics port", lambda: _port(settings.host, settings.metrics_port, "metrics")),
     ]
@@ -172,6 +173,23 @@ def _snapshot(workspace: Workspace, settings: ServeSettings) -> Finding:
     encoder = read_manifest(choose_encoder(workspace, settings.precision), verify=False).runtime_fingerprint
     snapshot = Snapshot.load(current(workspace.snapshots), encoder=encoder)
     return Finding("snapshot", f"{snapshot.manifest.id}, {snapshot.manifest.items:,} items, checksums good")
+
+
+def _store(workspace: Workspace, settings: ServeSettings) -> Finding:
+    from recserve_server_ext.catalogue_store import CatalogueStore
+    from recserve_server_ext.snapshot import current
+    from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot_manifest
+
+    place = workspace.store_at(settings.store)
+    if isinstance(place, Path) and not place.is_file():
+        return Finding("catalogue store", "none: the snapshot is served, nothing can be changed")
+    with CatalogueStore(place) as store:
+        head = store.head()
+        manifest = read_snapshot_manifest(current(workspace.snapshots), verify=False)
+        found = f"revision {head.revision:,}, snapshot of {manifest.revision:,}"
+        if manifest.source != head.identity or head.imported_at > manifest.revision:
+            return Finding("catalogue store", f"{found}, from another import", "run: recserve index build")
+        return Finding("catalogue store", f"{found}, {store.pending(manifest.revision):,} changes since")
 
 
 def _port(host: str, port: int, what: str) -> Finding:

@@ -32,6 +32,7 @@ CHECKS = [
     "CPU",
     "encoder",
     "snapshot",
+    "catalogue store",
     "gRPC port",
     "metrics port",
 ]
