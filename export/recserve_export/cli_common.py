@@ -17,6 +17,7 @@ class Precision(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     INT8 = "int8"
+    INT8_FAST = "int8-fast"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich import box
@@ -11,8 +12,8 @@ from rich.table import Table
 
 from recserve_client.cli.console import note, out
 from recserve_export.cli_common import Precision, explained, stage_bar
-from recserve_export.encoder_export import Exported, choose_precisions, export_encoder
-from recserve_export.encoder_report import EncoderReport
+from recserve_export.encoder_export import Exported, ExportSettings, export_encoder
+from recserve_export.encoder_report import DEFAULT_GATE, Candidate, EncoderReport, Gate, Speed
 from recserve_export.encoder_source import SourceOptions
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
@@ -25,6 +26,11 @@ class PoolingChoice(StrEnum):
     MAX = "max"
     LAST = "last"
     WEIGHTED_MEAN = "weighted_mean"
+
+
+def _bound(name: str, help: str) -> Any:
+    """An option of the gate, with the gate's own default."""
+    return typer.Option(getattr(DEFAULT_GATE, name), min=-1.0, max=1.0, help=help)
 
 
 app = typer.Typer(help="Turn a model into files that can be served.", no_args_is_help=True)
@@ -41,9 +47,7 @@ def encoder(
         None, help="Hugging Face or sentence-transformers folder.", show_default="all-MiniLM-L6-v2"
     ),
     home: Path = typer.Option(DEFAULT_HOME, "--home", help="Folder to put the encoder in."),
-    precision: Precision = typer.Option(
-        Precision.AUTO, help="auto: fp32, and int8 where the CPU has int8 dot products."
-    ),
+    precision: Precision = typer.Option(Precision.AUTO, help="auto: the fastest on this machine that passes the gate."),
     pooling: PoolingChoice | None = typer.Option(
         None, help="How token vectors become one.", show_default="what the model says"
     ),
@@ -57,11 +61,18 @@ def encoder(
     trust_remote_code: bool = typer.Option(
         False, "--trust-remote-code", help="Run the Python code that comes with the model."
     ),
+    texts: Path | None = typer.Option(
+        None, help="File with one text a line, to calibrate and check with.", show_default="the films"
+    ),
+    min_mean_cos: float = _bound("mean_cos", "Gate: mean cosine with PyTorch."),
+    min_p01_cos: float = _bound("p01_cos", "Gate: first percentile of the cosine with PyTorch."),
+    min_overlap: float = _bound("overlap", "Gate: ten nearest neighbours shared with PyTorch."),
+    min_spearman: float = _bound("spearman", "Gate: rank correlation of the cosines of pairs with PyTorch."),
     force: bool = typer.Option(False, "--force", help="Export even when what is there is up to date."),
 ) -> None:
     """Export a text encoder to ONNX, with pooling and normalisation inside, and compare it with the original."""
     with explained():
-        precisions = choose_precisions(precision.value)
+        gate = Gate(mean_cos=min_mean_cos, p01_cos=min_p01_cos, overlap=min_overlap, spearman=min_spearman)
         options = SourceOptions(
             pooling=None if pooling is None else pooling.value,
             max_tokens=max_tokens,
@@ -69,7 +80,10 @@ def encoder(
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
-        done = export_encoder(source, Workspace(home), precisions, options=options, force=force, stage=stage_bar)
+        settings = ExportSettings(gate=gate, texts=texts, force=force)
+        done = export_encoder(
+            source, Workspace(home), precision.value, options=options, settings=settings, stage=stage_bar
+        )
         for one in done:
             if not one.is_new:
                 note(f"the {one.manifest.precision} encoder is up to date: {one.folder}")
@@ -77,28 +91,47 @@ def encoder(
 
 
 def _print_table(done: list[Exported]) -> None:
-    title = f"{done[0].manifest.name} in {done[0].folder.parent}"
+    """The candidates of `auto`, or the encoders that were named, with their figures."""
+    last = done[-1].report()
+    title = f"{last.name} in {done[0].folder.parent}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
-    for name in ("precision", "fingerprint"):
-        table.add_column(name, no_wrap=True)
-    for name in ("size", "dim", "tokens", "min cos", "overlap", "texts/s"):
+    table.add_column("precision", no_wrap=True)
+    for name in ("size", "mean cos", "1% cos", "overlap", "Spearman", "titles/s", "descr./s"):
         table.add_column(name, justify="right", no_wrap=True)
-    for one in done:
-        table.add_row(*_cells(one, one.report()))
+    table.add_column("gate")
+    for one in last.candidates:
+        verdict = "misses" if one.misses else "chosen" if one.is_chosen else "passes"
+        table.add_row(*_cells(one.precision, one, one.size_bytes, one.speed, verdict))
+    if not last.candidates:
+        for report in (one.report() for one in done):
+            misses = last.gate.misses(report.agreement, report.neighbours)
+            size, speed = sum(report.sizes_bytes.values()), report.speeds[report.precision]
+            table.add_row(*_cells(report.precision, report, size, speed, "misses" if misses else "passes"))
     out.print(table)
+    for exported in done:
+        manifest = exported.manifest
+        out.print(
+            f"{manifest.precision}: fingerprint {manifest.fingerprint}, dim {manifest.dim}, "
+            f"at most {manifest.max_tokens} tokens",
+            highlight=False,
+        )
+    out.print(f"measured on {last.machine.cpu} ({last.machine.int8_arithmetic}), {last.machine.cores} cores")
 
 
-def _cells(one: Exported, report: EncoderReport) -> list[str]:
-    manifest = one.manifest
+def _cells(
+    precision: str, figures: EncoderReport | Candidate, size_bytes: int, speed: Speed, verdict: str
+) -> list[str]:
+    agreement, neighbours = figures.agreement, figures.neighbours
     return [
-        manifest.precision,
-        manifest.fingerprint,
-        _size(sum(report.sizes_bytes.values())),
-        str(manifest.dim),
-        str(manifest.max_tokens),
-        f"{report.agreement.min_cos:.6f}",
-        f"{report.neighbours.overlap:.3f}" if report.neighbours else "",
-        f"{report.texts_per_s[manifest.precision]:,.0f}",
+        precision,
+        _size(size_bytes),
+        f"{agreement.mean_cos:.4f}",
+        f"{agreement.p01_cos:.4f}",
+        f"{neighbours.overlap:.3f}",
+        f"{neighbours.spearman:.4f}",
+        f"{speed.titles:,.0f}",
+        f"{speed.descriptions:,.0f}",
+        verdict,
     ]
 
 

@@ -5,23 +5,27 @@ torch, transformers and optimum are imported only when there is something to exp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from recserve_export import encoder_recipe
+from recserve_export.encoder_lock import only_export
 from recserve_export.encoder_recipe import Stage, silent
-from recserve_export.encoder_report import REPORT, EncoderReport
+from recserve_export.encoder_report import DEFAULT_GATE, REPORT, EncoderReport, Gate, check_gate
 from recserve_export.encoder_source import NO_OPTIONS, EncoderSource, SourceOptions, read_source
+from recserve_export.encoder_texts import texts_name
 from recserve_export.errors import ExportError
 from recserve_server_ext import cpu
 from recserve_server_ext.durable import new_folder
-from recserve_server_ext.encoder_manifest import EncoderManifest, Precision, read_manifest
+from recserve_server_ext.encoder_manifest import EncoderManifest, Precision, read_choice, read_manifest
 from recserve_server_ext.errors import EncoderError
 from recserve_server_ext.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recserve_export.encoder_make import Maker
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,28 @@ class Exported:
             raise ExportError(f"{path} cannot be read: {error}; export again with --force") from error
 
 
-def choose_precisions(precision: Precision | Literal["auto"]) -> tuple[Precision, ...]:
-    """What to export; `auto`: fp32, and int8 where the CPU has int8 dot products."""
-    if precision == "auto":
-        return ("fp32", "int8") if cpu.has_int8_dot_product() else ("fp32",)
-    return (precision,)
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What an export is asked for, besides its source.
+
+    Attributes:
+        gate: The least figures.
+        texts: File with one text a line to calibrate, check and measure with; none = the films.
+        force: Make the encoders anew even when they are up to date.
+    """
+
+    gate: Gate = DEFAULT_GATE
+    texts: Path | None = None
+    force: bool = False
 
 
 def export_encoder(
     folder: Path | None,
     workspace: Workspace,
-    precisions: Sequence[Precision] = ("fp32",),
+    precision: Precision | Literal["auto"] = "fp32",
     *,
     options: SourceOptions = NO_OPTIONS,
-    force: bool = False,
+    settings: ExportSettings | None = None,
     stage: Stage = silent,
 ) -> list[Exported]:
     """Export a model into `workspace.encoder`, one folder per precision; what is up to date is left alone.
@@ -74,52 +86,117 @@ def export_encoder(
     Args:
         folder: A Hugging Face or sentence-transformers folder; none = the default model.
         workspace: Where to put it.
-        precisions: What to make.
+        precision: What to make; `auto` = the fastest on this machine that passes the gate, and fp32.
         options: Of the source: pooling, length, dim, and what is allowed.
-        force: Make these anew even when they are up to date.
+        settings: Gate and texts.
         stage: Shows progress.
 
     Returns:
-        fp32, then int8: those asked for, and fp32 where int8 needed a new one.
+        fp32 where it was asked for or is new, then int8 where it was asked for or won.
 
     Raises:
         ExportError: The source cannot be used, the export does not agree with it, or it cannot be written.
             Nothing half-made is left, and an earlier export stays.
     """
+    settings = settings or ExportSettings()
     source = read_source(folder, options)
-    source_sha256 = source.sha256()
-    done: list[Exported] = []
-    for precision in ("fp32", "int8") if "int8" in precisions else ("fp32",):
-        target = workspace.encoder / precision
-        # int8 is made from the fp32 file, so a new one brings a new int8.
-        is_forced = (force and precision in precisions) or any(one.is_new for one in done)
-        manifest = None if is_forced else _up_to_date(target, source_sha256, precision)
-        is_new = manifest is None
-        if manifest is None:
-            _make(source, source_sha256, workspace, precision, stage)
-            manifest = read_manifest(target, verify=False)
-        done.append(Exported(target, manifest, is_new))
-    return [one for one in done if one.is_new or one.manifest.precision in precisions]
-
-
-def _up_to_date(folder: Path, source_sha256: str, precision: Precision) -> EncoderManifest | None:
+    job = _Job(source, source.sha256(), workspace, settings, texts_name(settings.texts), stage)
+    if (done := job.up_to_date(precision)) is not None:
+        return done
     try:
-        manifest = read_manifest(folder)
-    except EncoderError:
-        return None
-    same_recipe = manifest.versions.get(encoder_recipe.RECIPE) == encoder_recipe.recipe(precision)
-    return manifest if same_recipe and manifest.source_sha256 == source_sha256 else None
-
-
-def _make(source: EncoderSource, source_sha256: str, workspace: Workspace, precision: Precision, stage: Stage) -> None:
-    try:
-        with new_folder(workspace.encoder / precision) as aside:
-            from recserve_export.encoder_make import Maker
-
-            maker = Maker(source, source_sha256, aside, stage)
-            if precision == "fp32":
-                maker.make_fp32()
-            else:
-                maker.make_int8(workspace.encoder / "fp32")
+        with only_export(workspace.encoder):
+            # Another process may have made it while this one waited for the lock or for nothing.
+            return job.up_to_date(precision) or job.make(precision)
     except OSError as error:
         raise ExportError(f"cannot write the encoder to {workspace.encoder}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: EncoderSource
+    source_sha256: str
+    workspace: Workspace
+    settings: ExportSettings
+    texts: str
+    stage: Stage
+
+    def up_to_date(self, precision: Precision | Literal["auto"]) -> list[Exported] | None:
+        """What is there already, if nothing is to be made."""
+        if self.settings.force:
+            return None
+        if precision != "auto":
+            found = self._current(precision)
+            if found is not None:
+                check_gate(found.report(), self.settings.gate)
+            return None if found is None else [found]
+        fp32 = self._current("fp32")
+        chosen = _read_choice(self.workspace)
+        winner = None if chosen is None else self._current(chosen)
+        if fp32 is None or winner is None or not self._would_choose_again(winner.report()):
+            return None
+        return [fp32] if chosen == "fp32" else [fp32, winner]
+
+    def make(self, precision: Precision | Literal["auto"]) -> list[Exported]:
+        """Make what is missing, out of date or forced."""
+        from recserve_export.encoder_make import Maker
+
+        settings = self.settings
+        maker = Maker(self.source, self.source_sha256, settings.gate, settings.texts, self.stage)
+        is_wanted = precision in ("auto", "fp32")
+        fp32 = None if settings.force and is_wanted else self._current("fp32")
+        if fp32 is None:
+            fp32 = self._make(maker, "fp32")
+        done = [fp32] if is_wanted or fp32.is_new else []
+        if precision == "auto":
+            from recserve_export.encoder_candidates import make_and_choose
+
+            winner = make_and_choose(maker, self.workspace, fp32.report())
+            if winner != "fp32":
+                done.append(self._exported(winner, is_new=True))
+        elif precision != "fp32":
+            done.append(self._make(maker, precision))
+        return done
+
+    def _make(self, maker: Maker, precision: Precision) -> Exported:
+        target, fp32 = self.workspace.encoder / precision, self.workspace.encoder / "fp32"
+        with new_folder(target) as aside:
+            if precision == "fp32":
+                report = maker.make_fp32(aside)
+                speeds = maker.measure({"fp32": aside})
+            else:
+                report = maker.make_int8(aside, precision, fp32)
+                check_gate(report, self.settings.gate)
+                speeds = maker.measure({"fp32": fp32, precision: aside})
+            maker.write_report(aside, report, speeds)
+        return self._exported(precision, is_new=True)
+
+    def _exported(self, precision: Precision, *, is_new: bool) -> Exported:
+        folder = self.workspace.encoder / precision
+        return Exported(folder, read_manifest(folder, verify=False), is_new)
+
+    def _current(self, precision: Precision) -> Exported | None:
+        """An encoder that this job would make in the same way from the same source and texts."""
+        folder = self.workspace.encoder / precision
+        try:
+            manifest = read_manifest(folder)
+        except EncoderError:
+            return None
+        same_recipe = manifest.versions.get(encoder_recipe.RECIPE) == encoder_recipe.recipe(precision)
+        if not same_recipe or manifest.source_sha256 != self.source_sha256:
+            return None
+        found = Exported(folder, manifest, is_new=False)
+        return found if found.report().texts == self.texts else None
+
+    def _would_choose_again(self, report: EncoderReport) -> bool:
+        """Whether `auto` would choose among the same candidates by the same gate on the same kind of CPU."""
+        made = {one.precision: one.recipe for one in report.candidates}
+        now = {precision: encoder_recipe.recipe(precision) for precision in ("fp32", *encoder_recipe.INT8)}
+        same_cpu = report.machine.int8_arithmetic == cpu.int8_arithmetic()
+        return made == now and report.gate == self.settings.gate and same_cpu
+
+
+def _read_choice(workspace: Workspace) -> Precision | None:
+    try:
+        return read_choice(workspace)
+    except EncoderError:
+        return None

@@ -1,10 +1,10 @@
-"""The steps of one export: make the files, compare, measure, report."""
+"""The steps of one export: make the files, compare them with PyTorch, measure, report."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,9 +17,9 @@ import numpy as np
 from recserve_export import encoder_recipe, fidelity
 from recserve_export.encoder_quiet import quiet
 from recserve_export.encoder_recipe import Stage
-from recserve_export.encoder_report import REPORT, Agreement, EncoderReport, Neighbours
+from recserve_export.encoder_report import REPORT, Candidate, EncoderReport, Gate, Speed
 from recserve_export.encoder_source import EncoderSource
-from recserve_export.encoder_texts import SEED, EncoderTexts, sample_texts
+from recserve_export.encoder_texts import SEED, EncoderTexts, sample_texts, texts_name
 from recserve_server_ext.durable import sha256_of, write_file
 from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
 from recserve_server_ext.text_encoder import TextEncoder, TokenIds
@@ -32,24 +32,32 @@ _CHUNK: Final = 256
 
 @dataclass
 class Maker:
-    """Makes one encoder folder.
+    """Makes the encoder folders of one source.
 
     Attributes:
         source: What to export.
         source_sha256: Its checksum.
-        folder: Empty; receives the files.
+        gate: The least figures.
+        texts_file: One text a line; none = the films.
         stage: Shows progress.
-        seconds: Time of each step.
+        seconds: Time of each step, by name.
     """
 
     source: EncoderSource
     source_sha256: str
-    folder: Path
+    gate: Gate
+    texts_file: Path | None
     stage: Stage
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def make_fp32(self) -> None:
+    def make_fp32(self, folder: Path) -> EncoderReport:
         """Export through optimum and compare with PyTorch.
+
+        Args:
+            folder: Empty; receives the files.
+
+        Returns:
+            The report without speeds.
 
         Raises:
             ExportError: The source cannot be exported, or the export does not agree with it.
@@ -57,57 +65,72 @@ class Maker:
         with quiet():
             with self._step("load torch and optimum"):
                 from recserve_export import pooled_model, tokenizer_file
-                from recserve_export.encoder_reference import reference_vectors
             with self._step("export to ONNX"):
-                vocabulary = pooled_model.write_onnx(self.source, self.folder / MODEL)
-                tokenizer_file.write_tokenizer(self.source, self.folder / TOKENIZER, vocabulary)
-            encoder = self._finish("fp32")
-            texts = list(self.texts.checked)
-            with self._step("compare with PyTorch", 2 * len(texts)) as advance:
-                expected = np.empty((len(texts), encoder.dim), np.float32)
-                done = 0
-                for rows in reference_vectors(self.source, texts):
-                    expected[done : done + len(rows)] = rows
-                    done += len(rows)
-                    advance(len(rows))
-                agreement = fidelity.compare(encoder.encode(texts, done=advance), expected, "pytorch")
-        self._report(encoder, [encoder], agreement, None)
+                vocabulary = pooled_model.write_onnx(self.source, folder / MODEL)
+                tokenizer_file.write_tokenizer(self.source, folder / TOKENIZER, vocabulary)
+        return self._compared(self._load(folder, "fp32"))
 
-    def make_int8(self, fp32: Path) -> None:
-        """Quantise an fp32 encoder and compare with it.
+    def make_int8(self, folder: Path, precision: Precision, fp32: Path) -> EncoderReport:
+        """Quantise an fp32 encoder and compare it with PyTorch.
 
         Args:
-            fp32: Its folder.
+            folder: Empty; receives the files.
+            precision: `int8` or `int8-fast`.
+            fp32: Folder of the encoder to make it from.
+
+        Returns:
+            The report without speeds.
 
         Raises:
-            FidelityError: The result is too far from it.
+            FidelityError: Company changes its vectors.
         """
         plain = TextEncoder(fp32)
-        with self._step("quantise to int8", encoder_recipe.CALIBRATION_TEXTS) as advance:
+        with self._step(f"quantise to {precision}", len(self.texts.calibration)) as advance:
             from recserve_export.quantise import write_int8
 
             with quiet():
-                write_int8(
-                    fp32 / MODEL,
-                    self.folder / MODEL,
-                    self._calibration(plain),
-                    alpha=encoder_recipe.ALPHA,
-                    weight_bits=encoder_recipe.weight_bits(),
-                    done=advance,
-                )
-        shutil.copyfile(fp32 / TOKENIZER, self.folder / TOKENIZER)
-        encoder = self._finish("int8")
-        texts = self.texts.neighbours
-        with self._step("compare with fp32", 2 * len(texts)) as advance:
-            expected, found = (one.encode(texts, chunk=_CHUNK, done=advance) for one in (plain, encoder))
-            agreement = fidelity.compare(found, expected, "fp32")
-            neighbours = fidelity.measure_neighbours(found, expected)
-        self._report(encoder, [plain, encoder], agreement, neighbours)
+                recipe = encoder_recipe.int8_recipe(precision)
+                write_int8(fp32 / MODEL, folder / MODEL, self._calibration(plain), recipe, done=advance)
+        shutil.copyfile(fp32 / TOKENIZER, folder / TOKENIZER)
+        return self._compared(self._load(folder, precision))
+
+    def measure(self, folders: Mapping[Precision, Path]) -> dict[Precision, Speed]:
+        """Texts/s of encoders that take turns."""
+        encoders = {precision: TextEncoder(folder, verify=False) for precision, folder in folders.items()}
+        with self._step("measure speed", fidelity.speed_rounds(len(encoders))) as advance:
+            return fidelity.measure_speed(encoders, self.texts, advance)
+
+    def write_report(
+        self,
+        folder: Path,
+        report: EncoderReport,
+        speeds: Mapping[Precision, Speed],
+        candidates: Sequence[Candidate] = (),
+    ) -> EncoderReport:
+        """Complete a report and write it beside its encoder."""
+        done = msgspec.structs.replace(
+            report, speeds=dict(speeds), candidates=list(candidates), seconds=dict(self.seconds)
+        )
+        write_file(folder / REPORT, msgspec.json.format(msgspec.json.encode(done), indent=2))
+        return done
 
     @cached_property
     def texts(self) -> EncoderTexts:
-        """The films' texts."""
-        return sample_texts()
+        """The texts to calibrate, check and measure with."""
+        return sample_texts(self.texts_file)
+
+    @cached_property
+    def expected(self) -> fidelity.Vectors:
+        """PyTorch's vectors of the texts to check, [texts, dim]."""
+        texts = list(self.texts.checked)
+        with quiet(), self._step("encode with PyTorch", len(texts)) as advance:
+            from recserve_export.encoder_reference import reference_vectors
+
+            parts = []
+            for rows in reference_vectors(self.source, texts):
+                parts.append(rows)
+                advance(len(rows))
+        return np.concatenate(parts)
 
     @contextmanager
     def _step(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -121,49 +144,48 @@ class Maker:
         for ids, length in zip(tokens.ids, tokens.lengths, strict=True):
             yield ids[:length]
 
-    def _finish(self, precision: Precision) -> TextEncoder:
+    def _load(self, folder: Path, precision: Precision) -> tuple[Path, TextEncoder]:
         """Write the manifest and load the encoder the way serving does."""
         manifest = EncoderManifest(
             name=self.source.name,
             precision=precision,
-            dim=_dim_of(self.folder / MODEL),
+            dim=_dim_of(folder / MODEL),
             max_tokens=self.source.max_tokens,
             pooling=self.source.pooling,
             source_sha256=self.source_sha256,
-            files={name: sha256_of(self.folder / name) for name in (MODEL, TOKENIZER)},
+            files={name: sha256_of(folder / name) for name in (MODEL, TOKENIZER)},
             versions=encoder_recipe.versions(precision),
         )
-        write_file(self.folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-        return TextEncoder(self.folder, verify=False)
+        write_file(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+        return folder, TextEncoder(folder, verify=False)
 
-    def _report(
-        self,
-        encoder: TextEncoder,
-        speeds_of: Sequence[TextEncoder],
-        agreement: Agreement,
-        neighbours: Neighbours | None,
-    ) -> None:
-        manifest = encoder.manifest
-        with self._step("compare alone with batched", _ALONE) as advance:
-            invariance = fidelity.measure_batch_invariance(encoder, self.texts.checked[-_ALONE:], advance)
-        with self._step("measure speed", fidelity.speed_rounds(len(speeds_of))) as advance:
-            texts_per_s = fidelity.measure_speed(speeds_of, self.texts.titles, advance)
+    def _compared(self, loaded: tuple[Path, TextEncoder]) -> EncoderReport:
+        folder, encoder = loaded
+        manifest, texts, expected = encoder.manifest, self.texts, self.expected
+        with self._step(f"encode with {manifest.precision}", len(texts.checked)) as advance:
+            found = encoder.encode(texts.checked, chunk=_CHUNK, done=advance)
+        with self._step(f"compare {manifest.precision} alone with batched", _ALONE) as advance:
+            invariance = fidelity.measure_batch_invariance(encoder, texts.checked[-_ALONE:], advance)
         report = EncoderReport(
             name=manifest.name,
             precision=manifest.precision,
             fingerprint=encoder.fingerprint,
-            agreement=agreement,
+            texts=texts_name(self.texts_file),
+            agreement=fidelity.compare(found, expected),
+            neighbours=fidelity.measure_neighbours(found, expected),
+            worst=fidelity.worst_texts(texts.checked, found, expected),
             batch_invariance=invariance,
-            neighbours=neighbours,
-            texts_per_s=texts_per_s,
+            gate=self.gate,
+            speeds={},
+            candidates=[],
             machine=fidelity.machine(),
-            sizes_bytes={name: (self.folder / name).stat().st_size for name in manifest.files},
-            seconds=self.seconds,
+            sizes_bytes={name: (folder / name).stat().st_size for name in manifest.files},
+            seconds={},
             versions=manifest.versions,
             seed=SEED,
         )
-        fidelity.check(report, is_default=self.source.is_default)
-        write_file(self.folder / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=2))
+        fidelity.check(report)
+        return report
 
 
 def _dim_of(model: Path) -> int:

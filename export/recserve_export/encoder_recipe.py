@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
@@ -16,6 +17,10 @@ EXPORTER_VERSION: Final = 1
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.
 ALPHA: Final = 0.7
+#: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/006-int8-and-the-gate.md.
+FP32_FFN_SHARE: Final[dict[Precision, float]] = {"int8": 1.0, "int8-fast": 0.0}
+#: Precisions that are made from fp32.
+INT8: Final[tuple[Precision, ...]] = ("int8", "int8-fast")
 #: Texts that SmoothQuant looks at.
 CALIBRATION_TEXTS: Final = 300
 
@@ -23,6 +28,21 @@ CALIBRATION_TEXTS: Final = 300
 Stage = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 
 _PACKAGES: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Int8Recipe:
+    """How an int8 encoder is made.
+
+    Attributes:
+        alpha: Share of the activations' range that moves into the weights, 0 to 1.
+        weight_bits: 8, or 7.
+        fp32_ffn_share: Share of the layers, from the first, whose FFN outputs stay fp32, 0 to 1.
+    """
+
+    alpha: float
+    weight_bits: int
+    fp32_ffn_share: float
 
 
 @contextmanager
@@ -40,11 +60,20 @@ def weight_bits() -> int:
     return 8 if cpu.has_int8_dot_product() else 7
 
 
+def int8_recipe(precision: Precision) -> Int8Recipe:
+    """How `int8` or `int8-fast` is made on this machine."""
+    return Int8Recipe(alpha=ALPHA, weight_bits=weight_bits(), fp32_ffn_share=FP32_FFN_SHARE[precision])
+
+
 def recipe(precision: Precision) -> str:
     """Names all that decides the file besides the source; equal recipes and sources need no new export."""
-    if precision == "int8":
-        return f"{EXPORTER_VERSION} (smoothquant {ALPHA:g}, {weight_bits()}-bit weights)"
-    return str(EXPORTER_VERSION)
+    if precision == "fp32":
+        return str(EXPORTER_VERSION)
+    how = int8_recipe(precision)
+    return (
+        f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, {how.weight_bits}-bit weights, "
+        f"FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32)"
+    )
 
 
 def versions(precision: Precision) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from recserve_export.errors import FidelityError
 from recserve_server_ext.encoder_manifest import Precision
 
 #: Lies beside the manifest, which does not list it: serving needs no report.
@@ -13,10 +14,9 @@ REPORT: Final = "report.json"
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Vectors of the same texts from two encoders.
+    """Vectors of the same texts from the encoder and from PyTorch in fp32.
 
     Attributes:
-        against: Compared with this: `pytorch` or `fp32`.
         texts: Number of texts.
         min_cos: Least cosine.
         mean_cos: Mean cosine.
@@ -24,7 +24,6 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         max_abs_difference: Of one element.
     """
 
-    against: str
     texts: int
     min_cos: float
     mean_cos: float
@@ -47,17 +46,101 @@ class BatchInvariance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Neighbours(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Nearest neighbours by int8 vectors among all the texts, against those by fp32 vectors.
+    """What vectors are for: do they put the same texts close to one another as PyTorch's do?
 
     Attributes:
-        texts: Number of texts; each asks for its neighbours among the others.
-        k: Neighbours of each.
-        overlap: Mean share of the fp32 neighbours that int8 finds.
+        k: Neighbours of each text among the others.
+        overlap: Mean share of the k nearest by PyTorch that are among the k nearest by the encoder.
+        pairs: Pairs of texts, drawn with a seed.
+        spearman: Rank correlation of the pairs' cosines by the encoder with those by PyTorch.
     """
 
-    texts: int
     k: int
     overlap: float
+    pairs: int
+    spearman: float
+
+
+class WorstText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of the texts that lost most.
+
+    Attributes:
+        text: Of the check.
+        cos: Of its vector with PyTorch's.
+        expected: Its nearest texts by PyTorch, nearest first.
+        found: Its nearest texts by the encoder.
+    """
+
+    text: str
+    cos: float
+    expected: list[str]
+    found: list[str]
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The least figures against PyTorch with which an encoder may be served.
+
+    Attributes:
+        mean_cos: Mean cosine of a text's vectors.
+        p01_cos: First percentile of the cosines.
+        overlap: Mean share of the ten nearest neighbours that are the same.
+        spearman: Rank correlation of the cosines of pairs.
+    """
+
+    mean_cos: float = 0.995
+    p01_cos: float = 0.985
+    overlap: float = 0.95
+    spearman: float = 0.99
+
+    def misses(self, agreement: Agreement, neighbours: Neighbours) -> list[str]:
+        """Names, values and bounds of the figures that are too low; none = it passes."""
+        found = {
+            "mean cosine": (agreement.mean_cos, self.mean_cos),
+            "1st percentile of the cosine": (agreement.p01_cos, self.p01_cos),
+            f"overlap@{neighbours.k}": (neighbours.overlap, self.overlap),
+            "Spearman": (neighbours.spearman, self.spearman),
+        }
+        # Not `<`: a figure that is not a number misses, too.
+        return [f"{name} {value:.4f} < {least:g}" for name, (value, least) in found.items() if not value >= least]
+
+
+DEFAULT_GATE: Final = Gate()
+
+
+class Speed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts encoded in a second on all usable cores, medians of rounds in which the encoders take turns.
+
+    Attributes:
+        titles: Short texts.
+        descriptions: Longer texts.
+    """
+
+    titles: float
+    descriptions: float
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One precision that `auto` made, and what became of it.
+
+    Attributes:
+        precision: Its name.
+        recipe: How it was made.
+        size_bytes: Of the files that serving reads.
+        agreement: With PyTorch.
+        neighbours: The same ones as PyTorch's?
+        speed: In the same rounds as the other candidates.
+        misses: Of the gate; none = it passes.
+        is_chosen: Whether it is the fastest that passes.
+    """
+
+    precision: Precision
+    recipe: str
+    size_bytes: int
+    agreement: Agreement
+    neighbours: Neighbours
+    speed: Speed
+    misses: list[str]
+    is_chosen: bool = False
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,10 +164,14 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         name: Of the model.
         precision: Of the encoder.
         fingerprint: Of the encoder.
-        agreement: fp32 against PyTorch, or int8 against fp32.
+        texts: Where the texts come from: `films`, or the name of a file and its checksum.
+        agreement: With PyTorch.
+        neighbours: The same ones as PyTorch's?
+        worst: Ten texts with the least cosines.
         batch_invariance: Of the encoder on this CPU.
-        neighbours: int8 only.
-        texts_per_s: Film titles encoded in a second by each precision, medians of interleaved rounds.
+        gate: Bounds that these figures were held against.
+        speeds: By precision: this one and fp32, or all candidates of `auto`.
+        candidates: What `auto` chose among; empty where a precision was named.
         machine: Where it was measured.
         sizes_bytes: Of the files.
         seconds: Time of each step.
@@ -95,12 +182,29 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     name: str
     precision: Precision
     fingerprint: str
+    texts: str
     agreement: Agreement
+    neighbours: Neighbours
+    worst: list[WorstText]
     batch_invariance: BatchInvariance
-    neighbours: Neighbours | None
-    texts_per_s: dict[str, float]
+    gate: Gate
+    speeds: dict[str, Speed]
+    candidates: list[Candidate]
     machine: Machine
     sizes_bytes: dict[str, int]
     seconds: dict[str, float]
     versions: dict[str, str]
     seed: int
+
+
+def check_gate(report: EncoderReport, gate: Gate) -> None:
+    """Refuse an encoder that was asked for by name and misses the gate.
+
+    Raises:
+        FidelityError: Names every figure that is too low.
+    """
+    if misses := gate.misses(report.agreement, report.neighbours):
+        raise FidelityError(
+            f"the {report.precision} export of {report.name} misses the gate: {', '.join(misses)}; "
+            "take another --precision, or lower the bound, such as --min-overlap"
+        )

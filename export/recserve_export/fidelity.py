@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_export.encoder_report import Agreement, BatchInvariance, EncoderReport, Machine, Neighbours
+from recserve_export.encoder_report import (
+    Agreement,
+    BatchInvariance,
+    Candidate,
+    EncoderReport,
+    Machine,
+    Neighbours,
+    Speed,
+    WorstText,
+)
+from recserve_export.encoder_texts import SEED, EncoderTexts
 from recserve_export.errors import FidelityError
 from recserve_server_ext import cpu
+from recserve_server_ext.encoder_manifest import Precision
 from recserve_server_ext.text_encoder import TextEncoder
 
 Vectors = NDArray[np.float32]
 
 #: Least cosine of an fp32 vector with PyTorch's.
 LEAST_FP32_COS: Final = 0.9999
-#: Least mean cosine of the default model's int8 vectors with fp32.
-LEAST_INT8_MEAN_COS: Final = 0.97
 #: Largest difference that sharing a batch may make to an fp32 vector; int8 must not differ by a bit.
 MOST_FP32_BATCH_DIFFERENCE: Final = 1e-5
 
 _ROUNDS: Final = 3
+_PAIRS: Final = 20_000
+_WORST: Final = 10
 
 
-def compare(found: Vectors, expected: Vectors, against: str) -> Agreement:
+def compare(found: Vectors, expected: Vectors) -> Agreement:
     """Compare vectors [texts, dim] row by row; both are of unit length."""
-    cosines = np.einsum("td,td->t", found.astype(np.float64), expected.astype(np.float64))
+    cosines = cosines_of(found, expected)
     return Agreement(
-        against=against,
         texts=len(found),
         min_cos=float(cosines.min()),
         mean_cos=float(cosines.mean()),
         p01_cos=float(np.percentile(cosines, 1)),
         max_abs_difference=float(np.abs(found - expected).max()),
     )
+
+
+def cosines_of(found: Vectors, expected: Vectors) -> NDArray[np.float64]:
+    """Cosine of each row of the one with that of the other, [texts]; both [texts, dim] are of unit length."""
+    cosines: NDArray[np.float64] = np.einsum("td,td->t", found.astype(np.float64), expected.astype(np.float64))
+    return cosines
 
 
 def measure_batch_invariance(
@@ -56,62 +73,95 @@ def measure_batch_invariance(
     )
 
 
-def measure_neighbours(found: Vectors, expected: Vectors, k: int = 10) -> Neighbours:
-    """Overlap of each text's `k` nearest others by `found` with those by `expected`, both [texts, dim]."""
+def measure_neighbours(found: Vectors, expected: Vectors, k: int = 10, *, seed: int = SEED) -> Neighbours:
+    """Overlap of each text's `k` nearest others, and Spearman's rank correlation of pairs, both [texts, dim]."""
     pairs = zip(_nearest(found, k), _nearest(expected, k), strict=True)
     overlap = np.mean([len(np.intersect1d(one, other)) / k for one, other in pairs])
-    return Neighbours(texts=len(found), k=k, overlap=float(overlap))
+    left, right = np.random.default_rng(seed).integers(0, len(found), (2, _PAIRS))
+    left, right = left[left != right], right[left != right]
+    ranks = [_ranks(np.einsum("pd,pd->p", vectors[left], vectors[right])) for vectors in (found, expected)]
+    return Neighbours(
+        k=k, overlap=float(overlap), pairs=len(left), spearman=float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    )
+
+
+def worst_texts(texts: Sequence[str], found: Vectors, expected: Vectors, k: int = 10) -> list[WorstText]:
+    """The texts with the least cosines, each with its `k` nearest others by both, nearest first."""
+    cosines = cosines_of(found, expected)
+    nearest = [_nearest(vectors, k) for vectors in (found, expected)]
+    return [
+        WorstText(
+            text=texts[row],
+            cos=float(cosines[row]),
+            expected=[texts[at] for at in nearest[1][row]],
+            found=[texts[at] for at in nearest[0][row]],
+        )
+        for row in np.argsort(cosines, kind="stable")[:_WORST]
+    ]
 
 
 def measure_speed(
-    encoders: Iterable[TextEncoder], titles: Sequence[str], done: Callable[[int], None] = lambda _: None
-) -> dict[str, float]:
-    """Titles/s of each encoder by precision: medians of rounds in which they take turns; `done` gets 1 after each."""
-    encoders = list(encoders)
-    seconds: dict[str, list[float]] = {encoder.manifest.precision: [] for encoder in encoders}
+    encoders: Mapping[Precision, TextEncoder],
+    texts: EncoderTexts,
+    done: Callable[[int], None] = lambda _: None,
+) -> dict[Precision, Speed]:
+    """Texts/s of each encoder: medians of rounds in which they take turns; `done` gets 1 after each."""
+    seconds: dict[tuple[Precision, bool], list[float]] = defaultdict(list)
     for _ in range(_ROUNDS):
-        for encoder in encoders:
-            begin = time.perf_counter()
-            encoder.encode(titles)
-            seconds[encoder.manifest.precision].append(time.perf_counter() - begin)
-            done(1)
-    return {precision: round(len(titles) / median(times), 1) for precision, times in seconds.items()}
+        for is_long, sample in ((False, texts.titles), (True, texts.longer)):
+            for precision, encoder in encoders.items():
+                begin = time.perf_counter()
+                encoder.encode(sample)
+                seconds[precision, is_long].append(time.perf_counter() - begin)
+                done(1)
+    return {
+        precision: Speed(
+            titles=round(len(texts.titles) / median(seconds[precision, False]), 1),
+            descriptions=round(len(texts.longer) / median(seconds[precision, True]), 1),
+        )
+        for precision in encoders
+    }
 
 
 def speed_rounds(encoders: int) -> int:
     """How often `measure_speed` calls `done`."""
-    return _ROUNDS * encoders
+    return 2 * _ROUNDS * encoders
 
 
-def check(report: EncoderReport, *, is_default: bool) -> None:
-    """Refuse an encoder whose figures are not good enough.
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """The fastest candidate that passes its gate, by the geometric mean of titles and descriptions per second.
 
-    Args:
-        report: The figures.
-        is_default: Whether it is the default model, for which int8 has a limit as well.
+    Raises:
+        FidelityError: None passes.
+    """
+    passing = [one for one in candidates if not one.misses]
+    if not passing:
+        missed = "; ".join(f"{one.precision}: {', '.join(one.misses)}" for one in candidates)
+        raise FidelityError(f"no precision passes the gate ({missed}); lower a bound, such as --min-overlap")
+    return max(passing, key=lambda one: one.speed.titles * one.speed.descriptions)
+
+
+def check(report: EncoderReport) -> None:
+    """Refuse an encoder that the exporter made wrongly, whatever the gate says.
 
     Raises:
         FidelityError: Names the figure, its limit, and what to do.
     """
     figures, invariance = report.agreement, report.batch_invariance
     what = f"the {report.precision} export of {report.name}"
-    if report.precision == "fp32":
-        if not figures.min_cos >= LEAST_FP32_COS:
-            raise FidelityError(
-                f"{what} differs from PyTorch: least cosine {figures.min_cos:.6f} of {figures.texts} texts is below "
-                f"{LEAST_FP32_COS}; this architecture or these versions of torch and optimum do not export it rightly"
-            )
-        if not invariance.max_abs_difference <= MOST_FP32_BATCH_DIFFERENCE:
-            raise FidelityError(
-                f"{what} gives a text another vector when it shares a batch: difference "
-                f"{invariance.max_abs_difference:.2g}, at most {MOST_FP32_BATCH_DIFFERENCE:g} is allowed"
-            )
+    if report.precision != "fp32":
+        if not invariance.is_bit_equal:
+            raise FidelityError(f"{what} gives a text other bits when it shares a batch; serve fp32 instead")
         return
-    if not invariance.is_bit_equal:
-        raise FidelityError(f"{what} gives a text other bits when it shares a batch; serve fp32 instead")
-    if is_default and not figures.mean_cos >= LEAST_INT8_MEAN_COS:
+    if not figures.min_cos >= LEAST_FP32_COS:
         raise FidelityError(
-            f"{what} differs from fp32: mean cosine {figures.mean_cos:.4f} is below {LEAST_INT8_MEAN_COS}; serve fp32"
+            f"{what} differs from PyTorch: least cosine {figures.min_cos:.6f} of {figures.texts} texts is below "
+            f"{LEAST_FP32_COS}; this architecture or these versions of torch and optimum do not export it rightly"
+        )
+    if not invariance.max_abs_difference <= MOST_FP32_BATCH_DIFFERENCE:
+        raise FidelityError(
+            f"{what} gives a text another vector when it shares a batch: difference "
+            f"{invariance.max_abs_difference:.2g}, at most {MOST_FP32_BATCH_DIFFERENCE:g} is allowed"
         )
 
 
@@ -121,7 +171,16 @@ def machine() -> Machine:
 
 
 def _nearest(vectors: Vectors, k: int) -> NDArray[np.int64]:
+    """Rows of the `k` nearest others, nearest first, [texts, k]."""
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -np.inf)
-    nearest: NDArray[np.int64] = np.argpartition(-scores, k, axis=1)[:, :k]
-    return nearest
+    nearest = np.argpartition(-scores, k, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(scores, nearest, 1), axis=1, kind="stable")
+    return np.take_along_axis(nearest, order, 1)
+
+
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Ranks from 0; equal values share their mean rank."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - counts + last - 1) / 2)[group]

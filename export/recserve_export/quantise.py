@@ -7,9 +7,10 @@ tensor cannot hold, move into the weights, which have a scale per output channel
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from recserve_export.encoder_recipe import Int8Recipe
 from recserve_server_ext.text_encoder import TokenIds
 
 Values = NDArray[np.float32]
@@ -29,9 +31,8 @@ def write_int8(
     fp32: Path,
     int8: Path,
     calibration: Iterable[TokenIds],
+    recipe: Int8Recipe,
     *,
-    alpha: float,
-    weight_bits: int,
     done: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Quantise an encoder's graph.
@@ -42,46 +43,72 @@ def write_int8(
         fp32: File to read.
         int8: File to write.
         calibration: Token ids [tokens] of each text to calibrate with.
-        alpha: Share of the range that moves into the weights, 0 to 1.
-        weight_bits: 8, or 7.
+        recipe: How.
         done: Called after each calibration text with 1.
     """
     model = onnx.load(fp32)
-    products = weight_products(model)
+    outputs = ffn_outputs(model)
+    kept = outputs[: math.ceil(recipe.fp32_ffn_share * len(outputs))]
+    products = weight_products(model, kept)
     ranges = activation_ranges(model, list(products), calibration, done)
-    smooth(model, products, ranges, alpha)
-    with tempfile.TemporaryDirectory(dir=int8.parent) as aside:
+    smooth(model, products, ranges, recipe.alpha)
+    write_quantised(model, int8, weight_bits=recipe.weight_bits, kept=kept)
+
+
+def write_quantised(model: Any, path: Path, *, weight_bits: int, kept: Collection[str] = ()) -> None:
+    """Write the graph with its products with constant weights as dynamic int8, but for those `kept` (node names)."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
         smoothed = Path(aside) / "smoothed.onnx"
         onnx.save(model, smoothed)
         quantize_dynamic(
             smoothed,
-            int8,
+            path,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
             reduce_range=weight_bits == 7,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(kept),
             extra_options={"MatMulConstBOnly": True},
         )
 
 
-def weight_products(model: Any) -> dict[str, list[str]]:
+def ffn_outputs(model: Any) -> list[str]:
+    """Node names of the products that end a feed-forward network, first layer first.
+
+    By shape: their weights [inputs, outputs] have the most inputs in the graph, and fewer outputs. What stands before
+    them (GELU, a gate) makes the largest outliers, hence most of the loss.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    nodes = [(node.name, shapes[node.input[1]]) for node in _weight_matmuls(model, shapes)]
+    most = max((inputs for _, (inputs, _) in nodes), default=0)
+    return [name for name, (inputs, outputs) in nodes if inputs == most and outputs < inputs]
+
+
+def weight_products(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
     """Names of the constant 2-D weights that each activation is multiplied with, by the activation's name.
 
     Weights that stand behind several activations (ALBERT repeats one layer) cannot be scaled for each and are left out.
+
+    Args:
+        model: The graph.
+        kept: Nodes that stay fp32; they are left out.
     """
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    pairs = {
-        (node.input[0], node.input[1])
-        for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] in matrices
-    }
-    uses = Counter(weight for _, weight in pairs)
+    pairs = {(node.input[0], node.input[1]) for node in _weight_matmuls(model, matrices) if node.name not in kept}
+    # Of every node: one that stays fp32 must not find its weight rescaled for another.
+    uses = Counter(
+        weight for _, weight in {(node.input[0], node.input[1]) for node in _weight_matmuls(model, matrices)}
+    )
     shared = {activation for activation, weight in pairs if uses[weight] > 1}
     found: dict[str, list[str]] = defaultdict(list)
     for activation, weight in sorted(pairs):
         if activation not in shared:
             found[activation].append(weight)
     return dict(found)
+
+
+def _weight_matmuls(model: Any, matrices: Collection[str]) -> list[Any]:
+    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
 
 
 def activation_ranges(

@@ -16,9 +16,10 @@ from recserve_server_ext.workspace import Workspace
 MANIFEST = "encoder.json"
 MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
+CHOICE = "choice.json"
 FORMAT = 1
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "int8", "int8-fast"]
 
 
 class EncoderManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +56,7 @@ class EncoderManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     @property
     def runtime_fingerprint(self) -> str:
         """The fingerprint on this CPU: for int8 the arithmetic is part of it, since vectors depend on it."""
-        if self.precision == "int8":
+        if self.precision != "fp32":
             return f"{self.fingerprint}+{cpu.int8_arithmetic()}"
         return self.fingerprint
 
@@ -90,15 +91,52 @@ def read_manifest(folder: Path, *, verify: bool = True) -> EncoderManifest:
     return manifest
 
 
-def choose_encoder(workspace: Workspace, precision: Precision | Literal["auto"] = "auto") -> Path:
-    """The encoder folder to serve: `int8` where the CPU has int8 dot products and it was exported, else `fp32`.
+class EncoderChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Content of `choice.json` beside the encoder folders: what `recserve export encoder` found to be the fastest.
+
+    Attributes:
+        precision: The folder.
+        fingerprint: Of the encoder in it; the choice says nothing about another one.
+        int8_arithmetic: Of the CPU it was measured on; on another kind it says nothing, either.
+    """
+
+    precision: Precision
+    fingerprint: str
+    int8_arithmetic: str
+
+
+def read_choice(workspace: Workspace) -> Precision | None:
+    """The precision that was chosen by measurement for these encoders on this kind of CPU; none = none was.
 
     Raises:
-        EncoderError: Nothing was exported in that precision.
+        EncoderError: `choice.json` cannot be read.
+    """
+    path = workspace.encoder / CHOICE
+    try:
+        choice = msgspec.json.decode(path.read_bytes(), type=EncoderChoice)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise EncoderError(f"{path} cannot be read: {error}; export the encoder again") from error
+    folder = workspace.encoder / choice.precision
+    if choice.int8_arithmetic != cpu.int8_arithmetic() or not (folder / MANIFEST).is_file():
+        return None
+    return choice.precision if read_manifest(folder, verify=False).fingerprint == choice.fingerprint else None
+
+
+def choose_encoder(workspace: Workspace, precision: Precision | Literal["auto"] = "auto") -> Path:
+    """The encoder folder to serve; `auto`: what was chosen by measurement.
+
+    Where nothing was (the precision was named, or this is another kind of CPU): `int8` where the CPU has int8 dot
+    products and it was exported, else `fp32`.
+
+    Raises:
+        EncoderError: Nothing was exported in that precision, or a manifest cannot be read.
     """
     if precision == "auto":
         has_int8 = (workspace.encoder / "int8" / MANIFEST).is_file()
-        precision = "int8" if cpu.has_int8_dot_product() and has_int8 else "fp32"
+        by_cpu: Precision = "int8" if cpu.has_int8_dot_product() and has_int8 else "fp32"
+        precision = read_choice(workspace) or by_cpu
     folder = workspace.encoder / precision
     if not (folder / MANIFEST).is_file():
         raise EncoderError(f"no {precision} encoder in {workspace.encoder}; make one with: recserve export encoder")

@@ -60,7 +60,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     grpc_port: Port = 8001
     metrics_port: Port = 8002
-    precision: Literal["auto", "fp32", "int8"] = "auto"
+    precision: Literal["auto", "fp32", "int8", "int8-fast"] = "auto"
     threads: Annotated[int, Meta(ge=0)] = 0
     batch: Annotated[int, Meta(ge=1, le=1024)] = 64
     encoder_batch: Annotated[int, Meta(ge=1, le=1024)] = 256

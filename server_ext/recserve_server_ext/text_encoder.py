@@ -129,7 +129,7 @@ class TextEncoder:
     def run(self, tokens: TokenTable) -> Vectors:
         """Unit vectors of tokenised texts, [texts, dim]."""
         vectors = np.empty((len(tokens.lengths), self.dim), np.float32)
-        if self.manifest.precision == "int8":
+        if self.manifest.precision != "fp32":
             batches = iter(_longest_first(tokens.lengths)[:, None])
         else:
             batches = plan_runs(tokens.lengths, self._threads)

@@ -21,6 +21,7 @@ from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
 from support.served import served
+from support.tiny_encoder import LOOSE
 from support.wire import Wire
 
 pytestmark = [pytest.mark.triton, pytest.mark.realdata, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -80,7 +81,7 @@ def test_a_vector_does_not_depend_on_its_batch(
     """Over gRPC, mixed concurrent requests: int8 has the same bits every time, fp32 differs by 1e-5 at most."""
     films, home = Workspace(demo[0]), Workspace(tmp_path)
     home.encoder.symlink_to(films.encoder.resolve(), target_is_directory=True)
-    export_encoder(None, home, [precision])
+    export_encoder(None, home, precision, settings=LOOSE)
     with CatalogueStore(films.store) as source, CatalogueStore(home.store, create=True) as store:
         items = list(islice(source.items(), 700))
         store.replace_all(items, field_weights=source.head().field_weights)

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from onnx import TensorProto, helper, numpy_helper
 
 from recserve_export import quantise
+from recserve_export.encoder_recipe import Int8Recipe
 from recserve_server_ext.encoder_manifest import MODEL
 
 
@@ -69,7 +70,8 @@ class TestSmoothQuant:
         for bits, largest in ((7, 64), (8, 127)):
             path = tmp_path / f"{bits}.onnx"
             calibration = [np.array([2, 7, 9, 3], np.int64)]
-            quantise.write_int8(tiny_home / "encoder" / "fp32" / MODEL, path, calibration, alpha=0.7, weight_bits=bits)
+            recipe = Int8Recipe(alpha=0.7, weight_bits=bits, fp32_ffn_share=0)
+            quantise.write_int8(tiny_home / "encoder" / "fp32" / MODEL, path, calibration, recipe)
             weights = [
                 numpy_helper.to_array(tensor).astype(np.int16)
                 for tensor in onnx.load(path).graph.initializer
@@ -77,3 +79,22 @@ class TestSmoothQuant:
             ]
             assert len(weights) == 12
             assert largest - 1 <= max(np.abs(weight).max() for weight in weights) <= largest
+
+    def test_ffn_outputs_of_the_first_layers_stay_fp32(self, tiny_home: Path, tmp_path: Path) -> None:
+        fp32 = onnx.load(tiny_home / "encoder" / "fp32" / MODEL)
+        outputs = quantise.ffn_outputs(fp32)
+        assert [name.split("layer.")[1] for name in outputs] == ["0/output/dense/MatMul", "1/output/dense/MatMul"]
+        for share, left in ((0.0, 0), (0.5, 1), (1.0, 2)):
+            path = tmp_path / "int8.onnx"
+            recipe = Int8Recipe(alpha=0.7, weight_bits=7, fp32_ffn_share=share)
+            calibration = [np.array([2, 7, 9, 3], np.int64)]
+            quantise.write_int8(tiny_home / "encoder" / "fp32" / MODEL, path, calibration, recipe)
+            nodes = onnx.load(path).graph.node
+            assert [node.name for node in nodes if node.name in outputs] == outputs[:left]
+            assert sum(node.op_type == "MatMulInteger" for node in nodes) == 12 - left
+
+    def test_a_weight_that_also_stays_fp32_is_not_rescaled(self) -> None:
+        model = _two_layers(np.ones((4, 4), np.float32))
+        assert quantise.weight_products(model, ["second"]) == {"x": ["W"]}
+        model.graph.node[2].input[1] = "W"
+        assert quantise.weight_products(model, ["second"]) == {}

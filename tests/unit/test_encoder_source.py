@@ -161,7 +161,7 @@ class TestSource:
         write(copied / "tokenizer.json", content)
         change(copied / "tokenizer_config.json", do_lower_case=False)
         change(copied / "sentence_bert_config.json", do_lower_case=True)
-        (one,) = export_encoder(copied, Workspace(tmp_path), ["fp32"])
+        (one,) = export_encoder(copied, Workspace(tmp_path), "fp32")
         vectors = TextEncoder(one.folder).encode(["STAR WARS", "star wars"])
         assert np.array_equal(vectors[0], vectors[1])
 
