@@ -28,6 +28,13 @@ class PoolingChoice(StrEnum):
     WEIGHTED_MEAN = "weighted_mean"
 
 
+class LongTextChoice(StrEnum):
+    """Choices of `--long-text`."""
+
+    TRUNCATE = "truncate"
+    CHUNK_MEAN = "chunk_mean"
+
+
 def _bound(name: str, help: str) -> Any:
     """An option of the gate, with the gate's own default."""
     return typer.Option(getattr(DEFAULT_GATE, name), min=-1.0, max=1.0, help=help)
@@ -61,6 +68,15 @@ def encoder(
     trust_remote_code: bool = typer.Option(
         False, "--trust-remote-code", help="Run the Python code that comes with the model."
     ),
+    query_prompt: str | None = typer.Option(
+        None, help="Put before the texts of a history.", show_default="what the model says"
+    ),
+    passage_prompt: str | None = typer.Option(
+        None, help="Put before the texts of items.", show_default="what the model says"
+    ),
+    long_text: LongTextChoice = typer.Option(
+        LongTextChoice.TRUNCATE, help="Cut an item's long text off, or take the mean of its parts."
+    ),
     texts: Path | None = typer.Option(
         None, help="File with one text a line, to calibrate and check with.", show_default="the films"
     ),
@@ -79,6 +95,9 @@ def encoder(
             dim=dim,
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
+            query_prompt=query_prompt,
+            passage_prompt=passage_prompt,
+            long_text=long_text.value,
         )
         settings = ExportSettings(gate=gate, texts=texts, force=force)
         done = export_encoder(
@@ -88,6 +107,27 @@ def encoder(
             if not one.is_new:
                 note(f"the {one.manifest.precision} encoder is up to date: {one.folder}")
         _print_table(done)
+
+
+@app.command()
+def verify(
+    folder: Path = typer.Argument(help="Encoder folder, such as .recserve/encoder/fp32."),
+    server: str | None = typer.Option(None, help="host:port of a server that runs it; its model embed is asked."),
+) -> None:
+    """Check that an encoder, stored or served, gives the vectors that it gave when it was exported."""
+    with explained():
+        from recserve_export.encoder_verify import verify_served, verify_stored
+
+        found = verify_stored(folder) if server is None else verify_served(folder, server)
+        if found.other_arithmetic:
+            note(
+                f"warning: int8 vectors depend on the CPU ({found.other_arithmetic}): compared with {found.against}; "
+                "an index that was built there does not fit, build it here"
+            )
+        out.print(
+            f"{found.texts} texts: least cosine {found.min_cos:.7f} with the {found.against}, at least {found.least}",
+            highlight=False,
+        )
 
 
 def _print_table(done: list[Exported]) -> None:

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from recserve_export import encoder_recipe, fidelity
+from recserve_export import encoder_canonical, encoder_page, encoder_recipe, fidelity
 from recserve_export.encoder_quiet import quiet
 from recserve_export.encoder_recipe import Stage
 from recserve_export.encoder_report import REPORT, Candidate, EncoderReport, Gate, Speed
@@ -23,6 +24,9 @@ from recserve_export.encoder_texts import SEED, EncoderTexts, sample_texts, text
 from recserve_server_ext.durable import sha256_of, write_file
 from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
 from recserve_server_ext.text_encoder import TextEncoder, TokenIds
+
+if TYPE_CHECKING:
+    from recserve_export.encoder_reference import Reference
 
 #: Texts encoded one by one to see whether company changes them.
 _ALONE: Final = 100
@@ -41,6 +45,7 @@ class Maker:
         texts_file: One text a line; none = the films.
         stage: Shows progress.
         seconds: Time of each step, by name.
+        cosines: Of the checked texts with PyTorch, [texts], by precision.
     """
 
     source: EncoderSource
@@ -49,6 +54,7 @@ class Maker:
     texts_file: Path | None
     stage: Stage
     seconds: dict[str, float] = field(default_factory=dict)
+    cosines: dict[Precision, NDArray[np.float64]] = field(default_factory=dict)
 
     def make_fp32(self, folder: Path) -> EncoderReport:
         """Export through optimum and compare with PyTorch.
@@ -106,13 +112,27 @@ class Maker:
         report: EncoderReport,
         speeds: Mapping[Precision, Speed],
         candidates: Sequence[Candidate] = (),
-    ) -> EncoderReport:
-        """Complete a report and write it beside its encoder."""
+    ) -> None:
+        """Complete a report of `make_fp32` or `make_int8`, and write it and its page beside the encoder."""
+        encoder, precision = TextEncoder(folder, verify=False), report.precision
+        grid = report.grid
+        if not grid:
+            with quiet(), self._step(f"measure {precision} beside PyTorch"):
+                from recserve_export.encoder_speed import measure_grid
+
+                grid = measure_grid(encoder, self.reference)
+        if precision not in self.cosines:  # it was up to date
+            self.cosines[precision] = fidelity.cosines_of(encoder.encode(self.texts.checked), self.expected)
         done = msgspec.structs.replace(
-            report, speeds=dict(speeds), candidates=list(candidates), seconds=dict(self.seconds)
+            report,
+            gate=self.gate,
+            speeds=dict(speeds),
+            candidates=list(candidates),
+            grid=grid,
+            seconds={**report.seconds, **self.seconds},
         )
+        encoder_page.write_page(folder, done, self.cosines[precision])
         write_file(folder / REPORT, msgspec.json.format(msgspec.json.encode(done), indent=2))
-        return done
 
     @cached_property
     def texts(self) -> EncoderTexts:
@@ -120,17 +140,28 @@ class Maker:
         return sample_texts(self.texts_file)
 
     @cached_property
-    def expected(self) -> fidelity.Vectors:
-        """PyTorch's vectors of the texts to check, [texts, dim]."""
-        texts = list(self.texts.checked)
-        with quiet(), self._step("encode with PyTorch", len(texts)) as advance:
-            from recserve_export.encoder_reference import reference_vectors
+    def reference(self) -> Reference:
+        """The model in PyTorch."""
+        with quiet():
+            from recserve_export.encoder_reference import Reference
 
-            parts = []
-            for rows in reference_vectors(self.source, texts):
+            return Reference(self.source)
+
+    @cached_property
+    def expected(self) -> fidelity.Vectors:
+        """PyTorch's vectors of the texts to check, [texts, dim], as passages."""
+        texts, parts = list(self.texts.checked), []
+        with quiet(), self._step("encode with PyTorch", len(texts)) as advance:
+            for rows in self.reference.vectors(texts):
                 parts.append(rows)
                 advance(len(rows))
         return np.concatenate(parts)
+
+    @cached_property
+    def expected_canonical(self) -> fidelity.Vectors:
+        """PyTorch's vectors of the canonical texts, [20, dim], as queries."""
+        with quiet():
+            return np.concatenate(list(self.reference.vectors(list(encoder_canonical.TEXTS), role="query")))
 
     @contextmanager
     def _step(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -140,7 +171,7 @@ class Maker:
         self.seconds[what] = round(time.perf_counter() - begin, 2)
 
     def _calibration(self, encoder: TextEncoder) -> Iterator[TokenIds]:
-        tokens = encoder.tokenizer(self.texts.calibration)
+        tokens = encoder.tokenizer(self.texts.calibration, "passage")
         for ids, length in zip(tokens.ids, tokens.lengths, strict=True):
             yield ids[:length]
 
@@ -155,6 +186,8 @@ class Maker:
             source_sha256=self.source_sha256,
             files={name: sha256_of(folder / name) for name in (MODEL, TOKENIZER)},
             versions=encoder_recipe.versions(precision),
+            prompts=self.source.prompts,
+            long_text=self.source.options.long_text,
         )
         write_file(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
         return folder, TextEncoder(folder, verify=False)
@@ -164,6 +197,8 @@ class Maker:
         manifest, texts, expected = encoder.manifest, self.texts, self.expected
         with self._step(f"encode with {manifest.precision}", len(texts.checked)) as advance:
             found = encoder.encode(texts.checked, chunk=_CHUNK, done=advance)
+        truncated = encoder.truncated_texts
+        self.cosines[manifest.precision] = fidelity.cosines_of(found, expected)
         with self._step(f"compare {manifest.precision} alone with batched", _ALONE) as advance:
             invariance = fidelity.measure_batch_invariance(encoder, texts.checked[-_ALONE:], advance)
         report = EncoderReport(
@@ -171,12 +206,14 @@ class Maker:
             precision=manifest.precision,
             fingerprint=encoder.fingerprint,
             texts=texts_name(self.texts_file),
+            truncated_texts=truncated,
             agreement=fidelity.compare(found, expected),
             neighbours=fidelity.measure_neighbours(found, expected),
             worst=fidelity.worst_texts(texts.checked, found, expected),
             batch_invariance=invariance,
             gate=self.gate,
             speeds={},
+            grid=[],
             candidates=[],
             machine=fidelity.machine(),
             sizes_bytes={name: (folder / name).stat().st_size for name in manifest.files},
@@ -185,6 +222,8 @@ class Maker:
             seed=SEED,
         )
         fidelity.check(report)
+        vectors = encoder.encode(encoder_canonical.TEXTS, role="query")
+        encoder_canonical.write_canonical(folder, manifest, vectors, self.expected_canonical)
         return report
 
 

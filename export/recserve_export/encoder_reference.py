@@ -13,30 +13,79 @@ from recserve_export.encoder_source import EncoderSource
 from recserve_export.pooled_model import load_model
 from recserve_export.sentence_modules import DenseLayer, Pooling
 from recserve_export.tokenizer_file import load_tokenizer
+from recserve_server_ext.encoder_manifest import Role
+from recserve_server_ext.text_encoder import MOST_CHUNKS
 
 Vectors = NDArray[np.float32]
 
 
-def reference_vectors(source: EncoderSource, texts: list[str], *, batch: int = 16) -> Iterator[Vectors]:
-    """Unit vectors, [up to `batch`, dim] each.
+class Reference:
+    """The model of a source in PyTorch.
 
     The tokenizer pads and truncates, attention is what transformers prefers, each text is pooled by itself, and Dense
     modules are those of sentence-transformers. Without a padding token texts run one by one.
     """
-    tokenizer, model = load_tokenizer(source), load_model(source, eager=False)
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        batch = 1
-    finish = _Finish(source)
-    for start in range(0, len(texts), batch):
-        rows = [text.lower() if source.lowercase else text for text in texts[start : start + batch]]
-        tokens = tokenizer(rows, padding=batch > 1, truncation=True, max_length=source.max_tokens, return_tensors="pt")
+
+    def __init__(self, source: EncoderSource) -> None:
+        """Load it.
+
+        Raises:
+            EncoderSourceError: transformers cannot load it.
+        """
+        self._source = source
+        self._tokenizer, self._model = load_tokenizer(source), load_model(source, eager=False)
+        self._tokenizer.padding_side = "right"
+        self._finish = _Finish(source)
+
+    def vectors(self, texts: list[str], *, role: Role = "passage", batch: int = 16) -> Iterator[Vectors]:
+        """Unit vectors, [up to `batch`, dim] each, in the order of the texts."""
+        source = self._source
+        prompt: str = getattr(source.prompts, role)
+        rows = [prompt + text for text in texts]
+        if source.lowercase:
+            rows = [row.lower() for row in rows]
+        has_parts = role == "passage" and source.options.long_text == "chunk_mean"
+        if self._tokenizer.pad_token is None:
+            batch = 1
+        # One thread: several wait for one another at every operation, which on busy cores is many times slower.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for start in range(0, len(rows), batch):
+                part = rows[start : start + batch]
+                yield np.stack([self._mean_of_parts(row) for row in part]) if has_parts else self._encode(part)
+        finally:
+            torch.set_num_threads(threads)
+
+    def run(self, ids: NDArray[np.int64]) -> Vectors:
+        """Unit vectors [texts, dim] of texts of equal length, in one batch; ids [texts, tokens]."""
+        tensor = torch.from_numpy(ids)
+        return self._pooled({"input_ids": tensor, "attention_mask": torch.ones_like(tensor)})
+
+    def _encode(self, rows: list[str]) -> Vectors:
+        tokens = self._tokenizer(
+            rows, padding=len(rows) > 1, truncation=True, max_length=self._source.max_tokens, return_tensors="pt"
+        )
+        return self._pooled(tokens)
+
+    def _mean_of_parts(self, row: str) -> Vectors:
+        ids = self._tokenizer(row, truncation=True, max_length=self._source.max_tokens, return_overflowing_tokens=True)[
+            "input_ids"
+        ]
+        parts = ids[:MOST_CHUNKS] if ids and isinstance(ids[0], list) else [ids]
+        tensors = [torch.tensor([part]) for part in parts]
+        vectors = [self._pooled({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0] for ids in tensors]
+        mean = np.sum(vectors, axis=0)
+        unit: Vectors = mean / np.linalg.norm(mean)
+        return unit
+
+    def _pooled(self, tokens: Any) -> Vectors:
         with torch.inference_mode():
             # No token types: one text has only zeros, and some models (DistilBERT) take none.
             inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-            hidden = model(**inputs).last_hidden_state.numpy()
+            hidden = self._model(**inputs).last_hidden_state.numpy()
         lengths = tokens["attention_mask"].sum(1).tolist()
-        yield np.stack([finish(row[:length]) for row, length in zip(hidden, lengths, strict=True)])
+        return np.stack([self._finish(row[:length]) for row, length in zip(hidden, lengths, strict=True)])
 
 
 def pool_one(tokens: Vectors, pooling: Pooling) -> Vectors:

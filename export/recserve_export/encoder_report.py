@@ -119,6 +119,22 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     descriptions: float
 
 
+class SpeedPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts of one length in batches of one size.
+
+    Attributes:
+        system: The precision, or `pytorch`.
+        tokens: Of each text.
+        batch: Texts of one call.
+        texts_per_s: On all usable cores.
+    """
+
+    system: str
+    tokens: int
+    batch: int
+    texts_per_s: float
+
+
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One precision that `auto` made, and what became of it.
 
@@ -165,12 +181,14 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         precision: Of the encoder.
         fingerprint: Of the encoder.
         texts: Where the texts come from: `films`, or the name of a file and its checksum.
+        truncated_texts: Of those that were compared, those that are longer than the encoder takes.
         agreement: With PyTorch.
         neighbours: The same ones as PyTorch's?
         worst: Ten texts with the least cosines.
         batch_invariance: Of the encoder on this CPU.
         gate: Bounds that these figures were held against.
         speeds: By precision: this one and fp32, or all candidates of `auto`.
+        grid: By length and batch, beside PyTorch.
         candidates: What `auto` chose among; empty where a precision was named.
         machine: Where it was measured.
         sizes_bytes: Of the files.
@@ -183,12 +201,14 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     precision: Precision
     fingerprint: str
     texts: str
+    truncated_texts: int
     agreement: Agreement
     neighbours: Neighbours
     worst: list[WorstText]
     batch_invariance: BatchInvariance
     gate: Gate
     speeds: dict[str, Speed]
+    grid: list[SpeedPoint]
     candidates: list[Candidate]
     machine: Machine
     sizes_bytes: dict[str, int]

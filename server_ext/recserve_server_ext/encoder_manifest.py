@@ -22,6 +22,23 @@ FORMAT = 1
 Precision = Literal["fp32", "int8", "int8-fast"]
 
 
+#: What a text is: of a history or a search, or of an item.
+Role = Literal["query", "passage"]
+LongText = Literal["truncate", "chunk_mean"]
+
+
+class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is put before a text, by its role; for models that were trained with prompts.
+
+    Attributes:
+        query: Before the texts of a history and those sent to `embed`.
+        passage: Before the texts of items.
+    """
+
+    query: str = ""
+    passage: str = ""
+
+
 class EncoderManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Content of `encoder.json`.
 
@@ -35,6 +52,8 @@ class EncoderManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         source_sha256: Of the weights file the export began from.
         files: SHA-256 of every file of the folder that serving reads.
         versions: Of the packages that made the export.
+        prompts: Put before texts.
+        long_text: `truncate`, or `chunk_mean`: the vector of an item's longer text is the mean of those of its parts.
     """
 
     name: str
@@ -45,12 +64,19 @@ class EncoderManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     source_sha256: str
     files: dict[str, str]
     versions: dict[str, str]
+    prompts: Prompts = Prompts()
+    long_text: LongText = "truncate"
     format: int = FORMAT
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides a text's vector: graph, weights, tokenizer, pooling, precision, length."""
+        """Hash of all that decides a text's vector: graph, weights, tokenizer, pooling, precision, length, prompts."""
         parts = [self.files[MODEL], self.files[TOKENIZER], self.pooling, self.precision, str(self.max_tokens)]
+        # Only where there are any: without, an encoder keeps the fingerprint that its indexes name.
+        if self.prompts != Prompts():
+            parts.append(msgspec.json.encode(self.prompts).decode())
+        if self.long_text != "truncate":
+            parts.append(self.long_text)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     @property

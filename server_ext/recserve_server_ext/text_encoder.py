@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import MODEL, TOKENIZER, EncoderManifest, read_manifest
+from recserve_server_ext.encoder_manifest import MODEL, TOKENIZER, EncoderManifest, Role, read_manifest
 from recserve_server_ext.errors import EncoderError
 
 Vectors = NDArray[np.float32]
@@ -26,14 +27,16 @@ TOKEN_BUDGET = 192
 _LEAST_TOKENS = 32
 #: Runs for each thread where there are few texts, so that the threads end together.
 _RUNS_PER_THREAD = 2
+#: Parts of a long text that count for its vector; the rest is cut off.
+MOST_CHUNKS = 32
 
 
 class TokenTable:
-    """Token ids of texts, padded on the right.
+    """Token ids of texts, or of parts of texts, padded on the right.
 
     Attributes:
-        ids: [texts, longest]; 0 beyond a text's length.
-        lengths: [texts] number of tokens of each text.
+        ids: [rows, longest]; 0 beyond a row's length.
+        lengths: [rows] number of tokens of each row.
     """
 
     def __init__(self, ids: TokenIds, lengths: NDArray[np.int64]) -> None:
@@ -42,14 +45,15 @@ class TokenTable:
 
     @property
     def mask(self) -> TokenIds:
-        """[texts, longest]: 1 for a token, 0 for padding."""
+        """[rows, longest]: 1 for a token, 0 for padding."""
         return (np.arange(self.ids.shape[1]) < self.lengths[:, None]).astype(np.int64)
 
 
 class TextTokenizer:
-    """The exported tokenizer: texts -> token ids, truncated to the encoder's `max_tokens`."""
+    """The exported tokenizer: texts -> token ids, with the prompt of their role, truncated to `max_tokens`."""
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
+        self._prompts = read_manifest(folder, verify=False).prompts
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
@@ -59,15 +63,43 @@ class TextTokenizer:
         """Number of token ids."""
         return int(self._tokenizer.get_vocab_size())
 
-    def __call__(self, texts: Sequence[str]) -> TokenTable:
-        """Token ids of the texts; releases the GIL and uses all cores for many texts."""
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        ids = np.zeros((len(rows), int(lengths.max(initial=1))), np.int64)
-        ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.fromiter(
-            (token for row in rows for token in row), np.int64, int(lengths.sum())
+    def __call__(self, texts: Sequence[str], role: Role = "query") -> TokenTable:
+        """Token ids of the texts, a row each; releases the GIL and uses all cores for many texts."""
+        return _table([encoding.ids for encoding in self._encodings(texts, role)])
+
+    def in_parts(self, texts: Sequence[str], role: Role, most: int) -> tuple[TokenTable, NDArray[np.int64], int]:
+        """Token ids of the texts, a row for each of at most `most` parts of a text.
+
+        Returns:
+            The rows, those of a text one after another; [texts] number of rows of each; number of texts that are
+            longer than their rows.
+        """
+        rows: list[list[int]] = []
+        counts: list[int] = []
+        cut = 0
+        for encoding in self._encodings(texts, role):
+            overflowing = encoding.overflowing
+            cut += len(overflowing) >= most
+            parts = [encoding, *overflowing[: most - 1]]
+            rows += [part.ids for part in parts]
+            counts.append(len(parts))
+        return _table(rows), np.array(counts, np.int64), cut
+
+    def _encodings(self, texts: Sequence[str], role: Role) -> list[Any]:
+        prompt: str = getattr(self._prompts, role)
+        encodings: list[Any] = self._tokenizer.encode_batch(
+            [prompt + text for text in texts] if prompt else list(texts)
         )
-        return TokenTable(ids, lengths)
+        return encodings
+
+
+def _table(rows: list[list[int]]) -> TokenTable:
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    ids = np.zeros((len(rows), int(lengths.max(initial=1))), np.int64)
+    ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.fromiter(
+        (token for row in rows for token in row), np.int64, int(lengths.sum())
+    )
+    return TokenTable(ids, lengths)
 
 
 class TextEncoder:
@@ -77,6 +109,13 @@ class TextEncoder:
     vectors of its texts; alone a text has the same bits every time. fp32 is independent of the batch to 1e-6, so
     texts are sorted by length and run in batches of a bounded number of tokens. In both, several threads share one
     single-threaded session.
+
+    Attributes:
+        manifest: Of the folder.
+        dim: Length of a vector.
+        fingerprint: With the arithmetic of this CPU where it matters.
+        tokenizer: Of the folder.
+        truncated_texts: Texts that `encode` has cut off so far.
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None, verify: bool = True) -> None:
@@ -92,6 +131,7 @@ class TextEncoder:
         """
         self.manifest: EncoderManifest = read_manifest(folder, verify=verify)
         self.dim = self.manifest.dim
+        self.truncated_texts = 0
         self.fingerprint = self.manifest.runtime_fingerprint
         self.tokenizer = TextTokenizer(folder, self.manifest.max_tokens)
         self._threads = threads or cpu.usable_cores()
@@ -109,19 +149,33 @@ class TextEncoder:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise EncoderError(f"onnxruntime cannot load {folder / MODEL}: {error}") from error
 
-    def encode(self, texts: Sequence[str], *, chunk: int = 2048, done: Callable[[int], None] | None = None) -> Vectors:
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        role: Role = "passage",
+        chunk: int = 2048,
+        done: Callable[[int], None] | None = None,
+    ) -> Vectors:
         """Unit vectors of the texts, [texts, dim], in the order given.
+
+        Texts that are longer than the encoder takes are counted in `truncated_texts`. With `long_text` chunk_mean, a
+        passage's vector is the mean of those of its parts (the prompt is in the first one), at most `MOST_CHUNKS`.
 
         Args:
             texts: Any number of them.
+            role: Which prompt they get; by default that of items, which `recserve index build` encodes.
             chunk: Texts tokenised at a time, to bound memory.
             done: Called after each chunk with the number of texts in it, for progress bars.
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
         by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        most = MOST_CHUNKS if role == "passage" and self.manifest.long_text == "chunk_mean" else 1
         for start in range(0, len(texts), chunk):
             rows = by_length[start : start + chunk]
-            vectors[rows] = self.run(self.tokenizer([texts[row] for row in rows]))
+            tokens, counts, cut = self.tokenizer.in_parts([texts[row] for row in rows], role, most)
+            self.truncated_texts += cut
+            vectors[rows] = _means(self.run(tokens), counts)
             if done is not None:
                 done(len(rows))
         return vectors
@@ -155,6 +209,15 @@ class TextEncoder:
         part = TokenTable(tokens.ids[rows, :longest], tokens.lengths[rows])
         result: Vectors = self._session.run(None, {"input_ids": part.ids, "attention_mask": part.mask})[0]
         return result
+
+
+def _means(vectors: Vectors, counts: NDArray[np.int64]) -> Vectors:
+    """Unit means [texts, dim] of the rows of each text; vectors [rows, dim], counts [texts] of at least 1."""
+    if len(vectors) == len(counts):
+        return vectors
+    sums = np.add.reduceat(vectors, np.cumsum(counts) - counts, axis=0)
+    means: Vectors = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.float32(1e-12))
+    return means
 
 
 def plan_runs(lengths: NDArray[np.int64], threads: int) -> Iterator[NDArray[np.int64]]:

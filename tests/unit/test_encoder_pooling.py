@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export.encoder_reference import reference_vectors
+from recserve_export.encoder_reference import Reference
 from recserve_export.encoder_source import NO_OPTIONS, SourceOptions, read_source
 from recserve_export.errors import EncoderSourceError
 from support.tiny_models import DIM, TEXTS, add_modules, make_tiny_model, quick_encoder
@@ -36,7 +36,7 @@ def least_cosine(folder: Path, out: Path, options: SourceOptions = NO_OPTIONS) -
     """Of the graph, and of the reference of the export, with sentence-transformers."""
     expected = by_sentence_transformers(folder)
     found = quick_encoder(folder, out, options).encode(TEXTS)
-    reference = np.concatenate(list(reference_vectors(read_source(folder, options), list(TEXTS), batch=3)))
+    reference = np.concatenate(list(Reference(read_source(folder, options)).vectors(list(TEXTS), batch=3)))
     return float(min(np.einsum("td,td->t", one, expected).min() for one in (found, reference)))
 
 

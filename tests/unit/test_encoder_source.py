@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from recserve_export.cli_encoder import app
 from recserve_export.encoder_export import export_encoder
+from recserve_export.encoder_lock import LOCK
 from recserve_export.encoder_source import default_folder, read_source
 from recserve_export.errors import EncoderSourceError
 from recserve_server_ext.text_encoder import TextEncoder
@@ -121,7 +122,7 @@ class TestRefusals:
         lines = [line for line in found.stderr.splitlines() if "error:" in line]
         assert len(lines) == 1
         assert message in lines[0]
-        assert not list(tmp_path.rglob("home/encoder/*"))
+        assert [path.name for path in tmp_path.rglob("home/encoder/*") if path.name != LOCK] == []
 
     def test_missing_source(self, tmp_path: Path) -> None:
         found = CliRunner().invoke(app, ["encoder", str(tmp_path / "none"), "--home", str(tmp_path / "home")])
