@@ -50,8 +50,10 @@ def _root() -> None:
 
 @app.command()
 def encoder(
-    source: Path | None = typer.Argument(
-        None, help="Hugging Face or sentence-transformers folder.", show_default="all-MiniLM-L6-v2"
+    source: str | None = typer.Argument(
+        None,
+        help="Hugging Face or sentence-transformers folder, or a name on the hub.",
+        show_default="all-MiniLM-L6-v2",
     ),
     home: Path = typer.Option(DEFAULT_HOME, "--home", help="Folder to put the encoder in."),
     precision: Precision = typer.Option(Precision.AUTO, help="auto: the fastest on this machine that passes the gate."),

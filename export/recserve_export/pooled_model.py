@@ -111,6 +111,8 @@ def write_onnx(source: EncoderSource, path: Path) -> int:
     pooled = PooledModel(model, source)
     try:
         export(pooled, config, path)
+    except OSError:  # a full disk says nothing about the architecture
+        raise
     except Exception as error:  # torch and optimum raise many kinds
         raise EncoderSourceError(
             f"the architecture {kind} cannot be exported: {first_line(error)}; {_nearest(kind)}"
