@@ -187,7 +187,10 @@ class _Job:
         if not same_recipe or manifest.source_sha256 != self.source_sha256:
             return None
         found = Exported(folder, manifest, is_new=False)
-        return found if found.report().texts == self.texts else None
+        try:
+            return found if found.report().texts == self.texts else None
+        except ExportError:  # missing, damaged or of another version
+            return None
 
     def _would_choose_again(self, report: EncoderReport) -> bool:
         """Whether `auto` would choose among the same candidates by the same gate on the same kind of CPU."""

@@ -19,6 +19,9 @@ PAGE: Final = "report.html"
 COSINES: Final = "cosines.png"
 SPEED: Final = "speed.png"
 
+#: Below it 1 - cosine is rounding; a logarithmic axis has no zero.
+_LEAST_LOSS: Final = 1e-15
+
 _STYLE: Final = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .25em .8em; border-bottom: 1px solid #ddd }
@@ -110,7 +113,7 @@ def _cut(text: str, most: int = 160) -> str:
 
 def _draw_cosines(report: EncoderReport, cosines: NDArray[np.float64]) -> bytes:
     figure, (axes,) = _figure(1)
-    loss = np.maximum(1 - cosines, 1e-8)
+    loss = np.maximum(1 - cosines, _LEAST_LOSS)
     bins = np.logspace(np.log10(loss.min()) - 0.05, np.log10(loss.max()) + 0.05, 40)
     axes.hist(loss, bins=bins, color="C0")
     for bound, name, line in (
@@ -119,8 +122,8 @@ def _draw_cosines(report: EncoderReport, cosines: NDArray[np.float64]) -> bytes:
     ):
         if bound < 1:
             axes.axvline(1 - bound, color="grey", linestyle=line, label=f"{name}: {bound:g}")
-    mean = max(1 - report.agreement.mean_cos, 1e-8)
-    axes.axvline(mean, color="C3", label=f"mean: {report.agreement.mean_cos:.5f}")
+    mean = max(1 - report.agreement.mean_cos, _LEAST_LOSS)
+    axes.axvline(mean, color="C3", label=f"mean: 1 - {mean:.1g}")
     axes.set(
         xscale="log",
         xlabel="1 - cosine with PyTorch (left is better)",

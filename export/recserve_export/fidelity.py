@@ -52,8 +52,11 @@ def compare(found: Vectors, expected: Vectors) -> Agreement:
 
 
 def cosines_of(found: Vectors, expected: Vectors) -> NDArray[np.float64]:
-    """Cosine of each row of the one with that of the other, [texts]; both [texts, dim] are of unit length."""
-    cosines: NDArray[np.float64] = np.einsum("td,td->t", found.astype(np.float64), expected.astype(np.float64))
+    """Cosine of each row of the one with that of the other, [texts]; both [texts, dim]."""
+    # Float32 vectors are of unit length to 1e-7 only, which is as much as fp32 differs.
+    left, right = found.astype(np.float64), expected.astype(np.float64)
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    cosines: NDArray[np.float64] = np.einsum("td,td->t", left, right) / lengths
     return cosines
 
 

@@ -162,6 +162,14 @@ class TestReuse:
         (one,) = export_encoder(source, Workspace(home), "fp32")
         assert one.is_new
 
+    def test_a_report_of_another_version_is_made_anew(self, source: Path, home: Path) -> None:
+        (home / "encoder" / "fp32" / REPORT).write_text('{"name": "tiny"}')
+        with pytest.raises(ExportError, match="export again with --force"):
+            Exported(home / "encoder" / "fp32", read_manifest(home / "encoder" / "fp32"), False).report()
+        (one,) = export_encoder(source, Workspace(home), "fp32")
+        assert one.is_new
+        assert one.report().name == "tiny"
+
     def test_an_older_recipe_is_made_anew(self, source: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(encoder_recipe, "ALPHA", 0.6)
         done = export_encoder(source, Workspace(home), "int8", settings=LOOSE)
@@ -222,12 +230,6 @@ class TestRefusals:
             fidelity.check(report)
             with pytest.raises(FidelityError, match=message):
                 fidelity.check(msgspec.structs.replace(report, batch_invariance=changed))
-
-    def test_a_missing_report_says_how_to_make_one(self, source: Path, home: Path) -> None:
-        (home / "encoder" / "fp32" / REPORT).unlink()
-        found = CliRunner().invoke(app, ["encoder", str(source), "--home", str(home), "--precision", "fp32"])
-        assert found.exit_code == 1
-        assert "--force" in found.stderr
 
 
 @pytest.fixture(scope="module")
