@@ -147,7 +147,7 @@ class _Job:
         is_wanted = precision in ("auto", "fp32")
         fp32 = None if settings.force and is_wanted else self._current("fp32")
         if fp32 is None:
-            fp32 = self._make(maker, "fp32")
+            fp32 = self._make(maker, "fp32", is_named=precision == "fp32")
         done = [fp32] if is_wanted or fp32.is_new else []
         if precision == "auto":
             from recserve_export.encoder_candidates import make_and_choose
@@ -156,19 +156,17 @@ class _Job:
             if winner != "fp32":
                 done.append(self._exported(winner, is_new=True))
         elif precision != "fp32":
-            done.append(self._make(maker, precision))
+            done.append(self._make(maker, precision, is_named=True))
         return done
 
-    def _make(self, maker: Maker, precision: Precision) -> Exported:
+    def _make(self, maker: Maker, precision: Precision, *, is_named: bool) -> Exported:
         target, fp32 = self.workspace.encoder / precision, self.workspace.encoder / "fp32"
         with new_folder(target) as aside:
-            if precision == "fp32":
-                report = maker.make_fp32(aside)
-                speeds = maker.measure({"fp32": aside})
-            else:
-                report = maker.make_int8(aside, precision, fp32)
+            is_fp32 = precision == "fp32"
+            report = maker.make_fp32(aside) if is_fp32 else maker.make_int8(aside, precision, fp32)
+            if is_named:
                 check_gate(report, self.settings.gate)
-                speeds = maker.measure({"fp32": fp32, precision: aside})
+            speeds = maker.measure({precision: aside} if is_fp32 else {"fp32": fp32, precision: aside})
             maker.write_report(aside, report, speeds)
         return self._exported(precision, is_new=True)
 

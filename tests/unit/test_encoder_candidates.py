@@ -21,6 +21,7 @@ from recserve_export.errors import FidelityError, SourceError
 from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import CHOICE, Precision, choose_encoder, read_choice
 from recserve_server_ext.errors import EncoderError
+from recserve_server_ext.settings import ServeSettings
 from recserve_server_ext.workspace import Workspace
 from support.tiny_encoder import LOOSE
 
@@ -112,6 +113,10 @@ class TestAuto:
         assert published == {"fp32", winner}
         monkeypatch.setattr(cpu, "int8_arithmetic", lambda: "other")
         assert read_choice(workspace) is None
+
+    @pytest.mark.parametrize("precision", ["auto", "fp32", "int8", "int8-fast"])
+    def test_serving_takes_every_precision(self, precision: str) -> None:
+        assert msgspec.convert({"precision": precision}, ServeSettings).precision == precision
 
     def test_a_second_one_does_nothing(self, auto: Path, source: Path) -> None:
         gate = Gate(mean_cos=0.5, p01_cos=0.5, overlap=0.5, spearman=0.5)
