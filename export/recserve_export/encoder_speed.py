@@ -19,7 +19,7 @@ _LENGTHS: Final = (8, 32, 128)
 _BATCHES: Final = (1, 8, 32)
 _TEXTS: Final = 32
 #: Calls of one measurement at most.
-_CALLS: Final = 4
+_CALLS: Final = 2
 _ROUNDS: Final = 3
 
 
