@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich import box
@@ -48,60 +48,61 @@ def _root() -> None:
     """Turn a model into files that can be served."""
 
 
+_SOURCE: Final = typer.Argument(
+    None, help="Hugging Face or sentence-transformers folder, or a name on the hub.", show_default="all-MiniLM-L6-v2"
+)
+_HOME: Final = typer.Option(DEFAULT_HOME, "--home", help="Folder to put the encoder in.")
+_PRECISION: Final = typer.Option(Precision.AUTO, help="auto: the fastest on this machine that passes the gate.")
+_POOLING: Final = typer.Option(None, help="How token vectors become one.", show_default="what the model says")
+_MAX_TOKENS: Final = typer.Option(
+    None, help="Most tokens of a text.", show_default="what the model says, or its positions up to 512"
+)
+_DIM: Final = typer.Option(None, help="Keep the first elements of a vector (Matryoshka models).", show_default="all")
+_PICKLE: Final = typer.Option(False, "--allow-pickle", help="Read pickled weights (pytorch_model.bin).")
+_CODE: Final = typer.Option(False, "--trust-remote-code", help="Run the Python code that comes with the model.")
+_QUERY: Final = typer.Option(None, help="Put before the texts of a history.", show_default="what the model says")
+_PASSAGE: Final = typer.Option(None, help="Put before the texts of items.", show_default="what the model says")
+_LONG: Final = typer.Option(LongTextChoice.TRUNCATE, help="Cut an item's long text off, or take the mean of its parts.")
+_TEXTS: Final = typer.Option(
+    None, help="File with one text a line, to calibrate and check with.", show_default="the films"
+)
+_FORCE: Final = typer.Option(False, "--force", help="Export even when what is there is up to date.")
+
+
 @app.command()
 def encoder(
-    source: str | None = typer.Argument(
-        None,
-        help="Hugging Face or sentence-transformers folder, or a name on the hub.",
-        show_default="all-MiniLM-L6-v2",
-    ),
-    home: Path = typer.Option(DEFAULT_HOME, "--home", help="Folder to put the encoder in."),
-    precision: Precision = typer.Option(Precision.AUTO, help="auto: the fastest on this machine that passes the gate."),
-    pooling: PoolingChoice | None = typer.Option(
-        None, help="How token vectors become one.", show_default="what the model says"
-    ),
-    max_tokens: int | None = typer.Option(
-        None, help="Truncate longer texts.", show_default="what the model says, or its positions up to 512"
-    ),
-    dim: int | None = typer.Option(
-        None, help="Keep the first elements of a vector (Matryoshka models).", show_default="all"
-    ),
-    allow_pickle: bool = typer.Option(False, "--allow-pickle", help="Read pickled weights (pytorch_model.bin)."),
-    trust_remote_code: bool = typer.Option(
-        False, "--trust-remote-code", help="Run the Python code that comes with the model."
-    ),
-    query_prompt: str | None = typer.Option(
-        None, help="Put before the texts of a history.", show_default="what the model says"
-    ),
-    passage_prompt: str | None = typer.Option(
-        None, help="Put before the texts of items.", show_default="what the model says"
-    ),
-    long_text: LongTextChoice = typer.Option(
-        LongTextChoice.TRUNCATE, help="Cut an item's long text off, or take the mean of its parts."
-    ),
-    texts: Path | None = typer.Option(
-        None, help="File with one text a line, to calibrate and check with.", show_default="the films"
-    ),
+    source: str | None = _SOURCE,
+    home: Path = _HOME,
+    precision: Precision = _PRECISION,
+    pooling: PoolingChoice | None = _POOLING,
+    max_tokens: int | None = _MAX_TOKENS,
+    dim: int | None = _DIM,
+    allow_pickle: bool = _PICKLE,
+    trust_remote_code: bool = _CODE,
+    query_prompt: str | None = _QUERY,
+    passage_prompt: str | None = _PASSAGE,
+    long_text: LongTextChoice = _LONG,
+    texts: Path | None = _TEXTS,
     min_mean_cos: float = _bound("mean_cos", "Gate: mean cosine with PyTorch."),
     min_p01_cos: float = _bound("p01_cos", "Gate: first percentile of the cosine with PyTorch."),
     min_overlap: float = _bound("overlap", "Gate: ten nearest neighbours shared with PyTorch."),
     min_spearman: float = _bound("spearman", "Gate: rank correlation of the cosines of pairs with PyTorch."),
-    force: bool = typer.Option(False, "--force", help="Export even when what is there is up to date."),
+    force: bool = _FORCE,
 ) -> None:
     """Export a text encoder to ONNX, with pooling and normalisation inside, and compare it with the original."""
+    options = SourceOptions(
+        pooling=None if pooling is None else pooling.value,
+        max_tokens=max_tokens,
+        dim=dim,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        query_prompt=query_prompt,
+        passage_prompt=passage_prompt,
+        long_text=long_text.value,
+    )
+    gate = Gate(mean_cos=min_mean_cos, p01_cos=min_p01_cos, overlap=min_overlap, spearman=min_spearman)
+    settings = ExportSettings(gate=gate, texts=texts, force=force)
     with explained():
-        gate = Gate(mean_cos=min_mean_cos, p01_cos=min_p01_cos, overlap=min_overlap, spearman=min_spearman)
-        options = SourceOptions(
-            pooling=None if pooling is None else pooling.value,
-            max_tokens=max_tokens,
-            dim=dim,
-            allow_pickle=allow_pickle,
-            trust_remote_code=trust_remote_code,
-            query_prompt=query_prompt,
-            passage_prompt=passage_prompt,
-            long_text=long_text.value,
-        )
-        settings = ExportSettings(gate=gate, texts=texts, force=force)
         done = export_encoder(
             source, Workspace(home), precision.value, options=options, settings=settings, stage=stage_bar
         )

@@ -54,13 +54,17 @@ def make_and_choose(maker: Maker, workspace: Workspace, fp32: EncoderReport) -> 
                     shutil.move(file, aside / file.name)
                 maker.write_report(aside, reports[winner], speeds, candidates)
         maker.write_report(published, fp32, speeds, candidates)
+    _write_choice(workspace, winner)
+    return winner
+
+
+def _write_choice(workspace: Workspace, winner: Precision) -> None:
     choice = EncoderChoice(
         precision=winner,
         fingerprint=read_manifest(workspace.encoder / winner, verify=False).fingerprint,
         int8_arithmetic=cpu.int8_arithmetic(),
     )
     write_file(workspace.encoder / CHOICE, msgspec.json.format(msgspec.json.encode(choice), indent=2))
-    return winner
 
 
 @contextmanager

@@ -156,12 +156,9 @@ def read_source(
     Raises:
         EncoderSourceError: Something is missing, damaged, not supported or not allowed.
     """
-    default = _default_or_none() if folder is not None else default_folder()
+    default = default_folder() if folder is None else _default_or_none()
     folder = folder or default_folder()
-    if not folder.is_dir():
-        raise EncoderSourceError(
-            f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder, or a name like owner/model"
-        )
+    _check_folder(folder)
     modules = read_modules(folder, options.pooling)
     model_folder = folder / modules.model
     config = read_object(model_folder / CONFIG)
@@ -200,6 +197,13 @@ def _default_or_none() -> Path | None:
         return default_folder()
     except EncoderSourceError:
         return None
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise EncoderSourceError(
+            f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder, or a name like owner/model"
+        )
 
 
 def _check_code(folder: Path, options: SourceOptions) -> None:

@@ -94,11 +94,7 @@ def write_onnx(source: EncoderSource, path: Path) -> int:
     """
     model = load_model(source, eager=True)
     kind = model.config.model_type
-    size = sum(weight.numel() for weight in model.parameters()) * 4
-    if size > _MOST_WEIGHT_BYTES:
-        raise EncoderSourceError(
-            f"{source.name} has {size / 1e9:.1f} GB of weights in float32; one ONNX file holds 2 GB; take a smaller one"
-        )
+    _check_size(model, source)
     try:
         constructor = TasksManager.get_exporter_config_constructor(
             exporter="onnx", model_type=kind, task=_TASK, library_name="transformers"
@@ -119,6 +115,14 @@ def write_onnx(source: EncoderSource, path: Path) -> int:
         ) from error
     _name_dim(path, pooled.dim)
     return int(model.config.vocab_size)
+
+
+def _check_size(model: Any, source: EncoderSource) -> None:
+    size = sum(weight.numel() for weight in model.parameters()) * 4
+    if size > _MOST_WEIGHT_BYTES:
+        raise EncoderSourceError(
+            f"{source.name} has {size / 1e9:.1f} GB of weights in float32; one ONNX file holds 2 GB; take a smaller one"
+        )
 
 
 def _check_architecture(source: EncoderSource) -> None:
