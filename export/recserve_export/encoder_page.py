@@ -25,8 +25,8 @@ _LEAST_LOSS: Final = 1e-15
 _STYLE: Final = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .25em .8em; border-bottom: 1px solid #ddd }
-th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-nums } td { vertical-align: top }
-img { max-width: 100% } .miss { color: #b00020 } ol { margin: 0; padding-left: 1.6em } summary { cursor: pointer }
+th { text-align: left } td { vertical-align: top }
+img { max-width: 100% } .miss { color: #b00020 } summary { cursor: pointer }
 """
 
 
