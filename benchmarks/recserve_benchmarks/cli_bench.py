@@ -30,7 +30,7 @@ def bench() -> None:
 @app.command()
 def recommend(
     home: Annotated[Path, typer.Option(help="Folder with encoder and catalogue.")] = DEFAULT_HOME,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, int8 or int8-fast.")] = "auto",
     items: Annotated[int, typer.Option(help="Texts of the films to serve as items.", min=100)] = 65_000,
     rounds: Annotated[int, typer.Option(help="Rounds; medians are over them.", min=1)] = 5,
     soak: Annotated[int, typer.Option(help="Requests between two looks at memory.", min=10)] = 50_000,
@@ -66,7 +66,7 @@ def _measure(workspace: Workspace, precision: str, items: int, plan: Plan) -> di
     from recserve_server_ext.encoder_manifest import choose_encoder
     from recserve_server_ext.text_encoder import TextEncoder
 
-    folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8']", precision))
+    folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))
     with steps() as done:
         corpus = prepare(workspace, folder, items, done)
         results = RecommendBench(corpus, TextEncoder(folder), plan, done).run()

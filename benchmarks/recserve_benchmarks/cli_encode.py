@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def encode(
     home: Annotated[Path, typer.Option(help="Folder with encoder and index.")] = DEFAULT_HOME,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, int8 or int8-fast.")] = "auto",
     source: Annotated[Path | None, typer.Option(help="Folder the encoder was exported from; default MiniLM.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds; medians are over them.", min=1)] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the texts: to try it, not to quote it.")] = False,
@@ -53,7 +53,7 @@ def _measure(workspace: Workspace, precision: str, source: Path | None, plan: En
     from recserve_export.encoder_source import default_folder
     from recserve_server_ext.encoder_manifest import choose_encoder, read_manifest
 
-    folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8']", precision))
+    folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))
     with steps() as done:
         results = EncodeBench(workspace.home, folder, source or default_folder(), plan, done).run()
     manifest = read_manifest(folder, verify=False)

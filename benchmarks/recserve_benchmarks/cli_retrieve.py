@@ -22,7 +22,7 @@ _REAL = 65_000
 
 def retrieve(
     home: Annotated[Path, typer.Option(help="Folder with encoder and catalogue.")] = DEFAULT_HOME,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, int8 or int8-fast.")] = "auto",
     items: Annotated[
         int, typer.Option(help="Items; beyond 65,000 only growth is measured with them.", min=1000)
     ] = _REAL,
@@ -58,7 +58,7 @@ def _measure(workspace: Workspace, precision: str, plan: Plan) -> dict[str, Any]
     from recserve_server_ext.encoder_manifest import choose_encoder
     from recserve_server_ext.text_encoder import TextEncoder
 
-    folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8']", precision))
+    folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))
     with steps() as done:
         corpus = prepare(workspace, folder, min(plan.items, _REAL), done)
         results = RetrieveBench(corpus, TextEncoder(folder), plan, done).run()

@@ -226,7 +226,7 @@ def _floats(random: np.random.Generator, rows: int, columns: int) -> NDArray[np.
 def _main() -> None:
     folder = Path(sys.argv[1])
     sizes = shares_of(read_shape(folder))
-    int8 = read_manifest(folder, verify=False).precision == "int8"
+    int8 = read_manifest(folder, verify=False).precision != "fp32"
 
     def measure(job: LimitJob) -> LimitRates:
         best: dict[str, float] = {}

@@ -107,7 +107,7 @@ def onnx_plain(encoder: Path, source: Path) -> Encode:
 def embedded_in_process(encoder: Path, source: Path) -> Encode:
     """`TextEncoder`, which is what serving runs."""
     ours = TextEncoder(encoder)
-    return lambda texts, batch: ours.encode(texts)
+    return lambda texts, batch: ours.encode(texts, role="query")
 
 
 SYSTEMS: Final = {system.__name__: system for system in (torch_sentence_transformers, onnx_plain, embedded_in_process)}

@@ -97,7 +97,7 @@ class RawSearch:
         self._index.knn_query(users, k=K)
 
     def _user_vectors(self, histories: Sequence[Sequence[str]]) -> Vectors:
-        vectors = self._encoder.encode([text for history in histories for text in history])
+        vectors = self._encoder.encode([text for history in histories for text in history], role="query")
         return normalised_means(vectors.reshape(len(histories), -1, self._encoder.dim))
 
 

@@ -37,7 +37,7 @@ def serve(
     metrics_port: Annotated[
         int | None, typer.Option(callback=_port, help="Port of metrics; 0 = any free one [default: 8002].")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or int8 [default: auto].")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, int8 or int8-fast [default: auto].")] = None,
     triton: Annotated[Path | None, typer.Option(help="A tritonserver to run instead of the one found.")] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log events as JSON lines.")] = False,
     ready_file: Annotated[

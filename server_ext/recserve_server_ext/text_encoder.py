@@ -170,12 +170,12 @@ class TextEncoder:
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
         by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        most = MOST_CHUNKS if role == "passage" and self.manifest.long_text == "chunk_mean" else 1
+        most = most_parts(self.manifest, role)
         for start in range(0, len(texts), chunk):
             rows = by_length[start : start + chunk]
             tokens, counts, cut = self.tokenizer.in_parts([texts[row] for row in rows], role, most)
             self.truncated_texts += cut
-            vectors[rows] = _means(self.run(tokens), counts)
+            vectors[rows] = means_of_parts(self.run(tokens), counts)
             if done is not None:
                 done(len(rows))
         return vectors
@@ -211,7 +211,12 @@ class TextEncoder:
         return result
 
 
-def _means(vectors: Vectors, counts: NDArray[np.int64]) -> Vectors:
+def most_parts(manifest: EncoderManifest, role: Role) -> int:
+    """How many parts of a text count for its vector; what is beyond is cut off."""
+    return MOST_CHUNKS if role == "passage" and manifest.long_text == "chunk_mean" else 1
+
+
+def means_of_parts(vectors: Vectors, counts: NDArray[np.int64]) -> Vectors:
     """Unit means [texts, dim] of the rows of each text; vectors [rows, dim], counts [texts] of at least 1."""
     if len(vectors) == len(counts):
         return vectors

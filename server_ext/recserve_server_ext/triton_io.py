@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract import models as names
+from recserve_server_ext.encoder_manifest import EncoderManifest, Role
 from recserve_server_ext.packed_model import Answer, PackedModel
-from recserve_server_ext.settings import ModelSettings
-from recserve_server_ext.text_encoder import TextTokenizer, TokenTable
+from recserve_server_ext.settings import ModelSettings, ServeSettings
+from recserve_server_ext.text_encoder import TextTokenizer, TokenTable, means_of_parts, most_parts
 
 #: gRPC status -> name of Triton's code for it, where they differ. (The backend puts `TritonError` into its module only
 #: after a model is imported, so nothing of it is touched here.)
@@ -131,11 +132,20 @@ def execute(model: PackedModel[Any], requests: Sequence[Any]) -> list[Any]:
 class TritonEncoder:
     """Texts -> vectors through the model `encoder` (business logic scripting)."""
 
-    def __init__(self, folder: Path, max_tokens: int, *, batch: int, timeout_s: float) -> None:
-        self._tokenizer = TextTokenizer(folder, max_tokens)
-        self._max_tokens = max_tokens
-        self._batch = batch
-        self._timeout_us = int(timeout_s * 1e6)
+    def __init__(self, folder: Path, manifest: EncoderManifest, serve: ServeSettings, role: Role = "query") -> None:
+        """
+        Args:
+            folder: Of the encoder.
+            manifest: What it holds.
+            serve: The server's settings.
+            role: What the texts are: it decides their prompt, and whether long ones are taken in parts.
+        """
+        self._tokenizer = TextTokenizer(folder, manifest.max_tokens)
+        self._max_tokens = manifest.max_tokens
+        self._batch = serve.encoder_batch
+        self._timeout_us = int(serve.encoder_timeout_s * 1e6)
+        self._role: Role = role
+        self._most_parts = most_parts(manifest, role)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors [texts, dim].
@@ -143,9 +153,9 @@ class TritonEncoder:
         Raises:
             RequestError: unavailable: the encoder refused, failed or did not answer in time.
         """
-        tokens = self._tokenizer(texts)
-        parts = [self._run(tokens, start) for start in range(0, len(texts), self._batch)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        tokens, counts, _ = self._tokenizer.in_parts(texts, self._role, self._most_parts)
+        parts = [self._run(tokens, start) for start in range(0, len(tokens.lengths), self._batch)]
+        return means_of_parts(parts[0] if len(parts) == 1 else np.concatenate(parts), counts)
 
     def _run(self, tokens: TokenTable, start: int) -> NDArray[np.float32]:
         ids, mask = fixed_width(tokens, self._max_tokens, slice(start, start + self._batch))

@@ -15,9 +15,7 @@ class TritonPythonModel:
         settings = model_settings(args)
         serve = settings.serve
         manifest = read_manifest(Path(settings.encoder), verify=False)
-        encoder = TritonEncoder(
-            Path(settings.encoder), manifest.max_tokens, batch=serve.encoder_batch, timeout_s=serve.encoder_timeout_s
-        )
+        encoder = TritonEncoder(Path(settings.encoder), manifest, serve)
         embedder = Embedder(manifest.runtime_fingerprint, manifest.dim, serve.limits)
         self._model = PackedModel(embedder, encoder, waiting=serve.waiting)
         settle_memory()

@@ -16,9 +16,7 @@ class TritonPythonModel:
         settings = model_settings(args)
         serve = settings.serve
         manifest = read_manifest(Path(settings.encoder), verify=False)
-        encoder = TritonEncoder(
-            Path(settings.encoder), manifest.max_tokens, batch=serve.encoder_batch, timeout_s=serve.encoder_timeout_s
-        )
+        encoder = TritonEncoder(Path(settings.encoder), manifest, serve, role="passage")
         editor = CatalogueEditor(opener(settings.store), manifest.runtime_fingerprint, serve.limits)
         self._model = PackedModel(editor, encoder, waiting=serve.waiting)
         settle_memory()

@@ -25,9 +25,7 @@ class TritonPythonModel:
         store = opener(settings.store) if settings.store else None
         self._metrics = ViewMetrics()
         live = LiveCatalogue(Path(settings.snapshots), load, store, self._metrics.show)
-        encoder = TritonEncoder(
-            Path(settings.encoder), manifest.max_tokens, batch=serve.encoder_batch, timeout_s=serve.encoder_timeout_s
-        )
+        encoder = TritonEncoder(Path(settings.encoder), manifest, serve)
         recommender = Recommender(live.view, TextCache(serve.text_cache, manifest.dim), serve.limits)
         self._model = PackedModel(recommender, encoder, waiting=serve.waiting)
         settle_memory()
