@@ -39,6 +39,8 @@ REPORT = "report.json"
 LOCK = ".lock"
 #: A folder beside `CURRENT`, never a path that leads elsewhere.
 _NAME = re.compile(r"[\w-]+")
+#: How `write` names folders: the moment, to the microsecond, and something random.
+_STAMPED = re.compile(r"(\d{8}T\d{12})-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +169,8 @@ def write(snapshots: Path, content: Content) -> Path:
     _check(content)
     snapshots.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
-    # Sorted by name they are in the order of their making.
-    folder = snapshots / f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
     with exclusive(snapshots / LOCK):
+        folder = snapshots / _new_name(snapshots, now)
         previous = _published(snapshots)
         with new_folder(folder) as aside:
             _write_files(aside, content)
@@ -178,6 +179,15 @@ def write(snapshots: Path, content: Content) -> Path:
         write_file(snapshots / CURRENT, f"{folder.name}\n".encode())
         _remove_others(snapshots, keep={folder.name, previous})
     return folder
+
+
+def _new_name(snapshots: Path, now: datetime) -> str:
+    """A name that sorts behind those that are there, even where the clock was set back: so the last is the newest."""
+    stamp = f"{now:%Y%m%dT%H%M%S%f}"
+    last = max((found[1] for name in snapshots.iterdir() if (found := _STAMPED.fullmatch(name.name))), default="")
+    if stamp <= last:
+        stamp = f"{last[:9]}{int(last[9:]) + 1:012d}"
+    return f"{stamp}-{uuid.uuid4().hex[:8]}"
 
 
 def _write_files(folder: Path, content: Content) -> None:

@@ -1,0 +1,86 @@
+"""A full disk, a lock and a clock that is set back: nothing is lost, reading goes on, and writing comes back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext import snapshot
+from recserve_server_ext.snapshot import current
+from recserve_server_ext.snapshot_shelf import kept, rollback
+from support.edited import ENCODER, Edited
+
+
+def film(item_id: str, title: str) -> dict[str, Any]:
+    return {"id": item_id, "texts": {"title": title}}
+
+
+def test_a_full_disk_refuses_changes_and_takes_them_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+    edited = Edited(tmp_path, small_disk / "catalogue.db")
+    acknowledged: dict[str, str] = {}
+
+    def fill() -> None:
+        for number in range(100_000):
+            title = f"{number} " + "x" * 3000
+            edited.change("upsert", [film(f"n{number}", title)], f"r{number}")
+            acknowledged[f"n{number}"] = title
+
+    with pytest.raises(RequestError, match="disk") as caught:
+        fill()
+    assert caught.value.kind is ErrorKind.UNAVAILABLE
+    assert len(acknowledged) > 20
+    assert stored(edited) == acknowledged
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    assert edited.statuses("upsert", film("more", "there is room again")) == ["created"]
+    assert stored(edited) == {**acknowledged, "more": "there is room again"}
+    edited.store.close()
+
+
+def stored(edited: Edited) -> dict[str, str]:
+    return {item.id: item.texts["title"] for item in edited.store.items() if not item.id.startswith("i")}
+
+
+def test_a_store_locked_by_another_process_is_unavailable_and_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.1)
+    path = tmp_path / "catalogue.db"
+    hold = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
+    )
+    edited = Edited(tmp_path, path)
+    program = [sys.executable, "-c", hold, str(path)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(RequestError, match="another process is writing to it, try again"):
+            edited.change("upsert", [film("a", "A")])
+        assert edited.find(op="get", ids=["i1"]).items[0].texts == {"title": "film 1"}
+        other.communicate("")
+    assert edited.statuses("upsert", film("a", "A")) == ["created"]
+    edited.store.close()
+
+
+def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edited = Edited(tmp_path, tmp_path / "catalogue.db")
+    first = current(edited.snapshots).name
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Yesterday:
+            return cls.fromtimestamp((datetime.now(UTC) - timedelta(days=1)).timestamp(), tz)
+
+    monkeypatch.setattr(snapshot, "datetime", Yesterday)
+    revision = edited.change("delete", [{"id": "i0"}]).revision
+    second = edited.publish().name
+    assert [one.name for one in kept(edited.snapshots)] == [second, first]
+    assert edited.change("delete", [{"id": "i1"}]).revision == revision + 1
+    assert rollback(edited.snapshots, ENCODER).id == first
+    edited.store.close()
