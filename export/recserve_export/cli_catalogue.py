@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recserve_client.cli.console import fail, note, out, progress
-from recserve_export import cli_catalogue_changes
+from recserve_export import cli_catalogue_changes, cli_catalogue_encode
 from recserve_export.cli_common import explained
 from recserve_export.errors import ExportError, MappingError
 from recserve_export.field_mapping import FieldMapping, mapping_from_options, read_mapping
@@ -98,6 +98,7 @@ def import_(
 app.command()(cli_catalogue_changes.upsert)
 app.command()(cli_catalogue_changes.delete)
 app.command()(cli_catalogue_changes.export)
+app.command()(cli_catalogue_encode.encode)
 
 
 @app.command()

@@ -1,0 +1,209 @@
+"""Parquet with items -> Parquet with their vectors: in pieces, each done once, by this process or by Ray.
+
+A piece is a row group of an input file; its output is a file of its own under a name that only depends on it, written
+aside and renamed. So a job that was killed goes on where it stopped, a piece that is done twice gives the same file,
+and every input row has exactly one output row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recserve_export.catalogue_rows import RowConverter, RowError
+from recserve_export.errors import ExportError
+from recserve_export.field_mapping import FieldMapping
+from recserve_server_ext.durable import exclusive, fsync_path, write_file
+from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_server_ext.item_vectors import PairCollector, encode_items, made_with
+from recserve_server_ext.text_encoder import TextEncoder
+
+JOB = "job.json"
+_LOCK = ".lock"
+#: Rows encoded at a time: memory does not grow with the size of a row group.
+_ROWS = 2048
+
+Vectors = NDArray[np.float32]
+
+
+class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an output folder was made with; `job.json` in it.
+
+    Attributes:
+        made_with: Encoder and field weights.
+        mapping: How rows become items.
+        dim: Length of a vector.
+    """
+
+    made_with: str
+    mapping: FieldMapping
+    dim: int
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A row group of an input file.
+
+    Attributes:
+        file: Path of the file.
+        group: Number of the row group.
+        rows: Its rows.
+        output: Where its vectors go.
+    """
+
+    file: str
+    group: int
+    rows: int
+    output: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a piece.
+
+    Attributes:
+        rows: Rows written.
+        refused: Rows among them without a vector.
+    """
+
+    rows: int
+    refused: int
+
+
+class PieceEncoder:
+    """Encodes pieces; one for each process."""
+
+    def __init__(self, encoder: Path, job: Job, threads: int | None = None) -> None:
+        """
+        Args:
+            encoder: Encoder folder.
+            job: From `prepare`.
+            threads: Of the encoder; none = the usable cores.
+        """
+        self._encoder = TextEncoder(encoder, threads=threads, verify=False)
+        self._job = job
+        self._convert = RowConverter(job.mapping, is_textual=False)
+        # Of any length: lists of a fixed size do not come back from Parquet where some are missing.
+        vector = pa.list_(pa.float32())
+        self._schema = pa.schema({"id": pa.large_string(), "vector": vector, "error": pa.large_string()})
+
+    def __call__(self, piece: Piece) -> Outcome:
+        """Encode a piece, unless its output is there already.
+
+        Raises:
+            ExportError: The input cannot be read, or the output cannot be written.
+        """
+        output = Path(piece.output)
+        if output.is_file():
+            return _outcome(output)
+        aside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            with pq.ParquetWriter(aside, self._schema) as writer:
+                for batch in pq.ParquetFile(piece.file).iter_batches(
+                    _ROWS, row_groups=[piece.group], columns=list(self._job.mapping.columns)
+                ):
+                    writer.write_table(self._table(batch.to_pylist()))
+            fsync_path(aside)
+            aside.rename(output)
+            fsync_path(output.parent)
+        except (OSError, pa.ArrowException) as error:
+            raise ExportError(f"row group {piece.group} of {piece.file} cannot be encoded: {error}") from error
+        finally:
+            aside.unlink(missing_ok=True)
+        return _outcome(output)
+
+    def _table(self, rows: list[dict[str, Any]]) -> pa.Table:
+        """A row for each row: its id and vector, or why there is none."""
+        collector = PairCollector(self._job.mapping.field_weights)
+        ids: list[str | None] = []
+        errors: list[str | None] = []
+        encoded: list[int] = []
+        for number, row in enumerate(rows):
+            try:
+                item = self._convert(row)
+                collector.add(item.texts)
+            except RowError as error:
+                ids.append(error.item_id)
+                errors.append(str(error))
+            else:
+                ids.append(item.id)
+                errors.append(None)
+                encoded.append(number)
+        vectors = np.zeros((len(rows), self._job.dim), np.float32)
+        if encoded:
+            vectors[encoded], cancelled = encode_items(collector, self._encoder.encode)
+            for number in np.array(encoded)[cancelled].tolist():
+                errors[number] = "the weighted vectors of its texts cancel out"
+        missing = np.array([error is not None for error in errors])
+        offsets = np.concatenate([[0], np.cumsum(~missing * self._job.dim)]).astype(np.int32)
+        lists = pa.ListArray.from_arrays(
+            pa.array(offsets), pa.array(vectors[~missing].reshape(-1)), mask=pa.array(missing)
+        )
+        return pa.table([pa.array(ids, pa.large_string()), lists, pa.array(errors, pa.large_string())], self._schema)
+
+
+def prepare(source: Path, output: Path, encoder: Path, mapping: FieldMapping) -> tuple[Job, list[Piece]]:
+    """Look at the input, and make or check the output folder.
+
+    Args:
+        source: A Parquet file, or a folder of them.
+        output: Folder of the output; of this job, or empty.
+        encoder: Encoder folder.
+        mapping: A validated mapping.
+
+    Raises:
+        ExportError: The input is not Parquet or lacks a column, or the folder holds the output of another job.
+    """
+    manifest = read_manifest(encoder)
+    job = Job(made_with(manifest.runtime_fingerprint, mapping.field_weights), mapping, manifest.dim)
+    pieces = list(_pieces(source, output, mapping))
+    if not pieces:
+        raise ExportError(f"{source} has no Parquet file with a row")
+    output.mkdir(parents=True, exist_ok=True)
+    with exclusive(output / _LOCK):
+        _claim(output, job)
+    return job, pieces
+
+
+def _claim(output: Path, job: Job) -> None:
+    path = output / JOB
+    if path.is_file():
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=Job)
+        except msgspec.MsgspecError as error:
+            raise ExportError(f"{path} cannot be read: {error}; name an empty folder") from error
+        if found != job:
+            raise ExportError(f"{output} holds vectors of another encoder or mapping; name an empty folder")
+    elif any(not entry.name.startswith(".") for entry in output.iterdir()):
+        raise ExportError(f"{output} is not empty and no output of this command; name an empty folder")
+    else:
+        write_file(path, msgspec.json.encode(job))
+
+
+def _pieces(source: Path, output: Path, mapping: FieldMapping) -> Iterator[Piece]:
+    files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    for file in files:
+        try:
+            opened = pq.ParquetFile(file)
+        except (OSError, pa.ArrowException) as error:
+            raise ExportError(f"{file} cannot be read as Parquet: {error}") from error
+        mapping.check_columns(opened.schema_arrow.names)
+        name = file.relative_to(source).as_posix() if source.is_dir() else file.name
+        key = hashlib.sha256(name.encode()).hexdigest()[:16]
+        for group in range(opened.num_row_groups):
+            rows = opened.metadata.row_group(group).num_rows
+            if rows:
+                place = output / f"{file.stem}-{key}-{group:05d}.parquet"
+                yield Piece(str(file.resolve()), group, rows, str(place.resolve()))
+
+
+def _outcome(output: Path) -> Outcome:
+    errors = pq.read_table(output, columns=["error"])["error"]
+    return Outcome(len(errors), len(errors) - errors.null_count)
