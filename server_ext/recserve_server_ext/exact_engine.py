@@ -12,6 +12,8 @@ from recserve_server_ext.engine import Rows, Scores, Vectors, no_results
 
 #: Scores held at once (32 MiB of float32); a block has at least one query.
 _BLOCK_SCORES = 1 << 23
+#: Rows whose vectors are gathered at once (24 MiB of 384 dimensions).
+_GATHERED = 1 << 14
 #: Columns of one group when candidates are picked.
 _GROUP = 64
 
@@ -57,6 +59,34 @@ class ExactEngine:
             part = slice(start, start + block)
             rows[part, :found], scores[part, :found] = best(queries[part] @ self.vectors.T, found)
         return rows, scores
+
+
+def search_among(vectors: Vectors, queries: Vectors, among: Rows, k: int) -> tuple[Rows, Scores]:
+    """The k best of some items; the vectors of these are gathered once for the whole batch, chunk by chunk.
+
+    Args:
+        vectors: [items, dim] unit float32.
+        queries: [n, dim] unit float32, finite.
+        among: Rows of the items, in rising order.
+        k: At least 1.
+
+    Returns:
+        Rows [n, k] and scores [n, k] as `ExactEngine.search` gives them.
+    """
+    rows, scores = no_results(len(queries), k)
+    found = 0
+    for start in range(0, len(among), _GATHERED):
+        chunk = among[start : start + _GATHERED]
+        gathered, kept = vectors[chunk], min(k, found + len(chunk))
+        for first in range(0, len(queries), _BLOCK_SCORES // _GATHERED):
+            part = slice(first, first + _BLOCK_SCORES // _GATHERED)
+            places, values = best(queries[part] @ gathered.T, min(k, len(chunk)))
+            # Earlier chunks stand first, so equal scores stay in the order of the rows.
+            all_rows = np.concatenate([rows[part, :found], chunk[places]], axis=1)
+            picked, scores[part, :kept] = best(np.concatenate([scores[part, :found], values], axis=1), kept)
+            rows[part, :kept] = np.take_along_axis(all_rows, picked, axis=1)
+        found = kept
+    return rows, scores
 
 
 def best(scores: Scores, k: int) -> tuple[Rows, Scores]:

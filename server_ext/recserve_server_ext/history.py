@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, nearest, shown
+from recserve_client.contract.filters import check_filter
+from recserve_client.contract.slate_options import check_slate_options
 from recserve_server_ext.catalogue_view import RowOf
 from recserve_server_ext.settings import Limits
 
@@ -76,6 +78,10 @@ def check_request(request: RecommendRequest, limits: Limits, fields: tuple[str, 
             raise RequestError(
                 ErrorKind.UNKNOWN_FIELD, f"the catalogue has no field {shown(name)}{nearest(name, fields)}"
             )
+    if request.where is not None:
+        check_filter(request.where, limits.filter)
+    if request.slate is not None:
+        check_slate_options(request.slate, request.k, limits.filter)
 
 
 def _parts(behaviour: Behaviour) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import (
     ErrorKind,
+    Page,
     RecommendRequest,
     RecommendTimings,
     RequestError,
@@ -22,17 +23,22 @@ from recserve_client.contract import (
     Unpacker,
     pack,
 )
+from recserve_server_ext.boosts import boost_shares
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.history import History, check_request, check_size
 from recserve_server_ext.packed_model import Answer, Encode
+from recserve_server_ext.paging import Part, Ranking, Rankings
 from recserve_server_ext.retrieval import Wanted, search
 from recserve_server_ext.settings import Limits
+from recserve_server_ext.slate_maker import Chosen, Wish, check_options, make_slates
 from recserve_server_ext.text_cache import TextCache
 from recserve_server_ext.user_vectors import UserVectors, contributions, user_vectors
+from recserve_server_ext.view_filters import Allowed, LiveFilters, ViewFilters
 
 Vectors = NDArray[np.float32]
 #: Decimals of scores and contributions: the sum of 1,000 of them is off by less than 1e-5 from rounding.
 _DECIMALS = 8
+_NOTHING = Chosen(np.empty(0, np.int64))
 
 
 class Job(Struct):
@@ -42,6 +48,11 @@ class Job(Struct):
         request: As it was sent.
         view: The catalogue it is answered from.
         history: Its behaviours as far as they are known.
+        filters: Of the view.
+        allowed: Items that match its filter; none = it has none.
+        rules: Items that its bury rules and quotas name.
+        part: Where its cursor points to; none = it has none.
+        cursor: For the next page.
         waited_ns: Time spent waiting.
         resolve_ns: Time of the batch's decoding and look-ups.
         encode_ns: Time of the batch's encoding.
@@ -50,6 +61,11 @@ class Job(Struct):
     request: RecommendRequest
     view: View
     history: History
+    filters: ViewFilters
+    allowed: Allowed | None = None
+    rules: Sequence[Allowed] = ()
+    part: Part | None = None
+    cursor: str | UnsetType = UNSET
     waited_ns: int = 0
     resolve_ns: int = 0
     encode_ns: int = 0
@@ -92,6 +108,8 @@ class Recommender:
         """
         self._newest = newest
         self._view = newest()
+        self._filters = LiveFilters(self._view)
+        self._rankings = Rankings(limits.cursors)
         self._cache = cache
         self._limits = limits
         self._unpack = Unpacker(RecommendRequest)
@@ -111,7 +129,15 @@ class Recommender:
         view = self._view
         check_request(request, self._limits, view.field_names)
         _check_revision(request, view)
-        return Job(request, view, History(request, view.row_of, self._limits, view.dim))
+        filters = self._filters.of(view)
+        job = Job(request, view, History(request, view.row_of, self._limits, view.dim), filters)
+        if request.where is not None:
+            job.allowed = filters.allowed(request.where)
+        if request.slate is not None:
+            job.rules = check_options(request.slate, filters)
+        if request.page is not None and request.page.cursor is not None:
+            job.part = self._rankings.resume(request, request.page.cursor)
+        return job
 
     def look_up(self, jobs: Sequence[Job]) -> None:
         """Fill in the texts that were encoded before."""
@@ -148,16 +174,46 @@ class Recommender:
                 answers[group.numbers[place]] = _cancelled(group.users, place)
         live = [number for number, answer in enumerate(answers) if not answer]
         queries = vectors if len(live) == len(jobs) else vectors[live]
-        found = search(view, queries, [_wanted(jobs[number]) for number in live])
-        rows = dict(zip(live, found, strict=True))
+        chosen = dict(zip(live, self._choose(view, queries, [jobs[number] for number in live]), strict=True))
         search_ns = time.monotonic_ns() - start_ns
-        slates = {number: items for group in groups for number, items in _explain(view, group, jobs, rows)}
+        slates = {number: items for group in groups for number, items in _explain(view, group, jobs, chosen)}
         explain_ns = time.monotonic_ns() - start_ns - search_ns
         random = os.urandom(16 * len(jobs)).hex()
         for number, items in slates.items():
             name = random[32 * number : 32 * number + 32]
             answers[number] = _pack(name, jobs[number], items, search_ns, explain_ns)
         return answers
+
+    def _choose(self, view: View, users: Vectors, jobs: Sequence[Job]) -> list[Chosen]:
+        """The items of each slate or page: by score, by the options of the slate, or from a ranking that was kept."""
+        chosen: list[Chosen] = [_NOTHING] * len(jobs)
+        plain = [n for n, job in enumerate(jobs) if job.part is None and job.request.slate is None]
+        for number, rows in zip(
+            plain, search(view, _some(users, plain), [_wanted(jobs[n]) for n in plain]), strict=True
+        ):
+            chosen[number] = Chosen(rows)
+        if len(plain) < len(jobs):
+            shaped = [(n, wish) for n, job in enumerate(jobs) if job.part is None and (wish := _wish(job)) is not None]
+            numbers = [number for number, _ in shaped]
+            for number, made in zip(numbers, make_slates(view, users[numbers], [w for _, w in shaped]), strict=True):
+                chosen[number] = made
+        for number, job in enumerate(jobs):
+            if job.request.page is not None:
+                chosen[number] = self._page(job, job.request.page, chosen[number])
+        return chosen
+
+    def _page(self, job: Job, page: Page, chosen: Chosen) -> Chosen:
+        """The page of a job, whose cursor for the next one is set."""
+        if job.part is None:
+            if len(chosen.rows) <= page.size:
+                return chosen
+            ranking = Ranking(job.view.ids(chosen.rows), chosen.rules, job.view.revision)
+            job.part = Part(self._rankings.keep(ranking), ranking, 0)
+        name, ranking, start = job.part
+        end = start + page.size
+        if end < len(ranking.ids):
+            job.cursor = self._rankings.cursor(job.request, name, end)
+        return _ranked(job, ranking, slice(start, end))
 
 
 def _group(view: View, jobs: Sequence[Job]) -> list[_Group]:
@@ -187,35 +243,60 @@ def _vectors_of(view: View, histories: list[History]) -> Vectors:
 
 
 def _explain(
-    view: View, group: _Group, jobs: Sequence[Job], rows: dict[int, NDArray[np.int64]]
+    view: View, group: _Group, jobs: Sequence[Job], chosen: dict[int, Chosen]
 ) -> Iterator[tuple[int, list[SlateItem]]]:
     """The items of each slate of a group with scores, contributions and fields, best first."""
     places_of: dict[int, list[int]] = defaultdict(list)
     for place, number in enumerate(group.numbers):
-        if number in rows:
-            places_of[len(rows[number])].append(place)
+        if number in chosen:
+            places_of[len(chosen[number].rows)].append(place)
     for places in places_of.values():
         numbers = [group.numbers[place] for place in places]
-        found = np.array([rows[number] for number in numbers])
+        found = np.array([chosen[number].rows for number in numbers])
         # A copy of the histories only where the group has to be cut.
         part = slice(None) if len(places) == len(group.numbers) else places
         parts = contributions(group.behaviours[part], group.weights[part], group.users.norms[part], view.vectors(found))
         parts = np.round(parts, _DECIMALS)
         scores = np.round(parts.sum(axis=2), _DECIMALS)
         order = np.argsort(-scores, axis=1, kind="stable")
+        for line, number in enumerate(numbers):
+            if jobs[number].request.slate is not None or jobs[number].part is not None:
+                order[line] = np.arange(order.shape[1])
         users = np.arange(len(numbers))[:, None]
         found, scores, parts = found[users, order], scores[users, order], parts[users, order]
         for number, *columns in zip(numbers, found, scores.tolist(), parts, strict=True):
-            yield number, _items(view, jobs[number].request, *columns)
+            yield number, _items(view, jobs[number].request, chosen[number], *columns)
 
 
 def _items(
-    view: View, request: RecommendRequest, rows: NDArray[np.int64], scores: list[float], parts: NDArray[np.float64]
+    view: View,
+    request: RecommendRequest,
+    chosen: Chosen,
+    rows: NDArray[np.int64],
+    scores: list[float],
+    parts: NDArray[np.float64],
 ) -> list[SlateItem]:
     nothing = [UNSET] * len(rows)
     shares: Sequence[list[float] | UnsetType] = parts.tolist() if request.explain else nothing
     fields: Sequence[dict[str, Any] | UnsetType] = view.fields(request.fields, rows) if request.fields else nothing
-    return list(map(SlateItem, view.ids(rows), scores, shares, fields))
+    if chosen.shares is None and chosen.rules is None:
+        return list(map(SlateItem, view.ids(rows), scores, shares, fields))
+    boosts: Sequence[list[float] | UnsetType] = nothing
+    if chosen.shares is not None:
+        added = np.round(chosen.shares, _DECIMALS)
+        boosts, scores = added.tolist(), np.round(scores + added.sum(axis=1), _DECIMALS).tolist()
+    rules = [names or UNSET for names in chosen.rules or nothing]
+    return list(map(SlateItem, view.ids(rows), scores, shares, fields, boosts, rules))
+
+
+def _ranked(job: Job, ranking: Ranking, part: slice) -> Chosen:
+    """A part of a ranking as it is now: without the items that are gone, and with the boosts of today."""
+    rows = np.array([job.view.row_of.get(item_id, -1) for item_id in ranking.ids[part]], np.int64)
+    stays = (rows >= 0) & job.view.available[rows]
+    rules = ranking.rules and [names for names, kept in zip(ranking.rules[part], stays, strict=True) if kept]
+    boosts = job.request.slate.boosts if job.request.slate is not None else []
+    shares = boost_shares(boosts, job.filters.sources(rows[None, stays]))[0] if boosts else None
+    return Chosen(rows[stays], shares, rules)
 
 
 def _wanted(job: Job) -> Wanted:
@@ -223,7 +304,22 @@ def _wanted(job: Job) -> Wanted:
     banned = job.history.rows if request.exclude_history else np.empty(0, np.int64)
     if request.exclude:
         banned = np.append(banned, [row_of.get(name, -1) for name in request.exclude])
-    return Wanted(request.k, banned[banned >= 0], request.ef)
+    return Wanted(request.k, banned[banned >= 0], request.ef, job.allowed)
+
+
+def _wish(job: Job) -> Wish | None:
+    options = job.request.slate
+    return None if options is None else Wish(options, _wanted(job), job.filters, job.rules)
+
+
+def _some(users: Vectors, numbers: list[int]) -> Vectors:
+    """The vectors of some users, not copied where they are all."""
+    return users if len(numbers) == len(users) else users[numbers]
+
+
+def _count(job: Job) -> int:
+    view = job.view
+    return len(view.available) - view.unavailable if job.allowed is None else job.allowed.count
 
 
 def _pack(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> bytes:
@@ -233,7 +329,7 @@ def _pack(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: i
             recommendation_id=recommendation_id,
             items=items,
             unknown=job.history.unknown,
-            revision=job.view.revision,
+            revision=job.view.revision if job.part is None else job.part.ranking.revision,
             encoder=manifest.encoder,
             timings=RecommendTimings(
                 queue_us=job.waited_ns // 1000,
@@ -243,6 +339,8 @@ def _pack(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: i
                 explain_us=explain_ns // 1000,
                 engine=manifest.engine.name,
             ),
+            count=_count(job) if job.request.count else UNSET,
+            cursor=job.cursor,
         )
     )
 

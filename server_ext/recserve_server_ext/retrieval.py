@@ -7,9 +7,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recserve_server_ext.catalogue_view import Delta, View
 from recserve_server_ext.engine import Rows, Scores, Vectors
+from recserve_server_ext.exact_engine import search_among
+from recserve_server_ext.view_filters import Allowed
+
+#: A filter that leaves at most this share of the snapshot, or so few items, is answered by scoring all that match;
+#: a wider one by searching wider and dropping. Measured: docs/decisions/007-filters.md.
+_EXACT_SHARE = 0.2
+_EXACT_ITEMS = 2000
+#: Times as wide as an even spread of the matching items needs: fewer users get too few and are searched again.
+_MARGIN = 2
 
 
 class Wanted(NamedTuple):
@@ -19,11 +29,13 @@ class Wanted(NamedTuple):
         k: Number of items.
         banned: Rows that must not be among them.
         ef: Width of the search; none = the index's own.
+        allowed: Items that match the filter; none = there is no filter. Users with the same object share a search.
     """
 
     k: int
     banned: Rows
     ef: int | None
+    allowed: Allowed | None = None
 
 
 def search(view: View, users: Vectors, wanted: Sequence[Wanted]) -> list[Rows]:
@@ -38,39 +50,65 @@ def search(view: View, users: Vectors, wanted: Sequence[Wanted]) -> list[Rows]:
         wanted: One for each user.
     """
     found: list[Rows] = [np.empty(0, np.int64)] * len(wanted)
-    groups: dict[tuple[int, int | None], list[int]] = defaultdict(list)
+    groups: dict[tuple[int, int | None, int], list[int]] = defaultdict(list)
     for number, want in enumerate(wanted):
-        groups[_width(view, want), want.ef].append(number)
-    for (width, ef), numbers in groups.items():
+        groups[_width(view, want), want.ef, id(want.allowed)].append(number)
+    for (width, ef, _), numbers in groups.items():
         queries = users if len(numbers) == len(wanted) else users[numbers]
-        rows, scores = view.snapshot.engine.search(queries, width, ef=ef)
+        allowed = wanted[numbers[0]].allowed
+        if allowed is not None and _is_selective(allowed):
+            rows, scores = search_among(view.snapshot.vectors, queries, allowed.rows, width)
+        else:
+            rows, scores = view.snapshot.engine.search(queries, width, ef=ef)
         kept = _best(view, queries, rows, scores, [wanted[number] for number in numbers])
         for number, best in zip(numbers, kept, strict=True):
             found[number] = best
-    for number, want in enumerate(wanted):
-        if len(found[number]) < want.k and len(found[number]) < _at_most(view, want):
-            found[number] = _search_exactly(view, users[number], want)
+        short = [number for number in numbers if _is_short(view, found[number], wanted[number])]
+        if short:
+            again = _search_exactly(view, users[short], [wanted[number] for number in short])
+            for number, best in zip(short, again, strict=True):
+                found[number] = best
     return found
+
+
+def _is_short(view: View, found: Rows, want: Wanted) -> bool:
+    return len(found) < want.k and len(found) < _at_most(view, want)
 
 
 def _at_most(view: View, want: Wanted) -> int:
     """A bound from above on the number of items that are allowed."""
+    if want.allowed is not None:
+        return want.allowed.count - int(np.count_nonzero(want.allowed.mask[np.unique(want.banned)]))
     return len(view.available) - max(view.unavailable, len(np.unique(want.banned)))
 
 
-def _search_exactly(view: View, user: Vectors, want: Wanted) -> Rows:
-    width = min(len(view.snapshot.ids), want.k + len(want.banned) + view.hidden)
-    rows, scores = view.snapshot.exact.search(user[None], width)
-    return _best(view, user[None], rows, scores, [want])[0]
+def _is_selective(allowed: Allowed) -> bool:
+    return len(allowed.rows) <= max(_EXACT_ITEMS, _EXACT_SHARE * allowed.items)
+
+
+def _search_exactly(view: View, users: Vectors, wanted: Sequence[Wanted]) -> list[Rows]:
+    """For users with the same filter."""
+    exact, allowed = view.snapshot.exact, wanted[0].allowed
+    needed = max(want.k + len(want.banned) for want in wanted)
+    if allowed is not None:
+        rows, scores = search_among(view.snapshot.vectors, users, allowed.rows, needed)
+    else:
+        rows, scores = exact.search(users, min(len(view.snapshot.ids), needed + view.hidden))
+    return _best(view, users, rows, scores, wanted)
 
 
 def _best(view: View, users: Vectors, rows: Rows, scores: Scores, wanted: Sequence[Wanted]) -> list[Rows]:
-    """Of each user's rows [users, width] with their scores, and of all that changed, the best k that are allowed."""
+    """Of each user's rows [users, width] with their scores, and of all that changed, the best k that are allowed.
+
+    All users have the same filter.
+    """
+    filtered = wanted[0].allowed if wanted else None
+    usable = view.available if filtered is None else filtered.mask
     if view.delta is not None and view.delta.count:
-        rows, scores = _with_delta(view, view.delta, users, rows, scores)
+        rows, scores = _with_delta(view, view.delta, users, rows, scores, usable)
     allowed = rows >= 0
-    if view.unavailable:
-        allowed &= view.available[rows]
+    if view.unavailable or filtered is not None:
+        allowed &= usable[rows]
     marked = np.zeros(len(view.available), np.bool_)
     kept = []
     for row, fit, want in zip(rows, allowed, wanted, strict=True):
@@ -82,11 +120,13 @@ def _best(view: View, users: Vectors, rows: Rows, scores: Scores, wanted: Sequen
     return kept
 
 
-def _with_delta(view: View, delta: Delta, users: Vectors, rows: Rows, scores: Scores) -> tuple[Rows, Scores]:
+def _with_delta(
+    view: View, delta: Delta, users: Vectors, rows: Rows, scores: Scores, usable: NDArray[np.bool_]
+) -> tuple[Rows, Scores]:
     """What the engine found [users, width] merged with as many of the best rows of the delta, best first."""
     first = len(view.snapshot.ids)
     of_delta = users @ delta.vectors.T
-    of_delta[:, ~view.available[first:]] = -np.inf
+    of_delta[:, ~usable[first:]] = -np.inf
     changed = np.broadcast_to(np.arange(delta.count), of_delta.shape)
     if delta.count > rows.shape[1]:
         changed = np.argpartition(-of_delta, rows.shape[1] - 1, axis=1)[:, : rows.shape[1]]
@@ -103,8 +143,11 @@ def _width(view: View, want: Wanted) -> int:
     In steps of an eighth of their size, so that users with nearly equal wants share one search.
     """
     needed = want.k + len(want.banned)
-    if view.hidden:
-        items = len(view.snapshot.ids)
+    items = len(view.snapshot.ids)
+    if want.allowed is not None:
+        if not _is_selective(want.allowed):
+            needed = min(items, _MARGIN * -(-needed * items // len(want.allowed.rows)))
+    elif view.hidden:
         needed = min(items, -(-needed * items // max(1, items - view.hidden)))
     step = max(8, 1 << max(0, needed.bit_length() - 3))
     return -(-needed // step) * step

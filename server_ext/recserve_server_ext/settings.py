@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.errors import ConfigError
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -26,6 +27,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         items_bytes: Packed request to the model `items`.
         item_bytes: One item of such a request.
         attributes: Attributes of one item.
+        cursors: Rankings that are kept for later pages, of at most 1,000 items each (least recently used go first).
+        filter: The largest filter.
     """
 
     request_bytes: Positive = 4 * 1024 * 1024
@@ -36,6 +39,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     items_bytes: Positive = 48 * 1024 * 1024
     item_bytes: Positive = 256 * 1024
     attributes: Positive = 256
+    cursors: Positive = 1000
+    filter: FilterBounds = FilterBounds()
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

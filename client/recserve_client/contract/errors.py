@@ -21,6 +21,7 @@ class ErrorKind(StrEnum):
     EMPTY_HISTORY = "empty_history"
     ZERO_WEIGHTS = "zero_weights"
     VECTORS_CANCEL = "vectors_cancel"
+    EXPIRED_CURSOR = "expired_cursor"
     WRONG_TENSOR = "wrong_tensor"
     REQUEST_ID_REUSED = "request_id_reused"
     UNAVAILABLE = "unavailable"
@@ -37,6 +38,7 @@ STATUS_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.EMPTY_HISTORY: "INVALID_ARGUMENT",
     ErrorKind.ZERO_WEIGHTS: "INVALID_ARGUMENT",
     ErrorKind.VECTORS_CANCEL: "INVALID_ARGUMENT",
+    ErrorKind.EXPIRED_CURSOR: "INVALID_ARGUMENT",
     ErrorKind.WRONG_TENSOR: "INVALID_ARGUMENT",
     ErrorKind.REQUEST_ID_REUSED: "ALREADY_EXISTS",
     ErrorKind.UNAVAILABLE: "UNAVAILABLE",
@@ -49,10 +51,11 @@ MEANING_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.INVALID_REQUEST: "The JSON does not fit the schema; the message names the path and the value.",
     ErrorKind.TOO_LARGE: "A limit of the server was passed; the message names the limit and the size.",
     ErrorKind.UNKNOWN_ITEM: "Item ids that the catalogue does not have; send on_unknown=ignore to skip them.",
-    ErrorKind.UNKNOWN_FIELD: "A name in `fields` that the catalogue does not have; the nearest name is suggested.",
+    ErrorKind.UNKNOWN_FIELD: "A field or an attribute that no item has; the nearest name is suggested.",
     ErrorKind.EMPTY_HISTORY: "No behaviour is left to make a user vector from.",
     ErrorKind.ZERO_WEIGHTS: "Every weight is zero.",
     ErrorKind.VECTORS_CANCEL: "The weighted behaviours add up to (nearly) nothing, so no direction is left.",
+    ErrorKind.EXPIRED_CURSOR: "The cursor is not one of this request, or its ranking is gone; ask for the first page.",
     ErrorKind.WRONG_TENSOR: "The tensor does not hold exactly one readable BYTES element.",
     ErrorKind.REQUEST_ID_REUSED: "Another change was made under this `request_id`; nothing was done.",
     ErrorKind.UNAVAILABLE: "The encoder, the store or the queue cannot take the request now; try again.",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from recserve_client.contract.messages import ItemId
+from recserve_client.contract.ids import ItemId
 
 Revision = Annotated[int, Meta(ge=0)]
 _NO_NUL = r"^[^\x00]*$"

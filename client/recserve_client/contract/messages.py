@@ -10,8 +10,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from recserve_client.contract.filters import Filter
+from recserve_client.contract.ids import ItemId
+from recserve_client.contract.slate_options import SlateOptions
+
 Weight = Annotated[float, Meta(ge=-1e6, le=1e6, description="Finite; a negative weight pushes away.")]
-ItemId = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
 class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -31,6 +34,18 @@ class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     weight: Weight = 1.0
 
 
+class Page(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Which part of a ranking of `k` items to answer with.
+
+    Attributes:
+        size: Items of a page.
+        cursor: The `cursor` of the page before; none = the first page. The rest of the request stays the same.
+    """
+
+    size: Annotated[int, Meta(ge=1, le=1000)]
+    cursor: Annotated[str, Meta(max_length=256)] | None = None
+
+
 class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Ask for a slate.
 
@@ -45,6 +60,10 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
         on_unknown: What an item id of the history that the catalogue lacks does: refuse the request, or be skipped.
         min_revision: Answer from this revision of the catalogue or a later one; where it is not there yet the request
             is refused as `unavailable`.
+        where: Only items that match this filter are recommended.
+        slate: How the slate is made of the candidates; none = by score.
+        count: Whether to count the items that match `where` and are available.
+        page: Answer with a part of the `k` items, and a cursor for the next part; none = with all.
     """
 
     history: list[Behaviour]
@@ -56,6 +75,10 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     explain: bool = True
     on_unknown: Literal["error", "ignore"] = "error"
     min_revision: Annotated[int, Meta(ge=0)] = 0
+    where: Filter | None = None
+    slate: SlateOptions | None = None
+    count: bool = False
+    page: Page | None = None
 
 
 class RecommendTimings(Struct, frozen=True, gc=False):
@@ -84,16 +107,20 @@ class SlateItem(Struct, frozen=True, gc=False):
 
     Attributes:
         id: Item id.
-        score: cos(u, v), in float32 precision.
+        score: cos(u, v), in float32 precision, and the boosts.
         contributions: w_j (F(x_j) . v) / |sum_j w_j F(x_j)|, one for each behaviour of the request, in its order
-            (0 for skipped ones); they add up to the score. Absent with `explain: false`.
+            (0 for skipped ones); with the boosts they add up to the score. Absent with `explain: false`.
         fields: The fields asked for (null where the item has none). Absent when none were asked for.
+        boosts: The share of each boost of the request in the score, in its order. Absent without boosts.
+        rules: Names of the pins, bury rules and quotas that moved the item here. Absent when none did.
     """
 
     id: str
     score: float
     contributions: list[float] | UnsetType = UNSET
     fields: dict[str, Any] | UnsetType = UNSET
+    boosts: list[float] | UnsetType = UNSET
+    rules: list[str] | UnsetType = UNSET
 
 
 class Slate(Struct, frozen=True, gc=False):
@@ -101,11 +128,13 @@ class Slate(Struct, frozen=True, gc=False):
 
     Attributes:
         recommendation_id: New for every answer; interactions name it to say what led to them.
-        items: At most k; fewer only when the catalogue has no more that are allowed.
+        items: At most k (or a page of them); fewer only when the catalogue has no more that are allowed.
         unknown: Item ids of the history that were skipped (`on_unknown: ignore`).
         revision: Revision of the catalogue that was searched.
         encoder: Fingerprint of the encoder.
         timings: Where the time went.
+        count: Number of items that match the filter and are available, banned ones too. Absent when not asked for.
+        cursor: Asks for the next page. Absent on the last one, and without `page`.
     """
 
     recommendation_id: str
@@ -114,6 +143,8 @@ class Slate(Struct, frozen=True, gc=False):
     revision: int
     encoder: str
     timings: RecommendTimings
+    count: int | UnsetType = UNSET
+    cursor: str | UnsetType = UNSET
 
 
 class EmbedRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):

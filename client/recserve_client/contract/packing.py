@@ -97,7 +97,10 @@ class Unpacker(Generic[M]):
             bad = bytes(error.object[error.start : error.start + 8])
             raise RequestError(ErrorKind.INVALID_JSON, f"not UTF-8: {shown(bad)}") from None
         except RecursionError:
-            raise RequestError(ErrorKind.INVALID_JSON, f"nested too deeply; it begins {shown(raw[:40])}") from None
+            raise RequestError(
+                ErrorKind.INVALID_JSON,
+                f"nested too deeply (a filter has at most limits.filter.depth levels); it begins {shown(raw[:40])}",
+            ) from None
 
 
 def _explain(message: str, raw: bytes, names: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from recserve_client.contract.errors import ErrorKind
 from recserve_client.contract.filters import BOUNDS, Attribute, Filter, FilterBounds, check_filter
-from recserve_client.contract.messages import ItemId
+from recserve_client.contract.ids import ItemId
 from recserve_client.contract.packing import RequestError, shown
 
 Few = Meta(max_length=8)

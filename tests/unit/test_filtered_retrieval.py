@@ -1,0 +1,126 @@
+"""Filtered retrieval: k items whenever k match, and the right ones, however selective or correlated the filter is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from recserve_server_ext import retrieval
+from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.exact_engine import search_among
+from recserve_server_ext.hnsw_engine import HnswEngine
+from recserve_server_ext.retrieval import Wanted, search
+from recserve_server_ext.scan_engine import ScanEngine
+from recserve_server_ext.view_filters import Allowed
+from support.small_snapshot import view_of
+
+ITEMS, DIM, USERS = 4000, 32, 40
+NOBODY = np.empty(0, np.int64)
+
+
+def unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
+
+
+def clustered(rng: np.random.Generator) -> NDArray[np.float32]:
+    centres = rng.normal(size=(40, DIM))
+    return unit(centres[rng.integers(0, 40, ITEMS)] + 0.6 * rng.normal(size=(ITEMS, DIM)))
+
+
+@pytest.fixture(scope="module")
+def vectors() -> NDArray[np.float32]:
+    return clustered(np.random.default_rng(5))
+
+
+@pytest.fixture(scope="module")
+def users(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    rng = np.random.default_rng(6)
+    return unit(vectors[rng.integers(0, ITEMS, (USERS, 20))].mean(axis=1, dtype=np.float64))
+
+
+@pytest.fixture(scope="module", params=["hnsw", "scan"])
+def view(request: pytest.FixtureRequest, vectors: NDArray[np.float32]) -> View:
+    if request.param == "hnsw":
+        return view_of(vectors, HnswEngine.build(vectors, m=16, ef_construction=200, ef=400, threads=1))
+    return view_of(vectors, ScanEngine.build(vectors, lists=16, codes=16, nprobe=16, rescored=400, threads=1))
+
+
+def mask_of(kind: str, share: float, vectors: NDArray[np.float32], users: NDArray[np.float32]) -> NDArray[np.bool_]:
+    count = max(12, round(share * ITEMS))
+    towards = vectors @ unit(users.mean(axis=0, dtype=np.float64))
+    order = {
+        "independent": np.random.default_rng(7).permutation(ITEMS),
+        "towards the users": np.argsort(-towards),
+        "away from the users": np.argsort(towards),
+    }[kind]
+    mask = np.zeros(ITEMS, np.bool_)
+    mask[order[:count]] = True
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["independent", "towards the users", "away from the users"])
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.5])
+@pytest.mark.parametrize("always_drop", [False, True])
+def test_recall(
+    view: View,
+    vectors: NDArray[np.float32],
+    users: NDArray[np.float32],
+    kind: str,
+    share: float,
+    always_drop: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if always_drop:
+        monkeypatch.setattr(retrieval, "_EXACT_SHARE", 0.0)
+        monkeypatch.setattr(retrieval, "_EXACT_ITEMS", 0)
+    mask = mask_of(kind, share, vectors, users)
+    allowed = Allowed(mask, ITEMS)
+    found = search(view, users, [Wanted(10, NOBODY, None, allowed)] * USERS)
+    matching = np.flatnonzero(mask)
+    hits = 0
+    for user, rows in zip(users, found, strict=True):
+        assert len(rows) == 10
+        assert mask[rows].all()
+        best = matching[np.argsort(-(vectors[matching] @ user))[:10]]
+        hits += len(set(best.tolist()) & set(rows.tolist()))
+    assert hits / (10 * USERS) >= 0.98
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 50), share=st.floats(0, 1), selective=st.booleans())
+def test_k_items_whenever_k_match(seed: int, k: int, share: float, selective: bool) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, users = unit(rng.normal(size=(50, 8))), unit(rng.normal(size=(5, 8)))
+    view = view_of(vectors, HnswEngine.build(vectors, m=4, ef_construction=10, ef=10, threads=1))
+    masks = [Allowed(rng.random(50) < share, 50) for _ in range(2)]
+    banned = [rng.integers(0, 50, rng.integers(0, 20)) for _ in users]
+    # Two filters and none, in one batch.
+    filters = [masks[0], masks[1], None, masks[0], masks[1]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "_EXACT_ITEMS", 2000 if selective else 0)
+        wanted = [Wanted(k, out, None, allowed) for out, allowed in zip(banned, filters, strict=True)]
+        found = search(view, users, wanted)
+    for rows, out, allowed in zip(found, banned, filters, strict=True):
+        fits = np.ones(50, np.bool_) if allowed is None else allowed.mask.copy()
+        fits[out] = False
+        assert len(rows) == min(k, np.count_nonzero(fits))
+        assert fits[rows].all()
+        assert len(set(rows.tolist())) == len(rows)
+
+
+def test_search_among_in_chunks_is_the_search_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    vectors, queries = unit(rng.normal(size=(500, 8))), unit(rng.normal(size=(7, 8)))
+    # Equal vectors: of equal scores the lower row comes first, across chunks too.
+    vectors[250:] = vectors[:250]
+    among = np.flatnonzero(rng.random(500) < 0.7)
+    whole = search_among(vectors, queries, among, 40)
+    monkeypatch.setattr("recserve_server_ext.exact_engine._GATHERED", 64)
+    parts = search_among(vectors, queries, among, 40)
+    assert np.array_equal(parts[0], whole[0])
+    # float32 sums in blocks of another shape: 1e-6.
+    assert np.allclose(parts[1], whole[1], atol=1e-6)
+    assert np.array_equal(search_among(vectors, queries, among[:3], 5)[0][:, 3:], np.full((7, 2), -1))
