@@ -1,0 +1,71 @@
+"""A recommender without Triton: calls, batches, a made-up encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_client.contract import RequestError, Slate
+from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.packed_model import Answer, PackedModel
+from recserve_server_ext.recommender import Recommender
+from recserve_server_ext.settings import Limits
+from recserve_server_ext.snapshot import Snapshot
+from recserve_server_ext.text_cache import TextCache
+from support.small_snapshot import DIM
+
+
+def vector_of(text: str) -> NDArray[np.float32]:
+    """A made-up encoder: a unit vector seeded by the text."""
+    vector = np.random.default_rng(list(text.encode())).normal(size=DIM)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+class Call:
+    """A request as Triton would hand it over."""
+
+    def __init__(self, raw: bytes | RequestError) -> None:
+        self._raw = raw
+        self.answers: list[Answer] = []
+
+    def read(self) -> bytes:
+        if isinstance(self._raw, RequestError):
+            raise self._raw
+        return self._raw
+
+    def defer(self) -> Callable[[Answer], None]:
+        return self.answers.append
+
+
+class Service:
+    """A recommender behind a packed model, and what its encoder was asked."""
+
+    def __init__(self, snapshot: Snapshot, limits: Limits, newest: Callable[[], View] | None = None) -> None:
+        self.asked: list[list[str]] = []
+        self.snapshot = snapshot
+        view = View(snapshot)
+        self.recommender = Recommender(newest or (lambda: view), TextCache(100, DIM), limits)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.asked.append(list(texts))
+        return np.stack([vector_of(text) for text in texts])
+
+    def send(self, *raws: bytes | RequestError | Call) -> list[Answer]:
+        calls = [raw if isinstance(raw, Call) else Call(raw) for raw in raws]
+        model = PackedModel(self.recommender, self.encode, waiting=2)
+        now = model.run(calls)
+        model.close()
+        answers = [call.answers if answer is None else [answer] for call, answer in zip(calls, now, strict=True)]
+        assert [len(answer) for answer in answers] == [1] * len(calls)
+        return [answer[0] for answer in answers]
+
+    def ask(self, **options: Any) -> Slate:
+        (answer,) = self.send(json.dumps(options).encode())
+        if isinstance(answer, RequestError):
+            raise answer
+        return msgspec.json.decode(answer, type=Slate)

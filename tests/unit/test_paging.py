@@ -1,0 +1,114 @@
+"""Pages are parts of one ranking, whatever happens to the catalogue between them; cursors cannot be made up."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from recserve_client.contract import ErrorKind, RequestError, Slate
+from recserve_server_ext.live_catalogue import LiveCatalogue
+from recserve_server_ext.settings import Limits
+from recserve_server_ext.snapshot import Snapshot
+from support.edited import ENCODER, Edited
+from support.service import Service
+from support.small_snapshot import small_snapshot
+
+REQUEST: dict[str, Any] = {"history": [{"item": "i9"}, {"text": "abc"}], "k": 23}
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    return small_snapshot(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture
+def service(snapshot: Snapshot) -> Service:
+    return Service(snapshot, Limits(cursors=2))
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Iterator[Edited]:
+    edited = Edited(tmp_path, tmp_path / "catalogue.db")
+    yield edited
+    edited.store.close()
+
+
+def page(service: Service, cursor: object = None, size: int = 10, **options: Any) -> Slate:
+    return service.ask(**{**REQUEST, **options}, page={"size": size, "cursor": cursor})
+
+
+def expired(service: Service, cursor: object, **options: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        page(service, cursor, **options)
+    assert caught.value.kind is ErrorKind.EXPIRED_CURSOR
+    return caught.value.text
+
+
+SHAPED = {
+    "diversify": 0.5,
+    "boosts": [{"by": "recency", "attribute": "year", "half_life": 9, "now": 2000, "weight": 0.2}],
+    "pins": [{"item": "i150", "place": 12, "name": "launch"}],
+}
+
+
+@pytest.mark.parametrize("slate", [None, SHAPED])
+def test_the_pages_are_the_whole(service: Service, slate: dict[str, Any] | None) -> None:
+    options = {"slate": slate, "fields": ["title"], "where": {"op": "range", "attribute": "year", "ge": 1920}}
+    whole = service.ask(**REQUEST, **options)
+    first = page(service, **options)
+    second = page(service, first.cursor, **options)
+    third = page(service, second.cursor, size=5, **options)
+    assert [len(part.items) for part in (first, second, third)] == [10, 10, 3]
+    assert third.cursor is msgspec.UNSET
+    assert [*first.items, *second.items, *third.items] == whole.items
+    # A page may be asked for again.
+    assert page(service, first.cursor, **options).items == second.items
+    assert page(service, size=23, **options).cursor is msgspec.UNSET
+
+
+def test_other_cursors_are_refused(service: Service, snapshot: Snapshot) -> None:
+    cursor = page(service).cursor
+    assert isinstance(cursor, str)
+    raw = bytearray(base64.urlsafe_b64decode(cursor))
+    for place in range(len(raw)):
+        raw[place] ^= 1
+        expired(service, base64.urlsafe_b64encode(raw).decode())
+        raw[place] ^= 1
+    for forged in ("", "x", "é", cursor[:-4], cursor + "AAAA"):
+        assert "ask for the first page again" in expired(service, forged)
+    expired(service, cursor, k=24)
+    expired(service, cursor, where={"op": "exists", "attribute": "year"})
+    expired(Service(snapshot, Limits()), cursor)
+    assert len(page(service, cursor).items) == 10
+
+
+def test_the_least_recently_used_ranking_goes(service: Service) -> None:
+    first, second = page(service).cursor, page(service, k=24).cursor
+    page(service, first)
+    page(service, k=25)
+    assert "limits.cursors" in expired(service, second, k=24)
+    assert len(page(service, first).items) == 10
+
+
+def test_pages_are_stable_while_the_catalogue_changes(edited: Edited) -> None:
+    live = LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
+    service = Service(live.view().snapshot, Limits(), live.view)
+    ask: dict[str, Any] = {"history": [{"item": "i1"}], "k": 20}
+    whole = [item.id for item in service.ask(**ask).items]
+    first = service.ask(**ask, page={"size": 5})
+    edited.change("upsert", [{"id": f"new{n}", "texts": {"title": "film 1"}} for n in range(9)])
+    edited.change("upsert", [{"id": whole[7], "texts": {"title": "not film 1"}}])
+    edited.change("delete", [{"id": whole[8]}])
+    edited.publish()
+    second = service.ask(**ask, page={"size": 5, "cursor": first.cursor})
+    # What was deleted never appears again; all else keeps its place, with its score of today.
+    assert [item.id for item in second.items] == [*whole[5:8], whole[9]]
+    assert second.revision == first.revision
+    third = service.ask(**ask, page={"size": 10, "cursor": second.cursor})
+    assert [item.id for item in third.items] == whole[10:]
