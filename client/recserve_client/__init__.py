@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recserve_client.calls import ServerInfo, item, text
     from recserve_client.client import AsyncClient, Client
-    from recserve_client.contract import Behaviour, NewItem, OldItem, Slate, SlateItem
+    from recserve_client.contract import Behaviour, NewItem, OldItem, Page, RecommendRequest, Slate, SlateItem
+    from recserve_client.contract.slate_options import SlateOptions
     from recserve_client.errors import RecserveError
     from recserve_client.options import ClientOptions
     from recserve_client.results import Reason, reasons
@@ -20,11 +21,14 @@ _HOME_OF = {
     "ClientOptions": "recserve_client.options",
     "NewItem": "recserve_client.contract",
     "OldItem": "recserve_client.contract",
+    "Page": "recserve_client.contract",
     "Reason": "recserve_client.results",
+    "RecommendRequest": "recserve_client.contract",
     "RecserveError": "recserve_client.errors",
     "ServerInfo": "recserve_client.calls",
     "Slate": "recserve_client.contract",
     "SlateItem": "recserve_client.contract",
+    "SlateOptions": "recserve_client.contract.slate_options",
     "item": "recserve_client.calls",
     "reasons": "recserve_client.results",
     "text": "recserve_client.calls",
@@ -37,11 +41,14 @@ __all__ = [
     "ClientOptions",
     "NewItem",
     "OldItem",
+    "Page",
     "Reason",
+    "RecommendRequest",
     "RecserveError",
     "ServerInfo",
     "Slate",
     "SlateItem",
+    "SlateOptions",
     "item",
     "reasons",
     "text",

@@ -18,6 +18,7 @@ from recserve_client.contract import (
     EmbedRequest,
     EmbedResponse,
     ErrorKind,
+    Page,
     RecommendRequest,
     RequestError,
     Slate,
@@ -26,6 +27,8 @@ from recserve_client.contract import (
     pack,
     shown,
 )
+from recserve_client.contract.filters import Filter
+from recserve_client.contract.slate_options import SlateOptions
 from recserve_client.errors import Cancelled, RecserveError, ServerFault, from_request
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -85,6 +88,10 @@ def recommend(
     explain: bool = True,
     on_unknown: Literal["error", "ignore"] = "error",
     min_revision: int = 0,
+    where: Filter | str | None = None,
+    slate: SlateOptions | None = None,
+    count: bool = False,
+    page: Page | None = None,
     deadline_s: float | None = None,
 ) -> Call[Slate]:
     """Recommend items for a history.
@@ -99,6 +106,10 @@ def recommend(
         explain: Whether each item comes with the contribution of every behaviour.
         on_unknown: What an unknown item id does: refuse the request, or be skipped.
         min_revision: Answer from this revision of the catalogue or a later one, as `client.items.upsert` returned it.
+        where: Only items that match: a filter, or its text (``year >= 1990 and "Drama" in genre``).
+        slate: How the slate is made of the candidates; none = by score.
+        count: Whether to count the items that match `where`.
+        page: A part of the k items; `Slate.cursor` asks for the next one, with all else as it was.
         deadline_s: For all tries together.
 
     Raises:
@@ -115,8 +126,48 @@ def recommend(
         explain=explain,
         on_unknown=on_unknown,
         min_revision=min_revision,
+        where=_filter(where),
+        slate=slate,
+        count=count,
+        page=page,
     )
+    return request(message, deadline_s=deadline_s)
+
+
+def request(message: RecommendRequest, *, deadline_s: float | None = None) -> Call[Slate]:
+    """Recommend items for a request that is there already.
+
+    Raises:
+        RecserveError: See `recserve_client.errors`.
+    """
     return Call("ModelInfer", infer(models.RECOMMEND, message), _slate, deadline_s)
+
+
+def similar(
+    item_id: str,
+    *,
+    k: int = 10,
+    where: Filter | str | None = None,
+    slate: SlateOptions | None = None,
+    fields: Sequence[str] = (),
+    deadline_s: float | None = None,
+) -> Call[Slate]:
+    """The items most like one item: `recommend` from it alone, without contributions.
+
+    Args:
+        item_id: Its id; it is not among the answer.
+        k: Number of items wanted, 1 to 1,000.
+        where: Only items that match: a filter, or its text.
+        slate: How the slate is made of the candidates; none = by score.
+        fields: Fields of the items to return.
+        deadline_s: For all tries together.
+
+    Raises:
+        RecserveError: See `recserve_client.errors`.
+    """
+    return recommend(
+        [item(item_id)], k=k, where=where, slate=slate, fields=fields, explain=False, deadline_s=deadline_s
+    )
 
 
 def recommend_text(
@@ -219,6 +270,18 @@ def _is_ready(error: RecserveError) -> bool:
     if isinstance(error, Cancelled):
         raise error
     return False
+
+
+def _filter(where: Filter | str | None) -> Filter | None:
+    if not isinstance(where, str):
+        return where
+    # Here, since most callers write no text.
+    from recserve_client.where import parse_where
+
+    try:
+        return parse_where(where)
+    except RequestError as error:
+        raise from_request(error) from None
 
 
 def _refused(message: str) -> RecserveError:

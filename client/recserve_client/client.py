@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from recserve_client import calls, item_calls
+from recserve_client import calls, item_calls, many
 from recserve_client.calls import Call
+from recserve_client.contract import RecommendRequest, Slate
 from recserve_client.errors import DeadlineExceeded, RecserveError, from_rpc
 from recserve_client.options import ClientOptions
 
@@ -133,6 +135,7 @@ class Client:
         self.items = Items(self)
 
     recommend = _blocking(calls.recommend)
+    similar = _blocking(calls.similar)
     recommend_text = _blocking(calls.recommend_text)
     embed = _blocking(calls.embed)
     ready = _blocking(calls.ready)
@@ -144,6 +147,27 @@ class Client:
             return self._answer(call)
         except RecserveError as error:
             return call.settled(error)
+
+    def recommend_many(
+        self, requests: Sequence[RecommendRequest], *, deadline_s: float | None = None
+    ) -> list[Slate | RecserveError]:
+        """Make many requests at once; each has its slate or its error, in their order.
+
+        Args:
+            requests: Any number; at most 64 are on their way at a time.
+            deadline_s: For all tries of one request.
+        """
+        if not requests:
+            return []
+
+        def settle(step: Callable[[], Slate]) -> Slate | RecserveError:
+            try:
+                return step()
+            except RecserveError as error:
+                return error
+
+        with ThreadPoolExecutor(min(many.AT_ONCE, len(requests)), thread_name_prefix="recommend") as pool:
+            return list(pool.map(settle, many.steps(requests, deadline_s, self.run)))
 
     def _answer(self, call: Call[R]) -> R:
         tries = _Tries(self._options, call.deadline_s)
@@ -196,6 +220,7 @@ class AsyncClient:
         self.items = AsyncItems(self)
 
     recommend = _awaiting(calls.recommend)
+    similar = _awaiting(calls.similar)
     recommend_text = _awaiting(calls.recommend_text)
     embed = _awaiting(calls.embed)
     ready = _awaiting(calls.ready)
@@ -207,6 +232,26 @@ class AsyncClient:
             return await self._answer(call)
         except RecserveError as error:
             return call.settled(error)
+
+    async def recommend_many(
+        self, requests: Sequence[RecommendRequest], *, deadline_s: float | None = None
+    ) -> list[Slate | RecserveError]:
+        """Make many requests at once; each has its slate or its error, in their order.
+
+        Args:
+            requests: Any number; at most 64 are on their way at a time.
+            deadline_s: For all tries of one request.
+        """
+        places = asyncio.Semaphore(many.AT_ONCE)
+
+        async def settle(step: Callable[[], Coroutine[Any, Any, Slate]]) -> Slate | RecserveError:
+            async with places:
+                try:
+                    return await step()
+                except RecserveError as error:
+                    return error
+
+        return await asyncio.gather(*map(settle, many.steps(requests, deadline_s, self.run)))
 
     async def _answer(self, call: Call[R]) -> R:
         tries = _Tries(self._options, call.deadline_s)

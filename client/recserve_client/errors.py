@@ -4,6 +4,7 @@
 
     RecserveError
     ├── InvalidRequest      INVALID_ARGUMENT   the request is refused (or too large); sending it again changes nothing
+    │   └── ExpiredCursor   INVALID_ARGUMENT   the ranking of a page is gone; ask for the first page again
     ├── NotFound            NOT_FOUND          the server has no such model
     │   └── UnknownItem     NOT_FOUND          the catalogue has no such items; the message lists them
     ├── AlreadyExists       ALREADY_EXISTS     another change was made under this request id
@@ -41,6 +42,10 @@ class RecserveError(Exception):
 
 class InvalidRequest(RecserveError):  # noqa: N818 - named by what it says, as gRPC's codes are
     """The request is refused; sending it again changes nothing."""
+
+
+class ExpiredCursor(InvalidRequest):
+    """The cursor of a page is not one of this request, or its ranking is gone; ask for the first page again."""
 
 
 class NotFound(RecserveError):  # noqa: N818 - as above
@@ -90,7 +95,10 @@ ERROR_OF: Final[dict[str, type[RecserveError]]] = {
 }
 
 #: Kinds with an error of their own, below the one of their status.
-ERROR_OF_KIND: Final[dict[ErrorKind, type[RecserveError]]] = {ErrorKind.UNKNOWN_ITEM: UnknownItem}
+ERROR_OF_KIND: Final[dict[ErrorKind, type[RecserveError]]] = {
+    ErrorKind.UNKNOWN_ITEM: UnknownItem,
+    ErrorKind.EXPIRED_CURSOR: ExpiredCursor,
+}
 
 
 def from_status(status: str, details: str) -> RecserveError:

@@ -56,6 +56,11 @@ LIMITS: Final[dict[str, tuple[int, str]]] = {
     "items_bytes": (48 * 1024 * 1024, "bytes of a packed request to `items`"),
     "item_bytes": (256 * 1024, "bytes of one item in it"),
     "attributes": (256, "attributes of one item"),
+    "cursors": (1000, "rankings that are kept for later pages"),
+    "filter.depth": (32, "conditions within conditions of one filter"),
+    "filter.nodes": (256, "conditions of one filter"),
+    "filter.values": (10_000, "values of all `in` of one filter"),
+    "filter.string_chars": (1024, "characters of one string of a filter"),
 }
 
 _EXAMPLE: Final = RecommendRequest(
@@ -87,7 +92,8 @@ unit vectors; ones and then zeros in the mask |
 
 Rules that types cannot say: a behaviour has either an `item`, or a `text`, or a `vector` (a `vector` may have its
 `text` beside it); texts are not blank; at least one weight is not zero; unknown option names are refused. An item's
-contributions stand in the order of the history and add up to its score within 1e-5.
+contributions stand in the order of the history and, with its boosts, add up to its score within 1e-5. A page is asked
+for with the request of the first one and the `cursor` of the page before.
 
 A request to `items` is an [UpsertItems](#upsertitems), a [DeleteItems](#deleteitems), a [GetItems](#getitems) or a
 [ListItems](#listitems), told apart by its `op`. The first two are answered with [ItemsChanged](#itemschanged), which

@@ -253,3 +253,58 @@ def test_the_demo_wants_a_place_for_its_results_first(commands: Path) -> None:
     assert result.exit_code == _USAGE
     assert str(commands / "none") in result.stderr
     assert not (commands / "ran").exists()
+
+
+def test_filters_and_slate_options(server: InferenceServer, address: str) -> None:
+    server.answer = pack(msgspec.structs.replace(SLATE, items=[], count=1234))
+    words = ["--where", 'year >= 1990 and "Drama" in genre', "--count", "--group", "director=2", "--diversify", "0.3"]
+    words += ["--min-score", "0.2", "--boost-recency", "year:10:0.1", "--now", "2026", "--pin", "tt=1=3"]
+    result = ask("--address", address, "--item", "a", *words, "--boost-popularity", "votes:0.05")
+    assert result.exit_code == 0, result.stderr
+    assert "1,234 items match" in result.stdout
+    assert sent(server)["where"]["of"][1] == {"op": "contains", "attribute": "genre", "value": "Drama"}
+    assert sent(server)["slate"] == {
+        "diversify": 0.3,
+        "min_score": 0.2,
+        "groups": [{"attribute": "director", "at_most": 2}],
+        "boosts": [
+            {"by": "recency", "attribute": "year", "half_life": 10.0, "weight": 0.1, "now": 2026.0},
+            {"by": "popularity", "attribute": "votes", "weight": 0.05},
+        ],
+        "pins": [{"item": "tt=1", "place": 3}],
+    }
+    ask("--address", address, "--item", "a")
+    assert "slate" not in sent(server)
+
+
+def test_the_table_shows_rules_only_where_there_are_any(server: InferenceServer, address: str) -> None:
+    fields = {"title": "A long title " * 9}
+    ruled = SlateItem("a" * 20, 0.6, [0.5], fields, [0.125, -0.025], ["launch of the [year]"])
+    server.answer = slate(ruled, SlateItem("b", 0.25, [0.25], fields, [0.0, 0.0]))
+    result = ask("--address", address, "--item", "x")
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert "rules" in result.stdout.splitlines()[0]
+    assert "+0.12" in result.stdout
+    assert "[year]" in result.stdout
+    server.answer = slate(SlateItem("b", 0.25, [0.25], fields))
+    assert "rules" not in ask("--address", address, "--item", "x").stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "word", "said"),
+    [
+        ("--group", "director", "ATTRIBUTE=N"),
+        ("--group", "director=0", ">= 1"),
+        ("--boost-recency", "year:0:1", "> 0"),
+        ("--boost-recency", "year:1", "ATTRIBUTE:HALF_LIFE:WEIGHT"),
+        ("--boost-popularity", "votes:much", "ATTRIBUTE:WEIGHT"),
+        ("--pin", "a=first", "ID=PLACE"),
+        ("--where", "year = oops", "a value is expected"),
+    ],
+)
+def test_words_that_cannot_be_read(server: InferenceServer, address: str, option: str, word: str, said: str) -> None:
+    result = ask("--address", address, "--item", "a", option, word)
+    assert result.exit_code == _USAGE
+    assert said in result.stderr
+    assert option in result.stderr
+    assert not server.requests

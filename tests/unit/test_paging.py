@@ -59,7 +59,11 @@ SHAPED = {
 
 @pytest.mark.parametrize("slate", [None, SHAPED])
 def test_the_pages_are_the_whole(service: Service, slate: dict[str, Any] | None) -> None:
-    options = {"slate": slate, "fields": ["title"], "where": {"op": "range", "attribute": "year", "ge": 1920}}
+    options: dict[str, Any] = {
+        "slate": slate,
+        "fields": ["title"],
+        "where": {"op": "range", "attribute": "year", "ge": 1920},
+    }
     whole = service.ask(**REQUEST, **options)
     first = page(service, **options)
     second = page(service, first.cursor, **options)

@@ -77,7 +77,7 @@ def test_a_filter_and_the_count(service: Service, snapshot: Snapshot) -> None:
 
 def test_each_user_of_a_batch_has_its_own_filter(service: Service) -> None:
     wheres = [LATE, None, {"op": "not", "of": LATE}, LATE, {"op": "eq", "attribute": "title", "value": "Title 7"}]
-    requests = [{"history": HISTORY, "k": 20, "where": where} for where in wheres]
+    requests: list[dict[str, Any]] = [{"history": HISTORY, "k": 20, "where": where} for where in wheres]
     requests[3] |= {"slate": {"pins": [{"item": "i180", "place": 2}]}}
     answers = service.send(*(json.dumps(request).encode() for request in requests))
     slates = [msgspec.json.decode(answer, type=Slate) for answer in answers if isinstance(answer, bytes)]

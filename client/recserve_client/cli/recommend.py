@@ -11,7 +11,8 @@ import typer
 from recserve_client.cli.console import err, fail, out
 
 if TYPE_CHECKING:
-    from recserve_client.contract import Behaviour
+    from recserve_client.contract import Behaviour, Slate
+    from recserve_client.contract.filters import Filter
     from recserve_client.errors import RecserveError
 
 app = typer.Typer(help="Ask a running server for recommendations.")
@@ -30,12 +31,30 @@ def recommend(
     k: Annotated[int, typer.Option("-k", "--k", help="Number of items.")] = 10,
     exclude: Annotated[list[str] | None, typer.Option(help="Item id to leave out; repeatable.")] = None,
     field: Annotated[list[str] | None, typer.Option(help="Field to show; repeatable (title if none).")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only items that match: 'year >= 1990 and \"Drama\" in genre'.")
+    ] = None,
+    count: Annotated[bool, typer.Option("--count", help="Say how many items match.")] = False,
+    group: Annotated[
+        list[str] | None, typer.Option(help="At most N items of a value, ATTRIBUTE=N; repeatable.")
+    ] = None,
+    diversify: Annotated[float, typer.Option(help="0 = by score, 1 = as unlike each other as can be.")] = 0.0,
+    min_score: Annotated[float | None, typer.Option(help="Leave out items with a lower score.")] = None,
+    boost_recency: Annotated[
+        list[str] | None,
+        typer.Option(help="Favour new items, ATTRIBUTE:HALF_LIFE:WEIGHT; repeatable."),
+    ] = None,
+    now: Annotated[float | None, typer.Option(help="Now, in the attribute's unit; none = this year.")] = None,
+    boost_popularity: Annotated[
+        list[str] | None, typer.Option(help="Favour large counts, ATTRIBUTE:WEIGHT; repeatable.")
+    ] = None,
+    pin: Annotated[list[str] | None, typer.Option(help="Give an item a fixed place, ID=PLACE; repeatable.")] = None,
     address: Annotated[str, typer.Option(help="host:port of the server.")] = "127.0.0.1:8001",
     deadline_s: Annotated[float, typer.Option(help="Seconds to wait.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the slate as JSON.")] = False,
 ) -> None:
     """Ask a running server for recommendations."""
-    from recserve_client.cli.slate_table import slate_table
+    from recserve_client.cli.slate_words import slate_options
     from recserve_client.client import Client
     from recserve_client.contract import Behaviour
     from recserve_client.errors import RecserveError
@@ -49,16 +68,43 @@ def recommend(
     if not history:
         fail("nothing to recommend from: give at least one --item or --text (see --help)", code=2)
     try:
+        options = slate_options(
+            groups=group or [],
+            recency=boost_recency or [],
+            now=now,
+            popularity=boost_popularity or [],
+            pins=pin or [],
+            diversify=diversify,
+            min_score=min_score,
+        )
+    except ValueError as error:
+        fail(str(error), code=2)
+    try:
         with Client(address) as client:
             slate = client.recommend(
-                history, k=k, exclude=exclude or [], fields=field or ["title"], deadline_s=deadline_s
+                history,
+                k=k,
+                exclude=exclude or [],
+                fields=field or ["title"],
+                where=_where(where),
+                slate=options,
+                count=count,
+                deadline_s=deadline_s,
             )
     except RecserveError as error:
         fail_call(error, address)
     if as_json:
         sys.stdout.write(msgspec.json.encode(slate).decode() + "\n")
-        return
+    else:
+        _show(slate, history)
+
+
+def _show(slate: Slate, history: list[Behaviour]) -> None:
+    from recserve_client.cli.slate_table import slate_table
+
     out.print(slate_table(slate, history))
+    if slate.count is not msgspec.UNSET:
+        out.print(f"{slate.count:,} items match", highlight=False)
     timings = slate.timings
     err.print(
         f"recommendation {slate.recommendation_id}, revision {slate.revision}, encoder {slate.encoder}; microseconds: "
@@ -82,6 +128,16 @@ def fail_call(error: RecserveError, address: str) -> NoReturn:
 
 def _one_line(message: str) -> str:
     return " ".join(message.split())
+
+
+def _where(words: str | None) -> Filter | None:
+    from recserve_client.contract import RequestError
+    from recserve_client.where import parse_where
+
+    try:
+        return None if words is None else parse_where(words)
+    except RequestError as error:
+        fail(f"--where cannot be read:\n{error.text}", code=2)
 
 
 def _item(value: str, sign: int) -> Behaviour:

@@ -1,4 +1,4 @@
-"""A slate as a table: what is recommended, and which behaviours it comes from."""
+"""A slate as a table: what is recommended, which behaviours it comes from, and what boosts and rules did."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ def slate_table(slate: Slate, history: Sequence[Behaviour], names: Mapping[str, 
     for name in extra:
         table.add_column(escape(name), ratio=1, width=_width(name, slate), overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
+    shaped = any(found.boosts or found.rules for found in slate.items)
+    if shaped:
+        table.add_column("rules", ratio=2, overflow="fold")
     table.add_column("why", ratio=6)
     for rank, recommended in enumerate(slate.items, 1):
         fields = recommended.fields if recommended.fields is not UNSET else {}
@@ -60,8 +63,16 @@ def slate_table(slate: Slate, history: Sequence[Behaviour], names: Mapping[str, 
         )
         title = [escape(title_of(recommended))] if titled else []
         cells = [escape(_shown(fields.get(name))) for name in extra]
-        table.add_row(str(rank), *title, escape(recommended.id), *cells, f"{recommended.score:.3f}", why)
+        rules = [_rules(recommended)] if shaped else []
+        table.add_row(str(rank), *title, escape(recommended.id), *cells, f"{recommended.score:.3f}", *rules, why)
     return table
+
+
+def _rules(recommended: SlateItem) -> str:
+    """The boosts' shares, and the rules that moved the item."""
+    boosts = recommended.boosts if recommended.boosts is not UNSET else []
+    rules = recommended.rules if recommended.rules is not UNSET else []
+    return ", ".join([*(f"{share:+.2f}" for share in boosts), *map(escape, rules)])
 
 
 def _named(recommended: SlateItem, history: Sequence[Behaviour], names: Mapping[str, str]) -> list[tuple[str, float]]:
