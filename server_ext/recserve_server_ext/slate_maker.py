@@ -136,6 +136,8 @@ def _search(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence
 
 def _pin_rows(view: View, wish: Wish) -> Rows:
     """[pins] the row of each pinned item; -1 where it may not be placed."""
+    if not wish.options.pins:
+        return np.empty(0, np.int64)
     rows = np.array([view.row_of.get(pin.item, -1) for pin in wish.options.pins], np.int64)
     usable = view.available if wish.want.allowed is None else wish.want.allowed.mask
     return np.where((rows >= 0) & usable[rows] & ~np.isin(rows, wish.want.banned), rows, -1)
@@ -154,7 +156,8 @@ def _arrange(view: View, users: Vectors, wishes: Sequence[Wish], found: Sequence
         line[: len(own)] = own
     vectors = view.vectors(rows)
     there = rows >= 0
-    scores = np.where(there, np.matmul(vectors, users[:, :, None])[:, :, 0].astype(np.float64), -np.inf)
+    # Not matmul: one small product a user, for which BLAS would wake its threads.
+    scores = np.where(there, np.einsum("und,ud->un", vectors, users).astype(np.float64), -np.inf)
     sources = filters.sources(rows)
     shares = boost_shares(options.boosts, sources) if options.boosts else None
     if shares is not None:
