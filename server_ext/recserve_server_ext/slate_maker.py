@@ -119,10 +119,15 @@ def _search(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence
     """The candidates of each user, best first: by score, then enough for each quota, then the pinned ones."""
     wanted = [wish.want._replace(k=count) for wish, count in zip(wishes, counts, strict=True)]
     askers = list(range(len(wishes)))
+    # One object for equal filters, so that the users share a search.
+    both: dict[tuple[int, int], Allowed] = {}
     for number, wish in enumerate(wishes):
         quotas = zip(wish.options.quotas, wish.rules[len(wish.options.bury) :], strict=True)
         for quota, named in quotas:
-            allowed = named if wish.want.allowed is None else named.also(wish.want.allowed)
+            allowed, where = named, wish.want.allowed
+            if where is not None:
+                pair = id(named), id(where)
+                allowed = both[pair] = both.get(pair) or named.also(where)
             wanted.append(wish.want._replace(k=quota.at_least, allowed=allowed))
             askers.append(number)
     found: list[list[Rows]] = [[] for _ in wishes]

@@ -202,3 +202,16 @@ def test_a_slate_that_groups_left_short_is_made_of_more_candidates(edited: Edite
     slate = service.ask(history=[{"item": "a0"}], k=4, where=where, slate=group)
     assert {"a150", "a151", "a152"} < set(ids(slate))
     assert len(slate.items) == 4
+
+
+def test_a_quota_keeps_to_the_filter(service: Service) -> None:
+    quota = {"where": {"op": "range", "attribute": "year", "lt": 2004}, "at_least": 2}
+    request = {"history": HISTORY, "k": 4, "where": LATE, "slate": {"quotas": [quota]}}
+    other = {**request, "history": [{"item": "i20"}]}
+    answers = service.send(*(json.dumps(body).encode() for body in (request, other)))
+    for answer in answers:
+        assert isinstance(answer, bytes)
+        years = [year(name) for name in ids(msgspec.json.decode(answer, type=Slate))]
+        assert len(years) == 4
+        assert min(years) >= 2000
+        assert sum(found < 2004 for found in years) >= 2
