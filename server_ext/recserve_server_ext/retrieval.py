@@ -20,6 +20,8 @@ _EXACT_SHARE = 0.2
 _EXACT_ITEMS = 2000
 #: Times as wide as an even spread of the matching items needs: fewer users get too few and are searched again.
 _MARGIN = 2
+#: Power of 1 / share by which `ef` of a graph grows where matching items are a share; `scan` widens by itself.
+_EF_GROWTH = 0.5
 
 
 class Wanted(NamedTuple):
@@ -52,7 +54,7 @@ def search(view: View, users: Vectors, wanted: Sequence[Wanted]) -> list[Rows]:
     found: list[Rows] = [np.empty(0, np.int64)] * len(wanted)
     groups: dict[tuple[int, int | None, int], list[int]] = defaultdict(list)
     for number, want in enumerate(wanted):
-        groups[_width(view, want), want.ef, id(want.allowed)].append(number)
+        groups[_width(view, want), _ef(view, want), id(want.allowed)].append(number)
     for (width, ef, _), numbers in groups.items():
         queries = users if len(numbers) == len(wanted) else users[numbers]
         allowed = wanted[numbers[0]].allowed
@@ -135,6 +137,14 @@ def _with_delta(
     all_scores = np.concatenate([np.where(rows >= 0, scores, -np.inf), of_delta], axis=1)
     order = np.argsort(-all_scores, axis=1, kind="stable")
     return np.take_along_axis(all_rows, order, axis=1), np.take_along_axis(all_scores, order, axis=1)
+
+
+def _ef(view: View, want: Wanted) -> int | None:
+    """The width of the search: what was asked for, the engine's own (none), or more where a filter drops items."""
+    own = view.snapshot.manifest.engine.parameters.get("ef")
+    if want.ef is not None or want.allowed is None or own is None or _is_selective(want.allowed):
+        return want.ef
+    return round(own * (want.allowed.items / len(want.allowed.rows)) ** _EF_GROWTH)
 
 
 def _width(view: View, want: Wanted) -> int:

@@ -89,7 +89,7 @@ def test_recall(
     assert hits / (10 * USERS) >= 0.98
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 50), share=st.floats(0, 1), selective=st.booleans())
 def test_k_items_whenever_k_match(seed: int, k: int, share: float, selective: bool) -> None:
     rng = np.random.default_rng(seed)
