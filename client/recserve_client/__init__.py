@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recserve_client.calls import ServerInfo, item, text
     from recserve_client.client import AsyncClient, Client
-    from recserve_client.contract import Behaviour, NewItem, OldItem, Page, RecommendRequest, Slate, SlateItem
+    from recserve_client.contract import (
+        Behaviour,
+        NewInteraction,
+        NewItem,
+        OldItem,
+        Page,
+        RecommendRequest,
+        Slate,
+        SlateItem,
+        UserSlate,
+    )
     from recserve_client.contract.slate_options import SlateOptions
     from recserve_client.errors import RecserveError
     from recserve_client.options import ClientOptions
     from recserve_client.results import Reason, reasons
+    from recserve_client.user_calls import interaction
 
 _HOME_OF = {
     "AsyncClient": "recserve_client.client",
     "Behaviour": "recserve_client.contract",
     "Client": "recserve_client.client",
     "ClientOptions": "recserve_client.options",
+    "NewInteraction": "recserve_client.contract",
     "NewItem": "recserve_client.contract",
     "OldItem": "recserve_client.contract",
     "Page": "recserve_client.contract",
@@ -29,6 +41,8 @@ _HOME_OF = {
     "Slate": "recserve_client.contract",
     "SlateItem": "recserve_client.contract",
     "SlateOptions": "recserve_client.contract.slate_options",
+    "UserSlate": "recserve_client.contract",
+    "interaction": "recserve_client.user_calls",
     "item": "recserve_client.calls",
     "reasons": "recserve_client.results",
     "text": "recserve_client.calls",
@@ -39,6 +53,7 @@ __all__ = [
     "Behaviour",
     "Client",
     "ClientOptions",
+    "NewInteraction",
     "NewItem",
     "OldItem",
     "Page",
@@ -49,6 +64,8 @@ __all__ = [
     "Slate",
     "SlateItem",
     "SlateOptions",
+    "UserSlate",
+    "interaction",
     "item",
     "reasons",
     "text",

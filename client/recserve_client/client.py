@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from recserve_client import calls, item_calls, many
+from recserve_client import calls, item_calls, many, user_calls
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
 from recserve_client.errors import DeadlineExceeded, RecserveError, from_rpc
@@ -109,6 +109,64 @@ class AsyncItems:
         return await self._client.run(call)
 
 
+class Interactions:
+    """What users did, as `Client.interactions`: durable when a call returns."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    record = _blocking(user_calls.record)
+
+    def run(self, call: Call[R]) -> R:
+        """See `Client.run`."""
+        return self._client.run(call)
+
+
+class AsyncInteractions:
+    """As `Interactions`, for asyncio: every method is awaited."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    record = _awaiting(user_calls.record)
+
+    async def run(self, call: Call[R]) -> R:
+        """See `AsyncClient.run`."""
+        return await self._client.run(call)
+
+
+class Users:
+    """What is held of a user, as `Client.users`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    history = _blocking(user_calls.history)
+    export = _blocking(user_calls.export)
+    erase = _blocking(user_calls.erase)
+    verify_erasure = _blocking(user_calls.verify_erasure)
+
+    def run(self, call: Call[R]) -> R:
+        """See `Client.run`."""
+        return self._client.run(call)
+
+
+class AsyncUsers:
+    """As `Users`, for asyncio: every method is awaited."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    history = _awaiting(user_calls.history)
+    export = _awaiting(user_calls.export)
+    erase = _awaiting(user_calls.erase)
+    verify_erasure = _awaiting(user_calls.verify_erasure)
+
+    async def run(self, call: Call[R]) -> R:
+        """See `AsyncClient.run`."""
+        return await self._client.run(call)
+
+
 class Client:
     """Calls a server and waits for its answers; safe to share between threads.
 
@@ -133,9 +191,12 @@ class Client:
             self._channel = grpc.secure_channel(address, credentials, options=channel_options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = Items(self)
+        self.interactions = Interactions(self)
+        self.users = Users(self)
 
     recommend = _blocking(calls.recommend)
     similar = _blocking(calls.similar)
+    recommend_for = _blocking(user_calls.recommend_for)
     recommend_text = _blocking(calls.recommend_text)
     embed = _blocking(calls.embed)
     ready = _blocking(calls.ready)
@@ -218,9 +279,12 @@ class AsyncClient:
             self._channel = grpc.aio.secure_channel(address, credentials, options=channel_options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = AsyncItems(self)
+        self.interactions = AsyncInteractions(self)
+        self.users = AsyncUsers(self)
 
     recommend = _awaiting(calls.recommend)
     similar = _awaiting(calls.similar)
+    recommend_for = _awaiting(user_calls.recommend_for)
     recommend_text = _awaiting(calls.recommend_text)
     embed = _awaiting(calls.embed)
     ready = _awaiting(calls.ready)

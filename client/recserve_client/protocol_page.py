@@ -18,15 +18,28 @@ from recserve_client.contract import (
     DeleteItems,
     EmbedRequest,
     EmbedResponse,
+    EraseUser,
+    ErasureReceipt,
+    ErasureVerified,
+    ExportUser,
     GetItems,
+    InteractionsRecorded,
     ItemsChanged,
     ItemsFound,
     ListItems,
+    NewInteraction,
     NewItem,
     OldItem,
+    ReadHistory,
+    RecommendForRequest,
     RecommendRequest,
+    RecordInteractions,
     Slate,
     UpsertItems,
+    UserExport,
+    UserHistory,
+    UserSlate,
+    VerifyErasure,
     models,
     pack,
 )
@@ -44,6 +57,19 @@ _MESSAGES: Final = (
     GetItems,
     ListItems,
     ItemsFound,
+    RecommendForRequest,
+    UserSlate,
+    RecordInteractions,
+    NewInteraction,
+    InteractionsRecorded,
+    ReadHistory,
+    UserHistory,
+    ExportUser,
+    UserExport,
+    EraseUser,
+    ErasureReceipt,
+    VerifyErasure,
+    ErasureVerified,
 )
 
 #: Defaults of the server's limits; a test compares them with the server's own.
@@ -61,6 +87,8 @@ LIMITS: Final[dict[str, tuple[int, str]]] = {
     "filter.nodes": (256, "conditions of one filter"),
     "filter.values": (10_000, "values of all `in` of one filter"),
     "filter.string_chars": (1024, "characters of one string of a filter"),
+    "interactions_bytes": (16 * 1024 * 1024, "bytes of a packed request to `interactions`"),
+    "interaction_bytes": (256 * 1024, "bytes of one interaction in it"),
 }
 
 _EXAMPLE: Final = RecommendRequest(
@@ -85,6 +113,7 @@ the batches.
 | `recommend_text` | `request` | `response` | the same for texts only, every text through the encoder (an ensemble) |
 | `embed` | `request` | `response` | texts -> unit vectors |
 | `items` | `request` | `response` | change and read the catalogue: upsert, delete, get, list |
+| `interactions` | `request` | `response` | what users did: record, history, export, erase, verify |
 | `encoder` | `input_ids`, `attention_mask` INT64 `[texts, max_tokens]` | `vector` FP32 `[texts, dim]` | token ids -> \
 unit vectors; ones and then zeros in the mask |
 
@@ -98,6 +127,13 @@ for with the request of the first one and the `cursor` of the page before.
 A request to `items` is an [UpsertItems](#upsertitems), a [DeleteItems](#deleteitems), a [GetItems](#getitems) or a
 [ListItems](#listitems), told apart by its `op`. The first two are answered with [ItemsChanged](#itemschanged), which
 says what became of each item, the other two with [ItemsFound](#itemsfound).
+
+A request to `interactions` is a [RecordInteractions](#recordinteractions), answered with
+[InteractionsRecorded](#interactionsrecorded); a [ReadHistory](#readhistory), with [UserHistory](#userhistory); an
+[ExportUser](#exportuser), with [UserExport](#userexport); an [EraseUser](#eraseuser), with
+[ErasureReceipt](#erasurereceipt); or a [VerifyErasure](#verifyerasure), with [ErasureVerified](#erasureverified); told
+apart by its `op`. A request to `recommend` with a `user_id` is a [RecommendForRequest](#recommendforrequest), answered
+with [UserSlate](#userslate). What is wrong with these is told without quoting what came, as it may name a user.
 """
 
 

@@ -219,6 +219,8 @@ def _engine(where: Path | str) -> sa.Engine:
     options: dict[str, Any] = {
         "json_serializer": lambda value: msgspec.json.encode(value).decode(),
         "json_deserializer": msgspec.json.decode,
+        # Errors may be logged, and parameters hold pseudonyms.
+        "hide_parameters": True,
     }
     if isinstance(where, Path):
         url = sa.URL.create("sqlite", database=str(where))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -22,6 +23,7 @@ from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_tables import SCHEMA, erased, events, seen, state, users
 from recserve_server_ext.interaction_writes import Row
 from recserve_server_ext.pseudonyms import is_pseudonym
+from recserve_server_ext.workspace import store_place
 
 #: Users of one `window` or `seen`, and interactions of one `between`.
 MAX_USERS: Final = 5000
@@ -289,6 +291,16 @@ class InteractionStore:
             return
         if not self.database.empty_log():
             raise InteractionError(f"the user is erased, but a reader keeps the old log of {self} in use; erase again")
+
+
+def opener(where: str, limits: InteractionLimits) -> Callable[[], InteractionStore]:
+    """Opens a store when it is first asked for, and again while that fails: a process can start without it.
+
+    Args:
+        where: A file or a URL.
+        limits: What it accepts and keeps.
+    """
+    return cache(lambda: InteractionStore(store_place(where), limits))
 
 
 def _several(pseudonyms: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
 
 _STATUS_SHOWN = 200
+_WITH_STORE = (names.ITEMS, names.INTERACTIONS)
 #: gRPC would wait up to two minutes before it tries a server again that was away.
 _RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -33,12 +34,14 @@ class ProbeSubject:
         dim: Length of a vector.
         max_tokens: Width of token tensors.
         has_store: Whether there is a catalogue store, and so the model `items`.
+        has_users: Whether there is an interaction store, and so the model `interactions`.
     """
 
     item: str
     dim: int
     max_tokens: int
     has_store: bool = False
+    has_users: bool = False
 
 
 class Probes:
@@ -82,7 +85,7 @@ class Probes:
             self._stub.ModelInfer(self._requests[model], timeout=timeout_s)
         except grpc.RpcError as error:
             # A model that says why it cannot answer is alive: a store that is away comes back without a restart.
-            if model == names.ITEMS and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
+            if model in _WITH_STORE and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
                 return None
             return f"{error.code().name}: {error.details()}"[:_STATUS_SHOWN]
         return None
@@ -145,8 +148,11 @@ def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]
     vector[0, 0] = 1
     request, rows = names.REQUEST.name, names.REQUEST_ROWS.name
     items = {names.ITEMS: _infer(names.ITEMS, _packed(request, {"op": "get", "ids": [subject.item]}))}
+    history = {"op": "history", "user_id": "recserve probe", "limit": 1}
+    users = {names.INTERACTIONS: _infer(names.INTERACTIONS, _packed(request, history))}
     return {
         **(items if subject.has_store else {}),
+        **(users if subject.has_users else {}),
         names.ENCODER: _infer(
             names.ENCODER,
             (names.INPUT_IDS.name, "INT64", ids.shape, ids.tobytes()),

@@ -10,6 +10,8 @@ from msgspec import Meta
 
 from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.errors import ConfigError
+from recserve_server_ext.history_rules import HistoryRules, read_rules
+from recserve_server_ext.interaction_limits import DAY_S, InteractionLimits, Seconds
 
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -29,6 +31,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         attributes: Attributes of one item.
         cursors: Rankings that are kept for later pages, of at most 1,000 items each (least recently used go first).
         filter: The largest filter.
+        interactions_bytes: Packed request to the model `interactions`.
+        interaction_bytes: One interaction of such a request.
     """
 
     request_bytes: Positive = 4 * 1024 * 1024
@@ -41,6 +45,26 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attributes: Positive = 256
     cursors: Positive = 1000
     filter: FilterBounds = FilterBounds()
+    interactions_bytes: Positive = 16 * 1024 * 1024
+    interaction_bytes: Positive = 256 * 1024
+
+
+class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How users are recorded and recommended for by id.
+
+    Attributes:
+        store: URL of the interaction store; empty = the SQLite file in the home, made when it is missing.
+        rules: File of the rules that weigh interactions; empty = the built-in ones.
+        limits: What the interaction store accepts and keeps.
+        popular_window_s: For users without a history: what was popular within this time.
+        popular_every_s: How often that is counted again.
+    """
+
+    store: str = ""
+    rules: str = ""
+    limits: InteractionLimits = InteractionLimits()
+    popular_window_s: Seconds = 30 * DAY_S
+    popular_every_s: Seconds = 60.0
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +85,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         store: URL of the catalogue store; empty = the SQLite file in the home.
         compact_after: Changed and removed items after which a new snapshot is made in the background; 0 = never.
         limits: The largest request.
+        users: What users do, and recommendations by user id.
     """
 
     host: str = "127.0.0.1"
@@ -76,6 +101,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: str = ""
     compact_after: Annotated[int, Meta(ge=0)] = 2000
     limits: Limits = Limits()
+    users: UserSettings = UserSettings()
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,12 +112,16 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         snapshots: Folder of published snapshots.
         store: File or URL of the catalogue store; empty = there is none, and nothing changes but by new snapshots.
         serve: The server's settings.
+        interactions: File or URL of the interaction store; empty = there is none, and no model `interactions`.
+        pseudonym_key: File of the key that user ids become pseudonyms with.
     """
 
     encoder: str
     snapshots: str
     store: str
     serve: ServeSettings
+    interactions: str = ""
+    pseudonym_key: str = ""
 
 
 def read_settings(path: Path) -> ServeSettings:
@@ -106,3 +136,12 @@ def read_settings(path: Path) -> ServeSettings:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def rules_of(users: UserSettings) -> HistoryRules:
+    """The rules that weigh interactions.
+
+    Raises:
+        ConfigError: The file cannot be read, or does not fit the schema.
+    """
+    return read_rules(Path(users.rules)) if users.rules else HistoryRules()

@@ -14,14 +14,18 @@ from recserve_server_ext.compactor import Compactor, compact_command
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
 from recserve_server_ext.errors import LaunchError, SnapshotError
+from recserve_server_ext.event_columns import event_columns
+from recserve_server_ext.event_weights import weigh
 from recserve_server_ext.events import EventLog
 from recserve_server_ext.health import Health
+from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.model_config import Ensemble, all_models
 from recserve_server_ext.probes import Admin, Probes, ProbeSubject
+from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.repository import assemble
 from recserve_server_ext.run_folder import RunFolder, take_run_folder
-from recserve_server_ext.settings import ModelSettings, ServeSettings
+from recserve_server_ext.settings import ModelSettings, ServeSettings, UserSettings, rules_of
 from recserve_server_ext.snapshot import first_id
 from recserve_server_ext.snapshot_manifest import SnapshotManifest
 from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot_manifest
@@ -100,11 +104,16 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
     store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
     handed = ModelSettings(
-        encoder=str(encoder.resolve()), snapshots=str(workspace.snapshots.resolve()), store=store, serve=settings
+        encoder=str(encoder.resolve()),
+        snapshots=str(workspace.snapshots.resolve()),
+        store=store,
+        serve=settings,
+        interactions=_interactions(workspace, settings.users),
+        pseudonym_key=str(workspace.pseudonym_key.resolve()),
     )
     if store:
         _check_store(store, snapshot)
-    subject = ProbeSubject(item, manifest.dim, manifest.max_tokens, has_store=bool(store))
+    subject = ProbeSubject(item, manifest.dim, manifest.max_tokens, has_store=bool(store), has_users=True)
     models = all_models(handed, dim=manifest.dim, max_tokens=manifest.max_tokens)
     folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
     assemble(folder.path, models, binary)
@@ -125,6 +134,19 @@ def _compactor(
         return None
     command = compact_command(workspace.home.resolve(), precision, store)
     return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
+
+
+def _interactions(workspace: Workspace, users: UserSettings) -> str:
+    """Where the interaction store is; it and the key are made when they are missing.
+
+    Raises:
+        ServerError: The store or the key cannot be opened or made, or the rules do not fit.
+    """
+    where = users.store or str(workspace.interactions.resolve())
+    InteractionStore(store_place(where), users.limits, create=True).close()
+    read_pseudonyms(workspace.pseudonym_key)
+    weigh(event_columns([]), rules_of(users))
+    return where
 
 
 def _check_store(where: str, snapshot: SnapshotManifest) -> None:

@@ -13,12 +13,21 @@ from recserve_server_ext.model_config import all_models, config_text
 from recserve_server_ext.settings import ModelSettings, ServeSettings
 
 GOLDEN = Path(__file__).parent / "golden"
-SETTINGS = ModelSettings("/encoder", "/snapshots", "/catalogue.db", ServeSettings(batch=16, encoder_batch=32))
+SETTINGS = ModelSettings(
+    encoder="/encoder",
+    snapshots="/snapshots",
+    store="/catalogue.db",
+    serve=ServeSettings(batch=16, encoder_batch=32),
+    interactions="/interactions.db",
+    pseudonym_key="/pseudonym.key",
+)
 MODELS = {model.name: model for model in all_models(SETTINGS, dim=384, max_tokens=256)}
 
 
 def test_all_models_are_there() -> None:
-    assert sorted(MODELS) == ["embed", "encoder", "items", "pool", "recommend", "recommend_text", "tokenize"]
+    assert sorted(MODELS) == [
+        "embed", "encoder", "interactions", "items", "pool", "recommend", "recommend_text", "tokenize",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -1,0 +1,36 @@
+"""Triton model `interactions`: packed record or question -> packed answer. Converts tensors; the logic is elsewhere."""
+
+from pathlib import Path
+
+from recserve_server_ext.interaction_desk import InteractionDesk
+from recserve_server_ext.interaction_store import opener
+from recserve_server_ext.packed_model import PackedModel
+from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.settings import rules_of
+from recserve_server_ext.triton_io import execute, model_settings, settle_memory
+
+
+class TritonPythonModel:
+    """Records, reads and erases what users did."""
+
+    def initialize(self, args):
+        settings = model_settings(args)
+        users = settings.serve.users
+        desk = InteractionDesk(
+            opener(settings.interactions, users.limits),
+            read_pseudonyms(Path(settings.pseudonym_key)),
+            rules_of(users),
+            settings.serve.limits,
+        )
+        self._model = PackedModel(desk, _no_encoder, waiting=1)
+        settle_memory()
+
+    def execute(self, requests):
+        return execute(self._model, requests)
+
+    def finalize(self):
+        self._model.close()
+
+
+def _no_encoder(texts):
+    raise AssertionError("the model interactions encodes nothing")

@@ -1,0 +1,72 @@
+"""The model `interactions` without Triton: a store, and the desk that answers packed requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from recserve_client.contract import RequestError
+from recserve_server_ext.history_rules import HistoryRules
+from recserve_server_ext.interaction_desk import InteractionDesk
+from recserve_server_ext.interaction_limits import InteractionLimits
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.packed_model import Answer, PackedModel
+from recserve_server_ext.settings import Limits
+from support.events import NOW, PSEUDONYMS
+
+
+class Call:
+    """A request as Triton would hand it over."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self.answers: list[Answer] = []
+
+    def read(self) -> bytes:
+        return self._raw
+
+    def defer(self) -> Callable[[Answer], None]:
+        return self.answers.append
+
+
+class Desk:
+    """A desk over a store whose clock stands still."""
+
+    def __init__(self, where: Path | str, limits: Limits | None = None, **kept: Any) -> None:
+        self.store = InteractionStore(where, InteractionLimits(**kept), create=True, clock=lambda: NOW)
+        desk = InteractionDesk(
+            lambda: self.store, PSEUDONYMS, HistoryRules(), limits or Limits(), clock=lambda: NOW
+        )  # fmt: skip
+        self._model = PackedModel(desk, _nothing, waiting=1)
+
+    def batch(self, *requests: Any) -> list[Any]:
+        """The answers to requests of one batch, decoded; errors as they are."""
+        calls = [Call(found if isinstance(found, bytes) else json.dumps(found).encode()) for found in requests]
+        return [
+            found if isinstance(found, RequestError) else msgspec.json.decode(found or b"null")
+            for found in self._model.run(calls)
+        ]
+
+    def ask(self, **request: Any) -> Any:
+        """The answer to one request."""
+        (answer,) = self.batch(request)
+        if isinstance(answer, RequestError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        self._model.close()
+        self.store.close()
+
+
+def act(user_id: str = "ann", item: str | None = "i1", **fields: Any) -> dict[str, Any]:
+    """A click of Ann on `i1` a minute ago, unless told otherwise, as it comes over the wire."""
+    return {"user_id": user_id, "type": "click", "timestamp": NOW - 60, "item": item, **fields}
+
+
+def _nothing(texts: Any) -> Any:
+    raise AssertionError("nothing is encoded")
