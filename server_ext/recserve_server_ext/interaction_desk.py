@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -80,7 +79,6 @@ class InteractionDesk:
         pseudonyms: Pseudonyms,
         rules: HistoryRules,
         limits: Limits,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
@@ -88,13 +86,11 @@ class InteractionDesk:
             pseudonyms: Of the users.
             rules: For `history`.
             limits: The largest request.
-            clock: Seconds since 1970, for receipts.
         """
         self._open = store
         self._pseudonyms = pseudonyms
         self._rules = rules
         self._limits = limits
-        self._clock = clock
         self._check = InteractionChecks(pseudonyms, limits)
         self._unpack = PrivateUnpacker[InteractionsRequest](InteractionsRequest)
 
@@ -177,7 +173,7 @@ class InteractionDesk:
 
     def _erase(self, store: InteractionStore, pseudonym: str) -> ErasureReceipt:
         erased = store.erase(pseudonym)
-        return receipt_of(self._pseudonyms, pseudonym, erased, self._clock())
+        return receipt_of(self._pseudonyms, pseudonym, erased, erased.refused_until - store.limits.tombstone_s)
 
     def _verify(self, store: InteractionStore, pseudonym: str, receipt: ErasureReceipt) -> ErasureVerified:
         if not (0 <= receipt.erased_at <= _LATEST_S and 0 <= receipt.refused_until <= _LATEST_S):

@@ -99,11 +99,7 @@ def all_models(settings: ModelSettings, *, dim: int, max_tokens: int) -> list[Mo
         model(names.RECOMMEND, (names.REQUEST,), (names.RESPONSE,), serve.batch),
         model(names.EMBED, (names.REQUEST,), (names.RESPONSE,), serve.batch),
         *([model(names.ITEMS, (names.REQUEST,), (names.RESPONSE,), serve.batch)] if settings.store else []),
-        *(
-            [model(names.INTERACTIONS, (names.REQUEST,), (names.RESPONSE,), serve.batch)]
-            if settings.interactions
-            else []
-        ),
+        model(names.INTERACTIONS, (names.REQUEST,), (names.RESPONSE,), serve.batch),
         model(
             names.TOKENIZE,
             (_row(names.REQUEST, 1),),

@@ -34,14 +34,12 @@ class ProbeSubject:
         dim: Length of a vector.
         max_tokens: Width of token tensors.
         has_store: Whether there is a catalogue store, and so the model `items`.
-        has_users: Whether there is an interaction store, and so the model `interactions`.
     """
 
     item: str
     dim: int
     max_tokens: int
     has_store: bool = False
-    has_users: bool = False
 
 
 class Probes:
@@ -149,10 +147,9 @@ def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]
     request, rows = names.REQUEST.name, names.REQUEST_ROWS.name
     items = {names.ITEMS: _infer(names.ITEMS, _packed(request, {"op": "get", "ids": [subject.item]}))}
     history = {"op": "history", "user_id": "recserve probe", "limit": 1}
-    users = {names.INTERACTIONS: _infer(names.INTERACTIONS, _packed(request, history))}
     return {
         **(items if subject.has_store else {}),
-        **(users if subject.has_users else {}),
+        names.INTERACTIONS: _infer(names.INTERACTIONS, _packed(request, history)),
         names.ENCODER: _infer(
             names.ENCODER,
             (names.INPUT_IDS.name, "INT64", ids.shape, ids.tobytes()),

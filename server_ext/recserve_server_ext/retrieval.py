@@ -141,7 +141,7 @@ def _with_delta(
 
 def _ef(view: View, want: Wanted) -> int | None:
     """The width of the search: what was asked for, the engine's own (none), or more where a filter drops items."""
-    own = view.snapshot.manifest.engine.parameters.get("ef")
+    own: int | None = view.snapshot.manifest.engine.parameters.get("ef")
     if want.ef is not None or want.allowed is None or own is None or _is_selective(want.allowed):
         return want.ef
     return round(own * (want.allowed.items / len(want.allowed.rows)) ** _EF_GROWTH)

@@ -112,7 +112,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         snapshots: Folder of published snapshots.
         store: File or URL of the catalogue store; empty = there is none, and nothing changes but by new snapshots.
         serve: The server's settings.
-        interactions: File or URL of the interaction store; empty = there is none, and no model `interactions`.
+        interactions: File or URL of the interaction store.
         pseudonym_key: File of the key that user ids become pseudonyms with.
     """
 
@@ -120,8 +120,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     snapshots: str
     store: str
     serve: ServeSettings
-    interactions: str = ""
-    pseudonym_key: str = ""
+    interactions: str
+    pseudonym_key: str
 
 
 def read_settings(path: Path) -> ServeSettings:

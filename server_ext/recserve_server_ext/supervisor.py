@@ -113,7 +113,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     )
     if store:
         _check_store(store, snapshot)
-    subject = ProbeSubject(item, manifest.dim, manifest.max_tokens, has_store=bool(store), has_users=True)
+    subject = ProbeSubject(item, manifest.dim, manifest.max_tokens, has_store=bool(store))
     models = all_models(handed, dim=manifest.dim, max_tokens=manifest.max_tokens)
     folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
     assemble(folder.path, models, binary)

@@ -145,6 +145,6 @@ def test_the_probed_models_are_those_served() -> None:
     from recserve_server_ext.probes import Probes, ProbeSubject
 
     probes = Probes("127.0.0.1:1", ProbeSubject("a", 4, 8))
-    served = [names.ENCODER, names.RECOMMEND, names.EMBED, names.TOKENIZE, names.POOL, names.RECOMMEND_TEXT]
-    assert probes.models == served
+    steps = [names.TOKENIZE, names.POOL, names.RECOMMEND_TEXT]
+    assert probes.models == [names.INTERACTIONS, names.ENCODER, names.RECOMMEND, names.EMBED, *steps]
     probes.close()

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from recserve_client.contract.messages import Behaviour, ItemId, Slate
+from recserve_client.contract.ids import ItemId
+from recserve_client.contract.messages import Behaviour, Slate
 
 
 class RecommendForRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):

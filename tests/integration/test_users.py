@@ -1,0 +1,302 @@
+"""Users over a real Triton: what was acknowledged counts at once and stays, and what was erased is nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from recserve_client import AsyncClient, Client, ClientOptions, NewItem, interaction, item, text
+from recserve_client.errors import InvalidRequest, RecserveError
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.workspace import Workspace
+from support.served import Served, served
+from support.wire import Wire
+
+pytestmark = pytest.mark.triton
+
+
+@pytest.fixture(scope="module")
+def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny home to change."""
+    copy = tmp_path_factory.mktemp("users") / "home"
+    return shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key"))
+
+
+@pytest.fixture(scope="module")
+def live(home: Path) -> Iterator[Served]:
+    settings = home / "settings.toml"
+    settings.write_text("[users]\npopular_every_s = 0.1\n")
+    with served(home, "--config", str(settings)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(live: Served) -> Iterator[Client]:
+    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def films(home: Path) -> list[str]:
+    """Ids of the catalogue."""
+    from recserve_server_ext.catalogue_store import CatalogueStore
+
+    with CatalogueStore(Workspace(home).store) as store:
+        return [row.id for row in store.page("", 300)[1]]
+
+
+def recorded(client: Client, *interactions: Any) -> list[str]:
+    return [result.status for result in client.interactions.record(interactions).results]
+
+
+def test_the_next_recommendation_knows_what_was_recorded(client: Client, films: list[str]) -> None:
+    assert recorded(client, interaction("next", "like", films[3])) == ["recorded"]
+    first = client.recommend_for("next", k=5, fields=["title"])
+    assert first.basis == "history"
+    assert isinstance(first.history, list)
+    assert [used.item for used in first.history] == [films[3]]
+    expected = client.recommend([item(films[3])], k=5)
+    assert [found.id for found in first.slate.items] == [found.id for found in expected.items]
+    assert recorded(client, interaction("next", "purchase", films[40])) == ["recorded"]
+    second = client.recommend_for("next", k=5)
+    assert [found.id for found in second.slate.items] != [found.id for found in first.slate.items]
+    assert films[40] not in [found.id for found in second.slate.items]
+    shown = client.users.history("next")
+    assert isinstance(second.history, list)
+    assert [entry.weight for entry in shown.entries] == [used.weight for used in second.history]
+    for found in second.slate.items:
+        assert sum(found.contributions or []) == pytest.approx(found.score, abs=1e-5)
+
+
+def test_a_session_counts_without_being_recorded(client: Client, films: list[str]) -> None:
+    recorded(client, interaction("visit", "like", films[3]))
+    alone = client.recommend_for("visit", session=[text("war")], mix=1.0, k=3)
+    expected = client.recommend([text("war")], exclude=[films[3]], k=3)
+    assert [found.id for found in alone.slate.items] == [found.id for found in expected.items]
+    assert client.users.history("visit").read == 1
+
+
+def test_a_duplicate_changes_nothing(client: Client, films: list[str]) -> None:
+    first = interaction("twice", "click", films[0], event_id="twice-1")
+    other = interaction("twice", "click", films[1], event_id="twice-1")
+    assert recorded(client, first, first) == ["recorded", "duplicate"]
+    assert recorded(client, other) == ["duplicate"]
+    assert [entry.item for entry in client.users.history("twice").entries] == [films[0]]
+
+
+def test_an_unknown_item_counts_once_it_exists(client: Client) -> None:
+    assert recorded(client, interaction("early", "like", "later1")) == ["recorded"]
+    assert client.recommend_for("early").basis == "popularity"
+    client.items.upsert([NewItem("later1", {"title": "a film about lighthouses"})])
+    found = client.recommend_for("early", k=3)
+    assert found.basis == "history"
+    expected = client.recommend([item("later1")], k=3)
+    assert [one.id for one in found.slate.items] == [one.id for one in expected.items]
+
+
+def test_what_is_popular_comes_to_who_is_new(client: Client, films: list[str]) -> None:
+    for n in range(20):
+        recorded(client, interaction(f"fan{n}", "like", films[7]))
+    deadline = time.monotonic() + 20
+    while True:
+        found = client.recommend_for("who is new", k=1)
+        assert found.basis == "popularity"
+        if [one.id for one in found.slate.items] == [films[7]]:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert isinstance(found.popular, list)
+    assert found.popular[0].users >= 20
+
+
+def test_the_asyncio_client_does_the_same(live: Served, films: list[str]) -> None:
+    async def ask() -> None:
+        async with AsyncClient(live.grpc) as client:
+            answer = await client.interactions.record([interaction("async", "like", films[5])])
+            assert answer.results[0].status == "recorded"
+            assert (await client.recommend_for("async")).basis == "history"
+            assert (await client.users.history("async")).read == 1
+            receipt = await client.users.erase("async")
+            assert (await client.users.verify_erasure("async", receipt)).is_valid
+
+    asyncio.run(ask())
+
+
+def test_what_cannot_be_sent_is_refused_without_the_user(client: Client) -> None:
+    for bad in (
+        lambda: client.interactions.record([interaction("secret", "rating", "x", value=float("nan"))]),
+        lambda: client.interactions.record([interaction("secret", "rating", "x", context={"a": float("inf")})]),
+        lambda: client.interactions.record([interaction("secret\ud800", "rating", "x")]),
+        lambda: client.users.erase("secret\ud800"),
+        lambda: client.recommend_for("secret\0"),
+        lambda: client.recommend_for("secret" * 100),
+        lambda: client.recommend_for("secret", mix=float("nan")),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            bad()
+        assert "secret" not in str(refused.value)
+
+
+def test_bad_input_over_the_wire_is_refused_alone(live: Served) -> None:
+    wire = Wire(live.grpc)
+    now = time.time()
+    good = {"user_id": "wire", "type": "click", "timestamp": now, "item": "i"}
+    events: list[dict[str, Any]] = [{**good, "event_id": f"wire{n}"} for n in range(1000)]
+    events[7] = {**good, "user_id": "u" * 10_000}
+    events[8] = {**good, "user_id": ""}
+    events[9] = {**good, "user_id": "a\0b"}
+    events[10] = {**good, "timestamp": 1e300}
+    events[11] = {**good, "item": None, "text": "x" * 1_000_000}
+    results = wire.ask("interactions", {"op": "record", "interactions": events})["results"]
+    assert [n for n, result in enumerate(results) if result["status"] == "refused"] == [7, 8, 9, 10, 11]
+    reasons = [results[n]["reason"] for n in range(7, 12)]
+    assert reasons == ["invalid_user", "invalid_user", "invalid_user", "in_future", "too_large"]
+    # Letters that look alike are other letters, so another user.
+    latin, cyrillic = {**good, "user_id": "paypal"}, {**good, "user_id": "p\u0430ypal"}
+    wire.ask("interactions", {"op": "record", "interactions": [latin]})
+    assert wire.ask("interactions", {"op": "history", "user_id": cyrillic["user_id"]})["read"] == 0
+    raw = json.dumps({"op": "record", "interactions": [good]}).replace('"timestamp"', '"value": NaN, "timestamp"')
+    status, message = wire.refused("interactions", raw.encode())
+    assert (status, message.partition(":")[0]) == ("INVALID_ARGUMENT", "invalid_json")
+    forged = {**good, "event_id": "forged", "recommendation_id": "made-up"}
+    wire.ask("interactions", {"op": "record", "interactions": [forged]})
+    held = wire.ask("interactions", {"op": "export", "user_id": "wire"})["interactions"]
+    assert [row["recommendation_id"] for row in held if row["event_id"] == "forged"] == ["made-up"]
+
+
+def holding(home: Path, *needles: bytes) -> list[str]:
+    """Files under the home that hold any of these."""
+    files = [path for path in home.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [str(path) for path in files if any(needle in path.read_bytes() for needle in needles)]
+
+
+def test_of_an_erased_user_no_file_holds_anything(client: Client, live: Served, home: Path, films: list[str]) -> None:
+    user = "erased-user-7f3a"
+    pseudonym = read_pseudonyms(Workspace(home).pseudonym_key).of(user)
+    events = [interaction(user, "like", films[n], session_id="erased-session-9c1d") for n in range(200)]
+    assert recorded(client, *events) == ["recorded"] * 200
+    client.recommend_for(user)
+    assert len(client.users.export(user).interactions) == 200
+    assert holding(home, pseudonym.encode())
+    assert not holding(home, user.encode())
+    receipt = client.users.erase(user)
+    assert receipt.interactions == 200
+    assert not holding(home, user.encode(), pseudonym.encode(), b"erased-session-9c1d")
+    assert user not in live.log.read_text()
+    verified = client.users.verify_erasure(user, receipt)
+    assert (verified.is_valid, verified.interactions, verified.seen) == (True, 0, 0)
+    assert not client.users.verify_erasure("another", receipt).is_valid
+    assert client.users.export(user).interactions == []
+    late = client.interactions.record(events[:1]).results[0]
+    assert (late.status, late.reason) == ("refused", "erased")
+    assert client.recommend_for(user).basis == "popularity"
+
+
+def test_an_erasure_that_races_with_records_leaves_only_later_ones(client: Client, live: Served) -> None:
+    user, stop = "racer", threading.Event()
+    accepted: list[float] = []
+
+    def write(part: int) -> None:
+        with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as own:
+            n = 0
+            while not stop.is_set():
+                n += 1
+                found = interaction(user, "click", f"race{part}-{n}")
+                if recorded(own, found) == ["recorded"]:
+                    accepted.append(found.timestamp)
+
+    with ThreadPoolExecutor(4) as threads:
+        futures = [threads.submit(write, part) for part in range(4)]
+        receipts = []
+        for _ in range(5):
+            seen = len(accepted)
+            while len(accepted) < seen + 20 and not any(future.done() for future in futures):
+                time.sleep(0.005)
+            asked_at = time.time()
+            receipts.append(client.users.erase(user))
+        stop.set()
+        for future in futures:
+            future.result()
+    held = [row["timestamp"] for row in client.users.export(user).interactions]
+    gone = sum(receipt.interactions for receipt in receipts)
+    assert gone + len(held) == len(accepted)
+    assert all(timestamp > asked_at for timestamp in held)
+
+
+def test_a_killed_stub_loses_nothing_that_was_acknowledged(client: Client, live: Served, home: Path) -> None:
+    acknowledged: list[str] = []
+    stop = threading.Event()
+    # Other tests may have reloaded something before.
+    before = len([event for event in live.events() if event["event"] == "model_reloaded"])
+
+    def write(part: int) -> None:
+        with Client(live.grpc, ClientOptions(deadline_s=5, tries=1)) as own:
+            n = 0
+            while not stop.is_set():
+                batch = [
+                    interaction(f"load{part}", "click", f"item{m}", event_id=f"load{part}-{n}-{m}") for m in range(20)
+                ]
+                n += 1
+                try:
+                    results = own.interactions.record(batch).results
+                except RecserveError:
+                    time.sleep(0.02)
+                else:
+                    acknowledged.extend(result.event_id for result in results if result.status == "recorded")
+
+    with ThreadPoolExecutor(4) as threads:
+        futures = [threads.submit(write, part) for part in range(4)]
+        for kill in range(1, 4):
+            seen = len(acknowledged)
+            while len(acknowledged) < seen + 500:
+                assert not any(future.done() for future in futures)
+                time.sleep(0.01)
+            live.stub("interactions").send_signal(signal.SIGKILL)
+            live.wait_for("model_reloaded", before + kill, timeout_s=60)
+        seen = len(acknowledged)
+        while len(acknowledged) < seen + 100:
+            assert not any(future.done() for future in futures)
+            time.sleep(0.01)
+        stop.set()
+        for future in futures:
+            future.result()
+    with InteractionStore(Workspace(home).interactions) as store, store.all() as rows:
+        held = {row["event_id"] for row in rows}
+    missing = set(acknowledged) - held
+    assert not missing
+    assert len(acknowledged) == len(set(acknowledged))
+    assert client.recommend_for("load0").basis == "popularity"  # none of these items exists
+
+
+def test_the_commands_show_export_and_erase(client: Client, live: Served, films: list[str]) -> None:
+    recorded(client, interaction("shell", "like", films[0]))
+
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "recserve_client.cli.main", "users", *arguments, "--address", live.grpc]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == code, ended.stderr
+        return ended
+
+    assert films[0] in run("history", "shell").stdout
+    assert msgspec.json.decode(run("history", "shell", "--json").stdout)["read"] == 1
+    assert len(msgspec.json.decode(run("export", "shell").stdout)["interactions"]) == 1
+    ended = run("erase", "shell", "--yes")
+    assert msgspec.json.decode(ended.stdout)["interactions"] == 1
+    assert "1 interactions removed" in ended.stderr
+    assert msgspec.json.decode(run("export", "shell").stdout)["interactions"] == []
+    refused = run("history", "", code=1)
+    assert "empty" in refused.stderr

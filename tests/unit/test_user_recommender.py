@@ -1,0 +1,296 @@
+"""Recommendations by user id, without Triton: what they are made from, mixed with a session, and when there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from recserve_client.contract import Behaviour, ErrorKind, RequestError, Slate, UserSlate
+from recserve_export.interaction_views import preview_of
+from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.history_rules import HistoryRules
+from recserve_server_ext.interaction_limits import InteractionLimits
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.packed_model import PackedModel
+from recserve_server_ext.popularity import Popularity
+from recserve_server_ext.recommender import Recommender
+from recserve_server_ext.settings import Limits
+from recserve_server_ext.snapshot import Snapshot
+from recserve_server_ext.text_cache import TextCache
+from recserve_server_ext.user_histories import UserHistories
+from recserve_server_ext.user_recommender import UserRecommender
+from recserve_server_ext.user_requests import mixed
+from support.events import ANN, BOB, NOW, PSEUDONYMS, event
+from support.small_snapshot import DIM, small_snapshot
+from support.users import Call
+
+LIMITS = Limits(exclude=20, texts=4, history=50)
+
+
+def vector_of(text: str) -> NDArray[np.float32]:
+    """A made-up encoder: a unit vector seeded by the text."""
+    vector = np.random.default_rng(list(text.encode())).normal(size=DIM)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+class Service:
+    """A recommender of users over a store whose clock stands still."""
+
+    def __init__(self, snapshot: Snapshot, where: Path | str, rules: HistoryRules | None = None) -> None:
+        self.store = InteractionStore(where, InteractionLimits(), create=True, clock=lambda: NOW)
+        self.rules = rules or HistoryRules()
+        self.popularity = Popularity(
+            lambda: self.store, self.rules, window_s=1000, every_s=1e-9, clock=lambda: NOW
+        )  # fmt: skip
+        self.handler = UserRecommender(
+            lambda: View(snapshot),
+            lambda newest, limits: Recommender(newest, TextCache(100, DIM), limits),
+            LIMITS,
+            pseudonyms=PSEUDONYMS,
+            histories=UserHistories(lambda: self.store, self.rules),
+            popularity=self.popularity,
+            seen=10_000,
+        )
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.stack([vector_of(text) for text in texts])
+
+    def batch(self, *requests: Any) -> list[Any]:
+        """The packed answers to requests of one batch, or their errors."""
+        calls = [Call(found if isinstance(found, bytes) else json.dumps(found).encode()) for found in requests]
+        model = PackedModel(self.handler, self.encode, waiting=2)
+        now = model.run(calls)
+        model.close()
+        return [call.answers[0] if answer is None else answer for call, answer in zip(calls, now, strict=True)]
+
+    def ask(self, type_: Any, **request: Any) -> Any:
+        (answer,) = self.batch(request)
+        if isinstance(answer, RequestError):
+            raise answer
+        return msgspec.json.decode(answer, type=type_)
+
+    def recommend(self, **request: Any) -> Slate:
+        found: Slate = self.ask(Slate, **request)
+        return found
+
+    def recommend_for(self, user_id: str = "ann", **request: Any) -> UserSlate:
+        found: UserSlate = self.ask(UserSlate, user_id=user_id, **request)
+        return found
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    return small_snapshot(tmp_path_factory.mktemp("small"), hidden=(5, 6))
+
+
+@pytest.fixture
+def service(snapshot: Snapshot, store_place: Path | str) -> Iterator[Service]:
+    service = Service(snapshot, store_place)
+    yield service
+    service.store.close()
+
+
+EVENTS = st.lists(
+    st.tuples(st.integers(7, 199), st.sampled_from(["view", "like", "purchase", "dislike"]), st.integers(0, 10**6)),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(done=EVENTS, k=st.integers(1, 30))
+def test_equals_recommend_with_the_history_that_preview_shows(
+    service: Service, done: list[tuple[int, str, int]], k: int
+) -> None:
+    service.store.erase(ANN)
+    with service.store.database.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM erased_users")
+    service.store.record([event(item=f"i{row}", type=kind, timestamp=NOW - ago) for row, kind, ago in done])
+    preview = preview_of(service.store.window([ANN]), service.rules)
+    history = [{"item": row.subject, "weight": row.weight} for row in preview.rows]
+    found = service.recommend_for(k=k)
+    assert isinstance(found.history, list)
+    # preview sorts by time alone: among equal times the order may differ.
+    used = sorted((used.item or "", used.weight) for used in found.history)
+    assert used == sorted((row.subject, row.weight) for row in preview.rows)
+    (answer,) = service.batch({"history": history, "k": k, "exclude": []})
+    if isinstance(answer, RequestError):
+        assert answer.kind is ErrorKind.VECTORS_CANCEL
+        assert found.basis == "popularity"
+        return
+    expected = msgspec.json.decode(answer, type=Slate)
+    assert found.basis == "history"
+    assert [item.id for item in found.slate.items] == [item.id for item in expected.items]
+    assert [item.score for item in found.slate.items] == pytest.approx(
+        [item.score for item in expected.items], abs=1e-6
+    )
+
+
+def test_the_next_recommendation_knows_what_was_just_recorded(service: Service) -> None:
+    service.store.record([event(item="i9")])
+    first = service.recommend_for(k=3)
+    service.store.record([event(item="i50", type="purchase", timestamp=NOW)])
+    second = service.recommend_for(k=3)
+    assert [item.id for item in first.slate.items] != [item.id for item in second.slate.items]
+    assert isinstance(second.history, list)
+    assert [used.item for used in second.history] == ["i50", "i9"]
+
+
+def test_contributions_add_up_in_the_order_of_the_history(service: Service) -> None:
+    service.store.record([event(item="i9"), event(item="i10", type="dislike"), event(item=None, text="sea")])
+    found = service.recommend_for(session=[{"text": "space"}], k=5)
+    assert isinstance(found.history, list)
+    assert {(used.origin, used.item or used.text) for used in found.history} == {
+        ("session", "space"), ("long_term", "i9"), ("long_term", "i10"), ("long_term", "sea"),
+    }  # fmt: skip
+    place = [used.text for used in found.history].index("space")
+    for item in found.slate.items:
+        assert isinstance(item.contributions, list)
+        assert sum(item.contributions) == pytest.approx(item.score, abs=1e-5)
+        assert np.sign(item.contributions[place]) == np.sign(found_dot(service, item.id, "space"))
+    assert service.recommend_for(explain=False).history is msgspec.UNSET
+
+
+def found_dot(service: Service, item: str, text: str) -> float:
+    view = service.handler._view
+    return float(vector_of(text) @ view.vectors(np.array([view.row_of.get(item, -1)]))[0])
+
+
+@given(
+    session=st.lists(st.floats(-10, 10), max_size=5),
+    known=st.lists(st.floats(-10, 10), max_size=5),
+    mix=st.floats(0, 1),
+)
+def test_the_mix_is_the_sessions_part_of_the_weights(session: list[float], known: list[float], mix: float) -> None:
+    found = mixed(
+        [Behaviour(item="s", weight=w) for w in session], [Behaviour(item="k", weight=w) for w in known], mix
+    )  # fmt: skip
+    parts = {origin: [u.weight for u in found if u.origin == origin] for origin in ("session", "long_term")}
+    if sum(map(abs, session)) > 0 and sum(map(abs, known)) > 0:
+        assert sum(map(abs, parts["session"])) == pytest.approx(mix)
+        assert sum(map(abs, parts["long_term"])) == pytest.approx(1 - mix)
+    else:
+        assert parts == {"session": session, "long_term": known}
+
+
+def test_the_mix_moves_between_both_ends(service: Service) -> None:
+    service.store.record([event(item="i9")])
+    session = [{"item": "i50"}]
+    for mix, alone in ((0.0, "i9"), (1.0, "i50")):
+        found = service.recommend_for(session=session, mix=mix, k=4)
+        expected = service.recommend(history=[{"item": alone}], exclude=["i9", "i50"], k=4)
+        assert [item.id for item in found.slate.items] == [item.id for item in expected.items]
+
+
+def test_seen_items_stay_out_also_past_the_window(service: Service) -> None:
+    rows = [row for row in range(200) if row not in (5, 6)]
+    older = [event(item=f"i{row}", timestamp=NOW - 10_000 - row) for row in rows[:-4]]
+    newer = [event(item="i7", timestamp=NOW - n, event_id=f"n{n}") for n in range(600)]
+    # In two: more than 200 within a minute would be a bot.
+    for found in (older, [msgspec.structs.replace(e, timestamp=NOW - 2 * n) for n, e in enumerate(newer)]):
+        assert {r.status for r in service.store.record(found)} == {"recorded"}
+    assert {item.id for item in service.recommend_for(k=100).slate.items} == {f"i{row}" for row in rows[-4:]}
+    assert len(service.recommend_for(k=100, exclude_seen=False).slate.items) == 100
+    assert service.recommend_for(k=1, exclude_seen=False).slate.items[0].id == "i7"
+
+
+def test_unknown_items_and_too_many_texts_do_not_hold_up_a_user(service: Service) -> None:
+    texts = [event(item=None, text=f"text {n}", type="search", timestamp=NOW - n) for n in range(10)]
+    service.store.record([event(item="nowhere"), *texts])
+    found = service.recommend_for(session=[{"text": "one more"}])
+    assert isinstance(found.history, list)
+    assert found.slate.unknown == ["nowhere"]
+    used = [used.text for used in found.history if used.text is not None]
+    assert used == ["one more", "text 0", "text 1", "text 2"]
+
+
+def test_users_and_histories_share_a_batch(service: Service) -> None:
+    service.store.record([event(item="i9"), event(BOB, item="i50")])
+    plain = {"history": [{"text": "user_id"}], "k": 2}
+    first, bad, second, third, again = service.batch(
+        {"user_id": "ann", "k": 2}, {"user_id": "bob", "k": 0}, plain, {"user_id": "bob", "k": 2}, plain
+    )
+    assert isinstance(bad, RequestError)
+    assert msgspec.json.decode(first)["history"][0]["item"] == "i9"
+    assert msgspec.json.decode(third)["history"][0]["item"] == "i50"
+    assert len(msgspec.json.decode(second)["items"]) == len(msgspec.json.decode(again)["items"]) == 2
+
+
+def test_a_user_without_history_gets_what_is_popular_with_its_reasons(service: Service) -> None:
+    others = [PSEUDONYMS.of(f"user{n}") for n in range(4)]
+    service.store.record([event(user, item="i9") for user in others])
+    service.store.record([event(user, item="i5") for user in others])  # hidden
+    service.store.record([event(user, item="i20", type="like") for user in others[:2]])
+    service.store.record([event(user, item="i30", type="dislike") for user in others])
+    service.store.record([event(user, item="i40", timestamp=NOW - 5000) for user in others])
+    service.popularity._count()
+    found = service.recommend_for("new", k=5, fields=["title"])
+    assert found.basis == "popularity"
+    assert [(item.id, item.score) for item in found.slate.items] == [("i9", 1.0), ("i20", 0.5)]
+    assert found.slate.items[0].fields == {"title": "Title 9"}
+    assert isinstance(found.popular, list)
+    assert [(reason.item, reason.users) for reason in found.popular] == [("i9", 4), ("i20", 2)]
+    assert [item.id for item in service.recommend_for("new", exclude=["i9"]).slate.items] == ["i20"]
+    with pytest.raises(RequestError, match="empty_history"):
+        service.recommend_for("new", on_cold="error")
+    with pytest.raises(RequestError, match="unknown_field"):
+        service.recommend_for("new", fields=["titel"])
+
+
+def test_a_history_that_is_of_no_use_counts_as_none(service: Service) -> None:
+    service.store.record([event(item="nowhere"), event(BOB, item="i9")])
+    service.popularity._count()
+    assert service.recommend_for().basis == "popularity"
+    assert service.recommend_for(session=[{"item": "i1"}, {"item": "i1", "weight": -1}]).basis == "popularity"
+    assert service.recommend_for(session=[{"item": "i1"}]).basis == "history"
+
+
+REFUSED: list[tuple[str, Any, ErrorKind, str]] = [
+    ("no json", b'{"user_id":"bob-the-secret', ErrorKind.INVALID_JSON, ""),
+    ("a number", {"user_id": 7}, ErrorKind.INVALID_REQUEST, "$.user_id"),
+    ("empty", {"user_id": ""}, ErrorKind.INVALID_REQUEST, "empty"),
+    ("NUL", {"user_id": "bob-the-secret\0"}, ErrorKind.INVALID_REQUEST, "NUL"),
+    ("long", {"user_id": "bob-the-secret" * 800}, ErrorKind.INVALID_REQUEST, "256"),
+    ("not NFC", {"user_id": "bob-the-secret e\u0301"}, ErrorKind.INVALID_REQUEST, "NFC"),
+    ("history", {"user_id": "bob-the-secret", "history": []}, ErrorKind.INVALID_REQUEST, "not known"),
+    ("mix", {"user_id": "bob-the-secret", "mix": 1.5}, ErrorKind.INVALID_REQUEST, "$.mix"),
+    ("session", {"user_id": "bob-the-secret", "session": [{}]}, ErrorKind.INVALID_REQUEST, "$.session[0]"),
+    ("blank", {"user_id": "bob-the-secret", "session": [{"text": " "}]}, ErrorKind.INVALID_REQUEST, "blank"),
+    ("exclude", {"user_id": "bob-the-secret", "exclude": ["a"] * 21}, ErrorKind.TOO_LARGE, "exclude allows 20"),
+]
+
+
+@pytest.mark.parametrize(("request_", "kind", "named"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_a_bad_request_fails_alone_and_does_not_name_its_user(
+    snapshot: Snapshot, tmp_path: Path, request_: Any, kind: ErrorKind, named: str
+) -> None:
+    service = Service(snapshot, tmp_path / "store.db")
+    good = {"user_id": "ann", "session": [{"item": "i9"}]}
+    before, refused, after = service.batch(good, request_, good)
+    assert isinstance(refused, RequestError)
+    assert refused.kind is kind
+    assert named in refused.text
+    assert "bob-the-secret" not in str(refused)
+    assert isinstance(before, bytes)
+    assert isinstance(after, bytes)
+    service.store.close()
+
+
+def test_a_store_that_is_away_fails_only_those_who_need_it(snapshot: Snapshot, tmp_path: Path) -> None:
+    service = Service(snapshot, tmp_path / "store.db")
+    with service.store.database.writing() as connection:
+        connection.exec_driver_sql("DROP TABLE interactions")
+    user, plain = service.batch({"user_id": "ann"}, {"history": [{"item": "i9"}]})
+    assert isinstance(user, RequestError)
+    assert user.kind is ErrorKind.UNAVAILABLE
+    assert isinstance(plain, bytes)
+    service.store.close()
