@@ -144,7 +144,7 @@ def _ef(view: View, want: Wanted) -> int | None:
     own: int | None = view.snapshot.manifest.engine.parameters.get("ef")
     if want.ef is not None or want.allowed is None or own is None or _is_selective(want.allowed):
         return want.ef
-    return round(own * (want.allowed.items / len(want.allowed.rows)) ** _EF_GROWTH)
+    return int(own * (want.allowed.items / len(want.allowed.rows)) ** _EF_GROWTH)
 
 
 def _width(view: View, want: Wanted) -> int:
