@@ -1,0 +1,39 @@
+"""What every system of an evaluation is: a name, settings to choose from, and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from recserve_benchmarks.evaluate_ranking import NEVER, Known, Scores
+from recserve_server_ext.event_columns import Floats
+
+Settings = Mapping[str, Any]
+Kind = Literal["popularity", "text", "log", "blend"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A system.
+
+    Attributes:
+        name: Of it, in tables.
+        kind: What it knows: counts, texts, the log of all users, or several of these.
+        grid: Settings to choose from on validation; one = nothing to choose.
+        score: [n, items] of what is known and some settings; -inf = not ranked.
+        parts: Names of systems it is made of, whose chosen settings go into its own, by name.
+    """
+
+    name: str
+    kind: Kind
+    score: Callable[[Known, Settings], Scores]
+    grid: tuple[Settings, ...] = ({},)
+    parts: tuple[str, ...] = ()
+
+
+def scored(scores: Floats | Scores, known: Known) -> Scores:
+    """The scores, but no user without a history is scored: systems that need one have nothing to say."""
+    return np.where(known.lengths[:, None] > 0, scores, NEVER).astype(np.float32)

@@ -1,0 +1,10 @@
+"""All systems of an evaluation, those that others are made of first."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from recserve_benchmarks import evaluate_log, evaluate_text
+from recserve_benchmarks.evaluate_system import System
+
+SYSTEMS: Final[tuple[System, ...]] = (*evaluate_log.SYSTEMS, *evaluate_text.SYSTEMS)
