@@ -13,8 +13,8 @@ from recserve_benchmarks.evaluate_system import Settings, System, scored
 from recserve_benchmarks.evaluate_text import PLAIN, rules_of
 from recserve_server_ext.event_weights import weigh
 
-_HALF_LIVES: Final = (None, 1.0, 3.0, 7.0, 15.0)
-_SHRINKS: Final = (0.0, 10.0, 100.0)
+_HALF_LIVES: Final = (0.5, 1.0, 2.0, 7.0, 15.0)
+_SHRINKS: Final = (0.0, 10.0, 50.0)
 _NEIGHBOURS: Final = (30, 100, 10_000)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from recserve_benchmarks.evaluate_data import Dataset, Vectors
@@ -50,7 +51,7 @@ def _by_protocol(
         by_seed = [_measured(system, settings, known) for known in tests]
         found[system.name] = {
             "kind": system.kind,
-            "settings": settings,
+            "settings": msgspec.to_builtins(settings),
             "validation": tried,
             "test": over_seeds(by_seed),
             "by_seed": by_seed,
@@ -63,14 +64,14 @@ def choose(
     system: System, validations: Sequence[Known], chosen: dict[str, Settings]
 ) -> tuple[Settings, list[dict[str, Any]]]:
     """The settings of the grid with the greatest mean on validation, and what each of them reached."""
-    of_parts = {name: chosen[name] for name in system.parts}
+    of_base = {} if system.base is None else chosen[system.base]
+    grid = [{**of_base, **settings} for settings in system.grid]
     tried: list[dict[str, Any]] = []
     values: list[float] = []
-    for settings in system.grid:
-        values.append(float(np.mean([_validated(system, {**of_parts, **settings}, known) for known in validations])))
-        tried.append({"settings": settings, CHOSEN_BY: values[-1]})
-    best = int(np.argmax(values))
-    return {**of_parts, **system.grid[best]}, tried
+    for settings in grid:
+        values.append(float(np.mean([_validated(system, settings, known) for known in validations])))
+        tried.append({"settings": msgspec.to_builtins(settings), CHOSEN_BY: values[-1]})
+    return grid[int(np.argmax(values))], tried
 
 
 def over_seeds(by_seed: Sequence[Figures]) -> Figures:

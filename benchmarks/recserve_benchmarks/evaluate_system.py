@@ -24,14 +24,14 @@ class System:
         kind: What it knows: counts, texts, the log of all users, or several of these.
         grid: Settings to choose from on validation; one = nothing to choose.
         score: [n, items] of what is known and some settings; -inf = not ranked.
-        parts: Names of systems it is made of, whose chosen settings go into its own, by name.
+        base: Name of an earlier system; what was chosen for that one is added to every settings of the grid.
     """
 
     name: str
     kind: Kind
     score: Callable[[Known, Settings], Scores]
     grid: tuple[Settings, ...] = ({},)
-    parts: tuple[str, ...] = ()
+    base: str | None = None
 
 
 def scored(scores: Floats | Scores, known: Known) -> Scores:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from recserve_benchmarks.evaluate_ranking import NEVER, Known, Scores, Vectors
-from recserve_benchmarks.evaluate_system import Settings, System
+from recserve_benchmarks.evaluate_system import Settings
 from recserve_server_ext.event_columns import EventColumns, Ints
 from recserve_server_ext.event_features import fit
 from recserve_server_ext.event_weights import weigh
@@ -90,15 +90,3 @@ def text_scores(known: Known, rules: HistoryRules) -> Scores:
 def by_rules(known: Known, settings: Settings) -> Scores:
     """Plain text, but for the rules in the settings."""
     return text_scores(known, rules_of(settings))
-
-
-def as_served(known: Known, _: Settings) -> Scores:
-    """The built-in rules, unchanged."""
-    return text_scores(known, HistoryRules())
-
-
-def _grid(name: str, *values: Any) -> tuple[Settings, ...]:
-    return tuple({name: value} for value in values)
-
-
-SYSTEMS: Final = (System(name="text, plain mean", kind="text", score=by_rules),)

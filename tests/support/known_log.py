@@ -1,0 +1,48 @@
+"""Small logs of which everything is known, for systems of the offline evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recserve_benchmarks.evaluate_ranking import Known, Vectors, known_to
+from recserve_benchmarks.evaluate_split import Part
+from recserve_server_ext.event_columns import EventColumns, EventRow, event_columns
+
+
+def event(time_us: int, item: int) -> EventRow:
+    """A rating."""
+    return EventRow(time_us, "rating", str(item), None, 3.0, None, None, None)
+
+
+def log_of(histories: list[list[int]], items: int) -> EventColumns:
+    """Interactions a second apart; items 0, 1 ... in the order of their numbers."""
+    rows = [
+        [
+            EventRow(10**6 * place, "rating", str(item), None, 3.0, None, None, None)
+            for place, item in enumerate(of_user)
+        ]
+        for of_user in histories
+    ]
+    everything = [event(0, item) for item in range(items)]
+    columns = event_columns([everything, *rows])
+    # The first user only gives the items their order.
+    known = np.arange(items, len(columns.time_us))
+    fields: dict[str, Any] = {
+        name: getattr(columns, name)[known]
+        for name in ("time_us", "type", "subject", "value", "duration_s", "price", "quantity")
+    }
+    return EventColumns(
+        offsets=columns.offsets[1:] - items, types=columns.types, subjects=columns.subjects, is_item=columns.is_item,
+        **fields,
+    )  # fmt: skip
+
+
+def known_of(histories: list[list[int]], items: int, seed: int = 0, vectors: Vectors | None = None) -> Known:
+    """All of it known, of all users, and nothing in particular to be found; item ids are the numbers."""
+    columns = log_of(histories, items)
+    users = np.arange(len(histories))
+    order = np.random.default_rng(seed).permuted(np.tile(np.arange(items), (len(users), 1)), axis=1)
+    part = Part(np.arange(len(columns.time_us)), users, np.zeros((len(users), items), np.bool_), order)
+    return known_to(part, columns, np.zeros((items, 2), np.float32) if vectors is None else vectors)
