@@ -13,6 +13,7 @@ from recserve_benchmarks.evaluate_system import Settings, System, scored
 from recserve_benchmarks.evaluate_text import PLAIN, rules_of
 from recserve_server_ext.event_weights import weigh
 
+_DAY_S: Final = 86_400.0
 _HALF_LIVES: Final = (0.5, 1.0, 2.0, 7.0, 15.0)
 _SHRINKS: Final = (0.0, 10.0, 50.0)
 _NEIGHBOURS: Final = (30, 100, 10_000)
@@ -21,6 +22,17 @@ _NEIGHBOURS: Final = (30, 100, 10_000)
 def popularity(known: Known, _: Settings) -> Scores:
     """How many users turned to each item, the same for everybody."""
     counts = known.popularity.astype(np.float32)
+    return np.tile(counts, (len(known.part.users), 1))
+
+
+def recent_popularity(known: Known, settings: Settings) -> Scores:
+    """How often users turned to each item, an interaction counting half as much with every half-life before now.
+
+    Now is the newest interaction that is known, of anybody.
+    """
+    age_s = (known.columns.time_us.max() - known.columns.time_us) / 1e6
+    weight = np.exp2(-age_s / (settings["half_life_days"] * _DAY_S))
+    counts = np.bincount(known.columns.subject, weights=weight, minlength=len(known.vectors)).astype(np.float32)
     return np.tile(counts, (len(known.part.users), 1))
 
 
@@ -52,6 +64,12 @@ def item_knn(known: Known, settings: Settings) -> Scores:
 
 SYSTEMS: Final = (
     System(name="popularity", kind="popularity", score=popularity),
+    System(
+        name="popularity, recent",
+        kind="popularity",
+        score=recent_popularity,
+        grid=tuple({"half_life_days": days} for days in (1.0, 3.0, 10.0, 30.0, 100.0)),
+    ),
     System(
         name="item-kNN",
         kind="log",

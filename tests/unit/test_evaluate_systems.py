@@ -11,7 +11,7 @@ import pytest
 
 from recserve_benchmarks.evaluate_blend import all_three, log_and_text, standard, with_popularity
 from recserve_benchmarks.evaluate_interests import by_interests, clustered, interleaved
-from recserve_benchmarks.evaluate_log import item_knn, popularity, similarities
+from recserve_benchmarks.evaluate_log import item_knn, popularity, recent_popularity, similarities
 from recserve_benchmarks.evaluate_options import SYSTEMS, as_types, by_types
 from recserve_benchmarks.evaluate_ranking import Known, Vectors, ranked
 from recserve_benchmarks.evaluate_run import choose
@@ -113,6 +113,13 @@ def test_item_knn_sums_weighted_similarities() -> None:
 
 def test_popularity_counts_users() -> None:
     assert popularity(known_of([[0, 1], [0], []], 3), {}).tolist() == [[2, 1, 0]] * 3
+
+
+def test_recent_popularity_halves_with_time() -> None:
+    known = known_of([[0, 1, 2], [1]], 4)
+    known.columns.time_us[:] = np.array([0, 1, 2, 2]) * 86_400_000_000
+    scores = recent_popularity(known, {"half_life_days": 1.0})
+    assert scores[0] == pytest.approx([0.25, 0.5 + 1.0, 1.0, 0.0])
 
 
 def test_clusters_are_the_tastes() -> None:
