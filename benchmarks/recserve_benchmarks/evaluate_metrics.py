@@ -79,7 +79,7 @@ def accuracy(rankings: Ints, targets: NDArray[np.bool_], names: tuple[str, ...] 
 
 
 def beyond_accuracy(rankings: Ints, known: Known) -> dict[str, float]:
-    """Of the lists of ten of all users together.
+    """Of the lists of ten of all users together; empty where nobody has a list.
 
     - coverage: share of all items that are in a list.
     - novelty: mean self-information -log2((c + 1) / (n + 1)) of the recommended items in bits, c of the n users
@@ -91,7 +91,7 @@ def beyond_accuracy(rankings: Ints, known: Known) -> dict[str, float]:
     shown = lists[lists >= 0]
     items = len(known.popularity)
     if not len(shown):
-        return dict.fromkeys(("coverage", "novelty", "gini", "popularity_rank"), float("nan"))
+        return {}
     counts = np.bincount(shown, minlength=items)
     active = int((np.diff(known.columns.offsets) > 0).sum())
     information = -np.log2((known.popularity + 1) / (active + 1))
@@ -133,5 +133,6 @@ def _means(values: dict[str, Floats], users: NDArray[np.bool_]) -> dict[str, flo
     if not count:
         return {"users": 0.0}
     means = {name: float(of[users].mean()) for name, of in values.items()}
-    error = float(values["ndcg@10"][users].std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
-    return {"users": float(count), **means, "ndcg@10_se": error}
+    if count > 1:
+        means["ndcg@10_se"] = float(values["ndcg@10"][users].std(ddof=1) / np.sqrt(count))
+    return {"users": float(count), **means}

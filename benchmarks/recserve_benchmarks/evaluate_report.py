@@ -15,7 +15,7 @@ GOAL: Final = 1.5
 _PACKAGES: Final = ("ir-measures", "scipy", "pytrec-eval-terrier")
 _ACCURACY: Final = ("ndcg@10", "hr@10", "mrr@10", "recall@20")
 _LISTS: Final = ("coverage", "novelty", "gini", "popularity_rank")
-_HEADINGS: Final = ("NDCG@10", "seeds", "HR@10", "MRR@10", "rec@20", "cov", "bits", "Gini", "rank")
+_HEADINGS: Final = ("NDCG@10", "s.e.", "seeds", "HR@10", "MRR@10", "rec@20", "cov", "bits", "Gini", "rank")
 
 
 def hardware() -> dict[str, Any]:
@@ -31,7 +31,11 @@ def figure(results: dict[str, Any], protocol: str, system: str, name: str = "ndc
 
 
 def systems_table(results: dict[str, Any], protocol: str) -> Table:
-    """All systems, for users with a history, in the order they were run; at most 100 columns wide."""
+    """All systems, for users with a history, in the order they were run; at most 100 columns wide.
+
+    s.e. is the standard error over the users, seeds the range over the seeds; the last four are coverage, novelty in
+    bits, Gini and mean popularity rank of the lists of ten.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False, title=_title(results, protocol), title_justify="left")
     table.add_column("", no_wrap=True)
     for name in _HEADINGS:
@@ -43,15 +47,18 @@ def systems_table(results: dict[str, Any], protocol: str) -> Table:
         ends = test["history"]["ndcg@10"]
         seeds = f"{_short(ends['min'])}-{_short(ends['max'])}"
         accuracy = [_short(test["history"][of]["mean"]) for of in _ACCURACY]
-        lists = [_rounded(of, test["lists"][of]["mean"]) for of in _LISTS]
-        table.add_row(name, accuracy[0], seeds, *accuracy[1:], *lists)
+        lists = [_rounded(of, test["lists"][of]["mean"]) if of in test["lists"] else "" for of in _LISTS]
+        error = _short(test["history"]["ndcg@10_se"]["mean"]) if "ndcg@10_se" in test["history"] else ""
+        table.add_row(name, accuracy[0], error, seeds, *accuracy[1:], *lists)
     return table
 
 
 def cold_table(results: dict[str, Any], protocol: str) -> Table:
     """NDCG@10 and HR@10 of cold users, and recall@10 of cold items."""
-    table = Table(box=None, header_style="bold", pad_edge=False, title=f"{protocol}: cold", title_justify="left")
-    for name in ("", "users: NDCG@10", "HR@10", "items: recall@10"):
+    part = results["protocols"][protocol]["parts"][0]
+    title = f"{protocol}: {part['cold_users']:,} cold users; {part['targets_that_are_cold']:,} cold items to find"
+    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for name in ("", "users: NDCG@10", "users: HR@10", "items: recall@10"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for name in results["protocols"][protocol]["systems"]:
         cells = [

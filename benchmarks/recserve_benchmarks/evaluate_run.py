@@ -76,10 +76,12 @@ def choose(
 
 def over_seeds(by_seed: Sequence[Figures]) -> Figures:
     """Mean, least and greatest of every figure over the seeds."""
-    return {
-        group: {name: _spread([float(of[group][name]) for of in by_seed if name in of[group]]) for name in figures}
-        for group, figures in by_seed[0].items()
-    }
+    found: Figures = {}
+    for group in by_seed[0]:
+        # A group may be empty by one seed and not by another.
+        names = dict.fromkeys(name for of in by_seed for name in of[group])
+        found[group] = {name: _spread([of[group][name] for of in by_seed if name in of[group]]) for name in names}
+    return found
 
 
 def _spread(values: list[float]) -> dict[str, float]:
