@@ -42,9 +42,10 @@ def similarities(known: Known, shrink: float, neighbours: int) -> Scores:
     Each row keeps its largest `neighbours`; F. Aiolli, "Efficient top-N recommendation for very large scale binary
     rated datasets", RecSys 2013, and R. Bell and Y. Koren for the shrinkage.
     """
-    both = (known.matrix.T @ known.matrix).toarray()
-    own = np.sqrt(known.popularity)
-    similar: Scores = (both / np.maximum(np.outer(own, own) + shrink, 1e-9)).astype(np.float32)
+    own = np.sqrt(known.popularity).astype(np.float32)
+    similar: Scores = np.outer(own, own)
+    similar += np.float32(shrink)
+    np.divide(known.together, np.maximum(similar, np.float32(1e-9), out=similar), out=similar)
     np.fill_diagonal(similar, 0.0)
     if neighbours < len(similar):
         floor = np.partition(similar, len(similar) - neighbours, axis=1)[:, len(similar) - neighbours]

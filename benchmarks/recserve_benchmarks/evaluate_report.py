@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -54,7 +55,7 @@ def systems_table(results: dict[str, Any], protocol: str) -> Table:
 
 
 def cold_table(results: dict[str, Any], protocol: str) -> Table:
-    """NDCG@10 and HR@10 of cold users, and recall@10 of cold items."""
+    """NDCG@10 and HR@10 of cold users, and recall@10 of cold items, of the systems that find any of them."""
     part = results["protocols"][protocol]["parts"][0]
     title = f"{protocol}: {part['cold_users']:,} cold users; {part['targets_that_are_cold']:,} cold items to find"
     table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
@@ -66,7 +67,8 @@ def cold_table(results: dict[str, Any], protocol: str) -> Table:
             figure(results, protocol, name, "hr@10", "cold_users"),
             figure(results, protocol, name, "recall@10", "cold_items"),
         ]
-        table.add_row(name, *("" if value != value else _short(value) for value in cells))
+        if any(value > 0 for value in cells):
+            table.add_row(name, *("" if value != value else _short(value) for value in cells))
     return table
 
 
@@ -87,7 +89,7 @@ def notes(results: dict[str, Any]) -> list[str]:
             f"{protocol}: best on validation: {best}: {ratio:.2f} x popularity on the test ({GOAL}: {verdict})"
         )
         lines.append(f"{protocol}: below popularity: {'; '.join(losers) or 'none'}")
-    return lines
+    return [textwrap.fill(line, 100) for line in lines]
 
 
 def _best_validation(system: dict[str, Any]) -> float:

@@ -85,7 +85,9 @@ def over_seeds(by_seed: Sequence[Figures]) -> Figures:
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "min": min(values), "max": max(values)}
+    least, most = min(values), max(values)
+    # Rounding may put the mean of equal values beyond them.
+    return {"mean": float(np.clip(np.mean(values), least, most)), "min": least, "max": most}
 
 
 def _validated(system: System, settings: Settings, known: Known) -> float:

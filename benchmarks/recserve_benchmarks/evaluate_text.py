@@ -26,8 +26,8 @@ PLAIN: Final = HistoryRules(
     half_life_events=None,
     damps_repeats=False,
 )
-#: Floats of padded histories held at once (64 MiB).
-_BLOCK: Final = 1 << 24
+#: Floats of padded histories held at once (4 MiB): what stays in the cache.
+_BLOCK: Final = 1 << 20
 _RULES: Final = frozenset(HistoryRules.__struct_fields__)
 _DAY_S: Final = 86_400.0
 
@@ -49,13 +49,14 @@ def blocks(
     item = histories.subject[found.index]
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
+    padded = np.concatenate([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
     start = 0
     while start < len(order):
         longest = int(lengths[order[start]])
         users = order[start : start + max(1, _BLOCK // (longest * vectors.shape[1]))]
         inside = np.arange(longest) < lengths[users][:, None]
         places = np.where(inside, found.offsets[users][:, None] + np.arange(longest), 0)
-        behaviours = vectors[item[places]] * inside[:, :, None].astype(np.float32)
+        behaviours = padded[np.where(inside, item[places], len(vectors))]
         yield users, behaviours, np.where(inside, found.weight[places], 0.0)
         start += len(users)
 
