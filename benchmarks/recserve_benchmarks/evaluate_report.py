@@ -137,9 +137,10 @@ def draw(results: dict[str, Any], path: Path, title: str) -> None:
         axes.set(xlabel="NDCG@10, users with history", title=protocol, xlim=(0, None))
         axes.grid(visible=True, axis="x", alpha=0.3)
         axes.set_axisbelow(True)
+        axes.margins(y=0.01)
     panels[0].invert_yaxis()
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
-    panels[-1].legend(handles, list(colours), loc="lower right")
+    panels[-1].legend(handles, list(colours), loc="center right")
     figure_.suptitle(title)
     figure_.savefig(path, dpi=120)
     plt.close(figure_)
