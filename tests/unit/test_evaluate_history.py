@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.evaluate_cli import app
 from recserve_benchmarks.evaluate_data import read_dataset
+from recserve_benchmarks.evaluate_report import notes
+from recserve_benchmarks.evaluate_run import over_seeds
 from recserve_benchmarks.evaluate_split import split
 from recserve_benchmarks.evaluate_systems import SYSTEMS
 from support.small_log import ITEMS, write_small_log
@@ -60,6 +62,22 @@ def test_cold_users_get_what_needs_no_history(results: dict[str, Any]) -> None:
     assert results["protocols"]["time"]["parts"][0]["cold_users"] >= 1
     assert systems["popularity"]["test"]["cold_users"]["hr@20"]["mean"] > 0
     assert systems["item-kNN"]["test"]["cold_users"]["hr@20"]["mean"] == 0
+
+
+def test_a_group_that_is_empty_by_one_seed_keeps_its_figures() -> None:
+    found = over_seeds([{"cold_users": {"users": 0.0}}, {"cold_users": {"users": 2.0, "hr@10": 0.5}}])
+    assert found["cold_users"]["users"] == {"mean": 1.0, "min": 0.0, "max": 2.0}
+    assert found["cold_users"]["hr@10"] == {"mean": 0.5, "min": 0.5, "max": 0.5}
+
+
+def test_what_is_best_is_told_by_validation_and_what_loses_by_the_test() -> None:
+    def system(validation: float, test: float) -> dict[str, Any]:
+        return {"validation": [{"ndcg@10": validation}], "test": {"history": {"ndcg@10": {"mean": test}}}}
+
+    systems = {"popularity": system(0.2, 0.1), "lucky": system(0.3, 0.9), "chosen": system(0.4, 0.14)}
+    lines = notes({"protocols": {"time": {"systems": {**systems, "poor": system(0.1, 0.05)}}}})
+    assert lines[0] == "time: best on validation: chosen: 1.40 x popularity on the test (1.5: not met)"
+    assert lines[1] == "time: below popularity: poor"
 
 
 def test_leave_one_out_holds_back_the_last_two(log: Path) -> None:
