@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from recserve_benchmarks.evaluate_log import item_knn, popularity
+from recserve_benchmarks.evaluate_log import item_knn, popularity, recent_popularity
 from recserve_benchmarks.evaluate_ranking import Known, Scores
 from recserve_benchmarks.evaluate_system import Settings, System, scored
 from recserve_benchmarks.evaluate_text import by_rules
@@ -34,7 +34,8 @@ def standard(scores: Scores, known: Known) -> Floats:
 
 def with_popularity(known: Known, settings: Settings) -> Scores:
     """(1 - b) z(text) + b z(ln(1 + popularity)), b = prior / (prior + length of the history): 1 for a cold user."""
-    return _to_popularity(standard(by_rules(known, settings), known), known, settings["prior"])
+    own = standard(by_rules(known, settings), known)
+    return _to_popularity(own, popularity(known, {}), known, settings["prior"])
 
 
 def log_and_text(known: Known, settings: Settings) -> Scores:
@@ -43,8 +44,9 @@ def log_and_text(known: Known, settings: Settings) -> Scores:
 
 
 def all_three(known: Known, settings: Settings) -> Scores:
-    """Item-kNN and text as above, blended with popularity as text is."""
-    return _to_popularity(standard(_log_and_text(known, settings).astype(np.float32), known), known, settings["prior"])
+    """Item-kNN and text as above, blended with recent popularity as text is with all of it."""
+    own = standard(_log_and_text(known, settings).astype(np.float32), known)
+    return _to_popularity(own, recent_popularity(known, settings), known, settings["prior"])
 
 
 def _log_and_text(known: Known, settings: Settings) -> Floats:
@@ -54,10 +56,9 @@ def _log_and_text(known: Known, settings: Settings) -> Floats:
     return both
 
 
-def _to_popularity(own: Floats, known: Known, prior: float) -> Scores:
+def _to_popularity(own: Floats, counts: Scores, known: Known, prior: float) -> Scores:
     share = prior / (prior + known.lengths[:, None])
-    popular = standard(np.log1p(popularity(known, {})), known)
-    return np.asarray((1.0 - share) * own + share * popular, np.float32)
+    return np.asarray((1.0 - share) * own + share * standard(np.log1p(counts), known), np.float32)
 
 
 def _shares(half_life_events: float) -> tuple[Settings, ...]:
@@ -80,10 +81,12 @@ SYSTEMS: Final = (
         grid=(*_shares(0.5), *_shares(4.0)),
     ),
     System(
-        name="item-kNN, text, popularity",
+        name="kNN, text, recent popularity",
         kind="blend",
         score=all_three,
         base="item-kNN and text",
-        grid=tuple({"prior": prior} for prior in (0.01, *_PRIORS[:3])),
+        grid=tuple(
+            {"prior": prior, "half_life_days": days} for prior in (0.01, 5.0, 50.0, 500.0) for days in (10.0, 30.0)
+        ),
     ),
 )

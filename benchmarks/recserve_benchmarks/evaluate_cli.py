@@ -81,6 +81,6 @@ def _report(results: dict[str, Any], json_file: Path | None, plot: Path | None) 
         f"{len(setup['seeds'])} seeds"
     )
     tables = [make(results, name) for name in results["protocols"] for make in (systems_table, cold_table)]
-    print_results([line, *tables, *notes(results)], results, json_file)
+    print_results([line, *(table for table in tables if table.row_count), *notes(results)], results, json_file)
     if plot is not None:
         draw(results, plot, f"{line}; {setup['encoder']['name']}")

@@ -164,6 +164,7 @@ def test_standard_scores_have_mean_zero_and_spread_one() -> None:
 def test_blends_give_popularity_to_cold_users_only() -> None:
     known = known_of([[0, 1], [0, 1], [0, 2], []], 5, vectors=unit_vectors(5))
     settings = {"share": 0.2, "text_half_life_events": 1.0, "shrink": 0.0, "neighbours": 9, "half_life_events": 1.0}
+    settings |= {"half_life_days": 1e6}
     for blend in (with_popularity, all_three):
         cold = blend(known, {**settings, "prior": 1.0})[3]
         assert np.argsort(-cold, kind="stable")[:2].tolist() == [0, 1]
