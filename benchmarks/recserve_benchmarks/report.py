@@ -65,9 +65,10 @@ def targets(results: dict[str, Any]) -> list[Target]:
 
 
 def value_of(results: dict[str, Any], name: str) -> float:
-    """The figure at a path such as ``known.ratio_to_raw``."""
-    group, _, key = name.partition(".")
-    return float(results[group][key])
+    """The figure at a path such as ``known.ratio_to_raw``; keys between may hold dots (``filtered.0.05.recall``)."""
+    group, _, rest = name.partition(".")
+    middle, _, key = rest.rpartition(".")
+    return float(results[group][middle][key] if middle else results[group][rest])
 
 
 def machine() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from recserve_benchmarks import retrieve_curves, retrieve_swap, retrieve_views
+from recserve_benchmarks import retrieve_curves, retrieve_filtered, retrieve_swap, retrieve_views
 from recserve_benchmarks.corpus import Corpus
 from recserve_benchmarks.retrieve_corpus import Vectors, items_of
 from recserve_benchmarks.retrieve_curves import Candidate
@@ -74,6 +74,7 @@ class RetrieveBench:
         results: dict[str, Any] = {
             "engines": curves,
             "user_vectors": retrieve_curves.best_to_hnsw(curves, RECALL),
+            "filtered": retrieve_filtered.measure(items.vectors, chosen, plan.rounds, plan.seed),
             "ratio_to_raw": retrieve_views.measure(items.vectors, chosen, plan.rounds, plan.seed),
         }
         if plan.swap:

@@ -19,6 +19,9 @@ def targets(results: dict[str, Any]) -> list[Target]:
         Target("ratio_to_raw.no_delta", 0.9, None, at_least=True),
         Target("ratio_to_raw.delta_1pct", 0.7, None, at_least=True),
     ]
+    for share in results["filtered"]:
+        found.append(Target(f"filtered.{share}.recall_at_10", 0.98, None, at_least=True))
+        found.append(Target(f"filtered.{share}.ratio_to_unfiltered", 0.25, None, at_least=True))
     if "swap_under_load" in results:
         found += [
             Target("swap_under_load.failed", 0, None, at_least=False),

@@ -71,6 +71,7 @@ def test_a_tiny_run_retrieves_in_every_way(tiny_home: Path, tmp_path: Path) -> N
     assert all(point["recall_at_10"] == 1 for point in results["engines"]["exact"]["random"])
     assert results["user_vectors"]["chosen_recall_at_10"] > 0.9
     assert results["ratio_to_raw"]["no_delta"] > 0
+    assert all(of["recall_at_10"] > 0.95 and of["ratio_to_unfiltered"] > 0 for of in results["filtered"].values())
     swap = results["swap_under_load"]
     assert swap["failed"] == 0
     assert swap["upserts"] >= 600
