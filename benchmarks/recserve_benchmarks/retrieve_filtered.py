@@ -25,8 +25,8 @@ def measure(vectors: Vectors, engine: BuiltEngine, rounds: int, seed: int) -> di
     """For each share of matching items, drawn at random or the items nearest to one of them.
 
     Returns:
-        share -> recall_at_10 (the worse of the two kinds of masks, `interests`), ratio_to_unfiltered (users/s over those
-        without a filter, also the worse), and the figures of each kind. Every user of a batch has the same filter.
+        share -> recall_at_10 (the worse of the two kinds of masks, `interests`), ratio_to_unfiltered (users/s over
+        those without a filter, also the worse), and the figures of each kind. A batch has the same filter.
     """
     random = np.random.default_rng(seed)
     view = view_of(vectors, engine)
@@ -35,10 +35,8 @@ def measure(vectors: Vectors, engine: BuiltEngine, rounds: int, seed: int) -> di
     masks = {
         (share, kind): _mask(vectors, share, kind, random) for share in SHARES for kind in ("random", "correlated")
     }
-    wanted = {
-        key: [Wanted(K, history, None, allowed) for history in rows]
-        for key, allowed in {None: None, **{key: _allowed(mask) for key, mask in masks.items()}}.items()
-    }
+    filters: dict[Any, Allowed | None] = {None: None, **{key: _allowed(mask) for key, mask in masks.items()}}
+    wanted = {key: [Wanted(K, history, None, allowed) for history in rows] for key, allowed in filters.items()}
     rates: dict[Any, list[float]] = {key: [] for key in wanted}
     for _ in range(rounds):
         for key, want in wanted.items():
@@ -57,9 +55,8 @@ def measure(vectors: Vectors, engine: BuiltEngine, rounds: int, seed: int) -> di
                 "users_per_s": median(rates[share, kind]),
                 "ratio_to_unfiltered": median(rates[share, kind]) / plain,
             }
-        results[f"{share:g}"] = {
-            name: min(of[name] for of in kinds.values()) for name in ("recall_at_10", "ratio_to_unfiltered")
-        } | {"kinds": kinds}
+        worse = {name: min(of[name] for of in kinds.values()) for name in ("recall_at_10", "ratio_to_unfiltered")}
+        results[f"{share:g}"] = {**worse, "kinds": kinds}
     return results
 
 
