@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -141,10 +142,10 @@ def _with_delta(
 
 def _ef(view: View, want: Wanted) -> int | None:
     """The width of the search: what was asked for, the engine's own (none), or more where a filter drops items."""
-    own: int | None = view.snapshot.manifest.engine.parameters.get("ef")
+    own = view.snapshot.manifest.engine.parameters.get("ef")
     if want.ef is not None or want.allowed is None or own is None or _is_selective(want.allowed):
         return want.ef
-    return int(own * (want.allowed.items / len(want.allowed.rows)) ** _EF_GROWTH)
+    return round(own * math.pow(want.allowed.items / len(want.allowed.rows), _EF_GROWTH))
 
 
 def _width(view: View, want: Wanted) -> int:

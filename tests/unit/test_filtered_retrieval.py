@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,10 +13,11 @@ from numpy.typing import NDArray
 
 from recserve_server_ext import retrieval
 from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.exact_engine import search_among
+from recserve_server_ext.exact_engine import ExactEngine, search_among
 from recserve_server_ext.hnsw_engine import HnswEngine
 from recserve_server_ext.retrieval import Wanted, search
 from recserve_server_ext.scan_engine import ScanEngine
+from recserve_server_ext.snapshot_manifest import EngineManifest
 from recserve_server_ext.view_filters import Allowed
 from support.small_snapshot import view_of
 
@@ -124,3 +128,24 @@ def test_search_among_in_chunks_is_the_search_of_all(monkeypatch: pytest.MonkeyP
     # float32 sums in blocks of another shape: 1e-6.
     assert np.allclose(parts[1], whole[1], atol=1e-6)
     assert np.array_equal(search_among(vectors, queries, among[:3], 5)[0][:, 3:], np.full((7, 2), -1))
+
+
+def test_a_graph_searches_wider_where_a_filter_drops_items(vectors: NDArray[np.float32]) -> None:
+    seen: list[int | None] = []
+
+    class Watching(ExactEngine):
+        def search(
+            self, queries: NDArray[np.float32], k: int, *, ef: int | None = None
+        ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            seen.append(ef)
+            return super().search(queries, k, ef=ef)
+
+    plain = view_of(vectors, Watching(vectors)).snapshot
+    manifest = msgspec.structs.replace(plain.manifest, engine=EngineManifest(name="hnsw", parameters={"ef": 100}))
+    graph = View(dataclasses.replace(plain, manifest=manifest))
+    most = Allowed(np.arange(ITEMS) % 4 != 0, ITEMS)
+    few = Allowed(np.arange(ITEMS) < 20, ITEMS)
+    for allowed, ef in ((most, None), (most, 64), (None, None), (few, None)):
+        search(graph, vectors[:1], [Wanted(5, NOBODY, ef, allowed)])
+    # 100 * sqrt(4 / 3), the request's own, the engine's own; a selective filter does not ask the engine at all.
+    assert seen == [115, 64, None]
