@@ -77,94 +77,74 @@ class _Tries:
         return pause
 
 
-class Items:
-    """The catalogue's items, as `Client.items`: changes are durable and served when a call returns."""
+class _Part:
+    """Calls of one kind, made by a client."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+
+    def run(self, call: Call[R]) -> R:
+        """See `Client.run`."""
+        return self._client.run(call)
+
+
+class _AsyncPart:
+    """As `_Part`, for asyncio."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def run(self, call: Call[R]) -> R:
+        """See `AsyncClient.run`."""
+        return await self._client.run(call)
+
+
+class Items(_Part):
+    """The catalogue's items, as `Client.items`: changes are durable and served when a call returns."""
 
     upsert = _blocking(item_calls.upsert)
     delete = _blocking(item_calls.delete)
     get = _blocking(item_calls.get)
     list = _blocking(item_calls.page)
 
-    def run(self, call: Call[R]) -> R:
-        """See `Client.run`."""
-        return self._client.run(call)
 
-
-class AsyncItems:
+class AsyncItems(_AsyncPart):
     """As `Items`, for asyncio: every method is awaited."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
 
     upsert = _awaiting(item_calls.upsert)
     delete = _awaiting(item_calls.delete)
     get = _awaiting(item_calls.get)
     list = _awaiting(item_calls.page)
 
-    async def run(self, call: Call[R]) -> R:
-        """See `AsyncClient.run`."""
-        return await self._client.run(call)
 
-
-class Interactions:
+class Interactions(_Part):
     """What users did, as `Client.interactions`: durable when a call returns."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
 
     record = _blocking(user_calls.record)
 
-    def run(self, call: Call[R]) -> R:
-        """See `Client.run`."""
-        return self._client.run(call)
 
-
-class AsyncInteractions:
+class AsyncInteractions(_AsyncPart):
     """As `Interactions`, for asyncio: every method is awaited."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
 
     record = _awaiting(user_calls.record)
 
-    async def run(self, call: Call[R]) -> R:
-        """See `AsyncClient.run`."""
-        return await self._client.run(call)
 
-
-class Users:
+class Users(_Part):
     """What is held of a user, as `Client.users`."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
 
     history = _blocking(user_calls.history)
     export = _blocking(user_calls.export)
     erase = _blocking(user_calls.erase)
     verify_erasure = _blocking(user_calls.verify_erasure)
 
-    def run(self, call: Call[R]) -> R:
-        """See `Client.run`."""
-        return self._client.run(call)
 
-
-class AsyncUsers:
+class AsyncUsers(_AsyncPart):
     """As `Users`, for asyncio: every method is awaited."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
 
     history = _awaiting(user_calls.history)
     export = _awaiting(user_calls.export)
     erase = _awaiting(user_calls.erase)
     verify_erasure = _awaiting(user_calls.verify_erasure)
-
-    async def run(self, call: Call[R]) -> R:
-        """See `AsyncClient.run`."""
-        return await self._client.run(call)
 
 
 class Client:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 
 from recserve_client.contract import CatalogueItem
 from recserve_server_ext.catalogue_tables import SCHEMA, items, removed_items, state, vectors
-from recserve_server_ext.database import Database
+from recserve_server_ext.database import Database, Store
 from recserve_server_ext.errors import CatalogueError
 from recserve_server_ext.workspace import store_place
 
@@ -111,7 +110,7 @@ class Changes(NamedTuple):
     removed: list[str]
 
 
-class CatalogueStore:
+class CatalogueStore(Store):
     """The items of the catalogue; a context manager.
 
     A method that writes returns once its change has been fsynced, and a failed one changes nothing. Readers in other
@@ -128,20 +127,7 @@ class CatalogueStore:
         Raises:
             CatalogueError: There is none and `create` is false, it cannot be opened, or is no catalogue store.
         """
-        self.database = Database(where, SCHEMA, create=create)
-
-    def __enter__(self) -> CatalogueStore:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def __str__(self) -> str:
-        return self.database.shown
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.database.close()
+        super().__init__(Database(where, SCHEMA, create=create))
 
     @property
     def revision(self) -> int:

@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 import msgspec
@@ -213,6 +214,30 @@ class Database:
             raise self.schema.error(f"{what}: {error.orig}") from error
         except sa.exc.SQLAlchemyError as error:
             raise self.schema.error(f"{what}: {error}") from error
+
+
+class Store:
+    """What the stores share: a context manager around a database.
+
+    Attributes:
+        database: Where it is kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        return self.database.shown
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.database.close()
 
 
 def _engine(where: Path | str) -> sa.Engine:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from recserve_server_ext import interaction_reads, interaction_writes
-from recserve_server_ext.database import WAIT_S, Database
+from recserve_server_ext.database import WAIT_S, Database, Store
 from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.event_columns import EventColumns
 from recserve_server_ext.group_commit import GroupCommit, QueueFullError
@@ -69,7 +68,7 @@ class StoreStats(msgspec.Struct, frozen=True):
     newest: float | None
 
 
-class InteractionStore:
+class InteractionStore(Store):
     """What users did; a context manager. Its methods may be called by several threads, apart from `mark`.
 
     A method that writes returns once its change has been fsynced. Users are pseudonyms throughout; see
@@ -96,24 +95,11 @@ class InteractionStore:
             InteractionError: There is none and `create` is false, it cannot be opened, or is no interaction store.
         """
         self.limits = limits or InteractionLimits()
-        self.database = Database(where, SCHEMA, create=create)
+        super().__init__(Database(where, SCHEMA, create=create))
         self._clock = clock
         batch = self.limits.batch
         queue = max(batch, self.limits.queue)
         self._commit = GroupCommit(self._write, group=batch, queue=queue, wait_s=WAIT_S)
-
-    def __enter__(self) -> InteractionStore:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def __str__(self) -> str:
-        return self.database.shown
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.database.close()
 
     @property
     def revision(self) -> int:
