@@ -162,4 +162,6 @@ class RetrieveBench:
 
 
 def _chosen(candidates: list[Candidate]) -> BuiltEngine:
-    return next(candidate.engine for candidate in candidates if candidate.is_chosen)
+    """The engine that auto chose, searching as it chose."""
+    chosen = next(candidate for candidate in candidates if candidate.is_chosen)
+    return chosen.engine.with_parameters(chosen.parameters) if chosen.parameters else chosen.engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -20,8 +20,8 @@ Done = Callable[[str, int, int], None]
 ENGINES: tuple[EngineName, ...] = ("hnsw", "scan", "exact")
 BATCHES = (1, 8, 32)
 KINDS = ("interests", "random")
-#: Points of one curve at most.
-_POINTS = 5
+#: Points of a curve beside the chosen one: one kind of user alone may be served well by cheaper ones.
+_DEARER, _CHEAPER = 2, 4
 #: Users of a measurement by batch: enough for a clock, not so many that a batch of one takes minutes.
 _USERS = {1: 100, 8: 200, 32: 500}
 _TIE = 1e-6
@@ -32,19 +32,20 @@ class Candidate:
     """An engine with the parameters it is measured with.
 
     Attributes:
-        engine: Ready to search.
+        engine: Ready to search; candidates of one graph share it, and name the width with every search.
+        parameters: Built and searched with.
         recall: Recall@10 by kind of user.
         is_chosen: Whether it is what `auto` chose.
     """
 
     engine: BuiltEngine
+    parameters: dict[str, int]
     recall: dict[str, float]
     is_chosen: bool
 
-    @property
-    def key(self) -> str:
-        """Engine and parameters in words."""
-        return " ".join([self.engine.name, *(f"{name} {value}" for name, value in self.engine.parameters.items())])
+    def search(self, queries: Vectors) -> Vectors:
+        """Scores of the ten best of each query."""
+        return self.engine.search(queries, 10, ef=self.parameters.get("ef"))[1]
 
 
 def build_candidates(vectors: Vectors, recall: float, users: int, seed: int, done: Done) -> list[Candidate]:
@@ -68,8 +69,11 @@ def build_candidates(vectors: Vectors, recall: float, users: int, seed: int, don
     candidates = []
     for engine, report in found:
         for point in _points(report):
-            searching = engine.with_parameters(point.parameters) if point.parameters else engine
-            candidates.append(Candidate(searching, _recall(searching, sample), point is chosen))
+            # One graph serves one width at a time, so `ef` is named in each search and no second engine is made of it.
+            is_graph = not point.parameters or "ef" in point.parameters
+            searching = engine if is_graph else engine.with_parameters(point.parameters)
+            candidate = Candidate(searching, dict(point.parameters), {}, point is chosen)
+            candidates.append(replace(candidate, recall=_recall(candidate, sample)))
     return candidates
 
 
@@ -87,14 +91,14 @@ def measure(candidates: Sequence[Candidate], vectors: Vectors, rounds: int, seed
             for kind in KINDS:
                 for batch in BATCHES:
                     queries = users[kind][: _USERS[batch]]
-                    rates.setdefault((at, kind, batch), []).append(_rate(candidate.engine, queries, batch))
+                    rates.setdefault((at, kind, batch), []).append(_rate(candidate, queries, batch))
     done("curves", rounds, rounds)
     curves: dict[str, Any] = {name: {kind: [] for kind in KINDS} for name in ENGINES}
     for at, candidate in enumerate(candidates):
         for kind in KINDS:
             curves[candidate.engine.name][kind].append(
                 {
-                    "parameters": dict(candidate.engine.parameters),
+                    "parameters": candidate.parameters,
                     "recall_at_10": candidate.recall[kind],
                     "users_per_s": {str(batch): median(rates[at, kind, batch]) for batch in BATCHES},
                     "is_chosen": candidate.is_chosen,
@@ -123,30 +127,29 @@ def _own(report: RecallReport) -> list[CurvePoint]:
 
 
 def _points(report: RecallReport) -> list[CurvePoint]:
-    """The chosen point and those nearest to it of the same index, from the slowest to the fastest."""
+    """The chosen point, two dearer and four cheaper ones of the same index."""
     own = _own(report)
     chosen = own[choose(own, report.target).point]
     same = [point for point in own if _built(point) == _built(chosen)]
-    same.sort(key=lambda point: point.users_per_s)
+    same.sort(key=lambda point: -point.cpu_us_per_user)
     at = next(place for place, point in enumerate(same) if point is chosen)
-    start = max(0, min(at - _POINTS // 2, len(same) - _POINTS))
-    return same[start : start + _POINTS]
+    return same[max(0, at - _DEARER) : at + _CHEAPER + 1]
 
 
 def _built(point: CurvePoint) -> dict[str, int]:
     return {name: value for name, value in point.parameters.items() if name in ("M", "lists")}
 
 
-def _recall(engine: BuiltEngine, users: Users) -> dict[str, float]:
+def _recall(candidate: Candidate, users: Users) -> dict[str, float]:
     found = {}
     for kind, queries in users.vectors.items():
-        scores = engine.search(queries, users.k)[1]
+        scores = candidate.search(queries)
         found[kind] = float((scores >= users.last[kind][:, None] - _TIE).mean())
     return found
 
 
-def _rate(engine: BuiltEngine, queries: Vectors, batch: int) -> float:
+def _rate(candidate: Candidate, queries: Vectors, batch: int) -> float:
     start = time.perf_counter()
     for first in range(0, len(queries), batch):
-        engine.search(queries[first : first + batch], 10)
+        candidate.search(queries[first : first + batch])
     return len(queries) / (time.perf_counter() - start)

@@ -108,7 +108,7 @@ def draw(results: dict[str, Any], path: Path, title: str) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     swap = results.get("swap_under_load")
     figure, axes = plt.subplots(1, 3 if swap else 2, figsize=(15 if swap else 10, 4.5), layout="constrained")
@@ -120,13 +120,16 @@ def draw(results: dict[str, Any], path: Path, title: str) -> None:
                     [point["users_per_s"][batch] for point in points],
                     [point["recall_at_10"] for point in points],
                     marker + style,
+                    markersize=5,
                     color={"hnsw": "tab:blue", "scan": "tab:orange", "exact": "tab:green"}[name],
                     label=f"{name}, batches of {batch}",
                 )
         axis.set(xlabel="users/s", ylabel="recall@10", title=kind, xscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(visible=True, which="both", alpha=0.3)
-    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=8, loc="lower left")
     if swap:
         _draw_swap(axes[2], swap)
     figure.suptitle(title)
