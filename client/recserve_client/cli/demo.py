@@ -47,7 +47,8 @@ _USERS: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...] = (
 
 #: What comes before serving: name of the step and its command.
 _STEPS = (
-    ("export", ("export", "encoder")),
+    # Not `auto`: measuring every candidate takes minutes, and fp32 is right on every CPU.
+    ("export", ("export", "encoder", "--precision", "fp32")),
     ("import", ("catalogue", "import", "films")),
     ("index", ("index", "build")),
 )
