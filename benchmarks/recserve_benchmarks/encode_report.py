@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rich.table import Table
 
+from recserve_benchmarks import report
 from recserve_benchmarks.encode_bench import GRPC, OURS, PLAIN, SYSTEMS, TORCH
 from recserve_benchmarks.encode_corpus import KINDS
 from recserve_benchmarks.report import Target, machine
@@ -41,29 +42,10 @@ def targets() -> list[Target]:
     ]
 
 
-def value_of(results: dict[str, Any], path: str) -> float:
-    """The figure at a path such as ``ratios.in_process_to_torch.titles``."""
-    found: Any = results
-    for key in path.split("."):
-        found = found[key]
-    return float(found)
-
-
 def targets_table(results: dict[str, Any]) -> Table:
     """The targets and whether the medians meet them, with the range over the rounds; at most 100 columns wide."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("figure", "measured", "rounds", "target", "goal", "met"):
-        table.add_column(name, justify="left" if name in ("figure", "met") else "right")
     starts = {"start.first_vector_s": (min(results["start"]["starts_s"]), max(results["start"]["starts_s"]))}
-    ranges = {**results["spread"], **starts}
-    for target in targets():
-        value = value_of(results, target.name)
-        sign = ">=" if target.at_least else "<="
-        met = "[green]yes[/]" if target.met(value) else "[bold red]no[/]"
-        goal = "" if target.goal is None else f"{target.goal:g}"
-        rounds = "-".join(f"{end:.3f}" for end in ranges[target.name])
-        table.add_row(target.name, f"{value:.3f}", rounds, f"{sign} {target.bound:g}", goal, met)
-    return table
+    return report.targets_table({**results, "spread": {**results["spread"], **starts}}, targets())
 
 
 def systems_table(results: dict[str, Any]) -> Table:

@@ -15,9 +15,10 @@ from recserve_benchmarks import retrieve_curves, retrieve_filtered, retrieve_swa
 from recserve_benchmarks.corpus import Corpus
 from recserve_benchmarks.retrieve_corpus import Vectors, items_of
 from recserve_benchmarks.retrieve_curves import Candidate
-from recserve_export.engine_choice import RecallReport, Settings, build_engine
-from recserve_export.recall import choose, sample_users
+from recserve_export.engine_choice import Settings, build_engine
+from recserve_export.recall import sample_users
 from recserve_server_ext.engine import BuiltEngine
+from recserve_server_ext.scan_engine import ScanEngine
 from recserve_server_ext.snapshot import Content, Snapshot, write
 from recserve_server_ext.text_encoder import TextEncoder
 
@@ -141,7 +142,7 @@ class RetrieveBench:
             "recall_at_10": point.recall,
             "users_per_s": point.users_per_s,
             "cpu_us_per_user": point.cpu_us_per_user,
-            "build_s": self._build_s(items.vectors, report),
+            "build_s": _build_s(items.vectors, point.parameters),
             "choose_s": choose_s,
             "write_s": write_s,
             "start_s": start_s,
@@ -149,16 +150,12 @@ class RetrieveBench:
             "disk_mb": disk_mb,
         }
 
-    def _build_s(self, vectors: Vectors, report: RecallReport) -> float:
-        """Seconds of one build with the chosen parameters, as a compaction does it."""
-        from recserve_server_ext.scan_engine import ScanEngine
 
-        of = report.points[choose(report.points, report.target).point].parameters
-        if "lists" not in of:
-            return 0.0
-        start = time.perf_counter()
-        ScanEngine.build(vectors, lists=of["lists"], codes=of["codes"], nprobe=of["nprobe"], rescored=of["rescored"])
-        return time.perf_counter() - start
+def _build_s(vectors: Vectors, of: dict[str, int]) -> float:
+    """Seconds of one build of `scan` with these parameters, as a compaction does it."""
+    start = time.perf_counter()
+    ScanEngine.build(vectors, lists=of["lists"], codes=of["codes"], nprobe=of["nprobe"], rescored=of["rescored"])
+    return time.perf_counter() - start
 
 
 def _chosen(candidates: list[Candidate]) -> BuiltEngine:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_export.engine_choice import EngineName, RecallReport, Settings, build_engine
-from recserve_export.recall import CurvePoint, Users, choose, sample_users
+from recserve_export.recall import CurvePoint, Users, choose, recall_of, sample_users
 from recserve_server_ext.engine import BuiltEngine
 
 Vectors = NDArray[np.float32]
@@ -24,7 +24,6 @@ KINDS = ("interests", "random")
 _DEARER, _CHEAPER = 2, 4
 #: Users of a measurement by batch: enough for a clock, not so many that a batch of one takes minutes.
 _USERS = {1: 100, 8: 200, 32: 500}
-_TIE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +142,7 @@ def _built(point: CurvePoint) -> dict[str, int]:
 def _recall(candidate: Candidate, users: Users) -> dict[str, float]:
     found = {}
     for kind, queries in users.vectors.items():
-        scores = candidate.search(queries)
-        found[kind] = float((scores >= users.last[kind][:, None] - _TIE).mean())
+        found[kind] = float(recall_of(candidate.search(queries), users.last[kind]).mean())
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_benchmarks.retrieve_views import BATCH, K, view_of
-from recserve_export.recall import normalised_means, sample_histories
+from recserve_export.recall import TIE, normalised_means, sample_histories
 from recserve_server_ext.engine import BuiltEngine
 from recserve_server_ext.retrieval import Wanted, search
 from recserve_server_ext.view_filters import Allowed
@@ -18,7 +18,6 @@ from recserve_server_ext.view_filters import Allowed
 Vectors = NDArray[np.float32]
 SHARES = (0.001, 0.05, 0.5)
 _USERS = 320
-_TIE = 1e-6
 
 
 def measure(vectors: Vectors, engine: BuiltEngine, rounds: int, seed: int) -> dict[str, Any]:
@@ -92,5 +91,5 @@ def _recall(
         wanted = min(K, len(scores))
         if wanted:
             last = np.partition(-scores, wanted - 1)[wanted - 1]
-            shares.append(np.count_nonzero(vectors[rows] @ user >= -last - _TIE) / wanted)
+            shares.append(np.count_nonzero(vectors[rows] @ user >= -last - TIE) / wanted)
     return float(np.mean(shares))

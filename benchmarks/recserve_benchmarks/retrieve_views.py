@@ -17,7 +17,7 @@ from recserve_server_ext.catalogue_view import Delta, View
 from recserve_server_ext.engine import BuiltEngine
 from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.item_fields import ItemFields
-from recserve_server_ext.retrieval import Wanted, search
+from recserve_server_ext.retrieval import Wanted, search, search_width
 from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.snapshot_manifest import EngineManifest, SnapshotManifest
 
@@ -79,7 +79,7 @@ def measure(vectors: Vectors, engine: BuiltEngine, rounds: int, seed: int) -> di
     wanted = [Wanted(K, history, None) for history in rows]
     plain = view_of(vectors, engine)
     changed = with_delta(plain, 0.01, seed)
-    width = _width_of(plain, users[:BATCH], wanted[:BATCH])
+    width = search_width(plain, wanted[0])
     calls: dict[str, Callable[[slice], Any]] = {
         "bare": lambda part: engine.search(users[part], width),
         "bare_ten": lambda part: engine.search(users[part], K),
@@ -101,25 +101,3 @@ def measure(vectors: Vectors, engine: BuiltEngine, rounds: int, seed: int) -> di
         "users_per_s": users_per_s,
         "width": width,
     }
-
-
-def _width_of(view: View, users: Vectors, wanted: list[Wanted]) -> int:
-    """How many items retrieval asks the engine for."""
-    asked: list[int] = []
-
-    class Watching:
-        name = view.snapshot.engine.name
-
-        def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> Any:
-            asked.append(k)
-            return view.snapshot.engine.search(queries, k, ef=ef)
-
-        def save(self, folder: object) -> None:
-            raise NotImplementedError
-
-    search(View(_replaced(view.snapshot, Watching())), users, wanted)
-    return asked[0]
-
-
-def _replaced(snapshot: Snapshot, engine: Any) -> Snapshot:
-    return Snapshot(**{**vars(snapshot), "engine": engine})

@@ -11,10 +11,7 @@ from tritonclient.grpc import service_pb2
 
 from recserve_benchmarks.raw import K
 from recserve_client.contract import Slate
-from recserve_export.recall import normalised_means
-
-#: Scores this close are equal: float32 products summed in another order differ by less.
-_TIE = 1e-6
+from recserve_export.recall import TIE, normalised_means
 
 
 def read_slate(answer: bytes) -> tuple[bytes, Slate]:
@@ -38,5 +35,5 @@ def recall_at_10(vectors: NDArray[np.float32], rows: NDArray[np.int64], found: S
         scores = vectors @ normalised_means(vectors[history][None])[0]
         scores[history] = -np.inf
         tenth = np.partition(scores, -K)[-K]
-        hits += int(np.count_nonzero(scores[list(set(slate))] >= tenth - _TIE))
+        hits += int(np.count_nonzero(scores[list(set(slate))] >= tenth - TIE))
     return hits / (K * len(found))

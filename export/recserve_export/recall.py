@@ -30,7 +30,7 @@ _INTERESTS = 3
 _NEIGHBOURS = 50
 _ROUNDS = 3
 #: Scores this close are equal: float32 products summed in another order differ by less.
-_TIE = 1e-6
+TIE = 1e-6
 #: One-sided 95% of a normal distribution.
 _SIGMAS = 1.645
 _EF_STEP = 16
@@ -127,7 +127,7 @@ def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
     recall, low = {}, {}
     for kind, queries in users.vectors.items():
         scores = engine.search(queries, users.k)[1]
-        found = (scores >= users.last[kind][:, None] - _TIE).mean(axis=1)
+        found = recall_of(scores, users.last[kind])
         recall[kind] = float(found.mean())
         low[kind] = recall[kind] - _SIGMAS * float(found.std()) / math.sqrt(len(found))
     queries = np.concatenate(list(users.vectors.values()))
@@ -140,6 +140,16 @@ def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
         users_per_s=len(queries) / wall_s,
         cpu_us_per_user=cpu_s / len(queries) * 1e6,
     )
+
+
+def recall_of(scores: Vectors, last: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Recall of each user [users]: the share of the found items' scores [users, k] that reach the exact answer's last.
+
+    Args:
+        scores: [users, k] of what was found.
+        last: [users] score of the last item of the exact answer; what ties with it counts as found.
+    """
+    return np.asarray((scores >= last[:, None] - TIE).mean(axis=1))
 
 
 def reaches(point: CurvePoint, target: float) -> bool:

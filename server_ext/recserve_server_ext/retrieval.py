@@ -55,7 +55,7 @@ def search(view: View, users: Vectors, wanted: Sequence[Wanted]) -> list[Rows]:
     found: list[Rows] = [np.empty(0, np.int64)] * len(wanted)
     groups: dict[tuple[int, int | None, int], list[int]] = defaultdict(list)
     for number, want in enumerate(wanted):
-        groups[_width(view, want), _ef(view, want), id(want.allowed)].append(number)
+        groups[search_width(view, want), _ef(view, want), id(want.allowed)].append(number)
     for (width, ef, _), numbers in groups.items():
         queries = users if len(numbers) == len(wanted) else users[numbers]
         allowed = wanted[numbers[0]].allowed
@@ -148,7 +148,7 @@ def _ef(view: View, want: Wanted) -> int | None:
     return round(own * math.pow(want.allowed.items / len(want.allowed.rows), _EF_GROWTH))
 
 
-def _width(view: View, want: Wanted) -> int:
+def search_width(view: View, want: Wanted) -> int:
     """How many neighbours to ask for, so that enough remain when those that are not allowed are dropped.
 
     In steps of an eighth of their size, so that users with nearly equal wants share one search.

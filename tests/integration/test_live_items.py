@@ -224,7 +224,7 @@ def test_what_was_acknowledged_survives_kills(home: Path, live: Served) -> None:
     """Stubs and the server are killed while items are written; afterwards every acknowledged one is there."""
     rng = random.Random(5)
     acknowledged: dict[str, str] = {}
-    done = threading.Event()
+    done, written = threading.Event(), threading.Event()
 
     def write() -> None:
         number = 0
@@ -238,6 +238,7 @@ def test_what_was_acknowledged_survives_kills(home: Path, live: Served) -> None:
                     done.wait(0.1)
                     continue
                 acknowledged[item_id] = title
+                written.set()
                 number += 1
 
     with ThreadPoolExecutor(1) as threads:
@@ -249,7 +250,8 @@ def test_what_was_acknowledged_survives_kills(home: Path, live: Served) -> None:
                 live.wait_for("server_restarted", 1, timeout_s=60)
             else:
                 live.wait_for("model_reloaded", count, timeout_s=60)
-        time.sleep(0.5)
+        written.clear()
+        assert written.wait(60)
         done.set()
         writing.result(timeout=90)
     with CatalogueStore(home / "catalogue.db") as store:

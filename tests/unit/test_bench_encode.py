@@ -30,9 +30,10 @@ from recserve_benchmarks.encode_limit import (
     shares_of,
     torch_pass,
 )
-from recserve_benchmarks.encode_report import draw, machine_line, notes, systems_table, targets, targets_table, value_of
+from recserve_benchmarks.encode_report import draw, machine_line, notes, systems_table, targets, targets_table
 from recserve_benchmarks.encode_systems import COMPARED, EncodeCost, EncodeJob, start, timed
 from recserve_benchmarks.errors import BenchmarkError
+from recserve_benchmarks.report import value_of
 from recserve_benchmarks.worker import Worker
 from recserve_client.contract import EmbedRequest, Unpacker
 from recserve_export.encoder_source import default_folder
