@@ -8,6 +8,7 @@
     ├── StoreError
     │   ├── CatalogueError    the catalogue store cannot be read or written
     │   └── InteractionError  the interaction store cannot be read or written
+    ├── MilvusError       Milvus is away, refused, or did not answer in time
     ├── UserIdError       a user id cannot be made a pseudonym
     ├── ConfigError       a configuration value or file is wrong
     └── LaunchError       tritonserver cannot be found, started or kept running
@@ -38,6 +39,10 @@ class CatalogueError(StoreError):
 
 class InteractionError(StoreError):
     """The interaction store cannot be read or written."""
+
+
+class MilvusError(ServerError):
+    """Milvus is away, refused, or did not answer in time."""
 
 
 class UserIdError(ServerError):
