@@ -42,7 +42,13 @@ class InteractionError(StoreError):
 
 
 class MilvusError(ServerError):
-    """Milvus is away, refused, or did not answer in time."""
+    """Milvus is away, refused, or did not answer in time.
+
+    Attributes:
+        is_away: Whether it did not answer, or is not ready; no = it refused this one request.
+    """
+
+    is_away: bool = False
 
 
 class UserIdError(ServerError):

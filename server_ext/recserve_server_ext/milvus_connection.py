@@ -13,6 +13,8 @@ from recserve_server_ext.milvus_settings import MilvusSettings
 #: Before Milvus is asked again after it did not answer: until then callers are refused at once.
 _PAUSE_S = 1.0
 _CONNECT_S = 10.0
+#: Milvus's code of a refusal without a code of its own: it is there.
+_ANSWERED = 65_535
 _SHOWN = 300
 
 
@@ -56,8 +58,14 @@ class MilvusConnection:
 
         try:
             return getattr(client, method)(*arguments, timeout=timeout_s, **options)
-        except (MilvusException, grpc.RpcError) as error:
-            raise MilvusError(f"Milvus at {self.settings.uri}: {method}: {_reason(error)}") from error
+        except MilvusException as error:
+            fault = MilvusError(f"Milvus at {self.settings.uri}: {method}: {_shown(error.message)}")
+            fault.is_away = error.code != _ANSWERED
+            raise fault from error
+        except grpc.RpcError as error:
+            fault = MilvusError(f"Milvus at {self.settings.uri}: {method}: {error.code().name}: {error.details()}")
+            fault.is_away = True
+            raise fault from error
 
     def check(self) -> None:
         """See whether Milvus is there.
@@ -69,7 +77,7 @@ class MilvusConnection:
         self._connected(_CONNECT_S)
 
     def ask(self, method: str, *arguments: Any, timeout_s: float, **options: Any) -> Any:
-        """`call`, but after a failure everybody is refused at once for a second.
+        """`call`, but when Milvus is away everybody is refused at once for a second.
 
         Raises:
             MilvusError: As `call`.
@@ -80,8 +88,9 @@ class MilvusConnection:
         try:
             return self.call(method, *arguments, timeout_s=timeout_s, **options)
         except MilvusError as error:
-            self._fault = str(error)
-            self._ask_again = time.monotonic() + _PAUSE_S
+            if error.is_away:
+                self._fault = str(error)
+                self._ask_again = time.monotonic() + _PAUSE_S
             raise
 
     def _connected(self, timeout_s: float) -> Any:
@@ -106,11 +115,11 @@ def _connect(settings: MilvusSettings, timeout_s: float) -> Any:
     # It logs every refusal with a traceback, and the caller gets it as an error anyway.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     try:
-        return MilvusClient(settings.uri, token=settings.token(), timeout=min(timeout_s, _CONNECT_S))
+        # Also what a call spends at most on connecting again.
+        return MilvusClient(settings.uri, token=settings.token(), timeout=min(timeout_s / 2, _CONNECT_S))
     except MilvusException as error:
-        raise MilvusError(f"Milvus at {settings.uri} cannot be reached: {_reason(error)}") from error
+        raise MilvusError(f"Milvus at {settings.uri} cannot be reached: {_shown(error.message)}") from error
 
 
-def _reason(error: Exception) -> str:
-    text = str(getattr(error, "message", "") or error)
+def _shown(text: str) -> str:
     return " ".join(text.split())[:_SHOWN]

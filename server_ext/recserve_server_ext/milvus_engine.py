@@ -167,6 +167,11 @@ class MilvusEngine(RemoteEngine):
         self._forgotten.send()
 
 
+    def wait(self) -> None:
+        """Return when the background has nothing more to do for now."""
+        self._forgotten.wait()
+
+
 class _Forgotten:
     """Rows to delete from a collection: what could not be deleted is tried again after the next search that worked."""
 
@@ -189,6 +194,12 @@ class _Forgotten:
             self._running = True
             self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="forget")
         self._thread.submit(self._delete)
+
+    def wait(self) -> None:
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.submit(int).result()
 
     def _delete(self) -> None:
         try:

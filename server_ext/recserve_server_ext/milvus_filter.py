@@ -130,11 +130,12 @@ def _stored(value: Any) -> Any:
 
 def _leaf(leaf: Leaf, field: str) -> str:
     if isinstance(leaf, Exists):
-        return f"exists {field}"
+        # In brackets: it would take all that follows for its own.
+        return f"(exists {field})"
     if isinstance(leaf, Eq):
         return _compared(field, "==", leaf.value)
     if isinstance(leaf, Ne):
-        return f"(exists {field} and not ({_compared(field, '==', leaf.value)}))"
+        return f"((exists {field}) and not ({_compared(field, '==', leaf.value)}))"
     if isinstance(leaf, In):
         return _is_in(field, leaf.values)
     if isinstance(leaf, Prefix):

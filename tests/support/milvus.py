@@ -28,7 +28,9 @@ _SETTINGS = {
     # With the default of 200 ms a read that must see the last write waits as long.
     "proxy.timeTickInterval": "20",
     "log.level": "warn",
-    # How often it looks for work: a test waits for a load or a flush.
+    # After a kill it takes itself for alive as long as this, and loads nothing (30 s by default).
+    "common.session.ttl": "3",
+    # How often it looks for work: a test waits for a load.
     "queryCoord.checkInterval": "50",
     "queryCoord.distPullInterval": "50",
     "queryCoord.checkHandoffInterval": "200",
