@@ -32,10 +32,10 @@ def engine_maker(name: str, milvus_uri: str) -> Iterator[EngineMaker]:
         if name == "exact":
             return ExactEngine(vectors)
         if name == "hnsw":
-            return HnswEngine.build(vectors, m=16, ef_construction=200, ef=400, threads=2)
+            return HnswEngine.build(vectors, m=16, ef_construction=200, ef=400, threads=1)
         if name == "scan":
             codes = vectors.shape[1] // 2
-            return ScanEngine.build(vectors, lists=16, codes=codes, nprobe=16, rescored=640, threads=2)
+            return ScanEngine.build(vectors, lists=16, codes=codes, nprobe=16, rescored=640, threads=1)
         items = Loadable.of_items(vectors, [f"i{row}" for row in range(len(vectors))], fields, "test")
         settings = MilvusSettings(uri=milvus_uri, consistency="Strong")
         made.append(MilvusEngine.build(items, settings, m=16, ef_construction=200, ef=400))
