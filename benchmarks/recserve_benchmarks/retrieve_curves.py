@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_export.engine_choice import EngineName, RecallReport, Settings, build_engine
+from recserve_export.index_milvus import in_milvus
 from recserve_export.recall import CurvePoint, Users, choose, recall_of, sample_users
 from recserve_server_ext.engine import BuiltEngine
+from recserve_server_ext.milvus_collection import Loadable
+from recserve_server_ext.milvus_settings import MilvusSettings
 
 Vectors = NDArray[np.float32]
 Done = Callable[[str, int, int], None]
@@ -47,7 +50,9 @@ class Candidate:
         return self.engine.search(queries, 10, ef=self.parameters.get("ef"))[1]
 
 
-def build_candidates(vectors: Vectors, recall: float, users: int, seed: int, done: Done) -> list[Candidate]:
+def build_candidates(
+    vectors: Vectors, recall: float, users: int, seed: int, done: Done, milvus: MilvusSettings | None = None
+) -> list[Candidate]:
     """Build every engine by `recserve index build`'s own choice, and take points of its curve about the chosen one.
 
     Args:
@@ -56,6 +61,7 @@ def build_candidates(vectors: Vectors, recall: float, users: int, seed: int, don
         users: User vectors of each kind to measure recall with.
         seed: Of the users.
         done: Says how far it is.
+        milvus: Where Milvus is, to measure it too; what `auto` chose is one of the others.
     """
     found: list[tuple[BuiltEngine, RecallReport]] = []
     for number, name in enumerate(ENGINES):
@@ -64,6 +70,10 @@ def build_candidates(vectors: Vectors, recall: float, users: int, seed: int, don
     done("build engines", len(ENGINES), len(ENGINES))
     everything = [point for _, report in found for point in _own(report)]
     chosen = everything[choose(everything, recall).point]
+    if milvus is not None:
+        done("load into Milvus", 0, 1)
+        found.append(_in_milvus(vectors, Settings(engine="milvus", recall=recall, users=users, seed=seed), milvus))
+        done("load into Milvus", 1, 1)
     sample = sample_users(vectors, count=users, seed=seed + 1)
     candidates = []
     for engine, report in found:
@@ -92,7 +102,8 @@ def measure(candidates: Sequence[Candidate], vectors: Vectors, rounds: int, seed
                     queries = users[kind][: _USERS[batch]]
                     rates.setdefault((at, kind, batch), []).append(_rate(candidate, queries, batch))
     done("curves", rounds, rounds)
-    curves: dict[str, Any] = {name: {kind: [] for kind in KINDS} for name in ENGINES}
+    names = dict.fromkeys([*ENGINES, *(candidate.engine.name for candidate in candidates)])
+    curves: dict[str, Any] = {name: {kind: [] for kind in KINDS} for name in names}
     for at, candidate in enumerate(candidates):
         for kind in KINDS:
             curves[candidate.engine.name][kind].append(
@@ -118,6 +129,11 @@ def best_to_hnsw(curves: dict[str, Any], recall: float) -> dict[str, Any]:
         "chosen_users_per_s": chosen["users_per_s"]["32"],
         "hnsw_users_per_s": best,
     }
+
+
+def _in_milvus(vectors: Vectors, settings: Settings, milvus: MilvusSettings) -> tuple[BuiltEngine, RecallReport]:
+    items = Loadable.of_items(vectors, [f"t{row}" for row in range(len(vectors))], None, "bench")
+    return build_engine(vectors, settings, elsewhere=in_milvus(items, settings, milvus))
 
 
 def _own(report: RecallReport) -> list[CurvePoint]:

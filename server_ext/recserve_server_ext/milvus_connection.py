@@ -118,7 +118,9 @@ def _connect(settings: MilvusSettings, timeout_s: float) -> Any:
         # Also what a call spends at most on connecting again.
         return MilvusClient(settings.uri, token=settings.token(), timeout=min(timeout_s / 2, _CONNECT_S))
     except MilvusException as error:
-        raise MilvusError(f"Milvus at {settings.uri} cannot be reached: {_shown(error.message)}") from error
+        fault = MilvusError(f"Milvus at {settings.uri} cannot be reached: {_shown(error.message)}")
+        fault.is_away = True
+        raise fault from error
 
 
 def _shown(text: str) -> str:

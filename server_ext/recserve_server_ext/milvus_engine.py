@@ -166,7 +166,6 @@ class MilvusEngine(RemoteEngine):
         self._forgotten.add(rows)
         self._forgotten.send()
 
-
     def wait(self) -> None:
         """Return when the background has nothing more to do for now."""
         self._forgotten.wait()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recserve_client.contract import RequestError
-from recserve_client.contract.filters import BOUNDS, Filter, Prefix, Within, leaf_values, leaves
+from recserve_client.contract.filters import BOUNDS, Filter, Prefix, Value, Within, leaf_values, leaves
 from recserve_client.where import parse_where
 from recserve_server_ext.attribute_columns import AttributeColumns
 from recserve_server_ext.engine import BuiltEngine, RemoteEngine, Vectors
@@ -147,7 +147,9 @@ def is_exact(condition: Filter) -> bool:
     )
 
 
-VALUES = st.sampled_from([*WORDS, *NUMBERS, True, False, "x" * 1024, "a" * 1025, 2**53 - 1, 3.5])
+VALUES: st.SearchStrategy[Value] = st.sampled_from(
+    [*WORDS, *NUMBERS, True, False, "x" * 1024, "a" * 1025, 2**53 - 1, 3.5]
+)
 
 
 @elsewhere
