@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from recserve_server_ext.errors import ConfigError, MilvusError
 from recserve_server_ext.milvus_settings import MilvusSettings
@@ -16,6 +17,8 @@ _CONNECT_S = 10.0
 #: Milvus's code of a refusal without a code of its own: it is there.
 _ANSWERED = 65_535
 _SHOWN = 300
+
+_log = logging.getLogger(__name__)
 
 
 class MilvusConnection:
@@ -33,6 +36,7 @@ class MilvusConnection:
             settings: Where Milvus is; without a `uri` every call is refused.
         """
         self.settings = settings
+        self._name = _named(settings.uri)
         self._client: Any = None
         self._lock = threading.Lock()
         self._ask_again = 0.0
@@ -59,11 +63,11 @@ class MilvusConnection:
         try:
             return getattr(client, method)(*arguments, timeout=timeout_s, **options)
         except MilvusException as error:
-            fault = MilvusError(f"Milvus at {self.settings.uri}: {method}: {_shown(error.message)}")
+            fault = MilvusError(f"{self._name}: {method}: {_shown(error.message)}")
             fault.is_away = error.code != _ANSWERED
             raise fault from error
         except grpc.RpcError as error:
-            fault = MilvusError(f"Milvus at {self.settings.uri}: {method}: {error.code().name}: {error.details()}")
+            fault = MilvusError(f"{self._name}: {method}: {error.code().name}: {error.details()}")
             fault.is_away = True
             raise fault from error
 
@@ -88,6 +92,7 @@ class MilvusConnection:
         try:
             return self.call(method, *arguments, timeout_s=timeout_s, **options)
         except MilvusError as error:
+            _log.error("%s", error)
             if error.is_away:
                 self._fault = str(error)
                 self._ask_again = time.monotonic() + _PAUSE_S
@@ -118,9 +123,14 @@ def _connect(settings: MilvusSettings, timeout_s: float) -> Any:
         # Also what a call spends at most on connecting again.
         return MilvusClient(settings.uri, token=settings.token(), timeout=min(timeout_s / 2, _CONNECT_S))
     except MilvusException as error:
-        fault = MilvusError(f"Milvus at {settings.uri} cannot be reached: {_shown(error.message)}")
+        fault = MilvusError(f"{_named(settings.uri)} cannot be reached: {_shown(error.message)}")
         fault.is_away = True
         raise fault from error
+
+
+def _named(uri: str) -> str:
+    """Milvus with its address, but without what a URI may say about users."""
+    return f"Milvus at {urlsplit(uri).netloc.rpartition('@')[2]}"
 
 
 def _shown(text: str) -> str:

@@ -31,6 +31,8 @@ _MOST_ITEMS, _MOST_EF = 16_384, 32_768
 #: Rows of one delete.
 _DELETED = 5000
 
+_AWAY = "Milvus, which searches this catalogue, is away; try again"
+
 _log = logging.getLogger(__name__)
 
 
@@ -158,7 +160,10 @@ class MilvusEngine(RemoteEngine):
                 timeout_s=self._deadline_s,
             )
         except MilvusError as error:
-            raise RequestError(ErrorKind.UNAVAILABLE, f"{error}; try again") from error
+            # The log has the reason, which names addresses.
+            raise RequestError(
+                ErrorKind.UNAVAILABLE, "Milvus, which searches this catalogue, is away; try again"
+            ) from error
         return found
 
     def forget(self, rows: Rows) -> None:

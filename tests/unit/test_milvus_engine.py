@@ -100,9 +100,9 @@ def engine_at(uri: str, vectors: Vectors) -> MilvusEngine:
 
 
 def test_while_it_is_away_searches_are_refused_and_only_some_of_them_wait(
-    closed_port: int, monkeypatch: pytest.MonkeyPatch
+    closed_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = engine_at(f"http://127.0.0.1:{closed_port}", np.eye(4, dtype=np.float32))
+    engine = engine_at(f"http://root:secret@127.0.0.1:{closed_port}", np.eye(4, dtype=np.float32))
     tried: list[str] = []
     connect = milvus_connection._connect
 
@@ -114,14 +114,16 @@ def test_while_it_is_away_searches_are_refused_and_only_some_of_them_wait(
     monkeypatch.setattr(milvus_connection, "_connect", count)
     monkeypatch.setattr("recserve_server_ext.milvus_connection.time.monotonic", lambda: now)
     for _ in range(3):
-        with pytest.raises(RequestError, match=f"Milvus at http://127.0.0.1:{closed_port}.*try again") as refused:
+        with pytest.raises(RequestError, match="Milvus, which searches this catalogue, is away; try") as refused:
             engine.search(np.eye(4, dtype=np.float32), 2)
         assert refused.value.kind is ErrorKind.UNAVAILABLE
-    assert len(tried) == 1
+    assert len(tried) == len(caplog.records) == 1
+    assert f"Milvus at 127.0.0.1:{closed_port} cannot be reached" in caplog.text
     now += milvus_connection._PAUSE_S
     with pytest.raises(RequestError):
         engine.search(np.eye(4, dtype=np.float32), 2)
     assert len(tried) == 2
+    assert "secret" not in caplog.text
 
 
 def test_rows_that_cannot_be_deleted_now_are_kept_for_later(closed_port: int) -> None:
