@@ -12,11 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_export.engine_choice import EngineName, RecallReport, Settings, build_engine
-from recserve_export.index_milvus import in_milvus
 from recserve_export.recall import CurvePoint, Users, choose, recall_of, sample_users
 from recserve_server_ext.engine import BuiltEngine
-from recserve_server_ext.milvus_collection import Loadable
-from recserve_server_ext.milvus_settings import MilvusSettings
 
 Vectors = NDArray[np.float32]
 Done = Callable[[str, int, int], None]
@@ -50,9 +47,7 @@ class Candidate:
         return self.engine.search(queries, 10, ef=self.parameters.get("ef"))[1]
 
 
-def build_candidates(
-    vectors: Vectors, recall: float, users: int, seed: int, done: Done, milvus: MilvusSettings | None = None
-) -> list[Candidate]:
+def build_candidates(vectors: Vectors, recall: float, users: int, seed: int, done: Done) -> list[Candidate]:
     """Build every engine by `recserve index build`'s own choice, and take points of its curve about the chosen one.
 
     Args:
@@ -61,7 +56,6 @@ def build_candidates(
         users: User vectors of each kind to measure recall with.
         seed: Of the users.
         done: Says how far it is.
-        milvus: Where Milvus is, to measure it too; what `auto` chose is one of the others.
     """
     found: list[tuple[BuiltEngine, RecallReport]] = []
     for number, name in enumerate(ENGINES):
@@ -70,10 +64,6 @@ def build_candidates(
     done("build engines", len(ENGINES), len(ENGINES))
     everything = [point for _, report in found for point in _own(report)]
     chosen = everything[choose(everything, recall).point]
-    if milvus is not None:
-        done("load into Milvus", 0, 1)
-        found.append(_in_milvus(vectors, Settings(engine="milvus", recall=recall, users=users, seed=seed), milvus))
-        done("load into Milvus", 1, 1)
     sample = sample_users(vectors, count=users, seed=seed + 1)
     candidates = []
     for engine, report in found:
@@ -82,7 +72,7 @@ def build_candidates(
             is_graph = not point.parameters or "ef" in point.parameters
             searching = engine if is_graph else engine.with_parameters(point.parameters)
             candidate = Candidate(searching, dict(point.parameters), {}, point is chosen)
-            candidates.append(replace(candidate, recall=_recall(candidate, sample)))
+            candidates.append(replace(candidate, recall=recall_by_kind(candidate, sample)))
     return candidates
 
 
@@ -102,7 +92,7 @@ def measure(candidates: Sequence[Candidate], vectors: Vectors, rounds: int, seed
                     queries = users[kind][: _USERS[batch]]
                     rates.setdefault((at, kind, batch), []).append(_rate(candidate, queries, batch))
     done("curves", rounds, rounds)
-    names = dict.fromkeys([*ENGINES, *(candidate.engine.name for candidate in candidates)])
+    names = dict.fromkeys(candidate.engine.name for candidate in candidates)
     curves: dict[str, Any] = {name: {kind: [] for kind in KINDS} for name in names}
     for at, candidate in enumerate(candidates):
         for kind in KINDS:
@@ -131,11 +121,6 @@ def best_to_hnsw(curves: dict[str, Any], recall: float) -> dict[str, Any]:
     }
 
 
-def _in_milvus(vectors: Vectors, settings: Settings, milvus: MilvusSettings) -> tuple[BuiltEngine, RecallReport]:
-    items = Loadable.of_items(vectors, [f"t{row}" for row in range(len(vectors))], None, "bench")
-    return build_engine(vectors, settings, elsewhere=in_milvus(items, settings, milvus))
-
-
 def _own(report: RecallReport) -> list[CurvePoint]:
     """The points of the engine that was asked for."""
     return [point for point in report.points if point.engine == report.engine]
@@ -155,7 +140,8 @@ def _built(point: CurvePoint) -> dict[str, int]:
     return {name: value for name, value in point.parameters.items() if name in ("M", "lists")}
 
 
-def _recall(candidate: Candidate, users: Users) -> dict[str, float]:
+def recall_by_kind(candidate: Candidate, users: Users) -> dict[str, float]:
+    """Mean recall@10 of a candidate for each kind of user."""
     found = {}
     for kind, queries in users.vectors.items():
         found[kind] = float(recall_of(candidate.search(queries), users.last[kind]).mean())

@@ -28,6 +28,8 @@ from recserve_server_ext.milvus_settings import MilvusSettings
 FILE = "milvus.json"
 #: Most items that Milvus gives for one query, and its widest search.
 _MOST_ITEMS, _MOST_EF = 16_384, 32_768
+#: Candidates that are scored at once (48 MiB of vectors of 384 dimensions), unless one user has more.
+_AT_ONCE = 1 << 15
 #: Rows of one delete.
 _DELETED = 5000
 
@@ -138,10 +140,12 @@ class MilvusEngine(RemoteEngine):
         found = self._ask(queries, wanted, width, "" if where is None else self._keys.expression(where))
         for line, hits in zip(rows, found, strict=True):
             line[: len(hits.ids)] = hits.ids
-        there = rows >= 0
-        # The exact cosines: equal on every replica, and never those of a shortened vector.
-        exact = np.einsum("nkd,nd->nk", self._vectors[rows[:, :wanted]], queries)
-        scores[:, :wanted] = np.where(there[:, :wanted], exact, -np.inf)
+        # The exact cosines, equal on every replica.
+        step = max(1, _AT_ONCE // wanted)
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step), slice(wanted)
+            exact = np.einsum("nkd,nd->nk", self._vectors[rows[part]], queries[part[0]])
+            scores[part] = np.where(rows[part] >= 0, exact, -np.inf)
         order = np.argsort(-scores, axis=1, kind="stable")
         self._forgotten.send()
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
