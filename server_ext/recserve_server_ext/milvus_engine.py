@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,10 +31,8 @@ FILE = "milvus.json"
 _MOST_ITEMS, _MOST_EF = 16_384, 32_768
 #: Candidates that are scored at once (48 MiB of vectors of 384 dimensions), unless one user has more.
 _AT_ONCE = 1 << 15
-#: Rows of one delete.
-_DELETED = 5000
-
-_AWAY = "Milvus, which searches this catalogue, is away; try again"
+#: Rows of one delete, its deadline, and the pause after one that failed.
+_DELETED, _DELETE_S, _PAUSE_S = 5000, 10.0, 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -190,6 +189,7 @@ class _Forgotten:
         self._lock = threading.Lock()
         self._thread: ThreadPoolExecutor | None = None
         self._running = False
+        self._not_before = 0.0
 
     def add(self, rows: Rows) -> None:
         with self._lock:
@@ -197,7 +197,7 @@ class _Forgotten:
 
     def send(self) -> None:
         with self._lock:
-            if self._running or not self._rows:
+            if self._running or not self._rows or time.monotonic() < self._not_before:
                 return
             self._running = True
             self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="forget")
@@ -212,12 +212,15 @@ class _Forgotten:
     def _delete(self) -> None:
         try:
             while part := self._part():
-                self._connection.ask("delete", self._collection, ids=part, timeout_s=self._connection.settings.search_s)
+                # Not `ask`: searches must not be refused because deletes fail.
+                self._connection.call("delete", self._collection, ids=part, timeout_s=_DELETE_S)
                 with self._lock:
                     self._rows.difference_update(part)
         except MilvusError as error:
+            self._not_before = time.monotonic() + _PAUSE_S
             _log.warning("%s; %d rows will be deleted later", error, len(self._rows))
         except Exception:
+            self._not_before = time.monotonic() + _PAUSE_S
             _log.exception("rows cannot be deleted from Milvus; they are left out of slates all the same")
         finally:
             with self._lock:

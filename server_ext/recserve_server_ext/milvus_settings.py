@@ -20,7 +20,7 @@ class MilvusSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         token_file: File that holds ``user:password`` or an API key; empty = none is asked for.
         consistency: Which deletes a search must have seen. A collection does not change otherwise, and what was deleted
             is left out of slates in any case, so a stronger level only saves searching a little wider.
-        search_s: Deadline of a search and of a delete. The supervisor's probes wait two seconds, so it is shorter.
+        search_s: Deadline of a search. The supervisor's probes wait two seconds, so it is shorter.
         load_s: Deadline of each step of loading a snapshot: one insert, the flush, the index, the load into memory.
     """
 
