@@ -17,8 +17,8 @@ EXPORTER_VERSION: Final = 2
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.
 ALPHA: Final = 0.7
-#: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/006-int8-and-the-gate.md.
-FP32_FFN_SHARE: Final[dict[Precision, float]] = {"int8": 1.0, "int8-fast": 0.0}
+#: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/012-a-scale-for-each-token.md.
+FP32_FFN_SHARE: Final[dict[Precision, float]] = {"int8": 0.5, "int8-fast": 0.0}
 #: Precisions that are made from fp32.
 INT8: Final[tuple[Precision, ...]] = ("int8", "int8-fast")
 #: Texts that SmoothQuant looks at.
