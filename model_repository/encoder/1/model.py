@@ -16,7 +16,9 @@ class TritonPythonModel:
 
     def initialize(self, args):
         settings = model_settings(args)
-        self._model = EncoderModel(TextEncoder(Path(settings.encoder), threads=settings.serve.threads or None))
+        # A folder that is named from the model's own version folder is that of an exported model, which holds all it needs.
+        folder = Path(args["model_repository"], args["model_version"], settings.encoder)
+        self._model = EncoderModel(TextEncoder(folder, threads=settings.serve.threads or None))
 
     def execute(self, requests):
         responses, accepted = [None] * len(requests), {}
