@@ -186,7 +186,7 @@ def gate(
     min_overlap: float = _bound("overlap", "Gate: ten nearest neighbours shared with fp32."),
     min_spearman: float = _bound("spearman", "Gate: rank correlation of the cosines of pairs with fp32."),
 ) -> None:
-    """Hold an encoder where it runs, on a GPU for one, against fp32 on this CPU; exit code 1 when it misses the gate."""
+    """Hold an encoder where it runs, say on a GPU, against fp32 on this CPU; exit code 1 when it misses the gate."""
     bounds = Gate(mean_cos=min_mean_cos, p01_cos=min_p01_cos, overlap=min_overlap, spearman=min_spearman)
     with explained():
         from recserve_export.encoder_gate import gate_encoder
@@ -200,7 +200,8 @@ def gate(
         )
         out.print(
             f"{agreement.texts} texts on {where}: mean cosine {agreement.mean_cos:.6f}, 1st percentile "
-            f"{agreement.p01_cos:.6f}, overlap@{neighbours.k} {neighbours.overlap:.4f}, Spearman {neighbours.spearman:.4f}",
+            f"{agreement.p01_cos:.6f}, overlap@{neighbours.k} {neighbours.overlap:.4f}, "
+            f"Spearman {neighbours.spearman:.4f}",
             highlight=False,
         )
         if misses := bounds.misses(agreement, neighbours):
@@ -245,7 +246,8 @@ def _print_targets(done: list[Exported]) -> None:
                 note(f"{target.target}: {target.note}")
         if unknown := exported.report().not_gated:
             note(
-                f"{exported.manifest.precision} is not gated on this machine: {unknown}; on one with a GPU, serve it and run: "
+                f"{exported.manifest.precision} is not gated on this machine: {unknown}; "
+                "on one with a GPU, serve it and run: "
                 f"recserve export gate {exported.folder} --server HOST:PORT"
             )
 

@@ -17,7 +17,7 @@ from recserve_export.encoder_lock import only_export
 from recserve_export.encoder_recipe import Stage, silent
 from recserve_export.encoder_report import DEFAULT_GATE, REPORT, EncoderReport, Gate, check_gate
 from recserve_export.encoder_source import NO_OPTIONS, EncoderSource, SourceOptions, read_source
-from recserve_export.encoder_targets import DEFAULT_MOST, WrittenTarget, chosen, write_target
+from recserve_export.encoder_targets import DEFAULT_MOST, WrittenTarget, suiting, write_target
 from recserve_export.encoder_texts import texts_name
 from recserve_export.errors import ExportError
 from recserve_server_ext import cpu
@@ -116,7 +116,7 @@ def export_encoder(
     source = read_source(options=options) if found is None else read_source(found.folder, options, name=found.name)
     job = _Job(source, source.sha256(), workspace, settings, texts_name(settings.texts), stage)
     if precision != "auto":
-        chosen([precision], settings.targets)
+        suiting([precision], settings.targets)
     if (done := job.up_to_date(precision)) is not None and job.has_targets(done):
         return done
     try:
@@ -164,7 +164,7 @@ class _Job:
     def with_targets(self, done: list[Exported]) -> list[Exported]:
         """Write the Triton model folders of these encoders."""
         named = self.settings.targets
-        wanted = chosen([one.manifest.precision for one in done], named) if named else {}
+        wanted = suiting([one.manifest.precision for one in done], named) if named else {}
         return [self._with_targets(one, wanted.get(one.manifest.precision)) for one in done]
 
     def _with_targets(self, one: Exported, named: list[Target] | None) -> Exported:

@@ -1,7 +1,7 @@
 """The gate where an encoder runs: a server's model `embed`, or a GPU in this process, against fp32 on this CPU.
 
-This is how what the export cannot run is gated: fp16 on a GPU, a TensorRT plan. fp32 on the CPU was held against PyTorch
-when it was exported (least cosine 0.9999), so neither torch nor the source is needed.
+This is how what the export cannot run is gated: fp16 on a GPU, a TensorRT plan. fp32 on the CPU was held against
+PyTorch when it was exported (least cosine 0.9999), so neither torch nor the source is needed.
 """
 
 from __future__ import annotations

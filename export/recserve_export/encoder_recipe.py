@@ -26,7 +26,7 @@ HALF: Final[dict[Precision, str]] = {
 }
 #: What a report of theirs does not show: no CPU computes like that.
 NOT_GATED: Final[dict[Precision, str]] = {
-    "fp16": "the figures are of fp16 weights with the sums of this CPU, which are fp32; the sums of a GPU are not gated",
+    "fp16": "the figures are of fp16 weights with the sums of this CPU, which are fp32; those of a GPU are not gated",
     "bf16": "the figures are those of the fp32 graph on this CPU; nothing of bf16 was measured or gated",
 }
 #: Texts that SmoothQuant looks at.

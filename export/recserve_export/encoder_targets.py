@@ -51,25 +51,20 @@ class WrittenTarget:
     note: str = ""
 
 
-def chosen(precisions: Collection[Precision], targets: Sequence[Target]) -> dict[Precision, list[Target]]:
-    """Which targets each encoder gets.
+def suiting(precisions: Collection[Precision], targets: Sequence[Target]) -> dict[Precision, list[Target]]:
+    """Which of the targets each encoder gets.
 
     Raises:
-        ExportError: A target runs none of these encoders.
+        ExportError: None of them runs any of these encoders.
     """
-    for target in targets:
-        if not any(target in targets_of(precision) for precision in precisions):
-            named = " and ".join(precisions)
-            raise ExportError(
-                f"target {target} does not run {named} encoders, but {_precisions_of(target)}: int8 vectors would depend on "
-                "the batch, and bf16 is an arithmetic of TensorRT; take another --precision or --target"
-            )
-    return {precision: [target for target in targets if target in targets_of(precision)] for precision in precisions}
-
-
-def _precisions_of(target: Target) -> str:
-    every: tuple[Precision, ...] = ("fp32", "int8", "int8-fast", "fp16", "bf16")
-    return ", ".join(one for one in every if target in targets_of(one))
+    found = {one: [target for target in targets if target in targets_of(one)] for one in precisions}
+    if targets and not any(found.values()):
+        raise ExportError(
+            f"target {' or '.join(targets)} does not run {' and '.join(precisions)} encoders: int8 vectors would depend "
+            "on the batch, and bf16 is an arithmetic of TensorRT; take another --precision, or --target "
+            f"{' or '.join(dict.fromkeys(target for one in precisions for target in targets_of(one)))}"
+        )
+    return found
 
 
 def write_target(

@@ -26,8 +26,8 @@ _QUOTED: Final = 400
 def trtexec_arguments(config: EncoderConfig, onnx: str, plan: str) -> list[str]:
     """`trtexec` and its arguments: one profile for each width that texts are padded to.
 
-    fp16 graphs are built strongly typed, so that pooling and normalisation stay in fp32 as the graph says; bf16 lets the
-    builder choose it for an fp32 graph; fp32 without TF32, whose mantissa has 10 bits.
+    fp16 graphs are built strongly typed, so that pooling and normalisation stay in fp32 as the graph says; bf16 lets
+    the builder choose it for an fp32 graph; fp32 without TF32, whose mantissa has 10 bits.
     """
     arguments = ["trtexec", f"--onnx={onnx}", f"--saveEngine={plan}", "--skipInference"]
     arguments += [f"--memPoolSize=workspace:{_WORKSPACE_MIB}", *_FLAGS[config.precision]]

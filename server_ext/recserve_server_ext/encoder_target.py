@@ -149,8 +149,8 @@ def _read(folder: Path, manifest: EncoderManifest, encoder: EncoderSettings) -> 
     target = encoder.target
     if target not in targets_of(manifest.precision):
         raise EncoderError(
-            f"target {target} does not run {manifest.precision} encoders; set precision to one that it runs, such as fp32, "
-            f"or [encoder] target to {' or '.join(targets_of(manifest.precision))}"
+            f"target {target} does not run {manifest.precision} encoders; set precision to one that it runs, such as "
+            f"fp32, or [encoder] target to {' or '.join(targets_of(manifest.precision))}"
         )
     file = folder / CONFIGS / f"{encoder.provider}.pbtxt" if target == "onnxruntime" else folder / CONFIG
     if not file.is_file():
