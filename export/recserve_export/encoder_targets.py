@@ -60,8 +60,8 @@ def suiting(precisions: Collection[Precision], targets: Sequence[Target]) -> dic
     found = {one: [target for target in targets if target in targets_of(one)] for one in precisions}
     if targets and not any(found.values()):
         raise ExportError(
-            f"target {' or '.join(targets)} does not run {' and '.join(precisions)} encoders: int8 vectors would depend "
-            "on the batch, and bf16 is an arithmetic of TensorRT; take another --precision, or --target "
+            f"target {' or '.join(targets)} does not run {' and '.join(precisions)} encoders: int8 vectors would "
+            "depend on the batch, and bf16 is an arithmetic of TensorRT; take another --precision, or --target "
             f"{' or '.join(dict.fromkeys(target for one in precisions for target in targets_of(one)))}"
         )
     return found

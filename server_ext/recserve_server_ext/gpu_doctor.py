@@ -15,7 +15,7 @@ from recserve_server_ext.encoder_manifest import choose_encoder, read_manifest
 from recserve_server_ext.encoder_target import check_provider, find_backend
 from recserve_server_ext.errors import EncoderError, LaunchError
 from recserve_server_ext.finding import Finding
-from recserve_server_ext.settings import EncoderSettings, Provider, ServeSettings
+from recserve_server_ext.settings import EncoderSettings, Provider, ServeSettings, Target
 from recserve_server_ext.triton_binary import find_triton
 from recserve_server_ext.workspace import Workspace
 
@@ -28,6 +28,8 @@ _CUDA: Final = {
     "libcublasLt": ("libcublasLt.so.13", "libcublasLt.so.12"),
     "libcudnn": ("libcudnn.so.9",),
 }
+#: Backends of Triton's own, and the provider that each needs for a GPU.
+_ON_GPU: Final[tuple[tuple[Target, Provider], ...]] = (("onnxruntime", "cuda"), ("tensorrt", "cpu"))
 _TENSORRT: Final = ("libnvinfer.so.10", "libnvinfer.so.11")
 #: Least cosine of a GPU's vector with the CPU's, by the encoder's precision; fp32 sums in another order only.
 _LEAST_COS: Final = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.99}
@@ -156,8 +158,8 @@ def _provider(workspace: Workspace, settings: ServeSettings, provider: Provider)
 def _backends(settings: ServeSettings, triton: Path | None) -> Finding:
     """What of Triton's own could run an encoder on a GPU here."""
     binary, found, missing = find_triton(triton), [], []
-    for target, provider in (("onnxruntime", "cuda"), ("tensorrt", "cpu")):
-        asked = EncoderSettings(target=target, provider=provider, backends=settings.encoder.backends)  # type: ignore[arg-type]  # the two are literals
+    for target, provider in _ON_GPU:
+        asked = EncoderSettings(target=target, provider=provider, backends=settings.encoder.backends)
         try:
             backend = find_backend(binary, asked)
             check_provider(asked.provider, backend)
