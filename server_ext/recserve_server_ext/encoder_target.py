@@ -122,11 +122,17 @@ def fitted(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) -> Se
     """The settings with no larger requests to the encoder than its target takes.
 
     Raises:
-        EncoderError: The target was not exported, or its configuration cannot be read.
+        EncoderError: The target does not run such an encoder, was not exported, or its configuration cannot be read.
     """
-    if serve.encoder.target == "embedded":
+    target = serve.encoder.target
+    if target not in targets_of(manifest.precision):
+        raise EncoderError(
+            f"target {target} does not run {manifest.precision} encoders; set precision to one that it runs, such as "
+            f"fp32, or [encoder] target to {' or '.join(targets_of(manifest.precision))}"
+        )
+    if target == "embedded":
         return serve
-    most = _read(model_folder(encoder, serve.encoder.target), manifest, serve.encoder).max_batch_size
+    most = _read(model_folder(encoder, target), manifest, serve.encoder).max_batch_size
     return msgspec.structs.replace(serve, encoder_batch=min(most, serve.encoder_batch))
 
 
@@ -147,11 +153,6 @@ def _embedded(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) ->
 def _read(folder: Path, manifest: EncoderManifest, encoder: EncoderSettings) -> pb.ModelConfig:
     """The exported configuration of a target of Triton's own."""
     target = encoder.target
-    if target not in targets_of(manifest.precision):
-        raise EncoderError(
-            f"target {target} does not run {manifest.precision} encoders; set precision to one that it runs, such as "
-            f"fp32, or [encoder] target to {' or '.join(targets_of(manifest.precision))}"
-        )
     file = folder / CONFIGS / f"{encoder.provider}.pbtxt" if target == "onnxruntime" else folder / CONFIG
     if not file.is_file():
         raise EncoderError(

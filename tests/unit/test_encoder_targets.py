@@ -283,9 +283,12 @@ class TestServing:
         manifest = read_manifest(encoder)
         with pytest.raises(EncoderError, match="export encoder --precision fp32 --target onnxruntime"):
             fitted(encoder, manifest, ON_TRITON)
-        int8 = msgspec.structs.replace(manifest, precision="int8")
-        with pytest.raises(EncoderError, match="target onnxruntime does not run int8"):
-            fitted(encoder, int8, ON_TRITON)
+
+    @pytest.mark.parametrize(("precision", "target"), [("int8", "onnxruntime"), ("bf16", "embedded")])
+    def test_what_does_not_suit_is_refused(self, encoder: Path, precision: Precision, target: Target) -> None:
+        other = msgspec.structs.replace(read_manifest(encoder), precision=precision)
+        with pytest.raises(EncoderError, match=f"target {target} does not run {precision}"):
+            fitted(encoder, other, settings_of(target))
 
     @pytest.mark.parametrize("broken", ["name: 3", "output { dims: 7 }", "\xff"])
     def test_a_broken_configuration_is_named(self, encoder: Path, broken: str) -> None:
