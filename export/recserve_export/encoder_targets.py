@@ -18,6 +18,7 @@ from recserve_client.contract import models as names
 from recserve_export.encoder_report import EncoderReport, SpeedPoint
 from recserve_export.encoder_tensorrt import PLAN, build_plan, build_script
 from recserve_export.errors import ExportError
+from recserve_server_ext import cpu
 from recserve_server_ext.durable import new_folder
 from recserve_server_ext.encoder_config import EncoderConfig, write_warmup
 from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
@@ -89,6 +90,7 @@ def write_target(
         dim=manifest.dim,
         max_tokens=manifest.max_tokens,
         max_batch=most,
+        threads=cpu.usable_cores(),
     )
     if target == "embedded" or (target == "onnxruntime" and manifest.precision == "fp32"):
         config = replace(config, preferred=preferred_batches(report.grid, manifest.precision, most))

@@ -36,6 +36,7 @@ class EncoderConfig:
         max_tokens: The most tokens of a text.
         max_batch: Texts of one batch at most.
         preferred: Sizes of batches that Triton should make, ascending.
+        threads: Of target onnxruntime on the CPU.
     """
 
     target: Target
@@ -45,6 +46,7 @@ class EncoderConfig:
     max_tokens: int
     max_batch: int
     preferred: tuple[int, ...] = ()
+    threads: int = 1
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -76,7 +78,9 @@ class EncoderConfig:
         config.dynamic_batching.SetInParent()
         kind = pb.ModelInstanceGroup.KIND_GPU if self.on_gpu else pb.ModelInstanceGroup.KIND_CPU
         profiles = [str(number) for number in range(len(self.widths))] if self.target == "tensorrt" else []
-        config.instance_group.add(kind=kind, count=1, profile=profiles)
+        # One thread an instance: threads that share a run wait for one another, and spin while they do.
+        count = self.threads if self.target == "onnxruntime" and not self.on_gpu else 1
+        config.instance_group.add(kind=kind, count=count, profile=profiles)
         self._optimise(config)
         self._warm_up(config)
         return config
@@ -91,7 +95,7 @@ class EncoderConfig:
             return
         optimisation.graph.SetInParent()  # level 0: all of onnxruntime's optimisations
         if self.provider == "cpu":
-            config.parameters["intra_op_thread_count"].string_value = "0"  # the usable cores
+            config.parameters["intra_op_thread_count"].string_value = "1"
             return
         accelerators = optimisation.execution_accelerators.gpu_execution_accelerator
         if self.provider == "tensorrt":

@@ -13,8 +13,9 @@ from recserve_server_ext.settings import Target
 if TYPE_CHECKING:
     from recserve_server_ext.text_encoder import TokenTable
 
-#: Triton batches requests of equal width only, and every width is one more shape to warm up: few, each twice as wide.
-_LEAST_WIDTH: Final = 16
+#: Triton batches requests of equal width only, and every width is a shape to warm up: few. For TensorRT, where each has
+#: a profile with its own memory, each is twice as wide as the one before; for onnxruntime there is one between.
+_LEAST_WIDTH: Final[dict[Target, int]] = {"onnxruntime": 8, "tensorrt": 16}
 
 Rows = NDArray[np.int64]
 
@@ -32,11 +33,11 @@ def padded_widths(target: Target, max_tokens: int) -> tuple[int, ...]:
     if target == "embedded":
         return (max_tokens,)
     widths = []
-    width = _LEAST_WIDTH
+    width = _LEAST_WIDTH[target]
     while width < max_tokens:
-        widths.append(width)
+        widths += [width] if target == "tensorrt" else [width, width * 3 // 2]
         width *= 2
-    return (*widths, max_tokens)
+    return (*(width for width in widths if width < max_tokens), max_tokens)
 
 
 def width_of(longest: int, widths: tuple[int, ...]) -> int:

@@ -110,7 +110,7 @@ def served_encoder(
     folder = model_folder(encoder, target)
     config = _read(folder, manifest, serve.encoder)
     if serve.threads and serve.encoder.provider == "cpu" and target == "onnxruntime":
-        config.parameters["intra_op_thread_count"].string_value = str(serve.threads)
+        config.instance_group[0].count = serve.threads
     for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator:
         if ENGINE_CACHE_KEY in accelerator.parameters:
             cache = encoder / TARGETS / target / ENGINE_CACHE

@@ -15,7 +15,7 @@ from recserve_server_ext.encoder_config import EncoderConfig, profile_shapes
 
 GOLDEN = Path(__file__).parent / "golden" / "encoder"
 EMBEDDED = EncoderConfig(target="embedded", precision="fp32", dim=384, max_tokens=256, max_batch=256, preferred=(8, 32))
-ONNXRUNTIME = replace(EMBEDDED, target="onnxruntime")
+ONNXRUNTIME = replace(EMBEDDED, target="onnxruntime", threads=2)
 TENSORRT = replace(EMBEDDED, target="tensorrt", precision="fp16")
 CONFIGS = {
     "embedded": EMBEDDED,

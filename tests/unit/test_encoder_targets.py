@@ -257,7 +257,7 @@ class TestServing:
         assert fitted(encoder, manifest, ON_TRITON).encoder_batch == 16
         assert fitted(encoder, manifest, ServeSettings()).encoder_batch == 256
         served = served_encoder(encoder, manifest, msgspec.structs.replace(ON_TRITON, threads=3), "{}")
-        assert served.proto().parameters["intra_op_thread_count"].string_value == "3"
+        assert served.proto().instance_group[0].count == 3
         (tmp_path / "model" / "1").mkdir(parents=True)
         served.write_files(tmp_path / "model", Path("/nonexistent"))
         assert (tmp_path / "model" / "1" / MODEL).samefile(encoder / MODEL)
@@ -266,8 +266,11 @@ class TestServing:
     def test_a_hand_on_the_configuration_counts(self, encoder: Path) -> None:
         write(encoder, "onnxruntime")
         path = model_folder(encoder, "onnxruntime") / CONFIGS / "cpu.pbtxt"
-        path.write_text(path.read_text().replace("count: 1", "count: 2"))
-        assert served_encoder(encoder, read_manifest(encoder), ON_TRITON, "{}").proto().instance_group[0].count == 2
+        path.write_text(path.read_text().replace("num_versions: 1", "num_versions: 2"))
+        assert (
+            served_encoder(encoder, read_manifest(encoder), ON_TRITON, "{}").proto().version_policy.latest.num_versions
+            == 2
+        )
 
     def test_the_provider_is_a_setting(self, encoder: Path) -> None:
         write(encoder, "onnxruntime")

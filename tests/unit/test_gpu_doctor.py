@@ -96,7 +96,7 @@ class TestGpuEncoder:
 
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
         monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
-        with pytest.raises(EncoderError, match="CUDAExecutionProvider did not load, .* fell back to CPU"):
+        with pytest.raises(EncoderError, match=r"CUDAExecutionProvider did not load, .* fell back to CPU"):
             GpuEncoder(choose_encoder(Workspace(tiny_home), "fp32"), "cuda")
 
     @pytest.mark.parametrize(("bias", "is_ok"), [(0.0, True), (0.2, False)])
