@@ -21,6 +21,8 @@ class Precision(StrEnum):
     FP32 = "fp32"
     INT8 = "int8"
     INT8_FAST = "int8-fast"
+    FP16 = "fp16"
+    BF16 = "bf16"
 
 
 MILVUS_URI: Any = typer.Option(

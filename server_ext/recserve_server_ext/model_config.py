@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 from google.protobuf import text_format
@@ -10,6 +11,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from recserve_client.contract import models as names
 from recserve_client.contract.models import Tensor
+from recserve_server_ext.encoder_manifest import EncoderManifest
+from recserve_server_ext.encoder_target import ServedEncoder, served_encoder
 from recserve_server_ext.errors import ConfigError
 from recserve_server_ext.settings import ModelSettings
 
@@ -76,26 +79,35 @@ class Ensemble:
         return config
 
 
-Model = PythonModel | Ensemble
+Model = PythonModel | ServedEncoder | Ensemble
 
 
-def all_models(settings: ModelSettings, *, dim: int, max_tokens: int) -> list[Model]:
+def has_process(model: Model) -> bool:
+    """Whether Triton runs the model in a Python process of its own."""
+    return isinstance(model, PythonModel) or (isinstance(model, ServedEncoder) and model.target == "embedded")
+
+
+def all_models(settings: ModelSettings, encoder: Path, manifest: EncoderManifest) -> list[Model]:
     """Every model that is served, each after those it asks.
 
     Args:
-        settings: Handed to the Python models.
-        dim: Length of a vector.
-        max_tokens: Width of token tensors; fixed, so that Triton refuses crafted sizes before Python sees them.
+        settings: Handed to the Python models; made to fit by `recserve_server_ext.encoder_target.fitted`.
+        encoder: Folder of the encoder.
+        manifest: What it holds.
+
+    Raises:
+        EncoderError: The target of the encoder was not exported.
     """
-    serve = settings.serve
+    serve, dim = settings.serve, manifest.dim
     handed = msgspec.json.encode(settings).decode()
-    tokens = tuple(tensor._replace(shape=(max_tokens,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
+    width = manifest.max_tokens if serve.encoder.target == "embedded" else -1
+    tokens = tuple(tensor._replace(shape=(width,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
 
     def model(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], max_batch: int) -> PythonModel:
         return PythonModel(name=name, inputs=inputs, outputs=outputs, max_batch=max_batch, settings=handed)
 
     return [
-        model(names.ENCODER, tokens, (names.vector(dim),), serve.encoder_batch),
+        served_encoder(encoder, manifest, serve, handed),
         model(names.RECOMMEND, (names.REQUEST,), (names.RESPONSE,), serve.batch),
         model(names.EMBED, (names.REQUEST,), (names.RESPONSE,), serve.batch),
         *([model(names.ITEMS, (names.REQUEST,), (names.RESPONSE,), serve.batch)] if settings.store else []),

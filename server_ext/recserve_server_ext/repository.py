@@ -7,6 +7,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from recserve_server_ext.encoder_target import ServedEncoder
 from recserve_server_ext.errors import LaunchError
 from recserve_server_ext.model_config import Model, PythonModel, config_text
 from recserve_server_ext.triton_binary import TritonBinary
@@ -30,8 +31,14 @@ def model_sources() -> Path:
     raise LaunchError(f"model_repository is not beside {here}: the installation is incomplete; install recserve again")
 
 
-def assemble(folder: Path, models: list[Model], binary: TritonBinary) -> None:
+def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: Path | None = None) -> None:
     """Write `folder`/models and, for a server that needs them, `folder`/backends and `folder`/lib anew.
+
+    Args:
+        folder: To run from.
+        models: What to serve.
+        binary: What runs them.
+        backend: Folder of a backend that the models need besides that of Python.
 
     Raises:
         LaunchError: The folder cannot be written.
@@ -46,12 +53,16 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary) -> None:
             (target / "1").mkdir(parents=True)
             if isinstance(model, PythonModel):
                 shutil.copy(sources / model.name / "1" / "model.py", target / "1" / "model.py")
+            elif isinstance(model, ServedEncoder):
+                model.write_files(target, sources)
             (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
         if binary.backends is not None and binary.stub is not None:
             shutil.copytree(binary.backends, folder / BACKENDS, ignore=shutil.ignore_patterns("__pycache__"))
             shutil.copy(binary.stub, folder / BACKENDS / "python" / binary.stub.name)
             _hand_over_paths(folder / BACKENDS / "python" / _UTILS)
             _link_libpython(folder / LIBRARIES)
+            if backend is not None:
+                _link_backend(folder, backend, binary)
     except OSError as error:
         raise LaunchError(f"cannot write {folder}: {error.strerror or error}") from error
 
@@ -67,6 +78,19 @@ def _hand_over_paths(utils: Path) -> None:
     paths = [path for path in sys.path if path not in own and not path.endswith(".zip")]
     header = f"import sys\n\nsys.path[:0] = [path for path in {paths!r} if path not in sys.path]\n\n"
     utils.write_text(header + utils.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def _link_backend(folder: Path, backend: Path, binary: TritonBinary) -> None:
+    """Put a backend beside that of Python, and the server's library under the name that it is linked to.
+
+    The wheel has that library under a name with a hash; the loader sees that both are one file and loads it once.
+    """
+    if not (folder / BACKENDS / backend.name).exists():
+        (folder / BACKENDS / backend.name).symlink_to(backend, target_is_directory=True)
+    if binary.libraries is not None:
+        for library in binary.libraries.glob("libtritonserver-*.so*"):
+            (folder / LIBRARIES / "libtritonserver.so").symlink_to(library)
+            return
 
 
 def _link_libpython(folder: Path) -> None:

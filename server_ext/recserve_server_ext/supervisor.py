@@ -13,6 +13,7 @@ from recserve_server_ext.catalogue_store import CatalogueStore, opener
 from recserve_server_ext.compactor import Compactor, compact_command
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
+from recserve_server_ext.encoder_target import check_provider, find_backend, fitted
 from recserve_server_ext.errors import ConfigError, LaunchError, SnapshotError
 from recserve_server_ext.event_columns import event_columns
 from recserve_server_ext.event_weights import weigh
@@ -20,7 +21,7 @@ from recserve_server_ext.events import EventLog
 from recserve_server_ext.health import Health
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.item_vectors import made_with
-from recserve_server_ext.model_config import Ensemble, all_models
+from recserve_server_ext.model_config import all_models, has_process
 from recserve_server_ext.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.repository import assemble
@@ -90,6 +91,10 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     """
     encoder = choose_encoder(workspace, settings.precision)
     manifest = read_encoder_manifest(encoder)
+    settings = fitted(encoder, manifest, settings)
+    backend = find_backend(binary, settings.encoder)
+    if settings.encoder.target == "onnxruntime":
+        check_provider(settings.encoder.provider, backend)
 
     def usable(folder: Path) -> tuple[SnapshotManifest, str]:
         snapshot = read_snapshot_manifest(folder, verify=False)
@@ -118,15 +123,15 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     if store:
         _check_store(store, snapshot)
     subject = ProbeSubject(item, manifest.dim, manifest.max_tokens, has_store=bool(store))
-    models = all_models(handed, dim=manifest.dim, max_tokens=manifest.max_tokens)
+    models = all_models(handed, encoder, manifest)
     folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
-    assemble(folder.path, models, binary)
+    assemble(folder.path, models, binary, backend)
     return Plan(
         binary=binary,
         folder=folder,
         endpoint=endpoint,
         subject=subject,
-        python_models=frozenset(model.name for model in models if not isinstance(model, Ensemble)),
+        python_models=frozenset(model.name for model in models if has_process(model)),
         compactor=_compactor(workspace, settings, manifest.precision, store, log),
     )
 

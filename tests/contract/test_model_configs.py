@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from recserve_server_ext.encoder_manifest import EncoderManifest
 from recserve_server_ext.model_config import all_models, config_text
 from recserve_server_ext.settings import ModelSettings, ServeSettings
 
@@ -21,7 +22,10 @@ SETTINGS = ModelSettings(
     interactions="/interactions.db",
     pseudonym_key="/pseudonym.key",
 )
-MODELS = {model.name: model for model in all_models(SETTINGS, dim=384, max_tokens=256)}
+MANIFEST = EncoderManifest(
+    name="golden", precision="fp32", dim=384, max_tokens=256, pooling="mean", source_sha256="", files={}, versions={}
+)
+MODELS = {model.name: model for model in all_models(SETTINGS, Path("/encoder"), MANIFEST)}
 
 
 def test_all_models_are_there() -> None:

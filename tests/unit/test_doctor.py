@@ -31,6 +31,7 @@ CHECKS = [
     "Python stub",
     "CPU",
     "encoder",
+    "encoder target",
     "snapshot",
     "catalogue store",
     "gRPC port",
@@ -73,7 +74,7 @@ def test_each_fault_has_advice(tmp_path: Path, taken: int) -> None:
     code, found = diagnose(tmp_path / "empty", Path("/bin/false"), "--config", str(wrong))
     assert code == 1
     advice = {check: finding["advice"] for check, finding in found.items() if not finding["ok"]}
-    assert set(advice) == {"Triton", "encoder", "snapshot", "gRPC port"}
+    assert set(advice) == {"Triton", "encoder", "encoder target", "snapshot", "gRPC port"}
     assert "--triton" in advice["Triton"]
     assert "recserve export encoder" in advice["encoder"]
     assert "--grpc-port" in advice["gRPC port"]
