@@ -159,7 +159,7 @@ def test_milvus_is_killed_under_load(client: Client, live: Served, home: Path, m
             milvus.kill()
             work.append(threads.submit(write))
             assert refused.wait(30)
-            milvus.start(wait=False)
+            milvus.start()
             until(lambda: answers(live), "no answer after the restart", 90)
         finally:
             done.set()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _START_S = 90
+_TRIES = 3
 _PORTS = (
     "root_coord", "proxy", "proxy_internal", "query_coord", "query_node", "index_coord", "index_node", "data_coord",
     "data_node",
@@ -61,8 +62,19 @@ class MilvusProcess:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, *, wait: bool = True) -> None:
-        """Start it and, unless told otherwise, wait until it is healthy."""
+    def start(self) -> None:
+        """Start it and wait until it is healthy; on a busy machine it sometimes ends by itself at first.
+
+        Raises:
+            NoMilvusError: It does not run here.
+        """
+        for _ in range(_TRIES):
+            self._spawn()
+            if self._becomes_healthy():
+                return
+        raise NoMilvusError(f"Milvus does not start here:\n{self.last_lines()}")
+
+    def _spawn(self) -> None:
         programs = self.folder / "bin"
         environment = {
             **os.environ,
@@ -76,8 +88,6 @@ class MilvusProcess:
                 [str(programs / "milvus"), "run", "standalone"],
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
             )  # fmt: skip
-        if wait:
-            self._wait()
 
     def kill(self) -> None:
         """End it as a crash would: it ignores SIGTERM in any case."""
@@ -85,13 +95,17 @@ class MilvusProcess:
         self.process.kill()
         self.process.wait(30)
 
-    def _wait(self) -> None:
+    def _becomes_healthy(self) -> bool:
+        assert self.process is not None
         deadline = time.monotonic() + _START_S
-        while not self._is_healthy():
-            assert self.process is not None
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise NoMilvusError(f"Milvus does not start here:\n{self.last_lines()}")
+        while self.process.poll() is None:
+            if self._is_healthy():
+                return True
+            if time.monotonic() > deadline:
+                self.kill()
+                return False
             time.sleep(0.05)
+        return False
 
     def _is_healthy(self) -> bool:
         try:
