@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from recserve_client.contract import models as names
 from recserve_client.contract.models import Tensor
 from recserve_server_ext.errors import ConfigError
+from recserve_server_ext.served_encoders import LoadedEncoder
 from recserve_server_ext.settings import ModelSettings
 
 _DATATYPES = {"BYTES": pb.TYPE_STRING, "INT64": pb.TYPE_INT64, "FP32": pb.TYPE_FP32}
@@ -22,6 +23,7 @@ class PythonModel:
 
     Attributes:
         name: Of the model and its folder.
+        source: Folder of its code in `model_repository`.
         inputs: Shapes without the batch dimension where `max_batch` is positive.
         outputs: Likewise.
         max_batch: Rows of one batch; 0 = no batching.
@@ -29,6 +31,7 @@ class PythonModel:
     """
 
     name: str
+    source: str = ""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     max_batch: int
@@ -64,10 +67,11 @@ class Ensemble:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     steps: tuple[Step, ...]
+    max_batch: int = 0
 
     def proto(self) -> pb.ModelConfig:
         """The configuration as protobuf."""
-        config = pb.ModelConfig(name=self.name, platform="ensemble", max_batch_size=0)
+        config = pb.ModelConfig(name=self.name, platform="ensemble", max_batch_size=self.max_batch)
         _add_tensors(config, self.inputs, self.outputs)
         for step in self.steps:
             config.ensemble_scheduling.step.add(
@@ -79,49 +83,86 @@ class Ensemble:
 Model = PythonModel | Ensemble
 
 
-def all_models(settings: ModelSettings, *, dim: int, max_tokens: int) -> list[Model]:
-    """Every model that is served, each after those it asks.
+def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
+    """Every model that is served when a server starts, each after those it asks.
 
     Args:
         settings: Handed to the Python models.
-        dim: Length of a vector.
-        max_tokens: Width of token tensors; fixed, so that Triton refuses crafted sizes before Python sees them.
+        encoder: What is served first.
     """
-    serve = settings.serve
-    handed = msgspec.json.encode(settings).decode()
-    tokens = tuple(tensor._replace(shape=(max_tokens,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
+    packed = [names.RECOMMEND, names.EMBED, *([names.ITEMS] if settings.store else []), names.INTERACTIONS]
+    handed, batch = msgspec.json.encode(settings).decode(), settings.serve.batch
+    return [
+        *encoder_models(settings, encoder),
+        *(
+            PythonModel(name=name, inputs=(names.REQUEST,), outputs=(names.RESPONSE,), max_batch=batch, settings=handed)
+            for name in packed
+        ),
+        *ensembles(settings, encoder),
+    ]
+
+
+def encoder_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[PythonModel]:
+    """The models that belong to one encoder: its tensors have its sizes.
+
+    Args:
+        settings: Handed to them, with the folder of the encoder.
+        encoder: Which one. Its width of tokens is fixed, so that Triton refuses crafted sizes before Python sees them.
+    """
+    handed = msgspec.json.encode(msgspec.structs.replace(settings, encoder=encoder.folder)).decode()
+    tokens, vector, batch = _tokens(encoder), names.vector(encoder.dim), settings.serve.encoder_batch
 
     def model(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], max_batch: int) -> PythonModel:
-        return PythonModel(name=name, inputs=inputs, outputs=outputs, max_batch=max_batch, settings=handed)
+        own = names.of_encoder(name, encoder.fingerprint)
+        return PythonModel(name=own, source=name, inputs=inputs, outputs=outputs, max_batch=max_batch, settings=handed)
 
     return [
-        model(names.ENCODER, tokens, (names.vector(dim),), serve.encoder_batch),
-        model(names.RECOMMEND, (names.REQUEST,), (names.RESPONSE,), serve.batch),
-        model(names.EMBED, (names.REQUEST,), (names.RESPONSE,), serve.batch),
-        *([model(names.ITEMS, (names.REQUEST,), (names.RESPONSE,), serve.batch)] if settings.store else []),
-        model(names.INTERACTIONS, (names.REQUEST,), (names.RESPONSE,), serve.batch),
+        model(names.ENCODER, tokens, (vector,), batch),
         model(
             names.TOKENIZE,
             (_row(names.REQUEST, 1),),
             (*(_row(tensor, -1) for tensor in tokens), _row(names.REQUEST_ROWS, -1)),
             0,
         ),
-        model(names.POOL, (names.REQUEST_ROWS, names.vector(dim)), (names.PACKED,), serve.encoder_batch),
-        _recommend_text(),
+        model(names.POOL, (names.REQUEST_ROWS, vector), (names.PACKED,), batch),
     ]
 
 
-def _recommend_text() -> Ensemble:
+def ensembles(settings: ModelSettings, encoder: LoadedEncoder) -> list[Ensemble]:
+    """The models that lead to those of the encoder that is served."""
+    return [_encoder(settings, encoder), _recommend_text(encoder.fingerprint)]
+
+
+def _tokens(encoder: LoadedEncoder) -> tuple[Tensor, ...]:
+    return tuple(tensor._replace(shape=(encoder.max_tokens,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
+
+
+def _encoder(settings: ModelSettings, encoder: LoadedEncoder) -> Ensemble:
+    """`encoder`: the served one under a name that stays."""
+    tokens = _tokens(encoder)
+    step = Step(
+        model=names.of_encoder(names.ENCODER, encoder.fingerprint),
+        inputs={tensor.name: tensor.name for tensor in tokens},
+        outputs={names.VECTOR: names.VECTOR},
+    )
+    vector, batch = names.vector(encoder.dim), settings.serve.encoder_batch
+    return Ensemble(name=names.ENCODER, inputs=tokens, outputs=(vector,), steps=(step,), max_batch=batch)
+
+
+def _recommend_text(fingerprint: str) -> Ensemble:
     ids, mask, rows = names.INPUT_IDS.name, names.ATTENTION_MASK.name, names.REQUEST_ROWS.name
     request, response, packed = names.REQUEST.name, names.RESPONSE.name, names.PACKED.name
+    tokenize, encoder, pool = (
+        names.of_encoder(name, fingerprint) for name in (names.TOKENIZE, names.ENCODER, names.POOL)
+    )
     return Ensemble(
         name=names.RECOMMEND_TEXT,
         inputs=(_row(names.REQUEST, 1),),
         outputs=(_row(names.RESPONSE, 1),),
         steps=(
-            Step(model=names.TOKENIZE, inputs={request: request}, outputs={ids: ids, mask: mask, rows: rows}),
-            Step(model=names.ENCODER, inputs={ids: ids, mask: mask}, outputs={names.VECTOR: names.VECTOR}),
-            Step(model=names.POOL, inputs={rows: rows, names.VECTOR: names.VECTOR}, outputs={packed: packed}),
+            Step(model=tokenize, inputs={request: request}, outputs={ids: ids, mask: mask, rows: rows}),
+            Step(model=encoder, inputs={ids: ids, mask: mask}, outputs={names.VECTOR: names.VECTOR}),
+            Step(model=pool, inputs={rows: rows, names.VECTOR: names.VECTOR}, outputs={packed: packed}),
             Step(model=names.RECOMMEND, inputs={request: packed}, outputs={response: response}),
         ),
     )

@@ -36,17 +36,12 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary) -> None:
     Raises:
         LaunchError: The folder cannot be written.
     """
-    sources = model_sources()
     try:
         for part in (MODELS, BACKENDS, LIBRARIES):
             shutil.rmtree(folder / part, ignore_errors=True)
         (folder / MODELS).mkdir(parents=True)
         for model in models:
-            target = folder / MODELS / model.name
-            (target / "1").mkdir(parents=True)
-            if isinstance(model, PythonModel):
-                shutil.copy(sources / model.name / "1" / "model.py", target / "1" / "model.py")
-            (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
+            write_model(folder, model)
         if binary.backends is not None and binary.stub is not None:
             shutil.copytree(binary.backends, folder / BACKENDS, ignore=shutil.ignore_patterns("__pycache__"))
             shutil.copy(binary.stub, folder / BACKENDS / "python" / binary.stub.name)
@@ -54,6 +49,21 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary) -> None:
             _link_libpython(folder / LIBRARIES)
     except OSError as error:
         raise LaunchError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def write_model(folder: Path, model: Model) -> None:
+    """Write one model into `folder`/models, or replace its configuration.
+
+    Raises:
+        LaunchError: `model_repository` is missing.
+        OSError: The folder cannot be written.
+    """
+    target = folder / MODELS / model.name
+    (target / "1").mkdir(parents=True, exist_ok=True)
+    if isinstance(model, PythonModel):
+        code = model_sources() / (model.source or model.name) / "1" / "model.py"
+        shutil.copy(code, target / "1" / "model.py")
+    (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
 
 
 def _hand_over_paths(utils: Path) -> None:

@@ -108,20 +108,22 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the launcher hands to the models, as JSON in the parameter `settings` of their configurations.
 
     Attributes:
-        encoder: Encoder folder.
+        run: Folder that the server runs from; see `recserve_server_ext.served_encoders`.
         snapshots: Folder of published snapshots.
         store: File or URL of the catalogue store; empty = there is none, and nothing changes but by new snapshots.
         serve: The server's settings.
         interactions: File or URL of the interaction store.
         pseudonym_key: File of the key that user ids become pseudonyms with.
+        encoder: Encoder folder, for the models that belong to one.
     """
 
-    encoder: str
+    run: str
     snapshots: str
     store: str
     serve: ServeSettings
     interactions: str
     pseudonym_key: str
+    encoder: str = ""
 
 
 def read_settings(path: Path) -> ServeSettings:

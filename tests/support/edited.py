@@ -57,7 +57,8 @@ class Edited:
         self.snapshots = folder / "snapshots"
         self.store = CatalogueStore(where, create=True)
         self.asked: list[str] = []
-        self.editor = CatalogueEditor(lambda: self.store, ENCODER, limits)
+        self.editor = CatalogueEditor(lambda: self.store, lambda: self.encoder, limits)
+        self.encoder = ENCODER
 
     def publish(self) -> Path:
         """A snapshot of all items, as `index build` would make it."""
@@ -76,15 +77,15 @@ class Edited:
         )
         return write(self.snapshots, content)
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """What the model `encoder` would answer."""
+    def encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
+        """What the model of this encoder would answer."""
         self.asked += texts
         return np.stack([vector_of(text) for text in texts])
 
     def send(self, **request: Any) -> bytes:
         """The packed answer to a request, all steps of it."""
-        job = self.editor.accept(json.dumps(request).encode())
         self.editor.begin()
+        job = self.editor.accept(json.dumps(request).encode())
         self.editor.look_up([job])
         if job.needs_encoder:
             self.editor.encode([job], self.encode)

@@ -143,8 +143,9 @@ def test_serve_names_a_taken_port(tiny_home: Path, tmp_path: Path, taken: int) -
 
 def test_the_probed_models_are_those_served() -> None:
     from recserve_server_ext.probes import Probes, ProbeSubject
+    from recserve_server_ext.served_encoders import LoadedEncoder
 
-    probes = Probes("127.0.0.1:1", ProbeSubject("a", 4, 8))
+    probes = Probes("127.0.0.1:1", ProbeSubject("a", LoadedEncoder("0123456789abcdef", "/encoder", 4, 8)))
     steps = [names.TOKENIZE, names.POOL, names.RECOMMEND_TEXT]
     assert probes.models == [names.INTERACTIONS, names.ENCODER, names.RECOMMEND, names.EMBED, *steps]
     probes.close()
