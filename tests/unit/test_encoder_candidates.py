@@ -110,7 +110,7 @@ class TestAuto:
         winner = json.loads((workspace.encoder / CHOICE).read_text())["precision"]
         assert choose_encoder(workspace) == workspace.encoder / winner
         published = {path.name for path in workspace.encoder.iterdir() if path.is_dir()}
-        assert published == {"fp32", winner}
+        assert published == {"fp32", winner, "versions"}
         monkeypatch.setattr(cpu, "int8_arithmetic", lambda: "other")
         assert read_choice(workspace) is None
 
