@@ -104,6 +104,7 @@ class LiveCatalogue:
         self._encode = encode
         self._loadable = loadable
         self._told: View | None = None
+        self._is_new = True
         self._ask_again = 0.0
         self._published = self._stamp()
         self._seen: object = None
@@ -112,6 +113,7 @@ class LiveCatalogue:
         self._next: View | None = None
         self._loading: threading.Thread | None = None
         self.view()
+        self._is_new = False
 
     def view(self) -> View:
         """The newest view. Not to be called by two threads at a time."""
@@ -181,8 +183,10 @@ class LiveCatalogue:
                 self._complain(str(error))
             self._seen = mark
         except (CatalogueError, RequestError) as error:
-            # A store that is away must not cost every batch a timeout.
-            self._ask_again = time.monotonic() + _PAUSE_S
+            # A store that is away must not cost every batch a timeout. While a model is being loaded it cannot ask the
+            # encoder, and with its first batch it can.
+            is_too_early = self._is_new and isinstance(error, RequestError)
+            self._ask_again = 0.0 if is_too_early else time.monotonic() + _PAUSE_S
             self._complain(str(error))
             if is_next and view.revision < self._view.revision:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import py_compile
 import shutil
 import sys
 import sysconfig
@@ -62,8 +63,19 @@ def write_model(folder: Path, model: Model) -> None:
     (target / "1").mkdir(parents=True, exist_ok=True)
     if isinstance(model, PythonModel):
         code = model_sources() / (model.source or model.name) / "1" / "model.py"
-        shutil.copy(code, target / "1" / "model.py")
+        _copy_code(code, target / "1" / "model.py")
     (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
+
+
+def _copy_code(code: Path, target: Path) -> None:
+    """Copy the code of a model, compiled.
+
+    A stub that has to compile it writes into the model's folder, and then Triton takes the model for a changed one: it
+    would load it again together with the next ensemble that leads to it.
+    """
+    shutil.copy(code, target)
+    compiled = target.parent / "__pycache__" / f"{target.stem}.{sys.implementation.cache_tag}.pyc"
+    py_compile.compile(str(target), cfile=str(compiled), doraise=True)
 
 
 def _hand_over_paths(utils: Path) -> None:
