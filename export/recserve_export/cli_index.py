@@ -111,10 +111,15 @@ def compact(
 
 
 def _build(workspace: Workspace, precision: Precision, settings: Settings, force: bool, store: str) -> Built:
+    from recserve_export.encoder_verify import verify_stored
     from recserve_export.index_build import build as build_snapshot
     from recserve_server_ext.encoder_manifest import choose_encoder
+    from recserve_server_ext.encoder_versions import active
 
     encoder = choose_encoder(workspace, precision.value)
+    served = active(workspace)
+    if served is not None and served.folder != encoder:
+        verify_stored(encoder)  # as for `recserve encoder activate`: it will be served
     return build_snapshot(workspace, encoder, settings, store=store, force=force, stage=stage_bar)
 
 

@@ -75,12 +75,12 @@ def activate(
 
 
 @app.command()
-def rollback(home: Path = _HOME) -> None:
+def rollback(home: Path = _HOME, store: str = _STORE) -> None:
     """Serve the encoder and the index that were served before the encoder changed last."""
     with explained(OSError):
         from recserve_export.encoder_activate import roll_back
 
-        _say(roll_back(Workspace(home)))
+        _say(roll_back(Workspace(home), store=store))
 
 
 @app.command()

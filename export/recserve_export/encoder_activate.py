@@ -7,6 +7,7 @@ snapshot's: servers get both or neither.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from recserve_export.encoder_lock import only_export
 from recserve_export.encoder_verify import verify_stored
@@ -17,8 +18,8 @@ from recserve_server_ext.encoder_manifest import EncoderManifest
 from recserve_server_ext.encoder_versions import Version, discard, find, made_by
 from recserve_server_ext.run_folder import is_held
 from recserve_server_ext.served_encoders import loaded
-from recserve_server_ext.snapshot import published_encoder
-from recserve_server_ext.snapshot_manifest import SnapshotManifest
+from recserve_server_ext.snapshot import current, published_encoder
+from recserve_server_ext.snapshot_manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.snapshot_shelf import activate as publish_snapshot
 from recserve_server_ext.snapshot_shelf import before_last_encoder, newest_of
 from recserve_server_ext.workspace import Workspace
@@ -57,12 +58,9 @@ def activate(workspace: Workspace, name: str, *, store: str = "") -> Activated:
     served = published_encoder(workspace.snapshots)
     if found is None or not _fits(workspace, store, found):
         what = f"the published index was made by encoder {served}" if served else "there is no index"
-        raise ExportError(
-            f"{what}, and none of today's catalogue by {fingerprint} ({version.name}); build it, and switch to both "
-            f"together, with: recserve encoder activate {version.number or version.name} --reindex"
-        )
+        raise ExportError(f"{what}, and none of today's catalogue by {fingerprint} ({version.name}); {_anew(version)}")
     if served == fingerprint:
-        return Activated(version, found, is_new=False)
+        return Activated(version, read_manifest(current(workspace.snapshots), verify=False), is_new=False)
     return Activated(version, publish_snapshot(workspace.snapshots, found.id, fingerprint), is_new=True)
 
 
@@ -89,12 +87,16 @@ def activate_anew(
     return Activated(version, built.manifest, built.is_new)
 
 
-def roll_back(workspace: Workspace) -> Activated:
+def roll_back(workspace: Workspace, *, store: str = "") -> Activated:
     """Serve the encoder and the index that were served before the encoder changed last.
+
+    Args:
+        workspace: Where encoders, snapshots and catalogue are.
+        store: URL of the catalogue store; empty = the file in the workspace.
 
     Raises:
         ServerError: There are none, or they are gone or damaged.
-        ExportError: The encoder gives other vectors than at its export.
+        ExportError: The encoder gives other vectors than at its export, or that index is not of today's catalogue.
     """
     snapshot = before_last_encoder(workspace.snapshots)
     version = made_by(workspace.encoder, snapshot.encoder)
@@ -103,9 +105,10 @@ def roll_back(workspace: Workspace) -> Activated:
             f"snapshot {snapshot.id}, which was served before, was made by encoder {snapshot.encoder}, and that is not "
             f"in {workspace.encoder} any more; export it again"
         )
-    version, manifest = _proven(version)
-    fingerprint = manifest.runtime_fingerprint
-    return Activated(version, publish_snapshot(workspace.snapshots, snapshot.id, fingerprint), is_new=True)
+    if not _fits(workspace, store, snapshot):
+        raise ExportError(f"snapshot {snapshot.id}, which was served before, is of an older import; {_anew(version)}")
+    version, _ = _proven(version)
+    return Activated(version, publish_snapshot(workspace.snapshots, snapshot.id, snapshot.encoder), is_new=True)
 
 
 def remove(workspace: Workspace, name: str) -> Version:
@@ -140,9 +143,19 @@ def _proven(version: Version) -> tuple[Version, EncoderManifest]:
     return version, manifest
 
 
+def _anew(version: Version) -> str:
+    return (
+        "build it, and switch to both together, with: "
+        f"recserve encoder activate {version.number or version.name} --reindex"
+    )
+
+
 def _fits(workspace: Workspace, store: str, snapshot: SnapshotManifest) -> bool:
-    """Whether a snapshot with what changed since is the catalogue of today."""
-    with CatalogueStore(workspace.store_at(store)) as opened:
+    """Whether a snapshot with what changed since is the catalogue of today; without a store it is all there is."""
+    place = workspace.store_at(store)
+    if isinstance(place, Path) and not place.is_file():
+        return True
+    with CatalogueStore(place) as opened:
         head = opened.head()
     same = (snapshot.source, snapshot.field_weights) == (head.identity, head.field_weights)
     return same and max(head.imported_at, head.forgotten) <= snapshot.revision

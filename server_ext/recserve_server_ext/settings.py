@@ -74,8 +74,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         host: Address to listen on; Triton's own front end is not meant for open networks.
         grpc_port: Port of gRPC; 0 = any free one.
         metrics_port: Port of Prometheus metrics; 0 = any free one.
-        precision: Encoder to serve; `auto` = what the export chose by measurement here, or, where it chose nothing,
-            int8 where the CPU has int8 dot products and else fp32.
+        precision: That the encoder of the published index must have; `auto` = any.
         threads: Threads of the search and of the encoder, each; 0 = the usable cores.
         batch: Requests (users) answered in one batch at most.
         encoder_batch: Texts in one request to the encoder at most.

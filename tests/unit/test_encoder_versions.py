@@ -8,13 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from recserve_server_ext.durable import sha256_of
 from recserve_server_ext.encoder_manifest import (
     MANIFEST,
     MODEL,
-    TOKENIZER,
     EncoderManifest,
-    Precision,
     choose_encoder,
     read_manifest,
 )
@@ -34,30 +31,8 @@ from recserve_server_ext.served_pair import first_pair, published_pair
 from recserve_server_ext.snapshot import publish
 from recserve_server_ext.snapshot_manifest import write_manifest
 from recserve_server_ext.workspace import Workspace
-from support.small_snapshot import DIM, small_snapshot
-
-
-def fill(folder: Path, model: str, precision: Precision = "fp32") -> EncoderManifest:
-    """Files that are an encoder as far as a manifest can tell."""
-    (folder / MODEL).write_text(model)
-    (folder / TOKENIZER).write_text("{}")
-    manifest = EncoderManifest(
-        name=model,
-        precision=precision,
-        dim=DIM,
-        max_tokens=8,
-        pooling="mean",
-        source_sha256="",
-        files={name: sha256_of(folder / name) for name in (MODEL, TOKENIZER)},
-        versions={},
-    )
-    (folder / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-    return manifest
-
-
-def export(encoders: Path, model: str, precision: Precision = "fp32") -> EncoderManifest:
-    with new_version(encoders, precision) as aside:
-        return fill(aside, model, precision)
+from support.small_snapshot import small_snapshot
+from support.versions import export, fill
 
 
 def names(found: list[Version]) -> list[tuple[int, str]]:
