@@ -15,6 +15,9 @@ from recserve_export.cli_common import Precision, explained, stage_bar
 from recserve_export.encoder_export import Exported, ExportSettings, export_encoder
 from recserve_export.encoder_report import DEFAULT_GATE, Candidate, EncoderReport, Gate, Speed
 from recserve_export.encoder_source import SourceOptions
+from recserve_export.encoder_targets import DEFAULT_MOST
+from recserve_export.errors import ExportError, FidelityError
+from recserve_server_ext.settings import Provider, Target
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 
@@ -26,6 +29,34 @@ class PoolingChoice(StrEnum):
     MAX = "max"
     LAST = "last"
     WEIGHTED_MEAN = "weighted_mean"
+
+
+class ProviderChoice(StrEnum):
+    """Choices of `gate --provider`."""
+
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
+
+class TargetChoice(StrEnum):
+    """Choices of `--target`."""
+
+    EMBEDDED = "embedded"
+    ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    ALL = "all"
+
+
+_PROVIDERS: Final[dict[ProviderChoice, Provider]] = {
+    ProviderChoice.CUDA: "cuda",
+    ProviderChoice.TENSORRT: "tensorrt",
+}
+_TARGETS: Final[dict[TargetChoice, tuple[Target, ...]]] = {
+    TargetChoice.EMBEDDED: ("embedded",),
+    TargetChoice.ONNXRUNTIME: ("onnxruntime",),
+    TargetChoice.TENSORRT: ("tensorrt",),
+    TargetChoice.ALL: ("embedded", "onnxruntime", "tensorrt"),
+}
 
 
 class LongTextChoice(StrEnum):
@@ -66,6 +97,12 @@ _LONG: Final = typer.Option(LongTextChoice.TRUNCATE, help="Cut an item's long te
 _TEXTS: Final = typer.Option(
     None, help="File with one text a line, to calibrate and check with.", show_default="the films"
 )
+_TARGET: Final = typer.Option(
+    None, help="What will run it on Triton; the folders are written anew.", show_default="embedded, where it is missing"
+)
+_MOST: Final = typer.Option(
+    DEFAULT_MOST, "--max-batch", min=1, max=1024, help="Texts of one batch of a target at most."
+)
 _FORCE: Final = typer.Option(False, "--force", help="Export even when what is there is up to date.")
 
 
@@ -87,6 +124,8 @@ def encoder(
     min_p01_cos: float = _bound("p01_cos", "Gate: first percentile of the cosine with PyTorch."),
     min_overlap: float = _bound("overlap", "Gate: ten nearest neighbours shared with PyTorch."),
     min_spearman: float = _bound("spearman", "Gate: rank correlation of the cosines of pairs with PyTorch."),
+    target: TargetChoice | None = _TARGET,
+    max_batch: int = _MOST,
     force: bool = _FORCE,
 ) -> None:
     """Export a text encoder to ONNX, with pooling and normalisation inside, and compare it with the original."""
@@ -101,7 +140,8 @@ def encoder(
         long_text=long_text.value,
     )
     gate = Gate(mean_cos=min_mean_cos, p01_cos=min_p01_cos, overlap=min_overlap, spearman=min_spearman)
-    settings = ExportSettings(gate=gate, texts=texts, force=force)
+    targets: tuple[Target, ...] = () if target is None else _TARGETS[target]
+    settings = ExportSettings(gate=gate, texts=texts, force=force, targets=targets, most=max_batch)
     with explained():
         done = export_encoder(
             source, Workspace(home), precision.value, options=options, settings=settings, stage=stage_bar
@@ -110,6 +150,7 @@ def encoder(
             if not one.is_new:
                 note(f"the {one.manifest.precision} encoder is up to date: {one.folder}")
         _print_table(done)
+        _print_targets(done)
         _say_what_is_served(Workspace(home), done)
 
 
@@ -134,6 +175,40 @@ def verify(
         )
 
 
+@app.command()
+def gate(
+    folder: Path = typer.Argument(help="Encoder folder, such as .recserve/encoder/fp16."),
+    server: str | None = typer.Option(None, help="host:port of a server that runs it; its model embed is asked."),
+    provider: ProviderChoice | None = typer.Option(None, help="Run it in this process with onnxruntime-gpu instead."),
+    against: Path | None = typer.Option(None, help="fp32 encoder of the same model.", show_default="fp32 beside it"),
+    texts: Path | None = _TEXTS,
+    min_mean_cos: float = _bound("mean_cos", "Gate: mean cosine with fp32."),
+    min_p01_cos: float = _bound("p01_cos", "Gate: first percentile of the cosine with fp32."),
+    min_overlap: float = _bound("overlap", "Gate: ten nearest neighbours shared with fp32."),
+    min_spearman: float = _bound("spearman", "Gate: rank correlation of the cosines of pairs with fp32."),
+) -> None:
+    """Hold an encoder where it runs, say on a GPU, against fp32 on this CPU; exit code 1 when it misses the gate."""
+    bounds = Gate(mean_cos=min_mean_cos, p01_cos=min_p01_cos, overlap=min_overlap, spearman=min_spearman)
+    with explained():
+        from recserve_export.encoder_gate import gate_encoder
+
+        if (server is None) == (provider is None):
+            raise ExportError("give one of --server and --provider: where the encoder is to run")
+        where = server or _PROVIDERS[provider or ProviderChoice.CUDA]
+        fp32 = against or folder.parent / "fp32"
+        agreement, neighbours = gate_encoder(
+            folder, fp32, server=server, provider=None if provider is None else _PROVIDERS[provider], texts=texts
+        )
+        out.print(
+            f"{agreement.texts} texts on {where}: mean cosine {agreement.mean_cos:.6f}, 1st percentile "
+            f"{agreement.p01_cos:.6f}, overlap@{neighbours.k} {neighbours.overlap:.4f}, "
+            f"Spearman {neighbours.spearman:.4f}",
+            highlight=False,
+        )
+        if misses := bounds.misses(agreement, neighbours):
+            raise FidelityError(f"{folder} on {where} misses the gate: {', '.join(misses)}; do not serve it so")
+
+
 def _print_table(done: list[Exported]) -> None:
     """The candidates of `auto`, or the encoders that were named, with their figures."""
     last = done[-1].report()
@@ -150,7 +225,8 @@ def _print_table(done: list[Exported]) -> None:
         for report in (one.report() for one in done):
             misses = last.gate.misses(report.agreement, report.neighbours)
             size, speed = sum(report.sizes_bytes.values()), report.speeds[report.precision]
-            table.add_row(*_cells(report.precision, report, size, speed, "misses" if misses else "passes"))
+            verdict = "misses" if misses else "on the CPU" if report.not_gated else "passes"
+            table.add_row(*_cells(report.precision, report, size, speed, verdict))
     out.print(table)
     for exported in done:
         manifest = exported.manifest
@@ -172,6 +248,21 @@ def _say_what_is_served(workspace: Workspace, done: list[Exported]) -> None:
             f"version {served.name} is still served; change encoder and index together with: "
             f"recserve encoder activate {wanted.number or wanted.name} --reindex"
         )
+
+
+def _print_targets(done: list[Exported]) -> None:
+    """What was written for Triton, what is left to do, and what was not gated."""
+    for exported in done:
+        for target in exported.targets:
+            out.print(f"{exported.manifest.precision}, {target.target}: {target.folder}", highlight=False)
+            if target.note:
+                note(f"{target.target}: {target.note}")
+        if unknown := exported.report().not_gated:
+            note(
+                f"{exported.manifest.precision} is not gated on this machine: {unknown}; "
+                "on one with a GPU, serve it and run: "
+                f"recserve export gate {exported.folder} --server HOST:PORT"
+            )
 
 
 def _cells(

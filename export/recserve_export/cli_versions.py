@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from recserve_client.cli.console import fail, note, out
-from recserve_export.cli_common import explained, stage_bar
+from recserve_export.cli_common import MILVUS_TOKEN, MILVUS_URI, explained, stage_bar
+from recserve_export.cli_index import Engine
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
@@ -54,9 +55,12 @@ def activate(
     version: str = _VERSION,
     home: Path = _HOME,
     reindex: bool = typer.Option(False, "--reindex", help="First encode the catalogue with it and build its index."),
+    engine: Engine = typer.Option(Engine.AUTO, help="With --reindex: what searches, as of `recserve index build`."),
     recall: float = typer.Option(0.98, help="With --reindex: recall@10 to reach for user vectors."),
     threads: int = typer.Option(0, help="With --reindex: threads; 0: the usable cores.", min=0),
     store: str = _STORE,
+    milvus_uri: str = MILVUS_URI,
+    milvus_token_file: str = MILVUS_TOKEN,
 ) -> None:
     """Serve another encoder together with its index; running servers change to both at once, without a pause."""
     if not 0 < recall <= 1:
@@ -64,23 +68,31 @@ def activate(
     with explained(OSError):
         from recserve_export import encoder_activate
         from recserve_export.engine_choice import Settings
+        from recserve_server_ext.milvus_settings import MilvusSettings
 
         workspace = Workspace(home)
+        milvus = MilvusSettings(uri=milvus_uri, token_file=milvus_token_file)
         if reindex:
-            settings = Settings(recall=recall, threads=threads or None)
-            done = encoder_activate.activate_anew(workspace, version, settings, store=store, stage=stage_bar)
+            settings = Settings(engine=engine.value, recall=recall, threads=threads or None)
+            done = encoder_activate.activate_anew(
+                workspace, version, settings, store=store, milvus=milvus, stage=stage_bar
+            )
         else:
-            done = encoder_activate.activate(workspace, version, store=store)
+            done = encoder_activate.activate(workspace, version, store=store, milvus=milvus)
         _say(done)
 
 
 @app.command()
-def rollback(home: Path = _HOME, store: str = _STORE) -> None:
+def rollback(
+    home: Path = _HOME, store: str = _STORE, milvus_uri: str = MILVUS_URI, milvus_token_file: str = MILVUS_TOKEN
+) -> None:
     """Serve the encoder and the index that were served before the encoder changed last."""
     with explained(OSError):
         from recserve_export.encoder_activate import roll_back
+        from recserve_server_ext.milvus_settings import MilvusSettings
 
-        _say(roll_back(Workspace(home), store=store))
+        milvus = MilvusSettings(uri=milvus_uri, token_file=milvus_token_file)
+        _say(roll_back(Workspace(home), store=store, milvus=milvus))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from recserve_export.errors import ExportError
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.encoder_manifest import EncoderManifest
 from recserve_server_ext.encoder_versions import Version, discard, find, made_by
+from recserve_server_ext.milvus_settings import MilvusSettings
 from recserve_server_ext.run_folder import is_held
 from recserve_server_ext.served_encoders import loaded
 from recserve_server_ext.snapshot import current, published_encoder
@@ -40,13 +41,14 @@ class Activated:
     is_new: bool
 
 
-def activate(workspace: Workspace, name: str, *, store: str = "") -> Activated:
+def activate(workspace: Workspace, name: str, *, store: str = "", milvus: MilvusSettings | None = None) -> Activated:
     """Serve an encoder that has an index, with the newest one; changes since then are served over it.
 
     Args:
         workspace: Where encoders, snapshots and catalogue are.
         name: Number, name or fingerprint of the version.
         store: URL of the catalogue store; empty = the file in the workspace.
+        milvus: Where Milvus is, for an index that is searched there.
 
     Raises:
         ServerError: There is no such version, it is damaged, or the catalogue cannot be read.
@@ -61,11 +63,17 @@ def activate(workspace: Workspace, name: str, *, store: str = "") -> Activated:
         raise ExportError(f"{what}, and none of today's catalogue by {fingerprint} ({version.name}); {_anew(version)}")
     if served == fingerprint:
         return Activated(version, read_manifest(current(workspace.snapshots), verify=False), is_new=False)
-    return Activated(version, publish_snapshot(workspace.snapshots, found.id, fingerprint), is_new=True)
+    return Activated(version, _publish(workspace, found, milvus), is_new=True)
 
 
 def activate_anew(
-    workspace: Workspace, name: str, settings: Settings | None = None, *, store: str = "", stage: Stage = silent
+    workspace: Workspace,
+    name: str,
+    settings: Settings | None = None,
+    *,
+    store: str = "",
+    milvus: MilvusSettings | None = None,
+    stage: Stage = silent,
 ) -> Activated:
     """Encode the catalogue with an encoder, and then serve it with the new index; goes on where it was killed.
 
@@ -74,6 +82,7 @@ def activate_anew(
         name: Number, name or fingerprint of the version.
         settings: How to choose the engine of the index.
         store: URL of the catalogue store; empty = the file in the workspace.
+        milvus: Where Milvus is, for an index that is searched there.
         stage: Shows progress.
 
     Raises:
@@ -83,16 +92,17 @@ def activate_anew(
     from recserve_export.index_build import build
 
     version, _ = _proven(find(workspace.encoder, name))
-    built = build(workspace, version.folder, settings, store=store, stage=stage)
+    built = build(workspace, version.folder, settings, store=store, milvus=milvus, stage=stage)
     return Activated(version, built.manifest, built.is_new)
 
 
-def roll_back(workspace: Workspace, *, store: str = "") -> Activated:
+def roll_back(workspace: Workspace, *, store: str = "", milvus: MilvusSettings | None = None) -> Activated:
     """Serve the encoder and the index that were served before the encoder changed last.
 
     Args:
         workspace: Where encoders, snapshots and catalogue are.
         store: URL of the catalogue store; empty = the file in the workspace.
+        milvus: Where Milvus is, for an index that is searched there.
 
     Raises:
         ServerError: There are none, or they are gone or damaged.
@@ -108,7 +118,7 @@ def roll_back(workspace: Workspace, *, store: str = "") -> Activated:
     if not _fits(workspace, store, snapshot):
         raise ExportError(f"snapshot {snapshot.id}, which was served before, is of an older import; {_anew(version)}")
     version, _ = _proven(version)
-    return Activated(version, publish_snapshot(workspace.snapshots, snapshot.id, snapshot.encoder), is_new=True)
+    return Activated(version, _publish(workspace, snapshot, milvus), is_new=True)
 
 
 def remove(workspace: Workspace, name: str) -> Version:
@@ -141,6 +151,13 @@ def _proven(version: Version) -> tuple[Version, EncoderManifest]:
     manifest = version.usable()
     verify_stored(version.folder)
     return version, manifest
+
+
+def _publish(workspace: Workspace, snapshot: SnapshotManifest, milvus: MilvusSettings | None) -> SnapshotManifest:
+    from recserve_export.index_milvus import ready_in_milvus
+
+    ready = ready_in_milvus(milvus or MilvusSettings())
+    return publish_snapshot(workspace.snapshots, snapshot.id, snapshot.encoder, ready)
 
 
 def _anew(version: Version) -> str:

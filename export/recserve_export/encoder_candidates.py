@@ -15,7 +15,7 @@ from recserve_export.encoder_make import Maker
 from recserve_export.encoder_report import Candidate, EncoderReport, Speed
 from recserve_server_ext import cpu
 from recserve_server_ext.durable import write_file
-from recserve_server_ext.encoder_manifest import CHOICE, EncoderChoice, Precision, read_manifest
+from recserve_server_ext.encoder_manifest import CHOICE, INT8, EncoderChoice, Precision, read_manifest
 from recserve_server_ext.encoder_versions import new_version
 from recserve_server_ext.workspace import Workspace
 
@@ -41,7 +41,7 @@ def make_and_choose(maker: Maker, workspace: Workspace, fp32: EncoderReport) -> 
     with _scratch(workspace.encoder) as scratch:
         folders: dict[Precision, Path] = {"fp32": published}
         reports: dict[Precision, EncoderReport] = {"fp32": fp32}
-        for precision in encoder_recipe.INT8:
+        for precision in INT8:
             folders[precision] = scratch / precision
             folders[precision].mkdir()
             reports[precision] = maker.make_int8(folders[precision], precision, published)

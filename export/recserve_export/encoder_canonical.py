@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recserve_export.errors import ExportError, FidelityError
 from recserve_server_ext import cpu
 from recserve_server_ext.durable import write_file
-from recserve_server_ext.encoder_manifest import EncoderManifest
+from recserve_server_ext.encoder_manifest import INT8, EncoderManifest
 
 Vectors = NDArray[np.float32]
 
@@ -44,6 +44,8 @@ TEXTS: Final = (
 )
 #: Least cosine with what the same arithmetic gave at the export: other versions of onnxruntime sum in another order.
 LEAST_SAME_COS: Final = 0.9999
+#: Instead, for what a GPU computes with fewer bits than the CPU that exported it.
+LEAST_GPU_COS: Final = {"fp16": 0.999, "bf16": 0.99}
 #: Least cosine with PyTorch's vectors where int8 has another arithmetic.
 LEAST_OTHER_COS: Final = 0.97
 
@@ -135,9 +137,11 @@ def compare_canonical(canonical: Canonical, precision: str, vectors: Vectors, ar
     """
     if vectors.shape != (len(canonical.texts), canonical.dim):
         raise FidelityError(f"expected {len(canonical.texts)} vectors of {canonical.dim} elements, got {vectors.shape}")
-    differs = precision != "fp32" and arithmetic != canonical.int8_arithmetic
+    differs = precision in INT8 and arithmetic != canonical.int8_arithmetic
     kept = _unpacked(canonical.pytorch if differs else canonical.vectors, canonical.dim)
-    against, least = ("PyTorch", LEAST_OTHER_COS) if differs else ("export", LEAST_SAME_COS)
+    against, least = (
+        ("PyTorch", LEAST_OTHER_COS) if differs else ("export", LEAST_GPU_COS.get(precision, LEAST_SAME_COS))
+    )
     cosines = np.einsum("td,td->t", vectors.astype(np.float64), kept.astype(np.float64))
     worst = int(cosines.argmin())
     note = f"exported with {canonical.int8_arithmetic}, this CPU has {arithmetic}" if differs else ""

@@ -5,9 +5,9 @@ torch, transformers and optimum are imported only when there is something to exp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
@@ -17,16 +17,22 @@ from recserve_export.encoder_lock import only_export
 from recserve_export.encoder_recipe import Stage, silent
 from recserve_export.encoder_report import DEFAULT_GATE, REPORT, EncoderReport, Gate, check_gate
 from recserve_export.encoder_source import NO_OPTIONS, EncoderSource, SourceOptions, read_source
+from recserve_export.encoder_targets import DEFAULT_MOST, WrittenTarget, suiting, write_target
 from recserve_export.encoder_texts import texts_name
 from recserve_export.errors import ExportError
 from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import EncoderManifest, Precision, read_choice, read_manifest
+from recserve_server_ext.encoder_manifest import INT8, EncoderManifest, Precision, read_choice, read_manifest
+from recserve_server_ext.encoder_target import CONFIG, model_folder, targets_of
 from recserve_server_ext.encoder_versions import link_to, new_version, versions
 from recserve_server_ext.errors import EncoderError
+from recserve_server_ext.settings import Target
 from recserve_server_ext.workspace import Workspace
 
 if TYPE_CHECKING:
     from recserve_export.encoder_make import Maker
+
+#: Written where they are missing, whatever is asked for.
+_DEFAULT: Final[tuple[Target, ...]] = ("embedded",)
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,13 @@ class Exported:
         folder: Where it is: the link of its precision.
         manifest: Its manifest.
         is_new: Whether it was made just now, or was up to date.
+        targets: Triton model folders that were written just now.
     """
 
     folder: Path
     manifest: EncoderManifest
     is_new: bool
+    targets: tuple[WrittenTarget, ...] = ()
 
     def report(self) -> EncoderReport:
         """The figures measured when it was made.
@@ -64,11 +72,15 @@ class ExportSettings:
         gate: The least figures.
         texts: File with one text a line to calibrate, check and measure with; none = the films.
         force: Make the encoders anew even when they are up to date.
+        targets: Triton model folders to write, even where they are there; none = `embedded`, where it is missing.
+        most: Texts of one batch of a target.
     """
 
     gate: Gate = DEFAULT_GATE
     texts: Path | None = None
     force: bool = False
+    targets: tuple[Target, ...] = ()
+    most: int = DEFAULT_MOST
 
 
 def export_encoder(
@@ -104,12 +116,14 @@ def export_encoder(
     found = None if model is None else resolve(str(model), options)
     source = read_source(options=options) if found is None else read_source(found.folder, options, name=found.name)
     job = _Job(source, source.sha256(), workspace, settings, texts_name(settings.texts), stage)
-    if (done := job.up_to_date(precision)) is not None:
+    if precision != "auto":
+        suiting([precision], settings.targets)
+    if (done := job.up_to_date(precision)) is not None and job.has_targets(done):
         return done
     try:
         with only_export(workspace.encoder):
             # Another process may have made it while this one waited for the lock or for nothing.
-            return job.up_to_date(precision) or job.make(precision)
+            return job.with_targets(job.up_to_date(precision) or job.make(precision))
     except OSError as error:
         raise ExportError(f"cannot write the encoder to {workspace.encoder}: {error.strerror or error}") from error
 
@@ -139,6 +153,33 @@ class _Job:
             return None
         return [fp32] if chosen == "fp32" else [fp32, winner]
 
+    def has_targets(self, done: list[Exported]) -> bool:
+        """Whether no Triton model folder is to be written."""
+        return not self.settings.targets and all(
+            (model_folder(one.folder, target) / CONFIG).is_file()
+            for one in done
+            for target in _DEFAULT
+            if target in targets_of(one.manifest.precision)
+        )
+
+    def with_targets(self, done: list[Exported]) -> list[Exported]:
+        """Write the Triton model folders of these encoders."""
+        named = self.settings.targets
+        wanted = suiting([one.manifest.precision for one in done], named) if named else {}
+        return [self._with_targets(one, wanted.get(one.manifest.precision)) for one in done]
+
+    def _with_targets(self, one: Exported, named: list[Target] | None) -> Exported:
+        if named is None:
+            able = [target for target in _DEFAULT if target in targets_of(one.manifest.precision)]
+            named = [target for target in able if not (model_folder(one.folder, target) / CONFIG).is_file()]
+        report = one.report()
+        with self.stage("write Triton models", len(named)) as advance:
+            written = []
+            for target in named:
+                written.append(write_target(one.folder, one.manifest, report, target, most=self.settings.most))
+                advance(1)
+        return replace(one, targets=tuple(written))
+
     def make(self, precision: Precision | Literal["auto"]) -> list[Exported]:
         """Make what is missing, out of date or forced."""
         from recserve_export.encoder_make import Maker
@@ -164,7 +205,11 @@ class _Job:
         fp32 = self.workspace.encoder / "fp32"
         with new_version(self.workspace.encoder, precision) as aside:
             is_fp32 = precision == "fp32"
-            report = maker.make_fp32(aside) if is_fp32 else maker.make_int8(aside, precision, fp32)
+            if is_fp32:
+                report = maker.make_fp32(aside)
+            else:
+                make = maker.make_int8 if precision in INT8 else maker.make_half
+                report = make(aside, precision, fp32)
             if is_named:
                 check_gate(report, self.settings.gate)
             speeds = maker.measure({precision: aside} if is_fp32 else {"fp32": fp32, precision: aside})
@@ -200,7 +245,7 @@ class _Job:
     def _would_choose_again(self, report: EncoderReport) -> bool:
         """Whether `auto` would choose among the same candidates by the same gate on the same kind of CPU."""
         made = {one.precision: one.recipe for one in report.candidates}
-        now = {precision: encoder_recipe.recipe(precision) for precision in ("fp32", *encoder_recipe.INT8)}
+        now = {precision: encoder_recipe.recipe(precision) for precision in ("fp32", *INT8)}
         same_cpu = report.machine.int8_arithmetic == cpu.int8_arithmetic()
         return made == now and report.gate == self.settings.gate and same_cpu
 

@@ -100,6 +100,28 @@ class Maker:
         shutil.copyfile(fp32 / TOKENIZER, folder / TOKENIZER)
         return self._compared(self._load(folder, precision))
 
+    def make_half(self, folder: Path, precision: Precision, fp32: Path) -> EncoderReport:
+        """Make an encoder for GPUs from an fp32 one, and compare what the CPU makes of it with PyTorch.
+
+        Args:
+            folder: Empty; receives the files.
+            precision: `fp16` or `bf16`.
+            fp32: Folder of the encoder to make it from.
+
+        Returns:
+            The report without speeds; it says what it does not show.
+        """
+        with quiet(), self._step(f"convert to {precision}"):
+            if precision == "fp16":
+                from recserve_export.half import write_fp16
+
+                write_fp16(fp32 / MODEL, folder / MODEL)
+            else:
+                shutil.copyfile(fp32 / MODEL, folder / MODEL)
+        shutil.copyfile(fp32 / TOKENIZER, folder / TOKENIZER)
+        report = self._compared(self._load(folder, precision))
+        return msgspec.structs.replace(report, not_gated=encoder_recipe.NOT_GATED[precision])
+
     def measure(self, folders: Mapping[Precision, Path]) -> dict[Precision, Speed]:
         """Texts/s of encoders that take turns."""
         encoders = {precision: TextEncoder(folder, verify=False) for precision, folder in folders.items()}

@@ -62,6 +62,7 @@ def _page(report: EncoderReport, plots: dict[str, bytes]) -> str:
         f"{report.truncated_texts:,} are longer than it takes; against PyTorch in fp32; measured on "
         f"{escape(machine)}.</p>",
         missed if misses else "<p>Passes the gate.</p>",
+        f'<p class="miss">Not gated on this machine: {escape(report.not_gated)}.</p>' if report.not_gated else "",
         _table(("figure", "measured", "gate"), figures),
         _candidates(report),
         *(f'<p><img alt="{name}" src="data:image/png;base64,{_base64(png)}"></p>' for name, png in plots.items()),

@@ -12,15 +12,25 @@ from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import Precision
 
 #: Raise it when a change to the exporter changes the files it writes.
-EXPORTER_VERSION: Final = 1
+EXPORTER_VERSION: Final = 2
 #: Key of the recipe in the manifest's `versions`.
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.
 ALPHA: Final = 0.7
-#: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/006-int8-and-the-gate.md.
-FP32_FFN_SHARE: Final[dict[Precision, float]] = {"int8": 1.0, "int8-fast": 0.0}
+#: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/012-a-scale-for-each-token.md.
+FP32_FFN_SHARE: Final[dict[Precision, float]] = {"int8": 0.5, "int8-fast": 0.0}
 #: Precisions that are made from fp32.
 INT8: Final[tuple[Precision, ...]] = ("int8", "int8-fast")
+#: How the precisions for GPUs are made.
+HALF: Final[dict[Precision, str]] = {
+    "fp16": "half precision but for pooling and normalisation",
+    "bf16": "the fp32 graph, which TensorRT computes in bf16",
+}
+#: What a report of theirs does not show: no CPU computes like that.
+NOT_GATED: Final[dict[Precision, str]] = {
+    "fp16": "the figures are of fp16 weights with the sums of this CPU, which are fp32; those of a GPU are not gated",
+    "bf16": "the figures are those of the fp32 graph on this CPU; nothing of bf16 was measured or gated",
+}
 #: Texts that SmoothQuant looks at.
 CALIBRATION_TEXTS: Final = 300
 
@@ -69,9 +79,11 @@ def recipe(precision: Precision) -> str:
     """Names all that decides the file besides the source; equal recipes and sources need no new export."""
     if precision == "fp32":
         return str(EXPORTER_VERSION)
+    if precision in HALF:
+        return f"{EXPORTER_VERSION} ({HALF[precision]})"
     how = int8_recipe(precision)
     return (
-        f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, {how.weight_bits}-bit weights, "
+        f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, a scale for each token, {how.weight_bits}-bit weights, "
         f"FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32)"
     )
 

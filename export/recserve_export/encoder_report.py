@@ -187,6 +187,7 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         worst: Ten texts with the least cosines.
         batch_invariance: Of the encoder on this CPU.
         gate: Bounds that these figures were held against.
+        not_gated: What these figures do not show, since this machine cannot run it; empty = nothing.
         speeds: By precision: this one and fp32, or all candidates of `auto`.
         grid: By length and batch, beside PyTorch.
         candidates: What `auto` chose among; empty where a precision was named.
@@ -207,6 +208,7 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     worst: list[WorstText]
     batch_invariance: BatchInvariance
     gate: Gate
+    not_gated: str = ""
     speeds: dict[str, Speed]
     grid: list[SpeedPoint]
     candidates: list[Candidate]

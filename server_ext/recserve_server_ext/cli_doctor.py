@@ -21,6 +21,7 @@ def doctor(
     home: Annotated[Path, typer.Option(help="Folder with encoder, catalogue and snapshots.")] = DEFAULT_HOME,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     triton: Annotated[Path | None, typer.Option(help="A tritonserver to check instead of the one found.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check the GPU, too, and run the encoder on it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check the installation, the encoder, the snapshot and the ports; exit code 1 when something is wrong."""
@@ -35,7 +36,7 @@ def doctor(
         settings = read_settings(config) if config is not None else ServeSettings()
     except ServerError as error:
         fail(str(error), code=2)
-    findings = examine(Workspace(home), settings, triton)
+    findings = examine(Workspace(home), settings, triton, gpu=gpu)
     if as_json:
         sys.stdout.write(json.dumps([{**asdict(finding), "ok": finding.ok} for finding in findings]) + "\n")
     else:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import choose_encoder, read_manifest
 from recserve_server_ext.errors import LaunchError, ServerError
+from recserve_server_ext.finding import Finding
 from recserve_server_ext.settings import ServeSettings
 from recserve_server_ext.triton_binary import PYTHON, TritonBinary, find_triton
 from recserve_server_ext.workspace import Workspace
@@ -28,33 +28,16 @@ _START_S = 20.0
 _NOT_LOADED = 127
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one check.
-
-    Attributes:
-        check: What was looked at.
-        found: What was there.
-        advice: What to do; empty when all is well.
-    """
-
-    check: str
-    found: str
-    advice: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is well."""
-        return not self.advice
-
-
-def examine(workspace: Workspace, settings: ServeSettings, triton: Path | None = None) -> list[Finding]:
+def examine(
+    workspace: Workspace, settings: ServeSettings, triton: Path | None = None, *, gpu: bool = False
+) -> list[Finding]:
     """Run every check; none stops the others.
 
     Args:
         workspace: Where encoder and snapshots should be.
         settings: Those to serve with.
         triton: The tritonserver to run instead of the one found.
+        gpu: Whether to look for a GPU, too, and to run the encoder on it.
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("Python", _python),
@@ -66,11 +49,16 @@ def examine(workspace: Workspace, settings: ServeSettings, triton: Path | None =
         ("Python stub", lambda: _stub(triton)),
         ("CPU", _cpu),
         ("encoder", lambda: _encoder(workspace, settings)),
+        ("encoder target", lambda: _target(workspace, settings, triton)),
         ("snapshot", lambda: _snapshot(workspace, settings)),
         ("catalogue store", lambda: _store(workspace, settings)),
         ("gRPC port", lambda: _port(settings.host, settings.grpc_port, "grpc")),
         ("metrics port", lambda: _port(settings.host, settings.metrics_port, "metrics")),
     ]
+    if gpu:
+        from recserve_server_ext.gpu_doctor import gpu_checks
+
+        checks += gpu_checks(workspace, settings, triton)
     return [_run(name, check) for name, check in checks]
 
 
@@ -165,6 +153,19 @@ def _encoder(workspace: Workspace, settings: ServeSettings) -> Finding:
     folder = choose_encoder(workspace, settings.precision)
     manifest = read_manifest(folder)
     return Finding("encoder", f"{manifest.name}, {manifest.precision}, {manifest.runtime_fingerprint}")
+
+
+def _target(workspace: Workspace, settings: ServeSettings, explicit: Path | None) -> Finding:
+    from recserve_server_ext.encoder_target import check_provider, find_backend, fitted
+
+    folder = choose_encoder(workspace, settings.precision)
+    asked = settings.encoder
+    fitted(folder, read_manifest(folder, verify=False), settings)
+    backend = find_backend(find_triton(explicit), asked) if asked.target != "embedded" else None
+    if asked.target != "onnxruntime":
+        return Finding("encoder target", asked.target)
+    check_provider(asked.provider, backend)
+    return Finding("encoder target", f"{asked.target} on {asked.provider}")
 
 
 def _snapshot(workspace: Workspace, settings: ServeSettings) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -17,10 +17,12 @@ MANIFEST = "encoder.json"
 MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 CHOICE = "choice.json"
-FORMAT = 1
+#: 2: int8 graphs have one scale for each token, so that texts share runs.
+FORMAT = 2
 
-Precision = Literal["fp32", "int8", "int8-fast"]
-
+Precision = Literal["fp32", "int8", "int8-fast", "fp16", "bf16"]
+#: Those whose vectors depend on how the CPU multiplies.
+INT8: Final[tuple[Precision, ...]] = ("int8", "int8-fast")
 
 #: What a text is: of a history or a search, or of an item.
 Role = Literal["query", "passage"]
@@ -82,7 +84,7 @@ class EncoderManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     @property
     def runtime_fingerprint(self) -> str:
         """The fingerprint on this CPU: for int8 the arithmetic is part of it, since vectors depend on it."""
-        if self.precision != "fp32":
+        if self.precision in INT8:
             return f"{self.fingerprint}+{cpu.int8_arithmetic()}"
         return self.fingerprint
 

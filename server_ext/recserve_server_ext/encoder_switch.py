@@ -25,10 +25,11 @@ from typing import Final
 
 import grpc
 
+from recserve_server_ext.encoder_target import ServedEncoder
 from recserve_server_ext.encoder_trial import check_length, try_in_process
 from recserve_server_ext.errors import EncoderError, ServerError
 from recserve_server_ext.events import EventLog
-from recserve_server_ext.model_config import PythonModel, encoder_models, ensembles
+from recserve_server_ext.model_config import PythonModel, encoder_models, ensembles, has_process
 from recserve_server_ext.probes import Admin
 from recserve_server_ext.repository import MODELS, write_model
 from recserve_server_ext.served_encoders import LoadedEncoder, read_serving, write_table
@@ -90,7 +91,7 @@ class EncoderSwitch:
     @property
     def models(self) -> frozenset[str]:
         """Names of the models with a process that belong to an encoder."""
-        return frozenset(model.name for one in list(self._loaded) for model in self._models(one))
+        return frozenset(model.name for one in list(self._loaded) for model in self._models(one) if has_process(model))
 
     def check(self, admin: Callable[[], Admin]) -> None:
         """Look what is next, and begin it; never raises, never waits.
@@ -159,7 +160,8 @@ class EncoderSwitch:
     def _load(self, encoder: LoadedEncoder, admin: Admin) -> None:
         start = time.monotonic()
         try:
-            try_in_process(Path(encoder.folder), _LOAD_S)
+            if self._settings.serve.encoder.target == "embedded":  # others may need what only the server has
+                try_in_process(Path(encoder.folder), _LOAD_S)
         except EncoderError as error:
             self._refuse(encoder, error)
             return
@@ -212,7 +214,7 @@ class EncoderSwitch:
                 admin.unload(model.name, _LOAD_S)
             shutil.rmtree(self._folder / MODELS / model.name, ignore_errors=True)
 
-    def _models(self, encoder: LoadedEncoder) -> list[PythonModel]:
+    def _models(self, encoder: LoadedEncoder) -> list[PythonModel | ServedEncoder]:
         return encoder_models(self._settings, encoder)
 
 

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.catalogue_store import CatalogueStore, opener
 from recserve_server_ext.catalogue_view import Vectors, View
 from recserve_server_ext.delta import with_changes
+from recserve_server_ext.engine import RemoteEngine
 from recserve_server_ext.errors import CatalogueError, EncoderNotLoadedError, SnapshotError
 from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.packed_model import Encode
@@ -55,7 +58,7 @@ def open_live(
 
     def load(folder: Path) -> Snapshot:
         encoders.require(read_manifest(folder, verify=False).encoder)
-        return Snapshot.load(folder, threads=settings.serve.threads or None)
+        return Snapshot.load(folder, threads=settings.serve.threads or None, milvus=settings.serve.milvus)
 
     def changed(view: View) -> None:
         show(view)
@@ -141,10 +144,13 @@ class LiveCatalogue:
             return 0, self._loadable()
 
     def _load_next(self) -> None:
-        self._next = None
+        ready, self._next = self._next, None
         try:
             folder = current(self._snapshots)
             if folder.name == self._view.snapshot.manifest.id:
+                return
+            if ready is not None and folder.name == ready.snapshot.manifest.id:
+                self._next = ready
                 return
             view = View(self._load(folder))
             if self._open is not None:
@@ -215,10 +221,20 @@ class LiveCatalogue:
             )
         if head.revision == view.revision:
             return view
-        return View(view.snapshot, with_changes(view, changes, self._encode))
+        grown = View(view.snapshot, with_changes(view, changes, self._encode))
+        _forget_hidden(view, grown)
+        return grown
 
     def _complain(self, fault: str) -> None:
         """Log a fault once."""
         if fault != self._fault:
             _log.error("%s", fault)
             self._fault = fault
+
+
+def _forget_hidden(before: View, after: View) -> None:
+    """Tell an engine elsewhere which rows of its snapshot are gone for good: one that is hidden never comes back."""
+    engine = after.snapshot.engine
+    if isinstance(engine, RemoteEngine):
+        items = len(after.snapshot.ids)
+        engine.forget(np.flatnonzero(before.available[:items] & ~after.available[:items]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 from google.protobuf import text_format
@@ -10,6 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from recserve_client.contract import models as names
 from recserve_client.contract.models import Tensor
+from recserve_server_ext.encoder_target import ServedEncoder, served_encoder
 from recserve_server_ext.errors import ConfigError
 from recserve_server_ext.served_encoders import LoadedEncoder
 from recserve_server_ext.settings import ModelSettings
@@ -80,7 +82,12 @@ class Ensemble:
         return config
 
 
-Model = PythonModel | Ensemble
+Model = PythonModel | ServedEncoder | Ensemble
+
+
+def has_process(model: Model) -> bool:
+    """Whether Triton runs the model in a Python process of its own."""
+    return isinstance(model, PythonModel) or (isinstance(model, ServedEncoder) and model.target == "embedded")
 
 
 def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
@@ -89,6 +96,9 @@ def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
     Args:
         settings: Handed to the Python models.
         encoder: What is served first.
+
+    Raises:
+        EncoderError: The target of the encoder was not exported.
     """
     packed = [names.RECOMMEND, names.EMBED, *([names.ITEMS] if settings.store else []), names.INTERACTIONS]
     handed, batch = msgspec.json.encode(settings).decode(), settings.serve.batch
@@ -102,29 +112,39 @@ def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
     ]
 
 
-def encoder_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[PythonModel]:
+def encoder_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[PythonModel | ServedEncoder]:
     """The models that belong to one encoder: its tensors have its sizes.
 
     Args:
         settings: Handed to them, with the folder of the encoder.
-        encoder: Which one. Its width of tokens is fixed, so that Triton refuses crafted sizes before Python sees them.
+        encoder: Which one. Its width of tokens is fixed where Python sees them, so that Triton refuses crafted sizes.
+
+    Raises:
+        EncoderError: The target of the encoder was not exported.
     """
     handed = msgspec.json.encode(msgspec.structs.replace(settings, encoder=encoder.folder)).decode()
-    tokens, vector, batch = _tokens(encoder), names.vector(encoder.dim), settings.serve.encoder_batch
+    serve = msgspec.structs.replace(settings.serve, encoder_batch=encoder.batch)
+    tokens, vector = _tokens(settings, encoder), names.vector(encoder.dim)
 
     def model(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], max_batch: int) -> PythonModel:
         own = names.of_encoder(name, encoder.fingerprint)
         return PythonModel(name=own, source=name, inputs=inputs, outputs=outputs, max_batch=max_batch, settings=handed)
 
     return [
-        model(names.ENCODER, tokens, (vector,), batch),
+        served_encoder(
+            Path(encoder.folder),
+            encoder.manifest,
+            serve,
+            handed,
+            name=names.of_encoder(names.ENCODER, encoder.fingerprint),
+        ),
         model(
             names.TOKENIZE,
             (_row(names.REQUEST, 1),),
             (*(_row(tensor, -1) for tensor in tokens), _row(names.REQUEST_ROWS, -1)),
             0,
         ),
-        model(names.POOL, (names.REQUEST_ROWS, vector), (names.PACKED,), batch),
+        model(names.POOL, (names.REQUEST_ROWS, vector), (names.PACKED,), encoder.batch),
     ]
 
 
@@ -133,20 +153,21 @@ def ensembles(settings: ModelSettings, encoder: LoadedEncoder) -> list[Ensemble]
     return [_encoder(settings, encoder), _recommend_text(encoder.fingerprint)]
 
 
-def _tokens(encoder: LoadedEncoder) -> tuple[Tensor, ...]:
-    return tuple(tensor._replace(shape=(encoder.max_tokens,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
+def _tokens(settings: ModelSettings, encoder: LoadedEncoder) -> tuple[Tensor, ...]:
+    width = encoder.max_tokens if settings.serve.encoder.target == "embedded" else -1
+    return tuple(tensor._replace(shape=(width,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
 
 
 def _encoder(settings: ModelSettings, encoder: LoadedEncoder) -> Ensemble:
     """`encoder`: the served one under a name that stays."""
-    tokens = _tokens(encoder)
+    tokens = _tokens(settings, encoder)
     step = Step(
         model=names.of_encoder(names.ENCODER, encoder.fingerprint),
         inputs={tensor.name: tensor.name for tensor in tokens},
         outputs={names.VECTOR: names.VECTOR},
     )
-    vector, batch = names.vector(encoder.dim), settings.serve.encoder_batch
-    return Ensemble(name=names.ENCODER, inputs=tokens, outputs=(vector,), steps=(step,), max_batch=batch)
+    vector = names.vector(encoder.dim)
+    return Ensemble(name=names.ENCODER, inputs=tokens, outputs=(vector,), steps=(step,), max_batch=encoder.batch)
 
 
 def _recommend_text(fingerprint: str) -> Ensemble:

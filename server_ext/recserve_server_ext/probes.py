@@ -19,7 +19,8 @@ from recserve_server_ext.served_encoders import LoadedEncoder
 #: name, datatype, shape, raw content
 _Tensor = tuple[str, str, tuple[int, ...], bytes]
 _STATUS_SHOWN = 200
-_WITH_STORE = (names.ITEMS, names.INTERACTIONS)
+#: Models that need something outside: a store, or Milvus.
+_MAY_REFUSE = (names.ITEMS, names.INTERACTIONS, names.RECOMMEND, names.RECOMMEND_TEXT)
 #: gRPC would wait up to two minutes before it tries a server again that was away.
 _RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -87,8 +88,8 @@ class Probes:
         try:
             self._stub.ModelInfer(self._requests[model], timeout=timeout_s)
         except grpc.RpcError as error:
-            # A model that says why it cannot answer is alive: a store that is away comes back without a restart.
-            if model in _WITH_STORE and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
+            # A model that says why it cannot answer is alive: what is away comes back without a restart.
+            if model in _MAY_REFUSE and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
                 return None
             return f"{error.code().name}: {error.details()}"[:_STATUS_SHOWN]
         return None

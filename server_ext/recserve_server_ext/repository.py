@@ -8,8 +8,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from recserve_server_ext.encoder_target import ServedEncoder
 from recserve_server_ext.errors import LaunchError
-from recserve_server_ext.model_config import Model, PythonModel, config_text
+from recserve_server_ext.model_config import Model, PythonModel, config_text, has_process
 from recserve_server_ext.triton_binary import TritonBinary
 
 MODELS = "models"
@@ -31,8 +32,14 @@ def model_sources() -> Path:
     raise LaunchError(f"model_repository is not beside {here}: the installation is incomplete; install recserve again")
 
 
-def assemble(folder: Path, models: list[Model], binary: TritonBinary) -> None:
+def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: Path | None = None) -> None:
     """Write `folder`/models and, for a server that needs them, `folder`/backends and `folder`/lib anew.
+
+    Args:
+        folder: To run from.
+        models: What to serve.
+        binary: What runs them.
+        backend: Folder of a backend that the models need besides that of Python.
 
     Raises:
         LaunchError: The folder cannot be written.
@@ -48,6 +55,8 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary) -> None:
             shutil.copy(binary.stub, folder / BACKENDS / "python" / binary.stub.name)
             _hand_over_paths(folder / BACKENDS / "python" / _UTILS)
             _link_libpython(folder / LIBRARIES)
+            if backend is not None:
+                _link_backend(folder, backend, binary)
     except OSError as error:
         raise LaunchError(f"cannot write {folder}: {error.strerror or error}") from error
 
@@ -61,21 +70,24 @@ def write_model(folder: Path, model: Model) -> None:
     """
     target = folder / MODELS / model.name
     (target / "1").mkdir(parents=True, exist_ok=True)
+    code = target / "1" / "model.py"
     if isinstance(model, PythonModel):
-        code = model_sources() / (model.source or model.name) / "1" / "model.py"
-        _copy_code(code, target / "1" / "model.py")
+        shutil.copy(model_sources() / (model.source or model.name) / "1" / "model.py", code)
+    elif isinstance(model, ServedEncoder):
+        model.write_files(target, model_sources())
+    if has_process(model):
+        _compile(code)
     (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
 
 
-def _copy_code(code: Path, target: Path) -> None:
-    """Copy the code of a model, compiled.
+def _compile(code: Path) -> None:
+    """Compile the code of a model.
 
-    A stub that has to compile it writes into the model's folder, and then Triton takes the model for a changed one: it
+    A stub that has to do it writes into the model's folder, and then Triton takes the model for a changed one: it
     would load it again together with the next ensemble that leads to it.
     """
-    shutil.copy(code, target)
-    compiled = target.parent / "__pycache__" / f"{target.stem}.{sys.implementation.cache_tag}.pyc"
-    py_compile.compile(str(target), cfile=str(compiled), doraise=True)
+    compiled = code.parent / "__pycache__" / f"{code.stem}.{sys.implementation.cache_tag}.pyc"
+    py_compile.compile(str(code), cfile=str(compiled), doraise=True)
 
 
 def _hand_over_paths(utils: Path) -> None:
@@ -89,6 +101,19 @@ def _hand_over_paths(utils: Path) -> None:
     paths = [path for path in sys.path if path not in own and not path.endswith(".zip")]
     header = f"import sys\n\nsys.path[:0] = [path for path in {paths!r} if path not in sys.path]\n\n"
     utils.write_text(header + utils.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def _link_backend(folder: Path, backend: Path, binary: TritonBinary) -> None:
+    """Put a backend beside that of Python, and the server's library under the name that it is linked to.
+
+    The wheel has that library under a name with a hash; the loader sees that both are one file and loads it once.
+    """
+    if not (folder / BACKENDS / backend.name).exists():
+        (folder / BACKENDS / backend.name).symlink_to(backend, target_is_directory=True)
+    if binary.libraries is not None:
+        for library in binary.libraries.glob("libtritonserver-*.so*"):
+            (folder / LIBRARIES / "libtritonserver.so").symlink_to(library)
+            return
 
 
 def _link_libpython(folder: Path) -> None:

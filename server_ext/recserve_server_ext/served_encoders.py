@@ -30,19 +30,24 @@ class LoadedEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         fingerprint: With the arithmetic of this CPU where it matters.
         folder: Of the encoder.
-        dim: Length of a vector.
-        max_tokens: Width of token tensors.
+        manifest: What it holds.
+        batch: Texts of one request at most.
     """
 
     fingerprint: str
     folder: str
-    dim: int
-    max_tokens: int
+    manifest: EncoderManifest
+    batch: int
 
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.manifest.dim
 
-def described(folder: Path, manifest: EncoderManifest) -> LoadedEncoder:
-    """An encoder folder as an entry of the table."""
-    return LoadedEncoder(manifest.runtime_fingerprint, str(folder.resolve()), manifest.dim, manifest.max_tokens)
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a text."""
+        return self.manifest.max_tokens
 
 
 def write_table(folder: Path, encoders: Sequence[LoadedEncoder]) -> None:

@@ -12,9 +12,15 @@ from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.errors import ConfigError
 from recserve_server_ext.history_rules import HistoryRules, read_rules
 from recserve_server_ext.interaction_limits import DAY_S, InteractionLimits, Seconds
+from recserve_server_ext.milvus_settings import MilvusSettings
 
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+
+#: What runs the model `encoder`: a Python model with onnxruntime inside, or a backend of Triton's own.
+Target = Literal["embedded", "onnxruntime", "tensorrt"]
+#: What onnxruntime computes with.
+Provider = Literal["cpu", "cuda", "tensorrt"]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +73,20 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     popular_every_s: Seconds = 60.0
 
 
+class EncoderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What runs the encoder; each target is written by `recserve export encoder --target`.
+
+    Attributes:
+        target: `embedded` runs with any Triton; the others need the backend of their name.
+        provider: Of target onnxruntime.
+        backends: Folder with more backends for the Triton of the wheel, such as `onnxruntime`; empty = none.
+    """
+
+    target: Target = "embedded"
+    provider: Provider = "cpu"
+    backends: str = ""
+
+
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to serve.
 
@@ -75,6 +95,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         grpc_port: Port of gRPC; 0 = any free one.
         metrics_port: Port of Prometheus metrics; 0 = any free one.
         precision: That the encoder of the published index must have; `auto` = any.
+        encoder: What runs it.
         threads: Threads of the search and of the encoder, each; 0 = the usable cores.
         batch: Requests (users) answered in one batch at most.
         encoder_batch: Texts in one request to the encoder at most.
@@ -85,12 +106,14 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         compact_after: Changed and removed items after which a new snapshot is made in the background; 0 = never.
         limits: The largest request.
         users: What users do, and recommendations by user id.
+        milvus: Where Milvus is, for an index that is there.
     """
 
     host: str = "127.0.0.1"
     grpc_port: Port = 8001
     metrics_port: Port = 8002
-    precision: Literal["auto", "fp32", "int8", "int8-fast"] = "auto"
+    precision: Literal["auto", "fp32", "int8", "int8-fast", "fp16", "bf16"] = "auto"
+    encoder: EncoderSettings = EncoderSettings()
     threads: Annotated[int, Meta(ge=0)] = 0
     batch: Annotated[int, Meta(ge=1, le=1024)] = 64
     encoder_batch: Annotated[int, Meta(ge=1, le=1024)] = 256
@@ -101,6 +124,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compact_after: Annotated[int, Meta(ge=0)] = 2000
     limits: Limits = Limits()
     users: UserSettings = UserSettings()
+    milvus: MilvusSettings = MilvusSettings()
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

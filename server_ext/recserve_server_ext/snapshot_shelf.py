@@ -77,13 +77,16 @@ def first_usable(snapshots: Path, use: Callable[[Path], T]) -> T:
     raise first
 
 
-def activate(snapshots: Path, name: str, encoder: str) -> SnapshotManifest:
+def activate(
+    snapshots: Path, name: str, encoder: str, ready: Callable[[Path], None] = lambda _: None
+) -> SnapshotManifest:
     """Publish a snapshot that is there, after checking every file; servers change to it without a pause.
 
     Args:
         snapshots: The folder.
         name: Of the snapshot.
         encoder: Runtime fingerprint it must have been made with.
+        ready: Called with its folder before it is published; raises ServerError where it cannot be served.
 
     Raises:
         SnapshotError: There is none of this name, it is damaged, or made with another encoder.
@@ -96,6 +99,7 @@ def activate(snapshots: Path, name: str, encoder: str) -> SnapshotManifest:
         manifest = read_manifest(folder)
         if manifest.encoder != encoder:
             raise SnapshotError(f"snapshot {name} was made with encoder {manifest.encoder}, {encoder} is served")
+        ready(folder)
         publish(snapshots, name, encoder)
     return manifest
 
@@ -130,8 +134,10 @@ def before_last_encoder(snapshots: Path) -> SnapshotManifest:
     return found.manifest
 
 
-def rollback(snapshots: Path, encoder: str) -> SnapshotManifest:
+def rollback(snapshots: Path, encoder: str, ready: Callable[[Path], None] = lambda _: None) -> SnapshotManifest:
     """Publish the newest usable snapshot that is older than the published one; changes since are served over it.
+
+    Arguments as of `activate`.
 
     Raises:
         SnapshotError: There is none.
@@ -140,7 +146,7 @@ def rollback(snapshots: Path, encoder: str) -> SnapshotManifest:
     for folder in _folders(snapshots):
         if folder.name < published.name:
             try:
-                return activate(snapshots, folder.name, encoder)
+                return activate(snapshots, folder.name, encoder, ready)
             except SnapshotError as error:
                 _log.warning("%s", error)
     raise SnapshotError(f"no usable snapshot in {snapshots} is older than {published.name}")

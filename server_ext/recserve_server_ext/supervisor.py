@@ -11,19 +11,21 @@ import grpc
 from recserve_server_ext.catalogue_store import CatalogueStore, opener
 from recserve_server_ext.compactor import Compactor, compact_command
 from recserve_server_ext.encoder_switch import EncoderSwitch, Wanted
-from recserve_server_ext.errors import LaunchError
+from recserve_server_ext.encoder_target import check_provider, find_backend
+from recserve_server_ext.errors import ConfigError, LaunchError
 from recserve_server_ext.event_columns import event_columns
 from recserve_server_ext.event_weights import weigh
 from recserve_server_ext.events import EventLog
 from recserve_server_ext.health import Health
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.model_config import Ensemble, all_models
+from recserve_server_ext.model_config import all_models, has_process
 from recserve_server_ext.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.repository import assemble
 from recserve_server_ext.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.served_pair import Pair, first_pair, published_pair
 from recserve_server_ext.settings import ModelSettings, ServeSettings, UserSettings, rules_of
+from recserve_server_ext.snapshot import MILVUS
 from recserve_server_ext.triton_binary import TritonBinary
 from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_endpoint
 from recserve_server_ext.workspace import Workspace, store_place
@@ -84,7 +86,14 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     Raises:
         ServerError: Encoder or snapshot is missing, damaged or does not fit the other; a port is taken.
     """
-    first = first_pair(workspace, settings.precision)
+    first = first_pair(workspace, settings)
+    backend = find_backend(binary, settings.encoder)
+    if settings.encoder.target == "onnxruntime":
+        check_provider(settings.encoder.provider, backend)
+    if first.snapshot.engine.name == MILVUS and not settings.milvus.uri:
+        raise ConfigError(
+            f"snapshot {first.snapshot.id} is searched by Milvus: set uri in the table [milvus] of the settings"
+        )
     endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
     store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
     folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
@@ -99,16 +108,16 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     if store:
         _check_store(store, first)
     models = all_models(handed, first.encoder)
-    assemble(folder.path, models, binary)
-    wanted = Wanted(workspace.snapshots, lambda: published_pair(workspace, settings.precision).encoder)
+    assemble(folder.path, models, binary, backend)
+    wanted = Wanted(workspace.snapshots, lambda: published_pair(workspace, settings).encoder)
     switch = EncoderSwitch(folder.path, handed, first.encoder, wanted, log)
-    has_process = {model.name for model in models if not isinstance(model, Ensemble)}
+    python_models = frozenset(model.name for model in models if has_process(model))
     return Plan(
         binary=binary,
         folder=folder,
         endpoint=endpoint,
         subject=ProbeSubject(first.item, first.encoder, has_store=bool(store)),
-        python_models=frozenset(has_process) - switch.models,
+        python_models=python_models - switch.models,
         compactor=_compactor(workspace, settings, store, log),
         switch=switch,
     )
@@ -117,7 +126,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
 def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: EventLog) -> Compactor | None:
     if not store or not settings.compact_after:
         return None
-    command = compact_command(workspace.home.resolve(), store)
+    command = compact_command(workspace.home.resolve(), store, settings.milvus)
     return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
 
 

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract import models as names
-from recserve_server_ext.encoder_manifest import Role, read_manifest
+from recserve_server_ext.encoder_manifest import Role
+from recserve_server_ext.encoder_padding import padded, padded_widths, plan_calls
 from recserve_server_ext.packed_model import Answer, PackedModel
 from recserve_server_ext.served_encoders import LoadedEncoder, ServedEncoders
 from recserve_server_ext.settings import ModelSettings, ServeSettings
-from recserve_server_ext.text_encoder import TextTokenizer, TokenTable, means_of_parts, most_parts
+from recserve_server_ext.text_encoder import TextTokenizer, means_of_parts, most_parts
 
 #: gRPC status -> name of Triton's code for it, where they differ. (The backend puts `TritonError` into its module only
 #: after a model is imported, so nothing of it is touched here.)
@@ -151,11 +152,12 @@ class TritonEncoder:
             role: What the texts are.
             encoder: Which one.
         """
-        manifest = read_manifest(Path(encoder.folder), verify=False)
+        manifest = encoder.manifest
         self._model = names.of_encoder(names.ENCODER, encoder.fingerprint)
-        self._tokenizer = TextTokenizer(Path(encoder.folder), encoder.max_tokens)
-        self._max_tokens = encoder.max_tokens
-        self._batch = serve.encoder_batch
+        self._tokenizer = TextTokenizer(Path(encoder.folder), manifest.max_tokens)
+        self._dim = manifest.dim
+        self._widths = padded_widths(serve.encoder.target, manifest.max_tokens)
+        self._batch = encoder.batch
         self._timeout_us = int(serve.encoder_timeout_s * 1e6)
         self._role: Role = role
         self._most_parts = most_parts(manifest, role)
@@ -167,11 +169,12 @@ class TritonEncoder:
             RequestError: unavailable: the encoder refused, failed or did not answer in time.
         """
         tokens, counts, _ = self._tokenizer.in_parts(texts, self._role, self._most_parts)
-        parts = [self._run(tokens, start) for start in range(0, len(tokens.lengths), self._batch)]
-        return means_of_parts(parts[0] if len(parts) == 1 else np.concatenate(parts), counts)
+        vectors = np.empty((len(tokens.lengths), self._dim), np.float32)
+        for rows, width in plan_calls(tokens.lengths, self._widths, self._batch):
+            vectors[rows] = self._run(*padded(tokens, width, rows))
+        return means_of_parts(vectors, counts)
 
-    def _run(self, tokens: TokenTable, start: int) -> NDArray[np.float32]:
-        ids, mask = fixed_width(tokens, self._max_tokens, slice(start, start + self._batch))
+    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         request = pb.InferenceRequest(
             model_name=self._model,
             requested_output_names=[names.VECTOR],
@@ -187,11 +190,3 @@ class TritonEncoder:
             raise RequestError(ErrorKind.UNAVAILABLE, f"the encoder did not answer: {result.error().message()}")
         vectors: NDArray[np.float32] = pb.get_output_tensor_by_name(result, names.VECTOR).as_numpy()
         return vectors
-
-
-def fixed_width(
-    tokens: TokenTable, width: int, rows: slice = slice(None)
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids and mask padded to [texts, width]: fixed dims are what keeps a crafted size from killing the process."""
-    missing = ((0, 0), (0, width - tokens.ids.shape[1]))
-    return np.pad(tokens.ids[rows], missing), np.pad(tokens.mask[rows], missing)

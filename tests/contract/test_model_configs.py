@@ -10,8 +10,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from recserve_server_ext.model_config import all_models, config_text
-from recserve_server_ext.served_encoders import LoadedEncoder
 from recserve_server_ext.settings import ModelSettings, ServeSettings
+from support.versions import loaded_encoder
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = ModelSettings(
@@ -22,7 +22,7 @@ SETTINGS = ModelSettings(
     interactions="/interactions.db",
     pseudonym_key="/pseudonym.key",
 )
-ENCODER = LoadedEncoder("0123456789abcdef", "/encoder", 384, 256)
+ENCODER = loaded_encoder("0123456789abcdef", dim=384, max_tokens=256)
 MODELS = {model.name: model for model in all_models(SETTINGS, ENCODER)}
 
 

@@ -9,6 +9,7 @@ import msgspec
 from recserve_server_ext.durable import sha256_of
 from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
 from recserve_server_ext.encoder_versions import new_version
+from recserve_server_ext.served_encoders import LoadedEncoder
 from support.small_snapshot import DIM
 
 
@@ -34,3 +35,18 @@ def export(encoders: Path, model: str, precision: Precision = "fp32") -> Encoder
     """Add such a version."""
     with new_version(encoders, precision) as aside:
         return fill(aside, model, precision)
+
+
+def loaded_encoder(fingerprint: str, folder: str = "/encoder", *, dim: int = 4, max_tokens: int = 8) -> LoadedEncoder:
+    """An entry of a server's table, of an encoder that is nowhere."""
+    manifest = EncoderManifest(
+        name="none",
+        precision="fp32",
+        dim=dim,
+        max_tokens=max_tokens,
+        pooling="mean",
+        source_sha256="",
+        files={},
+        versions={},
+    )
+    return LoadedEncoder(fingerprint, folder, manifest, 32)

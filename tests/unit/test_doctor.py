@@ -31,6 +31,7 @@ CHECKS = [
     "Python stub",
     "CPU",
     "encoder",
+    "encoder target",
     "snapshot",
     "catalogue store",
     "gRPC port",
@@ -73,7 +74,7 @@ def test_each_fault_has_advice(tmp_path: Path, taken: int) -> None:
     code, found = diagnose(tmp_path / "empty", Path("/bin/false"), "--config", str(wrong))
     assert code == 1
     advice = {check: finding["advice"] for check, finding in found.items() if not finding["ok"]}
-    assert set(advice) == {"Triton", "encoder", "snapshot", "gRPC port"}
+    assert set(advice) == {"Triton", "encoder", "encoder target", "snapshot", "gRPC port"}
     assert "--triton" in advice["Triton"]
     assert "recserve export encoder" in advice["encoder"]
     assert "--grpc-port" in advice["gRPC port"]
@@ -143,9 +144,9 @@ def test_serve_names_a_taken_port(tiny_home: Path, tmp_path: Path, taken: int) -
 
 def test_the_probed_models_are_those_served() -> None:
     from recserve_server_ext.probes import Probes, ProbeSubject
-    from recserve_server_ext.served_encoders import LoadedEncoder
+    from support.versions import loaded_encoder
 
-    probes = Probes("127.0.0.1:1", ProbeSubject("a", LoadedEncoder("0123456789abcdef", "/encoder", 4, 8)))
+    probes = Probes("127.0.0.1:1", ProbeSubject("a", loaded_encoder("0123456789abcdef")))
     steps = [names.TOKENIZE, names.POOL, names.RECOMMEND_TEXT]
     assert probes.models == [names.INTERACTIONS, names.ENCODER, names.RECOMMEND, names.EMBED, *steps]
     probes.close()

@@ -16,7 +16,9 @@ from recserve_server_ext.encoder_versions import active, versions
 from recserve_server_ext.errors import EncoderError, SnapshotError
 from recserve_server_ext.hnsw_engine import HnswEngine
 from recserve_server_ext.run_folder import take_run_folder
-from recserve_server_ext.served_encoders import described, write_table
+from recserve_server_ext.served_encoders import write_table
+from recserve_server_ext.served_pair import described
+from recserve_server_ext.settings import ServeSettings
 from recserve_server_ext.snapshot import CURRENT, Content, current, write
 from recserve_server_ext.workspace import Workspace
 from support.edited import item_vector
@@ -137,7 +139,7 @@ def test_what_is_served_or_loaded_stays(home: Home) -> None:
         remove(home.workspace, "9")
     folder = take_run_folder(home.workspace.run, "8001")
     second = versions(home.workspace.encoder)[1]
-    write_table(folder.path, [described(second.folder, second.usable())])
+    write_table(folder.path, [described(second.folder, second.usable(), ServeSettings())])
     with pytest.raises(ExportError, match=r"8001 still has version 0002-fp32-.* loaded"):
         remove(home.workspace, "2")
     folder.release()

@@ -23,9 +23,10 @@ from recserve_server_ext.repository import MODELS, write_model
 from recserve_server_ext.served_encoders import SERVING, LoadedEncoder, ServedEncoders, loaded
 from recserve_server_ext.settings import ModelSettings, ServeSettings
 from recserve_server_ext.snapshot import CURRENT
+from support.versions import loaded_encoder
 
-FIRST = LoadedEncoder("1111111111111111", "/one", 4, 8)
-SECOND = LoadedEncoder("2222222222222222", "/two", 6, 16)
+FIRST = loaded_encoder("1111111111111111", "/one")
+SECOND = loaded_encoder("2222222222222222", "/two", dim=6, max_tokens=16)
 PATIENCE_S = 30 + 5
 
 

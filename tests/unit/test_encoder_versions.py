@@ -28,6 +28,7 @@ from recserve_server_ext.encoder_versions import (
 )
 from recserve_server_ext.errors import EncoderError, SnapshotError
 from recserve_server_ext.served_pair import first_pair, published_pair
+from recserve_server_ext.settings import ServeSettings
 from recserve_server_ext.snapshot import publish
 from recserve_server_ext.snapshot_manifest import write_manifest
 from recserve_server_ext.workspace import Workspace
@@ -129,10 +130,10 @@ def test_what_made_the_published_snapshot_is_served_whatever_is_exported(tmp_pat
     assert served.number == 1
     assert choose_encoder(workspace) == choose_encoder(workspace, "fp32") == served.folder
     assert choose_encoder(workspace, "int8").resolve().name.startswith("0003-int8-")
-    pair = first_pair(workspace, "auto")
+    pair = first_pair(workspace, ServeSettings())
     assert (pair.encoder.fingerprint, pair.encoder.folder) == (first.fingerprint, str(served.folder.resolve()))
     with pytest.raises(SnapshotError, match=rf"by encoder {first.fingerprint}, but .*index build --precision int8"):
-        published_pair(workspace, "int8")
+        published_pair(workspace, ServeSettings(precision="int8"))
 
 
 def test_a_snapshot_whose_encoder_is_gone_or_damaged_is_passed_over(tmp_path: Path) -> None:
@@ -140,17 +141,17 @@ def test_a_snapshot_whose_encoder_is_gone_or_damaged_is_passed_over(tmp_path: Pa
     first, second = export(workspace.encoder, "one"), export(workspace.encoder, "two")
     serve(workspace, first)
     serve(workspace, second)
-    assert first_pair(workspace, "auto").encoder.fingerprint == second.fingerprint
+    assert first_pair(workspace, ServeSettings()).encoder.fingerprint == second.fingerprint
     found = made_by(workspace.encoder, second.fingerprint)
     assert found is not None
     (found.folder / MODEL).write_text("damaged")
     with pytest.raises(SnapshotError, match="cannot be served"):
-        published_pair(workspace, "auto")
-    assert first_pair(workspace, "auto").encoder.fingerprint == first.fingerprint
+        published_pair(workspace, ServeSettings())
+    assert first_pair(workspace, ServeSettings()).encoder.fingerprint == first.fingerprint
     discard(workspace.encoder, found)
     with pytest.raises(SnapshotError, match=f"by encoder {second.fingerprint}, but .*recserve index build"):
-        published_pair(workspace, "auto")
-    assert first_pair(workspace, "auto").encoder.fingerprint == first.fingerprint
+        published_pair(workspace, ServeSettings())
+    assert first_pair(workspace, ServeSettings()).encoder.fingerprint == first.fingerprint
 
 
 def test_the_link_goes_to_the_newest_that_is_left(tmp_path: Path) -> None:

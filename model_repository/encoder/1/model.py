@@ -16,7 +16,9 @@ class TritonPythonModel:
 
     def initialize(self, args):
         settings = model_settings(args)
-        self._model = EncoderModel(TextEncoder(Path(settings.encoder), threads=settings.serve.threads or None))
+        # An exported model names no folder: its own version folder holds the encoder.
+        folder = Path(args["model_repository"], args["model_version"], settings.encoder)
+        self._model = EncoderModel(TextEncoder(folder, threads=settings.serve.threads or None))
 
     def execute(self, requests):
         responses, accepted = [None] * len(requests), {}

@@ -8,9 +8,10 @@ import triton_python_backend_utils as pb
 from recserve_client.contract import RequestError
 from recserve_client.contract.models import ATTENTION_MASK, INPUT_IDS, REQUEST_ROWS
 from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_server_ext.encoder_padding import padded, padded_widths, width_of
 from recserve_server_ext.ensemble_steps import texts_of
 from recserve_server_ext.text_encoder import TextTokenizer
-from recserve_server_ext.triton_io import error_response, fixed_width, model_settings, read_packed
+from recserve_server_ext.triton_io import error_response, model_settings, read_packed
 
 
 class TritonPythonModel:
@@ -20,8 +21,9 @@ class TritonPythonModel:
         settings = model_settings(args)
         folder = Path(settings.encoder)
         self._limits = settings.serve.limits
-        self._width = read_manifest(folder, verify=False).max_tokens
-        self._tokenizer = TextTokenizer(folder, self._width)
+        max_tokens = read_manifest(folder, verify=False).max_tokens
+        self._widths = padded_widths(settings.serve.encoder.target, max_tokens)
+        self._tokenizer = TextTokenizer(folder, max_tokens)
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]
@@ -32,7 +34,8 @@ class TritonPythonModel:
             texts = texts_of(raw, self._limits)
         except RequestError as error:
             return error_response(error)
-        ids, mask = fixed_width(self._tokenizer(texts), self._width)
+        tokens = self._tokenizer(texts)
+        ids, mask = padded(tokens, width_of(int(tokens.lengths.max()), self._widths))
         rows = np.array([[raw]] + [[b""]] * (len(texts) - 1), dtype=np.object_)
         return pb.InferenceResponse(
             output_tensors=[
