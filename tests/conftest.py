@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from support.engines import EngineMaker, engine_maker
 from support.inference_server import InferenceServer, listening
+from support.milvus import MilvusProcess, NoMilvusError, milvus_server
 from support.postgres import NoPostgresError, Postgres, postgres_cluster
 from support.served import Served, served
 from support.tiny_encoder import make_tiny_source
@@ -71,6 +73,25 @@ def postgres() -> Iterator[Postgres]:
         except NoPostgresError as error:
             pytest.skip(str(error))
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def milvus() -> Iterator[MilvusProcess]:
+    """A private Milvus; a test that kills it starts it again."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(milvus_server())
+        except NoMilvusError as error:
+            pytest.skip(str(error))
+        yield server
+
+
+@pytest.fixture(scope="module", params=["exact", "hnsw", "scan", "milvus"])
+def make_engine(request: pytest.FixtureRequest) -> Iterator[EngineMaker]:
+    """Builds one of the engines, each in turn; what they leave elsewhere is removed at the end."""
+    uri = request.getfixturevalue("milvus").uri if request.param == "milvus" else ""
+    with engine_maker(request.param, uri) as make:
+        yield make
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

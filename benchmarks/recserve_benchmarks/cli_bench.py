@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from recserve_benchmarks.cli_encode import encode
+from recserve_benchmarks.cli_milvus import milvus
 from recserve_benchmarks.cli_output import check_folders, print_results, steps
 from recserve_benchmarks.cli_retrieve import retrieve
 from recserve_client.cli.console import fail
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure speed against raw search, an echo and the encoder alone.", no_args_is_help=True)
 app.command()(encode)
 app.command()(retrieve)
+app.command()(milvus)
 
 
 @app.callback()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -147,15 +147,19 @@ class RecommendBench:
             sweep = self._sweep(server)
             memory = {"start_mb": start_mb, **self._soak(server)}
         return {
-            "known": {**self._known(), **recall},
-            "chosen": {**self._chosen(), **chosen_recall},
+            "known": {**self._medians("known"), **recall},
+            "chosen": {
+                **self._medians("chosen"),
+                "p50_ms": self._one_samples.median("chosen_p50_ms"),
+                **chosen_recall,
+            },
             "texts": self._texts(),
             "one_caller": self._one_caller(),
             "sweep": sweep,
             "memory": memory,
             "answer_bytes": answer_bytes,
             "costs": self._costs(),
-            "spread": self._spread(),
+            "spread": {name: (min(rounds), max(rounds)) for name, rounds in self._ratios().items()},
             "rounds": {**self._samples.values, **{f"one_{k}": v for k, v in self._one_samples.values.items()}},
         }
 
@@ -225,47 +229,41 @@ class RecommendBench:
             costs.setdefault(what, {})[name.removeprefix(f"{what}_")] = self._samples.median(name)
         return costs
 
-    def _spread(self) -> dict[str, tuple[float, float]]:
-        """Least and most of the ratios when each round is taken alone."""
+    def _ratios(self) -> dict[str, list[float]]:
+        """The ratios of each round, of what was measured in it: the machine's speed drifts from round to round."""
         of = self._samples.values
-        raw, serve, echoed = of["raw_interests_cpu_us"], of["serve_interests_cpu_us"], of["echo_cpu_us"]
+
+        def cpu_us(*whats: str) -> Iterator[tuple[float, ...]]:
+            return zip(*(of[f"{what}_cpu_us"] for what in whats), strict=True)
+
         texts = zip(of["serve_texts_users_per_s"], of["raw_texts_users_per_s"], strict=True)
-        rounds = {
-            "known.ratio_to_raw": [a / b for a, b in zip(raw, serve, strict=True)],
-            "known.overhead_to_echo": [(b - a) / c for a, b, c in zip(raw, serve, echoed, strict=True)],
+        users = zip(of["chosen_interests_users_per_s"], of["serve_interests_users_per_s"], strict=True)
+        return {
+            "known.ratio_to_raw": [a / b for a, b in cpu_us("raw_interests", "serve_interests")],
+            "known.ratio_to_raw_huge_pages": [a / b for a, b in cpu_us("huge_interests", "serve_interests")],
+            "known.ratio_to_raw_random": [a / b for a, b in cpu_us("raw_random", "serve_random")],
+            "known.overhead_to_echo": [(b - a) / c for a, b, c in cpu_us("raw_interests", "serve_interests", "echo")],
+            "known.overhead_to_echo_random": [(b - a) / c for a, b, c in cpu_us("raw_random", "serve_random", "echo")],
+            "chosen.raw_to_chosen": [a / b for a, b in cpu_us("raw_interests", "chosen_interests")],
+            "chosen.raw_to_chosen_random": [a / b for a, b in cpu_us("raw_random", "chosen_random")],
+            "chosen.users_to_hnsw": [a / b for a, b in users],
             "texts.ratio_to_raw": [a / b for a, b in texts],
+            "texts.ratio_to_raw_cpu": [a / b for a, b in cpu_us("raw_texts", "serve_texts")],
             "one_caller.p50_ms": self._one_samples.values["p50_ms"],
         }
-        return {name: (min(values), max(values)) for name, values in rounds.items()}
 
-    def _known(self) -> dict[str, float]:
-        of = self._samples.median
-        raw, serve, echoed = of("raw_interests_cpu_us"), of("serve_interests_cpu_us"), of("echo_cpu_us")
-        raw_random, serve_random = of("raw_random_cpu_us"), of("serve_random_cpu_us")
+    def _medians(self, group: str) -> dict[str, float]:
+        """Medians over the rounds of the ratios of a group."""
         return {
-            "ratio_to_raw": raw / serve,
-            "ratio_to_raw_huge_pages": of("huge_interests_cpu_us") / serve,
-            "ratio_to_raw_random": raw_random / serve_random,
-            "overhead_to_echo": (serve - raw) / echoed,
-            "overhead_to_echo_random": (serve_random - raw_random) / echoed,
-        }
-
-    def _chosen(self) -> dict[str, float]:
-        """What the engine chosen by itself costs, against raw hnswlib."""
-        of = self._samples.median
-        return {
-            "raw_to_chosen": of("raw_interests_cpu_us") / of("chosen_interests_cpu_us"),
-            "raw_to_chosen_random": of("raw_random_cpu_us") / of("chosen_random_cpu_us"),
-            "users_to_hnsw": of("chosen_interests_users_per_s") / of("serve_interests_users_per_s"),
-            "p50_ms": self._one_samples.median("chosen_p50_ms"),
+            name.removeprefix(f"{group}."): median(rounds)
+            for name, rounds in self._ratios().items()
+            if name.startswith(f"{group}.")
         }
 
     def _texts(self) -> dict[str, float]:
-        of = self._samples.median
         lengths = self._encoder.tokenizer([text for texts in self._texts_of_users for text in texts]).lengths
         return {
-            "ratio_to_raw": of("serve_texts_users_per_s") / of("raw_texts_users_per_s"),
-            "ratio_to_raw_cpu": of("raw_texts_cpu_us") / of("serve_texts_cpu_us"),
+            **self._medians("texts"),
             "tokens_mean": float(lengths.mean()),
             "tokens_most": int(lengths.max()),
         }

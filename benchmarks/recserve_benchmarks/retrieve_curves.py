@@ -72,7 +72,7 @@ def build_candidates(vectors: Vectors, recall: float, users: int, seed: int, don
             is_graph = not point.parameters or "ef" in point.parameters
             searching = engine if is_graph else engine.with_parameters(point.parameters)
             candidate = Candidate(searching, dict(point.parameters), {}, point is chosen)
-            candidates.append(replace(candidate, recall=_recall(candidate, sample)))
+            candidates.append(replace(candidate, recall=recall_by_kind(candidate, sample)))
     return candidates
 
 
@@ -92,7 +92,8 @@ def measure(candidates: Sequence[Candidate], vectors: Vectors, rounds: int, seed
                     queries = users[kind][: _USERS[batch]]
                     rates.setdefault((at, kind, batch), []).append(_rate(candidate, queries, batch))
     done("curves", rounds, rounds)
-    curves: dict[str, Any] = {name: {kind: [] for kind in KINDS} for name in ENGINES}
+    names = dict.fromkeys(candidate.engine.name for candidate in candidates)
+    curves: dict[str, Any] = {name: {kind: [] for kind in KINDS} for name in names}
     for at, candidate in enumerate(candidates):
         for kind in KINDS:
             curves[candidate.engine.name][kind].append(
@@ -139,7 +140,8 @@ def _built(point: CurvePoint) -> dict[str, int]:
     return {name: value for name, value in point.parameters.items() if name in ("M", "lists")}
 
 
-def _recall(candidate: Candidate, users: Users) -> dict[str, float]:
+def recall_by_kind(candidate: Candidate, users: Users) -> dict[str, float]:
+    """Mean recall@10 of a candidate for each kind of user."""
     found = {}
     for kind, queries in users.vectors.items():
         found[kind] = float(recall_of(candidate.search(queries), users.last[kind]).mean())

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from typing import Any
+
+import typer
 
 from recserve_client.cli.console import fail, progress
 from recserve_export.errors import ExportError
@@ -20,6 +23,12 @@ class Precision(StrEnum):
     INT8_FAST = "int8-fast"
     FP16 = "fp16"
     BF16 = "bf16"
+
+
+MILVUS_URI: Any = typer.Option(
+    "", "--milvus-uri", help="Where Milvus is, for an index that is there: http://host:port, /name for a database."
+)
+MILVUS_TOKEN: Any = typer.Option("", "--milvus-token-file", help="File with user:password or an API key of Milvus.")
 
 
 @contextmanager

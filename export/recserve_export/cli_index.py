@@ -11,11 +11,11 @@ from rich.table import Table
 
 from recserve_client.cli.console import fail, note, out
 from recserve_export import cli_snapshots
-from recserve_export.cli_common import Precision, explained, stage_bar
+from recserve_export.cli_common import MILVUS_TOKEN, MILVUS_URI, Precision, explained, stage_bar
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
-    from recserve_export.engine_choice import RecallReport, Settings
+    from recserve_export.engine_choice import RecallReport
     from recserve_export.index_build import Built
     from recserve_export.recall import CurvePoint
 
@@ -40,6 +40,7 @@ class Engine(StrEnum):
     HNSW = "hnsw"
     SCAN = "scan"
     EXACT = "exact"
+    MILVUS = "milvus"
 
 
 #: The same for all points of a report; the line under the table names them.
@@ -52,18 +53,35 @@ _STORE = typer.Option("", help="URL of the catalogue store [default: the file in
 def build(
     home: Path = _HOME,
     precision: Precision = typer.Option(Precision.AUTO, help="Encoder to use; auto: the one that is served."),
-    engine: Engine = typer.Option(Engine.AUTO, help="What searches; auto: the cheapest that reaches the recall."),
+    engine: Engine = typer.Option(
+        Engine.AUTO, help="What searches; auto: the cheapest of hnsw, scan and exact that reaches the recall."
+    ),
     recall: float = typer.Option(0.98, help="Recall@10 to reach for user vectors, against exact search."),
     force: bool = typer.Option(False, "--force", help="Build even when the published index is up to date."),
     store: str = _STORE,
+    milvus_uri: str = MILVUS_URI,
+    milvus_token_file: str = MILVUS_TOKEN,
 ) -> None:
     """Encode the catalogue, choose the engine and its parameters by measurement, publish a snapshot."""
     if not 0 < recall <= 1:
         fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
     with explained(OSError):
         from recserve_export.engine_choice import Settings
+        from recserve_export.index_build import build as build_snapshot
+        from recserve_server_ext.encoder_manifest import choose_encoder
+        from recserve_server_ext.milvus_settings import MilvusSettings
 
-        _print_built(_build(Workspace(home), precision, Settings(engine=engine.value, recall=recall), force, store))
+        workspace = Workspace(home)
+        built = build_snapshot(
+            workspace,
+            choose_encoder(workspace, precision.value),
+            Settings(engine=engine.value, recall=recall),
+            store=store,
+            force=force,
+            milvus=MilvusSettings(uri=milvus_uri, token_file=milvus_token_file),
+            stage=stage_bar,
+        )
+        _print_built(built)
 
 
 @app.command()
@@ -93,29 +111,25 @@ def compact(
     precision: Precision = typer.Option(Precision.AUTO, help="Encoder to use; auto: the one that is served."),
     store: str = _STORE,
     threads: int = typer.Option(0, help="Threads of the build; 0: the usable cores.", min=0),
+    milvus_uri: str = MILVUS_URI,
+    milvus_token_file: str = MILVUS_TOKEN,
 ) -> None:
     """Publish a snapshot with all changes so far, by the engine that was chosen; serving goes on."""
     with explained(OSError):
         from recserve_export.index_compact import compact as make
         from recserve_server_ext.catalogue_store import CatalogueStore
         from recserve_server_ext.encoder_manifest import choose_encoder
+        from recserve_server_ext.milvus_settings import MilvusSettings
 
         workspace = Workspace(home)
         encoder = choose_encoder(workspace, precision.value)
         with CatalogueStore(workspace.store_at(store)) as opened:
-            done = make(opened, workspace.snapshots, encoder, threads or None)
+            milvus = MilvusSettings(uri=milvus_uri, token_file=milvus_token_file)
+            done = make(opened, workspace.snapshots, encoder, threads or None, milvus)
         if done is None:
             note("nothing has changed since the published snapshot")
         else:
             out.print(f"snapshot {done.id}: {done.items:,} items of revision {done.revision}", highlight=False)
-
-
-def _build(workspace: Workspace, precision: Precision, settings: Settings, force: bool, store: str) -> Built:
-    from recserve_export.index_build import build as build_snapshot
-    from recserve_server_ext.encoder_manifest import choose_encoder
-
-    encoder = choose_encoder(workspace, precision.value)
-    return build_snapshot(workspace, encoder, settings, store=store, force=force, stage=stage_bar)
 
 
 def _print_built(built: Built) -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from recserve_client.cli.console import fail, note, out
-from recserve_export.cli_common import Precision, explained
+from recserve_export.cli_common import MILVUS_TOKEN, MILVUS_URI, Precision, explained
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 _HOME = typer.Option(DEFAULT_HOME, "--home", help="Folder of the encoder, the catalogue and the snapshots.")
@@ -30,20 +30,33 @@ def activate(
     name: str = typer.Argument(help="Name of the snapshot, see `recserve index list`."),
     home: Path = _HOME,
     precision: Precision = _PRECISION,
+    milvus_uri: str = MILVUS_URI,
+    milvus_token_file: str = MILVUS_TOKEN,
 ) -> None:
     """Serve another snapshot; running servers change to it at once, and add what changed since it was made."""
     with explained(OSError):
+        from recserve_export.index_milvus import ready_in_milvus
+        from recserve_server_ext.milvus_settings import MilvusSettings
         from recserve_server_ext.snapshot_shelf import activate
 
-        _say(activate(Workspace(home).snapshots, name, _fingerprint(home, precision)).id)
+        ready = ready_in_milvus(MilvusSettings(uri=milvus_uri, token_file=milvus_token_file))
+        _say(activate(Workspace(home).snapshots, name, _fingerprint(home, precision), ready).id)
 
 
-def rollback(home: Path = _HOME, precision: Precision = _PRECISION) -> None:
+def rollback(
+    home: Path = _HOME,
+    precision: Precision = _PRECISION,
+    milvus_uri: str = MILVUS_URI,
+    milvus_token_file: str = MILVUS_TOKEN,
+) -> None:
     """Serve the snapshot before the one that is served now."""
     with explained(OSError):
+        from recserve_export.index_milvus import ready_in_milvus
+        from recserve_server_ext.milvus_settings import MilvusSettings
         from recserve_server_ext.snapshot_shelf import rollback
 
-        _say(rollback(Workspace(home).snapshots, _fingerprint(home, precision)).id)
+        ready = ready_in_milvus(MilvusSettings(uri=milvus_uri, token_file=milvus_token_file))
+        _say(rollback(Workspace(home).snapshots, _fingerprint(home, precision), ready).id)
 
 
 def gc(home: Path = _HOME) -> None:

@@ -12,13 +12,15 @@ from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import Precision
 
 #: Raise it when a change to the exporter changes the files it writes.
-EXPORTER_VERSION: Final = 1
+EXPORTER_VERSION: Final = 2
 #: Key of the recipe in the manifest's `versions`.
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.
 ALPHA: Final = 0.7
-#: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/006-int8-and-the-gate.md.
-FP32_FFN_SHARE: Final[dict[Precision, float]] = {"int8": 1.0, "int8-fast": 0.0}
+#: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/012-a-scale-for-each-token.md.
+FP32_FFN_SHARE: Final[dict[Precision, float]] = {"int8": 0.5, "int8-fast": 0.0}
+#: Precisions that are made from fp32.
+INT8: Final[tuple[Precision, ...]] = ("int8", "int8-fast")
 #: How the precisions for GPUs are made.
 HALF: Final[dict[Precision, str]] = {
     "fp16": "half precision but for pooling and normalisation",
@@ -81,7 +83,7 @@ def recipe(precision: Precision) -> str:
         return f"{EXPORTER_VERSION} ({HALF[precision]})"
     how = int8_recipe(precision)
     return (
-        f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, {how.weight_bits}-bit weights, "
+        f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, a scale for each token, {how.weight_bits}-bit weights, "
         f"FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32)"
     )
 

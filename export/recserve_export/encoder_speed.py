@@ -26,8 +26,8 @@ _ROUNDS: Final = 3
 def measure_grid(encoder: TextEncoder, reference: Reference) -> list[SpeedPoint]:
     """Medians of rounds in which the two take turns; up to 32 texts of equal length, in batches.
 
-    A batch is what one call gets. The encoder cuts it as serving does (int8: text by text, on all cores); PyTorch runs
-    it whole, with as many threads as it takes by itself.
+    A batch is what one call gets. The encoder cuts it as serving does, on all cores; PyTorch runs it whole, with as
+    many threads as it takes by itself.
     """
     seconds: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     rng = np.random.default_rng(SEED)

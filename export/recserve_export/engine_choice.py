@@ -19,7 +19,7 @@ from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.hnsw_engine import HnswEngine
 
 Vectors = NDArray[np.float32]
-EngineName = Literal["auto", "hnsw", "scan", "exact"]
+EngineName = Literal["auto", "hnsw", "scan", "exact", "milvus"]
 
 #: Opens a stage of known length; inside, call what it yields with the number of things done.
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -30,7 +30,7 @@ class Settings:
     """How the engine and its parameters are chosen.
 
     Attributes:
-        engine: The engine to use; `auto` = the cheapest of all that reaches the target.
+        engine: The engine to use; `auto` = the cheapest of those in this process that reaches the target.
         recall: Target of recall@10 for user vectors of both kinds.
         m: Graphs to build.
         m_if_missed: One more, where nothing reaches the target.
@@ -96,20 +96,27 @@ def silent(what: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda count: None
 
 
-class _Curve(NamedTuple):
+class Curve(NamedTuple):
     """What was measured of one index."""
 
     points: list[CurvePoint]
     engine: BuiltEngine
 
 
-def build_engine(vectors: Vectors, settings: Settings, *, stage: Stage = silent) -> tuple[BuiltEngine, RecallReport]:
+#: Builds one index and measures it with these users.
+Elsewhere = Callable[[Users], Curve]
+
+
+def build_engine(
+    vectors: Vectors, settings: Settings, *, stage: Stage = silent, elsewhere: Elsewhere | None = None
+) -> tuple[BuiltEngine, RecallReport]:
     """Build the candidates, measure them and keep the cheapest one that reaches the target.
 
     Args:
         vectors: [items, dim] unit float32, at least one.
         settings: How to choose.
         stage: Shows progress.
+        elsewhere: Builds the engine `milvus`, where it was asked for.
 
     Raises:
         SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
@@ -117,7 +124,8 @@ def build_engine(vectors: Vectors, settings: Settings, *, stage: Stage = silent)
     users = sample_users(vectors, count=settings.users, seed=settings.seed)
     points: list[CurvePoint] = []
     best: BuiltEngine = ExactEngine(vectors)
-    for curve in _curves(vectors, users, settings, points, stage):
+    curves = _curves(vectors, users, settings, points, stage) if elsewhere is None else [elsewhere(users)]
+    for curve in curves:
         points += curve.points
         chosen = points[choose(points, settings.recall).point]
         if any(chosen is point for point in curve.points):
@@ -135,7 +143,7 @@ def build_engine(vectors: Vectors, settings: Settings, *, stage: Stage = silent)
 
 def _curves(
     vectors: Vectors, users: Users, settings: Settings, points: list[CurvePoint], stage: Stage
-) -> Iterator[_Curve]:
+) -> Iterator[Curve]:
     """The curve of one index after another; `points` are those of all before it."""
     if settings.engine in ("auto", "scan"):
         yield from _scan_curves(vectors, users, settings, stage)
@@ -146,8 +154,7 @@ def _curves(
             yield _hnsw_curve(vectors, settings.m_if_missed, users, settings, stage)
 
 
-def _hnsw_curve(vectors: Vectors, m: int, users: Users, settings: Settings, stage: Stage) -> _Curve:
-    """The points of one graph by rising `ef`: those of the settings, and some about the target."""
+def _hnsw_curve(vectors: Vectors, m: int, users: Users, settings: Settings, stage: Stage) -> Curve:
     with stage(f"build graph, M {m}", len(vectors)) as advance:
         engine = HnswEngine.build(
             vectors,
@@ -158,9 +165,14 @@ def _hnsw_curve(vectors: Vectors, m: int, users: Users, settings: Settings, stag
             seed=settings.seed,
             done=advance,
         )
+    return ef_curve(engine, users, settings, stage)
+
+
+def ef_curve(engine: BuiltEngine, users: Users, settings: Settings, stage: Stage) -> Curve:
+    """The points of a graph by rising `ef`: those of the settings, and some about the target."""
     points: list[CurvePoint] = []
     most = len(settings.ef) + settings.refinements
-    with stage(f"measure recall, M {m}", most) as advance:
+    with stage(f"measure recall, M {engine.parameters['M']}", most) as advance:
         widths = list(settings.ef)
         while widths:
             points.append(measure(engine.with_parameters({"ef": widths.pop(0)}), users))
@@ -170,10 +182,10 @@ def _hnsw_curve(vectors: Vectors, m: int, users: Users, settings: Settings, stag
                 widths = [] if refined is None else [refined]
         advance(most - len(points))
     points.sort(key=lambda point: point.parameters["ef"])
-    return _Curve(points, engine)
+    return Curve(points, engine)
 
 
-def _scan_curves(vectors: Vectors, users: Users, settings: Settings, stage: Stage) -> Iterator[_Curve]:
+def _scan_curves(vectors: Vectors, users: Users, settings: Settings, stage: Stage) -> Iterator[Curve]:
     """A curve for each number of inverted lists; none where there are too few items to train codes on."""
     # Here, since loading faiss takes a while and only this engine needs it.
     from recserve_server_ext.scan_engine import LEAST_ITEMS, ScanEngine
@@ -192,7 +204,7 @@ def _scan_curves(vectors: Vectors, users: Users, settings: Settings, stage: Stag
             engine = ScanEngine.build(
                 vectors, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads, done=advance
             )
-        yield _Curve(_scan_points(engine, lists, users, settings, stage), engine)
+        yield Curve(_scan_points(engine, lists, users, settings, stage), engine)
 
 
 def _scan_points(engine: BuiltEngine, lists: int, users: Users, settings: Settings, stage: Stage) -> list[CurvePoint]:

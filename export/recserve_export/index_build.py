@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from recserve_export.catalogue_columns import Catalogue, Known, item_vectors, read_catalogue
 from recserve_export.engine_choice import EngineName, RecallReport, Settings, Stage, build_engine, silent
+from recserve_export.index_milvus import in_milvus, write_with
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.durable import sha256_of
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.item_vectors import made_with
-from recserve_server_ext.snapshot import REPORT, Content, Snapshot, current, write
+from recserve_server_ext.milvus_collection import Loadable
+from recserve_server_ext.milvus_settings import MilvusSettings
+from recserve_server_ext.snapshot import MILVUS, REPORT, Content, Snapshot, current, write
 from recserve_server_ext.snapshot_manifest import REBUILD, SnapshotManifest, read_manifest
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
@@ -41,7 +44,7 @@ class Details:
     revision: int = 0
     source: str = ""
     available: NDArray[np.bool_] | None = None
-    fields: Iterable[Mapping[str, Any]] | None = None
+    fields: Sequence[Mapping[str, Any]] | None = None
     field_weights: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -69,6 +72,7 @@ def build(
     *,
     store: str = "",
     force: bool = False,
+    milvus: MilvusSettings | None = None,
     stage: Stage = silent,
 ) -> Built:
     """Build and publish the index of the catalogue, unless the published one is up to date.
@@ -79,6 +83,7 @@ def build(
         settings: How to choose engine and parameters.
         store: URL of the catalogue store; empty = the file in the workspace.
         force: Whether to build in any case.
+        milvus: Where Milvus is, for the engine `milvus`.
         stage: Shows progress.
 
     Raises:
@@ -96,7 +101,7 @@ def build(
         catalogue = read_catalogue(
             opened, made_with(fingerprint, head.field_weights), manifest.dim, Known(older, head.imported_at)
         )
-    return _publish(workspace.snapshots, catalogue, head.identity, encoder_folder, settings, stage)
+    return _publish(workspace.snapshots, catalogue, head.identity, encoder_folder, settings, milvus, stage)
 
 
 def build_index(
@@ -107,6 +112,7 @@ def build_index(
     encoder: str,
     settings: Settings | None = None,
     details: Details | None = None,
+    milvus: MilvusSettings | None = None,
     stage: Stage = silent,
 ) -> Built:
     """Publish a snapshot of vectors that are there already: no store, no encoder.
@@ -118,13 +124,18 @@ def build_index(
         encoder: Runtime fingerprint of what made the vectors; serving refuses any other.
         settings: How to choose engine and parameters.
         details: Of the catalogue, where there is one.
+        milvus: Where Milvus is, for the engine `milvus`.
         stage: Shows progress.
 
     Raises:
-        SnapshotError: The arguments do not fit together.
+        ServerError: The arguments do not fit together, or Milvus is away.
     """
     settings, details = settings or Settings(), details or Details()
-    engine, report = build_engine(vectors, settings, stage=stage)
+    elsewhere = None
+    if settings.engine == MILVUS:
+        items = Loadable.of_items(vectors, ids, details.fields, details.source)
+        elsewhere = in_milvus(items, settings, milvus or MilvusSettings(), stage)
+    engine, report = build_engine(vectors, settings, stage=stage, elsewhere=elsewhere)
     content = Content(
         vectors=vectors,
         ids=ids,
@@ -134,7 +145,7 @@ def build_index(
         report=msgspec.json.encode(report),
         **vars(details),
     )
-    folder = write(snapshots, content)
+    folder = write_with(engine, details.available, lambda: write(snapshots, content))
     return Built(folder, True, read_manifest(folder, verify=False), report)
 
 
@@ -158,7 +169,13 @@ def read_report(folder: Path) -> RecallReport:
 
 
 def _publish(
-    snapshots: Path, catalogue: Catalogue, source: str, encoder_folder: Path, settings: Settings, stage: Stage
+    snapshots: Path,
+    catalogue: Catalogue,
+    source: str,
+    encoder_folder: Path,
+    settings: Settings,
+    milvus: MilvusSettings | None,
+    stage: Stage,
 ) -> Built:
     encoder = TextEncoder(encoder_folder, threads=settings.threads)
     with stage("encode distinct texts", len(catalogue.pairs.texts)) as advance:
@@ -177,6 +194,7 @@ def _publish(
         encoder=encoder.fingerprint,
         settings=settings,
         details=details,
+        milvus=milvus,
         stage=stage,
     )
 

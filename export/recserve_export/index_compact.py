@@ -5,21 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from recserve_export.catalogue_columns import Known, item_vectors, read_catalogue
+from recserve_export.index_milvus import again_in_milvus, write_with
 from recserve_server_ext.catalogue_changes import forget_before
 from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.engine import BuiltEngine, Vectors
+from recserve_server_ext.engine import BuiltEngine
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.hnsw_engine import HnswEngine
 from recserve_server_ext.item_vectors import made_with
-from recserve_server_ext.snapshot import REPORT, Content, Snapshot, current, write
+from recserve_server_ext.milvus_collection import Loadable
+from recserve_server_ext.milvus_settings import MilvusSettings
+from recserve_server_ext.snapshot import MILVUS, REPORT, Content, Snapshot, current, write
 from recserve_server_ext.snapshot_manifest import REBUILD, EngineManifest, SnapshotManifest, read_manifest
 from recserve_server_ext.snapshot_shelf import kept
 from recserve_server_ext.text_encoder import TextEncoder
 
 
 def compact(
-    store: CatalogueStore, snapshots: Path, encoder_folder: Path, threads: int | None = None
+    store: CatalogueStore,
+    snapshots: Path,
+    encoder_folder: Path,
+    threads: int | None = None,
+    milvus: MilvusSettings | None = None,
 ) -> SnapshotManifest | None:
     """Publish a snapshot of the catalogue as it is now; servers change to it without a pause.
 
@@ -30,6 +37,7 @@ def compact(
         snapshots: Where to publish.
         encoder_folder: What made the published snapshot.
         threads: Of the build; none = the usable cores.
+        milvus: Where Milvus is, for a catalogue that is searched there.
 
     Returns:
         What was published; none = nothing has changed.
@@ -49,10 +57,12 @@ def compact(
     )
     vectors = item_vectors(catalogue, encoder)
     report = snapshots / old.manifest.id / REPORT
+    items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
+    engine = _engine(items, old.manifest.engine, threads, milvus or MilvusSettings())
     content = Content(
         vectors=vectors,
         ids=catalogue.ids,
-        engine=_engine(vectors, old.manifest.engine, threads),
+        engine=engine,
         encoder=encoder.fingerprint,
         revision=catalogue.revision,
         source=head.identity,
@@ -62,16 +72,18 @@ def compact(
         recall_target=old.manifest.recall_target,
         report=report.read_bytes() if report.is_file() else None,
     )
-    folder = write(snapshots, content)
+    folder = write_with(engine, catalogue.available, lambda: write(snapshots, content))
     # The oldest one that may still be published again needs what changed since.
     oldest = min(found.manifest.revision for found in kept(snapshots) if found.manifest is not None)
     forget_before(store, oldest)
     return read_manifest(folder, verify=False)
 
 
-def _engine(vectors: Vectors, chosen: EngineManifest, threads: int | None) -> BuiltEngine:
-    """The engine of the published snapshot over other vectors; an exact one where there are too few for it."""
-    of = chosen.parameters
+def _engine(items: Loadable, chosen: EngineManifest, threads: int | None, milvus: MilvusSettings) -> BuiltEngine:
+    """The engine of the published snapshot over other items; an exact one where there are too few for it."""
+    of, vectors = chosen.parameters, items.vectors
+    if chosen.name == MILVUS:
+        return again_in_milvus(items, of, milvus)
     if chosen.name == HnswEngine.name:
         return HnswEngine.build(vectors, m=of["M"], ef_construction=of["ef_construction"], ef=of["ef"], threads=threads)
     if chosen.name == "scan":

@@ -72,10 +72,13 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Te
         return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1])).squeeze(1)
     if pooling == "max":
         return hidden.masked_fill(mask.unsqueeze(-1) == 0, torch.finfo(hidden.dtype).min).amax(1)
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    weights = mask.to(hidden.dtype)
     if pooling == "weighted_mean":
         weights = weights * weights.cumsum(1)
-    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+    # A matrix product for each text, since a plain sum is added up in another order in other company; of two equal
+    # rows, since onnxruntime adds up a single one in groups that end with the padding.
+    sums = torch.bmm(weights.unsqueeze(1).expand(-1, 2, -1), hidden)[:, 0]
+    return sums / weights.sum(1, keepdim=True).clamp(min=1e-9)
 
 
 class _Unit(nn.Module):  # type: ignore[misc]  # see PooledModel

@@ -1,14 +1,13 @@
-"""fp32 graph -> int8: SmoothQuant rescaling of the weights' inputs, then dynamic quantisation per channel.
+"""fp32 graph -> int8: SmoothQuant rescaling of the weights' inputs, then int8 products (`int8_products`).
 
 SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438): x W = (x / s)(s W). With
 s_c = amax(x_c)^a / amax(W_c)^(1 - a) for each channel c, the outliers of the activations, which one scale for a whole
-tensor cannot hold, move into the weights, which have a scale per output channel.
+token cannot hold, move into the weights, which have a scale per output channel.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -19,9 +18,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from recserve_export.encoder_recipe import Int8Recipe
+from recserve_export.int8_products import quantise_products
 from recserve_server_ext.text_encoder import TokenIds
 
 Values = NDArray[np.float32]
@@ -52,24 +51,8 @@ def write_int8(
     products = weight_products(model, kept)
     ranges = activation_ranges(model, list(products), calibration, done)
     smooth(model, products, ranges, recipe.alpha)
-    write_quantised(model, int8, weight_bits=recipe.weight_bits, kept=kept)
-
-
-def write_quantised(model: Any, path: Path, *, weight_bits: int, kept: Collection[str] = ()) -> None:
-    """Write the graph with its products with constant weights as dynamic int8, but for those `kept` (node names)."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
-        smoothed = Path(aside) / "smoothed.onnx"
-        onnx.save(model, smoothed)
-        quantize_dynamic(
-            smoothed,
-            path,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            reduce_range=weight_bits == 7,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(kept),
-            extra_options={"MatMulConstBOnly": True},
-        )
+    quantise_products(model, weight_bits=recipe.weight_bits, kept=kept)
+    onnx.save(model, int8)
 
 
 def ffn_outputs(model: Any) -> list[str]:

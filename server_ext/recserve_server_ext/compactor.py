@@ -11,6 +11,7 @@ from pathlib import Path
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.errors import ServerError
 from recserve_server_ext.events import EventLog
+from recserve_server_ext.milvus_settings import MilvusSettings
 from recserve_server_ext.snapshot import current
 from recserve_server_ext.snapshot_manifest import read_manifest
 
@@ -107,7 +108,8 @@ class Compactor:
         self._mark = None
 
 
-def compact_command(home: Path, precision: str, store: str) -> list[str]:
+def compact_command(home: Path, precision: str, store: str, milvus: MilvusSettings) -> list[str]:
     """The command that makes the snapshot; one thread, so that serving keeps the other cores."""
+    named = ["--milvus-uri", milvus.uri, "--milvus-token-file", milvus.token_file] if milvus.uri else []
     program = [sys.executable, "-m", "recserve_client.cli.main", "index", "compact"]
-    return [*program, "--home", str(home), "--precision", precision, "--store", store, "--threads", "1"]
+    return [*program, "--home", str(home), "--precision", precision, "--store", store, "--threads", "1", *named]

@@ -17,7 +17,8 @@ MANIFEST = "encoder.json"
 MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 CHOICE = "choice.json"
-FORMAT = 1
+#: 2: int8 graphs have one scale for each token, so that texts share runs.
+FORMAT = 2
 
 Precision = Literal["fp32", "int8", "int8-fast", "fp16", "bf16"]
 #: Those whose vectors depend on how the CPU multiplies.

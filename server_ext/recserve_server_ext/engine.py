@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, wait
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from recserve_client.contract.filters import Filter
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -23,7 +26,7 @@ class Engine(Protocol):
     Each engine is built from, or loaded beside, the item vectors of a snapshot, [items, dim].
 
     Attributes:
-        name: What manifests and options call it: ``hnsw``, ``scan`` or ``exact``.
+        name: What manifests and options call it: ``hnsw``, ``scan``, ``exact`` or ``milvus``.
     """
 
     name: str
@@ -59,6 +62,52 @@ class BuiltEngine(Engine, Protocol):
     def with_parameters(self, parameters: Mapping[str, int]) -> Self:
         """The same index, searched with these; those it was built with are ignored. Use one of the two at a time."""
         ...
+
+
+class RemoteEngine(ABC):
+    """A `BuiltEngine` that several servers share, over the network: it evaluates filters itself, and may be away.
+
+    A class of its own rather than a protocol, so that retrieval can tell it quickly from the engines in this process.
+
+    Attributes:
+        name: As of any engine.
+        parameters: As of any built engine.
+    """
+
+    name: str
+    parameters: dict[str, int]
+
+    @abstractmethod
+    def check(self, where: Filter) -> None:
+        """Refuse a filter that it cannot evaluate exactly.
+
+        Raises:
+            RequestError: invalid_request.
+        """
+
+    @abstractmethod
+    def search(
+        self, queries: Vectors, k: int, *, ef: int | None = None, where: Filter | None = None
+    ) -> tuple[Rows, Scores]:
+        """As `Engine.search`, among the items of its own snapshot that match a filter that passed `check`.
+
+        It may find fewer items than there are; retrieval then searches for all of them in this process.
+
+        Raises:
+            RequestError: unavailable.
+        """
+
+    @abstractmethod
+    def forget(self, rows: Rows) -> None:
+        """Take note that these rows are not going to be recommended again; returns at once, never raises."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """As `Engine.save`."""
+
+    @abstractmethod
+    def with_parameters(self, parameters: Mapping[str, int]) -> Self:
+        """As `BuiltEngine.with_parameters`."""
 
 
 def no_results(queries: int, k: int) -> tuple[Rows, Scores]:

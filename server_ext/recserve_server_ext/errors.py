@@ -8,6 +8,7 @@
     ├── StoreError
     │   ├── CatalogueError    the catalogue store cannot be read or written
     │   └── InteractionError  the interaction store cannot be read or written
+    ├── MilvusError       Milvus is away, refused, or did not answer in time
     ├── UserIdError       a user id cannot be made a pseudonym
     ├── ConfigError       a configuration value or file is wrong
     └── LaunchError       tritonserver cannot be found, started or kept running
@@ -38,6 +39,16 @@ class CatalogueError(StoreError):
 
 class InteractionError(StoreError):
     """The interaction store cannot be read or written."""
+
+
+class MilvusError(ServerError):
+    """Milvus is away, refused, or did not answer in time.
+
+    Attributes:
+        is_away: Whether it did not answer, or is not ready; no = it refused this one request.
+    """
+
+    is_away: bool = False
 
 
 class UserIdError(ServerError):

@@ -12,6 +12,7 @@ import numpy as np
 
 from recserve_server_ext.catalogue_store import CatalogueStore, Changes, ItemRow
 from recserve_server_ext.catalogue_view import Delta, Vectors, View
+from recserve_server_ext.engine import RemoteEngine
 from recserve_server_ext.errors import CatalogueError, SnapshotError
 from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.snapshot import CURRENT, Snapshot, current
@@ -130,12 +131,21 @@ class LiveCatalogue:
             self._fault = ""
             if head.revision != view.revision:
                 self._view = View(view.snapshot, with_changes(view, changes))
+                _forget_hidden(view, self._view)
 
     def _complain(self, fault: str) -> None:
         """Log a fault once."""
         if fault != self._fault:
             _log.error("%s", fault)
             self._fault = fault
+
+
+def _forget_hidden(before: View, after: View) -> None:
+    """Tell an engine elsewhere which rows of its snapshot are gone for good: one that is hidden never comes back."""
+    engine = after.snapshot.engine
+    if isinstance(engine, RemoteEngine):
+        items = len(after.snapshot.ids)
+        engine.forget(np.flatnonzero(before.available[:items] & ~after.available[:items]))
 
 
 def with_changes(view: View, changes: Changes) -> Delta:

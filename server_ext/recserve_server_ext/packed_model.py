@@ -176,6 +176,9 @@ class PackedModel(Generic[J]):
             return []
         try:
             return self._handler.answer(jobs)
+        except RequestError as error:
+            # What all of them need is away: asking for each alone would only wait once more for each.
+            return [error] * len(jobs)
         except Exception as error:
             if len(jobs) == 1:
                 return [_fault(error)]

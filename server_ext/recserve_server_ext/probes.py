@@ -16,7 +16,8 @@ from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
 
 _STATUS_SHOWN = 200
-_WITH_STORE = (names.ITEMS, names.INTERACTIONS)
+#: Models that need something outside: a store, or Milvus.
+_MAY_REFUSE = (names.ITEMS, names.INTERACTIONS, names.RECOMMEND, names.RECOMMEND_TEXT)
 #: gRPC would wait up to two minutes before it tries a server again that was away.
 _RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -82,8 +83,8 @@ class Probes:
         try:
             self._stub.ModelInfer(self._requests[model], timeout=timeout_s)
         except grpc.RpcError as error:
-            # A model that says why it cannot answer is alive: a store that is away comes back without a restart.
-            if model in _WITH_STORE and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
+            # A model that says why it cannot answer is alive: what is away comes back without a restart.
+            if model in _MAY_REFUSE and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
                 return None
             return f"{error.code().name}: {error.details()}"[:_STATUS_SHOWN]
         return None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_server_ext.catalogue_view import Delta, View
-from recserve_server_ext.engine import Rows, Scores, Vectors
+from recserve_server_ext.engine import RemoteEngine, Rows, Scores, Vectors
 from recserve_server_ext.exact_engine import search_among
 from recserve_server_ext.view_filters import Allowed
 
@@ -59,10 +59,7 @@ def search(view: View, users: Vectors, wanted: Sequence[Wanted]) -> list[Rows]:
     for (width, ef, _), numbers in groups.items():
         queries = users if len(numbers) == len(wanted) else users[numbers]
         allowed = wanted[numbers[0]].allowed
-        if allowed is not None and _is_selective(allowed):
-            rows, scores = search_among(view.snapshot.vectors, queries, allowed.rows, width)
-        else:
-            rows, scores = view.snapshot.engine.search(queries, width, ef=ef)
+        rows, scores = _neighbours(view, queries, width, ef, allowed)
         kept = _best(view, queries, rows, scores, [wanted[number] for number in numbers])
         for number, best in zip(numbers, kept, strict=True):
             found[number] = best
@@ -72,6 +69,24 @@ def search(view: View, users: Vectors, wanted: Sequence[Wanted]) -> list[Rows]:
             for number, best in zip(short, again, strict=True):
                 found[number] = best
     return found
+
+
+def _neighbours(
+    view: View, queries: Vectors, width: int, ef: int | None, allowed: Allowed | None
+) -> tuple[Rows, Scores]:
+    """The nearest rows of the snapshot, of those that match where the filter leaves few or the engine evaluates it."""
+    engine = view.snapshot.engine
+    if allowed is not None and _is_remote(view, allowed):
+        assert isinstance(engine, RemoteEngine)
+        return engine.search(queries, width, ef=ef, where=allowed.where)
+    if allowed is not None and _is_selective(allowed):
+        return search_among(view.snapshot.vectors, queries, allowed.rows, width)
+    return engine.search(queries, width, ef=ef)
+
+
+def _is_remote(view: View, allowed: Allowed) -> bool:
+    """Whether the engine evaluates the filter itself."""
+    return allowed.where is not None and isinstance(view.snapshot.engine, RemoteEngine)
 
 
 def _is_short(view: View, found: Rows, want: Wanted) -> bool:
@@ -143,9 +158,10 @@ def _with_delta(
 def _ef(view: View, want: Wanted) -> int | None:
     """The width of the search: what was asked for, the engine's own (none), or more where a filter drops items."""
     own = view.snapshot.manifest.engine.parameters.get("ef")
-    if want.ef is not None or want.allowed is None or own is None or _is_selective(want.allowed):
+    allowed = want.allowed
+    if want.ef is not None or allowed is None or own is None or _is_selective(allowed) or _is_remote(view, allowed):
         return want.ef
-    return round(own * math.pow(want.allowed.items / len(want.allowed.rows), _EF_GROWTH))
+    return round(own * math.pow(allowed.items / len(allowed.rows), _EF_GROWTH))
 
 
 def search_width(view: View, want: Wanted) -> int:
@@ -156,7 +172,7 @@ def search_width(view: View, want: Wanted) -> int:
     needed = want.k + len(want.banned)
     items = len(view.snapshot.ids)
     if want.allowed is not None:
-        if not _is_selective(want.allowed):
+        if not _is_selective(want.allowed) and not _is_remote(view, want.allowed):
             needed = min(items, _MARGIN * -(-needed * items // len(want.allowed.rows)))
     elif view.hidden:
         needed = min(items, -(-needed * items // max(1, items - view.hidden)))

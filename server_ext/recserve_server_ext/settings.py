@@ -12,6 +12,7 @@ from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.errors import ConfigError
 from recserve_server_ext.history_rules import HistoryRules, read_rules
 from recserve_server_ext.interaction_limits import DAY_S, InteractionLimits, Seconds
+from recserve_server_ext.milvus_settings import MilvusSettings
 
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -106,6 +107,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         compact_after: Changed and removed items after which a new snapshot is made in the background; 0 = never.
         limits: The largest request.
         users: What users do, and recommendations by user id.
+        milvus: Where Milvus is, for an index that is there.
     """
 
     host: str = "127.0.0.1"
@@ -123,6 +125,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compact_after: Annotated[int, Meta(ge=0)] = 2000
     limits: Limits = Limits()
     users: UserSettings = UserSettings()
+    milvus: MilvusSettings = MilvusSettings()
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

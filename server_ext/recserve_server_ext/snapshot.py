@@ -22,6 +22,7 @@ from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.hnsw_engine import HnswEngine
 from recserve_server_ext.item_fields import ItemFields, read_table, write_fields, write_table
+from recserve_server_ext.milvus_settings import MilvusSettings
 from recserve_server_ext.snapshot_manifest import (
     REBUILD,
     EngineManifest,
@@ -31,6 +32,7 @@ from recserve_server_ext.snapshot_manifest import (
 )
 
 CURRENT = "CURRENT"
+MILVUS = "milvus"
 VECTORS = "vectors.npy"
 IDS = "ids.arrow"
 FIELDS = "fields.arrow"
@@ -71,7 +73,13 @@ class Snapshot:
 
     @classmethod
     def load(
-        cls, folder: Path, *, encoder: str | None = None, threads: int | None = None, verify: bool = True
+        cls,
+        folder: Path,
+        *,
+        encoder: str | None = None,
+        threads: int | None = None,
+        verify: bool = True,
+        milvus: MilvusSettings | None = None,
     ) -> Snapshot:
         """Open a snapshot.
 
@@ -80,6 +88,7 @@ class Snapshot:
             encoder: Runtime fingerprint that it must have been made with; none = any.
             threads: Of a search; default the usable cores.
             verify: Whether to compute the checksums of the files.
+            milvus: Where Milvus is, for a snapshot that is searched there; none = it can be loaded, but not searched.
 
         Raises:
             SnapshotError: Missing, damaged, of another format, or made with another encoder.
@@ -98,7 +107,7 @@ class Snapshot:
             ids=ids,
             row_of={item: row for row, item in enumerate(ids)},
             available=table["available"].to_numpy().astype(np.bool_),
-            engine=_load_engine(manifest.engine, folder, vectors, threads),
+            engine=_load_engine(manifest.engine, folder, vectors, threads, milvus or MilvusSettings()),
             exact=ExactEngine(vectors),
             fields=ItemFields.load(folder / FIELDS),
         )
@@ -246,8 +255,8 @@ def _map_vectors(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def _load_engine(
-    engine: EngineManifest, folder: Path, vectors: NDArray[np.float32], threads: int | None
-) -> BuiltEngine:
+    engine: EngineManifest, folder: Path, vectors: NDArray[np.float32], threads: int | None, milvus: MilvusSettings
+) -> Engine:
     if engine.name == HnswEngine.name:
         return HnswEngine.load(folder, vectors, engine.parameters, threads=threads)
     if engine.name == "scan":
@@ -257,6 +266,10 @@ def _load_engine(
         return ScanEngine.load(folder, vectors, engine.parameters, threads=threads)
     if engine.name == ExactEngine.name:
         return ExactEngine.load(folder, vectors)
+    if engine.name == MILVUS:
+        from recserve_server_ext.milvus_engine import MilvusEngine
+
+        return MilvusEngine.load(folder, vectors, engine.parameters, milvus)
     raise SnapshotError(f"snapshot {folder} has an engine {engine.name!r} that this version lacks; {REBUILD}")
 
 

@@ -19,9 +19,9 @@ class EngineManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The engine of a snapshot.
 
     Attributes:
-        name: `hnsw`, `scan` or `exact`.
-        parameters: What it was built with and searches with: `M`, `ef_construction` and `ef` of hnsw; `lists`, `codes`,
-            `nprobe` and `rescored` of scan.
+        name: `hnsw`, `scan`, `exact` or `milvus`.
+        parameters: What it was built with and searches with: `M`, `ef_construction` and `ef` of hnsw and milvus;
+            `lists`, `codes`, `nprobe` and `rescored` of scan.
     """
 
     name: str

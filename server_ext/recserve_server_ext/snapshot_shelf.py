@@ -77,13 +77,16 @@ def first_usable(snapshots: Path, use: Callable[[Path], T]) -> T:
     raise first
 
 
-def activate(snapshots: Path, name: str, encoder: str) -> SnapshotManifest:
+def activate(
+    snapshots: Path, name: str, encoder: str, ready: Callable[[Path], None] = lambda _: None
+) -> SnapshotManifest:
     """Publish a snapshot that is there, after checking every file; servers change to it without a pause.
 
     Args:
         snapshots: The folder.
         name: Of the snapshot.
         encoder: Runtime fingerprint it must have been made with.
+        ready: Called with its folder before it is published; raises ServerError where it cannot be served.
 
     Raises:
         SnapshotError: There is none of this name, it is damaged, or made with another encoder.
@@ -96,12 +99,15 @@ def activate(snapshots: Path, name: str, encoder: str) -> SnapshotManifest:
         manifest = read_manifest(folder)
         if manifest.encoder != encoder:
             raise SnapshotError(f"snapshot {name} was made with encoder {manifest.encoder}, {encoder} is served")
+        ready(folder)
         write_file(snapshots / CURRENT, f"{name}\n".encode())
     return manifest
 
 
-def rollback(snapshots: Path, encoder: str) -> SnapshotManifest:
+def rollback(snapshots: Path, encoder: str, ready: Callable[[Path], None] = lambda _: None) -> SnapshotManifest:
     """Publish the newest usable snapshot that is older than the published one; changes since are served over it.
+
+    Arguments as of `activate`.
 
     Raises:
         SnapshotError: There is none.
@@ -110,7 +116,7 @@ def rollback(snapshots: Path, encoder: str) -> SnapshotManifest:
     for folder in _folders(snapshots):
         if folder.name < published.name:
             try:
-                return activate(snapshots, folder.name, encoder)
+                return activate(snapshots, folder.name, encoder, ready)
             except SnapshotError as error:
                 _log.warning("%s", error)
     raise SnapshotError(f"no usable snapshot in {snapshots} is older than {published.name}")

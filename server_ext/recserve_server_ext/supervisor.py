@@ -14,7 +14,7 @@ from recserve_server_ext.compactor import Compactor, compact_command
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
 from recserve_server_ext.encoder_target import check_provider, find_backend, fitted
-from recserve_server_ext.errors import LaunchError, SnapshotError
+from recserve_server_ext.errors import ConfigError, LaunchError, SnapshotError
 from recserve_server_ext.event_columns import event_columns
 from recserve_server_ext.event_weights import weigh
 from recserve_server_ext.events import EventLog
@@ -27,7 +27,7 @@ from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.repository import assemble
 from recserve_server_ext.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.settings import ModelSettings, ServeSettings, UserSettings, rules_of
-from recserve_server_ext.snapshot import first_id
+from recserve_server_ext.snapshot import MILVUS, first_id
 from recserve_server_ext.snapshot_manifest import SnapshotManifest
 from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot_manifest
 from recserve_server_ext.snapshot_shelf import first_usable
@@ -106,6 +106,10 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         return snapshot, first_id(folder)
 
     snapshot, item = first_usable(workspace.snapshots, usable)
+    if snapshot.engine.name == MILVUS and not settings.milvus.uri:
+        raise ConfigError(
+            f"snapshot {snapshot.id} is searched by Milvus: set uri in the table [milvus] of the settings"
+        )
     endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
     store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
     handed = ModelSettings(
@@ -137,7 +141,7 @@ def _compactor(
 ) -> Compactor | None:
     if not store or not settings.compact_after:
         return None
-    command = compact_command(workspace.home.resolve(), precision, store)
+    command = compact_command(workspace.home.resolve(), precision, store, settings.milvus)
     return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
 
 

@@ -20,7 +20,7 @@ from recserve_server_ext.errors import EncoderError
 Vectors = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
 
-#: Most tokens (rows x longest row) of one fp32 run. Beyond 256 what a run computes leaves the cache: 1,024 cost 15%
+#: Most tokens (rows x longest row) of one run. Beyond 256 what a run computes leaves the cache: 1,024 cost 15%
 #: more CPU for titles and 80% for descriptions (Zen 3, 2 threads); below 96 the matrix products are too small.
 TOKEN_BUDGET = 192
 #: Fewest tokens that are worth a run of their own.
@@ -95,7 +95,7 @@ class TextTokenizer:
 
 def _table(rows: list[list[int]]) -> TokenTable:
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    ids = np.zeros((len(rows), int(lengths.max(initial=1))), np.int64)
+    ids = np.zeros((len(rows), int(lengths.max(initial=2))), np.int64)
     ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.fromiter(
         (token for row in rows for token in row), np.int64, int(lengths.sum())
     )
@@ -105,10 +105,8 @@ def _table(rows: list[list[int]]) -> TokenTable:
 class TextEncoder:
     """An exported encoder in this process.
 
-    int8 runs texts one by one: dynamic quantisation takes one scale for a whole tensor, so a batch would change the
-    vectors of its texts; alone a text has the same bits every time. fp32 is independent of the batch to 1e-6, so
-    texts are sorted by length and run in batches of a bounded number of tokens. In both, several threads share one
-    single-threaded session.
+    Texts are sorted by length and run in batches of a bounded number of tokens; the graph computes each text for
+    itself (int8 has one scale for each token), to the bit. Several threads share one single-threaded session.
 
     Attributes:
         manifest: Of the folder.
@@ -183,10 +181,7 @@ class TextEncoder:
     def run(self, tokens: TokenTable) -> Vectors:
         """Unit vectors of tokenised texts, [texts, dim]."""
         vectors = np.empty((len(tokens.lengths), self.dim), np.float32)
-        if self.manifest.precision != "fp32":
-            batches = iter(_longest_first(tokens.lengths)[:, None])
-        else:
-            batches = plan_runs(tokens.lengths, self._threads)
+        batches = plan_runs(tokens.lengths, self._threads)
         lock = threading.Lock()
 
         def work() -> None:
@@ -205,7 +200,8 @@ class TextEncoder:
         return vectors
 
     def _run_batch(self, tokens: TokenTable, rows: NDArray[np.int64]) -> Vectors:
-        longest = int(tokens.lengths[rows].max())
+        # A product of a single row is added up in another order.
+        longest = max(2, int(tokens.lengths[rows].max()))
         part = TokenTable(tokens.ids[rows, :longest], tokens.lengths[rows])
         result: Vectors = self._session.run(None, {"input_ids": part.ids, "attention_mask": part.mask})[0]
         return result
@@ -235,7 +231,7 @@ def plan_runs(lengths: NDArray[np.int64], threads: int) -> Iterator[NDArray[np.i
     Yields:
         Row numbers; at most `TOKEN_BUDGET` tokens with padding, unless one text alone has more.
     """
-    order = _longest_first(lengths)
+    order = np.argsort(-lengths, kind="stable")
     share = int(lengths.sum()) // (_RUNS_PER_THREAD * threads)
     budget = min(TOKEN_BUDGET, max(_LEAST_TOKENS, share))
     start = 0
@@ -243,8 +239,3 @@ def plan_runs(lengths: NDArray[np.int64], threads: int) -> Iterator[NDArray[np.i
         size = max(1, budget // max(1, int(lengths[order[start]])))
         yield order[start : start + size]
         start += size
-
-
-def _longest_first(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows such that threads which share them end together."""
-    return np.argsort(-lengths, kind="stable")

@@ -8,9 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from recserve_client.contract.filters import Filter
+from recserve_client.contract.filters import And, Filter
 from recserve_server_ext.attribute_columns import AttributeColumns
 from recserve_server_ext.catalogue_view import Rows, View
+from recserve_server_ext.engine import RemoteEngine
 from recserve_server_ext.filter_mask import Mask, check_attributes, filter_mask
 from recserve_server_ext.mask_cache import MaskCache, canonical_key
 from recserve_server_ext.slate_candidates import Source
@@ -28,10 +29,12 @@ class Allowed:
     Attributes:
         mask: [rows] bool, read-only.
         items: Items of the snapshot: the rows before those of the delta.
+        where: The filter, for an engine that evaluates it itself; none = such an engine is not asked.
     """
 
     mask: Mask
     items: int
+    where: Filter | None = None
 
     @cached_property
     def count(self) -> int:
@@ -45,7 +48,8 @@ class Allowed:
 
     def also(self, other: Allowed) -> Allowed:
         """Those that are in both."""
-        return Allowed(self.mask & other.mask, self.items)
+        where = None if self.where is None or other.where is None else And([self.where, other.where])
+        return Allowed(self.mask & other.mask, self.items, where)
 
 
 class ViewFilters:
@@ -78,15 +82,18 @@ class ViewFilters:
             condition: A filter that passed `check_filter`.
 
         Raises:
-            RequestError: unknown_field or invalid_request, see `check_attributes`.
+            RequestError: unknown_field or invalid_request, see `check_attributes`; or the engine cannot evaluate it.
         """
+        engine = self._view.snapshot.engine
+        if isinstance(engine, RemoteEngine):
+            engine.check(condition)
         key = canonical_key(condition)
         if (found := self._ready.get(key)) is not None:
             self._ready.move_to_end(key)
             return found
         mask = self.matches(condition, key) & self._view.available
         mask.setflags(write=False)
-        found = self._ready[key] = Allowed(mask, len(self._view.snapshot.ids))
+        found = self._ready[key] = Allowed(mask, len(self._view.snapshot.ids), condition)
         if len(self._ready) > _READY:
             self._ready.popitem(last=False)
         return found

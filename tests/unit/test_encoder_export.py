@@ -65,9 +65,9 @@ class TestGraph:
     def test_only_products_with_constant_weights_are_int8(self, exported: Path) -> None:
         graph = onnx.load(exported / "encoder" / "int8" / MODEL).graph
         kinds = [node.op_type for node in graph.node]
-        assert kinds.count("MatMulInteger") == 2 * 5
-        assert kinds.count("MatMul") == 2 * 3  # inside attention, and what ends the FFN
-        assert sum(node.name.endswith("_smoothed") for node in graph.node) == 2 * 3
+        assert kinds.count("MatMulIntegerToFloat") == 2 * 6 - 1
+        assert kinds.count("MatMul") == 2 * 2 + 1 + 1  # inside attention, what ends the first FFN, and pooling
+        assert sum(node.name.endswith("_smoothed") for node in graph.node) == 2 * 4 - 1
 
     def test_is_reproducible(self, source: Path, exported: Path, tmp_path: Path) -> None:
         again = export_encoder(source, Workspace(tmp_path), "int8", settings=LOOSE)

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from recserve_client.contract.filters import Exists
 from recserve_server_ext import retrieval
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.exact_engine import ExactEngine, search_among
 from recserve_server_ext.hnsw_engine import HnswEngine
 from recserve_server_ext.retrieval import Wanted, search
-from recserve_server_ext.scan_engine import ScanEngine
 from recserve_server_ext.snapshot_manifest import EngineManifest
 from recserve_server_ext.view_filters import Allowed
+from support.engines import EngineMaker
 from support.small_snapshot import view_of
 
 ITEMS, DIM, USERS = 4000, 32, 40
@@ -45,11 +46,20 @@ def users(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit(vectors[rng.integers(0, ITEMS, (USERS, 20))].mean(axis=1, dtype=np.float64))
 
 
-@pytest.fixture(scope="module", params=["hnsw", "scan"])
-def view(request: pytest.FixtureRequest, vectors: NDArray[np.float32]) -> View:
-    if request.param == "hnsw":
-        return view_of(vectors, HnswEngine.build(vectors, m=16, ef_construction=200, ef=400, threads=1))
-    return view_of(vectors, ScanEngine.build(vectors, lists=16, codes=16, nprobe=16, rescored=400, threads=1))
+KINDS = ["independent", "towards the users", "away from the users"]
+SHARES = [0.001, 0.05, 0.5]
+
+
+@pytest.fixture(scope="module")
+def masks(vectors: NDArray[np.float32], users: NDArray[np.float32]) -> dict[str, NDArray[np.bool_]]:
+    """By the name of the attribute that matching items have."""
+    return {f"{kind} {share}": mask_of(kind, share, vectors, users) for kind in KINDS for share in SHARES}
+
+
+@pytest.fixture(scope="module")
+def view(make_engine: EngineMaker, vectors: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]]) -> View:
+    fields = [{name: True for name, mask in masks.items() if mask[row]} for row in range(ITEMS)]
+    return view_of(vectors, make_engine(vectors, fields))
 
 
 def mask_of(kind: str, share: float, vectors: NDArray[np.float32], users: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -65,13 +75,14 @@ def mask_of(kind: str, share: float, vectors: NDArray[np.float32], users: NDArra
     return mask
 
 
-@pytest.mark.parametrize("kind", ["independent", "towards the users", "away from the users"])
-@pytest.mark.parametrize("share", [0.001, 0.05, 0.5])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("always_drop", [False, True])
 def test_recall(
     view: View,
     vectors: NDArray[np.float32],
     users: NDArray[np.float32],
+    masks: dict[str, NDArray[np.bool_]],
     kind: str,
     share: float,
     always_drop: bool,
@@ -80,8 +91,8 @@ def test_recall(
     if always_drop:
         monkeypatch.setattr(retrieval, "_EXACT_SHARE", 0.0)
         monkeypatch.setattr(retrieval, "_EXACT_ITEMS", 0)
-    mask = mask_of(kind, share, vectors, users)
-    allowed = Allowed(mask, ITEMS)
+    name = f"{kind} {share}"
+    mask, allowed = masks[name], Allowed(masks[name], ITEMS, Exists(name))
     found = search(view, users, [Wanted(10, NOBODY, None, allowed)] * USERS)
     matching = np.flatnonzero(mask)
     hits = 0

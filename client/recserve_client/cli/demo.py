@@ -47,8 +47,7 @@ _USERS: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...] = (
 
 #: What comes before serving: name of the step and its command.
 _STEPS = (
-    # Not `auto`: measuring every candidate takes minutes, and fp32 is right on every CPU.
-    ("export", ("export", "encoder", "--precision", "fp32")),
+    ("export", ("export", "encoder")),
     ("import", ("catalogue", "import", "films")),
     ("index", ("index", "build")),
 )

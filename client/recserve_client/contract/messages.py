@@ -91,7 +91,7 @@ class RecommendTimings(Struct, frozen=True, gc=False):
         encode_us: Tokenising and encoding the texts that were not known.
         search_us: User vectors and the search of the index.
         explain_us: Contributions, fields and the final scores.
-        engine: What searched the index: hnsw, scan or exact.
+        engine: What searched the index: hnsw, scan, exact or milvus.
     """
 
     queue_us: int

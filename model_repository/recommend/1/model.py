@@ -27,7 +27,9 @@ class TritonPythonModel:
         settings = model_settings(args)
         serve = settings.serve
         manifest = read_manifest(Path(settings.encoder), verify=False)
-        load = partial(Snapshot.load, encoder=manifest.runtime_fingerprint, threads=serve.threads or None)
+        load = partial(
+            Snapshot.load, encoder=manifest.runtime_fingerprint, threads=serve.threads or None, milvus=serve.milvus
+        )
         store = opener(settings.store) if settings.store else None
         self._metrics = ViewMetrics()
         live = LiveCatalogue(Path(settings.snapshots), load, store, self._metrics.show)
