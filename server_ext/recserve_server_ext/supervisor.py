@@ -13,7 +13,7 @@ from recserve_server_ext.catalogue_store import CatalogueStore, opener
 from recserve_server_ext.compactor import Compactor, compact_command
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
-from recserve_server_ext.encoder_target import check_provider, find_backend, fitted
+from recserve_server_ext.encoder_target import find_backend, fitted
 from recserve_server_ext.errors import ConfigError, LaunchError, SnapshotError
 from recserve_server_ext.event_columns import event_columns
 from recserve_server_ext.event_weights import weigh
@@ -93,8 +93,6 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     manifest = read_encoder_manifest(encoder)
     settings = fitted(encoder, manifest, settings)
     backend = find_backend(binary, settings.encoder)
-    if settings.encoder.target == "onnxruntime":
-        check_provider(settings.encoder.provider, backend)
 
     def usable(folder: Path) -> tuple[SnapshotManifest, str]:
         snapshot = read_snapshot_manifest(folder, verify=False)
