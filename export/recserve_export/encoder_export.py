@@ -116,8 +116,7 @@ def export_encoder(
     found = None if model is None else resolve(str(model), options)
     source = read_source(options=options) if found is None else read_source(found.folder, options, name=found.name)
     job = _Job(source, source.sha256(), workspace, settings, texts_name(settings.texts), stage)
-    if precision != "auto":
-        suiting([precision], settings.targets)
+    job.check_targets(precision)
     if (done := job.up_to_date(precision)) is not None and job.has_targets(done):
         return done
     try:
@@ -152,6 +151,15 @@ class _Job:
         if fp32 is None or winner is None or not self._would_choose_again(winner.report()):
             return None
         return [fp32] if chosen == "fp32" else [fp32, winner]
+
+    def check_targets(self, precision: Precision | Literal["auto"]) -> None:
+        """Refuse what no target would come of, before anything is made.
+
+        Raises:
+            ExportError: None of the targets runs encoders of this precision.
+        """
+        if precision != "auto":
+            suiting([precision], self.settings.targets)
 
     def has_targets(self, done: list[Exported]) -> bool:
         """Whether no Triton model folder is to be written."""

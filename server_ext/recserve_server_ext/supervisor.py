@@ -11,7 +11,7 @@ import grpc
 from recserve_server_ext.catalogue_store import CatalogueStore, opener
 from recserve_server_ext.compactor import Compactor, compact_command
 from recserve_server_ext.encoder_switch import EncoderSwitch, Wanted
-from recserve_server_ext.encoder_target import check_provider, find_backend
+from recserve_server_ext.encoder_target import find_backend
 from recserve_server_ext.errors import ConfigError, LaunchError
 from recserve_server_ext.event_columns import event_columns
 from recserve_server_ext.event_weights import weigh
@@ -88,8 +88,6 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     """
     first = first_pair(workspace, settings)
     backend = find_backend(binary, settings.encoder)
-    if settings.encoder.target == "onnxruntime":
-        check_provider(settings.encoder.provider, backend)
     if first.snapshot.engine.name == MILVUS and not settings.milvus.uri:
         raise ConfigError(
             f"snapshot {first.snapshot.id} is searched by Milvus: set uri in the table [milvus] of the settings"
