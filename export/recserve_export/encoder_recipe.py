@@ -19,8 +19,6 @@ RECIPE: Final = "recserve_export"
 ALPHA: Final = 0.7
 #: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/012-a-scale-for-each-token.md.
 FP32_FFN_SHARE: Final[dict[Precision, float]] = {"int8": 0.5, "int8-fast": 0.0}
-#: Precisions that are made from fp32.
-INT8: Final[tuple[Precision, ...]] = ("int8", "int8-fast")
 #: How the precisions for GPUs are made.
 HALF: Final[dict[Precision, str]] = {
     "fp16": "half precision but for pooling and normalisation",

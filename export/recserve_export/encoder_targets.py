@@ -15,6 +15,7 @@ import msgspec
 from google.protobuf import text_format
 
 from recserve_client.contract import models as names
+from recserve_export.encoder_recipe import HALF
 from recserve_export.encoder_report import EncoderReport, SpeedPoint
 from recserve_export.encoder_tensorrt import PLAN, build_plan, build_script
 from recserve_export.errors import ExportError
@@ -22,9 +23,9 @@ from recserve_server_ext import cpu
 from recserve_server_ext.durable import new_folder
 from recserve_server_ext.encoder_config import EncoderConfig, write_warmup
 from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
-from recserve_server_ext.encoder_target import CONFIG, CONFIGS, TARGETS, model_folder, targets_of
+from recserve_server_ext.encoder_target import CONFIG, CONFIGS, TARGETS, model_folder, providers_of, targets_of
 from recserve_server_ext.repository import model_sources
-from recserve_server_ext.settings import ModelSettings, Provider, ServeSettings, Target
+from recserve_server_ext.settings import ModelSettings, ServeSettings, Target
 
 #: Texts of one request to the encoder that a server sends by default.
 DEFAULT_MOST: Final = ServeSettings().encoder_batch
@@ -34,7 +35,6 @@ BUILD: Final = "build.sh"
 _GPU_BATCHES: Final = (8, 16, 32, 64)
 #: A batch is preferred when it is at most this share slower than the best one.
 _NEAR_BEST: Final = 0.95
-_PROVIDERS: Final[tuple[Provider, ...]] = ("cpu", "cuda", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def suiting(precisions: Collection[Precision], targets: Sequence[Target]) -> dic
     found = {one: [target for target in targets if target in targets_of(one)] for one in precisions}
     if targets and not any(found.values()):
         raise ExportError(
-            f"target {' or '.join(targets)} does not run {' and '.join(precisions)} encoders: int8 vectors would "
-            "depend on the batch, and bf16 is an arithmetic of TensorRT; take another --precision, or --target "
+            f"target {' or '.join(targets)} does not run {' and '.join(precisions)} encoders: int8 is made for "
+            "CPUs, and bf16 is an arithmetic of TensorRT; take another --precision, or --target "
             f"{' or '.join(dict.fromkeys(target for one in precisions for target in targets_of(one)))}"
         )
     return found
@@ -92,7 +92,7 @@ def write_target(
         max_batch=most,
         threads=cpu.usable_cores(),
     )
-    if target == "embedded" or (target == "onnxruntime" and manifest.precision == "fp32"):
+    if target == "embedded" or (target == "onnxruntime" and manifest.precision not in HALF):
         config = replace(config, preferred=preferred_batches(report.grid, manifest.precision, most))
     _sweep(encoder / TARGETS)
     note = ""
@@ -139,7 +139,7 @@ def _write_embedded(encoder: Path, model: Path, config: EncoderConfig) -> None:
     shutil.copyfile(source, model / "1" / "model.py")
     proto = config.proto()
     # No encoder folder is named: it is the version folder itself.
-    alone = ModelSettings(encoder="", snapshots="", store="", serve=ServeSettings(), interactions="", pseudonym_key="")
+    alone = ModelSettings(run="", snapshots="", store="", serve=ServeSettings(), interactions="", pseudonym_key="")
     proto.parameters["settings"].string_value = msgspec.json.encode(alone).decode()
     (model / CONFIG).write_text(text_format.MessageToString(proto), encoding="utf-8")
 
@@ -148,7 +148,7 @@ def _write_onnxruntime(encoder: Path, model: Path, config: EncoderConfig) -> Non
     """The graph, and a configuration for each provider; that of the CPU is the default."""
     _link(encoder / MODEL, model / "1" / MODEL)
     (model / CONFIGS).mkdir()
-    for provider in _PROVIDERS:
+    for provider in providers_of(config.precision):
         preferred = config.preferred if provider == "cpu" else _GPU_BATCHES
         proto = replace(config, provider=provider, preferred=preferred).proto()
         (model / CONFIGS / f"{provider}.pbtxt").write_text(text_format.MessageToString(proto), encoding="utf-8")

@@ -24,7 +24,7 @@ from recserve_export.encoder_report import (
 from recserve_export.encoder_texts import SEED, EncoderTexts
 from recserve_export.errors import FidelityError
 from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import Precision
+from recserve_server_ext.encoder_manifest import INT8, Precision
 from recserve_server_ext.text_encoder import TextEncoder
 
 Vectors = NDArray[np.float32]
@@ -33,6 +33,8 @@ Vectors = NDArray[np.float32]
 LEAST_FP32_COS: Final = 0.9999
 #: Largest difference that sharing a batch may make to an fp32 vector; int8 must not differ by a bit.
 MOST_FP32_BATCH_DIFFERENCE: Final = 1e-5
+#: Of an fp16 vector: what the last bit of 11 is worth, twice.
+MOST_FP16_BATCH_DIFFERENCE: Final = 1e-3
 
 _ROUNDS: Final = 3
 _PAIRS: Final = 20_000
@@ -152,19 +154,20 @@ def check(report: EncoderReport) -> None:
     """
     figures, invariance = report.agreement, report.batch_invariance
     what = f"the {report.precision} export of {report.name}"
-    if report.precision != "fp32":
+    if report.precision in INT8:
         if not invariance.is_bit_equal:
             raise FidelityError(f"{what} gives a text other bits when it shares a batch; serve fp32 instead")
         return
-    if not figures.min_cos >= LEAST_FP32_COS:
+    if report.precision != "fp16" and not figures.min_cos >= LEAST_FP32_COS:
         raise FidelityError(
             f"{what} differs from PyTorch: least cosine {figures.min_cos:.6f} of {figures.texts} texts is below "
             f"{LEAST_FP32_COS}; this architecture or these versions of torch and optimum do not export it rightly"
         )
-    if not invariance.max_abs_difference <= MOST_FP32_BATCH_DIFFERENCE:
+    most = MOST_FP16_BATCH_DIFFERENCE if report.precision == "fp16" else MOST_FP32_BATCH_DIFFERENCE
+    if not invariance.max_abs_difference <= most:
         raise FidelityError(
             f"{what} gives a text another vector when it shares a batch: difference "
-            f"{invariance.max_abs_difference:.2g}, at most {MOST_FP32_BATCH_DIFFERENCE:g} is allowed"
+            f"{invariance.max_abs_difference:.2g}, at most {most:g} is allowed"
         )
 
 

@@ -156,16 +156,15 @@ def _encoder(workspace: Workspace, settings: ServeSettings) -> Finding:
 
 
 def _target(workspace: Workspace, settings: ServeSettings, explicit: Path | None) -> Finding:
-    from recserve_server_ext.encoder_target import check_provider, find_backend, fitted
+    from recserve_server_ext.encoder_target import find_backend, fitted
 
     folder = choose_encoder(workspace, settings.precision)
     asked = settings.encoder
     fitted(folder, read_manifest(folder, verify=False), settings)
-    backend = find_backend(find_triton(explicit), asked) if asked.target != "embedded" else None
-    if asked.target != "onnxruntime":
-        return Finding("encoder target", asked.target)
-    check_provider(asked.provider, backend)
-    return Finding("encoder target", f"{asked.target} on {asked.provider}")
+    if asked.target != "embedded":
+        find_backend(find_triton(explicit), asked)
+    where = f" on {asked.provider}" if asked.target == "onnxruntime" else ""
+    return Finding("encoder target", f"{asked.target}{where}")
 
 
 def _snapshot(workspace: Workspace, settings: ServeSettings) -> Finding:

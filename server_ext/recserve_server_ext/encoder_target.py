@@ -30,12 +30,17 @@ _VERSION: Final = "1"
 def targets_of(precision: Precision) -> tuple[Target, ...]:
     """What can run an encoder of a precision.
 
-    Dynamic int8 takes one scale for a whole batch, so only the embedded target, which runs text by text, gives a text
-    the same vector every time. bf16 is an arithmetic that TensorRT chooses.
+    int8 is made for CPUs: its graph has a scale for each token, which TensorRT has no layer for. bf16 is an arithmetic
+    that TensorRT chooses.
     """
     if precision in INT8:
-        return ("embedded",)
+        return ("embedded", "onnxruntime")
     return ("tensorrt",) if precision == "bf16" else ("embedded", "onnxruntime", "tensorrt")
+
+
+def providers_of(precision: Precision) -> tuple[Provider, ...]:
+    """With what target onnxruntime runs an encoder of a precision."""
+    return ("cpu",) if precision in INT8 else ("cpu", "cuda", "tensorrt")
 
 
 def model_folder(encoder: Path, target: Target) -> Path:
@@ -130,6 +135,11 @@ def fitted(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) -> Se
             f"target {target} does not run {manifest.precision} encoders; set precision to one that it runs, such as "
             f"fp32, or [encoder] target to {' or '.join(targets_of(manifest.precision))}"
         )
+    if target == "onnxruntime" and serve.encoder.provider not in providers_of(manifest.precision):
+        raise EncoderError(
+            f"provider {serve.encoder.provider} does not run {manifest.precision} encoders; set [encoder] provider to "
+            f"{' or '.join(providers_of(manifest.precision))}, or precision to fp16"
+        )
     if target == "embedded":
         return serve
     most = _read(model_folder(encoder, target), manifest, serve.encoder).max_batch_size
@@ -182,7 +192,7 @@ def find_backend(binary: TritonBinary, encoder: EncoderSettings) -> Path | None:
     """The folder of the backend that the target needs; none = it needs none, or the server will have to know.
 
     Raises:
-        LaunchError: The server has no such backend.
+        LaunchError: The server has no such backend, or one without the provider.
     """
     target = encoder.target
     if target == "embedded":
@@ -191,7 +201,10 @@ def find_backend(binary: TritonBinary, encoder: EncoderSettings) -> Path | None:
     places = [*([Path(encoder.backends)] if encoder.backends else []), *beside]
     for place in places:
         if (place / target / f"libtriton_{target}.so").is_file():
-            return (place / target).resolve()
+            backend = (place / target).resolve()
+            if target == "onnxruntime":
+                _check_provider(encoder.provider, backend)
+            return backend
     if binary.backends is None and not beside and not encoder.backends:
         return None
     where = " or ".join(map(str, places))
@@ -208,14 +221,9 @@ def own_backends(binary: TritonBinary) -> list[Path]:
     return [place for place in places if os.path.isdir(place)]
 
 
-def check_provider(provider: Provider, backend: Path | None) -> None:
-    """See whether a backend was built with a GPU provider.
-
-    Raises:
-        LaunchError: Its folder has no library of that provider.
-    """
+def _check_provider(provider: Provider, backend: Path) -> None:
     library = f"libonnxruntime_providers_{provider}.so"
-    if provider != "cpu" and backend is not None and not (backend / library).is_file():
+    if provider != "cpu" and not (backend / library).is_file():
         raise LaunchError(
             f"provider {provider} needs {library} in {backend}, and it is not there; take the backend of NVIDIA's "
             'image for GPUs, or set provider = "cpu"'

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from recserve_server_ext.encoder_manifest import choose_encoder, read_manifest
-from recserve_server_ext.encoder_target import check_provider, find_backend
+from recserve_server_ext.encoder_target import find_backend
 from recserve_server_ext.errors import EncoderError, LaunchError
 from recserve_server_ext.finding import Finding
 from recserve_server_ext.settings import EncoderSettings, Provider, ServeSettings, Target
@@ -162,7 +162,6 @@ def _backends(settings: ServeSettings, triton: Path | None) -> Finding:
         asked = EncoderSettings(target=target, provider=provider, backends=settings.encoder.backends)
         try:
             backend = find_backend(binary, asked)
-            check_provider(asked.provider, backend)
         except (LaunchError, EncoderError):
             missing.append(target)
             continue

@@ -51,7 +51,8 @@ def test_the_report_says_what_was_not_gated(made: dict[Precision, Exported]) -> 
     assert "those of a GPU are not gated" in made["fp16"].report().not_gated
     assert "nothing of bf16 was measured" in made["bf16"].report().not_gated
     assert 0.9999 < made["fp16"].report().agreement.mean_cos < 1
-    assert made["fp16"].report().batch_invariance.is_bit_equal
+    # Sums in another order may fall on the other side of a rounding to 11 bits.
+    assert made["fp16"].report().batch_invariance.max_abs_difference < 1e-3
 
 
 def test_embedded_is_written_where_it_suits(made: dict[Precision, Exported]) -> None:

@@ -31,7 +31,6 @@ from recserve_server_ext.encoder_target import (
     CONFIG,
     CONFIGS,
     TARGETS,
-    check_provider,
     find_backend,
     fitted,
     model_folder,
@@ -121,7 +120,7 @@ class TestExport:
 
     @pytest.mark.parametrize(
         ("precision", "expected"),
-        [("fp32", 3), ("fp16", 3), ("int8", 1), ("int8-fast", 1), ("bf16", 1)],
+        [("fp32", 3), ("fp16", 3), ("int8", 2), ("int8-fast", 2), ("bf16", 1)],
     )
     def test_all_means_those_that_suit(self, precision: Precision, expected: int) -> None:
         assert len(suiting([precision], ("embedded", "onnxruntime", "tensorrt"))[precision]) == expected
@@ -287,11 +286,16 @@ class TestServing:
         with pytest.raises(EncoderError, match="export encoder --precision fp32 --target onnxruntime"):
             fitted(encoder, manifest, ON_TRITON)
 
-    @pytest.mark.parametrize(("precision", "target"), [("int8", "onnxruntime"), ("bf16", "embedded")])
+    @pytest.mark.parametrize(("precision", "target"), [("int8", "tensorrt"), ("bf16", "embedded")])
     def test_what_does_not_suit_is_refused(self, encoder: Path, precision: Precision, target: Target) -> None:
         other = msgspec.structs.replace(read_manifest(encoder), precision=precision)
         with pytest.raises(EncoderError, match=f"target {target} does not run {precision}"):
             fitted(encoder, other, settings_of(target))
+
+    def test_int8_has_no_gpu_provider(self, encoder: Path) -> None:
+        int8 = msgspec.structs.replace(read_manifest(encoder), precision="int8")
+        with pytest.raises(EncoderError, match=r"provider cuda does not run int8 .* provider to cpu"):
+            fitted(encoder, int8, settings_of("onnxruntime", provider="cuda"))
 
     @pytest.mark.parametrize("broken", ["name: 3", "output { dims: 7 }", "\xff"])
     def test_a_broken_configuration_is_named(self, encoder: Path, broken: str) -> None:
@@ -323,14 +327,12 @@ class TestBackend:
             find_backend(binary, EncoderSettings(target="onnxruntime"))
 
     def test_from_a_folder_of_ones_own(self, binary: TritonBinary, tmp_path: Path) -> None:
-        asked = EncoderSettings(target="onnxruntime", provider="cuda", backends=str(tmp_path / "more"))
+        asked = EncoderSettings(target="onnxruntime", backends=str(tmp_path / "more"))
         (tmp_path / "more" / "onnxruntime").mkdir(parents=True)
         (tmp_path / "more" / "onnxruntime" / "libtriton_onnxruntime.so").touch()
-        found = find_backend(binary, asked)
-        assert found == (tmp_path / "more" / "onnxruntime").resolve()
+        assert find_backend(binary, asked) == (tmp_path / "more" / "onnxruntime").resolve()
         with pytest.raises(LaunchError, match=r"libonnxruntime_providers_cuda\.so"):
-            check_provider("cuda", found)
-        check_provider("cpu", found)
+            find_backend(binary, msgspec.structs.replace(asked, provider="cuda"))
 
     def test_another_server_will_have_to_know(self, tmp_path: Path) -> None:
         (tmp_path / "bin").mkdir()
@@ -342,7 +344,7 @@ class TestBackend:
             find_backend(server, EncoderSettings(target="tensorrt"))
 
     def test_serve_says_so_in_one_line(self, tiny_home: Path, tmp_path: Path) -> None:
-        home = shutil.copytree(tiny_home, tmp_path / "home")
+        home = shutil.copytree(tiny_home, tmp_path / "home", symlinks=True)
         write(home / "encoder" / "fp32", "onnxruntime")
         config = tmp_path / "serve.toml"
         config.write_text('grpc_port = 0\nmetrics_port = 0\n[encoder]\ntarget = "onnxruntime"\n')

@@ -89,7 +89,7 @@ def backends() -> str:
 @pytest.fixture(scope="module")
 def on_triton(tiny_home: Path, backends: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The tiny home, its encoder on Triton's own onnxruntime."""
-    home = shutil.copytree(tiny_home, tmp_path_factory.mktemp("native") / "home")
+    home = shutil.copytree(tiny_home, tmp_path_factory.mktemp("native") / "home", symlinks=True)
     folder = home / "encoder" / "fp32"
     report = msgspec.json.decode((folder / REPORT).read_bytes(), type=EncoderReport)
     write_target(folder, read_manifest(folder), report, "onnxruntime")
@@ -146,7 +146,9 @@ def test_vectors_do_not_depend_on_the_batch(native: Wire, encoder: TextEncoder) 
 
     def alone(row: int) -> NDArray[np.float32]:
         ((rows, width),) = plan_calls(tokens.lengths[row : row + 1], widths, 1)
-        return vectors_of(native.infer("encoder", tensors(*padded(tokens, width, rows + row))), encoder.dim)[0]
+        answer = native.infer("encoder", tensors(*padded(tokens, width, rows + row)))
+        vector: NDArray[np.float32] = vectors_of(answer, encoder.dim)[0]
+        return vector
 
     with ThreadPoolExecutor(16) as threads:
         found = np.stack(list(threads.map(alone, list(range(len(TEXTS))) * 10)))
