@@ -146,7 +146,9 @@ def test_vectors_do_not_depend_on_the_batch(native: Wire, encoder: TextEncoder) 
 
     def alone(row: int) -> NDArray[np.float32]:
         ((rows, width),) = plan_calls(tokens.lengths[row : row + 1], widths, 1)
-        return vectors_of(native.infer("encoder", tensors(*padded(tokens, width, rows + row))), encoder.dim)[0]
+        answer = native.infer("encoder", tensors(*padded(tokens, width, rows + row)))
+        vector: NDArray[np.float32] = vectors_of(answer, encoder.dim)[0]
+        return vector
 
     with ThreadPoolExecutor(16) as threads:
         found = np.stack(list(threads.map(alone, list(range(len(TEXTS))) * 10)))
