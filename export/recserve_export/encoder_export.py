@@ -94,8 +94,7 @@ def export_encoder(
 ) -> list[Exported]:
     """Export a model into `workspace.encoder`, a version per precision; what is up to date is left alone.
 
-    What is served stays what it is: see `recserve_server_ext.encoder_versions`. int8 is made from fp32, which is
-    exported first where it is missing or out of date.
+    What is served stays. int8 is made from fp32, which is exported first where it is missing or out of date.
 
     Args:
         model: A Hugging Face or sentence-transformers folder, or a name on the hub; none = the default model.

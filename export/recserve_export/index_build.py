@@ -81,8 +81,7 @@ def build(
 ) -> Built:
     """Build and publish the index of the catalogue, unless the published one is up to date.
 
-    Running servers change to it without a pause, and to its encoder where that is another one. What was encoded when
-    a build is killed is there for the next one.
+    Running servers change to it, and to its encoder. What a build that is killed has encoded is there for the next.
 
     Args:
         workspace: Where the catalogue and the snapshots are.
@@ -107,9 +106,7 @@ def build(
         encoder = TextEncoder(encoder_folder, threads=settings.threads)
         journal = VectorJournal(encoder, workspace.encoding / fingerprint)
         catalogue, vectors = _encoded(opened, fingerprint, journal, older, stage)
-    built = _publish(
-        workspace.snapshots, catalogue, vectors, head.identity, encoder.fingerprint, settings, milvus, stage
-    )
+    built = _publish(workspace.snapshots, catalogue, vectors, head.identity, fingerprint, settings, milvus, stage)
     journal.forget()
     return built
 

@@ -25,6 +25,7 @@ from recserve_export.encoder_texts import sample_texts
 from recserve_export.errors import ExportError, FidelityError
 from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, read_manifest
+from recserve_server_ext.encoder_versions import discard, versions
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
 from support.tiny_encoder import DIM, LOOSE, MAX_TOKENS, make_tiny_source
@@ -212,7 +213,8 @@ class TestRefusals:
         read_manifest(home / "encoder" / "fp32")
 
     def test_a_missed_gate_leaves_nothing(self, source: Path, home: Path) -> None:
-        shutil.rmtree(home / "encoder" / "int8")
+        (int8,) = [one for one in versions(home / "encoder") if one.usable().precision == "int8"]
+        discard(home / "encoder", int8)
         before = sorted(home.rglob("*"))
         command = ["encoder", str(source), "--home", str(home), "--precision", "int8", "--min-overlap", "0.9999"]
         found = CliRunner().invoke(app, command)
