@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from recserve_export import encoder_gate
 from recserve_export.cli_encoder import app as export_app
+from recserve_export.errors import ExportError
 from recserve_server_ext import cli_doctor, gpu_doctor
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.errors import EncoderError
@@ -149,5 +150,5 @@ class TestGate:
 
         manifest = read_manifest(tiny_home / "encoder" / "fp32")
         other = msgspec.structs.replace(manifest, source_sha256="0" * 64)
-        with pytest.raises(encoder_gate.ExportError, match="is of another model: source_sha256"):
+        with pytest.raises(ExportError, match="is of another model: source_sha256"):
             encoder_gate._check_same_model(manifest, other, tmp_path)
