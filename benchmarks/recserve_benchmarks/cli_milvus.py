@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _REAL = 65_000
 #: Of both graphs, and the widths that each is searched with.
-_GRAPH = {"m": 32, "ef_construction": 200}
+_M, _EF_CONSTRUCTION = 32, 200
 _EF = (64, 128, 256, 512)
 
 
@@ -65,7 +65,9 @@ def _measure(workspace: Workspace, uri: str, items: int, rounds: int, users: int
         loadable = Loadable.of_items(vectors, [f"t{row}" for row in range(items)], None, "bench")
         start = time.perf_counter()
         done("load into Milvus", 0, items)
-        loaded = MilvusEngine.build(loadable, MilvusSettings(uri=uri), **_GRAPH, ef=_EF[0])
+        loaded = MilvusEngine.build(
+            loadable, MilvusSettings(uri=uri), m=_M, ef_construction=_EF_CONSTRUCTION, ef=_EF[0]
+        )
         done("load into Milvus", items, items)
         load_s = time.perf_counter() - start
         try:
@@ -86,7 +88,7 @@ def _candidates(vectors: Vectors, loaded: BuiltEngine, users: int, seed: int, do
     from recserve_server_ext.hnsw_engine import HnswEngine
 
     done("build engines", 0, 2)
-    graph = HnswEngine.build(vectors, **_GRAPH, ef=_EF[0], seed=seed)
+    graph = HnswEngine.build(vectors, m=_M, ef_construction=_EF_CONSTRUCTION, ef=_EF[0], seed=seed)
     done("build engines", 1, 2)
     scan, _ = build_engine(vectors, Settings(engine="scan", recall=RECALL, users=users, seed=seed))
     done("build engines", 2, 2)

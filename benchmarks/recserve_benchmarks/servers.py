@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -78,11 +79,13 @@ class Server:
             raise BenchmarkError("a serving process ended during the measurement; see the server's log") from None
 
     def batches(self, model: str) -> tuple[int, int]:
-        """Requests answered and executions so far."""
+        """Requests answered and executions so far; of `encoder`, by the model that the other models ask."""
         with grpc.insecure_channel(self.address) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            (stats,) = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name=model), timeout=5).model_stats
-        return stats.inference_count, stats.execution_count
+            found = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=5).model_stats
+        of_encoder = re.compile(rf"{model}_[0-9a-f]{{8}}")
+        stats = [one for one in found if of_encoder.fullmatch(one.name)] or [one for one in found if one.name == model]
+        return sum(one.inference_count for one in stats), sum(one.execution_count for one in stats)
 
     def under_load(self, requests: Iterable[bytes], callers: int, *models: str) -> LoadCost:
         """Put it under load, see `recserve_benchmarks.load.generate`, and look at these models.

@@ -151,6 +151,7 @@ def encoder(
                 note(f"the {one.manifest.precision} encoder is up to date: {one.folder}")
         _print_table(done)
         _print_targets(done)
+        _say_what_is_served(Workspace(home), done)
 
 
 @app.command()
@@ -235,6 +236,18 @@ def _print_table(done: list[Exported]) -> None:
             highlight=False,
         )
     out.print(f"measured on {last.machine.cpu} ({last.machine.int8_arithmetic}), {last.machine.cores} cores")
+
+
+def _say_what_is_served(workspace: Workspace, done: list[Exported]) -> None:
+    """How to come to what was exported, where another encoder is served."""
+    from recserve_server_ext.encoder_versions import active, made_by
+
+    served, wanted = active(workspace), made_by(workspace.encoder, done[-1].manifest.runtime_fingerprint)
+    if served is not None and wanted is not None and served.folder != wanted.folder:
+        note(
+            f"version {served.name} is still served; change encoder and index together with: "
+            f"recserve encoder activate {wanted.number or wanted.name} --reindex"
+        )
 
 
 def _print_targets(done: list[Exported]) -> None:

@@ -66,15 +66,21 @@ def build(
     if not 0 < recall <= 1:
         fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
     with explained(OSError):
+        from recserve_export.encoder_verify import verify_stored
         from recserve_export.engine_choice import Settings
         from recserve_export.index_build import build as build_snapshot
         from recserve_server_ext.encoder_manifest import choose_encoder
+        from recserve_server_ext.encoder_versions import active
         from recserve_server_ext.milvus_settings import MilvusSettings
 
         workspace = Workspace(home)
+        encoder = choose_encoder(workspace, precision.value)
+        served = active(workspace)
+        if served is not None and served.folder != encoder:
+            verify_stored(encoder)  # as for `recserve encoder activate`: it will be served
         built = build_snapshot(
             workspace,
-            choose_encoder(workspace, precision.value),
+            encoder,
             Settings(engine=engine.value, recall=recall),
             store=store,
             force=force,

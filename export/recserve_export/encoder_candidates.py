@@ -14,8 +14,9 @@ from recserve_export import encoder_recipe, fidelity
 from recserve_export.encoder_make import Maker
 from recserve_export.encoder_report import Candidate, EncoderReport, Speed
 from recserve_server_ext import cpu
-from recserve_server_ext.durable import new_folder, write_file
+from recserve_server_ext.durable import write_file
 from recserve_server_ext.encoder_manifest import CHOICE, INT8, EncoderChoice, Precision, read_manifest
+from recserve_server_ext.encoder_versions import new_version
 from recserve_server_ext.workspace import Workspace
 
 
@@ -49,7 +50,7 @@ def make_and_choose(maker: Maker, workspace: Workspace, fp32: EncoderReport) -> 
         winner = fidelity.choose(candidates).precision
         candidates = [msgspec.structs.replace(one, is_chosen=one.precision == winner) for one in candidates]
         if winner != "fp32":
-            with new_folder(workspace.encoder / winner) as aside:
+            with new_version(workspace.encoder, winner) as aside:
                 for file in folders[winner].iterdir():
                     shutil.move(file, aside / file.name)
                 maker.write_report(aside, reports[winner], speeds, candidates)

@@ -21,9 +21,9 @@ from recserve_export.encoder_targets import DEFAULT_MOST, WrittenTarget, suiting
 from recserve_export.encoder_texts import texts_name
 from recserve_export.errors import ExportError
 from recserve_server_ext import cpu
-from recserve_server_ext.durable import new_folder
 from recserve_server_ext.encoder_manifest import INT8, EncoderManifest, Precision, read_choice, read_manifest
 from recserve_server_ext.encoder_target import CONFIG, model_folder, targets_of
+from recserve_server_ext.encoder_versions import link_to, new_version, versions
 from recserve_server_ext.errors import EncoderError
 from recserve_server_ext.settings import Target
 from recserve_server_ext.workspace import Workspace
@@ -40,7 +40,7 @@ class Exported:
     """One encoder folder after an export.
 
     Attributes:
-        folder: Where it is.
+        folder: Where it is: the link of its precision.
         manifest: Its manifest.
         is_new: Whether it was made just now, or was up to date.
         targets: Triton model folders that were written just now.
@@ -92,9 +92,10 @@ def export_encoder(
     settings: ExportSettings | None = None,
     stage: Stage = silent,
 ) -> list[Exported]:
-    """Export a model into `workspace.encoder`, one folder per precision; what is up to date is left alone.
+    """Export a model into `workspace.encoder`, a version per precision; what is up to date is left alone.
 
-    int8 is made from fp32, which is exported first where it is missing or out of date.
+    What is served stays what it is: see `recserve_server_ext.encoder_versions`. int8 is made from fp32, which is
+    exported first where it is missing or out of date.
 
     Args:
         model: A Hugging Face or sentence-transformers folder, or a name on the hub; none = the default model.
@@ -209,8 +210,8 @@ class _Job:
         return done
 
     def _make(self, maker: Maker, precision: Precision, *, is_named: bool) -> Exported:
-        target, fp32 = self.workspace.encoder / precision, self.workspace.encoder / "fp32"
-        with new_folder(target) as aside:
+        fp32 = self.workspace.encoder / "fp32"
+        with new_version(self.workspace.encoder, precision) as aside:
             is_fp32 = precision == "fp32"
             if is_fp32:
                 report = maker.make_fp32(aside)
@@ -228,20 +229,26 @@ class _Job:
         return Exported(folder, read_manifest(folder, verify=False), is_new)
 
     def _current(self, precision: Precision) -> Exported | None:
-        """An encoder that this job would make in the same way from the same source and texts."""
-        folder = self.workspace.encoder / precision
+        """The newest encoder that this job would make in the same way from the same source and texts."""
+        for version in reversed(versions(self.workspace.encoder)):
+            is_it = version.manifest is not None and version.manifest.precision == precision
+            if is_it and self._is_current(version.folder, precision):
+                link_to(self.workspace.encoder, version)
+                return self._exported(precision, is_new=False)
+        return None
+
+    def _is_current(self, folder: Path, precision: Precision) -> bool:
         try:
             manifest = read_manifest(folder)
         except EncoderError:
-            return None
+            return False
         same_recipe = manifest.versions.get(encoder_recipe.RECIPE) == encoder_recipe.recipe(precision)
         if not same_recipe or manifest.source_sha256 != self.source_sha256:
-            return None
-        found = Exported(folder, manifest, is_new=False)
+            return False
         try:
-            return found if found.report().texts == self.texts else None
+            return Exported(folder, manifest, is_new=False).report().texts == self.texts
         except ExportError:  # missing, damaged or of another version
-            return None
+            return False
 
     def _would_choose_again(self, report: EncoderReport) -> bool:
         """Whether `auto` would choose among the same candidates by the same gate on the same kind of CPU."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from recserve_export.errors import ExportError
+from recserve_server_ext.encoder_versions import VERSIONS
 
 LOCK: Final = ".lock"
 
@@ -34,6 +35,7 @@ def only_export(folder: Path) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
         _sweep(folder)
+        _sweep(folder / VERSIONS)
         yield
     finally:
         os.close(handle)

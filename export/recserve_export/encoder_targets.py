@@ -139,7 +139,7 @@ def _write_embedded(encoder: Path, model: Path, config: EncoderConfig) -> None:
     shutil.copyfile(source, model / "1" / "model.py")
     proto = config.proto()
     # No encoder folder is named: it is the version folder itself.
-    alone = ModelSettings(encoder="", snapshots="", store="", serve=ServeSettings(), interactions="", pseudonym_key="")
+    alone = ModelSettings(run="", snapshots="", store="", serve=ServeSettings(), interactions="", pseudonym_key="")
     proto.parameters["settings"].string_value = msgspec.json.encode(alone).decode()
     (model / CONFIG).write_text(text_format.MessageToString(proto), encoding="utf-8")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from recserve_export.catalogue_columns import Catalogue, Known, item_vectors, read_catalogue
 from recserve_export.engine_choice import EngineName, RecallReport, Settings, Stage, build_engine, silent
 from recserve_export.index_milvus import in_milvus, write_with
+from recserve_export.vector_journal import VectorJournal
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.durable import sha256_of
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
@@ -23,10 +24,13 @@ from recserve_server_ext.milvus_collection import Loadable
 from recserve_server_ext.milvus_settings import MilvusSettings
 from recserve_server_ext.snapshot import MILVUS, REPORT, Content, Snapshot, current, write
 from recserve_server_ext.snapshot_manifest import REBUILD, SnapshotManifest, read_manifest
+from recserve_server_ext.snapshot_shelf import newest_of
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
 
 Vectors = NDArray[np.float32]
+#: How often the catalogue is read again for what changed while it was encoded; later changes are served as a delta.
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +81,9 @@ def build(
 ) -> Built:
     """Build and publish the index of the catalogue, unless the published one is up to date.
 
+    Running servers change to it without a pause, and to its encoder where that is another one. What was encoded when
+    a build is killed is there for the next one.
+
     Args:
         workspace: Where the catalogue and the snapshots are.
         encoder_folder: From `choose_encoder`.
@@ -90,18 +97,21 @@ def build(
         ServerError: The catalogue or the encoder cannot be read, or an item has no vector.
     """
     settings = settings or Settings()
-    manifest = read_encoder_manifest(encoder_folder, verify=False)
-    fingerprint = manifest.runtime_fingerprint
+    fingerprint = read_encoder_manifest(encoder_folder, verify=False).runtime_fingerprint
     with CatalogueStore(workspace.store_at(store)) as opened:
         head = opened.head()
         wanted = (fingerprint, head.revision, head.identity, head.field_weights, settings.recall, settings.engine)
         if not force and (done := _up_to_date(workspace.snapshots, wanted)) is not None:
             return done
         older = None if force else _reusable(workspace.snapshots, wanted)
-        catalogue = read_catalogue(
-            opened, made_with(fingerprint, head.field_weights), manifest.dim, Known(older, head.imported_at)
-        )
-    return _publish(workspace.snapshots, catalogue, head.identity, encoder_folder, settings, milvus, stage)
+        encoder = TextEncoder(encoder_folder, threads=settings.threads)
+        journal = VectorJournal(encoder, workspace.encoding / fingerprint)
+        catalogue, vectors = _encoded(opened, fingerprint, journal, older, stage)
+    built = _publish(
+        workspace.snapshots, catalogue, vectors, head.identity, encoder.fingerprint, settings, milvus, stage
+    )
+    journal.forget()
+    return built
 
 
 def build_index(
@@ -168,18 +178,33 @@ def read_report(folder: Path) -> RecallReport:
         raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD} --force") from error
 
 
+def _encoded(
+    store: CatalogueStore, fingerprint: str, journal: VectorJournal, older: Snapshot | None, stage: Stage
+) -> tuple[Catalogue, Vectors]:
+    """The catalogue and its vectors; what changed while it was encoded is encoded too, a few times over."""
+    what = "encode distinct texts"
+    for _ in range(_ROUNDS):
+        head = store.head()
+        known = Known(older, head.imported_at)
+        catalogue = read_catalogue(store, made_with(fingerprint, head.field_weights), journal.dim, known)
+        with stage(what, len(catalogue.pairs.texts)) as advance:
+            vectors = item_vectors(catalogue, journal, done=advance)
+        if store.revision == catalogue.revision:
+            break
+        what = "encode what changed meanwhile"
+    return catalogue, vectors
+
+
 def _publish(
     snapshots: Path,
     catalogue: Catalogue,
+    vectors: Vectors,
     source: str,
-    encoder_folder: Path,
+    fingerprint: str,
     settings: Settings,
     milvus: MilvusSettings | None,
     stage: Stage,
 ) -> Built:
-    encoder = TextEncoder(encoder_folder, threads=settings.threads)
-    with stage("encode distinct texts", len(catalogue.pairs.texts)) as advance:
-        vectors = item_vectors(catalogue, encoder, done=advance)
     details = Details(
         revision=catalogue.revision,
         source=source,
@@ -191,7 +216,7 @@ def _publish(
         snapshots,
         vectors,
         catalogue.ids,
-        encoder=encoder.fingerprint,
+        encoder=fingerprint,
         settings=settings,
         details=details,
         milvus=milvus,
@@ -211,10 +236,13 @@ def _up_to_date(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], 
 
 
 def _reusable(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], float, EngineName]) -> Snapshot | None:
-    """The published snapshot, if vectors of the same encoder, store and field weights can be taken from it."""
+    """The newest snapshot of this encoder, if it is of the same store and field weights: its vectors can be taken."""
     encoder, _, source, field_weights, _, _ = wanted
+    newest = newest_of(snapshots, encoder)
+    if newest is None:
+        return None
     try:
-        found = Snapshot.load(current(snapshots), encoder=encoder)
+        found = Snapshot.load(snapshots / newest.id, encoder=encoder)
     except SnapshotError:
         return None
     return found if (found.manifest.source, found.manifest.field_weights) == (source, field_weights) else None

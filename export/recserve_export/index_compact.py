@@ -72,7 +72,8 @@ def compact(
         recall_target=old.manifest.recall_target,
         report=report.read_bytes() if report.is_file() else None,
     )
-    folder = write_with(engine, catalogue.available, lambda: write(snapshots, content))
+    # Not over what another encoder was activated with meanwhile.
+    folder = write_with(engine, catalogue.available, lambda: write(snapshots, content, over=old.manifest.id))
     # The oldest one that may still be published again needs what changed since.
     oldest = min(found.manifest.revision for found in kept(snapshots) if found.manifest is not None)
     forget_before(store, oldest)

@@ -78,8 +78,8 @@ def write_with(engine: BuiltEngine, available: NDArray[np.bool_] | None, write: 
 def ready_in_milvus(milvus: MilvusSettings) -> Callable[[Path], None]:
     """What makes a snapshot on disk ready to be published again.
 
-    Its collection is loaded anew from the files where it is gone, and the alias names it; a snapshot with another
-    engine needs nothing. Raises ServerError.
+    Its collection is made anew from the files where it is gone, loaded into memory where it was released, and the alias
+    names it; a snapshot with another engine needs nothing. Raises ServerError.
     """
 
     def make(folder: Path) -> None:
@@ -93,6 +93,7 @@ def ready_in_milvus(milvus: MilvusSettings) -> Callable[[Path], None]:
             of = manifest.engine.parameters
             load(connection, loaded, items, m=of["M"], ef_construction=of["ef_construction"])
             delete(connection, loaded.collection, np.flatnonzero(~snapshot.available))
+        connection.call("load_collection", loaded.collection, timeout_s=milvus.load_s)
         publish(connection, loaded.collection)
 
     return make

@@ -46,6 +46,7 @@ class ItemsJob(Struct):
     Attributes:
         request: As it was sent.
         digest: Hash of it.
+        encoder: Runtime fingerprint of what encodes its texts.
         head: The state of the catalogue that it was checked against.
         checked: Items of a change.
         new_texts: Places in `checked` of those whose texts are not the stored ones.
@@ -56,6 +57,7 @@ class ItemsJob(Struct):
 
     request: ItemsRequest
     digest: str
+    encoder: str
     head: Head | None = None
     checked: list[Checked] = []
     new_texts: list[int] = []
@@ -76,21 +78,23 @@ class CatalogueEditor:
     `answer` (write).
     """
 
-    def __init__(self, store: Callable[[], CatalogueStore], encoder: str, limits: Limits) -> None:
+    def __init__(self, store: Callable[[], CatalogueStore], served: Callable[[], str], limits: Limits) -> None:
         """
         Args:
             store: Opens the catalogue store.
-            encoder: Runtime fingerprint of what encodes.
+            served: Runtime fingerprint of the encoder that is served now.
             limits: The largest request.
         """
         self._open = store
-        self._encoder = encoder
+        self._served = served
+        self._encoder = ""
         self._limits = limits
         self._checks = ItemChecks(limits)
         self._unpack = Unpacker[ItemsRequest](ItemsRequest)
 
     def begin(self) -> None:
-        """Nothing to prepare."""
+        """Look which encoder is served: the new texts of a batch go to the same one."""
+        self._encoder = self._served()
 
     def accept(self, raw: bytes) -> ItemsJob:
         """Decode a request.
@@ -100,7 +104,7 @@ class CatalogueEditor:
         """
         if len(raw) > self._limits.items_bytes:
             raise too_large("the request", len(raw), "bytes", "items_bytes", self._limits.items_bytes)
-        return ItemsJob(self._unpack(raw), hashlib.sha256(raw).hexdigest())
+        return ItemsJob(self._unpack(raw), hashlib.sha256(raw).hexdigest(), self._encoder)
 
     def look_up(self, jobs: Sequence[ItemsJob]) -> None:
         """Check the items of changes, and see which have texts that are not stored yet.
@@ -151,7 +155,7 @@ class CatalogueEditor:
             item = job.checked[place].item
             assert item is not None
             collector.add(item.texts)
-        vectors, cancelled = encode_items(collector, encode)
+        vectors, cancelled = encode_items(collector, lambda texts: encode(texts, job.encoder))
         for place, vector, is_cancelled in zip(places, vectors, cancelled.tolist(), strict=True):
             if is_cancelled:
                 found = job.checked[place]
@@ -183,7 +187,7 @@ class CatalogueEditor:
                 f"the catalogue store {self._open()} could not be read when the request came; try again"
             )
         wanted = [self._wanted(job, place) for place in range(len(job.checked))]
-        with_ = made_with(self._encoder, job.head.field_weights)
+        with_ = made_with(job.encoder, job.head.field_weights)
         try:
             return changes.change(self._open(), wanted, known, job.head, with_)
         except changes.RequestIdReusedError:

@@ -96,6 +96,11 @@ class View:
         return self.snapshot.manifest.dim
 
     @property
+    def encoder(self) -> str:
+        """Runtime fingerprint of what made the vectors, and has to make those that are compared with them."""
+        return self.snapshot.manifest.encoder
+
+    @property
     def available(self) -> NDArray[np.bool_]:
         """[rows] whether the item is there and may be recommended."""
         return self.snapshot.available if self.delta is None else self.delta.available

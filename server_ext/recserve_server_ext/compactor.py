@@ -108,8 +108,8 @@ class Compactor:
         self._mark = None
 
 
-def compact_command(home: Path, precision: str, store: str, milvus: MilvusSettings) -> list[str]:
-    """The command that makes the snapshot; one thread, so that serving keeps the other cores."""
+def compact_command(home: Path, store: str, milvus: MilvusSettings) -> list[str]:
+    """The command that makes the snapshot, by the encoder that is served; one thread: serving keeps the other cores."""
     named = ["--milvus-uri", milvus.uri, "--milvus-token-file", milvus.token_file] if milvus.uri else []
     program = [sys.executable, "-m", "recserve_client.cli.main", "index", "compact"]
-    return [*program, "--home", str(home), "--precision", precision, "--store", store, "--threads", "1", *named]
+    return [*program, "--home", str(home), "--store", store, "--threads", "1", *named]

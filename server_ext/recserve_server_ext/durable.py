@@ -58,12 +58,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        for file in sorted(aside.rglob("*")):
-            fsync_path(file)
-        fsync_path(aside)
-        _replace_folder(aside, path)
+        replace_folder(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def point_link(link: Path, target: Path) -> None:
+    """Make a symbolic link, or replace one atomically; `target` is relative to the link's folder."""
+    aside = link.with_name(f".{link.name}.{uuid.uuid4().hex}.tmp")
+    aside.symlink_to(target)
+    os.replace(aside, link)
+    fsync_path(link.parent)
 
 
 @contextmanager
@@ -77,7 +82,11 @@ def exclusive(lock: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _replace_folder(aside: Path, path: Path) -> None:
+def replace_folder(aside: Path, path: Path) -> None:
+    """Put a folder that was made aside, on the same disk, in the place of `path`, fsynced."""
+    for file in sorted(aside.rglob("*")):
+        fsync_path(file)
+    fsync_path(aside)
     old: Path | None = None
     if path.exists():
         old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -28,6 +28,7 @@ class EmbedJob(Struct):
     """One accepted request on its way to an answer; times are in nanoseconds."""
 
     texts: list[str]
+    encoder: str
     vectors: NDArray[np.float32] | None = None
     waited_ns: int = 0
     resolve_ns: int = 0
@@ -40,16 +41,22 @@ class EmbedJob(Struct):
 
 
 class Embedder:
-    """Turns texts into vectors through the encoder; keeps nothing."""
+    """Turns texts into vectors through the encoder that is served; keeps nothing."""
 
-    def __init__(self, fingerprint: str, dim: int, limits: Limits) -> None:
-        self._fingerprint = fingerprint
-        self._dim = dim
+    def __init__(self, served: Callable[[], str], limits: Limits) -> None:
+        """
+        Args:
+            served: Runtime fingerprint of the encoder that is served now.
+            limits: The largest request.
+        """
+        self._served = served
+        self._encoder = ""
         self._limits = limits
         self._unpack = Unpacker(EmbedRequest)
 
     def begin(self) -> None:
-        """Nothing to prepare."""
+        """Look which encoder is served: all texts of a batch go to the same one."""
+        self._encoder = self._served()
 
     def accept(self, raw: bytes) -> EmbedJob:
         """Decode and check a request.
@@ -62,7 +69,7 @@ class Embedder:
         if not texts:
             raise RequestError(ErrorKind.INVALID_REQUEST, "$.texts is []: send at least one text")
         check_texts(texts, self._limits, "texts")
-        return EmbedJob(texts)
+        return EmbedJob(texts, self._encoder)
 
     def look_up(self, jobs: Sequence[EmbedJob]) -> None:
         """Nothing: no vector is kept."""
@@ -75,7 +82,8 @@ class Embedder:
         """
         start_ns = time.monotonic_ns()
         place_of = {text: n for n, text in enumerate(dict.fromkeys(text for job in jobs for text in job.texts))}
-        vectors = encode(list(place_of))
+        # The jobs of a batch were accepted together.
+        vectors = encode(list(place_of), jobs[0].encoder)
         for job in jobs:
             job.vectors = vectors[[place_of[text] for text in job.texts]]
             job.encode_ns = time.monotonic_ns() - start_ns
@@ -90,8 +98,8 @@ class Embedder:
             EmbedResponse(
                 vectors=base64.b64encode(job.vectors.astype("<f4").tobytes()).decode(),
                 count=len(job.texts),
-                dim=self._dim,
-                encoder=self._fingerprint,
+                dim=job.vectors.shape[1],
+                encoder=job.encoder,
                 timings=EmbedTimings(
                     queue_us=job.waited_ns // 1000,
                     resolve_us=job.resolve_ns // 1000,

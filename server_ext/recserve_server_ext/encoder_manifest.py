@@ -153,14 +153,21 @@ def read_choice(workspace: Workspace) -> Precision | None:
 
 
 def choose_encoder(workspace: Workspace, precision: Precision | Literal["auto"] = "auto") -> Path:
-    """The encoder folder to serve; `auto`: what was chosen by measurement.
+    """The encoder folder to use: the one that is served, if it has this precision, else the newest of it.
 
-    Where nothing was (the precision was named, or this is another kind of CPU): `int8` where the CPU has int8 dot
-    products and it was exported, else `fp32`.
+    `auto` is any precision; where nothing is served yet, what was chosen by measurement. Where nothing was (the
+    precision was named, or this is another kind of CPU): `int8` where the CPU has int8 dot products and it was
+    exported, else `fp32`.
 
     Raises:
         EncoderError: Nothing was exported in that precision, or a manifest cannot be read.
     """
+    # Here, since that module reads manifests with this one.
+    from recserve_server_ext.encoder_versions import active
+
+    served = active(workspace)
+    if served is not None and precision in ("auto", served.usable().precision):
+        return served.folder
     if precision == "auto":
         has_int8 = (workspace.encoder / "int8" / MANIFEST).is_file()
         by_cpu: Precision = "int8" if cpu.has_int8_dot_product() and has_int8 else "fp32"

@@ -38,12 +38,13 @@ def texts_of(raw: bytes, limits: Limits) -> list[str]:
     return texts
 
 
-def with_vectors(raw: bytes, vectors: NDArray[np.float32]) -> bytes:
-    """The packed request with the vector of each text beside it.
+def with_vectors(raw: bytes, vectors: NDArray[np.float32], encoder: str) -> bytes:
+    """The packed request with the vector of each text beside it, and who made them.
 
     Args:
         raw: A request that `texts_of` accepted.
         vectors: [texts, dim].
+        encoder: Runtime fingerprint of what made them.
 
     Raises:
         RequestError: There are not as many vectors as behaviours.
@@ -55,4 +56,4 @@ def with_vectors(raw: bytes, vectors: NDArray[np.float32]) -> bytes:
         replace(behaviour, vector=base64.b64encode(vector.astype("<f4").tobytes()).decode())
         for behaviour, vector in zip(request.history, vectors, strict=True)
     ]
-    return pack(replace(request, history=history))
+    return pack(replace(request, history=history, encoder=encoder))

@@ -5,6 +5,7 @@
     ServerError
     ├── EncoderError      an encoder folder is missing, damaged or made for another CPU
     ├── SnapshotError     a snapshot is missing, damaged or made by another encoder
+    │   └── EncoderNotLoadedError  a server has not loaded what made a snapshot, or not yet
     ├── StoreError
     │   ├── CatalogueError    the catalogue store cannot be read or written
     │   └── InteractionError  the interaction store cannot be read or written
@@ -27,6 +28,10 @@ class EncoderError(ServerError):
 
 class SnapshotError(ServerError):
     """A snapshot is missing, damaged or made by another encoder."""
+
+
+class EncoderNotLoadedError(SnapshotError):
+    """A server has not loaded the encoder that made a snapshot, or not yet."""
 
 
 class StoreError(ServerError):

@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, nearest, shown
@@ -82,6 +83,30 @@ def check_request(request: RecommendRequest, limits: Limits, fields: tuple[str, 
         check_filter(request.where, limits.filter)
     if request.slate is not None:
         check_slate_options(request.slate, request.k, limits.filter)
+
+
+def of_encoder(request: RecommendRequest, encoder: str) -> RecommendRequest:
+    """The request without vectors that another encoder made: what has a text beside its vector is encoded again.
+
+    Args:
+        request: A checked request.
+        encoder: Runtime fingerprint of the encoder that answers.
+
+    Raises:
+        RequestError: invalid_request: a behaviour has nothing but such a vector.
+    """
+    if request.encoder in ("", encoder):
+        return request
+    history = []
+    for number, behaviour in enumerate(request.history):
+        if behaviour.vector is not None and behaviour.text is None:
+            raise RequestError(
+                ErrorKind.INVALID_REQUEST,
+                f"$.history[{number}].vector was made by encoder {shown(request.encoder)}, {encoder} is served: "
+                "make it anew with `embed`, or send the text beside it",
+            )
+        history.append(behaviour if behaviour.vector is None else replace(behaviour, vector=None))
+    return replace(request, history=history)
 
 
 def _parts(behaviour: Behaviour) -> str:

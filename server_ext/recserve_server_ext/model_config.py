@@ -11,9 +11,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from recserve_client.contract import models as names
 from recserve_client.contract.models import Tensor
-from recserve_server_ext.encoder_manifest import EncoderManifest
 from recserve_server_ext.encoder_target import ServedEncoder, served_encoder
 from recserve_server_ext.errors import ConfigError
+from recserve_server_ext.served_encoders import LoadedEncoder
 from recserve_server_ext.settings import ModelSettings
 
 _DATATYPES = {"BYTES": pb.TYPE_STRING, "INT64": pb.TYPE_INT64, "FP32": pb.TYPE_FP32}
@@ -25,6 +25,7 @@ class PythonModel:
 
     Attributes:
         name: Of the model and its folder.
+        source: Folder of its code in `model_repository`.
         inputs: Shapes without the batch dimension where `max_batch` is positive.
         outputs: Likewise.
         max_batch: Rows of one batch; 0 = no batching.
@@ -32,6 +33,7 @@ class PythonModel:
     """
 
     name: str
+    source: str = ""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     max_batch: int
@@ -67,10 +69,11 @@ class Ensemble:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     steps: tuple[Step, ...]
+    max_batch: int = 0
 
     def proto(self) -> pb.ModelConfig:
         """The configuration as protobuf."""
-        config = pb.ModelConfig(name=self.name, platform="ensemble", max_batch_size=0)
+        config = pb.ModelConfig(name=self.name, platform="ensemble", max_batch_size=self.max_batch)
         _add_tensors(config, self.inputs, self.outputs)
         for step in self.steps:
             config.ensemble_scheduling.step.add(
@@ -87,53 +90,100 @@ def has_process(model: Model) -> bool:
     return isinstance(model, PythonModel) or (isinstance(model, ServedEncoder) and model.target == "embedded")
 
 
-def all_models(settings: ModelSettings, encoder: Path, manifest: EncoderManifest) -> list[Model]:
-    """Every model that is served, each after those it asks.
+def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
+    """Every model that is served when a server starts, each after those it asks.
 
     Args:
-        settings: Handed to the Python models; made to fit by `recserve_server_ext.encoder_target.fitted`.
-        encoder: Folder of the encoder.
-        manifest: What it holds.
+        settings: Handed to the Python models.
+        encoder: What is served first.
 
     Raises:
         EncoderError: The target of the encoder was not exported.
     """
-    serve, dim = settings.serve, manifest.dim
-    handed = msgspec.json.encode(settings).decode()
-    width = manifest.max_tokens if serve.encoder.target == "embedded" else -1
-    tokens = tuple(tensor._replace(shape=(width,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
+    packed = [names.RECOMMEND, names.EMBED, *([names.ITEMS] if settings.store else []), names.INTERACTIONS]
+    handed, batch = msgspec.json.encode(settings).decode(), settings.serve.batch
+    return [
+        *encoder_models(settings, encoder),
+        *(
+            PythonModel(name=name, inputs=(names.REQUEST,), outputs=(names.RESPONSE,), max_batch=batch, settings=handed)
+            for name in packed
+        ),
+        *ensembles(settings, encoder),
+    ]
+
+
+def encoder_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[PythonModel | ServedEncoder]:
+    """The models that belong to one encoder: its tensors have its sizes.
+
+    Args:
+        settings: Handed to them, with the folder of the encoder.
+        encoder: Which one. Its width of tokens is fixed where Python sees them, so that Triton refuses crafted sizes.
+
+    Raises:
+        EncoderError: The target of the encoder was not exported.
+    """
+    handed = msgspec.json.encode(msgspec.structs.replace(settings, encoder=encoder.folder)).decode()
+    serve = msgspec.structs.replace(settings.serve, encoder_batch=encoder.batch)
+    tokens, vector = _tokens(settings, encoder), names.vector(encoder.dim)
 
     def model(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], max_batch: int) -> PythonModel:
-        return PythonModel(name=name, inputs=inputs, outputs=outputs, max_batch=max_batch, settings=handed)
+        own = names.of_encoder(name, encoder.fingerprint)
+        return PythonModel(name=own, source=name, inputs=inputs, outputs=outputs, max_batch=max_batch, settings=handed)
 
     return [
-        served_encoder(encoder, manifest, serve, handed),
-        model(names.RECOMMEND, (names.REQUEST,), (names.RESPONSE,), serve.batch),
-        model(names.EMBED, (names.REQUEST,), (names.RESPONSE,), serve.batch),
-        *([model(names.ITEMS, (names.REQUEST,), (names.RESPONSE,), serve.batch)] if settings.store else []),
-        model(names.INTERACTIONS, (names.REQUEST,), (names.RESPONSE,), serve.batch),
+        served_encoder(
+            Path(encoder.folder),
+            encoder.manifest,
+            serve,
+            handed,
+            name=names.of_encoder(names.ENCODER, encoder.fingerprint),
+        ),
         model(
             names.TOKENIZE,
             (_row(names.REQUEST, 1),),
             (*(_row(tensor, -1) for tensor in tokens), _row(names.REQUEST_ROWS, -1)),
             0,
         ),
-        model(names.POOL, (names.REQUEST_ROWS, names.vector(dim)), (names.PACKED,), serve.encoder_batch),
-        _recommend_text(),
+        model(names.POOL, (names.REQUEST_ROWS, vector), (names.PACKED,), encoder.batch),
     ]
 
 
-def _recommend_text() -> Ensemble:
+def ensembles(settings: ModelSettings, encoder: LoadedEncoder) -> list[Ensemble]:
+    """The models that lead to those of the encoder that is served."""
+    return [_encoder(settings, encoder), _recommend_text(encoder.fingerprint)]
+
+
+def _tokens(settings: ModelSettings, encoder: LoadedEncoder) -> tuple[Tensor, ...]:
+    width = encoder.max_tokens if settings.serve.encoder.target == "embedded" else -1
+    return tuple(tensor._replace(shape=(width,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
+
+
+def _encoder(settings: ModelSettings, encoder: LoadedEncoder) -> Ensemble:
+    """`encoder`: the served one under a name that stays."""
+    tokens = _tokens(settings, encoder)
+    step = Step(
+        model=names.of_encoder(names.ENCODER, encoder.fingerprint),
+        inputs={tensor.name: tensor.name for tensor in tokens},
+        outputs={names.VECTOR: names.VECTOR},
+    )
+    vector = names.vector(encoder.dim)
+    return Ensemble(name=names.ENCODER, inputs=tokens, outputs=(vector,), steps=(step,), max_batch=encoder.batch)
+
+
+def _recommend_text(fingerprint: str) -> Ensemble:
     ids, mask, rows = names.INPUT_IDS.name, names.ATTENTION_MASK.name, names.REQUEST_ROWS.name
     request, response, packed = names.REQUEST.name, names.RESPONSE.name, names.PACKED.name
+    tokenize, encoder, pool = (
+        names.of_encoder(name, fingerprint) for name in (names.TOKENIZE, names.ENCODER, names.POOL)
+    )
     return Ensemble(
         name=names.RECOMMEND_TEXT,
         inputs=(_row(names.REQUEST, 1),),
         outputs=(_row(names.RESPONSE, 1),),
         steps=(
-            Step(model=names.TOKENIZE, inputs={request: request}, outputs={ids: ids, mask: mask, rows: rows}),
-            Step(model=names.ENCODER, inputs={ids: ids, mask: mask}, outputs={names.VECTOR: names.VECTOR}),
-            Step(model=names.POOL, inputs={rows: rows, names.VECTOR: names.VECTOR}, outputs={packed: packed}),
+            Step(model=tokenize, inputs={request: request}, outputs={ids: ids, mask: mask, rows: rows}),
+            Step(model=encoder, inputs={ids: ids, mask: mask}, outputs={names.VECTOR: names.VECTOR}),
+            Step(model=pool, inputs={rows: rows, names.VECTOR: names.VECTOR}, outputs={packed: packed}),
             Step(model=names.RECOMMEND, inputs={request: packed}, outputs={response: response}),
         ),
     )

@@ -20,8 +20,9 @@ from recserve_client.contract import ErrorKind, RequestError
 
 Vectors = NDArray[np.float32]
 Answer = bytes | RequestError
-#: Texts -> unit vectors [texts, dim]; raises RequestError(unavailable) when the encoder cannot be reached.
-Encode = Callable[[Sequence[str]], Vectors]
+#: Texts and the runtime fingerprint of an encoder -> unit vectors [texts, dim] by that encoder; raises
+#: RequestError(unavailable) when it cannot be reached.
+Encode = Callable[[Sequence[str], str], Vectors]
 
 _log = logging.getLogger(__name__)
 

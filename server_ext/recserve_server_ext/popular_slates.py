@@ -72,5 +72,5 @@ def popular_slate(
         SlateItem(reason.item, round(reason.users / ranking.active, _DECIMALS), UNSET, found)
         for reason, found in zip(chosen, fields, strict=True)
     ]
-    slate = Slate(os.urandom(16).hex(), items, [], view.revision, view.snapshot.manifest.encoder, timings)
+    slate = Slate(os.urandom(16).hex(), items, [], view.revision, view.encoder, timings)
     return UserSlate(slate, "popularity", rules, popular=chosen)

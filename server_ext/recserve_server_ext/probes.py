@@ -14,7 +14,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
+from recserve_server_ext.served_encoders import LoadedEncoder
 
+#: name, datatype, shape, raw content
+_Tensor = tuple[str, str, tuple[int, ...], bytes]
 _STATUS_SHOWN = 200
 #: Models that need something outside: a store, or Milvus.
 _MAY_REFUSE = (names.ITEMS, names.INTERACTIONS, names.RECOMMEND, names.RECOMMEND_TEXT)
@@ -32,14 +35,12 @@ class ProbeSubject:
 
     Attributes:
         item: An item id of the catalogue.
-        dim: Length of a vector.
-        max_tokens: Width of token tensors.
+        encoder: What is served.
         has_store: Whether there is a catalogue store, and so the model `items`.
     """
 
     item: str
-    dim: int
-    max_tokens: int
+    encoder: LoadedEncoder
     has_store: bool = False
 
 
@@ -50,11 +51,12 @@ class Probes:
         self._channel = grpc.insecure_channel(address, options=_RECONNECT)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._requests = _requests(subject)
+        self._name_of = {request.model_name: name for name, request in self._requests.items()}
         self._threads = ThreadPoolExecutor(len(self._requests), thread_name_prefix="probe")
 
     @property
     def models(self) -> list[str]:
-        """Names of the models probed."""
+        """Names of the models probed, without the fingerprint in them."""
         return list(self._requests)
 
     def run(self, timeout_s: float) -> dict[str, str]:
@@ -72,7 +74,10 @@ class Probes:
             statistics = self._stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout_s)
         except grpc.RpcError:
             return {}
-        return {model.name: int(model.inference_stats.success.count) for model in statistics.model_stats}
+        return {
+            self._name_of.get(model.name, model.name): int(model.inference_stats.success.count)
+            for model in statistics.model_stats
+        }
 
     def close(self) -> None:
         """Close the channel."""
@@ -122,16 +127,42 @@ class Admin:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metadata = metadata
 
+    def load(self, model: str, timeout_s: float) -> None:
+        """Load a model, or take over its new configuration; what it was asked before is still answered as before.
+
+        Raises:
+            grpc.RpcError: The server refused, or did not answer in time.
+        """
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        self._stub.RepositoryModelLoad(request, metadata=self._metadata, timeout=timeout_s)
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        """Unload a model, when it has answered what it was asked.
+
+        Raises:
+            grpc.RpcError: The server refused, or did not answer in time.
+        """
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        self._stub.RepositoryModelUnload(request, metadata=self._metadata, timeout=timeout_s)
+
     def reload(self, model: str, timeout_s: float) -> None:
         """Unload and load a model; loading alone does nothing for a dead process.
 
         Raises:
             grpc.RpcError: The server refused, or did not answer in time.
         """
-        unload = service_pb2.RepositoryModelUnloadRequest(model_name=model)
-        load = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        self._stub.RepositoryModelUnload(unload, metadata=self._metadata, timeout=timeout_s)
-        self._stub.RepositoryModelLoad(load, metadata=self._metadata, timeout=timeout_s)
+        self.unload(model, timeout_s)
+        self.load(model, timeout_s)
+
+    def length_of_a_vector(self, encoder: LoadedEncoder, timeout_s: float) -> float:
+        """Euclidean length of what an encoder makes of one token; not a number where it makes none.
+
+        Raises:
+            grpc.RpcError: It does not answer.
+        """
+        model = names.of_encoder(names.ENCODER, encoder.fingerprint)
+        answer = self._stub.ModelInfer(_infer(model, *_one_token(encoder)), timeout=timeout_s)
+        return float(np.linalg.norm(np.frombuffer(answer.raw_output_contents[0], "<f4")))
 
     def close(self) -> None:
         """Close the channel."""
@@ -140,10 +171,8 @@ class Admin:
 
 def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]:
     text = {"history": [{"text": "probe"}], "k": 1}
-    width = subject.max_tokens
-    ids, mask = np.zeros((1, width), np.int64), np.zeros((1, width), np.int64)
-    mask[0, 0] = 1
-    vector = np.zeros((1, subject.dim), np.float32)
+    tokenize, pool = (names.of_encoder(name, subject.encoder.fingerprint) for name in (names.TOKENIZE, names.POOL))
+    vector = np.zeros((1, subject.encoder.dim), np.float32)
     vector[0, 0] = 1
     request, rows = names.REQUEST.name, names.REQUEST_ROWS.name
     items = {names.ITEMS: _infer(names.ITEMS, _packed(request, {"op": "get", "ids": [subject.item]}))}
@@ -151,27 +180,32 @@ def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]
     return {
         **(items if subject.has_store else {}),
         names.INTERACTIONS: _infer(names.INTERACTIONS, _packed(request, history)),
-        names.ENCODER: _infer(
-            names.ENCODER,
-            (names.INPUT_IDS.name, "INT64", ids.shape, ids.tobytes()),
-            (names.ATTENTION_MASK.name, "INT64", mask.shape, mask.tobytes()),
-        ),
+        names.ENCODER: _infer(names.ENCODER, *_one_token(subject.encoder)),
         names.RECOMMEND: _infer(
             names.RECOMMEND, _packed(request, {"history": [{"item": subject.item}], "k": 1, "exclude_history": False})
         ),
         names.EMBED: _infer(names.EMBED, _packed(request, {"texts": ["probe"]})),
-        names.TOKENIZE: _infer(names.TOKENIZE, _packed(request, text)),
-        names.POOL: _infer(names.POOL, _packed(rows, text), (names.VECTOR, "FP32", vector.shape, vector.tobytes())),
+        names.TOKENIZE: _infer(tokenize, _packed(request, text)),
+        names.POOL: _infer(pool, _packed(rows, text), (names.VECTOR, "FP32", vector.shape, vector.tobytes())),
         names.RECOMMEND_TEXT: _infer(names.RECOMMEND_TEXT, _packed(request, text)),
     }
 
 
-def _packed(name: str, body: object) -> tuple[str, str, tuple[int, ...], bytes]:
+def _one_token(encoder: LoadedEncoder) -> list[_Tensor]:
+    ids, mask = np.zeros((2, 1, encoder.max_tokens), np.int64)
+    mask[0, 0] = 1
+    return [
+        (names.INPUT_IDS.name, "INT64", ids.shape, ids.tobytes()),
+        (names.ATTENTION_MASK.name, "INT64", mask.shape, mask.tobytes()),
+    ]
+
+
+def _packed(name: str, body: object) -> _Tensor:
     raw = json.dumps(body).encode()
     return name, "BYTES", (1, 1), bytes_element(raw)
 
 
-def _infer(model: str, *tensors: tuple[str, str, tuple[int, ...], bytes]) -> service_pb2.ModelInferRequest:
+def _infer(model: str, *tensors: _Tensor) -> service_pb2.ModelInferRequest:
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, datatype, shape, raw in tensors:
         request.inputs.add(name=name, datatype=datatype, shape=shape)

@@ -25,13 +25,13 @@ from recserve_client.contract import (
 )
 from recserve_server_ext.boosts import boost_shares
 from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.history import History, check_request, check_size
+from recserve_server_ext.history import History, check_request, check_size, of_encoder
 from recserve_server_ext.packed_model import Answer, Encode
 from recserve_server_ext.paging import Part, Ranking, Rankings
 from recserve_server_ext.retrieval import Wanted, search
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.slate_maker import Chosen, Wish, check_options, make_slates
-from recserve_server_ext.text_cache import TextCache
+from recserve_server_ext.text_cache import TextCaches
 from recserve_server_ext.user_vectors import UserVectors, contributions, user_vectors
 from recserve_server_ext.view_filters import Allowed, LiveFilters, ViewFilters
 
@@ -99,18 +99,18 @@ class Recommender:
     `answer`.
     """
 
-    def __init__(self, newest: Callable[[], View], cache: TextCache, limits: Limits) -> None:
+    def __init__(self, newest: Callable[[], View], caches: TextCaches, limits: Limits) -> None:
         """
         Args:
             newest: The catalogue as it is now; see `recserve_server_ext.live_catalogue.LiveCatalogue.view`.
-            cache: Vectors of texts.
+            caches: Vectors of texts.
             limits: The largest request.
         """
         self._newest = newest
         self._view = newest()
         self._filters = LiveFilters(self._view)
         self._rankings = Rankings(limits.cursors)
-        self._cache = cache
+        self._caches = caches
         self._limits = limits
         self._unpack = Unpacker(RecommendRequest)
 
@@ -130,7 +130,8 @@ class Recommender:
         check_request(request, self._limits, view.field_names)
         _check_revision(request, view)
         filters = self._filters.of(view)
-        job = Job(request, view, History(request, view.row_of, self._limits, view.dim), filters)
+        known = of_encoder(request, view.encoder)
+        job = Job(request, view, History(known, view.row_of, self._limits, view.dim), filters)
         if request.where is not None:
             job.allowed = filters.allowed(request.where)
         if request.slate is not None:
@@ -143,19 +144,23 @@ class Recommender:
         """Fill in the texts that were encoded before."""
         texts = _missing(jobs)
         if texts:
-            vectors, found = self._cache.get(texts)
+            view = jobs[0].view
+            vectors, found = self._caches.of(view.encoder, view.dim).get(texts)
             _fill(jobs, {text: vectors[n] for n, text in enumerate(texts) if found[n]})
 
     def encode(self, jobs: Sequence[Job], encode: Encode) -> None:
         """Encode the texts that are missing, each distinct one once for all these requests.
+
+        The encoder is the one that made the vectors of their view, whichever is served meanwhile.
 
         Raises:
             RequestError: unavailable: the encoder did not answer.
         """
         start_ns = time.monotonic_ns()
         texts = _missing(jobs)
-        vectors = encode(texts)
-        self._cache.put(texts, vectors)
+        view = jobs[0].view
+        vectors = encode(texts, view.encoder)
+        self._caches.of(view.encoder, view.dim).put(texts, vectors)
         _fill(jobs, dict(zip(texts, vectors, strict=True)))
         for job in jobs:
             job.encode_ns = time.monotonic_ns() - start_ns
@@ -330,7 +335,7 @@ def _pack(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: i
             items=items,
             unknown=job.history.unknown,
             revision=job.view.revision if job.part is None else job.part.ranking.revision,
-            encoder=manifest.encoder,
+            encoder=job.view.encoder,
             timings=RecommendTimings(
                 queue_us=job.waited_ns // 1000,
                 resolve_us=job.resolve_ns // 1000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import py_compile
 import shutil
 import sys
 import sysconfig
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from recserve_server_ext.encoder_target import ServedEncoder
 from recserve_server_ext.errors import LaunchError
-from recserve_server_ext.model_config import Model, PythonModel, config_text
+from recserve_server_ext.model_config import Model, PythonModel, config_text, has_process
 from recserve_server_ext.triton_binary import TritonBinary
 
 MODELS = "models"
@@ -43,19 +44,12 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: P
     Raises:
         LaunchError: The folder cannot be written.
     """
-    sources = model_sources()
     try:
         for part in (MODELS, BACKENDS, LIBRARIES):
             shutil.rmtree(folder / part, ignore_errors=True)
         (folder / MODELS).mkdir(parents=True)
         for model in models:
-            target = folder / MODELS / model.name
-            (target / "1").mkdir(parents=True)
-            if isinstance(model, PythonModel):
-                shutil.copy(sources / model.name / "1" / "model.py", target / "1" / "model.py")
-            elif isinstance(model, ServedEncoder):
-                model.write_files(target, sources)
-            (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
+            write_model(folder, model)
         if binary.backends is not None and binary.stub is not None:
             shutil.copytree(binary.backends, folder / BACKENDS, ignore=shutil.ignore_patterns("__pycache__"))
             shutil.copy(binary.stub, folder / BACKENDS / "python" / binary.stub.name)
@@ -65,6 +59,35 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: P
                 _link_backend(folder, backend, binary)
     except OSError as error:
         raise LaunchError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def write_model(folder: Path, model: Model) -> None:
+    """Write one model into `folder`/models, or replace its configuration.
+
+    Raises:
+        LaunchError: `model_repository` is missing.
+        OSError: The folder cannot be written.
+    """
+    target = folder / MODELS / model.name
+    (target / "1").mkdir(parents=True, exist_ok=True)
+    code = target / "1" / "model.py"
+    if isinstance(model, PythonModel):
+        shutil.copy(model_sources() / (model.source or model.name) / "1" / "model.py", code)
+    elif isinstance(model, ServedEncoder):
+        model.write_files(target, model_sources())
+    if has_process(model):
+        _compile(code)
+    (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
+
+
+def _compile(code: Path) -> None:
+    """Compile the code of a model.
+
+    A stub that has to do it writes into the model's folder, and then Triton takes the model for a changed one: it
+    would load it again together with the next ensemble that leads to it.
+    """
+    compiled = code.parent / "__pycache__" / f"{code.stem}.{sys.implementation.cache_tag}.pyc"
+    py_compile.compile(str(code), cfile=str(compiled), doraise=True)
 
 
 def _hand_over_paths(utils: Path) -> None:

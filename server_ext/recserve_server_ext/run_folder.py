@@ -54,6 +54,14 @@ def take_run_folder(run: Path, name: str) -> RunFolder:
     return RunFolder(folder, handle)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a running server has this folder."""
+    handle = _try_lock(folder)
+    if handle is not None:
+        os.close(handle)
+    return handle is None
+
+
 def _remove_if_left(folder: Path) -> None:
     handle = _try_lock(folder)
     if handle is not None:

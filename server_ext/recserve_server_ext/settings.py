@@ -94,8 +94,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         host: Address to listen on; Triton's own front end is not meant for open networks.
         grpc_port: Port of gRPC; 0 = any free one.
         metrics_port: Port of Prometheus metrics; 0 = any free one.
-        precision: Encoder to serve; `auto` = what the export chose by measurement here, or, where it chose nothing,
-            int8 where the CPU has int8 dot products and else fp32.
+        precision: That the encoder of the published index must have; `auto` = any.
         encoder: What runs it.
         threads: Threads of the search and of the encoder, each; 0 = the usable cores.
         batch: Requests (users) answered in one batch at most.
@@ -132,20 +131,22 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the launcher hands to the models, as JSON in the parameter `settings` of their configurations.
 
     Attributes:
-        encoder: Encoder folder.
+        run: Folder that the server runs from; see `recserve_server_ext.served_encoders`.
         snapshots: Folder of published snapshots.
         store: File or URL of the catalogue store; empty = there is none, and nothing changes but by new snapshots.
         serve: The server's settings.
         interactions: File or URL of the interaction store.
         pseudonym_key: File of the key that user ids become pseudonyms with.
+        encoder: Encoder folder, for the models that belong to one.
     """
 
-    encoder: str
+    run: str
     snapshots: str
     store: str
     serve: ServeSettings
     interactions: str
     pseudonym_key: str
+    encoder: str = ""
 
 
 def read_settings(path: Path) -> ServeSettings:

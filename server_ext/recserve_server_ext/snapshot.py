@@ -32,6 +32,8 @@ from recserve_server_ext.snapshot_manifest import (
 )
 
 CURRENT = "CURRENT"
+#: Names what was published before the encoder changed last: with that encoder, the pair to go back to.
+PREVIOUS = "PREVIOUS"
 MILVUS = "milvus"
 VECTORS = "vectors.npy"
 IDS = "ids.arrow"
@@ -133,6 +135,28 @@ def current(snapshots: Path) -> Path:
     return snapshots / name
 
 
+def published_encoder(snapshots: Path) -> str:
+    """Runtime fingerprint of the encoder of the published snapshot; empty = none is published, or it is damaged."""
+    try:
+        return read_manifest(current(snapshots), verify=False).encoder
+    except SnapshotError:
+        return ""
+
+
+def publish(snapshots: Path, name: str, encoder: str) -> None:
+    """Name a snapshot in `CURRENT`, and with it its encoder: callers get both at once. The caller holds `LOCK`.
+
+    Args:
+        snapshots: The folder.
+        name: Of a snapshot in it.
+        encoder: Runtime fingerprint of its encoder.
+    """
+    before = published_encoder(snapshots)
+    if before not in ("", encoder):
+        write_file(snapshots / PREVIOUS, f"{_named(snapshots, CURRENT)}\n".encode())
+    write_file(snapshots / CURRENT, f"{name}\n".encode())
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Content:
     """What a snapshot is made of; rows are the same in all of it.
@@ -164,16 +188,22 @@ class Content:
     report: bytes | None = None
 
 
-def write(snapshots: Path, content: Content) -> Path:
-    """Publish a snapshot: written aside, fsynced, renamed, then named in `CURRENT`; the two last ones are kept.
+def write(snapshots: Path, content: Content, *, over: str = "") -> Path:
+    """Publish a snapshot: written aside, fsynced, renamed, then named in `CURRENT`.
 
-    When it fails or the process dies, what was published before stays published.
+    The one before is kept, and the last one of the encoder before. When it fails or the process dies, what was
+    published before stays published.
+
+    Args:
+        snapshots: The folder.
+        content: Of the snapshot.
+        over: Name of the snapshot that must still be the published one; empty = whichever is.
 
     Returns:
         Its folder.
 
     Raises:
-        SnapshotError: The content does not fit together.
+        SnapshotError: The content does not fit together, or another snapshot was published meanwhile.
     """
     _check(content)
     snapshots.mkdir(parents=True, exist_ok=True)
@@ -181,12 +211,14 @@ def write(snapshots: Path, content: Content) -> Path:
     with exclusive(snapshots / LOCK):
         folder = snapshots / _new_name(snapshots, now)
         previous = _published(snapshots)
+        if over not in ("", previous):
+            raise SnapshotError(f"snapshot {previous} was published meanwhile over {over}; begin anew")
         with new_folder(folder) as aside:
             _write_files(aside, content)
             files = {file.name: sha256_of(file) for file in sorted(aside.iterdir())}
             write_manifest(aside, _manifest(content, folder.name, now.isoformat(timespec="seconds"), files))
-        write_file(snapshots / CURRENT, f"{folder.name}\n".encode())
-        _remove_others(snapshots, keep={folder.name, previous})
+        publish(snapshots, folder.name, content.encoder)
+        _remove_others(snapshots, keep={folder.name, previous, _named(snapshots, PREVIOUS)})
     return folder
 
 
@@ -277,6 +309,14 @@ def _published(snapshots: Path) -> str:
     try:
         return current(snapshots).name
     except SnapshotError:
+        return ""
+
+
+def _named(snapshots: Path, pointer: str) -> str:
+    """What a pointer names, there or not; empty = there is no such pointer."""
+    try:
+        return (snapshots / pointer).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
         return ""
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from recserve_server_ext.durable import exclusive, write_file
+from recserve_server_ext.durable import exclusive
 from recserve_server_ext.errors import SnapshotError
-from recserve_server_ext.snapshot import CURRENT, LOCK, current
+from recserve_server_ext.snapshot import LOCK, PREVIOUS, current, publish
 from recserve_server_ext.snapshot_manifest import MANIFEST, SnapshotManifest, read_manifest
 
 T = TypeVar("T")
@@ -100,8 +100,38 @@ def activate(
         if manifest.encoder != encoder:
             raise SnapshotError(f"snapshot {name} was made with encoder {manifest.encoder}, {encoder} is served")
         ready(folder)
-        write_file(snapshots / CURRENT, f"{name}\n".encode())
+        publish(snapshots, name, encoder)
     return manifest
+
+
+def newest_of(snapshots: Path, encoder: str) -> SnapshotManifest | None:
+    """The newest snapshot that an encoder made and whose manifest can be read.
+
+    Args:
+        snapshots: The folder.
+        encoder: Its runtime fingerprint.
+    """
+    for one in kept(snapshots):
+        if one.manifest is not None and one.manifest.encoder == encoder:
+            return one.manifest
+    return None
+
+
+def before_last_encoder(snapshots: Path) -> SnapshotManifest:
+    """The snapshot that was published before the encoder changed last.
+
+    Raises:
+        SnapshotError: The encoder never changed, or that snapshot is gone or damaged.
+    """
+    try:
+        name = (snapshots / PREVIOUS).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise SnapshotError(f"nothing to go back to in {snapshots}: no other encoder was served before") from None
+    found = next((one for one in kept(snapshots) if one.name == name), None)
+    if found is None or found.manifest is None:
+        fault = "is gone" if found is None else found.fault
+        raise SnapshotError(f"snapshot {name}, which was served before the encoder changed, {fault}")
+    return found.manifest
 
 
 def rollback(snapshots: Path, encoder: str, ready: Callable[[Path], None] = lambda _: None) -> SnapshotManifest:
@@ -131,6 +161,7 @@ def collect(snapshots: Path) -> list[str]:
             if folder.is_dir() and folder.name != keep:
                 shutil.rmtree(folder, ignore_errors=True)
                 removed.append(folder.name)
+        (snapshots / PREVIOUS).unlink(missing_ok=True)
     return removed
 
 

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import grpc
 
 from recserve_server_ext.catalogue_store import CatalogueStore, opener
 from recserve_server_ext.compactor import Compactor, compact_command
-from recserve_server_ext.encoder_manifest import choose_encoder
-from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
-from recserve_server_ext.encoder_target import find_backend, fitted
-from recserve_server_ext.errors import ConfigError, LaunchError, SnapshotError
+from recserve_server_ext.encoder_switch import EncoderSwitch, Wanted
+from recserve_server_ext.encoder_target import find_backend
+from recserve_server_ext.errors import ConfigError, LaunchError
 from recserve_server_ext.event_columns import event_columns
 from recserve_server_ext.event_weights import weigh
 from recserve_server_ext.events import EventLog
 from recserve_server_ext.health import Health
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.model_config import all_models, has_process
 from recserve_server_ext.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.repository import assemble
 from recserve_server_ext.run_folder import RunFolder, take_run_folder
+from recserve_server_ext.served_pair import Pair, first_pair, published_pair
 from recserve_server_ext.settings import ModelSettings, ServeSettings, UserSettings, rules_of
-from recserve_server_ext.snapshot import MILVUS, first_id
-from recserve_server_ext.snapshot_manifest import SnapshotManifest
-from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot_manifest
-from recserve_server_ext.snapshot_shelf import first_usable
+from recserve_server_ext.snapshot import MILVUS
 from recserve_server_ext.triton_binary import TritonBinary
 from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_endpoint
 from recserve_server_ext.workspace import Workspace, store_place
@@ -71,8 +66,9 @@ class Plan:
         folder: Where it runs; held until the supervisor stops.
         endpoint: Where it listens.
         subject: What the probes ask about.
-        python_models: Names of the models that have a process.
+        python_models: Names of the models that have a process, whichever encoder is served.
         compactor: Makes new snapshots; none = nothing changes, or nobody wants it.
+        switch: Follows the published snapshot to its encoder; none = the encoder stays.
     """
 
     binary: TritonBinary
@@ -81,6 +77,7 @@ class Plan:
     subject: ProbeSubject
     python_models: frozenset[str]
     compactor: Compactor | None
+    switch: EncoderSwitch | None = None
 
 
 def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary, log: EventLog) -> Plan:
@@ -89,29 +86,17 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     Raises:
         ServerError: Encoder or snapshot is missing, damaged or does not fit the other; a port is taken.
     """
-    encoder = choose_encoder(workspace, settings.precision)
-    manifest = read_encoder_manifest(encoder)
-    settings = fitted(encoder, manifest, settings)
+    first = first_pair(workspace, settings)
     backend = find_backend(binary, settings.encoder)
-
-    def usable(folder: Path) -> tuple[SnapshotManifest, str]:
-        snapshot = read_snapshot_manifest(folder, verify=False)
-        if snapshot.encoder != manifest.runtime_fingerprint:
-            raise SnapshotError(
-                f"{folder} was made by encoder {snapshot.encoder}, but {encoder} is {manifest.runtime_fingerprint}; "
-                "rebuild it with: recserve index build"
-            )
-        return snapshot, first_id(folder)
-
-    snapshot, item = first_usable(workspace.snapshots, usable)
-    if snapshot.engine.name == MILVUS and not settings.milvus.uri:
+    if first.snapshot.engine.name == MILVUS and not settings.milvus.uri:
         raise ConfigError(
-            f"snapshot {snapshot.id} is searched by Milvus: set uri in the table [milvus] of the settings"
+            f"snapshot {first.snapshot.id} is searched by Milvus: set uri in the table [milvus] of the settings"
         )
     endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
     store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
+    folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
     handed = ModelSettings(
-        encoder=str(encoder.resolve()),
+        run=str(folder.path),
         snapshots=str(workspace.snapshots.resolve()),
         store=store,
         serve=settings,
@@ -119,27 +104,27 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         pseudonym_key=str(workspace.pseudonym_key.resolve()),
     )
     if store:
-        _check_store(store, snapshot)
-    subject = ProbeSubject(item, manifest.dim, manifest.max_tokens, has_store=bool(store))
-    models = all_models(handed, encoder, manifest)
-    folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
+        _check_store(store, first)
+    models = all_models(handed, first.encoder)
     assemble(folder.path, models, binary, backend)
+    wanted = Wanted(workspace.snapshots, lambda: published_pair(workspace, settings).encoder)
+    switch = EncoderSwitch(folder.path, handed, first.encoder, wanted, log)
+    python_models = frozenset(model.name for model in models if has_process(model))
     return Plan(
         binary=binary,
         folder=folder,
         endpoint=endpoint,
-        subject=subject,
-        python_models=frozenset(model.name for model in models if has_process(model)),
-        compactor=_compactor(workspace, settings, manifest.precision, store, log),
+        subject=ProbeSubject(first.item, first.encoder, has_store=bool(store)),
+        python_models=python_models - switch.models,
+        compactor=_compactor(workspace, settings, store, log),
+        switch=switch,
     )
 
 
-def _compactor(
-    workspace: Workspace, settings: ServeSettings, precision: str, store: str, log: EventLog
-) -> Compactor | None:
+def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: EventLog) -> Compactor | None:
     if not store or not settings.compact_after:
         return None
-    command = compact_command(workspace.home.resolve(), precision, store, settings.milvus)
+    command = compact_command(workspace.home.resolve(), store, settings.milvus)
     return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
 
 
@@ -156,20 +141,14 @@ def _interactions(workspace: Workspace, users: UserSettings) -> str:
     return where
 
 
-def _check_store(where: str, snapshot: SnapshotManifest) -> None:
+def _check_store(where: str, pair: Pair) -> None:
     """See whether the changes of a store can be served over a snapshot.
 
     Raises:
-        ServerError: The store cannot be opened, or holds items that this encoder has not seen.
+        ServerError: The store cannot be opened, or has forgotten what changed.
     """
     with CatalogueStore(store_place(where)) as store:
-        changes = store.changes_since(snapshot.revision, made_with(snapshot.encoder, snapshot.field_weights))
-        unseen = [row for row in changes.items if row.texts_revision > snapshot.revision and row.vector is None]
-    if unseen:
-        raise SnapshotError(
-            f"{len(unseen):,} items changed since snapshot {snapshot.id} and were encoded by another encoder, "
-            f"{unseen[0].item.id!r} for one; rebuild it with: recserve index build"
-        )
+        store.changes_since(pair.snapshot.revision, "")
 
 
 class Supervisor:
@@ -181,6 +160,7 @@ class Supervisor:
         self._timing = timing
         self._stop = threading.Event()
         self._process: TritonProcess | None = None
+        self._subject = plan.subject
         self._probes = Probes(plan.endpoint.grpc, plan.subject)
         self._health = self._all_well()
         self._unhealthy: set[str] = set()
@@ -229,6 +209,8 @@ class Supervisor:
             self._check()
             if self._plan.compactor is not None:
                 self._plan.compactor.check()
+            if self._plan.switch is not None:
+                self._follow(self._plan.switch)
         self.stop()
 
     def stop(self) -> None:
@@ -240,7 +222,19 @@ class Supervisor:
             self._log("stopping", pid=self._process.pid)
             self._process.stop()
             self._log("stopped", code=self._process.exit_code() or 0)
+        if self._plan.switch is not None:
+            self._plan.switch.close()
         self._plan.folder.release()
+
+    def _follow(self, switch: EncoderSwitch) -> None:
+        """Serve the encoder of the published snapshot, and probe what is served."""
+        assert self._process is not None
+        process = self._process
+        switch.check(lambda: Admin(self._plan.endpoint.grpc, process.admin))
+        if switch.served != self._subject.encoder:
+            self._subject = replace(self._subject, encoder=switch.served)
+            self._probes.close()
+            self._probes = Probes(self._plan.endpoint.grpc, self._subject)
 
     def _all_well(self) -> Health:
         return Health(self._probes.models, time.monotonic(), limit_s=self._timing.stuck_s)
@@ -266,7 +260,8 @@ class Supervisor:
         self._health.update(faults, finished, time.monotonic())
         if not faults:
             return
-        dead = sorted(self._plan.python_models - self._process.living_stubs())
+        expected = self._plan.python_models | (self._plan.switch.models if self._plan.switch else frozenset())
+        dead = sorted(expected - self._process.living_stubs())
         if dead:
             if not all(self._reload(model) for model in dead):
                 self._restart()
@@ -300,6 +295,8 @@ class Supervisor:
     def _restart(self) -> None:
         assert self._process is not None
         self._process.kill()
+        if self._plan.switch is not None:
+            self._plan.switch.settle()
         pause = self._timing.pause_s
         while not self._stop.is_set():
             try:

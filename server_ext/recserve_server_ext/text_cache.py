@@ -61,5 +61,29 @@ class TextCache:
         return place
 
 
+class TextCaches:
+    """The cache of the encoder that is served; another encoder gives other vectors and has a cache of its own."""
+
+    def __init__(self, places: int) -> None:
+        """
+        Args:
+            places: Of a cache.
+        """
+        self._places = places
+        self._now: tuple[str, TextCache] | None = None
+
+    def of(self, encoder: str, dim: int) -> TextCache:
+        """The cache of an encoder; that of the one before is forgotten.
+
+        Args:
+            encoder: Its runtime fingerprint.
+            dim: Length of its vectors.
+        """
+        now = self._now
+        if now is None or now[0] != encoder:
+            now = self._now = encoder, TextCache(self._places, dim)
+        return now[1]
+
+
 def _key(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -11,6 +11,7 @@ import logging
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract import models as names
-from recserve_server_ext.encoder_manifest import EncoderManifest, Role
+from recserve_server_ext.encoder_manifest import Role
 from recserve_server_ext.encoder_padding import padded, padded_widths, plan_calls
 from recserve_server_ext.packed_model import Answer, PackedModel
+from recserve_server_ext.served_encoders import LoadedEncoder, ServedEncoders
 from recserve_server_ext.settings import ModelSettings, ServeSettings
 from recserve_server_ext.text_encoder import TextTokenizer, means_of_parts, most_parts
 
@@ -130,21 +132,32 @@ def execute(model: PackedModel[Any], requests: Sequence[Any]) -> list[Any]:
     return [None if answer is None else response(answer) for answer in answers]
 
 
-class TritonEncoder:
-    """Texts -> vectors through the model `encoder` (business logic scripting)."""
+def served_encoders(settings: ModelSettings, role: Role = "query") -> ServedEncoders:
+    """The way to the encoders that are loaded.
 
-    def __init__(self, folder: Path, manifest: EncoderManifest, serve: ServeSettings, role: Role = "query") -> None:
+    Args:
+        settings: The launcher's.
+        role: What the texts are: it decides their prompt, and whether long ones are taken in parts.
+    """
+    return ServedEncoders(Path(settings.run), partial(TritonEncoder, settings.serve, role))
+
+
+class TritonEncoder:
+    """Texts -> vectors through the model of one encoder (business logic scripting)."""
+
+    def __init__(self, serve: ServeSettings, role: Role, encoder: LoadedEncoder) -> None:
         """
         Args:
-            folder: Of the encoder.
-            manifest: What it holds.
             serve: The server's settings.
-            role: What the texts are: it decides their prompt, and whether long ones are taken in parts.
+            role: What the texts are.
+            encoder: Which one.
         """
-        self._tokenizer = TextTokenizer(folder, manifest.max_tokens)
+        manifest = encoder.manifest
+        self._model = names.of_encoder(names.ENCODER, encoder.fingerprint)
+        self._tokenizer = TextTokenizer(Path(encoder.folder), manifest.max_tokens)
         self._dim = manifest.dim
         self._widths = padded_widths(serve.encoder.target, manifest.max_tokens)
-        self._batch = serve.encoder_batch
+        self._batch = encoder.batch
         self._timeout_us = int(serve.encoder_timeout_s * 1e6)
         self._role: Role = role
         self._most_parts = most_parts(manifest, role)
@@ -162,13 +175,17 @@ class TritonEncoder:
         return means_of_parts(vectors, counts)
 
     def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        result = pb.InferenceRequest(
-            model_name=names.ENCODER,
+        request = pb.InferenceRequest(
+            model_name=self._model,
             requested_output_names=[names.VECTOR],
             inputs=[pb.Tensor(names.INPUT_IDS.name, ids), pb.Tensor(names.ATTENTION_MASK.name, mask)],
             timeout=self._timeout_us,
             preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),
-        ).exec()
+        )
+        try:
+            result = request.exec()
+        except pb.TritonModelException as error:  # while the model itself is being loaded
+            raise RequestError(ErrorKind.UNAVAILABLE, f"the encoder cannot be asked yet: {error}") from None
         if result.has_error():
             raise RequestError(ErrorKind.UNAVAILABLE, f"the encoder did not answer: {result.error().message()}")
         vectors: NDArray[np.float32] = pb.get_output_tensor_by_name(result, names.VECTOR).as_numpy()

@@ -26,7 +26,7 @@ class Workspace:
 
     @property
     def encoder(self) -> Path:
-        """Holds one folder per precision, `fp32` and `int8`."""
+        """Exported encoders: `versions` holds them all, and a link per precision (`fp32`, `int8`) names the newest."""
         return self.home / "encoder"
 
     @property
@@ -52,6 +52,11 @@ class Workspace:
     def snapshots(self) -> Path:
         """Published snapshots, one folder each, and `CURRENT`, which names the one to serve."""
         return self.home / "snapshots"
+
+    @property
+    def encoding(self) -> Path:
+        """What an index build that goes on has encoded so far, a folder for its encoder."""
+        return self.home / "encoding"
 
     @property
     def run(self) -> Path:

@@ -9,28 +9,27 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from recserve_server_ext.encoder_manifest import EncoderManifest
 from recserve_server_ext.model_config import all_models, config_text
 from recserve_server_ext.settings import ModelSettings, ServeSettings
+from support.versions import loaded_encoder
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = ModelSettings(
-    encoder="/encoder",
+    run="/run",
     snapshots="/snapshots",
     store="/catalogue.db",
     serve=ServeSettings(batch=16, encoder_batch=32),
     interactions="/interactions.db",
     pseudonym_key="/pseudonym.key",
 )
-MANIFEST = EncoderManifest(
-    name="golden", precision="fp32", dim=384, max_tokens=256, pooling="mean", source_sha256="", files={}, versions={}
-)
-MODELS = {model.name: model for model in all_models(SETTINGS, Path("/encoder"), MANIFEST)}
+ENCODER = loaded_encoder("0123456789abcdef", dim=384, max_tokens=256)
+MODELS = {model.name: model for model in all_models(SETTINGS, ENCODER)}
 
 
 def test_all_models_are_there() -> None:
     assert sorted(MODELS) == [
-        "embed", "encoder", "interactions", "items", "pool", "recommend", "recommend_text", "tokenize",
+        "embed", "encoder", "encoder_01234567", "interactions", "items", "pool_01234567", "recommend",
+        "recommend_text", "tokenize_01234567",
     ]  # fmt: skip
 
 
@@ -51,8 +50,9 @@ def test_no_open_dimension_reaches_python_from_the_wire(name: str) -> None:
     assert all(dim > 0 for tensor in config.input for dim in tensor.dims)
 
 
-def test_the_ensembles_tensors_exist() -> None:
-    ensemble = MODELS["recommend_text"].proto()
+@pytest.mark.parametrize("name", ["encoder", "recommend_text"])
+def test_the_ensembles_tensors_exist(name: str) -> None:
+    ensemble = MODELS[name].proto()
     for step in ensemble.ensemble_scheduling.step:
         model = MODELS[step.model_name].proto()
         assert set(step.input_map) == {tensor.name for tensor in model.input}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recserve_client.contract.models import of_encoder
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.snapshot import Snapshot, current
 from recserve_server_ext.text_encoder import TextEncoder
@@ -202,10 +203,15 @@ TENSORS: list[tuple[str, str, list[RawTensor]]] = [
     ("huge batch", "recommend", [("request", "BYTES", (HUGE, 1), b"")]),
     ("huge for embed", "embed", [("request", "BYTES", (HUGE, 1), b"")]),
     ("huge for the ensemble", "recommend_text", [("request", "BYTES", (HUGE, 1), b"")]),
-    ("huge for tokenize", "tokenize", [("request", "BYTES", (1, HUGE), b"")]),
+    ("huge for tokenize", "tokenize_", [("request", "BYTES", (1, HUGE), b"")]),
     (
         "huge ids",
         "encoder",
+        [("input_ids", "INT64", (1, HUGE), b""), ("attention_mask", "INT64", (1, HUGE), b"")],
+    ),
+    (
+        "huge ids behind the ensemble",
+        "encoder_",
         [("input_ids", "INT64", (1, HUGE), b""), ("attention_mask", "INT64", (1, HUGE), b"")],
     ),
     (
@@ -220,19 +226,21 @@ TENSORS: list[tuple[str, str, list[RawTensor]]] = [
     ),
     (
         "huge for pool",
-        "pool",
+        "pool_",
         [("request_rows", "BYTES", (HUGE, 1), b""), ("vector", "FP32", (HUGE, 32), b"")],
     ),
     (
         "mismatch in pool",
-        "pool",
+        "pool_",
         [("request_rows", "BYTES", (2, 1), GOOD + element(b"")), ("vector", "FP32", (2, 32), b"\0" * 256)],
     ),
 ]
 
 
 @pytest.mark.parametrize(("model", "tensors"), [row[1:] for row in TENSORS], ids=[row[0] for row in TENSORS])
-def test_wrong_tensors_are_refused(wire: Wire, model: str, tensors: list[RawTensor]) -> None:
+def test_wrong_tensors_are_refused(wire: Wire, snapshot: Snapshot, model: str, tensors: list[RawTensor]) -> None:
+    if model.endswith("_"):
+        model = of_encoder(model[:-1], snapshot.manifest.encoder)
     status, message = wire.refused_tensors(model, tensors)
     assert status == "INVALID_ARGUMENT"
     assert message

@@ -82,7 +82,7 @@ def test_a_killed_stub_comes_back(server: Served, body: dict[str, object], model
         killed = time.monotonic()
         server.stub(model).kill()
         reloaded = server.wait_for("model_reloaded", before + 1)[-1]
-        assert reloaded["model"] == model
+        assert reloaded["model"].startswith(model)
         assert time.monotonic() - killed < PROMISED_S
         assert wait_answer(answered, time.monotonic()) - killed < PROMISED_S
     wire = Wire(server.grpc)

@@ -23,17 +23,18 @@ ENCODER = "test"
 WEIGHTS = {"title": 2.0, "genre": 1.0}
 
 
-def vector_of(text: str) -> NDArray[np.float32]:
-    """The unit vector of a text, seeded by it; "not X" is opposite to "X"."""
+def vector_of(text: str, encoder: str = ENCODER) -> NDArray[np.float32]:
+    """The unit vector of a text, seeded by it and the encoder; "not X" is opposite to "X"."""
     if text.startswith("not "):
-        return -vector_of(text[4:])
-    vector = np.random.default_rng(list(text.encode())).normal(size=DIM)
+        return -vector_of(text[4:], encoder)
+    seed = text if encoder == ENCODER else f"{encoder} {text}"
+    vector = np.random.default_rng(list(seed.encode())).normal(size=DIM)
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
-def item_vector(texts: dict[str, str]) -> NDArray[np.float32]:
+def item_vector(texts: dict[str, str], encoder: str = ENCODER) -> NDArray[np.float32]:
     """v = normalise(sum_f a_f G(y_f))."""
-    total = sum(WEIGHTS[name] * vector_of(text).astype(np.float64) for name, text in texts.items())
+    total = sum(WEIGHTS[name] * vector_of(text, encoder).astype(np.float64) for name, text in texts.items())
     return np.asarray(total / np.linalg.norm(total), np.float32)
 
 
@@ -57,17 +58,18 @@ class Edited:
         self.snapshots = folder / "snapshots"
         self.store = CatalogueStore(where, create=True)
         self.asked: list[str] = []
-        self.editor = CatalogueEditor(lambda: self.store, ENCODER, limits)
+        self.editor = CatalogueEditor(lambda: self.store, lambda: self.encoder, limits)
+        self.encoder = ENCODER
 
-    def publish(self) -> Path:
+    def publish(self, encoder: str = ENCODER) -> Path:
         """A snapshot of all items, as `index build` would make it."""
         head, found = self.store.head(), list(self.store.items())
-        vectors = np.stack([item_vector(item.texts) for item in found])
+        vectors = np.stack([item_vector(item.texts, encoder) for item in found])
         content = Content(
             vectors=vectors,
             ids=[item.id for item in found],
             engine=HnswEngine.build(vectors, m=16, ef_construction=100, ef=200, threads=1),
-            encoder=ENCODER,
+            encoder=encoder,
             revision=head.revision,
             source=head.identity,
             available=np.array([item.available for item in found]),
@@ -76,15 +78,15 @@ class Edited:
         )
         return write(self.snapshots, content)
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """What the model `encoder` would answer."""
+    def encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
+        """What the model of this encoder would answer."""
         self.asked += texts
-        return np.stack([vector_of(text) for text in texts])
+        return np.stack([vector_of(text, encoder) for text in texts])
 
     def send(self, **request: Any) -> bytes:
         """The packed answer to a request, all steps of it."""
-        job = self.editor.accept(json.dumps(request).encode())
         self.editor.begin()
+        job = self.editor.accept(json.dumps(request).encode())
         self.editor.look_up([job])
         if job.needs_encoder:
             self.editor.encode([job], self.encode)

@@ -7,6 +7,7 @@ others meanwhile, and `broken` holds what it says when it ends at once.
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,9 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_server_ext.triton_binary import TritonBinary
+
+#: At the end of the name of a model that belongs to an encoder.
+_FINGERPRINT = re.compile("_[0-9a-f]{8}$")
 
 
 def fake_triton(folder: Path) -> TritonBinary:
@@ -38,7 +42,8 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         return path.read_text().split() if path.exists() else []
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        if request.model_name in self.named("late"):
+        name = request.model_name
+        if name in self.named("late") or _FINGERPRINT.sub("", name) in self.named("late"):
             context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "late")
         return service_pb2.ModelInferResponse()
 

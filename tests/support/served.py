@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,9 +44,10 @@ class Served:
         return server
 
     def stub(self, model: str) -> psutil.Process:
-        """The Python process of a model."""
+        """The Python process of a model, with or without the fingerprint of an encoder in its name."""
+        code = re.compile(rf"/{model}(_[0-9a-f]{{8}})?/1/model\.py")
         children = [p for p in self.triton().children() if p.status() != psutil.STATUS_ZOMBIE]
-        (stub,) = [p for p in children if any(f"/{model}/1/model.py" in argument for argument in p.cmdline())]
+        (stub,) = [p for p in children if any(code.search(argument) for argument in p.cmdline())]
         return stub
 
     def events(self) -> list[dict[str, Any]]:

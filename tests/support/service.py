@@ -16,7 +16,7 @@ from recserve_server_ext.packed_model import Answer, PackedModel
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.text_cache import TextCache
+from recserve_server_ext.text_cache import TextCaches
 from support.small_snapshot import DIM
 
 
@@ -49,9 +49,9 @@ class Service:
         self.asked: list[list[str]] = []
         self.snapshot = snapshot
         view = View(snapshot)
-        self.recommender = Recommender(newest or (lambda: view), TextCache(100, DIM), limits)
+        self.recommender = Recommender(newest or (lambda: view), TextCaches(100), limits)
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
         self.asked.append(list(texts))
         return np.stack([vector_of(text) for text in texts])
 

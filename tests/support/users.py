@@ -66,5 +66,5 @@ def act(user_id: str = "ann", item: str | None = "i1", **fields: Any) -> dict[st
     return {"user_id": user_id, "type": "click", "timestamp": NOW - 60, "item": item, **fields}
 
 
-def _nothing(texts: Any) -> Any:
+def _nothing(texts: Any, encoder: str) -> Any:
     raise AssertionError("nothing is encoded")

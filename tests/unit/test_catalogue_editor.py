@@ -146,6 +146,7 @@ def test_only_the_last_answers_are_kept(edited: Edited, monkeypatch: pytest.Monk
 
 def test_an_import_between_encoding_and_writing_begins_anew(edited: Edited) -> None:
     raw = b'{"op": "upsert", "items": [{"id": "a", "texts": {"title": "A"}}]}'
+    edited.editor.begin()
     job = edited.editor.accept(raw)
     edited.editor.look_up([job])
     edited.editor.encode([job], edited.encode)

@@ -144,8 +144,9 @@ def test_serve_names_a_taken_port(tiny_home: Path, tmp_path: Path, taken: int) -
 
 def test_the_probed_models_are_those_served() -> None:
     from recserve_server_ext.probes import Probes, ProbeSubject
+    from support.versions import loaded_encoder
 
-    probes = Probes("127.0.0.1:1", ProbeSubject("a", 4, 8))
+    probes = Probes("127.0.0.1:1", ProbeSubject("a", loaded_encoder("0123456789abcdef")))
     steps = [names.TOKENIZE, names.POOL, names.RECOMMEND_TEXT]
     assert probes.models == [names.INTERACTIONS, names.ENCODER, names.RECOMMEND, names.EMBED, *steps]
     probes.close()

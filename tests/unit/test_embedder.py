@@ -24,12 +24,14 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
 
 
 def test_embed_gives_the_encoders_vectors(encoder: TextEncoder) -> None:
-    embedder = Embedder("print", encoder.dim, Limits())
+    embedder = Embedder(lambda: "print", Limits())
+    embedder.begin()
     raws = [json.dumps({"texts": ["a", "star wars", "a"]}).encode(), b'{"texts":["b"]}']
     accepted = [embedder.accept(raw) for raw in raws]
     asked: list[list[str]] = []
 
-    def encode(texts: Any) -> Any:
+    def encode(texts: Any, fingerprint: str) -> Any:
+        assert fingerprint == "print"
         asked.append(list(texts))
         return encoder.encode(texts)
 
@@ -56,7 +58,7 @@ def test_embed_gives_the_encoders_vectors(encoder: TextEncoder) -> None:
 )
 def test_embed_refuses(raw: bytes, kind: ErrorKind) -> None:
     with pytest.raises(RequestError) as caught:
-        Embedder("print", 8, Limits()).accept(raw)
+        Embedder(lambda: "print", Limits()).accept(raw)
     assert caught.value.kind is kind
 
 
@@ -64,11 +66,12 @@ def test_ensemble_steps_keep_the_request() -> None:
     raw = json.dumps({"history": [{"text": "a", "weight": -2}, {"text": "b"}], "k": 3, "fields": ["x"]}).encode()
     assert texts_of(raw, Limits()) == ["a", "b"]
     vectors = np.arange(8, dtype=np.float32).reshape(2, 4)
-    request = msgspec.json.decode(with_vectors(raw, vectors), type=RecommendRequest)
+    request = msgspec.json.decode(with_vectors(raw, vectors, "print"), type=RecommendRequest)
     assert (request.k, request.fields, [b.weight for b in request.history]) == (3, ["x"], [-2, 1])
+    assert request.encoder == "print"
     assert base64.b64decode(request.history[1].vector or "") == vectors[1].tobytes()
     with pytest.raises(RequestError, match="3 vectors for 2 behaviours"):
-        with_vectors(raw, np.zeros((3, 4), np.float32))
+        with_vectors(raw, np.zeros((3, 4), np.float32), "print")
 
 
 @pytest.mark.parametrize("behaviour", [{"item": "a"}, {"vector": "aa"}, {"text": "a", "vector": "aa"}, {}])

@@ -110,7 +110,7 @@ class TestAuto:
         winner = json.loads((workspace.encoder / CHOICE).read_text())["precision"]
         assert choose_encoder(workspace) == workspace.encoder / winner
         published = {path.name for path in workspace.encoder.iterdir() if path.is_dir()}
-        assert published == {"fp32", winner}
+        assert published == {"fp32", winner, "versions"}
         monkeypatch.setattr(cpu, "int8_arithmetic", lambda: "other")
         assert read_choice(workspace) is None
 
@@ -127,7 +127,7 @@ class TestAuto:
     def test_a_choice_of_another_encoder_says_nothing(self, auto: Path, tmp_path: Path) -> None:
         import shutil
 
-        home = Workspace(shutil.copytree(auto, tmp_path / "home"))
+        home = Workspace(shutil.copytree(auto, tmp_path / "home", symlinks=True))
         path = home.encoder / CHOICE
         path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "another"}))
         assert read_choice(home) is None

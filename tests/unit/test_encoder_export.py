@@ -41,7 +41,7 @@ def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(exported: Path, tmp_path: Path) -> Path:
     """A copy of `exported` to change."""
-    return shutil.copytree(exported, tmp_path / "home")
+    return shutil.copytree(exported, tmp_path / "home", symlinks=True)
 
 
 class TestGraph:

@@ -65,7 +65,8 @@ def test_a_killed_export_leaves_nothing_to_the_next(
     stopped.wait()
     code, said = export(source, home)
     assert code == 0, said
-    assert left(home) == ["fp32"]
+    assert left(home) == ["fp32", "versions"]
+    assert len(list((home / "encoder" / "versions").iterdir())) == 1
     read_manifest(home / "encoder" / "fp32")
 
 

@@ -344,7 +344,7 @@ class TestBackend:
             find_backend(server, EncoderSettings(target="tensorrt"))
 
     def test_serve_says_so_in_one_line(self, tiny_home: Path, tmp_path: Path) -> None:
-        home = shutil.copytree(tiny_home, tmp_path / "home")
+        home = shutil.copytree(tiny_home, tmp_path / "home", symlinks=True)
         write(home / "encoder" / "fp32", "onnxruntime")
         config = tmp_path / "serve.toml"
         config.write_text('grpc_port = 0\nmetrics_port = 0\n[encoder]\ntarget = "onnxruntime"\n')

@@ -21,7 +21,7 @@ from recserve_client.contract import Slate
 from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
-from recserve_server_ext.text_cache import TextCache
+from recserve_server_ext.text_cache import TextCaches
 from support.known_log import known_of
 from support.small_snapshot import view_of
 
@@ -36,7 +36,7 @@ def unit_vectors(items: int, seed: int = 1) -> Vectors:
 def served(vectors: Vectors, histories: Sequence[list[int]]) -> list[Slate]:
     """What the recommender answers to these histories."""
     view = view_of(vectors, ExactEngine(vectors))
-    recommender = Recommender(lambda: view, TextCache(10, DIM), Limits())
+    recommender = Recommender(lambda: view, TextCaches(10), Limits())
     recommender.begin()
     requests = [{"history": [{"item": f"i{item}"} for item in of_user], "k": 10} for of_user in histories]
     jobs = [recommender.accept(json.dumps(request).encode()) for request in requests]

@@ -184,7 +184,7 @@ def test_a_bad_request_fails_alone(service: Service, content: Any, kind: ErrorKi
 
 
 def test_an_unreachable_encoder_fails_only_those_who_need_it(service: Service) -> None:
-    def broken(texts: Sequence[str]) -> NDArray[np.float32]:
+    def broken(texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
         raise RequestError(ErrorKind.UNAVAILABLE, "the encoder did not answer")
 
     service.encode = broken  # type: ignore[method-assign]  # the seam under test
@@ -195,7 +195,7 @@ def test_an_unreachable_encoder_fails_only_those_who_need_it(service: Service) -
 
 
 def test_a_fault_names_an_id_and_no_detail(service: Service, caplog: pytest.LogCaptureFixture) -> None:
-    def faulty(texts: Sequence[str]) -> NDArray[np.float32]:
+    def faulty(texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
         raise OSError("secret path")
 
     service.encode = faulty  # type: ignore[method-assign]  # the seam under test
@@ -230,7 +230,7 @@ def test_the_next_batch_is_answered_while_one_waits_for_the_encoder(service: Ser
     """A request for known items does not wait behind texts that are still being encoded."""
     started, release = threading.Event(), threading.Event()
 
-    def slow(texts: Sequence[str]) -> NDArray[np.float32]:
+    def slow(texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
         started.set()
         assert release.wait(30)
         return np.stack([vector_of(text) for text in texts])

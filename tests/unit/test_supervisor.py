@@ -24,6 +24,7 @@ from recserve_server_ext.run_folder import take_run_folder
 from recserve_server_ext.supervisor import Plan, Supervisor, Timing
 from recserve_server_ext.triton_process import claim_endpoint
 from support.fake_triton import fake_triton
+from support.versions import loaded_encoder
 
 TIMING = Timing(every_s=0.02, probe_s=5, start_s=60, reload_s=1, stuck_s=0.3, pause_s=0.01, longest_pause_s=0.05)
 
@@ -59,7 +60,7 @@ class Watched:
             binary=fake_triton(folder),
             folder=take_run_folder(folder / "run", "1"),
             endpoint=claim_endpoint("127.0.0.1", 0, 0),
-            subject=ProbeSubject("a", 4, 8),
+            subject=ProbeSubject("a", loaded_encoder("0123456789abcdef")),
             python_models=frozenset(),
             compactor=None,
         )

@@ -25,7 +25,7 @@ from recserve_server_ext.popularity import Popularity
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.text_cache import TextCache
+from recserve_server_ext.text_cache import TextCaches
 from recserve_server_ext.user_histories import UserHistories
 from recserve_server_ext.user_recommender import UserRecommender
 from recserve_server_ext.user_requests import mixed
@@ -53,7 +53,7 @@ class Service:
         )  # fmt: skip
         self.handler = UserRecommender(
             lambda: View(snapshot),
-            lambda newest, limits: Recommender(newest, TextCache(100, DIM), limits),
+            lambda newest, limits: Recommender(newest, TextCaches(100), limits),
             LIMITS,
             pseudonyms=PSEUDONYMS,
             histories=UserHistories(lambda: self.store, self.rules),
@@ -61,7 +61,7 @@ class Service:
             seen=10_000,
         )
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
         return np.stack([vector_of(text) for text in texts])
 
     def batch(self, *requests: Any) -> list[Any]:

@@ -64,6 +64,9 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
         slate: How the slate is made of the candidates; none = by score.
         count: Whether to count the items that match `where` and are available.
         page: Answer with a part of the `k` items, and a cursor for the next part; none = with all.
+        encoder: Fingerprint of the encoder that made the vectors of the history, as `embed` told it. Where another one
+            is served, a vector with a text beside it is made anew from that, and one without is refused as
+            `invalid_request`. Empty = not checked.
     """
 
     history: list[Behaviour]
@@ -79,6 +82,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     slate: SlateOptions | None = None
     count: bool = False
     page: Page | None = None
+    encoder: Annotated[str, Meta(max_length=64)] = ""
 
 
 class RecommendTimings(Struct, frozen=True, gc=False):

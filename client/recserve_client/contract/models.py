@@ -13,6 +13,18 @@ ENCODER: Final = "encoder"
 TOKENIZE: Final = "tokenize"
 POOL: Final = "pool"
 
+#: Characters of its fingerprint in the names of the models that belong to one encoder.
+_FINGERPRINT: Final = 8
+
+
+def of_encoder(model: str, fingerprint: str) -> str:
+    """Name of the model (`encoder`, `tokenize` or `pool`) that belongs to one encoder.
+
+    There is a set of them for each encoder that is loaded; `encoder` without more is an ensemble around the one that
+    is served.
+    """
+    return f"{model}_{fingerprint[:_FINGERPRINT]}"
+
 
 class Tensor(NamedTuple):
     """A tensor of a model: name, KServe datatype, shape without the batch dimension (-1 = any)."""

@@ -32,5 +32,5 @@ class TritonPythonModel:
         self._model.close()
 
 
-def _no_encoder(texts):
+def _no_encoder(texts, encoder):
     raise AssertionError("the model interactions encodes nothing")

@@ -1,12 +1,9 @@
 """Triton model `items`: packed change or question -> packed answer. Converts tensors; the logic is elsewhere."""
 
-from pathlib import Path
-
 from recserve_server_ext.catalogue_editor import CatalogueEditor
 from recserve_server_ext.catalogue_store import opener
-from recserve_server_ext.encoder_manifest import read_manifest
 from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings, settle_memory
+from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
 
 
 class TritonPythonModel:
@@ -14,11 +11,9 @@ class TritonPythonModel:
 
     def initialize(self, args):
         settings = model_settings(args)
-        serve = settings.serve
-        manifest = read_manifest(Path(settings.encoder), verify=False)
-        encoder = TritonEncoder(Path(settings.encoder), manifest, serve, role="passage")
-        editor = CatalogueEditor(opener(settings.store), manifest.runtime_fingerprint, serve.limits)
-        self._model = PackedModel(editor, encoder, waiting=serve.waiting)
+        encoders = served_encoders(settings, role="passage")
+        editor = CatalogueEditor(opener(settings.store), encoders.serving, settings.serve.limits)
+        self._model = PackedModel(editor, encoders, waiting=settings.serve.waiting)
         settle_memory()
 
     def execute(self, requests):

@@ -1,15 +1,21 @@
 """Triton model `pool`: request and vectors -> packed request with its vectors; third step of `recommend_text`."""
 
+from pathlib import Path
+
 import triton_python_backend_utils as pb
 
 from recserve_client.contract import RequestError
 from recserve_client.contract.models import PACKED, REQUEST_ROWS, VECTOR
+from recserve_server_ext.encoder_manifest import read_manifest
 from recserve_server_ext.ensemble_steps import with_vectors
-from recserve_server_ext.triton_io import error_response, packed, read_rows
+from recserve_server_ext.triton_io import error_response, model_settings, packed, read_rows
 
 
 class TritonPythonModel:
     """Puts each text's vector beside it."""
+
+    def initialize(self, args):
+        self._encoder = read_manifest(Path(model_settings(args).encoder), verify=False).runtime_fingerprint
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]
@@ -18,7 +24,7 @@ class TritonPythonModel:
         try:
             raw = read_rows(request, REQUEST_ROWS.name)[0]
             vectors = pb.get_input_tensor_by_name(request, VECTOR).as_numpy()
-            content = with_vectors(raw, vectors)
+            content = with_vectors(raw, vectors, self._encoder)
         except RequestError as error:
             return error_response(error)
         return pb.InferenceResponse(output_tensors=[packed(PACKED.name, content)])

@@ -1,20 +1,16 @@
 """Triton model `recommend`: packed request -> packed slate. Converts tensors; the logic is in recserve_server_ext."""
 
-from functools import partial
 from pathlib import Path
 
 from recserve_server_ext import interaction_store
-from recserve_server_ext.catalogue_store import opener
-from recserve_server_ext.encoder_manifest import read_manifest
-from recserve_server_ext.live_catalogue import LiveCatalogue
+from recserve_server_ext.live_catalogue import open_live
 from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.popularity import Popularity
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import rules_of
-from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.text_cache import TextCache
-from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings, settle_memory
+from recserve_server_ext.text_cache import TextCaches
+from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.user_histories import UserHistories
 from recserve_server_ext.user_recommender import UserRecommender
 from recserve_server_ext.view_metrics import ViewMetrics
@@ -26,29 +22,23 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = model_settings(args)
         serve = settings.serve
-        manifest = read_manifest(Path(settings.encoder), verify=False)
-        load = partial(
-            Snapshot.load, encoder=manifest.runtime_fingerprint, threads=serve.threads or None, milvus=serve.milvus
-        )
-        store = opener(settings.store) if settings.store else None
-        self._metrics = ViewMetrics()
-        live = LiveCatalogue(Path(settings.snapshots), load, store, self._metrics.show)
-        encoder = TritonEncoder(Path(settings.encoder), manifest, serve)
-        cache = TextCache(serve.text_cache, manifest.dim)
+        encoders, self._metrics = served_encoders(settings), ViewMetrics()
+        live = open_live(settings, encoders, served_encoders(settings, role="passage"), self._metrics.show)
+        caches = TextCaches(serve.text_cache)
         users, rules = serve.users, rules_of(serve.users)
         interactions = interaction_store.opener(settings.interactions, users.limits)
         popularity = Popularity(interactions, rules, window_s=users.popular_window_s, every_s=users.popular_every_s)
         popularity.ranking()  # now, so that no user waits for the first count
         recommender = UserRecommender(
             live.view,
-            lambda newest, limits: Recommender(newest, cache, limits),
+            lambda newest, limits: Recommender(newest, caches, limits),
             serve.limits,
             pseudonyms=read_pseudonyms(Path(settings.pseudonym_key)),
             histories=UserHistories(interactions, rules),
             popularity=popularity,
             seen=users.limits.seen_per_user + users.limits.slack,
         )
-        self._model = PackedModel(recommender, encoder, waiting=serve.waiting)
+        self._model = PackedModel(recommender, encoders, waiting=serve.waiting)
         settle_memory()
 
     def execute(self, requests):
