@@ -91,8 +91,7 @@ def backends() -> str:
 @pytest.fixture(scope="module")
 def on_triton(tiny_home: Path, backends: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The tiny home, its encoder on Triton's own onnxruntime."""
-<<<<<<< HEAD
-    home = shutil.copytree(tiny_home, tmp_path_factory.mktemp("native") / "home")
+    home = shutil.copytree(tiny_home, tmp_path_factory.mktemp("native") / "home", symlinks=True)
     with native_server(home, home / "encoder" / "fp32", backends) as server:
         yield server
 
@@ -101,10 +100,6 @@ def on_triton(tiny_home: Path, backends: str, tmp_path_factory: pytest.TempPathF
 def native_server(home: Path, folder: Path, backends: str) -> Iterator[Served]:
     """Serve an encoder folder of a home on Triton's own onnxruntime."""
     manifest = read_manifest(folder)
-=======
-    home = shutil.copytree(tiny_home, tmp_path_factory.mktemp("native") / "home", symlinks=True)
-    folder = home / "encoder" / "fp32"
->>>>>>> origin/main
     report = msgspec.json.decode((folder / REPORT).read_bytes(), type=EncoderReport)
     write_target(folder, manifest, report, "onnxruntime")
     config = home / "serve.toml"
@@ -161,14 +156,9 @@ def test_vectors_do_not_depend_on_the_batch(native: Wire, encoder: TextEncoder) 
 
     def alone(row: int) -> NDArray[np.float32]:
         ((rows, width),) = plan_calls(tokens.lengths[row : row + 1], widths, 1)
-<<<<<<< HEAD
-        found = vectors_of(native.infer("encoder", tensors(*padded(tokens, width, rows + row))), encoder.dim)
-        return np.asarray(found[0])
-=======
         answer = native.infer("encoder", tensors(*padded(tokens, width, rows + row)))
         vector: NDArray[np.float32] = vectors_of(answer, encoder.dim)[0]
         return vector
->>>>>>> origin/main
 
     with ThreadPoolExecutor(16) as threads:
         found = np.stack(list(threads.map(alone, list(range(len(TEXTS))) * 10)))
