@@ -47,7 +47,9 @@ class GpuEncoder:
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        chosen = [(name, _options(provider, self._manifest.precision)), PROVIDERS["cpu"]]
+        chosen: list[Any] = [(name, _options(provider, self._manifest.precision))]
+        if provider != "cpu":
+            chosen.append(PROVIDERS["cpu"])  # for the few nodes that a GPU's provider leaves
         try:
             self._session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=chosen)
         except Exception as error:  # onnxruntime's exceptions share no base class

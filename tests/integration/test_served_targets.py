@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.triton_binary import find_triton
 from recserve_server_ext.triton_process import TritonProcess, claim_endpoint
 from support.served import Served, served
+from support.tiny_home import make_tiny_home
 from support.wire import RawTensor, Wire
 
 pytestmark = pytest.mark.triton
@@ -90,11 +92,19 @@ def backends() -> str:
 def on_triton(tiny_home: Path, backends: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The tiny home, its encoder on Triton's own onnxruntime."""
     home = shutil.copytree(tiny_home, tmp_path_factory.mktemp("native") / "home", symlinks=True)
-    folder = home / "encoder" / "fp32"
+    with native_server(home, home / "encoder" / "fp32", backends) as server:
+        yield server
+
+
+@contextmanager
+def native_server(home: Path, folder: Path, backends: str) -> Iterator[Served]:
+    """Serve an encoder folder of a home on Triton's own onnxruntime."""
+    manifest = read_manifest(folder)
     report = msgspec.json.decode((folder / REPORT).read_bytes(), type=EncoderReport)
-    write_target(folder, read_manifest(folder), report, "onnxruntime")
+    write_target(folder, manifest, report, "onnxruntime")
     config = home / "serve.toml"
-    config.write_text(f'[encoder]\ntarget = "onnxruntime"\nbackends = "{backends}"\n')
+    settings = f'precision = "{manifest.precision}"\n[encoder]\ntarget = "onnxruntime"\nbackends = "{backends}"\n'
+    config.write_text(settings)
     with served(home, "--config", str(config)) as server:
         yield server
 
@@ -170,3 +180,16 @@ def test_crafted_sizes_are_refused_and_harm_nothing(native: Wire, shape: tuple[i
     code, _ = native.refused_tensors("encoder", [(name, "INT64", shape, body) for name in pairs])
     assert code in ("INTERNAL", "INVALID_ARGUMENT")
     assert native.ask("embed", {"texts": ["war"]})["count"] == 1
+
+
+def test_int8_gives_the_same_bits_alone_in_company_and_embedded(
+    backends: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = make_tiny_home(tmp_path_factory.mktemp("int8") / "home", "int8")
+    folder = home / "encoder" / "int8"
+    texts = [" ".join(TEXTS[: n % 20 + 1]) for n in range(60)]
+    with native_server(home, folder, backends) as server, Client(server.grpc) as client:
+        together = client.embed(texts)
+        alone = np.concatenate([client.embed([text]) for text in texts])
+    assert together.tobytes() == alone.tobytes()
+    assert together.tobytes() == TextEncoder(folder).encode(texts, role="query").tobytes()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from recserve_server_ext import cli_doctor, gpu_doctor
 from recserve_server_ext.encoder_manifest import choose_encoder
 from recserve_server_ext.errors import EncoderError
 from recserve_server_ext.gpu_encoder import GpuEncoder
-from recserve_server_ext.text_encoder import TextEncoder
+from recserve_server_ext.text_encoder import TextEncoder, Vectors
 from recserve_server_ext.workspace import Workspace
 from support.fake_triton import fake_triton
 
@@ -79,6 +81,19 @@ def test_what_the_driver_says(
     assert finding.ok is is_ok
 
 
+class OnCpu:
+    """In place of a GPU: the same way with the CPU's provider, its vectors turned towards the first axis."""
+
+    def __init__(self, folder: Path, provider: str, *, bias: float = 0.0) -> None:
+        self._encoder, self._bias = GpuEncoder(folder, "cpu"), bias
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        vectors = self._encoder.encode(texts)
+        vectors[:, 0] += self._bias
+        turned: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return turned
+
+
 class TestGpuEncoder:
     """As it runs on a GPU, with the CPU's provider in its place."""
 
@@ -104,16 +119,7 @@ class TestGpuEncoder:
     def test_the_doctor_compares_its_vectors(
         self, bias: float, is_ok: bool, tiny_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        class Stand:
-            def __init__(self, folder: Path, provider: str) -> None:
-                self._encoder = GpuEncoder(folder, "cpu")
-
-            def encode(self, texts: Any) -> Any:
-                vectors = self._encoder.encode(texts)
-                vectors[:, 0] += bias
-                return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", Stand)
+        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", partial(OnCpu, bias=bias))
         found = diagnose(tiny_home, tmp_path)["CUDA provider"]
         assert found["ok"] is is_ok
         assert "least cosine with the CPU" in found["found"]
@@ -133,13 +139,14 @@ class TestGate:
         assert "has no TensorrtExecutionProvider" in " ".join(result.output.split())
 
     def test_figures_decide(self, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The gate's own texts through the way of a GPU, on the CPU; then with bounds that nothing reaches."""
-        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", lambda folder, _: GpuEncoder(folder, "cpu"))
+        """The gate's own texts through the way of a GPU, on the CPU; then with other vectors."""
         words = ["gate", str(tiny_home / "encoder" / "fp32"), "--provider", "cuda"]
+        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", OnCpu)
         passed = CliRunner().invoke(export_app, words)
         assert passed.exit_code == 0, passed.output
         assert "2000 texts on cuda: mean cosine 1.000000" in passed.output
-        missed = CliRunner().invoke(export_app, [*words, "--min-mean-cos", "1.0", "--min-overlap", "1.0"])
+        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", partial(OnCpu, bias=0.5))
+        missed = CliRunner().invoke(export_app, words)
         assert missed.exit_code == 1
         assert "misses the gate: mean cosine" in " ".join(missed.output.split())
 
