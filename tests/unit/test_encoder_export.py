@@ -212,7 +212,8 @@ class TestRefusals:
         read_manifest(home / "encoder" / "fp32")
 
     def test_a_missed_gate_leaves_nothing(self, source: Path, home: Path) -> None:
-        shutil.rmtree(home / "encoder" / "int8")
+        shutil.rmtree((home / "encoder" / "int8").resolve())
+        (home / "encoder" / "int8").unlink()
         before = sorted(home.rglob("*"))
         command = ["encoder", str(source), "--home", str(home), "--precision", "int8", "--min-overlap", "0.9999"]
         found = CliRunner().invoke(app, command)
