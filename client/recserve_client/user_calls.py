@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -136,6 +136,7 @@ def recommend_for(
     fields: Sequence[str] = (),
     explain: bool = True,
     on_cold: Literal["popularity", "error"] = "popularity",
+    variants: Mapping[str, str] | None = None,
     deadline_s: float | None = None,
 ) -> Call[UserSlate]:
     """Recommend items for a user by id, from what was recorded of the user; see `RecommendForRequest`.
@@ -150,6 +151,7 @@ def recommend_for(
         fields: Fields of the items to return.
         explain: Whether each item comes with its contributions, and the answer with the history they refer to.
         on_cold: For a user without a usable history: recommend what is popular, or refuse.
+        variants: For tests: variants by experiment, in place of those that the user was assigned.
         deadline_s: For all tries together.
 
     Raises:
@@ -168,6 +170,7 @@ def recommend_for(
         fields=list(fields),
         explain=explain,
         on_cold=on_cold,
+        variants=dict(variants or {}),
     )
     return Call("ModelInfer", infer(models.RECOMMEND, message), _slate, deadline_s)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from recserve_server_ext import interaction_reads, interaction_writes
+from recserve_server_ext import answer_rows, interaction_reads, interaction_writes
 from recserve_server_ext.database import WAIT_S, Database, Store
 from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.event_columns import EventColumns
@@ -36,10 +36,12 @@ class Erased(msgspec.Struct, frozen=True):
     Attributes:
         interactions: How many went.
         refused_until: Seconds since 1970; until then older interactions of the user are refused.
+        answers: Logged answers that went.
     """
 
     interactions: int
     refused_until: float
+    answers: int
 
 
 class StoreStats(msgspec.Struct, frozen=True):
@@ -191,17 +193,18 @@ class InteractionStore(Store):
             return interaction_reads.seen_items(connection, _several(pseudonyms))
 
     def export(self, pseudonym: str) -> dict[str, Any]:
-        """All that is held of a user, ready for JSON: `user`, `interactions` in the order they came, `seen`.
+        """All that is held of a user, ready for JSON: `user`, `interactions` in the order they came, `seen`, `answers`.
 
-        `seen` is a list of {item, kind, timestamp}; see `seen`.
+        `seen` is a list of {item, kind, timestamp}, see `seen`; `answers` are those that were logged, in their order.
         """
         with self.database.reading() as connection:
             found = list(interaction_reads.all_interactions(connection, pseudonym))
             items = interaction_reads.seen_items(connection, [pseudonym])[pseudonym]
+            logged = answer_rows.answers_of(connection, pseudonym)
         entries = [
             {"item": item, "kind": kind, "timestamp": last} for item, of in items.items() for kind, last in of.items()
         ]
-        return {"user": pseudonym, "interactions": found, "seen": entries}
+        return {"user": pseudonym, "interactions": found, "seen": entries, "answers": logged}
 
     @contextmanager
     def all(self) -> Iterator[Iterator[dict[str, Any]]]:
@@ -246,7 +249,7 @@ class InteractionStore(Store):
         with self.database.writing() as connection:
             gone = interaction_writes.erase(connection, pseudonym, now_us, until_us)
         self._purge()
-        return Erased(gone, until_us / MICROSECONDS)
+        return Erased(gone.interactions, until_us / MICROSECONDS, gone.answers)
 
     def expire(self, now: float | None = None) -> int:
         """Remove what is past the limits, some hundred users a transaction; the number of rows that went.
@@ -255,7 +258,7 @@ class InteractionStore(Store):
             now: Seconds since 1970; none = by the clock.
         """
         now_us = round((self._clock() if now is None else now) * MICROSECONDS)
-        gone = after = 0
+        gone, after = self.trim_answers(now_us), 0
         while True:
             chosen = sa.select(users.c.number).where(users.c.number > after).order_by(users.c.number)
             with self.database.writing() as connection:
@@ -266,6 +269,20 @@ class InteractionStore(Store):
                 gone += interaction_writes.expire(connection, after + 1, numbers[-1], self.limits, now_us)
             after = numbers[-1]
 
+    def trim_answers(self, now_us: int) -> int:
+        """Remove logged answers past the limits, some thousand a transaction; how many went.
+
+        Args:
+            now_us: Microseconds since 1970.
+        """
+        gone = 0
+        while True:
+            with self.database.writing() as connection:
+                found = answer_rows.trim(connection, self.limits, now_us)
+            if not found:
+                return gone
+            gone += found
+
     def _write(self, rows: list[Row]) -> list[Recorded]:
         with self.database.writing() as connection:
             return interaction_writes.record(connection, rows, self.limits, round(self._clock() * MICROSECONDS))
@@ -273,7 +290,7 @@ class InteractionStore(Store):
     def _purge(self) -> None:
         """Leave no bytes of deleted rows in the files."""
         if not self.database.is_sqlite:
-            self.database.vacuum(["interactions", "seen_items", "interaction_users"])
+            self.database.vacuum(["interactions", "seen_items", "interaction_users", "answers"])
             return
         if not self.database.empty_log():
             raise InteractionError(f"the user is erased, but a reader keeps the old log of {self} in use; erase again")

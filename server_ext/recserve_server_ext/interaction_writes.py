@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from recserve_server_ext.interaction import MICROSECONDS, Recorded, Refused
 from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_tables import erased, events, seen, state, users
+from recserve_server_ext.interaction_tables import answers, erased, events, seen, state, users
 
 #: Kind of entry in what a user saw, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
@@ -66,7 +66,7 @@ class Row(NamedTuple):
 def record(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits, now_us: int) -> list[Recorded]:
     """Write what is neither there already nor of an erased user; an answer for each, in order."""
     forget_deleted(connection)
-    erased_us = _erasures(connection, {row.user for row in rows}, now_us)
+    erased_us = erasures(connection, {row.user for row in rows}, now_us)
     there = _event_ids(connection, [row.columns["event_id"] for row in rows])
     answers: list[Recorded] = []
     new: list[Row] = []
@@ -98,13 +98,32 @@ def next_revision(connection: sa.Connection) -> None:
     connection.execute(_NEXT_REVISION)
 
 
+def erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int) -> dict[str, int]:
+    """When each user was erased, as far as that still counts."""
+    user_of = {tombstone_mark(pseudonym): pseudonym for pseudonym in pseudonyms}
+    found = connection.execute(_ERASED, {"marks": list(user_of), "now_us": now_us})
+    return {user_of[mark]: erased_us for mark, erased_us in found}
+
+
 def tombstone_mark(pseudonym: str) -> str:
     """What a tombstone remembers of a user: a keyed hash that needs the pseudonym, so the key of the pseudonyms."""
     return hmac.digest(pseudonym.encode(), b"recserve tombstone", hashlib.sha256).hex()
 
 
-def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int) -> int:
-    """Remove every row of a user and leave a tombstone; the number of interactions that went."""
+class Gone(NamedTuple):
+    """What an erasure removed.
+
+    Attributes:
+        interactions: How many.
+        answers: Logged answers, how many.
+    """
+
+    interactions: int
+    answers: int
+
+
+def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int) -> Gone:
+    """Remove every row of a user and leave a tombstone."""
     forget_deleted(connection)
     number = sa.select(users.c.number).where(users.c.pseudonym == pseudonym).scalar_subquery()
     # Timestamps may be somewhat ahead of the clock: a replay of the newest must be refused too.
@@ -112,12 +131,13 @@ def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int)
     erased_us = max(now_us, newest or 0)
     gone = connection.execute(sa.delete(events).where(events.c.user == number)).rowcount
     connection.execute(sa.delete(seen).where(seen.c.user == number))
+    logged = connection.execute(sa.delete(answers).where(answers.c.pseudonym == pseudonym)).rowcount
     connection.execute(sa.delete(users).where(users.c.pseudonym == pseudonym))
     tombstone = {"mark": tombstone_mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
     connection.execute(sa.delete(erased).where(erased.c.mark == tombstone["mark"]))
     connection.execute(sa.insert(erased), tombstone)
     next_revision(connection)
-    return gone
+    return Gone(gone, logged)
 
 
 def trim(connection: sa.Connection, numbers: Iterable[int], limits: InteractionLimits) -> int:
@@ -156,13 +176,6 @@ def expire(connection: sa.Connection, first: int, last: int, limits: Interaction
     if gone:
         next_revision(connection)
     return gone
-
-
-def _erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int) -> dict[str, int]:
-    """When each user was erased, as far as that still counts."""
-    user_of = {tombstone_mark(pseudonym): pseudonym for pseudonym in pseudonyms}
-    found = connection.execute(_ERASED, {"marks": list(user_of), "now_us": now_us})
-    return {user_of[mark]: erased_us for mark, erased_us in found}
 
 
 def _event_ids(connection: sa.Connection, ids: Sequence[str]) -> set[str]:

@@ -10,10 +10,12 @@ from msgspec import Meta
 
 from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.errors import ConfigError
+from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.history_rules import HistoryRules, read_rules
 from recserve_server_ext.interaction_limits import DAY_S, InteractionLimits, Seconds
 
 Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -49,6 +51,24 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interaction_bytes: Positive = 256 * 1024
 
 
+class AnswerLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged of the answers of `recommend`, and through which queue.
+
+    Attributes:
+        by_user: Part of the answers to requests by user id that is logged.
+        plain: Part of the other ones.
+        every_s: How often what waits is written.
+        queue: Answers that may wait; what finds no room is not logged, and counted.
+        queue_bytes: Bytes of the answers that may wait.
+    """
+
+    by_user: Share = 1.0
+    plain: Share = 0.01
+    every_s: Seconds = 0.5
+    queue: Positive = 20_000
+    queue_bytes: Positive = 64 * 1024 * 1024
+
+
 class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How users are recorded and recommended for by id.
 
@@ -58,6 +78,8 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         limits: What the interaction store accepts and keeps.
         popular_window_s: For users without a history: what was popular within this time.
         popular_every_s: How often that is counted again.
+        log: What is logged of the answers.
+        experiments: Variants that are compared; see `recserve_server_ext.experiments`.
     """
 
     store: str = ""
@@ -65,6 +87,8 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: InteractionLimits = InteractionLimits()
     popular_window_s: Seconds = 30 * DAY_S
     popular_every_s: Seconds = 60.0
+    log: AnswerLogSettings = AnswerLogSettings()
+    experiments: list[Experiment] = []
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

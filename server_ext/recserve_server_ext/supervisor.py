@@ -17,6 +17,7 @@ from recserve_server_ext.errors import LaunchError, SnapshotError
 from recserve_server_ext.event_columns import event_columns
 from recserve_server_ext.event_weights import weigh
 from recserve_server_ext.events import EventLog
+from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.health import Health
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.item_vectors import made_with
@@ -25,7 +26,7 @@ from recserve_server_ext.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.repository import assemble
 from recserve_server_ext.run_folder import RunFolder, take_run_folder
-from recserve_server_ext.settings import ModelSettings, ServeSettings, UserSettings, rules_of
+from recserve_server_ext.settings import ModelSettings, ServeSettings, rules_of
 from recserve_server_ext.snapshot import first_id
 from recserve_server_ext.snapshot_manifest import SnapshotManifest
 from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot_manifest
@@ -108,7 +109,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         snapshots=str(workspace.snapshots.resolve()),
         store=store,
         serve=settings,
-        interactions=_interactions(workspace, settings.users),
+        interactions=_interactions(workspace, settings),
         pseudonym_key=str(workspace.pseudonym_key.resolve()),
     )
     if store:
@@ -136,16 +137,18 @@ def _compactor(
     return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
 
 
-def _interactions(workspace: Workspace, users: UserSettings) -> str:
+def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     """Where the interaction store is; it and the key are made when they are missing.
 
     Raises:
-        ServerError: The store or the key cannot be opened or made, or the rules do not fit.
+        ServerError: The store or the key cannot be opened or made, or rules or experiments do not fit.
     """
+    users = settings.users
     where = users.store or str(workspace.interactions.resolve())
     InteractionStore(store_place(where), users.limits, create=True).close()
     read_pseudonyms(workspace.pseudonym_key)
     weigh(event_columns([]), rules_of(users))
+    Experiments(users.experiments, settings.limits)
     return where
 
 

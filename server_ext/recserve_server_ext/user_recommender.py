@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from recserve_client.contract import (
+    AssignedVariant,
     ErrorKind,
     RecommendForRequest,
     RecommendTimings,
@@ -20,6 +21,7 @@ from recserve_client.contract import (
 from recserve_client.contract.private_packing import PrivateUnpacker
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.errors import InteractionError, UserIdError
+from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.history import check_size
 from recserve_server_ext.packed_model import Answer, Encode
 from recserve_server_ext.popular_slates import popular_slate
@@ -50,14 +52,16 @@ class _PackedUserSlate(Struct, omit_defaults=True):
     basis: str
     rules: str
     history: list[UsedBehaviour] | UnsetType = UNSET
+    experiments: list[AssignedVariant] | UnsetType = UNSET
 
 
 class UserJob(Struct):
     """One accepted request by user id on its way to an answer; times are in nanoseconds.
 
     Attributes:
-        request: As it was sent.
+        request: As it was sent, with the options of its variants.
         pseudonym: Of the user.
+        variants: Of the experiments that the user takes part in.
         inner: The ordinary request in its place, or why there is none.
         history: What that was made from.
         banned: Items that must not be in the slate.
@@ -69,6 +73,7 @@ class UserJob(Struct):
 
     request: RecommendForRequest
     pseudonym: str
+    variants: list[AssignedVariant] = []
     inner: Job | RequestError | None = None
     history: list[UsedBehaviour] = []
     banned: list[str] = []
@@ -100,6 +105,7 @@ class UserRecommender:
         histories: UserHistories,
         popularity: Popularity,
         seen: int,
+        experiments: Experiments,
     ) -> None:
         """
         Args:
@@ -110,6 +116,7 @@ class UserRecommender:
             histories: Reads what users did.
             popularity: For users without a usable history.
             seen: Items that one user can have seen at most.
+            experiments: Assign variants to users.
         """
         self._newest = newest
         self._view = newest()
@@ -121,6 +128,7 @@ class UserRecommender:
         self._pseudonyms = pseudonyms
         self._histories = histories
         self._popularity = popularity
+        self._experiments = experiments
         self._unpack = PrivateUnpacker[RecommendForRequest](RecommendForRequest)
         self._peek = PrivateUnpacker[_Peek](_Peek)
         self._ask_again = 0.0
@@ -141,12 +149,14 @@ class UserRecommender:
         check_size(raw, self._limits)
         if self._peek(raw).user_id is UNSET:
             return self._ordinary.accept(raw)
-        request = self._unpack(raw)
-        check_user_request(request, self._limits)
+        asked = self._unpack(raw)
         try:
-            return UserJob(request, self._pseudonyms.of(request.user_id))
+            pseudonym = self._pseudonyms.of(asked.user_id)
         except UserIdError as error:
             raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
+        request, variants = self._experiments.assign(asked, pseudonym)
+        check_user_request(request, self._limits)
+        return UserJob(request, pseudonym, variants)
 
     def look_up(self, jobs: Sequence[AnyJob]) -> None:
         """Read the histories of the users of the batch, and fill in the texts that were encoded before."""
@@ -224,7 +234,9 @@ class UserRecommender:
         assert answer is not None
         if isinstance(answer, bytes):
             history: Any = job.history if job.request.explain else UNSET
-            return pack(_PackedUserSlate(Raw(answer), "history", self._histories.version, history))
+            return pack(
+                _PackedUserSlate(Raw(answer), "history", self._histories.version, history, job.variants or UNSET)
+            )
         if answer.kind not in _COLD or job.ranking is None or job.view is None:
             return answer
         try:
@@ -239,7 +251,7 @@ class UserRecommender:
             )
         except RequestError as error:
             return error
-        return pack(slate)
+        return pack(msgspec.structs.replace(slate, experiments=job.variants or UNSET))
 
 
 def _apart(jobs: Sequence[AnyJob]) -> tuple[list[Job], list[UserJob]]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from recserve_client.contract import Behaviour, ErrorKind, RequestError, Slate, UserSlate
 from recserve_export.interaction_views import preview_of
 from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.experiment_settings import Experiment, Variant
+from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_store import InteractionStore
@@ -45,7 +47,13 @@ def vector_of(text: str) -> NDArray[np.float32]:
 class Service:
     """A recommender of users over a store whose clock stands still."""
 
-    def __init__(self, snapshot: Snapshot, where: Path | str, rules: HistoryRules | None = None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        where: Path | str,
+        rules: HistoryRules | None = None,
+        experiments: Sequence[Experiment] = (),
+    ) -> None:
         self.store = InteractionStore(where, InteractionLimits(), create=True, clock=lambda: NOW)
         self.rules = rules or HistoryRules()
         self.popularity = Popularity(
@@ -59,6 +67,7 @@ class Service:
             histories=UserHistories(lambda: self.store, self.rules),
             popularity=self.popularity,
             seen=10_000,
+            experiments=Experiments(experiments, LIMITS),
         )
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -293,4 +302,24 @@ def test_a_store_that_is_away_fails_only_those_who_need_it(snapshot: Snapshot, t
     assert isinstance(user, RequestError)
     assert user.kind is ErrorKind.UNAVAILABLE
     assert isinstance(plain, bytes)
+    service.store.close()
+
+
+def test_a_user_is_answered_by_the_options_of_a_variant_and_told_which(snapshot: Snapshot, tmp_path: Path) -> None:
+    length = Experiment("length", [Variant("short", {"k": 2}), Variant("long", {"k": 6})])
+    service = Service(snapshot, tmp_path / "store.db", experiments=[length])
+    service.store.record([event(item="i9"), event(BOB, item="i50")])
+    for forced, size in (("short", 2), ("long", 6)):
+        found = service.recommend_for(k=4, variants={"length": forced})
+        assert isinstance(found.experiments, list)
+        assert [(of.experiment, of.variant, of.forced) for of in found.experiments] == [("length", forced, True)]
+        assert len(found.slate.items) == size
+    # A user of whom nothing is known is told as well.
+    service.popularity._count()
+    found = service.recommend_for("new")
+    assert found.basis == "popularity"
+    assert isinstance(found.experiments, list)
+    assert [of.experiment for of in found.experiments] == ["length"]
+    with pytest.raises(RequestError, match="length: short, long"):
+        service.recommend_for(variants={"length": "bob-the-secret"})
     service.store.close()

@@ -13,6 +13,7 @@ from recserve_client.contract.interactions import (
     InteractionResult,
     InteractionsRecorded,
     InteractionsRequest,
+    LoggedAnswer,
     NewInteraction,
     ReadHistory,
     RecordInteractions,
@@ -46,11 +47,18 @@ from recserve_client.contract.messages import (
     SlateItem,
 )
 from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, pack, shown
-from recserve_client.contract.user_messages import Popular, RecommendForRequest, UsedBehaviour, UserSlate
+from recserve_client.contract.user_messages import (
+    AssignedVariant,
+    Popular,
+    RecommendForRequest,
+    UsedBehaviour,
+    UserSlate,
+)
 
 __all__ = [
     "MEANING_OF",
     "STATUS_OF",
+    "AssignedVariant",
     "Behaviour",
     "CatalogueItem",
     "DeleteItems",
@@ -72,6 +80,7 @@ __all__ = [
     "ItemsFound",
     "ItemsRequest",
     "ListItems",
+    "LoggedAnswer",
     "NewInteraction",
     "NewItem",
     "OldItem",

@@ -28,6 +28,8 @@ class RecommendForRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_
         fields: Fields of the items to return with them.
         explain: Whether each item comes with its contributions, and the answer with the history they refer to.
         on_cold: For a user without a usable history: recommend what is popular, or refuse as `empty_history`.
+        variants: For tests: variants by experiment, in place of those that the user was assigned. Such answers are
+            marked, and no report counts them.
     """
 
     user_id: str
@@ -39,6 +41,7 @@ class RecommendForRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_
     fields: list[str] = []
     explain: bool = True
     on_cold: Literal["popularity", "error"] = "popularity"
+    variants: Annotated[dict[str, str], Meta(max_length=20)] = {}
 
 
 class UsedBehaviour(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -71,6 +74,22 @@ class Popular(Struct, frozen=True, gc=False):
     window_s: float
 
 
+class AssignedVariant(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The variant of an experiment that an answer was made with.
+
+    Attributes:
+        experiment: Its name.
+        variant: Name of the variant.
+        version: Changes with the variants of the experiment, their weights and their options.
+        forced: Whether the request named it.
+    """
+
+    experiment: str
+    variant: str
+    version: str
+    forced: bool = False
+
+
 class UserSlate(Struct, frozen=True, omit_defaults=True, gc=False):
     """The answer to a `RecommendForRequest`.
 
@@ -81,6 +100,7 @@ class UserSlate(Struct, frozen=True, omit_defaults=True, gc=False):
         rules: Version of the rules that weighted the history.
         history: What was used; contributions stand in its order. Absent without `explain` and for what is popular.
         popular: For what is popular: the reason of each item, in the order of the slate.
+        experiments: The experiments that the user takes part in. Absent where there are none.
     """
 
     slate: Slate
@@ -88,3 +108,4 @@ class UserSlate(Struct, frozen=True, omit_defaults=True, gc=False):
     rules: str
     history: list[UsedBehaviour] | UnsetType = UNSET
     popular: list[Popular] | UnsetType = UNSET
+    experiments: list[AssignedVariant] | UnsetType = UNSET

@@ -4,8 +4,10 @@ from functools import partial
 from pathlib import Path
 
 from recserve_server_ext import interaction_store
+from recserve_server_ext.answer_log import AnswerLog, LoggedRecommender
 from recserve_server_ext.catalogue_store import opener
 from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.live_catalogue import LiveCatalogue
 from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.popularity import Popularity
@@ -17,7 +19,7 @@ from recserve_server_ext.text_cache import TextCache
 from recserve_server_ext.triton_io import TritonEncoder, execute, model_settings, settle_memory
 from recserve_server_ext.user_histories import UserHistories
 from recserve_server_ext.user_recommender import UserRecommender
-from recserve_server_ext.view_metrics import ViewMetrics
+from recserve_server_ext.view_metrics import LogMetrics, ViewMetrics
 
 
 class TritonPythonModel:
@@ -29,14 +31,14 @@ class TritonPythonModel:
         manifest = read_manifest(Path(settings.encoder), verify=False)
         load = partial(Snapshot.load, encoder=manifest.runtime_fingerprint, threads=serve.threads or None)
         store = opener(settings.store) if settings.store else None
-        self._metrics = ViewMetrics()
-        live = LiveCatalogue(Path(settings.snapshots), load, store, self._metrics.show)
+        live = LiveCatalogue(Path(settings.snapshots), load, store, ViewMetrics().show)
         encoder = TritonEncoder(Path(settings.encoder), manifest, serve)
         cache = TextCache(serve.text_cache, manifest.dim)
         users, rules = serve.users, rules_of(serve.users)
         interactions = interaction_store.opener(settings.interactions, users.limits)
         popularity = Popularity(interactions, rules, window_s=users.popular_window_s, every_s=users.popular_every_s)
         popularity.ranking()  # now, so that no user waits for the first count
+        self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         recommender = UserRecommender(
             live.view,
             lambda newest, limits: Recommender(newest, cache, limits),
@@ -45,8 +47,9 @@ class TritonPythonModel:
             histories=UserHistories(interactions, rules),
             popularity=popularity,
             seen=users.limits.seen_per_user + users.limits.slack,
+            experiments=Experiments(users.experiments, serve.limits),
         )
-        self._model = PackedModel(recommender, encoder, waiting=serve.waiting)
+        self._model = PackedModel(LoggedRecommender(recommender, self._log), encoder, waiting=serve.waiting)
         settle_memory()
 
     def execute(self, requests):
@@ -54,3 +57,4 @@ class TritonPythonModel:
 
     def finalize(self):
         self._model.close()
+        self._log.close()
