@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from recserve_export.outcomes import OutcomeRules, Outcomes, in_range
-from recserve_export.proportions import Test, chi_square, detectable, power, ratio_difference, two_proportions
+from recserve_export.proportions import Difference, chi_square, detectable, power, ratio_difference, two_proportions
 from recserve_server_ext.interaction_tables import answers, experiments
 
 #: Users are split otherwise than configured where chance would do that less often (sample ratio mismatch).
@@ -179,6 +179,6 @@ def _compared(
     return found
 
 
-def _comparison(variant: str, measure: str, test: Test, *more: float) -> Comparison:
-    numbers = [test.difference, *test.interval, test.z, test.p, *more]
+def _comparison(variant: str, measure: str, test: Difference, *more: float) -> Comparison:
+    numbers = [test.value, *test.interval, test.z, test.p, *more]
     return Comparison(variant, measure, *(number if math.isfinite(number) else None for number in numbers))

@@ -92,7 +92,7 @@ def _impressions(connection: sa.Connection, rules: OutcomeRules) -> Iterator[Imp
     query = sa.select(answers).where(in_range(rules)).order_by(answers.c.number)
     for row in connection.execution_options(yield_per=_CHUNK).execute(query):
         found = of.get(Answered(row.number, row.pseudonym, row.strategy, row.variants), nothing)
-        items: list[str] = msgspec.json.decode(row.items)
+        items: list[str] = msgspec.json.decode(row.recommended)
         propensities = [1.0] * len(items) if row.propensities is None else msgspec.json.decode(row.propensities)
         for place, (item, propensity) in enumerate(zip(items, propensities, strict=True)):
             outcome = found.get(place, none)

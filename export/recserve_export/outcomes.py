@@ -142,7 +142,7 @@ def in_range(rules: OutcomeRules) -> sa.ColumnElement[bool]:
     return sa.and_(answers.c.time_us >= rules.start_us, answers.c.time_us < rules.end_us, sa.not_(answers.c.forced))
 
 
-def _named(connection: sa.Connection) -> Iterator[sa.Row[Any]]:
+def _named(connection: sa.Connection) -> Iterator[Any]:
     """Interactions that name a recommendation in the order they came, each with the answer, if there is one."""
     query = (
         sa.select(
@@ -156,14 +156,14 @@ def _named(connection: sa.Connection) -> Iterator[sa.Row[Any]]:
             answers.c.strategy,
             answers.c.variants,
             answers.c.forced,
-            answers.c.items,
+            answers.c.recommended,
         )
         .join_from(events, users, events.c.user == users.c.number)
         .outerjoin(answers, answers.c.recommendation_id == events.c.recommendation_id)
         .where(events.c.recommendation_id.is_not(None))
         .order_by(events.c.number)
     )
-    yield from connection.execution_options(yield_per=_CHUNK).execute(query)
+    return iter(connection.execution_options(yield_per=_CHUNK).execute(query))
 
 
 def _fault(row: Any, rules: OutcomeRules) -> tuple[str, int]:
@@ -174,7 +174,7 @@ def _fault(row: Any, rules: OutcomeRules) -> tuple[str, int]:
         return "other_user", -1
     if row.item is None:
         return "no_item", -1
-    items: list[str] = msgspec.json.decode(row.items)
+    items: list[str] = msgspec.json.decode(row.recommended)
     if row.item not in items:
         return "not_in_slate", -1
     place = items.index(row.item)

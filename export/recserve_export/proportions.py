@@ -27,19 +27,17 @@ class Interval(NamedTuple):
     high: float
 
 
-class Test(NamedTuple):
-    """A two-sided test of a difference; not a number where nothing can be tested.
+class Difference(NamedTuple):
+    """A difference of two rates with its two-sided test; not a number where nothing can be tested.
 
     Attributes:
-        difference: Second minus first.
+        value: Second minus first.
         interval: Confidence interval of the difference.
         z: Statistic, standard normal where there is no difference.
         p: Probability of one as far from 0.
     """
 
-    __test__ = False  # no test of pytest's
-
-    difference: float
+    value: float
     interval: Interval
     z: float
     p: float
@@ -58,7 +56,7 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Inter
     return Interval(0.0 if successes == 0 else low, 1.0 if successes == trials else high)
 
 
-def two_proportions(first: tuple[int, int], second: tuple[int, int]) -> Test:
+def two_proportions(first: tuple[int, int], second: tuple[int, int]) -> Difference:
     """The two-proportion z-test with pooled variance (Fleiss, Levin & Paik 2003, 3.1), without correction.
 
     The interval of the difference is Newcombe's, of both Wilson intervals (Newcombe 1998, method 10).
@@ -78,7 +76,7 @@ def two_proportions(first: tuple[int, int], second: tuple[int, int]) -> Test:
     return _tested(q - p, error, interval)
 
 
-def ratio_difference(first: NDArray[np.float64], second: NDArray[np.float64]) -> Test:
+def ratio_difference(first: NDArray[np.float64], second: NDArray[np.float64]) -> Difference:
     """Test of the difference of two rates whose trials come in clusters, such as impressions by user.
 
     A rate is sum(successes) / sum(trials); its variance is by the delta method over the clusters (Deng, Knoblich & Lu
@@ -163,12 +161,12 @@ def _ratio(clusters: NDArray[np.float64]) -> tuple[float, float]:
     return rate, float(residual.var(ddof=1) / count / clusters[:, 1].mean() ** 2)
 
 
-def _tested(difference: float, error: float, interval: Interval) -> Test:
+def _tested(difference: float, error: float, interval: Interval) -> Difference:
     if not error > 0:
-        return Test(difference, interval, math.nan, math.nan)
+        return Difference(difference, interval, math.nan, math.nan)
     z = difference / error
-    return Test(difference, interval, z, math.erfc(abs(z) / math.sqrt(2)))
+    return Difference(difference, interval, z, math.erfc(abs(z) / math.sqrt(2)))
 
 
-def _nothing() -> Test:
-    return Test(math.nan, Interval(math.nan, math.nan), math.nan, math.nan)
+def _nothing() -> Difference:
+    return Difference(math.nan, Interval(math.nan, math.nan), math.nan, math.nan)

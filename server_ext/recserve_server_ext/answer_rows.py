@@ -71,10 +71,11 @@ def row_of(line: Line) -> dict[str, Any]:
         msgspec.MsgspecError: It is no answer of `recommend`.
     """
     if line.pseudonym is None:
-        slate, rules, strategy, assigned = _PLAIN.decode(line.answer), None, TEXT, ()
+        slate, rules, strategy = _PLAIN.decode(line.answer), None, TEXT
+        assigned: list[AssignedVariant] = []
     else:
         found = _BY_USER.decode(line.answer)
-        slate, rules, assigned = found.slate, found.rules, tuple(found.experiments)
+        slate, rules, assigned = found.slate, found.rules, found.experiments
         strategy = found.strategy if found.basis == "history" else found.basis
     propensities = [item.propensity for item in slate.items]
     return {
@@ -86,7 +87,7 @@ def row_of(line: Line) -> dict[str, Any]:
         "forced": any(of.forced for of in assigned),
         "sampling": line.sampling,
         "size": len(slate.items),
-        "items": _json([item.id for item in slate.items]),
+        "recommended": _json([item.id for item in slate.items]),
         "propensities": None if set(propensities) <= {1.0} else _json(propensities),
         "revision": slate.revision,
         "encoder": slate.encoder,
@@ -144,7 +145,7 @@ def answers_of(connection: sa.Connection, pseudonym: str) -> list[dict[str, Any]
     logged = []
     for row in found.mappings():
         known = {name: row[name] for name in fields if row.get(name) is not None}
-        known |= {"timestamp": row["time_us"] / MICROSECONDS, "items": msgspec.json.decode(row["items"])}
+        known |= {"timestamp": row["time_us"] / MICROSECONDS, "items": msgspec.json.decode(row["recommended"])}
         known["experiments"] = msgspec.json.decode(row["variants"])
         if row["propensities"] is not None:
             known["propensities"] = msgspec.json.decode(row["propensities"])

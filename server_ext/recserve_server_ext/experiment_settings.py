@@ -37,7 +37,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     variants: Annotated[list[Variant], Meta(min_length=2, max_length=10)]
-    layer: Name | Annotated[str, Meta(max_length=0)] = ""
+    layer: Annotated[str, Meta(pattern="^([a-z][a-z0-9_-]{0,63})?$")] = ""
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 

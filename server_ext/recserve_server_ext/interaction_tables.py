@@ -66,8 +66,9 @@ state = sa.Table(
     sa.Column("identity", sa.Text, nullable=False),
     sa.Column("revision", _big, nullable=False),
 )
-#: Answers of `recommend` that were logged, by `number` as they were written. `variants`, `items` and `propensities` are
-#: JSON: {"experiment@version": "variant"} with sorted keys, item ids best first, and none where all are 1.
+#: Answers of `recommend` that were logged, by `number` as they were written. `variants`, `recommended` and
+#: `propensities` are JSON: {"experiment@version": "variant"} with sorted keys, item ids best first, and none where all
+#: are 1.
 answers = sa.Table(
     "answers",
     metadata,
@@ -80,7 +81,7 @@ answers = sa.Table(
     sa.Column("forced", sa.Boolean, nullable=False),
     sa.Column("sampling", sa.Double, nullable=False),
     sa.Column("size", sa.Integer, nullable=False),
-    sa.Column("items", sa.Text, nullable=False),
+    sa.Column("recommended", sa.Text, nullable=False),
     sa.Column("propensities", sa.Text),
     sa.Column("revision", _big, nullable=False),
     sa.Column("encoder", sa.Text, nullable=False),

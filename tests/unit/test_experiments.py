@@ -75,7 +75,7 @@ def test_layers_are_independent_of_each_other() -> None:
     table = np.zeros((2, 3), np.int64)
     for user in USERS:
         of = assigned(experiments, user)
-        table[of["mix"] == "session", ["control", "many", None].index(of.get("k"))] += 1
+        table[int(of["mix"] == "session"), ["control", "many", None].index(of.get("k"))] += 1
     assert stats.chi2_contingency(table).pvalue > 0.01
 
 

@@ -154,7 +154,7 @@ def test_an_experiment_is_reported_by_user(store: InteractionStore) -> None:
     clicked, converted, per_impression = found.comparisons
     a, b = (counts[name] for name in ("control", "session"))
     test = two_proportions((a["clicked"], a["users"]), (b["clicked"], b["users"]))
-    assert (clicked.difference, clicked.z, clicked.p) == (test.difference, test.z, test.p)
+    assert (clicked.difference, clicked.z, clicked.p) == (test.value, test.z, test.p)
     assert clicked.p is not None
     assert clicked.p < 0.001
     assert clicked.power is not None

@@ -45,7 +45,7 @@ def test_the_z_test_is_the_chi_square_test_of_the_table(first: tuple[int, int], 
     expected = stats.chi2_contingency([[a, n - a], [b, m - b]], correction=False)
     assert found.z**2 == pytest.approx(expected.statistic, rel=1e-9, abs=1e-12)
     assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-300)
-    assert found.interval.low <= found.difference <= found.interval.high
+    assert found.interval.low <= found.value <= found.interval.high
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_clusters_of_one_trial_are_the_plain_test() -> None:
     second = np.column_stack([[1] * 60 + [0] * 90, [1] * 150]).astype(float)
     found = ratio_difference(first, second)
     error = math.sqrt(0.3 * 0.7 / 99 + 0.4 * 0.6 / 149)
-    assert (found.difference, found.z) == pytest.approx((0.1, 0.1 / error))
+    assert (found.value, found.z) == pytest.approx((0.1, 0.1 / error))
     assert found.interval == pytest.approx((0.1 - 1.959964 * error, 0.1 + 1.959964 * error), abs=1e-6)
 
 

@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.Column("forced", sa.Boolean, nullable=False),
         sa.Column("sampling", sa.Double, nullable=False),
         sa.Column("size", sa.Integer, nullable=False),
-        sa.Column("items", sa.Text, nullable=False),
+        sa.Column("recommended", sa.Text, nullable=False),
         sa.Column("propensities", sa.Text),
         sa.Column("revision", _big, nullable=False),
         sa.Column("encoder", sa.Text, nullable=False),
