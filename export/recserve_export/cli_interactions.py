@@ -134,13 +134,16 @@ def export(
         if user is not None:
             held = opened.export(_pseudonym(user, home, pseudonyms))
             try:
-                write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
+                with opened.exporting(target, "user"):
+                    write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
             except OSError as error:
                 raise ExportError(f"{target} cannot be written: {error}") from error
-            _say(f"{len(held['interactions']):,} interactions and {len(held['seen']):,} seen items in {target}")
+            _say(
+                f"{len(held['interactions']):,} interactions, {len(held['seen']):,} seen items and {len(held['answers']):,} answers in {target}"
+            )
             return
         chosen = format_of(target, None if file_format is Format.AUTO else cast("InteractionFormat", file_format.value))
-        with opened.all() as rows, progress("exporting", None) as bar:
+        with opened.exporting(target, chosen), opened.all() as rows, progress("exporting", None) as bar:
             count = write_interactions(target, bar.track(rows, task_id=_BAR), chosen)
         _say(f"{count:,} interactions in {target}")
 

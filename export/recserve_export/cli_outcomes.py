@@ -92,7 +92,9 @@ def export(
 
     rules = _rules(click, conversion, window_hours, start, end)
     with explained(), _store(home, store) as opened:
-        count = export_outcomes(opened.database, target, rules, open_format(target, file_format.value))
+        chosen = open_format(target, file_format.value)
+        with opened.exporting(target, chosen):
+            count = export_outcomes(opened.database, target, rules, chosen)
     out.print(f"{count:,} recommended items in {target}", highlight=False, soft_wrap=True, markup=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +12,11 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from recserve_server_ext import answer_rows, interaction_reads, interaction_writes
+from recserve_server_ext import answer_rows, export_files, interaction_reads, interaction_writes
 from recserve_server_ext.database import WAIT_S, Database, Store
 from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.event_columns import EventColumns
+from recserve_server_ext.export_files import ExportFormat
 from recserve_server_ext.group_commit import GroupCommit, QueueFullError
 from recserve_server_ext.interaction import MICROSECONDS, Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interaction_limits import InteractionLimits
@@ -238,10 +239,11 @@ class InteractionStore(Store):
         Until the tombstone ends, interactions of the user with an older timestamp are refused, so that a late replay
         does not bring anything back. Of SQLite, no file holds the pseudonym or the rows afterwards: deleted bytes are
         overwritten and the write-ahead log is emptied. PostgreSQL is vacuumed; its log and backups are the operator's.
+        The rows also go from files that were exported on this machine, see `recserve_server_ext.export_files`.
 
         Raises:
-            InteractionError: It is no pseudonym, the store cannot be written, or (SQLite) a reader kept the old log in
-                use: the rows are gone then, and erasing again empties the log.
+            InteractionError: It is no pseudonym, the store cannot be written, (SQLite) a reader kept the old log in
+                use, or an exported file cannot be cleaned: the rows are gone then, and erasing again does the rest.
         """
         _several([pseudonym])
         now_us = round(self._clock() * MICROSECONDS)
@@ -249,6 +251,7 @@ class InteractionStore(Store):
         with self.database.writing() as connection:
             gone = interaction_writes.erase(connection, pseudonym, now_us, until_us)
         self._purge()
+        export_files.clean(self.database, pseudonym)
         return Erased(gone.interactions, until_us / MICROSECONDS, gone.answers)
 
     def expire(self, now: float | None = None) -> int:
@@ -268,6 +271,14 @@ class InteractionStore(Store):
                     return gone
                 gone += interaction_writes.expire(connection, after + 1, numbers[-1], self.limits, now_us)
             after = numbers[-1]
+
+    def exporting(self, path: Path, file_format: ExportFormat) -> AbstractContextManager[None]:
+        """Remember a file that is exported, while the block writes it, so that erasures reach it.
+
+        Raises:
+            InteractionError: The store cannot be written, or a user was erased meanwhile; then there is no file.
+        """
+        return export_files.exporting(self.database, path, file_format, self._clock())
 
     def trim_answers(self, now_us: int) -> int:
         """Remove logged answers past the limits, some thousand a transaction; how many went.
