@@ -138,9 +138,8 @@ def export(
                     write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
             except OSError as error:
                 raise ExportError(f"{target} cannot be written: {error}") from error
-            _say(
-                f"{len(held['interactions']):,} interactions, {len(held['seen']):,} seen items and {len(held['answers']):,} answers in {target}"
-            )
+            counts = [f"{len(held[name]):,}" for name in ("interactions", "seen", "answers")]
+            _say("{} interactions, {} seen items and {} answers in {}".format(*counts, target))
             return
         chosen = format_of(target, None if file_format is Format.AUTO else cast("InteractionFormat", file_format.value))
         with opened.exporting(target, chosen), opened.all() as rows, progress("exporting", None) as bar:

@@ -127,9 +127,14 @@ def test_a_file_that_cannot_be_cleaned_is_named_and_erasing_again_does_it(
 
 def test_an_export_that_an_erasure_overtakes_is_removed(store: InteractionStore, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    with pytest.raises(InteractionError, match="export it again"), store.exporting(path, "jsonl"):
-        with store.all() as rows:
-            held = list(rows)
-        store.erase(ANN)
-        write_interactions(path, held, "jsonl")
+    with store.all() as rows:
+        held = list(rows)
+
+    def overtaken() -> None:
+        with store.exporting(path, "jsonl"):
+            store.erase(ANN)
+            write_interactions(path, held, "jsonl")
+
+    with pytest.raises(InteractionError, match="export it again"):
+        overtaken()
     assert not path.exists()
