@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from recserve_server_ext import answer_rows
 from recserve_server_ext.answer_rows import Line, row_of
@@ -16,9 +16,7 @@ from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.packed_model import Answer
 from recserve_server_ext.settings import AnswerLogSettings
-from recserve_server_ext.user_recommender import AnyJob, UserJob, UserRecommender
 
 #: Answers of one transaction: while it runs, nothing else can be written to the store.
 _BATCH: Final = 500
@@ -154,36 +152,3 @@ class AnswerLog:
         if self._logged and time.monotonic() >= self._next_trim:
             self._next_trim = time.monotonic() + _TRIM_S
             self._open().trim_answers(now_us)
-
-
-class Logging(Protocol):
-    """Takes answers; see `AnswerLog.offer`."""
-
-    def offer(self, answer: bytes, pseudonym: str | None) -> None:
-        """Log an answer, if it is drawn and there is room; returns at once."""
-        ...
-
-
-class LoggedRecommender:
-    """A recommender whose answers are logged."""
-
-    def __init__(self, recommender: UserRecommender, log: Logging) -> None:
-        """
-        Args:
-            recommender: Answers the requests.
-            log: Takes the answers.
-        """
-        self._log = log
-        self._recommender = recommender
-        self.begin = recommender.begin
-        self.accept = recommender.accept
-        self.look_up = recommender.look_up
-        self.encode = recommender.encode
-
-    def answer(self, jobs: Sequence[AnyJob]) -> list[Answer]:
-        """See `UserRecommender.answer`."""
-        answers = self._recommender.answer(jobs)
-        for job, answer in zip(jobs, answers, strict=True):
-            if isinstance(answer, bytes):
-                self._log.offer(answer, job.pseudonym if isinstance(job, UserJob) else None)
-        return answers

@@ -21,6 +21,7 @@ from recserve_client.contract import (
 from recserve_client.contract.private_packing import PrivateUnpacker
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.errors import InteractionError, UserIdError
+from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.history import check_size
 from recserve_server_ext.packed_model import Answer, Encode
@@ -52,7 +53,6 @@ class _PackedUserSlate(Struct, omit_defaults=True):
     basis: str
     rules: str
     history: list[UsedBehaviour] | UnsetType = UNSET
-    experiments: list[AssignedVariant] | UnsetType = UNSET
 
 
 class UserJob(Struct):
@@ -105,7 +105,7 @@ class UserRecommender:
         histories: UserHistories,
         popularity: Popularity,
         seen: int,
-        experiments: Experiments,
+        experiments: Sequence[Experiment],
     ) -> None:
         """
         Args:
@@ -116,7 +116,7 @@ class UserRecommender:
             histories: Reads what users did.
             popularity: For users without a usable history.
             seen: Items that one user can have seen at most.
-            experiments: Assign variants to users.
+            experiments: Whose variants users are assigned.
         """
         self._newest = newest
         self._view = newest()
@@ -128,7 +128,7 @@ class UserRecommender:
         self._pseudonyms = pseudonyms
         self._histories = histories
         self._popularity = popularity
-        self._experiments = experiments
+        self._experiments = Experiments(experiments, limits)
         self._unpack = PrivateUnpacker[RecommendForRequest](RecommendForRequest)
         self._peek = PrivateUnpacker[_Peek](_Peek)
         self._ask_again = 0.0
@@ -234,9 +234,7 @@ class UserRecommender:
         assert answer is not None
         if isinstance(answer, bytes):
             history: Any = job.history if job.request.explain else UNSET
-            return pack(
-                _PackedUserSlate(Raw(answer), "history", self._histories.version, history, job.variants or UNSET)
-            )
+            return pack(_PackedUserSlate(Raw(answer), "history", self._histories.version, history))
         if answer.kind not in _COLD or job.ranking is None or job.view is None:
             return answer
         try:
@@ -251,7 +249,7 @@ class UserRecommender:
             )
         except RequestError as error:
             return error
-        return pack(msgspec.structs.replace(slate, experiments=job.variants or UNSET))
+        return pack(slate)
 
 
 def _apart(jobs: Sequence[AnyJob]) -> tuple[list[Job], list[UserJob]]:

@@ -12,12 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from recserve_client.contract import AssignedVariant, ErrorKind, RecommendForRequest, RequestError
-from recserve_server_ext.answer_log import AnswerLog, LogCounts, LoggedRecommender
+from recserve_server_ext.answer_log import AnswerLog, LogCounts
 from recserve_server_ext.answer_rows import Line, row_of
 from recserve_server_ext.experiment_settings import Experiment, Variant, version_of
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_tables import answers, experiments
+from recserve_server_ext.logged_recommender import LoggedRecommender
 from recserve_server_ext.settings import AnswerLogSettings
 from recserve_server_ext.user_recommender import UserJob
 from support.answers import by_user, log_of, plain
@@ -247,12 +248,13 @@ def test_answers_are_logged_with_their_users_and_refusals_are_not() -> None:
             offered.append((answer, pseudonym))
 
     refusal = RequestError(ErrorKind.EMPTY_HISTORY, "nothing")
-    job = UserJob(RecommendForRequest("ann"), ANN)
-    answering: Any = _Answering(b"one", refusal, b"two")
+    job, variant = (UserJob(RecommendForRequest("ann"), ANN, variants) for variants in ([], [SESSION]))
+    answering: Any = _Answering(by_user("r1"), refusal, plain("r2"), by_user("r3"))
     recommender = LoggedRecommender(answering, Log())
     plain_job: Any = object()
-    assert recommender.answer([job, job, plain_job]) == [b"one", refusal, b"two"]
-    assert offered == [(b"one", ANN), (b"two", None)]
+    found = recommender.answer([job, job, plain_job, variant])
+    assert found == [by_user("r1"), refusal, plain("r2"), by_user("r3", ["i1", "i2"], SESSION)]
+    assert offered == [(found[0], ANN), (found[2], None), (found[3], ANN)]
 
 
 def test_a_line_does_not_change_the_revision(store: InteractionStore) -> None:

@@ -18,10 +18,10 @@ from recserve_client.contract import Behaviour, ErrorKind, RequestError, Slate, 
 from recserve_export.interaction_views import preview_of
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.experiment_settings import Experiment, Variant
-from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.logged_recommender import LoggedRecommender
 from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.popularity import Popularity
 from recserve_server_ext.recommender import Recommender
@@ -59,6 +59,7 @@ class Service:
         self.popularity = Popularity(
             lambda: self.store, self.rules, window_s=1000, every_s=1e-9, clock=lambda: NOW
         )  # fmt: skip
+        self.logged: list[str | None] = []
         self.handler = UserRecommender(
             lambda: View(snapshot),
             lambda newest, limits: Recommender(newest, TextCache(100, DIM), limits),
@@ -67,8 +68,11 @@ class Service:
             histories=UserHistories(lambda: self.store, self.rules),
             popularity=self.popularity,
             seen=10_000,
-            experiments=Experiments(experiments, LIMITS),
+            experiments=experiments,
         )
+
+    def offer(self, answer: bytes, pseudonym: str | None) -> None:
+        self.logged.append(pseudonym)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.stack([vector_of(text) for text in texts])
@@ -76,7 +80,7 @@ class Service:
     def batch(self, *requests: Any) -> list[Any]:
         """The packed answers to requests of one batch, or their errors."""
         calls = [Call(found if isinstance(found, bytes) else json.dumps(found).encode()) for found in requests]
-        model = PackedModel(self.handler, self.encode, waiting=2)
+        model = PackedModel(LoggedRecommender(self.handler, self), self.encode, waiting=2)
         now = model.run(calls)
         model.close()
         return [call.answers[0] if answer is None else answer for call, answer in zip(calls, now, strict=True)]
@@ -320,6 +324,7 @@ def test_a_user_is_answered_by_the_options_of_a_variant_and_told_which(snapshot:
     assert found.basis == "popularity"
     assert isinstance(found.experiments, list)
     assert [of.experiment for of in found.experiments] == ["length"]
+    assert service.logged == [ANN, ANN, PSEUDONYMS.of("new")]
     with pytest.raises(RequestError, match="length: short, long"):
         service.recommend_for(variants={"length": "bob-the-secret"})
     service.store.close()

@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 
 from recserve_server_ext import interaction_store
-from recserve_server_ext.answer_log import AnswerLog, LoggedRecommender
+from recserve_server_ext.answer_log import AnswerLog
 from recserve_server_ext.catalogue_store import opener
 from recserve_server_ext.encoder_manifest import read_manifest
-from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.live_catalogue import LiveCatalogue
+from recserve_server_ext.logged_recommender import LoggedRecommender
 from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.popularity import Popularity
 from recserve_server_ext.pseudonyms import read_pseudonyms
@@ -47,7 +47,7 @@ class TritonPythonModel:
             histories=UserHistories(interactions, rules),
             popularity=popularity,
             seen=users.limits.seen_per_user + users.limits.slack,
-            experiments=Experiments(users.experiments, serve.limits),
+            experiments=users.experiments,
         )
         self._model = PackedModel(LoggedRecommender(recommender, self._log), encoder, waiting=serve.waiting)
         settle_memory()
