@@ -33,9 +33,10 @@ def shown(report: OutcomeReport) -> Iterator[RenderableType]:
         ("variant", report.variants),
     ):
         if groups:
+            yield ""
             yield groups_table(title, groups)
     if report.answers:
-        yield "In brackets: 95% Wilson intervals, impressions taken as independent."
+        yield "In brackets: Wilson intervals, impressions taken as independent."
     for experiment in report.experiments:
         yield from _experiment(experiment, report.lift)
 
@@ -44,12 +45,11 @@ def groups_table(title: str, groups: Sequence[Group]) -> Table:
     """Impressions and rates, a group a row."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(title, overflow="fold", max_width=_NAME_WIDTH)
-    for name in ("answers", "impressions", "clicks", "CTR", "conversions", "rate"):
+    for name in ("impressions", "clicks", "CTR (95%)", "conversions", "rate (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
     for group in groups:
         table.add_row(
             Text(group.name),
-            f"{group.answers:,}",
             f"{group.impressions:,}",
             f"{group.clicks.count:,}",
             _interval(group.clicks),
@@ -109,6 +109,7 @@ def _experiment(experiment: ExperimentReport, lift: float) -> Iterator[Renderabl
         counts = (f"{of.users:,}", clicked, f"{of.converted:,} {converted}", f"{of.impressions:,}", f"{of.clicks:,}")
         table.add_row(of.name, f"{of.weight:g}", *counts)
     yield table
+    yield ""
     yield _comparisons(experiment.comparisons, lift)
     yield "users: two-proportion z-test (intervals: Newcombe); clicks per impression: delta method over users"
     split = f"split of the users: chi-square test, p = {experiment.srm_p:.3g}"
@@ -139,7 +140,7 @@ def _comparisons(comparisons: Sequence[Comparison], lift: float) -> Table:
 
 
 def _interval(rate: Rate) -> str:
-    return "" if rate.rate is None else f"{rate.rate:.4f} ({rate.low:.4f}-{rate.high:.4f})"
+    return "" if rate.rate is None else f"{rate.rate:.2%} ({100 * rate.low:.2f}-{100 * rate.high:.2f})"
 
 
 def _part(count: int, users: int) -> str:

@@ -56,14 +56,14 @@ class AnswerLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     Attributes:
         by_user: Part of the answers to requests by user id that is logged.
-        plain: Part of the other ones.
+        plain: Part of the other ones; they name no user, and the supervisor's probes are among them.
         every_s: How often what waits is written.
         queue: Answers that may wait; what finds no room is not logged, and counted.
         queue_bytes: Bytes of the answers that may wait.
     """
 
     by_user: Share = 1.0
-    plain: Share = 0.01
+    plain: Share = 0.0
     every_s: Seconds = 0.5
     queue: Positive = 20_000
     queue_bytes: Positive = 64 * 1024 * 1024
