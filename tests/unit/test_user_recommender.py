@@ -14,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_client.contract import Behaviour, ErrorKind, RequestError, Slate, UserSlate
+from recserve_client.contract import ErrorKind, RequestError, Slate, UserSlate
 from recserve_export.interaction_views import preview_of
+from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.popularity import Popularity
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Snapshot
@@ -45,20 +46,24 @@ def vector_of(text: str) -> NDArray[np.float32]:
 class Service:
     """A recommender of users over a store whose clock stands still."""
 
-    def __init__(self, snapshot: Snapshot, where: Path | str, rules: HistoryRules | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, where: Path | str, rules: HistoryRules | None = None, blend: BlendRules | None = None
+    ) -> None:
         self.store = InteractionStore(where, InteractionLimits(), create=True, clock=lambda: NOW)
         self.rules = rules or HistoryRules()
-        self.popularity = Popularity(
-            lambda: self.store, self.rules, window_s=1000, every_s=1e-9, clock=lambda: NOW
+        blend = blend or BlendRules()
+        self.counter = LogCounter(
+            lambda: self.store, self.rules, blend,
+            window_s=1000, every_s=1e9, contexts=("device",), clock=lambda: NOW,
         )  # fmt: skip
         self.handler = UserRecommender(
             lambda: View(snapshot),
             lambda newest, limits: Recommender(newest, TextCache(100, DIM), limits),
             LIMITS,
             pseudonyms=PSEUDONYMS,
-            histories=UserHistories(lambda: self.store, self.rules),
-            popularity=self.popularity,
-            seen=10_000,
+            histories=UserHistories(lambda: self.store, self.rules, blend),
+            counter=self.counter,
+            blend=blend,
         )
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -171,10 +176,8 @@ def found_dot(service: Service, item: str, text: str) -> float:
     mix=st.floats(0, 1),
 )
 def test_the_mix_is_the_sessions_part_of_the_weights(session: list[float], known: list[float], mix: float) -> None:
-    found = mixed(
-        [Behaviour(item="s", weight=w) for w in session], [Behaviour(item="k", weight=w) for w in known], mix
-    )  # fmt: skip
-    parts = {origin: [u.weight for u in found if u.origin == origin] for origin in ("session", "long_term")}
+    found = mixed(np.array(session, np.float64), np.array(known, np.float64), mix).tolist()
+    parts = {"session": found[: len(session)], "long_term": found[len(session) :]}
     if sum(map(abs, session)) > 0 and sum(map(abs, known)) > 0:
         assert sum(map(abs, parts["session"])) == pytest.approx(mix)
         assert sum(map(abs, parts["long_term"])) == pytest.approx(1 - mix)
@@ -232,7 +235,7 @@ def test_a_user_without_history_gets_what_is_popular_with_its_reasons(service: S
     service.store.record([event(user, item="i20", type="like") for user in others[:2]])
     service.store.record([event(user, item="i30", type="dislike") for user in others])
     service.store.record([event(user, item="i40", timestamp=NOW - 5000) for user in others])
-    service.popularity._count()
+    service.counter.count()
     found = service.recommend_for("new", k=5, fields=["title"])
     assert found.basis == "popularity"
     assert [(item.id, item.score) for item in found.slate.items] == [("i9", 1.0), ("i20", 0.5)]
@@ -248,7 +251,7 @@ def test_a_user_without_history_gets_what_is_popular_with_its_reasons(service: S
 
 def test_a_history_that_is_of_no_use_counts_as_none(service: Service) -> None:
     service.store.record([event(item="nowhere"), event(BOB, item="i9")])
-    service.popularity._count()
+    service.counter.count()
     assert service.recommend_for().basis == "popularity"
     assert service.recommend_for(session=[{"item": "i1"}, {"item": "i1", "weight": -1}]).basis == "popularity"
     assert service.recommend_for(session=[{"item": "i1"}]).basis == "history"
@@ -287,6 +290,7 @@ def test_a_bad_request_fails_alone_and_does_not_name_its_user(
 
 def test_a_store_that_is_away_fails_only_those_who_need_it(snapshot: Snapshot, tmp_path: Path) -> None:
     service = Service(snapshot, tmp_path / "store.db")
+    service.store.record([event()])
     with service.store.database.writing() as connection:
         connection.exec_driver_sql("DROP TABLE interactions")
     user, plain = service.batch({"user_id": "ann"}, {"history": [{"item": "i9"}]})

@@ -42,11 +42,12 @@ from recserve_client.contract.messages import (
     Page,
     RecommendRequest,
     RecommendTimings,
+    Shares,
     Slate,
     SlateItem,
 )
 from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, pack, shown
-from recserve_client.contract.user_messages import Popular, RecommendForRequest, UsedBehaviour, UserSlate
+from recserve_client.contract.user_messages import Explore, Popular, RecommendForRequest, UsedBehaviour, UserSlate
 
 __all__ = [
     "MEANING_OF",
@@ -61,6 +62,7 @@ __all__ = [
     "ErasureReceipt",
     "ErasureVerified",
     "ErrorKind",
+    "Explore",
     "ExportUser",
     "GetItems",
     "HistoryEntry",
@@ -84,6 +86,7 @@ __all__ = [
     "RecordInteractions",
     "RequestError",
     "SeenItem",
+    "Shares",
     "Slate",
     "SlateItem",
     "Unpacker",

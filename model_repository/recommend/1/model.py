@@ -7,8 +7,8 @@ from recserve_server_ext import interaction_store
 from recserve_server_ext.catalogue_store import opener
 from recserve_server_ext.encoder_manifest import read_manifest
 from recserve_server_ext.live_catalogue import LiveCatalogue
+from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.popularity import Popularity
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import rules_of
@@ -35,16 +35,18 @@ class TritonPythonModel:
         cache = TextCache(serve.text_cache, manifest.dim)
         users, rules = serve.users, rules_of(serve.users)
         interactions = interaction_store.opener(settings.interactions, users.limits)
-        popularity = Popularity(interactions, rules, window_s=users.popular_window_s, every_s=users.popular_every_s)
-        popularity.ranking()  # now, so that no user waits for the first count
+        counter = LogCounter(
+            interactions, rules, users.blend,
+            window_s=users.popular_window_s, every_s=users.popular_every_s, contexts=users.popular_contexts,
+        )  # fmt: skip
         recommender = UserRecommender(
             live.view,
             lambda newest, limits: Recommender(newest, cache, limits),
             serve.limits,
             pseudonyms=read_pseudonyms(Path(settings.pseudonym_key)),
-            histories=UserHistories(interactions, rules),
-            popularity=popularity,
-            seen=users.limits.seen_per_user + users.limits.slack,
+            histories=UserHistories(interactions, rules, users.blend),
+            counter=counter,
+            blend=users.blend,
         )
         self._model = PackedModel(recommender, encoder, waiting=serve.waiting)
         settle_memory()
