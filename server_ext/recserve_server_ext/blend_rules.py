@@ -27,7 +27,7 @@ class BlendRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     text: Annotated[float, Meta(ge=0, le=1)] = 0.1
-    prior: Annotated[float, Meta(ge=0, le=1e9)] = 0.5
+    prior: Annotated[float, Meta(ge=0, le=1e9)] = 5.0
     half_life_events: Positive = 0.5
     recent_half_life_s: Positive = 10 * DAY_S
     neighbours: Annotated[int, Meta(ge=1, le=1000)] = 100

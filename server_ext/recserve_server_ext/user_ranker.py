@@ -7,7 +7,7 @@ new items) and their scores; the lists become one, options arrange it, and some 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -58,6 +58,10 @@ class Plan:
     explore: Explore | None = None
     new_items: Recency | None = None
     gain: float = GAIN
+
+    def with_gain(self, gain: float) -> Plan:
+        """The same with another rule for the number of interests."""
+        return replace(self, gain=gain)
 
     @cached_property
     def wish(self) -> Wish:

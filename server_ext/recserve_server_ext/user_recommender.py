@@ -6,25 +6,24 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import numpy as np
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from recserve_client.contract import ErrorKind, RecommendForRequest, RequestError, pack
 from recserve_client.contract.private_packing import PrivateUnpacker
 from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.boosts import check_boosts
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.counts_view import CountsView
 from recserve_server_ext.errors import InteractionError, UserIdError
-from recserve_server_ext.history import History, check_shape, check_size
+from recserve_server_ext.history import check_size
 from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.packed_model import Answer, Encode
 from recserve_server_ext.pseudonyms import Pseudonyms
 from recserve_server_ext.recommender import Job, Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.user_histories import UserHistories, UserPast
+from recserve_server_ext.user_plans import plan_of, planned
 from recserve_server_ext.user_ranker import Plan, Ranked, UserRanker
-from recserve_server_ext.user_requests import Made, check_user_request, made_of, ordinary
+from recserve_server_ext.user_requests import Made, check_user_request
 from recserve_server_ext.user_slates import PackedUserSlate, packed_ranked, popular_reasons
 
 #: Refusals that say that a history is of no use.
@@ -32,8 +31,6 @@ _COLD: Final = (ErrorKind.EMPTY_HISTORY, ErrorKind.ZERO_WEIGHTS, ErrorKind.VECTO
 _MARK: Final = b'"user_id"'
 #: Before a store that could not be read is asked again, and between two looks for erased users.
 _PAUSE_S: Final = 1.0
-_NO_WEIGHTS: Final = np.empty(0)
-_NO_ROWS: Final = np.empty(0, np.int64)
 
 
 class _Peek(Struct):
@@ -182,7 +179,9 @@ class UserRecommender:
         # A history may turn out to be of no use only now.
         cold = [job for job in users if _is_cold(job, answer_of[id(job)])]
         for job in cold:
-            job.plan = self._plan(job, None)
+            assert isinstance(job.inner, Job)
+            assert job.counts is not None
+            job.made, job.plan = None, plan_of(job.request, job.inner, None, job.counts)
         self._rank(cold, answer_of)
         return [answer_of[id(job)] for job in jobs]
 
@@ -200,10 +199,13 @@ class UserRecommender:
             self._counts = CountsView(counts, self._view)
         for job in users:
             job.counts = self._counts
+            known, repeats = past[job.pseudonym], again.get(job.pseudonym, set())
             try:
-                self._translate(job, past[job.pseudonym], again.get(job.pseudonym, set()))
+                found = planned(job.request, known, self._counts, self._inner, self._limits, repeats)
             except RequestError as error:
                 job.inner = error
+            else:
+                job.inner, job.made, job.plan = found
 
     def _read(self, pseudonyms: list[str]) -> dict[str, UserPast]:
         if time.monotonic() < self._ask_again:
@@ -214,48 +216,6 @@ class UserRecommender:
             # A store that is away must not cost every batch a timeout.
             self._ask_again, self._fault = time.monotonic() + _PAUSE_S, str(error)
             raise
-
-    def _translate(self, job: UserJob, past: UserPast, again: set[str]) -> None:
-        """Put an ordinary request in the place of a user, and a plan where that is not enough.
-
-        Raises:
-            RequestError: It is refused.
-        """
-        request, view = job.request, self._view
-        wanted = ordinary(request)
-        check_shape(wanted, self._limits, view.field_names)
-        made = made_of(request, past, view, self._limits, again)
-        job.inner = self._inner.job(wanted, lambda: made.history)
-        job.inner.banned = made.banned
-        if request.new_items is not None:
-            check_boosts([request.new_items], job.inner.filters.known)
-        if not made.is_usable:
-            if request.on_cold == "error":
-                raise RequestError(ErrorKind.EMPTY_HISTORY, "nothing usable is recorded of the user")
-            job.plan = self._plan(job, None)
-            return
-        job.made = made
-        if request.strategy != "text" or request.interests > 1 or request.explore or request.new_items:
-            job.plan = self._plan(job, made)
-
-    def _plan(self, job: UserJob, made: Made | None) -> Plan:
-        """How the slate is made from a history, or, where it is of no use, from what is popular."""
-        request = job.request
-        assert isinstance(job.inner, Job)
-        assert job.counts is not None
-        if made is None:
-            job.made = None
-            job.inner.history = History(_NO_WEIGHTS, _NO_ROWS, {}, {}, [])
-        return Plan(
-            job=job.inner,
-            counted=_NO_WEIGHTS if made is None else made.counted,
-            behaviours=0 if made is None else int(np.count_nonzero(made.history.weights)),
-            strategy=request.strategy,
-            interests=request.interests,
-            popular=job.counts.popular(request.context),
-            explore=request.explore,
-            new_items=request.new_items,
-        )
 
     def _rank(self, jobs: Sequence[UserJob], answer_of: dict[int, Answer]) -> None:
         """Answer the jobs that have a plan."""
