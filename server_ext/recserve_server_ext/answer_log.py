@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from recserve_server_ext import answer_rows
-from recserve_server_ext.answer_rows import Line, row_of
+from recserve_server_ext.answer_rows import TEXT, Line, row_of
 from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.interaction import MICROSECONDS
@@ -85,17 +85,18 @@ class AnswerLog:
         """As they are now."""
         return LogCounts(self._logged, self._full, self._failed)
 
-    def offer(self, answer: bytes, pseudonym: str | None) -> None:
+    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = TEXT) -> None:
         """Log an answer, if it is drawn and there is room; returns at once.
 
         Args:
             answer: Packed `Slate`, or `UserSlate` where there is a user.
             pseudonym: Of the user; none = the request named none.
+            strategy: That was asked for.
         """
         sampling = self._settings.plain if pseudonym is None else self._settings.by_user
         if sampling < 1 and self._random.random() >= sampling:
             return
-        line = Line(answer, pseudonym, int(self._clock() * MICROSECONDS), sampling)
+        line = Line(answer, pseudonym, int(self._clock() * MICROSECONDS), sampling, strategy)
         with self._lock:
             size = self._bytes + len(answer)
             if len(self._lines) >= self._settings.queue or size > self._settings.queue_bytes:

@@ -17,7 +17,7 @@ from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_tables import answers, experiments
 from recserve_server_ext.interaction_writes import erasures, forget_deleted
 
-#: The strategy of a slate that a history was made into a vector of the space `text` for.
+#: The strategy of a request that names none.
 TEXT: Final = "text"
 #: Rows that one transaction removes at most.
 _TRIMMED: Final = 5000
@@ -32,12 +32,14 @@ class Line(NamedTuple):
         pseudonym: Of the user; none = the request named none.
         time_us: When, in microseconds since 1970.
         sampling: Part of such answers that is logged.
+        strategy: That was asked for.
     """
 
     answer: bytes
     pseudonym: str | None
     time_us: int
     sampling: float
+    strategy: str = TEXT
 
 
 # What is read of an answer; the rest is skipped.
@@ -57,7 +59,6 @@ class _UserSlate(Struct, gc=False):
     slate: _Slate
     basis: str
     rules: str
-    strategy: str = TEXT
     experiments: list[AssignedVariant] = []
 
 
@@ -72,12 +73,12 @@ def row_of(line: Line) -> dict[str, Any]:
         msgspec.MsgspecError: It is no answer of `recommend`.
     """
     if line.pseudonym is None:
-        slate, rules, strategy = _PLAIN.decode(line.answer), None, TEXT
+        slate, rules, strategy = _PLAIN.decode(line.answer), None, line.strategy
         assigned: list[AssignedVariant] = []
     else:
         found = _BY_USER.decode(line.answer)
         slate, rules, assigned = found.slate, found.rules, found.experiments
-        strategy = found.strategy if found.basis == "history" else found.basis
+        strategy = line.strategy if found.basis == "history" else found.basis
     propensities = [item.propensity for item in slate.items]
     return {
         "recommendation_id": slate.recommendation_id,

@@ -11,14 +11,14 @@ SCHEMA = Schema("interactions", "0002", InteractionError, "make one with: recser
 metadata = sa.MetaData()
 _big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-#: Users by a number, so that a pseudonym is stored once; `untrimmed` = interactions since the user's rows were last
-#: cut to the limits.
+#: Users by a number, so that a pseudonym is stored once; `changes` grows with every change of the user's rows, and
+#: starts at random, so that a user who was erased does not come back with a number that was seen before.
 users = sa.Table(
     "interaction_users",
     metadata,
     sa.Column("number", _big, primary_key=True, autoincrement=True),
     sa.Column("pseudonym", sa.Text, nullable=False, unique=True),
-    sa.Column("untrimmed", sa.Integer, nullable=False),
+    sa.Column("untrimmed", sa.Integer, nullable=False, key="changes"),
 )
 #: The interactions; `number` counts them as they came, `time_us` = microseconds since 1970.
 events = sa.Table(

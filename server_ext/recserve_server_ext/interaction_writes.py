@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -24,7 +25,7 @@ _INSERTS: Final[dict[str, Callable[[sa.Table], Upsert]]] = {"sqlite": sqlite.ins
 
 def _upsert_users(dialect: str) -> Upsert:
     insert = _INSERTS[dialect](users)
-    added = {"untrimmed": users.c.untrimmed + insert.excluded.untrimmed}
+    added = {users.c.changes: users.c.changes + sa.bindparam("added")}
     return insert.on_conflict_do_update(index_elements=[users.c.pseudonym], set_=added)
 
 
@@ -43,7 +44,7 @@ _ERASED: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
     erased.c.mark.in_(sa.bindparam("marks", expanding=True)), erased.c.until_us > sa.bindparam("now_us")
 )
 _KNOWN_IDS: Final = sa.select(events.c.event_id).where(events.c.event_id.in_(sa.bindparam("ids", expanding=True)))
-_NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.untrimmed).where(
+_NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
 )
 _INSERT: Final = sa.insert(events)
@@ -151,7 +152,6 @@ def trim(connection: sa.Connection, numbers: Iterable[int], limits: InteractionL
         faded = faded.order_by(seen.c.last_us.desc(), seen.c.item, seen.c.kind).offset(limits.seen_per_user)
         which = sa.tuple_(seen.c.item, seen.c.kind).in_(faded)
         gone += connection.execute(sa.delete(seen).where(seen.c.user == number, which)).rowcount
-        connection.execute(sa.update(users).where(users.c.number == number).values(untrimmed=0))
     return gone
 
 
@@ -171,6 +171,9 @@ def expire(connection: sa.Connection, first: int, last: int, limits: Interaction
     for table, limit in ((events, limits.per_user), (seen, limits.seen_per_user)):
         many = sa.select(table.c.user).where(table.c.user.between(first, last)).group_by(table.c.user)
         gone += trim(connection, connection.execute(many.having(sa.func.count() > limit)).scalars().all(), limits)
+    if gone:
+        changed = sa.update(users).where(users.c.number.between(first, last))
+        connection.execute(changed.values({users.c.changes: users.c.changes + 1}))
     is_empty = sa.not_(sa.or_(*(sa.exists().where(table.c.user == users.c.number) for table in (events, seen))))
     connection.execute(sa.delete(users).where(users.c.number.between(first, last), is_empty))
     if gone:
@@ -185,13 +188,23 @@ def _event_ids(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
 
 def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits) -> None:
     counts = Counter(row.user for row in rows)
-    added = [{"pseudonym": user, "untrimmed": count} for user, count in counts.items()]
+    slack = limits.slack
+    added = [
+        {"pseudonym": user, "changes": _first_change(slack) + count, "added": count} for user, count in counts.items()
+    ]
     connection.execute(_UPSERT_USERS[connection.dialect.name], added)
     found = list(connection.execute(_NUMBERS, {"pseudonyms": list(counts)}))
     number_of = {pseudonym: number for pseudonym, number, _ in found}
     connection.execute(_INSERT, [{"user": number_of[row.user], **row.columns} for row in rows])
     _insert_seen(connection, rows, number_of)
-    trim(connection, [number for _, number, untrimmed in found if untrimmed >= limits.slack], limits)
+    # A cut after every `slack` changes.
+    full = [number for user, number, changes in found if changes // slack > (changes - counts[user]) // slack]
+    trim(connection, full, limits)
+
+
+def _first_change(slack: int) -> int:
+    """A random multiple of the slack, which leaves room to count on in 32 bits."""
+    return secrets.randbelow(max(1, 2**30 // slack)) * slack
 
 
 def _insert_seen(connection: sa.Connection, rows: Sequence[Row], number_of: dict[str, int]) -> None:

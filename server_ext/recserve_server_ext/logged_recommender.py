@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from recserve_client.contract import AssignedVariant
+from recserve_server_ext.answer_rows import TEXT
 from recserve_server_ext.packed_model import Answer
 from recserve_server_ext.user_recommender import AnyJob, UserJob, UserRecommender
 
@@ -15,7 +16,7 @@ from recserve_server_ext.user_recommender import AnyJob, UserJob, UserRecommende
 class Logging(Protocol):
     """Takes answers; see `AnswerLog.offer`."""
 
-    def offer(self, answer: bytes, pseudonym: str | None) -> None:
+    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = TEXT) -> None:
         """Log an answer, if it is drawn and there is room; returns at once."""
         ...
 
@@ -47,7 +48,7 @@ class LoggedRecommender:
             self._log.offer(answer, None)
             return answer
         told = _with_variants(answer, job.variants)
-        self._log.offer(told, job.pseudonym)
+        self._log.offer(told, job.pseudonym, job.request.strategy)
         return told
 
 

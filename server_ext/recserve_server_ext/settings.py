@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from recserve_client.contract.filters import FilterBounds
+from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.errors import ConfigError
 from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.history_rules import HistoryRules, read_rules
@@ -77,7 +78,9 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rules: File of the rules that weigh interactions; empty = the built-in ones.
         limits: What the interaction store accepts and keeps.
         popular_window_s: For users without a history: what was popular within this time.
-        popular_every_s: How often that is counted again.
+        popular_every_s: How often the log is counted again.
+        popular_contexts: Names in the contexts of interactions; what is popular is counted for each of their values.
+        blend: How the strategy `blend` weighs its parts.
         log: What is logged of the answers.
         experiments: Variants that are compared; see `recserve_server_ext.experiments`.
     """
@@ -87,6 +90,8 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: InteractionLimits = InteractionLimits()
     popular_window_s: Seconds = 30 * DAY_S
     popular_every_s: Seconds = 60.0
+    popular_contexts: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
+    blend: BlendRules = BlendRules()
     log: AnswerLogSettings = AnswerLogSettings()
     experiments: list[Experiment] = []
 

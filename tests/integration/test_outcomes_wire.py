@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from recserve_client import Client, ClientOptions, interaction, item
+from recserve_client import Client, ClientOptions, Explore, interaction, item
 from recserve_client.errors import InvalidRequest
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.pseudonyms import read_pseudonyms
@@ -119,6 +119,18 @@ def test_a_click_on_a_recommendation_is_reported(client: Client, live: Served, h
     (home / "set.jsonl").unlink()
     assert metric(live, "recserve_answers_logged_total") >= 26
     assert metric(live, "recserve_answers_lost_total") == 0
+
+
+def test_what_is_drawn_to_explore_is_logged_with_its_propensity(client: Client, films: list[str]) -> None:
+    user = "explorer"
+    client.interactions.record([interaction(user, "like", films[5])])
+    explore = Explore(epsilon=0.5, at_most=0.5, seed=3)
+    found = client.recommend_for(user, strategy="blend", explore=explore, variants={"length": "long"})
+    (answer,) = logged(client, user, 1)
+    assert answer.strategy == "blend"
+    assert answer.items == [of.id for of in found.slate.items]
+    assert answer.propensities == [of.propensity for of in found.slate.items]
+    assert min(answer.propensities) < 1 == max(answer.propensities)
 
 
 def test_an_erased_user_leaves_no_answer_behind(client: Client, home: Path, films: list[str]) -> None:

@@ -77,11 +77,10 @@ def test_a_line_says_what_was_recommended_to_whom_and_how(store: InteractionStor
     assert log.counts == LogCounts(4, 0, 0)
 
 
-def test_propensities_and_a_named_strategy_are_kept_where_an_answer_has_them() -> None:
+def test_propensities_and_the_strategy_are_kept() -> None:
     answer = msgspec.json.decode(by_user("r1", ["i1", "i2"]))
-    answer["strategy"] = "blend"
     answer["slate"]["items"][1]["propensity"] = 0.05
-    row = row_of(Line(msgspec.json.encode(answer), ANN, 1, 1.0))
+    row = row_of(Line(msgspec.json.encode(answer), ANN, 1, 1.0, "blend"))
     assert (row["strategy"], row["propensities"]) == ("blend", "[1.0,0.05]")
 
 
@@ -241,20 +240,22 @@ class _Answering:
 
 
 def test_answers_are_logged_with_their_users_and_refusals_are_not() -> None:
-    offered: list[tuple[bytes, str | None]] = []
+    offered: list[tuple[bytes, str | None, str]] = []
 
     class Log:
-        def offer(self, answer: bytes, pseudonym: str | None) -> None:
-            offered.append((answer, pseudonym))
+        def offer(self, answer: bytes, pseudonym: str | None, strategy: str = "text") -> None:
+            offered.append((answer, pseudonym, strategy))
 
     refusal = RequestError(ErrorKind.EMPTY_HISTORY, "nothing")
-    job, variant = (UserJob(RecommendForRequest("ann"), ANN, variants) for variants in ([], [SESSION]))
+    job, variant = (
+        UserJob(RecommendForRequest("ann", strategy="blend"), ANN, variants) for variants in ([], [SESSION])
+    )
     answering: Any = _Answering(by_user("r1"), refusal, plain("r2"), by_user("r3"))
     recommender = LoggedRecommender(answering, Log())
     plain_job: Any = object()
     found = recommender.answer([job, job, plain_job, variant])
     assert found == [by_user("r1"), refusal, plain("r2"), by_user("r3", ["i1", "i2"], SESSION)]
-    assert offered == [(found[0], ANN), (found[2], None), (found[3], ANN)]
+    assert offered == [(found[0], ANN, "blend"), (found[2], None, "text"), (found[3], ANN, "blend")]
 
 
 def test_a_line_does_not_change_the_revision(store: InteractionStore) -> None:

@@ -90,6 +90,20 @@ def test_the_options_of_a_variant_replace_those_of_the_request() -> None:
     assert found.variants[0].version == version_of(only)
 
 
+def test_any_option_of_a_request_can_be_set() -> None:
+    options = {
+        "strategy": "blend",
+        "where": {"op": "eq", "attribute": "genre", "value": "Drama"},
+        "slate": {"diversify": 0.3},
+        "explore": {"epsilon": 0.5},
+    }
+    only = Experiment("all", [Variant("a", options), Variant("b", options)])
+    found = Experiments([only], LIMITS).assign(REQUEST, ANN).request
+    assert found == msgspec.convert({"user_id": "ann", **options}, RecommendForRequest)
+    with pytest.raises(ConfigError, match="diversify"):
+        Experiments([pair({"slate": {"diversify": 3}})], LIMITS)
+
+
 @pytest.mark.parametrize("variant", ["control", "session"])
 def test_a_forced_variant_takes_the_place_of_the_assigned_one(variant: str) -> None:
     experiments = Experiments([MIX], LIMITS)

@@ -43,12 +43,14 @@ from recserve_client.contract.messages import (
     Page,
     RecommendRequest,
     RecommendTimings,
+    Shares,
     Slate,
     SlateItem,
 )
 from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, pack, shown
 from recserve_client.contract.user_messages import (
     AssignedVariant,
+    Explore,
     Popular,
     RecommendForRequest,
     UsedBehaviour,
@@ -69,6 +71,7 @@ __all__ = [
     "ErasureReceipt",
     "ErasureVerified",
     "ErrorKind",
+    "Explore",
     "ExportUser",
     "GetItems",
     "HistoryEntry",
@@ -93,6 +96,7 @@ __all__ = [
     "RecordInteractions",
     "RequestError",
     "SeenItem",
+    "Shares",
     "Slate",
     "SlateItem",
     "Unpacker",

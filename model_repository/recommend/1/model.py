@@ -3,14 +3,13 @@
 from functools import partial
 from pathlib import Path
 
-from recserve_server_ext import interaction_store
+from recserve_server_ext import catalogue_store, interaction_store
 from recserve_server_ext.answer_log import AnswerLog
-from recserve_server_ext.catalogue_store import opener
 from recserve_server_ext.encoder_manifest import read_manifest
 from recserve_server_ext.live_catalogue import LiveCatalogue
+from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.logged_recommender import LoggedRecommender
 from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.popularity import Popularity
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import rules_of
@@ -27,26 +26,27 @@ class TritonPythonModel:
 
     def initialize(self, args):
         settings = model_settings(args)
-        serve = settings.serve
+        serve, users, rules = settings.serve, settings.serve.users, rules_of(settings.serve.users)
         manifest = read_manifest(Path(settings.encoder), verify=False)
         load = partial(Snapshot.load, encoder=manifest.runtime_fingerprint, threads=serve.threads or None)
-        store = opener(settings.store) if settings.store else None
+        store = catalogue_store.opener(settings.store) if settings.store else None
         live = LiveCatalogue(Path(settings.snapshots), load, store, ViewMetrics().show)
         encoder = TritonEncoder(Path(settings.encoder), manifest, serve)
         cache = TextCache(serve.text_cache, manifest.dim)
-        users, rules = serve.users, rules_of(serve.users)
         interactions = interaction_store.opener(settings.interactions, users.limits)
-        popularity = Popularity(interactions, rules, window_s=users.popular_window_s, every_s=users.popular_every_s)
-        popularity.ranking()  # now, so that no user waits for the first count
+        counter = LogCounter(
+            interactions, rules, users.blend,
+            window_s=users.popular_window_s, every_s=users.popular_every_s, contexts=users.popular_contexts,
+        )  # fmt: skip
         self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         recommender = UserRecommender(
             live.view,
             lambda newest, limits: Recommender(newest, cache, limits),
             serve.limits,
             pseudonyms=read_pseudonyms(Path(settings.pseudonym_key)),
-            histories=UserHistories(interactions, rules),
-            popularity=popularity,
-            seen=users.limits.seen_per_user + users.limits.slack,
+            histories=UserHistories(interactions, rules, users.blend),
+            counter=counter,
+            blend=users.blend,
             experiments=users.experiments,
         )
         self._model = PackedModel(LoggedRecommender(recommender, self._log), encoder, waiting=serve.waiting)
