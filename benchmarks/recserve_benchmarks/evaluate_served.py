@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 from typing import Any, Final
 
@@ -16,12 +17,13 @@ from recserve_client.contract import RecommendForRequest
 from recserve_server_ext.blend_rules import DAY_S, BlendRules
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.counts_view import CountsView
+from recserve_server_ext.event_cleaning import of_types
 from recserve_server_ext.event_columns import EventColumns
 from recserve_server_ext.event_features import select
 from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.item_fields import ItemFields
-from recserve_server_ext.log_counts import LogColumns, counts_of
+from recserve_server_ext.log_counts import Counts, LogColumns, counts_of
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Snapshot
@@ -74,7 +76,9 @@ def served(
     columns = known.columns
     ids = columns.subjects
     view = view_over(known.vectors, ids)
-    counts = CountsView(counts_of(log_of(columns), int(columns.time_us.max() - _WINDOW_S * 1e6), blend), view)
+    counts = CountsView(
+        _counts(known, counted_types(columns, rules), msgspec.structs.replace(blend, text=0.0, prior=0.0)), view
+    )
     recommender = Recommender(lambda: view, TextCache(1, view.dim), Limits())
     users = [str(n) for n in range(len(known.part.users))]
     seen = [
@@ -103,10 +107,20 @@ def newest(histories: EventColumns) -> EventColumns:
     return select(histories, np.flatnonzero(later < WINDOW))
 
 
-def log_of(columns: EventColumns) -> LogColumns:
-    """The log of all users as the server reads it, by time."""
+def counted_types(columns: EventColumns, rules: HistoryRules) -> tuple[str, ...]:
+    """Types of interactions that count for everybody."""
+    return tuple(name for name in columns.types if rules.base.get(name, 0.0) > 0)
+
+
+# Settings are tried one after the other on the parts of all seeds.
+@lru_cache(maxsize=8)
+def _counts(known: Known, types: tuple[str, ...], blend: BlendRules) -> Counts:
+    """What the server counts of the log: by time, of the types that count."""
+    columns = known.columns
     order = np.argsort(columns.time_us, kind="stable")
-    return LogColumns(columns.user[order], columns.subject[order], columns.time_us[order], columns.subjects, {})
+    order = order[of_types(columns, types)[order]]
+    log = LogColumns(columns.user[order], columns.subject[order], columns.time_us[order], columns.subjects, {})
+    return counts_of(log, int(columns.time_us.max() - _WINDOW_S * 1e6), blend)
 
 
 def as_scores(slates: list[Ranked | None], items: int) -> Scores:
@@ -136,7 +150,7 @@ def by_request(known: Known, settings: Settings) -> Scores:
 def _interests() -> tuple[dict[str, Any], ...]:
     return tuple(
         {"base": PLAIN, "interests": 5, "gain": gain, "rules": {"half_life_events": half_life}}
-        for gain, half_life in product((0.02, 0.05, 0.1), (None, 4.0))
+        for gain, half_life in product((0.05, 0.1), (None, 4.0))
     )
 
 
@@ -154,8 +168,7 @@ SYSTEMS: Final = (
         kind="blend",
         score=by_request,
         grid=tuple(
-            {"strategy": "blend", "text": text, "prior": prior, "recent_half_life_s": days * DAY_S}
-            for text, prior, days in product((0.0, 0.1, 0.2), (0.0, 0.5, 5.0), (3.0, 10.0))
+            {"strategy": "blend", "text": text, "prior": prior} for text, prior in product((0.0, 0.1), (0.0, 5.0, 50.0))
         ),
     ),
 )
