@@ -161,7 +161,7 @@ def stats(home: HomeOption = DEFAULT_HOME, store: StoreOption = None, as_json: J
         )
         if found.oldest is not None and found.newest is not None:
             _say(f"from {_moment(found.oldest)} to {_moment(found.newest)}")
-        _say(f"{found.seen:,} seen items, {found.erased:,} erased users")
+        _say(f"{found.seen:,} seen items, {found.answers:,} logged answers, {found.erased:,} erased users")
         table = _table("type", "interactions")
         for name, count in found.types.items():
             table.add_row(_plain(name), f"{count:,}")
@@ -248,8 +248,8 @@ def erase(
             typer.confirm(f"Remove all that {opened} holds of this user?", abort=True, err=True)
         found = opened.erase(pseudonym)
         _say(
-            f"{found.interactions:,} interactions removed; older ones of this user are refused "
-            f"until {_moment(found.refused_until)}"
+            f"{found.interactions:,} interactions and {found.answers:,} logged answers removed; "
+            f"older interactions of this user are refused until {_moment(found.refused_until)}"
         )
 
 

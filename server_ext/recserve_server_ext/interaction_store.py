@@ -20,7 +20,7 @@ from recserve_server_ext.export_files import ExportFormat
 from recserve_server_ext.group_commit import GroupCommit, QueueFullError
 from recserve_server_ext.interaction import MICROSECONDS, Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_tables import SCHEMA, erased, events, seen, state, users
+from recserve_server_ext.interaction_tables import SCHEMA, answers, erased, events, seen, state, users
 from recserve_server_ext.interaction_writes import Row
 from recserve_server_ext.pseudonyms import is_pseudonym
 from recserve_server_ext.workspace import store_place
@@ -56,6 +56,7 @@ class StoreStats(msgspec.Struct, frozen=True):
         items: Distinct items among them.
         seen: Entries of what users saw.
         erased: Tombstones.
+        answers: Logged answers.
         oldest: Timestamp in seconds since 1970; none where there are no interactions.
         newest: The same.
     """
@@ -67,6 +68,7 @@ class StoreStats(msgspec.Struct, frozen=True):
     items: int
     seen: int
     erased: int
+    answers: int
     oldest: float | None
     newest: float | None
 
@@ -229,6 +231,7 @@ class InteractionStore(Store):
                 items=connection.execute(sa.select(sa.func.count(events.c.item.distinct()))).scalar_one(),
                 seen=connection.execute(sa.select(rows).select_from(seen)).scalar_one(),
                 erased=connection.execute(sa.select(rows).select_from(erased)).scalar_one(),
+                answers=connection.execute(sa.select(rows).select_from(answers)).scalar_one(),
                 oldest=None if oldest is None else oldest / MICROSECONDS,
                 newest=None if newest is None else newest / MICROSECONDS,
             )
