@@ -168,7 +168,7 @@ SYSTEMS: Final = (
         kind="blend",
         score=by_request,
         grid=tuple(
-            {"strategy": "blend", "text": text, "prior": prior} for text, prior in product((0.0, 0.1), (0.0, 5.0, 50.0))
+            {"strategy": "blend", "text": text, "prior": prior} for text, prior in product((0.0, 0.1), (5.0, 50.0))
         ),
     ),
 )

@@ -23,10 +23,12 @@ class Sparse(NamedTuple):
     Attributes:
         rows: Ascending.
         values: Of them.
+        order: Their places, the greatest values first; none = not known.
     """
 
     rows: Rows
     values: Floats
+    order: Ints | None = None
 
     def at(self, rows: Rows) -> Floats:
         """The values of any rows."""
@@ -37,10 +39,12 @@ class Sparse(NamedTuple):
 
     def best(self, n: int, usable: Mask) -> Rows:
         """At most n of the rows that may be used, the greatest values first; equal ones by row."""
+        if self.order is not None:
+            rows: Rows = self.rows[self.order]
+            return np.asarray(rows[usable[rows]][:n])
         mask = usable[self.rows]
-        rows, values = self.rows[mask], self.values[mask]
-        best: Rows = rows[np.argsort(-values, kind="stable")[:n]]
-        return best
+        order = np.argsort(-self.values[mask], kind="stable")
+        return np.asarray(self.rows[mask][order[:n]])
 
 
 NOTHING: Final = Sparse(np.empty(0, np.int64), np.empty(0))

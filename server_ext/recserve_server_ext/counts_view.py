@@ -28,6 +28,7 @@ class PopularRows:
         active: Users of any item.
         heat: [items] ln(1 + recent interactions).
         spread: Standard deviation of that over the catalogue; 0 = everything is alike.
+        by_users: [items] places, most users first; by_heat: the same by recent interactions.
     """
 
     def __init__(self, ranking: Ranking, view: View) -> None:
@@ -39,6 +40,8 @@ class PopularRows:
         self.active = ranking.active
         self.heat: Floats = np.log1p(ranking.recent[order])
         self.spread = spread_of(self.heat, len(view.available))
+        self.by_users: Ints = np.argsort(-self.users, kind="stable")
+        self.by_heat: Ints = np.argsort(-self.heat, kind="stable")
 
 
 class CountsView:

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class LogCounter:
-    """Counts now and then, in a thread of its own; a caller waits for the first count only."""
+    """Counts now and then, in a thread of its own; a caller waits only for the first count of what is popular."""
 
     def __init__(
         self,
@@ -66,19 +66,25 @@ class LogCounter:
     def counts(self) -> Counts:
         """The last count. Not to be called by two threads at a time."""
         if not self._next:
-            self.count()
+            self.count(paired=False)
+            # The rest at the next call; but a store that is away is not asked again at once.
+            self._next = time.monotonic() + (0.0 if self._counts.everybody.active else self._every_s)
         elif time.monotonic() >= self._next and (self._counting is None or not self._counting.is_alive()):
             self._counting = threading.Thread(target=self.count, name="count the log", daemon=True)
             self._counting.start()
         return self._counts
 
-    def count(self) -> None:
-        """Count now."""
+    def count(self, *, paired: bool = True) -> None:
+        """Count now.
+
+        Args:
+            paired: Whether item-to-item counts are wanted, which take longest.
+        """
         start = time.monotonic()
         try:
             log = read_log(self._open(), self._types, self._contexts)
             since_us = round((self._clock() - self.window_s) * MICROSECONDS)
-            self._counts = counts_of(log, since_us, self._blend)
+            self._counts = counts_of(log, since_us, self._blend, paired=paired)
         except InteractionError as error:
             _log.error("the log could not be counted: %s", error)
         # Also after a failure: a store that is away must not be asked by every batch.

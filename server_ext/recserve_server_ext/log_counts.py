@@ -15,7 +15,7 @@ from recserve_server_ext.neighbours import Neighbours, neighbours_of
 
 #: Newest interactions, as they came, that go into item-to-item counts; of each user at most so many, of so many items.
 PAIRED: Final = 200_000
-_OF_USER: Final = 500
+_OF_USER: Final = 100
 _ITEMS: Final = 50_000
 #: Items that are kept of a ranking.
 MOST_ITEMS: Final = 5000
@@ -86,13 +86,14 @@ def no_counts() -> Counts:
     return Counts(nothing, {}, [], Neighbours(np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)))
 
 
-def counts_of(log: LogColumns, since_us: int, rules: BlendRules) -> Counts:
+def counts_of(log: LogColumns, since_us: int, rules: BlendRules, *, paired: bool = True) -> Counts:
     """Count a log.
 
     Args:
         log: The interactions.
         since_us: Older ones do not count for what is popular.
         rules: Of the blend.
+        paired: Whether item-to-item counts are wanted, which take longest.
     """
     recent = np.flatnonzero(log.time_us >= since_us)
     rank = _alphabetic(log.items)
@@ -104,7 +105,7 @@ def counts_of(log: LogColumns, since_us: int, rules: BlendRules) -> Counts:
             ranking = _ranking(log, recent[inverse == code], rank, rules)
             if found[code] and ranking.active >= FEWEST:
                 of_context[name, str(found[code])] = ranking
-    items, neighbours = _neighbours(log, rank, rules)
+    items, neighbours = _neighbours(log, rank, rules) if paired else no_counts()[2:]
     return Counts(_ranking(log, recent, rank, rules), of_context, items, neighbours)
 
 

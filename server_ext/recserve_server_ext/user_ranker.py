@@ -193,10 +193,10 @@ class UserRanker:
             return
         if plan.strategy == "text":
             if not plan.behaviours:
-                line.heat = Sparse(popular.rows, popular.users / max(popular.active, 1))
+                line.heat = Sparse(popular.rows, popular.users / max(popular.active, 1), popular.by_users)
                 line.mixed = Mixture(0.0, 0.0, 1.0)
             return
-        line.heat = Sparse(popular.rows, popular.heat)
+        line.heat = Sparse(popular.rows, popular.heat, popular.by_heat)
         line.pairs = pairs_of(counts, plan.job.history.rows, line.counted)
         line.sums = line.pairs.summed()
         items = len(counts.view.available)

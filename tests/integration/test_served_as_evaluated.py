@@ -15,7 +15,7 @@ from recserve_benchmarks.evaluate_ranking import Known, known_to
 from recserve_benchmarks.evaluate_served import served as evaluated
 from recserve_benchmarks.evaluate_split import Part
 from recserve_client import Client, ClientOptions
-from recserve_client.contract import RecommendForRequest
+from recserve_client.contract import RecommendForRequest, Shares
 from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.event_columns import EventColumns
 from recserve_server_ext.history_rules import HistoryRules
@@ -74,7 +74,17 @@ def known(home: Path) -> Known:
 @pytest.fixture(scope="module")
 def client(home: Path, known: Known) -> Iterator[Client]:
     with served(home) as live, Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+        # Item-to-item counts come in the background.
+        deadline = time.monotonic() + 60
+        while not any(_counted(client, f"user{user}") for user in range(USERS)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         yield client
+
+
+def _counted(client: Client, user: str) -> bool:
+    items = client.recommend_for(user, strategy="blend").slate.items
+    return any(isinstance(item.shares, Shares) and item.shares.item_to_item for item in items)
 
 
 REQUESTS: list[dict[str, Any]] = [
