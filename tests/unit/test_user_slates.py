@@ -39,6 +39,14 @@ def service(snapshot: Snapshot, tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.fixture
+def anywhere(snapshot: Snapshot, store_place: Path | str) -> Iterator[Service]:
+    """Over SQLite, and over PostgreSQL where there is one."""
+    service = Service(snapshot, store_place)
+    yield service
+    service.store.close()
+
+
+@pytest.fixture
 def busy(service: Service) -> Service:
     """Others who turned to i20 also turned to i21 and i22; i150 is popular with those who did neither."""
     for n, user in enumerate(OTHERS):
@@ -230,7 +238,8 @@ def test_stated_interests_fade_as_events_arrive(service: Service) -> None:
         assert sum(abs(one.weight) for one in used) == pytest.approx(1.0)
 
 
-def test_the_context_of_the_visit_decides_what_is_popular(service: Service) -> None:
+def test_the_context_of_the_visit_decides_what_is_popular(anywhere: Service) -> None:
+    service = anywhere
     for user in OTHERS:
         tv = event(user, item="i40", context={"device": "tv"})
         service.store.record([tv, event(user, item="i41"), event(user, item="i42")])
@@ -259,10 +268,11 @@ def test_what_cannot_be_is_refused(service: Service, request_: dict[str, Any], n
     assert refused.value.kind is ErrorKind.INVALID_REQUEST
 
 
-def test_what_is_kept_of_a_user_is_as_new_as_the_store(service: Service, tmp_path: Path) -> None:
+def test_what_is_kept_of_a_user_is_as_new_as_the_store(anywhere: Service, store_place: Path | str) -> None:
+    service = anywhere
     histories = UserHistories(lambda: service.store, service.rules, BlendRules())
     # As another process would.
-    with InteractionStore(tmp_path / "store.db", InteractionLimits(), clock=lambda: NOW) as other:
+    with InteractionStore(store_place, InteractionLimits(), clock=lambda: NOW) as other:
         other.record([event(item="i1"), event(BOB, item="i2")])
         first = histories.read([ANN, BOB])
         assert histories.read([ANN, BOB])[ANN] is first[ANN]
