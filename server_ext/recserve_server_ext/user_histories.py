@@ -232,9 +232,11 @@ def pasts_of(
 def counted_weights(found: WeightedEvents, blend: BlendRules) -> Floats:
     """[kept] Weights for item-to-item counts: 2^(-p / half-life) * repeats, p = the newer interactions of the user.
 
-    What a user turned to counts, liked or not: counts of who turned to what know nothing of liking either.
+    Types with a positive base weight count, as they do in the counts, whatever a rating says: counts of who turned to
+    what know nothing of liking either.
     """
     counts: Floats = found.factors["repeats"] * np.exp2(-found.newer / blend.half_life_events)
+    counts[found.factors["base"] <= 0] = 0.0
     return counts
 
 

@@ -134,6 +134,18 @@ def _years(found: UserSlate) -> list[int]:
     return [item.fields["year"] for item in found.slate.items if isinstance(item.fields, dict)]
 
 
+def test_a_dislike_does_not_bring_what_goes_with_it(busy: Service) -> None:
+    busy.store.record([event(BOB, item="i20", type="dislike"), event(BOB, item="i9")])
+    found = busy.recommend_for("bob", strategy="blend", k=200)
+    for item in found.slate.items:
+        assert not isinstance(item.shares, msgspec.UnsetType)
+        assert item.shares.item_to_item == 0
+    busy.store.record([event(BOB, item="i20", type="like", timestamp=NOW)])
+    items = busy.recommend_for("bob", strategy="blend", k=200).slate.items
+    shares_of = {item.id: item.shares for item in items}
+    assert shares_of["i21"].item_to_item > 0  # type: ignore[union-attr]  # there are shares, as above
+
+
 def test_popularity_fades_as_events_arrive(busy: Service) -> None:
     parts = []
     for n in range(3):
