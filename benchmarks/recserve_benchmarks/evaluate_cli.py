@@ -25,6 +25,7 @@ def history(
     home: Annotated[Path, typer.Option(help="Folder with the encoder.")] = DEFAULT_HOME,
     precision: Annotated[str, typer.Option(help="auto, fp32, int8 or int8-fast.")] = "auto",
     seeds: Annotated[int, typer.Option(help="Seeds that break ties; figures are means over them.", min=3, max=20)] = 3,
+    system: Annotated[list[str] | None, typer.Option(help="Only this system; repeatable (all if none).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw NDCG@10 of every system into this PNG.")] = None,
 ) -> None:
@@ -38,27 +39,28 @@ def history(
     except ModuleNotFoundError as error:
         fail(f"recserve evaluate needs the module {error.name!r}: pip install 'recserve[serve,export,bench]'")
     try:
-        results = _measure(dataset, Workspace(home), precision, seeds)
+        results = _measure(dataset, Workspace(home), precision, seeds, system or [])
     except (BenchmarkError, ExportError, ServerError) as error:
         fail(str(error))
     _report(results, json_file, plot)
 
 
-def _measure(place: Path, workspace: Workspace, precision: str, seeds: int) -> dict[str, Any]:
+def _measure(place: Path, workspace: Workspace, precision: str, seeds: int, systems: list[str]) -> dict[str, Any]:
     from recserve_benchmarks.evaluate_data import encode_texts, read_dataset
     from recserve_benchmarks.evaluate_report import hardware
     from recserve_benchmarks.evaluate_run import evaluate as run
-    from recserve_benchmarks.evaluate_systems import SYSTEMS
+    from recserve_benchmarks.evaluate_systems import named
     from recserve_server_ext.encoder_manifest import choose_encoder
     from recserve_server_ext.text_encoder import TextEncoder
 
+    chosen = named(systems)
     data = read_dataset(place)
     folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))
     encoder = TextEncoder(folder)
     with steps() as done:
         done("encode item texts", 0, data.items)
         vectors = encode_texts(data, encoder)
-        protocols = run(data, vectors, SYSTEMS, range(seeds), done)
+        protocols = run(data, vectors, chosen, range(seeds), done)
     setup = {
         "dataset": data.files,
         "users": data.columns.users,

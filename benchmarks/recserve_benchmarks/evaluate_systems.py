@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from recserve_benchmarks import evaluate_blend, evaluate_interests, evaluate_log, evaluate_options
+from recserve_benchmarks import evaluate_blend, evaluate_log, evaluate_options, evaluate_served
+from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.evaluate_system import System
 
 SYSTEMS: Final[tuple[System, ...]] = (
     *evaluate_log.SYSTEMS,
     *evaluate_options.SYSTEMS,
-    *evaluate_interests.SYSTEMS,
     *evaluate_blend.SYSTEMS,
+    *evaluate_served.SYSTEMS,
 )
+
+
+def named(names: Sequence[str]) -> list[System]:
+    """The systems with these names, popularity, and those that they are made of; all where none is named.
+
+    Raises:
+        BenchmarkError: There is none with such a name.
+    """
+    known = {system.name: system for system in SYSTEMS}
+    wanted = {"popularity", *names} if names else set(known)
+    for name in names:
+        if name not in known:
+            raise BenchmarkError(f"there is no system {name!r}; there are: {', '.join(known)}")
+        base = known[name].base
+        while base is not None:
+            wanted.add(base)
+            base = known[base].base
+    return [system for system in SYSTEMS if system.name in wanted]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from recserve_client.client import AsyncClient, Client
     from recserve_client.contract import (
         Behaviour,
+        Explore,
         NewInteraction,
         NewItem,
         OldItem,
@@ -30,6 +31,7 @@ _HOME_OF = {
     "Behaviour": "recserve_client.contract",
     "Client": "recserve_client.client",
     "ClientOptions": "recserve_client.options",
+    "Explore": "recserve_client.contract",
     "NewInteraction": "recserve_client.contract",
     "NewItem": "recserve_client.contract",
     "OldItem": "recserve_client.contract",
@@ -53,6 +55,7 @@ __all__ = [
     "Behaviour",
     "Client",
     "ClientOptions",
+    "Explore",
     "NewInteraction",
     "NewItem",
     "OldItem",

@@ -126,7 +126,7 @@ def recommend(
         explain=explain,
         on_unknown=on_unknown,
         min_revision=min_revision,
-        where=_filter(where),
+        where=filter_of(where),
         slate=slate,
         count=count,
         page=page,
@@ -272,7 +272,12 @@ def _is_ready(error: RecserveError) -> bool:
     return False
 
 
-def _filter(where: Filter | str | None) -> Filter | None:
+def filter_of(where: Filter | str | None) -> Filter | None:
+    """A filter, or that of a text.
+
+    Raises:
+        RecserveError: The text cannot be read.
+    """
     if not isinstance(where, str):
         return where
     # Here, since most callers write no text.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
-from recserve_client.calls import Call, decoded, infer
+from recserve_client.calls import Call, decoded, filter_of, infer
 from recserve_client.contract import (
     Behaviour,
     EraseUser,
     ErasureReceipt,
     ErasureVerified,
     ErrorKind,
+    Explore,
     ExportUser,
     InteractionsRecorded,
     NewInteraction,
@@ -30,6 +31,8 @@ from recserve_client.contract import (
     models,
     pack,
 )
+from recserve_client.contract.filters import Filter
+from recserve_client.contract.slate_options import Recency, SlateOptions
 from recserve_client.errors import from_request
 
 _RECORDED: Final = msgspec.json.Decoder(InteractionsRecorded)
@@ -130,12 +133,25 @@ def recommend_for(
     *,
     session: Sequence[Behaviour] = (),
     mix: float = 0.5,
+    stated: Sequence[str] = (),
     exclude_seen: bool = True,
+    allow_repeat: Sequence[str] = (),
     k: int = 10,
     exclude: Sequence[str] = (),
     fields: Sequence[str] = (),
     explain: bool = True,
     on_cold: Literal["popularity", "error"] = "popularity",
+    strategy: Literal["text", "blend"] = "text",
+    interests: int = 1,
+    context: Mapping[str, str] | None = None,
+    explore: Explore | None = None,
+    new_items: Recency | None = None,
+    ef: int | None = None,
+    min_revision: int = 0,
+    where: Filter | str | None = None,
+    slate: SlateOptions | None = None,
+    count: bool = False,
+    variants: Mapping[str, str] | None = None,
     deadline_s: float | None = None,
 ) -> Call[UserSlate]:
     """Recommend items for a user by id, from what was recorded of the user; see `RecommendForRequest`.
@@ -144,12 +160,25 @@ def recommend_for(
         user_id: Of the user.
         session: Behaviours of this visit, made by `item` and `text`.
         mix: The part of the session in the history, 0 to 1.
+        stated: Texts of what the user says to like; they fade as events arrive.
         exclude_seen: Whether every item that the user ever had to do with, and those of the session, stay out.
+        allow_repeat: Types of interactions; an item of which only such are known may come again.
         k: Number of items wanted, 1 to 1,000.
         exclude: Item ids that must not be recommended.
         fields: Fields of the items to return.
         explain: Whether each item comes with its contributions, and the answer with the history they refer to.
         on_cold: For a user without a usable history: recommend what is popular, or refuse.
+        strategy: `text`, or `blend` of item-to-item counts, text and recent popularity.
+        interests: The most interests that the history is parted into, 1 to 8.
+        context: Of this visit; decides, where the server counts by it, among whom an item is popular.
+        explore: Whether and how to try other candidates.
+        new_items: Favour new items: a share by age, which also makes them candidates.
+        ef: Width of the HNSW search; none = the index's own.
+        min_revision: Answer from this revision of the catalogue or a later one.
+        where: Only items that match: a filter, or its text.
+        slate: How the slate is made of the candidates; none = by score.
+        count: Whether to count the items that match `where`.
+        variants: For tests: variants by experiment, in place of those that the user was assigned.
         deadline_s: For all tries together.
 
     Raises:
@@ -168,6 +197,19 @@ def recommend_for(
         fields=list(fields),
         explain=explain,
         on_cold=on_cold,
+        stated=list(stated),
+        allow_repeat=list(allow_repeat),
+        strategy=strategy,
+        interests=interests,
+        context=dict(context or {}),
+        explore=explore,
+        new_items=new_items,
+        ef=ef,
+        min_revision=min_revision,
+        where=filter_of(where),
+        slate=slate,
+        count=count,
+        variants=dict(variants or {}),
     )
     return Call("ModelInfer", infer(models.RECOMMEND, message), _slate, deadline_s)
 

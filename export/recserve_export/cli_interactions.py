@@ -134,13 +134,15 @@ def export(
         if user is not None:
             held = opened.export(_pseudonym(user, home, pseudonyms))
             try:
-                write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
+                with opened.exporting(target, "user"):
+                    write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
             except OSError as error:
                 raise ExportError(f"{target} cannot be written: {error}") from error
-            _say(f"{len(held['interactions']):,} interactions and {len(held['seen']):,} seen items in {target}")
+            counts = [f"{len(held[name]):,}" for name in ("interactions", "seen", "answers")]
+            _say("{} interactions, {} seen items and {} answers in {}".format(*counts, target))
             return
         chosen = format_of(target, None if file_format is Format.AUTO else cast("InteractionFormat", file_format.value))
-        with opened.all() as rows, progress("exporting", None) as bar:
+        with opened.exporting(target, chosen), opened.all() as rows, progress("exporting", None) as bar:
             count = write_interactions(target, bar.track(rows, task_id=_BAR), chosen)
         _say(f"{count:,} interactions in {target}")
 
@@ -159,7 +161,7 @@ def stats(home: HomeOption = DEFAULT_HOME, store: StoreOption = None, as_json: J
         )
         if found.oldest is not None and found.newest is not None:
             _say(f"from {_moment(found.oldest)} to {_moment(found.newest)}")
-        _say(f"{found.seen:,} seen items, {found.erased:,} erased users")
+        _say(f"{found.seen:,} seen items, {found.answers:,} logged answers, {found.erased:,} erased users")
         table = _table("type", "interactions")
         for name, count in found.types.items():
             table.add_row(_plain(name), f"{count:,}")
@@ -246,8 +248,8 @@ def erase(
             typer.confirm(f"Remove all that {opened} holds of this user?", abort=True, err=True)
         found = opened.erase(pseudonym)
         _say(
-            f"{found.interactions:,} interactions removed; older ones of this user are refused "
-            f"until {_moment(found.refused_until)}"
+            f"{found.interactions:,} interactions and {found.answers:,} logged answers removed; "
+            f"older interactions of this user are refused until {_moment(found.refused_until)}"
         )
 
 

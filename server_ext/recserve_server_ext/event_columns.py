@@ -74,7 +74,17 @@ def event_columns(users: Iterable[Sequence[EventRow]]) -> EventColumns:
     for of_user in users:
         rows.extend(of_user)
         offsets.append(len(rows))
-    times, names, items, texts, *numbers = zip(*rows, strict=True) if rows else [()] * len(EventRow._fields)
+    return columns_of(_ints(offsets), list(zip(*rows, strict=True)) if rows else [()] * len(EventRow._fields))
+
+
+def columns_of(offsets: Ints, fields: Sequence[Sequence[Any]]) -> EventColumns:
+    """Columns of interactions that are there by field, in the order of `EventRow`.
+
+    Args:
+        offsets: [users + 1] where the interactions of each user begin.
+        fields: [fields][events].
+    """
+    times, names, items, texts, *numbers = fields
     type_codes: dict[str, int] = {}
     codes: dict[tuple[bool, str], int] = {}
     types = [type_codes.setdefault(name, len(type_codes)) for name in names]
@@ -84,7 +94,7 @@ def event_columns(users: Iterable[Sequence[EventRow]]) -> EventColumns:
     ]
     value, duration_s, price, quantity = (np.array(column, np.float64) for column in numbers)  # none becomes NaN
     return EventColumns(
-        offsets=_ints(offsets),
+        offsets=offsets,
         time_us=_ints(times),
         type=_ints(types),
         subject=_ints(subjects),

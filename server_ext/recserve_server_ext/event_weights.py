@@ -26,6 +26,7 @@ class WeightedEvents:
         offsets: [users + 1].
         index: [kept] Place of each in the columns, ascending.
         weight: [kept] Product of the factors; negative ones push away.
+        newer: [kept] Number of kept interactions of the user that are newer.
         session: [kept] Number of later sessions of the user: 0 = the newest.
         factors: [kept] by name, in the order of `FACTORS`.
         counters: What was left out and why.
@@ -34,6 +35,7 @@ class WeightedEvents:
     offsets: Ints
     index: Ints
     weight: Floats
+    newer: Ints
     session: Ints
     factors: dict[str, Floats]
     counters: Counters
@@ -77,7 +79,7 @@ def weigh(columns: EventColumns, rules: HistoryRules) -> WeightedEvents:
     for name in FACTORS:
         weight = weight * factors[name]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=columns.users))])
-    return WeightedEvents(offsets, kept, weight, session, factors, counters)
+    return WeightedEvents(offsets, kept, weight, newer, session, factors, counters)
 
 
 def _rating(ratings: Floats, user: Ints, users: int, rules: HistoryRules) -> Floats:

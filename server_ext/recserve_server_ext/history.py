@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec.structs import replace
@@ -74,6 +75,15 @@ def check_request(request: RecommendRequest, limits: Limits, fields: tuple[str, 
             raise RequestError(ErrorKind.INVALID_REQUEST, f"$.history[{number}] is {_parts(behaviour)}")
     if not any(behaviour.weight for behaviour in history):
         raise RequestError(ErrorKind.ZERO_WEIGHTS, f"all {len(history)} weights are 0; at least one must not be")
+    check_shape(request, limits, fields)
+
+
+def check_shape(request: RecommendRequest, limits: Limits, fields: tuple[str, ...]) -> None:
+    """Check what is asked for, apart from the history.
+
+    Raises:
+        RequestError: unknown_field, too_large or invalid_request.
+    """
     for name in request.fields:
         if name not in fields:
             raise RequestError(
@@ -115,6 +125,7 @@ def _parts(behaviour: Behaviour) -> str:
     return f"{found}: give either an item, or a text, or a vector (a vector may have a text beside it)"
 
 
+@dataclass(slots=True, eq=False)
 class History:
     """The known part of one request's history.
 
@@ -126,22 +137,25 @@ class History:
         unknown: Item ids that were skipped.
     """
 
-    __slots__ = ("missing", "rows", "unknown", "vectors", "weights")
+    weights: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    vectors: dict[int, Vectors]
+    missing: dict[int, str]
+    unknown: list[str]
 
-    def __init__(self, request: RecommendRequest, row_of: RowOf, limits: Limits, dim: int) -> None:
+    @classmethod
+    def of_request(cls, request: RecommendRequest, row_of: RowOf, limits: Limits, dim: int) -> History:
         """Look up the items of a checked request; texts are left as missing.
 
         Raises:
             RequestError: unknown_item, empty_history (all skipped), too_large or invalid_request (texts, vectors).
         """
         history = request.history
-        self.rows = np.array([row_of.get(b.item, -1) if b.item is not None else -1 for b in history], np.int64)
-        self.weights = np.array([b.weight for b in history], np.float64)
-        self.vectors: dict[int, Vectors] = {}
-        self.missing: dict[int, str] = {}
-        self.unknown: list[str] = []
-        if self.rows.min() < 0:
-            self._resolve_others(request, limits, dim)
+        rows = np.array([row_of.get(b.item, -1) if b.item is not None else -1 for b in history], np.int64)
+        found = cls(np.array([b.weight for b in history], np.float64), rows, {}, {}, [])
+        if rows.min() < 0:
+            found._resolve_others(request, limits, dim)
+        return found
 
     def _resolve_others(self, request: RecommendRequest, limits: Limits, dim: int) -> None:
         skipped: list[int] = []

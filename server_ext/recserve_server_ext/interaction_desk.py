@@ -17,6 +17,7 @@ from recserve_client.contract import (
     InteractionResult,
     InteractionsRecorded,
     InteractionsRequest,
+    LoggedAnswer,
     ReadHistory,
     RecordInteractions,
     RequestError,
@@ -180,7 +181,7 @@ class InteractionDesk:
             raise RequestError(ErrorKind.INVALID_REQUEST, "$.receipt has a time that no receipt can have")
         held = store.export(pseudonym)
         is_valid = is_receipt_of(self._pseudonyms, pseudonym, receipt)
-        return ErasureVerified(is_valid, len(held["interactions"]), len(held["seen"]))
+        return ErasureVerified(is_valid, len(held["interactions"]), len(held["seen"]), len(held["answers"]))
 
 
 def _commit(store: InteractionStore, jobs: Sequence[InteractionsJob]) -> list[Answer]:
@@ -211,4 +212,5 @@ def _result(recorded: Recorded) -> InteractionResult:
 def _export(store: InteractionStore, pseudonym: str) -> UserExport:
     held = store.export(pseudonym)
     interactions = [{name: value for name, value in row.items() if name != "user"} for row in held["interactions"]]
-    return UserExport(pseudonym, interactions, msgspec.convert(held["seen"], list[SeenItem]))
+    answers = msgspec.convert(held["answers"], list[LoggedAnswer])
+    return UserExport(pseudonym, interactions, msgspec.convert(held["seen"], list[SeenItem]), answers)

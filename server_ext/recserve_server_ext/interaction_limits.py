@@ -26,6 +26,8 @@ class InteractionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         tombstone_s: For how long after an erasure older interactions of that user are refused.
         batch: Interactions of one call, and of one transaction.
         queue: Interactions that may wait for a transaction; more callers wait, at last in vain.
+        answers: Logged answers kept: the newest.
+        answers_max_age_s: Older ones go; none = they stay.
     """
 
     future_s: Annotated[float, Meta(ge=0)] = 300.0
@@ -37,3 +39,5 @@ class InteractionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     tombstone_s: Seconds = 30 * DAY_S
     batch: Positive = 5000
     queue: Positive = 20_000
+    answers: Positive = 1_000_000
+    answers_max_age_s: Seconds | None = 90 * DAY_S

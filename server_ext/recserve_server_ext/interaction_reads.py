@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from itertools import chain, pairwise
 from typing import Any, Final
 
+import numpy as np
 import sqlalchemy as sa
 
-from recserve_server_ext.event_columns import EventColumns, EventRow, event_columns
+from recserve_server_ext.event_columns import EventColumns, EventRow, columns_of, event_columns
 from recserve_server_ext.interaction import MICROSECONDS
-from recserve_server_ext.interaction_tables import events, seen, users
+from recserve_server_ext.interaction_tables import erased, events, seen, users
 
 _OF_HISTORY: Final = tuple(events.c[name] for name in EventRow._fields)
 _CHUNK: Final = 1000
+Change = tuple[int, int]
 
 
 def window_query(pseudonyms: Sequence[str], limit: int, dialect: str) -> sa.Select[Any]:
@@ -38,10 +41,18 @@ def window_query(pseudonyms: Sequence[str], limit: int, dialect: str) -> sa.Sele
 
 def window(connection: sa.Connection, pseudonyms: Sequence[str], limit: int) -> EventColumns:
     """The newest interactions of each user, newest first; users in the order given, unknown ones have none."""
-    of_user: dict[str, list[EventRow]] = {pseudonym: [] for pseudonym in pseudonyms}
-    for pseudonym, *row in connection.execute(window_query(list(of_user), limit, connection.dialect.name)):
-        of_user[pseudonym].append(EventRow(*row))
-    return event_columns(of_user[pseudonym] for pseudonym in pseudonyms)
+    if not pseudonyms:
+        return event_columns([])
+    rows = connection.execute(window_query(list(pseudonyms), limit, connection.dialect.name)).all()
+    # The rows of a user are neighbours: their slices are brought into the order given.
+    found = [row[0] for row in rows]
+    starts = [0, *(place for place in range(1, len(found)) if found[place] != found[place - 1])] if rows else []
+    slices = dict(zip((found[start] for start in starts), pairwise([*starts, len(rows)]), strict=False))
+    of_user = [slices.get(pseudonym, (0, 0)) for pseudonym in pseudonyms]
+    ordered = list(chain.from_iterable(rows[start:end] for start, end in of_user))
+    offsets = np.cumsum([0, *(end - start for start, end in of_user)])
+    _, *fields = zip(*ordered, strict=True) if ordered else [()] * (1 + len(EventRow._fields))
+    return columns_of(offsets, fields)
 
 
 def between(connection: sa.Connection, start_us: int, end_us: int) -> EventColumns:
@@ -62,6 +73,25 @@ def seen_items(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str
     for pseudonym, item, kind, last_us in connection.execute(query):
         found[pseudonym].setdefault(item, {})[kind] = last_us / MICROSECONDS
     return found
+
+
+def seen_pairs(connection: sa.Connection, pseudonyms: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Pseudonym, item and kind of everything that these users saw."""
+    query = sa.select(users.c.pseudonym, seen.c.item, seen.c.kind)
+    query = query.join_from(users, seen, seen.c.user == users.c.number).where(users.c.pseudonym.in_(pseudonyms))
+    return [tuple(row) for row in connection.execute(query)]
+
+
+def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, Change]:
+    """What tells a state of each of these users from every other one; unknown users are left out."""
+    query = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(users.c.pseudonym.in_(pseudonyms))
+    return {pseudonym: (number, changes) for pseudonym, number, changes in connection.execute(query)}
+
+
+def erasures(connection: sa.Connection) -> Change:
+    """Changes whenever a user is erased."""
+    query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0))
+    return tuple(connection.execute(query.select_from(erased)).one())
 
 
 def all_interactions(connection: sa.Connection, pseudonym: str | None = None) -> Generator[dict[str, Any], None, None]:

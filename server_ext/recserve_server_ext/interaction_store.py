@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -12,14 +12,15 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from recserve_server_ext import interaction_reads, interaction_writes
+from recserve_server_ext import answer_rows, export_files, interaction_reads, interaction_writes
 from recserve_server_ext.database import WAIT_S, Database, Store
 from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.event_columns import EventColumns
+from recserve_server_ext.export_files import ExportFormat
 from recserve_server_ext.group_commit import GroupCommit, QueueFullError
 from recserve_server_ext.interaction import MICROSECONDS, Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_tables import SCHEMA, erased, events, seen, state, users
+from recserve_server_ext.interaction_tables import SCHEMA, answers, erased, events, seen, state, users
 from recserve_server_ext.interaction_writes import Row
 from recserve_server_ext.pseudonyms import is_pseudonym
 from recserve_server_ext.workspace import store_place
@@ -36,10 +37,12 @@ class Erased(msgspec.Struct, frozen=True):
     Attributes:
         interactions: How many went.
         refused_until: Seconds since 1970; until then older interactions of the user are refused.
+        answers: Logged answers that went.
     """
 
     interactions: int
     refused_until: float
+    answers: int
 
 
 class StoreStats(msgspec.Struct, frozen=True):
@@ -53,6 +56,7 @@ class StoreStats(msgspec.Struct, frozen=True):
         items: Distinct items among them.
         seen: Entries of what users saw.
         erased: Tombstones.
+        answers: Logged answers.
         oldest: Timestamp in seconds since 1970; none where there are no interactions.
         newest: The same.
     """
@@ -64,6 +68,7 @@ class StoreStats(msgspec.Struct, frozen=True):
     items: int
     seen: int
     erased: int
+    answers: int
     oldest: float | None
     newest: float | None
 
@@ -191,17 +196,18 @@ class InteractionStore(Store):
             return interaction_reads.seen_items(connection, _several(pseudonyms))
 
     def export(self, pseudonym: str) -> dict[str, Any]:
-        """All that is held of a user, ready for JSON: `user`, `interactions` in the order they came, `seen`.
+        """All that is held of a user, ready for JSON: `user`, `interactions` in the order they came, `seen`, `answers`.
 
-        `seen` is a list of {item, kind, timestamp}; see `seen`.
+        `seen` is a list of {item, kind, timestamp}, see `seen`; `answers` are those that were logged, in their order.
         """
         with self.database.reading() as connection:
             found = list(interaction_reads.all_interactions(connection, pseudonym))
             items = interaction_reads.seen_items(connection, [pseudonym])[pseudonym]
+            logged = answer_rows.answers_of(connection, pseudonym)
         entries = [
             {"item": item, "kind": kind, "timestamp": last} for item, of in items.items() for kind, last in of.items()
         ]
-        return {"user": pseudonym, "interactions": found, "seen": entries}
+        return {"user": pseudonym, "interactions": found, "seen": entries, "answers": logged}
 
     @contextmanager
     def all(self) -> Iterator[Iterator[dict[str, Any]]]:
@@ -225,6 +231,7 @@ class InteractionStore(Store):
                 items=connection.execute(sa.select(sa.func.count(events.c.item.distinct()))).scalar_one(),
                 seen=connection.execute(sa.select(rows).select_from(seen)).scalar_one(),
                 erased=connection.execute(sa.select(rows).select_from(erased)).scalar_one(),
+                answers=connection.execute(sa.select(rows).select_from(answers)).scalar_one(),
                 oldest=None if oldest is None else oldest / MICROSECONDS,
                 newest=None if newest is None else newest / MICROSECONDS,
             )
@@ -235,10 +242,11 @@ class InteractionStore(Store):
         Until the tombstone ends, interactions of the user with an older timestamp are refused, so that a late replay
         does not bring anything back. Of SQLite, no file holds the pseudonym or the rows afterwards: deleted bytes are
         overwritten and the write-ahead log is emptied. PostgreSQL is vacuumed; its log and backups are the operator's.
+        The rows also go from files that were exported on this machine, see `recserve_server_ext.export_files`.
 
         Raises:
-            InteractionError: It is no pseudonym, the store cannot be written, or (SQLite) a reader kept the old log in
-                use: the rows are gone then, and erasing again empties the log.
+            InteractionError: It is no pseudonym, the store cannot be written, (SQLite) a reader kept the old log in
+                use, or an exported file cannot be cleaned: the rows are gone then, and erasing again does the rest.
         """
         _several([pseudonym])
         now_us = round(self._clock() * MICROSECONDS)
@@ -246,7 +254,8 @@ class InteractionStore(Store):
         with self.database.writing() as connection:
             gone = interaction_writes.erase(connection, pseudonym, now_us, until_us)
         self._purge()
-        return Erased(gone, until_us / MICROSECONDS)
+        export_files.clean(self.database, pseudonym)
+        return Erased(gone.interactions, until_us / MICROSECONDS, gone.answers)
 
     def expire(self, now: float | None = None) -> int:
         """Remove what is past the limits, some hundred users a transaction; the number of rows that went.
@@ -255,7 +264,7 @@ class InteractionStore(Store):
             now: Seconds since 1970; none = by the clock.
         """
         now_us = round((self._clock() if now is None else now) * MICROSECONDS)
-        gone = after = 0
+        gone, after = self.trim_answers(now_us), 0
         while True:
             chosen = sa.select(users.c.number).where(users.c.number > after).order_by(users.c.number)
             with self.database.writing() as connection:
@@ -266,6 +275,28 @@ class InteractionStore(Store):
                 gone += interaction_writes.expire(connection, after + 1, numbers[-1], self.limits, now_us)
             after = numbers[-1]
 
+    def exporting(self, path: Path, file_format: ExportFormat) -> AbstractContextManager[None]:
+        """Remember a file that is exported, while the block writes it, so that erasures reach it.
+
+        Raises:
+            InteractionError: The store cannot be written, or a user was erased meanwhile; then there is no file.
+        """
+        return export_files.exporting(self.database, path, file_format, self._clock())
+
+    def trim_answers(self, now_us: int) -> int:
+        """Remove logged answers past the limits, some thousand a transaction; how many went.
+
+        Args:
+            now_us: Microseconds since 1970.
+        """
+        gone = 0
+        while True:
+            with self.database.writing() as connection:
+                found = answer_rows.trim(connection, self.limits, now_us)
+            if not found:
+                return gone
+            gone += found
+
     def _write(self, rows: list[Row]) -> list[Recorded]:
         with self.database.writing() as connection:
             return interaction_writes.record(connection, rows, self.limits, round(self._clock() * MICROSECONDS))
@@ -273,7 +304,7 @@ class InteractionStore(Store):
     def _purge(self) -> None:
         """Leave no bytes of deleted rows in the files."""
         if not self.database.is_sqlite:
-            self.database.vacuum(["interactions", "seen_items", "interaction_users"])
+            self.database.vacuum(["interactions", "seen_items", "interaction_users", "answers"])
             return
         if not self.database.empty_log():
             raise InteractionError(f"the user is erased, but a reader keeps the old log of {self} in use; erase again")

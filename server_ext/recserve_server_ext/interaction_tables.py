@@ -7,18 +7,18 @@ import sqlalchemy as sa
 from recserve_server_ext.database import Schema
 from recserve_server_ext.errors import InteractionError
 
-SCHEMA = Schema("interactions", "0001", InteractionError, "make one with: recserve interactions import FILE")
+SCHEMA = Schema("interactions", "0002", InteractionError, "make one with: recserve interactions import FILE")
 metadata = sa.MetaData()
 _big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-#: Users by a number, so that a pseudonym is stored once; `untrimmed` = interactions since the user's rows were last
-#: cut to the limits.
+#: Users by a number, so that a pseudonym is stored once; `changes` grows with every change of the user's rows, and
+#: starts at random, so that a user who was erased does not come back with a number that was seen before.
 users = sa.Table(
     "interaction_users",
     metadata,
     sa.Column("number", _big, primary_key=True, autoincrement=True),
     sa.Column("pseudonym", sa.Text, nullable=False, unique=True),
-    sa.Column("untrimmed", sa.Integer, nullable=False),
+    sa.Column("untrimmed", sa.Integer, nullable=False, key="changes"),
 )
 #: The interactions; `number` counts them as they came, `time_us` = microseconds since 1970.
 events = sa.Table(
@@ -65,4 +65,44 @@ state = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("identity", sa.Text, nullable=False),
     sa.Column("revision", _big, nullable=False),
+)
+#: Answers of `recommend` that were logged, by `number` as they were written. `variants`, `recommended` and
+#: `propensities` are JSON: {"experiment@version": "variant"} with sorted keys, item ids best first, and none where all
+#: are 1.
+answers = sa.Table(
+    "answers",
+    metadata,
+    sa.Column("number", _big, primary_key=True, autoincrement=True),
+    sa.Column("recommendation_id", sa.Text, nullable=False, unique=True),
+    sa.Column("pseudonym", sa.Text),
+    sa.Column("time_us", _big, nullable=False),
+    sa.Column("strategy", sa.Text, nullable=False),
+    sa.Column("variants", sa.Text, nullable=False),
+    sa.Column("forced", sa.Boolean, nullable=False),
+    sa.Column("sampling", sa.Double, nullable=False),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("recommended", sa.Text, nullable=False),
+    sa.Column("propensities", sa.Text),
+    sa.Column("revision", _big, nullable=False),
+    sa.Column("encoder", sa.Text, nullable=False),
+    sa.Column("rules", sa.Text),
+    sa.Index("ix_answers_pseudonym", "pseudonym"),
+)
+#: Experiments that were served; `weights` = JSON {variant: weight}, in the order they are configured.
+experiments = sa.Table(
+    "experiments",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("first_us", _big, nullable=False),
+    sa.Column("weights", sa.Text, nullable=False),
+)
+#: Files that were exported, so that an erasure reaches them.
+export_files = sa.Table(
+    "export_files",
+    metadata,
+    sa.Column("host", sa.Text, primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("format", sa.Text, nullable=False),
+    sa.Column("made_us", _big, nullable=False),
 )

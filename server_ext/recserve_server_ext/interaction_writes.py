@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -13,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from recserve_server_ext.interaction import MICROSECONDS, Recorded, Refused
 from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_tables import erased, events, seen, state, users
+from recserve_server_ext.interaction_tables import answers, erased, events, seen, state, users
 
 #: Kind of entry in what a user saw, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
@@ -24,7 +25,7 @@ _INSERTS: Final[dict[str, Callable[[sa.Table], Upsert]]] = {"sqlite": sqlite.ins
 
 def _upsert_users(dialect: str) -> Upsert:
     insert = _INSERTS[dialect](users)
-    added = {"untrimmed": users.c.untrimmed + insert.excluded.untrimmed}
+    added = {users.c.changes: users.c.changes + sa.bindparam("added")}
     return insert.on_conflict_do_update(index_elements=[users.c.pseudonym], set_=added)
 
 
@@ -43,7 +44,7 @@ _ERASED: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
     erased.c.mark.in_(sa.bindparam("marks", expanding=True)), erased.c.until_us > sa.bindparam("now_us")
 )
 _KNOWN_IDS: Final = sa.select(events.c.event_id).where(events.c.event_id.in_(sa.bindparam("ids", expanding=True)))
-_NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.untrimmed).where(
+_NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
 )
 _INSERT: Final = sa.insert(events)
@@ -66,7 +67,7 @@ class Row(NamedTuple):
 def record(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits, now_us: int) -> list[Recorded]:
     """Write what is neither there already nor of an erased user; an answer for each, in order."""
     forget_deleted(connection)
-    erased_us = _erasures(connection, {row.user for row in rows}, now_us)
+    erased_us = erasures(connection, {row.user for row in rows}, now_us)
     there = _event_ids(connection, [row.columns["event_id"] for row in rows])
     answers: list[Recorded] = []
     new: list[Row] = []
@@ -98,13 +99,32 @@ def next_revision(connection: sa.Connection) -> None:
     connection.execute(_NEXT_REVISION)
 
 
+def erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int) -> dict[str, int]:
+    """When each user was erased, as far as that still counts."""
+    user_of = {tombstone_mark(pseudonym): pseudonym for pseudonym in pseudonyms}
+    found = connection.execute(_ERASED, {"marks": list(user_of), "now_us": now_us})
+    return {user_of[mark]: erased_us for mark, erased_us in found}
+
+
 def tombstone_mark(pseudonym: str) -> str:
     """What a tombstone remembers of a user: a keyed hash that needs the pseudonym, so the key of the pseudonyms."""
     return hmac.digest(pseudonym.encode(), b"recserve tombstone", hashlib.sha256).hex()
 
 
-def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int) -> int:
-    """Remove every row of a user and leave a tombstone; the number of interactions that went."""
+class Gone(NamedTuple):
+    """What an erasure removed.
+
+    Attributes:
+        interactions: How many.
+        answers: Logged answers, how many.
+    """
+
+    interactions: int
+    answers: int
+
+
+def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int) -> Gone:
+    """Remove every row of a user and leave a tombstone."""
     forget_deleted(connection)
     number = sa.select(users.c.number).where(users.c.pseudonym == pseudonym).scalar_subquery()
     # Timestamps may be somewhat ahead of the clock: a replay of the newest must be refused too.
@@ -112,12 +132,13 @@ def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int)
     erased_us = max(now_us, newest or 0)
     gone = connection.execute(sa.delete(events).where(events.c.user == number)).rowcount
     connection.execute(sa.delete(seen).where(seen.c.user == number))
+    logged = connection.execute(sa.delete(answers).where(answers.c.pseudonym == pseudonym)).rowcount
     connection.execute(sa.delete(users).where(users.c.pseudonym == pseudonym))
     tombstone = {"mark": tombstone_mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
     connection.execute(sa.delete(erased).where(erased.c.mark == tombstone["mark"]))
     connection.execute(sa.insert(erased), tombstone)
     next_revision(connection)
-    return gone
+    return Gone(gone, logged)
 
 
 def trim(connection: sa.Connection, numbers: Iterable[int], limits: InteractionLimits) -> int:
@@ -131,7 +152,6 @@ def trim(connection: sa.Connection, numbers: Iterable[int], limits: InteractionL
         faded = faded.order_by(seen.c.last_us.desc(), seen.c.item, seen.c.kind).offset(limits.seen_per_user)
         which = sa.tuple_(seen.c.item, seen.c.kind).in_(faded)
         gone += connection.execute(sa.delete(seen).where(seen.c.user == number, which)).rowcount
-        connection.execute(sa.update(users).where(users.c.number == number).values(untrimmed=0))
     return gone
 
 
@@ -151,18 +171,14 @@ def expire(connection: sa.Connection, first: int, last: int, limits: Interaction
     for table, limit in ((events, limits.per_user), (seen, limits.seen_per_user)):
         many = sa.select(table.c.user).where(table.c.user.between(first, last)).group_by(table.c.user)
         gone += trim(connection, connection.execute(many.having(sa.func.count() > limit)).scalars().all(), limits)
+    if gone:
+        changed = sa.update(users).where(users.c.number.between(first, last))
+        connection.execute(changed.values({users.c.changes: users.c.changes + 1}))
     is_empty = sa.not_(sa.or_(*(sa.exists().where(table.c.user == users.c.number) for table in (events, seen))))
     connection.execute(sa.delete(users).where(users.c.number.between(first, last), is_empty))
     if gone:
         next_revision(connection)
     return gone
-
-
-def _erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int) -> dict[str, int]:
-    """When each user was erased, as far as that still counts."""
-    user_of = {tombstone_mark(pseudonym): pseudonym for pseudonym in pseudonyms}
-    found = connection.execute(_ERASED, {"marks": list(user_of), "now_us": now_us})
-    return {user_of[mark]: erased_us for mark, erased_us in found}
 
 
 def _event_ids(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
@@ -172,13 +188,23 @@ def _event_ids(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
 
 def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits) -> None:
     counts = Counter(row.user for row in rows)
-    added = [{"pseudonym": user, "untrimmed": count} for user, count in counts.items()]
+    slack = limits.slack
+    added = [
+        {"pseudonym": user, "changes": _first_change(slack) + count, "added": count} for user, count in counts.items()
+    ]
     connection.execute(_UPSERT_USERS[connection.dialect.name], added)
     found = list(connection.execute(_NUMBERS, {"pseudonyms": list(counts)}))
     number_of = {pseudonym: number for pseudonym, number, _ in found}
     connection.execute(_INSERT, [{"user": number_of[row.user], **row.columns} for row in rows])
     _insert_seen(connection, rows, number_of)
-    trim(connection, [number for _, number, untrimmed in found if untrimmed >= limits.slack], limits)
+    # A cut after every `slack` changes.
+    full = [number for user, number, changes in found if changes // slack > (changes - counts[user]) // slack]
+    trim(connection, full, limits)
+
+
+def _first_change(slack: int) -> int:
+    """A random multiple of the slack, which leaves room to count on in 32 bits."""
+    return secrets.randbelow(max(1, 2**30 // slack)) * slack
 
 
 def _insert_seen(connection: sa.Connection, rows: Sequence[Row], number_of: dict[str, int]) -> None:

@@ -51,6 +51,7 @@ class Job(Struct):
         filters: Of the view.
         allowed: Items that match its filter; none = it has none.
         rules: Items that its bury rules and quotas name.
+        banned: Rows that must not be in the slate, besides those that the request names; none = none.
         part: Where its cursor points to; none = it has none.
         cursor: For the next page.
         waited_ns: Time spent waiting.
@@ -64,6 +65,7 @@ class Job(Struct):
     filters: ViewFilters
     allowed: Allowed | None = None
     rules: Sequence[Allowed] = ()
+    banned: NDArray[np.int64] | None = None
     part: Part | None = None
     cursor: str | UnsetType = UNSET
     waited_ns: int = 0
@@ -128,16 +130,26 @@ class Recommender:
         request = self._unpack(raw)
         view = self._view
         check_request(request, self._limits, view.field_names)
+        known = of_encoder(request, view.encoder)
+        job = self.job(request, lambda: History.of_request(known, view.row_of, self._limits, view.dim))
+        if request.page is not None and request.page.cursor is not None:
+            job.part = self._rankings.resume(request, request.page.cursor)
+        return job
+
+    def job(self, request: RecommendRequest, history: Callable[[], History]) -> Job:
+        """A request that passed `check_shape`, with what its history turned out to be.
+
+        Raises:
+            RequestError: It is refused.
+        """
+        view = self._view
         _check_revision(request, view)
         filters = self._filters.of(view)
-        known = of_encoder(request, view.encoder)
-        job = Job(request, view, History(known, view.row_of, self._limits, view.dim), filters)
+        job = Job(request, view, history(), filters)
         if request.where is not None:
             job.allowed = filters.allowed(request.where)
         if request.slate is not None:
             job.rules = check_options(request.slate, filters)
-        if request.page is not None and request.page.cursor is not None:
-            job.part = self._rankings.resume(request, request.page.cursor)
         return job
 
     def look_up(self, jobs: Sequence[Job]) -> None:
@@ -176,7 +188,7 @@ class Recommender:
         for group in groups:
             vectors[group.numbers] = group.users.vectors
             for place in np.flatnonzero(group.users.cancelled).tolist():
-                answers[group.numbers[place]] = _cancelled(group.users, place)
+                answers[group.numbers[place]] = cancelled(group.users, place)
         live = [number for number, answer in enumerate(answers) if not answer]
         queries = vectors if len(live) == len(jobs) else vectors[live]
         chosen = dict(zip(live, self._choose(view, queries, [jobs[number] for number in live]), strict=True))
@@ -186,7 +198,7 @@ class Recommender:
         random = os.urandom(16 * len(jobs)).hex()
         for number, items in slates.items():
             name = random[32 * number : 32 * number + 32]
-            answers[number] = _pack(name, jobs[number], items, search_ns, explain_ns)
+            answers[number] = packed_slate(name, jobs[number], items, search_ns, explain_ns)
         return answers
 
     def _choose(self, view: View, users: Vectors, jobs: Sequence[Job]) -> list[Chosen]:
@@ -194,7 +206,7 @@ class Recommender:
         chosen: list[Chosen] = [_NOTHING] * len(jobs)
         plain = [n for n, job in enumerate(jobs) if job.part is None and job.request.slate is None]
         for number, rows in zip(
-            plain, search(view, _some(users, plain), [_wanted(jobs[n]) for n in plain]), strict=True
+            plain, search(view, _some(users, plain), [wanted_of(jobs[n]) for n in plain]), strict=True
         ):
             chosen[number] = Chosen(rows)
         if len(plain) < len(jobs):
@@ -229,13 +241,13 @@ def _group(view: View, jobs: Sequence[Job]) -> list[_Group]:
     groups = []
     for numbers in numbers_of.values():
         members = [jobs[number].history for number in numbers]
-        behaviours = _vectors_of(view, members)
+        behaviours = vectors_of(view, members)
         weights = np.array([history.weights for history in members])
         groups.append(_Group(numbers, behaviours, weights, user_vectors(behaviours, weights)))
     return groups
 
 
-def _vectors_of(view: View, histories: list[History]) -> Vectors:
+def vectors_of(view: View, histories: list[History]) -> Vectors:
     """Vectors of equally long histories, [users, behaviours, dim]; zeros where an item was skipped."""
     rows = np.array([history.rows for history in histories])
     vectors = view.vectors(rows)
@@ -304,17 +316,20 @@ def _ranked(job: Job, ranking: Ranking, part: slice) -> Chosen:
     return Chosen(rows[stays], shares, rules)
 
 
-def _wanted(job: Job) -> Wanted:
+def wanted_of(job: Job) -> Wanted:
+    """How many items, and which ones may be among them."""
     request, row_of = job.request, job.view.row_of
     banned = job.history.rows if request.exclude_history else np.empty(0, np.int64)
     if request.exclude:
         banned = np.append(banned, [row_of.get(name, -1) for name in request.exclude])
+    if job.banned is not None:
+        banned = np.append(banned, job.banned)
     return Wanted(request.k, banned[banned >= 0], request.ef, job.allowed)
 
 
 def _wish(job: Job) -> Wish | None:
     options = job.request.slate
-    return None if options is None else Wish(options, _wanted(job), job.filters, job.rules)
+    return None if options is None else Wish(options, wanted_of(job), job.filters, job.rules)
 
 
 def _some(users: Vectors, numbers: list[int]) -> Vectors:
@@ -327,7 +342,8 @@ def _count(job: Job) -> int:
     return len(view.available) - view.unavailable if job.allowed is None else job.allowed.count
 
 
-def _pack(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> bytes:
+def packed_slate(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> bytes:
+    """The packed answer to a job."""
     manifest = job.view.snapshot.manifest
     return pack(
         Slate(
@@ -377,7 +393,8 @@ def _fill(jobs: Sequence[Job], vector_of: dict[str, Vectors]) -> None:
                 del history.missing[position]
 
 
-def _cancelled(users: UserVectors, number: int) -> RequestError:
+def cancelled(users: UserVectors, number: int) -> RequestError:
+    """The refusal of a user whose behaviours add up to nothing."""
     return RequestError(
         ErrorKind.VECTORS_CANCEL,
         f"the weighted behaviours add up to a vector of length {users.norms[number]:.2g}, with weights of "

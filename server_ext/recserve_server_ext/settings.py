@@ -9,12 +9,15 @@ import msgspec
 from msgspec import Meta
 
 from recserve_client.contract.filters import FilterBounds
+from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.errors import ConfigError
+from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.history_rules import HistoryRules, read_rules
 from recserve_server_ext.interaction_limits import DAY_S, InteractionLimits, Seconds
 from recserve_server_ext.milvus_settings import MilvusSettings
 
 Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 #: What runs the model `encoder`: a Python model with onnxruntime inside, or a backend of Triton's own.
@@ -55,6 +58,24 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interaction_bytes: Positive = 256 * 1024
 
 
+class AnswerLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged of the answers of `recommend`, and through which queue.
+
+    Attributes:
+        by_user: Part of the answers to requests by user id that is logged.
+        plain: Part of the other ones; they name no user, and the supervisor's probes are among them.
+        every_s: How often what waits is written.
+        queue: Answers that may wait; what finds no room is not logged, and counted.
+        queue_bytes: Bytes of the answers that may wait.
+    """
+
+    by_user: Share = 1.0
+    plain: Share = 0.0
+    every_s: Seconds = 0.5
+    queue: Positive = 20_000
+    queue_bytes: Positive = 64 * 1024 * 1024
+
+
 class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How users are recorded and recommended for by id.
 
@@ -63,7 +84,11 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rules: File of the rules that weigh interactions; empty = the built-in ones.
         limits: What the interaction store accepts and keeps.
         popular_window_s: For users without a history: what was popular within this time.
-        popular_every_s: How often that is counted again.
+        popular_every_s: How often the log is counted again.
+        popular_contexts: Names in the contexts of interactions; what is popular is counted for each of their values.
+        blend: How the strategy `blend` weighs its parts.
+        log: What is logged of the answers.
+        experiments: Variants that are compared; see `recserve_server_ext.experiments`.
     """
 
     store: str = ""
@@ -71,6 +96,10 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: InteractionLimits = InteractionLimits()
     popular_window_s: Seconds = 30 * DAY_S
     popular_every_s: Seconds = 60.0
+    popular_contexts: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
+    blend: BlendRules = BlendRules()
+    log: AnswerLogSettings = AnswerLogSettings()
+    experiments: list[Experiment] = []
 
 
 class EncoderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

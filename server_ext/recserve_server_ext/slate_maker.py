@@ -78,7 +78,7 @@ def make_slates(view: View, users: Vectors, wishes: Sequence[Wish]) -> list[Chos
         users: [users, dim] unit vectors.
         wishes: One for each user.
     """
-    counts = [_candidates(wish.options, wish.want.k) for wish in wishes]
+    counts = [candidates_of(wish.options, wish.want.k) for wish in wishes]
     chosen = _make(view, users, wishes, counts)
     # A group may keep away all candidates that are left; further down there may be others.
     short = [
@@ -93,7 +93,7 @@ def make_slates(view: View, users: Vectors, wishes: Sequence[Wish]) -> list[Chos
     return chosen
 
 
-def _candidates(options: SlateOptions, k: int) -> int:
+def candidates_of(options: SlateOptions, k: int) -> int:
     """How many are searched for: the more, the nearer to a choice among all items."""
     if options.boosts or options.groups or options.diversify or options.bury or options.quotas:
         return max(_AT_LEAST, min(_TIMES * k, k + _MORE))
@@ -101,7 +101,7 @@ def _candidates(options: SlateOptions, k: int) -> int:
 
 
 def _make(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence[int]) -> list[Chosen]:
-    rows = _search(view, users, wishes, counts)
+    rows = search_candidates(view, users, wishes, counts)
     groups: dict[tuple[bytes, int], list[int]] = defaultdict(list)
     for number, wish in enumerate(wishes):
         groups[msgspec.json.encode(wish.options), wish.want.k].append(number)
@@ -115,7 +115,7 @@ def _make(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence[i
     return [chosen[number] for number in range(len(wishes))]
 
 
-def _search(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence[int]) -> list[Rows]:
+def search_candidates(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence[int]) -> list[Rows]:
     """The candidates of each user, best first: by score, then enough for each quota, then the pinned ones."""
     wanted = [wish.want._replace(k=count) for wish, count in zip(wishes, counts, strict=True)]
     askers = list(range(len(wishes)))
@@ -134,7 +134,7 @@ def _search(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence
     for number, rows in zip(askers, search(view, users[askers], wanted), strict=True):
         found[number].append(rows)
     return [
-        np.array(list(dict.fromkeys(np.concatenate([*parts, _pinned(view, wish)]).tolist())), np.int64)
+        np.array(list(dict.fromkeys(np.concatenate([*parts, pinned(view, wish)]).tolist())), np.int64)
         for parts, wish in zip(found, wishes, strict=True)
     ]
 
@@ -148,32 +148,53 @@ def _pin_rows(view: View, wish: Wish) -> Rows:
     return np.where((rows >= 0) & usable[rows] & ~np.isin(rows, wish.want.banned), rows, -1)
 
 
-def _pinned(view: View, wish: Wish) -> Rows:
+def pinned(view: View, wish: Wish) -> Rows:
+    """Rows of the pinned items that may be placed."""
     rows = _pin_rows(view, wish)
     return rows[rows >= 0]
 
 
 def _arrange(view: View, users: Vectors, wishes: Sequence[Wish], found: Sequence[Rows]) -> list[Chosen]:
     """The slates of users with the same options and k."""
-    options, filters = wishes[0].options, wishes[0].filters
     rows = np.full((len(found), max(map(len, found))), -1, np.int64)
     for line, own in zip(rows, found, strict=True):
         line[: len(own)] = own
     vectors = view.vectors(rows)
-    there = rows >= 0
     # Not matmul: one small product a user, for which BLAS would wake its threads.
-    scores = np.where(there, np.einsum("und,ud->un", vectors, users).astype(np.float64), -np.inf)
-    sources = filters.sources(rows)
-    shares = boost_shares(options.boosts, sources) if options.boosts else None
+    scores = np.where(rows >= 0, np.einsum("und,ud->un", vectors, users).astype(np.float64), -np.inf)
+    boosts = wishes[0].options.boosts
+    shares = boost_shares(boosts, wishes[0].filters.sources(rows)) if boosts else None
+    return arranged(view, wishes, rows, vectors, scores, shares)
+
+
+def arranged(
+    view: View,
+    wishes: Sequence[Wish],
+    rows: Rows,
+    vectors: Vectors,
+    scores: NDArray[np.float64],
+    shares: NDArray[np.float64] | None = None,
+) -> list[Chosen]:
+    """The slates of users with the same options and k.
+
+    Args:
+        view: The catalogue.
+        wishes: One for each user.
+        rows: [users, n] candidates; -1 = none.
+        vectors: [users, n, dim] of them.
+        scores: [users, n] without boosts; -inf = none.
+        shares: [users, n, boosts] that are added; none = no boosts.
+    """
+    options, filters, there = wishes[0].options, wishes[0].filters, rows >= 0
     if shares is not None:
         scores = scores + shares.sum(axis=2)
     pins = np.array([_pin_rows(view, wish) for wish in wishes], np.int64)
     # [pins, users]: its place among the user's candidates.
-    pinned = [np.where(pin >= 0, (rows == pin[:, None]).argmax(axis=1), -1) for pin in pins.T]
+    places = [np.where(pin >= 0, (rows == pin[:, None]).argmax(axis=1), -1) for pin in pins.T]
     named = [rule.mask[rows] & there for rule in wishes[0].rules]
-    groups = [candidate_values(group.attribute, sources) for group in options.groups]
+    groups = [candidate_values(group.attribute, filters.sources(rows)) for group in options.groups]
     buried = len(options.bury)
-    candidates = Candidates(scores, vectors, groups, pinned, named[:buried], named[buried:])
+    candidates = Candidates(scores, vectors, groups, places, named[:buried], named[buried:])
     slates = arrange(options, candidates, wishes[0].want.k)
     chosen = []
     for user, line in enumerate(slates.picks):

@@ -16,6 +16,7 @@ from recserve_server_ext.errors import ConfigError, LaunchError
 from recserve_server_ext.event_columns import event_columns
 from recserve_server_ext.event_weights import weigh
 from recserve_server_ext.events import EventLog
+from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.health import Health
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.model_config import all_models, has_process
@@ -24,7 +25,7 @@ from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.repository import assemble
 from recserve_server_ext.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.served_pair import Pair, first_pair, published_pair
-from recserve_server_ext.settings import ModelSettings, ServeSettings, UserSettings, rules_of
+from recserve_server_ext.settings import ModelSettings, ServeSettings, rules_of
 from recserve_server_ext.snapshot import MILVUS
 from recserve_server_ext.triton_binary import TritonBinary
 from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_endpoint
@@ -100,7 +101,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         snapshots=str(workspace.snapshots.resolve()),
         store=store,
         serve=settings,
-        interactions=_interactions(workspace, settings.users),
+        interactions=_interactions(workspace, settings),
         pseudonym_key=str(workspace.pseudonym_key.resolve()),
     )
     if store:
@@ -128,16 +129,18 @@ def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: E
     return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
 
 
-def _interactions(workspace: Workspace, users: UserSettings) -> str:
+def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     """Where the interaction store is; it and the key are made when they are missing.
 
     Raises:
-        ServerError: The store or the key cannot be opened or made, or the rules do not fit.
+        ServerError: The store or the key cannot be opened or made, or rules or experiments do not fit.
     """
+    users = settings.users
     where = users.store or str(workspace.interactions.resolve())
     InteractionStore(store_place(where), users.limits, create=True).close()
     read_pseudonyms(workspace.pseudonym_key)
     weigh(event_columns([]), rules_of(users))
+    Experiments(users.experiments, settings.limits)
     return where
 
 

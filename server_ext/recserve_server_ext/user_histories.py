@@ -2,84 +2,267 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 
-from recserve_client.contract import Behaviour, HistoryEntry, UserHistory
-from recserve_server_ext.event_columns import EventColumns
-from recserve_server_ext.event_weights import FACTORS, weigh
+from recserve_client.contract import HistoryEntry, UserHistory
+from recserve_server_ext import interaction_reads
+from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.event_cleaning import Mask
+from recserve_server_ext.event_columns import EventColumns, Floats, Ints
+from recserve_server_ext.event_weights import FACTORS, WeightedEvents, weigh
 from recserve_server_ext.history_rules import HistoryRules
+from recserve_server_ext.interaction_reads import Change
 from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.interaction_writes import KINDS
 
 #: Newest interactions of a user that a history is made from.
 WINDOW: Final = 500
+#: Entries that are kept of all users together.
+KEPT: Final = 1_000_000
 _LEFT_OUT: Final = ("no_weight", "missing", "duplicates", "bots", "bounces")
 #: What a behaviour may weigh; only ratios within a history count.
 _HEAVIEST: Final = 1e6
 
 
-class UserPast(NamedTuple):
-    """What a recommendation needs to know of a user.
+class UserPast:
+    """What a recommendation needs to know of a user; nothing in it changes.
 
     Attributes:
-        behaviours: Newest first; items and texts with their weights.
-        seen: Every item the user had to do with.
+        subjects: [behaviours] items and texts, newest first.
+        is_item: [behaviours] which of them are items.
+        weights: [behaviours] by the rules.
+        counted: [behaviours] weights for item-to-item counts, see `counted_weights`.
+        seen: [pairs] every item the user had to do with, once for each kind.
+        kinds: [pairs] `bought`, `rejected` or `seen`.
     """
 
-    behaviours: list[Behaviour]
-    seen: list[str]
+    __slots__ = ("_found", "counted", "is_item", "kinds", "seen", "subjects", "weights")
+
+    def __init__(
+        self, subjects: list[str], is_item: Mask, weights: Floats, counted: Floats, seen: list[str], kinds: list[str]
+    ) -> None:
+        self.subjects = subjects
+        self.is_item = is_item
+        self.weights = weights
+        self.counted = counted
+        self.seen = seen
+        self.kinds = kinds
+        self._found: tuple[weakref.ref[View], Ints, Ints] | None = None
+
+    @property
+    def size(self) -> int:
+        """Entries that are held."""
+        return len(self.subjects) + len(self.seen)
+
+    def rows_in(self, view: View) -> tuple[Ints, Ints]:
+        """Rows of the behaviours [behaviours] and of what was seen [pairs]; -1 = a text, or not in the catalogue."""
+        found = self._found
+        # The view is not kept alive: it holds a snapshot.
+        if found is None or found[0]() is not view:
+            get = view.row_of.get
+            rows = np.array([get(name, -1) for name in self.subjects], np.int64)
+            seen = np.array([get(name, -1) for name in self.seen], np.int64)
+            found = self._found = (weakref.ref(view), np.where(self.is_item, rows, -1), seen)
+        return found[1], found[2]
+
+
+class _Kept(NamedTuple):
+    """A past that was read; it is right where the user's change number is this one, as it was at this mark."""
+
+    mark: int
+    change: Change
+    past: UserPast
 
 
 class UserHistories:
     """Reads the histories of the users of a batch: one query for their interactions, one for what they have seen.
 
-    Nothing is kept between two reads, so what was acknowledged before one is in it.
+    What was read is kept, and used as long as the store's change number of the user is the same, so what was
+    acknowledged before a read is always in it. When anybody is erased all is forgotten.
     """
 
-    def __init__(self, store: Callable[[], InteractionStore], rules: HistoryRules) -> None:
+    def __init__(
+        self, store: Callable[[], InteractionStore], rules: HistoryRules, blend: BlendRules, kept: int = KEPT
+    ) -> None:
         """
         Args:
             store: Opens the interaction store.
             rules: How interactions become weights.
+            blend: How they become weights for item-to-item counts.
+            kept: Entries (behaviours and seen items) that are kept of all users together; the users least recently
+                asked for go first.
         """
         self._open = store
         self._rules = rules
+        self._blend = blend
+        self._most = kept
+        self._held = 0
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._mark: int | None = None
+        self._erasures: Change = (0, 0)
         self.version = rules.version
 
     def read(self, pseudonyms: Sequence[str]) -> dict[str, UserPast]:
-        """The past of each of these users; an unknown one has none.
+        """The past of each of these users; an unknown one has none. Not to be called by two threads at a time.
 
         Raises:
             InteractionError: The store cannot be read.
         """
         store = self._open()
-        histories = behaviours_of(store.window(pseudonyms, WINDOW), self._rules)
-        seen = store.seen(pseudonyms)
-        return {
-            user: UserPast(behaviours, list(seen[user])) for user, behaviours in zip(pseudonyms, histories, strict=True)
-        }
+        # Before anything is read: what is committed meanwhile is looked for again next time.
+        mark = store.mark()
+        found = {user: kept.past for user in pseudonyms if (kept := self._kept.get(user)) and kept.mark == mark}
+        asked = [user for user in pseudonyms if user not in found]
+        if asked:
+            found |= self._read(store, asked, mark)
+        for user in pseudonyms:
+            if user in self._kept:
+                self._kept.move_to_end(user)
+        self._trim()
+        return found
+
+    def repeatable(self, allowed: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
+        """Items that may come again for each user, see `repeatable`; of users that `read` was called for just now.
+
+        Args:
+            allowed: By pseudonym the types that may come again.
+
+        Raises:
+            InteractionError: The store cannot be read.
+        """
+        users = [user for user in allowed if user in self._kept]
+        if not users:
+            return {}
+        columns = self._open().window(users, WINDOW)
+        return {user: repeatable(columns, n, self._kept[user].past, allowed[user]) for n, user in enumerate(users)}
+
+    def forget_erased(self) -> None:
+        """Forget all where somebody was erased since the last look.
+
+        Raises:
+            InteractionError: The store cannot be read.
+        """
+        store = self._open()
+        if self._kept and store.mark() != self._mark:
+            with store.database.reading() as connection:
+                self._drop_erased(interaction_reads.erasures(connection))
+
+    def _read(self, store: InteractionStore, pseudonyms: list[str], mark: int) -> dict[str, UserPast]:
+        with store.database.reading() as connection:
+            if mark != self._mark:
+                self._drop_erased(interaction_reads.erasures(connection))
+            changes = interaction_reads.change_numbers(connection, pseudonyms)
+            known = [user for user in pseudonyms if user in changes]
+            for user in known:
+                if (kept := self._kept.get(user)) and kept.change == changes[user]:
+                    self._kept[user] = kept._replace(mark=mark)
+            stale = [user for user in known if user not in self._kept or self._kept[user].mark != mark]
+            columns = interaction_reads.window(connection, stale, WINDOW)
+            seen = interaction_reads.seen_pairs(connection, stale) if stale else []
+        self._mark = mark
+        for user, past in pasts_of(columns, stale, seen, self._rules, self._blend).items():
+            self._forget(user)
+            self._kept[user] = _Kept(mark, changes[user], past)
+            self._held += past.size
+        return {user: self._kept[user].past if user in changes else NOBODY for user in pseudonyms}
+
+    def _drop_erased(self, erasures: Change) -> None:
+        if erasures != self._erasures:
+            self._kept.clear()
+            self._held = 0
+            self._erasures = erasures
+
+    def _forget(self, user: str) -> None:
+        kept = self._kept.pop(user, None)
+        if kept is not None:
+            self._held -= kept.past.size
+
+    def _trim(self) -> None:
+        while self._held > self._most:
+            self._held -= self._kept.popitem(last=False)[1].past.size
 
 
-def behaviours_of(columns: EventColumns, rules: HistoryRules) -> list[list[Behaviour]]:
-    """The weighted behaviours of each user, in the order of the columns.
+def pasts_of(
+    columns: EventColumns,
+    users: Sequence[str],
+    seen: Sequence[tuple[str, str, str]],
+    rules: HistoryRules,
+    blend: BlendRules,
+) -> dict[str, UserPast]:
+    """The past of each user, in the order of the columns.
+
+    Args:
+        columns: The newest interactions of each user, newest first.
+        users: Pseudonyms.
+        seen: Pseudonym, item and kind of what they saw.
+        rules: How interactions become weights.
+        blend: How they become weights for item-to-item counts.
 
     Raises:
         ConfigError: The rules need statistics and have none.
     """
     found = weigh(columns, rules)
-    names, is_item = columns.subjects, columns.is_item.tolist()
-    subjects, weights = columns.subject[found.index].tolist(), found.weight.tolist()
-    behaviours = [
-        Behaviour(item=names[subject], weight=weight)
-        if is_item[subject]
-        else Behaviour(None, names[subject], None, weight)
-        for subject, weight in zip(subjects, weights, strict=True)
-    ]
-    bounds = found.offsets.tolist()
-    return [_bounded(behaviours[start:end]) for start, end in pairwise(bounds)]
+    counted = counted_weights(found, blend)
+    # One string for each name, whoever has it.
+    names = list(map(sys.intern, columns.subjects))
+    codes = columns.subject[found.index]
+    is_item = columns.is_item[codes]
+    items_of: dict[str, tuple[list[str], list[str]]] = {user: ([], []) for user in users}
+    for user, item, kind in seen:
+        items, kinds = items_of[user]
+        items.append(sys.intern(item))
+        kinds.append(sys.intern(kind))
+    pasts = {}
+    for user, (start, end) in zip(users, pairwise(found.offsets.tolist()), strict=True):
+        subjects = list(map(names.__getitem__, codes[start:end].tolist()))
+        weights = _bounded(found.weight[start:end])
+        pasts[user] = UserPast(subjects, is_item[start:end].copy(), weights, counted[start:end].copy(), *items_of[user])
+    return pasts
+
+
+def counted_weights(found: WeightedEvents, blend: BlendRules) -> Floats:
+    """[kept] Weights for item-to-item counts: 2^(-p / half-life) * repeats, p = the newer interactions of the user.
+
+    Types with a positive base weight count, as they do in the counts, whatever a rating says: counts of who turned to
+    what know nothing of liking either.
+    """
+    counts: Floats = found.factors["repeats"] * np.exp2(-found.newer / blend.half_life_events)
+    counts[found.factors["base"] <= 0] = 0.0
+    return counts
+
+
+def repeatable(columns: EventColumns, user: int, past: UserPast, types: Collection[str]) -> set[str]:
+    """Items of which only interactions of these types are known.
+
+    Of the newest interactions the types are known, of everything the kinds. An item of which only the kind `seen` is
+    known may have been anything, so it stays out.
+
+    Args:
+        columns: The newest interactions of some users.
+        user: Place of the user in the columns.
+        past: Of the user.
+        types: That may come again.
+    """
+    own = slice(int(columns.offsets[user]), int(columns.offsets[user + 1]))
+    allowed = np.array([name in types for name in columns.types], np.bool_)[columns.type[own]]
+    subjects = columns.subject[own]
+    names = columns.subjects
+    known = {names[n] for n in np.unique(subjects).tolist() if columns.is_item[n]}
+    refused = {names[n] for n in np.unique(subjects[~allowed]).tolist()}
+    kinds = {kind for name, kind in KINDS.items() if name in types}
+    for item, kind in zip(past.seen, past.kinds, strict=True):
+        if kind not in kinds and not (kind not in KINDS.values() and item in known):
+            refused.add(item)
+    return set(past.seen) - refused
 
 
 def history_of(columns: EventColumns, rules: HistoryRules) -> UserHistory:
@@ -107,10 +290,12 @@ def history_of(columns: EventColumns, rules: HistoryRules) -> UserHistory:
     return UserHistory(rules.version, counts["read"], left_out, entries)
 
 
-def _bounded(behaviours: list[Behaviour]) -> list[Behaviour]:
+def _bounded(weights: Floats) -> Floats:
     """The same ratios with weights that a request may have."""
-    heaviest = max((abs(behaviour.weight) for behaviour in behaviours), default=0.0)
-    if heaviest <= _HEAVIEST:
-        return behaviours
-    scale = 1.0 / heaviest
-    return [msgspec.structs.replace(behaviour, weight=behaviour.weight * scale) for behaviour in behaviours]
+    heaviest = float(np.abs(weights).max(initial=0.0))
+    bounded: Floats = weights.copy() if heaviest <= _HEAVIEST else weights * (1.0 / heaviest)
+    return bounded
+
+
+#: The past of somebody of whom nothing is known.
+NOBODY: Final = UserPast([], np.empty(0, np.bool_), np.empty(0), np.empty(0), [], [])

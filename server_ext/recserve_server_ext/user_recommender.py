@@ -1,39 +1,37 @@
-"""Recommendations by user id, before an ordinary recommender: it gets the user's history in the user's place."""
+"""Recommendations by user id, around an ordinary recommender: it gets the user's history in the user's place."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from recserve_client.contract import (
-    ErrorKind,
-    RecommendForRequest,
-    RecommendTimings,
-    RequestError,
-    UsedBehaviour,
-    pack,
-)
+from recserve_client.contract import AssignedVariant, ErrorKind, RecommendForRequest, RequestError, pack
 from recserve_client.contract.private_packing import PrivateUnpacker
+from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.counts_view import CountsView
 from recserve_server_ext.errors import InteractionError, UserIdError
+from recserve_server_ext.experiment_settings import Experiment
+from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.history import check_size
+from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.packed_model import Answer, Encode
-from recserve_server_ext.popular_slates import popular_slate
-from recserve_server_ext.popularity import Popularity, Ranking
 from recserve_server_ext.pseudonyms import Pseudonyms
 from recserve_server_ext.recommender import Job, Recommender
 from recserve_server_ext.settings import Limits
-from recserve_server_ext.user_histories import WINDOW, UserHistories, UserPast
-from recserve_server_ext.user_requests import check_user_request, translated
+from recserve_server_ext.user_histories import UserHistories, UserPast
+from recserve_server_ext.user_plans import plan_of, planned
+from recserve_server_ext.user_ranker import Plan, Ranked, UserRanker
+from recserve_server_ext.user_requests import Made, check_user_request
+from recserve_server_ext.user_slates import PackedUserSlate, packed_ranked, popular_reasons
 
 #: Refusals that say that a history is of no use.
 _COLD: Final = (ErrorKind.EMPTY_HISTORY, ErrorKind.ZERO_WEIGHTS, ErrorKind.VECTORS_CANCEL)
 _MARK: Final = b'"user_id"'
-#: Before a store that could not be read is asked again.
+#: Before a store that could not be read is asked again, and between two looks for erased users.
 _PAUSE_S: Final = 1.0
 
 
@@ -43,37 +41,28 @@ class _Peek(Struct):
     user_id: Raw | UnsetType = UNSET
 
 
-class _PackedUserSlate(Struct, omit_defaults=True):
-    """`UserSlate` around a slate that is packed already."""
-
-    slate: Raw
-    basis: str
-    rules: str
-    history: list[UsedBehaviour] | UnsetType = UNSET
-
-
 class UserJob(Struct):
     """One accepted request by user id on its way to an answer; times are in nanoseconds.
 
     Attributes:
-        request: As it was sent.
+        request: As it was sent, with the options of its variants.
         pseudonym: Of the user.
+        variants: Of the experiments that the user takes part in.
         inner: The ordinary request in its place, or why there is none.
-        history: What that was made from.
-        banned: Items that must not be in the slate.
-        view: The catalogue it is answered from.
-        ranking: What is popular.
+        made: The history of that; none = there is none.
+        plan: What makes the slate; none = the ordinary recommender does.
+        counts: Of the log, over the view that it is answered from.
         waited_ns: Time spent waiting.
         resolve_ns: Time of the batch's decoding and look-ups.
     """
 
     request: RecommendForRequest
     pseudonym: str
+    variants: list[AssignedVariant] = []
     inner: Job | RequestError | None = None
-    history: list[UsedBehaviour] = []
-    banned: list[str] = []
-    view: View | None = None
-    ranking: Ranking | None = None
+    made: Made | None = None
+    plan: Plan | None = None
+    counts: CountsView | None = None
     waited_ns: int = 0
     resolve_ns: int = 0
 
@@ -98,8 +87,9 @@ class UserRecommender:
         *,
         pseudonyms: Pseudonyms,
         histories: UserHistories,
-        popularity: Popularity,
-        seen: int,
+        counter: LogCounter,
+        blend: BlendRules,
+        experiments: Sequence[Experiment],
     ) -> None:
         """
         Args:
@@ -108,27 +98,37 @@ class UserRecommender:
             limits: Of callers' requests.
             pseudonyms: Of the users.
             histories: Reads what users did.
-            popularity: For users without a usable history.
-            seen: Items that one user can have seen at most.
+            counter: Counts what all users did.
+            blend: Rules of the strategy `blend`.
+            experiments: Whose variants users are assigned.
         """
         self._newest = newest
         self._view = newest()
         self._limits = limits
         self._ordinary = make(newest, limits)
-        # What users have seen may be more than a caller may exclude.
-        sizes = {"request_bytes": 2**30, "history": WINDOW + 100, "exclude": limits.exclude + seen + 100}
-        self._inner = make(lambda: self._view, msgspec.structs.replace(limits, **sizes))
+        self._inner = make(lambda: self._view, limits)
         self._pseudonyms = pseudonyms
         self._histories = histories
-        self._popularity = popularity
+        self._counter = counter
+        self._counts = CountsView(counter.counts(), self._view)
+        self._ranker = UserRanker(blend)
+        self._experiments = Experiments(experiments, limits)
         self._unpack = PrivateUnpacker[RecommendForRequest](RecommendForRequest)
         self._peek = PrivateUnpacker[_Peek](_Peek)
         self._ask_again = 0.0
+        self._look_again = 0.0
         self._fault = ""
 
     def begin(self) -> None:
-        """Look whether the catalogue has changed."""
+        """Look whether the catalogue has changed, and now and then whether somebody was erased."""
         self._ordinary.begin()
+        now = time.monotonic()
+        if now >= max(self._look_again, self._ask_again):
+            self._look_again = now + _PAUSE_S
+            try:
+                self._histories.forget_erased()
+            except InteractionError as error:
+                self._ask_again, self._fault = now + _PAUSE_S, str(error)
 
     def accept(self, raw: bytes) -> AnyJob:
         """Decode and check a request; a user is looked up later, with the others of the batch.
@@ -141,12 +141,14 @@ class UserRecommender:
         check_size(raw, self._limits)
         if self._peek(raw).user_id is UNSET:
             return self._ordinary.accept(raw)
-        request = self._unpack(raw)
-        check_user_request(request, self._limits)
+        asked = self._unpack(raw)
         try:
-            return UserJob(request, self._pseudonyms.of(request.user_id))
+            pseudonym = self._pseudonyms.of(asked.user_id)
         except UserIdError as error:
             raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
+        request, variants = self._experiments.assign(asked, pseudonym)
+        check_user_request(request, self._limits)
+        return UserJob(request, pseudonym, variants)
 
     def look_up(self, jobs: Sequence[AnyJob]) -> None:
         """Read the histories of the users of the batch, and fill in the texts that were encoded before."""
@@ -173,31 +175,46 @@ class UserRecommender:
     def answer(self, jobs: Sequence[AnyJob]) -> list[Answer]:
         """Slates of requests with nothing missing, or the error of each that has none."""
         plain, users = _apart(jobs)
+        answer_of = dict(zip(map(id, plain), self._ordinary.answer(plain) if plain else [], strict=True))
         for job in users:
             if isinstance(job.inner, Job):
                 job.inner.waited_ns, job.inner.resolve_ns = job.waited_ns, job.resolve_ns
-        of_plain = iter(self._ordinary.answer(plain) if plain else [])
-        inner = _inner_of(users)
-        of_inner = iter(self._inner.answer(inner) if inner else [])
-        return [
-            next(of_plain)
-            if isinstance(job, Job)
-            else self._finish(job, next(of_inner) if isinstance(job.inner, Job) else job.inner)
-            for job in jobs
-        ]
+            elif job.inner is not None:
+                answer_of[id(job)] = job.inner
+        simple = [job for job in users if isinstance(job.inner, Job) and job.plan is None]
+        for job, answer in zip(simple, self._inner.answer(_inner_of(simple)) if simple else [], strict=True):
+            answer_of[id(job)] = self._wrapped(job, answer)
+        self._rank([job for job in users if job.plan is not None], answer_of)
+        # A history may turn out to be of no use only now.
+        cold = [job for job in users if _is_cold(job, answer_of[id(job)])]
+        for job in cold:
+            assert isinstance(job.inner, Job)
+            assert job.counts is not None
+            job.made, job.plan = None, plan_of(job.request, job.inner, None, job.counts)
+        self._rank(cold, answer_of)
+        return [answer_of[id(job)] for job in jobs]
 
     def _resolve(self, users: Sequence[UserJob]) -> None:
         try:
             past = self._read(list(dict.fromkeys(job.pseudonym for job in users)))
+            repeaters = [job for job in users if job.request.allow_repeat and job.request.exclude_seen]
+            again = self._histories.repeatable({job.pseudonym: job.request.allow_repeat for job in repeaters})
         except InteractionError as error:
             for job in users:
                 job.inner = RequestError(ErrorKind.UNAVAILABLE, str(error))
             return
+        counts = self._counter.counts()
+        if counts is not self._counts.counts or self._view is not self._counts.view:
+            self._counts = CountsView(counts, self._view)
         for job in users:
-            self._translate(job, past[job.pseudonym])
-            job.view = self._view
-            # A history may also turn out to be of no use later, in a thread that must not count.
-            job.ranking = self._popularity.ranking() if job.request.on_cold == "popularity" else None
+            job.counts = self._counts
+            known, repeats = past[job.pseudonym], again.get(job.pseudonym, set())
+            try:
+                found = planned(job.request, known, self._counts, self._inner, self._limits, repeats)
+            except RequestError as error:
+                job.inner = error
+            else:
+                job.inner, job.made, job.plan = found
 
     def _read(self, pseudonyms: list[str]) -> dict[str, UserPast]:
         if time.monotonic() < self._ask_again:
@@ -209,37 +226,45 @@ class UserRecommender:
             self._ask_again, self._fault = time.monotonic() + _PAUSE_S, str(error)
             raise
 
-    def _translate(self, job: UserJob, past: UserPast) -> None:
-        found = translated(job.request, past, self._limits)
-        job.history, job.banned = found.history, found.banned
-        if found.request is None:
-            job.inner = RequestError(ErrorKind.EMPTY_HISTORY, "nothing usable is recorded of the user")
+    def _rank(self, jobs: Sequence[UserJob], answer_of: dict[int, Answer]) -> None:
+        """Answer the jobs that have a plan."""
+        if not jobs:
             return
-        try:
-            job.inner = self._inner.accept(pack(found.request))
-        except RequestError as error:
-            job.inner = error
+        counts = jobs[0].counts
+        assert counts is not None
+        start_ns = time.monotonic_ns()
+        found = self._ranker.rank(counts, [job.plan for job in jobs if job.plan is not None])
+        rank_ns = time.monotonic_ns() - start_ns
+        for job, ranked in zip(jobs, found, strict=True):
+            answer_of[id(job)] = ranked if isinstance(ranked, RequestError) else self._ranked(job, ranked, rank_ns)
 
-    def _finish(self, job: UserJob, answer: Answer | None) -> Answer:
-        assert answer is not None
-        if isinstance(answer, bytes):
-            history: Any = job.history if job.request.explain else UNSET
-            return pack(_PackedUserSlate(Raw(answer), "history", self._histories.version, history))
-        if answer.kind not in _COLD or job.ranking is None or job.view is None:
+    def _ranked(self, job: UserJob, ranked: Ranked, rank_ns: int) -> bytes:
+        plan, made, version = job.plan, job.made, self._histories.version
+        assert plan is not None
+        slate = packed_ranked(plan, ranked, rank_ns)
+        if made is None:
+            popular = popular_reasons(plan, ranked, self._counter.window_s)
+            return pack(PackedUserSlate(slate, "popularity", version, popular=popular))
+        several = job.request.interests > 1
+        used = made.used(ranked.labels if several else None) if job.request.explain else UNSET
+        masses = ranked.masses if several else UNSET
+        return pack(PackedUserSlate(slate, "history", version, used, interests=masses))
+
+    def _wrapped(self, job: UserJob, answer: Answer) -> Answer:
+        if isinstance(answer, RequestError) or job.made is None:
             return answer
-        try:
-            slate = popular_slate(
-                job.request,
-                job.view,
-                job.ranking,
-                set(job.banned),
-                rules=self._histories.version,
-                window_s=self._popularity.window_s,
-                timings=RecommendTimings(job.waited_ns // 1000, job.resolve_ns // 1000, 0, 0, 0, "popularity"),
-            )
-        except RequestError as error:
-            return error
-        return pack(slate)
+        used = job.made.used() if job.request.explain else UNSET
+        return pack(PackedUserSlate(Raw(answer), "history", self._histories.version, used))
+
+
+def _is_cold(job: UserJob, answer: Answer) -> bool:
+    """Whether what is popular is wanted in the place of an answer."""
+    return (
+        isinstance(answer, RequestError)
+        and answer.kind in _COLD
+        and isinstance(job.inner, Job)
+        and job.request.on_cold == "popularity"
+    )
 
 
 def _apart(jobs: Sequence[AnyJob]) -> tuple[list[Job], list[UserJob]]:

@@ -14,11 +14,11 @@ from recserve_server_ext.catalogue_view import Rows, View
 from recserve_server_ext.engine import RemoteEngine
 from recserve_server_ext.filter_mask import Mask, check_attributes, filter_mask
 from recserve_server_ext.mask_cache import MaskCache, canonical_key
-from recserve_server_ext.slate_candidates import Source
+from recserve_server_ext.slate_candidates import Source, candidate_numbers
 
 #: Of the masks over a snapshot's rows.
 _MASK_BYTES = 64 * 2**20
-#: Filters of one view whose masks are ready to use.
+#: Filters of one view whose masks are ready to use, and attributes that its rows are ordered by.
 _READY = 16
 
 
@@ -66,6 +66,7 @@ class ViewFilters:
         self._columns = columns
         self._masks = masks
         self._ready: OrderedDict[bytes, Allowed] = OrderedDict()
+        self._newest: OrderedDict[str, Rows] = OrderedDict()
 
     @cached_property
     def known(self) -> list[AttributeColumns]:
@@ -111,6 +112,17 @@ class ViewFilters:
         check_attributes(condition, self.known)
         of_snapshot = self._masks.matches(condition, key).mask
         return np.concatenate([of_snapshot, *(filter_mask(condition, columns) for columns in self.known[1:])])
+
+    def newest(self, attribute: str) -> Rows:
+        """Rows of the items with a number in an attribute, the greatest first."""
+        found = self._newest.get(attribute)
+        if found is None:
+            values = candidate_numbers(attribute, self.sources(np.arange(len(self._view.available))[None]))[0]
+            found = np.argsort(-values, kind="stable")[: np.count_nonzero(~np.isnan(values))]
+            self._newest[attribute] = found
+            if len(self._newest) > _READY:
+                self._newest.popitem(last=False)
+        return found
 
     def sources(self, rows: Rows) -> list[Source]:
         """Where the attributes of these rows are; -1 = none."""

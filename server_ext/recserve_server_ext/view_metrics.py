@@ -1,4 +1,4 @@
-"""Prometheus metrics of the catalogue that `recommend` serves. Importable only inside a Python model."""
+"""Prometheus metrics of the catalogue that `recommend` serves, and of its log. Importable only in a Python model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb
 
+from recserve_server_ext.answer_log import LogCounts
 from recserve_server_ext.catalogue_view import View
 
 _GAUGES = {
@@ -44,3 +45,28 @@ class ViewMetrics:
         )
         for gauge, value in zip(self._gauges.values(), values, strict=True):
             gauge.set(float(value))
+
+
+class LogMetrics:
+    """Shows what became of the answers to log, in counters. Triton ends the server where one would decrease."""
+
+    def __init__(self) -> None:
+        counter = pb.MetricFamily.COUNTER
+        self._families = [
+            pb.MetricFamily(name="recserve_answers_logged_total", description="Answers logged", kind=counter),
+            pb.MetricFamily(name="recserve_answers_lost_total", description="Answers not logged", kind=counter),
+        ]
+        logged, lost = self._families
+        self._counters: tuple[Any, ...] = (
+            logged.Metric(labels={}),
+            lost.Metric(labels={"reason": "full"}),
+            lost.Metric(labels={"reason": "failed"}),
+        )
+        self._shown = LogCounts()
+
+    def show(self, counts: LogCounts) -> None:
+        """Add what is new."""
+        for counter, now, before in zip(self._counters, counts, self._shown, strict=True):
+            if now > before:
+                counter.increment(float(now - before))
+        self._shown = counts

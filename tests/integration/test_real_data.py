@@ -45,7 +45,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 def test_the_demo_recommends_films_with_reasons(demo: tuple[Path, dict[str, Any], str]) -> None:
     _, result, printed = demo
-    assert set(result) == {"server", "encoder", "catalogue", "recommendations", "timings_s"}
+    assert set(result) == {"server", "encoder", "catalogue", "recommendations", "user", "timings_s"}
     assert result["server"]["name"] == "triton"
     assert result["catalogue"]["items"] > 17_000
     assert len(result["recommendations"]) == 3
@@ -60,6 +60,10 @@ def test_the_demo_recommends_films_with_reasons(demo: tuple[Path, dict[str, Any]
     titles = [item["title"] for item in result["recommendations"][0]["items"]]
     assert any("Toy Story" in title for title in titles)
     assert max(map(len, printed.splitlines())) <= 100
+    # The user's answer of five films, one of them clicked.
+    assert result["user"]["clicked"] == result["user"]["recommended"][0]
+    (row,) = [line.split() for line in printed.splitlines() if line.startswith("text ")]
+    assert row[1:3] == ["5", "1"]
 
 
 def test_a_second_demo_reuses_everything(demo: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:

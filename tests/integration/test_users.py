@@ -39,7 +39,7 @@ def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def live(home: Path) -> Iterator[Served]:
     settings = home / "settings.toml"
-    settings.write_text("[users]\npopular_every_s = 0.1\n")
+    settings.write_text("[users]\npopular_every_s = 0.1\nlog.every_s = 0.1\n")
     with served(home, "--config", str(settings)) as server:
         yield server
 
@@ -189,16 +189,22 @@ def test_of_an_erased_user_no_file_holds_anything(client: Client, live: Served, 
     pseudonym = read_pseudonyms(Workspace(home).pseudonym_key).of(user)
     events = [interaction(user, "like", films[n], session_id="erased-session-9c1d") for n in range(200)]
     assert recorded(client, *events) == ["recorded"] * 200
-    client.recommend_for(user)
-    assert len(client.users.export(user).interactions) == 200
+    answer = client.recommend_for(user).slate.recommendation_id
+    deadline = time.monotonic() + 20
+    while not (held := client.users.export(user)).answers:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (len(held.interactions), held.answers[0].recommendation_id) == (200, answer)
     assert holding(home, pseudonym.encode())
+    assert holding(home, answer.encode())
+    client.recommend_for(user)  # this one may still wait to be logged
     assert not holding(home, user.encode())
     receipt = client.users.erase(user)
     assert receipt.interactions == 200
-    assert not holding(home, user.encode(), pseudonym.encode(), b"erased-session-9c1d")
+    assert not holding(home, user.encode(), pseudonym.encode(), b"erased-session-9c1d", answer.encode())
     assert user not in live.log.read_text()
     verified = client.users.verify_erasure(user, receipt)
-    assert (verified.is_valid, verified.interactions, verified.seen) == (True, 0, 0)
+    assert (verified.is_valid, verified.interactions, verified.seen, verified.answers) == (True, 0, 0, 0)
     assert not client.users.verify_erasure("another", receipt).is_valid
     assert client.users.export(user).interactions == []
     late = client.interactions.record(events[:1]).results[0]

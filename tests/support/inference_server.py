@@ -18,13 +18,17 @@ SLATE = Slate("r", [SlateItem("a", 0.5, [0.3, 0.2])], [], 1, "f", RecommendTimin
 
 
 class InferenceServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated without types
-    """Answers inferences with `answers` of the model, else with `answer`, after as many `refusals` as it is told."""
+    """Answers inferences after as many `refusals` as it is told.
+
+    The answer is that of the first of `answers_to` that the request holds, else of `answers` by model, else `answer`.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.refusals: list[tuple[grpc.StatusCode, str]] = []
         self.answer: bytes = pack(SLATE)
         self.answers: dict[str, bytes] = {}
+        self.answers_to: dict[bytes, bytes] = {}
         self.release = threading.Event()
         self.release.set()
 
@@ -35,6 +39,8 @@ class InferenceServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: i
             context.abort(*self.refusals.pop(0))
         response = service_pb2.ModelInferResponse()
         answer = self.answers.get(request.model_name, self.answer)
+        held = b"".join(request.raw_input_contents)
+        answer = next((found for needle, found in self.answers_to.items() if needle in held), answer)
         response.raw_output_contents.append(struct.pack("<I", len(answer)) + answer)
         return response
 

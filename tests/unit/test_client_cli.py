@@ -15,7 +15,19 @@ import typer
 from typer.testing import CliRunner, Result
 
 from recserve_client.cli import demo, main, recommend
-from recserve_client.contract import EmbedResponse, EmbedTimings, Slate, SlateItem, pack
+from recserve_client.contract import (
+    EmbedResponse,
+    EmbedTimings,
+    ErasureReceipt,
+    InteractionsRecorded,
+    LoggedAnswer,
+    Slate,
+    SlateItem,
+    UsedBehaviour,
+    UserExport,
+    UserSlate,
+    pack,
+)
 from support.inference_server import SLATE, InferenceServer
 
 _USAGE, _REFUSED, _UNREACHABLE = 2, 1, 3
@@ -199,6 +211,15 @@ def commands(tmp_path: Path, address: str, server: InferenceServer, monkeypatch:
     monkeypatch.setattr(demo, "_program", lambda words: [sys.executable, str(tmp_path / "commands.py"), *words])
     server.answer = slate(SlateItem("a", 0.5, [0.1, 0.2, 0.2], {"title": "A"}))
     server.answers["embed"] = pack(EmbedResponse("AACAPwAAAAA=", 1, 2, "f", EmbedTimings(0, 0, 0)))
+    of_user = msgspec.structs.replace(SLATE, items=[SlateItem("a", 0.5, [0.5], {"title": "A"})])
+    used = [UsedBehaviour(1.0, "long_term", "tt0076759")]
+    logged = LoggedAnswer(of_user.recommendation_id, 1.0, ["a"], "text", 1.0, 1, "f")
+    server.answers_to = {
+        b'"op":"record"': pack(InteractionsRecorded([])),
+        b'"op":"export"': pack(UserExport("p", [], [], [logged])),
+        b'"op":"erase"': pack(ErasureReceipt(1.0, 4, 2.0, "proof")),
+        b'"user_id":"demo-': pack(UserSlate(of_user, "history", "r", used)),
+    }
     return tmp_path
 
 
@@ -210,14 +231,17 @@ def test_the_demo_runs_the_commands_and_writes_its_results(commands: Path) -> No
     result = run_demo(commands)
     assert result.exit_code == 0, result.stderr
     ran = (commands / "ran").read_text().splitlines()
-    assert ran == ["export encoder", "catalogue import", "index build", "serve --home", "catalogue stats"]
+    before = ["export encoder", "catalogue import", "index build", "serve --home"]
+    assert ran == [*before, "outcomes report", "catalogue stats"]
     assert (commands / "ended").exists()
     assert f"recserve serve --home {commands / 'home'}" in result.stderr
     written = json.loads((commands / "result.json").read_text())
     assert written["server"] == {"name": "triton", "version": "2.51.0"}
     assert (written["encoder"], written["catalogue"]) == ({"fingerprint": "f", "dim": 2}, {"items": 7})
-    assert set(written["timings_s"]) == {"export", "import", "index", "start", "recommend", "stop"}
+    assert set(written["timings_s"]) == {"export", "import", "index", "start", "recommend", "user", "stop"}
     assert [len(recommendation["history"]) for recommendation in written["recommendations"]] == [3, 3, 3]
+    assert written["user"] == {"watched": ["tt0076759", "tt0078748", "tt0816692"], "recommended": ["a"], "clicked": "a"}
+    assert "4 interactions" in result.stdout
     (item,) = written["recommendations"][2]["items"]
     contributions = {"tt0068646": 0.1, "a heist goes wrong": 0.2, "romance": 0.2}
     assert item == {"id": "a", "title": "A", "score": 0.5, "contributions": contributions}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from recserve_benchmarks.evaluate_blend import all_three, log_and_text, standard, with_popularity
-from recserve_benchmarks.evaluate_interests import by_interests, clustered, interleaved
 from recserve_benchmarks.evaluate_log import item_knn, popularity, recent_popularity, similarities
 from recserve_benchmarks.evaluate_options import SYSTEMS, as_types, by_types
 from recserve_benchmarks.evaluate_ranking import Known, Vectors, ranked
@@ -120,35 +119,6 @@ def test_recent_popularity_halves_with_time() -> None:
     known.columns.time_us[:] = np.array([0, 1, 2, 2]) * 86_400_000_000
     scores = recent_popularity(known, {"half_life_days": 1.0})
     assert scores[0] == pytest.approx([0.25, 0.5 + 1.0, 1.0, 0.0])
-
-
-def test_clusters_are_the_tastes() -> None:
-    tastes = np.eye(2, DIM, dtype=np.float32)[[0, 0, 1, 0, 1]]
-    weights = np.array([[1.0, 1.0, 1.0, 1.0, 0.0]])
-    cluster = clustered(tastes[None], weights, 2)[0]
-    assert cluster[0] == cluster[1] == cluster[3] != cluster[2]
-
-
-def test_lists_are_interleaved_in_proportion() -> None:
-    scores = np.zeros((2, 1, 12), np.float32)
-    scores[0, 0, :6] = np.arange(6, 0, -1)
-    scores[1, 0, 6:] = np.arange(6, 0, -1)
-    turns = interleaved(scores, np.array([[2 / 3], [1 / 3]]), np.zeros((1, 12), np.bool_))
-    first = np.argsort(-turns[0], kind="stable")[:6]
-    assert set(first.tolist()) == {0, 1, 2, 3, 6, 7}
-
-
-def test_an_empty_interest_has_no_turns_and_seen_items_take_none() -> None:
-    scores = np.array([[[1, 2, 3]], [[3, 2, 1]]], np.float32)
-    seen = np.array([[False, False, True]])
-    turns = interleaved(scores, np.array([[1.0], [0.0]]), seen)
-    assert np.argsort(-turns[0], kind="stable").tolist() == [1, 0, 2]
-
-
-def test_one_interest_ranks_like_the_plain_mean() -> None:
-    known = known_of([[0, 1, 2], [5, 6]], 30, vectors=unit_vectors(30))
-    mean, one = (ranked(of, known, 10) for of in (by_rules(known, {}), by_interests(known, {"interests": 1})))
-    assert mean.tolist() == one.tolist()
 
 
 def test_standard_scores_have_mean_zero_and_spread_one() -> None:

@@ -146,6 +146,7 @@ def test_all_that_is_held_is_exported(desk: Desk) -> None:
     assert found["pseudonym"] == ANN
     assert found["interactions"] == [{**given, "recommendation_id": "made-up"}]
     assert found["seen"] == [{"item": "i1", "kind": "seen", "timestamp": NOW - 60}]
+    assert found["answers"] == []
 
 
 def test_a_receipt_is_of_one_user_and_one_erasure(desk: Desk) -> None:
@@ -153,14 +154,15 @@ def test_a_receipt_is_of_one_user_and_one_erasure(desk: Desk) -> None:
     receipt = desk.ask(op="erase", user_id="ann")
     assert ANN not in json.dumps(receipt)
     verified = desk.ask(op="verify", user_id="ann", receipt=receipt)
-    assert verified == {"is_valid": True, "interactions": 0, "seen": 0}
+    assert verified == {"is_valid": True, "interactions": 0, "seen": 0, "answers": 0}
     assert not desk.ask(op="verify", user_id="bob", receipt=receipt)["is_valid"]
     for name, value in (("interactions", 2), ("erased_at", NOW - 1), ("refused_until", NOW), ("proof", "é")):
         assert not desk.ask(op="verify", user_id="ann", receipt={**receipt, name: value})["is_valid"]
     with pytest.raises(RequestError, match="time"):
         desk.ask(op="verify", user_id="ann", receipt={**receipt, "erased_at": 1e300})
     desk.ask(op="record", interactions=[act(timestamp=NOW + 1)])
-    assert desk.ask(op="verify", user_id="ann", receipt=receipt) == {"is_valid": True, "interactions": 1, "seen": 1}
+    verified = desk.ask(op="verify", user_id="ann", receipt=receipt)
+    assert verified == {"is_valid": True, "interactions": 1, "seen": 1, "answers": 0}
 
 
 def test_a_store_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:

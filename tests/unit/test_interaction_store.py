@@ -293,7 +293,7 @@ def test_erasing_a_user_refuses_what_is_older(opened: Opener) -> None:
     store.record([event(), ahead, event(BOB)])
     erased = store.erase(ANN)
     assert (erased.interactions, erased.refused_until) == (2, NOW + 1000)
-    assert store.export(ANN) == {"user": ANN, "interactions": [], "seen": []}
+    assert store.export(ANN) == {"user": ANN, "interactions": [], "seen": [], "answers": []}
     assert len(held(store, BOB)) == 1
     answers = store.record([event(), ahead, event(item="new", timestamp=NOW + 200), event(BOB, "i9")])
     assert statuses(answers) == ["erased", "erased", "recorded", "recorded"]

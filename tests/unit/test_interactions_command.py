@@ -288,7 +288,7 @@ def test_rules_are_fitted_on_a_range_and_used(tmp_path: Path, filled: Path) -> N
 def test_erasing_a_user_asks_and_then_refuses_a_replay(tmp_path: Path, filled: Path) -> None:
     declined = CliRunner().invoke(app, ["erase", "ann", "--home", str(filled)], input="n\n")
     assert (declined.exit_code, len(held(filled, ANN))) == (1, 2)
-    assert "2 interactions removed" in ok("erase", "ann", "--home", filled, "--yes")
+    assert "2 interactions and 0 logged answers removed" in ok("erase", "ann", "--home", filled, "--yes")
     assert (held(filled, ANN), len(held(filled, BOB))) == ([], 1)
     again = ok("import", write_rows(tmp_path / "again.jsonl", ROWS), "--home", filled, *OPTIONS)
     assert "1 were there already, refused 2" in again

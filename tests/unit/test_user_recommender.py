@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,79 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from recserve_client.contract import Behaviour, ErrorKind, RequestError, Slate, UserSlate
+from recserve_client.contract import ErrorKind, RequestError, Slate
 from recserve_export.interaction_views import preview_of
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.popularity import Popularity
-from recserve_server_ext.recommender import Recommender
-from recserve_server_ext.settings import Limits
+from recserve_server_ext.experiment_settings import Experiment, Variant
 from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.text_cache import TextCaches
-from recserve_server_ext.user_histories import UserHistories
-from recserve_server_ext.user_recommender import UserRecommender
 from recserve_server_ext.user_requests import mixed
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
-from support.small_snapshot import DIM, small_snapshot
-from support.users import Call
-
-LIMITS = Limits(exclude=20, texts=4, history=50)
-
-
-def vector_of(text: str) -> NDArray[np.float32]:
-    """A made-up encoder: a unit vector seeded by the text."""
-    vector = np.random.default_rng(list(text.encode())).normal(size=DIM)
-    return np.asarray(vector / np.linalg.norm(vector), np.float32)
-
-
-class Service:
-    """A recommender of users over a store whose clock stands still."""
-
-    def __init__(self, snapshot: Snapshot, where: Path | str, rules: HistoryRules | None = None) -> None:
-        self.store = InteractionStore(where, InteractionLimits(), create=True, clock=lambda: NOW)
-        self.rules = rules or HistoryRules()
-        self.popularity = Popularity(
-            lambda: self.store, self.rules, window_s=1000, every_s=1e-9, clock=lambda: NOW
-        )  # fmt: skip
-        self.handler = UserRecommender(
-            lambda: View(snapshot),
-            lambda newest, limits: Recommender(newest, TextCaches(100), limits),
-            LIMITS,
-            pseudonyms=PSEUDONYMS,
-            histories=UserHistories(lambda: self.store, self.rules),
-            popularity=self.popularity,
-            seen=10_000,
-        )
-
-    def encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
-        return np.stack([vector_of(text) for text in texts])
-
-    def batch(self, *requests: Any) -> list[Any]:
-        """The packed answers to requests of one batch, or their errors."""
-        calls = [Call(found if isinstance(found, bytes) else json.dumps(found).encode()) for found in requests]
-        model = PackedModel(self.handler, self.encode, waiting=2)
-        now = model.run(calls)
-        model.close()
-        return [call.answers[0] if answer is None else answer for call, answer in zip(calls, now, strict=True)]
-
-    def ask(self, type_: Any, **request: Any) -> Any:
-        (answer,) = self.batch(request)
-        if isinstance(answer, RequestError):
-            raise answer
-        return msgspec.json.decode(answer, type=type_)
-
-    def recommend(self, **request: Any) -> Slate:
-        found: Slate = self.ask(Slate, **request)
-        return found
-
-    def recommend_for(self, user_id: str = "ann", **request: Any) -> UserSlate:
-        found: UserSlate = self.ask(UserSlate, user_id=user_id, **request)
-        return found
+from support.small_snapshot import small_snapshot
+from support.user_service import Service, vector_of
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +106,8 @@ def found_dot(service: Service, item: str, text: str) -> float:
     mix=st.floats(0, 1),
 )
 def test_the_mix_is_the_sessions_part_of_the_weights(session: list[float], known: list[float], mix: float) -> None:
-    found = mixed(
-        [Behaviour(item="s", weight=w) for w in session], [Behaviour(item="k", weight=w) for w in known], mix
-    )  # fmt: skip
-    parts = {origin: [u.weight for u in found if u.origin == origin] for origin in ("session", "long_term")}
+    found = mixed(np.array(session, np.float64), np.array(known, np.float64), mix).tolist()
+    parts = {"session": found[: len(session)], "long_term": found[len(session) :]}
     if sum(map(abs, session)) > 0 and sum(map(abs, known)) > 0:
         assert sum(map(abs, parts["session"])) == pytest.approx(mix)
         assert sum(map(abs, parts["long_term"])) == pytest.approx(1 - mix)
@@ -232,7 +165,7 @@ def test_a_user_without_history_gets_what_is_popular_with_its_reasons(service: S
     service.store.record([event(user, item="i20", type="like") for user in others[:2]])
     service.store.record([event(user, item="i30", type="dislike") for user in others])
     service.store.record([event(user, item="i40", timestamp=NOW - 5000) for user in others])
-    service.popularity._count()
+    service.counter.count()
     found = service.recommend_for("new", k=5, fields=["title"])
     assert found.basis == "popularity"
     assert [(item.id, item.score) for item in found.slate.items] == [("i9", 1.0), ("i20", 0.5)]
@@ -248,7 +181,7 @@ def test_a_user_without_history_gets_what_is_popular_with_its_reasons(service: S
 
 def test_a_history_that_is_of_no_use_counts_as_none(service: Service) -> None:
     service.store.record([event(item="nowhere"), event(BOB, item="i9")])
-    service.popularity._count()
+    service.counter.count()
     assert service.recommend_for().basis == "popularity"
     assert service.recommend_for(session=[{"item": "i1"}, {"item": "i1", "weight": -1}]).basis == "popularity"
     assert service.recommend_for(session=[{"item": "i1"}]).basis == "history"
@@ -287,10 +220,31 @@ def test_a_bad_request_fails_alone_and_does_not_name_its_user(
 
 def test_a_store_that_is_away_fails_only_those_who_need_it(snapshot: Snapshot, tmp_path: Path) -> None:
     service = Service(snapshot, tmp_path / "store.db")
+    service.store.record([event()])
     with service.store.database.writing() as connection:
         connection.exec_driver_sql("DROP TABLE interactions")
     user, plain = service.batch({"user_id": "ann"}, {"history": [{"item": "i9"}]})
     assert isinstance(user, RequestError)
     assert user.kind is ErrorKind.UNAVAILABLE
     assert isinstance(plain, bytes)
+    service.store.close()
+
+
+def test_a_user_is_answered_by_the_options_of_a_variant_and_told_which(snapshot: Snapshot, tmp_path: Path) -> None:
+    length = Experiment("length", [Variant("short", {"k": 2}), Variant("long", {"k": 6})])
+    service = Service(snapshot, tmp_path / "store.db", experiments=[length])
+    service.store.record([event(item="i9"), event(BOB, item="i50")])
+    for forced, size in (("short", 2), ("long", 6)):
+        found = service.recommend_for(k=4, variants={"length": forced})
+        assert isinstance(found.experiments, list)
+        assert [(of.experiment, of.variant, of.forced) for of in found.experiments] == [("length", forced, True)]
+        assert len(found.slate.items) == size
+    # A user of whom nothing is known is told as well.
+    found = service.recommend_for("new", strategy="blend")
+    assert found.basis == "popularity"
+    assert isinstance(found.experiments, list)
+    assert [of.experiment for of in found.experiments] == ["length"]
+    assert service.logged == [(ANN, "text"), (ANN, "text"), (PSEUDONYMS.of("new"), "blend")]
+    with pytest.raises(RequestError, match="length: short, long"):
+        service.recommend_for(variants={"length": "bob-the-secret"})
     service.store.close()

@@ -56,6 +56,7 @@ _STEPS = (
 class _Shown(NamedTuple):
     history: list[Behaviour]
     slate: Slate
+    titles: dict[str, str]
 
 
 @app.callback(invoke_without_command=True)
@@ -75,7 +76,7 @@ def demo(
                 _run([*words, "--home", str(home)])
         try:
             with _served(home, timings) as address:
-                shown, server, dim = _recommendations(address, timings)
+                shown, user, server, dim = _recommendations(address, home, timings)
         except RecserveError as error:
             fail(f"the server did not recommend: {error.message}")
     if json_file is not None:
@@ -83,7 +84,8 @@ def demo(
             "server": {"name": server.name, "version": server.version},
             "encoder": {"fingerprint": server.encoder, "dim": dim},
             "catalogue": {"items": _items(home)},
-            "recommendations": [_shown_result(history, slate) for history, slate in shown],
+            "recommendations": [_shown_result(history, slate) for history, slate, _ in shown],
+            "user": user,
             "timings_s": timings,
         }
         json_file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -171,19 +173,28 @@ def _tail(log: Path) -> str:
     return log.read_text(errors="replace").strip()[-_SHOWN_BYTES:]
 
 
-def _recommendations(address: str, timings: dict[str, float]) -> tuple[list[_Shown], ServerInfo, int]:
+def _recommendations(
+    address: str, home: Path, timings: dict[str, float]
+) -> tuple[list[_Shown], dict[str, Any], ServerInfo, int]:
+    from recserve_client.cli.demo_user import show_user
     from recserve_client.client import Client
+
+    def report() -> None:
+        out.file.flush()
+        _run(["outcomes", "report", "--home", str(home)])
 
     with Client(address) as client:
         with _timed(timings, "recommend"):
             shown = [_recommend(client, title, described) for title, described in _USERS]
+        with _timed(timings, "user"):
+            user = show_user(client, {name: title for found in shown for name, title in found.titles.items()}, report)
         dim = client.embed(["probe"], deadline_s=_DEADLINE_S).shape[1]
-        return shown, client.server_info(deadline_s=_DEADLINE_S), dim
+        return shown, user, client.server_info(deadline_s=_DEADLINE_S), dim
 
 
 def _recommend(client: Client, title: str, described: Sequence[tuple[str, str, float]]) -> _Shown:
     from recserve_client.calls import item, text
-    from recserve_client.cli.slate_table import label, slate_table
+    from recserve_client.cli.slate_table import label, slate_table, title_of
 
     history = [item(name, weight) if kind == "item" else text(name, weight) for kind, name, weight in described]
     names = _titles(client, [name for kind, name, _ in described if kind == "item"])
@@ -191,7 +202,7 @@ def _recommend(client: Client, title: str, described: Sequence[tuple[str, str, f
     labels = ", ".join(f"{'not ' if liked.weight < 0 else ''}{label(liked, names)}" for liked in history)
     out.print(f"\n[bold]A user who {title}:[/] {labels}", highlight=False, soft_wrap=True)
     out.print(slate_table(slate, history, names))
-    return _Shown(history, slate)
+    return _Shown(history, slate, names | {found.id: title_of(found) for found in slate.items})
 
 
 def _titles(client: Client, ids: Sequence[str]) -> dict[str, str]:

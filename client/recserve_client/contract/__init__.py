@@ -13,6 +13,7 @@ from recserve_client.contract.interactions import (
     InteractionResult,
     InteractionsRecorded,
     InteractionsRequest,
+    LoggedAnswer,
     NewInteraction,
     ReadHistory,
     RecordInteractions,
@@ -42,15 +43,24 @@ from recserve_client.contract.messages import (
     Page,
     RecommendRequest,
     RecommendTimings,
+    Shares,
     Slate,
     SlateItem,
 )
 from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, pack, shown
-from recserve_client.contract.user_messages import Popular, RecommendForRequest, UsedBehaviour, UserSlate
+from recserve_client.contract.user_messages import (
+    AssignedVariant,
+    Explore,
+    Popular,
+    RecommendForRequest,
+    UsedBehaviour,
+    UserSlate,
+)
 
 __all__ = [
     "MEANING_OF",
     "STATUS_OF",
+    "AssignedVariant",
     "Behaviour",
     "CatalogueItem",
     "DeleteItems",
@@ -61,6 +71,7 @@ __all__ = [
     "ErasureReceipt",
     "ErasureVerified",
     "ErrorKind",
+    "Explore",
     "ExportUser",
     "GetItems",
     "HistoryEntry",
@@ -72,6 +83,7 @@ __all__ = [
     "ItemsFound",
     "ItemsRequest",
     "ListItems",
+    "LoggedAnswer",
     "NewInteraction",
     "NewItem",
     "OldItem",
@@ -84,6 +96,7 @@ __all__ = [
     "RecordInteractions",
     "RequestError",
     "SeenItem",
+    "Shares",
     "Slate",
     "SlateItem",
     "Unpacker",

@@ -21,7 +21,8 @@ class NewInteraction(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         text: A free text, such as a search.
         value: Of a rating, or whatever else the type measures.
         event_id: Unique in the whole store: sent again, it is a duplicate. Absent = made from the content.
-        recommendation_id: The slate it came from; kept as it comes, and not compared with slates that were given.
+        recommendation_id: The slate it came from; kept as it comes, and compared with the answers that were logged when
+            outcomes are reported.
         duration_s: How long it lasted.
         price: Of one piece.
         quantity: Pieces.
@@ -182,6 +183,36 @@ class SeenItem(Struct, frozen=True, gc=False):
     timestamp: float
 
 
+class LoggedAnswer(Struct, frozen=True, omit_defaults=True, gc=False):
+    """An answer that a user got, as it was logged.
+
+    Attributes:
+        recommendation_id: Of the slate.
+        timestamp: Seconds since 1970.
+        items: Item ids, best first.
+        strategy: What it was made by; `popularity` for what is popular.
+        sampling: Part of such answers that is logged.
+        revision: Of the catalogue.
+        encoder: Fingerprint.
+        rules: Version of the rules.
+        propensities: Of the items, where they are not all 1.
+        experiments: Variant by experiment and version.
+        forced: Whether the request named the variants.
+    """
+
+    recommendation_id: str
+    timestamp: float
+    items: list[str]
+    strategy: str
+    sampling: float
+    revision: int
+    encoder: str
+    rules: str = ""
+    propensities: list[float] = []
+    experiments: dict[str, str] = {}
+    forced: bool = False
+
+
 class UserExport(Struct, frozen=True, gc=False):
     """The answer to `ExportUser`.
 
@@ -189,11 +220,13 @@ class UserExport(Struct, frozen=True, gc=False):
         pseudonym: What stands for the user in the store.
         interactions: In the order they came, with the fields of `NewInteraction` that are given, but the user.
         seen: Every item the user had to do with.
+        answers: What was recommended to the user, as far as it was logged, in its order.
     """
 
     pseudonym: str
     interactions: list[dict[str, Any]]
     seen: list[SeenItem]
+    answers: list[LoggedAnswer] = []
 
 
 class ErasureVerified(Struct, frozen=True, gc=False):
@@ -203,8 +236,10 @@ class ErasureVerified(Struct, frozen=True, gc=False):
         is_valid: Whether this server gave this receipt for this user.
         interactions: How many are held of the user now.
         seen: Entries of what the user saw that are held now.
+        answers: Logged answers to the user that are held now.
     """
 
     is_valid: bool
     interactions: int
     seen: int
+    answers: int = 0

@@ -106,6 +106,22 @@ class RecommendTimings(Struct, frozen=True, gc=False):
     engine: str = ""
 
 
+class Shares(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What an item's score is made of, for a user by id; with the boosts the four add up to the score.
+
+    Attributes:
+        text: Of the similarity of its texts; with the next one the sum of the contributions.
+        item_to_item: Of what users who had to do with the history's items also turned to.
+        popularity: Of how many turned to it lately.
+        new: Of its age.
+    """
+
+    text: float = 0.0
+    item_to_item: float = 0.0
+    popularity: float = 0.0
+    new: float = 0.0
+
+
 class SlateItem(Struct, frozen=True, gc=False):
     """One recommended item.
 
@@ -117,6 +133,10 @@ class SlateItem(Struct, frozen=True, gc=False):
         fields: The fields asked for (null where the item has none). Absent when none were asked for.
         boosts: The share of each boost of the request in the score, in its order. Absent without boosts.
         rules: Names of the pins, bury rules and quotas that moved the item here. Absent when none did.
+        shares: What the score is made of. Absent where the contributions and boosts alone are the score.
+        interest: Number of the interest of the user that it comes from. Absent where they were not asked for.
+        explored: Whether it was drawn to learn of it. Absent without exploration.
+        propensity: The probability with which it got its place. Absent without exploration: it is 1.
     """
 
     id: str
@@ -125,6 +145,10 @@ class SlateItem(Struct, frozen=True, gc=False):
     fields: dict[str, Any] | UnsetType = UNSET
     boosts: list[float] | UnsetType = UNSET
     rules: list[str] | UnsetType = UNSET
+    shares: Shares | UnsetType = UNSET
+    interest: int | UnsetType = UNSET
+    explored: bool | UnsetType = UNSET
+    propensity: float | UnsetType = UNSET
 
 
 class Slate(Struct, frozen=True, gc=False):

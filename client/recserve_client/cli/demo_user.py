@@ -1,0 +1,71 @@
+"""The last screen of `recserve demo`: a user by id, from what was watched to the report of what came of it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET
+
+from recserve_client.cli.console import fail, out
+
+if TYPE_CHECKING:
+    from recserve_client.client import Client
+    from recserve_client.contract import UserSlate
+
+#: Films that the user watches, in this order.
+_WATCHED: Final = ("tt0076759", "tt0078748", "tt0816692")
+_WATCHED_S: Final = 7200.0
+_DEADLINE_S: Final = 30.0
+_K: Final = 5
+
+
+def show_user(client: Client, titles: Mapping[str, str], report: Callable[[], None]) -> dict[str, Any]:
+    """Watch three films, recommend by id, click the first film, show the report, and erase the user again.
+
+    Args:
+        client: Of a server over the films.
+        titles: Titles of the films, as far as they are known.
+        report: Shows the report of outcomes.
+
+    Returns:
+        What was watched, recommended and clicked, for the JSON file.
+
+    Raises:
+        RecserveError: The server refused, or did not answer.
+    """
+    from recserve_client.calls import item
+    from recserve_client.cli.slate_table import slate_table, title_of
+    from recserve_client.user_calls import interaction
+
+    # A new one each time, so that what an earlier demo left counts for nothing.
+    user = f"demo-{uuid.uuid4().hex[:8]}"
+    client.interactions.record([interaction(user, "view", film, duration_s=_WATCHED_S) for film in _WATCHED])
+    found = client.recommend_for(user, k=_K, fields=["title", "year"], deadline_s=_DEADLINE_S)
+    slate = found.slate
+    named = ", ".join(titles.get(film, film) for film in _WATCHED)
+    out.print(f"\n[bold]User {user}, by id, who watched:[/] {named}", highlight=False, soft_wrap=True)
+    history = [item(used.item or "", used.weight) for used in found.history] if found.history is not UNSET else []
+    out.print(slate_table(slate, history, titles))
+    clicked = slate.items[0]
+    act = interaction(user, "click", clicked.id, recommendation_id=slate.recommendation_id)
+    client.interactions.record([act])
+    _wait_logged(client, user, found)
+    out.print(f"\n[bold]The user clicks {title_of(clicked)}, and this came of it:[/]", highlight=False, soft_wrap=True)
+    report()
+    receipt = client.users.erase(user)
+    out.print(f"\nThe user is erased again: {receipt.interactions} interactions, and what was logged.", highlight=False)
+    return {"watched": list(_WATCHED), "recommended": [of.id for of in slate.items], "clicked": clicked.id}
+
+
+def _wait_logged(client: Client, user: str, found: UserSlate) -> None:
+    """Answers are logged a little later: wait until this one is."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while not any(
+        answer.recommendation_id == found.slate.recommendation_id for answer in client.users.export(user).answers
+    ):
+        if time.monotonic() > deadline:
+            fail(f"the answer to the user was not logged within {_DEADLINE_S:.0f} s; see the server's log")
+        time.sleep(0.05)

@@ -1,0 +1,151 @@
+"""From a recommendation by user id to the report of what came of it, over a real Triton."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recserve_client import Client, ClientOptions, Explore, interaction, item
+from recserve_client.errors import InvalidRequest
+from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.workspace import Workspace
+from support.served import Served, served
+
+pytestmark = pytest.mark.triton
+
+_SETTINGS = """
+[users.log]
+every_s = 0.05
+plain = 1.0
+
+[[users.experiments]]
+name = "length"
+variants = [{ name = "short", options = { k = 2 } }, { name = "long", options = { k = 6 } }]
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("outcomes") / "home"
+    return shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key"))
+
+
+@pytest.fixture(scope="module")
+def live(home: Path) -> Iterator[Served]:
+    settings = home / "settings.toml"
+    settings.write_text(_SETTINGS)
+    with served(home, "--config", str(settings)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(live: Served) -> Iterator[Client]:
+    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def films(home: Path) -> list[str]:
+    with CatalogueStore(Workspace(home).store) as store:
+        return [row.id for row in store.page("", 300)[1]]
+
+
+def logged(client: Client, user: str, count: int) -> list[Any]:
+    """The answers of a user, once there are so many."""
+    deadline = time.monotonic() + 30
+    while len(found := client.users.export(user).answers) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def outcomes(home: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "recserve_client.cli.main", "outcomes", *words, "--home", str(home)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def metric(live: Served, name: str) -> float:
+    with urllib.request.urlopen(f"http://{live.metrics}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def test_a_click_on_a_recommendation_is_reported(client: Client, live: Served, home: Path, films: list[str]) -> None:
+    sizes = {"short": 2, "long": 6}
+    variant_of: dict[str, str] = {}
+    for n in range(12):
+        user = f"user {n}"
+        client.interactions.record([interaction(user, "like", films[n])])
+        for _ in range(2):
+            found = client.recommend_for(user, k=4)
+            assert isinstance(found.experiments, list)
+            (assigned,) = found.experiments
+            assert variant_of.setdefault(user, assigned.variant) == assigned.variant
+            assert len(found.slate.items) == sizes[assigned.variant]
+        act = interaction(user, "click", found.slate.items[1].id, recommendation_id=found.slate.recommendation_id)
+        forged = interaction(user, "click", found.slate.items[1].id, recommendation_id="made-up")
+        client.interactions.record([act, act, forged])
+    assert set(variant_of.values()) == set(sizes)
+    for user in variant_of:
+        assert len(logged(client, user, 2)) == 2
+    plain = client.recommend([item(films[0])], k=3)
+    forced = client.recommend_for("user 0", variants={"length": "long"})
+    assert isinstance(forced.experiments, list)
+    assert (forced.experiments[0].forced, len(forced.slate.items)) == (True, 6)
+    with pytest.raises(InvalidRequest, match="length: short, long"):
+        client.recommend_for("user 0", variants={"length": "medium"})
+    assert logged(client, "user 0", 3)[2].forced
+    found_report = json.loads(outcomes(home, "report", "--json"))
+    assert (found_report["named"]["joined"], found_report["named"]["unknown"], found_report["forced"]) == (12, 12, 1)
+    (experiment,) = found_report["experiments"]
+    assert {of["name"]: (of["users"], of["clicks"]) for of in experiment["variants"]} == {
+        name: (list(variant_of.values()).count(name),) * 2 for name in sizes
+    }
+    assert [group["clicks"]["count"] for group in found_report["positions"][:2]] == [0, 12]
+    outcomes(home, "export", str(home / "set.jsonl"))
+    rows = [json.loads(line) for line in (home / "set.jsonl").read_text().splitlines()]
+    assert sum(row["clicked"] for row in rows) == 12
+    assert len([row for row in rows if row["recommendation_id"] == plain.recommendation_id]) == 3
+    (home / "set.jsonl").unlink()
+    assert metric(live, "recserve_answers_logged_total") >= 26
+    assert metric(live, "recserve_answers_lost_total") == 0
+
+
+def test_what_is_drawn_to_explore_is_logged_with_its_propensity(client: Client, films: list[str]) -> None:
+    user = "explorer"
+    client.interactions.record([interaction(user, "like", films[5])])
+    explore = Explore(epsilon=0.5, at_most=0.5, seed=3)
+    found = client.recommend_for(user, strategy="blend", explore=explore, variants={"length": "long"})
+    (answer,) = logged(client, user, 1)
+    assert answer.strategy == "blend"
+    assert answer.items == [of.id for of in found.slate.items]
+    assert answer.propensities == [of.propensity for of in found.slate.items]
+    assert min(answer.propensities) < 1 == max(answer.propensities)
+
+
+def test_an_erased_user_leaves_no_answer_behind(client: Client, home: Path, films: list[str]) -> None:
+    user = "erased-user-51c0"
+    client.interactions.record([interaction(user, "like", films[3])])
+    client.recommend_for(user)
+    (answer,) = logged(client, user, 1)
+    client.recommend_for(user)  # may still wait to be logged
+    pseudonym = read_pseudonyms(Workspace(home).pseudonym_key).of(user)
+    needles = (user.encode(), pseudonym.encode(), answer.recommendation_id.encode())
+    receipt = client.users.erase(user)
+    # What waited then is written, or not, before what is asked for from now on.
+    client.interactions.record([interaction("after", "like", films[3])])
+    client.recommend_for("after")
+    logged(client, "after", 1)
+    assert client.users.verify_erasure(user, receipt).answers == 0
+    files = [path for path in home.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in files if any(needle in path.read_bytes() for needle in needles)]

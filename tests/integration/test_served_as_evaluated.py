@@ -1,0 +1,110 @@
+"""What the offline evaluation says is served is what a real server answers over gRPC."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recserve_benchmarks.evaluate_ranking import Known, known_to
+from recserve_benchmarks.evaluate_served import served as evaluated
+from recserve_benchmarks.evaluate_split import Part
+from recserve_client import Client, ClientOptions
+from recserve_client.contract import RecommendForRequest, Shares
+from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.event_columns import EventColumns
+from recserve_server_ext.history_rules import HistoryRules
+from recserve_server_ext.interaction import Interaction
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.snapshot import Snapshot, current
+from recserve_server_ext.user_ranker import Ranked
+from recserve_server_ext.workspace import Workspace
+from support.served import served
+
+pytestmark = pytest.mark.triton
+USERS = 40
+TYPES = ["view", "like", "dislike", "purchase"]
+
+
+@pytest.fixture(scope="module")
+def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("evaluated") / "home"
+    return shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key"))
+
+
+@pytest.fixture(scope="module")
+def known(home: Path) -> Known:
+    """A made-up log of users with tastes, in the store of the home; the last user has none."""
+    place = Workspace(home)
+    snapshot = Snapshot.load(current(place.snapshots))
+    rng, items, now = np.random.default_rng(5), len(snapshot.ids), time.time()
+    lengths = np.append(rng.integers(1, 40, USERS - 1), 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    total = int(offsets[-1])
+    # Half of the users keep to the first half of the catalogue, and some items are liked by many.
+    favourites = (rng.beta(0.4, 3.0, total) * items / 2).astype(np.int64)
+    subject = favourites + np.repeat(np.arange(USERS) % 2, lengths) * (items // 2)
+    kinds = rng.integers(0, len(TYPES), total)
+    time_us = np.round((now - 86_400 + rng.permutation(total) * 60.0) * 1e6).astype(np.int64)
+    nothing = np.full(total, np.nan)
+    columns = EventColumns(
+        offsets, time_us, kinds, subject, nothing, nothing, nothing, nothing, TYPES, snapshot.ids,
+        np.ones(items, np.bool_),
+    )  # fmt: skip
+    pseudonyms = read_pseudonyms(place.pseudonym_key)
+    events = [
+        Interaction(
+            user=pseudonyms.of(f"user{user}"), type=TYPES[kind], item=snapshot.ids[item], timestamp=us / 1e6,
+        )
+        for user, kind, item, us in zip(*(of.tolist() for of in (columns.user, kinds, subject, time_us)), strict=True)
+    ]  # fmt: skip
+    with InteractionStore(place.interactions, create=True) as store:
+        assert {found.status for found in store.record(events)} == {"recorded"}
+    users, order = np.arange(USERS), np.tile(np.arange(items), (USERS, 1))
+    part = Part(np.arange(total), users, np.zeros((USERS, items), np.bool_), order)
+    return known_to(part, columns, np.asarray(snapshot.vectors))
+
+
+@pytest.fixture(scope="module")
+def client(home: Path, known: Known) -> Iterator[Client]:
+    with served(home) as live, Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+        # Item-to-item counts come in the background.
+        deadline = time.monotonic() + 60
+        while not any(_counted(client, f"user{user}") for user in range(USERS)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield client
+
+
+def _counted(client: Client, user: str) -> bool:
+    items = client.recommend_for(user, strategy="blend").slate.items
+    return any(isinstance(item.shares, Shares) and item.shares.item_to_item for item in items)
+
+
+REQUESTS: list[dict[str, Any]] = [
+    {},
+    {"strategy": "blend"},
+    {"interests": 4},
+    {"strategy": "blend", "interests": 3},
+]
+
+
+@pytest.mark.parametrize("options", REQUESTS, ids=["text", "blend", "interests", "both"])
+def test_the_offline_list_is_the_answer(client: Client, known: Known, options: dict[str, Any]) -> None:
+    request = RecommendForRequest(user_id="", k=10, **options)
+    expected = evaluated(known, request, HistoryRules(), BlendRules())
+    ids = known.columns.subjects
+    for user, slate in enumerate(expected):
+        found = client.recommend_for(f"user{user}", k=10, ef=1000, **options)
+        assert isinstance(slate, Ranked)
+        assert [item.id for item in found.slate.items] == [ids[row] for row in slate.rows]
+        assert found.basis == ("popularity" if user == USERS - 1 else "history")
+        if options.get("strategy") == "blend":
+            of = slate.popularity + slate.parts.sum(axis=1)
+            assert [item.score for item in found.slate.items] == pytest.approx(of.tolist(), abs=1e-4)

@@ -1,0 +1,43 @@
+"""Answers of `recommend`, packed, and a log of them that writes when it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import UNSET
+
+from recserve_client.contract import AssignedVariant, RecommendTimings, Slate, SlateItem, UserSlate, pack
+from recserve_server_ext.answer_log import AnswerLog
+from recserve_server_ext.experiment_settings import Experiment
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.settings import AnswerLogSettings
+from support.events import NOW
+
+_TIMINGS = RecommendTimings(1, 2, 3, 4, 5)
+
+
+def slate(name: str, items: Sequence[str]) -> Slate:
+    """A slate of these items."""
+    return Slate(name, [SlateItem(item, 0.5, [0.25, 0.25]) for item in items], [], 7, "encoder-1", _TIMINGS)
+
+
+def plain(name: str, items: Sequence[str] = ("i1", "i2")) -> bytes:
+    """The answer to a request without a user."""
+    return pack(slate(name, items))
+
+
+def by_user(
+    name: str, items: Sequence[str] = ("i1", "i2"), *variants: AssignedVariant, basis: Any = "history"
+) -> bytes:
+    """The answer to a request by user id."""
+    return pack(UserSlate(slate(name, items), basis, "rules-1", experiments=list(variants) or UNSET))
+
+
+def log_of(
+    store: InteractionStore, *, now: float = NOW, served: Sequence[Experiment] = (), **settings: Any
+) -> AnswerLog:
+    """A log whose thread does nothing before its end."""
+    return AnswerLog(
+        lambda: store, AnswerLogSettings(**{"every_s": 1e6, **settings}), served, clock=lambda: now, seed=1
+    )

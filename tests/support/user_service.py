@@ -1,0 +1,100 @@
+"""Users by id without Triton: a recommender over a store whose clock stands still."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_client.contract import RequestError, Slate, UserSlate
+from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.experiment_settings import Experiment
+from recserve_server_ext.history_rules import HistoryRules
+from recserve_server_ext.interaction_limits import InteractionLimits
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.log_counter import LogCounter
+from recserve_server_ext.logged_recommender import LoggedRecommender
+from recserve_server_ext.packed_model import PackedModel
+from recserve_server_ext.recommender import Recommender
+from recserve_server_ext.settings import Limits
+from recserve_server_ext.snapshot import Snapshot
+from recserve_server_ext.text_cache import TextCaches
+from recserve_server_ext.user_histories import UserHistories
+from recserve_server_ext.user_recommender import UserRecommender
+from support.events import NOW, PSEUDONYMS
+from support.small_snapshot import DIM
+from support.users import Call
+
+LIMITS = Limits(exclude=20, texts=4, history=50)
+
+
+def vector_of(text: str) -> NDArray[np.float32]:
+    """A made-up encoder: a unit vector seeded by the text."""
+    vector = np.random.default_rng(list(text.encode())).normal(size=DIM)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+class Service:
+    """A recommender of users over a store whose clock stands still."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        where: Path | str,
+        rules: HistoryRules | None = None,
+        blend: BlendRules | None = None,
+        experiments: Sequence[Experiment] = (),
+    ) -> None:
+        self.logged: list[tuple[str | None, str]] = []
+        self.store = InteractionStore(where, InteractionLimits(), create=True, clock=lambda: NOW)
+        self.rules = rules or HistoryRules()
+        blend = blend or BlendRules()
+        self.counter = LogCounter(
+            lambda: self.store, self.rules, blend,
+            window_s=1000, every_s=1e9, contexts=("device",), clock=lambda: NOW,
+        )  # fmt: skip
+        self.handler = UserRecommender(
+            lambda: View(snapshot),
+            lambda newest, limits: Recommender(newest, TextCaches(100), limits),
+            LIMITS,
+            pseudonyms=PSEUDONYMS,
+            histories=UserHistories(lambda: self.store, self.rules, blend),
+            counter=self.counter,
+            blend=blend,
+            experiments=experiments,
+        )
+
+    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = "text") -> None:
+        """Takes what is to be logged."""
+        self.logged.append((pseudonym, strategy))
+
+    def encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
+        return np.stack([vector_of(text) for text in texts])
+
+    def batch(self, *requests: Any) -> list[Any]:
+        """The packed answers to requests of one batch, or their errors."""
+        calls = [Call(found if isinstance(found, bytes) else json.dumps(found).encode()) for found in requests]
+        model = PackedModel(LoggedRecommender(self.handler, self), self.encode, waiting=2)
+        now = model.run(calls)
+        model.close()
+        return [call.answers[0] if answer is None else answer for call, answer in zip(calls, now, strict=True)]
+
+    def ask(self, type_: Any, **request: Any) -> Any:
+        (answer,) = self.batch(request)
+        if isinstance(answer, RequestError):
+            raise answer
+        return msgspec.json.decode(answer, type=type_)
+
+    def recommend(self, **request: Any) -> Slate:
+        found: Slate = self.ask(Slate, **request)
+        return found
+
+    def recommend_for(self, user_id: str = "ann", **request: Any) -> UserSlate:
+        found: UserSlate = self.ask(UserSlate, user_id=user_id, **request)
+        return found

@@ -1,0 +1,267 @@
+"""The log of answers, on SQLite and PostgreSQL: what a line holds, what is lost and counted, erased and trimmed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from recserve_client.contract import AssignedVariant, ErrorKind, RecommendForRequest, RequestError
+from recserve_server_ext.answer_log import AnswerLog, LogCounts
+from recserve_server_ext.answer_rows import Line, row_of
+from recserve_server_ext.experiment_settings import Experiment, Variant, version_of
+from recserve_server_ext.interaction_limits import InteractionLimits
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.interaction_tables import answers, experiments
+from recserve_server_ext.logged_recommender import LoggedRecommender
+from recserve_server_ext.settings import AnswerLogSettings
+from recserve_server_ext.user_recommender import UserJob
+from support.answers import by_user, log_of, plain
+from support.events import ANN, BOB, NOW, event
+
+MIX = Experiment("mix", [Variant("control"), Variant("session", {"mix": 0.9}, 2.0)])
+SESSION = AssignedVariant("mix", "session", version_of(MIX))
+
+
+@pytest.fixture
+def store(store_place: Path | str) -> Iterator[InteractionStore]:
+    limits = InteractionLimits(answers=10, answers_max_age_s=100)
+    with InteractionStore(store_place, limits, create=True, clock=lambda: NOW) as store:
+        yield store
+
+
+def rows(store: InteractionStore) -> list[dict[str, Any]]:
+    with store.database.reading() as connection:
+        return [dict(row) for row in connection.execute(sa.select(answers).order_by(answers.c.number)).mappings()]
+
+
+def test_a_line_says_what_was_recommended_to_whom_and_how(store: InteractionStore) -> None:
+    log = log_of(store, served=[MIX], plain=1.0)
+    log.offer(by_user("r1", ["i1", "i2", "i3"], SESSION), ANN)
+    log.offer(plain("r2"), None)
+    log.offer(by_user("r3", [], basis="popularity"), BOB)
+    log.offer(by_user("r4", ["i1"], msgspec.structs.replace(SESSION, forced=True)), ANN)
+    log.flush()
+    log.close()
+    first, second, third, fourth = rows(store)
+    assert first | {"number": 0} == {
+        "number": 0,
+        "recommendation_id": "r1",
+        "pseudonym": ANN,
+        "time_us": NOW * 1e6,
+        "strategy": "text",
+        "variants": f'{{"mix@{SESSION.version}":"session"}}',
+        "forced": False,
+        "sampling": 1.0,
+        "size": 3,
+        "recommended": '["i1","i2","i3"]',
+        "propensities": None,
+        "revision": 7,
+        "encoder": "encoder-1",
+        "rules": "rules-1",
+    }
+    assert (second["pseudonym"], second["rules"], second["variants"], second["recommended"]) == (
+        None, None, "{}", '["i1","i2"]',
+    )  # fmt: skip
+    assert (third["strategy"], third["size"], third["forced"], fourth["forced"]) == ("popularity", 0, False, True)
+    with store.database.reading() as connection:
+        (served,) = connection.execute(sa.select(experiments)).mappings()
+    assert (served["name"], served["version"], served["weights"]) == (
+        "mix", SESSION.version, '{"control":1.0,"session":2.0}',
+    )  # fmt: skip
+    assert log.counts == LogCounts(4, 0, 0)
+
+
+def test_propensities_and_the_strategy_are_kept() -> None:
+    answer = msgspec.json.decode(by_user("r1", ["i1", "i2"]))
+    answer["slate"]["items"][1]["propensity"] = 0.05
+    row = row_of(Line(msgspec.json.encode(answer), ANN, 1, 1.0, "blend"))
+    assert (row["strategy"], row["propensities"]) == ("blend", "[1.0,0.05]")
+
+
+def test_a_sample_is_drawn_and_its_share_written_down(store: InteractionStore) -> None:
+    log = log_of(store, by_user=0.25, plain=0.0, queue=10_000)
+    for n in range(2000):
+        log.offer(by_user(f"u{n}"), ANN)
+        log.offer(plain(f"p{n}"), None)
+    log.flush()
+    log.close()
+    assert log.counts.logged == pytest.approx(500, abs=80)  # four standard errors
+    assert log.counts.full == 0
+    assert {(row["pseudonym"], row["sampling"]) for row in rows(store)} == {(ANN, 0.25)}
+
+
+@pytest.mark.parametrize("bound", [{"queue": 3}, {"queue_bytes": 3 * len(plain("r0"))}])
+def test_what_finds_no_room_is_counted_and_holds_up_nobody(tmp_path: Path, bound: Any) -> None:
+    with InteractionStore(tmp_path / "i.db", create=True, clock=lambda: NOW) as store:
+        log = log_of(store, plain=1.0, **bound)
+        with store.database.writing():  # nothing else can write meanwhile
+            for n in range(5):
+                log.offer(plain(f"r{n}"), None)
+        assert log.counts == LogCounts(0, 2, 0)
+        log.flush()
+        log.offer(plain("r6"), None)
+        log.close()
+        assert [row["recommendation_id"] for row in rows(store)] == ["r0", "r1", "r2", "r6"]
+
+
+def test_a_store_that_cannot_be_written_loses_lines_and_counts_them(store: InteractionStore) -> None:
+    log = log_of(store)
+    with store.database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE answers RENAME TO away")
+    log.offer(by_user("r1"), ANN)
+    log.flush()
+    assert log.counts == LogCounts(0, 0, 1)
+    with store.database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO answers")
+    log.offer(by_user("r2"), ANN)
+    log.close()
+    assert [row["recommendation_id"] for row in rows(store)] == ["r2"]
+    assert log.counts == LogCounts(1, 0, 1)
+
+
+def test_an_answer_of_another_shape_is_lost_alone_in_its_group(store: InteractionStore) -> None:
+    log = log_of(store)
+    log.offer(b'{"no":"slate"}', ANN)
+    log.flush()
+    log.offer(by_user("r1"), ANN)
+    log.close()
+    assert (log.counts, len(rows(store))) == (LogCounts(1, 0, 1), 1)
+
+
+def test_what_waits_while_its_user_is_erased_is_not_written(store: InteractionStore) -> None:
+    log = log_of(store, now=NOW - 1)
+    log.offer(by_user("before"), ANN)
+    log.flush()
+    log.offer(by_user("waiting"), ANN)
+    log.offer(by_user("other"), BOB)
+    assert store.erase(ANN).answers == 1
+    log.close()
+    later = log_of(store, now=NOW + 1)
+    later.offer(by_user("after"), ANN)
+    later.close()
+    assert [row["recommendation_id"] for row in rows(store)] == ["other", "after"]
+
+
+def test_answers_are_among_what_is_exported_and_erased(store: InteractionStore) -> None:
+    log = log_of(store, served=[MIX])
+    log.offer(by_user("r1", ["i1", "i2"], SESSION), ANN)
+    log.offer(by_user("r2"), BOB)
+    log.close()
+    (held,) = store.export(ANN)["answers"]
+    assert held == {
+        "recommendation_id": "r1",
+        "timestamp": NOW,
+        "items": ["i1", "i2"],
+        "strategy": "text",
+        "sampling": 1.0,
+        "revision": 7,
+        "encoder": "encoder-1",
+        "rules": "rules-1",
+        "experiments": {f"mix@{SESSION.version}": "session"},
+    }
+    assert (store.erase(ANN).answers, store.export(ANN)["answers"]) == (1, [])
+    assert len(store.export(BOB)["answers"]) == 1
+
+
+def test_no_file_holds_the_answers_of_an_erased_user(tmp_path: Path) -> None:
+    path = tmp_path / "interactions.db"
+    with InteractionStore(path, create=True, clock=lambda: NOW) as store:
+        log = log_of(store, now=NOW - 1)
+        for n in range(500):
+            log.offer(by_user(f"answer-of-ann-{n}", [f"item-of-ann-{n}"]), ANN)
+            log.offer(by_user(f"answer-of-bob-{n}"), BOB)
+        log.flush()
+        needles = (ANN.encode(), b"answer-of-ann", b"item-of-ann")
+        files = [path, path.with_name("interactions.db-wal")]
+        before = b"".join(file.read_bytes() for file in files)
+        assert all(needle in before for needle in needles)
+        log.offer(by_user("answer-of-ann-waiting", ["item-of-ann"]), ANN)
+        store.erase(ANN)
+        log.close()
+        for file in tmp_path.iterdir():
+            content = file.read_bytes()
+            assert not [needle for needle in needles if needle in content], file
+
+
+def test_answers_past_the_limits_go_oldest_first(store: InteractionStore) -> None:
+    for now, names in ((NOW - 200, "ab"), (NOW - 50, "cdef"), (NOW, "ghijklmn")):
+        log = log_of(store, now=now)
+        for name in names:
+            log.offer(by_user(name), ANN)
+        log.close()
+    assert store.trim_answers(round((NOW - 60) * 1e6)) == 4  # of 14, 10 are kept; a and b are too old as well
+    assert store.expire(NOW + 60) == 2  # e and f are too old now
+    assert "".join(row["recommendation_id"] for row in rows(store)) == "ghijklmn"
+    assert store.trim_answers(round(NOW * 1e6)) == 0
+
+
+def test_the_log_trims_while_it_writes(store: InteractionStore) -> None:
+    log = log_of(store)
+    for n in range(30):
+        log.offer(by_user(f"r{n}"), ANN)
+    log.flush()
+    log.flush()
+    log.close()
+    assert [row["recommendation_id"] for row in rows(store)] == [f"r{n}" for n in range(20, 30)]
+
+
+def test_the_thread_writes_by_itself_and_shows_its_counts(tmp_path: Path) -> None:
+    shown: list[LogCounts] = []
+    written = threading.Event()
+
+    def show(counts: LogCounts) -> None:
+        shown.append(counts)
+        if counts.logged:
+            written.set()
+
+    with InteractionStore(tmp_path / "i.db", create=True) as store:
+        log = AnswerLog(lambda: store, AnswerLogSettings(every_s=0.01), [], show=show)
+        log.offer(by_user("r1"), ANN)
+        assert written.wait(30)
+        log.close()
+        assert [row["recommendation_id"] for row in rows(store)] == ["r1"]
+
+
+class _Answering:
+    """A recommender with these answers."""
+
+    def __init__(self, *found: bytes | RequestError) -> None:
+        self._found = list(found)
+        self.begin = self.accept = self.look_up = self.encode = lambda *_: None
+
+    def answer(self, jobs: Any) -> list[bytes | RequestError]:
+        return self._found
+
+
+def test_answers_are_logged_with_their_users_and_refusals_are_not() -> None:
+    offered: list[tuple[bytes, str | None, str]] = []
+
+    class Log:
+        def offer(self, answer: bytes, pseudonym: str | None, strategy: str = "text") -> None:
+            offered.append((answer, pseudonym, strategy))
+
+    refusal = RequestError(ErrorKind.EMPTY_HISTORY, "nothing")
+    job, variant = (
+        UserJob(RecommendForRequest("ann", strategy="blend"), ANN, variants) for variants in ([], [SESSION])
+    )
+    answering: Any = _Answering(by_user("r1"), refusal, plain("r2"), by_user("r3"))
+    recommender = LoggedRecommender(answering, Log())
+    plain_job: Any = object()
+    found = recommender.answer([job, job, plain_job, variant])
+    assert found == [by_user("r1"), refusal, plain("r2"), by_user("r3", ["i1", "i2"], SESSION)]
+    assert offered == [(found[0], ANN, "blend"), (found[2], None, "text"), (found[3], ANN, "blend")]
+
+
+def test_a_line_does_not_change_the_revision(store: InteractionStore) -> None:
+    store.record([event()])
+    revision = store.revision
+    log = log_of(store)
+    log.offer(by_user("r1"), ANN)
+    log.close()
+    assert (len(rows(store)), store.revision) == (1, revision)

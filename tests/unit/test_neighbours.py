@@ -1,0 +1,85 @@
+"""Item-to-item counts against their definition, and the blend of a score."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recserve_benchmarks.evaluate_log import similarities
+from recserve_server_ext import neighbours
+from recserve_server_ext.blend import Pairs, Sparse
+from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.log_counts import FEWEST, LogColumns, counts_of
+from recserve_server_ext.neighbours import neighbours_of
+from support.known_log import known_of
+
+LOGS = st.lists(st.lists(st.integers(0, 11), max_size=12), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    histories=LOGS,
+    shrink=st.sampled_from([0.0, 3.0]),
+    most=st.integers(1, 14),
+    at_once=st.sampled_from([1, 7, 1 << 20]),
+)
+def test_equals_the_similarities_of_the_evaluation(
+    histories: list[list[int]], shrink: float, most: int, at_once: int
+) -> None:
+    user = np.array([n for n, items in enumerate(histories) for _ in items], np.int64)
+    item = np.array([found for items in histories for found in items], np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_AT_ONCE", at_once)
+        found = neighbours_of(user, item, 12, shrink=shrink, most=most)
+    expected = similarities(known_of(histories, 12), shrink, 12)
+    dense = np.zeros((12, 12))
+    rows, columns = np.nonzero(found.nearest >= 0)
+    dense[rows, found.nearest[rows, columns]] = found.likeness[rows, columns]
+    kept = (dense > 0).sum(axis=1)
+    assert kept.tolist() == np.minimum((expected > 0).sum(axis=1), most).tolist()
+    for one in range(12):
+        best = np.sort(expected[one])[::-1][: kept[one]]
+        assert found.likeness[one, : kept[one]] == pytest.approx(best, abs=1e-6)
+        chosen = found.nearest[one, : kept[one]]
+        assert dense[one, chosen] == pytest.approx(expected[one, chosen], abs=1e-6)
+
+
+def log_of(rows: list[tuple[int, str, float, str | None]]) -> LogColumns:
+    """User, item, time in days, device."""
+    items = list(dict.fromkeys(row[1] for row in rows))
+    return LogColumns(
+        np.array([row[0] for row in rows]), np.array([items.index(row[1]) for row in rows]),
+        np.array([row[2] * 86_400e6 for row in rows], np.int64), items, {"device": [row[3] for row in rows]},
+    )  # fmt: skip
+
+
+def test_a_window_and_a_context_decide_what_is_popular() -> None:
+    rows: list[tuple[int, str, float, str | None]] = [(n, "old", 1.0, None) for n in range(40)]
+    rows += [(n, "tv", 20.0, "tv") for n in range(FEWEST)] + [(n, "phone", 25.0, "phone") for n in range(FEWEST - 1)]
+    rows += [(99, "phone", 30.0, "tv"), (98, "tv", 30.0, None), (98, "tv", 30.0, None)]
+    counts = counts_of(log_of(rows), round(10 * 86_400e6), BlendRules(recent_half_life_s=10 * 86_400.0))
+    assert counts.everybody.items == ["tv", "phone"]
+    assert counts.everybody.users.tolist() == [FEWEST + 1, FEWEST]
+    assert counts.everybody.active == FEWEST + 2
+    assert counts.everybody.recent[0] == pytest.approx(FEWEST * 0.5 + 2)
+    of_tv = counts.ranking({"device": "tv", "unknown": "x"})
+    assert of_tv.items == ["tv", "phone"]
+    assert of_tv.users.tolist() == [FEWEST, 1]
+    # Too few users are no ranking of their own.
+    assert counts.ranking({"device": "phone"}) is counts.everybody
+
+
+def test_sparse_values_and_the_best_of_them() -> None:
+    found = Sparse(np.array([2, 5, 9]), np.array([1.0, 3.0, 2.0]))
+    assert found.at(np.array([9, 0, 5, 7])).tolist() == [2.0, 0.0, 3.0, 0.0]
+    usable = np.ones(10, np.bool_)
+    usable[5] = False
+    assert found.best(5, usable).tolist() == [9, 2]
+
+
+def test_pairs_add_up_by_row_and_by_behaviour() -> None:
+    pairs = Pairs(np.array([0, 1, 1]), np.array([4, 4, 7]), np.array([0.5, 0.25, 1.0]))
+    assert pairs.summed().at(np.array([4, 7, 1])).tolist() == [0.75, 1.0, 0.0]
+    assert pairs.shares(np.array([7, 4]), 3).tolist() == [[0.0, 1.0, 0.0], [0.5, 0.25, 0.0]]

@@ -1,0 +1,312 @@
+"""What a request by user id can ask for besides its history: filters, options, blends, interests, exploration ..."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from recserve_client.contract import ErrorKind, RequestError, SlateItem, UserSlate
+from recserve_client.where import parse_where
+from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.history_rules import HistoryRules
+from recserve_server_ext.interaction_limits import InteractionLimits
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.snapshot import Snapshot
+from recserve_server_ext.user_histories import UserHistories
+from support.events import ANN, BOB, NOW, PSEUDONYMS, event
+from support.small_snapshot import small_snapshot
+from support.user_service import Service
+
+OTHERS = [PSEUDONYMS.of(f"other{n}") for n in range(30)]
+YOUNG: dict[str, Any] = msgspec.to_builtins(parse_where("year >= 2000"))
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    return small_snapshot(tmp_path_factory.mktemp("small"), hidden=(5, 6))
+
+
+@pytest.fixture
+def service(snapshot: Snapshot, tmp_path: Path) -> Iterator[Service]:
+    service = Service(snapshot, tmp_path / "store.db")
+    yield service
+    service.store.close()
+
+
+@pytest.fixture
+def anywhere(snapshot: Snapshot, store_place: Path | str) -> Iterator[Service]:
+    """Over SQLite, and over PostgreSQL where there is one."""
+    service = Service(snapshot, store_place)
+    yield service
+    service.store.close()
+
+
+@pytest.fixture
+def busy(service: Service) -> Service:
+    """Others who turned to i20 also turned to i21 and i22; i150 is popular with those who did neither."""
+    for n, user in enumerate(OTHERS):
+        items = ["i20", "i21", "i22"][: 1 + n % 3] if n < 12 else ["i150", f"i{160 + n % 3}"]
+        service.store.record([event(user, item=item, timestamp=NOW - 300 + n) for item in items])
+    service.store.record([event(item="i20"), event(item="i9", timestamp=NOW - 90)])
+    service.counter.count()
+    return service
+
+
+def ids(found: UserSlate) -> list[str]:
+    return [item.id for item in found.slate.items]
+
+
+def shares(item: SlateItem) -> list[float]:
+    """All that must add up to the score."""
+    of = item.shares
+    assert not isinstance(of, msgspec.UnsetType)
+    contributions = item.contributions or []
+    assert isinstance(contributions, list)
+    assert sum(contributions) == pytest.approx(of.text + of.item_to_item, abs=1e-6)
+    boosts = item.boosts if isinstance(item.boosts, list) else []
+    return [*contributions, of.popularity, of.new, *boosts]
+
+
+def test_filters_and_options_are_those_of_recommend(busy: Service) -> None:
+    used = busy.recommend_for(k=1).history
+    assert isinstance(used, list)
+    history = [{"item": one.item, "weight": one.weight} for one in used]
+    options = {
+        "diversify": 0.3,
+        "boosts": [{"by": "recency", "attribute": "year", "half_life": 20, "weight": 0.2, "now": 2100}],
+        "pins": [{"item": "i190", "place": 2}],
+        "quotas": [{"where": YOUNG, "at_least": 5}],
+    }
+    for more in ({"where": YOUNG, "count": True}, {"slate": options}, {"slate": options, "where": YOUNG}, {"ef": 300}):
+        found = busy.recommend_for(k=7, **more).slate
+        expected = busy.recommend(history=history, k=7, **more)
+        assert [(item.id, item.score, item.rules) for item in found.items] == [
+            (item.id, item.score, item.rules) for item in expected.items
+        ]
+        assert found.count == expected.count
+    with pytest.raises(RequestError, match="min_revision"):
+        busy.recommend_for(min_revision=4)
+    with pytest.raises(RequestError, match="no attribute"):
+        busy.recommend_for(where=msgspec.to_builtins(parse_where('"sea" in colour')))
+
+
+def test_what_is_popular_is_filtered_and_shaped_too(busy: Service) -> None:
+    assert ids(busy.recommend_for("new", k=3))[0] == "i150"
+    old = msgspec.to_builtins(parse_where("year < 1930"))
+    found = busy.recommend_for("new", where=old, count=True)
+    assert ids(found) == ["i20", "i21", "i22", "i9"]
+    assert found.slate.count == 28
+    assert isinstance(found.popular, list)
+    assert [reason.users for reason in found.popular] == [13, 8, 4, 1]
+    pinned = busy.recommend_for("new", k=2, slate={"pins": [{"item": "i77", "place": 1}]})
+    assert ids(pinned) == ["i77", "i150"]
+    assert pinned.slate.items[0].rules == ["pin"]
+
+
+def test_a_blend_knows_what_goes_together_and_its_shares_add_up(busy: Service) -> None:
+    found = busy.recommend_for(strategy="blend", k=10, slate={"boosts": [
+        {"by": "recency", "attribute": "year", "half_life": 20, "weight": 0.2, "now": 2100}
+    ]})  # fmt: skip
+    assert found.basis == "history"
+    # Of two behaviours popularity has 5 parts in 7.
+    assert set(ids(found)[:3]) == {"i21", "i22", "i150"}
+    assert not {"i20", "i9"} & set(ids(found))
+    assert isinstance(found.history, list)
+    for item in found.slate.items:
+        assert sum(shares(item)) == pytest.approx(item.score, abs=1e-6)
+        assert isinstance(item.contributions, list)
+        assert len(item.contributions) == len(found.history)
+    first = found.slate.items[ids(found).index("i21")]
+    assert isinstance(first.contributions, list)
+    assert found.history[0].item == "i20"
+    assert first.contributions[0] > abs(first.contributions[1])
+    assert [item.score for item in found.slate.items] == sorted((i.score for i in found.slate.items), reverse=True)
+    assert all(year >= 2000 for year in _years(busy.recommend_for(strategy="blend", where=YOUNG, fields=["year"])))
+
+
+def _years(found: UserSlate) -> list[int]:
+    assert found.slate.items
+    return [item.fields["year"] for item in found.slate.items if isinstance(item.fields, dict)]
+
+
+def test_a_dislike_does_not_bring_what_goes_with_it(busy: Service) -> None:
+    busy.store.record([event(BOB, item="i20", type="dislike"), event(BOB, item="i9")])
+    found = busy.recommend_for("bob", strategy="blend", k=200)
+    for item in found.slate.items:
+        assert not isinstance(item.shares, msgspec.UnsetType)
+        assert item.shares.item_to_item == 0
+    busy.store.record([event(BOB, item="i20", type="like", timestamp=NOW)])
+    items = busy.recommend_for("bob", strategy="blend", k=200).slate.items
+    shares_of = {item.id: item.shares for item in items}
+    assert shares_of["i21"].item_to_item > 0  # type: ignore[union-attr]  # there are shares, as above
+
+
+def test_popularity_fades_as_events_arrive(busy: Service) -> None:
+    parts = []
+    for n in range(3):
+        found = busy.recommend_for("bob", strategy="blend", k=200)
+        (of,) = [item.shares for item in found.slate.items if item.id == "i150"]
+        assert not isinstance(of, msgspec.UnsetType)
+        parts.append(of.popularity)
+        busy.store.record([event(BOB, item=f"i{60 + 2 * n + m}") for m in range(5)])
+    # prior / (prior + n) with prior 5 and n = 0, 5, 10 (two of them new each time).
+    assert parts[1] == pytest.approx(parts[0] / 2, rel=1e-6)
+    assert parts[0] > parts[1] > parts[2] > 0
+
+
+def test_several_interests_share_a_slate_and_each_item_names_its_own(busy: Service) -> None:
+    vectors = busy.handler._view.snapshot.vectors
+    first, second = "i30", f"i{int((vectors @ vectors[30]).argmin())}"
+    busy.store.record([event(BOB, item=first, type="like"), event(BOB, item=second)])
+    found = busy.recommend_for("bob", interests=4, k=9)
+    assert isinstance(found.interests, list)
+    assert len(found.interests) == 2
+    assert sum(found.interests) == pytest.approx(1.0)
+    assert isinstance(found.history, list)
+    number_of = {used.item: used.interest for used in found.history}
+    assert number_of == {first: 0, second: 1}
+    numbers = [item.interest for item in found.slate.items]
+    assert abs(numbers.count(0) - 9 * found.interests[0]) <= 1
+    for item in found.slate.items:
+        assert sum(shares(item)) == pytest.approx(item.score, abs=1e-6)
+    for number, own in ((0, first), (1, second)):
+        alone = busy.recommend(history=[{"item": own}], exclude=[first, second], k=9)
+        expected = [item.id for item in alone.items]
+        assert [item.id for item in found.slate.items if item.interest == number] == expected[: numbers.count(number)]
+    grouped = busy.recommend_for("bob", interests=4, k=9, slate={"groups": [{"attribute": "title", "at_most": 1}]})
+    assert len(grouped.slate.items) == 9
+    assert ids(busy.recommend_for("bob", interests=1, k=9)) != ids(found)
+
+
+def test_exploration_is_marked_with_its_propensity_and_keeps_to_filters(busy: Service) -> None:
+    explore = {"epsilon": 1.0, "at_most": 0.3, "pool": 20, "seed": 5}
+    plain = ids(busy.recommend_for(k=10, where=YOUNG))
+    found = busy.recommend_for(k=10, where=YOUNG, explore=explore, fields=["year"])
+    assert ids(found)[:7] == plain[:7]
+    marks = [item.explored for item in found.slate.items]
+    assert marks == [False] * 7 + [True] * 3
+    assert [item.propensity for item in found.slate.items] == [1.0] * 7 + [1.0 / 20] * 3
+    assert not set(ids(found)[7:]) & set(plain)
+    assert all(year >= 2000 for year in _years(found))
+    assert ids(busy.recommend_for(k=10, where=YOUNG, explore=explore)) == ids(found)
+    for item in found.slate.items:
+        assert sum(shares(item)) == pytest.approx(item.score, abs=1e-6)
+    none = busy.recommend_for(k=10, explore={"epsilon": 0.0})
+    assert ids(none) == ids(busy.recommend_for(k=10))
+    assert [item.propensity for item in none.slate.items] == [1.0] * 10
+
+
+def test_a_new_item_gets_a_bounded_share_and_a_place_among_the_candidates(busy: Service) -> None:
+    new = {"attribute": "year", "half_life": 2, "weight": 30.0, "now": 2099}
+    found = busy.recommend_for(k=5, strategy="blend", new_items=new)
+    assert ids(found)[0] == "i199"
+    first = found.slate.items[0].shares
+    assert not isinstance(first, msgspec.UnsetType)
+    assert first.new == pytest.approx(30.0)
+    assert first.item_to_item == first.popularity == 0
+    for item in found.slate.items:
+        assert sum(shares(item)) == pytest.approx(item.score, abs=1e-6)
+    with pytest.raises(RequestError, match="needs a number"):
+        busy.recommend_for(new_items={**new, "attribute": "title"})
+
+
+def test_types_that_may_repeat_come_again_unless_there_was_another(service: Service) -> None:
+    service.store.record(
+        [
+            event(item="i10", type="listen", duration_s=30.0),
+            event(item="i11", type="listen", duration_s=30.0),
+            event(item="i11", type="like"),
+            event(item="i12", type="purchase"),
+            event(item="i13", type="dislike"),
+        ]
+    )
+    everything = {f"i{row}" for row in range(200)} - {"i5", "i6"}
+
+    def missing(**request: Any) -> set[str]:
+        return everything - set(ids(service.recommend_for(k=200, **request)))
+
+    assert missing() == {"i10", "i11", "i12", "i13"}
+    assert missing(allow_repeat=["listen"]) == {"i11", "i12", "i13"}
+    assert missing(allow_repeat=["listen", "like", "purchase"]) == {"i13"}
+    assert missing(allow_repeat=["listen"], session=[{"item": "i10"}]) == {"i10", "i11", "i12", "i13"}
+
+
+def test_stated_interests_fade_as_events_arrive(service: Service) -> None:
+    alone = service.recommend_for("bob", stated=["sea"])
+    assert alone.basis == "history"
+    assert isinstance(alone.history, list)
+    assert [(one.origin, one.text, one.weight) for one in alone.history] == [("stated", "sea", 1.0)]
+    for n in (5, 10):
+        service.store.record([event(BOB, item=f"i{30 + n + m}") for m in range(5)])
+        used = service.recommend_for("bob", stated=["sea", "space"]).history
+        assert isinstance(used, list)
+        stated = [one.weight for one in used if one.origin == "stated"]
+        assert stated == pytest.approx([5 / (5 + n) / 2] * 2)
+        assert sum(abs(one.weight) for one in used) == pytest.approx(1.0)
+
+
+def test_the_context_of_the_visit_decides_what_is_popular(anywhere: Service) -> None:
+    service = anywhere
+    for user in OTHERS:
+        tv = event(user, item="i40", context={"device": "tv"})
+        service.store.record([tv, event(user, item="i41"), event(user, item="i42")])
+    service.store.record([event(BOB, item="i41")])
+    service.counter.count()
+    assert ids(service.recommend_for("new", k=1)) == ["i41"]
+    assert ids(service.recommend_for("new", k=3, context={"device": "tv"})) == ["i40"]
+    assert ids(service.recommend_for("new", k=1, context={"device": "phone", "size": "small"})) == ["i41"]
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"strategy": "magic"}, "strategy"),
+    ({"interests": 9}, "interests"),
+    ({"stated": [" "]}, "blank"),
+    ({"explore": {"at_most": 0.6}}, "at_most"),
+    ({"explore": {}, "slate": {"quotas": [{"where": YOUNG, "at_least": 1}]}}, "quotas"),
+    ({"interests": 2, "slate": {"diversify": 0.5}}, "diversify"),
+    ({"slate": {"pins": [{"item": "i1", "place": 11}]}}, "11"),
+]
+
+
+@pytest.mark.parametrize(("request_", "named"), REFUSED, ids=[named for _, named in REFUSED])
+def test_what_cannot_be_is_refused(service: Service, request_: dict[str, Any], named: str) -> None:
+    with pytest.raises(RequestError, match=named) as refused:
+        service.recommend_for(**request_)
+    assert refused.value.kind is ErrorKind.INVALID_REQUEST
+
+
+def test_what_is_kept_of_a_user_is_as_new_as_the_store(anywhere: Service, store_place: Path | str) -> None:
+    service = anywhere
+    histories = UserHistories(lambda: service.store, service.rules, BlendRules())
+    # As another process would.
+    with InteractionStore(store_place, InteractionLimits(), clock=lambda: NOW) as other:
+        other.record([event(item="i1"), event(BOB, item="i2")])
+        first = histories.read([ANN, BOB])
+        assert histories.read([ANN, BOB])[ANN] is first[ANN]
+        other.record([event(BOB, item="i3", timestamp=NOW - 9000)])
+        # Bob is not asked for at the new mark: that must not make his old past count as new.
+        assert histories.read([ANN])[ANN] is first[ANN]
+        assert histories.read([BOB])[BOB].subjects == ["i2", "i3"]
+        other.erase(ANN)
+        other.record([event(item="i4", timestamp=NOW + 1)])
+        assert histories.read([ANN])[ANN].subjects == ["i4"]
+        other.erase(BOB)
+        histories.forget_erased()
+        assert not histories._kept
+
+
+def test_of_the_pasts_those_least_recently_asked_for_go_first(service: Service) -> None:
+    histories = UserHistories(lambda: service.store, HistoryRules(), BlendRules(), kept=10)
+    for user in OTHERS[:4]:
+        service.store.record([event(user, item="i1"), event(user, item="i2")])
+        histories.read([user])
+        histories.read([OTHERS[0]])
+    assert set(histories._kept) == {OTHERS[0], OTHERS[3]}
+    assert histories._held == 8
+    past = histories.read(OTHERS[:4])
+    assert all(np.sort(past[user].subjects).tolist() == ["i1", "i2"] for user in OTHERS[:4])
