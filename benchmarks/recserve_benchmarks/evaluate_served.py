@@ -81,10 +81,10 @@ def served(
     )
     recommender = Recommender(lambda: view, TextCache(1, view.dim), Limits())
     users = [str(n) for n in range(len(known.part.users))]
-    seen = [
-        (users[user], ids[item], "seen")
-        for user, item in zip(known.histories.user.tolist(), known.histories.subject.tolist(), strict=True)
-    ]
+    seen: dict[str, tuple[list[str], list[str]]] = {user: ([], []) for user in users}
+    for number, item in zip(known.histories.user.tolist(), known.histories.subject.tolist(), strict=True):
+        seen[users[number]][0].append(ids[item])
+        seen[users[number]][1].append("seen")
     pasts = pasts_of(newest(known.histories), users, seen, rules, blend)
     ranker = UserRanker(blend)
     limits = Limits()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class EventColumns:
         price: [events].
         quantity: [events].
         types: Names of the types.
-        subjects: Item ids and texts.
+        subjects: Item ids, then texts.
         is_item: [subjects] Whether a subject is an item.
     """
 
@@ -85,27 +86,32 @@ def columns_of(offsets: Ints, fields: Sequence[Sequence[Any]]) -> EventColumns:
         fields: [fields][events].
     """
     times, names, items, texts, *numbers = fields
-    type_codes: dict[str, int] = {}
-    codes: dict[tuple[bool, str], int] = {}
-    types = [type_codes.setdefault(name, len(type_codes)) for name in names]
-    pairs = zip(items, texts, strict=True)
-    subjects = [
-        codes.setdefault((item is not None, text if item is None else item), len(codes)) for item, text in pairs
-    ]
+    type_codes, item_codes = _codes(names), _codes(items)
+    # No Python per interaction: most are about items, which are looked up by `map`.
+    subject = np.fromiter(map(item_codes.get, items, repeat(-1)), np.int64, len(times))
+    of_text = np.flatnonzero(subject < 0).tolist()
+    text_codes = _codes([texts[place] for place in of_text])
+    subject[of_text] = [len(item_codes) + text_codes[texts[place]] for place in of_text]
     value, duration_s, price, quantity = (np.array(column, np.float64) for column in numbers)  # none becomes NaN
     return EventColumns(
         offsets=offsets,
         time_us=_ints(times),
-        type=_ints(types),
-        subject=_ints(subjects),
+        type=np.fromiter(map(type_codes.__getitem__, names), np.int64, len(times)),
+        subject=subject,
         value=value,
         duration_s=duration_s,
         price=price,
         quantity=quantity,
         types=list(type_codes),
-        subjects=[name for _, name in codes],
-        is_item=np.array([is_item for is_item, _ in codes], np.bool_),
+        subjects=[*item_codes, *text_codes],
+        is_item=np.arange(len(item_codes) + len(text_codes)) < len(item_codes),
     )
+
+
+def _codes(names: Sequence[str | None]) -> dict[str, int]:
+    """A number for each name, in the order in which they first occur."""
+    distinct = [name for name in dict.fromkeys(names) if name is not None]
+    return dict(zip(distinct, range(len(distinct)), strict=True))
 
 
 def _ints(values: Sequence[Any]) -> Ints:

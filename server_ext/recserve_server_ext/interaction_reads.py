@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import chain, pairwise
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -44,10 +45,7 @@ def window(connection: sa.Connection, pseudonyms: Sequence[str], limit: int) -> 
     if not pseudonyms:
         return event_columns([])
     rows = connection.execute(window_query(list(pseudonyms), limit, connection.dialect.name)).all()
-    # The rows of a user are neighbours: their slices are brought into the order given.
-    found = [row[0] for row in rows]
-    starts = [0, *(place for place in range(1, len(found)) if found[place] != found[place - 1])] if rows else []
-    slices = dict(zip((found[start] for start in starts), pairwise([*starts, len(rows)]), strict=False))
+    slices = _slices(rows)
     of_user = [slices.get(pseudonym, (0, 0)) for pseudonym in pseudonyms]
     ordered = list(chain.from_iterable(rows[start:end] for start, end in of_user))
     offsets = np.cumsum([0, *(end - start for start, end in of_user)])
@@ -75,11 +73,27 @@ def seen_items(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str
     return found
 
 
-def seen_pairs(connection: sa.Connection, pseudonyms: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Pseudonym, item and kind of everything that these users saw."""
+def seen_pairs(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
+    """By user: items and kinds of everything that the user saw, two lists of the same length."""
     query = sa.select(users.c.pseudonym, seen.c.item, seen.c.kind)
     query = query.join_from(users, seen, seen.c.user == users.c.number).where(users.c.pseudonym.in_(pseudonyms))
-    return [tuple(row) for row in connection.execute(query)]
+    rows = connection.execute(query.order_by(users.c.number)).all()
+    found = {}
+    for pseudonym, (start, end) in _slices(rows).items():
+        _, items, kinds = zip(*rows[start:end], strict=True)
+        found[pseudonym] = list(items), list(kinds)
+    return found
+
+
+def _slices(rows: Sequence[Any]) -> dict[str, tuple[int, int]]:
+    """Where the rows of each user are, whose rows are neighbours; the first column is the pseudonym."""
+    slices = {}
+    start = 0
+    for pseudonym, of_user in groupby(map(itemgetter(0), rows)):
+        end = start + sum(1 for _ in of_user)
+        slices[pseudonym] = start, end
+        start = end
+    return slices
 
 
 def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, Change]:

@@ -167,7 +167,7 @@ class UserHistories:
                     self._kept[user] = kept._replace(mark=mark)
             stale = [user for user in known if user not in self._kept or self._kept[user].mark != mark]
             columns = interaction_reads.window(connection, stale, WINDOW)
-            seen = interaction_reads.seen_pairs(connection, stale) if stale else []
+            seen = interaction_reads.seen_pairs(connection, stale) if stale else {}
         self._mark = mark
         for user, past in pasts_of(columns, stale, seen, self._rules, self._blend).items():
             self._forget(user)
@@ -194,7 +194,7 @@ class UserHistories:
 def pasts_of(
     columns: EventColumns,
     users: Sequence[str],
-    seen: Sequence[tuple[str, str, str]],
+    seen: Mapping[str, tuple[list[str], list[str]]],
     rules: HistoryRules,
     blend: BlendRules,
 ) -> dict[str, UserPast]:
@@ -203,7 +203,7 @@ def pasts_of(
     Args:
         columns: The newest interactions of each user, newest first.
         users: Pseudonyms.
-        seen: Pseudonym, item and kind of what they saw.
+        seen: By pseudonym items and kinds of what they saw.
         rules: How interactions become weights.
         blend: How they become weights for item-to-item counts.
 
@@ -216,16 +216,12 @@ def pasts_of(
     names = list(map(sys.intern, columns.subjects))
     codes = columns.subject[found.index]
     is_item = columns.is_item[codes]
-    items_of: dict[str, tuple[list[str], list[str]]] = {user: ([], []) for user in users}
-    for user, item, kind in seen:
-        items, kinds = items_of[user]
-        items.append(sys.intern(item))
-        kinds.append(sys.intern(kind))
     pasts = {}
     for user, (start, end) in zip(users, pairwise(found.offsets.tolist()), strict=True):
         subjects = list(map(names.__getitem__, codes[start:end].tolist()))
         weights = _bounded(found.weight[start:end])
-        pasts[user] = UserPast(subjects, is_item[start:end].copy(), weights, counted[start:end].copy(), *items_of[user])
+        items, kinds = (list(map(sys.intern, part)) for part in seen.get(user, ([], [])))
+        pasts[user] = UserPast(subjects, is_item[start:end].copy(), weights, counted[start:end].copy(), items, kinds)
     return pasts
 
 
