@@ -28,7 +28,7 @@ from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.snapshot_manifest import EngineManifest, SnapshotManifest
-from recserve_server_ext.text_cache import TextCache
+from recserve_server_ext.text_cache import TextCaches
 from recserve_server_ext.user_histories import WINDOW, pasts_of
 from recserve_server_ext.user_plans import plan_of, planned
 from recserve_server_ext.user_ranker import Ranked, UserRanker
@@ -79,7 +79,7 @@ def served(
     counts = CountsView(
         _counts(known, counted_types(columns, rules), msgspec.structs.replace(blend, text=0.0, prior=0.0)), view
     )
-    recommender = Recommender(lambda: view, TextCache(1, view.dim), Limits())
+    recommender = Recommender(lambda: view, TextCaches(1), Limits())
     users = [str(n) for n in range(len(known.part.users))]
     seen: dict[str, tuple[list[str], list[str]]] = {user: ([], []) for user in users}
     for number, item in zip(known.histories.user.tolist(), known.histories.subject.tolist(), strict=True):
