@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, nearest, shown
 from recserve_client.contract.filters import check_filter
 from recserve_client.contract.slate_options import check_slate_options
-from recserve_server_ext.catalogue_view import RowOf
 from recserve_server_ext.settings import Limits
+
+if TYPE_CHECKING:
+    # Models without a catalogue start sooner without the store and the engines.
+    from recserve_server_ext.catalogue_view import RowOf
 
 Vectors = NDArray[np.float32]
 _LISTED = 10
