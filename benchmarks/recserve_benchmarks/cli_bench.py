@@ -11,6 +11,7 @@ import typer
 from recserve_benchmarks.cli_encode import encode
 from recserve_benchmarks.cli_output import check_folders, print_results, steps
 from recserve_benchmarks.cli_retrieve import retrieve
+from recserve_benchmarks.cli_users import users
 from recserve_client.cli.console import fail
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure speed against raw search, an echo and the encoder alone.", no_args_is_help=True)
 app.command()(encode)
 app.command()(retrieve)
+app.command()(users)
 
 
 @app.callback()
