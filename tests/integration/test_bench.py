@@ -1,4 +1,4 @@
-"""`recserve bench recommend`, `retrieve`, `users` and `encode` on real servers, tiny: that they measure, not how fast anything is."""
+"""`recserve bench` on real servers, tiny: that its commands measure, not how fast anything is."""
 
 from __future__ import annotations
 
