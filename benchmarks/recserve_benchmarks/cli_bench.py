@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from recserve_benchmarks.recommend_bench import Plan
 
 app = typer.Typer(help="Measure speed against raw search, an echo and the encoder alone.", no_args_is_help=True)
+app.command()(users)
 app.command()(encode)
 app.command()(retrieve)
-app.command()(users)
 
 
 @app.callback()

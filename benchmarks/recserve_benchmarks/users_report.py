@@ -101,10 +101,10 @@ def draw(results: dict[str, Any], path: Path, title: str) -> None:
         rates += [(f"100 a request,\n{store}", of["record"]["batched_per_s"])]
         rates += [(f"1 a request,\n{store}", of["record"]["single_per_s"])]
     right.bar([label for label, _ in rates], [rate for _, rate in rates])
-    right.set(ylabel="interactions/s", yscale="log")
+    right.set(ylabel="interactions/s")
     for axes in (left, right):
         axes.grid(visible=True, axis="y", alpha=0.3)
-    left.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
