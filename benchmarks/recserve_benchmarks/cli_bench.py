@@ -12,6 +12,7 @@ from recserve_benchmarks.cli_encode import encode
 from recserve_benchmarks.cli_milvus import milvus
 from recserve_benchmarks.cli_output import check_folders, print_results, steps
 from recserve_benchmarks.cli_retrieve import retrieve
+from recserve_benchmarks.cli_users import users
 from recserve_client.cli.console import fail
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from recserve_benchmarks.recommend_bench import Plan
 
 app = typer.Typer(help="Measure speed against raw search, an echo and the encoder alone.", no_args_is_help=True)
+app.command()(users)
 app.command()(encode)
 app.command()(retrieve)
 app.command()(milvus)

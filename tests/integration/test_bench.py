@@ -1,4 +1,4 @@
-"""`recserve bench recommend` and `encode` on real servers, tiny: that they measure, not how fast anything is."""
+"""`recserve bench` on real servers, tiny: that its commands measure, not how fast anything is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import pytest
 
 from recserve_benchmarks.encode_bench import SYSTEMS
 from recserve_benchmarks.recommend_bench import MEASURED
+from recserve_server_ext.errors import InteractionError
+from recserve_server_ext.interaction_store import InteractionStore
+from support.postgres import Postgres
 from support.tiny_encoder import make_tiny_source
 
 PROGRAM = [sys.executable, "-m", "recserve_client.cli.main", "bench"]
@@ -125,3 +128,35 @@ def test_encoding_that_cannot_run_says_so_in_a_line(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert "recserve export encoder" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_a_tiny_run_measures_users_in_both_stores(tiny_home: Path, tmp_path: Path, postgres: Postgres) -> None:
+    home, report, plot = tmp_path / "home", tmp_path / "users.json", tmp_path / "users.png"
+    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("run"))
+    before = {path for path in home.rglob("*") if path.name.startswith(("interactions.db", "pseudonym.key"))}
+    url = postgres.empty()
+    options = ["--home", str(home), "--items", "1000", "--rounds", "1", "--users", "300", "--quick"]
+    ran = bench(*options, "--postgres", url, "--json", str(report), "--plot", str(plot), command="users")
+    assert ran.returncode == 0, ran.stderr
+    assert max(map(len, ran.stdout.splitlines()[1:])) <= 100
+    assert "a trial, not to be quoted" in ran.stdout
+    results = json.loads(report.read_text())
+    for store in (results, results["postgres"]):
+        assert set(store["recommend_by_user"]) == {"20", "50", "500"}
+        for of in store["recommend_by_user"].values():
+            assert of["ratio_to_caller_history"] > 0
+            assert of["p50_ms"] <= of["p99_ms"]
+        assert store["record"]["batched_per_s"] > store["record"]["single_per_s"] > 0
+        assert 0 < store["erase"]["p50_ms"] <= store["erase"]["p99_ms"]
+    # 300 users of 5; 20 erased of 50, 100 of 20, 100 of 50, 25 of 500.
+    assert results["interactions_before"] == 300 * 5 + 20 * 50 + 100 * 20 + 100 * 50 + 25 * 500
+    least, most = results["spread"]["recommend_by_user.50.ratio_to_caller_history"]
+    assert least <= results["recommend_by_user"]["50"]["ratio_to_caller_history"] <= most
+    assert plot.stat().st_size > 0
+    # Nothing of the user's own store, nothing left in the database, nothing left aside.
+    assert {path for path in home.rglob("*") if path.name.startswith(("interactions.db", "pseudonym.key"))} == before
+    assert not list(home.glob("bench-users-*"))
+    with pytest.raises(InteractionError, match="not a interactions store"):
+        InteractionStore(url)

@@ -1,0 +1,100 @@
+"""Users of the benchmark, what they did, and the requests that record it or ask for their slates; all seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from recserve_client.contract import Behaviour, NewInteraction, RecommendForRequest, RecommendRequest, pack
+from recserve_server_ext.interaction import MICROSECONDS, Interaction, checked
+from recserve_server_ext.pseudonyms import Pseudonyms
+
+#: Kept clear of the rules against bots and bounces: a like now and then, over the last two months.
+TYPE: Final = "like"
+_SPAN_S: Final = 60 * 86_400.0
+_YEAR_S: Final = 365 * 86_400.0
+#: Interactions of each user who only fills the store.
+FILL_EVENTS: Final = 5
+
+
+class BenchUser(NamedTuple):
+    """A user who is recommended for or erased.
+
+    Attributes:
+        user_id: As callers know it.
+        items: [events] what the user liked, newest first, each once.
+    """
+
+    user_id: str
+    items: list[str]
+
+
+def users_with(events: int, count: int, *, items: int, name: str, seed: int) -> list[BenchUser]:
+    """Users with so many interactions each, of distinct items."""
+    random = np.random.default_rng([seed, events, count])
+    rows = [random.choice(items, events, replace=False).tolist() for _ in range(count)]
+    return [BenchUser(f"{name}-{number}", [f"t{row}" for row in line]) for number, line in enumerate(rows)]
+
+
+def past_of(user: BenchUser, now: float) -> Iterator[NewInteraction]:
+    """What a user did, newest first."""
+    step_s = _SPAN_S / len(user.items)
+    for number, item in enumerate(user.items):
+        yield NewInteraction(user_id=user.user_id, type=TYPE, timestamp=now - 3600 - number * step_s, item=item)
+
+
+def fill_pasts(users: int, *, items: int, now: float, seed: int) -> Iterator[NewInteraction]:
+    """What users did who only fill the store, over the last year, one user after the other."""
+    random = np.random.default_rng([seed, 1])
+    for number in range(users):
+        rows = random.integers(items, size=FILL_EVENTS).tolist()
+        ages_s = (random.random(FILL_EVENTS) * _YEAR_S + 3600).tolist()
+        for row, age_s in zip(rows, ages_s, strict=True):
+            yield NewInteraction(user_id=f"fill-{number}", type=TYPE, timestamp=now - age_s, item=f"t{row}")
+
+
+def new_events(count: int, *, users: int, items: int, now: float, seed: int) -> list[NewInteraction]:
+    """Interactions to record while the clock runs, of many users, none of them in the store before."""
+    random = np.random.default_rng([seed, 2])
+    of = random.integers(users, size=count).tolist()
+    rows = random.integers(items, size=count).tolist()
+    # Without an event id of its own the content tells an interaction from others: every timestamp is used once.
+    made = zip(of, rows, strict=True)
+    return [
+        NewInteraction(user_id=f"new-{seed}-{user}", type=TYPE, timestamp=now - 1 - number * 1e-4, item=f"t{row}")
+        for number, (user, row) in enumerate(made)
+    ]
+
+
+def columns_of(event: NewInteraction, pseudonyms: Pseudonyms) -> tuple[str, dict[str, Any]]:
+    """The pseudonym and the columns that serving writes for an interaction."""
+    given = {name: value for name, value in msgspec.structs.asdict(event).items() if name != "user_id"}
+    found = Interaction(user=pseudonyms.of(event.user_id), **given)
+    return found.user, checked(found, event.timestamp + MICROSECONDS)
+
+
+def record_requests(events: Sequence[NewInteraction], size: int) -> list[bytes]:
+    """Packed requests that record so many interactions each."""
+    encode = msgspec.json.encode
+    return [
+        b'{"op":"record","interactions":[' + b",".join(map(encode, events[start : start + size])) + b"]}"
+        for start in range(0, len(events), size)
+    ]
+
+
+def by_user_requests(users: Sequence[BenchUser]) -> list[bytes]:
+    """One packed request for each user, by id."""
+    return [pack(RecommendForRequest(user_id=user.user_id)) for user in users]
+
+
+def by_history_requests(users: Sequence[BenchUser]) -> list[bytes]:
+    """The same users as callers ask who keep the histories themselves."""
+    return [pack(RecommendRequest(history=[Behaviour(item=item) for item in user.items])) for user in users]
+
+
+def erase_requests(users: Sequence[BenchUser]) -> list[bytes]:
+    """One packed request for each user, to erase them."""
+    return [msgspec.json.encode({"op": "erase", "user_id": user.user_id}) for user in users]

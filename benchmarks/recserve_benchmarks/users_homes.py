@@ -1,0 +1,109 @@
+"""Homes and interaction stores of `recserve bench users`, aside from the user's own, removed when it ends."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from recserve_benchmarks.errors import BenchmarkError
+from recserve_benchmarks.users_raw import RowMaker, copy_postgres, open_sqlite, parts, write_sqlite
+from recserve_client.contract import NewInteraction
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.interaction_tables import SCHEMA, metadata
+from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.workspace import Workspace
+
+#: Makes anew the interactions to fill a store with.
+Pasts = Callable[[], Iterable[NewInteraction]]
+
+
+class Homes(NamedTuple):
+    """Where things lie.
+
+    Attributes:
+        sqlite: Home with a SQLite store.
+        raw: A copy of that store, to be written raw.
+        postgres: Home of the server over PostgreSQL; none = not asked for.
+        config: Its settings.
+    """
+
+    sqlite: Workspace
+    raw: Path
+    postgres: Workspace | None
+    config: Path
+
+
+@contextmanager
+def homes(served: Path, postgres: str, pasts: Pasts, done: Callable[[int], None]) -> Iterator[Homes]:
+    """Make and fill them.
+
+    Args:
+        served: Home with the items; the new ones lie beside it, on the same disk.
+        postgres: URL of a database without an interaction store; empty = none.
+        pasts: What is in the stores beforehand.
+        done: Called with the number of interactions that came in, of both stores.
+
+    Raises:
+        BenchmarkError: The database has an interaction store.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-users-", dir=served.parent) as aside:
+        folder = Path(aside)
+        home = _home(folder / "sqlite", served)
+        _fill_sqlite(home, pasts, done)
+        raw = folder / "raw.db"
+        shutil.copy(home.interactions, raw)
+        config = folder / "postgres.toml"
+        if not postgres:
+            yield Homes(home, raw, None, config)
+            return
+        config.write_text(f"[users]\nstore = '{postgres}'\n")
+        other = _home(folder / "postgres", served)
+        with _filled_postgres(postgres, other, pasts, done):
+            yield Homes(home, raw, other, config)
+
+
+def _home(folder: Path, served: Path) -> Workspace:
+    home = Workspace(folder)
+    home.home.mkdir()
+    there = Workspace(served)
+    for link, target in ((home.encoder, there.encoder), (home.snapshots, there.snapshots)):
+        link.symlink_to(target.resolve(), target_is_directory=True)
+    return home
+
+
+def _fill_sqlite(home: Workspace, pasts: Pasts, done: Callable[[int], None]) -> None:
+    InteractionStore(home.interactions, create=True).close()
+    maker = RowMaker(read_pseudonyms(home.pseudonym_key), 1)
+    with closing(open_sqlite(home.interactions)) as connection:
+        for rows in parts(pasts(), maker):
+            write_sqlite(connection, rows)
+            done(len(rows.events))
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@contextmanager
+def _filled_postgres(url: str, home: Workspace, pasts: Pasts, done: Callable[[int], None]) -> Iterator[None]:
+    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
+    try:
+        if sa.inspect(engine).has_table(metadata.sorted_tables[0].name):
+            raise BenchmarkError("the database of --postgres has an interaction store; give an empty database")
+        try:
+            InteractionStore(url, create=True).close()
+            copy_postgres(url, parts(pasts(), RowMaker(read_pseudonyms(home.pseudonym_key), 1)), done)
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("VACUUM ANALYZE")
+            yield
+        finally:
+            metadata.drop_all(engine)
+            with engine.begin() as connection:
+                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SCHEMA.name}_version")
+    except sa.exc.SQLAlchemyError as error:
+        raise BenchmarkError(f"the database of --postgres cannot be used: {error}") from error
+    finally:
+        engine.dispose()
