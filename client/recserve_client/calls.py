@@ -179,6 +179,8 @@ def recommend_text(
     ef: int | None = None,
     fields: Sequence[str] = (),
     explain: bool = True,
+    where: Filter | str | None = None,
+    slate: SlateOptions | None = None,
     deadline_s: float | None = None,
 ) -> Call[Slate]:
     """Recommend items for texts through the ensemble; the same slate as `recommend`, every text encoded anew.
@@ -191,6 +193,8 @@ def recommend_text(
         ef: Width of the HNSW search; none = the index's own.
         fields: Fields of the items to return.
         explain: Whether each item comes with the contribution of every text.
+        where: Only items that match: a filter, or its text.
+        slate: How the slate is made of the candidates; none = by score.
         deadline_s: For all tries together.
 
     Raises:
@@ -202,7 +206,16 @@ def recommend_text(
         raise _refused(f"{len(weights)} weights for {len(texts)} texts; give one for each text, or none")
     history = [text(content, weight) for content, weight in zip(texts, weights, strict=True)]
     _check_weights(history)
-    message = RecommendRequest(history, k=k, exclude=list(exclude), ef=ef, fields=list(fields), explain=explain)
+    message = RecommendRequest(
+        history,
+        k=k,
+        exclude=list(exclude),
+        ef=ef,
+        fields=list(fields),
+        explain=explain,
+        where=_filter(where),
+        slate=slate,
+    )
     return Call("ModelInfer", infer(models.RECOMMEND_TEXT, message), _slate, deadline_s)
 
 

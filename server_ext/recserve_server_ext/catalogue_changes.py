@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from recserve_client.contract import ItemResult, ItemsChanged
 from recserve_server_ext.catalogue_store import CatalogueStore, Head, StoredItem, next_revision, row_values, rows_of
 from recserve_server_ext.catalogue_tables import items, removed_items, state, vectors, writes
+from recserve_server_ext.item_checks import type_change
 
 _CHUNK: Final = 1000
 #: Changes whose answers are kept, so that one sent again is not done again.
@@ -136,7 +137,7 @@ def _decide(connection: sa.Connection, changes: Sequence[Put | Take | ItemResult
         for row in rows_of(connection, [change.id for change in changes if not isinstance(change, ItemResult)])
     }
     decided = _Change()
-    for change in changes:
+    for place, change in enumerate(changes):
         if isinstance(change, ItemResult):
             decided.results.append(change)
             continue
@@ -144,6 +145,9 @@ def _decide(connection: sa.Connection, changes: Sequence[Put | Take | ItemResult
         status: Status
         if change.if_revision is not None and change.if_revision != (0 if row is None else row[4]):
             status = "conflict"
+        elif isinstance(change, Put) and row is not None and (why := type_change(row[2], change.item.attributes)):
+            decided.results.append(ItemResult(change.id, "refused", f"$.items[{place}]: {why}"))
+            continue
         elif isinstance(change, Put):
             status = _put(decided, change, row)
         elif row is None:

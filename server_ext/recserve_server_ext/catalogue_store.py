@@ -218,13 +218,26 @@ class CatalogueStore(Store):
             head = _head(connection)
             if head.imported_at > revision:
                 return Changes(head, [], [])
-            if head.forgotten > revision:
-                raise CatalogueError(
-                    f"{self} has forgotten what was removed between revision {revision} and {head.forgotten}; "
-                    "publish a newer snapshot: recserve index activate"
-                )
+            self._check_known(head, revision)
             found = [ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in connection.execute(changed)]
             return Changes(head, found, list(connection.execute(removed).scalars()))
+
+    def check_known(self, revision: int) -> None:
+        """See whether `changes_since` knows what changed after a revision, without reading that.
+
+        Raises:
+            CatalogueError: It does not, or the store cannot be read.
+        """
+        head = self.head()
+        if head.imported_at <= revision:
+            self._check_known(head, revision)
+
+    def _check_known(self, head: Head, revision: int) -> None:
+        if head.forgotten > revision:
+            raise CatalogueError(
+                f"{self} has forgotten what was removed between revision {revision} and {head.forgotten}; "
+                "publish a newer snapshot: recserve index activate"
+            )
 
     def pending(self, revision: int) -> int:
         """Number of items changed and removed after a revision; 0 after an import, which needs a new index anyway."""

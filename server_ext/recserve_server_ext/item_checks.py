@@ -117,6 +117,30 @@ def _check_attribute(name: str, value: Any) -> None:
     )
 
 
+def type_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Why the attributes of an item cannot take the place of its old ones; empty = they can.
+
+    A filter compares values of one type: an attribute that silently became another would drop out of every answer.
+    Integers and floats are both numbers.
+    """
+    for name in before.keys() & after.keys():
+        old, new = _type_of(before[name]), _type_of(after[name])
+        if old != new:
+            return (
+                f"$.attributes.{name} is {shown(after[name])}, a {new}; the item has a {old} there, "
+                f"{shown(before[name])}. To change its type, put the item in without {shown(name)} first"
+            )
+    return ""
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    return "string" if isinstance(value, str) else "list of strings"
+
+
 def _refused(raw: msgspec.Raw, place: int, why: str) -> Checked:
     """The refusal of an item, under its id where that can be read."""
     try:

@@ -151,7 +151,7 @@ def _check_store(where: str, pair: Pair) -> None:
         ServerError: The store cannot be opened, or has forgotten what changed.
     """
     with CatalogueStore(store_place(where)) as store:
-        store.changes_since(pair.snapshot.revision, "")
+        store.check_known(pair.snapshot.revision)
 
 
 class Supervisor:

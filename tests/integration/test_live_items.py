@@ -121,8 +121,22 @@ def test_conflicts_replays_and_bad_items(client: Client, live: Served) -> None:
     )
     assert [result["status"] for result in answer["results"]] == ["refused", "created"]
     assert "did you mean 'title'" in answer["results"][0]["error"]
+    client.items.upsert([film("typed", "a typed film", attributes={"year": 1999})])
+    (refused,) = client.items.upsert([film("typed", "a typed film", attributes={"year": "1999"})]).results
+    assert refused.status == "refused"
+    assert "$.attributes.year is '1999', a string; the item has a number there, 1999" in refused.error
+    assert client.items.get(["typed"]).items[0].attributes == {"year": 1999}
     with pytest.raises(InvalidRequest, match="items"):
         client.items.upsert([])
+
+
+def test_texts_alone_are_filtered_too(client: Client) -> None:
+    client.items.upsert([film(f"y{year}", "a filtered film", attributes={"year": year}) for year in (2090, 2091)])
+    for ask in (
+        client.recommend_text(["a filtered film"], where="year >= 2091"),
+        client.recommend([text("a filtered film")], where="year >= 2091"),
+    ):
+        assert [found.id for found in ask.items] == ["y2091"]
 
 
 def test_many_items_at_once(client: Client) -> None:

@@ -98,6 +98,21 @@ def test_a_bad_item_is_named_and_the_others_are_kept(edited: Edited, bad: Any, n
     assert edited.store.count() == 30
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"), [("1903", "string"), (True, "boolean"), (["1903"], "list of strings"), (1903.5, "")]
+)
+def test_an_attribute_keeps_its_type_on_an_item(edited: Edited, value: Any, kind: str) -> None:
+    answer = edited.change("upsert", [film("i1", "film 1"), film("i3", "film 3", attributes={"year": value})])
+    if not kind:
+        assert [result.status for result in answer.results] == ["updated", "updated"]
+        return
+    assert [result.status for result in answer.results] == ["updated", "refused"]
+    for part in ("$.items[1]: $.attributes.year is ", f"{value!r}, a {kind}", "has a number there, 1903", "without"):
+        assert part in answer.results[1].error
+    assert edited.statuses("upsert", film("i3", "film 3")) == ["updated"]
+    assert edited.statuses("upsert", film("i3", "film 3", attributes={"year": value})) == ["updated"]
+
+
 def test_vectors_that_cancel_out_are_refused_alone(edited: Edited) -> None:
     cancelling = {"id": "x", "texts": {"title": "up", "genre": "not up"}}
     edited.store.replace_all(list(edited.store.items()), field_weights={"title": 1.0, "genre": 1.0})
