@@ -213,7 +213,7 @@ def recommend_text(
         ef=ef,
         fields=list(fields),
         explain=explain,
-        where=_filter(where),
+        where=filter_of(where),
         slate=slate,
     )
     return Call("ModelInfer", infer(models.RECOMMEND_TEXT, message), _slate, deadline_s)
