@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from recserve_server_ext.catalogue_store import CatalogueStore, ItemRow
 from recserve_server_ext.errors import CatalogueError
 from recserve_server_ext.item_vectors import PairCollector, Pairs, pooled
-from recserve_server_ext.snapshot import Snapshot
+from recserve_server_ext.snapshot import SnapshotVectors
 
 Vectors = NDArray[np.float32]
 _NAMED = 5
@@ -35,7 +35,7 @@ class Encoder(Protocol):
 class Known:
     """Item vectors that need not be made again: those of an older snapshot, and those written with the items."""
 
-    def __init__(self, snapshot: Snapshot | None, imported_at: int) -> None:
+    def __init__(self, snapshot: SnapshotVectors | None, imported_at: int) -> None:
         """
         Args:
             snapshot: Made by the same encoder with the same field weights from the same store; none = nothing to reuse.

@@ -22,7 +22,7 @@ from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.milvus_collection import Loadable
 from recserve_server_ext.milvus_settings import MilvusSettings
-from recserve_server_ext.snapshot import MILVUS, REPORT, Content, Snapshot, current, write
+from recserve_server_ext.snapshot import MILVUS, REPORT, Content, SnapshotVectors, current, write
 from recserve_server_ext.snapshot_manifest import REBUILD, SnapshotManifest, read_manifest
 from recserve_server_ext.snapshot_shelf import newest_of
 from recserve_server_ext.text_encoder import TextEncoder
@@ -176,7 +176,7 @@ def read_report(folder: Path) -> RecallReport:
 
 
 def _encoded(
-    store: CatalogueStore, fingerprint: str, journal: VectorJournal, older: Snapshot | None, stage: Stage
+    store: CatalogueStore, fingerprint: str, journal: VectorJournal, older: SnapshotVectors | None, stage: Stage
 ) -> tuple[Catalogue, Vectors]:
     """The catalogue and its vectors; what changed while it was encoded is encoded too, a few times over."""
     what = "encode distinct texts"
@@ -232,14 +232,16 @@ def _up_to_date(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], 
         return None
 
 
-def _reusable(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], float, EngineName]) -> Snapshot | None:
+def _reusable(
+    snapshots: Path, wanted: tuple[str, int, str, dict[str, float], float, EngineName]
+) -> SnapshotVectors | None:
     """The newest snapshot of this encoder, if it is of the same store and field weights: its vectors can be taken."""
     encoder, _, source, field_weights, _, _ = wanted
     newest = newest_of(snapshots, encoder)
     if newest is None:
         return None
     try:
-        found = Snapshot.load(snapshots / newest.id, encoder=encoder)
+        found = SnapshotVectors.load(snapshots / newest.id, encoder=encoder)
     except SnapshotError:
         return None
     return found if (found.manifest.source, found.manifest.field_weights) == (source, field_weights) else None

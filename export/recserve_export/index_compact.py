@@ -15,7 +15,7 @@ from recserve_server_ext.hnsw_engine import HnswEngine
 from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.milvus_collection import Loadable
 from recserve_server_ext.milvus_settings import MilvusSettings
-from recserve_server_ext.snapshot import MILVUS, REPORT, Content, Snapshot, current, write
+from recserve_server_ext.snapshot import MILVUS, REPORT, Content, SnapshotVectors, current, write
 from recserve_server_ext.snapshot_manifest import REBUILD, EngineManifest, SnapshotManifest, read_manifest
 from recserve_server_ext.snapshot_shelf import kept
 from recserve_server_ext.text_encoder import TextEncoder
@@ -46,7 +46,7 @@ def compact(
         ServerError: The published snapshot is of another catalogue or encoder, or something cannot be read or written.
     """
     encoder = TextEncoder(encoder_folder, threads=threads)
-    old = Snapshot.load(current(snapshots), encoder=encoder.fingerprint)
+    old = SnapshotVectors.load(current(snapshots), encoder=encoder.fingerprint)
     head = store.head()
     if old.manifest.source != head.identity or old.manifest.field_weights != head.field_weights:
         raise SnapshotError(f"snapshot {old.manifest.id} was made from another catalogue than {store}; {REBUILD}")

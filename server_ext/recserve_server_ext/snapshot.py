@@ -95,11 +95,7 @@ class Snapshot:
         Raises:
             SnapshotError: Missing, damaged, of another format, or made with another encoder.
         """
-        manifest = read_manifest(folder, verify=verify)
-        if encoder is not None and manifest.encoder != encoder:
-            raise SnapshotError(
-                f"snapshot {folder} was made with encoder {manifest.encoder}, not with {encoder}; {REBUILD}"
-            )
+        manifest = _manifest_of(folder, encoder, verify)
         vectors = _map_vectors(folder / VECTORS, (manifest.items, manifest.dim))
         table = read_table(folder / IDS)
         ids: list[str] = table["id"].to_pylist()
@@ -113,6 +109,40 @@ class Snapshot:
             exact=ExactEngine(vectors),
             fields=ItemFields.load(folder / FIELDS),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class SnapshotVectors:
+    """The vectors and ids of a snapshot, for a build that takes them over: no engine, no fields are loaded.
+
+    Attributes are those of `Snapshot`.
+    """
+
+    manifest: SnapshotManifest
+    vectors: NDArray[np.float32]
+    row_of: dict[str, int]
+
+    @classmethod
+    def load(cls, folder: Path, *, encoder: str) -> SnapshotVectors:
+        """Open them; every file of the snapshot is verified.
+
+        Raises:
+            SnapshotError: Missing, damaged, of another format, or made with another encoder.
+        """
+        manifest = _manifest_of(folder, encoder, True)
+        ids = read_table(folder / IDS)["id"].to_pylist()
+        vectors = _map_vectors(folder / VECTORS, (manifest.items, manifest.dim))
+        return cls(manifest, vectors, {item: row for row, item in enumerate(ids)})
+
+
+def _manifest_of(folder: Path, encoder: str | None, verify: bool) -> SnapshotManifest:
+    """The manifest of a snapshot that must be of an encoder; none = of any."""
+    manifest = read_manifest(folder, verify=verify)
+    if encoder is not None and manifest.encoder != encoder:
+        raise SnapshotError(
+            f"snapshot {folder} was made with encoder {manifest.encoder}, not with {encoder}; {REBUILD}"
+        )
+    return manifest
 
 
 def current(snapshots: Path) -> Path:
