@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import chain, groupby
+from contextlib import closing
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
@@ -19,34 +20,48 @@ _CHUNK: Final = 1000
 Change = tuple[int, int]
 
 
-def window_query(pseudonyms: Sequence[str], limit: int, dialect: str) -> sa.Select[Any]:
-    """Number of the user and the columns of `EventRow` of the newest interactions of each of these users.
+def _window_query(dialect: str) -> sa.Select[Any]:
+    """Number of the user and the columns of `EventRow` of the `most` newest interactions of each of some users.
 
-    Both forms walk the index (user, time, number) backwards and stop after `limit`: what a user did before costs
+    Both forms walk the index (user, time, number) backwards and stop after `most`: what a user did before costs
     nothing. SQLite has no LATERAL, and PostgreSQL does not turn the correlated IN into a look-up.
     """
-    chosen = users.c.pseudonym.in_(pseudonyms)
+    chosen, most = users.c.number.in_(sa.bindparam("numbers", expanding=True)), sa.bindparam("most", type_=sa.Integer)
     newest_first = (events.c.time_us.desc(), events.c.number.desc())
     if dialect == "sqlite":
         inner = events.alias("newest")
         newest = sa.select(inner.c.number).where(inner.c.user == users.c.number)
-        newest = newest.order_by(inner.c.time_us.desc(), inner.c.number.desc()).limit(limit).correlate(users)
-        query = sa.select(users.c.pseudonym, *_OF_HISTORY).join_from(users, events, events.c.number.in_(newest))
+        newest = newest.order_by(inner.c.time_us.desc(), inner.c.number.desc()).limit(most).correlate(users)
+        query = sa.select(users.c.number, *_OF_HISTORY).join_from(users, events, events.c.number.in_(newest))
         return query.where(chosen).order_by(users.c.number, *newest_first)
     lateral = sa.select(events.c.number, *_OF_HISTORY).where(events.c.user == users.c.number)
-    found = lateral.order_by(*newest_first).limit(limit).lateral("newest")
+    found = lateral.order_by(*newest_first).limit(most).lateral("newest")
     columns = [found.c[name] for name in EventRow._fields]
-    query = sa.select(users.c.pseudonym, *columns).join_from(users, found, sa.true()).where(chosen)
+    query = sa.select(users.c.number, *columns).join_from(users, found, sa.true()).where(chosen)
     return query.order_by(users.c.number, found.c.time_us.desc(), found.c.number.desc())
 
 
-def window(connection: sa.Connection, pseudonyms: Sequence[str], limit: int) -> EventColumns:
-    """The newest interactions of each user, newest first; users in the order given, unknown ones have none."""
-    if not pseudonyms:
-        return event_columns([])
-    rows = connection.execute(window_query(list(pseudonyms), limit, connection.dialect.name)).all()
+# Made once: for a batch of users with short histories, making a statement takes as long as running it.
+WINDOW_QUERIES: Final = {dialect: _window_query(dialect) for dialect in ("sqlite", "postgresql")}
+_SEEN_PAIRS: Final = (
+    sa.select(seen.c.user, seen.c.item, seen.c.kind)
+    .where(seen.c.user.in_(sa.bindparam("numbers", expanding=True)))
+    .order_by(seen.c.user)
+)
+_CHANGES: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
+    users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
+)
+
+
+def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> EventColumns:
+    """The newest interactions of each user, newest first; users by number in the order given, None has none."""
+    wanted = [number for number in numbers if number is not None]
+    if not wanted:
+        return event_columns([[]] * len(numbers))
+    query = WINDOW_QUERIES[connection.dialect.name]
+    rows = _tuples(connection, query, {"numbers": wanted, "most": limit})
     slices = _slices(rows)
-    of_user = [slices.get(pseudonym, (0, 0)) for pseudonym in pseudonyms]
+    of_user = [(0, 0) if number is None else slices.get(number, (0, 0)) for number in numbers]
     ordered = list(chain.from_iterable(rows[start:end] for start, end in of_user))
     offsets = np.cumsum([0, *(end - start for start, end in of_user)])
     _, *fields = zip(*ordered, strict=True) if ordered else [()] * (1 + len(EventRow._fields))
@@ -73,33 +88,34 @@ def seen_items(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str
     return found
 
 
-def seen_pairs(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
-    """By user: items and kinds of everything that the user saw, two lists of the same length."""
-    query = sa.select(users.c.pseudonym, seen.c.item, seen.c.kind)
-    query = query.join_from(users, seen, seen.c.user == users.c.number).where(users.c.pseudonym.in_(pseudonyms))
-    rows = connection.execute(query.order_by(users.c.number)).all()
+def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, tuple[list[str], list[str]]]:
+    """By number of the user: items and kinds of everything that the user saw, two lists of the same length."""
+    rows = _tuples(connection, _SEEN_PAIRS, {"numbers": list(numbers)})
     found = {}
-    for pseudonym, (start, end) in _slices(rows).items():
+    for number, (start, end) in _slices(rows).items():
         _, items, kinds = zip(*rows[start:end], strict=True)
-        found[pseudonym] = list(items), list(kinds)
+        found[number] = list(items), list(kinds)
     return found
 
 
-def _slices(rows: Sequence[Any]) -> dict[str, tuple[int, int]]:
-    """Where the rows of each user are, whose rows are neighbours; the first column is the pseudonym."""
-    slices = {}
-    start = 0
-    for pseudonym, of_user in groupby(map(itemgetter(0), rows)):
-        end = start + sum(1 for _ in of_user)
-        slices[pseudonym] = start, end
-        start = end
-    return slices
+def _tuples(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """All rows as the driver gives them: SQLAlchemy's own take twice as long. Not for columns it has to convert."""
+    with closing(connection.execute(query, parameters)) as result:
+        return list(result.cursor.fetchall())
+
+
+def _slices(rows: Sequence[tuple[Any, ...]]) -> dict[int, tuple[int, int]]:
+    """Where the rows of each user are, whose rows are neighbours; the first column is the user's number."""
+    numbers = np.fromiter(map(itemgetter(0), rows), np.int64, len(rows))
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    ends = np.append(starts[1:], len(rows))
+    return dict(zip(numbers[starts].tolist(), zip(starts.tolist(), ends.tolist(), strict=True), strict=True))
 
 
 def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, Change]:
-    """What tells a state of each of these users from every other one; unknown users are left out."""
-    query = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(users.c.pseudonym.in_(pseudonyms))
-    return {pseudonym: (number, changes) for pseudonym, number, changes in connection.execute(query)}
+    """What tells a state of each of these users from every other one, its number first; unknown users are left out."""
+    found = connection.execute(_CHANGES, {"pseudonyms": list(pseudonyms)})
+    return {pseudonym: (number, changes) for pseudonym, number, changes in found}
 
 
 def erasures(connection: sa.Connection) -> Change:

@@ -166,7 +166,9 @@ class InteractionStore(Store):
         if limit < 1:
             raise InteractionError(f"the limit of a window is {limit}; it must be at least 1")
         with self.database.reading() as connection:
-            return interaction_reads.window(connection, _several(pseudonyms), limit)
+            known = interaction_reads.change_numbers(connection, _several(pseudonyms))
+            numbers = [known[user][0] if user in known else None for user in pseudonyms]
+            return interaction_reads.window(connection, numbers, limit)
 
     def between(self, start: float, end: float) -> EventColumns:
         """All interactions with start <= timestamp < end (seconds since 1970), to fit statistics on.

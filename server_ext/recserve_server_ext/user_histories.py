@@ -166,10 +166,12 @@ class UserHistories:
                 if (kept := self._kept.get(user)) and kept.change == changes[user]:
                     self._kept[user] = kept._replace(mark=mark)
             stale = [user for user in known if user not in self._kept or self._kept[user].mark != mark]
-            columns = interaction_reads.window(connection, stale, WINDOW)
-            seen = interaction_reads.seen_pairs(connection, stale) if stale else {}
+            numbers = [changes[user][0] for user in stale]
+            columns = interaction_reads.window(connection, numbers, WINDOW)
+            seen = interaction_reads.seen_pairs(connection, numbers) if stale else {}
         self._mark = mark
-        for user, past in pasts_of(columns, stale, seen, self._rules, self._blend).items():
+        saw = {user: seen[number] for user, number in zip(stale, numbers, strict=True) if number in seen}
+        for user, past in pasts_of(columns, stale, saw, self._rules, self._blend).items():
             self._forget(user)
             self._kept[user] = _Kept(mark, changes[user], past)
             self._held += past.size

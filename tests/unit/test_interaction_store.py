@@ -18,7 +18,7 @@ from recserve_server_ext import interaction_tables
 from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.interaction import Interaction, Recorded, Refused
 from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_reads import window_query
+from recserve_server_ext.interaction_reads import WINDOW_QUERIES, change_numbers
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.pseudonyms import Pseudonyms
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
@@ -212,8 +212,9 @@ def test_the_window_of_a_busy_user_is_read_by_the_index_alone(store: Interaction
     with store.database.writing() as connection:
         connection.execute(sa.text(MANY), {"newest": round((NOW - 1) * 1e6), "ann": ANN})
         connection.exec_driver_sql("ANALYZE")
-    query = window_query([ANN, BOB], 500, "sqlite" if store.database.is_sqlite else "postgresql")
     with store.database.reading() as connection:
+        numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
+        query = WINDOW_QUERIES[connection.dialect.name].params(numbers=numbers, most=500)
         compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
         explain = "EXPLAIN QUERY PLAN" if store.database.is_sqlite else "EXPLAIN (ANALYZE, TIMING OFF, FORMAT TEXT)"
         plan = [" ".join(map(str, row)) for row in connection.execute(sa.text(f"{explain} {compiled}"))]
