@@ -17,7 +17,7 @@ EXPORTER_VERSION: Final = 2
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.
 ALPHA: Final = 0.7
-#: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/012-a-scale-for-each-token.md.
+#: Share of the layers, from the first, whose FFN outputs stay fp32; docs/decisions/010-a-scale-for-each-token.md.
 FP32_FFN_SHARE: Final[dict[Precision, float]] = {"int8": 0.5, "int8-fast": 0.0}
 #: How the precisions for GPUs are made.
 HALF: Final[dict[Precision, str]] = {
