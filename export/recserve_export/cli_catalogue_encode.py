@@ -35,7 +35,7 @@ def encode(
 ) -> None:
     """Write one row (id, vector, error) for each row of the input; a row that is no item has an error and no vector."""
     with explained(OSError):
-        from recserve_export.encode_job import Outcome, prepare
+        from recserve_export.encode_job import Outcome, prepare, remove_leftovers
         from recserve_export.encode_runners import run_locally, run_on_ray
         from recserve_export.field_mapping import mapping_from_options
         from recserve_server_ext.encoder_manifest import choose_encoder
@@ -61,6 +61,7 @@ def encode(
                 run_locally(encoder, job, pieces, done)
         if rows != expected:
             fail(f"{rows:,} rows came out for {expected:,}: run the command again, it goes on where it stopped")
+        remove_leftovers(pieces)
         out.print(
             f"{rows:,} rows in {len(pieces):,} files under {output}; {refused:,} without a vector",
             highlight=False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from recserve_server_ext.text_encoder import TextEncoder
 
 JOB = "job.json"
 _LOCK = ".lock"
+#: After a dot and the name of the output: a file that is being written.
+_ASIDE = ".{}.tmp"
 #: Rows encoded at a time: memory does not grow with the size of a row group.
 _ROWS = 2048
 
@@ -103,7 +105,7 @@ class PieceEncoder:
         output = Path(piece.output)
         if output.is_file():
             return _outcome(output)
-        aside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
+        aside = output.with_name(f".{output.name}" + _ASIDE.format(uuid.uuid4().hex))
         try:
             with pq.ParquetWriter(aside, self._schema) as writer:
                 for batch in pq.ParquetFile(piece.file).iter_batches(
@@ -111,7 +113,11 @@ class PieceEncoder:
                 ):
                     writer.write_table(self._table(batch.to_pylist()))
             fsync_path(aside)
-            aside.rename(output)
+            try:
+                aside.rename(output)
+            except FileNotFoundError:
+                if not output.is_file():  # else another process was faster, and removed what it no longer needs
+                    raise
             fsync_path(output.parent)
         except (OSError, pa.ArrowException) as error:
             raise ExportError(f"row group {piece.group} of {piece.file} cannot be encoded: {error}") from error
@@ -170,6 +176,15 @@ def prepare(source: Path, output: Path, encoder: Path, mapping: FieldMapping) ->
     with exclusive(output / _LOCK):
         _claim(output, job)
     return job, pieces
+
+
+def remove_leftovers(pieces: Sequence[Piece]) -> None:
+    """Remove what killed processes left beside the output of pieces that are all there."""
+    done = {Path(piece.output) for piece in pieces}
+    for folder in {output.parent for output in done}:
+        for left in folder.glob(".*.tmp"):
+            if left.with_name(left.name[1 : -len(_ASIDE.format("0" * 32))]) in done:
+                left.unlink(missing_ok=True)
 
 
 def _claim(output: Path, job: Job) -> None:
