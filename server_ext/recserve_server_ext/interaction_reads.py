@@ -108,7 +108,7 @@ def _slices(rows: Sequence[tuple[Any, ...]]) -> dict[int, tuple[int, int]]:
     """Where the rows of each user are, whose rows are neighbours; the first column is the user's number."""
     numbers = np.fromiter(map(itemgetter(0), rows), np.int64, len(rows))
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-    ends = np.append(starts[1:], len(rows))
+    ends = np.append(starts, len(rows))[1:]
     return dict(zip(numbers[starts].tolist(), zip(starts.tolist(), ends.tolist(), strict=True), strict=True))
 
 

@@ -15,12 +15,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from recserve_server_ext import interaction_tables
+from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.errors import InteractionError
+from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction import Interaction, Recorded, Refused
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_reads import WINDOW_QUERIES, change_numbers
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.pseudonyms import Pseudonyms
+from recserve_server_ext.user_histories import UserHistories
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 from support.queued import arrived
 
@@ -204,6 +207,17 @@ WITH RECURSIVE counted(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counted WHERE
 SELECT number, 'made ' || n, CAST(:newest AS BIGINT) - 1000000 * CAST(n AS BIGINT), 'view', 'x'
 FROM counted, interaction_users WHERE pseudonym = :ann
 """
+
+
+def test_a_user_of_whom_all_has_expired_has_an_empty_past(store_place: Path | str) -> None:
+    limits = InteractionLimits(max_age_s=100, seen_max_age_s=100)
+    with InteractionStore(store_place, limits, create=True, clock=lambda: NOW) as store:
+        store.record([event(timestamp=NOW - 50)])
+        store.expire(NOW + 1000)
+        assert store.window([ANN]).offsets.tolist() == [0, 0]
+        assert store.window([BOB, ANN]).offsets.tolist() == [0, 0, 0]
+        histories = UserHistories(lambda: store, HistoryRules(), BlendRules())
+        assert histories.read([ANN])[ANN].size == 0
 
 
 def test_the_window_of_a_busy_user_is_read_by_the_index_alone(store: InteractionStore) -> None:
