@@ -31,6 +31,12 @@ MILVUS_URI: Any = typer.Option(
 MILVUS_TOKEN: Any = typer.Option("", "--milvus-token-file", help="File with user:password or an API key of Milvus.")
 
 
+def check_recall(recall: float) -> None:
+    """End with exit code 2 where a recall to reach is none."""
+    if not 0 < recall <= 1:
+        fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
+
+
 @contextmanager
 def explained(*others: type[Exception]) -> Iterator[None]:
     """Errors of the rooms, and these others, as one line and exit code 1."""

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from recserve_client.cli.console import fail, note, out
 from recserve_export import cli_snapshots
-from recserve_export.cli_common import MILVUS_TOKEN, MILVUS_URI, Precision, explained, stage_bar
+from recserve_export.cli_common import MILVUS_TOKEN, MILVUS_URI, Precision, check_recall, explained, stage_bar
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def build(
     milvus_token_file: str = MILVUS_TOKEN,
 ) -> None:
     """Encode the catalogue, choose the engine and its parameters by measurement, publish a snapshot."""
-    if not 0 < recall <= 1:
-        fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
+    check_recall(recall)
     with explained(OSError):
         from recserve_export.encoder_verify import verify_stored
         from recserve_export.engine_choice import Settings

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from recserve_client.cli.console import fail, note, out
-from recserve_export.cli_common import MILVUS_TOKEN, MILVUS_URI, explained, stage_bar
+from recserve_export.cli_common import MILVUS_TOKEN, MILVUS_URI, check_recall, explained, stage_bar
 from recserve_export.cli_index import Engine
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
@@ -63,8 +63,7 @@ def activate(
     milvus_token_file: str = MILVUS_TOKEN,
 ) -> None:
     """Serve another encoder together with its index; running servers change to both at once, without a pause."""
-    if not 0 < recall <= 1:
-        fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
+    check_recall(recall)
     with explained(OSError):
         from recserve_export import encoder_activate
         from recserve_export.engine_choice import Settings

@@ -82,7 +82,8 @@ class _Writer:
     def product(self, node: Any) -> list[Any]:
         """The nodes in the place of a MatMul."""
         activation, weight = node.input
-        nodes = self._activation(activation) + self._weight(weight)
+        nodes = self._activation(activation)
+        self._quantise(weight)
         inputs = [f"{activation}_int8", f"{weight}_int8", self._scale, f"{weight}_scale", self._zero, f"{weight}_zero"]
         product = f"{node.output[0]}_of_unit_tokens"
         return [
@@ -106,14 +107,14 @@ class _Writer:
             helper.make_node("QuantizeLinear", [f"{name}_unit", self._scale, self._zero], [f"{name}_int8"]),
         ]
 
-    def _weight(self, name: str) -> list[Any]:
-        if name not in self._done:
-            self._done.add(name)
-            values, scales = quantised_weight(numpy_helper.to_array(self.matrices[name]), self._weight_bits)
-            self._constant(f"{name}_int8", values)
-            self._constant(f"{name}_scale", scales)
-            self._constant(f"{name}_zero", np.zeros(len(scales), np.int8))
-        return []
+    def _quantise(self, weight: str) -> None:
+        if weight in self._done:
+            return
+        self._done.add(weight)
+        values, scales = quantised_weight(numpy_helper.to_array(self.matrices[weight]), self._weight_bits)
+        self._constant(f"{weight}_int8", values)
+        self._constant(f"{weight}_scale", scales)
+        self._constant(f"{weight}_zero", np.zeros(len(scales), np.int8))
 
     def _constant(self, name: str, value: Any) -> str:
         self.tensors.append(numpy_helper.from_array(np.asarray(value), name))
