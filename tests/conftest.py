@@ -20,6 +20,16 @@ from support.tiny_home import make_tiny_home
 from support.wire import Wire
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=4, help="how often a served process is killed while it records")
+
+
+@pytest.fixture
+def kills(pytestconfig: pytest.Config) -> int:
+    """How often to kill a served process: each time takes seconds, until it serves again."""
+    return int(pytestconfig.getoption("--kills"))
+
+
 @pytest.fixture(scope="session")
 def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the tiny encoder, some films and their snapshot; not to be changed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from recserve_server_ext import snapshot
 from recserve_server_ext.snapshot import current
 from recserve_server_ext.snapshot_shelf import kept, rollback
 from support.edited import ENCODER, Edited
+from support.lock import locked
 
 
 def film(item_id: str, title: str) -> dict[str, Any]:
@@ -51,19 +51,11 @@ def test_a_store_locked_by_another_process_is_unavailable_and_readable(
 ) -> None:
     monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.1)
     path = tmp_path / "catalogue.db"
-    hold = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
-        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
-    )
     edited = Edited(tmp_path, path)
-    program = [sys.executable, "-c", hold, str(path)]
-    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "locked\n"
+    with locked(path):
         with pytest.raises(RequestError, match="another process is writing to it, try again"):
             edited.change("upsert", [film("a", "A")])
         assert edited.find(op="get", ids=["i1"]).items[0].texts == {"title": "film 1"}
-        other.communicate("")
     assert edited.statuses("upsert", film("a", "A")) == ["created"]
     edited.store.close()
 

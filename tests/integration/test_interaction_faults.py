@@ -21,6 +21,7 @@ from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_tables import events, seen
 from support import recording_process
 from support.events import ANN, event
+from support.lock import locked
 from support.postgres import Postgres
 
 pytestmark = pytest.mark.slow
@@ -172,17 +173,9 @@ def test_a_store_locked_by_another_process_says_so_and_then_takes_more(
 ) -> None:
     monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.1)
     path = tmp_path / "i.db"
-    hold = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
-        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
-    )
     with InteractionStore(path, create=True) as store:
-        program = [sys.executable, "-c", hold, str(path)]
-        with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-            assert other.stdout is not None
-            assert other.stdout.readline() == "locked\n"
+        with locked(path):
             with pytest.raises(InteractionError, match="another process is writing to it, try again"):
                 store.record([event(event_id="e", timestamp=1)])
             assert store.export(ANN)["interactions"] == []  # readers are not kept out
-            other.communicate("")
         assert [answer.status for answer in store.record([event(event_id="e", timestamp=1)])] == ["recorded"]

@@ -158,7 +158,7 @@ def program(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
     app.callback()(lambda: None)
-    monkeypatch.setattr(main, "build_app", lambda: app)
+    monkeypatch.setattr(main, "build_app", lambda _command: app)
     monkeypatch.setattr(sys, "argv", ["recserve", "serve"])
 
 

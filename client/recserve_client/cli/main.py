@@ -19,8 +19,13 @@ _EXTRA_OF_ROOM = {
 }
 
 
-def build_app() -> typer.Typer:
-    """The program with the sub-commands of every room; a room that cannot be imported says what to install."""
+def build_app(command: str = "") -> typer.Typer:
+    """The program with the sub-commands of every room; a room that cannot be imported says what to install.
+
+    Args:
+        command: The sub-command that will be run, where that is known: the modules of the others, some of which take
+            long to import, are left alone.
+    """
     app = typer.Typer(
         name="recserve",
         help="Recommendation inference on NVIDIA Triton.",
@@ -30,7 +35,8 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for entry in _entries().values():
+    entries = _entries()
+    for entry in [entries[command]] if command in entries else entries.values():
         try:
             _add(app, entry.name, entry.load())
         except ModuleNotFoundError as error:
@@ -75,7 +81,7 @@ def _needs(entry: EntryPoint, module: str) -> str:
 def main() -> None:
     """Entry point of the `recserve` program."""
     try:
-        build_app()()
+        build_app(sys.argv[1] if len(sys.argv) > 1 else "")()
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
