@@ -179,8 +179,11 @@ def recommend_text(
     ef: int | None = None,
     fields: Sequence[str] = (),
     explain: bool = True,
+    min_revision: int = 0,
     where: Filter | str | None = None,
     slate: SlateOptions | None = None,
+    count: bool = False,
+    page: Page | None = None,
     deadline_s: float | None = None,
 ) -> Call[Slate]:
     """Recommend items for texts through the ensemble; the same slate as `recommend`, every text encoded anew.
@@ -193,8 +196,11 @@ def recommend_text(
         ef: Width of the HNSW search; none = the index's own.
         fields: Fields of the items to return.
         explain: Whether each item comes with the contribution of every text.
+        min_revision: Answer from this revision of the catalogue or a later one, as `client.items.upsert` returned it.
         where: Only items that match: a filter, or its text.
         slate: How the slate is made of the candidates; none = by score.
+        count: Whether to count the items that match `where`.
+        page: A part of the k items; `Slate.cursor` asks for the next one, with all else as it was.
         deadline_s: For all tries together.
 
     Raises:
@@ -213,8 +219,11 @@ def recommend_text(
         ef=ef,
         fields=list(fields),
         explain=explain,
+        min_revision=min_revision,
         where=filter_of(where),
         slate=slate,
+        count=count,
+        page=page,
     )
     return Call("ModelInfer", infer(models.RECOMMEND_TEXT, message), _slate, deadline_s)
 

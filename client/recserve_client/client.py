@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2_grpc
 from recserve_client import calls, item_calls, many, user_calls
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
-from recserve_client.errors import DeadlineExceeded, RecserveError, from_rpc
+from recserve_client.errors import DeadlineExceeded, RecserveError, StaleRevision, Unavailable, from_rpc
 from recserve_client.options import ClientOptions
 
 P = ParamSpec("P")
@@ -71,9 +71,12 @@ class _Tries:
         Raises:
             RecserveError: There is none: the failure is final, the tries are used up, or no time is left.
         """
-        pause = next(self._pauses, None) if error.code() is grpc.StatusCode.UNAVAILABLE else None
+        failure = from_rpc(error)
+        # What the server has waited for is not asked for again.
+        is_passing = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
+        pause = next(self._pauses, None) if is_passing else None
         if pause is None or time.monotonic() + pause >= self._end:
-            raise from_rpc(error) from None
+            raise failure from None
         return pause
 
 

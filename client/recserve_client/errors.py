@@ -9,6 +9,7 @@
     │   └── UnknownItem     NOT_FOUND          the catalogue has no such items; the message lists them
     ├── AlreadyExists       ALREADY_EXISTS     another change was made under this request id
     ├── Unavailable         UNAVAILABLE        the server cannot take it now; safe to try again
+    │   └── StaleRevision   UNAVAILABLE        the server waited, and the catalogue did not get to `min_revision`
     ├── DeadlineExceeded    DEADLINE_EXCEEDED  no answer in time
     ├── Cancelled           CANCELLED          given up by the caller
     ├── Unsupported         UNIMPLEMENTED      the server has no such method
@@ -64,6 +65,10 @@ class Unavailable(RecserveError):  # noqa: N818 - as above
     """The server cannot take the request now; safe to try again."""
 
 
+class StaleRevision(Unavailable):
+    """The server waited, and the catalogue did not get to `min_revision`; it is not asked again."""
+
+
 class DeadlineExceeded(RecserveError):  # noqa: N818 - as above
     """No answer in time."""
 
@@ -98,6 +103,7 @@ ERROR_OF: Final[dict[str, type[RecserveError]]] = {
 ERROR_OF_KIND: Final[dict[ErrorKind, type[RecserveError]]] = {
     ErrorKind.UNKNOWN_ITEM: UnknownItem,
     ErrorKind.EXPIRED_CURSOR: ExpiredCursor,
+    ErrorKind.STALE_REVISION: StaleRevision,
 }
 
 

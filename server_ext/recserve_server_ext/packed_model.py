@@ -1,6 +1,7 @@
 """How a model answers packed requests: what is known at once, the rest from a thread after the encoder answered.
 
-That is what lets the next batch start while this one waits for the encoder.
+That is what lets the next batch start while this one waits for the encoder. A request for a revision of the catalogue
+that is not here yet waits apart, and holds up nobody.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.waiting_room import Answer as Answer
+from recserve_server_ext.waiting_room import NotYetError, WaitingRoom
 
 Vectors = NDArray[np.float32]
-Answer = bytes | RequestError
 #: Texts and the runtime fingerprint of an encoder -> unit vectors [texts, dim] by that encoder; raises
 #: RequestError(unavailable) when it cannot be reached.
 Encode = Callable[[Sequence[str], str], Vectors]
@@ -55,7 +58,7 @@ class Handler(Protocol[J]):
         ...
 
     def accept(self, raw: bytes) -> J:
-        """Decode and check one packed request; raises RequestError when it is refused."""
+        """Decode and check one packed request; raises RequestError, or NotYetError where it must wait."""
         ...
 
     def look_up(self, jobs: Sequence[J]) -> None:
@@ -82,6 +85,10 @@ class Call(Protocol):
         """Leave the call open; what comes back sends its answer later, from any thread, exactly once."""
         ...
 
+    def is_cancelled(self) -> bool:
+        """Whether the caller of a deferred call gave up; asking is not free."""
+        ...
+
 
 Pairs = Sequence[tuple[Callable[[Answer], None], J]]
 
@@ -89,64 +96,108 @@ Pairs = Sequence[tuple[Callable[[Answer], None], J]]
 class PackedModel(Generic[J]):
     """Runs a handler over batches of calls; no exception leaves it, and every call gets exactly one answer."""
 
-    def __init__(self, handler: Handler[J], encode: Encode, *, waiting: int) -> None:
+    def __init__(self, handler: Handler[J], encode: Encode, *, waiting: int, room: WaitingRoom | None = None) -> None:
         """
         Args:
             handler: What to do with the requests.
             encode: The way to the encoder.
             waiting: Batches that may wait for the encoder; with that many, the next one waits in `run`.
+            room: Where requests wait for their revision; none = no request of this model asks for one.
         """
         self._handler = handler
         self._encode = encode
         self._places = threading.BoundedSemaphore(waiting)
         self._threads = ThreadPoolExecutor(waiting, thread_name_prefix="encode")
+        #: Held while requests are accepted: a handler takes one batch at a time.
+        self._accepting = threading.RLock()
+        self._room = room or WaitingRoom(0.0, 0)
+        self._watcher = threading.Thread(target=self._watch, name="wait for revisions", daemon=True)
+        if room is not None:
+            self._watcher.start()
 
     def run(self, calls: Sequence[Call]) -> list[Answer | None]:
         """Answer the calls of one batch; None stands for those that are deferred until the encoder has answered."""
-        accepted = self._accept(calls)
+        accepted = self._accept([call.read for call in calls])
+        self._room.wake()
         answers: list[Answer | None] = [job if isinstance(job, RequestError) else None for job in accepted]
         known: list[tuple[int, J]] = []
         deferred: list[tuple[Callable[[Answer], None], J]] = []
         for number, job in enumerate(accepted):
             if isinstance(job, RequestError):
                 continue
-            if job.needs_encoder:
+            if isinstance(job, NotYetError):
+                answers[number] = self._room.admit(calls[number].read(), calls[number], job)
+            elif job.needs_encoder:
                 deferred.append((calls[number].defer(), job))
             else:
                 known.append((number, job))
-        if deferred:
-            self._places.acquire()
-            self._threads.submit(self._run_later, deferred, time.monotonic_ns())
+        self._encode_later(deferred)
         for (number, _), answer in zip(known, self._answer([job for _, job in known]), strict=True):
             answers[number] = answer
         return answers
 
     def close(self) -> None:
-        """Wait until every call has its answer."""
+        """Wait until every call has its answer; those that wait for a revision are refused."""
+        self._room.close()
+        if self._watcher.is_alive():
+            self._watcher.join()
         self._threads.shutdown(wait=True)
 
-    def _accept(self, calls: Sequence[Call]) -> Sequence[J | RequestError]:
-        """The jobs of the batch, each in the place of its call; one that is refused is its error."""
-        start_ns = time.monotonic_ns()
-        try:
+    def _watch(self) -> None:
+        """Answer the calls that wait for a revision when it is here, until the room is closed."""
+        while self._room.wait():
+            try:
+                self._look_again()
+                self._room.expire()
+            except Exception:
+                _log.exception("a look at the requests that wait for a revision failed")
+
+    def _look_again(self) -> None:
+        with self._accepting:
             self._handler.begin()
-        except Exception as error:
-            return [_fault(error)] * len(calls)
-        accepted = [self._accept_one(call) for call in calls]
-        jobs = [job for job in accepted if not isinstance(job, RequestError)]
-        try:
-            self._handler.look_up(jobs)
-        except Exception as error:
-            return [_fault(error)] * len(calls)
+            ready = self._room.ready()
+            accepted = self._accept([partial(_same, waiting.raw) for waiting in ready])
+        known: list[tuple[Callable[[Answer], None], J]] = []
+        deferred: list[tuple[Callable[[Answer], None], J]] = []
+        for waiting, job in zip(ready, accepted, strict=True):
+            if isinstance(job, RequestError):
+                waiting.send(job)
+            elif isinstance(job, NotYetError):
+                waiting.send(job.refusal(ErrorKind.UNAVAILABLE, "it is older than a moment ago; try again"))
+            else:
+                (deferred if job.needs_encoder else known).append((waiting.send, job))
+        self._encode_later(deferred)
+        for (send, _), answer in zip(known, self._answer([job for _, job in known]), strict=True):
+            send(answer)
+
+    def _encode_later(self, deferred: Pairs[J]) -> None:
+        if deferred:
+            self._places.acquire()
+            self._threads.submit(self._run_later, deferred, time.monotonic_ns())
+
+    def _accept(self, reads: Sequence[Callable[[], bytes]]) -> Sequence[J | RequestError | NotYetError]:
+        """The jobs of the batch, each in the place of its call; one that is refused, or has to wait, is its error."""
+        start_ns = time.monotonic_ns()
+        with self._accepting:
+            try:
+                self._handler.begin()
+            except Exception as error:
+                return [_fault(error)] * len(reads)
+            accepted = [self._accept_one(read) for read in reads]
+            jobs = [job for job in accepted if not isinstance(job, RequestError | NotYetError)]
+            try:
+                self._handler.look_up(jobs)
+            except Exception as error:
+                return [_fault(error)] * len(reads)
         taken_ns = time.monotonic_ns() - start_ns
         for job in jobs:
             job.resolve_ns = taken_ns
         return accepted
 
-    def _accept_one(self, call: Call) -> J | RequestError:
+    def _accept_one(self, read: Callable[[], bytes]) -> J | RequestError | NotYetError:
         try:
-            return self._handler.accept(call.read())
-        except RequestError as error:
+            return self._handler.accept(read())
+        except (RequestError, NotYetError) as error:
             return error
         except Exception as error:
             return _fault(error)
@@ -185,6 +236,10 @@ class PackedModel(Generic[J]):
                 return [_fault(error)]
             # One bad request fails alone: find it.
             return [self._answer([job])[0] for job in jobs]
+
+
+def _same(raw: bytes) -> bytes:
+    return raw
 
 
 def _fault(error: Exception) -> RequestError:

@@ -99,7 +99,12 @@ class Rankings:
         return Part(name, ranking, int.from_bytes(pointer[_NAME_BYTES:], "big"))
 
     def _signature(self, request: RecommendRequest, pointer: bytes) -> bytes:
-        rest = pack(msgspec.structs.replace(request, page=None))
+        # The ensemble encodes texts anew for each page, and their vectors may differ in the last bits.
+        history = [
+            behaviour if behaviour.text is None else msgspec.structs.replace(behaviour, vector=None)
+            for behaviour in request.history
+        ]
+        rest = pack(msgspec.structs.replace(request, history=history, encoder="", page=None))
         return hashlib.blake2b(pointer + rest, key=self._key, digest_size=_SIGNATURE_BYTES).digest()
 
 

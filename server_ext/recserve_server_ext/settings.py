@@ -42,6 +42,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         filter: The largest filter.
         interactions_bytes: Packed request to the model `interactions`.
         interaction_bytes: One interaction of such a request.
+        revision_wait_ms: How long a request waits for its `min_revision`; 0 = not at all.
+        revision_waiting: Requests that may wait so at a time.
     """
 
     request_bytes: Positive = 4 * 1024 * 1024
@@ -56,6 +58,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filter: FilterBounds = FilterBounds()
     interactions_bytes: Positive = 16 * 1024 * 1024
     interaction_bytes: Positive = 256 * 1024
+    revision_wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 2000
+    revision_waiting: Positive = 256
 
 
 class AnswerLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

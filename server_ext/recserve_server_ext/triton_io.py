@@ -107,10 +107,11 @@ class TritonCall:
     handed over costs a round trip to the server's process for each, about as much as an echo.
     """
 
-    __slots__ = ("_request",)
+    __slots__ = ("_request", "_sender")
 
     def __init__(self, request: Any) -> None:
         self._request = request
+        self._sender: Any = None
 
     def read(self) -> bytes:
         """See `recserve_server_ext.packed_model.Call.read`."""
@@ -118,12 +119,16 @@ class TritonCall:
 
     def defer(self) -> Callable[[Answer], None]:
         """See `recserve_server_ext.packed_model.Call.defer`."""
-        sender = self._request.get_response_sender()
+        sender = self._sender = self._request.get_response_sender()
 
         def send(answer: Answer) -> None:
             sender.send(response(answer), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
         return send
+
+    def is_cancelled(self) -> bool:
+        """See `recserve_server_ext.packed_model.Call.is_cancelled`."""
+        return bool(self._sender.is_cancelled())
 
 
 def execute(model: PackedModel[Any], requests: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,8 @@ from recserve_client.contract import ErrorKind, RecommendForRequest, RequestErro
 from recserve_server_ext.boosts import check_boosts
 from recserve_server_ext.counts_view import CountsView
 from recserve_server_ext.history import History, check_shape
-from recserve_server_ext.recommender import Job, Recommender
+from recserve_server_ext.recommend_job import Job
+from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.user_histories import UserPast
 from recserve_server_ext.user_ranker import Plan

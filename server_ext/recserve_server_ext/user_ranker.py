@@ -24,7 +24,7 @@ from recserve_server_ext.counts_view import CountsView, PopularRows, TextSpread
 from recserve_server_ext.event_columns import Floats, Ints
 from recserve_server_ext.exploration import Explored, explored
 from recserve_server_ext.interests import GAIN, interests_of, turns
-from recserve_server_ext.recommender import Job, cancelled, vectors_of, wanted_of
+from recserve_server_ext.recommend_job import Job, cancelled, vectors_of, wanted_of
 from recserve_server_ext.slate_maker import Chosen, Wish, arranged, candidates_of, pinned, search_candidates
 from recserve_server_ext.user_vectors import contributions, user_vectors
 

@@ -20,7 +20,8 @@ from recserve_server_ext.history import check_size
 from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.packed_model import Answer, Encode
 from recserve_server_ext.pseudonyms import Pseudonyms
-from recserve_server_ext.recommender import Job, Recommender
+from recserve_server_ext.recommend_job import Job
+from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.user_histories import UserHistories, UserPast
 from recserve_server_ext.user_plans import plan_of, planned
@@ -135,6 +136,7 @@ class UserRecommender:
 
         Raises:
             RequestError: It is refused.
+            NotYetError: It asks for a revision that is not here yet.
         """
         if _MARK not in raw:
             return self._ordinary.accept(raw)
@@ -146,6 +148,7 @@ class UserRecommender:
             pseudonym = self._pseudonyms.of(asked.user_id)
         except UserIdError as error:
             raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
+        self._ordinary.require(asked.min_revision)
         request, variants = self._experiments.assign(asked, pseudonym)
         check_user_request(request, self._limits)
         return UserJob(request, pseudonym, variants)

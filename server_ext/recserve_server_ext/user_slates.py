@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from recserve_client.contract import Popular, Shares, SlateItem, UsedBehaviour
-from recserve_server_ext.recommender import packed_slate
+from recserve_server_ext.slate_answers import packed_slate
 from recserve_server_ext.user_ranker import Plan, Ranked
 
 _DECIMALS = 8

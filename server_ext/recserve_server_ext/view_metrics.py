@@ -1,4 +1,4 @@
-"""Prometheus metrics of the catalogue that `recommend` serves, and of its log. Importable only in a Python model."""
+"""Prometheus metrics of the catalogue that `recommend` serves, who waits for it, its log. Only in a Python model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import triton_python_backend_utils as pb
 
 from recserve_server_ext.answer_log import LogCounts
 from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.waiting_room import WaitCounts
 
 _GAUGES = {
     "recserve_catalogue_revision": "Revision of the catalogue that is served",
@@ -67,6 +68,39 @@ class LogMetrics:
     def show(self, counts: LogCounts) -> None:
         """Add what is new."""
         for counter, now, before in zip(self._counters, counts, self._shown, strict=True):
+            if now > before:
+                counter.increment(float(now - before))
+        self._shown = counts
+
+
+class WaitMetrics:
+    """Shows the requests that ask for a revision that is not there: how many wait, and what became of the others."""
+
+    def __init__(self) -> None:
+        counter = pb.MetricFamily.COUNTER
+        self._families = [
+            pb.MetricFamily(
+                name="recserve_revision_waiting_requests",
+                description="Requests that wait for their min_revision",
+                kind=pb.MetricFamily.GAUGE,
+            ),
+            pb.MetricFamily(
+                name="recserve_revision_waited_total", description="Requests that began to wait", kind=counter
+            ),
+            pb.MetricFamily(
+                name="recserve_revision_refused_total", description="Requests whose revision did not come", kind=counter
+            ),
+        ]
+        waiting, waited, refused = self._families
+        self._waiting = waiting.Metric(labels={})
+        reasons = ("expired", "cancelled", "full")
+        self._counters = (waited.Metric(labels={}), *(refused.Metric(labels={"reason": name}) for name in reasons))
+        self._shown = WaitCounts()
+
+    def show(self, counts: WaitCounts) -> None:
+        """Set the gauge, and add what is new to the counters."""
+        self._waiting.set(float(counts.waiting))
+        for counter, now, before in zip(self._counters, counts[1:], self._shown[1:], strict=True):
             if now > before:
                 counter.increment(float(now - before))
         self._shown = counts

@@ -17,6 +17,7 @@ from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.text_cache import TextCaches
+from support.calls import Call
 from support.small_snapshot import DIM
 
 
@@ -24,22 +25,6 @@ def vector_of(text: str) -> NDArray[np.float32]:
     """A made-up encoder: a unit vector seeded by the text."""
     vector = np.random.default_rng(list(text.encode())).normal(size=DIM)
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
-
-
-class Call:
-    """A request as Triton would hand it over."""
-
-    def __init__(self, raw: bytes | RequestError) -> None:
-        self._raw = raw
-        self.answers: list[Answer] = []
-
-    def read(self) -> bytes:
-        if isinstance(self._raw, RequestError):
-            raise self._raw
-        return self._raw
-
-    def defer(self) -> Callable[[Answer], None]:
-        return self.answers.append
 
 
 class Service:

@@ -27,9 +27,9 @@ from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.text_cache import TextCaches
 from recserve_server_ext.user_histories import UserHistories
 from recserve_server_ext.user_recommender import UserRecommender
+from support.calls import Call
 from support.events import NOW, PSEUDONYMS
 from support.small_snapshot import DIM
-from support.users import Call
 
 LIMITS = Limits(exclude=20, texts=4, history=50)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,10 @@ from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction_desk import InteractionDesk
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.packed_model import Answer, PackedModel
+from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.settings import Limits
+from support.calls import Call
 from support.events import NOW, PSEUDONYMS
-
-
-class Call:
-    """A request as Triton would hand it over."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-        self.answers: list[Answer] = []
-
-    def read(self) -> bytes:
-        return self._raw
-
-    def defer(self) -> Callable[[Answer], None]:
-        return self.answers.append
 
 
 class Desk:

@@ -28,8 +28,8 @@ from recserve_server_ext.snapshot import CURRENT, Snapshot, publish
 from recserve_server_ext.snapshot_manifest import read_manifest
 from recserve_server_ext.snapshot_shelf import before_last_encoder, newest_of
 from recserve_server_ext.text_cache import TextCaches
+from support.calls import Call
 from support.edited import ENCODER, Edited, item_vector, vector_of
-from support.service import Call
 
 OTHER = "other"
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
 from recserve_server_ext.live_catalogue import LiveCatalogue
@@ -111,8 +113,56 @@ def test_pages_are_stable_while_the_catalogue_changes(edited: Edited) -> None:
     edited.change("delete", [{"id": whole[8]}])
     edited.publish()
     second = service.ask(**ask, page={"size": 5, "cursor": first.cursor})
-    # What was deleted never appears again; all else keeps its place, with its score of today.
-    assert [item.id for item in second.items] == [*whole[5:8], whole[9]]
+    # What was deleted never appears again; what follows takes its place, with its score of today.
+    assert [item.id for item in second.items] == [*whole[5:8], *whole[9:11]]
     assert second.revision == first.revision
     third = service.ask(**ask, page={"size": 10, "cursor": second.cursor})
-    assert [item.id for item in third.items] == whole[10:]
+    assert [item.id for item in third.items] == whole[11:]
+    assert third.cursor is msgspec.UNSET
+    edited.change("delete", [{"id": name} for name in whole[11:]])
+    # Nothing is left after the second page: it says so when it is asked for again.
+    assert service.ask(**ask, page={"size": 5, "cursor": first.cursor}).cursor is msgspec.UNSET
+
+
+changes = st.lists(
+    st.tuples(st.sampled_from(["delete", "hide", "show", "rename"]), st.integers(0, 29)), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rounds=st.lists(st.tuples(st.integers(1, 8), changes), min_size=2, max_size=8), is_shaped=st.booleans())
+def test_pages_of_a_catalogue_that_changes(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[tuple[int, list[tuple[str, int]]]], is_shaped: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("pages")
+    edited = Edited(folder, folder / "catalogue.db")
+    live = LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
+    service = Service(live.view().snapshot, Limits(), live.view)
+    ask: dict[str, Any] = {"history": [{"text": "film 1"}], "k": 25, "slate": {"diversify": 0.3} if is_shaped else None}
+    whole = [item.id for item in service.ask(**ask).items]
+    shown: list[str] = []
+    missed: set[str] = set()
+    cursor: object = None
+    for size, made in [*rounds, *[(8, [])] * 4]:
+        answer = service.ask(**ask, page={"size": size, "cursor": cursor})
+        there = {item.id for item in edited.store.items() if item.available}
+        found = [item.id for item in answer.items]
+        assert set(found) <= there
+        assert answer.revision == 1
+        shown += found
+        cursor = answer.cursor
+        if cursor is msgspec.UNSET:
+            break
+        assert len(found) == size
+        for op, item in made:
+            texts = {"title": "another" if op == "rename" else f"film {item}"}
+            if op == "delete":
+                edited.change("delete", [{"id": f"i{item}"}])
+            else:
+                edited.change("upsert", [{"id": f"i{item}", "texts": texts, "available": op != "hide"}])
+        missed |= set(whole) - {item.id for item in edited.store.items() if item.available}
+    edited.store.close()
+    places = [whole.index(name) for name in shown]
+    assert places == sorted(set(places)), "the order of the first page's ranking, nothing twice"
+    if cursor is msgspec.UNSET:
+        assert set(whole) - missed <= set(shown), "what was there all the time is on some page"

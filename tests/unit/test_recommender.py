@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from recserve_client.contract import ErrorKind, RequestError, Slate, pack
 from recserve_client.contract.messages import Behaviour, RecommendRequest
 from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.recommender import Job
+from recserve_server_ext.recommend_job import Job
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Snapshot
-from support.service import Call, Service, vector_of
+from support.calls import Call
+from support.service import Service, vector_of
 from support.small_snapshot import DIM, small_snapshot
 
 

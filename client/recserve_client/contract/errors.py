@@ -25,6 +25,7 @@ class ErrorKind(StrEnum):
     WRONG_TENSOR = "wrong_tensor"
     REQUEST_ID_REUSED = "request_id_reused"
     UNAVAILABLE = "unavailable"
+    STALE_REVISION = "stale_revision"
     INTERNAL = "internal"
 
 
@@ -42,6 +43,7 @@ STATUS_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.WRONG_TENSOR: "INVALID_ARGUMENT",
     ErrorKind.REQUEST_ID_REUSED: "ALREADY_EXISTS",
     ErrorKind.UNAVAILABLE: "UNAVAILABLE",
+    ErrorKind.STALE_REVISION: "UNAVAILABLE",
     ErrorKind.INTERNAL: "INTERNAL",
 }
 
@@ -59,6 +61,7 @@ MEANING_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.WRONG_TENSOR: "The tensor does not hold exactly one readable BYTES element.",
     ErrorKind.REQUEST_ID_REUSED: "Another change was made under this `request_id`; nothing was done.",
     ErrorKind.UNAVAILABLE: "The encoder, the store or the queue cannot take the request now; try again.",
+    ErrorKind.STALE_REVISION: "The server waited, and the catalogue did not get to `min_revision`.",
     ErrorKind.INTERNAL: "A fault of the server; its log holds the details under the error id.",
 }
 

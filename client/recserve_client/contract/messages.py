@@ -59,7 +59,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
         explain: Whether each item comes with the contribution of every behaviour.
         on_unknown: What an item id of the history that the catalogue lacks does: refuse the request, or be skipped.
         min_revision: Answer from this revision of the catalogue or a later one; where it is not there yet the request
-            is refused as `unavailable`.
+            waits, and is refused as `stale_revision` when the server's time for that is over.
         where: Only items that match this filter are recommended.
         slate: How the slate is made of the candidates; none = by score.
         count: Whether to count the items that match `where` and are available.

@@ -15,7 +15,8 @@ from recserve_server_ext.text_cache import TextCaches
 from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.user_histories import UserHistories
 from recserve_server_ext.user_recommender import UserRecommender
-from recserve_server_ext.view_metrics import LogMetrics, ViewMetrics
+from recserve_server_ext.view_metrics import LogMetrics, ViewMetrics, WaitMetrics
+from recserve_server_ext.waiting_room import WaitingRoom
 
 
 class TritonPythonModel:
@@ -43,7 +44,10 @@ class TritonPythonModel:
             blend=users.blend,
             experiments=users.experiments,
         )
-        self._model = PackedModel(LoggedRecommender(recommender, self._log), encoders, waiting=serve.waiting)
+        limits = serve.limits
+        room = WaitingRoom(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
+        logged = LoggedRecommender(recommender, self._log)
+        self._model = PackedModel(logged, encoders, waiting=serve.waiting, room=room)
         settle_memory()
 
     def execute(self, requests):
