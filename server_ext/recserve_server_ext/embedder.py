@@ -82,7 +82,6 @@ class Embedder:
         """
         start_ns = time.monotonic_ns()
         place_of = {text: n for n, text in enumerate(dict.fromkeys(text for job in jobs for text in job.texts))}
-        # The jobs of a batch were accepted together.
         vectors = encode(list(place_of), jobs[0].encoder)
         for job in jobs:
             job.vectors = vectors[[place_of[text] for text in job.texts]]

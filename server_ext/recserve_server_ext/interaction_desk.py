@@ -62,6 +62,11 @@ class InteractionsJob(Struct):
     resolve_ns: int = 0
 
     @property
+    def encoder(self) -> str:
+        """Runtime fingerprint of the encoder that its texts go to: it has none."""
+        return ""
+
+    @property
     def needs_encoder(self) -> bool:
         """Never."""
         return False

@@ -1,7 +1,7 @@
 """How a model answers packed requests: what is known at once, the rest from a thread after the encoder answered.
 
-That is what lets the next batch start while this one waits for the encoder. A request for a revision of the catalogue
-that is not here yet waits apart, and holds up nobody.
+That is what lets the next batch start while this one waits for the encoder, and batches that wait together be encoded
+together. A request for a revision of the catalogue that is not here yet waits apart, and holds up nobody.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.encode_queue import Batch, EncodeQueue
 from recserve_server_ext.waiting_room import Answer as Answer
 from recserve_server_ext.waiting_room import NotYetError, WaitingRoom
 
@@ -40,6 +40,11 @@ class WaitingJob(Protocol):
 
     waited_ns: int
     resolve_ns: int
+
+    @property
+    def encoder(self) -> str:
+        """Runtime fingerprint of the encoder that its texts go to."""
+        ...
 
     @property
     def needs_encoder(self) -> bool:
@@ -66,11 +71,11 @@ class Handler(Protocol[J]):
         ...
 
     def encode(self, jobs: Sequence[J], encode: Encode) -> None:
-        """Encode what is missing, once for all jobs."""
+        """Encode what is missing, once for all jobs; they are of one or several batches, and of the same encoder."""
         ...
 
     def answer(self, jobs: Sequence[J]) -> list[Answer]:
-        """The answers of jobs with nothing missing."""
+        """The answers of jobs of one batch with nothing missing."""
         ...
 
 
@@ -93,21 +98,44 @@ class Call(Protocol):
 Pairs = Sequence[tuple[Callable[[Answer], None], J]]
 
 
+class _Deferred(Generic[J]):
+    """A job whose call was left open."""
+
+    __slots__ = ("job", "send")
+
+    def __init__(self, send: Callable[[Answer], None], job: J) -> None:
+        self.send = send
+        self.job = job
+
+    @property
+    def encoder(self) -> str:
+        return self.job.encoder
+
+
 class PackedModel(Generic[J]):
     """Runs a handler over batches of calls; no exception leaves it, and every call gets exactly one answer."""
 
-    def __init__(self, handler: Handler[J], encode: Encode, *, waiting: int, room: WaitingRoom | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler[J],
+        encode: Encode,
+        *,
+        encoding: int = 1,
+        together: int = 1,
+        room: WaitingRoom | None = None,
+    ) -> None:
         """
         Args:
             handler: What to do with the requests.
             encode: The way to the encoder.
-            waiting: Batches that may wait for the encoder; with that many, the next one waits in `run`.
+            encoding: Calls to `encode` at a time; what comes meanwhile waits.
+            together: Requests that go to the encoder in one call, if they wait together; a larger batch goes alone.
+                As many may wait, then the next ones do in `run`.
             room: Where requests wait for their revision; none = no request of this model asks for one.
         """
         self._handler = handler
         self._encode = encode
-        self._places = threading.BoundedSemaphore(waiting)
-        self._threads = ThreadPoolExecutor(waiting, thread_name_prefix="encode")
+        self._queue = EncodeQueue[_Deferred[J]](self._run_later, at_once=encoding, together=together)
         #: Held while requests are accepted: a handler takes one batch at a time.
         self._accepting = threading.RLock()
         self._room = room or WaitingRoom(0.0, 0)
@@ -141,7 +169,7 @@ class PackedModel(Generic[J]):
         self._room.close()
         if self._watcher.is_alive():
             self._watcher.join()
-        self._threads.shutdown(wait=True)
+        self._queue.close()
 
     def _watch(self) -> None:
         """Answer the calls that wait for a revision when it is here, until the room is closed."""
@@ -172,8 +200,7 @@ class PackedModel(Generic[J]):
 
     def _encode_later(self, deferred: Pairs[J]) -> None:
         if deferred:
-            self._places.acquire()
-            self._threads.submit(self._run_later, deferred, time.monotonic_ns())
+            self._queue.put(Batch([_Deferred(send, job) for send, job in deferred], time.monotonic_ns()))
 
     def _accept(self, reads: Sequence[Callable[[], bytes]]) -> Sequence[J | RequestError | NotYetError]:
         """The jobs of the batch, each in the place of its call; one that is refused, or has to wait, is its error."""
@@ -202,17 +229,20 @@ class PackedModel(Generic[J]):
         except Exception as error:
             return _fault(error)
 
-    def _run_later(self, pairs: Pairs[J], submitted_ns: int) -> None:
-        jobs = [job for _, job in pairs]
-        for job in jobs:
-            job.waited_ns += time.monotonic_ns() - submitted_ns
+    def _run_later(self, batches: list[Batch[_Deferred[J]]], give_back: Callable[[], None]) -> None:
+        now_ns = time.monotonic_ns()
+        for batch in batches:
+            for deferred in batch.jobs:
+                deferred.job.waited_ns += now_ns - batch.since_ns
         try:
-            error = self._encode_all(jobs)
+            error = self._encode_all([deferred.job for batch in batches for deferred in batch.jobs])
         finally:
-            self._places.release()
-        answers = self._answer(jobs) if error is None else [error] * len(jobs)
-        for (send, _), answer in zip(pairs, answers, strict=True):
-            send(answer)
+            give_back()
+        for batch in batches:
+            jobs = [deferred.job for deferred in batch.jobs]
+            answers = self._answer(jobs) if error is None else [error] * len(jobs)
+            for deferred, answer in zip(batch.jobs, answers, strict=True):
+                deferred.send(answer)
 
     def _encode_all(self, jobs: list[J]) -> RequestError | None:
         try:

@@ -52,6 +52,11 @@ class Job(Struct):
     encode_ns: int = 0
 
     @property
+    def encoder(self) -> str:
+        """Runtime fingerprint of the encoder that its texts go to."""
+        return self.view.encoder
+
+    @property
     def needs_encoder(self) -> bool:
         """Whether texts of the history must be encoded first."""
         return bool(self.history.missing)

@@ -132,7 +132,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: Threads of the search and of the encoder, each; 0 = the usable cores.
         batch: Requests (users) answered in one batch at most.
         encoder_batch: Texts in one request to the encoder at most.
-        waiting: Batches that may wait for the encoder at a time while the next ones start.
+        encoding: Calls of a model to the encoder at a time; the requests that wait meanwhile go to it together.
         text_cache: Vectors of texts kept (least recently used go first).
         encoder_timeout_s: Deadline of one call to the encoder.
         store: URL of the catalogue store; empty = the SQLite file in the home.
@@ -150,7 +150,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=0)] = 0
     batch: Annotated[int, Meta(ge=1, le=1024)] = 64
     encoder_batch: Annotated[int, Meta(ge=1, le=1024)] = 256
-    waiting: Positive = 2
+    encoding: Positive = 1
     text_cache: Positive = 100_000
     encoder_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
     store: str = ""

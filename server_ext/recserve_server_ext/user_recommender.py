@@ -68,6 +68,11 @@ class UserJob(Struct):
     resolve_ns: int = 0
 
     @property
+    def encoder(self) -> str:
+        """Runtime fingerprint of the encoder that its texts go to."""
+        return self.inner.encoder if isinstance(self.inner, Job) else ""
+
+    @property
     def needs_encoder(self) -> bool:
         """Whether texts of the history must be encoded first."""
         return isinstance(self.inner, Job) and self.inner.needs_encoder

@@ -42,7 +42,7 @@ class Service:
 
     def send(self, *raws: bytes | RequestError | Call) -> list[Answer]:
         calls = [raw if isinstance(raw, Call) else Call(raw) for raw in raws]
-        model = PackedModel(self.recommender, self.encode, waiting=2)
+        model = PackedModel(self.recommender, self.encode, encoding=2)
         now = model.run(calls)
         model.close()
         answers = [call.answers if answer is None else [answer] for call, answer in zip(calls, now, strict=True)]

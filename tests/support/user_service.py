@@ -80,7 +80,7 @@ class Service:
     def batch(self, *requests: Any) -> list[Any]:
         """The packed answers to requests of one batch, or their errors."""
         calls = [Call(found if isinstance(found, bytes) else json.dumps(found).encode()) for found in requests]
-        model = PackedModel(LoggedRecommender(self.handler, self), self.encode, waiting=2)
+        model = PackedModel(LoggedRecommender(self.handler, self), self.encode, encoding=2)
         now = model.run(calls)
         model.close()
         return [call.answers[0] if answer is None else answer for call, answer in zip(calls, now, strict=True)]

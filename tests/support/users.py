@@ -25,7 +25,7 @@ class Desk:
     def __init__(self, where: Path | str, limits: Limits | None = None, **kept: Any) -> None:
         self.store = InteractionStore(where, InteractionLimits(**kept), create=True, clock=lambda: NOW)
         desk = InteractionDesk(lambda: self.store, PSEUDONYMS, HistoryRules(), limits or Limits())
-        self._model = PackedModel(desk, _nothing, waiting=1)
+        self._model = PackedModel(desk, _nothing)
 
     def batch(self, *requests: Any) -> list[Any]:
         """The answers to requests of one batch, decoded; errors as they are."""

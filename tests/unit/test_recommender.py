@@ -236,7 +236,7 @@ def test_the_next_batch_is_answered_while_one_waits_for_the_encoder(service: Ser
         assert release.wait(30)
         return np.stack([vector_of(text) for text in texts])
 
-    model = PackedModel(service.recommender, slow, waiting=2)
+    model = PackedModel(service.recommender, slow, encoding=2)
     waiting = Call(b'{"history":[{"text":"a"}]}')
     assert model.run([waiting]) == [None]
     assert started.wait(30)

@@ -38,7 +38,7 @@ class Waited:
         self.seen = self.live.view()
         recommender = Recommender(self.view, TextCaches(100), Limits())
         room = WaitingRoom(WAIT_S, most, show=self.counts.append, clock=lambda: self.now)
-        self.model = PackedModel(recommender, edited.encode, waiting=2, room=room)
+        self.model = PackedModel(recommender, edited.encode, encoding=1, room=room)
 
     def view(self) -> View:
         """The newest view, unless the test holds it back."""

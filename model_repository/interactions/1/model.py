@@ -22,7 +22,7 @@ class TritonPythonModel:
             rules_of(users),
             settings.serve.limits,
         )
-        self._model = PackedModel(desk, _no_encoder, waiting=1)
+        self._model = PackedModel(desk, _no_encoder)
         settle_memory()
 
     def execute(self, requests):

@@ -13,7 +13,7 @@ class TritonPythonModel:
         settings = model_settings(args)
         encoders = served_encoders(settings, role="passage")
         editor = CatalogueEditor(opener(settings.store), encoders.serving, settings.serve.limits)
-        self._model = PackedModel(editor, encoders, waiting=settings.serve.waiting)
+        self._model = PackedModel(editor, encoders, encoding=settings.serve.encoding)
         settle_memory()
 
     def execute(self, requests):

@@ -47,7 +47,7 @@ class TritonPythonModel:
         limits = serve.limits
         room = WaitingRoom(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         logged = LoggedRecommender(recommender, self._log)
-        self._model = PackedModel(logged, encoders, waiting=serve.waiting, room=room)
+        self._model = PackedModel(logged, encoders, encoding=serve.encoding, together=serve.batch, room=room)
         settle_memory()
 
     def execute(self, requests):

@@ -1,0 +1,109 @@
+"""Batches that wait for the encoder: whenever it is free, those that wait go to it together."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+
+class NeedsEncoder(Protocol):
+    """A request with texts to encode."""
+
+    @property
+    def encoder(self) -> str:
+        """Runtime fingerprint of the encoder that they go to."""
+        ...
+
+
+J = TypeVar("J", bound=NeedsEncoder)
+
+
+class Batch(NamedTuple, Generic[J]):
+    """Requests that were accepted together, at least one; all for the same encoder.
+
+    Attributes:
+        jobs: The requests.
+        since_ns: When they began to wait, in nanoseconds.
+    """
+
+    jobs: Sequence[J]
+    since_ns: int
+
+
+B = TypeVar("B")
+#: Encodes some batches, calls what it is given once the encoder is free, and answers them; raises nothing.
+Run = Callable[[list[B], Callable[[], None]], None]
+
+
+class EncodeQueue(Generic[J]):
+    """Hands batches to the encoder, as many at a time as wait: the larger what it gets, the less a text costs."""
+
+    def __init__(self, run: Run[Batch[J]], *, at_once: int, together: int) -> None:
+        """
+        Args:
+            run: What to do with batches; called by threads of the queue.
+            at_once: Calls of `run` that may have the encoder at a time.
+            together: Requests that go to it in one call, and that may wait for the next one; a larger batch goes, and
+                waits, alone.
+        """
+        self._run = run
+        self._free = at_once
+        self._together = together
+        self._waiting: deque[Batch[J]] = deque()
+        self._count = 0
+        self._changed = threading.Condition()
+        self._is_closed = False
+        # One more than have the encoder: it answers what was encoded while the next ones are.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"encode {n}", daemon=True) for n in range(at_once + 1)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, batch: Batch[J]) -> None:
+        """Add a batch; waits while there is no room."""
+        size = len(batch.jobs)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._count or self._count + size <= self._together)
+            self._waiting.append(batch)
+            self._count += size
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait until everything is answered."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while batches := self._take():
+            self._run(batches, self._give_back)
+
+    def _take(self) -> list[Batch[J]]:
+        """The batches that go together once the encoder is free; none when the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: (self._free and self._waiting) or (self._is_closed and not self._waiting))
+            if not self._waiting:
+                return []
+            taken: list[Batch[J]] = []
+            size = 0
+            while self._waiting and self._fits(taken, size):
+                taken.append(self._waiting.popleft())
+                size += len(taken[-1].jobs)
+            self._count -= size
+            self._free -= 1
+            self._changed.notify_all()
+            return taken
+
+    def _fits(self, taken: list[Batch[J]], size: int) -> bool:
+        new = self._waiting[0].jobs
+        return not taken or (size + len(new) <= self._together and new[0].encoder == taken[0].jobs[0].encoder)
+
+    def _give_back(self) -> None:
+        with self._changed:
+            self._free += 1
+            self._changed.notify_all()
