@@ -14,6 +14,7 @@ from recserve_client import Client, ClientOptions
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.workspace import Workspace
 from support.engines import EngineMaker, engine_maker
+from support.imports import Importer
 from support.inference_server import InferenceServer, listening
 from support.milvus import MilvusProcess, NoMilvusError, milvus_server
 from support.postgres import NoPostgresError, Postgres, postgres_cluster
@@ -125,6 +126,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def importer(tmp_path: Path) -> Iterator[Importer]:
+    """Imports files into an empty catalogue."""
+    with CatalogueStore(tmp_path / "catalogue.db", create=True) as store:
+        yield Importer(store)
 
 
 # A server of its own for each module that changes its home; the module gives the settings.
