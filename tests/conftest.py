@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from recserve_client import Client, ClientOptions
+from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_server_ext.workspace import Workspace
 from support.engines import EngineMaker, engine_maker
+from support.imports import Importer
 from support.inference_server import InferenceServer, listening
 from support.milvus import MilvusProcess, NoMilvusError, milvus_server
 from support.postgres import NoPostgresError, Postgres, postgres_cluster
@@ -18,6 +22,9 @@ from support.served import Served, served
 from support.tiny_encoder import make_tiny_source
 from support.tiny_home import make_tiny_home
 from support.wire import Wire
+
+#: What belongs to a server that ran in a home.
+_OF_A_SERVER = shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -129,3 +136,48 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def importer(tmp_path: Path) -> Iterator[Importer]:
+    """Imports files into an empty catalogue."""
+    with CatalogueStore(tmp_path / "catalogue.db", create=True) as store:
+        yield Importer(store)
+
+
+# A server of its own for each module that changes its home; the module gives the settings.
+
+
+@pytest.fixture(scope="module")
+def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny home to change."""
+    return shutil.copytree(tiny_home, tmp_path_factory.mktemp("live") / "home", ignore=_OF_A_SERVER)
+
+
+@pytest.fixture(scope="module")
+def settings_toml() -> str:
+    """What `live` is configured with; a module names its own."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def live(home: Path, settings_toml: str) -> Iterator[Served]:
+    """A server over the home of the module."""
+    settings = home / "settings.toml"
+    settings.write_text(settings_toml)
+    with served(home, "--config", str(settings)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(live: Served) -> Iterator[Client]:
+    """A patient client of it."""
+    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def films(home: Path) -> list[str]:
+    """Ids of its catalogue."""
+    with CatalogueStore(Workspace(home).store) as store:
+        return [row.id for row in store.page("", 300)[1]]

@@ -89,6 +89,8 @@ LIMITS: Final[dict[str, tuple[int, str]]] = {
     "filter.string_chars": (1024, "characters of one string of a filter"),
     "interactions_bytes": (16 * 1024 * 1024, "bytes of a packed request to `interactions`"),
     "interaction_bytes": (256 * 1024, "bytes of one interaction in it"),
+    "revision_wait_ms": (2000, "milliseconds that a request waits for its `min_revision`; 0 = not at all"),
+    "revision_waiting": (256, "requests that may wait so at a time; one more is `unavailable`"),
 }
 
 _EXAMPLE: Final = RecommendRequest(

@@ -12,7 +12,7 @@ from rich.table import Table
 from recserve_client.cli.console import fail, note, out
 from recserve_export import cli_snapshots
 from recserve_export.cli_common import MILVUS_TOKEN, MILVUS_URI, Precision, check_recall, explained, stage_bar
-from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
+from recserve_server_ext.workspace import DEFAULT_HOME, Workspace, store_place
 
 if TYPE_CHECKING:
     from recserve_export.engine_choice import RecallReport
@@ -59,6 +59,8 @@ def build(
     recall: float = typer.Option(0.98, help="Recall@10 to reach for user vectors, against exact search."),
     force: bool = typer.Option(False, "--force", help="Build even when the published index is up to date."),
     store: str = _STORE,
+    interactions: str = typer.Option("", help="URL of the interaction store [default: the file in the home]."),
+    rules: Path | None = typer.Option(None, help="Rules that weigh interactions, as served; none = the built-in ones."),
     milvus_uri: str = MILVUS_URI,
     milvus_token_file: str = MILVUS_TOKEN,
 ) -> None:
@@ -67,9 +69,11 @@ def build(
     with explained(OSError):
         from recserve_export.encoder_verify import verify_stored
         from recserve_export.engine_choice import Settings
+        from recserve_export.index_build import LoggedUsers
         from recserve_export.index_build import build as build_snapshot
         from recserve_server_ext.encoder_manifest import choose_encoder
         from recserve_server_ext.encoder_versions import active
+        from recserve_server_ext.history_rules import HistoryRules, read_rules
         from recserve_server_ext.milvus_settings import MilvusSettings
 
         workspace = Workspace(home)
@@ -84,6 +88,10 @@ def build(
             store=store,
             force=force,
             milvus=MilvusSettings(uri=milvus_uri, token_file=milvus_token_file),
+            log=LoggedUsers(
+                store_place(interactions) if interactions else workspace.interactions,
+                HistoryRules() if rules is None else read_rules(rules),
+            ),
             stage=stage_bar,
         )
         _print_built(built)
@@ -143,13 +151,22 @@ def _print_built(built: Built) -> None:
         note(f"the index is up to date: snapshot {manifest.id}")
     if not built.report.choice.reached:
         note(f"warning: no measured parameters reach recall@10 {built.report.target:g}; the nearest were chosen")
+    if built.report.truncated_texts:
+        note(_cut(built.report))
     found = ", ".join(f"{kind} {value:.3f}" for kind, value in point.recall.items())
     out.print(
         f"snapshot {manifest.id}: {manifest.items:,} items of revision {manifest.revision}\n"
         f"encoder {manifest.encoder}, {_named(point)}\n"
-        f"recall@10 for user vectors: {found}",
+        f"recall@10 for user vectors: {found} (measured with {built.report.users_from})",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def _cut(report: RecallReport) -> str:
+    return (
+        f"{report.truncated_texts:,} of {report.encoded_texts:,} texts that were encoded are longer than the encoder "
+        "takes and were cut off"
     )
 
 
@@ -176,10 +193,11 @@ def _print_report(report: RecallReport, snapshot: str) -> None:
     lines = [
         f"snapshot {snapshot}: {report.items:,} items of {report.dim} dimensions, "
         f"{_named(report.points[report.choice.point])}",
-        f"{report.users} users of each kind, seed {report.seed}, {report.threads} threads, "
+        f"{report.users_from}: {report.users} users of each kind, seed {report.seed}, {report.threads} threads, "
         f"{report.cpu} ({', '.join(report.cpu_flags)})",
         f"target {report.target:g} for the worse kind, by its lower 95% bound"
         + ("" if report.choice.reached else ": not reached, the nearest was chosen"),
+        _cut(report),
     ]
     for line in lines:
         out.print(line, highlight=False, markup=False)
@@ -232,7 +250,7 @@ def _draw(report: RecallReport, path: Path) -> None:
         xscale="log",
         xlabel=f"users/s ({report.threads} threads, {report.cpu})",
         ylabel=f"recall@{report.k}",
-        title=f"{report.items:,} items",
+        title=f"{report.items:,} items, {report.users_from}",
     )
     axes.legend(fontsize="small")
     figure.savefig(path, format="png", dpi=120)

@@ -11,7 +11,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_export.recall import Choice, CurvePoint, Users, choose, measure, next_ef, reaches, sample_users
+from recserve_export.recall import (
+    NEIGHBOURS,
+    Choice,
+    CurvePoint,
+    Users,
+    choose,
+    measure,
+    next_ef,
+    reaches,
+    sample_users,
+    users_of_log,
+)
 from recserve_server_ext import cpu
 from recserve_server_ext.engine import BuiltEngine
 from recserve_server_ext.errors import SnapshotError
@@ -69,11 +80,15 @@ class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         dim: Length of a vector.
         k: Items searched for.
         users: User vectors of each kind.
+        users_from: Which ones: `means of neighbours` (kinds `interests` and `random`), or `logged histories (n users)`
+            (kind `logged`).
         seed: They were drawn with.
         engine: The engine that was asked for.
         target: Recall wanted.
         choice: The point that was chosen.
         points: All that was measured; the last is the exact engine, to compare with where it was not asked for.
+        encoded_texts: Distinct texts of the catalogue that were encoded for this index; the others were known.
+        truncated_texts: Of those, the ones that are longer than the encoder takes, and so were cut off.
     """
 
     cpu: str
@@ -88,6 +103,9 @@ class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     target: float
     choice: Choice
     points: list[CurvePoint]
+    users_from: str = NEIGHBOURS
+    encoded_texts: int = 0
+    truncated_texts: int = 0
 
 
 @contextmanager
@@ -108,20 +126,29 @@ Elsewhere = Callable[[Users], Curve]
 
 
 def build_engine(
-    vectors: Vectors, settings: Settings, *, stage: Stage = silent, elsewhere: Elsewhere | None = None
+    vectors: Vectors,
+    settings: Settings,
+    *,
+    logged: Vectors | None = None,
+    stage: Stage = silent,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[BuiltEngine, RecallReport]:
     """Build the candidates, measure them and keep the cheapest one that reaches the target.
 
     Args:
         vectors: [items, dim] unit float32, at least one.
         settings: How to choose.
+        logged: [users, dim] vectors of users to measure with; none = made up ones, see `sample_users`.
         stage: Shows progress.
         elsewhere: Builds the engine `milvus`, where it was asked for.
 
     Raises:
         SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
     """
-    users = sample_users(vectors, count=settings.users, seed=settings.seed)
+    if logged is None:
+        users = sample_users(vectors, count=settings.users, seed=settings.seed)
+    else:
+        users = users_of_log(vectors, logged)
     points: list[CurvePoint] = []
     best: BuiltEngine = ExactEngine(vectors)
     curves = _curves(vectors, users, settings, points, stage) if elsewhere is None else [elsewhere(users)]
@@ -248,7 +275,8 @@ def _report(
         items=len(vectors),
         dim=vectors.shape[1],
         k=users.k,
-        users=settings.users,
+        users=len(next(iter(users.vectors.values()))),
+        users_from=users.origin,
         seed=settings.seed,
         engine=settings.engine,
         target=settings.recall,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,11 +15,15 @@ from numpy.typing import NDArray
 from recserve_export.catalogue_columns import Catalogue, Known, item_vectors, read_catalogue
 from recserve_export.engine_choice import EngineName, RecallReport, Settings, Stage, build_engine, silent
 from recserve_export.index_milvus import in_milvus, write_with
+from recserve_export.logged_users import logged_users
 from recserve_export.vector_journal import VectorJournal
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.durable import sha256_of
 from recserve_server_ext.encoder_manifest import read_manifest as read_encoder_manifest
 from recserve_server_ext.errors import SnapshotError
+from recserve_server_ext.history_rules import HistoryRules
+from recserve_server_ext.interaction_limits import InteractionLimits
+from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.item_vectors import made_with
 from recserve_server_ext.milvus_collection import Loadable
 from recserve_server_ext.milvus_settings import MilvusSettings
@@ -52,6 +57,37 @@ class Details:
     field_weights: Mapping[str, float] = field(default_factory=dict)
 
 
+class EncodedTexts(NamedTuple):
+    """Distinct texts that were encoded for an index, and how many of them were cut off."""
+
+    encoded: int
+    truncated: int
+
+
+class LoggedUsers(NamedTuple):
+    """Users of the log to measure engines with.
+
+    Attributes:
+        where: The interaction store, a file or a URL.
+        rules: How interactions become weights.
+    """
+
+    where: Path | str
+    rules: HistoryRules
+
+    def vectors(self, ids: Sequence[str], vectors: Vectors, encoder: TextEncoder, seed: int) -> Vectors | None:
+        """Their vectors, see `logged_users`; none = there are too few, or no store.
+
+        Raises:
+            ServerError: The store cannot be read, or the rules need statistics and have none.
+        """
+        if isinstance(self.where, Path) and not self.where.exists():
+            return None
+        row_of = {name: row for row, name in enumerate(ids)}
+        with InteractionStore(self.where, InteractionLimits()) as store:
+            return logged_users(store, self.rules, row_of, vectors, partial(encoder.encode, role="query"), seed=seed)
+
+
 @dataclass(frozen=True)
 class Built:
     """What `build` did.
@@ -77,6 +113,7 @@ def build(
     store: str = "",
     force: bool = False,
     milvus: MilvusSettings | None = None,
+    log: LoggedUsers | None = None,
     stage: Stage = silent,
 ) -> Built:
     """Build and publish the index of the catalogue, unless the published one is up to date.
@@ -90,6 +127,7 @@ def build(
         store: URL of the catalogue store; empty = the file in the workspace.
         force: Whether to build in any case.
         milvus: Where Milvus is, for the engine `milvus`.
+        log: Users to measure with; none = made up ones.
         stage: Shows progress.
 
     Raises:
@@ -106,7 +144,27 @@ def build(
         encoder = TextEncoder(encoder_folder, threads=settings.threads)
         journal = VectorJournal(encoder, workspace.encoding / fingerprint)
         catalogue, vectors = _encoded(opened, fingerprint, journal, older, stage)
-    built = _publish(workspace.snapshots, catalogue, vectors, head.identity, fingerprint, settings, milvus, stage)
+    texts = EncodedTexts(len(catalogue.pairs.texts), encoder.truncated_texts)
+    logged = None if log is None else log.vectors(catalogue.ids, vectors, encoder, settings.seed)
+    details = Details(
+        revision=catalogue.revision,
+        source=head.identity,
+        available=catalogue.available,
+        fields=catalogue.fields,
+        field_weights=catalogue.field_weights,
+    )
+    built = build_index(
+        workspace.snapshots,
+        vectors,
+        catalogue.ids,
+        encoder=fingerprint,
+        settings=settings,
+        details=details,
+        milvus=milvus,
+        logged=logged,
+        texts=texts,
+        stage=stage,
+    )
     journal.forget()
     return built
 
@@ -120,6 +178,8 @@ def build_index(
     settings: Settings | None = None,
     details: Details | None = None,
     milvus: MilvusSettings | None = None,
+    logged: Vectors | None = None,
+    texts: EncodedTexts | None = None,
     stage: Stage = silent,
 ) -> Built:
     """Publish a snapshot of vectors that are there already: no store, no encoder.
@@ -132,6 +192,8 @@ def build_index(
         settings: How to choose engine and parameters.
         details: Of the catalogue, where there is one.
         milvus: Where Milvus is, for the engine `milvus`.
+        logged: [users, dim] vectors of users to choose the engine with; none = made up ones.
+        texts: What was encoded, for the report.
         stage: Shows progress.
 
     Raises:
@@ -142,13 +204,16 @@ def build_index(
     if settings.engine == MILVUS:
         items = Loadable.of_items(vectors, ids, details.fields, details.source)
         elsewhere = in_milvus(items, settings, milvus or MilvusSettings(), stage)
-    engine, report = build_engine(vectors, settings, stage=stage, elsewhere=elsewhere)
+    engine, report = build_engine(vectors, settings, logged=logged, stage=stage, elsewhere=elsewhere)
+    if texts is not None:
+        report = msgspec.structs.replace(report, encoded_texts=texts.encoded, truncated_texts=texts.truncated)
     content = Content(
         vectors=vectors,
         ids=ids,
         engine=engine,
         encoder=encoder,
         recall_target=settings.recall,
+        measured_with=report.users_from,
         report=msgspec.json.encode(report),
         **vars(details),
     )
@@ -190,35 +255,6 @@ def _encoded(
             break
         what = "encode what changed meanwhile"
     return catalogue, vectors
-
-
-def _publish(
-    snapshots: Path,
-    catalogue: Catalogue,
-    vectors: Vectors,
-    source: str,
-    fingerprint: str,
-    settings: Settings,
-    milvus: MilvusSettings | None,
-    stage: Stage,
-) -> Built:
-    details = Details(
-        revision=catalogue.revision,
-        source=source,
-        available=catalogue.available,
-        fields=catalogue.fields,
-        field_weights=catalogue.field_weights,
-    )
-    return build_index(
-        snapshots,
-        vectors,
-        catalogue.ids,
-        encoder=fingerprint,
-        settings=settings,
-        details=details,
-        milvus=milvus,
-        stage=stage,
-    )
 
 
 def _up_to_date(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], float, EngineName]) -> Built | None:

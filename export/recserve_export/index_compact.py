@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec import UnsetType
+
 from recserve_export.catalogue_columns import Known, item_vectors, read_catalogue
 from recserve_export.index_milvus import again_in_milvus, write_with
 from recserve_server_ext.catalogue_changes import forget_before
@@ -70,6 +72,7 @@ def compact(
         fields=catalogue.fields,
         field_weights=catalogue.field_weights,
         recall_target=old.manifest.recall_target,
+        measured_with="" if isinstance(old.manifest.measured_with, UnsetType) else old.manifest.measured_with,
         report=report.read_bytes() if report.is_file() else None,
     )
     # Not over what another encoder was activated with meanwhile.

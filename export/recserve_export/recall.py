@@ -25,6 +25,8 @@ K = 10
 BATCH = 32
 #: Items searched for then: serving that wants ten and has to leave out a history of twenty looks for as many.
 _WIDTH = 32
+#: Origin of users that are made up.
+NEIGHBOURS = "means of neighbours"
 _BEHAVIOURS = 20
 _INTERESTS = 3
 _NEIGHBOURS = 50
@@ -76,11 +78,13 @@ class Users:
         vectors: [users, dim] unit float32, by kind.
         last: [users] score of the last item of the exact answer, by kind.
         k: Items searched for: 10, or all where there are fewer.
+        origin: Where they come from.
     """
 
     vectors: dict[str, Vectors]
     last: dict[str, NDArray[np.float32]]
     k: int
+    origin: str
 
 
 def sample_histories(vectors: Vectors, *, count: int, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -107,14 +111,27 @@ def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
         count: Users of each kind.
         seed: The same seed gives the same users.
     """
-    exact = ExactEngine(vectors)
-    items = len(vectors)
     users = {
         kind: normalised_means(vectors[rows])
         for kind, rows in sample_histories(vectors, count=count, seed=seed).items()
     }
-    k = min(K, items)
-    return Users(users, {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}, k)
+    return with_exact_answers(vectors, users, NEIGHBOURS)
+
+
+def users_of_log(vectors: Vectors, logged: Vectors) -> Users:
+    """Users of one kind, `logged`.
+
+    Args:
+        vectors: [items, dim] unit float32, at least one.
+        logged: [users, dim] their vectors; see `recserve_export.logged_users`.
+    """
+    return with_exact_answers(vectors, {"logged": logged}, f"logged histories ({len(logged):,} users)")
+
+
+def with_exact_answers(vectors: Vectors, users: dict[str, Vectors], origin: str) -> Users:
+    """Users with what an exact search finds for them."""
+    exact, k = ExactEngine(vectors), min(K, len(vectors))
+    return Users(users, {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}, k, origin)
 
 
 def measure(engine: BuiltEngine, users: Users) -> CurvePoint:

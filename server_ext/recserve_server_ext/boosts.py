@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError, shown
-from recserve_client.contract.slate_options import Boost, Recency
+from recserve_client.contract.slate_options import Boost, Recency, SlateOptions
 from recserve_server_ext.attribute_columns import NUMBER, AttributeColumns, kinds_of
 from recserve_server_ext.slate_candidates import Source, candidate_numbers
 
@@ -31,6 +32,18 @@ def check_boosts(boosts: Sequence[Boost], known: Sequence[AttributeColumns]) -> 
                 ErrorKind.INVALID_REQUEST,
                 f"attribute {shown(boost.attribute)} holds {held} values: a boost needs a number",
             )
+
+
+def at_moment(options: SlateOptions) -> SlateOptions:
+    """The options with the server's clock, in whole seconds, where a boost names no `now`: one moment for all steps."""
+    if not any(isinstance(boost, Recency) and boost.now is None for boost in options.boosts):
+        return options
+    now = float(math.floor(time.time()))
+    boosts = [
+        replace(boost, now=now) if isinstance(boost, Recency) and boost.now is None else boost
+        for boost in options.boosts
+    ]
+    return replace(options, boosts=boosts)
 
 
 def boost_shares(boosts: Sequence[Boost], sources: Sequence[Source]) -> Numbers:

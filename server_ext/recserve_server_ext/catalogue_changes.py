@@ -10,7 +10,8 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from recserve_client.contract import ItemResult, ItemsChanged
+from recserve_client.contract import ItemResult, ItemsChanged, shown
+from recserve_server_ext.attribute_types import AttributeTypes
 from recserve_server_ext.catalogue_store import CatalogueStore, Head, StoredItem, next_revision, row_values, rows_of
 from recserve_server_ext.catalogue_tables import items, removed_items, state, vectors, writes
 from recserve_server_ext.item_checks import type_change
@@ -76,6 +77,7 @@ class _Change:
     updated: list[tuple[StoredItem, int | None]] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     vectors: dict[str, bytes] = field(default_factory=dict)
+    types: AttributeTypes = field(default_factory=AttributeTypes)
 
     @property
     def is_empty(self) -> bool:
@@ -136,27 +138,35 @@ def _decide(connection: sa.Connection, changes: Sequence[Put | Take | ItemResult
         row[0]: row
         for row in rows_of(connection, [change.id for change in changes if not isinstance(change, ItemResult)])
     }
-    decided = _Change()
+    names = {name for row in stored.values() for name in row[2]}
+    names.update(name for change in changes if isinstance(change, Put) for name in change.item.attributes)
+    decided = _Change(types=AttributeTypes.read(connection, sorted(names)))
     for place, change in enumerate(changes):
         if isinstance(change, ItemResult):
             decided.results.append(change)
-            continue
-        row = stored.get(change.id)
-        status: Status
-        if change.if_revision is not None and change.if_revision != (0 if row is None else row[4]):
-            status = "conflict"
-        elif isinstance(change, Put) and row is not None and (why := type_change(row[2], change.item.attributes)):
-            decided.results.append(ItemResult(change.id, "refused", f"$.items[{place}]: {why}"))
-            continue
-        elif isinstance(change, Put):
-            status = _put(decided, change, row)
-        elif row is None:
-            status = "absent"
         else:
-            decided.taken.append(change.id)
-            status = "deleted"
-        decided.results.append(ItemResult(change.id, status))
+            decided.results.append(_decide_one(decided, place, change, stored.get(change.id)))
     return decided
+
+
+def _decide_one(decided: _Change, place: int, change: Put | Take, row: Sequence[Any] | None) -> ItemResult:
+    if change.if_revision is not None and change.if_revision != (0 if row is None else row[4]):
+        return ItemResult(change.id, "conflict")
+    before = row[2] if row is not None and row[3] else {}
+    if isinstance(change, Take):
+        if row is None:
+            return ItemResult(change.id, "absent")
+        decided.taken.append(change.id)
+        decided.types.replace(before, {})
+        return ItemResult(change.id, "deleted")
+    attributes = change.item.attributes
+    why = type_change({} if row is None else row[2], attributes) or decided.types.conflict(attributes)
+    if why:
+        return ItemResult(change.id, "refused", f"$.items[{place}], {shown(change.id)}: {why}", "attribute_type")
+    status = _put(decided, change, row)
+    if status != "unchanged":
+        decided.types.replace(before, attributes if change.item.available else {})
+    return ItemResult(change.id, status)
 
 
 def _put(decided: _Change, change: Put, row: Sequence[Any] | None) -> Status:
@@ -175,6 +185,7 @@ def _put(decided: _Change, change: Put, row: Sequence[Any] | None) -> Status:
 
 
 def _write(connection: sa.Connection, decided: _Change, revision: int, made_with: str) -> None:
+    decided.types.write(connection)
     _delete(connection, removed_items, [item.id for item in decided.created])
     _delete(connection, items, decided.taken)
     _delete(connection, vectors, [*decided.taken, *decided.vectors])

@@ -14,7 +14,8 @@ import msgspec
 import sqlalchemy as sa
 
 from recserve_client.contract import CatalogueItem
-from recserve_server_ext.catalogue_tables import SCHEMA, items, removed_items, state, vectors
+from recserve_server_ext.attribute_types import AttributeTypes
+from recserve_server_ext.catalogue_tables import SCHEMA, attribute_types, items, removed_items, state, vectors
 from recserve_server_ext.database import Database, Store
 from recserve_server_ext.errors import CatalogueError
 from recserve_server_ext.workspace import store_place
@@ -266,11 +267,12 @@ class CatalogueStore(Store):
             The new revision.
 
         Raises:
-            CatalogueError: An id occurs twice, a value cannot be stored, or the store cannot be written.
+            CatalogueError: An id occurs twice, an attribute has two types, a value cannot be stored, or the store
+                cannot be written.
         """
         with self.database.writing() as connection:
             revision = next_revision(connection)
-            for table in (items, removed_items, vectors):
+            for table in (items, removed_items, vectors, attribute_types):
                 connection.execute(sa.delete(table))
             _insert(connection, new_items, revision)
             record = source() if callable(source) else source
@@ -332,11 +334,17 @@ def row_values(item: StoredItem, revision: int, texts_revision: int) -> dict[str
 def _insert(connection: sa.Connection, new_items: Iterable[StoredItem], revision: int) -> None:
     rest = iter(new_items)
     position = 0
+    types = AttributeTypes()
     while chunk := list(islice(rest, _CHUNK)):
         rows = [row_values(item, revision, revision) for item in chunk]
+        for item in chunk:
+            if (conflict := types.conflict(item.attributes)) is not None:
+                raise CatalogueError(f"item {item.id!r}: {conflict}")
+            types.replace({}, item.attributes if item.available else {})
         try:
             connection.execute(sa.insert(items), rows)
         except sa.exc.IntegrityError as error:
             where = f"items {position} to {position + len(chunk) - 1}, {chunk[0].id!r} to {chunk[-1].id!r}"
             raise CatalogueError(f"item ids must be distinct: one of {where}, occurred before") from error
         position += len(chunk)
+    types.write(connection)

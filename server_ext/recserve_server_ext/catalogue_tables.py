@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from recserve_server_ext.database import Schema
 from recserve_server_ext.errors import CatalogueError
 
-SCHEMA = Schema("catalogue", "0001", CatalogueError, "make one with: recserve catalogue import SOURCE")
+SCHEMA = Schema("catalogue", "0002", CatalogueError, "make one with: recserve catalogue import SOURCE")
 metadata = sa.MetaData()
 #: Ordered by code points, as in SQLite.
 _text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
@@ -39,6 +39,14 @@ vectors = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("made_with", sa.Text, nullable=False),
     sa.Column("vector", sa.LargeBinary, nullable=False),
+)
+#: Types of the attributes of available items, and how many of these have them.
+attribute_types = sa.Table(
+    "attribute_types",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("type", sa.Text, primary_key=True),
+    sa.Column("holders", _big, nullable=False),
 )
 #: Answers to the last writes, so that one that is sent again is answered again and not done again.
 writes = sa.Table(

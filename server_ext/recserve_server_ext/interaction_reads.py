@@ -118,6 +118,18 @@ def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict
     return {pseudonym: (number, changes) for pseudonym, number, changes in found}
 
 
+def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
+    """Pseudonyms of at most so many users, drawn evenly, in the order of their numbers."""
+    numbers = np.fromiter(connection.execute(sa.select(users.c.number).order_by(users.c.number)).scalars(), np.int64)
+    if len(numbers) > most:
+        numbers = np.sort(np.random.default_rng(seed).choice(numbers, most, replace=False))
+    found: list[str] = []
+    for start in range(0, len(numbers), _CHUNK):
+        chosen = users.c.number.in_(numbers[start : start + _CHUNK].tolist())
+        found += connection.execute(sa.select(users.c.pseudonym).where(chosen).order_by(users.c.number)).scalars()
+    return found
+
+
 def erasures(connection: sa.Connection) -> Change:
     """Changes whenever a user is erased."""
     query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0))

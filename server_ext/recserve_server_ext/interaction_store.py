@@ -153,6 +153,16 @@ class InteractionStore(Store):
             ) from None
         return [next(committed) if answer is None else answer for answer in answers]
 
+    def sample_users(self, most: int, seed: int) -> list[str]:
+        """Pseudonyms of some users, drawn evenly with this seed, in a fixed order.
+
+        Args:
+            most: How many at most.
+            seed: The same seed draws the same users of the same store.
+        """
+        with self.database.reading() as connection:
+            return interaction_reads.sample_users(connection, most, seed)
+
     def window(self, pseudonyms: Sequence[str], limit: int = 500) -> EventColumns:
         """The newest interactions of each of many users, by timestamp and newest first, in one query.
 

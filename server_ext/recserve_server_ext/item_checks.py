@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from recserve_client.contract import ItemResult, NewItem, OldItem, RequestError, Unpacker, nearest, shown
+from recserve_server_ext.attribute_types import type_of
 from recserve_server_ext.catalogue_store import StoredItem
 from recserve_server_ext.settings import Limits
 
@@ -120,25 +121,16 @@ def _check_attribute(name: str, value: Any) -> None:
 def type_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Why the attributes of an item cannot take the place of its old ones; empty = they can.
 
-    A filter compares values of one type: an attribute that silently became another would drop out of every answer.
-    Integers and floats are both numbers.
+    This holds for every item, available or not; see also `recserve_server_ext.attribute_types`.
     """
     for name in before.keys() & after.keys():
-        old, new = _type_of(before[name]), _type_of(after[name])
+        old, new = type_of(before[name]), type_of(after[name])
         if old != new:
             return (
                 f"$.attributes.{name} is {shown(after[name])}, a {new}; the item has a {old} there, "
                 f"{shown(before[name])}. To change its type, put the item in without {shown(name)} first"
             )
     return ""
-
-
-def _type_of(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    return "string" if isinstance(value, str) else "list of strings"
 
 
 def _refused(raw: msgspec.Raw, place: int, why: str) -> Checked:

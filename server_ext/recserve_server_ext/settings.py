@@ -27,7 +27,7 @@ Provider = Literal["cpu", "cuda", "tensorrt"]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The largest request that is accepted; anything beyond is refused as `too_large`.
+    """The largest request that is accepted (anything beyond is refused as `too_large`), and what may wait.
 
     Attributes:
         request_bytes: Packed request.

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attribute_columns import kinds_of
-from recserve_server_ext.boosts import boost_shares, check_boosts
+from recserve_server_ext.boosted_search import Boosted, search_boosted
+from recserve_server_ext.boosts import at_moment, boost_shares, check_boosts
 from recserve_server_ext.catalogue_view import Rows, Vectors, View
 from recserve_server_ext.retrieval import Wanted, search
 from recserve_server_ext.slate_candidates import candidate_values
 from recserve_server_ext.slate_rules import Candidates, arrange
 from recserve_server_ext.view_filters import Allowed, ViewFilters
 
+_NONE = np.empty(0, np.int64)
+Boosts = NDArray[np.float64]
 #: Candidates where options choose among them: four times k, at least 100, at most 1,000 more than k.
 _TIMES, _AT_LEAST, _MORE = 4, 100, 1000
 #: Times as many for a slate that groups left short.
@@ -78,6 +81,7 @@ def make_slates(view: View, users: Vectors, wishes: Sequence[Wish]) -> list[Chos
         users: [users, dim] unit vectors.
         wishes: One for each user.
     """
+    wishes = [wish._replace(options=at_moment(wish.options)) for wish in wishes]
     counts = [candidates_of(wish.options, wish.want.k) for wish in wishes]
     chosen = _make(view, users, wishes, counts)
     # A group may keep away all candidates that are left; further down there may be others.
@@ -95,9 +99,14 @@ def make_slates(view: View, users: Vectors, wishes: Sequence[Wish]) -> list[Chos
 
 def candidates_of(options: SlateOptions, k: int) -> int:
     """How many are searched for: the more, the nearer to a choice among all items."""
-    if options.boosts or options.groups or options.diversify or options.bury or options.quotas:
-        return max(_AT_LEAST, min(_TIMES * k, k + _MORE))
+    if options.groups or options.diversify or options.bury or options.quotas:
+        return several(k)
     return k
+
+
+def several(k: int) -> int:
+    """Some times as many."""
+    return max(_AT_LEAST, min(_TIMES * k, k + _MORE))
 
 
 def _make(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence[int]) -> list[Chosen]:
@@ -116,9 +125,10 @@ def _make(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence[i
 
 
 def search_candidates(view: View, users: Vectors, wishes: Sequence[Wish], counts: Sequence[int]) -> list[Rows]:
-    """The candidates of each user, best first: by score, then enough for each quota, then the pinned ones."""
+    """The candidates of each user: by score with boosts, best first, then enough for each quota, then the pinned."""
     wanted = [wish.want._replace(k=count) for wish, count in zip(wishes, counts, strict=True)]
     askers = list(range(len(wishes)))
+    boosts = [wish.filters.boosts(wish.options.boosts) for wish in wishes]
     # One object for equal filters, so that the users share a search.
     both: dict[tuple[int, int], Allowed] = {}
     for number, wish in enumerate(wishes):
@@ -131,12 +141,30 @@ def search_candidates(view: View, users: Vectors, wishes: Sequence[Wish], counts
             wanted.append(wish.want._replace(k=quota.at_least, allowed=allowed))
             askers.append(number)
     found: list[list[Rows]] = [[] for _ in wishes]
-    for number, rows in zip(askers, search(view, users[askers], wanted), strict=True):
+    for number, rows in zip(askers, _searched(view, users, wanted, askers, boosts), strict=True):
         found[number].append(rows)
     return [
         np.array(list(dict.fromkeys(np.concatenate([*parts, pinned(view, wish)]).tolist())), np.int64)
         for parts, wish in zip(found, wishes, strict=True)
     ]
+
+
+def _searched(
+    view: View, users: Vectors, wanted: Sequence[Wanted], askers: Sequence[int], boosts: Sequence[Boosts | None]
+) -> list[Rows]:
+    """What each wanted of its asker finds, by the score with the asker's boosts."""
+    found: list[Rows] = [_NONE] * len(wanted)
+    plain = [n for n, asker in enumerate(askers) if boosts[asker] is None]
+    lifted = [
+        (n, Boosted(wanted[n], several(wanted[n].k), boost))
+        for n, asker in enumerate(askers)
+        if (boost := boosts[asker]) is not None
+    ]
+    of_plain = search(view, users[[askers[n] for n in plain]], [wanted[n] for n in plain])
+    of_lifted = search_boosted(view, users[[askers[n] for n, _ in lifted]], [wish for _, wish in lifted])
+    for n, rows in zip([*plain, *(n for n, _ in lifted)], [*of_plain, *of_lifted], strict=True):
+        found[n] = rows
+    return found
 
 
 def _pin_rows(view: View, wish: Wish) -> Rows:

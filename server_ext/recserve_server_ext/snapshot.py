@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from recserve_server_ext.durable import exclusive, new_folder, sha256_of, write_file
@@ -202,6 +203,7 @@ class Content:
         fields: Fields of each item, in the order of the rows; none = no fields.
         field_weights: Weights of the text fields.
         recall_target: Recall@10 that the engine's parameters were chosen for.
+        measured_with: Users that this was measured with; empty = not told.
         report: JSON document kept beside the index: how the parameters were chosen.
     """
 
@@ -215,6 +217,7 @@ class Content:
     fields: Iterable[Mapping[str, Any]] | None = None
     field_weights: Mapping[str, float] = field(default_factory=dict)
     recall_target: float | None = None
+    measured_with: str = ""
     report: bytes | None = None
 
 
@@ -287,6 +290,7 @@ def _manifest(content: Content, name: str, created: str, files: dict[str, str]) 
         engine=EngineManifest(name=content.engine.name, parameters=content.engine.parameters),
         field_weights=dict(content.field_weights),
         recall_target=content.recall_target,
+        measured_with=content.measured_with or UNSET,
         versions={package: version(package) for package in ("recserve", "faiss-cpu", "hnswlib", "numpy", "pyarrow")},
         files=files,
     )

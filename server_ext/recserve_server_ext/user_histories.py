@@ -7,7 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from recserve_client.contract import HistoryEntry, UserHistory
 from recserve_server_ext import interaction_reads
 from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.catalogue_view import View
+from recserve_server_ext.catalogue_view import RowOf
 from recserve_server_ext.event_cleaning import Mask
 from recserve_server_ext.event_columns import EventColumns, Floats, Ints
 from recserve_server_ext.event_weights import FACTORS, WeightedEvents, weigh
@@ -31,6 +31,15 @@ KEPT: Final = 1_000_000
 _LEFT_OUT: Final = ("no_weight", "missing", "duplicates", "bots", "bounces")
 #: What a behaviour may weigh; only ratios within a history count.
 _HEAVIEST: Final = 1e6
+
+
+class Placed(Protocol):
+    """What knows the rows of items, as a view does."""
+
+    @property
+    def row_of(self) -> RowOf:
+        """Item id -> row."""
+        ...
 
 
 class UserPast:
@@ -56,14 +65,14 @@ class UserPast:
         self.counted = counted
         self.seen = seen
         self.kinds = kinds
-        self._found: tuple[weakref.ref[View], Ints, Ints] | None = None
+        self._found: tuple[weakref.ref[Placed], Ints, Ints] | None = None
 
     @property
     def size(self) -> int:
         """Entries that are held."""
         return len(self.subjects) + len(self.seen)
 
-    def rows_in(self, view: View) -> tuple[Ints, Ints]:
+    def rows_in(self, view: Placed) -> tuple[Ints, Ints]:
         """Rows of the behaviours [behaviours] and of what was seen [pairs]; -1 = a text, or not in the catalogue."""
         found = self._found
         # The view is not kept alive: it holds a snapshot.

@@ -18,7 +18,7 @@ from recserve_client.contract import Explore, RequestError
 from recserve_client.contract.slate_options import Recency, SlateOptions
 from recserve_server_ext.blend import NOTHING, TEXT, Mask, Mixture, Pairs, Sparse, mixture, pairs_of
 from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.boosts import boost_shares
+from recserve_server_ext.boosts import at_moment, boost_shares
 from recserve_server_ext.catalogue_view import Rows, Vectors, View
 from recserve_server_ext.counts_view import CountsView, PopularRows, TextSpread
 from recserve_server_ext.event_columns import Floats, Ints
@@ -68,7 +68,7 @@ class Plan:
         """The slate, and after it the candidates to explore."""
         want = wanted_of(self.job)
         pool = self.explore.pool if self.explore is not None else 0
-        options = self.job.request.slate or SlateOptions()
+        options = at_moment(self.job.request.slate or SlateOptions())
         return Wish(options, want._replace(k=want.k + pool), self.job.filters, self.job.rules)
 
     @cached_property

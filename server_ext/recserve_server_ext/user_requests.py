@@ -16,12 +16,12 @@ from recserve_client.contract import (
     RequestError,
     UsedBehaviour,
 )
-from recserve_server_ext.catalogue_view import RowOf, View
+from recserve_server_ext.catalogue_view import RowOf
 from recserve_server_ext.event_cleaning import Mask
 from recserve_server_ext.event_columns import Floats, Ints
 from recserve_server_ext.history import History, check_texts, too_large
 from recserve_server_ext.settings import Limits
-from recserve_server_ext.user_histories import UserPast
+from recserve_server_ext.user_histories import Placed, UserPast
 
 Origin = Literal["long_term", "session", "stated"]
 #: Long-term behaviours at which stated interests are half of a history.
@@ -107,14 +107,14 @@ def ordinary(request: RecommendForRequest) -> RecommendRequest:
 
 
 def made_of(
-    request: RecommendForRequest, past: UserPast, view: View, limits: Limits, again: Collection[str] = ()
+    request: RecommendForRequest, past: UserPast, view: Placed, limits: Limits, again: Collection[str] = ()
 ) -> Made:
     """The history of a user, and what must not be in the slate; see `RecommendForRequest` for the rules of mixing.
 
     Args:
         request: By user id.
         past: What is recorded of the user.
-        view: The catalogue.
+        view: The catalogue, or what else knows its rows.
         limits: Texts beyond these are left out of the long-term history, oldest first.
         again: Seen items that may come again.
 

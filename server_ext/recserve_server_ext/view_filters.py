@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from recserve_client.contract.filters import And, Filter
+from recserve_client.contract.slate_options import Boost
 from recserve_server_ext.attribute_columns import AttributeColumns
+from recserve_server_ext.boosts import boost_shares
 from recserve_server_ext.catalogue_view import Rows, View
 from recserve_server_ext.engine import RemoteEngine
 from recserve_server_ext.filter_mask import Mask, check_attributes, filter_mask
@@ -20,6 +25,8 @@ from recserve_server_ext.slate_candidates import Source, candidate_numbers
 _MASK_BYTES = 64 * 2**20
 #: Filters of one view whose masks are ready to use, and attributes that its rows are ordered by.
 _READY = 16
+#: Boosts of one view whose shares are kept for all rows, 8 bytes each.
+_BOOSTS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +74,7 @@ class ViewFilters:
         self._masks = masks
         self._ready: OrderedDict[bytes, Allowed] = OrderedDict()
         self._newest: OrderedDict[str, Rows] = OrderedDict()
+        self._boosts: OrderedDict[bytes, NDArray[np.float64]] = OrderedDict()
 
     @cached_property
     def known(self) -> list[AttributeColumns]:
@@ -122,6 +130,23 @@ class ViewFilters:
             self._newest[attribute] = found
             if len(self._newest) > _READY:
                 self._newest.popitem(last=False)
+        return found
+
+    def boosts(self, boosts: Sequence[Boost]) -> NDArray[np.float64] | None:
+        """[rows] sum of the boosts' shares, the same object for the same boosts; none = there are none.
+
+        Args:
+            boosts: Checked ones, see `check_boosts`.
+        """
+        if not boosts:
+            return None
+        key = msgspec.json.encode(boosts)
+        found = self._boosts.get(key)
+        if found is None:
+            found = boost_shares(boosts, self.sources(np.arange(len(self._view.available))[None]))[0].sum(axis=1)
+            self._boosts[key] = found
+            if len(self._boosts) > _BOOSTS:
+                self._boosts.popitem(last=False)
         return found
 
     def sources(self, rows: Rows) -> list[Source]:

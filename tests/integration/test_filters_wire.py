@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recserve_client import Client, ClientOptions, NewItem, Page, RecommendRequest, SlateOptions, item
+from recserve_client import Client, NewItem, Page, RecommendRequest, SlateOptions, item
 from recserve_client.contract import Behaviour, Slate
 from recserve_client.contract.slate_options import Pin
 from recserve_client.errors import ExpiredCursor, InvalidRequest
 from recserve_server_ext.snapshot import current, first_id
 from recserve_server_ext.workspace import Workspace
-from support.served import Served, served
+from support.served import Served
 from support.wire import Wire
 
 pytestmark = pytest.mark.triton
 
 
 @pytest.fixture(scope="module")
-def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tiny home to change."""
-    copy = tmp_path_factory.mktemp("filters") / "home"
-    return shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run"))
-
-
-@pytest.fixture(scope="module")
-def live(home: Path) -> Iterator[Served]:
-    with served(home) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def known(home: Path) -> str:
     return first_id(current(Workspace(home).snapshots))
-
-
-@pytest.fixture
-def client(live: Served) -> Iterator[Client]:
-    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
-        yield client
 
 
 @pytest.fixture

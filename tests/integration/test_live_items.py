@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from recserve_client import Client, ClientOptions, NewItem, OldItem, item, text
-from recserve_client.errors import AlreadyExists, InvalidRequest, RecserveError, Unavailable, UnknownItem
+from recserve_client import Client, ClientOptions, NewItem, OldItem, Page, item, text
+from recserve_client.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    ExpiredCursor,
+    InvalidRequest,
+    RecserveError,
+    StaleRevision,
+    Unavailable,
+    UnknownItem,
+)
 from recserve_export.engine_choice import Settings
 from recserve_export.index_build import build
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.snapshot_manifest import read_manifest
 from recserve_server_ext.workspace import Workspace
-from support.served import Served, served
+from support.served import Served
 from support.wire import Wire
 
 pytestmark = pytest.mark.triton
@@ -32,24 +40,8 @@ QUICK = Settings(engine="hnsw", m=(16,), ef=(64, 128), users=20)
 
 
 @pytest.fixture(scope="module")
-def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tiny home to change."""
-    copy = tmp_path_factory.mktemp("live") / "home"
-    return shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run"))
-
-
-@pytest.fixture(scope="module")
-def live(home: Path) -> Iterator[Served]:
-    settings = home / "settings.toml"
-    settings.write_text("compact_after = 50\n")
-    with served(home, "--config", str(settings)) as server:
-        yield server
-
-
-@pytest.fixture
-def client(live: Served) -> Iterator[Client]:
-    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
-        yield client
+def settings_toml() -> str:
+    return "compact_after = 50\n[limits]\nrevision_wait_ms = 1500\nrevision_waiting = 8\n"
 
 
 def film(item_id: str, title: str, **more: Any) -> NewItem:
@@ -92,9 +84,107 @@ def test_hidden_items_come_back(client: Client) -> None:
     assert titles(client, "hide and seek")[0] == "hide1"
 
 
-def test_a_later_revision_than_there_is_is_unavailable(client: Client, live: Served) -> None:
-    with pytest.raises(Unavailable, match="min_revision is 1000000"):
-        Client(live.grpc, ClientOptions(tries=2)).recommend([text("x")], min_revision=1_000_000)
+def metrics(live: Served) -> dict[str, float]:
+    """Our metrics, each under its name with its labels."""
+    with urllib.request.urlopen(f"http://{live.metrics}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    return {line.split()[0]: float(line.split()[-1]) for line in lines if line.startswith("recserve_")}
+
+
+def wait_until(live: Served, name: str, value: float) -> None:
+    """Wait until a metric has at least a value."""
+    deadline = time.monotonic() + 30
+    while metrics(live).get(name, 0.0) < value:
+        assert time.monotonic() < deadline, metrics(live)
+        time.sleep(0.02)
+
+
+WAITING = "recserve_revision_waiting_requests"
+
+
+def test_a_request_waits_for_its_revision_in_every_model_that_answers_from_the_catalogue(
+    client: Client, live: Served
+) -> None:
+    """Nobody waits with it, and the change that brings the revision is in the answer."""
+    wanted = client.items.upsert([film("wait0", "waited for")]).revision + 1
+    waited = metrics(live)["recserve_revision_waited_total"]
+    asks = (
+        lambda: client.recommend([item("wait0")], k=1, min_revision=wanted),
+        lambda: client.recommend([text("waited for it by a text")], k=1, min_revision=wanted),
+        lambda: client.recommend_text(["waited for"], k=1, min_revision=wanted),
+        lambda: client.recommend_for("nobody", k=1, min_revision=wanted).slate,
+    )
+    with ThreadPoolExecutor(len(asks)) as threads:
+        asking = [threads.submit(ask) for ask in asks]
+        wait_until(live, "recserve_revision_waited_total", waited + len(asks))
+        assert client.recommend([item("wait0")], k=1).revision < wanted
+        assert client.items.upsert([film("wait1", "waited for")]).revision == wanted
+        slates = [asked.result(30) for asked in asking]
+    assert all(slate.revision >= wanted for slate in slates)
+    assert slates[0].items[0].id == "wait1"
+    assert metrics(live)[WAITING] == 0
+
+
+def test_a_later_revision_than_there_is_is_refused_after_a_deadline(client: Client, live: Served) -> None:
+    before = metrics(live)
+    with pytest.raises(StaleRevision, match=r"min_revision is 1000000, .* waited 1,500 ms") as caught:
+        client.recommend([text("x")], min_revision=1_000_000)
+    assert caught.value.status == "UNAVAILABLE"
+    after = metrics(live)
+    # The client, which may try ten times, asked once.
+    assert after["recserve_revision_waited_total"] == before["recserve_revision_waited_total"] + 1
+    expired = 'recserve_revision_refused_total{reason="expired"}'
+    assert after[expired] == before[expired] + 1
+
+
+def test_a_caller_that_gives_up_leaves_and_only_so_many_wait(live: Served) -> None:
+    gone = 'recserve_revision_refused_total{reason="cancelled"}'
+    before = metrics(live)[gone]
+    with Client(live.grpc, ClientOptions(tries=1)) as once:
+        with ThreadPoolExecutor(8) as threads:
+            asking = [threads.submit(once.recommend, [text("x")], min_revision=10**6, deadline_s=1.0) for _ in range(8)]
+            wait_until(live, WAITING, 8)
+            with pytest.raises(Unavailable, match="8 requests wait already") as full:
+                once.recommend([text("x")], min_revision=10**6)
+            assert not isinstance(full.value, StaleRevision)
+            for asked in asking:
+                with pytest.raises(DeadlineExceeded):
+                    asked.result(30)
+        wait_until(live, gone, before + 8)
+        assert once.recommend([text("x")], k=1).items
+
+
+def test_an_attribute_has_one_type_in_the_catalogue(client: Client, live: Served) -> None:
+    made = [
+        film("at1", "a typed film", attributes={"length_min": 90}),
+        film("at2", "x", attributes={"length_min": 1.5}),
+    ]
+    assert {result.status for result in client.items.upsert(made).results} == {"created"}
+    (refused,) = client.items.upsert([film("at3", "x", attributes={"length_min": "90"})]).results
+    assert (refused.id, refused.status, refused.kind) == ("at3", "refused", "attribute_type")
+    for part in ("'at3'", "$.attributes.length_min is '90', a string", "2 available items have a number there"):
+        assert part in refused.error
+    found = client.recommend([text("typed film")], where="length_min > 80", count=True)
+    assert ([item.id for item in found.items], found.count) == (["at1"], 1)
+    client.items.delete(["at1", "at2"])
+    assert client.items.upsert([film("at3", "x", attributes={"length_min": "90"})]).results[0].status == "created"
+
+
+def test_texts_alone_have_pages_and_a_count(client: Client) -> None:
+    changed = client.items.upsert([film(f"p{n}", f"a film of pages {n}", attributes={"page": n}) for n in range(9)])
+    options: dict[str, Any] = {"k": 7, "where": "page >= 0", "min_revision": changed.revision, "count": True}
+    whole = client.recommend_text(["a film of pages"], **options)
+    assert (whole.count, len(whole.items)) == (9, 7)
+    first = client.recommend_text(["a film of pages"], page=Page(3), **options)
+    assert isinstance(first.cursor, str)
+    client.items.delete([whole.items[4].id])
+    second = client.recommend_text(["a film of pages"], page=Page(3, first.cursor), **options)
+    left = [found.id for found in whole.items if found.id != whole.items[4].id]
+    # The one that went away makes room for the next.
+    assert [found.id for found in [*first.items, *second.items]] == left
+    assert second.cursor is msgspec.UNSET
+    with pytest.raises(ExpiredCursor):
+        client.recommend_text(["another text"], page=Page(3, first.cursor), **options)
 
 
 def test_items_are_read_back(client: Client) -> None:
@@ -193,11 +283,7 @@ def test_enough_changes_are_compacted_in_the_background(home: Path, live: Served
 def test_metrics_follow_the_catalogue(live: Served, client: Client) -> None:
     revision = client.items.upsert([film("metric1", "a film for the metrics")]).revision
     client.recommend([text("x")], min_revision=revision)
-    with urllib.request.urlopen(f"http://{live.metrics}/metrics", timeout=10) as page:
-        lines = page.read().decode().splitlines()
-    values = {
-        line.split()[0].partition("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("recserve_")
-    }
+    values = metrics(live)
     assert values["recserve_catalogue_revision"] == revision
     assert 1 <= values["recserve_catalogue_delta_items"] <= revision
     assert values["recserve_catalogue_snapshot_items"] >= 299

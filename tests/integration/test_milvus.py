@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from recserve_server_ext.milvus_settings import MilvusSettings
 from recserve_server_ext.snapshot import Snapshot, current
 from recserve_server_ext.workspace import Workspace
 from support.milvus import MilvusProcess
-from support.served import Served, served
+from support.served import Served
 
 pytestmark = pytest.mark.triton
 
@@ -38,27 +36,16 @@ def connection(milvus: MilvusProcess) -> MilvusConnection:
 
 
 @pytest.fixture(scope="module")
-def home(tiny_home: Path, milvus: MilvusProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(home: Path, milvus: MilvusProcess) -> Path:
     """A copy of the tiny home whose index is in Milvus."""
-    copy = tmp_path_factory.mktemp("milvus") / "home"
-    shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run"))
     settings = Settings(engine="milvus", m=(16,), ef=(64, 128), users=20)
-    build(Workspace(copy), copy / "encoder" / "fp32", settings, milvus=MilvusSettings(uri=milvus.uri))
-    return copy
+    build(Workspace(home), home / "encoder" / "fp32", settings, milvus=MilvusSettings(uri=milvus.uri))
+    return home
 
 
 @pytest.fixture(scope="module")
-def live(home: Path, milvus: MilvusProcess) -> Iterator[Served]:
-    settings = home / "settings.toml"
-    settings.write_text(f'compact_after = 60\n[milvus]\nuri = "{milvus.uri}"\nconsistency = "Strong"\n')
-    with served(home, "--config", str(settings)) as server:
-        yield server
-
-
-@pytest.fixture
-def client(live: Served) -> Iterator[Client]:
-    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
-        yield client
+def settings_toml(milvus: MilvusProcess) -> str:
+    return f'compact_after = 60\n[milvus]\nuri = "{milvus.uri}"\nconsistency = "Strong"\n'
 
 
 def film(item_id: str, title: str, **more: Any) -> NewItem:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recserve_client import Client, ClientOptions, Explore, interaction, item
+from recserve_client import Client, Explore, interaction, item
 from recserve_client.errors import InvalidRequest
-from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.workspace import Workspace
-from support.served import Served, served
+from support.served import Served
 
 pytestmark = pytest.mark.triton
 
@@ -35,29 +32,8 @@ variants = [{ name = "short", options = { k = 2 } }, { name = "long", options = 
 
 
 @pytest.fixture(scope="module")
-def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = tmp_path_factory.mktemp("outcomes") / "home"
-    return shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key"))
-
-
-@pytest.fixture(scope="module")
-def live(home: Path) -> Iterator[Served]:
-    settings = home / "settings.toml"
-    settings.write_text(_SETTINGS)
-    with served(home, "--config", str(settings)) as server:
-        yield server
-
-
-@pytest.fixture
-def client(live: Served) -> Iterator[Client]:
-    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def films(home: Path) -> list[str]:
-    with CatalogueStore(Workspace(home).store) as store:
-        return [row.id for row in store.page("", 300)[1]]
+def settings_toml() -> str:
+    return _SETTINGS
 
 
 def logged(client: Client, user: str, count: int) -> list[Any]:

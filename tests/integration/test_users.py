@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,40 +21,15 @@ from recserve_client.errors import InvalidRequest, RecserveError
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.workspace import Workspace
-from support.served import Served, served
+from support.served import Served
 from support.wire import Wire
 
 pytestmark = pytest.mark.triton
 
 
 @pytest.fixture(scope="module")
-def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tiny home to change."""
-    copy = tmp_path_factory.mktemp("users") / "home"
-    return shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key"))
-
-
-@pytest.fixture(scope="module")
-def live(home: Path) -> Iterator[Served]:
-    settings = home / "settings.toml"
-    settings.write_text("[users]\npopular_every_s = 0.1\nlog.every_s = 0.1\n")
-    with served(home, "--config", str(settings)) as server:
-        yield server
-
-
-@pytest.fixture
-def client(live: Served) -> Iterator[Client]:
-    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def films(home: Path) -> list[str]:
-    """Ids of the catalogue."""
-    from recserve_server_ext.catalogue_store import CatalogueStore
-
-    with CatalogueStore(Workspace(home).store) as store:
-        return [row.id for row in store.page("", 300)[1]]
+def settings_toml() -> str:
+    return "[users]\npopular_every_s = 0.1\nlog.every_s = 0.1\n"
 
 
 def recorded(client: Client, *interactions: Any) -> list[str]:

@@ -107,10 +107,15 @@ def test_an_attribute_keeps_its_type_on_an_item(edited: Edited, value: Any, kind
         assert [result.status for result in answer.results] == ["updated", "updated"]
         return
     assert [result.status for result in answer.results] == ["updated", "refused"]
-    for part in ("$.items[1]: $.attributes.year is ", f"{value!r}, a {kind}", "has a number there, 1903", "without"):
+    for part in (
+        "$.items[1], 'i3': $.attributes.year is ", f"{value!r}, a {kind}", "has a number there, 1903", "without",
+    ):  # fmt: skip
         assert part in answer.results[1].error
+    assert answer.results[1].kind == "attribute_type"
     assert edited.statuses("upsert", film("i3", "film 3")) == ["updated"]
-    assert edited.statuses("upsert", film("i3", "film 3", attributes={"year": value})) == ["updated"]
+    # The others still have numbers there.
+    again = edited.change("upsert", [film("i3", "film 3", attributes={"year": value})])
+    assert (again.results[0].status, again.results[0].kind) == ("refused", "attribute_type")
 
 
 def test_vectors_that_cancel_out_are_refused_alone(edited: Edited) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
 from recserve_server_ext.encoder_manifest import MANIFEST as ENCODER_MANIFEST
 from recserve_server_ext.encoder_manifest import EncoderManifest
 from recserve_server_ext.errors import CatalogueError, SnapshotError
+from recserve_server_ext.interaction import Interaction
+from recserve_server_ext.interaction_limits import InteractionLimits
+from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.item_vectors import Pairs, weighted_sums
 from recserve_server_ext.snapshot import REPORT, VECTORS, Snapshot, current
 from recserve_server_ext.workspace import Workspace
@@ -42,9 +46,13 @@ class HashEncoder:
 
     def __init__(self) -> None:
         self.encoded: list[str] = []
+        self.truncated_texts = 0
 
-    def encode(self, texts: Sequence[str], *, done: Callable[[int], None] | None = None) -> Vectors:
+    def encode(
+        self, texts: Sequence[str], *, role: str = "passage", done: Callable[[int], None] | None = None
+    ) -> Vectors:
         self.encoded += texts
+        self.truncated_texts += sum(len(text) > 20 for text in texts)
         if done is not None:
             done(len(texts))
         return np.stack([vector_of(text) for text in texts])
@@ -287,6 +295,32 @@ def test_command_builds_and_reports(workspace: Workspace, monkeypatch: pytest.Mo
     assert code == 0
     assert msgspec.json.decode(out)["items"] == 120
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_command_measures_with_the_log_and_counts_what_was_cut(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "Settings", lambda **asked: Settings(**{**vars(QUICK), **asked}))
+    with InteractionStore(workspace.interactions, InteractionLimits(), create=True) as store:
+        now = time.time()
+        acts = [
+            Interaction(user=f"{n:064x}", item=f"tt{(n + m) % 120}", type="click", timestamp=now - m)
+            for n in range(250)
+            for m in range(3)
+        ]
+        store.record([*acts, Interaction(user="0" * 64, item=None, text="dark", type="search", timestamp=now)])
+    long = [StoredItem(f"long{n}", {"title": f"a title that is too long {n}", "plot": "x"}, {}) for n in range(3)]
+    store_of(workspace.store, [*films(120), *long], {"title": 2.0, "plot": 0.5})
+    code, out, err = invoke("build", "--home", workspace.home)
+    assert code == 0, err
+    assert "measured with logged histories (250 users)" in " ".join(out.split())
+    distinct = {text for item in [*films(120), *long] for text in item.texts.values()}
+    cut = sum(len(text) > 20 for text in distinct)
+    said = f"{cut} of {len(distinct)} texts that were encoded are longer than the encoder takes and were cut off"
+    assert said in " ".join(err.split())
+    code, out, _ = invoke("report", "--home", workspace.home)
+    assert "logged histories (250 users): 250 users of each kind" in out
+    assert said in " ".join(out.split())
 
 
 def test_command_says_what_is_missing(tmp_path: Path, workspace: Workspace) -> None:

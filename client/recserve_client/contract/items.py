@@ -94,11 +94,13 @@ class ItemResult(Struct, frozen=True, omit_defaults=True, gc=False):
         status: `created`, `updated` and `deleted` say what changed; `unchanged`: it was so already; `absent`: there was
             nothing to delete; `conflict`: another revision than `if_revision`; `refused`: see `error`.
         error: Why it was refused: names the place and the value.
+        kind: `attribute_type` where an attribute would get another type than it has in the catalogue, see `error`.
     """
 
     id: str
     status: Literal["created", "updated", "unchanged", "deleted", "absent", "conflict", "refused"]
     error: str = ""
+    kind: Literal["", "attribute_type"] = ""
 
 
 class ItemsChanged(Struct, frozen=True, gc=False):
