@@ -1,4 +1,4 @@
-"""What has to be allowed (pickles, code), what lies elsewhere (shards, subfolders, the hub), and what is asked for."""
+"""What has to be allowed (pickles, code), what lies elsewhere (shards, subfolders), and what is asked for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from recserve_export.cli_encoder import app
-from recserve_export.encoder_hub import resolve
 from recserve_export.encoder_report import REPORT
 from recserve_export.encoder_source import SourceOptions, read_source
 from recserve_export.errors import EncoderSourceError
@@ -225,45 +222,3 @@ class TestCommandLine:
         found = CliRunner().invoke(app, ["encoder", str(source), "--home", str(tmp_path / "home"), *options])
         assert found.exit_code == 1
         assert said in " ".join(found.stderr.split())
-
-
-class TestHub:
-    def run(self, name: str, tmp_path: Path, **more: str) -> subprocess.CompletedProcess[str]:
-        """The command in a process of its own, since huggingface_hub reads its settings at import."""
-        command = [sys.executable, "-m", "recserve_client.cli.main", "export", "encoder", name]
-        settings = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:1", "NO_COLOR": "1", **more}
-        return subprocess.run(
-            [*command, "--home", str(tmp_path / "home")],
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    @pytest.mark.parametrize("more", [{}, {"HF_HUB_OFFLINE": "1"}])
-    def test_a_hub_out_of_reach(self, more: dict[str, str], tmp_path: Path) -> None:
-        found = self.run("owner/model", tmp_path, **more)
-        assert found.returncode == 1
-        said = " ".join(found.stderr.split())
-        assert "owner/model is no folder here, not in the cache" in said
-        assert "the hub cannot be reached (or HF_HUB_OFFLINE is set)" in said
-        assert "Traceback" not in said
-        assert not (tmp_path / "home").exists()
-
-    def test_the_cache_is_enough_offline(self, source: Path, tmp_path: Path) -> None:
-        cache = tmp_path / "hub" / "hub" / "models--owner--tiny"
-        commit = "0123456789012345678901234567890123456789"
-        shutil.copytree(source, cache / "snapshots" / commit)
-        (cache / "refs").mkdir()
-        (cache / "refs" / "main").write_text(commit)
-        code = "from recserve_export.encoder_hub import resolve\nfrom recserve_export.encoder_source import *\n"
-        code += "found = resolve('owner/tiny', SourceOptions())\n"
-        code += "print(read_source(found.folder, name=found.name).name)"
-        settings = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-c", code]
-        found = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
-        assert found.stdout == "owner/tiny\n", found.stderr
-
-    @pytest.mark.parametrize("source", ["none", "./owner/model", "/owner/model", "a/b/c", "owner/"])
-    def test_other_names_are_paths(self, source: str) -> None:
-        assert resolve(source, SourceOptions()).folder == Path(source)
