@@ -213,8 +213,8 @@ def _check_code(folder: Path, config: dict[str, Any], options: SourceOptions) ->
     kind = config.get("model_type")
     if nearest := _ONLY_AS_CODE.get(str(kind)):
         raise EncoderSourceError(
-            f"{folder / CONFIG}: the architecture {kind} exists only as Python code that comes with a model, and optimum "
-            f"exports none of it; the nearest that is supported is {nearest}"
+            f"{folder / CONFIG}: the architecture {kind} exists only as Python code that comes with a model, and "
+            f"optimum exports none of it; the nearest that is supported is {nearest}"
         )
     if options.trust_remote_code:
         return

@@ -118,8 +118,8 @@ def ffn_outputs(model: Any) -> list[str]:
 def weight_products(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
     """Names of the constant 2-D weights that each activation is multiplied with, by the activation's name.
 
-    Weights that stand behind several activations (ALBERT repeats one layer), or that other nodes read as well, cannot be
-    scaled for each and are left out.
+    Weights that stand behind several activations (ALBERT repeats one layer), or that other nodes read as well, cannot
+    be scaled for each and are left out.
 
     Args:
         model: The graph.

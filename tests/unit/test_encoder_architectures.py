@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +53,11 @@ class Made:
 
 
 @pytest.fixture(scope="module", params=TESTED)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     make_tiny_model(folder / "source", kind)
     options = SourceOptions(pooling="last" if kind in DECODERS else None)
-    yield Made(kind, folder / "source", quick_encoder(folder / "source", folder / "fp32", options), folder / "fp32")
+    return Made(kind, folder / "source", quick_encoder(folder / "source", folder / "fp32", options), folder / "fp32")
 
 
 def test_agrees_with_transformers(made: Made) -> None:
