@@ -73,8 +73,8 @@ class Maker:
                 from recserve_export import pooled_model, tokenizer_file
             with self._step("export to ONNX"):
                 vocabulary = pooled_model.write_onnx(self.source, folder / MODEL)
-                tokenizer_file.write_tokenizer(self.source, folder / TOKENIZER, vocabulary)
-        return self._compared(self._load(folder, "fp32"))
+                tokenizer = tokenizer_file.write_tokenizer(self.source, folder / TOKENIZER, vocabulary)
+        return msgspec.structs.replace(self._compared(self._load(folder, "fp32")), tokenizer=tokenizer)
 
     def make_int8(self, folder: Path, precision: Precision, fp32: Path) -> EncoderReport:
         """Quantise an fp32 encoder and compare it with PyTorch.

@@ -12,7 +12,7 @@ from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import Precision
 
 #: Raise it when a change to the exporter changes the files it writes.
-EXPORTER_VERSION: Final = 2
+EXPORTER_VERSION: Final = 3
 #: Key of the recipe in the manifest's `versions`.
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.

@@ -181,6 +181,8 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         precision: Of the encoder.
         fingerprint: Of the encoder.
         texts: Where the texts come from: `films`, or the name of a file and its checksum.
+        tokenizer: In an fp32 report, what `tokenizer.json` was compared with, or why with nothing; the others have the
+            same file.
         truncated_texts: Of those that were compared, those that are longer than the encoder takes.
         agreement: With PyTorch.
         neighbours: The same ones as PyTorch's?
@@ -202,6 +204,7 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     precision: Precision
     fingerprint: str
     texts: str
+    tokenizer: str = ""
     truncated_texts: int
     agreement: Agreement
     neighbours: Neighbours

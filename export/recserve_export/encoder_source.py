@@ -36,6 +36,8 @@ _TOKENIZER_FILES: Final = (
 )
 #: Their position numbers begin after the padding id, so that many positions of the table are never used.
 _POSITIONS_AFTER_PADDING: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"})
+#: Architectures that exist only as code of the model's own, and optimum exports none of it; the nearest supported one.
+_ONLY_AS_CODE: Final = {"nomic_bert": "modernbert"}
 _PICKLES: Final = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
 
 
@@ -164,7 +166,7 @@ def read_source(
     config = read_object(model_folder / CONFIG)
     if config is None:
         raise EncoderSourceError(f"{model_folder} has no {CONFIG}; give a Hugging Face or sentence-transformers folder")
-    _check_code(model_folder, options)
+    _check_code(model_folder, config, options)
     length = read_object(model_folder / _LENGTH) or {}
     is_default = default is not None and folder.resolve() == default.resolve()
     return EncoderSource(
@@ -206,8 +208,14 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_code(folder: Path, options: SourceOptions) -> None:
-    """Refuse a model that comes with Python code, unless the caller trusts it."""
+def _check_code(folder: Path, config: dict[str, Any], options: SourceOptions) -> None:
+    """Refuse a model that comes with Python code, unless the caller trusts it and it is of any use."""
+    kind = config.get("model_type")
+    if nearest := _ONLY_AS_CODE.get(str(kind)):
+        raise EncoderSourceError(
+            f"{folder / CONFIG}: the architecture {kind} exists only as Python code that comes with a model, and "
+            f"optimum exports none of it; the nearest that is supported is {nearest}"
+        )
     if options.trust_remote_code:
         return
     for name in (CONFIG, "tokenizer_config.json"):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from recserve_export.encoder_recipe import Int8Recipe
+from recserve_export.errors import ExportError
 from recserve_export.int8_products import quantise_products
 from recserve_server_ext.text_encoder import TokenIds
 
@@ -44,15 +45,62 @@ def write_int8(
         calibration: Token ids [tokens] of each text to calibrate with.
         recipe: How.
         done: Called after each calibration text with 1.
+
+    Raises:
+        ExportError: The graph has no product with constant weights.
     """
     model = onnx.load(fp32)
+    write_out(model)
     outputs = ffn_outputs(model)
+    if not outputs:
+        raise ExportError(
+            "int8 is made of products with constant weights (MatMul), and this graph has none that end a feed-forward "
+            "network; take --precision fp32"
+        )
     kept = outputs[: math.ceil(recipe.fp32_ffn_share * len(outputs))]
     products = weight_products(model, kept)
     ranges = activation_ranges(model, list(products), calibration, done)
     smooth(model, products, ranges, recipe.alpha)
     quantise_products(model, weight_bits=recipe.weight_bits, kept=kept)
     onnx.save(model, int8)
+
+
+def write_out(model: Any) -> None:
+    """Write products with constant weights as MatMul with the weights themselves, in place.
+
+    A layer that is repeated (ALBERT) names its weights by Identity nodes from the second time on: left alone they would
+    see weights that were rescaled for the first. GPT-2 has Gemm (x W + b). That of a Dense module, whose weights are
+    transposed, stays: it is one row for each text, not worth int8.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    alias: dict[str, str] = {}
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        if node.op_type == "Identity" and (whole := alias.get(node.input[0], node.input[0])) in constants:
+            alias[node.output[0]] = whole
+            continue
+        for at, name in enumerate(node.input):
+            node.input[at] = alias.get(name, name)
+        nodes += _written_out(node) if _is_plain_gemm(node, constants) else [node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _is_plain_gemm(node: Any, constants: Collection[str]) -> bool:
+    """Whether it is x W + b, W constant."""
+    if node.op_type != "Gemm" or len(node.input) != 3 or node.input[1] not in constants:
+        return False
+    options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    plain = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
+    return all(options.get(name, value) == value for name, value in plain.items())
+
+
+def _written_out(node: Any) -> list[Any]:
+    product = f"{node.output[0]}_product"
+    return [
+        helper.make_node("MatMul", node.input[:2], [product], name=f"{node.name}/MatMul"),
+        helper.make_node("Add", [product, node.input[2]], node.output[:], name=f"{node.name}/Add"),
+    ]
 
 
 def ffn_outputs(model: Any) -> list[str]:
@@ -70,7 +118,8 @@ def ffn_outputs(model: Any) -> list[str]:
 def weight_products(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
     """Names of the constant 2-D weights that each activation is multiplied with, by the activation's name.
 
-    Weights that stand behind several activations (ALBERT repeats one layer) cannot be scaled for each and are left out.
+    Weights that stand behind several activations (ALBERT repeats one layer), or that other nodes read as well, cannot
+    be scaled for each and are left out.
 
     Args:
         model: The graph.
@@ -78,10 +127,11 @@ def weight_products(model: Any, kept: Collection[str] = ()) -> dict[str, list[st
     """
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
     pairs = {(node.input[0], node.input[1]) for node in _weight_matmuls(model, matrices) if node.name not in kept}
-    # Of every node: one that stays fp32 must not find its weight rescaled for another.
-    uses = Counter(
-        weight for _, weight in {(node.input[0], node.input[1]) for node in _weight_matmuls(model, matrices)}
-    )
+    # Of every node: one that stays fp32, or is no product, must not find its weight rescaled for another.
+    products = {(node.input[0], node.input[1]) for node in _weight_matmuls(model, matrices)}
+    others = {(node.name, name) for node in model.graph.node for name in node.input if name in matrices}
+    others -= {(node.name, node.input[1]) for node in _weight_matmuls(model, matrices)}
+    uses = Counter(weight for _, weight in [*products, *others])
     shared = {activation for activation, weight in pairs if uses[weight] > 1}
     found: dict[str, list[str]] = defaultdict(list)
     for activation, weight in sorted(pairs):

@@ -8,6 +8,7 @@ from typing import Any, Final
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoTokenizer
+from transformers.utils import is_sentencepiece_available
 
 from recserve_export.encoder_source import EncoderSource
 from recserve_export.errors import EncoderSourceError
@@ -52,13 +53,16 @@ def load_tokenizer(source: EncoderSource) -> Any:
     return tokenizer
 
 
-def write_tokenizer(source: EncoderSource, path: Path, vocabulary: int) -> None:
+def write_tokenizer(source: EncoderSource, path: Path, vocabulary: int) -> str:
     """Write `tokenizer.json`: no padding, truncated to the source's `max_tokens`.
 
     Args:
         source: Where the tokenizer is.
         path: File to write.
         vocabulary: Token ids that the model knows.
+
+    Returns:
+        For the report: what it was compared with, or why with nothing.
 
     Raises:
         EncoderSourceError: The tokenizer cannot be loaded, gives ids that the model does not know, or gives a text
@@ -78,8 +82,11 @@ def write_tokenizer(source: EncoderSource, path: Path, vocabulary: int) -> None:
     tokenizer.enable_truncation(source.max_tokens)
     # Its own `save` raises no OSError when the disk is full.
     path.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    if (slow := _load_slow(source, fast)) is not None:
-        check_equal(source, path, slow)
+    slow = _load_slow(source, fast)
+    if isinstance(slow, str):
+        return f"not compared: {slow}"
+    check_equal(source, path, slow)
+    return f"equal to {type(slow).__name__} on {len(SAMPLE)} texts"
 
 
 def check_equal(source: EncoderSource, path: Path, slow: Any) -> None:
@@ -102,15 +109,17 @@ def check_equal(source: EncoderSource, path: Path, slow: Any) -> None:
             )
 
 
-def _load_slow(source: EncoderSource, fast: Any) -> Any | None:
-    """The tokenizer in Python over the source's vocabulary files; none where there is no such class or file."""
+def _load_slow(source: EncoderSource, fast: Any) -> Any | str:
+    """The tokenizer in Python over the source's vocabulary files, or why there is none."""
+    folder = source.model_folder
     kind = getattr(fast, "slow_tokenizer_class", None)
     if kind is None:
-        return None
-    folder = source.model_folder
-    needed = [name for name in kind.vocab_files_names.values() if name != "tokenizer_file"]
-    if not needed or not all((folder / name).is_file() for name in needed if name != "tokenizer.json"):
-        return None
+        if any(folder.glob("*.model")) and not is_sentencepiece_available():
+            return "the slow tokenizer needs the package sentencepiece, which is not installed"
+        return f"transformers has no slow tokenizer beside {type(fast).__name__}"
+    needed = [name for part, name in kind.vocab_files_names.items() if part != "tokenizer_file"]
+    if missing := [name for name in needed if not (folder / name).is_file()]:
+        return f"{kind.__name__} reads {missing[0]}, which the source lacks"
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # see load_tokenizer

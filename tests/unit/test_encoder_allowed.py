@@ -1,4 +1,4 @@
-"""What has to be allowed (pickles, code), what lies elsewhere (shards, subfolders, the hub), and what is asked for."""
+"""What has to be allowed (pickles, code), what lies elsewhere (shards, subfolders), and what is asked for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +14,15 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from recserve_export.cli_encoder import app
-from recserve_export.encoder_hub import resolve
-from recserve_export.encoder_report import REPORT
+from recserve_export.encoder_export import ExportSettings
+from recserve_export.encoder_lock import LOCK
+from recserve_export.encoder_report import REPORT, Gate
 from recserve_export.encoder_source import SourceOptions, read_source
-from recserve_export.errors import EncoderSourceError
+from recserve_export.errors import EncoderSourceError, ExportError
 from recserve_server_ext.encoder_manifest import MANIFEST, Prompts, read_manifest
 from recserve_server_ext.text_encoder import TextEncoder, TextTokenizer, TokenTable
 from support.tiny_encoder import DIM
-from support.tiny_models import quick_encoder
+from support.tiny_models import add_modules, quick_encoder
 
 TEXTS = ["star wars", "a robot falls in love", ""]
 
@@ -47,6 +46,22 @@ def pickled(folder: Path) -> Path:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     return folder
+
+
+def pickled_shards(folder: Path) -> list[Path]:
+    """The weights in two pickles and the index that names them, instead."""
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    files = {f"pytorch_model-0000{at + 1}-of-00002.bin": names[at::2] for at in range(2)}
+    for file, held in files.items():
+        torch.save({name: tensors[name] for name in held}, folder / file)
+    where = {name: file for file, held in files.items() for name in held}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return [folder / file for file in files]
 
 
 class _Attack:
@@ -77,6 +92,32 @@ class TestPickles:
         assert not mark.exists()
         pickle.loads((copied / "pytorch_model.bin").read_bytes())
         assert mark.exists()  # the attack is a real one
+
+    def test_shards(self, copied: Path, tmp_path: Path, expected: object) -> None:
+        shards = pickled_shards(copied)
+        with pytest.raises(EncoderSourceError, match=f"{shards[0].name} is pickled.*allow it with --allow-pickle"):
+            read_source(copied)
+        options = SourceOptions(allow_pickle=True)
+        assert list(read_source(copied, options).weights) == shards
+        assert same(copied, tmp_path / "out", expected, options)
+        shards[1].unlink()
+        with pytest.raises(EncoderSourceError, match=shards[1].name):
+            quick_encoder(copied, tmp_path / "again", options)
+
+    def test_a_dense_module(self, copied: Path, tmp_path: Path) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        shutil.rmtree(copied / "1_Pooling")
+        add_modules(copied, "mean", ("Dense", {"in_features": DIM, "out_features": 12, "bias": True}))
+        generator = torch.Generator().manual_seed(3)
+        weights = {"linear.weight": torch.randn(12, DIM, generator=generator), "linear.bias": torch.ones(12)}
+        torch.save(weights, copied / "2_Dense" / "pytorch_model.bin")
+        with pytest.raises(EncoderSourceError, match=r"2_Dense has no weights.*allow it with --allow-pickle"):
+            quick_encoder(copied, tmp_path / "out")
+        theirs = SentenceTransformer(str(copied), device="cpu", local_files_only=True)
+        vectors = theirs.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
+        assert same(copied, tmp_path / "out", vectors, SourceOptions(allow_pickle=True))
 
 
 class TestCode:
@@ -137,6 +178,27 @@ class TestFolders:
         assert same(folder, tmp_path / "out", expected)
 
 
+class TestRefused:
+    @pytest.mark.parametrize(("kind", "nearest"), [("t5", "gpt2"), ("bart", "bert")])
+    def test_an_encoder_with_a_decoder(self, kind: str, nearest: str, copied: Path, tmp_path: Path) -> None:
+        config = {"model_type": kind, "vocab_size": 100, "d_model": DIM}
+        (copied / "config.json").write_text(json.dumps(config))
+        said = f"^{kind} has an encoder and a decoder, which is not supported; supported are bert.*by name: {nearest}"
+        with pytest.raises(EncoderSourceError, match=said) as found:
+            quick_encoder(copied, tmp_path / "out")
+        assert "\n" not in str(found.value)
+
+    def test_more_than_one_file_holds(self, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """At a lower limit: the tiny model has about 300 kB."""
+        monkeypatch.setattr("recserve_export.pooled_model._MOST_WEIGHT_BYTES", 10**5)
+        command = ["encoder", str(copied), "--home", str(tmp_path / "home"), "--precision", "fp32"]
+        found = CliRunner().invoke(app, command)
+        assert found.exit_code == 1
+        assert "one ONNX file holds 2 GB; take a smaller one" in " ".join(found.stderr.split())
+        assert not list(tmp_path.rglob("*.onnx*"))
+        assert {path.name for path in (tmp_path / "home").rglob("*") if path.is_file()} <= {LOCK}
+
+
 class TestPrompts:
     def test_those_of_the_folder(self, copied: Path) -> None:
         path = copied / "config_sentence_transformers.json"
@@ -182,6 +244,39 @@ def asked(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestCommandLine:
+    def test_every_option_arrives(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: dict[str, object] = {}
+
+        def export(source: object, workspace: object, precision: object, **more: object) -> None:
+            asked.update(source=source, precision=precision, **more)
+            raise ExportError("that will do")
+
+        monkeypatch.setattr("recserve_export.cli_encoder.export_encoder", export)
+        words = "owner/model --precision int8-fast --pooling weighted_mean --max-tokens 17 --dim 5 --allow-pickle"
+        words += " --trust-remote-code --query-prompt q: --passage-prompt p: --long-text chunk_mean --texts t.txt"
+        words += " --min-mean-cos 0.1 --min-p01-cos 0.2 --min-overlap 0.3 --min-spearman 0.4 --target all"
+        words += " --max-batch 7 --force"
+        found = CliRunner().invoke(app, ["encoder", *words.split(), "--home", str(tmp_path)])
+        assert "that will do" in found.stderr
+        assert (asked["source"], asked["precision"]) == ("owner/model", "int8-fast")
+        assert asked["options"] == SourceOptions(
+            pooling="weighted_mean",
+            max_tokens=17,
+            dim=5,
+            allow_pickle=True,
+            trust_remote_code=True,
+            query_prompt="q:",
+            passage_prompt="p:",
+            long_text="chunk_mean",
+        )
+        assert asked["settings"] == ExportSettings(
+            gate=Gate(mean_cos=0.1, p01_cos=0.2, overlap=0.3, spearman=0.4),
+            texts=Path("t.txt"),
+            force=True,
+            targets=("embedded", "onnxruntime", "tensorrt"),
+            most=7,
+        )
+
     def test_the_manifest_says_so(self, asked: Path) -> None:
         manifest = read_manifest(asked)
         assert (manifest.dim, manifest.max_tokens, manifest.long_text) == (8, 16, "chunk_mean")
@@ -189,6 +284,7 @@ class TestCommandLine:
 
     def test_it_was_compared_with_pytorch(self, asked: Path) -> None:
         report = json.loads((asked / REPORT).read_text())
+        assert report["tokenizer"].startswith("equal to BertTokenizer on ")
         assert report["agreement"]["min_cos"] >= 0.9999  # nearly all longer texts have several parts
         # At most 32 parts of 14 tokens count: the four longest texts and few others have more.
         assert 4 <= report["truncated_texts"] <= 20
@@ -225,45 +321,3 @@ class TestCommandLine:
         found = CliRunner().invoke(app, ["encoder", str(source), "--home", str(tmp_path / "home"), *options])
         assert found.exit_code == 1
         assert said in " ".join(found.stderr.split())
-
-
-class TestHub:
-    def run(self, name: str, tmp_path: Path, **more: str) -> subprocess.CompletedProcess[str]:
-        """The command in a process of its own, since huggingface_hub reads its settings at import."""
-        command = [sys.executable, "-m", "recserve_client.cli.main", "export", "encoder", name]
-        settings = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:1", "NO_COLOR": "1", **more}
-        return subprocess.run(
-            [*command, "--home", str(tmp_path / "home")],
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    @pytest.mark.parametrize("more", [{}, {"HF_HUB_OFFLINE": "1"}])
-    def test_a_hub_out_of_reach(self, more: dict[str, str], tmp_path: Path) -> None:
-        found = self.run("owner/model", tmp_path, **more)
-        assert found.returncode == 1
-        said = " ".join(found.stderr.split())
-        assert "owner/model is no folder here, not in the cache" in said
-        assert "the hub cannot be reached (or HF_HUB_OFFLINE is set)" in said
-        assert "Traceback" not in said
-        assert not (tmp_path / "home").exists()
-
-    def test_the_cache_is_enough_offline(self, source: Path, tmp_path: Path) -> None:
-        cache = tmp_path / "hub" / "hub" / "models--owner--tiny"
-        commit = "0123456789012345678901234567890123456789"
-        shutil.copytree(source, cache / "snapshots" / commit)
-        (cache / "refs").mkdir()
-        (cache / "refs" / "main").write_text(commit)
-        code = "from recserve_export.encoder_hub import resolve\nfrom recserve_export.encoder_source import *\n"
-        code += "found = resolve('owner/tiny', SourceOptions())\n"
-        code += "print(read_source(found.folder, name=found.name).name)"
-        settings = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-c", code]
-        found = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
-        assert found.stdout == "owner/tiny\n", found.stderr
-
-    @pytest.mark.parametrize("source", ["none", "./owner/model", "/owner/model", "a/b/c", "owner/"])
-    def test_other_names_are_paths(self, source: str) -> None:
-        assert resolve(source, SourceOptions()).folder == Path(source)

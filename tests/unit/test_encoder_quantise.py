@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recserve_export import int8_products, quantise
 from recserve_export.encoder_recipe import Int8Recipe
+from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import MODEL
 
 
@@ -105,7 +106,8 @@ class TestInt8Products:
     @settings(max_examples=30, deadline=None)
     @given(
         x=numpy_strategies.arrays(np.float32, (5, 4), elements=st.floats(-100, 100, width=32)),
-        bits=st.sampled_from([7, 8]),
+        # 8-bit products saturate on a CPU without int8 dot products, which is why the export writes 7 there.
+        bits=st.sampled_from([7, 8] if cpu.has_int8_dot_product() else [7]),
         seed=st.integers(0, 99),
     )
     def test_equals_the_formula(self, x: np.ndarray[Any, Any], bits: int, seed: int) -> None:
