@@ -52,16 +52,16 @@ def milvus(
 
 def _measure(workspace: Workspace, uri: str, items: int, rounds: int, users: int, seed: int) -> dict[str, Any]:
     from recserve_benchmarks import retrieve_curves
-    from recserve_benchmarks.corpus import prepare
-    from recserve_benchmarks.retrieve_corpus import items_of
+    from recserve_benchmarks.corpus import encoded_texts
+    from recserve_benchmarks.retrieve_corpus import grown
     from recserve_server_ext.encoder_manifest import choose_encoder
     from recserve_server_ext.milvus_collection import Loadable
     from recserve_server_ext.milvus_engine import MilvusEngine
     from recserve_server_ext.milvus_settings import MilvusSettings
 
     with steps() as done:
-        corpus = prepare(workspace, choose_encoder(workspace, "auto"), items, done)
-        vectors = items_of(corpus.snapshot.vectors, items, seed).vectors
+        texts = encoded_texts(workspace, choose_encoder(workspace, "auto"), items, done)
+        vectors = grown(texts.vectors, items, seed, done)
         loadable = Loadable.of_items(vectors, [f"t{row}" for row in range(items)], None, "bench")
         start = time.perf_counter()
         done("load into Milvus", 0, items)

@@ -18,17 +18,28 @@ if TYPE_CHECKING:
 
 #: Real texts that the films have, at most.
 _REAL = 65_000
+_QUICK = 10_000
 
 
 def retrieve(
     home: Annotated[Path, typer.Option(help="Folder with encoder and catalogue.")] = DEFAULT_HOME,
     precision: Annotated[str, typer.Option(help="auto, fp32, int8 or int8-fast.")] = "auto",
     items: Annotated[
-        int, typer.Option(help="Items; beyond 65,000 only growth is measured with them.", min=1000)
-    ] = _REAL,
-    rounds: Annotated[int, typer.Option(help="Rounds; medians are over them.", min=1)] = 5,
+        int | None,
+        typer.Option(
+            help="Items; beyond 65,000 only growth is measured with them.",
+            min=1000,
+            show_default=f"{_REAL:,}; {_QUICK:,} with --quick",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds; medians are over them.", min=1, show_default="5; 1 with --quick")
+    ] = None,
     swap: Annotated[bool, typer.Option(help="Measure a swap under load too.")] = True,
-    quick: Annotated[bool, typer.Option("--quick", help="Few users: to try it, not to quote it.")] = False,
+    graph_budget: Annotated[
+        float, typer.Option(help="Growth: leave out a graph that would take longer to build, seconds.", min=0)
+    ] = 600.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Few of all: to try it, not to quote it.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw recall against speed into this PNG.")] = None,
@@ -42,7 +53,14 @@ def retrieve(
         from recserve_server_ext.errors import ServerError
     except ModuleNotFoundError as error:
         fail(f"recserve bench needs the module {error.name!r}: pip install 'recserve[serve,export,bench]'")
-    plan = Plan(items=items, rounds=rounds, users=50 if quick else 500, swap=swap, seed=seed)
+    plan = Plan(
+        items=items or (_QUICK if quick else _REAL),
+        rounds=rounds or (1 if quick else 5),
+        users=50 if quick else 500,
+        swap=swap,
+        graph_budget_s=graph_budget,
+        seed=seed,
+    )
     try:
         results = _measure(Workspace(home), precision, plan)
     except (ServerError, BenchmarkError, RecserveError) as error:
@@ -52,7 +70,7 @@ def retrieve(
 
 
 def _measure(workspace: Workspace, precision: str, plan: Plan) -> dict[str, Any]:
-    from recserve_benchmarks.corpus import prepare
+    from recserve_benchmarks.corpus import encoded_texts
     from recserve_benchmarks.report import machine
     from recserve_benchmarks.retrieve_bench import RetrieveBench
     from recserve_server_ext.encoder_manifest import choose_encoder
@@ -60,12 +78,12 @@ def _measure(workspace: Workspace, precision: str, plan: Plan) -> dict[str, Any]
 
     folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))
     with steps() as done:
-        corpus = prepare(workspace, folder, min(plan.items, _REAL), done)
-        results = RetrieveBench(corpus, TextEncoder(folder), plan, done).run()
+        texts = encoded_texts(workspace, folder, min(plan.items, _REAL), done)
+        results = RetrieveBench(texts, TextEncoder(folder), plan, done).run()
     results["setup"] = {
         **machine(),
-        "items": min(plan.items, len(corpus.snapshot.ids)),
-        "encoder": corpus.snapshot.manifest.encoder,
+        "items": min(plan.items, len(texts.vectors)),
+        "encoder": texts.encoder,
         "plan": asdict(plan),
     }
     return results
@@ -73,7 +91,8 @@ def _measure(workspace: Workspace, precision: str, plan: Plan) -> dict[str, Any]
 
 def _report(results: dict[str, Any], json_file: Path | None, plot: Path | None) -> None:
     from recserve_benchmarks.report import targets_table
-    from recserve_benchmarks.retrieve_report import curves_table, draw, notes, scale_table, targets
+    from recserve_benchmarks.retrieve_plot import draw
+    from recserve_benchmarks.retrieve_report import curves_table, notes, scale_table, targets
 
     setup = results["setup"]
     title = f"{setup['cpu']}, {setup['int8_arithmetic']}, {setup['cores']} cores; {setup['items']:,} items"

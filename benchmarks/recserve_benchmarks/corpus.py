@@ -17,7 +17,8 @@ from recserve_export.engine_choice import Settings
 from recserve_export.index_build import Details, build_index
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.errors import SnapshotError
-from recserve_server_ext.snapshot import Snapshot, current
+from recserve_server_ext.exact_engine import ExactEngine
+from recserve_server_ext.snapshot import Content, Snapshot, current, write
 from recserve_server_ext.snapshot_manifest import SnapshotManifest
 from recserve_server_ext.text_encoder import TextEncoder
 from recserve_server_ext.workspace import Workspace
@@ -48,21 +49,42 @@ class Corpus:
     titles: list[str]
 
 
-def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callable[[str, int, int], None]) -> Corpus:
-    """Encode the texts of the catalogue and index them, unless that was done before.
+@dataclass(frozen=True, eq=False)
+class TextVectors:
+    """The texts of the catalogue as vectors, kept for the next benchmark.
+
+    Attributes:
+        vectors: [texts, dim] unit float32, mapped; one for every distinct text.
+        source: Names the texts.
+        encoder_folder: What encoded them.
+        encoder: Its runtime fingerprint.
+        titles: Titles of the films.
+    """
+
+    vectors: Vectors
+    source: str
+    encoder_folder: Path
+    encoder: str
+    titles: list[str]
+
+
+def encoded_texts(
+    workspace: Workspace, encoder_folder: Path, items: int, done: Callable[[str, int, int], None]
+) -> TextVectors:
+    """Encode the texts of the catalogue, unless that was done before.
 
     Args:
         workspace: With an encoder and a catalogue.
-        encoder_folder: What encodes them and is served.
+        encoder_folder: What encodes them.
         items: Number of texts.
         done: Called with what is going on, how much is done and of how much.
     """
     texts, titles = _texts_of(workspace, items)
     encoder = TextEncoder(encoder_folder)
     source = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-    home, chosen_home = (_home(workspace, name) for name in ("bench", "bench-chosen"))
-
-    def encode() -> Vectors:
+    home = _home(workspace, "bench-texts")
+    found = _published(home, encoder.fingerprint, source)
+    if found is None:
         counted = 0
 
         def count(more: int) -> None:
@@ -70,12 +92,27 @@ def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callab
             counted += more
             done("encode texts", counted, len(texts))
 
-        return encoder.encode(texts, done=count)
+        vectors = encoder.encode(texts, done=count)
+        content = Content(
+            vectors=vectors,
+            ids=_ids(len(vectors)),
+            engine=ExactEngine(vectors),
+            encoder=encoder.fingerprint,
+            revision=1,
+            source=source,
+        )
+        found = Snapshot.load(write(home.snapshots, content))
+    return TextVectors(found.vectors, source, encoder_folder, encoder.fingerprint, titles)
 
+
+def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callable[[str, int, int], None]) -> Corpus:
+    """Encode the texts of the catalogue and index them, unless that was done before; see `encoded_texts`."""
+    texts = encoded_texts(workspace, encoder_folder, items, done)
+    home, chosen_home = (_home(workspace, name) for name in ("bench", "bench-chosen"))
     # The engine that raw search is compared with.
-    snapshot = _snapshot(home, encode, Settings(engine="hnsw"), encoder.fingerprint, source)
-    chosen = _snapshot(chosen_home, lambda: snapshot.vectors, Settings(), encoder.fingerprint, source)
-    return Corpus(home.home, chosen_home.home, encoder_folder, snapshot, chosen.manifest, titles)
+    snapshot = _snapshot(home, texts, Settings(engine="hnsw"))
+    chosen = _snapshot(chosen_home, texts, Settings())
+    return Corpus(home.home, chosen_home.home, encoder_folder, snapshot, chosen.manifest, texts.titles)
 
 
 def _home(workspace: Workspace, name: str) -> Workspace:
@@ -87,18 +124,14 @@ def _home(workspace: Workspace, name: str) -> Workspace:
     return home
 
 
-def _snapshot(
-    home: Workspace, vectors: Callable[[], Vectors], settings: Settings, encoder: str, source: str
-) -> Snapshot:
+def _snapshot(home: Workspace, texts: TextVectors, settings: Settings) -> Snapshot:
     """What was published there before, or a new index."""
-    found = _published(home, encoder, source)
+    found = _published(home, texts.encoder, texts.source)
     if found is not None:
         return found
-    items = vectors()
-    build_index(
-        home.snapshots, items, _ids(len(items)), encoder=encoder, settings=settings, details=Details(source=source)
-    )
-    return Snapshot.load(current(home.snapshots), encoder=encoder)
+    ids, details = _ids(len(texts.vectors)), Details(source=texts.source)
+    build_index(home.snapshots, texts.vectors, ids, encoder=texts.encoder, settings=settings, details=details)
+    return Snapshot.load(current(home.snapshots), encoder=texts.encoder)
 
 
 def _published(home: Workspace, fingerprint: str, source: str) -> Snapshot | None:

@@ -1,8 +1,7 @@
-"""Tables and plots of `recserve bench retrieve`."""
+"""Tables of `recserve bench retrieve`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -51,33 +50,51 @@ def curves_table(results: dict[str, Any]) -> Table:
 
 
 def scale_table(results: dict[str, Any]) -> Table:
-    """Growth with the number of items."""
+    """Growth with the number of items, every engine with what would be served; at most 100 columns wide."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in (
-        "items",
-        "synthetic",
-        "recall",
-        "users/s",
-        "CPU us/user",
-        "build s",
-        "start s",
-        "memory MiB",
-        "disk MiB",
-    ):
+    for name in ("items", "engine", "parameters"):
+        table.add_column(name, justify="right" if name == "items" else "left")
+    for name in ("recall", "users/s", "CPU us/user", "at equal recall", "build s"):
         table.add_column(name, justify="right")
+    table.add_column("")
     for point in results["scale"]["points"]:
-        table.add_row(
-            f"{point['items']:,}",
-            f"{point['synthetic']:,}",
-            f"{min(point['recall_at_10'].values()):.4f}",
-            f"{point['users_per_s']:,.0f}",
-            f"{point['cpu_us_per_user']:,.0f}",
-            f"{point['build_s']:.1f}",
-            f"{point['start_s']:.2f}",
-            f"{point['memory_mb']:,.0f}",
-            f"{point['disk_mb']:,.0f}",
-        )
+        for name, of in point["engines"].items():
+            parameters = " ".join(f"{key} {of['parameters'][key]}" for key in _SHOWN if key in of["parameters"])
+            table.add_row(
+                f"{point['items']:,}",
+                name,
+                parameters,
+                f"{min(of['recall_at_10'].values()):.4f}{'' if of['reached'] else ' misses'}",
+                f"{of['users_per_s']:,.0f}",
+                f"{of['cpu_us_per_user']:,.0f}",
+                "" if of["cpu_us_at_recall"] is None else f"{of['cpu_us_at_recall']:,.0f}",
+                "" if of["build_s"] is None else f"{of['build_s']:.1f}",
+                "chosen" if point["chosen"] == name else "",
+            )
     return table
+
+
+def scale_notes(scale: dict[str, Any]) -> list[str]:
+    """Starts, memory, growth, and what was left out."""
+    lines = []
+    for point in scale["points"]:
+        lines.append(
+            f"{point['items']:,} items ({point['synthetic']:,} synthetic): starts in {point['start_s']:.2f} s, "
+            f"with cold files {point['cold_start_s']:.2f} s"
+        )
+        lines.append(
+            f"  {point['anonymous_mb']:,.0f} MiB of its own and {point['mapped_mb']:,.0f} MiB of mapped files touched; "
+            f"{point['disk_mb']:,.0f} MiB on disk"
+        )
+        for name, of in point["left_out"].items():
+            lines.append(
+                f"  left out: {name}, predicted to build {of['predicted_build_s']:,.0f} s, "
+                f"budget {scale['graph_budget_s']:,.0f} s (--graph-budget)"
+            )
+    for step in scale["cpu_growth"]:
+        grown = [f"{name} {step[name]:.1f} times" for name in ("hnsw", "scan", "exact") if step[name] is not None]
+        lines.append(f"CPU a user at equal recall, {step['from']:,} to {step['to']:,} items: {', '.join(grown)}")
+    return lines
 
 
 def notes(results: dict[str, Any]) -> list[str]:
@@ -96,52 +113,8 @@ def notes(results: dict[str, Any]) -> list[str]:
             f"{swap['compaction_s']:.1f} s of compaction, longest {swap['longest_during_ms']:.0f}"
         )
         lines.append(f"swap: {swap['requests']:,} requests, {swap['failed']} failed; {swap['upserts']:,} upserts")
+    lines += scale_notes(results["scale"])
     setup = results["setup"]
     if setup["items"] < 60_000 or setup["quick"]:
         lines.append(f"a trial, not to be quoted: {setup['items']:,} items{', few users' if setup['quick'] else ''}")
     return lines
-
-
-def draw(results: dict[str, Any], path: Path, title: str) -> None:
-    """Recall against speed for both kinds of users, and the latency through the swap."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    swap = results.get("swap_under_load")
-    figure, axes = plt.subplots(1, 3 if swap else 2, figsize=(15 if swap else 10, 4.5), layout="constrained")
-    for axis, kind in zip(axes, ("interests", "random"), strict=False):
-        for name, marker in (("hnsw", "o"), ("scan", "s"), ("exact", "^")):
-            points = results["engines"][name][kind]
-            for batch, style in (("32", "-"), ("1", ":")):
-                axis.plot(
-                    [point["users_per_s"][batch] for point in points],
-                    [point["recall_at_10"] for point in points],
-                    marker + style,
-                    markersize=5,
-                    color={"hnsw": "tab:blue", "scan": "tab:orange", "exact": "tab:green"}[name],
-                    label=f"{name}, batches of {batch}",
-                )
-        axis.set(xlabel="users/s", ylabel="recall@10", title=kind, xscale="log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.grid(visible=True, which="both", alpha=0.3)
-    axes[1].legend(fontsize=8, loc="lower left")
-    if swap:
-        _draw_swap(axes[2], swap)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def _draw_swap(axis: Any, swap: dict[str, Any]) -> None:
-    line = swap["timeline"]
-    for name in ("p99_ms", "p50_ms"):
-        axis.plot(line["second"], line[name], label=name.partition("_")[0])
-    axis.axvspan(line["compaction_started_s"], line["swapped_s"], alpha=0.15, label="compaction until swap")
-    axis.set(xlabel="seconds", ylabel="latency, ms", title="a swap under load", ylim=(0, None))
-    axis.grid(visible=True, alpha=0.3)
-    axis.legend(fontsize=8)

@@ -1,0 +1,77 @@
+"""Items and figures of `recserve bench retrieve`, without a measurement."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from recserve_benchmarks.retrieve_corpus import grown, some_of
+from recserve_benchmarks.retrieve_scale import cpu_at, predict, sizes_up_to
+from recserve_export.recall import CurvePoint
+
+Vectors = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def real() -> Vectors:
+    vectors = np.random.default_rng(1).normal(size=(400, 16))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def nothing(what: str, count: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def test_synthetic_items_lie_between_a_real_one_and_one_of_its_ten_nearest(real: Vectors) -> None:
+    vectors = grown(real, 3000, 5, nothing)
+    assert vectors.shape == (3000, 16)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors[:400], real)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    near = np.argsort(-(real @ real.T), axis=1)[:, 1:11]
+    pairs = np.stack([np.broadcast_to(real[:, None], (400, 10, 16)), real[near]], axis=2)
+    # What a point is off the planes through the origin and two neighbours; the least is nothing.
+    bases = np.linalg.qr(pairs.reshape(4000, 2, 16).transpose(0, 2, 1))[0]
+    for point in vectors[400:3000:100]:
+        inside = np.linalg.norm(np.einsum("pdk,d->pk", bases, point), axis=1)
+        assert inside.max() == pytest.approx(1, abs=1e-5)
+
+
+def test_fewer_items_are_the_first_of_more(real: Vectors) -> None:
+    np.testing.assert_array_equal(grown(real, 700, 5, nothing), grown(real, 3000, 5, nothing)[:700])
+    assert (grown(real, 700, 5, nothing)[400:] != grown(real, 700, 6, nothing)[400:]).any(axis=1).all()
+
+
+def test_some_real_items_are_a_seeded_choice_in_their_order(real: Vectors) -> None:
+    chosen = some_of(real, 50, 3)
+    rows = [int(np.flatnonzero((real == vector).all(axis=1))[0]) for vector in chosen]
+    assert rows == sorted(set(rows))
+    assert (some_of(real, 50, 4) != chosen).any()
+    assert some_of(real, 400, 3) is real
+
+
+def test_a_graph_is_predicted_from_the_largest_before() -> None:
+    assert predict({}, 1_000_000) == 0
+    assert predict({10_000: 2.0, 100_000: 40.0}, 1_000_000) == pytest.approx(40 * 10 * 6 / 5)
+
+
+def test_sizes_end_with_what_was_asked_for() -> None:
+    assert sizes_up_to(1000) == [1000]
+    assert sizes_up_to(65_000) == [10_000, 65_000]
+    assert sizes_up_to(1_000_000) == [10_000, 100_000, 1_000_000]
+
+
+def point(recall: float, cpu_us: float) -> CurvePoint:
+    found = {"interests": recall + 0.005, "random": recall}
+    return CurvePoint(
+        engine="scan", parameters={}, recall=found, recall_low=found, users_per_s=1.0, cpu_us_per_user=cpu_us
+    )
+
+
+def test_cost_at_equal_recall_lies_between_the_points_about_it() -> None:
+    points = [point(0.99, 300), point(0.97, 100), point(0.98, 200), point(0.975, 500)]
+    assert cpu_at(points, 0.985) == pytest.approx(250)
+    assert cpu_at(points, 0.98) == pytest.approx(200)
+    assert cpu_at(points, 0.95) == pytest.approx(100)
+    assert cpu_at(points, 0.995) is None
