@@ -14,7 +14,7 @@ from recserve_benchmarks.evaluate_ranking import NEVER, Known, Scores, Vectors
 from recserve_benchmarks.evaluate_system import Settings, System
 from recserve_benchmarks.evaluate_text import PLAIN, fitted, rules_of
 from recserve_client.contract import RecommendForRequest
-from recserve_server_ext.blend_rules import DAY_S, BlendRules
+from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.counts_view import CountsView
 from recserve_server_ext.event_cleaning import of_types
@@ -33,7 +33,6 @@ from recserve_server_ext.user_histories import WINDOW, pasts_of
 from recserve_server_ext.user_plans import plan_of, planned
 from recserve_server_ext.user_ranker import Ranked, UserRanker
 
-_WINDOW_S: Final = 30 * DAY_S
 _LONGEST: Final = 20
 _BATCH: Final = 64
 _BLEND: Final = frozenset(BlendRules.__struct_fields__)
@@ -120,7 +119,7 @@ def _counts(known: Known, types: tuple[str, ...], blend: BlendRules) -> Counts:
     order = np.argsort(columns.time_us, kind="stable")
     order = order[of_types(columns, types)[order]]
     log = LogColumns(columns.user[order], columns.subject[order], columns.time_us[order], columns.subjects, {})
-    return counts_of(log, int(columns.time_us.max() - _WINDOW_S * 1e6), blend)
+    return counts_of(log, int(columns.time_us.max()), blend)
 
 
 def as_scores(slates: list[Ranked | None], items: int) -> Scores:
@@ -139,6 +138,7 @@ def by_request(known: Known, settings: Settings) -> Scores:
         k=_LONGEST,
         strategy=settings.get("strategy", "text"),
         interests=settings.get("interests", 1),
+        popular_window=settings.get("popular_window", "mixed"),
         explain=False,
     )
     rules = fitted(rules_of(settings.get("rules", {}), settings.get("base", HistoryRules())), known.columns)

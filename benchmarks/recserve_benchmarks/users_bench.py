@@ -22,12 +22,13 @@ from recserve_benchmarks.servers import Server, ours
 from recserve_benchmarks.users_events import (
     FILL_EVENTS,
     BenchUser,
+    Past,
     by_history_requests,
     by_user_requests,
     erase_requests,
     fill_pasts,
     new_events,
-    past_of,
+    pasts_of,
     record_requests,
     users_with,
 )
@@ -119,6 +120,7 @@ class UsersBench:
             "spread": _spread(self._samples["sqlite"]),
             "rounds": {name: samples.values for name, samples in self._samples.items()},
             "interactions_before": self._filled_events,
+            "filled": {name: filled._asdict() for name, filled in lie.filled.items()},
         }
 
     def _users(self, name: str, events: int, count: int) -> list[list[BenchUser]]:
@@ -129,10 +131,10 @@ class UsersBench:
             for number in range(plan.rounds)
         ]
 
-    def _pasts(self) -> chain[NewInteraction]:
+    def _pasts(self) -> chain[Past]:
         self._filled_events = 0
         fill = fill_pasts(self._plan.filled, items=self._items, now=self._now, seed=self._plan.seed)
-        return chain(fill, chain.from_iterable(past_of(user, self._now) for user in self._measured))
+        return chain(fill, pasts_of(self._measured, self._now))
 
     def _fill(self, more: int) -> None:
         self._filled_events += more

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from recserve_client.contract import Behaviour, NewInteraction, RecommendForRequest, RecommendRequest, pack
 from recserve_server_ext.interaction import MICROSECONDS, Interaction, checked
@@ -18,6 +19,9 @@ _SPAN_S: Final = 60 * 86_400.0
 _YEAR_S: Final = 365 * 86_400.0
 #: Interactions of each user who only fills the store.
 FILL_EVENTS: Final = 5
+#: Interactions of one block: this bounds the memory of filling a store.
+_BLOCK: Final = 50_000
+Ints = NDArray[np.int64]
 
 
 class BenchUser(NamedTuple):
@@ -39,21 +43,49 @@ def users_with(events: int, count: int, *, items: int, name: str, seed: int) -> 
     return [BenchUser(f"{name}-{number}", [f"t{row}" for row in line]) for number, line in enumerate(rows)]
 
 
-def past_of(user: BenchUser, now: float) -> Iterator[NewInteraction]:
-    """What a user did, newest first."""
-    step_s = _SPAN_S / len(user.items)
-    for number, item in enumerate(user.items):
-        yield NewInteraction(user_id=user.user_id, type=TYPE, timestamp=now - 3600 - number * step_s, item=item)
+class Past(NamedTuple):
+    """What some users did before the measurement, all of one type.
+
+    Attributes:
+        user_ids: As callers know them.
+        counts: [users] interactions of each.
+        rows: [events] items, one user after the other.
+        time_us: [events] microseconds since 1970.
+    """
+
+    user_ids: list[str]
+    counts: Ints
+    rows: Ints
+    time_us: Ints
 
 
-def fill_pasts(users: int, *, items: int, now: float, seed: int) -> Iterator[NewInteraction]:
-    """What users did who only fill the store, over the last year, one user after the other."""
+def pasts_of(users: Sequence[BenchUser], now: float) -> Iterator[Past]:
+    """What users did who are recommended for or erased, newest first, some thousand interactions at a time."""
+    start = 0
+    while start < len(users):
+        end = start + max(1, _BLOCK // len(users[start].items))
+        some = users[start:end]
+        counts = np.array([len(user.items) for user in some], np.int64)
+        number = np.concatenate([np.arange(count) for count in counts])
+        rows = np.array([int(item[1:]) for user in some for item in user.items], np.int64)
+        time_s = now - 3600 - number * np.repeat(_SPAN_S / counts, counts)
+        yield Past([user.user_id for user in some], counts, rows, _microseconds(time_s))
+        start = end
+
+
+def fill_pasts(users: int, *, items: int, now: float, seed: int) -> Iterator[Past]:
+    """What users did who only fill the store, over the last year."""
     random = np.random.default_rng([seed, 1])
-    for number in range(users):
-        rows = random.integers(items, size=FILL_EVENTS).tolist()
-        ages_s = (random.random(FILL_EVENTS) * _YEAR_S + 3600).tolist()
-        for row, age_s in zip(rows, ages_s, strict=True):
-            yield NewInteraction(user_id=f"fill-{number}", type=TYPE, timestamp=now - age_s, item=f"t{row}")
+    step = _BLOCK // FILL_EVENTS
+    for start in range(0, users, step):
+        ids = [f"fill-{number}" for number in range(start, min(start + step, users))]
+        rows = random.integers(items, size=len(ids) * FILL_EVENTS)
+        ages_s = random.random(len(rows)) * _YEAR_S + 3600
+        yield Past(ids, np.full(len(ids), FILL_EVENTS), rows, _microseconds(now - ages_s))
+
+
+def _microseconds(time_s: NDArray[np.float64]) -> Ints:
+    return np.asarray(np.rint(time_s * MICROSECONDS).astype(np.int64))
 
 
 def new_events(count: int, *, users: int, items: int, now: float, seed: int) -> list[NewInteraction]:

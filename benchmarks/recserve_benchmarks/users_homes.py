@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.users_raw import RowMaker, copy_postgres, open_sqlite, parts, write_sqlite
-from recserve_client.contract import NewInteraction
+from recserve_benchmarks.users_events import Past
+from recserve_benchmarks.users_fill import blocks, fill_postgres, fill_sqlite
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_tables import SCHEMA, metadata
 from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.workspace import Workspace
 
-#: Makes anew the interactions to fill a store with.
-Pasts = Callable[[], Iterable[NewInteraction]]
+#: Makes anew what to fill a store with.
+Pasts = Callable[[], Iterable[Past]]
+
+
+class Filled(NamedTuple):
+    """A store that was filled.
+
+    Attributes:
+        fill_s: How long it took, in seconds.
+        size_bytes: Of the file, or of the database.
+    """
+
+    fill_s: float
+    size_bytes: int
 
 
 class Homes(NamedTuple):
@@ -31,12 +44,14 @@ class Homes(NamedTuple):
         raw: A copy of that store, to be written raw.
         postgres: Home of the server over PostgreSQL; none = not asked for.
         config: Its settings.
+        filled: What filling each store came to, by its name.
     """
 
     sqlite: Workspace
     raw: Path
     postgres: Workspace | None
     config: Path
+    filled: dict[str, Filled]
 
 
 @contextmanager
@@ -55,17 +70,17 @@ def homes(served: Path, postgres: str, pasts: Pasts, done: Callable[[int], None]
     with tempfile.TemporaryDirectory(prefix="bench-users-", dir=served.parent) as aside:
         folder = Path(aside)
         home = _home(folder / "sqlite", served)
-        _fill_sqlite(home, pasts, done)
+        filled = {"sqlite": _fill_sqlite(home, pasts, done)}
         raw = folder / "raw.db"
         shutil.copy(home.interactions, raw)
         config = folder / "postgres.toml"
         if not postgres:
-            yield Homes(home, raw, None, config)
+            yield Homes(home, raw, None, config, filled)
             return
         config.write_text(f"[users]\nstore = '{postgres}'\n")
         other = _home(folder / "postgres", served)
-        with _filled_postgres(postgres, other, pasts, done):
-            yield Homes(home, raw, other, config)
+        with _filled_postgres(postgres, other, pasts, done) as filled["postgres"]:
+            yield Homes(home, raw, other, config, filled)
 
 
 def _home(folder: Path, served: Path) -> Workspace:
@@ -77,28 +92,28 @@ def _home(folder: Path, served: Path) -> Workspace:
     return home
 
 
-def _fill_sqlite(home: Workspace, pasts: Pasts, done: Callable[[int], None]) -> None:
+def _fill_sqlite(home: Workspace, pasts: Pasts, done: Callable[[int], None]) -> Filled:
     InteractionStore(home.interactions, create=True).close()
-    maker = RowMaker(read_pseudonyms(home.pseudonym_key), 1)
-    with closing(open_sqlite(home.interactions)) as connection:
-        for rows in parts(pasts(), maker):
-            write_sqlite(connection, rows)
-            done(len(rows.events))
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    start = time.perf_counter()
+    fill_sqlite(home.interactions, blocks(pasts(), read_pseudonyms(home.pseudonym_key)), done)
+    return Filled(time.perf_counter() - start, home.interactions.stat().st_size)
 
 
 @contextmanager
-def _filled_postgres(url: str, home: Workspace, pasts: Pasts, done: Callable[[int], None]) -> Iterator[None]:
+def _filled_postgres(url: str, home: Workspace, pasts: Pasts, done: Callable[[int], None]) -> Iterator[Filled]:
     engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
     try:
         if sa.inspect(engine).has_table(metadata.sorted_tables[0].name):
             raise BenchmarkError("the database of --postgres has an interaction store; give an empty database")
         try:
             InteractionStore(url, create=True).close()
-            copy_postgres(url, parts(pasts(), RowMaker(read_pseudonyms(home.pseudonym_key), 1)), done)
+            start = time.perf_counter()
+            fill_postgres(url, blocks(pasts(), read_pseudonyms(home.pseudonym_key)), done)
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql("VACUUM ANALYZE")
-            yield
+                fill_s = time.perf_counter() - start
+                size = connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one()
+            yield Filled(fill_s, int(size))
         finally:
             metadata.drop_all(engine)
             with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""The interaction store written raw: sqlite3 or COPY, the same rows in the same tables, without a server.
+"""The interaction store written raw by sqlite3: the same rows in the same tables, without a server.
 
 Run as ``python -m recserve_benchmarks.users_raw FILE KEY``; see `recserve_benchmarks.worker`.
 """
@@ -9,24 +9,22 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import sqlalchemy as sa
 
 from recserve_benchmarks.users_events import columns_of
 from recserve_benchmarks.worker import Worker, work_on_jobs
 from recserve_client.contract import NewInteraction
-from recserve_server_ext.interaction_tables import events, seen, state, users
+from recserve_server_ext.interaction_tables import events
 from recserve_server_ext.interaction_writes import KINDS
 from recserve_server_ext.pseudonyms import Pseudonyms, read_pseudonyms
 
-_FIRST_CHANGE: Final = 1_000_000
-_PART: Final = 20_000
-_EVENT: Final = tuple(column.name for column in events.columns if column.name != "number")
+FIRST_CHANGE: Final = 1_000_000
+EVENT: Final = tuple(column.name for column in events.columns if column.name != "number")
 _NOT_EVENTS: Final = {
     "users": "INSERT INTO interaction_users (number, pseudonym, untrimmed) VALUES (?, ?, ?)"
     " ON CONFLICT (pseudonym) DO UPDATE SET untrimmed = untrimmed + 1",
@@ -35,8 +33,8 @@ _NOT_EVENTS: Final = {
     " WHERE excluded.last_us > seen_items.last_us",
     "state": "UPDATE interaction_state SET revision = revision + 1",
 }
-_QUOTED: Final = ", ".join(f'"{name}"' for name in _EVENT)
-_INSERT_EVENT: Final = f"INSERT INTO interactions ({_QUOTED}) VALUES ({', '.join('?' * len(_EVENT))})"
+_QUOTED: Final = ", ".join(f'"{name}"' for name in EVENT)
+INSERT_EVENT: Final = f"INSERT INTO interactions ({_QUOTED}) VALUES ({', '.join('?' * len(EVENT))})"
 
 
 class Rows(msgspec.Struct, array_like=True):
@@ -72,38 +70,19 @@ class RowMaker:
             counts[user] += 1
             context = columns["context"]
             of = {**columns, "user": number, "context": None if context is None else msgspec.json.encode(context)}
-            rows.events.append(tuple(of[name] for name in _EVENT))
+            rows.events.append(tuple(of[name] for name in EVENT))
             key = (number, columns["item"], KINDS.get(columns["type"], "seen"))
             last[key] = max(columns["time_us"], last.get(key, 0))
-        rows.users = [(self._numbers[user], user, _FIRST_CHANGE + count) for user, count in counts.items()]
+        rows.users = [(self._numbers[user], user, FIRST_CHANGE + count) for user, count in counts.items()]
         rows.seen = [(*key, time_us) for key, time_us in last.items()]
         return rows
-
-    def forget(self) -> None:
-        """Forget the users so far: none of them comes again. Bounds the memory of filling a store."""
-        self._next += len(self._numbers)
-        self._numbers = {}
-
-
-def parts(made: Iterable[NewInteraction], maker: RowMaker) -> Iterator[Rows]:
-    """Rows in parts of whole users; `made` has one user after the other."""
-    part: list[NewInteraction] = []
-    for event in made:
-        if len(part) >= _PART and event.user_id != part[-1].user_id:
-            yield maker(part)
-            maker.forget()
-            part = []
-        part.append(event)
-    if part:
-        yield maker(part)
-        maker.forget()
 
 
 def write_sqlite(connection: sqlite3.Connection, rows: Rows) -> None:
     """Write rows in one transaction of a connection."""
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(_NOT_EVENTS["users"], rows.users)
-    connection.executemany(_INSERT_EVENT, rows.events)
+    connection.executemany(INSERT_EVENT, rows.events)
     connection.executemany(_NOT_EVENTS["seen"], rows.seen)
     connection.execute(_NOT_EVENTS["state"])
     connection.execute("COMMIT")
@@ -114,32 +93,6 @@ def open_sqlite(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)
     connection.execute("PRAGMA synchronous=FULL")
     return connection
-
-
-def copy_postgres(url: str, made: Iterable[Rows], done: Any) -> None:
-    """Fill an empty PostgreSQL store by COPY."""
-    import psycopg
-
-    with psycopg.connect(sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)) as link:
-        for rows in made:
-            for table, names, values in (
-                (users.name, [column.name for column in users.columns], rows.users),
-                (events.name, list(_EVENT), rows.events),
-                (seen.name, [column.name for column in seen.columns], rows.seen),
-            ):
-                quoted = ", ".join(f'"{name}"' for name in names)
-                with link.cursor() as cursor, cursor.copy(f"COPY {table} ({quoted}) FROM STDIN") as copy:
-                    for value in values:
-                        copy.write_row(value)
-            link.commit()
-            done(len(rows.events))
-        # Numbers were given, so the sequence does not know of them.
-        link.execute(
-            "SELECT setval(pg_get_serial_sequence('interaction_users', 'number'),"
-            " (SELECT max(number) FROM interaction_users))"
-        )
-        link.execute(f"UPDATE {state.name} SET revision = revision + 1")
-        link.commit()
 
 
 class RawJob(msgspec.Struct, frozen=True):

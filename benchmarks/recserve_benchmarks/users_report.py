@@ -68,6 +68,8 @@ def notes(results: dict[str, Any]) -> list[str]:
     """What was in the store, and why the figures are not to be quoted, if so."""
     setup = results["setup"]
     lines = [f"{results['interactions_before']:,} interactions and {setup['users']:,} users in the store beforehand"]
+    for store, filled in results["filled"].items():
+        lines.append(f"{store} filled in {filled['fill_s']:.0f} s, {filled['size_bytes'] / 1e6:,.0f} MB")
     if setup["items"] < LEAST_ITEMS or setup["quick"]:
         lines.append(f"a trial, not to be quoted: {setup['items']:,} items{', few users' if setup['quick'] else ''}")
     return lines

@@ -20,6 +20,7 @@ from recserve_client.contract import (
     ExportUser,
     InteractionsRecorded,
     NewInteraction,
+    PopularWindow,
     ReadHistory,
     RecommendForRequest,
     RecordInteractions,
@@ -144,6 +145,7 @@ def recommend_for(
     strategy: Literal["text", "blend"] = "text",
     interests: int = 1,
     context: Mapping[str, str] | None = None,
+    popular_window: PopularWindow = "mixed",
     explore: Explore | None = None,
     new_items: Recency | None = None,
     ef: int | None = None,
@@ -171,6 +173,7 @@ def recommend_for(
         strategy: `text`, or `blend` of item-to-item counts, text and recent popularity.
         interests: The most interests that the history is parted into, 1 to 8.
         context: Of this visit; decides, where the server counts by it, among whom an item is popular.
+        popular_window: Within which time: `day`, `week`, `month`, `all` of the log, or `mixed`.
         explore: Whether and how to try other candidates.
         new_items: Favour new items: a share by age, which also makes them candidates.
         ef: Width of the HNSW search; none = the index's own.
@@ -202,6 +205,7 @@ def recommend_for(
         strategy=strategy,
         interests=interests,
         context=dict(context or {}),
+        popular_window=popular_window,
         explore=explore,
         new_items=new_items,
         ef=ef,

@@ -9,39 +9,53 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from recserve_client.contract import PopularWindow
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.event_columns import Floats, Ints
-from recserve_server_ext.log_counts import Counts, Ranking
+from recserve_server_ext.log_counts import Counts
+from recserve_server_ext.popularity import Ranking
 
 #: Item vectors that the spread of text scores is measured on.
 _SAMPLE: Final = 20_000
-#: Rankings of contexts that are kept by row.
+#: Rankings of contexts and windows that are kept by row.
 _RANKINGS: Final = 64
 
 
 class PopularRows:
-    """A ranking by row.
+    """A ranking by row, within a window.
 
     Attributes:
         rows: [items] ascending; the items that may be recommended.
-        users: [items] users of each.
-        active: Users of any item.
+        share: [items] of the active users.
         heat: [items] ln(1 + recent interactions).
         spread: Standard deviation of that over the catalogue; 0 = everything is alike.
-        by_users: [items] places, most users first; by_heat: the same by recent interactions.
+        by_share: [items] places, the greatest shares first; by_heat: the same by recent interactions.
     """
 
-    def __init__(self, ranking: Ranking, view: View) -> None:
+    def __init__(self, ranking: Ranking, window: PopularWindow, view: View) -> None:
         rows = np.array([view.row_of.get(name, -1) for name in ranking.items], np.int64)
         order = np.argsort(rows, kind="stable")
         order = order[rows[order] >= 0]
         self.rows: Ints = rows[order]
-        self.users: Ints = ranking.users[order]
-        self.active = ranking.active
-        self.heat: Floats = np.log1p(ranking.recent[order])
+        self.share: Floats = ranking.shares(window)[order]
+        self.heat: Floats = np.log1p(ranking.heat(window)[order])
         self.spread = spread_of(self.heat, len(view.available))
-        self.by_users: Ints = np.argsort(-self.users, kind="stable")
-        self.by_heat: Ints = np.argsort(-self.heat, kind="stable")
+        self.by_share: Ints = _greatest(self.share)
+        self.by_heat: Ints = _greatest(self.heat)
+        users, windows = ranking.reasons(window)
+        self._users: list[int] = users[order].tolist()
+        self._windows = [windows[place] for place in order.tolist()]
+
+    def reason(self, row: int) -> tuple[int, float | None]:
+        """Users of a row, and within how many seconds; none = in all of the log."""
+        place = int(np.searchsorted(self.rows, row))
+        return self._users[place], self._windows[place]
+
+
+def _greatest(values: Floats) -> Ints:
+    """Places of the values that are not 0, the greatest first."""
+    order: Ints = np.argsort(-values, kind="stable")
+    return order[: int(np.count_nonzero(values))]
 
 
 class CountsView:
@@ -55,16 +69,17 @@ class CountsView:
         """
         self.counts = counts
         self.view = view
-        self._rankings: dict[int, PopularRows] = {}
+        self._rankings: dict[tuple[int, PopularWindow], PopularRows] = {}
 
-    def popular(self, context: Mapping[str, str]) -> PopularRows:
-        """What is popular in a context."""
+    def popular(self, context: Mapping[str, str], window: PopularWindow = "mixed") -> PopularRows:
+        """What is popular in a context, within a window."""
         ranking = self.counts.ranking(context)
-        found = self._rankings.get(id(ranking))
+        key = (id(ranking), window)
+        found = self._rankings.get(key)
         if found is None:
             if len(self._rankings) >= _RANKINGS:
                 self._rankings.clear()
-            found = self._rankings[id(ranking)] = PopularRows(ranking, self.view)
+            found = self._rankings[key] = PopularRows(ranking, window, self.view)
         return found
 
     @cached_property

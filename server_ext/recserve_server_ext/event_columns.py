@@ -92,7 +92,7 @@ def columns_of(offsets: Ints, fields: Sequence[Sequence[Any]]) -> EventColumns:
     of_text = np.flatnonzero(subject < 0).tolist()
     text_codes = _codes([texts[place] for place in of_text])
     subject[of_text] = [len(item_codes) + text_codes[texts[place]] for place in of_text]
-    value, duration_s, price, quantity = (np.array(column, np.float64) for column in numbers)  # none becomes NaN
+    value, duration_s, price, quantity = map(_numbers, numbers)
     return EventColumns(
         offsets=offsets,
         time_us=_ints(times),
@@ -112,6 +112,13 @@ def _codes(names: Sequence[str | None]) -> dict[str, int]:
     """A number for each name, in the order in which they first occur."""
     distinct = [name for name in dict.fromkeys(names) if name is not None]
     return dict(zip(distinct, range(len(distinct)), strict=True))
+
+
+def _numbers(values: Sequence[float | None]) -> Floats:
+    """NaN where there is none; mostly there are none at all, which is quick to tell."""
+    if values.count(None) == len(values):
+        return np.full(len(values), np.nan)
+    return np.array(values, np.float64)
 
 
 def _ints(values: Sequence[Any]) -> Ints:

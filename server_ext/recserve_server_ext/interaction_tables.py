@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from recserve_server_ext.database import Schema
 from recserve_server_ext.errors import InteractionError
 
-SCHEMA = Schema("interactions", "0002", InteractionError, "make one with: recserve interactions import FILE")
+SCHEMA = Schema("interactions", "0004", InteractionError, "make one with: recserve interactions import FILE")
 metadata = sa.MetaData()
 _big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -38,8 +38,20 @@ events = sa.Table(
     sa.Column("recommendation_id", sa.Text),
     sa.Column("session_id", sa.Text),
     sa.Column("context", sa.JSON(none_as_null=True)),
-    # Read backwards: the newest of a user come first without sorting.
-    sa.Index("ix_interactions_user_time", "user", "time_us", "number"),
+    # Read backwards: the newest of a user come first without sorting. It holds all that a history needs but texts,
+    # which are too long for an index of PostgreSQL: reading a past does not look at the rows themselves.
+    sa.Index(
+        "ix_interactions_user_time",
+        "user",
+        "time_us",
+        "number",
+        "type",
+        "item",
+        "value",
+        "duration_s",
+        "price",
+        "quantity",
+    ),
 )
 #: Every item a user had to do with, also when the interactions are gone, with the last time of each kind.
 seen = sa.Table(

@@ -37,7 +37,6 @@ class LogCounter:
         rules: HistoryRules,
         blend: BlendRules,
         *,
-        window_s: float,
         every_s: float,
         contexts: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
@@ -47,12 +46,10 @@ class LogCounter:
             store: Opens the interaction store.
             rules: Types with a positive base weight count.
             blend: How they count.
-            window_s: Interactions older than this do not count for what is popular.
             every_s: How old a count may be.
             contexts: Names of the contexts by which it is counted too.
             clock: Seconds since 1970.
         """
-        self.window_s = window_s
         self._open = store
         self._types = sorted(name for name, weight in rules.base.items() if weight > 0)
         self._blend = blend
@@ -68,7 +65,7 @@ class LogCounter:
         if not self._next:
             self.count(paired=False)
             # The rest at the next call; but a store that is away is not asked again at once.
-            self._next = time.monotonic() + (0.0 if self._counts.everybody.active else self._every_s)
+            self._next = time.monotonic() + (0.0 if self._counts.everybody.active[-1] else self._every_s)
         elif time.monotonic() >= self._next and (self._counting is None or not self._counting.is_alive()):
             self._counting = threading.Thread(target=self.count, name="count the log", daemon=True)
             self._counting.start()
@@ -83,8 +80,8 @@ class LogCounter:
         start = time.monotonic()
         try:
             log = read_log(self._open(), self._types, self._contexts)
-            since_us = round((self._clock() - self.window_s) * MICROSECONDS)
-            self._counts = counts_of(log, since_us, self._blend, paired=paired)
+            now_us = round(self._clock() * MICROSECONDS)
+            self._counts = counts_of(log, now_us, self._blend, paired=paired)
         except InteractionError as error:
             _log.error("the log could not be counted: %s", error)
         # Also after a failure: a store that is away must not be asked by every batch.

@@ -9,16 +9,14 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.event_columns import Floats, Ints
-from recserve_server_ext.interaction import MICROSECONDS
+from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.neighbours import Neighbours, neighbours_of
+from recserve_server_ext.popularity import Ranking, no_ranking, ranking_of
 
 #: Newest interactions, as they came, that go into item-to-item counts; of each user at most so many, of so many items.
 PAIRED: Final = 200_000
 _OF_USER: Final = 100
 _ITEMS: Final = 50_000
-#: Items that are kept of a ranking.
-MOST_ITEMS: Final = 5000
 #: A ranking of a context counts from this many active users on; so many values of one name at most.
 FEWEST: Final = 20
 _VALUES: Final = 50
@@ -43,22 +41,6 @@ class LogColumns:
     context: Mapping[str, Sequence[str | None]]
 
 
-class Ranking(NamedTuple):
-    """Items by the number of their users within a window, most first.
-
-    Attributes:
-        items: Item ids.
-        users: [items] users of each.
-        recent: [items] interactions, each halved with its age.
-        active: Users of any item.
-    """
-
-    items: list[str]
-    users: Ints
-    recent: Floats
-    active: int
-
-
 class Counts(NamedTuple):
     """What was counted.
 
@@ -77,51 +59,42 @@ class Counts(NamedTuple):
     def ranking(self, context: Mapping[str, str]) -> Ranking:
         """What is popular in a context: of the values that were counted the one with the fewest active users."""
         found = [self.of_context[pair] for pair in context.items() if pair in self.of_context]
-        return min(found, key=lambda ranking: ranking.active, default=self.everybody)
+        return min(found, key=lambda ranking: int(ranking.active[-1]), default=self.everybody)
 
 
 def no_counts() -> Counts:
     """Of an empty log."""
-    nothing = Ranking([], np.empty(0, np.int64), np.empty(0), 0)
-    return Counts(nothing, {}, [], Neighbours(np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)))
+    return Counts(no_ranking(), {}, [], Neighbours(np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)))
 
 
-def counts_of(log: LogColumns, since_us: int, rules: BlendRules, *, paired: bool = True) -> Counts:
+def counts_of(log: LogColumns, now_us: int, rules: BlendRules, *, paired: bool = True) -> Counts:
     """Count a log.
 
     Args:
         log: The interactions.
-        since_us: Older ones do not count for what is popular.
+        now_us: When, in microseconds since 1970: what the windows of what is popular end with.
         rules: Of the blend.
         paired: Whether item-to-item counts are wanted, which take longest.
     """
-    recent = np.flatnonzero(log.time_us >= since_us)
     rank = _alphabetic(log.items)
+    age_us = np.maximum(now_us - log.time_us, 0)
+    newest_us = int(age_us.min(initial=np.iinfo(np.int64).max))
+
+    def ranking(places: Ints | slice) -> Ranking:
+        columns = log.user[places], log.item[places], age_us[places]
+        return ranking_of(*columns, log.items, rank, rules.recent_half_life_s, newest_us)
+
     of_context = {}
     for name, values in log.context.items():
-        found, inverse = np.unique(np.array([values[n] or "" for n in recent.tolist()]), return_inverse=True)
+        found, inverse = np.unique(np.array([value or "" for value in values]), return_inverse=True)
         often = np.argsort(-np.bincount(inverse, minlength=len(found)), kind="stable")[: _VALUES + 1]
         for code in often.tolist():
-            ranking = _ranking(log, recent[inverse == code], rank, rules)
-            if found[code] and ranking.active >= FEWEST:
-                of_context[name, str(found[code])] = ranking
+            if found[code]:
+                counted = ranking(np.flatnonzero(inverse == code))
+                if counted.active[-1] >= FEWEST:
+                    of_context[name, str(found[code])] = counted
     items, neighbours = _neighbours(log, rank, rules) if paired else no_counts()[2:]
-    return Counts(_ranking(log, recent, rank, rules), of_context, items, neighbours)
-
-
-def _ranking(log: LogColumns, places: Ints, rank: Ints, rules: BlendRules) -> Ranking:
-    if not len(places):
-        return no_counts().everybody
-    item, user, n = log.item[places], log.user[places], len(log.items)
-    pairs = np.unique(user * n + item)
-    users = np.bincount(pairs % n, minlength=n)
-    # To the newest interaction, not to now: only ratios count, and those of a quiet log would vanish.
-    age_s = (log.time_us.max() - log.time_us[places]) / MICROSECONDS
-    recent = np.bincount(item, np.exp2(-age_s / rules.recent_half_life_s), minlength=n)
-    by_users, by_recent = (np.lexsort([rank, -of])[:MOST_ITEMS] for of in (users, recent))
-    kept = np.concatenate([by_users, np.setdiff1d(by_recent, by_users)])
-    kept = kept[users[kept] > 0]
-    return Ranking([log.items[place] for place in kept], users[kept], recent[kept], len(np.unique(pairs // n)))
+    return Counts(ranking(slice(None)), of_context, items, neighbours)
 
 
 def _alphabetic(items: list[str]) -> Ints:

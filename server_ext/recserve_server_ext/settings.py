@@ -13,7 +13,7 @@ from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.errors import ConfigError
 from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.history_rules import HistoryRules, read_rules
-from recserve_server_ext.interaction_limits import DAY_S, InteractionLimits, Seconds
+from recserve_server_ext.interaction_limits import InteractionLimits, Seconds
 from recserve_server_ext.milvus_settings import MilvusSettings
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -87,7 +87,6 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         store: URL of the interaction store; empty = the SQLite file in the home, made when it is missing.
         rules: File of the rules that weigh interactions; empty = the built-in ones.
         limits: What the interaction store accepts and keeps.
-        popular_window_s: For users without a history: what was popular within this time.
         popular_every_s: How often the log is counted again.
         popular_contexts: Names in the contexts of interactions; what is popular is counted for each of their values.
         blend: How the strategy `blend` weighs its parts.
@@ -98,7 +97,6 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: str = ""
     rules: str = ""
     limits: InteractionLimits = InteractionLimits()
-    popular_window_s: Seconds = 30 * DAY_S
     popular_every_s: Seconds = 60.0
     popular_contexts: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
     blend: BlendRules = BlendRules()

@@ -84,7 +84,7 @@ def plan_of(request: RecommendForRequest, job: Job, made: Made | None, counts: C
         behaviours=0 if made is None else int(np.count_nonzero(made.history.weights)),
         strategy=request.strategy,
         interests=request.interests,
-        popular=counts.popular(request.context),
+        popular=counts.popular(request.context, request.popular_window),
         explore=request.explore,
         new_items=request.new_items,
     )

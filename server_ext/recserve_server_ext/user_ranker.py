@@ -193,7 +193,7 @@ class UserRanker:
             return
         if plan.strategy == "text":
             if not plan.behaviours:
-                line.heat = Sparse(popular.rows, popular.users / max(popular.active, 1), popular.by_users)
+                line.heat = Sparse(popular.rows, popular.share, popular.by_share)
                 line.mixed = Mixture(0.0, 0.0, 1.0)
             return
         line.heat = Sparse(popular.rows, popular.heat, popular.by_heat)

@@ -251,7 +251,7 @@ class UserRecommender:
         assert plan is not None
         slate = packed_ranked(plan, ranked, rank_ns)
         if made is None:
-            popular = popular_reasons(plan, ranked, self._counter.window_s)
+            popular = popular_reasons(plan, ranked)
             return pack(PackedUserSlate(slate, "popularity", version, popular=popular))
         several = job.request.interests > 1
         used = made.used(ranked.labels if several else None) if job.request.explain else UNSET

@@ -66,11 +66,11 @@ def slate_items(plan: Plan, ranked: Ranked) -> list[SlateItem]:
     )
 
 
-def popular_reasons(plan: Plan, ranked: Ranked, window_s: float) -> list[Popular]:
-    """How many users each item of a slate of what is popular had."""
+def popular_reasons(plan: Plan, ranked: Ranked) -> list[Popular]:
+    """How many users each item of a slate of what is popular had, and within which window."""
     popular = plan.popular
     assert popular is not None
-    users = dict(zip(popular.rows.tolist(), popular.users.tolist(), strict=True))
+    known = set(popular.rows.tolist())
     rows: Sequence[int] = ranked.rows.tolist()
-    ids = plan.job.view.ids(ranked.rows)
-    return [Popular(name, users.get(row, 0), window_s) for name, row in zip(ids, rows, strict=True)]
+    reasons = [popular.reason(row) if row in known else (0, None) for row in rows]
+    return [Popular(name, *reason) for name, reason in zip(plan.job.view.ids(ranked.rows), reasons, strict=True)]

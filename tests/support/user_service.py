@@ -57,7 +57,7 @@ class Service:
         blend = blend or BlendRules()
         self.counter = LogCounter(
             lambda: self.store, self.rules, blend,
-            window_s=1000, every_s=1e9, contexts=("device",), clock=lambda: NOW,
+            every_s=1e9, contexts=("device",), clock=lambda: NOW,
         )  # fmt: skip
         self.handler = UserRecommender(
             lambda: View(snapshot),

@@ -55,18 +55,22 @@ def log_of(rows: list[tuple[int, str, float, str | None]]) -> LogColumns:
     )  # fmt: skip
 
 
-def test_a_window_and_a_context_decide_what_is_popular() -> None:
-    rows: list[tuple[int, str, float, str | None]] = [(n, "old", 1.0, None) for n in range(40)]
+def test_windows_and_a_context_decide_what_is_popular() -> None:
+    rows: list[tuple[int, str, float, str | None]] = [(n, "old", 0.0, None) for n in range(40)]
     rows += [(n, "tv", 20.0, "tv") for n in range(FEWEST)] + [(n, "phone", 25.0, "phone") for n in range(FEWEST - 1)]
-    rows += [(99, "phone", 30.0, "tv"), (98, "tv", 30.0, None), (98, "tv", 30.0, None)]
-    counts = counts_of(log_of(rows), round(10 * 86_400e6), BlendRules(recent_half_life_s=10 * 86_400.0))
-    assert counts.everybody.items == ["tv", "phone"]
-    assert counts.everybody.users.tolist() == [FEWEST + 1, FEWEST]
-    assert counts.everybody.active == FEWEST + 2
-    assert counts.everybody.recent[0] == pytest.approx(FEWEST * 0.5 + 2)
+    rows += [(99, "phone", 39.5, "tv"), (98, "tv", 40.0, None), (98, "tv", 40.0, None)]
+    counts = counts_of(log_of(rows), round(40 * 86_400e6), BlendRules(recent_half_life_s=10 * 86_400.0))
+    everybody = counts.everybody
+    users = dict(zip(everybody.items, everybody.users.tolist(), strict=True))
+    # Within a day, a week, 30 days, and at all.
+    assert users == {"old": [0, 0, 0, 40], "tv": [1, 1, FEWEST + 1, FEWEST + 1], "phone": [1, 1, FEWEST, FEWEST]}
+    assert everybody.active.tolist() == [2, 2, FEWEST + 2, 42]
+    place = everybody.items.index("tv")
+    assert everybody.recent[place] == pytest.approx([2, 2, FEWEST * 0.25 + 2, FEWEST * 0.25 + 2])
+    assert everybody.shares("month")[place] == (FEWEST + 1) / (FEWEST + 2)
+    assert everybody.shares("all")[everybody.items.index("old")] == 40 / 42
     of_tv = counts.ranking({"device": "tv", "unknown": "x"})
-    assert of_tv.items == ["tv", "phone"]
-    assert of_tv.users.tolist() == [FEWEST, 1]
+    assert dict(zip(of_tv.items, of_tv.users[:, -1].tolist(), strict=True)) == {"tv": FEWEST, "phone": 1}
     # Too few users are no ranking of their own.
     assert counts.ranking({"device": "phone"}) is counts.everybody
 

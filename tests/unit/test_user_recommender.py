@@ -164,15 +164,23 @@ def test_a_user_without_history_gets_what_is_popular_with_its_reasons(service: S
     service.store.record([event(user, item="i5") for user in others])  # hidden
     service.store.record([event(user, item="i20", type="like") for user in others[:2]])
     service.store.record([event(user, item="i30", type="dislike") for user in others])
-    service.store.record([event(user, item="i40", timestamp=NOW - 5000) for user in others])
+    service.store.record([event(user, item="i40", timestamp=NOW - 2 * 86_400) for user in others])
     service.counter.count()
-    found = service.recommend_for("new", k=5, fields=["title"])
+    found = service.recommend_for("new", k=5, fields=["title"], popular_window="day")
     assert found.basis == "popularity"
     assert [(item.id, item.score) for item in found.slate.items] == [("i9", 1.0), ("i20", 0.5)]
     assert found.slate.items[0].fields == {"title": "Title 9"}
     assert isinstance(found.popular, list)
     assert [(reason.item, reason.users) for reason in found.popular] == [("i9", 4), ("i20", 2)]
-    assert [item.id for item in service.recommend_for("new", exclude=["i9"]).slate.items] == ["i20"]
+    assert [reason.window_s for reason in found.popular] == [86_400.0] * 2
+    week = service.recommend_for("new", popular_window="week")
+    assert sorted((item.id, item.score) for item in week.slate.items) == [("i20", 0.5), ("i40", 1.0), ("i9", 1.0)]
+    mixed = service.recommend_for("new")
+    assert [item.id for item in mixed.slate.items] == ["i9", "i40", "i20"]
+    assert isinstance(mixed.popular, list)
+    assert [reason.window_s for reason in mixed.popular] == [86_400.0, 604_800.0, 86_400.0]
+    fewer = service.recommend_for("new", exclude=["i9"], popular_window="day")
+    assert [item.id for item in fewer.slate.items] == ["i20"]
     with pytest.raises(RequestError, match="empty_history"):
         service.recommend_for("new", on_cold="error")
     with pytest.raises(RequestError, match="unknown_field"):

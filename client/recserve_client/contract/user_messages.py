@@ -13,6 +13,8 @@ from recserve_client.contract.slate_options import Recency, SlateOptions
 
 TypeName = Annotated[str, Meta(min_length=1, max_length=32)]
 ContextText = Annotated[str, Meta(max_length=256)]
+#: The last 1, 7 or 30 days, all of the log, or all of these mixed.
+PopularWindow = Literal["day", "week", "month", "all", "mixed"]
 
 
 class Explore(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -58,6 +60,8 @@ class RecommendForRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_
         strategy: `text` = by cos(u, v); `blend` = by item-to-item counts, text and recent popularity.
         interests: The most interests that a history is parted into; how many there are depends on the history.
         context: Of this visit; decides, where the server counts by one of these names, among whom an item is popular.
+        popular_window: Within which time an item is popular: the last 1, 7 or 30 days, all of the log, or `mixed`: a
+            shorter window counts the more, the more users it has.
         explore: Whether and how to try other candidates; none = not.
         new_items: Add items that are new to the candidates, and this share to the score of every item; none = not.
         ef: As in `RecommendRequest`, and so the next four.
@@ -83,6 +87,7 @@ class RecommendForRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_
     strategy: Literal["text", "blend"] = "text"
     interests: Annotated[int, Meta(ge=1, le=8)] = 1
     context: Annotated[dict[str, ContextText], Meta(max_length=16)] = {}
+    popular_window: PopularWindow = "mixed"
     explore: Explore | None = None
     new_items: Recency | None = None
     ef: Annotated[int, Meta(ge=1, le=10_000)] | None = None
@@ -117,12 +122,12 @@ class Popular(Struct, frozen=True, gc=False):
     Attributes:
         item: Item id.
         users: Users who had to do with it within the window, in a way that counts for it.
-        window_s: Length of the window.
+        window_s: Length of the window; none = all of the log. Where windows are mixed, the shortest one with any user.
     """
 
     item: str
     users: int
-    window_s: float
+    window_s: float | None
 
 
 class AssignedVariant(Struct, frozen=True, omit_defaults=True, gc=False):

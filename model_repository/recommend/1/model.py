@@ -31,7 +31,7 @@ class TritonPythonModel:
         interactions = interaction_store.opener(settings.interactions, users.limits)
         counter = LogCounter(
             interactions, rules, users.blend,
-            window_s=users.popular_window_s, every_s=users.popular_every_s, contexts=users.popular_contexts,
+            every_s=users.popular_every_s, contexts=users.popular_contexts,
         )  # fmt: skip
         self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         recommender = UserRecommender(
