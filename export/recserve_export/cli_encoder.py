@@ -182,6 +182,7 @@ def gate(
     provider: ProviderChoice | None = typer.Option(None, help="Run it in this process with onnxruntime-gpu instead."),
     against: Path | None = typer.Option(None, help="fp32 encoder of the same model.", show_default="fp32 beside it"),
     texts: Path | None = _TEXTS,
+    batches: bool = typer.Option(False, "--batches", help="Then measure there, and write the preferred batches."),
     min_mean_cos: float = _bound("mean_cos", "Gate: mean cosine with fp32."),
     min_p01_cos: float = _bound("p01_cos", "Gate: first percentile of the cosine with fp32."),
     min_overlap: float = _bound("overlap", "Gate: ten nearest neighbours shared with fp32."),
@@ -194,6 +195,8 @@ def gate(
 
         if (server is None) == (provider is None):
             raise ExportError("give one of --server and --provider: where the encoder is to run")
+        if batches and provider is None:
+            raise ExportError("--batches measures in this process; give --provider in place of --server")
         where = server or _PROVIDERS[provider or ProviderChoice.CUDA]
         fp32 = against or folder.parent / "fp32"
         agreement, neighbours = gate_encoder(
@@ -207,6 +210,21 @@ def gate(
         )
         if misses := bounds.misses(agreement, neighbours):
             raise FidelityError(f"{folder} on {where} misses the gate: {', '.join(misses)}; do not serve it so")
+        if batches:
+            _measure_batches(folder, _PROVIDERS[provider or ProviderChoice.CUDA])
+
+
+def _measure_batches(folder: Path, provider: Provider) -> None:
+    """Measure on a GPU of this machine, and say what was written."""
+    from recserve_export.encoder_gate import measure_where_it_runs
+
+    written = measure_where_it_runs(folder, provider)
+    for file, sizes in written.items():
+        out.print(
+            f"preferred batches {', '.join(map(str, sizes)) or 'none: one text is as fast'}: {file}", highlight=False
+        )
+    if not written:
+        note("measured and kept; recserve export encoder --target onnxruntime or tensorrt writes them")
 
 
 def _print_table(done: list[Exported]) -> None:

@@ -57,6 +57,27 @@ def gate_encoder(
     return fidelity.compare(found, expected), fidelity.measure_neighbours(found, expected)
 
 
+def measure_where_it_runs(folder: Path, provider: Provider) -> dict[Path, list[int]]:
+    """Measure texts/s by batch on a provider of this machine, and write the preferred batches of its configurations.
+
+    Returns:
+        The configurations that were written, and their preferred batches.
+
+    Raises:
+        ServerError: The folder is damaged, or the provider cannot be had.
+        ExportError: The files cannot be read or written.
+    """
+    from recserve_export.encoder_batches import keep_batches, measure_batches
+    from recserve_server_ext.gpu_encoder import GpuEncoder
+
+    encoder = GpuEncoder(folder, provider)
+    points = measure_batches(encoder.run, vocabulary=encoder.vocabulary, widths=encoder.widths, provider=provider)
+    try:
+        return keep_batches(folder, provider, points)
+    except OSError as error:
+        raise ExportError(f"cannot write the batches of {folder}: {error.strerror or error}") from error
+
+
 def _check_same_model(manifest: EncoderManifest, reference: EncoderManifest, against: Path) -> None:
     if reference.precision != "fp32":
         raise ExportError(f"{against} is {reference.precision}; give an fp32 encoder with --against")

@@ -15,6 +15,7 @@ import msgspec
 from google.protobuf import text_format
 
 from recserve_client.contract import models as names
+from recserve_export.batches_file import SYSTEMS, read_batches
 from recserve_export.encoder_recipe import HALF
 from recserve_export.encoder_report import EncoderReport, SpeedPoint
 from recserve_export.encoder_tensorrt import PLAN, build_plan, build_script
@@ -25,13 +26,13 @@ from recserve_server_ext.encoder_config import EncoderConfig, write_warmup
 from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
 from recserve_server_ext.encoder_target import CONFIG, CONFIGS, TARGETS, model_folder, providers_of, targets_of
 from recserve_server_ext.repository import model_sources
-from recserve_server_ext.settings import ModelSettings, ServeSettings, Target
+from recserve_server_ext.settings import ModelSettings, Provider, ServeSettings, Target
 
 #: Texts of one request to the encoder that a server sends by default.
 DEFAULT_MOST: Final = ServeSettings().encoder_batch
 #: A script beside the model of target tensorrt: the command that builds its plan.
 BUILD: Final = "build.sh"
-#: Preferred batches on a GPU. They are not measured: the export measures on the CPU.
+#: Preferred batches on a GPU until `export gate --batches` has measured there.
 _GPU_BATCHES: Final = (8, 16, 32, 64)
 #: A batch is preferred when it is at most this share slower than the best one.
 _NEAR_BEST: Final = 0.95
@@ -81,7 +82,7 @@ def write_target(
         most: Texts of one batch.
 
     Raises:
-        ExportError: A GPU is there, and the plan cannot be built.
+        ExportError: A GPU is there, and the plan cannot be built; or what was measured there cannot be read.
         OSError: The folder cannot be written.
     """
     config = EncoderConfig(
@@ -109,12 +110,12 @@ def write_target(
     return WrittenTarget(target, model_folder(encoder, target), note)
 
 
-def preferred_batches(grid: Sequence[SpeedPoint], precision: Precision, most: int) -> tuple[int, ...]:
+def preferred_batches(grid: Sequence[SpeedPoint], system: str, most: int) -> tuple[int, ...]:
     """Sizes of batches that were measured to be worth waiting for no longer than the batcher does by itself.
 
     Args:
         grid: Texts/s by length and batch.
-        precision: Whose.
+        system: Whose.
         most: The largest size.
 
     Returns:
@@ -123,7 +124,7 @@ def preferred_batches(grid: Sequence[SpeedPoint], precision: Precision, most: in
     """
     rates: dict[int, list[float]] = {}
     for point in grid:
-        if point.system == precision and point.batch <= most:
+        if point.system == system and point.batch <= most:
             rates.setdefault(point.batch, []).append(point.texts_per_s)
     means = {batch: math.exp(sum(map(math.log, found)) / len(found)) for batch, found in rates.items()}
     best = max(means.values(), default=0.0)
@@ -149,7 +150,7 @@ def _write_onnxruntime(encoder: Path, model: Path, config: EncoderConfig) -> Non
     _link(encoder / MODEL, model / "1" / MODEL)
     (model / CONFIGS).mkdir()
     for provider in providers_of(config.precision):
-        preferred = config.preferred if provider == "cpu" else _GPU_BATCHES
+        preferred = config.preferred if provider == "cpu" else _gpu_batches(encoder, provider, config.max_batch)
         proto = replace(config, provider=provider, preferred=preferred).proto()
         (model / CONFIGS / f"{provider}.pbtxt").write_text(text_format.MessageToString(proto), encoding="utf-8")
     shutil.copyfile(model / CONFIGS / "cpu.pbtxt", model / CONFIG)
@@ -157,7 +158,7 @@ def _write_onnxruntime(encoder: Path, model: Path, config: EncoderConfig) -> Non
 
 def _write_tensorrt(encoder: Path, folder: Path, config: EncoderConfig) -> str:
     """Configuration and command, and the plan where there is a GPU; what is left to do."""
-    config = replace(config, preferred=_GPU_BATCHES)
+    config = replace(config, preferred=_gpu_batches(encoder, "tensorrt", config.max_batch))
     model = folder / names.ENCODER
     _link(encoder / MODEL, folder / MODEL)
     (model / CONFIG).write_text(text_format.MessageToString(config.proto()), encoding="utf-8")
@@ -169,6 +170,12 @@ def _write_tensorrt(encoder: Path, folder: Path, config: EncoderConfig) -> str:
     return (
         f"no plan was built ({why_not}); on the GPU that will serve, run: sh {encoder / TARGETS / 'tensorrt' / BUILD}"
     )
+
+
+def _gpu_batches(encoder: Path, provider: Provider, most: int) -> tuple[int, ...]:
+    """Those measured on a GPU, if any were."""
+    points = [point for point in read_batches(encoder) if point.system == SYSTEMS[provider]]
+    return preferred_batches(points, SYSTEMS[provider], most) if points else _GPU_BATCHES
 
 
 def _link(source: Path, target: Path) -> None:

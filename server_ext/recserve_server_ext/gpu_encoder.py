@@ -13,7 +13,7 @@ from recserve_server_ext.encoder_manifest import MODEL, read_manifest
 from recserve_server_ext.encoder_padding import padded, padded_widths, plan_calls
 from recserve_server_ext.errors import EncoderError
 from recserve_server_ext.settings import Provider
-from recserve_server_ext.text_encoder import TextTokenizer, Vectors
+from recserve_server_ext.text_encoder import TextTokenizer, TokenIds, Vectors
 
 #: onnxruntime's names.
 PROVIDERS: Final[Mapping[Provider, str]] = {
@@ -71,11 +71,30 @@ class GpuEncoder:
         vectors = np.empty((len(texts), self._manifest.dim), np.float32)
         for rows, width in plan_calls(tokens.lengths, self._widths, _BATCH):
             ids, mask = padded(tokens, width, rows)
-            try:
-                vectors[rows] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
-            except Exception as error:  # as above
-                raise EncoderError(f"{self._session.get_providers()[0]} failed: {error}") from error
+            vectors[rows] = self.run(ids, mask)
         return vectors
+
+    def run(self, ids: TokenIds, mask: TokenIds) -> Vectors:
+        """Unit vectors [texts, dim] of one run; ids and mask [texts, tokens].
+
+        Raises:
+            EncoderError: The provider fails.
+        """
+        try:
+            vectors: Vectors = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        except Exception as error:  # as above
+            raise EncoderError(f"{self._session.get_providers()[0]} failed: {error}") from error
+        return vectors
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths that texts are padded to, ascending."""
+        return self._widths
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self._tokenizer.vocabulary
 
 
 def _options(provider: Provider, precision: str) -> dict[str, Any]:

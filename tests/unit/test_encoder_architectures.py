@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from recserve_export.errors import EncoderSourceError, ExportError
 from recserve_export.pooled_model import TESTED
 from recserve_server_ext.durable import sha256_of
 from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, Precision
+from recserve_server_ext.encoder_target import providers_of, targets_of
 from recserve_server_ext.text_encoder import TextEncoder
 from support.tiny_models import DIM, POSITIONS, TEXTS, make_tiny_model, quick_encoder, vectors_by_transformers
 
@@ -150,3 +152,34 @@ def test_nomic_is_still_unknown_to_the_libraries() -> None:
 
     assert "nomic_bert" not in CONFIG_MAPPING
     assert "nomic_bert" not in TasksManager._SUPPORTED_MODEL_TYPE
+
+
+class TestDocs:
+    """The tables of docs/export.md say what these tests and the code say."""
+
+    def rows(self, first: str) -> list[list[str]]:
+        """Cells of the rows below the header that begins with this cell."""
+        lines = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8").splitlines()
+        start = next(at for at, line in enumerate(lines) if line.startswith(f"| {first} |")) + 2
+        end = next(at for at in range(start, len(lines)) if not lines[at].startswith("|"))
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end]]
+
+    def test_architectures(self) -> None:
+        said = self.rows("architecture")
+        pooling = {kind: "last" if kind in DECODERS else "mean" for kind in TESTED}
+        assert said == [[kind, pooling[kind], "yes", "yes", str(PRODUCTS[kind])] for kind in TESTED]
+
+    def test_targets(self) -> None:
+        said = {row[0]: row[1].split(", ") for row in self.rows("target") if len(row) == 2}
+        precisions = [one for one in get_args(Precision) if one != "auto"]
+        able = {
+            target: [one for one in precisions if target in targets_of(one)]
+            for target in ("embedded", "onnxruntime", "tensorrt")
+        }
+        expected = {"embedded": able["embedded"], "tensorrt": able["tensorrt"]}
+        for provider in ("cpu", "cuda", "tensorrt"):
+            runs = [one for one in able["onnxruntime"] if provider in providers_of(one)]
+            expected[f"onnxruntime, {provider}"] = runs
+        assert {name: sorted(found) for name, found in said.items()} == {
+            name: sorted(found) for name, found in expected.items()
+        }
