@@ -60,7 +60,7 @@ def type_of(value: Any) -> str:
 
 
 class AttributeTypes:
-    """The types of some attributes while a change is decided item by item."""
+    """The types of some attributes while a change is decided item by item; null has none."""
 
     def __init__(self) -> None:
         """No item has any attribute."""
@@ -81,7 +81,7 @@ class AttributeTypes:
     def conflict(self, attributes: Mapping[str, Any]) -> Conflict | None:
         """The first attribute of an item that has another type than available items have there; none = all fit."""
         for name, value in attributes.items():
-            held = self._counts.get(name)
+            held = self._counts.get(name) if value is not None else None
             # A store from before this rule may hold several; each of them stays.
             if held and _NAMES.get(type(value), _OTHER) not in held:
                 other, items = max(held.items(), key=itemgetter(1))
@@ -110,6 +110,8 @@ class AttributeTypes:
                 connection.execute(sa.insert(attribute_types), rows)
 
     def _add(self, name: str, value: Any, number: int) -> None:
+        if value is None:  # is no value
+            return
         counts, type_ = self._counts.setdefault(name, {}), _NAMES.get(type(value), _OTHER)
         counts[type_] = counts.get(type_, 0) + number
         if not counts[type_]:
