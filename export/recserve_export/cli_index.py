@@ -16,7 +16,7 @@ from recserve_server_ext.workspace import DEFAULT_HOME, Workspace, store_place
 
 if TYPE_CHECKING:
     from recserve_export.engine_choice import RecallReport
-    from recserve_export.index_build import Built
+    from recserve_export.index_build import Built, LoggedUsers
     from recserve_export.recall import CurvePoint
 
 app = typer.Typer(
@@ -69,11 +69,9 @@ def build(
     with explained(OSError):
         from recserve_export.encoder_verify import verify_stored
         from recserve_export.engine_choice import Settings
-        from recserve_export.index_build import LoggedUsers
         from recserve_export.index_build import build as build_snapshot
         from recserve_server_ext.encoder_manifest import choose_encoder
         from recserve_server_ext.encoder_versions import active
-        from recserve_server_ext.history_rules import HistoryRules, read_rules
         from recserve_server_ext.milvus_settings import MilvusSettings
 
         workspace = Workspace(home)
@@ -88,10 +86,7 @@ def build(
             store=store,
             force=force,
             milvus=MilvusSettings(uri=milvus_uri, token_file=milvus_token_file),
-            log=LoggedUsers(
-                store_place(interactions) if interactions else workspace.interactions,
-                HistoryRules() if rules is None else read_rules(rules),
-            ),
+            log=_logged(workspace, interactions, rules),
             stage=stage_bar,
         )
         _print_built(built)
@@ -143,6 +138,15 @@ def compact(
             note("nothing has changed since the published snapshot")
         else:
             out.print(f"snapshot {done.id}: {done.items:,} items of revision {done.revision}", highlight=False)
+
+
+def _logged(workspace: Workspace, interactions: str, rules: Path | None) -> LoggedUsers:
+    """The users of the log, to measure with."""
+    from recserve_export.index_build import LoggedUsers
+    from recserve_server_ext.history_rules import HistoryRules, read_rules
+
+    where = store_place(interactions) if interactions else workspace.interactions
+    return LoggedUsers(where, HistoryRules() if rules is None else read_rules(rules))
 
 
 def _print_built(built: Built) -> None:

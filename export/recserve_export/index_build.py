@@ -146,20 +146,13 @@ def build(
         catalogue, vectors = _encoded(opened, fingerprint, journal, older, stage)
     texts = EncodedTexts(len(catalogue.pairs.texts), encoder.truncated_texts)
     logged = None if log is None else log.vectors(catalogue.ids, vectors, encoder, settings.seed)
-    details = Details(
-        revision=catalogue.revision,
-        source=head.identity,
-        available=catalogue.available,
-        fields=catalogue.fields,
-        field_weights=catalogue.field_weights,
-    )
     built = build_index(
         workspace.snapshots,
         vectors,
         catalogue.ids,
         encoder=fingerprint,
         settings=settings,
-        details=details,
+        details=_details(catalogue, head.identity),
         milvus=milvus,
         logged=logged,
         texts=texts,
@@ -255,6 +248,16 @@ def _encoded(
             break
         what = "encode what changed meanwhile"
     return catalogue, vectors
+
+
+def _details(catalogue: Catalogue, source: str) -> Details:
+    return Details(
+        revision=catalogue.revision,
+        source=source,
+        available=catalogue.available,
+        fields=catalogue.fields,
+        field_weights=catalogue.field_weights,
+    )
 
 
 def _up_to_date(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], float, EngineName]) -> Built | None:

@@ -58,7 +58,6 @@ def compact(
         store, made_with(encoder.fingerprint, head.field_weights), encoder.dim, Known(old, head.imported_at)
     )
     vectors = item_vectors(catalogue, encoder)
-    report = snapshots / old.manifest.id / REPORT
     items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
     engine = _engine(items, old.manifest.engine, threads, milvus or MilvusSettings())
     content = Content(
@@ -73,7 +72,7 @@ def compact(
         field_weights=catalogue.field_weights,
         recall_target=old.manifest.recall_target,
         measured_with="" if isinstance(old.manifest.measured_with, UnsetType) else old.manifest.measured_with,
-        report=report.read_bytes() if report.is_file() else None,
+        report=_report(snapshots / old.manifest.id / REPORT),
     )
     # Not over what another encoder was activated with meanwhile.
     folder = write_with(engine, catalogue.available, lambda: write(snapshots, content, over=old.manifest.id))
@@ -81,6 +80,10 @@ def compact(
     oldest = min(found.manifest.revision for found in kept(snapshots) if found.manifest is not None)
     forget_before(store, oldest)
     return read_manifest(folder, verify=False)
+
+
+def _report(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _engine(items: Loadable, chosen: EngineManifest, threads: int | None, milvus: MilvusSettings) -> BuiltEngine:

@@ -6,9 +6,9 @@ kept in a small table with the number of available items that have them, so a ch
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -45,21 +45,26 @@ class Conflict(NamedTuple):
         )
 
 
+_NAMES: Final[dict[type, str]] = {
+    bool: "boolean", int: "number", float: "number", str: "string", list: "list of strings"
+}  # fmt: skip
+
+
+#: What no check lets in, for a store that somebody else wrote.
+_OTHER: Final = "value of another kind"
+
+
 def type_of(value: Any) -> str:
     """The type of an attribute's value; integers and floats are both numbers."""
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    return "string" if isinstance(value, str) else "list of strings"
+    return _NAMES.get(type(value), _OTHER)
 
 
 class AttributeTypes:
-    """The types of some attributes while a change is decided item by item."""
+    """The types of some attributes while a change is decided item by item; null has none."""
 
     def __init__(self) -> None:
         """No item has any attribute."""
-        self._counts: dict[str, Counter[str]] = {}
+        self._counts: dict[str, dict[str, int]] = {}
         self._changed: set[str] = set()
 
     @classmethod
@@ -70,21 +75,23 @@ class AttributeTypes:
         for chunk in _chunks(names):
             query = sa.select(*columns).where(attribute_types.c.name.in_(chunk))
             for name, type_, holders in connection.execute(query):
-                types._counts.setdefault(name, Counter())[type_] = holders
+                types._counts.setdefault(name, {})[type_] = holders
         return types
 
     def conflict(self, attributes: Mapping[str, Any]) -> Conflict | None:
         """The first attribute of an item that has another type than available items have there; none = all fit."""
         for name, value in attributes.items():
-            held, own = self._counts.get(name), type_of(value)
-            if held and own not in held:
-                # A store from before this rule may hold several; each of them stays.
-                other, items = held.most_common(1)[0]
-                return Conflict(name, value, own, other, items)
+            held = self._counts.get(name) if value is not None else None
+            # A store from before this rule may hold several; each of them stays.
+            if held and _NAMES.get(type(value), _OTHER) not in held:
+                other, items = max(held.items(), key=itemgetter(1))
+                return Conflict(name, value, type_of(value), other, items)
         return None
 
     def replace(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Count an item: the attributes that it had, and those it has, each empty where it is not available."""
+        if list(map(type, before.values())) == list(map(type, after.values())) and list(before) == list(after):
+            return  # as most changes
         for name, value in before.items():
             self._add(name, value, -1)
         for name, value in after.items():
@@ -103,8 +110,10 @@ class AttributeTypes:
                 connection.execute(sa.insert(attribute_types), rows)
 
     def _add(self, name: str, value: Any, number: int) -> None:
-        counts, type_ = self._counts.setdefault(name, Counter()), type_of(value)
-        counts[type_] += number
+        if value is None:  # is no value
+            return
+        counts, type_ = self._counts.setdefault(name, {}), _NAMES.get(type(value), _OTHER)
+        counts[type_] = counts.get(type_, 0) + number
         if not counts[type_]:
             del counts[type_]
         self._changed.add(name)

@@ -173,12 +173,16 @@ class PackedModel(Generic[J]):
 
     def _watch(self) -> None:
         """Answer the calls that wait for a revision when it is here, until the room is closed."""
+        is_well = True
         while self._room.wait():
             try:
                 self._look_again()
-                self._room.expire()
+                is_well = True
             except Exception:
-                _log.exception("a look at the requests that wait for a revision failed")
+                if is_well:  # once, not fifty times a second
+                    _log.exception("the catalogue cannot be looked at for the requests that wait for a revision")
+                is_well = False
+            self._room.expire()
 
     def _look_again(self) -> None:
         with self._accepting:

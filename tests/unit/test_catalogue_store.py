@@ -21,19 +21,21 @@ OLD = [StoredItem("a", {"title": "Alien"}, {"year": 1979}), StoredItem("b", {"ti
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 names = st.text(string.ascii_lowercase, min_size=1, max_size=5)
-values = st.one_of(
-    texts,
-    st.integers(-(2**63), 2**63 - 1),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.booleans(),
-    st.none(),
-    st.lists(texts, max_size=3),
+# An attribute has one type in a catalogue.
+attributes = st.fixed_dictionaries(
+    {},
+    optional={
+        "a text": texts,
+        "number": st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.none(),
+        "flag": st.booleans() | st.none(),
+        "tags": st.lists(texts, max_size=3),
+    },
 )
 items = st.builds(
     StoredItem,
     id=texts.filter(bool),
     texts=st.dictionaries(names, texts, max_size=3),
-    attributes=st.dictionaries(names, values, max_size=3),
+    attributes=attributes,
     available=st.booleans(),
 )
 

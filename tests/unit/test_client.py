@@ -38,6 +38,7 @@ from recserve_client.errors import (
     NotFound,
     RecserveError,
     ServerFault,
+    StaleRevision,
     Unavailable,
     UnknownItem,
     from_status,
@@ -121,6 +122,13 @@ def test_tries_are_bounded(server: InferenceServer, ask: Ask) -> None:
     with pytest.raises(Unavailable, match="busy"):
         ask([item("a")])
     assert len(server.requests) == 4
+
+
+def test_a_revision_that_the_server_waited_for_is_not_asked_for_again(server: InferenceServer, ask: Ask) -> None:
+    server.refusals = [(grpc.StatusCode.UNAVAILABLE, "stale_revision: min_revision is 9")] * 9
+    with pytest.raises(StaleRevision, match="min_revision is 9"):
+        ask([item("a")], min_revision=9)
+    assert len(server.requests) == 1
 
 
 def test_the_deadline_ends_a_call(server: InferenceServer, ask: Ask) -> None:

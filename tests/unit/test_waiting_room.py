@@ -150,10 +150,16 @@ def test_a_store_that_is_away_costs_them_nothing_but_time(waited: Waited, monkey
     def away() -> View:
         raise OSError("no disk")
 
-    early = waited.call(2)
+    early, late = waited.call(2), waited.call(2)
+    waited.model.run([late])
+    waited.now += WAIT_S / 2
     waited.model.run([early])
     monkeypatch.setattr(waited.live, "view", away)
     assert refusal(waited.model.run([waited.call()])[0]).kind is ErrorKind.INTERNAL
+    # The time goes on.
+    waited.now += WAIT_S / 2
+    assert refusal(late.answer()).kind is ErrorKind.STALE_REVISION
+    assert early.answers == []
     waited.edited.change("upsert", [{"id": "n", "texts": {"title": "film 1"}}])
     monkeypatch.undo()
     assert slate(early.answer()).revision == 2

@@ -33,7 +33,7 @@ def _counted(connection: sa.Connection) -> Counter[tuple[str, str]]:
     after = -1
     while rows := connection.execute(query.where(items.c.position > after)).all():
         for _, attributes in rows:
-            counts.update((name, _type_of(value)) for name, value in attributes.items())
+            counts.update((name, _type_of(value)) for name, value in attributes.items() if value is not None)
         after = rows[-1][0]
     return counts
 
