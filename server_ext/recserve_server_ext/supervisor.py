@@ -180,21 +180,27 @@ class Supervisor:
     def start(self) -> bool:
         """Start the server and wait until every model answers a real inference.
 
+        A tritonserver that a signal ends is started once more: seldom, one of 2.51 aborts in its gRPC poller
+        ("epoll_wait error: Bad file descriptor") before it has loaded anything.
+
         Returns:
             Whether it is ready; no = it was told to stop meanwhile.
 
         Raises:
             LaunchError: It ended, or did not answer in time; the message quotes its log.
         """
-        self._process = TritonProcess(self._plan.binary, self._plan.folder.path, self._plan.endpoint)
-        self._log("started", pid=self._process.pid)
+        self._process = self._launch()
+        has_aborted = False
         deadline = time.monotonic() + self._timing.start_s
         while faults := self._silent():
             if self._stop.wait(0.1):
                 return False
             if (code := self._process.exit_code()) is not None:
                 self._process.kill()
-                raise LaunchError(f"tritonserver ended with code {code}:\n{self._process.last_lines()}")
+                if code >= 0 or has_aborted:
+                    raise LaunchError(f"tritonserver ended with code {code}:\n{self._process.last_lines()}")
+                self._log("start_aborted", code=code, fault=self._process.last_lines(1)[:200])
+                self._process, has_aborted = self._launch(), True
             if time.monotonic() > deadline:
                 self._process.kill()
                 model, fault = next(iter(faults.items()))
@@ -228,6 +234,11 @@ class Supervisor:
         if self._plan.switch is not None:
             self._plan.switch.close()
         self._plan.folder.release()
+
+    def _launch(self) -> TritonProcess:
+        process = TritonProcess(self._plan.binary, self._plan.folder.path, self._plan.endpoint)
+        self._log("started", pid=process.pid)
+        return process
 
     def _follow(self, switch: EncoderSwitch) -> None:
         """Serve the encoder of the published snapshot, and probe what is served."""

@@ -1,12 +1,13 @@
 """A stand-in for tritonserver that fails as a test tells it, for tests of the supervisor without models.
 
 It reads files in the folder it runs from: `late` names models that miss every deadline, `busy` models that answer
-others meanwhile, and `broken` holds what it says when it ends at once.
+others meanwhile, `broken` holds what it says when it ends at once, and `aborts` how often a signal ends it at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -34,11 +35,11 @@ def fake_triton(folder: Path) -> TritonBinary:
 
 class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated without types
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._answered = 0
 
     def named(self, file: str) -> list[str]:
-        path = self._folder / file
+        path = self.folder / file
         return path.read_text().split() if path.exists() else []
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -68,6 +69,9 @@ def main() -> None:
     servicer = _Servicer(options.model_repository.parent)
     if words := servicer.named("broken"):
         sys.exit(" ".join(words))
+    if (left := int((servicer.named("aborts") or ["0"])[0])) > 0:
+        (servicer.folder / "aborts").write_text(str(left - 1))
+        os.abort()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     server = grpc.server(ThreadPoolExecutor(16))

@@ -155,6 +155,21 @@ def test_a_server_that_ends_at_once_is_quoted(watched: Watched) -> None:
     watched.supervisor.stop()
 
 
+def test_a_server_that_aborts_while_it_starts_is_started_once_more(watched: Watched) -> None:
+    (watched.folder / "aborts").write_text("1")
+    with watched.watching():
+        assert watched.log.named("start_aborted")[0]["code"] == -signal.SIGABRT
+    assert len(watched.log.named("started")) == 2
+
+
+def test_a_server_that_aborts_again_is_not_started_again(watched: Watched) -> None:
+    (watched.folder / "aborts").write_text("2")
+    with pytest.raises(LaunchError, match="ended with code -6"):
+        watched.supervisor.start()
+    assert len(watched.log.named("started")) == 2
+    watched.supervisor.stop()
+
+
 def test_a_stop_during_the_start_is_not_called_ready(watched: Watched) -> None:
     (watched.folder / "late").write_text(names.POOL)
     watched.supervisor.request_stop()
