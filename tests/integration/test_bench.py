@@ -79,7 +79,12 @@ def test_a_tiny_run_retrieves_in_every_way(tiny_home: Path, tmp_path: Path) -> N
     assert swap["failed"] == 0
     assert swap["upserts"] >= 600
     assert swap["timeline"]["compaction_started_s"] < swap["timeline"]["swapped_s"]
-    assert [point["items"] for point in results["scale"]["points"]] == [1000]
+    (size,) = results["scale"]["points"]
+    assert size["items"] == 1000
+    assert set(size["engines"]) == {"hnsw", "scan", "exact"}
+    assert size["chosen"] in size["engines"]
+    assert size["start_s"] > 0
+    assert size["disk_mb"] > 0
     assert plot.stat().st_size > 0
 
 
