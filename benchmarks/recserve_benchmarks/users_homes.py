@@ -16,7 +16,7 @@ from recserve_benchmarks.users_raw import RowMaker, copy_postgres, open_sqlite, 
 from recserve_client.contract import NewInteraction
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_tables import SCHEMA, metadata
-from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.workspace import Workspace
 
 #: Makes anew the interactions to fill a store with.

@@ -21,7 +21,7 @@ import pytest
 from recserve_client import AsyncClient, Client, ClientOptions, NewItem, interaction, item, text
 from recserve_client.errors import InvalidRequest, RecserveError
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.workspace import Workspace
 from support.served import Served, served
 from support.wire import Wire

@@ -15,7 +15,9 @@ from recserve_server_ext.interaction_desk import InteractionDesk
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.packed_model import Answer, PackedModel
+from recserve_server_ext.pseudonyms import Pseudonyms
 from recserve_server_ext.settings import Limits
+from recserve_server_ext.user_keys import UserKeys
 from support.events import NOW, PSEUDONYMS
 
 
@@ -36,9 +38,17 @@ class Call:
 class Desk:
     """A desk over a store whose clock stands still."""
 
-    def __init__(self, where: Path | str, limits: Limits | None = None, **kept: Any) -> None:
-        self.store = InteractionStore(where, InteractionLimits(**kept), create=True, clock=lambda: NOW)
-        desk = InteractionDesk(lambda: self.store, PSEUDONYMS, HistoryRules(), limits or Limits())
+    def __init__(
+        self,
+        where: Path | str,
+        limits: Limits | None = None,
+        read: Callable[[], Pseudonyms] = lambda: PSEUDONYMS,
+        **kept: Any,
+    ) -> None:
+        keys = UserKeys(read)
+        self.store = InteractionStore(where, InteractionLimits(**kept), create=True, clock=lambda: NOW, keys=keys)
+        keys.settle(self.store.database)
+        desk = InteractionDesk(lambda: self.store, keys, HistoryRules(), limits or Limits())
         self._model = PackedModel(desk, _nothing, waiting=1)
 
     def batch(self, *requests: Any) -> list[Any]:
