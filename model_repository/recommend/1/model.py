@@ -33,6 +33,7 @@ class TritonPythonModel:
         counter = LogCounter(
             interactions, rules, users.blend,
             window_s=users.popular_window_s, every_s=users.popular_every_s, contexts=users.popular_contexts,
+            privacy=users.popular_privacy,
         )  # fmt: skip
         self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         recommender = UserRecommender(
