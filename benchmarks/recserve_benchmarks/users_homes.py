@@ -17,7 +17,7 @@ from recserve_benchmarks.users_events import Past
 from recserve_benchmarks.users_fill import blocks, fill_postgres, fill_sqlite
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_tables import SCHEMA, metadata
-from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.workspace import Workspace
 
 #: Makes anew what to fill a store with.

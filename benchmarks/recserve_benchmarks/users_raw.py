@@ -21,7 +21,8 @@ from recserve_benchmarks.worker import Worker, work_on_jobs
 from recserve_client.contract import NewInteraction
 from recserve_server_ext.interaction_tables import events
 from recserve_server_ext.interaction_writes import KINDS
-from recserve_server_ext.pseudonyms import Pseudonyms, read_pseudonyms
+from recserve_server_ext.key_file import read_pseudonyms
+from recserve_server_ext.pseudonyms import Pseudonyms
 
 FIRST_CHANGE: Final = 1_000_000
 EVENT: Final = tuple(column.name for column in events.columns if column.name != "number")

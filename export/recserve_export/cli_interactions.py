@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from recserve_export.interaction_readers import InteractionFormat
     from recserve_server_ext.interaction_limits import InteractionLimits
     from recserve_server_ext.interaction_store import InteractionStore
-    from recserve_server_ext.pseudonyms import Pseudonyms
+    from recserve_server_ext.user_keys import UserKeys
 
 app = typer.Typer(help="Import what users did, export it, and look at it.", no_args_is_help=True)
 
@@ -107,8 +107,8 @@ def import_(
             raise MappingError(f"--mapping {mapping} holds the whole mapping; leave out the options for fields")
         fields = validated(by_options) if mapping is None else read_interaction_mapping(mapping)
         chosen = None if file_format is Format.AUTO else cast("InteractionFormat", file_format.value)
-        of_users = None if pseudonyms else _pseudonyms(home)
-        report = _import(source, chosen, fields, of_users, _where(home, store), refusals)
+        with _store(home, store, keys=_keys(home, pseudonyms, make=True), create=True) as opened:
+            report = _import(source, chosen, fields, opened, refusals, pseudonyms=pseudonyms)
         _print_report(source.name, report)
         if refusals is not None:
             note(f"every refused row is in {refusals}")
@@ -130,9 +130,9 @@ def export(
     from recserve_export.interaction_writers import write_interactions
     from recserve_server_ext.durable import write_file
 
-    with explained(), _store(home, store) as opened:
+    with explained(), _store(home, store, keys=None if user is None else _keys(home, pseudonyms)) as opened:
         if user is not None:
-            held = opened.export(_pseudonym(user, home, pseudonyms))
+            held = opened.export(_pseudonym(user, opened, pseudonyms))
             try:
                 with opened.exporting(target, "user"):
                     write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
@@ -214,9 +214,9 @@ def preview(
     from recserve_export.interaction_views import preview_of, preview_table
     from recserve_server_ext.history_rules import HistoryRules, read_rules
 
-    with explained(), _store(home, store) as opened:
+    with explained(), _store(home, store, keys=_keys(home, pseudonyms)) as opened:
         chosen = HistoryRules() if rules is None else read_rules(rules)
-        columns = opened.window([_pseudonym(user, home, pseudonyms)], limit)
+        columns = opened.window([_pseudonym(user, opened, pseudonyms)], limit)
         if not len(columns.time_us):
             fail(f"no interactions of this user in {opened}")
         found = preview_of(columns, chosen)
@@ -242,8 +242,8 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove all that is held of USER, for good."""
-    with explained(), _store(home, store) as opened:
-        pseudonym = _pseudonym(user, home, pseudonyms)
+    with explained(), _store(home, store, keys=_keys(home, pseudonyms)) as opened:
+        pseudonym = _pseudonym(user, opened, pseudonyms)
         if not yes:
             typer.confirm(f"Remove all that {opened} holds of this user?", abort=True, err=True)
         found = opened.erase(pseudonym)
@@ -276,39 +276,55 @@ def _where(home: Path, store: str | None) -> Path | str:
     return Workspace(home).interactions if store is None else store
 
 
-def _store(home: Path, store: str | None, limits: InteractionLimits | None = None) -> InteractionStore:
+@contextmanager
+def _store(
+    home: Path,
+    store: str | None,
+    limits: InteractionLimits | None = None,
+    keys: UserKeys | None = None,
+    *,
+    create: bool = False,
+) -> Iterator[InteractionStore]:
     from recserve_server_ext.interaction_store import InteractionStore
 
-    return InteractionStore(_where(home, store), limits)
+    with InteractionStore(_where(home, store), limits, create=create, keys=keys) as opened:
+        if keys is not None:
+            keys.settle(opened.database)
+        yield opened
 
 
-def _pseudonyms(home: Path) -> Pseudonyms:
-    from recserve_server_ext.pseudonyms import read_pseudonyms
+def _keys(home: Path, are_pseudonyms: bool, *, make: bool = False) -> UserKeys | None:
+    """The keys, which are needed with pseudonyms too where one was rotated; none = there are none at hand."""
+    from recserve_server_ext.key_file import given_keys, read_pseudonyms
+    from recserve_server_ext.user_keys import UserKeys
 
-    return read_pseudonyms(Workspace(home).pseudonym_key)
+    path = Workspace(home).pseudonym_key
+    if are_pseudonyms and given_keys() is None and not path.exists():
+        return None
+    return UserKeys(lambda: read_pseudonyms(path, make=make))
 
 
-def _pseudonym(user: str, home: Path, is_one: bool) -> str:
-    return user if is_one else _pseudonyms(home).of(user)
+def _pseudonym(user: str, store: InteractionStore, is_one: bool) -> str:
+    return user if is_one or store.keys is None else store.keys.pseudonyms.of(user)
 
 
 def _import(
     path: Path,
     file_format: InteractionFormat | None,
     mapping: InteractionMapping,
-    pseudonyms: Pseudonyms | None,
-    where: Path | str,
+    store: InteractionStore,
     refusals: Path | None,
+    *,
+    pseudonyms: bool,
 ) -> InteractionReport:
     from recserve_export.interaction_import import import_interactions
     from recserve_export.interaction_readers import open_interactions
     from recserve_export.interaction_rows import InteractionConverter
-    from recserve_server_ext.interaction_store import InteractionStore
 
     rows = open_interactions(path, mapping, file_format)
-    convert = InteractionConverter(mapping, pseudonyms, is_textual=rows.is_textual)
+    of_users = None if pseudonyms or store.keys is None else store.keys.pseudonyms
+    convert = InteractionConverter(mapping, of_users, is_textual=rows.is_textual)
     with (
-        InteractionStore(where, create=True) as store,
         _refusal_writer(refusals) as write,
         progress(f"importing {path.name}", rows.total) as bar,
     ):

@@ -33,7 +33,7 @@ class LogCounts(NamedTuple):
     Attributes:
         logged: Committed; those of users who were erased meanwhile count too.
         full: Lost: the queue had no room.
-        failed: Lost: the store could not be written.
+        failed: Lost: the store could not be written, or the keys were rotated while they waited.
     """
 
     logged: int = 0
@@ -85,18 +85,19 @@ class AnswerLog:
         """As they are now."""
         return LogCounts(self._logged, self._full, self._failed)
 
-    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = TEXT) -> None:
+    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = TEXT, keys: str = "") -> None:
         """Log an answer, if it is drawn and there is room; returns at once.
 
         Args:
             answer: Packed `Slate`, or `UserSlate` where there is a user.
             pseudonym: Of the user; none = the request named none.
             strategy: That was asked for.
+            keys: Fingerprint of the ring that the pseudonym was made by.
         """
         sampling = self._settings.plain if pseudonym is None else self._settings.by_user
         if sampling < 1 and self._random.random() >= sampling:
             return
-        line = Line(answer, pseudonym, int(self._clock() * MICROSECONDS), sampling, strategy)
+        line = Line(answer, pseudonym, int(self._clock() * MICROSECONDS), sampling, strategy, keys)
         with self._lock:
             size = self._bytes + len(answer)
             if len(self._lines) >= self._settings.queue or size > self._settings.queue_bytes:
@@ -137,12 +138,20 @@ class AnswerLog:
     def _write(self, lines: Sequence[Line]) -> None:
         try:
             rows = [row_of(line) for line in lines]
-            with self._open().database.writing() as connection:
-                answer_rows.write(connection, rows, round(self._clock() * MICROSECONDS))
+            store = self._open()
+            with store.database.writing() as connection:
+                store.check(connection)
+                # Only now, as no rotation can come between: a pseudonym of another ring is no user's any more.
+                ring = None if store.keys is None else store.keys.pseudonyms.fingerprint
+                if ring is not None:
+                    pairs = zip(lines, rows, strict=True)
+                    rows = [row for line, row in pairs if line.pseudonym is None or line.keys == ring]
+                answer_rows.write(connection, rows, round(self._clock() * MICROSECONDS), store.mark_of)
         except BaseException:
             self._failed += len(lines)
             raise
-        self._logged += len(lines)
+        self._logged += len(rows)
+        self._failed += len(lines) - len(rows)
 
     def _note_and_trim(self) -> None:
         now_us = round(self._clock() * MICROSECONDS)

@@ -15,7 +15,8 @@ from recserve_server_ext.experiment_settings import Experiment, version_of
 from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_tables import answers, experiments
-from recserve_server_ext.interaction_writes import erasures, forget_deleted
+from recserve_server_ext.interaction_writes import Mark, erasures, forget_deleted
+from recserve_server_ext.pseudonyms import tombstone_mark
 
 #: The strategy of a request that names none.
 TEXT: Final = "text"
@@ -33,6 +34,7 @@ class Line(NamedTuple):
         time_us: When, in microseconds since 1970.
         sampling: Part of such answers that is logged.
         strategy: That was asked for.
+        keys: Fingerprint of the ring that the pseudonym was made by.
     """
 
     answer: bytes
@@ -40,6 +42,7 @@ class Line(NamedTuple):
     time_us: int
     sampling: float
     strategy: str = TEXT
+    keys: str = ""
 
 
 # What is read of an answer; the rest is skipped.
@@ -97,9 +100,9 @@ def row_of(line: Line) -> dict[str, Any]:
     }
 
 
-def write(connection: sa.Connection, rows: Sequence[dict[str, Any]], now_us: int) -> int:
+def write(connection: sa.Connection, rows: Sequence[dict[str, Any]], now_us: int, mark: Mark = tombstone_mark) -> int:
     """Write rows, without those of users that were erased since; how many were written."""
-    erased_us = erasures(connection, {row["pseudonym"] for row in rows} - {None}, now_us)
+    erased_us = erasures(connection, {row["pseudonym"] for row in rows} - {None}, now_us, mark)
     kept = [row for row in rows if row["time_us"] > erased_us.get(row["pseudonym"], -1)]
     if kept:
         _insert(connection, kept)

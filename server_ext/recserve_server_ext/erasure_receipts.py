@@ -17,7 +17,7 @@ def receipt_of(pseudonyms: Pseudonyms, pseudonym: str, erased: Erased, erased_at
     """The receipt of an erasure.
 
     Args:
-        pseudonyms: Hold the key.
+        pseudonyms: The ring in force.
         pseudonym: Of the user.
         erased: What the erasure did.
         erased_at: Seconds since 1970.
@@ -27,9 +27,12 @@ def receipt_of(pseudonyms: Pseudonyms, pseudonym: str, erased: Erased, erased_at
 
 
 def is_receipt_of(pseudonyms: Pseudonyms, pseudonym: str, receipt: ErasureReceipt) -> bool:
-    """Whether this key signed this receipt for this user."""
-    proof = _proof(pseudonyms, pseudonym, receipt.erased_at, receipt.interactions, receipt.refused_until)
-    return hmac.compare_digest(proof.encode(), receipt.proof.encode(errors="replace"))
+    """Whether one of these keys signed this receipt for this user, while it was the newest."""
+    numbers = (receipt.erased_at, receipt.interactions, receipt.refused_until)
+    given = receipt.proof.encode(errors="replace")
+    return any(
+        hmac.compare_digest(_proof(ring, name, *numbers).encode(), given) for ring, name in pseudonyms.stages(pseudonym)
+    )
 
 
 def _proof(pseudonyms: Pseudonyms, pseudonym: str, erased_at: float, interactions: int, until: float) -> str:

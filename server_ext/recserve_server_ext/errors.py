@@ -9,6 +9,7 @@
     ├── StoreError
     │   ├── CatalogueError    the catalogue store cannot be read or written
     │   └── InteractionError  the interaction store cannot be read or written
+    │       └── UserKeysError  the keys at hand are not those that its pseudonyms were made by
     ├── MilvusError       Milvus is away, refused, or did not answer in time
     ├── UserIdError       a user id cannot be made a pseudonym
     ├── ConfigError       a configuration value or file is wrong
@@ -44,6 +45,10 @@ class CatalogueError(StoreError):
 
 class InteractionError(StoreError):
     """The interaction store cannot be read or written."""
+
+
+class UserKeysError(InteractionError):
+    """The keys at hand are not those that the pseudonyms of the interaction store were made by."""
 
 
 class MilvusError(ServerError):

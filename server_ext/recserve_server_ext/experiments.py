@@ -68,9 +68,10 @@ class _Running(NamedTuple):
 class Experiments:
     """Assigns variants to users.
 
-    A user's place in a layer is a hash of the layer's name and the pseudonym; the experiments of a layer take
+    A user's place in a layer is a hash of the layer's name and the user's first pseudonym, which stays the same when
+    keys are rotated; the experiments of a layer take
     intervals of [0, 1) in the order they are configured, as long as their shares. The variant is a hash of the
-    experiment's name and the pseudonym. So layers are independent of each other and of the split within.
+    experiment's name and that pseudonym. So layers are independent of each other and of the split within.
     """
 
     def __init__(self, experiments: Sequence[Experiment], limits: Limits) -> None:
@@ -103,7 +104,7 @@ class Experiments:
 
         Args:
             request: Its `variants` are taken in place of the assigned ones.
-            pseudonym: Of the user.
+            pseudonym: Of the user under the first key, see `Pseudonyms.origin`.
 
         Raises:
             RequestError: invalid_request: it forces what is not configured, or two experiments of one layer.

@@ -6,7 +6,7 @@ import csv
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -57,10 +57,14 @@ def exporting(database: Database, path: Path, file_format: ExportFormat, now_s: 
         raise InteractionError(f"a user was erased while {path} was written, so it was removed; export it again")
 
 
-def clean(database: Database, pseudonym: str) -> None:
+def clean(database: Database, pseudonyms: Sequence[str]) -> None:
     """Take a user out of every file that was exported on this machine; files that are gone are forgotten.
 
     A file with nothing of the user stays as it is, any other one is replaced by one without the user's rows.
+
+    Args:
+        database: Of the interaction store.
+        pseudonyms: All that the user ever had: a file has the one of its time.
 
     Raises:
         InteractionError: A file cannot be read or replaced.
@@ -72,8 +76,9 @@ def clean(database: Database, pseudonym: str) -> None:
     for name, file_format in found:
         path = Path(name)
         try:
-            if path.exists() and _CONTAINS.get(file_format, _holds)(path, pseudonym):
-                _without(path, file_format, pseudonym)
+            for pseudonym in pseudonyms:
+                if path.exists() and _CONTAINS.get(file_format, _holds)(path, pseudonym):
+                    _without(path, file_format, pseudonym)
         except (OSError, ValueError, csv.Error) as error:
             raise InteractionError(
                 f"the user is erased from the store, but the export {path} cannot be cleaned ({error}); remove that "

@@ -10,8 +10,8 @@ from recserve_client.contract import InteractionResult, NewInteraction, RequestE
 from recserve_client.contract.private_packing import PrivateUnpacker
 from recserve_server_ext.errors import UserIdError
 from recserve_server_ext.interaction import Interaction
-from recserve_server_ext.pseudonyms import Pseudonyms
 from recserve_server_ext.settings import Limits
+from recserve_server_ext.user_keys import UserKeys
 
 #: Reasons beside those of `recserve_server_ext.interaction.Refused`.
 MALFORMED: Final = "malformed"
@@ -22,8 +22,8 @@ _USER: Final = "invalid_user"
 class InteractionChecks:
     """Decodes interactions and puts pseudonyms in place of the user ids."""
 
-    def __init__(self, pseudonyms: Pseudonyms, limits: Limits) -> None:
-        self._pseudonyms = pseudonyms
+    def __init__(self, keys: UserKeys, limits: Limits) -> None:
+        self._keys = keys
         self._limits = limits
         self._unpack = PrivateUnpacker[NewInteraction](NewInteraction)
 
@@ -35,7 +35,7 @@ class InteractionChecks:
             return InteractionResult("refused", reason=TOO_LARGE, detail=detail)
         try:
             new = self._unpack(raw)
-            user = self._pseudonyms.of(new.user_id)
+            user = self._keys.pseudonyms.of(new.user_id)
         except RequestError as error:
             return InteractionResult("refused", reason=MALFORMED, detail=error.text)
         except UserIdError as error:

@@ -36,9 +36,9 @@ from recserve_server_ext.interaction import Interaction, Recorded
 from recserve_server_ext.interaction_checks import InteractionChecks
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.packed_model import Answer, Encode
-from recserve_server_ext.pseudonyms import Pseudonyms
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.user_histories import history_of
+from recserve_server_ext.user_keys import UserKeys
 
 #: Far beyond any time that a receipt of ours can have, and well within what can be rounded to microseconds.
 _LATEST_S: Final = 1e11
@@ -82,26 +82,27 @@ class InteractionDesk:
     def __init__(
         self,
         store: Callable[[], InteractionStore],
-        pseudonyms: Pseudonyms,
+        keys: UserKeys,
         rules: HistoryRules,
         limits: Limits,
     ) -> None:
         """
         Args:
             store: Opens the interaction store.
-            pseudonyms: Of the users.
+            keys: That pseudonyms are made with.
             rules: For `history`.
             limits: The largest request.
         """
         self._open = store
-        self._pseudonyms = pseudonyms
+        self._keys = keys
         self._rules = rules
         self._limits = limits
-        self._check = InteractionChecks(pseudonyms, limits)
+        self._check = InteractionChecks(keys, limits)
         self._unpack = PrivateUnpacker[InteractionsRequest](InteractionsRequest)
 
     def begin(self) -> None:
-        """Nothing to prepare."""
+        """Take the keys in force, so that all requests of a batch have pseudonyms by the same ones."""
+        self._keys.follow(lambda: self._open().database)
 
     def accept(self, raw: bytes) -> InteractionsJob:
         """Decode a request, and check the interactions of one that records.
@@ -116,7 +117,7 @@ class InteractionDesk:
         if isinstance(request, RecordInteractions):
             return InteractionsJob(request, checked=[self._check(raw) for raw in request.interactions])
         try:
-            return InteractionsJob(request, self._pseudonyms.of(request.user_id))
+            return InteractionsJob(request, self._keys.pseudonyms.of(request.user_id))
         except UserIdError as error:
             raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
 
@@ -179,13 +180,13 @@ class InteractionDesk:
 
     def _erase(self, store: InteractionStore, pseudonym: str) -> ErasureReceipt:
         erased = store.erase(pseudonym)
-        return receipt_of(self._pseudonyms, pseudonym, erased, erased.refused_until - store.limits.tombstone_s)
+        return receipt_of(self._keys.pseudonyms, pseudonym, erased, erased.refused_until - store.limits.tombstone_s)
 
     def _verify(self, store: InteractionStore, pseudonym: str, receipt: ErasureReceipt) -> ErasureVerified:
         if not (0 <= receipt.erased_at <= _LATEST_S and 0 <= receipt.refused_until <= _LATEST_S):
             raise RequestError(ErrorKind.INVALID_REQUEST, "$.receipt has a time that no receipt can have")
         held = store.export(pseudonym)
-        is_valid = is_receipt_of(self._pseudonyms, pseudonym, receipt)
+        is_valid = is_receipt_of(self._keys.pseudonyms, pseudonym, receipt)
         return ErasureVerified(is_valid, len(held["interactions"]), len(held["seen"]), len(held["answers"]))
 
 

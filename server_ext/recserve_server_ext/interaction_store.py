@@ -21,8 +21,9 @@ from recserve_server_ext.group_commit import GroupCommit, QueueFullError
 from recserve_server_ext.interaction import MICROSECONDS, Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_tables import SCHEMA, answers, erased, events, seen, state, users
-from recserve_server_ext.interaction_writes import Row
-from recserve_server_ext.pseudonyms import is_pseudonym
+from recserve_server_ext.interaction_writes import Mark, Row
+from recserve_server_ext.pseudonyms import is_pseudonym, tombstone_mark
+from recserve_server_ext.user_keys import UserKeys, check_without
 from recserve_server_ext.workspace import store_place
 
 #: Users of one `window` or `seen`, and interactions of one `between`.
@@ -87,6 +88,7 @@ class InteractionStore(Store):
         *,
         create: bool = False,
         clock: Callable[[], float] = time.time,
+        keys: UserKeys | None = None,
     ) -> None:
         """Open a store.
 
@@ -95,12 +97,15 @@ class InteractionStore(Store):
             limits: What it accepts and keeps.
             create: Whether to make it when it is not there.
             clock: Seconds since 1970.
+            keys: That the pseudonyms are made with, settled with this store by the caller; none = pseudonyms are given,
+                which a store whose keys were rotated refuses.
 
         Raises:
             InteractionError: There is none and `create` is false, it cannot be opened, or is no interaction store.
         """
         self.limits = limits or InteractionLimits()
         super().__init__(Database(where, SCHEMA, create=create))
+        self.keys = keys
         self._clock = clock
         batch = self.limits.batch
         queue = max(batch, self.limits.queue)
@@ -119,6 +124,17 @@ class InteractionStore(Store):
     def mark(self) -> int:
         """Changes whenever something was committed, and costs next to nothing to ask for (SQLite)."""
         return self.database.mark(sa.select(state.c.revision))
+
+    def check(self, connection: sa.Connection) -> None:
+        """See that the pseudonyms of this store are made by the keys in force, as of this transaction.
+
+        Raises:
+            UserKeysError: They are not; nothing may be read or written of a user then.
+        """
+        if self.keys is None:
+            check_without(connection)
+        else:
+            self.keys.check(connection)
 
     def record(self, batch: Sequence[Interaction]) -> list[Recorded]:
         """Store interactions; an answer for each, in order. Returns once they are committed and fsynced.
@@ -176,6 +192,7 @@ class InteractionStore(Store):
         if limit < 1:
             raise InteractionError(f"the limit of a window is {limit}; it must be at least 1")
         with self.database.reading() as connection:
+            self.check(connection)
             known = interaction_reads.change_numbers(connection, _several(pseudonyms))
             numbers = [known[user][0] if user in known else None for user in pseudonyms]
             return interaction_reads.window(connection, numbers, limit)
@@ -205,6 +222,7 @@ class InteractionStore(Store):
             InteractionError: Too many users, or one twice.
         """
         with self.database.reading() as connection:
+            self.check(connection)
             return interaction_reads.seen_items(connection, _several(pseudonyms))
 
     def export(self, pseudonym: str) -> dict[str, Any]:
@@ -213,6 +231,7 @@ class InteractionStore(Store):
         `seen` is a list of {item, kind, timestamp}, see `seen`; `answers` are those that were logged, in their order.
         """
         with self.database.reading() as connection:
+            self.check(connection)
             found = list(interaction_reads.all_interactions(connection, pseudonym))
             items = interaction_reads.seen_items(connection, [pseudonym])[pseudonym]
             logged = answer_rows.answers_of(connection, pseudonym)
@@ -264,9 +283,12 @@ class InteractionStore(Store):
         now_us = round(self._clock() * MICROSECONDS)
         until_us = now_us + round(self.limits.tombstone_s * MICROSECONDS)
         with self.database.writing() as connection:
-            gone = interaction_writes.erase(connection, pseudonym, now_us, until_us)
-        self._purge()
-        export_files.clean(self.database, pseudonym)
+            self.check(connection)
+            gone = interaction_writes.erase(connection, pseudonym, now_us, until_us, self.mark_of)
+            names = [pseudonym] if self.keys is None else [of for _, of in self.keys.pseudonyms.stages(pseudonym)]
+        if not self.purge():
+            raise InteractionError(f"the user is erased, but a reader keeps the old log of {self} in use; erase again")
+        export_files.clean(self.database, names)
         return Erased(gone.interactions, until_us / MICROSECONDS, gone.answers)
 
     def expire(self, now: float | None = None) -> int:
@@ -295,6 +317,18 @@ class InteractionStore(Store):
         """
         return export_files.exporting(self.database, path, file_format, self._clock())
 
+    @property
+    def mark_of(self) -> Mark:
+        """Pseudonym -> mark of its tombstone."""
+        return tombstone_mark if self.keys is None else self.keys.pseudonyms.tombstone
+
+    def purge(self) -> bool:
+        """Leave no bytes of deleted rows in the files; false = (SQLite) a reader kept the old log in use."""
+        if self.database.is_sqlite:
+            return self.database.empty_log()
+        self.database.vacuum(["interactions", "seen_items", "interaction_users", "answers", "erased_users"])
+        return True
+
     def trim_answers(self, now_us: int) -> int:
         """Remove logged answers past the limits, some thousand a transaction; how many went.
 
@@ -311,25 +345,20 @@ class InteractionStore(Store):
 
     def _write(self, rows: list[Row]) -> list[Recorded]:
         with self.database.writing() as connection:
-            return interaction_writes.record(connection, rows, self.limits, round(self._clock() * MICROSECONDS))
-
-    def _purge(self) -> None:
-        """Leave no bytes of deleted rows in the files."""
-        if not self.database.is_sqlite:
-            self.database.vacuum(["interactions", "seen_items", "interaction_users", "answers"])
-            return
-        if not self.database.empty_log():
-            raise InteractionError(f"the user is erased, but a reader keeps the old log of {self} in use; erase again")
+            self.check(connection)
+            now_us = round(self._clock() * MICROSECONDS)
+            return interaction_writes.record(connection, rows, self.limits, now_us, self.mark_of)
 
 
-def opener(where: str, limits: InteractionLimits) -> Callable[[], InteractionStore]:
+def opener(where: str, limits: InteractionLimits, keys: UserKeys) -> Callable[[], InteractionStore]:
     """Opens a store when it is first asked for, and again while that fails: a process can start without it.
 
     Args:
         where: A file or a URL.
         limits: What it accepts and keeps.
+        keys: That the pseudonyms are made with.
     """
-    return cache(lambda: InteractionStore(store_place(where), limits))
+    return cache(lambda: InteractionStore(store_place(where), limits, keys=keys))
 
 
 def _several(pseudonyms: Sequence[str]) -> list[str]:

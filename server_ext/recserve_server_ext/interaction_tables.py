@@ -70,13 +70,18 @@ erased = sa.Table(
     sa.Column("erased_us", _big, nullable=False),
     sa.Column("until_us", _big, nullable=False),
 )
-#: One row; `identity` = drawn when the store was made.
+#: One row; `identity` = drawn when the store was made; `ring` = fingerprint of the keys that its pseudonyms are made
+#: by, none = not told yet; `rotations` = keys after the first; `traces` = a rotation is committed, and the files may
+#: still hold what was before it.
 state = sa.Table(
     "interaction_state",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("identity", sa.Text, nullable=False),
     sa.Column("revision", _big, nullable=False),
+    sa.Column("ring", sa.Text),
+    sa.Column("rotations", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("traces", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 #: Answers of `recommend` that were logged, by `number` as they were written. `variants`, `recommended` and
 #: `propensities` are JSON: {"experiment@version": "variant"} with sorted keys, item ids best first, and none where all

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,10 +13,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from recserve_server_ext.interaction import MICROSECONDS, Recorded, Refused
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_tables import answers, erased, events, seen, state, users
+from recserve_server_ext.pseudonyms import tombstone_mark
 
 #: Kind of entry in what a user saw, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
 _SEEN: Final = "seen"
+#: Pseudonym -> mark of its tombstone.
+Mark = Callable[[str], str]
 Upsert = sqlite.Insert | postgresql.Insert
 _INSERTS: Final[dict[str, Callable[[sa.Table], Upsert]]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -64,10 +65,16 @@ class Row(NamedTuple):
     columns: dict[str, Any]
 
 
-def record(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits, now_us: int) -> list[Recorded]:
+def record(
+    connection: sa.Connection,
+    rows: Sequence[Row],
+    limits: InteractionLimits,
+    now_us: int,
+    mark: Mark = tombstone_mark,
+) -> list[Recorded]:
     """Write what is neither there already nor of an erased user; an answer for each, in order."""
     forget_deleted(connection)
-    erased_us = erasures(connection, {row.user for row in rows}, now_us)
+    erased_us = erasures(connection, {row.user for row in rows}, now_us, mark)
     there = _event_ids(connection, [row.columns["event_id"] for row in rows])
     answers: list[Recorded] = []
     new: list[Row] = []
@@ -99,16 +106,11 @@ def next_revision(connection: sa.Connection) -> None:
     connection.execute(_NEXT_REVISION)
 
 
-def erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int) -> dict[str, int]:
+def erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int, mark: Mark) -> dict[str, int]:
     """When each user was erased, as far as that still counts."""
-    user_of = {tombstone_mark(pseudonym): pseudonym for pseudonym in pseudonyms}
+    user_of = {mark(pseudonym): pseudonym for pseudonym in pseudonyms}
     found = connection.execute(_ERASED, {"marks": list(user_of), "now_us": now_us})
-    return {user_of[mark]: erased_us for mark, erased_us in found}
-
-
-def tombstone_mark(pseudonym: str) -> str:
-    """What a tombstone remembers of a user: a keyed hash that needs the pseudonym, so the key of the pseudonyms."""
-    return hmac.digest(pseudonym.encode(), b"recserve tombstone", hashlib.sha256).hex()
+    return {user_of[found_mark]: erased_us for found_mark, erased_us in found}
 
 
 class Gone(NamedTuple):
@@ -123,7 +125,7 @@ class Gone(NamedTuple):
     answers: int
 
 
-def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int) -> Gone:
+def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int, mark: Mark = tombstone_mark) -> Gone:
     """Remove every row of a user and leave a tombstone."""
     forget_deleted(connection)
     number = sa.select(users.c.number).where(users.c.pseudonym == pseudonym).scalar_subquery()
@@ -134,7 +136,7 @@ def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int)
     connection.execute(sa.delete(seen).where(seen.c.user == number))
     logged = connection.execute(sa.delete(answers).where(answers.c.pseudonym == pseudonym)).rowcount
     connection.execute(sa.delete(users).where(users.c.pseudonym == pseudonym))
-    tombstone = {"mark": tombstone_mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
+    tombstone = {"mark": mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
     connection.execute(sa.delete(erased).where(erased.c.mark == tombstone["mark"]))
     connection.execute(sa.insert(erased), tombstone)
     next_revision(connection)

@@ -19,6 +19,7 @@ from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_tables import events
 from recserve_server_ext.log_counts import Counts, LogColumns, counts_of, no_counts
+from recserve_server_ext.private_counts import PopularPrivacy, private_ranking
 
 #: Newest interactions, as they came, that are counted at most: this bounds what a count costs.
 COUNTED: Final = 1_000_000
@@ -40,6 +41,7 @@ class LogCounter:
         every_s: float,
         contexts: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
+        privacy: PopularPrivacy | None = None,
     ) -> None:
         """
         Args:
@@ -49,7 +51,9 @@ class LogCounter:
             every_s: How old a count may be.
             contexts: Names of the contexts by which it is counted too.
             clock: Seconds since 1970.
+            privacy: Of what is popular; it is not counted by context then. The keys of the store are its secret.
         """
+        self._privacy = privacy
         self._open = store
         self._types = sorted(name for name, weight in rules.base.items() if weight > 0)
         self._blend = blend
@@ -79,9 +83,15 @@ class LogCounter:
         """
         start = time.monotonic()
         try:
-            log = read_log(self._open(), self._types, self._contexts)
+            store = self._open()
+            log = read_log(store, self._types, () if self._privacy else self._contexts)
             now_us = round(self._clock() * MICROSECONDS)
-            self._counts = counts_of(log, now_us, self._blend, paired=paired)
+            counts = counts_of(log, now_us, self._blend, paired=paired)
+            if self._privacy is not None:
+                assert store.keys is not None
+                sign = store.keys.pseudonyms.sign
+                counts = counts._replace(everybody=private_ranking(log, now_us, self._privacy, sign))
+            self._counts = counts
         except InteractionError as error:
             _log.error("the log could not be counted: %s", error)
         # Also after a failure: a store that is away must not be asked by every batch.

@@ -16,7 +16,7 @@ from recserve_server_ext.user_recommender import AnyJob, UserJob, UserRecommende
 class Logging(Protocol):
     """Takes answers; see `AnswerLog.offer`."""
 
-    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = TEXT) -> None:
+    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = TEXT, keys: str = "") -> None:
         """Log an answer, if it is drawn and there is room; returns at once."""
         ...
 
@@ -48,7 +48,7 @@ class LoggedRecommender:
             self._log.offer(answer, None)
             return answer
         told = _with_variants(answer, job.variants)
-        self._log.offer(told, job.pseudonym, job.request.strategy)
+        self._log.offer(told, job.pseudonym, job.request.strategy, job.keys)
         return told
 
 

@@ -15,6 +15,7 @@ from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.history_rules import HistoryRules, read_rules
 from recserve_server_ext.interaction_limits import InteractionLimits, Seconds
 from recserve_server_ext.milvus_settings import MilvusSettings
+from recserve_server_ext.private_counts import PopularPrivacy
 
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -89,6 +90,8 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         limits: What the interaction store accepts and keeps.
         popular_every_s: How often the log is counted again.
         popular_contexts: Names in the contexts of interactions; what is popular is counted for each of their values.
+        popular_privacy: Noise and bounds for the numbers of users by item; none = the plain numbers. Then nothing is
+            counted by context.
         blend: How the strategy `blend` weighs its parts.
         log: What is logged of the answers.
         experiments: Variants that are compared; see `recserve_server_ext.experiments`.
@@ -99,6 +102,7 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: InteractionLimits = InteractionLimits()
     popular_every_s: Seconds = 60.0
     popular_contexts: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
+    popular_privacy: PopularPrivacy | None = None
     blend: BlendRules = BlendRules()
     log: AnswerLogSettings = AnswerLogSettings()
     experiments: list[Experiment] = []

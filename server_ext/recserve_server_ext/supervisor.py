@@ -19,9 +19,9 @@ from recserve_server_ext.events import EventLog
 from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.health import Health
 from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.model_config import all_models, has_process
 from recserve_server_ext.probes import Admin, Probes, ProbeSubject
-from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.repository import assemble
 from recserve_server_ext.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.served_pair import Pair, first_pair, published_pair
@@ -29,6 +29,7 @@ from recserve_server_ext.settings import ModelSettings, ServeSettings, rules_of
 from recserve_server_ext.snapshot import MILVUS
 from recserve_server_ext.triton_binary import TritonBinary
 from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_endpoint
+from recserve_server_ext.user_keys import UserKeys
 from recserve_server_ext.workspace import Workspace, store_place
 
 
@@ -133,12 +134,14 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     """Where the interaction store is; it and the key are made when they are missing.
 
     Raises:
-        ServerError: The store or the key cannot be opened or made, or rules or experiments do not fit.
+        ServerError: The store or the key cannot be opened or made, they do not belong together, or rules or experiments
+            do not fit.
     """
     users = settings.users
     where = users.store or str(workspace.interactions.resolve())
-    InteractionStore(store_place(where), users.limits, create=True).close()
-    read_pseudonyms(workspace.pseudonym_key)
+    keys = UserKeys(lambda: read_pseudonyms(workspace.pseudonym_key))
+    with InteractionStore(store_place(where), users.limits, create=True) as store:
+        keys.settle(store.database)
     weigh(event_columns([]), rules_of(users))
     Experiments(users.experiments, settings.limits)
     return where

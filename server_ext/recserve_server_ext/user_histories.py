@@ -23,6 +23,7 @@ from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction_reads import Change
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_writes import KINDS
+from recserve_server_ext.user_keys import UserKeys
 
 #: Newest interactions of a user that a history is made from.
 WINDOW: Final = 500
@@ -154,6 +155,11 @@ class UserHistories:
         columns = self._open().window(users, WINDOW)
         return {user: repeatable(columns, n, self._kept[user].past, allowed[user]) for n, user in enumerate(users)}
 
+    def follow(self, keys: UserKeys) -> None:
+        """Take the keys in force; where they are new, what is kept by pseudonyms of the old ones is forgotten."""
+        if keys.follow(lambda: self._open().database):
+            self._clear()
+
     def forget_erased(self) -> None:
         """Forget all where somebody was erased since the last look.
 
@@ -167,6 +173,7 @@ class UserHistories:
 
     def _read(self, store: InteractionStore, pseudonyms: list[str], mark: int) -> dict[str, UserPast]:
         with store.database.reading() as connection:
+            store.check(connection)
             if mark != self._mark:
                 self._drop_erased(interaction_reads.erasures(connection))
             changes = interaction_reads.change_numbers(connection, pseudonyms)
@@ -188,9 +195,12 @@ class UserHistories:
 
     def _drop_erased(self, erasures: Change) -> None:
         if erasures != self._erasures:
-            self._kept.clear()
-            self._held = 0
+            self._clear()
             self._erasures = erasures
+
+    def _clear(self) -> None:
+        self._kept.clear()
+        self._held = 0
 
     def _forget(self, user: str) -> None:
         kept = self._kept.pop(user, None)

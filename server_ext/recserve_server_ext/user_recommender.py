@@ -13,17 +13,17 @@ from recserve_client.contract.private_packing import PrivateUnpacker
 from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.counts_view import CountsView
-from recserve_server_ext.errors import InteractionError, UserIdError
+from recserve_server_ext.errors import InteractionError, UserIdError, UserKeysError
 from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.history import check_size
 from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.packed_model import Answer, Encode
-from recserve_server_ext.pseudonyms import Pseudonyms
 from recserve_server_ext.recommend_job import Job
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.user_histories import UserHistories, UserPast
+from recserve_server_ext.user_keys import UserKeys
 from recserve_server_ext.user_plans import plan_of, planned
 from recserve_server_ext.user_ranker import Plan, Ranked, UserRanker
 from recserve_server_ext.user_requests import Made, check_user_request
@@ -49,6 +49,7 @@ class UserJob(Struct):
         request: As it was sent, with the options of its variants.
         pseudonym: Of the user.
         variants: Of the experiments that the user takes part in.
+        keys: Fingerprint of the ring that the pseudonym was made by.
         inner: The ordinary request in its place, or why there is none.
         made: The history of that; none = there is none.
         plan: What makes the slate; none = the ordinary recommender does.
@@ -60,6 +61,7 @@ class UserJob(Struct):
     request: RecommendForRequest
     pseudonym: str
     variants: list[AssignedVariant] = []
+    keys: str = ""
     inner: Job | RequestError | None = None
     made: Made | None = None
     plan: Plan | None = None
@@ -91,7 +93,7 @@ class UserRecommender:
         make: Make,
         limits: Limits,
         *,
-        pseudonyms: Pseudonyms,
+        keys: UserKeys,
         histories: UserHistories,
         counter: LogCounter,
         blend: BlendRules,
@@ -102,7 +104,7 @@ class UserRecommender:
             newest: The catalogue as it is now.
             make: Makes a recommender over a catalogue, with limits.
             limits: Of callers' requests.
-            pseudonyms: Of the users.
+            keys: That pseudonyms are made with.
             histories: Reads what users did.
             counter: Counts what all users did.
             blend: Rules of the strategy `blend`.
@@ -113,7 +115,7 @@ class UserRecommender:
         self._limits = limits
         self._ordinary = make(newest, limits)
         self._inner = make(lambda: self._view, limits)
-        self._pseudonyms = pseudonyms
+        self._keys = keys
         self._histories = histories
         self._counter = counter
         self._counts = CountsView(counter.counts(), self._view)
@@ -126,9 +128,11 @@ class UserRecommender:
         self._fault = ""
 
     def begin(self) -> None:
-        """Look whether the catalogue has changed, and now and then whether somebody was erased."""
+        """Look whether the catalogue or the keys have changed, and now and then whether somebody was erased."""
         self._ordinary.begin()
         now = time.monotonic()
+        if now >= self._ask_again:
+            self._histories.follow(self._keys)
         if now >= max(self._look_again, self._ask_again):
             self._look_again = now + _PAUSE_S
             try:
@@ -149,14 +153,15 @@ class UserRecommender:
         if self._peek(raw).user_id is UNSET:
             return self._ordinary.accept(raw)
         asked = self._unpack(raw)
+        pseudonyms = self._keys.pseudonyms
         try:
-            pseudonym = self._pseudonyms.of(asked.user_id)
+            pseudonym = pseudonyms.of(asked.user_id)
         except UserIdError as error:
             raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
         self._ordinary.require(asked.min_revision)
-        request, variants = self._experiments.assign(asked, pseudonym)
+        request, variants = self._experiments.assign(asked, pseudonyms.origin(pseudonym))
         check_user_request(request, self._limits)
-        return UserJob(request, pseudonym, variants)
+        return UserJob(request, pseudonym, variants, pseudonyms.fingerprint)
 
     def look_up(self, jobs: Sequence[AnyJob]) -> None:
         """Read the histories of the users of the batch, and fill in the texts that were encoded before."""
@@ -229,6 +234,8 @@ class UserRecommender:
             raise InteractionError(self._fault)
         try:
             return self._histories.read(pseudonyms)
+        except UserKeysError:
+            raise  # the store is there, and the next batch has the keys in force
         except InteractionError as error:
             # A store that is away must not cost every batch a timeout.
             self._ask_again, self._fault = time.monotonic() + _PAUSE_S, str(error)

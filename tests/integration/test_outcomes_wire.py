@@ -14,7 +14,7 @@ import pytest
 
 from recserve_client import Client, Explore, interaction, item
 from recserve_client.errors import InvalidRequest
-from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.workspace import Workspace
 from support.served import Served
 

@@ -21,7 +21,7 @@ from recserve_server_ext.event_columns import EventColumns
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction import Interaction
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.snapshot import Snapshot, current
 from recserve_server_ext.user_ranker import Ranked
 from recserve_server_ext.workspace import Workspace

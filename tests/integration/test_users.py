@@ -19,7 +19,7 @@ import pytest
 from recserve_client import AsyncClient, Client, ClientOptions, NewItem, interaction, item, text
 from recserve_client.errors import InvalidRequest, RecserveError
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.pseudonyms import read_pseudonyms
+from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.workspace import Workspace
 from support.served import Served
 from support.wire import Wire
@@ -183,6 +183,28 @@ def test_of_an_erased_user_no_file_holds_anything(client: Client, live: Served, 
     late = client.interactions.record(events[:1]).results[0]
     assert (late.status, late.reason) == ("refused", "erased")
     assert client.recommend_for(user).basis == "popularity"
+
+
+def test_a_running_server_goes_on_with_a_key_that_was_rotated(client: Client, home: Path, films: list[str]) -> None:
+    place = Workspace(home)
+    old = read_pseudonyms(place.pseudonym_key).of("rotated")
+    events = [interaction("rotated", "like", films[n], timestamp=time.time() - 100 - n) for n in range(5)]
+    assert recorded(client, *events) == ["recorded"] * 5
+    gone = client.users.erase("erased before")
+    command = [sys.executable, "-m", "recserve_client.cli.main", "users", "rotate-key", "--home", str(home)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr
+    assert "2 keys are needed" in said
+    new = read_pseudonyms(place.pseudonym_key).of("rotated")
+    assert new != old
+    assert not holding(home, old.encode())
+    # The first request may be refused as unavailable, which the client tries again.
+    assert recorded(client, *events) == ["duplicate"] * 5
+    assert client.users.export("rotated").pseudonym == new
+    assert client.recommend_for("rotated").basis == "history"
+    late = client.interactions.record([interaction("erased before", "like", films[0], timestamp=1e9)]).results[0]
+    assert late.reason == "erased"
+    assert client.users.verify_erasure("erased before", gone).is_valid
+    assert not holding(home, old.encode())
 
 
 def test_an_erasure_that_races_with_records_leaves_only_later_ones(client: Client, live: Served) -> None:

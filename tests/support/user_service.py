@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.logged_recommender import LoggedRecommender
 from recserve_server_ext.packed_model import PackedModel
+from recserve_server_ext.pseudonyms import Pseudonyms
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.text_cache import TextCaches
 from recserve_server_ext.user_histories import UserHistories
+from recserve_server_ext.user_keys import UserKeys
 from recserve_server_ext.user_recommender import UserRecommender
 from support.calls import Call
 from support.events import NOW, PSEUDONYMS
@@ -50,9 +52,12 @@ class Service:
         rules: HistoryRules | None = None,
         blend: BlendRules | None = None,
         experiments: Sequence[Experiment] = (),
+        read: Callable[[], Pseudonyms] = lambda: PSEUDONYMS,
     ) -> None:
         self.logged: list[tuple[str | None, str]] = []
-        self.store = InteractionStore(where, InteractionLimits(), create=True, clock=lambda: NOW)
+        keys = UserKeys(read)
+        self.store = InteractionStore(where, InteractionLimits(), create=True, clock=lambda: NOW, keys=keys)
+        keys.settle(self.store.database)
         self.rules = rules or HistoryRules()
         blend = blend or BlendRules()
         self.counter = LogCounter(
@@ -63,14 +68,14 @@ class Service:
             lambda: View(snapshot),
             lambda newest, limits: Recommender(newest, TextCaches(100), limits),
             LIMITS,
-            pseudonyms=PSEUDONYMS,
+            keys=keys,
             histories=UserHistories(lambda: self.store, self.rules, blend),
             counter=self.counter,
             blend=blend,
             experiments=experiments,
         )
 
-    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = "text") -> None:
+    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = "text", keys: str = "") -> None:
         """Takes what is to be logged."""
         self.logged.append((pseudonym, strategy))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from recserve_server_ext.interaction_desk import InteractionDesk
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.packed_model import PackedModel
+from recserve_server_ext.pseudonyms import Pseudonyms
 from recserve_server_ext.settings import Limits
+from recserve_server_ext.user_keys import UserKeys
 from support.calls import Call
 from support.events import NOW, PSEUDONYMS
 
@@ -22,9 +25,17 @@ from support.events import NOW, PSEUDONYMS
 class Desk:
     """A desk over a store whose clock stands still."""
 
-    def __init__(self, where: Path | str, limits: Limits | None = None, **kept: Any) -> None:
-        self.store = InteractionStore(where, InteractionLimits(**kept), create=True, clock=lambda: NOW)
-        desk = InteractionDesk(lambda: self.store, PSEUDONYMS, HistoryRules(), limits or Limits())
+    def __init__(
+        self,
+        where: Path | str,
+        limits: Limits | None = None,
+        read: Callable[[], Pseudonyms] = lambda: PSEUDONYMS,
+        **kept: Any,
+    ) -> None:
+        keys = UserKeys(read)
+        self.store = InteractionStore(where, InteractionLimits(**kept), create=True, clock=lambda: NOW, keys=keys)
+        keys.settle(self.store.database)
+        desk = InteractionDesk(lambda: self.store, keys, HistoryRules(), limits or Limits())
         self._model = PackedModel(desk, _nothing)
 
     def batch(self, *requests: Any) -> list[Any]:

@@ -243,7 +243,7 @@ def test_answers_are_logged_with_their_users_and_refusals_are_not() -> None:
     offered: list[tuple[bytes, str | None, str]] = []
 
     class Log:
-        def offer(self, answer: bytes, pseudonym: str | None, strategy: str = "text") -> None:
+        def offer(self, answer: bytes, pseudonym: str | None, strategy: str = "text", keys: str = "") -> None:
             offered.append((answer, pseudonym, strategy))
 
     refusal = RequestError(ErrorKind.EMPTY_HISTORY, "nothing")

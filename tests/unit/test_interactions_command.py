@@ -24,7 +24,7 @@ from recserve_export.interaction_import import import_interactions
 from recserve_export.interaction_mapping import InteractionMapping, field_columns, named_columns
 from recserve_export.interaction_rows import InteractionConverter
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.pseudonyms import KEY_VARIABLE
+from recserve_server_ext.key_file import KEY_VARIABLE
 from recserve_server_ext.workspace import Workspace
 from support.events import ANN, BOB, KEY, PSEUDONYMS
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from recserve_server_ext.errors import ConfigError, ServerError, UserIdError
-from recserve_server_ext.pseudonyms import KEY_VARIABLE, Pseudonyms, is_pseudonym, read_pseudonyms
+from recserve_server_ext.key_file import KEY_VARIABLE, read_pseudonyms
+from recserve_server_ext.pseudonyms import Pseudonyms, is_pseudonym
 
 KEY = bytes(range(32))
 

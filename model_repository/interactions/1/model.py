@@ -4,10 +4,11 @@ from pathlib import Path
 
 from recserve_server_ext.interaction_desk import InteractionDesk
 from recserve_server_ext.interaction_store import opener
+from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.settings import rules_of
 from recserve_server_ext.triton_io import execute, model_settings, settle_memory
+from recserve_server_ext.user_keys import UserKeys
 
 
 class TritonPythonModel:
@@ -16,9 +17,10 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = model_settings(args)
         users = settings.serve.users
+        keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
         desk = InteractionDesk(
-            opener(settings.interactions, users.limits),
-            read_pseudonyms(Path(settings.pseudonym_key)),
+            opener(settings.interactions, users.limits, keys),
+            keys,
             rules_of(users),
             settings.serve.limits,
         )

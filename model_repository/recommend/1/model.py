@@ -4,16 +4,17 @@ from pathlib import Path
 
 from recserve_server_ext import interaction_store
 from recserve_server_ext.answer_log import AnswerLog
+from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.live_catalogue import open_live
 from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.logged_recommender import LoggedRecommender
 from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.pseudonyms import read_pseudonyms
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import rules_of
 from recserve_server_ext.text_cache import TextCaches
 from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.user_histories import UserHistories
+from recserve_server_ext.user_keys import UserKeys
 from recserve_server_ext.user_recommender import UserRecommender
 from recserve_server_ext.view_metrics import LogMetrics, ViewMetrics, WaitMetrics
 from recserve_server_ext.waiting_room import WaitingRoom
@@ -27,18 +28,19 @@ class TritonPythonModel:
         serve, users, rules = settings.serve, settings.serve.users, rules_of(settings.serve.users)
         encoders = served_encoders(settings)
         live = open_live(settings, encoders, served_encoders(settings, role="passage"), ViewMetrics().show)
+        keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
         caches = TextCaches(serve.text_cache)
-        interactions = interaction_store.opener(settings.interactions, users.limits)
+        interactions = interaction_store.opener(settings.interactions, users.limits, keys)
         counter = LogCounter(
             interactions, rules, users.blend,
-            every_s=users.popular_every_s, contexts=users.popular_contexts,
+            every_s=users.popular_every_s, contexts=users.popular_contexts, privacy=users.popular_privacy,
         )  # fmt: skip
         self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         recommender = UserRecommender(
             live.view,
             lambda newest, limits: Recommender(newest, caches, limits),
             serve.limits,
-            pseudonyms=read_pseudonyms(Path(settings.pseudonym_key)),
+            keys=keys,
             histories=UserHistories(interactions, rules, users.blend),
             counter=counter,
             blend=users.blend,

@@ -1,0 +1,437 @@
+"""Rotation of the key, on SQLite and PostgreSQL: all of every user is there under a new pseudonym, killed or not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from recserve_client.contract import ErrorKind, RequestError
+from recserve_export.interaction_writers import write_interactions
+from recserve_server_ext.erasure_receipts import is_receipt_of, receipt_of
+from recserve_server_ext.errors import ConfigError, InteractionError, UserKeysError
+from recserve_server_ext.experiment_settings import Experiment, Variant
+from recserve_server_ext.interaction import Interaction
+from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.interaction_tables import answers, erased, state, users
+from recserve_server_ext.key_file import KEY_VARIABLE, read_pseudonyms
+from recserve_server_ext.key_rotation import rotate, rows_of
+from recserve_server_ext.pseudonyms import Pseudonyms
+from recserve_server_ext.user_keys import UserKeys
+from support import rotating_process
+from support.answers import by_user, log_of, plain
+from support.events import NOW, event
+from support.small_snapshot import small_snapshot
+from support.user_service import Service
+from support.users import Desk, act
+
+NAMES = [f"user {n}" for n in range(12)]
+GONE = "erased user"
+LONG_S = 60
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys" / "pseudonym.key"
+    read_pseudonyms(path, {})
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_given_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+
+
+def opened(where: Path | str, key_file: Path) -> InteractionStore:
+    """A store with the keys of the file, as a process that starts now has them."""
+    store = InteractionStore(where, create=True, clock=lambda: NOW, keys=UserKeys(lambda: read_pseudonyms(key_file)))
+    assert store.keys is not None
+    store.keys.settle(store.database)
+    return store
+
+
+def of(store: InteractionStore, name: str) -> str:
+    assert store.keys is not None
+    return store.keys.pseudonyms.of(name)
+
+
+def events_of(ring: Pseudonyms) -> list[Interaction]:
+    """What all users did: some with an id, some with a text, and with every field that a made id depends on."""
+    rng = np.random.default_rng(7)
+    made = []
+    for name in NAMES:
+        for n in range(8):
+            subject = {"item": None, "text": f"text é {n}"} if n == 3 else {"item": f"i{rng.integers(20)}"}
+            fields: dict[str, Any] = {
+                "type": str(rng.choice(["view", "purchase", "dislike"])),
+                "timestamp": NOW - float(rng.uniform(1, 1e6)),
+                "value": float(rng.normal()) if n % 2 else None,
+                "quantity": float(n) if n == 4 else None,
+                "session_id": "s" if n == 5 else None,
+                "context": {"device": "phone", "n": n, "part": 0.1, "is": True} if n > 5 else {},
+                "event_id": f"{name}-{n}" if n == 0 else None,
+            }
+            made.append(event(ring.of(name), **subject, **fields))
+    return made
+
+
+def filled(where: Path | str, key_file: Path) -> InteractionStore:
+    """A store with users, logged answers and one that was erased."""
+    store = opened(where, key_file)
+    assert store.keys is not None
+    ring = store.keys.pseudonyms
+    store.record([*events_of(ring), event(ring.of(GONE))])
+    log = log_of(store, plain=1.0)
+    for n, name in enumerate([*NAMES, GONE]):
+        log.offer(by_user(f"r{n}"), ring.of(name), "text", ring.fingerprint)
+    log.offer(plain("nobody"), None)
+    log.close()
+    store.erase(ring.of(GONE))
+    return store
+
+
+def held(store: InteractionStore, name: str) -> dict[str, Any]:
+    """All of a user, but for what a rotation changes."""
+    found = store.export(of(store, name))
+    for row in found["interactions"]:
+        row.pop("user")
+        if not row["event_id"].startswith("user"):
+            row.pop("event_id")
+    found.pop("user")
+    return found
+
+
+def all_held(store: InteractionStore) -> dict[str, dict[str, Any]]:
+    return {name: held(store, name) for name in [*NAMES, GONE]}
+
+
+def check_whole(store: InteractionStore, before: dict[str, dict[str, Any]]) -> None:
+    """Everything is there under the keys in force, once, and nothing else is."""
+    assert store.keys is not None
+    ring = store.keys.pseudonyms
+    assert all_held(store) == before
+    with store.database.reading() as connection:
+        known = set(connection.execute(sa.select(users.c.pseudonym)).scalars())
+        logged = set(connection.execute(sa.select(answers.c.pseudonym)).scalars())
+        marks = set(connection.execute(sa.select(erased.c.mark)).scalars())
+    assert known == {ring.of(name) for name in NAMES}
+    assert logged == {None, *known}
+    assert marks == {ring.tombstone(ring.of(GONE))}
+    assert {answer.status for answer in store.record(events_of(ring))} == {"duplicate"}
+    (late,) = store.record([event(ring.of(GONE))])
+    assert late.reason == "erased"
+
+
+def test_everything_of_every_user_is_there_under_new_pseudonyms(store_place: Path | str, key_file: Path) -> None:
+    with filled(store_place, key_file) as store:
+        before, names = all_held(store), {of(store, name) for name in [*NAMES, GONE]}
+        check_whole(store, before)
+    for number in (1, 2):
+        with InteractionStore(store_place) as other:
+            seen: list[int] = []
+            found = rotate(other, key_file, seen.append)
+            assert sum(seen) == rows_of(other)
+        assert (found.users, found.answers, found.tombstones, found.keys) == (12, 12, 1, number + 1)
+        assert found.event_ids == 12 * 7
+        with opened(store_place, key_file) as store:
+            check_whole(store, before)
+            new = {of(store, name) for name in [*NAMES, GONE]}
+            assert not new & names
+            names |= new
+
+
+def test_a_rotated_store_is_the_one_that_the_new_keys_would_have_made(store_place: Path | str, key_file: Path) -> None:
+    with filled(store_place, key_file) as store:
+        rotate(store, key_file)
+    with opened(store_place, key_file) as store:
+        assert store.keys is not None
+        ring = store.keys.pseudonyms
+        rotated = {name: store.export(ring.of(name)) for name in NAMES}
+        for name in NAMES:
+            store.erase(ring.of(name))
+        with store.database.writing() as connection:
+            connection.execute(sa.delete(erased))
+        store.record(events_of(ring))
+        for name in NAMES:
+            made = store.export(ring.of(name))
+            assert made["interactions"] == rotated[name]["interactions"]
+            assert made["seen"] == rotated[name]["seen"]
+
+
+def test_receipts_and_exports_of_before_still_work(store_place: Path | str, key_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "all.jsonl"
+    with filled(store_place, key_file) as store:
+        assert store.keys is not None
+        old = store.keys.pseudonyms
+        pseudonym = old.of(GONE)
+        receipt = receipt_of(old, pseudonym, store.erase(pseudonym), NOW)
+        with store.exporting(path, "jsonl"), store.all() as rows:
+            write_interactions(path, rows, "jsonl")
+        rotate(store, key_file)
+    with opened(store_place, key_file) as store:
+        assert store.keys is not None
+        ring = store.keys.pseudonyms
+        assert is_receipt_of(ring, ring.of(GONE), receipt)
+        assert not is_receipt_of(ring, ring.of(NAMES[0]), receipt)
+        again = receipt_of(ring, ring.of(GONE), store.erase(ring.of(GONE)), NOW)
+        assert again.proof != receipt.proof
+        assert is_receipt_of(ring, ring.of(GONE), again)
+        assert not is_receipt_of(old, old.of(GONE), again)
+        store.erase(ring.of(NAMES[3]))
+        names = [old.of(name) in path.read_text() for name in NAMES]
+        assert names == [name != NAMES[3] for name in NAMES]
+
+
+def test_no_file_holds_an_id_or_an_old_pseudonym(tmp_path: Path, key_file: Path) -> None:
+    folder = tmp_path / "home"
+    with filled(folder / "i.db", key_file) as store:
+        with store.all() as rows:
+            made = [row["event_id"] for row in rows if not row["event_id"].startswith("user")]
+        with store.database.reading() as connection:
+            marks = list(connection.execute(sa.select(erased.c.mark)).scalars())
+        old = [*(of(store, name) for name in NAMES), *made, *marks]
+        assert len(old) == 12 + 12 * 7 + 1
+        before = b"".join(path.read_bytes() for path in folder.iterdir())
+        assert all(name.encode() in before for name in old)
+        rotate(store, key_file)
+        after = b"".join(path.read_bytes() for path in folder.iterdir())
+        assert not any(name.encode() in after for name in old)
+        assert not any(name.encode() in after for name in (GONE, "user 11\0"))
+        with store.database.reading() as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+
+
+class Rotator:
+    """The rotating program."""
+
+    def __init__(self, where: Path | str, key_file: Path) -> None:
+        program = [sys.executable, rotating_process.__file__, str(where), str(key_file)]
+        self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, point: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{point}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(LONG_S) == 0
+
+
+def test_killed_anywhere_all_users_are_there_and_the_next_run_ends_it(store_place: Path | str, key_file: Path) -> None:
+    with filled(store_place, key_file) as store:
+        before = all_held(store)
+    rotator = Rotator(store_place, key_file)
+    for point in rotating_process.POINTS:
+        with opened(store_place, key_file) as store:
+            assert store.keys is not None
+            rotations = store.keys.pseudonyms.rotations
+        assert rotator.run(point) == "killed", point
+        is_committed = point in ("after the commit", "log is empty", "end")
+        with opened(store_place, key_file) as store:  # as a server that starts now
+            assert store.keys is not None
+            assert store.keys.pseudonyms.rotations == rotations + is_committed, point
+            check_whole(store, before)
+        keys = read_pseudonyms(key_file).rotations
+        assert rotator.run("") == "done 0"
+        with opened(store_place, key_file) as store:
+            assert store.keys is not None
+            # No key is left over, and a committed rotation is not made twice, but for the one that came to its end.
+            assert store.keys.pseudonyms.rotations == rotations + 1 + (point == "end"), point
+            added = point in ("key is aside", "end")
+            assert read_pseudonyms(key_file).rotations == store.keys.pseudonyms.rotations == keys + added
+            assert not store.database.one(sa.select(state.c.traces))
+            check_whole(store, before)
+    rotator.close()
+
+
+def test_a_process_with_other_keys_is_refused(store_place: Path | str, key_file: Path, tmp_path: Path) -> None:
+    with filled(store_place, key_file) as store:
+        before = all_held(store)
+        stale = read_pseudonyms(key_file)
+        for wrong in (read_pseudonyms(tmp_path / "other.key", {}), Pseudonyms(b"x" * 32, b"y" * 32)):
+            with pytest.raises(UserKeysError, match="made by other keys"):
+                UserKeys(lambda wrong=wrong: wrong).settle(store.database)  # type: ignore[misc]
+        rotate(store, key_file)
+    with pytest.raises(UserKeysError, match="made by other keys"), InteractionStore(store_place) as store:
+        UserKeys(lambda: stale).settle(store.database)
+    with InteractionStore(store_place, clock=lambda: NOW) as store:  # without any keys
+        for call in (lambda: store.record([event()]), lambda: store.erase(event().user)):
+            with pytest.raises(UserKeysError, match="key file is needed"):
+                call()
+    with opened(store_place, key_file) as store:
+        check_whole(store, before)
+
+
+def test_no_rotation_without_the_keys_of_the_store(store_place: Path | str, key_file: Path, tmp_path: Path) -> None:
+    with filled(store_place, key_file) as store:
+        with pytest.raises(ConfigError, match="cannot be read"):
+            rotate(store, tmp_path / "none.key")
+        read_pseudonyms(tmp_path / "other.key", {})
+        with pytest.raises(UserKeysError):
+            rotate(store, tmp_path / "other.key")
+        assert not (tmp_path / "none.key").exists()
+        assert read_pseudonyms(tmp_path / "other.key").rotations == 0
+
+
+def test_a_store_of_before_belongs_to_the_first_key_and_a_new_one_to_all(tmp_path: Path, key_file: Path) -> None:
+    with InteractionStore(tmp_path / "i.db", create=True, clock=lambda: NOW) as store:
+        store.record([event(read_pseudonyms(key_file).of("user 1"))])
+    key_file.write_text(key_file.read_text() + "ab" * 32 + "\n")
+    with opened(tmp_path / "i.db", key_file) as store, opened(tmp_path / "new.db", key_file) as new:
+        assert store.keys is not None
+        assert new.keys is not None
+        assert (store.keys.pseudonyms.rotations, new.keys.pseudonyms.rotations) == (0, 1)
+        assert len(held(store, "user 1")["interactions"]) == 1
+        assert rotate(store, key_file).keys == 2  # takes the key that is there
+    assert read_pseudonyms(key_file).rotations == 1
+
+
+def test_keys_of_the_environment_take_the_new_one_from_there(
+    tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "ab" * 32)
+    with opened(tmp_path / "i.db", key_file) as store:
+        store.record([event(of(store, "user 1"))])
+        with pytest.raises(ConfigError, match="holds no key beyond"):
+            rotate(store, tmp_path / "none.key")
+        monkeypatch.setenv(KEY_VARIABLE, f"{'ab' * 32} {'cd' * 32}")
+        assert rotate(store, tmp_path / "none.key").users == 1
+    with opened(tmp_path / "i.db", key_file) as store:
+        assert of(store, "user 1") == Pseudonyms(b"\xab" * 32, b"\xcd" * 32).of("user 1")
+        assert len(held(store, "user 1")["interactions"]) == 1
+
+
+def test_a_reader_in_the_way_leaves_traces_that_the_next_run_clears(
+    tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.0)
+    with filled(tmp_path / "i.db", key_file) as store:
+        old = of(store, NAMES[0]).encode()
+        with InteractionStore(tmp_path / "i.db") as reader, reader.all() as rows:
+            next(rows)
+            with pytest.raises(InteractionError, match="run this again"):
+                rotate(store, key_file)
+        found = rotate(store, key_file)
+    assert (found.resumed, found.keys) == (True, 2)
+    assert old not in b"".join(path.read_bytes() for path in tmp_path.glob("i.db*"))
+
+
+def test_a_running_server_refuses_one_batch_and_goes_on(store_place: Path | str, key_file: Path) -> None:
+    desk = Desk(store_place, read=lambda: read_pseudonyms(key_file))
+    assert desk.ask(op="record", interactions=[act()])["results"][0]["status"] == "recorded"
+    with InteractionStore(store_place) as other:
+        rotate(other, key_file)
+    for request in ({"op": "record", "interactions": [act(item="i2")]}, {"op": "history", "user_id": "ann"}):
+        (refused,) = desk.batch(request)
+        if request["op"] == "record":
+            assert isinstance(refused, RequestError)
+            assert (refused.kind, "rotated" in refused.text) == (ErrorKind.UNAVAILABLE, True)
+        else:
+            assert refused["read"] == 1
+    assert [row["status"] for row in desk.ask(op="record", interactions=[act(), act(item="i2")])["results"]] == [
+        "duplicate",
+        "recorded",
+    ]
+    assert desk.store.stats().users == 1
+    desk.close()
+
+
+def test_what_is_acknowledged_during_rotations_is_there_once(tmp_path: Path, key_file: Path) -> None:
+    where = tmp_path / "i.db"
+    desks = [Desk(where, read=lambda: read_pseudonyms(key_file)) for _ in range(2)]
+    stop = threading.Event()
+
+    def work(number: int) -> list[str]:
+        done: list[str] = []
+        n = 0
+        while not stop.is_set():
+            n += 1
+            request = {"op": "record", "interactions": [act(f"user {n % 5}", item=f"{number}-{n}")]}
+            (answer,) = desks[number].batch(request)
+            if isinstance(answer, RequestError):
+                assert answer.kind is ErrorKind.UNAVAILABLE
+            else:
+                assert answer["results"][0]["status"] == "recorded"
+                done.append(f"{number}-{n}")
+        return done
+
+    with ThreadPoolExecutor(2) as pool, InteractionStore(where) as other:
+        working = [pool.submit(work, number) for number in range(2)]
+        try:
+            for _ in range(5):
+                revision = other.revision
+                while other.revision < revision + 4:
+                    assert not any(found.done() for found in working)
+                rotate(other, key_file)
+        finally:
+            stop.set()
+        acknowledged = [item for found in working for item in found.result(LONG_S)]
+    with opened(where, key_file) as store:
+        assert store.stats().users == 5
+        found = [row["item"] for n in range(5) for row in store.export(of(store, f"user {n}"))["interactions"]]
+        assert sorted(found) == sorted(acknowledged)
+    for desk in desks:
+        desk.close()
+
+
+def test_recommendations_go_on_and_variants_stay(tmp_path: Path, store_place: Path | str, key_file: Path) -> None:
+    split = Experiment("mix", [Variant("a"), Variant("b"), Variant("c")])
+    snapshot = small_snapshot(tmp_path / "s")
+    service = Service(snapshot, store_place, experiments=[split], read=lambda: read_pseudonyms(key_file))
+    keys = service.store.keys
+    assert keys is not None
+    service.store.record([event(keys.pseudonyms.of(name), item="i9") for name in NAMES])
+
+    def variants() -> list[str]:
+        found = [service.recommend_for(name) for name in NAMES]
+        assert {one.basis for one in found} == {"history"}
+        assert isinstance(found[0].experiments, list)
+        return [one.experiments[0].variant for one in found if isinstance(one.experiments, list)]
+
+    before, old = variants(), keys.pseudonyms
+    assert len(set(before)) == 3
+    rotate(service.store, key_file)
+    (refused,) = service.batch({"user_id": NAMES[0]})
+    assert isinstance(refused, RequestError)
+    assert refused.kind is ErrorKind.UNAVAILABLE
+    assert variants() == before
+    assert keys.pseudonyms.rotations == 1
+    kept = service.handler._histories._kept
+    assert set(kept) == {keys.pseudonyms.of(name) for name in NAMES}
+    assert not set(kept) & {old.of(name) for name in NAMES}
+    service.store.close()
+
+
+def test_answers_that_wait_for_the_log_during_a_rotation_are_lost_and_counted(
+    store_place: Path | str, key_file: Path
+) -> None:
+    with opened(store_place, key_file) as store:
+        assert store.keys is not None
+        ring = store.keys.pseudonyms
+        log = log_of(store, plain=1.0)
+        log.offer(by_user("r1"), ring.of("user 1"), "text", ring.fingerprint)
+        rotate(store, key_file)
+        log.flush()
+        assert (log.counts.logged, log.counts.failed) == (0, 1)
+        log.offer(by_user("r2"), ring.of("user 1"), "text", ring.fingerprint)
+        log.offer(plain("r3"), None)
+        assert store.keys.follow(lambda: store.database)
+        new = store.keys.pseudonyms
+        log.offer(by_user("r4"), new.of("user 1"), "text", new.fingerprint)
+        log.flush()
+        log.close()
+        assert (log.counts.logged, log.counts.failed) == (2, 2)
+        with store.database.reading() as connection:
+            rows = connection.execute(sa.select(answers.c.recommendation_id, answers.c.pseudonym)).all()
+        assert {tuple(row) for row in rows} == {("r3", None), ("r4", new.of("user 1"))}
