@@ -7,13 +7,19 @@ of item vectors made shorter by a fit to user vectors; see `recserve_server_ext.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import faiss
 import numpy as np
+
+# Training has many short parallel steps. Where other programs use the CPU, OpenMP's threads spin away minutes of it
+# between them, unless they are told to sleep before their library is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import faiss
 
 from recserve_server_ext import cpu
 from recserve_server_ext.engine import Rows, Scores, Vectors, search_in_parts
