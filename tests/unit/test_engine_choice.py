@@ -77,11 +77,13 @@ def test_scan_walks_along_the_border_of_the_target(vectors: Vectors) -> None:
     assert [least[scored] for scored in sorted(least, reverse=True)] == sorted(least.values())
 
 
-def test_scan_tries_codes_of_several_lengths(vectors: Vectors) -> None:
-    engine, report = build_engine(vectors, settings("scan", dims_per_code=(3, 2)))
-    assert {point.parameters["codes"] for point in report.points[:-1]} == {10, 16}
+@pytest.mark.parametrize(("target", "tried"), [(0.5, {10}), (1.0, {10, 16})])
+def test_scan_takes_more_codes_only_where_fewer_miss_the_target(
+    vectors: Vectors, target: float, tried: set[int]
+) -> None:
+    engine, report = build_engine(vectors, settings("scan", recall=target, rescored=(20,), dims_per_code=(3, 2)))
+    assert {point.parameters["codes"] for point in report.points[:-1]} == tried
     assert engine.parameters == report.points[report.choice.point].parameters
-    assert report.choice.reached
 
 
 def test_scan_that_cannot_reach_the_target_is_given_up_at_once(vectors: Vectors) -> None:
