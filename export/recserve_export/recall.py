@@ -31,10 +31,8 @@ _BEHAVIOURS = 20
 _INTERESTS = 3
 _NEIGHBOURS = 50
 _ROUNDS = 3
-#: Users of each kind that codes are fitted to, the most items they are made from (their neighbours are searched for
-#: exactly), and what parts their seed from that of users who are measured.
-_USERS_TO_FIT = 1000
-_ITEMS_TO_FIT = 32_768
+#: Users that codes are fitted to, and what parts their seed from that of users who are measured.
+_USERS_TO_FIT = 2000
 _APART = 1_000_003
 #: Scores this close are equal: float32 products summed in another order differ by less.
 TIE = 1e-6
@@ -124,18 +122,17 @@ def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
 
 
 def users_to_fit(vectors: Vectors, *, seed: int) -> Vectors:
-    """Users of both kinds to fit the codes of `scan` to, [users, dim]: never those that engines are measured with.
+    """Users of the kind `random` to fit the codes of `scan` to, [users, dim]: never those that are measured with.
+
+    That kind is the hardest to search for, and what is fitted to it serves the others as well as what is fitted to both
+    (docs/decisions/005-scan-engine.md).
 
     Args:
         vectors: [items, dim] unit float32, at least one.
         seed: That of the users who are measured; these are drawn apart from them.
     """
-    apart = seed + _APART
-    if len(vectors) > _ITEMS_TO_FIT:
-        rows = np.random.default_rng(apart).choice(len(vectors), _ITEMS_TO_FIT, replace=False)
-        vectors = vectors[np.sort(rows)]
-    histories = sample_histories(vectors, count=_USERS_TO_FIT, seed=apart)
-    return np.concatenate([normalised_means(vectors[rows]) for rows in histories.values()])
+    random = np.random.default_rng(seed + _APART)
+    return normalised_means(vectors[random.integers(len(vectors), size=(_USERS_TO_FIT, _BEHAVIOURS))])
 
 
 def users_of_log(vectors: Vectors, logged: Vectors) -> Users:
