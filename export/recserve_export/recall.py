@@ -31,6 +31,9 @@ _BEHAVIOURS = 20
 _INTERESTS = 3
 _NEIGHBOURS = 50
 _ROUNDS = 3
+#: Users that codes are fitted to, and what parts their seed from that of users who are measured.
+_USERS_TO_FIT = 2000
+_APART = 1_000_003
 #: Scores this close are equal: float32 products summed in another order differ by less.
 TIE = 1e-6
 #: One-sided 95% of a normal distribution.
@@ -116,6 +119,20 @@ def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
         for kind, rows in sample_histories(vectors, count=count, seed=seed).items()
     }
     return with_exact_answers(vectors, users, NEIGHBOURS)
+
+
+def users_to_fit(vectors: Vectors, *, seed: int) -> Vectors:
+    """Users of the kind `random` to fit the codes of `scan` to, [users, dim]: never those that are measured with.
+
+    That kind is the hardest to search for, and what is fitted to it serves the others as well as what is fitted to both
+    (docs/decisions/005-scan-engine.md).
+
+    Args:
+        vectors: [items, dim] unit float32, at least one.
+        seed: That of the users who are measured; these are drawn apart from them.
+    """
+    random = np.random.default_rng(seed + _APART)
+    return normalised_means(vectors[random.integers(len(vectors), size=(_USERS_TO_FIT, _BEHAVIOURS))])
 
 
 def users_of_log(vectors: Vectors, logged: Vectors) -> Users:

@@ -1,23 +1,31 @@
 """The `scan` engine: faiss's 4-bit codes of the items in inverted lists, the best by code scored again exactly.
 
 User vectors are means and lie off the data, where a graph loses its way; a scan of short codes does not care where a
-query lies. The codes are those of "Quicker ADC" (Andre, Kermarrec, Le Scouarnec 2019) as faiss has them, `IVF,PQx4fs`.
+query lies. The codes are those of "Quicker ADC" (Andre, Kermarrec, Le Scouarnec 2019) as faiss has them, `IVF,PQx4fs`,
+of item vectors made shorter by a fit to user vectors; see `recserve_server_ext.scan_fit`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import faiss
 import numpy as np
+
+# Training has many short parallel steps. Where other programs use the CPU, OpenMP's threads spin away minutes of it
+# between them, unless they are told to sleep before their library is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import faiss
 
 from recserve_server_ext import cpu
 from recserve_server_ext.engine import Rows, Scores, Vectors, search_in_parts
 from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine
+from recserve_server_ext.scan_fit import Fit
 
 CODES = "codes.faiss"
 #: faiss asks for this many training vectors a centre; fewer items than that for the 16 centres of a code are too few.
@@ -39,10 +47,13 @@ class ScanEngine:
 
     name = "scan"
 
-    def __init__(self, index: faiss.Index, vectors: Vectors, parameters: dict[str, int], threads: int) -> None:
-        """Wrap a faiss index whose ids are rows of `vectors`; see `build` and `load`."""
+    def __init__(
+        self, index: faiss.Index, fit: Fit, vectors: Vectors, parameters: dict[str, int], threads: int
+    ) -> None:
+        """Wrap a faiss index of what `fit` makes of `vectors`, with their rows as ids; see `build` and `load`."""
         self.parameters = parameters
         self.threads = threads
+        self._fit = fit
         self._index = index
         self._vectors = vectors
         self._exact = ExactEngine(vectors)
@@ -53,6 +64,7 @@ class ScanEngine:
     def build(
         cls,
         vectors: Vectors,
+        fit: Fit,
         *,
         lists: int,
         codes: int,
@@ -65,8 +77,9 @@ class ScanEngine:
 
         Args:
             vectors: [items, dim] unit float32, at least `LEAST_ITEMS`.
+            fit: To user vectors; only where candidates come from depends on it, scores are of the vectors as they are.
             lists: Inverted lists.
-            codes: 4-bit codes of an item, each of `dim / codes` dimensions; divides `dim`.
+            codes: 4-bit codes of an item, each of `rank / codes` dimensions; divides the rank of `fit`.
             nprobe: Lists that a search looks into, at most `lists`.
             rescored: Items scored exactly where ten are wanted; for other numbers see `_GROWTH`.
             threads: Of building and searching; default the usable cores.
@@ -74,15 +87,15 @@ class ScanEngine:
         """
         threads = threads or cpu.usable_cores()
         faiss.omp_set_num_threads(threads)
-        index = faiss.index_factory(vectors.shape[1], f"IVF{lists},PQ{codes}x4fs", faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors)
+        index = faiss.index_factory(fit.rank, f"IVF{lists},PQ{codes}x4fs", faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors @ fit.items)
         for start in range(0, len(vectors), _CHUNK):
             chunk = vectors[start : start + _CHUNK]
-            index.add(chunk)
+            index.add(chunk @ fit.items)
             if done is not None:
                 done(len(chunk))
         parameters = {"lists": lists, "codes": codes, "nprobe": nprobe, "rescored": rescored}
-        return cls(index, vectors, parameters, threads)
+        return cls(index, fit, vectors, parameters, threads)
 
     @classmethod
     def load(
@@ -91,8 +104,9 @@ class ScanEngine:
         """Load what `save` wrote beside the same vectors.
 
         Raises:
-            SnapshotError: faiss cannot read the codes, or they are not those of these vectors.
+            SnapshotError: The codes or the fit cannot be read, or are not those of these vectors.
         """
+        fit = Fit.load(folder, vectors.shape[1])
         path = folder / CODES
         try:
             index = faiss.read_index(str(path))
@@ -100,20 +114,21 @@ class ScanEngine:
             # Behind faiss's own place in its sources.
             reason = str(error).rpartition("Error: ")[2].splitlines()[0]
             raise SnapshotError(f"{path} cannot be read: {reason}; rebuild it with: recserve index build") from error
-        if (index.ntotal, index.d) != vectors.shape:
+        if (index.ntotal, index.d) != (len(vectors), fit.rank):
             raise SnapshotError(
-                f"{path} holds the codes of {index.ntotal} items of {index.d} dimensions, the vectors beside it are "
-                f"{list(vectors.shape)}; rebuild it with: recserve index build"
+                f"{path} holds the codes of {index.ntotal} items of {index.d} dimensions, the vectors beside it make "
+                f"{[len(vectors), fit.rank]}; rebuild it with: recserve index build"
             )
-        return cls(index, vectors, dict(parameters), threads or cpu.usable_cores())
+        return cls(index, fit, vectors, dict(parameters), threads or cpu.usable_cores())
 
     def with_parameters(self, parameters: Mapping[str, int]) -> ScanEngine:
         """The same codes with another `nprobe` and `rescored`."""
         searched = {name: parameters[name] for name in ("nprobe", "rescored")}
-        return ScanEngine(self._index, self._vectors, {**self.parameters, **searched}, self.threads)
+        return ScanEngine(self._index, self._fit, self._vectors, {**self.parameters, **searched}, self.threads)
 
     def save(self, folder: Path) -> None:
-        """Write the codes."""
+        """Write the codes and the fit."""
+        self._fit.save(folder)
         faiss.write_index(self._index, str(folder / CODES))
 
     def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
@@ -130,7 +145,7 @@ class ScanEngine:
         """One thread's share of a search."""
         faiss.omp_set_num_threads(1)  # of the calling thread only
         probing = faiss.SearchParametersIVF(nprobe=self.parameters["nprobe"])
-        _, rows = self._index.search(queries, candidates, params=probing)
+        _, rows = self._index.search(queries @ self._fit.queries, candidates, params=probing)
         rows, scores = _best(rows, self._scores(queries, rows), k)
         short = np.flatnonzero(rows[:, -1] < 0)
         if len(short):

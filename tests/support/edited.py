@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from recserve_client.contract import ItemsChanged, ItemsFound, RequestError
 from recserve_server_ext.catalogue_editor import CatalogueEditor
 from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
+from recserve_server_ext.engine import BuiltEngine, Vectors
 from recserve_server_ext.hnsw_engine import HnswEngine
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.snapshot import Content, write
@@ -36,6 +37,10 @@ def item_vector(texts: dict[str, str], encoder: str = ENCODER) -> NDArray[np.flo
     """v = normalise(sum_f a_f G(y_f))."""
     total = sum(WEIGHTS[name] * vector_of(text, encoder).astype(np.float64) for name, text in texts.items())
     return np.asarray(total / np.linalg.norm(total), np.float32)
+
+
+def _graph(vectors: Vectors) -> BuiltEngine:
+    return HnswEngine.build(vectors, m=16, ef_construction=100, ef=200, threads=1)
 
 
 class Edited:
@@ -61,14 +66,14 @@ class Edited:
         self.editor = CatalogueEditor(lambda: self.store, lambda: self.encoder, limits)
         self.encoder = ENCODER
 
-    def publish(self, encoder: str = ENCODER) -> Path:
+    def publish(self, encoder: str = ENCODER, build: Callable[[Vectors], BuiltEngine] = _graph) -> Path:
         """A snapshot of all items, as `index build` would make it."""
         head, found = self.store.head(), list(self.store.items())
         vectors = np.stack([item_vector(item.texts, encoder) for item in found])
         content = Content(
             vectors=vectors,
             ids=[item.id for item in found],
-            engine=HnswEngine.build(vectors, m=16, ef_construction=100, ef=200, threads=1),
+            engine=build(vectors),
             encoder=encoder,
             revision=head.revision,
             source=head.identity,

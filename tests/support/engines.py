@@ -13,6 +13,7 @@ from recserve_server_ext.milvus_collection import Loadable
 from recserve_server_ext.milvus_engine import MilvusEngine
 from recserve_server_ext.milvus_settings import MilvusSettings
 from recserve_server_ext.scan_engine import ScanEngine
+from recserve_server_ext.scan_fit import Fit
 
 
 class EngineMaker(Protocol):
@@ -35,7 +36,8 @@ def engine_maker(name: str, milvus_uri: str) -> Iterator[EngineMaker]:
             return HnswEngine.build(vectors, m=16, ef_construction=200, ef=400, threads=1)
         if name == "scan":
             codes = vectors.shape[1] // 2
-            return ScanEngine.build(vectors, lists=16, codes=codes, nprobe=16, rescored=640, threads=1)
+            fit = Fit.to(vectors[::7], vectors, rank=2 * codes)
+            return ScanEngine.build(vectors, fit, lists=16, codes=codes, nprobe=16, rescored=640, threads=1)
         items = Loadable.of_items(vectors, [f"i{row}" for row in range(len(vectors))], fields, "test")
         settings = MilvusSettings(uri=milvus_uri, consistency="Strong")
         made.append(MilvusEngine.build(items, settings, m=16, ef_construction=200, ef=400))

@@ -25,8 +25,9 @@ def vectors() -> Vectors:
 
 
 def settings(engine: EngineName, **others: object) -> Settings:
-    quick = {"m": (8,), "ef": (16, 64), "ef_construction": 40, "items_per_list": (256,), "users": 60, "threads": 1}
-    return Settings(engine=engine, **{**quick, **others})  # type: ignore[arg-type]  # values of many types
+    quick = {"m": (8,), "ef": (16, 64), "ef_construction": 40, "users": 60, "threads": 1}
+    codes = {"items_per_list": (256,), "dims_per_code": (2,)}
+    return Settings(engine=engine, **{**quick, **codes, **others})  # type: ignore[arg-type]  # values of many types
 
 
 def test_auto_measures_all_engines_and_takes_the_cheapest_that_reaches(vectors: Vectors) -> None:
@@ -74,6 +75,15 @@ def test_scan_walks_along_the_border_of_the_target(vectors: Vectors) -> None:
     reaching = [key for key, is_reached in measured.items() if is_reached]
     least = {scored: min(nprobe for nprobe, other in reaching if other == scored) for _, scored in reaching}
     assert [least[scored] for scored in sorted(least, reverse=True)] == sorted(least.values())
+
+
+@pytest.mark.parametrize(("target", "tried"), [(0.5, {10}), (1.0, {10, 16})])
+def test_scan_takes_more_codes_only_where_fewer_miss_the_target(
+    vectors: Vectors, target: float, tried: set[int]
+) -> None:
+    engine, report = build_engine(vectors, settings("scan", recall=target, rescored=(20,), dims_per_code=(3, 2)))
+    assert {point.parameters["codes"] for point in report.points[:-1]} == tried
+    assert engine.parameters == report.points[report.choice.point].parameters
 
 
 def test_scan_that_cannot_reach_the_target_is_given_up_at_once(vectors: Vectors) -> None:

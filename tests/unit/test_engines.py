@@ -18,6 +18,7 @@ from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine, best
 from recserve_server_ext.hnsw_engine import GRAPH, HnswEngine
 from recserve_server_ext.scan_engine import CODES, ScanEngine
+from recserve_server_ext.scan_fit import Fit
 
 Vectors = NDArray[np.float32]
 
@@ -202,7 +203,8 @@ def test_hnsw_load_refuses_another_graph(hnsw: HnswEngine, vectors: Vectors, tmp
 
 @pytest.fixture(scope="module")
 def scan(vectors: Vectors) -> ScanEngine:
-    return ScanEngine.build(vectors, lists=8, codes=DIM // 2, nprobe=4, rescored=80, threads=2)
+    fit = Fit.to(unit(500, seed=24), vectors, rank=DIM)
+    return ScanEngine.build(vectors, fit, lists=8, codes=DIM // 2, nprobe=4, rescored=80, threads=2)
 
 
 @pytest.mark.parametrize("users", [1, 3, 50])
@@ -275,7 +277,7 @@ def test_scan_save_and_load(scan: ScanEngine, vectors: Vectors, tmp_path: Path) 
 
 def test_scan_load_refuses_other_codes(scan: ScanEngine, vectors: Vectors, tmp_path: Path) -> None:
     scan.save(tmp_path)
-    with pytest.raises(SnapshotError, match=r"codes of 2000 items of 16 dimensions, the vectors beside it are \[2001"):
+    with pytest.raises(SnapshotError, match=r"codes of 2000 items of 16 dimensions, the vectors beside it make \[2001"):
         ScanEngine.load(tmp_path, unit(2001, seed=22), scan.parameters)
     (tmp_path / CODES).write_bytes((tmp_path / CODES).read_bytes()[:5000])
     with pytest.raises(SnapshotError, match=CODES):

@@ -14,8 +14,11 @@ import pytest
 from recserve_export import index_compact
 from recserve_export.index_compact import compact
 from recserve_server_ext.compactor import Compactor
+from recserve_server_ext.engine import Vectors
 from recserve_server_ext.errors import CatalogueError, SnapshotError
 from recserve_server_ext.events import EventLog
+from recserve_server_ext.scan_engine import LEAST_ITEMS, ScanEngine
+from recserve_server_ext.scan_fit import FITTED, Fit
 from recserve_server_ext.snapshot import Snapshot, current
 from recserve_server_ext.snapshot_manifest import read_manifest
 from support.edited import DIM, ENCODER, Edited, item_vector
@@ -62,6 +65,28 @@ def test_the_new_snapshot_is_the_store(edited: Edited) -> None:
     assert snapshot.manifest.revision == edited.store.revision == 3
     assert snapshot.manifest.engine.parameters == {"M": 16, "ef_construction": 100, "ef": 200}
     assert run(edited) is None
+
+
+def test_codes_stay_fitted_to_the_same_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_compact, "TextEncoder", Encoder)
+    edited = Edited(tmp_path, tmp_path / "catalogue.db", items=LEAST_ITEMS + 5)
+    fits: list[Fit] = []
+
+    def scan(vectors: Vectors) -> ScanEngine:
+        fits.append(Fit.to(vectors[:50], vectors, rank=8))
+        return ScanEngine.build(vectors, fits[-1], lists=2, codes=4, nprobe=2, rescored=200, threads=1)
+
+    edited.publish(build=scan)
+    edited.change("upsert", [film("a", "new")])
+    snapshot = run(edited)
+    edited.store.close()
+    assert snapshot is not None
+    assert (snapshot.engine.name, "a" in snapshot.row_of) == ("scan", True)
+    assert FITTED in snapshot.manifest.files
+    kept = Fit.load(edited.snapshots / snapshot.manifest.id, DIM)
+    np.testing.assert_array_equal(np.stack(kept), np.stack(fits[0]))
+    rows, _ = snapshot.engine.search(snapshot.vectors[:50], 1)
+    assert rows[:, 0].tolist() == list(range(50))
 
 
 def test_what_only_older_snapshots_need_is_forgotten(edited: Edited) -> None:
