@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +16,7 @@ import msgspec
 import pytest
 
 from recserve_client import AsyncClient, Client, ClientOptions, NewItem, interaction, item, text
-from recserve_client.errors import InvalidRequest, RecserveError
-from recserve_server_ext.interaction_store import InteractionStore
+from recserve_client.errors import InvalidRequest
 from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.workspace import Workspace
 from support.served import Served
@@ -236,51 +234,6 @@ def test_an_erasure_that_races_with_records_leaves_only_later_ones(client: Clien
     gone = sum(receipt.interactions for receipt in receipts)
     assert gone + len(held) == len(accepted)
     assert all(timestamp > asked_at for timestamp in held)
-
-
-def test_a_killed_stub_loses_nothing_that_was_acknowledged(client: Client, live: Served, home: Path) -> None:
-    acknowledged: list[str] = []
-    stop = threading.Event()
-    # Other tests may have reloaded something before.
-    before = len([event for event in live.events() if event["event"] == "model_reloaded"])
-
-    def write(part: int) -> None:
-        with Client(live.grpc, ClientOptions(deadline_s=5, tries=1)) as own:
-            n = 0
-            while not stop.is_set():
-                batch = [
-                    interaction(f"load{part}", "click", f"item{m}", event_id=f"load{part}-{n}-{m}") for m in range(20)
-                ]
-                n += 1
-                try:
-                    results = own.interactions.record(batch).results
-                except RecserveError:
-                    time.sleep(0.02)
-                else:
-                    acknowledged.extend(result.event_id for result in results if result.status == "recorded")
-
-    with ThreadPoolExecutor(4) as threads:
-        futures = [threads.submit(write, part) for part in range(4)]
-        for kill in range(1, 4):
-            seen = len(acknowledged)
-            while len(acknowledged) < seen + 500:
-                assert not any(future.done() for future in futures)
-                time.sleep(0.01)
-            live.stub("interactions").send_signal(signal.SIGKILL)
-            live.wait_for("model_reloaded", before + kill, timeout_s=60)
-        seen = len(acknowledged)
-        while len(acknowledged) < seen + 100:
-            assert not any(future.done() for future in futures)
-            time.sleep(0.01)
-        stop.set()
-        for future in futures:
-            future.result()
-    with InteractionStore(Workspace(home).interactions) as store, store.all() as rows:
-        held = {row["event_id"] for row in rows}
-    missing = set(acknowledged) - held
-    assert not missing
-    assert len(acknowledged) == len(set(acknowledged))
-    assert client.recommend_for("load0").basis == "popularity"  # none of these items exists
 
 
 def test_the_commands_show_export_and_erase(client: Client, live: Served, films: list[str]) -> None:
