@@ -9,13 +9,12 @@ import msgspec
 import sqlalchemy as sa
 
 from recserve_export.errors import ExportError
+from recserve_server_ext.click_counts import CLICKS, SKEW_S, WINDOW_S
 from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.interaction_tables import answers, events, users
 
 #: Outcomes of one report or export at most; they are held in memory.
 MOST_OUTCOMES: Final = 5_000_000
-#: A caller's clock may be so much behind the server's.
-SKEW_S: Final = 300.0
 _CHUNK: Final = 1000
 
 
@@ -30,9 +29,9 @@ class OutcomeRules(msgspec.Struct, frozen=True):
         end_us: Answers before then.
     """
 
-    clicks: frozenset[str] = frozenset({"click", "view", "listen"})
+    clicks: frozenset[str] = CLICKS
     conversions: frozenset[str] = frozenset({"purchase", "like"})
-    window_s: float = 86_400.0
+    window_s: float = WINDOW_S
     start_us: int = 0
     end_us: int = 2**62
 

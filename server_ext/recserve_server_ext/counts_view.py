@@ -101,6 +101,27 @@ class CountsView:
         """[counted items, n] of the neighbours."""
         return self.counts.neighbours.likeness
 
+    def beliefs(self, rows: Ints) -> tuple[Floats, Floats]:
+        """[rows], [rows] the parameters of the Beta distribution of each one's rate of clicks."""
+        shown, clicked = self._shown[rows], self._clicked[rows]
+        prior = self.counts.clicks.prior
+        return prior.clicks + clicked.astype(np.float64), prior.others + (shown - clicked).astype(np.float64)
+
+    @cached_property
+    def _shown(self) -> Ints:
+        return self._by_row(self.counts.clicks.shown)
+
+    @cached_property
+    def _clicked(self) -> Ints:
+        return self._by_row(self.counts.clicks.clicked)
+
+    def _by_row(self, of_items: Ints) -> Ints:
+        """[rows] what was counted of the items of answers; 0 = nothing."""
+        rows = np.array([self.view.row_of.get(name, -1) for name in self.counts.clicks.items], np.int64)
+        found = np.zeros(len(self.view.available), np.int64)
+        found[rows[rows >= 0]] = of_items[rows >= 0]
+        return found
+
     @cached_property
     def _rows(self) -> Ints:
         return np.array([self.view.row_of.get(name, -1) for name in self.counts.items], np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.click_counts import ClickCounts, ClickPrior, read_clicks
 from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.history_rules import HistoryRules
@@ -42,6 +43,7 @@ class LogCounter:
         contexts: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
         privacy: PopularPrivacy | None = None,
+        prior: ClickPrior | None = None,
     ) -> None:
         """
         Args:
@@ -52,6 +54,7 @@ class LogCounter:
             contexts: Names of the contexts by which it is counted too.
             clock: Seconds since 1970.
             privacy: Of what is popular; it is not counted by context then. The keys of the store are its secret.
+            prior: Of the rates of clicks; none = as in the settings that name none.
         """
         self._privacy = privacy
         self._open = store
@@ -60,7 +63,8 @@ class LogCounter:
         self._contexts = contexts
         self._every_s = every_s
         self._clock = clock
-        self._counts = no_counts()
+        self._prior = prior or ClickPrior()
+        self._counts = no_counts()._replace(clicks=ClickCounts(prior=self._prior))
         self._next = 0.0
         self._counting: threading.Thread | None = None
 
@@ -79,7 +83,7 @@ class LogCounter:
         """Count now.
 
         Args:
-            paired: Whether item-to-item counts are wanted, which take longest.
+            paired: Whether item-to-item counts and clicks are wanted, which take longest.
         """
         start = time.monotonic()
         try:
@@ -91,7 +95,8 @@ class LogCounter:
                 assert store.keys is not None
                 sign = store.keys.pseudonyms.sign
                 counts = counts._replace(everybody=private_ranking(log, now_us, self._privacy, sign))
-            self._counts = counts
+            clicks = read_clicks(store, self._prior) if paired else self._counts.clicks
+            self._counts = counts._replace(clicks=clicks)
         except InteractionError as error:
             _log.error("the log could not be counted: %s", error)
         # Also after a failure: a store that is away must not be asked by every batch.

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.click_counts import ClickCounts
 from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.neighbours import Neighbours, neighbours_of
 from recserve_server_ext.popularity import Ranking, no_ranking, ranking_of
@@ -49,12 +50,14 @@ class Counts(NamedTuple):
         of_context: The same among the interactions with a value of a context, by name and value.
         items: The items of `neighbours`.
         neighbours: Which of them go together.
+        clicks: What was recommended and clicked.
     """
 
     everybody: Ranking
     of_context: dict[tuple[str, str], Ranking]
     items: list[str]
     neighbours: Neighbours
+    clicks: ClickCounts = ClickCounts()
 
     def ranking(self, context: Mapping[str, str]) -> Ranking:
         """What is popular in a context: of the values that were counted the one with the fewest active users."""
@@ -93,7 +96,7 @@ def counts_of(log: LogColumns, now_us: int, rules: BlendRules, *, paired: bool =
                 counted = ranking(np.flatnonzero(inverse == code))
                 if counted.active[-1] >= FEWEST:
                     of_context[name, str(found[code])] = counted
-    items, neighbours = _neighbours(log, rank, rules) if paired else no_counts()[2:]
+    items, neighbours = _neighbours(log, rank, rules) if paired else no_counts()[2:4]
     return Counts(ranking(slice(None)), of_context, items, neighbours)
 
 

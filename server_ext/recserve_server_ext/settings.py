@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.click_counts import ClickPrior
 from recserve_server_ext.errors import ConfigError
 from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.history_rules import HistoryRules, read_rules
@@ -93,6 +94,7 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         popular_privacy: Noise and bounds for the numbers of users by item; none = the plain numbers. Then nothing is
             counted by context.
         blend: How the strategy `blend` weighs its parts.
+        click_prior: What Thompson sampling believes of an item before anything is logged of it.
         log: What is logged of the answers.
         experiments: Variants that are compared; see `recserve_server_ext.experiments`.
     """
@@ -104,6 +106,7 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     popular_contexts: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
     popular_privacy: PopularPrivacy | None = None
     blend: BlendRules = BlendRules()
+    click_prior: ClickPrior = ClickPrior()
     log: AnswerLogSettings = AnswerLogSettings()
     experiments: list[Experiment] = []
 

@@ -162,7 +162,7 @@ class UserRanker:
                 answers.append(failed[number])
                 continue
             own = [line for line in lines if line.plan == number]
-            answers.append(_ranked(view, plan, own, behaviours[number], labels[number]))
+            answers.append(_ranked(counts, plan, own, behaviours[number], labels[number]))
         return answers
 
     def _search(self, counts: CountsView, plans: Sequence[Plan], lines: Sequence[_Line]) -> None:
@@ -269,9 +269,9 @@ def _candidates(view: View, plan: Plan, line: _Line, by_text: Rows | None) -> Ro
     return np.array(list(dict.fromkeys(np.concatenate(parts).tolist())), np.int64)
 
 
-def _ranked(view: View, plan: Plan, lines: list[_Line], behaviours: Vectors, labels: Ints) -> Ranked:
+def _ranked(counts: CountsView, plan: Plan, lines: list[_Line], behaviours: Vectors, labels: Ints) -> Ranked:
     """One list of the lines, arranged, with what its scores are made of."""
-    wish = plan.wish
+    view, wish = counts.view, plan.wish
     options = wish.options
     rows = np.concatenate([line.rows for line in lines])
     owner = np.repeat(np.arange(len(lines)), [len(line.rows) for line in lines])
@@ -290,7 +290,7 @@ def _ranked(view: View, plan: Plan, lines: list[_Line], behaviours: Vectors, lab
     shape = wish._replace(options=msgspec.structs.replace(options, boosts=[], min_score=None))
     candidates = rows[order]
     (made,) = arranged(view, [shape], candidates[None], view.vectors(candidates)[None], values[None])
-    made, drawn = _explore(plan, made)
+    made, drawn = _explore(counts, plan, made)
     place_of = dict(zip(candidates.tolist(), order.tolist(), strict=True))
     picks = np.array([place_of[row] for row in made.rows.tolist()], np.int64)
     chosen = made._replace(shares=boosts[picks] if options.boosts else None)
@@ -323,12 +323,13 @@ def _merged(rows: Rows, owner: Ints, scores: Floats, shares: list[float]) -> tup
     return order, values[order]
 
 
-def _explore(plan: Plan, made: Chosen) -> tuple[Chosen, Explored | None]:
+def _explore(counts: CountsView, plan: Plan, made: Chosen) -> tuple[Chosen, Explored | None]:
     k = plan.job.request.k
     if plan.explore is None:
         return made, None
     fixed = np.array([bool(names) for names in made.rules or [[]] * len(made.rows)], np.bool_)
-    drawn = explored(plan.explore, len(made.rows), k, fixed)
+    beliefs = counts.beliefs(made.rows) if plan.explore.kind == "thompson" else None
+    drawn = explored(plan.explore, len(made.rows), k, fixed, beliefs)
     rules = None if made.rules is None else [made.rules[place] for place in drawn.picks.tolist()]
     return Chosen(made.rows[drawn.picks], None, rules), drawn
 

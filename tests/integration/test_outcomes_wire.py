@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -97,10 +97,13 @@ def test_a_click_on_a_recommendation_is_reported(client: Client, live: Served, h
     assert metric(live, "recserve_answers_lost_total") == 0
 
 
-def test_what_is_drawn_to_explore_is_logged_with_its_propensity(client: Client, films: list[str]) -> None:
-    user = "explorer"
+@pytest.mark.parametrize("kind", ["epsilon", "thompson"])
+def test_what_is_drawn_to_explore_is_logged_with_its_propensity(
+    client: Client, films: list[str], kind: Literal["epsilon", "thompson"]
+) -> None:
+    user = f"explorer-{kind}"
     client.interactions.record([interaction(user, "like", films[5])])
-    explore = Explore(epsilon=0.5, at_most=0.5, seed=3)
+    explore = Explore(kind=kind, epsilon=0.5, at_most=0.5, seed=3)
     found = client.recommend_for(user, strategy="blend", explore=explore, variants={"length": "long"})
     (answer,) = logged(client, user, 1)
     assert answer.strategy == "blend"

@@ -18,6 +18,7 @@ from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.snapshot import Snapshot
 from recserve_server_ext.user_histories import UserHistories
+from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 from support.small_snapshot import small_snapshot
 from support.user_service import Service
@@ -199,6 +200,36 @@ def test_exploration_is_marked_with_its_propensity_and_keeps_to_filters(busy: Se
     none = busy.recommend_for(k=10, explore={"epsilon": 0.0})
     assert ids(none) == ids(busy.recommend_for(k=10))
     assert [item.propensity for item in none.slate.items] == [1.0] * 10
+
+
+def test_thompson_sampling_tries_what_was_clicked_when_it_was_recommended(busy: Service) -> None:
+    explore = {"kind": "thompson", "epsilon": 1.0, "at_most": 0.2, "pool": 20, "seed": 5}
+    first = busy.recommend_for(k=10, where=YOUNG, explore=explore, fields=["year"])
+    assert [item.explored for item in first.slate.items] == [False] * 8 + [True] * 2
+    # Nothing was logged: each candidate is as likely as another.
+    assert [item.propensity for item in first.slate.items] == pytest.approx([1.0] * 8 + [1.0 / 20] * 2, abs=1e-5)
+    assert all(year >= 2000 for year in _years(first))
+    assert ids(busy.recommend_for(k=10, where=YOUNG, explore=explore)) == ids(first)
+    candidates = ids(busy.recommend_for(k=30, where=YOUNG))[10:]
+    clicked, ignored = candidates[-1], candidates[0]
+    log = log_of(busy.store)
+    for n in range(60):
+        log.offer(by_user(f"r{n}", [clicked, ignored]), OTHERS[0], keys=PSEUDONYMS.fingerprint)
+    log.flush()
+    log.close()
+    clicks = [event(OTHERS[0], item=clicked, recommendation_id=f"r{n}", timestamp=NOW + n / 100) for n in range(40)]
+    busy.store.record(clicks)
+    busy.counter.count()
+    shown = []
+    for seed in range(20):
+        found = busy.recommend_for(k=10, where=YOUNG, explore={**explore, "seed": seed})
+        # It is popular by now, but not with the strategy `text`.
+        assert ids(found)[:8] == ids(first)[:8]
+        assert ids(found)[8] == clicked
+        assert found.slate.items[8].propensity == pytest.approx(1.0, abs=1e-3)
+        shown.append(ids(found)[9])
+    assert ignored not in shown
+    assert len(set(shown)) > 5
 
 
 def test_a_new_item_gets_a_bounded_share_and_a_place_among_the_candidates(busy: Service) -> None:

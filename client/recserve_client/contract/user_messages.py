@@ -21,15 +21,20 @@ class Explore(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     """Give some of the last places of a slate to other candidates, so that something is learned of them.
 
     Of k places the last floor(at_most * k) take part, but not those that rules filled. Each of them shows, with the
-    probability epsilon, an item drawn evenly from the next candidates of the ranking, instead of its own.
+    probability epsilon, one of the next candidates of the ranking, instead of its own item.
 
     Attributes:
+        kind: Which candidates: `epsilon` = drawn evenly; `thompson` = of each one a rate of clicks is drawn from
+            Beta(a + clicks, b + impressions - clicks), and those with the largest draws are shown, in their order. The
+            server counts both from its log of answers, and has a and b in its settings. Of this kind 50 places take
+            part at most.
         epsilon: Probability that a place is used to explore.
         at_most: Largest share of exploratory items in the slate.
         pool: Candidates after the slate that are drawn from.
         seed: The same request with the same seed draws the same; none = drawn anew.
     """
 
+    kind: Literal["epsilon", "thompson"] = "epsilon"
     epsilon: Annotated[float, Meta(ge=0, le=1)] = 0.1
     at_most: Annotated[float, Meta(ge=0, le=0.5)] = 0.2
     pool: Annotated[int, Meta(ge=1, le=500)] = 50

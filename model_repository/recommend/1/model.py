@@ -32,8 +32,8 @@ class TritonPythonModel:
         caches = TextCaches(serve.text_cache)
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
         counter = LogCounter(
-            interactions, rules, users.blend,
-            every_s=users.popular_every_s, contexts=users.popular_contexts, privacy=users.popular_privacy,
+            interactions, rules, users.blend, every_s=users.popular_every_s, contexts=users.popular_contexts,
+            privacy=users.popular_privacy, prior=users.click_prior,
         )  # fmt: skip
         self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         recommender = UserRecommender(
