@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 import sqlalchemy as sa
-from msgspec import Meta
 
+from recserve_server_ext.count_rules import ClickPrior
 from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.interaction_store import InteractionStore
@@ -25,20 +25,6 @@ _ANSWERED: Final = 100_000
 _SHOWN: Final = 1_000_000
 _EVENTS: Final = 1_000_000
 _CHUNK: Final = 1000
-
-Belief = Annotated[float, Meta(ge=1, le=1e6)]
-
-
-class ClickPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is believed of an item of which nothing was logged: its rate of clicks is Beta(clicks, others).
-
-    Attributes:
-        clicks: As many clicks, seen beforehand.
-        others: As many times that it was recommended and not clicked.
-    """
-
-    clicks: Belief = 1.0
-    others: Belief = 20.0
 
 
 def _none() -> Ints:

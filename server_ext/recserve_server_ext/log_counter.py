@@ -12,7 +12,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.click_counts import ClickCounts, ClickPrior, read_clicks
+from recserve_server_ext.click_counts import ClickCounts, read_clicks
+from recserve_server_ext.count_rules import ClickPrior, PopularPrivacy
 from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.history_rules import HistoryRules
@@ -20,7 +21,7 @@ from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_tables import events
 from recserve_server_ext.log_counts import Counts, LogColumns, counts_of, no_counts
-from recserve_server_ext.private_counts import PopularPrivacy, private_ranking
+from recserve_server_ext.private_counts import private_ranking
 
 #: Newest interactions, as they came, that are counted at most: this bounds what a count costs.
 COUNTED: Final = 1_000_000

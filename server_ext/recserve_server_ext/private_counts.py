@@ -4,43 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated, Literal
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 
 from recserve_client.contract import PopularWindow
+from recserve_server_ext.count_rules import PopularPrivacy
 from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.log_counts import LogColumns
 from recserve_server_ext.popularity import MOST_ITEMS, WINDOWS, Ranking, no_ranking
-
-
-class PopularPrivacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the numbers of users by item are made private; see `private_ranking` for the guarantee.
-
-    Attributes:
-        epsilon: Of one count, for all numbers that it publishes together.
-        items: Items of a user that count: the newest. More of them are closer to the truth and need more noise.
-        window: The one window that is counted, whichever a request names: each more would need its share of epsilon.
-        fewest: Items with a smaller number, noise included, are left out, so that one user cannot make an item appear.
-    """
-
-    epsilon: Annotated[float, Meta(gt=0, le=100)] = 1.0
-    items: Annotated[int, Meta(ge=1, le=1000)] = 10
-    window: Literal["day", "week", "month", "all"] = "month"
-    fewest: Annotated[int, Meta(ge=2, le=1_000_000)] = 180
-
-    @property
-    def ratio(self) -> float:
-        """Alpha = exp(-epsilon / L1 sensitivity): a user changes `items` numbers and that of active users by one."""
-        return float(np.exp(-self.epsilon / (self.items + 1)))
-
-    @property
-    def delta(self) -> float:
-        """Probability at most that an item of one user alone appears: items * P(1 + noise >= fewest)."""
-        return self.items * self.ratio ** (self.fewest - 1) / (1 + self.ratio)
 
 
 def private_ranking(log: LogColumns, now_us: int, privacy: PopularPrivacy, sign: Callable[[bytes], str]) -> Ranking:

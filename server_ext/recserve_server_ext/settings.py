@@ -10,13 +10,12 @@ from msgspec import Meta
 
 from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.click_counts import ClickPrior
+from recserve_server_ext.count_rules import ClickPrior, PopularPrivacy
 from recserve_server_ext.errors import ConfigError
 from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.history_rules import HistoryRules, read_rules
 from recserve_server_ext.interaction_limits import InteractionLimits, Seconds
 from recserve_server_ext.milvus_settings import MilvusSettings
-from recserve_server_ext.private_counts import PopularPrivacy
 
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from recserve_client.contract import AssignedVariant
 from recserve_export.outcomes import OutcomeRules, join
 from recserve_server_ext import click_counts
-from recserve_server_ext.click_counts import ClickCounts, ClickPrior, read_clicks
+from recserve_server_ext.click_counts import ClickCounts, read_clicks
+from recserve_server_ext.count_rules import ClickPrior
 from recserve_server_ext.interaction_limits import InteractionLimits
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_tables import answers

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.count_rules import PopularPrivacy
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.log_counts import LogColumns
 from recserve_server_ext.popularity import Ranking
-from recserve_server_ext.private_counts import PopularPrivacy, geometric_noise, private_ranking
+from recserve_server_ext.private_counts import geometric_noise, private_ranking
 from recserve_server_ext.settings import UserSettings
 from recserve_server_ext.user_keys import UserKeys
 from support.events import NOW, PSEUDONYMS, event
