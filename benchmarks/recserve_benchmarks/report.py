@@ -77,7 +77,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu.model_name(),
         "cores": cpu.usable_cores(),
         "int8_arithmetic": cpu.int8_arithmetic(),
-        "cpu_flags": sorted(flag for flag in cpu.flags() if flag.startswith(("avx", "amx", "fma"))),
+        "cpu_flags": cpu.vector_flags(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},
         "commit": _commit(),

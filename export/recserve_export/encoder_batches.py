@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import msgspec
@@ -55,11 +54,8 @@ def measure_batches(
             mask = np.ones_like(ids)
             begin = time.perf_counter()
             run(ids, mask)
-            seconds[shape].append((time.perf_counter() - begin) / len(ids))
-    return [
-        SpeedPoint(system=SYSTEMS[provider], tokens=length, batch=size, texts_per_s=round(1 / median(times), 1))
-        for (length, size), times in seconds.items()
-    ]
+            seconds[shape].append(time.perf_counter() - begin)
+    return [SpeedPoint.of_calls(SYSTEMS[provider], *shape, times) for shape, times in seconds.items()]
 
 
 def keep_batches(encoder: Path, provider: Provider, points: Sequence[SpeedPoint]) -> dict[Path, list[int]]:

@@ -239,6 +239,7 @@ class Maker:
             candidates=[],
             machine=fidelity.machine(),
             sizes_bytes={name: (folder / name).stat().st_size for name in manifest.files},
+            source_bytes=sum(path.stat().st_size for path in self.source.weights),
             seconds={},
             versions=manifest.versions,
             seed=SEED,

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_export.encoder_report import EncoderReport, WorstText
+from recserve_export.encoder_report import PYTORCH, EncoderReport, WorstText
 from recserve_server_ext.durable import write_file
 
 PAGE: Final = "report.html"
@@ -45,27 +45,28 @@ def write_page(folder: Path, report: EncoderReport, cosines: NDArray[np.float64]
 
 
 def _page(report: EncoderReport, plots: dict[str, bytes]) -> str:
-    agreement, neighbours, gate = report.agreement, report.neighbours, report.gate
-    figures = [
-        ("mean cosine", f"{agreement.mean_cos:.6f}", f"{gate.mean_cos:g}"),
-        ("1st percentile of the cosine", f"{agreement.p01_cos:.6f}", f"{gate.p01_cos:g}"),
-        ("least cosine", f"{agreement.min_cos:.6f}", ""),
-        (f"overlap@{neighbours.k} of nearest neighbours", f"{neighbours.overlap:.4f}", f"{gate.overlap:g}"),
-        (f"Spearman of {neighbours.pairs:,} pairs", f"{neighbours.spearman:.5f}", f"{gate.spearman:g}"),
-    ]
-    misses = gate.misses(agreement, neighbours)
+    misses = report.gate.misses(report.agreement, report.neighbours)
     missed = f'<p class="miss">Misses the gate: {escape(", ".join(misses))}</p>'
-    machine = f"{report.machine.cpu} ({report.machine.int8_arithmetic}), {report.machine.cores} cores"
+    images = {
+        name: f'<p><img alt="{name}" src="data:image/png;base64,{_base64(png)}"></p>' for name, png in plots.items()
+    }
     parts = [
         f"<h1>{escape(report.name)}, {report.precision}</h1>",
-        f"<p>Encoder {report.fingerprint}; {agreement.texts:,} texts ({escape(report.texts)}), of which "
-        f"{report.truncated_texts:,} are longer than it takes; against PyTorch in fp32; measured on "
-        f"{escape(machine)}.</p>",
+        f"<p>Encoder {report.fingerprint}; {report.agreement.texts:,} texts ({escape(report.texts)}), of which "
+        f"{report.truncated_texts:,} are longer than it takes; against PyTorch in fp32.</p>",
         missed if misses else "<p>Passes the gate.</p>",
         f'<p class="miss">Not gated on this machine: {escape(report.not_gated)}.</p>' if report.not_gated else "",
-        _table(("figure", "measured", "gate"), figures),
+        "<h2>Is it the same model?</h2>",
+        _fidelity(report),
+        images[COSINES],
+        "<h2>How fast?</h2>",
+        images[SPEED],
+        _speed(report),
         _candidates(report),
-        *(f'<p><img alt="{name}" src="data:image/png;base64,{_base64(png)}"></p>' for name, png in plots.items()),
+        "<h2>How large?</h2>",
+        _sizes(report),
+        "<h2>Measured on</h2>",
+        _machine(report),
         "<h2>The texts that lost most</h2>",
         *map(_worst, report.worst),
     ]
@@ -75,13 +76,78 @@ def _page(report: EncoderReport, plots: dict[str, bytes]) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
 
 
+def _fidelity(report: EncoderReport) -> str:
+    agreement, neighbours, gate, alone = report.agreement, report.neighbours, report.gate, report.batch_invariance
+    same = "no bit" if alone.is_bit_equal else f"at most {alone.max_abs_difference:.2g}"
+    figures = [
+        ("mean cosine", f"{agreement.mean_cos:.6f}", f"{gate.mean_cos:g}"),
+        ("1st percentile of the cosine", f"{agreement.p01_cos:.6f}", f"{gate.p01_cos:g}"),
+        ("least cosine", f"{agreement.min_cos:.6f}", ""),
+        (f"overlap@{neighbours.k} of nearest neighbours", f"{neighbours.overlap:.4f}", f"{gate.overlap:g}"),
+        (f"Spearman of {neighbours.pairs:,} pairs", f"{neighbours.spearman:.5f}", f"{gate.spearman:g}"),
+        (f"difference that company makes to {alone.texts:,} texts", same, ""),
+    ]
+    tokenizer = f"<p>Tokenizer: {escape(report.tokenizer)}.</p>" if report.tokenizer else ""
+    return _table(("figure", "measured", "gate"), figures) + tokenizer
+
+
+def _speed(report: EncoderReport) -> str:
+    """Texts/s and latency of the encoder beside PyTorch's, for each length and batch."""
+    theirs = {(point.tokens, point.batch): point for point in report.grid if point.system == PYTORCH}
+    rows = []
+    for point in report.grid:
+        if point.system != PYTORCH:
+            other = theirs[point.tokens, point.batch]
+            rows.append(
+                (
+                    f"{point.tokens}",
+                    f"{point.batch}",
+                    f"{point.texts_per_s:,.0f}",
+                    f"{point.latency_ms:.2f}",
+                    f"{other.texts_per_s:,.0f}",
+                    f"{other.latency_ms:.2f}",
+                    f"{point.texts_per_s / other.texts_per_s:.2f}",
+                )
+            )
+    names = (
+        "tokens of a text",
+        "texts of a call",
+        "texts/s",
+        "ms a call",
+        "PyTorch: texts/s",
+        "ms a call",
+        "times as fast",
+    )
+    return _table(names, rows)
+
+
+def _sizes(report: EncoderReport) -> str:
+    files = [(name, f"{size:,}") for name, size in sorted(report.sizes_bytes.items())]
+    total, source = sum(report.sizes_bytes.values()), report.source_bytes
+    rows = [*files, ("together", f"{total:,}"), ("weights it was exported from", f"{source:,}")]
+    return _table(("file", "bytes"), rows) + f"<p>{total / source:.0%} of the weights it was exported from.</p>"
+
+
+def _machine(report: EncoderReport) -> str:
+    machine = report.machine
+    rows = [
+        ("CPU", f"{machine.cpu}, {machine.cores} cores"),
+        ("int8 arithmetic", machine.int8_arithmetic),
+        ("CPU flags", " ".join(machine.flags)),
+        *sorted(report.versions.items()),
+        ("seed", str(report.seed)),
+    ]
+    return _table(("", ""), rows)
+
+
 def _candidates(report: EncoderReport) -> str:
     if not report.candidates:
         return ""
-    names = ("precision", "mean cos", "1% cos", "overlap", "Spearman", "titles/s", "descriptions/s", "gate")
+    names = ("precision", "bytes", "mean cos", "1% cos", "overlap", "Spearman", "titles/s", "descriptions/s", "gate")
     rows = [
         (
             one.precision,
+            f"{one.size_bytes:,}",
             f"{one.agreement.mean_cos:.4f}",
             f"{one.agreement.p01_cos:.4f}",
             f"{one.neighbours.overlap:.3f}",
@@ -92,7 +158,7 @@ def _candidates(report: EncoderReport) -> str:
         )
         for one in report.candidates
     ]
-    return "<h2>Candidates</h2>" + _table(names, rows)
+    return "<h3>Candidates, in turn</h3>" + _table(names, rows)
 
 
 def _worst(one: WorstText) -> str:

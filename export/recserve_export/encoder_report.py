@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from statistics import median
+from typing import Final, Self
 
 import msgspec
 
@@ -11,6 +13,8 @@ from recserve_server_ext.encoder_manifest import Precision
 
 #: Lies beside the manifest, which does not list it: serving needs no report.
 REPORT: Final = "report.json"
+#: What a `SpeedPoint` calls the model in PyTorch.
+PYTORCH: Final = "pytorch"
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,12 +131,26 @@ class SpeedPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         tokens: Of each text.
         batch: Texts of one call.
         texts_per_s: On all usable cores.
+        latency_ms: Of a call, the median.
     """
 
     system: str
     tokens: int
     batch: int
     texts_per_s: float
+    latency_ms: float
+
+    @classmethod
+    def of_calls(cls, system: str, tokens: int, batch: int, seconds: Sequence[float]) -> Self:
+        """From the times of calls, s: the median is the latency, and texts/s follow from it."""
+        middle_s = median(seconds)
+        return cls(
+            system=system,
+            tokens=tokens,
+            batch=batch,
+            texts_per_s=round(batch / middle_s, 1),
+            latency_ms=round(middle_s * 1e3, 3),
+        )
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,11 +183,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         cpu: Name of the CPU.
         int8_arithmetic: `vnni` where it has int8 dot products, else `avx2`.
+        flags: Of the CPU, those that say what it calculates with.
         cores: Usable ones, all of which encode.
     """
 
     cpu: str
     int8_arithmetic: str
+    flags: list[str]
     cores: int
 
 
@@ -195,6 +215,7 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         candidates: What `auto` chose among; empty where a precision was named.
         machine: Where it was measured.
         sizes_bytes: Of the files.
+        source_bytes: Of the weights that it was exported from.
         seconds: Time of each step.
         versions: Of the packages.
         seed: The texts were drawn with.
@@ -217,6 +238,7 @@ class EncoderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     candidates: list[Candidate]
     machine: Machine
     sizes_bytes: dict[str, int]
+    source_bytes: int
     seconds: dict[str, float]
     versions: dict[str, str]
     seed: int

@@ -1,17 +1,16 @@
-"""Texts/s by length and batch, of an encoder and of the model it came from in PyTorch."""
+"""Texts/s and latency by length and batch, of an encoder and of the model it came from in PyTorch."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from statistics import median
 from typing import Final
 
 import numpy as np
 
 from recserve_export.encoder_reference import Reference
-from recserve_export.encoder_report import SpeedPoint
+from recserve_export.encoder_report import PYTORCH, SpeedPoint
 from recserve_export.encoder_texts import SEED
 from recserve_server_ext.text_encoder import TextEncoder, TokenIds, TokenTable
 
@@ -19,7 +18,7 @@ _LENGTHS: Final = (8, 32, 128)
 _BATCHES: Final = (1, 8, 32)
 _TEXTS: Final = 32
 #: Calls of one measurement at most.
-_CALLS: Final = 2
+_CALLS: Final = 4
 _ROUNDS: Final = 3
 
 
@@ -33,7 +32,7 @@ def measure_grid(encoder: TextEncoder, reference: Reference) -> list[SpeedPoint]
     rng = np.random.default_rng(SEED)
     calls: dict[str, Callable[[TokenIds], object]] = {
         encoder.manifest.precision: lambda ids: encoder.run(TokenTable(ids, np.full(len(ids), ids.shape[1]))),
-        "pytorch": reference.run,
+        PYTORCH: reference.run,
     }
     for _ in range(_ROUNDS):
         for length in _lengths(encoder):
@@ -41,14 +40,11 @@ def measure_grid(encoder: TextEncoder, reference: Reference) -> list[SpeedPoint]
             for batch in _BATCHES:
                 texts = min(_TEXTS, _CALLS * batch)
                 for name, call in calls.items():
-                    begin = time.perf_counter()
                     for start in range(0, texts, batch):
+                        begin = time.perf_counter()
                         call(ids[start : start + batch])
-                    seconds[name, length, batch].append((time.perf_counter() - begin) / texts)
-    return [
-        SpeedPoint(system=name, tokens=length, batch=batch, texts_per_s=round(1 / median(times), 1))
-        for (name, length, batch), times in seconds.items()
-    ]
+                        seconds[name, length, batch].append(time.perf_counter() - begin)
+    return [SpeedPoint.of_calls(*shape, times) for shape, times in seconds.items()]
 
 
 def _lengths(encoder: TextEncoder) -> list[int]:

@@ -173,7 +173,12 @@ def check(report: EncoderReport) -> None:
 
 def machine() -> Machine:
     """This machine."""
-    return Machine(cpu=cpu.model_name(), int8_arithmetic=cpu.int8_arithmetic(), cores=cpu.usable_cores())
+    return Machine(
+        cpu=cpu.model_name(),
+        int8_arithmetic=cpu.int8_arithmetic(),
+        flags=cpu.vector_flags(),
+        cores=cpu.usable_cores(),
+    )
 
 
 def _nearest(vectors: Vectors, k: int) -> NDArray[np.int64]:

@@ -18,6 +18,11 @@ def flags() -> frozenset[str]:
     return frozenset()
 
 
+def vector_flags() -> list[str]:
+    """Those of the flags that say what a CPU calculates with, in alphabetical order."""
+    return sorted(flag for flag in flags() if flag.startswith(("avx", "amx", "fma")))
+
+
 def model_name() -> str:
     """The CPU's name as /proc/cpuinfo gives it."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -54,9 +54,7 @@ def files(encoder: Path) -> dict[str, Path]:
 
 
 def rates(provider: Provider, found: dict[int, float]) -> list[SpeedPoint]:
-    return [
-        SpeedPoint(system=SYSTEMS[provider], tokens=8, batch=size, texts_per_s=rate) for size, rate in found.items()
-    ]
+    return [SpeedPoint.of_calls(SYSTEMS[provider], 8, size, [size / rate]) for size, rate in found.items()]
 
 
 def test_every_shape_is_measured_by_a_real_run(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +72,7 @@ def test_every_shape_is_measured_by_a_real_run(encoder: Path, monkeypatch: pytes
     expected = {(tokens, size) for tokens in (8, 32, MAX_TOKENS) for size in (1, 4)}  # 128 is more than it takes
     assert {(point.tokens, point.batch) for point in points} == expected
     assert len(points) == len(expected)
-    assert all(point.texts_per_s > 0 and point.system == "onnxruntime cpu" for point in points)
+    assert all(point.latency_ms > 0 and point.system == "onnxruntime cpu" for point in points)
     assert len(shapes) == len(expected) * (1 + encoder_batches._ROUNDS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from recserve_export.encoder_canonical import (
     write_canonical,
 )
 from recserve_export.encoder_page import COSINES, PAGE, SPEED
+from recserve_export.encoder_report import PYTORCH, REPORT, EncoderReport, WorstText
 from recserve_export.errors import FidelityError
 from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import MANIFEST, read_manifest
+from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, read_manifest
 from recserve_server_ext.text_encoder import TextEncoder
 from support.served import Served
 
@@ -131,13 +133,43 @@ def test_the_page_is_one_file_with_its_plots(folder: Path) -> None:
     assert page.count("data:image/png;base64,") == 2
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("<details>") == 10
+    report = msgspec.json.decode((folder / REPORT).read_bytes(), type=EncoderReport)
+    for worst in report.worst:
+        assert len(worst.expected) == len(worst.found) == 10
+        assert f"<summary>{worst.cos:.5f}" in page
     for name in (COSINES, SPEED):
         assert (folder / name).read_bytes().startswith(_PNG)
 
 
+def cells(page: str, heading: str) -> list[list[str]]:
+    """Rows of the first table behind a heading, without the row of names."""
+    table = page.split(f">{heading}<", 1)[1].split("</table>", 1)[0]
+    return [re.findall(r"<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+
+
+def test_the_page_says_how_fast_how_large_and_where(folder: Path) -> None:
+    report = msgspec.json.decode((folder / REPORT).read_bytes(), type=EncoderReport)
+    page = (folder / PAGE).read_text(encoding="utf-8")
+    points = {(point.system, point.tokens, point.batch): point for point in report.grid}
+    assert {point.system for point in report.grid} == {"fp32", PYTORCH}
+    found = cells(page, "How fast?")
+    assert len(found) == len(report.grid) / 2
+    for tokens, batch, *rest in found:
+        ours, theirs = (points[system, int(tokens), int(batch)] for system in ("fp32", PYTORCH))
+        assert rest[1::2] == [f"{ours.latency_ms:.2f}", f"{theirs.latency_ms:.2f}"]
+        assert rest[4] == f"{ours.texts_per_s / theirs.texts_per_s:.2f}"
+        assert ours.texts_per_s == pytest.approx(1e3 * int(batch) / ours.latency_ms, rel=0.01)
+    sizes = dict(cells(page, "How large?"))
+    assert sizes[MODEL] == f"{(folder / MODEL).stat().st_size:,}"
+    assert int(sizes["weights it was exported from"].replace(",", "")) == report.source_bytes > 0
+    machine = dict(cells(page, "Measured on"))
+    assert machine["CPU flags"].split() == cpu.vector_flags()
+    assert {"torch", "onnxruntime", "transformers"} <= set(machine)
+    assert machine["int8 arithmetic"] == cpu.int8_arithmetic()
+
+
 def test_the_page_escapes_texts(folder: Path, tmp_path: Path) -> None:
     from recserve_export.encoder_page import write_page
-    from recserve_export.encoder_report import REPORT, EncoderReport, WorstText
 
     report = msgspec.json.decode((folder / REPORT).read_bytes(), type=EncoderReport)
     crafted = WorstText(text="<script>", cos=0.5, expected=["<b>"], found=["&"])

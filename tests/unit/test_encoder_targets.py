@@ -86,10 +86,7 @@ class TestExport:
 
     def test_preferred_batches_are_those_measured(self, encoder: Path) -> None:
         report = msgspec.json.decode((encoder / REPORT).read_bytes(), type=EncoderReport)
-        grid = [
-            SpeedPoint(system="fp32", tokens=8, batch=size, texts_per_s=rate)
-            for size, rate in ((1, 1.0), (8, 9.7), (32, 10))
-        ]
+        grid = [measured("fp32", size, rate) for size, rate in ((1, 1.0), (8, 9.7), (32, 10))]
         (encoder / REPORT).write_bytes(msgspec.json.encode(msgspec.structs.replace(report, grid=grid)))
         for target in ("embedded", "onnxruntime"):
             write(encoder, target)
@@ -126,10 +123,14 @@ class TestExport:
         assert len(suiting([precision], ("embedded", "onnxruntime", "tensorrt"))[precision]) == expected
 
 
+def measured(system: str, size: int, rate: float) -> SpeedPoint:
+    return SpeedPoint(system=system, tokens=8, batch=size, texts_per_s=rate, latency_ms=1e3 * size / rate)
+
+
 @given(st.dictionaries(st.sampled_from([1, 8, 32]), st.floats(1, 1e4), min_size=1), st.integers(1, 40))
 def test_preferred_batches_are_near_the_best(rates: dict[int, float], most: int) -> None:
-    grid = [SpeedPoint(system="fp32", tokens=8, batch=size, texts_per_s=rate) for size, rate in rates.items()]
-    grid.append(SpeedPoint(system="pytorch", tokens=8, batch=16, texts_per_s=1e9))
+    grid = [measured("fp32", size, rate) for size, rate in rates.items()]
+    grid.append(measured("pytorch", 16, 1e9))
     found = preferred_batches(grid, "fp32", most)
     allowed = {size: rate for size, rate in rates.items() if size <= most}
     assert set(found) <= set(allowed) - {1}
