@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from recserve_benchmarks import encode_limit, encode_systems
 from recserve_benchmarks.company import Company
 from recserve_benchmarks.encode_corpus import KINDS, Kind, embed_requests, film_texts
+from recserve_benchmarks.encode_fast import FastEncoder, fast_encoder
 from recserve_benchmarks.encode_limit import LimitJob, LimitRates
+from recserve_benchmarks.encode_peers import PEERS
 from recserve_benchmarks.encode_systems import COMPARED, EncodeCost, EncodeJob
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.servers import Server, ours
@@ -32,11 +34,15 @@ Vectors = NDArray[np.float32]
 Done = Callable[[str, int, int], None]
 CALLERS: Final = 32
 TORCH, PLAIN, OURS, GRPC = "torch_sentence_transformers", "onnx_plain", "embedded_in_process", "embedded_grpc"
+#: `OURS` with the faster int8 encoder.
+FAST_OURS: Final = "int8_fast_in_process"
 SYSTEMS: Final = (TORCH, PLAIN, OURS, GRPC)
-#: Ratio -> the systems whose texts/s are divided.
+#: Ratio -> the systems whose texts/s are divided; one is reported where both systems are measured.
 RATIOS: Final = {
     "in_process_to_torch": (OURS, TORCH),
+    "int8_fast_to_torch": (FAST_OURS, TORCH),
     "in_process_to_onnx_plain": (OURS, PLAIN),
+    **{f"in_process_to_{peer}": (OURS, peer) for peer in PEERS},
     "grpc_to_in_process": (GRPC, OURS),
 }
 _TORCH_BATCHES: Final = (32, 64, 128)
@@ -96,6 +102,8 @@ class EncodeBench:
         self._rounds: dict[str, list[float]] = {}
         self._first_vector_s: list[float] = []
         self._company: list[float] = []
+        #: Peers that are not measured, and why.
+        self._absent: dict[str, str] = {}
 
     def run(self) -> dict[str, Any]:
         """Measure all of it.
@@ -109,10 +117,9 @@ class EncodeBench:
             RecserveError: It did not answer.
         """
         with ExitStack() as stack:
-            workers = {
-                name: stack.enter_context(encode_systems.start(name, self._encoder, self._source))
-                for name in encode_systems.SYSTEMS
-            }
+            self._done("find or make int8-fast", 0, 1)
+            fast = stack.enter_context(fast_encoder(self._home, self._manifest, self._source))
+            workers = self._start(stack, fast)
             limit = stack.enter_context(encode_limit.start(self._encoder))
             agreement = self._warm(workers)
             batches = self._choose_batches(workers[TORCH])
@@ -121,23 +128,58 @@ class EncodeBench:
                 with self._served():
                     pass
             server = stack.enter_context(self._served())
-            agreement[GRPC] = _agreement(self._grpc_vectors(server), self._torch_vectors)
-            _check(agreement)
+            agreement[GRPC] = _compared(GRPC, self._grpc_vectors(server), self._torch_vectors)
             self._measure(workers, limit, server, batches)
-        return {**self._results(), "agreement": agreement, "torch_batch": batches}
+        return {
+            **self._results(),
+            "agreement": agreement,
+            "torch_batch": batches,
+            "int8_fast": fast.figures(),
+            "peers": {
+                name: {"version": peer.version(), "absent": self._absent.get(name, "")} for name, peer in PEERS.items()
+            },
+        }
+
+    def _start(self, stack: ExitStack, fast: FastEncoder) -> dict[str, Worker[EncodeCost]]:
+        """A process for each system, for the faster int8 encoder and for the peers that are installed."""
+        runs = {name: (name, self._encoder) for name in encode_systems.SYSTEMS}
+        if fast.folder is not None:
+            runs[FAST_OURS] = (OURS, fast.folder)
+        for name, peer in PEERS.items():
+            if peer.version() is None:
+                self._absent[name] = "not installed"
+            else:
+                runs[name] = (name, self._encoder)
+        return {
+            name: stack.enter_context(encode_systems.start(system, encoder, self._source))
+            for name, (system, encoder) in runs.items()
+        }
 
     def _warm(self, workers: dict[str, Worker[EncodeCost]]) -> dict[str, dict[str, float]]:
-        """Let every process load and run once, and compare the vectors of both kinds with torch's."""
-        vectors: dict[str, Vectors] = {}
-        for number, (name, worker) in enumerate(workers.items()):
+        """Let every process load and run once, and compare the vectors of both kinds with torch's.
+
+        A peer that ends, or makes other vectors, takes no further part.
+        """
+        self._done("load", 0, len(workers))
+        self._torch_vectors = self._first_vectors(workers[TORCH])
+        found: dict[str, dict[str, float]] = {}
+        for number, name in enumerate([name for name in workers if name != TORCH], start=1):
             self._done("load", number, len(workers))
-            found = []
-            for kind in KINDS:
-                cost = worker.ask(EncodeJob(self._texts[kind][:_WARM_TEXTS], _PLAIN_BATCH))
-                found.append(np.frombuffer(cost.vectors, "<f4").reshape(-1, self._manifest.dim))
-            vectors[name] = np.concatenate(found)
-        self._torch_vectors = vectors[TORCH]
-        return {name: _agreement(found, self._torch_vectors) for name, found in vectors.items() if name != TORCH}
+            try:
+                found[name] = _compared(name, self._first_vectors(workers[name]), self._torch_vectors)
+            except BenchmarkError as error:
+                if name not in PEERS:
+                    raise
+                self._absent[name] = str(error)
+                del workers[name]
+        return found
+
+    def _first_vectors(self, worker: Worker[EncodeCost]) -> Vectors:
+        found = []
+        for kind in KINDS:
+            cost = worker.ask(EncodeJob(self._texts[kind][:_WARM_TEXTS], _PLAIN_BATCH))
+            found.append(np.frombuffer(cost.vectors, "<f4").reshape(-1, self._manifest.dim))
+        return np.concatenate(found)
 
     def _choose_batches(self, torch: Worker[EncodeCost]) -> dict[Kind, int]:
         """The batch that is fastest for each kind of text."""
@@ -175,12 +217,13 @@ class EncodeBench:
     ) -> None:
         """All rounds; the order of the systems is another one in each."""
         random = np.random.default_rng([self._plan.seed, 79])
-        steps = self._plan.rounds * len(KINDS) * len(SYSTEMS)
+        names = [*workers, GRPC]
+        steps = self._plan.rounds * len(KINDS) * len(names)
         step = 0
         for number in range(self._plan.rounds):
             company = Company()
             for kind in KINDS:
-                for name in random.permutation(SYSTEMS).tolist():
+                for name in random.permutation(names).tolist():
                     self._done(f"round {number + 1}: {name}, {kind}", step, steps)
                     if name == GRPC:
                         self._grpc(server, kind)
@@ -231,15 +274,22 @@ class EncodeBench:
         return {kind: shape.flop(lengths) / len(lengths) for kind, lengths in self._lengths.items()}
 
 
+def measured(rounds: dict[str, list[float]]) -> list[str]:
+    """Names of the systems that took part: the four, then the faster int8 encoder and peers."""
+    return [name for name in (*SYSTEMS, FAST_OURS, *PEERS) if f"texts_per_s.{name}.{KINDS[0]}" in rounds]
+
+
 def summary(rounds: dict[str, list[float]]) -> dict[str, Any]:
     """Medians of the systems, the ratios of these medians, and the ratios' ranges when each round is taken alone."""
 
     def medians(what: str, name: str) -> dict[str, float]:
         return {kind: median(rounds[f"{what}.{name}.{kind}"]) for kind in KINDS}
 
-    systems = {name: medians("texts_per_s", name) for name in SYSTEMS}
+    names = measured(rounds)
+    systems = {name: medians("texts_per_s", name) for name in names}
+    ratios = {ratio: pair for ratio, pair in RATIOS.items() if set(pair) <= set(names)}
     spread = {}
-    for ratio, (above, below) in RATIOS.items():
+    for ratio, (above, below) in ratios.items():
         for kind in KINDS:
             pairs = zip(rounds[f"texts_per_s.{above}.{kind}"], rounds[f"texts_per_s.{below}.{kind}"], strict=True)
             alone = [one / other for one, other in pairs]
@@ -248,9 +298,9 @@ def summary(rounds: dict[str, list[float]]) -> dict[str, Any]:
         "systems": systems,
         "ratios": {
             ratio: {kind: systems[above][kind] / systems[below][kind] for kind in KINDS}
-            for ratio, (above, below) in RATIOS.items()
+            for ratio, (above, below) in ratios.items()
         },
-        "cpu_us": {name: medians("cpu_us", name) for name in SYSTEMS},
+        "cpu_us": {name: medians("cpu_us", name) for name in names},
         "batch": {model: medians("batch", model) for model in (models.EMBED, models.ENCODER)},
         "latency_ms": {kind: {p: median(rounds[f"{p}_ms.{kind}"]) for p in ("p50", "p99")} for kind in KINDS},
         "spread": spread,
@@ -270,7 +320,7 @@ def limit_of(rounds: dict[str, list[float]], flop_per_text: dict[Kind, float], p
     best = max(libraries.values())
     share = {
         name: {kind: median(rounds[f"texts_per_s.{name}.{kind}"]) * flop_per_text[kind] / 1e9 / best for kind in KINDS}
-        for name in SYSTEMS
+        for name in measured(rounds)
     }
     return {
         "precision": precision,
@@ -281,15 +331,18 @@ def limit_of(rounds: dict[str, list[float]], flop_per_text: dict[Kind, float], p
     }
 
 
-def _agreement(vectors: Vectors, reference: Vectors) -> dict[str, float]:
+def _compared(name: str, vectors: Vectors, reference: Vectors) -> dict[str, float]:
+    """How a system's vectors agree with torch's, both [texts, dim].
+
+    Raises:
+        BenchmarkError: They do not.
+    """
     cos = (vectors * reference).sum(axis=1)
-    return {"mean_cos": float(cos.mean()), "min_cos": float(cos.min())}
-
-
-def _check(agreement: dict[str, dict[str, float]]) -> None:
-    for name, found in agreement.items():
-        if found["mean_cos"] < _LEAST_COS:
-            raise BenchmarkError(
-                f"{name} makes other vectors than {TORCH}: mean cosine {found['mean_cos']:.3f}, at least {_LEAST_COS} "
-                f"is wanted; their speeds cannot be compared. Export the encoder again: recserve export encoder --force"
-            )
+    found = {"mean_cos": float(cos.mean()), "min_cos": float(cos.min())}
+    if not found["mean_cos"] >= _LEAST_COS:
+        hint = "" if name in PEERS else ". Export the encoder again: recserve export encoder --force"
+        raise BenchmarkError(
+            f"{name} makes other vectors than {TORCH}: mean cosine {found['mean_cos']:.3f}, at least {_LEAST_COS} "
+            f"is wanted; their speeds cannot be compared{hint}"
+        )
+    return found

@@ -5,6 +5,7 @@ Run as ``python -m recserve_benchmarks.encode_systems SYSTEM ENCODER SOURCE``; s
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from recserve_benchmarks.encode_peers import PEERS
 from recserve_benchmarks.worker import Worker, work_on_jobs
 from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import MODEL, TOKENIZER, read_manifest
@@ -75,8 +77,9 @@ def torch_sentence_transformers(encoder: Path, source: Path) -> Encode:
     model.max_seq_length = read_manifest(encoder, verify=False).max_tokens
 
     def encode(texts: Sequence[str], batch: int) -> Vectors:
+        # The prompt is in the texts already; an empty one keeps the model's default prompt away.
         vectors: Vectors = model.encode(
-            list(texts), batch_size=batch, normalize_embeddings=True, show_progress_bar=False
+            list(texts), prompt="", batch_size=batch, normalize_embeddings=True, show_progress_bar=False
         )
         return vectors
 
@@ -113,10 +116,21 @@ def embedded_in_process(encoder: Path, source: Path) -> Encode:
 SYSTEMS: Final = {system.__name__: system for system in (torch_sentence_transformers, onnx_plain, embedded_in_process)}
 
 
+def load(system: str, encoder: Path, source: Path) -> Encode:
+    """A system or a peer; every one puts the encoder's prompt for queries before its texts, as `embed` does."""
+    if system == embedded_in_process.__name__:
+        return embedded_in_process(encoder, source)
+    plain = SYSTEMS[system](encoder, source) if system in SYSTEMS else PEERS[system].load(encoder, source)
+    prompt = read_manifest(encoder, verify=False).prompts.query
+    return lambda texts, batch: plain([prompt + text for text in texts], batch)
+
+
 def start(system: str, encoder: Path, source: Path) -> Worker[EncodeCost]:
-    """The process of a system."""
+    """The process of a system or a peer."""
     # Without these transformers looks for a newer model on its hub and prints advice between the progress bars.
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "true"}
+    # infinity tells its makers about its use otherwise, and logs every batch.
+    quiet |= {"DO_NOT_TRACK": "1", "INFINITY_LOG_LEVEL": "error"}
     module = "recserve_benchmarks.encode_systems"
     return Worker(module, system, str(encoder), str(source), answer=EncodeCost, environment=quiet)
 
@@ -130,5 +144,6 @@ def timed(encode: Encode, job: EncodeJob) -> EncodeCost:
 
 
 if __name__ == "__main__":
-    encode = SYSTEMS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    encode = load(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
     work_on_jobs(EncodeJob, lambda job: timed(encode, job))
+    os._exit(0)  # infinity's threads would keep the process

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,19 @@ from tritonclient.grpc import service_pb2
 
 from recserve_benchmarks import encode_systems
 from recserve_benchmarks.company import Company
-from recserve_benchmarks.encode_bench import RATIOS, SYSTEMS, EncodeBench, EncodePlan, limit_of, summary
+from recserve_benchmarks.encode_bench import (
+    FAST_OURS,
+    GRPC,
+    RATIOS,
+    SYSTEMS,
+    TORCH,
+    EncodeBench,
+    EncodePlan,
+    limit_of,
+    summary,
+)
 from recserve_benchmarks.encode_corpus import KINDS, description, embed_requests, film_texts
+from recserve_benchmarks.encode_fast import FastEncoder
 from recserve_benchmarks.encode_limit import (
     EncoderShape,
     numpy_pass,
@@ -30,15 +45,16 @@ from recserve_benchmarks.encode_limit import (
     shares_of,
     torch_pass,
 )
+from recserve_benchmarks.encode_peers import PEERS
 from recserve_benchmarks.encode_report import draw, machine_line, notes, systems_table, targets, targets_table
-from recserve_benchmarks.encode_systems import COMPARED, EncodeCost, EncodeJob, start, timed
+from recserve_benchmarks.encode_systems import COMPARED, EncodeCost, EncodeJob, load, start, timed
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.report import value_of
 from recserve_benchmarks.worker import Worker
 from recserve_client.contract import EmbedRequest, Unpacker
 from recserve_export.encoder_source import default_folder
 from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import MODEL, TOKENIZER
+from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER
 from recserve_server_ext.text_encoder import TextEncoder
 from support.tiny_encoder import DIM, make_tiny_source
 
@@ -89,8 +105,54 @@ def test_every_request_to_embed_has_one_text() -> None:
 
 def test_all_systems_make_the_vectors_of_the_encoder(encoder: Path, source: Path) -> None:
     expected = TextEncoder(encoder).encode(TEXTS)
-    for name, load in encode_systems.SYSTEMS.items():
-        np.testing.assert_allclose(load(encoder, source)(TEXTS, 2), expected, atol=2e-5, err_msg=name)
+    for name in encode_systems.SYSTEMS:
+        np.testing.assert_allclose(load(name, encoder, source)(TEXTS, 2), expected, atol=2e-5, err_msg=name)
+
+
+def with_prompt(encoder: Path, tmp_path: Path) -> Path:
+    """A copy of an encoder that puts something before the texts of a history."""
+    folder = shutil.copytree(encoder, tmp_path / "prompted")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "prompts": {"query": "alien: ", "passage": ""}}))
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(PEERS))
+def test_a_peer_makes_the_vectors_of_the_encoder(name: str, encoder: Path, source: Path, tmp_path: Path) -> None:
+    pytest.importorskip(PEERS[name].module)
+    assert PEERS[name].version()
+    # The last one is longer than the encoder takes.
+    texts = [*TEXTS, "a very long night " * 60]
+    prompted = with_prompt(encoder, tmp_path)
+    with start(name, prompted, source) as worker:
+        cost = worker.ask(EncodeJob(texts, 2))
+    found = np.frombuffer(cost.vectors, "<f4").reshape(-1, DIM)
+    np.testing.assert_allclose(found, TextEncoder(prompted).encode(texts, role="query"), atol=2e-5)
+
+
+def test_all_systems_put_the_same_prompt_before_a_text(encoder: Path, source: Path, tmp_path: Path) -> None:
+    prompted = with_prompt(encoder, tmp_path)
+    expected = TextEncoder(prompted).encode(TEXTS, role="query")
+    assert np.abs(expected - TextEncoder(encoder).encode(TEXTS, role="query")).max() > 0.01
+    for name in encode_systems.SYSTEMS:
+        np.testing.assert_allclose(load(name, prompted, source)(TEXTS, 2), expected, atol=2e-5, err_msg=name)
+
+
+def test_a_peer_that_cannot_start_takes_no_part(
+    tiny_home: Path, encoder: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "infinity_emb.py").write_text("raise ImportError('another version of something')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(PEERS["fastembed"].__class__, "version", lambda peer: "1" if "inf" in peer.module else None)
+    bench = EncodeBench(tiny_home, encoder, source, EncodePlan(titles=10, descriptions=10), lambda *_: None)
+    with ExitStack() as stack:
+        workers = bench._start(stack, FastEncoder(absent="not wanted"))
+        assert set(workers) == {*SYSTEMS, "infinity"} - {GRPC}
+        assert set(bench._warm(workers)) == set(SYSTEMS) - {TORCH, GRPC}
+        assert "infinity" not in workers
+    assert bench._absent["fastembed"] == "not installed"
+    assert "infinity ended; its error is above" in bench._absent["infinity"]
 
 
 def test_a_job_is_timed_and_brings_its_first_vectors() -> None:
@@ -202,11 +264,14 @@ def test_company_is_a_share() -> None:
     assert 0 <= Company().share() <= 1.5
 
 
-def rounds() -> dict[str, list[float]]:
+def rounds(**more: list[float]) -> dict[str, list[float]]:
     """Figures of three rounds: torch 100, 100, 400 titles/s, then 200, 250 and 190 for the others, and so on."""
     found: dict[str, list[float]] = {}
+    rates_of: dict[str, list[float]] = dict(
+        zip(SYSTEMS, ([100, 100, 400], [150] * 3, [200, 190, 210], [180, 170, 190]), strict=True)
+    )
     for kind, scale in (("titles", 1.0), ("descriptions", 0.1)):
-        for name, rates in zip(SYSTEMS, ([100, 100, 400], [150] * 3, [200, 190, 210], [180, 170, 190]), strict=True):
+        for name, rates in {**rates_of, **more}.items():
             found[f"texts_per_s.{name}.{kind}"] = [scale * value for value in rates]
             found[f"cpu_us.{name}.{kind}"] = [1e4, 2e4, 3e4]
         for name in ("batch.embed", "batch.encoder", "p50_ms", "p99_ms"):
@@ -214,20 +279,37 @@ def rounds() -> dict[str, list[float]]:
     return {**found, "limit.numpy": [90, 100, 110], "limit.onnxruntime": [80, 80, 80]}
 
 
-@pytest.fixture
-def results() -> dict[str, Any]:
+def results_of(rounds: dict[str, list[float]]) -> dict[str, Any]:
     """Results as a run makes them."""
     return {
-        **summary(rounds()),
-        "limit": limit_of(rounds(), {"titles": 0.1e9, "descriptions": 1e9}, "fp32"),
+        **summary(rounds),
+        "limit": limit_of(rounds, {"titles": 0.1e9, "descriptions": 1e9}, "fp32"),
         "start": {"first_vector_s": 1.5, "starts_s": [1.4, 1.5, 2.5]},
         "company": [0.01, 0.02, 0.01],
         "torch_batch": {"titles": 128, "descriptions": 32},
-        "rounds": rounds(),
+        "rounds": rounds,
+        "int8_fast": {"absent": "this CPU has no int8 dot products"},
+        "peers": {name: {"version": None, "absent": "not installed"} for name in PEERS},
         "texts": {kind: {"count": 4000, "tokens_mean": 66.8, "tokens_p90": 93.0, "tokens_most": 256} for kind in KINDS},
         "hardware": {"cpu": "A CPU", "int8_arithmetic": "avx2", "cores": 2},
         "setup": {"quick": False, "encoder": {"precision": "fp32"}},
     }
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """Of the four systems."""
+    return results_of(rounds())
+
+
+@pytest.fixture
+def more_results() -> dict[str, Any]:
+    """With the faster int8 encoder, a little more than five times as fast as torch, and both peers."""
+    more: dict[str, list[float]] = {FAST_OURS: [510, 500, 520], "fastembed": [50] * 3, "infinity": [80] * 3}
+    found = results_of(rounds(**more))
+    found["int8_fast"] = {"mean_cos": 0.9988, "overlap": 0.941}
+    found["peers"] = {name: {"version": "1.2", "absent": ""} for name in PEERS}
+    return found
 
 
 def test_ratios_are_those_of_the_medians_and_their_range_that_of_the_rounds(results: dict[str, Any]) -> None:
@@ -235,7 +317,40 @@ def test_ratios_are_those_of_the_medians_and_their_range_that_of_the_rounds(resu
     assert results["ratios"]["in_process_to_torch"]["titles"] == 2
     assert results["ratios"]["grpc_to_in_process"]["descriptions"] == pytest.approx(0.9)
     assert results["spread"]["ratios.in_process_to_torch.titles"] == (210 / 400, 2)
-    assert set(results["ratios"]) == set(RATIOS)
+    assert set(results["ratios"]) == {"in_process_to_torch", "in_process_to_onnx_plain", "grpc_to_in_process"}
+
+
+def test_what_takes_part_besides_has_figures_and_ratios(more_results: dict[str, Any]) -> None:
+    assert list(more_results["systems"]) == [*SYSTEMS, FAST_OURS, *PEERS]
+    assert set(more_results["ratios"]) == set(RATIOS)
+    assert more_results["ratios"]["int8_fast_to_torch"]["titles"] == pytest.approx(5.1)
+    assert more_results["ratios"]["in_process_to_fastembed"]["titles"] == pytest.approx(4)
+    assert more_results["limit"]["share"]["infinity"]["titles"] == pytest.approx(80 * 0.1 / 100)
+    lines = printed(systems_table(more_results))
+    assert len(lines) == 1 + len(SYSTEMS) + 1 + len(PEERS)
+    assert max(map(len, lines)) <= 100
+
+
+def test_what_is_absent_is_told(results: dict[str, Any], more_results: dict[str, Any]) -> None:
+    said = "\n".join(notes(results))
+    assert "int8-fast is not measured: this CPU has no int8 dot products" in said
+    assert "fastembed is not measured: not installed" in said
+    assert "infinity is not measured: not installed" in said
+    said = "\n".join(notes(more_results))
+    assert "not measured" not in said
+    assert "int8-fast: mean cosine 0.9988 with PyTorch, overlap 0.941" in said
+    assert "infinity 1.2: in process 2.50 times as fast with titles, 2.50 with descriptions" in said
+
+
+@pytest.mark.parametrize(("has_dot_product", "rows"), [(True, 2), (False, 0)])
+def test_int8_fast_is_held_against_the_target_where_the_served_one_misses(
+    more_results: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, has_dot_product: bool, rows: int
+) -> None:
+    monkeypatch.setattr(cpu, "has_int8_dot_product", lambda: has_dot_product)
+    if not has_dot_product:  # 2 >= 1.8 and 1.3: met
+        more_results["ratios"]["int8_fast_to_torch"] = {"titles": 9.0, "descriptions": 9.0}
+    lines = [line.split() for line in printed(targets_table(more_results)) if "int8_fast" in line]
+    assert [line[-1] for line in lines] == ["yes"] * rows
 
 
 def test_the_limit_is_the_best_library_and_shares_follow_from_it(results: dict[str, Any]) -> None:
@@ -248,10 +363,15 @@ def test_the_limit_is_the_best_library_and_shares_follow_from_it(results: dict[s
 
 @pytest.mark.parametrize(("has_dot_product", "titles", "descriptions"), [(False, 1.8, 1.3), (True, 5, 5)])
 def test_the_targets_are_those_of_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, *, has_dot_product: bool, titles: float, descriptions: float
+    results: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    has_dot_product: bool,
+    titles: float,
+    descriptions: float,
 ) -> None:
     monkeypatch.setattr(cpu, "has_int8_dot_product", lambda: has_dot_product)
-    assert [(target.name, target.bound, target.goal, target.at_least) for target in targets()] == [
+    assert [(target.name, target.bound, target.goal, target.at_least) for target in targets(results)] == [
         ("ratios.in_process_to_torch.titles", titles, None, True),
         ("ratios.in_process_to_torch.descriptions", descriptions, None, True),
         ("ratios.grpc_to_in_process.titles", 0.85, 0.95, True),
@@ -291,9 +411,14 @@ def test_company_and_trials_are_told(results: dict[str, Any]) -> None:
     assert "trial" in notes(results)[-1]
 
 
-def test_the_plot_is_a_picture(results: dict[str, Any], tmp_path: Path) -> None:
-    draw(results, tmp_path / "plot.png", "title")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+def test_the_plot_is_a_picture(results: dict[str, Any], more_results: dict[str, Any], tmp_path: Path) -> None:
+    heights = []
+    for found in (results, more_results):
+        draw(found, tmp_path / "plot.png", "title")
+        content = (tmp_path / "plot.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+        heights.append(int.from_bytes(content[20:24], "big"))
+    assert heights[0] < heights[1]  # a bar for each system
 
 
 def test_an_encoder_of_another_source_is_refused(tiny_home: Path, encoder: Path, tmp_path: Path) -> None:
