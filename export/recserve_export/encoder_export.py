@@ -183,7 +183,13 @@ class _Job:
         with self.stage("write Triton models", len(named)) as advance:
             written = []
             for target in named:
-                written.append(write_target(one.folder, one.manifest, report, target, most=self.settings.most))
+                try:
+                    written.append(write_target(one.folder, one.manifest, report, target, most=self.settings.most))
+                except OSError as error:
+                    raise ExportError(
+                        f"{one.folder} is complete, but its Triton model folder for {target} cannot be written: "
+                        f"{error.strerror or error}; the same command again writes what is missing"
+                    ) from error
                 advance(1)
         return replace(one, targets=tuple(written))
 
