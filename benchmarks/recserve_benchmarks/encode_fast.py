@@ -85,8 +85,9 @@ def _made(source: Path, home: Path) -> FastEncoder:
     ran = subprocess.run([*program, *options], capture_output=True, text=True, check=False)
     folder = Workspace(home).encoder / FAST
     if ran.returncode != 0:
-        said = [line for line in ran.stderr.splitlines() if "error" in line.lower()]
-        return FastEncoder(absent=f"it could not be made: {said[-1] if said else ran.stderr[-200:]}")
+        said = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+        why = said[-1].removeprefix("error: ").partition(";")[0] if said else ran.stderr[-200:]
+        return FastEncoder(absent=f"it could not be made: {why}")
     return _gated(folder, read_manifest(folder))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -78,6 +79,7 @@ def fastembed(encoder: Path, source: Path) -> Encode:
 
 def infinity(encoder: Path, source: Path) -> Encode:
     """infinity's engine of PyTorch on the folder that the encoder was exported from, with its own batching."""
+    logging.disable(logging.WARNING)  # it sets up its own log when it is imported, between the progress bars
     library: Any = import_module("infinity_emb")
     # No BetterTransformer and no compilation: what is installed beside it here has neither for it.
     arguments = library.EngineArgs(

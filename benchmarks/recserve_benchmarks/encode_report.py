@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final
 
 from rich.table import Table
@@ -25,6 +26,7 @@ _LABELS: Final = {
 }
 _COLOURS: Final = {OURS: "tab:blue", FAST_OURS: "tab:cyan", GRPC: "tab:green"}
 _PACKAGES: Final = ("torch", "transformers", "sentence-transformers", "onnx")
+_COLUMNS: Final = 100
 #: Beyond this share of the cores other programs make the figures of a round doubtful.
 _MUCH_COMPANY: Final = 0.05
 
@@ -121,7 +123,7 @@ def _others(results: dict[str, Any]) -> list[str]:
             ratio = results["ratios"][f"in_process_to_{name}"]
             faster = ", ".join(f"{ratio[kind]:.2f} with {kind}" for kind in KINDS)
             lines.append(f"{name} {peer['version']}: in process {faster.replace(' with', ' times as fast with', 1)}")
-    return lines
+    return [fill(line, _COLUMNS, subsequent_indent="  ") for line in lines]
 
 
 def draw(results: dict[str, Any], path: Path, title: str) -> None:

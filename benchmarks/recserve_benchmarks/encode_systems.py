@@ -129,8 +129,8 @@ def start(system: str, encoder: Path, source: Path) -> Worker[EncodeCost]:
     """The process of a system or a peer."""
     # Without these transformers looks for a newer model on its hub and prints advice between the progress bars.
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "true"}
-    # infinity tells its makers about its use otherwise, and logs every batch.
-    quiet |= {"DO_NOT_TRACK": "1", "INFINITY_LOG_LEVEL": "error"}
+    # infinity tells its makers about its use otherwise.
+    quiet["DO_NOT_TRACK"] = "1"
     module = "recserve_benchmarks.encode_systems"
     return Worker(module, system, str(encoder), str(source), answer=EncodeCost, environment=quiet)
 

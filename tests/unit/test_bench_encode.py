@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,11 @@ class Counted:
 
 
 def test_company_is_a_share() -> None:
-    assert 0 <= Company().share() <= 1.5
+    company, start_s = Company(), time.process_time()
+    while time.process_time() - start_s < 0.3:  # the kernel counts in hundredths: a moment has any share
+        pass
+    # Own time is not counted: alone on the machine it is near 0, and never more than all cores and that rounding.
+    assert 0 <= company.share() <= 1.2
 
 
 def rounds(**more: list[float]) -> dict[str, list[float]]:

@@ -84,7 +84,8 @@ def test_where_it_is_missing_it_is_made_aside(
 
 def test_an_export_that_fails_says_why(served: EncoderManifest, copied: Path, tmp_path: Path) -> None:
     (copied / "model.safetensors").unlink()
-    assert "it could not be made: error: " in absent(tmp_path, served, copied)
+    said = absent(tmp_path, served, copied)
+    assert said == f"it could not be made: {copied} has no weights: model.safetensors is missing"
 
 
 @pytest.mark.parametrize("what", ["another source", "an older report"])
