@@ -22,8 +22,10 @@ CONFIGS = {
     "onnxruntime-cpu": ONNXRUNTIME,
     "onnxruntime-cuda": replace(ONNXRUNTIME, provider="cuda"),
     "onnxruntime-cuda-fp16": replace(ONNXRUNTIME, provider="cuda", precision="fp16"),
+    "onnxruntime-tensorrt": replace(ONNXRUNTIME, provider="tensorrt"),
     "onnxruntime-tensorrt-fp16": replace(ONNXRUNTIME, provider="tensorrt", precision="fp16"),
     "tensorrt-fp16": TENSORRT,
+    "tensorrt-bf16": replace(TENSORRT, precision="bf16"),
 }
 
 

@@ -59,6 +59,15 @@ def _truncated_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def _empty_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def _truncated_shard(folder: Path) -> None:
+    whole = (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors").read_bytes()
+    (folder / "model-00002-of-00002.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
 def _lacking_weights(folder: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
@@ -105,6 +114,8 @@ class TestRefusals:
             (_list_config, "must hold a JSON object, got list"),
             (_unknown_architecture, "no-such-architecture"),
             (_truncated_weights, "model.safetensors is damaged or truncated"),
+            (_empty_weights, "model.safetensors is damaged or truncated"),
+            (_truncated_shard, "model-00002-of-00002.safetensors is damaged or truncated"),
             (_lacking_weights, "lacks 1 weights that config.json asks for, such as encoder.layer.1.output.dense"),
             (_other_size, "transformers cannot load"),
             (_small_vocabulary, "they do not belong together"),
