@@ -9,7 +9,8 @@ from rich.table import Table
 from recserve_benchmarks.report import Target
 from recserve_benchmarks.retrieve_candidates import WANTED
 
-_SHOWN = ("M", "ef", "lists", "codes", "nprobe", "rescored")
+#: Parameters that are shown, and how: a table has 100 columns.
+_SHOWN = {"M": "M", "ef": "ef", "lists": "L", "codes": "C", "nprobe": "P", "rescored": "R"}
 
 
 def targets(results: dict[str, Any]) -> list[Target]:
@@ -31,11 +32,11 @@ def targets(results: dict[str, Any]) -> list[Target]:
 
 
 def curves_table(results: dict[str, Any]) -> Table:
-    """Every engine and its parameters: recall of both kinds of users, users/s by batch; at most 100 columns wide."""
+    """Every engine and its parameters: recall by kind of user, users/s of `interests` by batch; at most 100 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("engine", "parameters"):
         table.add_column(name)
-    for name in ("interests", "random", "1 user", "8", "32 users/s", "random, 32"):
+    for name in ("interests", "random", "users/s", "by 8", "by 32", "random,\nby 32"):
         table.add_column(name, justify="right")
     table.add_column("")
     for engine, kinds in results["engines"].items():
@@ -74,7 +75,7 @@ def comparison_table(results: dict[str, Any]) -> Table:
 
 
 def _shown(parameters: dict[str, int]) -> str:
-    return " ".join(f"{name} {parameters[name]}" for name in _SHOWN if name in parameters)
+    return " ".join(f"{short} {parameters[name]}" for name, short in _SHOWN.items() if name in parameters)
 
 
 def _mark(point: dict[str, Any]) -> str:
@@ -134,6 +135,7 @@ def notes(results: dict[str, Any]) -> list[str]:
     """What the tables leave out."""
     ratio = results["ratio_to_raw"]
     lines = [
+        "of scan: L lists, C codes an item, P lists probed, R items rescored where ten are wanted",
         "* = chosen by auto for these users; = the graph's smallest ef with recall@10 "
         f"{results['user_vectors']['recall']} for them",
         f"retrieval over the bare engine ({ratio['width']} items asked for): {ratio['no_delta']:.3f}; "
