@@ -14,7 +14,7 @@ from recserve_client.cli.console import fail
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
-    from recserve_benchmarks.retrieve_curves import Candidate, Done, Vectors
+    from recserve_benchmarks.retrieve_candidates import Candidate, Done, Vectors
     from recserve_server_ext.engine import BuiltEngine
 
 _REAL = 65_000
@@ -51,9 +51,10 @@ def milvus(
 
 
 def _measure(workspace: Workspace, uri: str, items: int, rounds: int, users: int, seed: int) -> dict[str, Any]:
-    from recserve_benchmarks import retrieve_curves
     from recserve_benchmarks.corpus import encoded_texts
+    from recserve_benchmarks.retrieve_bench import RECALL
     from recserve_benchmarks.retrieve_corpus import grown
+    from recserve_benchmarks.retrieve_curves import Curves
     from recserve_server_ext.encoder_manifest import choose_encoder
     from recserve_server_ext.milvus_collection import Loadable
     from recserve_server_ext.milvus_engine import MilvusEngine
@@ -71,17 +72,17 @@ def _measure(workspace: Workspace, uri: str, items: int, rounds: int, users: int
         done("load into Milvus", items, items)
         load_s = time.perf_counter() - start
         try:
-            candidates = _candidates(vectors, loaded, users, seed, done)
-            curves = retrieve_curves.measure(candidates, vectors, rounds, seed, done)
+            curves = Curves(_candidates(vectors, loaded, users, seed, done), RECALL)
+            curves.measure(vectors, rounds, seed, done)
         finally:
             loaded.discard()
-    return {"engines": curves, "load_s": load_s}
+    return {"engines": curves.engines(), "load_s": load_s}
 
 
 def _candidates(vectors: Vectors, loaded: BuiltEngine, users: int, seed: int, done: Done) -> list[Candidate]:
     """Two graphs with the same parameters and widths, what the index build chooses for `scan`, and `exact`."""
     from recserve_benchmarks.retrieve_bench import RECALL
-    from recserve_benchmarks.retrieve_curves import Candidate, recall_by_kind
+    from recserve_benchmarks.retrieve_candidates import Candidate, recall_by_kind
     from recserve_export.engine_choice import Settings, build_engine
     from recserve_export.recall import sample_users
     from recserve_server_ext.exact_engine import ExactEngine
@@ -95,5 +96,7 @@ def _candidates(vectors: Vectors, loaded: BuiltEngine, users: int, seed: int, do
     wanted = [(engine, {**engine.parameters, "ef": ef}) for engine in (graph, loaded) for ef in _EF]
     wanted += [(scan, scan.parameters), (ExactEngine(vectors), {})]
     sample = sample_users(vectors, count=users, seed=seed + 1)
-    found = [Candidate(engine, parameters, {}, engine is scan) for engine, parameters in wanted]
+    found = [
+        Candidate(engine, parameters, chosen_for=("both",) if engine is scan else ()) for engine, parameters in wanted
+    ]
     return [replace(candidate, recall=recall_by_kind(candidate, sample)) for candidate in found]

@@ -36,4 +36,9 @@ def print_results(parts: Iterable[RenderableType], results: dict[str, Any], json
     for part in parts:
         out.print(part, highlight=False, soft_wrap=isinstance(part, str))
     if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(results, json_file)
+
+
+def write_json(results: dict[str, Any], json_file: Path) -> None:
+    """Write all figures into a file."""
+    json_file.write_text(json.dumps(results, indent=2) + "\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 from rich.console import RenderableType
 
-from recserve_benchmarks.cli_output import check_folders, print_results, steps
+from recserve_benchmarks.cli_output import check_folders, print_results, steps, write_json
 from recserve_client.cli.console import fail
 from recserve_server_ext.workspace import DEFAULT_HOME, Workspace
 
@@ -62,14 +62,13 @@ def retrieve(
         seed=seed,
     )
     try:
-        results = _measure(Workspace(home), precision, plan)
+        results = _measure(Workspace(home), precision, plan, quick, json_file)
     except (ServerError, BenchmarkError, RecserveError) as error:
         fail(str(error))
-    results["setup"]["quick"] = quick
     _report(results, json_file, plot)
 
 
-def _measure(workspace: Workspace, precision: str, plan: Plan) -> dict[str, Any]:
+def _measure(workspace: Workspace, precision: str, plan: Plan, quick: bool, json_file: Path | None) -> dict[str, Any]:
     from recserve_benchmarks.corpus import encoded_texts
     from recserve_benchmarks.report import machine
     from recserve_benchmarks.retrieve_bench import RetrieveBench
@@ -79,26 +78,28 @@ def _measure(workspace: Workspace, precision: str, plan: Plan) -> dict[str, Any]
     folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))
     with steps() as done:
         texts = encoded_texts(workspace, folder, min(plan.items, _REAL), done)
-        results = RetrieveBench(texts, TextEncoder(folder), plan, done).run()
-    results["setup"] = {
-        **machine(),
-        "items": min(plan.items, len(texts.vectors)),
-        "encoder": texts.encoder,
-        "plan": asdict(plan),
-    }
-    return results
+        items = min(plan.items, len(texts.vectors))
+        setup = {**machine(), "items": items, "encoder": texts.encoder, "plan": asdict(plan), "quick": quick}
+
+        def keep(results: dict[str, Any]) -> None:
+            if json_file is not None:
+                write_json({**results, "setup": setup}, json_file)
+
+        results = RetrieveBench(texts, TextEncoder(folder), plan, done).run(keep)
+    return {**results, "setup": setup}
 
 
 def _report(results: dict[str, Any], json_file: Path | None, plot: Path | None) -> None:
     from recserve_benchmarks.report import targets_table
     from recserve_benchmarks.retrieve_plot import draw
-    from recserve_benchmarks.retrieve_report import curves_table, notes, scale_table, targets
+    from recserve_benchmarks.retrieve_report import comparison_table, curves_table, notes, scale_table, targets
 
     setup = results["setup"]
     title = f"{setup['cpu']}, {setup['int8_arithmetic']}, {setup['cores']} cores; {setup['items']:,} items"
     parts: tuple[RenderableType, ...] = (
         title,
         curves_table(results),
+        comparison_table(results),
         *notes(results),
         scale_table(results),
         targets_table(results, targets(results)),

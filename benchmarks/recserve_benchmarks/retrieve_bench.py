@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from recserve_benchmarks import retrieve_curves, retrieve_filtered, retrieve_scale, retrieve_swap, retrieve_views
+from recserve_benchmarks import retrieve_filtered, retrieve_scale, retrieve_swap, retrieve_views
 from recserve_benchmarks.corpus import TextVectors
+from recserve_benchmarks.retrieve_candidates import Candidate, build_candidates
 from recserve_benchmarks.retrieve_corpus import Vectors, grown, some_of
-from recserve_benchmarks.retrieve_curves import Candidate
+from recserve_benchmarks.retrieve_curves import Curves
 from recserve_server_ext.engine import BuiltEngine
 from recserve_server_ext.text_encoder import TextEncoder
 
@@ -48,8 +49,11 @@ class RetrieveBench:
         self._plan = plan
         self._done = done
 
-    def run(self) -> dict[str, Any]:
+    def run(self, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Measure all of it.
+
+        Args:
+            keep: Called with what is measured so far, after every part: a long run that ends early leaves something.
 
         Returns:
             Figures by name; see docs/retrieval-speed.md.
@@ -61,18 +65,23 @@ class RetrieveBench:
         plan = self._plan
         real = self._texts.vectors
         items = some_of(real, plan.items, plan.seed)
-        candidates = retrieve_curves.build_candidates(items, RECALL, plan.users, plan.seed, self._done)
-        curves = retrieve_curves.measure(candidates, items, plan.rounds, plan.seed, self._done)
+        results: dict[str, Any] = {}
+        candidates = build_candidates(items, RECALL, plan.users, plan.seed, self._done)
+        curves = Curves(candidates, RECALL)
+        curves.measure(items, plan.rounds, plan.seed, self._done)
+        results |= {"engines": curves.engines(), "user_vectors": curves.user_vectors()}
+        keep(results)
         chosen = _chosen(candidates)
-        results: dict[str, Any] = {
-            "engines": curves,
-            "user_vectors": retrieve_curves.best_to_hnsw(curves, RECALL),
-            "filtered": retrieve_filtered.measure(items, chosen, plan.rounds, plan.seed),
-            "ratio_to_raw": retrieve_views.measure(items, chosen, plan.rounds, plan.seed),
-        }
+        del candidates, curves  # the memory of their graphs
+        self._done("filters", 0, 1)
+        results["filtered"] = retrieve_filtered.measure(items, chosen, plan.rounds, plan.seed)
+        self._done("retrieval over the engine", 0, 1)
+        results["ratio_to_raw"] = retrieve_views.measure(items, chosen, plan.rounds, plan.seed)
+        keep(results)
         if plan.swap:
             results["swap_under_load"] = self._swap(items, chosen)
-        del candidates, chosen  # the memory of their graphs
+            keep(results)
+        del chosen
         results["scale"] = self._scale(real)
         return results
 
@@ -96,6 +105,6 @@ class RetrieveBench:
 
 
 def _chosen(candidates: list[Candidate]) -> BuiltEngine:
-    """The engine that auto chose, searching as it chose."""
-    chosen = next(candidate for candidate in candidates if candidate.is_chosen)
+    """The engine that auto chose for both kinds of users, searching as it chose."""
+    chosen = next(candidate for candidate in candidates if "both" in candidate.chosen_for)
     return chosen.engine.with_parameters(chosen.parameters) if chosen.parameters else chosen.engine

@@ -35,23 +35,39 @@ def draw(results: dict[str, Any], path: Path, title: str) -> None:
 
 
 def _draw_curves(axis: Any, engines: dict[str, Any], kind: str, batch: str) -> None:
-    """Recall against users/s; what `auto` chose is ringed."""
+    """Recall against users/s, a line for each index; what `auto` chose is ringed."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    for name, colour in _COLOURS.items():
-        points = sorted(engines[name][kind], key=lambda point: point["users_per_s"][batch])
-        speeds = [point["users_per_s"][batch] for point in points]
-        recalls = [point["recall_at_10"] for point in points]
-        axis.plot(speeds, recalls, _MARKERS[name] + "-", markersize=5, color=colour, label=name)
-        for point, speed, recall in zip(points, speeds, recalls, strict=True):
-            if point["is_chosen"]:
-                axis.plot(speed, recall, "o", markersize=13, markerfacecolor="none", color="black", label="auto")
+    rings = {"both": "black", "interests": "grey"}
+    for name, indexes in ((name, _by_index(engines[name][kind])) for name in _COLOURS):
+        for number, (index, points) in enumerate(indexes.items()):
+            speeds = [point["users_per_s"][batch] for point in points]
+            recalls = [point["recall_at_10"] for point in points]
+            line = ("-", "--", ":")[number % 3]
+            axis.plot(
+                speeds, recalls, _MARKERS[name] + line, markersize=5, color=_COLOURS[name], label=f"{name} {index}"
+            )
+            for point, speed, recall in zip(points, speeds, recalls, strict=True):
+                for wanted in set(rings) & set(point["chosen_for"]):
+                    size = 13 if wanted == "both" else 17
+                    style = {"markersize": size, "markerfacecolor": "none", "color": rings[wanted]}
+                    axis.plot(speed, recall, "o", label=f"auto, {wanted}", **style)
     axis.set(xlabel="users/s", ylabel="recall@10", xscale="log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.tick_params(labelsize=8)
     axis.grid(visible=True, which="both", alpha=0.3)
+
+
+def _by_index(points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The points of each graph, or of each number of lists and codes, by rising recall."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for point in sorted(points, key=lambda point: point["recall_at_10"]):
+        of = point["parameters"]
+        name = f"M {of['M']}" if "M" in of else " ".join(f"{of[x]} {x}" for x in ("lists", "codes") if x in of)
+        found.setdefault(name, []).append(point)
+    return found
 
 
 def _draw_swap(axis: Any, swap: dict[str, Any]) -> None:

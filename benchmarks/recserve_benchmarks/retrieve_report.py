@@ -7,8 +7,10 @@ from typing import Any
 from rich.table import Table
 
 from recserve_benchmarks.report import Target
+from recserve_benchmarks.retrieve_candidates import WANTED
 
-_SHOWN = ("M", "ef", "lists", "nprobe", "rescored")
+#: Parameters that are shown, and how: a table has 100 columns.
+_SHOWN = {"M": "M", "ef": "ef", "lists": "L", "codes": "C", "nprobe": "P", "rescored": "R"}
 
 
 def targets(results: dict[str, Any]) -> list[Target]:
@@ -30,23 +32,56 @@ def targets(results: dict[str, Any]) -> list[Target]:
 
 
 def curves_table(results: dict[str, Any]) -> Table:
-    """Every engine and its parameters: recall of both kinds of users, users/s by batch; at most 100 columns wide."""
+    """Every engine and its parameters: recall by kind of user, users/s of `interests` by batch; at most 100 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("engine", "parameters"):
         table.add_column(name)
-    for name in ("interests", "random", "1 user", "8", "32 users/s", "random, 32"):
+    for name in ("interests", "random", "users/s", "by 8", "by 32", "random,\nby 32"):
         table.add_column(name, justify="right")
     table.add_column("")
     for engine, kinds in results["engines"].items():
         for point, other in zip(kinds["interests"], kinds["random"], strict=True):
-            parameters = " ".join(
-                f"{name} {point['parameters'][name]}" for name in _SHOWN if name in point["parameters"]
-            )
             speeds = [f"{point['users_per_s'][batch]:,.0f}" for batch in ("1", "8", "32")]
             recalls = [f"{one['recall_at_10']:.4f}" for one in (point, other)]
             last = f"{other['users_per_s']['32']:,.0f}"
-            table.add_row(engine, parameters, *recalls, *speeds, last, "chosen" if point["is_chosen"] else "")
+            table.add_row(engine, _shown(point["parameters"]), *recalls, *speeds, last, _mark(point))
     return table
+
+
+def comparison_table(results: dict[str, Any]) -> Table:
+    """What auto chose against hnswlib's best setting, for `interests` alone and for both kinds; 100 columns at most."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("wanted", "", "parameters"):
+        table.add_column(name)
+    for name in ("recall@10", "32 users/s", "CPU us/user", "times hnsw", "by CPU"):
+        table.add_column(name, justify="right")
+    compared = results["user_vectors"]
+    for wanted in WANTED:
+        for what in ("hnsw", "chosen"):
+            if (of := compared[wanted][what]) is None:
+                table.add_row(wanted, what, "no graph reaches it")
+                continue
+            ratios = [f"{compared[wanted][name]:.2f}" for name in ("best_to_hnsw", "cpu_hnsw_to_best")]
+            table.add_row(
+                wanted,
+                of["engine"],
+                _shown(of["parameters"]),
+                f"{min(of['recall_at_10'].values()):.4f}",
+                f"{of['users_per_s']:,.0f}",
+                f"{of['cpu_us_per_user']:,.0f}",
+                *(ratios if what == "chosen" else ()),
+            )
+    return table
+
+
+def _shown(parameters: dict[str, int]) -> str:
+    return " ".join(f"{short} {parameters[name]}" for name, short in _SHOWN.items() if name in parameters)
+
+
+def _mark(point: dict[str, Any]) -> str:
+    """Which comparisons a point is part of: * chosen by auto, = hnswlib's smallest ef."""
+    marks = [f"*{name}" for name in point["chosen_for"]] + [f"={name}" for name in point["least_ef_for"]]
+    return " ".join(marks)
 
 
 def scale_table(results: dict[str, Any]) -> Table:
@@ -59,11 +94,10 @@ def scale_table(results: dict[str, Any]) -> Table:
     table.add_column("")
     for point in results["scale"]["points"]:
         for name, of in point["engines"].items():
-            parameters = " ".join(f"{key} {of['parameters'][key]}" for key in _SHOWN if key in of["parameters"])
             table.add_row(
                 f"{point['items']:,}",
                 name,
-                parameters,
+                _shown(of["parameters"]),
                 f"{min(of['recall_at_10'].values()):.4f}{'' if of['reached'] else ' misses'}",
                 f"{of['users_per_s']:,.0f}",
                 f"{of['cpu_us_per_user']:,.0f}",
@@ -99,10 +133,11 @@ def scale_notes(scale: dict[str, Any]) -> list[str]:
 
 def notes(results: dict[str, Any]) -> list[str]:
     """What the tables leave out."""
-    best, ratio = results["user_vectors"], results["ratio_to_raw"]
+    ratio = results["ratio_to_raw"]
     lines = [
-        f"chosen: {best['chosen_users_per_s']:,.0f} users/s at recall@10 {best['chosen_recall_at_10']:.4f}; "
-        f"hnswlib's best: {best['hnsw_users_per_s']:,.0f} (batches of 32, interests)",
+        "of scan: L lists, C codes an item, P lists probed, R items rescored where ten are wanted",
+        "* = chosen by auto for these users; = the graph's smallest ef with recall@10 "
+        f"{results['user_vectors']['recall']} for them",
         f"retrieval over the bare engine ({ratio['width']} items asked for): {ratio['no_delta']:.3f}; "
         f"with a delta of 1%: {ratio['delta_1pct']:.3f}",
         f"retrieval over a bare call for ten items: {ratio['no_delta_to_ten']:.3f}",

@@ -15,6 +15,7 @@ import msgspec
 from recserve_client.contract import shown
 from recserve_export.field_mapping import AttributeField, AttributeType, FieldMapping, TextField
 from recserve_server_ext.catalogue_store import StoredItem
+from recserve_server_ext.item_checks import place_of
 
 #: Of an item id, in characters; the contract refuses longer ones in requests.
 MAX_ID_LENGTH: Final = 512
@@ -176,7 +177,14 @@ def parsed(name: str, text: str, type_: AttributeType) -> Any:
         return float(text)
     if type_ == "bool" and text.lower() in _BOOLS:
         return _BOOLS[text.lower()]
+    if type_ == "place" and (place := _place_in(text)) is not None:
+        return place
     raise _wrong(name, text, _EXPECTED[type_])
+
+
+def _place_in(text: str) -> list[float] | None:
+    parts = [part.strip() for part in text.split(",")]
+    return place_of([float(part) for part in parts]) if all(map(_FLOAT.fullmatch, parts)) else None
 
 
 def _str(name: str, value: Any) -> str:
@@ -222,11 +230,20 @@ def _list(name: str, value: Any, separator: str) -> list[str]:
     return [_valid(name, part.strip()) for part in value if part.strip()]
 
 
+def _place(name: str, value: Any) -> list[float]:
+    if (place := place_of(value)) is None:
+        raise _wrong(name, value, _EXPECTED["place"])
+    return place
+
+
 _EXPECTED: Final[dict[AttributeType, str]] = {
     "str": "a string",
     "int": "an integer of 64 bits",
     "float": "a finite number",
     "bool": "true or false",
     "list": "a list of strings",
+    "place": "a place, latitude and longitude in degrees",
 }
-_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {"str": _str, "int": _int, "float": _float, "bool": _bool}
+_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "str": _str, "int": _int, "float": _float, "bool": _bool, "place": _place
+}  # fmt: skip

@@ -13,7 +13,7 @@ import msgspec
 from recserve_client.contract import nearest
 from recserve_export.errors import MappingError
 
-AttributeType = Literal["str", "int", "float", "bool", "list"]
+AttributeType = Literal["str", "int", "float", "bool", "list", "place"]
 
 #: Goes into the mapping's hash; raise it when the same rows begin to give other items.
 _RULES: Final = 1
@@ -37,7 +37,7 @@ class AttributeField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         column: Column it comes from; empty = the column with the attribute's name.
-        type: Of its value; `list` is a list of str.
+        type: Of its value; `list` is a list of str, `place` latitude and longitude in degrees.
         separator: Where a list that comes as one string is split.
     """
 

@@ -45,17 +45,15 @@ class Conflict(NamedTuple):
         )
 
 
-_NAMES: Final[dict[type, str]] = {
-    bool: "boolean", int: "number", float: "number", str: "string", list: "list of strings"
-}  # fmt: skip
-
-
+_NAMES: Final[dict[type, str]] = {bool: "boolean", int: "number", float: "number", str: "string"}
 #: What no check lets in, for a store that somebody else wrote.
 _OTHER: Final = "value of another kind"
 
 
 def type_of(value: Any) -> str:
-    """The type of an attribute's value; integers and floats are both numbers."""
+    """The type of an attribute's value; integers and floats are both numbers, a list of numbers is a place."""
+    if type(value) is list:
+        return "list of strings" if not value or type(value[0]) is str else "place"
     return _NAMES.get(type(value), _OTHER)
 
 
@@ -83,14 +81,14 @@ class AttributeTypes:
         for name, value in attributes.items():
             held = self._counts.get(name) if value is not None else None
             # A store from before this rule may hold several; each of them stays.
-            if held and _NAMES.get(type(value), _OTHER) not in held:
+            if held and type_of(value) not in held:
                 other, items = max(held.items(), key=itemgetter(1))
                 return Conflict(name, value, type_of(value), other, items)
         return None
 
     def replace(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Count an item: the attributes that it had, and those it has, each empty where it is not available."""
-        if list(map(type, before.values())) == list(map(type, after.values())) and list(before) == list(after):
+        if list(before) == list(after) and _are_alike(before, after):
             return  # as most changes
         for name, value in before.items():
             self._add(name, value, -1)
@@ -112,11 +110,19 @@ class AttributeTypes:
     def _add(self, name: str, value: Any, number: int) -> None:
         if value is None:  # is no value
             return
-        counts, type_ = self._counts.setdefault(name, {}), _NAMES.get(type(value), _OTHER)
+        counts, type_ = self._counts.setdefault(name, {}), type_of(value)
         counts[type_] = counts.get(type_, 0) + number
         if not counts[type_]:
             del counts[type_]
         self._changed.add(name)
+
+
+def _are_alike(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether the values are of the same types, one by one; the types in Python are faster to look at."""
+    kinds = list(map(type, before.values()))
+    return kinds == list(map(type, after.values())) and (
+        list not in kinds or list(map(type_of, before.values())) == list(map(type_of, after.values()))
+    )
 
 
 def _chunks(names: Iterable[str]) -> Iterator[Sequence[str]]:

@@ -40,14 +40,18 @@ Run = Callable[[list[B], Callable[[], None]], None]
 class EncodeQueue(Generic[J]):
     """Hands batches to the encoder, as many at a time as wait: the larger what it gets, the less a text costs."""
 
-    def __init__(self, run: Run[Batch[J]], *, at_once: int, together: int) -> None:
+    def __init__(
+        self, run: Run[Batch[J]], *, at_once: int, together: int, show: Callable[[int], None] = lambda waiting: None
+    ) -> None:
         """
         Args:
             run: What to do with batches; called by threads of the queue.
             at_once: Calls of `run` that may have the encoder at a time.
             together: Requests that go to it in one call, and that may wait for the next one; a larger batch goes, and
                 waits, alone.
+            show: Called with the number of requests that wait, whenever it changes; quick, and raises nothing.
         """
+        self._show = show
         self._run = run
         self._free = at_once
         self._together = together
@@ -69,6 +73,7 @@ class EncodeQueue(Generic[J]):
             self._changed.wait_for(lambda: not self._count or self._count + size <= self._together)
             self._waiting.append(batch)
             self._count += size
+            self._show(self._count)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -95,6 +100,7 @@ class EncodeQueue(Generic[J]):
                 taken.append(self._waiting.popleft())
                 size += len(taken[-1].jobs)
             self._count -= size
+            self._show(self._count)
             self._free -= 1
             self._changed.notify_all()
             return taken

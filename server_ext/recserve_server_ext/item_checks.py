@@ -93,9 +93,8 @@ class ItemChecks:
             raise ValueError(
                 f"$.attributes has {len(item.attributes):,} of them; limits.attributes allows {limits.attributes:,}"
             )
-        for name, value in item.attributes.items():
-            _check_attribute(name, value)
-        return StoredItem(item.id, texts, item.attributes, item.available)
+        attributes = {name: _attribute(name, value) for name, value in item.attributes.items()}
+        return StoredItem(item.id, texts, attributes, item.available)
 
 
 def _check_id(item_id: str) -> None:
@@ -103,19 +102,31 @@ def _check_id(item_id: str) -> None:
         raise ValueError(f"$.id is {shown(item_id)}: blank, or with control characters")
 
 
-def _check_attribute(name: str, value: Any) -> None:
+def _attribute(name: str, value: Any) -> Any:
+    """The value as it is stored: a place as two floats, so that all places are of one type; others as they are."""
     if not 0 < len(name) <= _NAME_LENGTH:
         raise ValueError(f"$.attributes has a name of {len(name)} characters, {shown(name)}; 1 to {_NAME_LENGTH}")
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return
+        return value
     if isinstance(value, int) and (isinstance(value, bool) or value in _INT64):
-        return
+        return value
     if isinstance(value, str) or (isinstance(value, float) and math.isfinite(value)):
-        return
+        return value
+    if (place := place_of(value)) is not None:
+        return place
     raise ValueError(
-        f"$.attributes.{name} is {shown(value)}: a string, an integer of 64 bits, a finite number, a boolean "
-        "or a list of strings is needed"
+        f"$.attributes.{name} is {shown(value)}: a string, an integer of 64 bits, a finite number, a boolean, "
+        "a list of strings or a place, [latitude, longitude] in degrees, is needed"
     )
+
+
+def place_of(value: Any) -> list[float] | None:
+    """A list of latitude and longitude in degrees, within -90..90 and -180..180, as floats; none = it is no place."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    # True and False are integers too; NaN is within nothing.
+    found = [float(part) for part in value if type(part) in (int, float) and abs(part) <= 180]
+    return found if len(found) == 2 and abs(found[0]) <= 90 else None
 
 
 def type_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -123,6 +123,7 @@ class PackedModel(Generic[J]):
         encoding: int = 1,
         together: int = 1,
         room: WaitingRoom | None = None,
+        show_waiting: Callable[[int], None] = lambda waiting: None,
     ) -> None:
         """
         Args:
@@ -132,10 +133,11 @@ class PackedModel(Generic[J]):
             together: Requests that go to the encoder in one call, if they wait together; a larger batch goes alone.
                 As many may wait, then the next ones do in `run`.
             room: Where requests wait for their revision; none = no request of this model asks for one.
+            show_waiting: Called with the number of requests that wait for the encoder, whenever it changes.
         """
         self._handler = handler
         self._encode = encode
-        self._queue = EncodeQueue[_Deferred[J]](self._run_later, at_once=encoding, together=together)
+        self._queue = EncodeQueue[_Deferred[J]](self._run_later, at_once=encoding, together=together, show=show_waiting)
         #: Held while requests are accepted: a handler takes one batch at a time.
         self._accepting = threading.RLock()
         self._room = room or WaitingRoom(0.0, 0)

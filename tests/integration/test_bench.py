@@ -74,7 +74,15 @@ def test_a_tiny_run_retrieves_in_every_way(tiny_home: Path, tmp_path: Path) -> N
                 assert set(point["users_per_s"]) == {"1", "8", "32"}
                 assert all(speed > 0 for speed in point["users_per_s"].values())
     assert all(point["recall_at_10"] == 1 for point in results["engines"]["exact"]["random"])
-    assert results["user_vectors"]["chosen_recall_at_10"] > 0.9
+    compared = results["user_vectors"]
+    assert compared["best_to_hnsw"] == compared["interests"]["best_to_hnsw"] > 0
+    for wanted, kinds in (("interests", {"interests"}), ("both", {"interests", "random"})):
+        assert compared[wanted]["hnsw"]["engine"] == "hnsw"
+        assert compared[wanted]["chosen"]["engine"] in {"hnsw", "scan", "exact"}
+        for of in (compared[wanted]["chosen"], compared[wanted]["hnsw"]):
+            assert set(of["recall_at_10"]) == kinds
+            assert min(of["recall_at_10"].values()) >= compared["recall"]
+        assert len(compared[wanted]["rounds"]) == 1
     assert results["ratio_to_raw"]["no_delta"] > 0
     assert all(of["recall_at_10"] > 0.95 and of["ratio_to_unfiltered"] > 0 for of in results["filtered"].values())
     swap = results["swap_under_load"]

@@ -285,6 +285,7 @@ def test_metrics_follow_the_catalogue(live: Served, client: Client) -> None:
     client.recommend([text("x")], min_revision=revision)
     values = metrics(live)
     assert values["recserve_catalogue_revision"] == revision
+    assert values['recserve_encoder_waiting_requests{model="recommend"}'] == 0
     assert 1 <= values["recserve_catalogue_delta_items"] <= revision
     assert values["recserve_catalogue_snapshot_items"] >= 299
     assert abs(values["recserve_catalogue_snapshot_created_timestamp_seconds"] - time.time()) < 3600

@@ -73,7 +73,21 @@ def test_a_type_goes_with_the_last_available_item(edited: Edited) -> None:
     assert kept(edited.store) == counted(edited.store) == {("year", "number"): 3, ("tag", "number"): 1}
 
 
-values = st.sampled_from(["x", 1, 2.5, True, ["x"]])
+def test_a_place_is_a_type_of_its_own_and_is_stored_as_floats(edited: Edited) -> None:
+    assert edited.statuses("upsert", film("a", shop=[48, 2.35]), film("b", shop=["48", "2"])) == ["created", "refused"]
+    assert edited.find(op="get", ids=["a"]).items[0].attributes == {"shop": [48.0, 2.35]}
+    assert [type(part) for part in edited.find(op="get", ids=["a"]).items[0].attributes["shop"]] == [float, float]
+    assert kept(edited.store)["shop", "place"] == 1
+    (refused,) = edited.change("upsert", [film("a", shop=["x"])]).results
+    assert "$.attributes.shop is ['x'], a list of strings; the item has a place there" in refused.error
+    for no_place in ([91, 0], [0, 181.0], [1], [1, 2, 3], [True, 2], [1, "2"], [1, None], [1, [2]]):
+        (refused,) = edited.change("upsert", [film("c", where=no_place)]).results
+        assert refused.status == "refused"
+        assert "or a place, [latitude, longitude] in degrees, is needed" in refused.error
+    assert kept(edited.store) == counted(edited.store)
+
+
+values = st.sampled_from(["x", 1, 2.5, True, ["x"], [], [1, 2.5]])
 items = st.tuples(st.integers(0, 4), st.booleans(), st.dictionaries(st.sampled_from(["p", "q"]), values, max_size=2))
 batches = st.lists(st.tuples(st.booleans(), st.lists(items, min_size=1, max_size=4, unique_by=lambda item: item[0])))
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from recserve_benchmarks.retrieve_candidates import WANTED, build_candidates, least_ef, recall_by_kind
 from recserve_benchmarks.retrieve_corpus import grown, some_of
+from recserve_benchmarks.retrieve_curves import Curves
 from recserve_benchmarks.retrieve_scale import cpu_at, predict, sizes_up_to
-from recserve_export.recall import CurvePoint
+from recserve_export.recall import CurvePoint, sample_users
 
 Vectors = NDArray[np.float32]
 
@@ -75,3 +80,48 @@ def test_cost_at_equal_recall_lies_between_the_points_about_it() -> None:
     assert cpu_at(points, 0.98) == pytest.approx(200)
     assert cpu_at(points, 0.95) == pytest.approx(100)
     assert cpu_at(points, 0.995) is None
+
+
+def test_the_smallest_ef_is_found_to_the_last_step() -> None:
+    for wanted in (1, 10, 11, 317, 4095, 4096):
+        asked: list[int] = []
+
+        def reached(ef: int, wanted: int = wanted, asked: list[int] = asked) -> bool:
+            asked.append(ef)
+            return ef >= wanted
+
+        assert least_ef(reached) == max(wanted, 10)
+        assert len(asked) <= 14
+    assert least_ef(lambda ef: False) is None
+
+
+def test_hnswlib_gets_its_smallest_ef_and_auto_chooses_for_the_users_that_are_wanted() -> None:
+    """The next smaller `ef` misses the recall, and both comparisons hold what they say at the recall they say."""
+    random = np.random.default_rng(3)
+    points = random.normal(size=(40, 24))[random.integers(40, size=3000)] + random.normal(size=(3000, 24))
+    vectors = np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
+    candidates = build_candidates(vectors, 0.97, 60, 5, nothing)
+    reporting = sample_users(vectors, count=60, seed=6)
+    for wanted, kinds in WANTED.items():
+        (chosen,) = (one for one in candidates if wanted in one.chosen_for)
+        assert min(chosen.recall[kind] for kind in kinds) > 0.95
+        graphs = [one for one in candidates if wanted in one.least_ef_for]
+        assert [one.parameters["M"] for one in graphs] == [16, 32]
+        for graph in graphs:
+            assert min(graph.recall[kind] for kind in kinds) >= 0.97
+            if (ef := graph.parameters["ef"]) > 10:
+                narrower = replace(graph, parameters={**graph.parameters, "ef": ef - 1})
+                assert min(recall_by_kind(narrower, reporting)[kind] for kind in kinds) < 0.97
+    curves = Curves(candidates, 0.97)
+    curves.measure(vectors, 2, 5, nothing)
+    compared = curves.user_vectors()
+    for wanted in WANTED:
+        of = compared[wanted]
+        best = [point for point in curves.engines()["hnsw"]["interests"] if wanted in point["least_ef_for"]]
+        assert of["hnsw"]["parameters"] in [point["parameters"] for point in best]
+        assert len(of["rounds"]) == 2
+        assert of["best_to_hnsw"] == pytest.approx(np.median(of["rounds"]) if least(of) >= 0.97 else 0)
+
+
+def least(compared: dict[str, Any]) -> float:
+    return float(min(compared["chosen"]["recall_at_10"].values()))

@@ -177,6 +177,7 @@ def test_parquet_is_read_in_batches_in_order(tmp_path: Path, importer: Importer)
         ("list", "a; b;;", ["a", "b"]),
         ("list", ["a", " "], ["a"]),
         ("bool", True, True),
+        ("place", [48, 2.5], [48.0, 2.5]),
     ],
 )
 def test_values_of_typed_sources(type_: AttributeType, value: object, expected: object) -> None:
@@ -196,12 +197,26 @@ def test_values_of_typed_sources(type_: AttributeType, value: object, expected: 
         ("bool", "YES", True),
         ("bool", "0", False),
         ("str", "7", "7"),
+        ("place", "48.85, -2", [48.85, -2.0]),
     ],
 )
 def test_values_of_textual_sources(type_: AttributeType, text: str, expected: object) -> None:
     mapping = validated(FieldMapping(texts={"t": TextField()}, attributes={"v": AttributeField(type=type_)}))
     item = RowConverter(mapping, is_textual=True)({"id": "1", "t": "x", "v": text})
     assert item.attributes == {"v": expected}
+
+
+@pytest.mark.parametrize(
+    ("is_textual", "value"),
+    [(True, "91,0"), (True, "1"), (True, "1;2"), (True, "1,2,3"), (True, "nan,1"), (True, "1e999,1"), (False, "1,2")]
+    + [(False, value) for value in ([1, 181], [1], [True, 2], ["1", "2"], 5)],
+)
+def test_what_is_no_place(is_textual: bool, value: object) -> None:
+    mapping = validated(FieldMapping(texts={"t": TextField()}, attributes={"v": AttributeField(type="place")}))
+    with pytest.raises(RowError) as caught:
+        RowConverter(mapping, is_textual=is_textual)({"id": "1", "t": "x", "v": value})
+    assert caught.value.reason is Reason.WRONG_TYPE
+    assert caught.value.detail == f"v is {value!r}: expected a place, latitude and longitude in degrees"
 
 
 cells = st.recursive(

@@ -24,7 +24,8 @@ class Encoder:
     def __init__(self, *, at_once: int = 1, together: int = 4) -> None:
         self.got: SimpleQueue[list[str]] = SimpleQueue()
         self.go_on = threading.Semaphore(0)
-        self.queue = EncodeQueue[Job](self._run, at_once=at_once, together=together)
+        self.waiting: list[int] = []
+        self.queue = EncodeQueue[Job](self._run, at_once=at_once, together=together, show=self.waiting.append)
 
     def put(self, *names: str, encoder: str = "one") -> None:
         self.queue.put(Batch([Job(name, encoder) for name in names], 0))
@@ -51,6 +52,7 @@ def test_what_waits_goes_together_in_its_order() -> None:
     assert encoder.got.empty()
     encoder.go_on.release()
     assert encoder.next() == ["b", "c", "d"]
+    assert encoder.waiting == [1, 0, 1, 2, 3, 0]
     encoder.finish()
     assert encoder.got.empty()
 

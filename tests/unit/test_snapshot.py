@@ -21,6 +21,8 @@ from recserve_server_ext.errors import SnapshotError
 from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.hnsw_engine import GRAPH, HnswEngine
 from recserve_server_ext.item_fields import ItemFields, write_fields
+from recserve_server_ext.scan_engine import CODES, LEAST_ITEMS, ScanEngine
+from recserve_server_ext.scan_fit import FITTED, Fit
 from recserve_server_ext.snapshot import CURRENT, FIELDS, IDS, REPORT, VECTORS, Content, Snapshot, current, write
 from recserve_server_ext.snapshot_manifest import MANIFEST, SnapshotManifest, write_manifest
 
@@ -129,6 +131,33 @@ def test_one_flipped_bit_is_refused(copy: Path, name: str) -> None:
     with pytest.raises(SnapshotError, match=re.escape(str(copy / name)) + r".* (damaged|cannot be read)") as refused:
         Snapshot.load(copy)
     assert "recserve index build" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["hnsw", "scan"])
+def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path, name: str) -> None:
+    """The first bit, the last one and 30 others of every file that an engine has."""
+    random = np.random.default_rng(9)
+    changes: dict[str, Any] = {}
+    if name == "scan":
+        vectors = random.normal(size=(LEAST_ITEMS, 8)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        fit = Fit.to(vectors[:100], vectors, rank=8)
+        engine = ScanEngine.build(vectors, fit, lists=2, codes=4, nprobe=2, rescored=60, threads=1)
+        ids = [f"s{row}" for row in range(len(vectors))]
+        changes = {"vectors": vectors, "ids": ids, "engine": engine, "available": None, "fields": None}
+    folder = write(tmp_path, content(**changes))
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    assert {path.name for path in files} >= ({CODES, FITTED} if name == "scan" else {GRAPH})
+    for path, good in files.items():
+        bits = len(good) * 8
+        for bit in (0, bits - 1, *random.integers(bits, size=30).tolist()):
+            damaged = bytearray(good)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            with pytest.raises(SnapshotError, match=re.escape(str(path))):
+                Snapshot.load(folder)
+        path.write_bytes(good)
+    assert Snapshot.load(folder).engine.name == name
 
 
 def test_any_flipped_bit_of_the_manifest_is_refused(copy: Path) -> None:

@@ -21,7 +21,8 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     Attributes:
         id: Item id.
         texts: Text fields by name; at least one that has a weight in the catalogue and is not blank.
-        attributes: Values by name: string, integer (64 bits), finite number, boolean or list of strings.
+        attributes: Values by name: string, integer (64 bits), finite number, boolean, list of strings or place (a list
+            of latitude and longitude in degrees).
         available: Whether it may be recommended.
         if_revision: Refuse the change as `conflict` unless the item was last changed at this revision of the catalogue;
             0 = unless there is none yet. Absent = change it in any case.

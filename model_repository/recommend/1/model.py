@@ -16,7 +16,7 @@ from recserve_server_ext.triton_io import execute, model_settings, served_encode
 from recserve_server_ext.user_histories import UserHistories
 from recserve_server_ext.user_keys import UserKeys
 from recserve_server_ext.user_recommender import UserRecommender
-from recserve_server_ext.view_metrics import LogMetrics, ViewMetrics, WaitMetrics
+from recserve_server_ext.view_metrics import EncoderMetrics, LogMetrics, ViewMetrics, WaitMetrics
 from recserve_server_ext.waiting_room import WaitingRoom
 
 
@@ -28,8 +28,7 @@ class TritonPythonModel:
         serve, users, rules = settings.serve, settings.serve.users, rules_of(settings.serve.users)
         encoders = served_encoders(settings)
         live = open_live(settings, encoders, served_encoders(settings, role="passage"), ViewMetrics().show)
-        keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
-        caches = TextCaches(serve.text_cache)
+        keys, caches = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key))), TextCaches(serve.text_cache)
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
         counter = LogCounter(
             interactions, rules, users.blend, every_s=users.popular_every_s, contexts=users.popular_contexts,
@@ -46,10 +45,10 @@ class TritonPythonModel:
             blend=users.blend,
             experiments=users.experiments,
         )
-        limits = serve.limits
+        limits, waiting = serve.limits, EncoderMetrics("recommend")
         room = WaitingRoom(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
-        logged = LoggedRecommender(recommender, self._log)
-        self._model = PackedModel(logged, encoders, encoding=serve.encoding, together=serve.batch, room=room)
+        options = {"encoding": serve.encoding, "together": serve.batch, "room": room, "show_waiting": waiting.show}
+        self._model = PackedModel(LoggedRecommender(recommender, self._log), encoders, **options)
         settle_memory()
 
     def execute(self, requests):

@@ -43,6 +43,8 @@ def _type_of(value: object) -> str:
         return "boolean"
     if isinstance(value, int | float):
         return "number"
+    if isinstance(value, list) and value and not isinstance(value[0], str):
+        return "place"
     return "string" if isinstance(value, str) else "list of strings"
 
 
