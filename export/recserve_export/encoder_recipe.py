@@ -12,7 +12,7 @@ from recserve_server_ext import cpu
 from recserve_server_ext.encoder_manifest import Precision
 
 #: Raise it when a change to the exporter changes the files it writes.
-EXPORTER_VERSION: Final = 3
+EXPORTER_VERSION: Final = 4
 #: Key of the recipe in the manifest's `versions`.
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.
@@ -81,8 +81,8 @@ def recipe(precision: Precision) -> str:
         return f"{EXPORTER_VERSION} ({HALF[precision]})"
     how = int8_recipe(precision)
     return (
-        f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, a scale for each token, {how.weight_bits}-bit weights, "
-        f"FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32)"
+        f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, a scale for each token, {how.weight_bits}-bit weights rounded "
+        f"with compensation, FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32)"
     )
 
 

@@ -1,8 +1,9 @@
-"""fp32 graph -> int8: SmoothQuant rescaling of the weights' inputs, then int8 products (`int8_products`).
+"""fp32 graph -> int8: rescaled inputs, weights rounded with compensation, then int8 products (`int8_products`).
 
 SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438): x W = (x / s)(s W). With
 s_c = amax(x_c)^a / amax(W_c)^(1 - a) for each channel c, the outliers of the activations, which one scale for a whole
-token cannot hold, move into the weights, which have a scale per output channel.
+token cannot hold, move into the weights, which have a scale per output channel. Activations that hardly go below zero
+(behind GELU) are left as they are: their outliers cost less than a weight with the channels' factors in it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from recserve_export.activation_statistics import activation_statistics
+from recserve_export.compensated_rounding import Moments, RoundedWeight, round_weight
 from recserve_export.encoder_recipe import Int8Recipe
 from recserve_export.errors import ExportError
-from recserve_export.int8_products import quantise_products
+from recserve_export.int8_products import one_sided, quantise_products
 from recserve_server_ext.text_encoder import TokenIds
 
 Values = NDArray[np.float32]
@@ -58,11 +60,36 @@ def write_int8(
             "network; take --precision fp32"
         )
     kept = outputs[: math.ceil(recipe.fp32_ffn_share * len(outputs))]
-    products = weight_products(model, kept)
-    ranges = activation_ranges(model, list(products), calibration, done)
-    smooth(model, products, ranges, recipe.alpha)
-    quantise_products(model, weight_bits=recipe.weight_bits, kept=kept)
+    inputs = int8_inputs(model, kept)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    widths = {activation: shapes[weights[0]][0] for activation, weights in inputs.items()}
+    statistics = activation_statistics(model, widths, list(calibration), done)
+    bounds = {name: found for name, of in statistics.items() if (found := one_sided(of)) is not None}
+    products = {name: weights for name, weights in weight_products(model, kept).items() if name not in bounds}
+    factors = smooth(model, products, {name: of.largest for name, of in statistics.items()}, recipe.alpha)
+    moments = {
+        name: of.moments * np.outer(factors[name], factors[name]) if name in factors else of.moments
+        for name, of in statistics.items()
+    }
+    quantise_products(model, _rounded_weights(model, inputs, moments, recipe.weight_bits), kept=kept, bounds=bounds)
     onnx.save(model, int8)
+
+
+def _rounded_weights(
+    model: Any, inputs: dict[str, list[str]], moments: dict[str, Moments], bits: int
+) -> dict[str, RoundedWeight]:
+    """Every weight that is multiplied in int8, rounded for all the activations that it is multiplied with."""
+    activations: dict[str, list[str]] = defaultdict(list)
+    for activation, weights in inputs.items():
+        for weight in weights:
+            activations[weight].append(activation)
+    matrices = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in activations}
+    return {
+        weight: round_weight(
+            numpy_helper.to_array(matrices[weight]), np.sum([moments[one] for one in of], axis=0), bits
+        )
+        for weight, of in activations.items()
+    }
 
 
 def write_out(model: Any) -> None:
@@ -115,6 +142,21 @@ def ffn_outputs(model: Any) -> list[str]:
     return [name for name, (inputs, outputs) in nodes if inputs == most and outputs < inputs]
 
 
+def int8_inputs(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
+    """Names of the constant 2-D weights that each activation is multiplied with in int8, by the activation's name.
+
+    Args:
+        model: The graph.
+        kept: Nodes that stay fp32.
+    """
+    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    found: dict[str, list[str]] = defaultdict(list)
+    for node in _weight_matmuls(model, matrices):
+        if node.name not in kept and node.input[1] not in found[node.input[0]]:
+            found[node.input[0]].append(node.input[1])
+    return {activation: weights for activation, weights in found.items() if weights}
+
+
 def weight_products(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
     """Names of the constant 2-D weights that each activation is multiplied with, by the activation's name.
 
@@ -144,34 +186,17 @@ def _weight_matmuls(model: Any, matrices: Collection[str]) -> list[Any]:
     return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
 
 
-def activation_ranges(
-    model: Any, names: list[str], calibration: Iterable[TokenIds], done: Callable[[int], None] = lambda _: None
-) -> dict[str, Values]:
-    """Largest magnitude of each channel of the named activations over the calibration texts, [channels] each."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    ranges: dict[str, Values] = {}
-    for ids in calibration:
-        feeds = {"input_ids": ids[None], "attention_mask": np.ones_like(ids)[None]}
-        for name, values in zip(names, session.run(names, feeds), strict=True):
-            largest = np.abs(values).reshape(-1, values.shape[-1]).max(0)
-            ranges[name] = np.maximum(ranges[name], largest) if name in ranges else largest
-        done(1)
-    return ranges
-
-
-def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Values], alpha: float) -> None:
+def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Values], alpha: float) -> dict[str, Values]:
     """Multiply each activation by 1/s and its weights by s, in place; the graph computes the same in float.
 
     Args:
         model: The graph.
         products: Of `weight_products`.
-        ranges: Of `activation_ranges`.
+        ranges: Largest magnitude of each channel, [channels], by activation.
         alpha: See the module.
+
+    Returns:
+        1/s [channels] of each activation.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     factors: dict[str, Values] = {}
@@ -183,6 +208,7 @@ def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Values]
             tensors[name].CopyFrom(numpy_helper.from_array(matrix * scale[:, None], name))
         factors[activation] = (1 / scale).astype(np.float32)
     _insert_factors(model, products, factors)
+    return factors
 
 
 def channel_scales(activation: Values, weight: Values, alpha: float) -> Values:

@@ -1,0 +1,75 @@
+"""Weights -> int8 such that what one weight loses by rounding, others make good where their inputs go together.
+
+Rounding every weight to the nearest step ignores that inputs are correlated. Here the inputs are taken one after the
+other, and the error that rounding leaves is spread over the inputs that are still to come, by the second moments H of
+the inputs: GPTQ (Frantar et al. 2022, https://arxiv.org/abs/2210.17323), equations 2 and 3, with the inverse of H as a
+Cholesky factor and the inputs of the largest moments first.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float32]
+Moments = NDArray[np.float64]
+#: Of the mean of H's diagonal, added to it: inputs that calibration saw little of must not carry large errors.
+_DAMPING: Final = 0.01
+#: Inputs after which the error is spread over all that are left; within, only over those of the block.
+_BLOCK: Final = 128
+
+
+class RoundedWeight(NamedTuple):
+    """A weight in whole steps.
+
+    Attributes:
+        steps: int8 [inputs, outputs]; of 7 bits between -63 and 63, else between -127 and 127.
+        scales: [outputs] what a step is worth.
+    """
+
+    steps: NDArray[np.int8]
+    scales: Values
+
+
+def round_weight(weight: Values, moments: Moments, bits: int) -> RoundedWeight:
+    """Round a weight, with one scale for each output.
+
+    Args:
+        weight: [inputs, outputs].
+        moments: H = sum of x x' over inputs x of calibration, [inputs, inputs].
+        bits: 8, or 7.
+    """
+    levels = 2 ** (bits - 1) - 1
+    scales = np.abs(weight).max(axis=0) / np.float32(levels)
+    scales[scales == 0] = 1
+    order = np.argsort(-np.diag(moments), kind="stable")
+    spread = _spread(moments[np.ix_(order, order)])
+    steps = np.empty(weight.shape, np.int8)
+    steps[order] = _rounded(weight[order] / scales.astype(np.float64), spread, levels)
+    return RoundedWeight(steps, scales.astype(np.float32))
+
+
+def _spread(moments: Moments) -> Moments:
+    """Upper Cholesky factor of the inverse of damped moments; its rows say where an input's error goes."""
+    damped = moments.copy()
+    diagonal = np.diag_indices(len(damped))
+    # An input that is always 0 has no say; of what is not 0 the mean is above 0.
+    damped[diagonal] += _DAMPING * float(np.mean(damped[diagonal])) or 1.0
+    factor: Moments = np.linalg.cholesky(np.linalg.inv(damped)).T
+    return factor
+
+
+def _rounded(left: Any, spread: Moments, levels: int) -> NDArray[np.int8]:
+    """[inputs, outputs] weights in steps, not whole yet -> whole ones."""
+    steps = np.empty(left.shape, np.int8)
+    for start in range(0, len(left), _BLOCK):
+        end = min(start + _BLOCK, len(left))
+        errors = np.empty((end - start, left.shape[1]))
+        for row in range(start, end):
+            steps[row] = np.clip(np.rint(left[row]), -levels, levels)
+            errors[row - start] = (left[row] - steps[row]) / spread[row, row]
+            left[row + 1 : end] -= np.outer(spread[row, row + 1 : end], errors[row - start])
+        left[end:] -= spread[start:end, end:].T @ errors
+    return steps
