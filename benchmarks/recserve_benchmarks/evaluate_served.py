@@ -91,7 +91,9 @@ def served(
     for start in range(0, len(users), _BATCH):
         plans = []
         for user in users[start : start + _BATCH]:
-            job, made, plan = planned(request, pasts[user], counts, recommender, limits)
+            past = pasts[user]
+            asked_us = past.newest_us if known.part.asked_us is None else known.part.asked_us
+            job, made, plan = planned(request, past, counts, recommender, limits, asked_us)
             plan = plan or plan_of(request, job, made, counts)
             plans.append(plan if gain is None else plan.with_gain(gain))
         found += [ranked if isinstance(ranked, Ranked) else None for ranked in ranker.rank(counts, plans)]
@@ -164,11 +166,18 @@ SYSTEMS: Final = (
         grid=({"strategy": "blend", "interests": 5},),
     ),
     System(
+        name="blend, pauses ignored",
+        kind="blend",
+        score=by_request,
+        grid=({"strategy": "blend", "stale_half_life_s": 1e12},),
+    ),
+    System(
         name="blend, chosen",
         kind="blend",
         score=by_request,
         grid=tuple(
-            {"strategy": "blend", "text": text, "prior": prior} for text, prior in product((0.0, 0.1), (5.0, 50.0))
+            {"strategy": "blend", "half_life_events": half_life, "prior": prior}
+            for half_life, prior in product((0.5, 2.0, 4.0), (5.0, 20.0))
         ),
     ),
 )

@@ -53,9 +53,10 @@ class UserPast:
         counted: [behaviours] weights for item-to-item counts, see `counted_weights`.
         seen: [pairs] every item the user had to do with, once for each kind.
         kinds: [pairs] `bought`, `rejected` or `seen`.
+        newest_us: Time of the newest behaviour, in microseconds since 1970; 0 = there is none.
     """
 
-    __slots__ = ("_found", "counted", "is_item", "kinds", "seen", "subjects", "weights")
+    __slots__ = ("_found", "counted", "is_item", "kinds", "newest_us", "seen", "subjects", "weights")
 
     def __init__(
         self, subjects: list[str], is_item: Mask, weights: Floats, counted: Floats, seen: list[str], kinds: list[str]
@@ -66,6 +67,7 @@ class UserPast:
         self.counted = counted
         self.seen = seen
         self.kinds = kinds
+        self.newest_us = 0
         self._found: tuple[weakref.ref[Placed], Ints, Ints] | None = None
 
     @property
@@ -243,6 +245,7 @@ def pasts_of(
         weights = _bounded(found.weight[start:end])
         items, kinds = (list(map(sys.intern, part)) for part in seen.get(user, ([], [])))
         pasts[user] = UserPast(subjects, is_item[start:end].copy(), weights, counted[start:end].copy(), items, kinds)
+        pasts[user].newest_us = int(columns.time_us[found.index[start:end]].max(initial=0))
     return pasts
 
 
