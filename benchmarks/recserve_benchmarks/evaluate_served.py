@@ -79,19 +79,17 @@ def served(
         _counts(known, counted_types(columns, rules), msgspec.structs.replace(blend, text=0.0, prior=0.0)), view
     )
     recommender = Recommender(lambda: view, TextCaches(1), Limits())
-    users = [str(n) for n in range(len(known.part.users))]
-    seen: dict[str, tuple[list[str], list[str]]] = {user: ([], []) for user in users}
+    seen: list[list[str]] = [[] for _ in known.part.users]
     for number, item in zip(known.histories.user.tolist(), known.histories.subject.tolist(), strict=True):
-        seen[users[number]][0].append(ids[item])
-        seen[users[number]][1].append("seen")
-    pasts = pasts_of(newest(known.histories), users, seen, rules, blend)
+        seen[number].append(ids[item])
+    pasts = pasts_of(newest(known.histories), seen, rules, blend)
     ranker = UserRanker(blend)
     limits = Limits()
     found: list[Ranked | None] = []
-    for start in range(0, len(users), _BATCH):
+    for start in range(0, len(pasts), _BATCH):
         plans = []
-        for user in users[start : start + _BATCH]:
-            job, made, plan = planned(request, pasts[user], counts, recommender, limits)
+        for past in pasts[start : start + _BATCH]:
+            job, made, plan = planned(request, past, counts, recommender, limits)
             plan = plan or plan_of(request, job, made, counts)
             plans.append(plan if gain is None else plan.with_gain(gain))
         found += [ranked if isinstance(ranked, Ranked) else None for ranked in ranker.rank(counts, plans)]
