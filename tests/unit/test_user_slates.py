@@ -352,12 +352,12 @@ def test_what_is_kept_of_a_user_is_as_new_as_the_store(anywhere: Service, store_
 
 
 def test_of_the_pasts_those_least_recently_asked_for_go_first(service: Service) -> None:
-    histories = UserHistories(lambda: service.store, HistoryRules(), BlendRules(), kept=10)
+    histories = UserHistories(lambda: service.store, HistoryRules(), BlendRules(), kept=5)
     for user in OTHERS[:4]:
         service.store.record([event(user, item="i1"), event(user, item="i2")])
         histories.read([user])
         histories.read([OTHERS[0]])
     assert set(histories._kept) == {OTHERS[0], OTHERS[3]}
-    assert histories._held == 8
+    assert histories._held == 4
     past = histories.read(OTHERS[:4])
     assert all(np.sort(past[user].subjects).tolist() == ["i1", "i2"] for user in OTHERS[:4])
