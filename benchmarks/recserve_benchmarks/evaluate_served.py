@@ -79,19 +79,18 @@ def served(
         _counts(known, counted_types(columns, rules), msgspec.structs.replace(blend, text=0.0, prior=0.0)), view
     )
     recommender = Recommender(lambda: view, TextCaches(1), Limits())
-    users = [str(n) for n in range(len(known.part.users))]
-    seen: dict[str, tuple[list[str], list[str]]] = {user: ([], []) for user in users}
+    seen: list[list[str]] = [[] for _ in known.part.users]
     for number, item in zip(known.histories.user.tolist(), known.histories.subject.tolist(), strict=True):
-        seen[users[number]][0].append(ids[item])
-        seen[users[number]][1].append("seen")
-    pasts = pasts_of(newest(known.histories), users, seen, rules, blend)
+        seen[number].append(ids[item])
+    pasts = pasts_of(newest(known.histories), seen, rules, blend)
     ranker = UserRanker(blend)
     limits = Limits()
     found: list[Ranked | None] = []
-    for start in range(0, len(users), _BATCH):
+    for start in range(0, len(pasts), _BATCH):
         plans = []
-        for user in users[start : start + _BATCH]:
-            job, made, plan = planned(request, pasts[user], counts, recommender, limits)
+        for past in pasts[start : start + _BATCH]:
+            asked_us = past.newest_us if known.part.asked_us is None else known.part.asked_us
+            job, made, plan = planned(request, past, counts, recommender, limits, asked_us)
             plan = plan or plan_of(request, job, made, counts)
             plans.append(plan if gain is None else plan.with_gain(gain))
         found += [ranked if isinstance(ranked, Ranked) else None for ranked in ranker.rank(counts, plans)]
@@ -164,11 +163,18 @@ SYSTEMS: Final = (
         grid=({"strategy": "blend", "interests": 5},),
     ),
     System(
+        name="blend, pauses ignored",
+        kind="blend",
+        score=by_request,
+        grid=({"strategy": "blend", "stale_half_life_s": 1e12},),
+    ),
+    System(
         name="blend, chosen",
         kind="blend",
         score=by_request,
         grid=tuple(
-            {"strategy": "blend", "text": text, "prior": prior} for text, prior in product((0.0, 0.1), (5.0, 50.0))
+            {"strategy": "blend", "half_life_events": half_life, "prior": prior}
+            for half_life, prior in product((0.5, 2.0, 4.0), (5.0, 20.0))
         ),
     ),
 )

@@ -26,12 +26,14 @@ class Part:
         users: [n] the users asked about, ascending.
         targets: [n, items] whether an item is to be found.
         order: [n, items] each user's items in random order: among equal scores the earlier one wins.
+        asked_us: When they all ask, in microseconds since 1970; none = each right after the last known interaction.
     """
 
     known: Ints
     users: Ints
     targets: NDArray[np.bool_]
     order: Ints
+    asked_us: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,10 @@ def split(columns: EventColumns, protocol: Protocol, seed: int) -> Split:
 
     - leave-one-out: of each user the last interaction is the test, the last but one the validation; a user with fewer
       than three is in no validation, with fewer than two in no test. Random numbers order what has the same time.
+      Each asks right after the last known interaction: the time of what is to be found is not known.
     - time: interactions before the first 80 % of the time-ordered log are known to validation, those before 90 % to
-      the test; what comes at the same time stays together. Of each user all new items are to be found.
+      the test; what comes at the same time stays together. Of each user all new items are to be found, asked for at
+      the beginning of the part.
 
     Raises:
         BenchmarkError: Nothing is left to be found.
@@ -67,8 +71,8 @@ def split(columns: EventColumns, protocol: Protocol, seed: int) -> Split:
         first, second = (int(times[int(share * len(times))]) for share in _BEFORE)
         time_us = columns.time_us
         parts = [
-            _part(columns, time_us < first, (time_us >= first) & (time_us < second), rng),
-            _part(columns, time_us < second, time_us >= second, rng),
+            _part(columns, time_us < first, (time_us >= first) & (time_us < second), rng, first),
+            _part(columns, time_us < second, time_us >= second, rng, second),
         ]
     return Split(*parts)
 
@@ -81,7 +85,13 @@ def _places_from_end(columns: EventColumns, rng: np.random.Generator) -> Ints:
     return later
 
 
-def _part(columns: EventColumns, known: NDArray[np.bool_], wanted: NDArray[np.bool_], rng: np.random.Generator) -> Part:
+def _part(
+    columns: EventColumns,
+    known: NDArray[np.bool_],
+    wanted: NDArray[np.bool_],
+    rng: np.random.Generator,
+    asked_us: int | None = None,
+) -> Part:
     users, items = columns.users, len(columns.subjects)
     targets = np.zeros((users, items), np.bool_)
     targets[columns.user[wanted], columns.subject[wanted]] = True
@@ -90,4 +100,4 @@ def _part(columns: EventColumns, known: NDArray[np.bool_], wanted: NDArray[np.bo
     if not len(asked):
         raise BenchmarkError("nothing is left to be found: the dataset has too few interactions for this protocol")
     order = rng.permuted(np.tile(np.arange(items), (len(asked), 1)), axis=1)
-    return Part(np.flatnonzero(known), asked, targets[asked], order)
+    return Part(np.flatnonzero(known), asked, targets[asked], order, asked_us)

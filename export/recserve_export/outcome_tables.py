@@ -80,22 +80,28 @@ def draw(report: OutcomeReport, path: Path) -> None:
             part.errorbar(at, middles, yerr=[below, above], fmt="o", color=colour, capsize=3, label=name)
         part.set_xticks(list(places), [group.name.replace(" ", "\n") for group in groups])
         part.set(xlabel=title, ylabel="part of impressions")
+        # Otherwise a single group would have its two rates at the edges.
+        part.set_xlim(-0.5, len(groups) - 0.5)
         part.set_ylim(bottom=0)
         part.grid(visible=True, axis="y", alpha=0.3)
     if parts:
         figure.axes[0].legend()
-    figure.suptitle(f"{report.answers:,} answers; 95% Wilson intervals")
+    figure.suptitle(f"{_answers(report.answers)}; 95% Wilson intervals")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
 def _head(report: OutcomeReport) -> str:
-    parts = [f"{report.answers:,} answers", f"outcomes within {report.window_s / 3600:g} h"]
+    parts = [_answers(report.answers), f"outcomes within {report.window_s / 3600:g} h"]
     if report.open:
-        parts.append(f"{report.open:,} answers are younger than that")
+        parts.append(f"younger than that: {_answers(report.open)}")
     if report.forced:
-        parts.append(f"{report.forced:,} answers with variants that were asked for are left out")
+        parts.append(f"left out, with variants that were asked for: {_answers(report.forced)}")
     return "; ".join(parts)
+
+
+def _answers(count: int) -> str:
+    return f"{count:,} answer" if count == 1 else f"{count:,} answers"
 
 
 def _experiment(experiment: ExperimentReport, lift: float) -> Iterator[RenderableType]:

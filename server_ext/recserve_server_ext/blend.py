@@ -116,19 +116,28 @@ TEXT: Final = Mixture(1.0, 0.0, 0.0)
 
 
 def mixture(
-    rules: BlendRules, behaviours: int, text_spread: float, counted: Sparse, popular: PopularRows, items: int
+    rules: BlendRules,
+    behaviours: int,
+    idle_s: float,
+    text_spread: float,
+    counted: Sparse,
+    popular: PopularRows,
+    items: int,
 ) -> Mixture:
     """See `BlendRules`.
 
     Args:
         rules: The shares.
         behaviours: Of the user; 0 = all is popularity.
+        idle_s: Since the newest of them.
         text_spread: Standard deviation of the user's text scores.
         counted: The item-to-item part.
         popular: What is popular.
         items: Of the catalogue.
     """
-    of_popularity = rules.prior / (rules.prior + behaviours) if behaviours else 1.0
+    fresh = behaviours * 2.0 ** (-idle_s / rules.stale_half_life_s)
+    # A prior of 0 leaves popularity out, however long ago the user was here.
+    of_popularity = rules.prior and rules.prior / (rules.prior + fresh) if behaviours else 1.0
     counts_spread = spread_of(counted.values, items)
     of_text = rules.text if counts_spread > 0 else 1.0
     own = 1.0 - of_popularity

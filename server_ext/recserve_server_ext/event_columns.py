@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -75,24 +75,36 @@ def event_columns(users: Iterable[Sequence[EventRow]]) -> EventColumns:
     for of_user in users:
         rows.extend(of_user)
         offsets.append(len(rows))
-    return columns_of(_ints(offsets), list(zip(*rows, strict=True)) if rows else [()] * len(EventRow._fields))
+    times, types, items, texts, *measures = zip(*rows, strict=True) if rows else [()] * len(EventRow._fields)
+    of_text = [text for item, text in zip(items, texts, strict=True) if item is None]
+    return columns_of(_ints(offsets), times, types, items, of_text, np.array(measures, np.float64))
 
 
-def columns_of(offsets: Ints, fields: Sequence[Sequence[Any]]) -> EventColumns:
-    """Columns of interactions that are there by field, in the order of `EventRow`.
+def columns_of(
+    offsets: Ints,
+    times: Sequence[int],
+    names: Sequence[str],
+    items: Sequence[str | None],
+    texts: Sequence[str],
+    measures: Floats,
+) -> EventColumns:
+    """Columns of interactions that are there by field.
 
     Args:
         offsets: [users + 1] where the interactions of each user begin.
-        fields: [fields][events].
+        times: [events] microseconds since 1970.
+        names: [events] types.
+        items: [events] none = it is about a text.
+        texts: Of those about a text, in their order.
+        measures: [4, events] value, duration_s, price and quantity; NaN where there is none.
     """
-    times, names, items, texts, *numbers = fields
-    type_codes, item_codes = _codes(names), _codes(items)
+    type_codes, item_codes, text_codes = _codes(names), _codes(items), _codes(texts)
+    code_of: Callable[[str | None, int], int] = item_codes.get  # type: ignore[assignment]  # none has no code
     # No Python per interaction: most are about items, which are looked up by `map`.
-    subject = np.fromiter(map(item_codes.get, items, repeat(-1)), np.int64, len(times))
-    of_text = np.flatnonzero(subject < 0).tolist()
-    text_codes = _codes([texts[place] for place in of_text])
-    subject[of_text] = [len(item_codes) + text_codes[texts[place]] for place in of_text]
-    value, duration_s, price, quantity = map(_numbers, numbers)
+    subject = np.fromiter(map(code_of, items, repeat(-1)), np.int64, len(times))
+    if texts:
+        subject[subject < 0] = [len(item_codes) + text_codes[text] for text in texts]
+    value, duration_s, price, quantity = measures
     return EventColumns(
         offsets=offsets,
         time_us=_ints(times),
@@ -112,13 +124,6 @@ def _codes(names: Sequence[str | None]) -> dict[str, int]:
     """A number for each name, in the order in which they first occur."""
     distinct = [name for name in dict.fromkeys(names) if name is not None]
     return dict(zip(distinct, range(len(distinct)), strict=True))
-
-
-def _numbers(values: Sequence[float | None]) -> Floats:
-    """NaN where there is none; mostly there are none at all, which is quick to tell."""
-    if values.count(None) == len(values):
-        return np.full(len(values), np.nan)
-    return np.array(values, np.float64)
 
 
 def _ints(values: Sequence[Any]) -> Ints:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -16,94 +18,157 @@ from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.interaction_tables import erased, events, seen, users
 
 _OF_HISTORY: Final = tuple(events.c[name] for name in EventRow._fields)
-#: What the index holds of that, and the number; texts are read by it.
-_PARTS: Final = ("number", *(name for name in EventRow._fields if name != "text"))
+_MEASURES: Final = ("value", "duration_s", "price", "quantity")
 _CHUNK: Final = 1000
-_Measure = list[float | None]
-_Past = tuple[list[int], list[int], list[str], list[str | None], _Measure, _Measure, _Measure, _Measure]
-_PAST: Final = msgspec.json.Decoder(_Past)
-_NO_PAST: Final[_Past] = ([], [], [], [], [], [], [], [])
-_ITEMS: Final = msgspec.json.Decoder(list[str])
 Change = tuple[int, int]
+_Measure = list[float | None]
+_MEASURED: Final = msgspec.json.Decoder(tuple[_Measure, _Measure, _Measure, _Measure])
+_ITEMS: Final = msgspec.json.Decoder(list[str])
 
 
-def _window_query(dialect: str) -> sa.Select[Any]:
-    """Number of the user and a JSON array with a column each of `_PARTS`, of the `most` newest interactions of each.
+class _Past(msgspec.Struct, array_like=True, gc=False):
+    """The newest interactions of a user, newest first.
+
+    Attributes:
+        times: [interactions] microseconds since 1970.
+        types: [interactions].
+        items: [interactions] none = it is about a text.
+        texts: Numbers of those about a text.
+        measured: How many have a value, a duration, a price or a quantity.
+        seen: Items the user had to do with, once for each kind; empty where they were not asked for.
+    """
+
+    times: list[int] = []
+    types: list[str] = []
+    items: list[str | None] = []
+    texts: list[int] = []
+    measured: int = 0
+    seen: list[str] = []
+
+
+_PAST: Final = msgspec.json.Decoder(_Past)
+_NO_PAST: Final = _Past()
+
+
+def _window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
+    """Number of the user and a `_Past` as JSON, of the `most` newest interactions of each.
 
     It walks the index (user, time, number, ...) backwards and stops after `most`: what a user did before costs nothing,
     and the rows themselves are not looked at. One text a user instead of a tuple an interaction, since most of the time
-    went into these: a past of 50 took 93 us as rows and takes 24 us as JSON from the index (both SQLite).
+    went into these; and as every gathered column costs as much as finding the rows, measures are only counted: most
+    interactions have none.
     """
+    found = _newest("type", "item", *_MEASURES)
+    parts = [_array(dialect, found.c[name]) for name in ("time_us", "type", "item")]
+    parts.append(_array(dialect, found.c.number, found.c.item.is_(None)))
+    parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in _MEASURES))))
+    if with_seen:
+        items = sa.select(_array(dialect, seen.c.item)).where(seen.c.user == users.c.number)
+        parts.append(items.correlate(users).scalar_subquery())
+    return _of_users(dialect, parts)
+
+
+def _measures_query(dialect: str) -> sa.Select[Any]:
+    """Number of the user and a JSON array with a column each of `_MEASURES`, of the same interactions."""
+    found = _newest(*_MEASURES)
+    exact = _sqlite_numbers if dialect == "sqlite" else partial(_array, dialect)
+    return _of_users(dialect, [exact(found.c[name]) for name in _MEASURES])
+
+
+def _newest(*names: str) -> sa.Subquery:
+    """The newest interactions of a user, newest first, with these columns."""
     inner = events.alias("newest")
-    chosen = sa.select(*(inner.c[name] for name in _PARTS)).where(inner.c.user == users.c.number)
+    chosen = sa.select(*(inner.c[name] for name in ("number", "time_us", *names))).where(inner.c.user == users.c.number)
     chosen = chosen.order_by(inner.c.time_us.desc(), inner.c.number.desc())
-    found = chosen.limit(sa.bindparam("most", type_=sa.Integer)).correlate(users).subquery("found")
-    if dialect == "sqlite":
-        packed: sa.ColumnElement[str] = sa.func.json_array(*(_sqlite_array(found.c[name]) for name in _PARTS))
-    else:
-        columns = (sa.func.coalesce(sa.func.json_agg(found.c[name]), sa.text("'[]'")) for name in _PARTS)
-        packed = sa.cast(sa.func.json_build_array(*columns), sa.Text)
-    past = sa.select(packed).correlate(users).scalar_subquery()
+    return chosen.limit(sa.bindparam("most", type_=sa.Integer)).correlate(users).subquery("found")
+
+
+def _of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
+    """Number of the user, and the parts as one JSON array."""
+    pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
+    past = sa.select(sa.cast(pack(*parts), sa.Text)).correlate(users).scalar_subquery()
     return sa.select(users.c.number, past).where(users.c.number.in_(sa.bindparam("numbers", expanding=True)))
 
 
-def _sqlite_array(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """A JSON array; SQLite's own would keep 15 digits of a number with a fraction."""
-    if not isinstance(column.type, sa.Double):
-        return sa.func.json_group_array(column)
+def _array(
+    dialect: str, column: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
+) -> sa.ColumnElement[Any]:
+    """A JSON array of a column; in SQLite of one without fractions."""
+    gathered: Any = sa.func.json_group_array(column) if dialect == "sqlite" else sa.func.json_agg(column)
+    if where is not None:
+        gathered = gathered.filter(where)
+    return gathered if dialect == "sqlite" else sa.func.coalesce(gathered, sa.text("'[]'"))
+
+
+def _sqlite_numbers(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """A JSON array of numbers; SQLite's own would keep 15 digits of one with a fraction."""
     exact = sa.func.printf("%!.17g", column, type_=sa.Text)
     listed = sa.func.group_concat(sa.case((column.is_(None), "null"), else_=exact), type_=sa.Text)
     return sa.func.json(sa.literal("[") + sa.func.coalesce(listed, "") + sa.literal("]"))
 
 
-# Made once: for a batch of users with short histories, making a statement takes as long as running it.
-WINDOW_QUERIES: Final = {dialect: _window_query(dialect) for dialect in ("sqlite", "postgresql")}
-_TEXTS: Final = sa.select(events.c.number, events.c.text).where(
-    events.c.number.in_(sa.bindparam("numbers", expanding=True))
-)
-
-
 def _seen_query(dialect: str) -> sa.Select[Any]:
     """Number of the user, a kind, and a JSON array of the items."""
-    items = (
-        sa.func.json_group_array(seen.c.item)
-        if dialect == "sqlite"
-        else sa.cast(sa.func.json_agg(seen.c.item), sa.Text)
-    )
+    items = sa.cast(_array(dialect, seen.c.item), sa.Text)
     chosen = seen.c.user.in_(sa.bindparam("numbers", expanding=True))
     return sa.select(seen.c.user, seen.c.kind, items).where(chosen).group_by(seen.c.user, seen.c.kind)
 
 
-SEEN_QUERIES: Final = {dialect: _seen_query(dialect) for dialect in ("sqlite", "postgresql")}
+_DIALECTS: Final = ("sqlite", "postgresql")
+# Made once: for a batch of users with short histories, making a statement takes as long as running it.
+WINDOW_QUERIES: Final = {dialect: _window_query(dialect, with_seen=False) for dialect in _DIALECTS}
+PASTS_QUERIES: Final = {dialect: _window_query(dialect, with_seen=True) for dialect in _DIALECTS}
+_MEASURES_QUERIES: Final = {dialect: _measures_query(dialect) for dialect in _DIALECTS}
+_SEEN_QUERIES: Final = {dialect: _seen_query(dialect) for dialect in _DIALECTS}
+_TEXTS: Final = sa.select(events.c.number, events.c.text).where(
+    events.c.number.in_(sa.bindparam("numbers", expanding=True))
+)
 _CHANGES: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
 )
+_ERASURES: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0)).select_from(erased)
 
 
 def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> EventColumns:
     """The newest interactions of each user, newest first; users by number in the order given, None has none."""
+    return _columns(connection, numbers, limit, WINDOW_QUERIES)[0]
+
+
+def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tuple[EventColumns, list[list[str]]]:
+    """The newest interactions of each user as in `window`, and every item that each had to do with."""
+    columns, found = _columns(connection, numbers, limit, PASTS_QUERIES)
+    return columns, [past.seen for past in found]
+
+
+def _columns(
+    connection: sa.Connection, numbers: Sequence[int | None], limit: int, queries: dict[str, sa.Select[Any]]
+) -> tuple[EventColumns, list[_Past]]:
     wanted = [number for number in numbers if number is not None]
     if not wanted:
-        return event_columns([[]] * len(numbers))
-    query = WINDOW_QUERIES[connection.dialect.name]
-    rows = _tuples(connection, query, {"numbers": wanted, "most": limit})
+        return event_columns([[]] * len(numbers)), [_NO_PAST] * len(numbers)
+    rows = _tuples(connection, queries[connection.dialect.name], {"numbers": wanted, "most": limit})
     past_of = {number: _PAST.decode(past) for number, past in rows}
-    pasts = [past_of.get(number, _NO_PAST) for number in numbers]
-    offsets = np.cumsum([0, *(len(past[0]) for past in pasts)])
-    found, times, types, items, *measures = (list(chain.from_iterable(part)) for part in zip(*pasts, strict=True))
-    return columns_of(offsets, [times, types, items, _texts(connection, found, items), *measures])
+    pasts = [_NO_PAST if number is None else past_of.get(number, _NO_PAST) for number in numbers]
+    offsets = np.cumsum([0, *(len(past.times) for past in pasts)])
+    times, types, items, texts = (
+        list(chain.from_iterable(map(attrgetter(name), pasts))) for name in ("times", "types", "items", "texts")
+    )
+    measured = {number: place for place, number in enumerate(numbers) if number is not None and pasts[place].measured}
+    measures = np.full((len(_MEASURES), len(times)), np.nan)
+    if measured:
+        query = _MEASURES_QUERIES[connection.dialect.name]
+        for number, packed in _tuples(connection, query, {"numbers": list(measured), "most": limit}):
+            place = measured[number]
+            measures[:, offsets[place] : offsets[place + 1]] = np.array(_MEASURED.decode(packed), np.float64)
+    return columns_of(offsets, times, types, items, _texts(connection, texts), measures), pasts
 
 
-def _texts(connection: sa.Connection, numbers: list[int], items: list[str | None]) -> list[str | None]:
-    """The texts of the interactions that have no item."""
-    of_text = [number for number, item in zip(numbers, items, strict=True) if item is None]
-    if not of_text:
-        return [None] * len(numbers)
+def _texts(connection: sa.Connection, numbers: list[int]) -> list[str]:
+    """The texts of these interactions."""
     text_of: dict[int, str] = {}
-    for start in range(0, len(of_text), _CHUNK):
-        rows = _tuples(connection, _TEXTS, {"numbers": of_text[start : start + _CHUNK]})
-        text_of.update(rows)
-    return [text_of.get(number) for number in numbers]
+    for start in range(0, len(numbers), _CHUNK):
+        text_of.update(_tuples(connection, _TEXTS, {"numbers": numbers[start : start + _CHUNK]}))
+    return [text_of[number] for number in numbers]
 
 
 def between(connection: sa.Connection, start_us: int, end_us: int) -> EventColumns:
@@ -129,7 +194,8 @@ def seen_items(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str
 def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, tuple[list[str], list[str]]]:
     """By number of the user: items and kinds of everything that the user saw, two lists of the same length."""
     found: dict[int, tuple[list[str], list[str]]] = {}
-    for number, kind, packed in _tuples(connection, SEEN_QUERIES[connection.dialect.name], {"numbers": list(numbers)}):
+    query = _SEEN_QUERIES[connection.dialect.name]
+    for number, kind, packed in _tuples(connection, query, {"numbers": list(numbers)}):
         items = _ITEMS.decode(packed)
         of_user = found.setdefault(number, ([], []))
         of_user[0].extend(items)
@@ -163,8 +229,7 @@ def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
 
 def erasures(connection: sa.Connection) -> Change:
     """Changes whenever a user is erased."""
-    query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0))
-    return tuple(connection.execute(query.select_from(erased)).one())
+    return tuple(connection.execute(_ERASURES).one())
 
 
 def all_interactions(connection: sa.Connection, pseudonym: str | None = None) -> Generator[dict[str, Any], None, None]:

@@ -6,7 +6,7 @@ import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import pairwise
+from itertools import compress, pairwise, repeat
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -32,6 +32,8 @@ KEPT: Final = 1_000_000
 _LEFT_OUT: Final = ("no_weight", "missing", "duplicates", "bots", "bounces")
 #: What a behaviour may weigh; only ratios within a history count.
 _HEAVIEST: Final = 1e6
+#: Items and kinds of everything that a user saw, two lists of the same length.
+Pairs = tuple[list[str], list[str]]
 
 
 class Placed(Protocol):
@@ -51,21 +53,21 @@ class UserPast:
         is_item: [behaviours] which of them are items.
         weights: [behaviours] by the rules.
         counted: [behaviours] weights for item-to-item counts, see `counted_weights`.
-        seen: [pairs] every item the user had to do with, once for each kind.
-        kinds: [pairs] `bought`, `rejected` or `seen`.
+        seen: Items that the user had to do with and that are not among the behaviours.
+        has_texts: Whether any behaviour is a text.
+        newest_us: Time of the newest behaviour, in microseconds since 1970; 0 = there is none.
     """
 
-    __slots__ = ("_found", "counted", "is_item", "kinds", "seen", "subjects", "weights")
+    __slots__ = ("_found", "counted", "has_texts", "is_item", "newest_us", "seen", "subjects", "weights")
 
-    def __init__(
-        self, subjects: list[str], is_item: Mask, weights: Floats, counted: Floats, seen: list[str], kinds: list[str]
-    ) -> None:
+    def __init__(self, subjects: list[str], is_item: Mask, weights: Floats, counted: Floats, seen: list[str]) -> None:
         self.subjects = subjects
         self.is_item = is_item
         self.weights = weights
         self.counted = counted
         self.seen = seen
-        self.kinds = kinds
+        self.has_texts = not is_item.all()
+        self.newest_us = 0
         self._found: tuple[weakref.ref[Placed], Ints, Ints] | None = None
 
     @property
@@ -74,15 +76,23 @@ class UserPast:
         return len(self.subjects) + len(self.seen)
 
     def rows_in(self, view: Placed) -> tuple[Ints, Ints]:
-        """Rows of the behaviours [behaviours] and of what was seen [pairs]; -1 = a text, or not in the catalogue."""
+        """Rows of the behaviours [behaviours], -1 = a text, or not in the catalogue; and of all that was seen.
+
+        The latter are distinct and ascending, and hold those of the behaviours.
+        """
         found = self._found
         # The view is not kept alive: it holds a snapshot.
         if found is None or found[0]() is not view:
-            get = view.row_of.get
-            rows = np.array([get(name, -1) for name in self.subjects], np.int64)
-            seen = np.array([get(name, -1) for name in self.seen], np.int64)
-            found = self._found = (weakref.ref(view), np.where(self.is_item, rows, -1), seen)
+            rows, seen = (_rows(view, names) for names in (self.subjects, self.seen))
+            if self.has_texts:
+                rows[~self.is_item] = -1
+            banned = np.unique(np.concatenate([rows, seen]))
+            found = self._found = (weakref.ref(view), rows, banned[np.searchsorted(banned, 0) :])
         return found[1], found[2]
+
+
+def _rows(view: Placed, names: list[str]) -> Ints:
+    return np.fromiter(map(view.row_of.get, names, repeat(-1)), np.int64, len(names))
 
 
 class _Kept(NamedTuple):
@@ -94,7 +104,7 @@ class _Kept(NamedTuple):
 
 
 class UserHistories:
-    """Reads the histories of the users of a batch: one query for their interactions, one for what they have seen.
+    """Reads the histories of the users of a batch: one query for their interactions and what they have seen.
 
     What was read is kept, and used as long as the store's change number of the user is the same, so what was
     acknowledged before a read is always in it. When anybody is erased all is forgotten.
@@ -152,8 +162,17 @@ class UserHistories:
         users = [user for user in allowed if user in self._kept]
         if not users:
             return {}
-        columns = self._open().window(users, WINDOW)
-        return {user: repeatable(columns, n, self._kept[user].past, allowed[user]) for n, user in enumerate(users)}
+        store = self._open()
+        with store.database.reading() as connection:
+            store.check(connection)
+            numbers = [self._kept[user].change[0] for user in users]
+            columns = interaction_reads.window(connection, numbers, WINDOW)
+            pairs = interaction_reads.seen_pairs(connection, numbers)
+        nothing: Pairs = ([], [])
+        return {
+            user: repeatable(columns, n, pairs.get(number, nothing), allowed[user])
+            for n, (user, number) in enumerate(zip(users, numbers, strict=True))
+        }
 
     def follow(self, keys: UserKeys) -> None:
         """Take the keys in force; where they are new, what is kept by pseudonyms of the old ones is forgotten."""
@@ -183,11 +202,9 @@ class UserHistories:
                     self._kept[user] = kept._replace(mark=mark)
             stale = [user for user in known if user not in self._kept or self._kept[user].mark != mark]
             numbers = [changes[user][0] for user in stale]
-            columns = interaction_reads.window(connection, numbers, WINDOW)
-            seen = interaction_reads.seen_pairs(connection, numbers) if stale else {}
+            columns, seen = interaction_reads.pasts(connection, numbers, WINDOW)
         self._mark = mark
-        saw = {user: seen[number] for user, number in zip(stale, numbers, strict=True) if number in seen}
-        for user, past in pasts_of(columns, stale, saw, self._rules, self._blend).items():
+        for user, past in zip(stale, pasts_of(columns, seen, self._rules, self._blend), strict=True):
             self._forget(user)
             self._kept[user] = _Kept(mark, changes[user], past)
             self._held += past.size
@@ -213,18 +230,13 @@ class UserHistories:
 
 
 def pasts_of(
-    columns: EventColumns,
-    users: Sequence[str],
-    seen: Mapping[str, tuple[list[str], list[str]]],
-    rules: HistoryRules,
-    blend: BlendRules,
-) -> dict[str, UserPast]:
+    columns: EventColumns, seen: Sequence[Collection[str]], rules: HistoryRules, blend: BlendRules
+) -> list[UserPast]:
     """The past of each user, in the order of the columns.
 
     Args:
         columns: The newest interactions of each user, newest first.
-        users: Pseudonyms.
-        seen: By pseudonym items and kinds of what they saw.
+        seen: [users] every item that each had to do with.
         rules: How interactions become weights.
         blend: How they become weights for item-to-item counts.
 
@@ -232,17 +244,20 @@ def pasts_of(
         ConfigError: The rules need statistics and have none.
     """
     found = weigh(columns, rules)
-    counted = counted_weights(found, blend)
+    weights, counted = found.weight, counted_weights(found, blend)
     # One string for each name, whoever has it.
     names = list(map(sys.intern, columns.subjects))
     codes = columns.subject[found.index]
+    subjects = list(map(names.__getitem__, codes.tolist()))
     is_item = columns.is_item[codes]
-    pasts = {}
-    for user, (start, end) in zip(users, pairwise(found.offsets.tolist()), strict=True):
-        subjects = list(map(names.__getitem__, codes[start:end].tolist()))
-        weights = _bounded(found.weight[start:end])
-        items, kinds = (list(map(sys.intern, part)) for part in seen.get(user, ([], [])))
-        pasts[user] = UserPast(subjects, is_item[start:end].copy(), weights, counted[start:end].copy(), items, kinds)
+    pasts = []
+    for (start, end), saw in zip(pairwise(found.offsets.tolist()), seen, strict=True):
+        own, are_items = subjects[start:end], is_item[start:end].copy()
+        known = set(own) if are_items.all() else set(compress(own, are_items.tolist()))
+        others = [sys.intern(item) for item in saw if item not in known]
+        past = UserPast(own, are_items, _bounded(weights[start:end]), counted[start:end].copy(), others)
+        past.newest_us = int(columns.time_us[found.index[start:end]].max(initial=0))
+        pasts.append(past)
     return pasts
 
 
@@ -257,7 +272,7 @@ def counted_weights(found: WeightedEvents, blend: BlendRules) -> Floats:
     return counts
 
 
-def repeatable(columns: EventColumns, user: int, past: UserPast, types: Collection[str]) -> set[str]:
+def repeatable(columns: EventColumns, user: int, saw: Pairs, types: Collection[str]) -> set[str]:
     """Items of which only interactions of these types are known.
 
     Of the newest interactions the types are known, of everything the kinds. An item of which only the kind `seen` is
@@ -266,7 +281,7 @@ def repeatable(columns: EventColumns, user: int, past: UserPast, types: Collecti
     Args:
         columns: The newest interactions of some users.
         user: Place of the user in the columns.
-        past: Of the user.
+        saw: Items that the user had to do with, and their kinds.
         types: That may come again.
     """
     own = slice(int(columns.offsets[user]), int(columns.offsets[user + 1]))
@@ -276,10 +291,10 @@ def repeatable(columns: EventColumns, user: int, past: UserPast, types: Collecti
     known = {names[n] for n in np.unique(subjects).tolist() if columns.is_item[n]}
     refused = {names[n] for n in np.unique(subjects[~allowed]).tolist()}
     kinds = {kind for name, kind in KINDS.items() if name in types}
-    for item, kind in zip(past.seen, past.kinds, strict=True):
+    for item, kind in zip(*saw, strict=True):
         if kind not in kinds and not (kind not in KINDS.values() and item in known):
             refused.add(item)
-    return set(past.seen) - refused
+    return set(saw[0]) - refused
 
 
 def history_of(columns: EventColumns, rules: HistoryRules) -> UserHistory:
@@ -315,4 +330,4 @@ def _bounded(weights: Floats) -> Floats:
 
 
 #: The past of somebody of whom nothing is known.
-NOBODY: Final = UserPast([], np.empty(0, np.bool_), np.empty(0), np.empty(0), [], [])
+NOBODY: Final = UserPast([], np.empty(0, np.bool_), np.empty(0), np.empty(0), [])

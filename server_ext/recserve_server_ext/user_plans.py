@@ -11,6 +11,7 @@ from recserve_client.contract import ErrorKind, RecommendForRequest, RequestErro
 from recserve_server_ext.boosts import check_boosts
 from recserve_server_ext.counts_view import CountsView
 from recserve_server_ext.history import History, check_shape
+from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.recommend_job import Job
 from recserve_server_ext.recommender import Recommender
 from recserve_server_ext.settings import Limits
@@ -42,6 +43,7 @@ def planned(
     counts: CountsView,
     recommender: Recommender,
     limits: Limits,
+    now_us: int,
     again: Collection[str] = (),
 ) -> Planned:
     """What makes the slate of a user.
@@ -52,6 +54,7 @@ def planned(
         counts: Of the log, over the view that the recommender answers from.
         recommender: For ordinary requests.
         limits: Of requests.
+        now_us: When it is asked for, in microseconds since 1970.
         again: Seen items that may come again.
 
     Raises:
@@ -71,10 +74,11 @@ def planned(
     is_ordinary = request.strategy == "text" and request.interests == 1
     if is_ordinary and request.explore is None and request.new_items is None:
         return Planned(job, made, None)
-    return Planned(job, made, plan_of(request, job, made, counts))
+    idle_s = 0.0 if request.session else max(now_us - past.newest_us, 0) / MICROSECONDS
+    return Planned(job, made, plan_of(request, job, made, counts, idle_s))
 
 
-def plan_of(request: RecommendForRequest, job: Job, made: Made | None, counts: CountsView) -> Plan:
+def plan_of(request: RecommendForRequest, job: Job, made: Made | None, counts: CountsView, idle_s: float = 0.0) -> Plan:
     """How the ranker makes a slate from a history, or, where there is none, from what is popular."""
     if made is None:
         job.history = History(_NO_WEIGHTS, _NO_ROWS, {}, {}, [])
@@ -87,4 +91,5 @@ def plan_of(request: RecommendForRequest, job: Job, made: Made | None, counts: C
         popular=counts.popular(request.context, request.popular_window),
         explore=request.explore,
         new_items=request.new_items,
+        idle_s=idle_s,
     )

@@ -47,6 +47,7 @@ class Plan:
         explore: Whether to.
         new_items: Share by age.
         gain: See `interests_of`.
+        idle_s: Since the newest of the behaviours; 0 in a session.
     """
 
     job: Job
@@ -58,6 +59,7 @@ class Plan:
     explore: Explore | None = None
     new_items: Recency | None = None
     gain: float = GAIN
+    idle_s: float = 0.0
 
     def with_gain(self, gain: float) -> Plan:
         """The same with another rule for the number of interests."""
@@ -200,7 +202,7 @@ class UserRanker:
         line.pairs = pairs_of(counts, plan.job.history.rows, line.counted)
         line.sums = line.pairs.summed()
         items = len(counts.view.available)
-        line.mixed = mixture(self._rules, plan.behaviours, text_spread, line.sums, popular, items)
+        line.mixed = mixture(self._rules, plan.behaviours, plan.idle_s, text_spread, line.sums, popular, items)
 
     def _text_spread(self, view: View) -> TextSpread:
         if self._spread is None or self._spread.snapshot is not view.snapshot:

@@ -17,6 +17,7 @@ from recserve_server_ext.errors import InteractionError, UserIdError, UserKeysEr
 from recserve_server_ext.experiment_settings import Experiment
 from recserve_server_ext.experiments import Experiments
 from recserve_server_ext.history import check_size
+from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.packed_model import Answer, Encode
 from recserve_server_ext.recommend_job import Job
@@ -98,6 +99,7 @@ class UserRecommender:
         counter: LogCounter,
         blend: BlendRules,
         experiments: Sequence[Experiment],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
@@ -109,7 +111,9 @@ class UserRecommender:
             counter: Counts what all users did.
             blend: Rules of the strategy `blend`.
             experiments: Whose variants users are assigned.
+            clock: Seconds since 1970.
         """
+        self._clock = clock
         self._newest = newest
         self._view = newest()
         self._limits = limits
@@ -219,11 +223,12 @@ class UserRecommender:
         counts = self._counter.counts()
         if counts is not self._counts.counts or self._view is not self._counts.view:
             self._counts = CountsView(counts, self._view)
+        now_us = round(self._clock() * MICROSECONDS)
         for job in users:
             job.counts = self._counts
             known, repeats = past[job.pseudonym], again.get(job.pseudonym, set())
             try:
-                found = planned(job.request, known, self._counts, self._inner, self._limits, repeats)
+                found = planned(job.request, known, self._counts, self._inner, self._limits, now_us, repeats)
             except RequestError as error:
                 job.inner = error
             else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from itertools import compress, repeat
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from msgspec import UNSET, UnsetType
@@ -26,6 +27,7 @@ from recserve_server_ext.user_histories import Placed, UserPast
 Origin = Literal["long_term", "session", "stated"]
 #: Long-term behaviours at which stated interests are half of a history.
 STATED_PRIOR: Final = 5.0
+_NONE: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +59,15 @@ class Made:
 
     def used(self, interests: Ints | None = None) -> list[UsedBehaviour]:
         """What the answer says of it; with the interest of each behaviour, where they were asked for."""
-        columns = zip(self.subjects, self.is_item.tolist(), self.origins, self.weights.tolist(), strict=True)
-        numbers: Sequence[int | UnsetType] = [UNSET] * len(self.subjects) if interests is None else interests.tolist()
-        return [
-            UsedBehaviour(weight, origin, name, None, number)
-            if is_item
-            else UsedBehaviour(weight, origin, None, name, number)
-            for (name, is_item, origin, weight), number in zip(columns, numbers, strict=True)
-        ]
+        names, nothing = self.subjects, repeat(None)
+        items: Iterable[str | None] = names
+        texts: Iterable[str | None] = nothing
+        if not self.is_item.all():
+            are_items = self.is_item.tolist()
+            items = [name if is_item else None for name, is_item in zip(names, are_items, strict=True)]
+            texts = [None if is_item else name for name, is_item in zip(names, are_items, strict=True)]
+        numbers: Iterable[int | UnsetType] = repeat(UNSET) if interests is None else interests.tolist()
+        return list(map(UsedBehaviour, self.weights.tolist(), self.origins, items, texts, numbers))
 
 
 def check_user_request(request: RecommendForRequest, limits: Limits) -> None:
@@ -125,34 +128,70 @@ def made_of(
     own_texts = [found.text for found in session if found.text is not None] + stated
     check_texts(own_texts, limits, "session and stated")
     known_rows, seen = past.rows_in(view)
-    kept = _within(past, limits, len(own_texts))
-    weights, counted = past.weights[kept], past.counted[kept]
-    of_session = np.array([found.weight for found in session], np.float64)
-    weights = stated_on_top(mixed(of_session, weights, request.mix), len(weights), len(stated))
-    counted = mixed(np.maximum(of_session, 0.0), counted, request.mix)
-    get = view.row_of.get
-    session_rows = [-1 if found.item is None else get(found.item, -1) for found in session]
-    rows = np.concatenate([np.array(session_rows, np.int64), known_rows[kept], np.full(len(stated), -1, np.int64)])
-    subjects = [found.text if found.item is None else found.item for found in session]
-    subjects += past.subjects if kept.all() else [past.subjects[n] for n in np.flatnonzero(kept)]
-    names = [name or "" for name in subjects] + stated
-    is_item = np.concatenate(
-        [np.array([found.item is not None for found in session], np.bool_), past.is_item[kept], [False] * len(stated)]
-    ).astype(np.bool_)
+    known = _within(past, known_rows, limits, len(own_texts)) if past.has_texts else _past(past, known_rows)
+    used, of_session = known, _NONE
+    if session or stated:
+        get = view.row_of.get
+        of_session = np.array([-1 if found.item is None else get(found.item, -1) for found in session], np.int64)
+        used = _joined(request, of_session, known)
+    weights = used.weights
+    skipped = np.flatnonzero(used.is_item & (used.rows < 0)).tolist()
+    if skipped:
+        weights = weights.copy()
+        weights[skipped] = 0.0
+    missing = {n: used.names[n] for n in np.flatnonzero(~used.is_item).tolist()}
+    history = History(weights, used.rows, {}, missing, [used.names[n] for n in skipped])
     lengths: list[tuple[Origin, int]] = [
         ("session", len(session)),
-        ("long_term", int(kept.sum())),
+        ("long_term", len(known.names)),
         ("stated", len(stated)),
     ]
     origins = [origin for origin, length in lengths for _ in range(length)]
-    skipped = np.flatnonzero(is_item & (rows < 0)).tolist()
-    used = weights.copy()
-    used[skipped] = 0.0
-    missing = {n: names[n] for n in np.flatnonzero(~is_item).tolist()}
-    history = History(used, rows, {}, missing, [names[n] for n in skipped])
-    banned = _banned(request, seen, rows, again, view.row_of)
-    counts = np.concatenate([counted, np.zeros(len(stated))])
-    return Made(names, is_item, origins, weights, counts, history, banned)
+    banned = _banned(seen, of_session, again, view.row_of) if request.exclude_seen else _NONE
+    return Made(used.names, used.is_item, origins, used.weights, used.counted, history, banned)
+
+
+class _Part(NamedTuple):
+    """Some behaviours: [behaviours] each."""
+
+    names: list[str]
+    is_item: Mask
+    weights: Floats
+    counted: Floats
+    rows: Ints
+
+
+def _past(past: UserPast, rows: Ints) -> _Part:
+    return _Part(past.subjects, past.is_item, past.weights, past.counted, rows)
+
+
+def _within(past: UserPast, rows: Ints, limits: Limits, taken: int) -> _Part:
+    """The long-term behaviours without texts that an ordinary request could not hold; the oldest go."""
+    kept = np.ones(len(past.subjects), np.bool_)
+    for n in np.flatnonzero(~past.is_item).tolist():
+        if taken >= limits.texts or len(past.subjects[n].encode()) > limits.text_bytes:
+            kept[n] = False
+        else:
+            taken += 1
+    names = list(compress(past.subjects, kept.tolist()))
+    return _Part(names, past.is_item[kept], past.weights[kept], past.counted[kept], rows[kept])
+
+
+def _joined(request: RecommendForRequest, of_session: Ints, known: _Part) -> _Part:
+    """The session, with these rows, the long-term behaviours and the stated interests, in the mix."""
+    session, stated = request.session, request.stated
+    given = np.array([found.weight for found in session], np.float64)
+    weights = mixed(given, known.weights, request.mix)
+    counted = mixed(np.maximum(given, 0.0), known.counted, request.mix)
+    are_items = np.array([found.item is not None for found in session], np.bool_)
+    names = [found.text if found.item is None else found.item for found in session]
+    return _Part(
+        [*(name or "" for name in names), *known.names, *stated],
+        np.concatenate([are_items, known.is_item, np.zeros(len(stated), np.bool_)]),
+        stated_on_top(weights, len(known.names), len(stated)),
+        np.concatenate([counted, np.zeros(len(stated))]),
+        np.concatenate([of_session, known.rows, np.full(len(stated), -1, np.int64)]),
+    )
 
 
 def mixed(session: Floats, known: Floats, mix: float) -> Floats:
@@ -173,27 +212,13 @@ def stated_on_top(weights: Floats, known: int, stated: int) -> Floats:
     return np.concatenate([rest, np.full(stated, part / stated)])
 
 
-def _banned(request: RecommendForRequest, seen: Ints, rows: Ints, again: Collection[str], row_of: RowOf) -> Ints:
-    """Rows of everything seen, and of the history; not of what may come again, unless it is in the session."""
-    if not request.exclude_seen:
-        return np.empty(0, np.int64)
-    banned = np.concatenate([seen, rows])
+def _banned(seen: Ints, session: Ints, again: Collection[str], row_of: RowOf) -> Ints:
+    """Rows of everything seen, without what may come again, and of the session."""
+    banned = seen
     if again:
-        places = np.array([row_of.get(name, -1) for name in again], np.int64)
-        session = rows[: len(request.session)]
-        banned = np.concatenate([np.setdiff1d(banned, places), session])
-    return banned[banned >= 0]
-
-
-def _within(past: UserPast, limits: Limits, taken: int) -> Mask:
-    """[behaviours] Without texts that an ordinary request could not hold; newest first, so the oldest go."""
-    kept = np.ones(len(past.subjects), np.bool_)
-    for n in np.flatnonzero(~past.is_item).tolist():
-        if taken >= limits.texts or len(past.subjects[n].encode()) > limits.text_bytes:
-            kept[n] = False
-        else:
-            taken += 1
-    return kept
+        banned = np.setdiff1d(banned, np.array([row_of.get(name, -1) for name in again], np.int64))
+    # Each once: a search is the wider, the more must not be found.
+    return np.union1d(banned, session[session >= 0]) if len(session) else banned
 
 
 def _invalid(what: str) -> RequestError:

@@ -50,6 +50,7 @@ def held(store: Path) -> list[str]:
         return [row["event_id"] for row in rows]
 
 
+@pytest.mark.timeout(3600)  # a hundred kills take longer than a test usually may
 def test_nothing_acknowledged_is_lost_by_a_full_disk_a_lock_or_kills(
     live: Served, client: Client, store: Path, small_disk: Path, kills: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""Interactions in PostgreSQL, served: two servers share them, and nothing acknowledged is lost when it restarts."""
+"""Interactions in PostgreSQL, served by two servers: nothing acknowledged is lost when it restarts."""
 
 from __future__ import annotations
 
@@ -46,41 +46,6 @@ def films(home: Path) -> list[str]:
     """Ids of the catalogue."""
     with CatalogueStore(Workspace(home).store) as store:
         return [row.id for row in store.page("", 10)[1]]
-
-
-def test_what_one_server_recorded_the_other_knows_at_once(servers: tuple[Served, Served], films: list[str]) -> None:
-    with Client(servers[0].grpc) as one, Client(servers[1].grpc) as other:
-        for number, film in enumerate(films[:5]):
-            one.interactions.record([interaction("ann", "like", film)])
-            answer = other.recommend_for("ann")
-            assert answer.basis == "history"
-            assert other.users.history("ann").read == number + 1
-            assert not {found.id for found in answer.slate.items} & set(films[: number + 1])
-        receipt = other.users.erase("ann")
-        assert receipt.interactions == 5
-        assert one.recommend_for("ann").basis == "popularity"
-        assert one.users.verify_erasure("ann", receipt).is_valid
-
-
-def test_a_thousand_concurrent_events_of_one_user_are_there_once(
-    servers: tuple[Served, Served], postgres: Postgres
-) -> None:
-    def record(number: int, client: Client) -> str:
-        return (
-            client.interactions.record([interaction("busy", "click", "x", event_id=f"busy-{number}")]).results[0].status
-        )
-
-    with (
-        Client(servers[0].grpc, ONCE) as one,
-        Client(servers[1].grpc, ONCE) as other,
-        ThreadPoolExecutor(50) as threads,
-    ):
-        # Each of the thousand is sent twice, to both servers, at about the same time.
-        statuses = list(threads.map(lambda n: record(n // 2, (one, other)[n % 2]), range(2000)))
-        assert sorted({*statuses}) == ["duplicate", "recorded"]
-        assert statuses.count("recorded") == 1000
-        held = one.users.export("busy").interactions
-    assert len({row["event_id"] for row in held}) == len(held) == 1000
 
 
 def test_a_database_that_crashes_under_load_loses_nothing_acknowledged(

@@ -73,6 +73,7 @@ class Service:
             counter=self.counter,
             blend=blend,
             experiments=experiments,
+            clock=lambda: NOW,
         )
 
     def offer(self, answer: bytes, pseudonym: str | None, strategy: str = "text", keys: str = "") -> None:

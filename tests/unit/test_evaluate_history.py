@@ -84,6 +84,7 @@ def test_leave_one_out_holds_back_the_last_two(log: Path) -> None:
     columns = read_dataset(log).columns
     parts = split(columns, "leave-one-out", 0)
     for part, later in ((parts.validation, 1), (parts.test, 0)):
+        assert part.asked_us is None
         assert (part.targets.sum(axis=1) == 1).all()
         for number, user in enumerate(part.users.tolist()):
             places = np.arange(columns.offsets[user], columns.offsets[user + 1])
@@ -105,6 +106,8 @@ def test_the_time_split_knows_nothing_of_later(log: Path) -> None:
     parts = split(columns, "time", 0)
     for part in (parts.validation, parts.test):
         newest = columns.time_us[part.known].max()
+        assert part.asked_us is not None
+        assert newest < part.asked_us == np.delete(columns.time_us, part.known).min()
         users, items = np.nonzero(part.targets)
         for user, item in zip(part.users[users].tolist(), items.tolist(), strict=True):
             at = columns.time_us[(columns.user == user) & (columns.subject == item)]

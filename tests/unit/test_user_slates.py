@@ -154,10 +154,30 @@ def test_popularity_fades_as_events_arrive(busy: Service) -> None:
         (of,) = [item.shares for item in found.slate.items if item.id == "i150"]
         assert not isinstance(of, msgspec.UnsetType)
         parts.append(of.popularity)
-        busy.store.record([event(BOB, item=f"i{60 + 2 * n + m}") for m in range(5)])
+        busy.store.record([event(BOB, item=f"i{60 + 2 * n + m}", timestamp=NOW) for m in range(5)])
     # prior / (prior + n) with prior 5 and n = 0, 5, 10 (two of them new each time).
     assert parts[1] == pytest.approx(parts[0] / 2, rel=1e-6)
     assert parts[0] > parts[1] > parts[2] > 0
+
+
+def test_popularity_comes_back_after_a_pause_but_not_in_a_session(busy: Service) -> None:
+    half_life_s = BlendRules().stale_half_life_s
+
+    def popularity(user: str, pauses: float, **request: Any) -> float:
+        for n in range(5):
+            busy.store.record([event(PSEUDONYMS.of(user), item=f"i{60 + n}", timestamp=NOW - pauses * half_life_s)])
+        found = busy.recommend_for(user, strategy="blend", k=200, **request)
+        (of,) = [item.shares for item in found.slate.items if item.id == "i150"]
+        assert not isinstance(of, msgspec.UnsetType)
+        return of.popularity
+
+    alone = popularity("bob", 0) * 2
+    # prior / (prior + n) with prior 5 and n = 5 / 2 and 5 / 8, and next to 0.
+    assert popularity("away", 1) == pytest.approx(alone * 5 / 7.5, rel=1e-6)
+    assert popularity("away longer", 3) == pytest.approx(alone * 5 / 5.625, rel=1e-6)
+    assert popularity("long gone", 2000) == pytest.approx(alone, rel=1e-6)
+    # Six behaviours with that of the session, all of them fresh.
+    assert popularity("back", 3, session=[{"item": "i70"}]) == pytest.approx(alone * 5 / 11, rel=1e-6)
 
 
 def test_several_interests_share_a_slate_and_each_item_names_its_own(busy: Service) -> None:
@@ -332,12 +352,12 @@ def test_what_is_kept_of_a_user_is_as_new_as_the_store(anywhere: Service, store_
 
 
 def test_of_the_pasts_those_least_recently_asked_for_go_first(service: Service) -> None:
-    histories = UserHistories(lambda: service.store, HistoryRules(), BlendRules(), kept=10)
+    histories = UserHistories(lambda: service.store, HistoryRules(), BlendRules(), kept=5)
     for user in OTHERS[:4]:
         service.store.record([event(user, item="i1"), event(user, item="i2")])
         histories.read([user])
         histories.read([OTHERS[0]])
     assert set(histories._kept) == {OTHERS[0], OTHERS[3]}
-    assert histories._held == 8
+    assert histories._held == 4
     past = histories.read(OTHERS[:4])
     assert all(np.sort(past[user].subjects).tolist() == ["i1", "i2"] for user in OTHERS[:4])
