@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
 from recserve_export.interaction_views import preview_of
+from recserve_server_ext.blend_rules import BlendRules
+from recserve_server_ext.catalogue_view import View
 from recserve_server_ext.experiment_settings import Experiment, Variant
 from recserve_server_ext.snapshot import Snapshot
+from recserve_server_ext.user_histories import UserHistories
 from recserve_server_ext.user_requests import mixed
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 from support.small_snapshot import small_snapshot
@@ -122,6 +125,21 @@ def test_the_mix_moves_between_both_ends(service: Service) -> None:
         found = service.recommend_for(session=session, mix=mix, k=4)
         expected = service.recommend(history=[{"item": alone}], exclude=["i9", "i50"], k=4)
         assert [item.id for item in found.slate.items] == [item.id for item in expected.items]
+
+
+def test_what_was_seen_is_banned_once_however_often_it_was(service: Service, snapshot: Snapshot) -> None:
+    bounce = event(item="i9", duration_s=1.0)
+    twice = [event(item="i7"), event(item="i7", type="purchase", timestamp=NOW - 5)]
+    # A text of the same name as an item that is only seen must not stand for it.
+    service.store.record([*twice, bounce, event(item=None, text="i9", type="search"), event(item="unknown")])
+    past = UserHistories(lambda: service.store, service.rules, BlendRules()).read([ANN])[ANN]
+    rows, seen = past.rows_in(View(snapshot))
+    row_of = snapshot.row_of
+    expected = {"i7": row_of["i7"], "i9": -1, "unknown": -1}
+    assert rows.tolist() == [expected[name] for name in past.subjects]
+    assert sorted(past.subjects) == ["i7", "i7", "i9", "unknown"]
+    assert past.seen == ["i9"]
+    assert seen.tolist() == sorted([row_of["i7"], row_of["i9"]])
 
 
 def test_seen_items_stay_out_also_past_the_window(service: Service) -> None:
