@@ -12,7 +12,7 @@ class TritonPythonModel:
         settings = model_settings(args)
         encoders = served_encoders(settings)
         embedder = Embedder(encoders.serving, settings.serve.limits)
-        self._model = PackedModel(embedder, encoders, encoding=settings.serve.encoding, together=settings.serve.batch)
+        self._model = PackedModel(embedder, encoders, encoding=0)
         settle_memory()
 
     def execute(self, requests):
