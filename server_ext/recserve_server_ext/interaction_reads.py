@@ -20,6 +20,8 @@ from recserve_server_ext.interaction_tables import erased, events, seen, users
 _OF_HISTORY: Final = tuple(events.c[name] for name in EventRow._fields)
 _MEASURES: Final = ("value", "duration_s", "price", "quantity")
 _CHUNK: Final = 1000
+#: Interactions of one part of `item_columns`.
+_COLUMNS: Final = 5000
 Change = tuple[int, int]
 _Measure = list[float | None]
 _MEASURED: Final = msgspec.json.Decoder(tuple[_Measure, _Measure, _Measure, _Measure])
@@ -201,6 +203,36 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
         of_user[0].extend(items)
         of_user[1].extend([kind] * len(items))
     return found
+
+
+def item_columns(
+    connection: sa.Connection, newest: int, types: Sequence[str], contexts: Sequence[str] = ()
+) -> Generator[list[list[Any]], None, None]:
+    """The newest interactions with items, of some types, in the order they came, some thousand at a time.
+
+    Each part has the columns user, item, time in microseconds, and one for each context: its value or none. A part is
+    one text: one row after the other, every one of a million would have to wait for the interpreter.
+
+    Args:
+        connection: Of the store.
+        newest: Interactions, of whatever type, that are looked at.
+        types: That are wanted.
+        contexts: Names whose values are wanted.
+    """
+    dialect = connection.dialect.name
+    last = connection.execute(sa.select(sa.func.max(events.c.number))).scalar_one() or 0
+    first = max(last - newest, 0)
+    values = [sa.cast(events.c.context[name].as_string(), sa.Text).label(f"of_{n}") for n, name in enumerate(contexts)]
+    chosen = sa.select(events.c.user, events.c.item, events.c.time_us, *values)
+    chosen = chosen.where(events.c.number > sa.bindparam("first"), events.c.number <= sa.bindparam("last"))
+    chosen = chosen.where(events.c.type.in_(types), events.c.item.is_not(None)).order_by(events.c.number)
+    pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
+    query = sa.select(sa.cast(pack(*(_array(dialect, column) for column in chosen.subquery("found").c)), sa.Text))
+    for start in range(first, last, _COLUMNS):
+        packed = connection.execute(query, {"first": start, "last": min(start + _COLUMNS, last)}).scalar_one()
+        columns: list[list[Any]] = msgspec.json.decode(packed)
+        if columns[0]:
+            yield columns
 
 
 def _tuples(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
