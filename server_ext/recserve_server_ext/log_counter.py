@@ -18,6 +18,7 @@ from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction import MICROSECONDS
+from recserve_server_ext.interaction_reads import Change
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.log_counts import Counts, LogColumns, counts_of, no_counts
 from recserve_server_ext.popularity import still_until
@@ -68,6 +69,7 @@ class LogCounter:
         self._next = self._next_paired = self._spent = 0.0
         self._is_wanted = False
         self._revision = self._paired_revision = -1
+        self._erasures: Change = (0, 0)
         self._still_until_us = 0
         self._counting: threading.Thread | None = None
 
@@ -95,7 +97,8 @@ class LogCounter:
         """Count now what has changed since it was counted last.
 
         Args:
-            paired: Whether item-to-item counts and clicks are wanted too; without, they stay as they are.
+            paired: Whether item-to-item counts and clicks are wanted too; if not, they stay as they are, unless a user
+                was erased since they were counted.
         """
         start = time.monotonic()
         if paired:
@@ -116,6 +119,10 @@ class LogCounter:
     def _counted(self, store: InteractionStore, *, paired: bool) -> Counts:
         # Before the log is read: what is committed meanwhile is counted next time.
         revision, now_us = store.revision, round(self._clock() * MICROSECONDS)
+        with store.database.reading() as connection:
+            erasures = interaction_reads.erasures(connection)
+        # What was counted of somebody who was erased must not stay, wanted or not.
+        paired = paired or (self._paired_revision >= 0 and erasures != self._erasures)
         counts, paired_anew = self._counts, paired and revision != self._paired_revision
         if paired_anew or revision != self._revision or now_us >= self._still_until_us:
             log = read_log(store, self._types, () if self._privacy else self._contexts)
@@ -129,7 +136,9 @@ class LogCounter:
             self._revision, self._still_until_us = revision, still_until(log.time_us, now_us)
             if paired_anew:
                 self._paired_revision = revision
-        return counts._replace(clicks=read_clicks(store, self._prior)) if paired else counts
+        if paired:
+            counts, self._erasures = counts._replace(clicks=read_clicks(store, self._prior)), erasures
+        return counts
 
 
 def read_log(store: InteractionStore, types: Sequence[str], contexts: Sequence[str] = ()) -> LogColumns:

@@ -100,6 +100,20 @@ def test_pairs_are_counted_when_they_are_wanted(store: InteractionStore, monkeyp
         assert (f"new{number}" in found.items) == (number == 1)
 
 
+def test_of_an_erased_user_no_pairs_and_clicks_stay(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(store, monkeypatch, 1e9)
+    store.record([event(BOB, item="only-bob"), event(BOB, item="bob-too")])
+    log = log_of(store, now=NOW - 20)
+    log.offer(by_user("r1", ["i1"]), BOB)
+    log.close()
+    watched.counter.count()
+    assert "only-bob" in watched.counter.counts().items
+    store.erase(BOB)
+    watched.counter.count(paired=False)
+    found = watched.counter.counts()
+    assert (sorted(found.items), sorted(found.everybody.items), found.clicks.items) == (["i1", "i2"], ["i1", "i2"], [])
+
+
 def test_the_log_is_read_in_parts(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interaction_reads, "_COLUMNS", 2)
     store.record([event(item='an "odd" \\ item', context={"d": "x"}), event(ANN, None, text="jazz")])
