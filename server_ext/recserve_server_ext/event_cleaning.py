@@ -71,7 +71,9 @@ def _distinct(columns: EventColumns, places: Ints) -> Ints:
     numbers = [columns.value, columns.duration_s, columns.price, columns.quantity]
     keys = [columns.user, columns.time_us, columns.subject, columns.type]
     # A missing number equals a missing number; numbers are finite, so minus infinity is free to stand for it.
-    keys += [np.nan_to_num(column, nan=-np.inf, neginf=-np.inf) for column in numbers]
+    # A column without any number tells nothing apart; mostly none of the four has one.
+    known = [column for column in numbers if not np.isnan(column).all()]
+    keys += [np.nan_to_num(column, nan=-np.inf, neginf=-np.inf) for column in known]
     keys = [key[places] for key in keys]
     order = np.lexsort(keys)  # stable: among equals the first comes first
     differs = np.ones(len(places), np.bool_)
