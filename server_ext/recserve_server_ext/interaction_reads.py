@@ -61,11 +61,11 @@ def _window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
     interactions have none.
     """
     found = _newest("type", "item", *_MEASURES)
-    parts = [_array(dialect, found.c[name]) for name in ("time_us", "type", "item")]
-    parts.append(_array(dialect, found.c.number, found.c.item.is_(None)))
+    parts = [gathered(dialect, found.c[name]) for name in ("time_us", "type", "item")]
+    parts.append(gathered(dialect, found.c.number, found.c.item.is_(None)))
     parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in _MEASURES))))
     if with_seen:
-        items = sa.select(_array(dialect, seen.c.item)).where(seen.c.user == users.c.number)
+        items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number)
         parts.append(items.correlate(users).scalar_subquery())
     return _of_users(dialect, parts)
 
@@ -73,7 +73,7 @@ def _window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
 def _measures_query(dialect: str) -> sa.Select[Any]:
     """Number of the user and a JSON array with a column each of `_MEASURES`, of the same interactions."""
     found = _newest(*_MEASURES)
-    exact = _sqlite_numbers if dialect == "sqlite" else partial(_array, dialect)
+    exact = _sqlite_numbers if dialect == "sqlite" else partial(gathered, dialect)
     return _of_users(dialect, [exact(found.c[name]) for name in _MEASURES])
 
 
@@ -92,14 +92,14 @@ def _of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select
     return sa.select(users.c.number, past).where(users.c.number.in_(sa.bindparam("numbers", expanding=True)))
 
 
-def _array(
+def gathered(
     dialect: str, column: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
 ) -> sa.ColumnElement[Any]:
     """A JSON array of a column; in SQLite of one without fractions."""
-    gathered: Any = sa.func.json_group_array(column) if dialect == "sqlite" else sa.func.json_agg(column)
+    array: Any = sa.func.json_group_array(column) if dialect == "sqlite" else sa.func.json_agg(column)
     if where is not None:
-        gathered = gathered.filter(where)
-    return gathered if dialect == "sqlite" else sa.func.coalesce(gathered, sa.text("'[]'"))
+        array = array.filter(where)
+    return array if dialect == "sqlite" else sa.func.coalesce(array, sa.text("'[]'"))
 
 
 def _sqlite_numbers(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
@@ -111,7 +111,7 @@ def _sqlite_numbers(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 
 def _seen_query(dialect: str) -> sa.Select[Any]:
     """Number of the user, a kind, and a JSON array of the items."""
-    items = sa.cast(_array(dialect, seen.c.item), sa.Text)
+    items = sa.cast(gathered(dialect, seen.c.item), sa.Text)
     chosen = seen.c.user.in_(sa.bindparam("numbers", expanding=True))
     return sa.select(seen.c.user, seen.c.kind, items).where(chosen).group_by(seen.c.user, seen.c.kind)
 
@@ -226,13 +226,18 @@ def item_columns(
     chosen = sa.select(events.c.user, events.c.item, events.c.time_us, *values)
     chosen = chosen.where(events.c.number > sa.bindparam("first"), events.c.number <= sa.bindparam("last"))
     chosen = chosen.where(events.c.type.in_(types), events.c.item.is_not(None)).order_by(events.c.number)
-    pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
-    query = sa.select(sa.cast(pack(*(_array(dialect, column) for column in chosen.subquery("found").c)), sa.Text))
+    query = in_columns(dialect, chosen)
     for start in range(first, last, _COLUMNS):
         packed = connection.execute(query, {"first": start, "last": min(start + _COLUMNS, last)}).scalar_one()
         columns: list[list[Any]] = msgspec.json.decode(packed)
         if columns[0]:
             yield columns
+
+
+def in_columns(dialect: str, rows: sa.Select[Any]) -> sa.Select[Any]:
+    """The rows of a query as one text: a JSON array of its columns, each an array."""
+    pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
+    return sa.select(sa.cast(pack(*(gathered(dialect, column) for column in rows.subquery("found").c)), sa.Text))
 
 
 def _tuples(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
