@@ -85,10 +85,10 @@ def _distinct(columns: EventColumns, places: Ints) -> Ints:
 def _bots(columns: EventColumns, places: Ints, most: int, window_s: float) -> Ints:
     """Users with more than `most` interactions, the first and the last of which are less than the window apart."""
     user, time_us = columns.user[places], columns.time_us[places]
+    if np.bincount(user).max(initial=0) <= most:
+        return np.empty(0, np.int64)
     order = np.lexsort([time_us, user])
     user, time_us = user[order], time_us[order]
-    if len(user) <= most:
-        return np.empty(0, np.int64)
     is_fast = (user[most:] == user[:-most]) & (time_us[most:] - time_us[:-most] < window_s * 1e6)
     bots: Ints = np.unique(user[most:][is_fast])
     return bots
