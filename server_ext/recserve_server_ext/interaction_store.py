@@ -121,6 +121,11 @@ class InteractionStore(Store):
         """Tells this store from another, also from one that was made anew in its place."""
         return str(self.database.one(sa.select(state.c.identity)))
 
+    @property
+    def waiting(self) -> int:
+        """Interactions that `record` was given and that are not committed yet."""
+        return self._commit.waiting
+
     def mark(self) -> int:
         """Changes whenever something was committed, and costs next to nothing to ask for (SQLite)."""
         return self.database.mark(sa.select(state.c.revision))

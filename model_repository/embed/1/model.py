@@ -1,6 +1,7 @@
 """Triton model `embed`: packed texts -> packed vectors. Converts tensors; the logic is in recserve_server_ext."""
 
 from recserve_server_ext.embedder import Embedder
+from recserve_server_ext.encoder_metrics import EncoderMetrics
 from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
 
@@ -12,7 +13,8 @@ class TritonPythonModel:
         settings = model_settings(args)
         encoders = served_encoders(settings)
         embedder = Embedder(encoders.serving, settings.serve.limits)
-        self._model = PackedModel(embedder, encoders, encoding=settings.serve.encoding, together=settings.serve.batch)
+        options = {"encoding": settings.serve.encoding, "together": settings.serve.batch}
+        self._model = PackedModel(embedder, encoders, show_waiting=EncoderMetrics("embed").show, **options)
         settle_memory()
 
     def execute(self, requests):
