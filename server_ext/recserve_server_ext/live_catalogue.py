@@ -145,6 +145,12 @@ class LiveCatalogue:
         served = self._view.revision
         return 0 if self._open is None else max(0, self._open().revision - served)
 
+    @property
+    def forgetting(self) -> int:
+        """Rows that an engine elsewhere has yet to delete; any thread may ask."""
+        engine = self._view.snapshot.engine
+        return engine.forgetting if isinstance(engine, RemoteEngine) else 0
+
     def _stamp(self) -> tuple[int, int]:
         """Changes whenever `CURRENT` is replaced or more can be loaded."""
         try:

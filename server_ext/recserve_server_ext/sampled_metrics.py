@@ -109,6 +109,9 @@ def recommend_metrics(live: LiveCatalogue, log: AnswerLog, *, clock: Callable[[]
     return SampledMetrics(
         [
             Gauge("recserve_answers_waiting", "Answers that wait to be logged", lambda: log.waiting),
+            Gauge(
+                "recserve_milvus_waiting_deletes", "Rows that wait to be deleted from Milvus", lambda: live.forgetting
+            ),
             Gauge("recserve_catalogue_revision_lag", "Changes of the catalogue store that are not served yet", lag),
             Gauge(
                 "recserve_catalogue_store_read_timestamp_seconds",

@@ -138,6 +138,7 @@ def test_the_lag_is_what_was_committed_and_is_not_served(fake: FakeMetrics, edit
         log = log_of(store, plain=1.0)
         sampled = recommend_metrics(live, log, clock=lambda: now[0])
         assert (fake.values[LAG], fake.values[READ], fake.values["recserve_answers_waiting"]) == (0, NOW, 0)
+        assert fake.values["recserve_milvus_waiting_deletes"] == 0
         for n in range(3):
             edited.change("upsert", [{"id": f"n{n}", "texts": {"title": f"new {n}"}}])
             log.offer(plain(f"r{n}"), None)
