@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from recserve_export import engine_choice
 from recserve_export.engine_choice import EngineName, Settings, build_engine
-from recserve_export.recall import CurvePoint, Users, reaches
+from recserve_export.recall import CurvePoint, Users, measure, reaches
 from recserve_export.scan_budget import ScanBudget
 from recserve_server_ext.engine import BuiltEngine
 from recserve_server_ext.errors import SnapshotError
@@ -127,13 +127,12 @@ def test_a_search_that_runs_out_of_time_is_cut_off_and_keeps_what_it_has(
     vectors: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    real = engine_choice.measure
 
-    def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
+    def later(engine: BuiltEngine, users: Users) -> CurvePoint:
         now[0] += 10
-        return real(engine, users)
+        return measure(engine, users)
 
-    monkeypatch.setattr(engine_choice, "measure", measure)
+    monkeypatch.setattr(engine_choice, "measure", later)
     budget = ScanBudget(25.0, clock=lambda: now[0])
     _, report = build_engine(vectors, settings("scan", recall=0.5), budget=budget)
     assert [point.engine for point in report.points] == ["scan"] * 3 + ["exact"]
