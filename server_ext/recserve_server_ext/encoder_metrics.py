@@ -1,4 +1,4 @@
-"""The Prometheus metric of what waits for the encoder. Only in a Python model; apart, as small models have it too."""
+"""The Prometheus metric of what waits for the encoder. Only in a Python model; apart, as `items` has it too."""
 
 from __future__ import annotations
 

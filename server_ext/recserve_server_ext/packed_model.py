@@ -1,7 +1,9 @@
 """How a model answers packed requests: what is known at once, the rest from a thread after the encoder answered.
 
 That is what lets the next batch start while this one waits for the encoder, and batches that wait together be encoded
-together. A request for a revision of the catalogue that is not here yet waits apart, and holds up nobody.
+together. A model of which every request goes to the encoder waits for it in its batch instead: what comes meanwhile is
+the next batch, and no answer needs a sender of its own. A request for a revision of the catalogue that is not here yet
+waits apart, and holds up nobody.
 """
 
 from __future__ import annotations
@@ -129,7 +131,8 @@ class PackedModel(Generic[J]):
         Args:
             handler: What to do with the requests.
             encode: The way to the encoder.
-            encoding: Calls to `encode` at a time; what comes meanwhile waits.
+            encoding: Calls to `encode` at a time; what comes meanwhile waits. 0 = `run` itself calls it, once for
+                the batch, and defers nothing.
             together: Requests that go to the encoder in one call, if they wait together; a larger batch goes alone.
                 As many may wait, then the next ones do in `run`.
             room: Where requests wait for their revision; none = no request of this model asks for one.
@@ -137,6 +140,7 @@ class PackedModel(Generic[J]):
         """
         self._handler = handler
         self._encode = encode
+        self._waits = not encoding
         self._queue = EncodeQueue[_Deferred[J]](self._run_later, at_once=encoding, together=together, show=show_waiting)
         #: Held while requests are accepted: a handler takes one batch at a time.
         self._accepting = threading.RLock()
@@ -157,11 +161,13 @@ class PackedModel(Generic[J]):
                 continue
             if isinstance(job, NotYetError):
                 answers[number] = self._room.admit(calls[number].read(), calls[number], job)
-            elif job.needs_encoder:
+            elif job.needs_encoder and not self._waits:
                 deferred.append((calls[number].defer(), job))
             else:
                 known.append((number, job))
         self._encode_later(deferred)
+        if self._waits and (error := self._encode_all([job for _, job in known if job.needs_encoder])):
+            return [error if answer is None else answer for answer in answers]
         for (number, _), answer in zip(known, self._answer([job for _, job in known]), strict=True):
             answers[number] = answer
         return answers
@@ -252,7 +258,8 @@ class PackedModel(Generic[J]):
 
     def _encode_all(self, jobs: list[J]) -> RequestError | None:
         try:
-            self._handler.encode(jobs, self._encode)
+            if jobs:
+                self._handler.encode(jobs, self._encode)
         except RequestError as error:
             return error
         except Exception as error:

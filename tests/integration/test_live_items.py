@@ -286,7 +286,7 @@ def test_metrics_follow_the_catalogue(live: Served, client: Client) -> None:
     client.recommend([text("x")], min_revision=revision)
     values = metrics(live)
     assert values["recserve_catalogue_revision"] == revision
-    for model in ("recommend", "items", "embed"):
+    for model in ("recommend", "items"):
         assert values[f'recserve_encoder_waiting_requests{{model="{model}"}}'] == 0
     assert {"recserve_answers_waiting", "recserve_catalogue_revision_lag"} < set(values)
     assert abs(values["recserve_catalogue_store_read_timestamp_seconds"] - time.time()) < 3600

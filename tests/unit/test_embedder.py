@@ -13,8 +13,10 @@ from recserve_client.contract.messages import RecommendRequest
 from recserve_server_ext.embedder import Embedder
 from recserve_server_ext.encoder_model import EncoderModel
 from recserve_server_ext.ensemble_steps import texts_of, with_vectors
+from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.settings import Limits
 from recserve_server_ext.text_encoder import TextEncoder
+from support.calls import Call
 from support.tiny_encoder import make_tiny_encoder
 
 
@@ -43,6 +45,39 @@ def test_embed_gives_the_encoders_vectors(encoder: TextEncoder) -> None:
     vectors = np.frombuffer(base64.b64decode(first.vectors), "<f4").reshape(first.count, first.dim)
     assert np.allclose(vectors, encoder.encode(["a", "star wars", "a"]), atol=1e-6)
     assert first.encoder == "print"
+
+
+def test_a_batch_is_encoded_at_once_and_nothing_is_left_open() -> None:
+    asked: list[list[str]] = []
+
+    def encode(texts: Any, _: str) -> Any:
+        asked.append(list(texts))
+        return np.ones((len(texts), 2), np.float32)
+
+    model = PackedModel(Embedder(lambda: "print", Limits()), encode, encoding=0)
+    calls = [Call(raw) for raw in (b'{"texts":["a"]}', b"{", b'{"texts":["b","a"]}')]
+    first, refused, second = model.run(calls)
+    model.close()
+    assert asked == [["a", "b"]]
+    assert [
+        msgspec.json.decode(one, type=EmbedResponse).count for one in (first, second) if isinstance(one, bytes)
+    ] == [
+        1,
+        2,
+    ]
+    assert isinstance(refused, RequestError)
+    assert [call.answers for call in calls] == [[], [], []]
+
+
+def test_an_encoder_that_is_away_fails_what_needs_it() -> None:
+    def encode(texts: Any, _: str) -> Any:
+        raise RequestError(ErrorKind.UNAVAILABLE, f"{len(texts)} texts: away")
+
+    model = PackedModel(Embedder(lambda: "print", Limits()), encode, encoding=0)
+    answers = model.run([Call(b'{"texts":["a"]}'), Call(b"{"), Call(b'{"texts":["b"]}')])
+    model.close()
+    kinds = [answer.kind for answer in answers if isinstance(answer, RequestError)]
+    assert kinds == [ErrorKind.UNAVAILABLE, ErrorKind.INVALID_JSON, ErrorKind.UNAVAILABLE]
 
 
 @pytest.mark.parametrize(

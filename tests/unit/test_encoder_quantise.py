@@ -201,8 +201,9 @@ class TestCompensatedRounding:
             assert np.abs(rounded.steps).max() == 63
             return float(np.square(x @ (rounded.steps * rounded.scales - weight)).sum())
 
-        # Measured: .20 and .18 of the error.
-        assert error(round_weight(weight, x.T @ x, 7)) < 0.3 * error(_nearest(weight, 7))
+        # Measured: .06 and .09 of the error.
+        moments = np.asarray(x.T @ x, np.float64)
+        assert error(round_weight(weight, moments, 7)) < 0.15 * error(_nearest(weight, 7))
 
     def test_inputs_and_weights_that_are_always_zero(self) -> None:
         weight = np.zeros((4, 3), np.float32)

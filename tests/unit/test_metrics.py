@@ -52,11 +52,10 @@ def live_over(edited: Edited) -> LiveCatalogue:
 def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
     from recserve_server_ext.encoder_metrics import EncoderMetrics
 
-    of = {model: EncoderMetrics(model) for model in ("recommend", "items", "embed")}
+    of = {model: EncoderMetrics(model) for model in ("recommend", "items")}
     of["items"].show(3)
-    of["embed"].show(1)
     shown = {model: fake.values[f'recserve_encoder_waiting_requests{{model="{model}"}}'] for model in of}
-    assert shown == {"recommend": 0.0, "items": 3.0, "embed": 1.0}
+    assert shown == {"recommend": 0.0, "items": 3.0}
 
 
 def test_the_catalogue_that_is_served_is_shown(fake: FakeMetrics, edited: Edited) -> None:

@@ -1,7 +1,6 @@
 """Triton model `embed`: packed texts -> packed vectors. Converts tensors; the logic is in recserve_server_ext."""
 
 from recserve_server_ext.embedder import Embedder
-from recserve_server_ext.encoder_metrics import EncoderMetrics
 from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
 
@@ -13,8 +12,7 @@ class TritonPythonModel:
         settings = model_settings(args)
         encoders = served_encoders(settings)
         embedder = Embedder(encoders.serving, settings.serve.limits)
-        options = {"encoding": settings.serve.encoding, "together": settings.serve.batch}
-        self._model = PackedModel(embedder, encoders, show_waiting=EncoderMetrics("embed").show, **options)
+        self._model = PackedModel(embedder, encoders, encoding=0)
         settle_memory()
 
     def execute(self, requests):
