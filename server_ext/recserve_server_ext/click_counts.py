@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from recserve_server_ext.count_rules import ClickPrior
 from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.interaction import MICROSECONDS
+from recserve_server_ext.interaction_reads import in_columns
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.interaction_tables import answers, events, users
 
@@ -25,6 +26,8 @@ _ANSWERED: Final = 100_000
 _SHOWN: Final = 1_000_000
 _EVENTS: Final = 1_000_000
 _CHUNK: Final = 1000
+_PART: Final = msgspec.json.Decoder(tuple[list[int], list[str]])
+_SLATES: Final = msgspec.json.Decoder(list[list[str]])
 
 
 def _none() -> Ints:
@@ -76,19 +79,20 @@ def read_clicks(store: InteractionStore, prior: ClickPrior) -> ClickCounts:
 def _shown(connection: sa.Connection, codes: dict[str, int]) -> tuple[Ints, Ints]:
     """[items of answers] numbers of the answers, and codes of the items, which are added."""
     newest = connection.execute(sa.select(sa.func.max(answers.c.number))).scalar_one() or 0
-    query = sa.select(answers.c.number, answers.c.recommended)
-    query = query.where(answers.c.number > newest - _ANSWERED, sa.not_(answers.c.forced))
-    rows = connection.execution_options(yield_per=_CHUNK).execute(query.order_by(answers.c.number.desc()))
+    chosen = sa.select(answers.c.number, answers.c.recommended).where(sa.not_(answers.c.forced))
+    chosen = chosen.where(answers.c.number > sa.bindparam("first"), answers.c.number <= sa.bindparam("last"))
+    query = in_columns(connection.dialect.name, chosen.order_by(answers.c.number.desc()))
     numbers, places, total = [_none()], [_none()], 0
-    for part in rows.partitions():
-        slates = msgspec.json.decode(f"[{','.join(row.recommended for row in part)}]", type=list[list[str]])
+    for last in range(newest, max(newest - _ANSWERED, 0), -_CHUNK):
+        first = max(last - _CHUNK, newest - _ANSWERED)
+        named, packed = _PART.decode(connection.execute(query, {"first": first, "last": last}).scalar_one())
+        slates = _SLATES.decode(f"[{','.join(packed)}]")
         lengths = np.array([len(slate) for slate in slates], np.int64)
-        numbers.append(np.repeat(np.array([row.number for row in part], np.int64), lengths))
+        numbers.append(np.repeat(np.array(named, np.int64), lengths))
         places.append(np.array([codes.setdefault(item, len(codes)) for slate in slates for item in slate], np.int64))
         total += int(lengths.sum())
         if total >= _SHOWN:
             break
-    rows.close()
     return np.concatenate(numbers), np.concatenate(places)
 
 

@@ -71,7 +71,9 @@ def _distinct(columns: EventColumns, places: Ints) -> Ints:
     numbers = [columns.value, columns.duration_s, columns.price, columns.quantity]
     keys = [columns.user, columns.time_us, columns.subject, columns.type]
     # A missing number equals a missing number; numbers are finite, so minus infinity is free to stand for it.
-    keys += [np.nan_to_num(column, nan=-np.inf, neginf=-np.inf) for column in numbers]
+    # A column without any number tells nothing apart; mostly none of the four has one.
+    known = [column for column in numbers if not np.isnan(column).all()]
+    keys += [np.nan_to_num(column, nan=-np.inf, neginf=-np.inf) for column in known]
     keys = [key[places] for key in keys]
     order = np.lexsort(keys)  # stable: among equals the first comes first
     differs = np.ones(len(places), np.bool_)
@@ -83,10 +85,10 @@ def _distinct(columns: EventColumns, places: Ints) -> Ints:
 def _bots(columns: EventColumns, places: Ints, most: int, window_s: float) -> Ints:
     """Users with more than `most` interactions, the first and the last of which are less than the window apart."""
     user, time_us = columns.user[places], columns.time_us[places]
+    if np.bincount(user).max(initial=0) <= most:
+        return np.empty(0, np.int64)
     order = np.lexsort([time_us, user])
     user, time_us = user[order], time_us[order]
-    if len(user) <= most:
-        return np.empty(0, np.int64)
     is_fast = (user[most:] == user[:-most]) & (time_us[most:] - time_us[:-most] < window_s * 1e6)
     bots: Ints = np.unique(user[most:][is_fast])
     return bots

@@ -20,6 +20,8 @@ from recserve_server_ext.interaction_tables import erased, events, seen, users
 _OF_HISTORY: Final = tuple(events.c[name] for name in EventRow._fields)
 _MEASURES: Final = ("value", "duration_s", "price", "quantity")
 _CHUNK: Final = 1000
+#: Interactions of one part of `item_columns`.
+_COLUMNS: Final = 5000
 Change = tuple[int, int]
 _Measure = list[float | None]
 _MEASURED: Final = msgspec.json.Decoder(tuple[_Measure, _Measure, _Measure, _Measure])
@@ -59,11 +61,11 @@ def _window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
     interactions have none.
     """
     found = _newest("type", "item", *_MEASURES)
-    parts = [_array(dialect, found.c[name]) for name in ("time_us", "type", "item")]
-    parts.append(_array(dialect, found.c.number, found.c.item.is_(None)))
+    parts = [gathered(dialect, found.c[name]) for name in ("time_us", "type", "item")]
+    parts.append(gathered(dialect, found.c.number, found.c.item.is_(None)))
     parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in _MEASURES))))
     if with_seen:
-        items = sa.select(_array(dialect, seen.c.item)).where(seen.c.user == users.c.number)
+        items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number)
         parts.append(items.correlate(users).scalar_subquery())
     return _of_users(dialect, parts)
 
@@ -71,7 +73,7 @@ def _window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
 def _measures_query(dialect: str) -> sa.Select[Any]:
     """Number of the user and a JSON array with a column each of `_MEASURES`, of the same interactions."""
     found = _newest(*_MEASURES)
-    exact = _sqlite_numbers if dialect == "sqlite" else partial(_array, dialect)
+    exact = _sqlite_numbers if dialect == "sqlite" else partial(gathered, dialect)
     return _of_users(dialect, [exact(found.c[name]) for name in _MEASURES])
 
 
@@ -90,14 +92,14 @@ def _of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select
     return sa.select(users.c.number, past).where(users.c.number.in_(sa.bindparam("numbers", expanding=True)))
 
 
-def _array(
+def gathered(
     dialect: str, column: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
 ) -> sa.ColumnElement[Any]:
     """A JSON array of a column; in SQLite of one without fractions."""
-    gathered: Any = sa.func.json_group_array(column) if dialect == "sqlite" else sa.func.json_agg(column)
+    array: Any = sa.func.json_group_array(column) if dialect == "sqlite" else sa.func.json_agg(column)
     if where is not None:
-        gathered = gathered.filter(where)
-    return gathered if dialect == "sqlite" else sa.func.coalesce(gathered, sa.text("'[]'"))
+        array = array.filter(where)
+    return array if dialect == "sqlite" else sa.func.coalesce(array, sa.text("'[]'"))
 
 
 def _sqlite_numbers(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
@@ -109,7 +111,7 @@ def _sqlite_numbers(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 
 def _seen_query(dialect: str) -> sa.Select[Any]:
     """Number of the user, a kind, and a JSON array of the items."""
-    items = sa.cast(_array(dialect, seen.c.item), sa.Text)
+    items = sa.cast(gathered(dialect, seen.c.item), sa.Text)
     chosen = seen.c.user.in_(sa.bindparam("numbers", expanding=True))
     return sa.select(seen.c.user, seen.c.kind, items).where(chosen).group_by(seen.c.user, seen.c.kind)
 
@@ -201,6 +203,41 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
         of_user[0].extend(items)
         of_user[1].extend([kind] * len(items))
     return found
+
+
+def item_columns(
+    connection: sa.Connection, newest: int, types: Sequence[str], contexts: Sequence[str] = ()
+) -> Generator[list[list[Any]], None, None]:
+    """The newest interactions with items, of some types, in the order they came, some thousand at a time.
+
+    Each part has the columns user, item, time in microseconds, and one for each context: its value or none. A part is
+    one text: one row after the other, every one of a million would have to wait for the interpreter.
+
+    Args:
+        connection: Of the store.
+        newest: Interactions, of whatever type, that are looked at.
+        types: That are wanted.
+        contexts: Names whose values are wanted.
+    """
+    dialect = connection.dialect.name
+    last = connection.execute(sa.select(sa.func.max(events.c.number))).scalar_one() or 0
+    first = max(last - newest, 0)
+    values = [sa.cast(events.c.context[name].as_string(), sa.Text).label(f"of_{n}") for n, name in enumerate(contexts)]
+    chosen = sa.select(events.c.user, events.c.item, events.c.time_us, *values)
+    chosen = chosen.where(events.c.number > sa.bindparam("first"), events.c.number <= sa.bindparam("last"))
+    chosen = chosen.where(events.c.type.in_(types), events.c.item.is_not(None)).order_by(events.c.number)
+    query = in_columns(dialect, chosen)
+    for start in range(first, last, _COLUMNS):
+        packed = connection.execute(query, {"first": start, "last": min(start + _COLUMNS, last)}).scalar_one()
+        columns: list[list[Any]] = msgspec.json.decode(packed)
+        if columns[0]:
+            yield columns
+
+
+def in_columns(dialect: str, rows: sa.Select[Any]) -> sa.Select[Any]:
+    """The rows of a query as one text: a JSON array of its columns, each an array."""
+    pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
+    return sa.select(sa.cast(pack(*(gathered(dialect, column) for column in rows.subquery("found").c)), sa.Text))
 
 
 def _tuples(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -30,6 +30,7 @@ from recserve_server_ext.workspace import store_place
 MAX_USERS: Final = 5000
 MAX_BETWEEN: Final = 5_000_000
 _USERS_PER_STEP: Final = 500
+_REVISION: Final = sa.select(state.c.revision)
 
 
 class Erased(msgspec.Struct, frozen=True):
@@ -114,7 +115,7 @@ class InteractionStore(Store):
     @property
     def revision(self) -> int:
         """Number of changes committed so far; one transaction may hold the interactions of several calls."""
-        return int(self.database.one(sa.select(state.c.revision)))
+        return int(self.database.one(_REVISION))
 
     @property
     def identity(self) -> str:
@@ -127,8 +128,11 @@ class InteractionStore(Store):
         return self._commit.waiting
 
     def mark(self) -> int:
-        """Changes whenever something was committed, and costs next to nothing to ask for (SQLite)."""
-        return self.database.mark(sa.select(state.c.revision))
+        """The revision, for next to nothing where nothing was committed (SQLite); see `Database.latest`.
+
+        Logged answers do not change it: what is known of users is as right as before.
+        """
+        return self.database.latest(_REVISION)
 
     def check(self, connection: sa.Connection) -> None:
         """See that the pseudonyms of this store are made by the keys in force, as of this transaction.
@@ -260,7 +264,7 @@ class InteractionStore(Store):
             by_type = {name: int(count) for name, count in connection.execute(types)}
             oldest, newest = connection.execute(times).one()
             return StoreStats(
-                revision=connection.execute(sa.select(state.c.revision)).scalar_one(),
+                revision=connection.execute(_REVISION).scalar_one(),
                 users=connection.execute(sa.select(rows).select_from(users)).scalar_one(),
                 interactions=sum(by_type.values()),
                 types=by_type,

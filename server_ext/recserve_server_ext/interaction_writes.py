@@ -44,6 +44,9 @@ _NEXT_REVISION: Final = sa.update(state).values(revision=state.c.revision + 1)
 _ERASED: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
     erased.c.mark.in_(sa.bindparam("marks", expanding=True)), erased.c.until_us > sa.bindparam("now_us")
 )
+_ERASED_SINCE: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
+    erased.c.erased_us >= sa.bindparam("since_us"), erased.c.until_us > sa.bindparam("now_us")
+)
 _KNOWN_IDS: Final = sa.select(events.c.event_id).where(events.c.event_id.in_(sa.bindparam("ids", expanding=True)))
 _NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
@@ -111,6 +114,12 @@ def erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int, mark:
     user_of = {mark(pseudonym): pseudonym for pseudonym in pseudonyms}
     found = connection.execute(_ERASED, {"marks": list(user_of), "now_us": now_us})
     return {user_of[found_mark]: erased_us for found_mark, erased_us in found}
+
+
+def erased_since(connection: sa.Connection, since_us: int, now_us: int) -> dict[str, int]:
+    """When the users of the tombstones not older than `since_us` were erased, by mark, as far as that still counts."""
+    found = connection.execute(_ERASED_SINCE, {"since_us": since_us, "now_us": now_us})
+    return {row.mark: row.erased_us for row in found}
 
 
 class Gone(NamedTuple):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
-import sqlalchemy as sa
 
+from recserve_server_ext import interaction_reads
 from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.click_counts import ClickCounts, read_clicks
 from recserve_server_ext.count_rules import ClickPrior, PopularPrivacy
@@ -18,14 +18,14 @@ from recserve_server_ext.errors import InteractionError
 from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction import MICROSECONDS
+from recserve_server_ext.interaction_reads import Change
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.interaction_tables import events
 from recserve_server_ext.log_counts import Counts, LogColumns, counts_of, no_counts
+from recserve_server_ext.popularity import still_until
 from recserve_server_ext.private_counts import private_ranking
 
 #: Newest interactions, as they came, that are counted at most: this bounds what a count costs.
 COUNTED: Final = 1_000_000
-_CHUNK: Final = 5000
 #: Counting takes at most one part in so many of the time.
 _PAUSE: Final = 20
 _log = logging.getLogger(__name__)
@@ -66,43 +66,79 @@ class LogCounter:
         self._clock = clock
         self._prior = prior or ClickPrior()
         self._counts = no_counts()._replace(clicks=ClickCounts(prior=self._prior))
-        self._next = 0.0
+        self._next = self._next_paired = self._spent = 0.0
+        self._is_wanted = False
+        self._revision = self._paired_revision = -1
+        self._erasures: Change = (0, 0)
+        self._still_until_us = 0
         self._counting: threading.Thread | None = None
 
-    def counts(self) -> Counts:
-        """The last count. Not to be called by two threads at a time."""
+    def counts(self, *, paired: bool = False) -> Counts:
+        """The last count; starts another one where that is too old. Not to be called by two threads at a time.
+
+        Args:
+            paired: Whether item-to-item counts or clicks are wanted: they take longest, and are counted again only
+                when they were asked for since they were counted last.
+        """
         if not self._next:
             self.count(paired=False)
-            # The rest at the next call; but a store that is away is not asked again at once.
-            self._next = time.monotonic() + (0.0 if self._counts.everybody.active[-1] else self._every_s)
-        elif time.monotonic() >= self._next and (self._counting is None or not self._counting.is_alive()):
-            self._counting = threading.Thread(target=self.count, name="count the log", daemon=True)
+            # The rest as soon as it is wanted; but a store that is away or empty is not asked again at once.
+            self._next_paired = 0.0 if self._counts.everybody.active[-1] else self._next
+            return self._counts
+        self._is_wanted |= paired
+        due = min(self._next, self._next_paired) if paired else self._next
+        if time.monotonic() >= due and (self._counting is None or not self._counting.is_alive()):
+            wanted = {"paired": self._is_wanted}
+            self._counting = threading.Thread(target=self.count, kwargs=wanted, name="count the log", daemon=True)
             self._counting.start()
         return self._counts
 
     def count(self, *, paired: bool = True) -> None:
-        """Count now.
+        """Count now what has changed since it was counted last.
 
         Args:
-            paired: Whether item-to-item counts and clicks are wanted, which take longest.
+            paired: Whether item-to-item counts and clicks are wanted too; if not, they stay as they are, unless a user
+                was erased since they were counted.
         """
         start = time.monotonic()
+        if paired:
+            self._is_wanted = False
         try:
-            store = self._open()
+            self._counts = self._counted(self._open(), paired=paired)
+        except InteractionError as error:
+            _log.error("the log could not be counted: %s", error)
+            paired = True
+        # Also after a failure: a store that is away must not be asked by every batch.
+        end = time.monotonic()
+        # One that came before its time shortened the pause after the one before it.
+        self._spent = end - start + (self._spent if start < self._next else 0.0)
+        self._next = end + max(self._every_s, _PAUSE * self._spent)
+        if paired:
+            self._next_paired = self._next
+
+    def _counted(self, store: InteractionStore, *, paired: bool) -> Counts:
+        # Before the log is read: what is committed meanwhile is counted next time.
+        revision, now_us = store.revision, round(self._clock() * MICROSECONDS)
+        with store.database.reading() as connection:
+            erasures = interaction_reads.erasures(connection)
+        # What was counted of somebody who was erased must not stay, wanted or not.
+        paired = paired or (self._paired_revision >= 0 and erasures != self._erasures)
+        counts, paired_anew = self._counts, paired and revision != self._paired_revision
+        if paired_anew or revision != self._revision or now_us >= self._still_until_us:
             log = read_log(store, self._types, () if self._privacy else self._contexts)
-            now_us = round(self._clock() * MICROSECONDS)
-            counts = counts_of(log, now_us, self._blend, paired=paired)
+            found = counts_of(log, now_us, self._blend, paired=paired_anew)
             if self._privacy is not None:
                 assert store.keys is not None
                 sign = store.keys.pseudonyms.sign
-                counts = counts._replace(everybody=private_ranking(log, now_us, self._privacy, sign))
-            clicks = read_clicks(store, self._prior) if paired else self._counts.clicks
-            self._counts = counts._replace(clicks=clicks)
-        except InteractionError as error:
-            _log.error("the log could not be counted: %s", error)
-        # Also after a failure: a store that is away must not be asked by every batch.
-        end = time.monotonic()
-        self._next = end + max(self._every_s, _PAUSE * (end - start))
+                found = found._replace(everybody=private_ranking(log, now_us, self._privacy, sign))
+            kept = counts if not paired_anew else found
+            counts = found._replace(items=kept.items, neighbours=kept.neighbours, clicks=counts.clicks)
+            self._revision, self._still_until_us = revision, still_until(log.time_us, now_us)
+            if paired_anew:
+                self._paired_revision = revision
+        if paired:
+            counts, self._erasures = counts._replace(clicks=read_clicks(store, self._prior)), erasures
+        return counts
 
 
 def read_log(store: InteractionStore, types: Sequence[str], contexts: Sequence[str] = ()) -> LogColumns:
@@ -116,17 +152,11 @@ def read_log(store: InteractionStore, types: Sequence[str], contexts: Sequence[s
     Raises:
         InteractionError: The store cannot be read.
     """
-    values = [events.c.context[name].as_string() for name in contexts]
     codes: dict[str, int] = {}
     parts: list[Ints] = [np.empty((3, 0), np.int64)]
     found: list[list[str | None]] = [[] for _ in contexts]
     with store.database.reading() as connection:
-        newest = connection.execute(sa.select(sa.func.max(events.c.number))).scalar_one() or 0
-        query = sa.select(events.c.user, events.c.item, events.c.time_us, *values)
-        query = query.where(events.c.number > newest - COUNTED, events.c.type.in_(types), events.c.item.is_not(None))
-        rows = connection.execution_options(yield_per=_CHUNK).execute(query.order_by(events.c.number))
-        for part in rows.partitions():
-            users, items, times, *of_contexts = zip(*part, strict=True)
+        for users, items, times, *of_contexts in interaction_reads.item_columns(connection, COUNTED, types, contexts):
             places = [codes.setdefault(item, len(codes)) for item in items]
             parts.append(np.array([users, places, times], np.int64))
             for known, new in zip(found, of_contexts, strict=True):

@@ -21,6 +21,8 @@ WINDOWS: Final[dict[PopularWindow, float]] = {
 }
 #: Users of a window at which it counts as much as all longer ones.
 BACK_OFF: Final = 50.0
+#: Later than any time, in microseconds.
+_EVER: Final = 2**62
 #: Items that are kept of a ranking, by each of its orders.
 MOST_ITEMS: Final = 5000
 
@@ -123,6 +125,21 @@ def ranking_of(
     kept = np.array(list(dict.fromkeys(np.concatenate(best).tolist())), np.int64)
     kept = kept[found.users[kept, -1] > 0]
     return Ranking([names[place] for place in kept.tolist()], found.users[kept], found.recent[kept], found.active)
+
+
+def still_until(time_us: Ints, now_us: int) -> int:
+    """Until when a log that gets no more interactions is counted the same: before that none leaves a window.
+
+    Args:
+        time_us: [events] microseconds since 1970; of one that is still to come the age stands still, so that the
+            others' grow beside it: `now_us` then.
+        now_us: The moment of the count.
+    """
+    edges = [now_us if (time_us > now_us).any() else _EVER]
+    for length_us in (round(length_s * MICROSECONDS) for length_s in WINDOWS.values() if length_s < math.inf):
+        inside = time_us[time_us >= now_us - length_us]
+        edges.append(int(inside.min(initial=_EVER - length_us - 1)) + length_us + 1)
+    return min(edges)
 
 
 def _least(keys: Ints, values: Ints) -> tuple[Ints, Ints]:

@@ -220,7 +220,7 @@ class UserRecommender:
             for job in users:
                 job.inner = RequestError(ErrorKind.UNAVAILABLE, str(error))
             return
-        counts = self._counter.counts()
+        counts = self._counter.counts(paired=any(_needs_pairs(job.request) for job in users))
         if counts is not self._counts.counts or self._view is not self._counts.view:
             self._counts = CountsView(counts, self._view)
         now_us = round(self._clock() * MICROSECONDS)
@@ -275,6 +275,11 @@ class UserRecommender:
             return answer
         used = job.made.used() if job.request.explain else UNSET
         return pack(PackedUserSlate(Raw(answer), "history", self._histories.version, used))
+
+
+def _needs_pairs(request: RecommendForRequest) -> bool:
+    """Whether item-to-item counts or clicks are looked at."""
+    return request.strategy == "blend" or (request.explore is not None and request.explore.kind == "thompson")
 
 
 def _is_cold(job: UserJob, answer: Answer) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recserve_benchmarks.encode_bench import SYSTEMS
+from recserve_benchmarks.encode_bench import FAST_OURS, SYSTEMS
 from recserve_benchmarks.encode_peers import PEERS
 from recserve_benchmarks.recommend_bench import MEASURED
 from recserve_server_ext import cpu
@@ -129,15 +129,21 @@ def test_a_tiny_run_encodes_in_every_way(tiny_home: Path, tmp_path: Path) -> Non
     assert "a trial, not to be quoted" in ran.stdout
     results = json.loads(report.read_text())
     peers = [name for name, peer in PEERS.items() if peer.version() is not None]
-    # No int8 of random weights keeps as many neighbours as int8-fast has to.
-    assert set(results["systems"]) == {*SYSTEMS, *peers}
+    # Whether int8-fast of random weights keeps enough neighbours depends on their rounding.
+    absent = results["int8_fast"].get("absent")
+    fast = [] if absent else [FAST_OURS]
+    assert set(results["systems"]) == {*SYSTEMS, *peers, *fast}
     assert {name for name, found in results["peers"].items() if not found["absent"]} == set(peers)
-    reason = "misses the gate" if cpu.has_int8_dot_product() else "this CPU has no int8 dot products"
-    assert reason in results["int8_fast"]["absent"]
+    if not cpu.has_int8_dot_product():
+        assert "this CPU has no int8 dot products" in str(absent)
+    elif absent:
+        assert "misses the gate" in str(absent)
     assert all(rate > 0 for rates in results["systems"].values() for rate in rates.values())
     assert all(ratio > 0 for ratios in results["ratios"].values() for ratio in ratios.values())
-    assert all(found["min_cos"] > 0.9999 for found in results["agreement"].values())
-    assert set(results["agreement"]) == {*SYSTEMS[1:], *peers}
+    agreement = {name: found["min_cos"] for name, found in results["agreement"].items()}
+    assert agreement.pop(FAST_OURS, 1.0) > 0.98
+    assert all(least > 0.9999 for least in agreement.values())
+    assert set(agreement) == {*SYSTEMS[1:], *peers}
     assert set(results["limit"]["by_library"]) == {"onnxruntime", "numpy", "torch"}
     assert all(0 < share < 1 for shares in results["limit"]["share"].values() for share in shares.values())
     assert all(1 <= size <= 32 for sizes in results["batch"].values() for size in sizes.values())

@@ -134,6 +134,17 @@ def test_an_answer_of_another_shape_is_lost_alone_in_its_group(store: Interactio
     assert (log.counts, len(rows(store))) == (LogCounts(1, 0, 1), 1)
 
 
+def test_lines_are_written_in_their_order_however_many(store_place: Path | str) -> None:
+    with InteractionStore(store_place, create=True, clock=lambda: NOW) as store:
+        log = log_of(store, plain=1.0)
+        for n in range(1003):
+            log.offer(by_user(f"r{n}") if n % 3 else plain(f"r{n}"), ANN if n % 3 else None)
+        store.erase(BOB)
+        log.close()
+        assert [row["recommendation_id"] for row in rows(store)] == [f"r{n}" for n in range(1003)]
+        assert log.counts == LogCounts(1003, 0, 0)
+
+
 def test_what_waits_while_its_user_is_erased_is_not_written(store: InteractionStore) -> None:
     log = log_of(store, now=NOW - 1)
     log.offer(by_user("before"), ANN)

@@ -26,6 +26,7 @@ from recserve_server_ext.interaction_reads import WINDOW_QUERIES, change_numbers
 from recserve_server_ext.interaction_store import InteractionStore
 from recserve_server_ext.pseudonyms import Pseudonyms
 from recserve_server_ext.user_histories import UserHistories
+from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 from support.queued import arrived
 
@@ -180,6 +181,30 @@ def test_the_revision_and_the_mark_tell_readers_of_a_change(store: InteractionSt
     store.record([event()])
     assert (reader.mark() != mark, reader.revision) == (True, revision + 1)
     assert reader.identity == store.identity
+
+
+def test_every_change_to_what_is_known_of_users_changes_the_mark_and_no_logged_answer_does(
+    opened: Opener,
+) -> None:
+    store, reader = opened(max_age_s=100), opened()
+    store.record([event(timestamp=NOW - 10), event(BOB, item="i2")])
+    mark = reader.mark()
+    log = log_of(store)
+    log.offer(by_user("r1"), ANN)
+    log.close()
+    assert (store.stats().answers, reader.mark()) == (1, mark)
+    store.record([event(timestamp=NOW - 10)])  # a duplicate
+    assert reader.mark() == mark
+    marks = [mark]
+    changes: list[Callable[[], object]] = [
+        lambda: store.record([event(item="i3")]),
+        lambda: store.erase(BOB),
+        lambda: store.expire(NOW + 95),
+    ]
+    for change in changes:
+        change()
+        marks.append(reader.mark())
+    assert len(set(marks)) == len(marks)
 
 
 def test_a_window_holds_the_newest_of_each_user(store: InteractionStore) -> None:

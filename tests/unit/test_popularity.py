@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recserve_client.contract import PopularWindow
 from recserve_server_ext.event_columns import Floats
-from recserve_server_ext.popularity import BACK_OFF, WINDOWS, mixed, no_ranking, ranking_of
+from recserve_server_ext.popularity import BACK_OFF, WINDOWS, mixed, no_ranking, ranking_of, still_until
 
 _NAMES = ["a", "b", "c", "d"]
 _EVENT = st.tuples(st.integers(0, 5), st.integers(0, 3), st.floats(0, 60 * 86_400.0))
@@ -28,6 +28,28 @@ def test_users_and_heat_of_every_window_are_a_plain_count(rows: list[tuple[int, 
             own = [(u, age) for u, i, age in inside if _NAMES[i] == name]
             assert found.users[row, place] == len({u for u, _ in own})
             assert found.recent[row, place] == pytest.approx(sum(0.5 ** (age / 86_400e6) for _, age in own))
+
+
+@given(st.lists(_EVENT, min_size=1, max_size=10))
+def test_a_quiet_log_is_counted_the_same_until_an_interaction_leaves_a_window(
+    rows: list[tuple[int, int, float]],
+) -> None:
+    user, item, ages = (np.array(column) for column in zip(*rows, strict=True))
+    now_us = 10**15
+    time_us = now_us - np.rint(ages * 1e6).astype(np.int64)
+
+    def counted(at_us: int) -> list[list[int]]:
+        age_us = at_us - time_us
+        found = ranking_of(user, item, age_us, _NAMES, np.arange(4), 86_400.0, int(age_us.min()))
+        return [found.users.tolist(), np.round(found.recent, 6).tolist(), found.active.tolist()]
+
+    until_us = still_until(time_us, now_us)
+    assert until_us > now_us
+    if until_us < now_us + 10**14:
+        assert counted(until_us - 1) == counted(now_us) != counted(until_us)
+    else:
+        assert counted(now_us + 10**14) == counted(now_us)
+    assert still_until(np.append(time_us, now_us + 1), now_us) == now_us
 
 
 def test_a_window_counts_as_far_as_it_has_users() -> None:
