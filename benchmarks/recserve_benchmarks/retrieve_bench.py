@@ -29,6 +29,7 @@ class Plan:
         users: User vectors of each kind to measure recall with.
         swap: Whether to measure a swap under load.
         graph_budget_s: Of growth: a graph that would take longer to build is left out.
+        scan_budget_s: Of growth: for the search of the parameters of `scan`, at each size.
         seed: Of everything drawn.
     """
 
@@ -37,6 +38,7 @@ class Plan:
     users: int = 500
     swap: bool = True
     graph_budget_s: float = 600.0
+    scan_budget_s: float = 600.0
     seed: int = 0
 
 
@@ -89,7 +91,11 @@ class RetrieveBench:
         plan = self._plan
         vectors = grown(real, max(plan.items, len(real)), plan.seed, self._done)[: plan.items]
         growth = retrieve_scale.Growth(
-            recall=RECALL, users=plan.users, graph_budget_s=plan.graph_budget_s, seed=plan.seed
+            recall=RECALL,
+            users=plan.users,
+            graph_budget_s=plan.graph_budget_s,
+            scan_budget_s=plan.scan_budget_s,
+            seed=plan.seed,
         )
         return retrieve_scale.measure(vectors, len(real), growth, self._done)
 

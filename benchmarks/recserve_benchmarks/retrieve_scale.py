@@ -19,6 +19,7 @@ from recserve_benchmarks.retrieve_corpus import some_of
 from recserve_benchmarks.retrieve_start import start
 from recserve_export.engine_choice import Settings, Stage, build_engine, ef_curve
 from recserve_export.recall import CurvePoint, choose, reaches, sample_users
+from recserve_export.scan_budget import ScanBudget
 from recserve_server_ext.engine import BuiltEngine
 from recserve_server_ext.exact_engine import ExactEngine
 from recserve_server_ext.hnsw_engine import HnswEngine
@@ -38,12 +39,14 @@ class Growth:
         recall: Recall@10 to choose for, and at which CPU time is compared.
         users: User vectors of each kind.
         graph_budget_s: A graph that would take longer to build is left out.
+        scan_budget_s: For the search of the parameters of `scan`, at each size; what it leaves out is named.
         seed: Of items, users and graphs.
     """
 
     recall: float
     users: int
     graph_budget_s: float
+    scan_budget_s: float
     seed: int
 
 
@@ -75,6 +78,7 @@ def measure(vectors: Vectors, real: int, growth: Growth, done: Done) -> dict[str
         "points": points,
         "recall": growth.recall,
         "graph_budget_s": growth.graph_budget_s,
+        "scan_budget_s": growth.scan_budget_s,
         "cpu_growth": _growth(points),
     }
 
@@ -84,7 +88,8 @@ def _at(items: Vectors, synthetic: int, growth: Growth, graph_s: dict[int, float
     stage = _stages(f"{len(items):,} items: ", done)
     began = time.perf_counter()
     settings = Settings(engine="scan", recall=growth.recall, users=growth.users, seed=growth.seed)
-    engine, report = build_engine(items, settings, stage=stage)
+    budget = ScanBudget(growth.scan_budget_s)
+    engine, report = build_engine(items, settings, stage=stage, budget=budget)
     choose_s = time.perf_counter() - began
     points = list(report.points)
     engines: dict[str, BuiltEngine] = {"scan": engine, "exact": ExactEngine(items)}
@@ -96,14 +101,17 @@ def _at(items: Vectors, synthetic: int, growth: Growth, graph_s: dict[int, float
         points += ef_curve(graph, users, settings, stage).points
     best = points[choose(points, growth.recall).point]
     own = {name: [point for point in points if point.engine == name] for name in ("hnsw", "scan", "exact")}
-    scan = report.points[report.choice.point]
-    built_s = {"hnsw": graph_s.get(len(items)), "scan": _scan_s(items, scan), "exact": 0.0}
+    scan = report.points[report.choice.point].parameters
+    built_s = {"hnsw": graph_s.get(len(items)), "scan": budget.build_s[scan["codes"], scan["lists"]], "exact": 0.0}
+    left_out: dict[str, Any] = {} if own["hnsw"] else {"hnsw": {"predicted_build_s": predicted_s}}
+    if budget.left_out:
+        left_out["scan"] = {"parts": budget.left_out}
     found: dict[str, Any] = {
         "items": len(items),
         "synthetic": synthetic,
         "chosen": best.engine,
         "engines": {name: _figures(of, growth.recall, built_s[name]) for name, of in own.items() if of},
-        "left_out": {} if own["hnsw"] else {"hnsw": {"predicted_build_s": predicted_s}},
+        "left_out": left_out,
         "choose_scan_s": choose_s,
     }
     return {**found, **_served(items, engines[best.engine].with_parameters(best.parameters), growth, stage)}
@@ -125,19 +133,6 @@ def _graph(items: Vectors, growth: Growth, stage: Stage) -> tuple[HnswEngine, fl
     with stage(f"build graph, M {_M}", len(items)) as advance:
         graph = HnswEngine.build(items, m=_M, ef_construction=200, ef=64, seed=growth.seed, done=advance)
     return graph, time.perf_counter() - began
-
-
-def _scan_s(items: Vectors, point: CurvePoint) -> float:
-    """Seconds of one build of `scan` with these parameters, as a compaction does it."""
-    from recserve_server_ext.scan_engine import ScanEngine
-    from recserve_server_ext.scan_fit import Fit
-
-    of = point.parameters
-    # A compaction takes the fit over; any users give one that costs the same.
-    fit = Fit.to(items[:1000], items, rank=min(2 * of["codes"], items.shape[1]))
-    began = time.perf_counter()
-    ScanEngine.build(items, fit, lists=of["lists"], codes=of["codes"], nprobe=of["nprobe"], rescored=of["rescored"])
-    return time.perf_counter() - began
 
 
 def _figures(points: Sequence[CurvePoint], recall: float, build_s: float | None) -> dict[str, Any]:

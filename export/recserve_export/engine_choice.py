@@ -24,6 +24,7 @@ from recserve_export.recall import (
     users_of_log,
     users_to_fit,
 )
+from recserve_export.scan_budget import ScanBudget
 from recserve_server_ext import cpu
 from recserve_server_ext.engine import BuiltEngine
 from recserve_server_ext.errors import SnapshotError
@@ -124,6 +125,16 @@ class Curve(NamedTuple):
     engine: BuiltEngine
 
 
+class Trying(NamedTuple):
+    """What candidates are built of, and measured with."""
+
+    vectors: Vectors
+    users: Users
+    settings: Settings
+    stage: Stage
+    budget: ScanBudget
+
+
 #: Builds one index and measures it with these users.
 Elsewhere = Callable[[Users], Curve]
 
@@ -135,6 +146,7 @@ def build_engine(
     logged: Vectors | None = None,
     stage: Stage = silent,
     elsewhere: Elsewhere | None = None,
+    budget: ScanBudget | None = None,
 ) -> tuple[BuiltEngine, RecallReport]:
     """Build the candidates, measure them and keep the cheapest one that reaches the target.
 
@@ -144,6 +156,7 @@ def build_engine(
         logged: [users, dim] vectors of users to measure with; none = made up ones, see `sample_users`.
         stage: Shows progress.
         elsewhere: Builds the engine `milvus`, where it was asked for.
+        budget: Of the search for parameters of `scan`; none = no bound.
 
     Raises:
         SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
@@ -154,7 +167,8 @@ def build_engine(
         users = users_of_log(vectors, logged)
     points: list[CurvePoint] = []
     best: BuiltEngine = ExactEngine(vectors)
-    curves = _curves(vectors, users, settings, points, stage) if elsewhere is None else [elsewhere(users)]
+    trying = Trying(vectors, users, settings, stage, budget or ScanBudget())
+    curves = _curves(trying, points) if elsewhere is None else [elsewhere(users)]
     for curve in curves:
         points += curve.points
         chosen = points[choose(points, settings.recall).point]
@@ -171,20 +185,20 @@ def build_engine(
     return best, _report(users, vectors, settings, choice, points)
 
 
-def _curves(
-    vectors: Vectors, users: Users, settings: Settings, points: list[CurvePoint], stage: Stage
-) -> Iterator[Curve]:
+def _curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
     """The curve of one index after another; `points` are those of all before it."""
+    settings = trying.settings
     if settings.engine in ("auto", "scan"):
-        yield from _scan_curves(vectors, users, settings, points, stage)
+        yield from _scan_curves(trying, points)
     if settings.engine in ("auto", "hnsw"):
         for m in settings.m:
-            yield _hnsw_curve(vectors, m, users, settings, stage)
+            yield _hnsw_curve(trying, m)
         if not choose(points, settings.recall).reached:
-            yield _hnsw_curve(vectors, settings.m_if_missed, users, settings, stage)
+            yield _hnsw_curve(trying, settings.m_if_missed)
 
 
-def _hnsw_curve(vectors: Vectors, m: int, users: Users, settings: Settings, stage: Stage) -> Curve:
+def _hnsw_curve(trying: Trying, m: int) -> Curve:
+    vectors, users, settings, stage, _ = trying
     with stage(f"build graph, M {m}", len(vectors)) as advance:
         engine = HnswEngine.build(
             vectors,
@@ -215,14 +229,13 @@ def ef_curve(engine: BuiltEngine, users: Users, settings: Settings, stage: Stage
     return Curve(points, engine)
 
 
-def _scan_curves(
-    vectors: Vectors, users: Users, settings: Settings, points: list[CurvePoint], stage: Stage
-) -> Iterator[Curve]:
+def _scan_curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
     """A curve for each number of lists, with more codes where `points` miss the target; none for too few items."""
     # Here, since loading faiss takes a while and only this engine needs it.
     from recserve_server_ext.scan_engine import LEAST_ITEMS, ScanEngine
     from recserve_server_ext.scan_fit import Fit
 
+    vectors, _, settings, stage, budget = trying
     items, dim = vectors.shape
     if items < LEAST_ITEMS:
         if settings.engine == "scan":
@@ -237,25 +250,32 @@ def _scan_curves(
             return
         fit = Fit.to(to_fit, vectors, rank=min(2 * codes, dim), seed=settings.seed)
         for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
-            with stage(f"build {codes} codes, {lists} lists", items) as advance:
+            if not budget.allows(items, codes, lists):
+                continue
+            with stage(f"build {codes} codes, {lists} lists", items) as advance, budget.building(codes, lists):
                 engine = ScanEngine.build(
                     vectors, fit, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads,
                     done=advance,
                 )  # fmt: skip
-            yield Curve(_scan_points(engine, lists, users, settings, stage), engine)
+            yield Curve(_scan_points(engine, trying), engine)
 
 
-def _scan_points(engine: BuiltEngine, lists: int, users: Users, settings: Settings, stage: Stage) -> list[CurvePoint]:
+def _scan_points(engine: BuiltEngine, trying: Trying) -> list[CurvePoint]:
     """The points along the border of what reaches the target.
 
     More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer lists
     while that reaches the target, then fewer items, with more lists again where these are too few.
     """
-    probes = _probes(lists)
-    points: list[CurvePoint] = []
+    _, users, settings, stage, budget = trying
+    codes, lists = engine.parameters["codes"], engine.parameters["lists"]
+    probes, points, is_cut = _probes(lists), list[CurvePoint](), False
     with stage(f"measure recall, {lists} lists", 2 * len(probes) + len(settings.rescored)) as advance:
 
         def reached(at: int, rescored: int) -> bool:
+            nonlocal is_cut
+            if points and budget.is_spent:
+                is_cut = True
+                return False
             points.append(measure(engine.with_parameters({"nprobe": probes[at], "rescored": rescored}), users))
             advance(1)
             return reaches(points[-1], settings.recall)
@@ -267,6 +287,8 @@ def _scan_points(engine: BuiltEngine, lists: int, users: Users, settings: Settin
             while at >= 0 and not reached(at, rescored):
                 at -= 1
         advance(2 * len(probes) + len(settings.rescored) - len(points))
+    if is_cut:
+        budget.cut(codes, lists, len(points))
     return points
 
 

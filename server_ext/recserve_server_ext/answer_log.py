@@ -85,6 +85,11 @@ class AnswerLog:
         """As they are now."""
         return LogCounts(self._logged, self._full, self._failed)
 
+    @property
+    def waiting(self) -> int:
+        """Answers in the queue; those that are being written have left it."""
+        return len(self._lines)
+
     def offer(self, answer: bytes, pseudonym: str | None, strategy: str = TEXT, keys: str = "") -> None:
         """Log an answer, if it is drawn and there is room; returns at once.
 

@@ -101,6 +101,11 @@ class RemoteEngine(ABC):
     def forget(self, rows: Rows) -> None:
         """Take note that these rows are not going to be recommended again; returns at once, never raises."""
 
+    @property
+    @abstractmethod
+    def forgetting(self) -> int:
+        """Rows that `forget` was told of and that are still to be deleted there; any thread may ask."""
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """As `Engine.save`."""

@@ -39,7 +39,13 @@ class GroupCommit(Generic[Work, Answer]):
         self._changed = threading.Condition()
         self._waiting: deque[_Call[Work, Answer]] = deque()
         self._size = 0
+        self._running = 0
         self._is_led = False
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work without an answer yet: those that wait, and those of the commit that runs."""
+        return self._size + self._running
 
     def __call__(self, works: Sequence[Work]) -> list[Answer]:
         """Write, and return when it is committed.
@@ -83,6 +89,7 @@ class GroupCommit(Generic[Work, Answer]):
                 calls.append(self._waiting.popleft())
                 size += len(calls[-1].works)
             self._size -= size
+            self._running = size
             self._changed.notify_all()
             return calls
 
@@ -94,6 +101,7 @@ class GroupCommit(Generic[Work, Answer]):
         except BaseException as raised:
             error = raised
         with self._changed:
+            self._running = 0
             start = 0
             for call in calls:
                 call.answers = list(answers[start : start + len(call.works)])

@@ -94,11 +94,17 @@ class InteractionDesk:
             limits: The largest request.
         """
         self._open = store
+        self._store: InteractionStore | None = None
         self._keys = keys
         self._rules = rules
         self._limits = limits
         self._check = InteractionChecks(keys, limits)
         self._unpack = PrivateUnpacker[InteractionsRequest](InteractionsRequest)
+
+    @property
+    def waiting(self) -> int:
+        """Interactions that wait for their commit; any thread may ask, and no store is opened for it."""
+        return 0 if self._store is None else self._store.waiting
 
     def begin(self) -> None:
         """Take the keys in force, so that all requests of a batch have pseudonyms by the same ones."""
@@ -143,7 +149,7 @@ class InteractionDesk:
     def _record(self, jobs: Sequence[InteractionsJob]) -> list[Answer]:
         """Record what some requests brought, as many of them in one transaction as fit."""
         try:
-            store = self._open()
+            store = self._store = self._open()
         except InteractionError as error:
             return [RequestError(ErrorKind.UNAVAILABLE, str(error))] * len(jobs)
         answers: list[Answer] = []

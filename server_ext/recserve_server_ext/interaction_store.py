@@ -122,6 +122,11 @@ class InteractionStore(Store):
         """Tells this store from another, also from one that was made anew in its place."""
         return str(self.database.one(sa.select(state.c.identity)))
 
+    @property
+    def waiting(self) -> int:
+        """Interactions that `record` was given and that are not committed yet."""
+        return self._commit.waiting
+
     def mark(self) -> int:
         """The revision, for next to nothing where nothing was committed (SQLite); see `Database.latest`.
 

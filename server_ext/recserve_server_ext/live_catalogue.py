@@ -136,6 +136,21 @@ class LiveCatalogue:
             self._changed(self._view)
         return self._view
 
+    def lag(self) -> int:
+        """Changes of the store that the view given last does not have; any thread may ask.
+
+        Raises:
+            CatalogueError: The store cannot be read.
+        """
+        served = self._view.revision
+        return 0 if self._open is None else max(0, self._open().revision - served)
+
+    @property
+    def forgetting(self) -> int:
+        """Rows that an engine elsewhere has yet to delete; any thread may ask."""
+        engine = self._view.snapshot.engine
+        return engine.forgetting if isinstance(engine, RemoteEngine) else 0
+
     def _stamp(self) -> tuple[int, int]:
         """Changes whenever `CURRENT` is replaced or more can be loaded."""
         try:

@@ -174,6 +174,11 @@ class MilvusEngine(RemoteEngine):
         self._forgotten.add(rows)
         self._forgotten.send()
 
+    @property
+    def forgetting(self) -> int:
+        """See `RemoteEngine.forgetting`."""
+        return self._forgotten.waiting
+
     def wait(self) -> None:
         """Return when the background has nothing more to do for now."""
         self._forgotten.wait()
@@ -190,6 +195,10 @@ class _Forgotten:
         self._thread: ThreadPoolExecutor | None = None
         self._running = False
         self._not_before = 0.0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._rows)
 
     def add(self, rows: Rows) -> None:
         with self._lock:

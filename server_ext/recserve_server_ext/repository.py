@@ -16,7 +16,16 @@ from recserve_server_ext.triton_binary import TritonBinary
 MODELS = "models"
 BACKENDS = "backends"
 LIBRARIES = "lib"
-_UTILS = "triton_python_backend_utils.py"
+#: Version of this Python, and of the stubs' (see `recserve_server_ext.triton_binary`), as its zip file has it.
+_VERSION = sysconfig.get_config_var("py_version_nodot")
+#: What the code of a model begins with.
+_PATHS = """\
+import os, sys
+_library = os.path.dirname(os.__file__)
+_own = [path for path in sys.path if path in (_library, f"{{_library}}/lib-dynload") or path.endswith("/{zip}")]
+sys.path[:] = dict.fromkeys([*{before!r}, *_own, *{after!r}, *sys.path])
+
+"""
 
 
 def model_sources() -> Path:
@@ -53,7 +62,6 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: P
         if binary.backends is not None and binary.stub is not None:
             shutil.copytree(binary.backends, folder / BACKENDS, ignore=shutil.ignore_patterns("__pycache__"))
             shutil.copy(binary.stub, folder / BACKENDS / "python" / binary.stub.name)
-            _hand_over_paths(folder / BACKENDS / "python" / _UTILS)
             _link_libpython(folder / LIBRARIES)
             if backend is not None:
                 _link_backend(folder, backend, binary)
@@ -76,6 +84,7 @@ def write_model(folder: Path, model: Model) -> None:
     elif isinstance(model, ServedEncoder):
         model.write_files(target, model_sources())
     if has_process(model):
+        _hand_over_paths(code)
         _compile(code)
     (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
 
@@ -90,17 +99,21 @@ def _compile(code: Path) -> None:
     py_compile.compile(str(code), cfile=str(compiled), doraise=True)
 
 
-def _hand_over_paths(utils: Path) -> None:
-    """Make the stubs import what this process can import.
+def _hand_over_paths(code: Path) -> None:
+    """Make a model import what this process imports, from the same folders in the same order.
 
-    The stub runs an isolated interpreter, which ignores PYTHONPATH and the user's site-packages, so the paths are
-    written into the first module that it imports.
+    A stub may run an isolated interpreter, which ignores PYTHONPATH and the user's site-packages, and it imports
+    `model.py` before anything of the backend's: so that begins with the paths. The stub's own standard library stays,
+    in the place of ours: it fits the libpython that the stub is linked to.
     """
-    library = sysconfig.get_path("stdlib")
-    own = {"", library, f"{library}/lib-dynload", f"{sysconfig.get_path('platstdlib')}/lib-dynload"}
-    paths = [path for path in sys.path if path not in own and not path.endswith(".zip")]
-    header = f"import sys\n\nsys.path[:0] = [path for path in {paths!r} if path not in sys.path]\n\n"
-    utils.write_text(header + utils.read_text(encoding="utf-8"), encoding="utf-8")
+    library = Path(sysconfig.get_path("stdlib"))
+    own = {str(library), str(library / "lib-dynload"), str(library.parent / f"python{_VERSION}.zip")}
+    first = min((place for place, path in enumerate(sys.path) if path in own), default=0)
+    before, after = (
+        [path for path in part if path and path not in own] for part in (sys.path[:first], sys.path[first:])
+    )
+    header = _PATHS.format(before=before, after=after, zip=f"python{_VERSION}.zip")
+    code.write_text(header + code.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _link_backend(folder: Path, backend: Path, binary: TritonBinary) -> None:

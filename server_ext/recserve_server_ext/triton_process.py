@@ -221,7 +221,7 @@ def child_environment(binary: TritonBinary, folder: Path) -> dict[str, str]:
     environment = dict(os.environ)
     # A stub takes the first python3 on PATH for itself and looks for its standard library from there.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
-    # The wheel's stubs ignore it (see `recserve_server_ext.repository`); those of another server may not.
+    # The wheel's stubs ignore it (see `recserve_server_ext.repository`); what else another server starts may not.
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     # A thread pool of BLAS beside hnswlib's and onnxruntime's threads only fights them for the cores.
     environment["OPENBLAS_NUM_THREADS"] = environment["OMP_NUM_THREADS"] = "1"

@@ -73,22 +73,6 @@ class LogMetrics:
         self._shown = counts
 
 
-class EncoderMetrics:
-    """Shows how many requests of a model wait for the encoder, in a gauge."""
-
-    def __init__(self, model: str) -> None:
-        self._family = pb.MetricFamily(
-            name="recserve_encoder_waiting_requests",
-            description="Requests that wait for the encoder",
-            kind=pb.MetricFamily.GAUGE,
-        )
-        self._waiting = self._family.Metric(labels={"model": model})
-
-    def show(self, waiting: int) -> None:
-        """Set the gauge."""
-        self._waiting.set(float(waiting))
-
-
 class WaitMetrics:
     """Shows the requests that ask for a revision that is not there: how many wait, and what became of the others."""
 

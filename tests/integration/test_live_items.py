@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from recserve_client import Client, ClientOptions, NewItem, OldItem, Page, item, text
+from recserve_client import Client, ClientOptions, NewItem, OldItem, Page, interaction, item, text
 from recserve_client.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -32,6 +32,7 @@ from recserve_export.index_build import build
 from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.snapshot_manifest import read_manifest
 from recserve_server_ext.workspace import Workspace
+from support.lock import locked
 from support.served import Served
 from support.wire import Wire
 
@@ -285,10 +286,28 @@ def test_metrics_follow_the_catalogue(live: Served, client: Client) -> None:
     client.recommend([text("x")], min_revision=revision)
     values = metrics(live)
     assert values["recserve_catalogue_revision"] == revision
-    assert values['recserve_encoder_waiting_requests{model="recommend"}'] == 0
+    for model in ("recommend", "items"):
+        assert values[f'recserve_encoder_waiting_requests{{model="{model}"}}'] == 0
+    assert {"recserve_answers_waiting", "recserve_catalogue_revision_lag"} < set(values)
+    assert abs(values["recserve_catalogue_store_read_timestamp_seconds"] - time.time()) < 3600
     assert 1 <= values["recserve_catalogue_delta_items"] <= revision
     assert values["recserve_catalogue_snapshot_items"] >= 299
     assert abs(values["recserve_catalogue_snapshot_created_timestamp_seconds"] - time.time()) < 3600
+
+
+def test_interactions_that_wait_for_a_locked_store_are_counted(live: Served, client: Client, home: Path) -> None:
+    name = "recserve_interactions_waiting"
+    assert client.interactions.record([interaction("ann", "view", "a film")]).results
+    acts = [interaction("ann", "view", f"film {n}") for n in range(5)]
+    with ThreadPoolExecutor(1) as threads:
+        with locked(home / "interactions.db"):
+            asked = threads.submit(client.interactions.record, acts)
+            wait_until(live, name, 5)
+        assert {result.status for result in asked.result(30).results} == {"recorded"}
+    deadline = time.monotonic() + 30
+    while metrics(live)[name]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

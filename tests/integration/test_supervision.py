@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -15,7 +18,9 @@ import grpc
 import psutil
 import pytest
 
+import recserve_server_ext
 from recserve_server_ext.probes import Admin
+from recserve_server_ext.repository import model_sources
 from recserve_server_ext.snapshot import current, first_id
 from recserve_server_ext.workspace import Workspace
 from support.served import Served, serve_command, served
@@ -171,6 +176,25 @@ def test_no_folder_is_left_by_servers_that_ended(tiny_home: Path) -> None:
     assert own in [path.name for path in Workspace(tiny_home).run.iterdir()]
     with served(tiny_home):
         assert own not in [path.name for path in Workspace(tiny_home).run.iterdir()]
+
+
+def test_every_model_imports_the_rooms_that_the_launcher_imports(
+    tiny_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another copy of them is installed in the environment of its Python."""
+    rooms, seen = tmp_path / "server_ext", tmp_path / "seen"
+    shutil.copytree(Path(recserve_server_ext.__file__).parent, rooms / "recserve_server_ext")
+    (tmp_path / "model_repository").symlink_to(model_sources())
+    seen.mkdir()
+    with (rooms / "recserve_server_ext" / "__init__.py").open("a") as room:
+        room.write(f"import os, pathlib\npathlib.Path({str(seen)!r}, str(os.getpid())).touch()\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(rooms), *filter(None, sys.path)]))
+    with served(tiny_home) as server:
+        stubs = [process for process in server.triton().children() if process.status() != psutil.STATUS_ZOMBIE]
+        pids = {path.name for path in seen.iterdir()}
+        assert len(stubs) >= 6
+        assert str(server.process.pid) in pids
+        assert {str(stub.pid) for stub in stubs} <= pids
 
 
 @pytest.mark.parametrize("missing", ["encoder", "snapshot"])

@@ -35,8 +35,8 @@ class Desk:
         keys = UserKeys(read)
         self.store = InteractionStore(where, InteractionLimits(**kept), create=True, clock=lambda: NOW, keys=keys)
         keys.settle(self.store.database)
-        desk = InteractionDesk(lambda: self.store, keys, HistoryRules(), limits or Limits())
-        self._model = PackedModel(desk, _nothing)
+        self.desk = InteractionDesk(lambda: self.store, keys, HistoryRules(), limits or Limits())
+        self._model = PackedModel(self.desk, _nothing)
 
     def batch(self, *requests: Any) -> list[Any]:
         """The answers to requests of one batch, decoded; errors as they are."""

@@ -107,7 +107,6 @@ def test_a_stub_that_lacks_its_libpython_is_a_finding(tmp_path: Path, monkeypatc
     stub.write_text("#!/bin/sh\necho libpython3.11.so.1.0: cannot open shared object file >&2\nexit 127\n")
     stub.chmod(0o755)
     (backends / "python").mkdir(parents=True)
-    (backends / "python" / "triton_python_backend_utils.py").write_text("")
     binary = replace(fake_triton(tmp_path), backends=backends, stub=stub)
     monkeypatch.setattr("recserve_server_ext.doctor.find_triton", lambda _: binary)
     found = {finding.check: finding for finding in examine(Workspace(tmp_path), ServeSettings(grpc_port=0))}

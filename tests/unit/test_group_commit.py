@@ -45,10 +45,12 @@ def test_calls_that_wait_share_one_commit() -> None:
         assert slow.started.acquire(timeout=LONG_S)
         others = [submit(pool, commit, [2 * n, 2 * n + 1]) for n in range(1, 6)]
         arrived(commit, 10)
+        assert commit.waiting == 11
         slow.go.release(2)
         assert first.result(LONG_S) == [0]
         assert [other.result(LONG_S) for other in others] == [[20 * n, 20 * n + 10] for n in range(1, 6)]
     assert (slow.groups[0], sorted(slow.groups[1]), len(slow.groups)) == ([0], list(range(2, 12)), 2)
+    assert commit.waiting == 0
 
 
 def test_a_failed_commit_fails_all_that_were_in_it_and_no_other() -> None:
@@ -69,6 +71,7 @@ def test_a_failed_commit_fails_all_that_were_in_it_and_no_other() -> None:
             with pytest.raises(OSError, match="disk full"):
                 call.result(LONG_S)
         assert good.result(LONG_S) == [50]
+    assert commit.waiting == 0
     assert slow.groups == [[1], [-1, 2, 3, 4], [5]]
 
 

@@ -131,6 +131,7 @@ def test_rows_that_cannot_be_deleted_now_are_kept_for_later(closed_port: int) ->
     engine.forget(np.array([1, 3]))
     engine.wait()
     assert engine._forgotten._rows == {1, 3}
+    assert engine.forgetting == 2
 
 
 def test_a_snapshot_is_loaded_while_milvus_is_away_or_unknown(tmp_path: Path) -> None:
@@ -201,6 +202,10 @@ class Elsewhere(RemoteEngine):
     def forget(self, rows: Rows) -> None:
         self.forgotten += rows.tolist()
 
+    @property
+    def forgetting(self) -> int:
+        return len(self.forgotten)
+
     def save(self, folder: Path) -> None:
         raise NotImplementedError
 
@@ -250,4 +255,5 @@ def test_rows_of_the_snapshot_that_are_gone_are_forgotten_once(tmp_path: Path) -
     edited.change("delete", [{"id": "new"}])
     live.view()
     assert engines[0].forgotten == [3, 5]
+    assert live.forgetting == 2
     edited.store.close()

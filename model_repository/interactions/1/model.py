@@ -6,6 +6,7 @@ from recserve_server_ext.interaction_desk import InteractionDesk
 from recserve_server_ext.interaction_store import opener
 from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.packed_model import PackedModel
+from recserve_server_ext.sampled_metrics import interactions_metrics
 from recserve_server_ext.settings import rules_of
 from recserve_server_ext.triton_io import execute, model_settings, settle_memory
 from recserve_server_ext.user_keys import UserKeys
@@ -24,7 +25,7 @@ class TritonPythonModel:
             rules_of(users),
             settings.serve.limits,
         )
-        self._model = PackedModel(desk, _no_encoder)
+        self._model, self._sampled = PackedModel(desk, _no_encoder), interactions_metrics(desk)
         settle_memory()
 
     def execute(self, requests):
@@ -32,6 +33,7 @@ class TritonPythonModel:
 
     def finalize(self):
         self._model.close()
+        self._sampled.close()
 
 
 def _no_encoder(texts, encoder):

@@ -2,6 +2,7 @@
 
 from recserve_server_ext.catalogue_editor import CatalogueEditor
 from recserve_server_ext.catalogue_store import opener
+from recserve_server_ext.encoder_metrics import EncoderMetrics
 from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
 
@@ -13,7 +14,8 @@ class TritonPythonModel:
         settings = model_settings(args)
         encoders = served_encoders(settings, role="passage")
         editor = CatalogueEditor(opener(settings.store), encoders.serving, settings.serve.limits)
-        self._model = PackedModel(editor, encoders, encoding=settings.serve.encoding)
+        options = {"encoding": settings.serve.encoding, "show_waiting": EncoderMetrics("items").show}
+        self._model = PackedModel(editor, encoders, **options)
         settle_memory()
 
     def execute(self, requests):

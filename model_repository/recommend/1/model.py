@@ -4,19 +4,21 @@ from pathlib import Path
 
 from recserve_server_ext import interaction_store
 from recserve_server_ext.answer_log import AnswerLog
+from recserve_server_ext.encoder_metrics import EncoderMetrics
 from recserve_server_ext.key_file import read_pseudonyms
 from recserve_server_ext.live_catalogue import open_live
 from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.logged_recommender import LoggedRecommender
 from recserve_server_ext.packed_model import PackedModel
 from recserve_server_ext.recommender import Recommender
+from recserve_server_ext.sampled_metrics import recommend_metrics
 from recserve_server_ext.settings import rules_of
 from recserve_server_ext.text_cache import TextCaches
 from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.user_histories import UserHistories
 from recserve_server_ext.user_keys import UserKeys
 from recserve_server_ext.user_recommender import UserRecommender
-from recserve_server_ext.view_metrics import EncoderMetrics, LogMetrics, ViewMetrics, WaitMetrics
+from recserve_server_ext.view_metrics import LogMetrics, ViewMetrics, WaitMetrics
 from recserve_server_ext.waiting_room import WaitingRoom
 
 
@@ -35,16 +37,12 @@ class TritonPythonModel:
             privacy=users.popular_privacy, prior=users.click_prior,
         )  # fmt: skip
         self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
+        self._sampled = recommend_metrics(live, self._log)
         recommender = UserRecommender(
-            live.view,
-            lambda newest, limits: Recommender(newest, caches, limits),
-            serve.limits,
-            keys=keys,
-            histories=UserHistories(interactions, rules, users.blend),
-            counter=counter,
-            blend=users.blend,
-            experiments=users.experiments,
-        )
+            live.view, lambda newest, limits: Recommender(newest, caches, limits), serve.limits, keys=keys,
+            histories=UserHistories(interactions, rules, users.blend), counter=counter,
+            blend=users.blend, experiments=users.experiments,
+        )  # fmt: skip
         limits, waiting = serve.limits, EncoderMetrics("recommend")
         room = WaitingRoom(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         options = {"encoding": serve.encoding, "together": serve.batch, "room": room, "show_waiting": waiting.show}
@@ -57,3 +55,4 @@ class TritonPythonModel:
     def finalize(self):
         self._model.close()
         self._log.close()
+        self._sampled.close()
