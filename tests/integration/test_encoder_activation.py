@@ -243,7 +243,7 @@ def test_back_to_the_pair_before_under_load(home: Path, server: Served, encoders
         ran = run(home, "rollback")
         assert (ran.returncode, "encoder 0001-fp32-" in ran.stdout) == (0, True), said(ran)
         load.wait_for(first)
-        server.wait_for("encoder_activated", 2, timeout_s=60)
+        server.wait_for("encoder_activated", count=2, timeout_s=60)
         load.wait_for(first)
     check(load.answers, home, encoders)
 

@@ -367,9 +367,9 @@ def test_what_was_acknowledged_survives_kills(home: Path, live: Served) -> None:
             time.sleep(rng.uniform(0.2, 1.0))
             (live.triton() if victim == "server" else live.stub(victim)).kill()
             if victim == "server":
-                live.wait_for("server_restarted", 1, timeout_s=60)
+                live.wait_for("server_restarted", timeout_s=60)
             else:
-                live.wait_for("model_reloaded", count, timeout_s=60)
+                live.wait_for("model_reloaded", count=count, timeout_s=60)
         written.clear()
         assert written.wait(60)
         done.set()

@@ -86,7 +86,7 @@ def test_a_killed_stub_comes_back(server: Served, body: dict[str, object], model
         wait_answer(answered, 0)
         killed = time.monotonic()
         server.stub(model).kill()
-        reloaded = server.wait_for("model_reloaded", before + 1)[-1]
+        reloaded = server.wait_for("model_reloaded", count=before + 1)[-1]
         assert reloaded["model"].startswith(model)
         assert time.monotonic() - killed < PROMISED_S
         assert wait_answer(answered, time.monotonic()) - killed < PROMISED_S

@@ -54,12 +54,16 @@ class Served:
         """The supervisor's log so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
-    def wait_for(self, event: str, count: int = 1, *, timeout_s: float = 30) -> list[dict[str, Any]]:
-        """Wait until an event was logged `count` times."""
+    def logged(self, *events: str) -> list[dict[str, Any]]:
+        """What the supervisor has logged of these events."""
+        return [entry for entry in self.events() if entry["event"] in events]
+
+    def wait_for(self, *events: str, count: int = 1, timeout_s: float = 30) -> list[dict[str, Any]]:
+        """Wait until one of these events was logged, `count` times in all."""
         deadline = time.monotonic() + timeout_s
-        while len(found := [entry for entry in self.events() if entry["event"] == event]) < count:
+        while len(found := self.logged(*events)) < count:
             if time.monotonic() > deadline:
-                raise AssertionError(f"no {event} (x{count}) within {timeout_s} s; the log:\n{self.log.read_text()}")
+                raise AssertionError(f"no {events} (x{count}) within {timeout_s} s; the log:\n{self.log.read_text()}")
             time.sleep(0.05)
         return found
 
