@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +11,11 @@ import pytest
 
 from recserve_client import Client, ClientOptions, interaction
 from recserve_client.errors import RecserveError, Unavailable
-from recserve_server_ext.catalogue_store import CatalogueStore
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.workspace import Workspace
 from support.load import Recording
 from support.postgres import Postgres
-from support.served import Served, served
+from support.served import Served
+from support.two_servers import both_served, film_ids, home_of_two
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ONCE = ClientOptions(tries=1, deadline_s=30)
@@ -26,26 +24,19 @@ ONCE = ClientOptions(tries=1, deadline_s=30)
 @pytest.fixture(scope="module")
 def home(tiny_home: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose interactions are in PostgreSQL."""
-    copy = tmp_path_factory.mktemp("users-pg") / "home"
-    shutil.copytree(
-        tiny_home, copy, symlinks=True, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
-    )
-    (copy / "settings.toml").write_text(f'[users]\nstore = "{postgres.empty()}"\n')
-    return copy
+    return home_of_two(tiny_home, tmp_path_factory.mktemp("users-pg"), postgres.empty())
 
 
 @pytest.fixture(scope="module")
 def servers(home: Path) -> Iterator[tuple[Served, Served]]:
-    config = ("--config", str(home / "settings.toml"))
-    with served(home, *config) as one, served(home, *config) as other:
-        yield one, other
+    with both_served(home) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="module")
 def films(home: Path) -> list[str]:
     """Ids of the catalogue."""
-    with CatalogueStore(Workspace(home).store) as store:
-        return [row.id for row in store.page("", 10)[1]]
+    return film_ids(home)
 
 
 def test_a_database_that_crashes_under_load_loses_nothing_acknowledged(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from recserve_client import Client, ClientOptions, interaction
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.workspace import Workspace
 from support.postgres import Postgres
-from support.served import Served, served
+from support.served import Served
+from support.two_servers import both_served, film_ids, home_of_two
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ONCE = ClientOptions(tries=1, deadline_s=30)
@@ -22,30 +20,24 @@ ONCE = ClientOptions(tries=1, deadline_s=30)
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def home(request: pytest.FixtureRequest, tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home that both serve, with its interactions in a file, and once more in PostgreSQL."""
-    copy = tmp_path_factory.mktemp("users-shared") / "home"
-    ignored = shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
-    shutil.copytree(tiny_home, copy, symlinks=True, ignore=ignored)
     where = ""
     if request.param == "postgres":
         postgres: Postgres = request.getfixturevalue("postgres")
         where = postgres.empty()
-    (copy / "settings.toml").write_text(f'[users]\nstore = "{where}"\n')
-    return copy
+    return home_of_two(tiny_home, tmp_path_factory.mktemp("users-shared"), where)
 
 
 @pytest.fixture(scope="module")
 def servers(home: Path) -> Iterator[tuple[Served, Served]]:
     """Both of them."""
-    config = ("--config", str(home / "settings.toml"))
-    with served(home, *config) as one, served(home, *config) as other:
-        yield one, other
+    with both_served(home) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="module")
 def films(home: Path) -> list[str]:
     """Ids of the catalogue."""
-    with CatalogueStore(Workspace(home).store) as store:
-        return [row.id for row in store.page("", 10)[1]]
+    return film_ids(home)
 
 
 def test_what_one_server_recorded_the_other_knows_at_once(servers: tuple[Served, Served], films: list[str]) -> None:

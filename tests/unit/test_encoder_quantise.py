@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recserve_export import activation_statistics, int8_products, quantise
 from recserve_export.activation_statistics import ActivationStatistics
-from recserve_export.compensated_rounding import Moments, RoundedWeight, round_weight
+from recserve_export.compensated_rounding import Compensation, Moments, RoundedWeight
 from recserve_export.encoder_recipe import Int8Recipe
 from recserve_export.int8_products import OneSided
 from recserve_server_ext import cpu
@@ -185,7 +185,7 @@ class TestCompensatedRounding:
     @pytest.mark.parametrize("bits", [7, 8])
     def test_without_correlation_it_is_the_nearest_step(self, bits: int) -> None:
         weight = np.random.default_rng(0).normal(size=(200, 30)).astype(np.float32)
-        rounded = round_weight(weight, np.diag(np.linspace(1, 2, 200)), bits)
+        rounded = Compensation(np.diag(np.linspace(1, 2, 200))).rounded(weight, bits)
         levels = 2 ** (bits - 1) - 1
         assert np.allclose(rounded.scales, np.abs(weight).max(0) / levels)
         assert np.array_equal(rounded.steps, np.rint(weight / rounded.scales))
@@ -203,7 +203,7 @@ class TestCompensatedRounding:
 
         # Measured: .06 and .09 of the error.
         moments = np.asarray(x.T @ x, np.float64)
-        assert error(round_weight(weight, moments, 7)) < 0.15 * error(_nearest(weight, 7))
+        assert error(Compensation(moments).rounded(weight, 7)) < 0.15 * error(_nearest(weight, 7))
 
     def test_inputs_and_weights_that_are_always_zero(self) -> None:
         weight = np.zeros((4, 3), np.float32)
@@ -211,7 +211,7 @@ class TestCompensatedRounding:
         for first in (0.0, 1.0):
             moments: Moments = np.zeros((4, 4))
             moments[0, 0] = first
-            rounded = round_weight(weight, moments, 8)
+            rounded = Compensation(moments).rounded(weight, 8)
             assert np.array_equal(rounded.steps * rounded.scales, weight)
 
 
@@ -250,7 +250,7 @@ def _token_layers() -> Any:
 
 def _nearest(weight: np.ndarray[Any, Any], bits: int) -> RoundedWeight:
     """Every weight at its nearest step."""
-    return round_weight(weight, np.eye(len(weight)), bits)
+    return Compensation(np.eye(len(weight))).rounded(weight, bits)
 
 
 def _first_product(
