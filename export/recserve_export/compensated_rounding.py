@@ -33,22 +33,30 @@ class RoundedWeight(NamedTuple):
     scales: Values
 
 
-def round_weight(weight: Values, moments: Moments, bits: int) -> RoundedWeight:
-    """Round a weight, with one scale for each output.
+class Compensation:
+    """Rounds the weights that stand behind the same inputs; what follows from the inputs is worked out once."""
 
-    Args:
-        weight: [inputs, outputs].
-        moments: H = sum of x x' over inputs x of calibration, [inputs, inputs].
-        bits: 8, or 7.
-    """
-    levels = 2 ** (bits - 1) - 1
-    scales = np.abs(weight).max(axis=0) / np.float32(levels)
-    scales[scales == 0] = 1
-    order = np.argsort(-np.diag(moments), kind="stable")
-    spread = _spread(moments[np.ix_(order, order)])
-    steps = np.empty(weight.shape, np.int8)
-    steps[order] = _rounded(weight[order] / scales.astype(np.float64), spread, levels)
-    return RoundedWeight(steps, scales.astype(np.float32))
+    def __init__(self, moments: Moments) -> None:
+        """
+        Args:
+            moments: H = sum of x x' over inputs x of calibration, [inputs, inputs].
+        """
+        self._order = np.argsort(-np.diag(moments), kind="stable")
+        self._spread = _spread(moments[np.ix_(self._order, self._order)])
+
+    def rounded(self, weight: Values, bits: int) -> RoundedWeight:
+        """Round a weight, with one scale for each output.
+
+        Args:
+            weight: [inputs, outputs].
+            bits: 8, or 7.
+        """
+        levels = 2 ** (bits - 1) - 1
+        scales = np.abs(weight).max(axis=0) / np.float32(levels)
+        scales[scales == 0] = 1
+        steps = np.empty(weight.shape, np.int8)
+        steps[self._order] = _rounded(weight[self._order] / scales.astype(np.float64), self._spread, levels)
+        return RoundedWeight(steps, scales.astype(np.float32))
 
 
 def _spread(moments: Moments) -> Moments:
@@ -56,7 +64,7 @@ def _spread(moments: Moments) -> Moments:
     damped = moments.copy()
     diagonal = np.diag_indices(len(damped))
     # An input that is always 0 has no say; of what is not 0 the mean is above 0.
-    damped[diagonal] += _DAMPING * float(np.mean(damped[diagonal])) or 1.0
+    damped[diagonal] += (_DAMPING * float(np.mean(damped[diagonal]))) or 1.0
     factor: Moments = np.linalg.cholesky(np.linalg.inv(damped)).T
     return factor
 

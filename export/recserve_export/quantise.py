@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from recserve_export.activation_statistics import activation_statistics
-from recserve_export.compensated_rounding import Moments, RoundedWeight, round_weight
+from recserve_export.compensated_rounding import Compensation, Moments, RoundedWeight
 from recserve_export.encoder_recipe import Int8Recipe
 from recserve_export.errors import ExportError
 from recserve_export.int8_products import one_sided, quantise_products
@@ -83,13 +83,15 @@ def _rounded_weights(
     for activation, weights in inputs.items():
         for weight in weights:
             activations[weight].append(activation)
+    behind: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for weight, own in activations.items():
+        behind[tuple(own)].append(weight)
     matrices = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in activations}
-    return {
-        weight: round_weight(
-            numpy_helper.to_array(matrices[weight]), np.sum([moments[one] for one in of], axis=0), bits
-        )
-        for weight, of in activations.items()
-    }
+    rounded: dict[str, RoundedWeight] = {}
+    for of, weights in behind.items():
+        compensation = Compensation(np.sum([moments[one] for one in of], axis=0))
+        rounded |= {one: compensation.rounded(numpy_helper.to_array(matrices[one]), bits) for one in weights}
+    return rounded
 
 
 def write_out(model: Any) -> None:
