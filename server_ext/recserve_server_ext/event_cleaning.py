@@ -52,7 +52,7 @@ def clean(columns: EventColumns, rules: HistoryRules) -> tuple[Ints, Counters]:
         steps.append(steps[-1][~leave[steps[-1]]])
     steps.append(_distinct(columns, steps[-1]))
     bots = _bots(columns, steps[-1], cleaning.bot_events, cleaning.bot_window_s)
-    steps.append(steps[-1][~np.isin(columns.user[steps[-1]], bots)])
+    steps.append(steps[-1][~np.isin(columns.user[steps[-1]], bots)] if len(bots) else steps[-1])
     steps.append(steps[-1][~bounced[steps[-1]]])
     read, *left = (len(step) for step in steps)
     no_weight, missing, duplicates, bot_events, bounces = -np.diff([read, *left])
@@ -68,6 +68,8 @@ def of_types(columns: EventColumns, names: Iterable[str]) -> Mask:
 
 def _distinct(columns: EventColumns, places: Ints) -> Ints:
     """Of equal interactions the first."""
+    if is_newest_first(columns.user[places], columns.time_us[places]):
+        return places
     numbers = [columns.value, columns.duration_s, columns.price, columns.quantity]
     keys = [columns.user, columns.time_us, columns.subject, columns.type]
     # A missing number equals a missing number; numbers are finite, so minus infinity is free to stand for it.
@@ -80,6 +82,11 @@ def _distinct(columns: EventColumns, places: Ints) -> Ints:
     differs[1:] = np.logical_or.reduce([key[order][1:] != key[order][:-1] for key in keys])
     first: Ints = np.sort(places[order[differs]])
     return first
+
+
+def is_newest_first(user: Ints, time_us: Ints) -> bool:
+    """Whether the interactions come user by user, each later than the next one: then none needs to be sorted."""
+    return bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (time_us[1:] < time_us[:-1]))).all())
 
 
 def _bots(columns: EventColumns, places: Ints, most: int, window_s: float) -> Ints:

@@ -122,8 +122,9 @@ def columns_of(
 
 def _codes(names: Sequence[str | None]) -> dict[str, int]:
     """A number for each name, in the order in which they first occur."""
-    distinct = [name for name in dict.fromkeys(names) if name is not None]
-    return dict(zip(distinct, range(len(distinct)), strict=True))
+    distinct = dict.fromkeys(names)
+    distinct.pop(None, None)
+    return dict(zip(distinct, range(len(distinct)), strict=True))  # type: ignore[arg-type]  # none is out
 
 
 def _ints(values: Sequence[Any]) -> Ints:

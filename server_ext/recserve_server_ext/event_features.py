@@ -27,12 +27,15 @@ def features(columns: EventColumns, places: Ints, rules: HistoryRules) -> dict[s
     - rating: the value, of types that are ratings.
     """
     quantity = np.where(np.isnan(columns.quantity), 1.0, columns.quantity)
-    group, groups = same_subject(columns, places)
-    clicks = np.bincount(group, weights=of_types(columns, [_CLICK])[places], minlength=groups)
+    clicked = of_types(columns, [_CLICK])[places]
+    clicks = np.zeros(len(places))
+    if clicked.any():
+        group, groups = same_subject(columns, places)
+        clicks = np.bincount(group, weights=clicked, minlength=groups)[group].astype(np.float64)
     rated = of_types(columns, rules.rating.types)
     return {
         "dwell": columns.duration_s[places],
-        "clicks": clicks[group],
+        "clicks": clicks,
         "amount": (columns.price * quantity)[places],
         "rating": np.where(rated, columns.value, np.nan)[places],
     }

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from recserve_server_ext.errors import ConfigError
-from recserve_server_ext.event_cleaning import Counters, clean
+from recserve_server_ext.event_cleaning import Counters, clean, is_newest_first
 from recserve_server_ext.event_columns import EventColumns, Floats, Ints
 from recserve_server_ext.event_features import CLIP, features, same_subject, standardised
 from recserve_server_ext.history_rules import FeatureName, HistoryRules, Statistics
@@ -124,9 +124,10 @@ def _recency(user: Ints, time_us: Ints, gap_s: float) -> tuple[Floats, Ints, Int
     """Of each interaction: seconds to the user's newest, how many of the user are newer, how many sessions later."""
     if not len(user):
         return np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
-    order = np.lexsort([-time_us, user])  # users one after the other, each newest first
+    place = np.arange(len(user))
+    # Users one after the other, each newest first.
+    order = place if is_newest_first(user, time_us) else np.lexsort([-time_us, user])
     of_user, times = user[order], time_us[order]
-    place = np.arange(len(order))
     is_first = np.append(True, of_user[1:] != of_user[:-1])
     start = np.maximum.accumulate(np.where(is_first, place, 0))
     pause_us = np.append(0, times[:-1] - times[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 from operator import attrgetter
 from typing import Any, Final
 
@@ -151,7 +151,7 @@ def _columns(
     rows = _tuples(connection, queries[connection.dialect.name], {"numbers": wanted, "most": limit})
     past_of = {number: _PAST.decode(past) for number, past in rows}
     pasts = [_NO_PAST if number is None else past_of.get(number, _NO_PAST) for number in numbers]
-    offsets = np.cumsum([0, *(len(past.times) for past in pasts)])
+    offsets = np.array(list(accumulate((len(past.times) for past in pasts), initial=0)), np.int64)
     times, types, items, texts = (
         list(chain.from_iterable(map(attrgetter(name), pasts))) for name in ("times", "types", "items", "texts")
     )
@@ -248,7 +248,7 @@ def _tuples(connection: sa.Connection, query: sa.Select[Any], parameters: dict[s
 
 def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, Change]:
     """What tells a state of each of these users from every other one, its number first; unknown users are left out."""
-    found = connection.execute(_CHANGES, {"pseudonyms": list(pseudonyms)})
+    found = _tuples(connection, _CHANGES, {"pseudonyms": list(pseudonyms)})
     return {pseudonym: (number, changes) for pseudonym, number, changes in found}
 
 

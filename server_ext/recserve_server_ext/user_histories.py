@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -253,8 +252,7 @@ def pasts_of(
     """
     found = weigh(columns, rules)
     weights, counted = found.weight, counted_weights(found, blend)
-    # One string for each name, whoever has it.
-    names = list(map(sys.intern, columns.subjects))
+    names = columns.subjects
     codes = columns.subject[found.index]
     subjects = list(map(names.__getitem__, codes.tolist()))
     is_item = columns.is_item[codes]
@@ -265,10 +263,10 @@ def pasts_of(
     for (start, end), saw in zip(pairwise(found.offsets.tolist()), seen, strict=True):
         own, are_items = subjects[start:end], is_item[start:end].copy()
         known = set(compress(own, are_items.tolist()) if any_texts else own)
-        others = [sys.intern(item) for item in saw if item not in known]
+        others = [] if known.issuperset(saw) else [item for item in saw if item not in known]
         bounded = _bounded(weights[start:end]) if any_heavy else weights[start:end].copy()
         past = UserPast(own, are_items, bounded, counted[start:end].copy(), others)
-        past.newest_us = max(times[start:end], default=0)
+        past.newest_us = times[start] if end > start else 0
         pasts.append(past)
     return pasts
 

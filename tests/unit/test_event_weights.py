@@ -38,7 +38,11 @@ rows = st.builds(
     quantity=st.none() | st.sampled_from([1.0, 3.0]),
 )
 texts = rows.map(lambda row: row._replace(item=None, text=row.item))
-users = st.lists(st.lists(rows | texts, max_size=12), max_size=4)
+# As the store gives them, with no two at the same time: then nothing is sorted.
+newest_first = st.lists(rows | texts, max_size=12, unique_by=lambda row: row.time_us).map(
+    lambda found: sorted(found, key=lambda row: -row.time_us)
+)
+users = st.lists(st.lists(rows | texts, max_size=12), max_size=4) | st.lists(newest_first, max_size=4)
 methods: st.SearchStrategy[Method] = st.sampled_from(["z", "minmax", "log", "quantile"])
 half_lives = st.none() | st.floats(0.5, 100)
 rules_of = st.builds(
