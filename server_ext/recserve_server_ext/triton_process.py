@@ -25,6 +25,8 @@ _PR_SET_PDEATHSIG = 1
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _ADMIN_HEADER = "recserve-admin"
+#: Where Linux keeps POSIX shared memory; every Python model has a region of about 1 MB there.
+_SHARED = Path("/dev/shm")
 _LOG = "triton.log"
 _PREVIOUS_LOG = "triton.log.1"
 _LOG_BYTES = 32 * 1024 * 1024
@@ -107,6 +109,7 @@ class TritonProcess:
         self.log = folder / _LOG
         self._models = folder / MODELS
         self._secret = secrets.token_hex(16)
+        self._regions = f"recserve_{secrets.token_hex(8)}_"
         # Looked up here: after the fork only what is safe in a process with threads may run.
         die_with_parent = partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
         # Appending: what the server before this one said last must survive the restart, and what is written after
@@ -183,10 +186,12 @@ class TritonProcess:
         self.kill()
 
     def kill(self) -> None:
-        """End it at once, with the Python processes that a dead server may have left behind."""
+        """End it at once, with the Python processes and the shared memory that a dead server may have left behind."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        for left in _SHARED.glob(f"{self._regions}*"):
+            left.unlink(missing_ok=True)
 
     def _command(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> list[str]:
         command = [
@@ -205,6 +210,7 @@ class TritonProcess:
             "--allow-gpu-metrics=false",
             "--strict-readiness=true",
             f"--exit-timeout-secs={_DRAIN_S}",
+            f"--backend-config=python,shm-region-prefix-name={self._regions}",
         ]
         if binary.backends is not None:
             command.append(f"--backend-directory={folder / BACKENDS}")

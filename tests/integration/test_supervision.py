@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,6 +79,12 @@ def wait_answer(answered: list[float], after: float, timeout_s: float = 30) -> f
     raise AssertionError(f"no answer within {timeout_s} s")
 
 
+def shared_regions(server: Served) -> Callable[[], list[Path]]:
+    """Lists what is left of the shared memory of the tritonserver that runs now."""
+    (named,) = (argument for argument in server.triton().cmdline() if "shm-region-prefix-name" in argument)
+    return lambda: list(Path("/dev/shm").glob(f"{named.rpartition('=')[2]}*"))
+
+
 @pytest.mark.parametrize("model", ["recommend", "encoder", "embed", "tokenize", "pool"])
 def test_a_killed_stub_comes_back(server: Served, body: dict[str, object], model: str) -> None:
     before = len([entry for entry in server.events() if entry["event"] == "model_reloaded"])
@@ -99,9 +105,11 @@ def test_a_killed_server_comes_back(server: Served, body: dict[str, object]) -> 
     with load(server.grpc, body) as answered:
         wait_answer(answered, 0)
         killed = time.monotonic()
-        stubs = server.triton().children()
+        stubs, regions = server.triton().children(), shared_regions(server)
+        assert regions()
         server.triton().kill()
         server.wait_for("server_restarted")
+        assert not regions()
         assert not [stub for stub in stubs if stub.is_running() and stub.status() != psutil.STATUS_ZOMBIE]
         assert wait_answer(answered, time.monotonic()) - killed < 2 * PROMISED_S
 
