@@ -97,11 +97,11 @@ def draw(results: dict[str, Any], path: Path, title: str) -> None:
     sizes = list(results["recommend_by_user"])
     left.set_xticks([at + 0.4 - width / 2 for at in range(len(sizes))], sizes)
     left.set(xlabel="interactions of the user", ylabel="users/s")
-    left.legend()
-    rates = [("raw SQLite", results["record"]["raw_per_s"])]
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    rates = [("raw\nSQLite", results["record"]["raw_per_s"])]
     for store, of in stores.items():
-        rates += [(f"100 a request,\n{store}", of["record"]["batched_per_s"])]
-        rates += [(f"1 a request,\n{store}", of["record"]["single_per_s"])]
+        rates += [(f"100 a\nrequest,\n{store}", of["record"]["batched_per_s"])]
+        rates += [(f"1 a\nrequest,\n{store}", of["record"]["single_per_s"])]
     right.bar([label for label, _ in rates], [rate for _, rate in rates])
     right.set(ylabel="interactions/s")
     for axes in (left, right):
