@@ -23,6 +23,8 @@ _CHUNK: Final = 1000
 #: Interactions of one part of `item_columns`.
 _COLUMNS: Final = 5000
 Change = tuple[int, int]
+#: Columns of some interactions at a time.
+Parts = Generator[list[list[Any]], None, None]
 _Measure = list[float | None]
 _MEASURED: Final = msgspec.json.Decoder(tuple[_Measure, _Measure, _Measure, _Measure])
 _ITEMS: Final = msgspec.json.Decoder(list[str])
@@ -205,25 +207,29 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
     return found
 
 
-def item_columns(
-    connection: sa.Connection, newest: int, types: Sequence[str], contexts: Sequence[str] = ()
-) -> Generator[list[list[Any]], None, None]:
-    """The newest interactions with items, of some types, in the order they came, some thousand at a time.
+def last_number(connection: sa.Connection) -> int:
+    """Number of the interaction that came last; 0 = there is none."""
+    return connection.execute(sa.select(sa.func.max(events.c.number))).scalar_one() or 0
 
-    Each part has the columns user, item, time in microseconds, and one for each context: its value or none. A part is
-    one text: one row after the other, every one of a million would have to wait for the interpreter.
+
+def item_columns(
+    connection: sa.Connection, first: int, last: int, types: Sequence[str], contexts: Sequence[str] = ()
+) -> Parts:
+    """Interactions with items, of some types, in the order they came, some thousand at a time.
+
+    Each part has the columns number, user, item, time in microseconds, and one for each context: its value or none. A
+    part is one text: one row after the other, every one of a million would have to wait for the interpreter.
 
     Args:
         connection: Of the store.
-        newest: Interactions, of whatever type, that are looked at.
+        first: Number of the interaction before the first one.
+        last: Number of the last one.
         types: That are wanted.
         contexts: Names whose values are wanted.
     """
     dialect = connection.dialect.name
-    last = connection.execute(sa.select(sa.func.max(events.c.number))).scalar_one() or 0
-    first = max(last - newest, 0)
     values = [sa.cast(events.c.context[name].as_string(), sa.Text).label(f"of_{n}") for n, name in enumerate(contexts)]
-    chosen = sa.select(events.c.user, events.c.item, events.c.time_us, *values)
+    chosen = sa.select(events.c.number, events.c.user, events.c.item, events.c.time_us, *values)
     chosen = chosen.where(events.c.number > sa.bindparam("first"), events.c.number <= sa.bindparam("last"))
     chosen = chosen.where(events.c.type.in_(types), events.c.item.is_not(None)).order_by(events.c.number)
     query = in_columns(dialect, chosen)

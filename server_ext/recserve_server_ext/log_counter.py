@@ -8,24 +8,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import numpy as np
-
 from recserve_server_ext import interaction_reads
 from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.click_counts import ClickCounts, read_clicks
 from recserve_server_ext.count_rules import ClickPrior, PopularPrivacy
 from recserve_server_ext.errors import InteractionError
-from recserve_server_ext.event_columns import Ints
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction import MICROSECONDS
 from recserve_server_ext.interaction_reads import Change
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.log_counts import Counts, LogColumns, counts_of, no_counts
+from recserve_server_ext.log_counts import Counts, counts_of, no_counts
+from recserve_server_ext.log_reader import LogReader
 from recserve_server_ext.popularity import still_until
 from recserve_server_ext.private_counts import private_ranking
 
-#: Newest interactions, as they came, that are counted at most: this bounds what a count costs.
-COUNTED: Final = 1_000_000
 #: Counting takes at most one part in so many of the time.
 _PAUSE: Final = 20
 _log = logging.getLogger(__name__)
@@ -59,9 +55,9 @@ class LogCounter:
         """
         self._privacy = privacy
         self._open = store
-        self._types = sorted(name for name, weight in rules.base.items() if weight > 0)
+        types = sorted(name for name, weight in rules.base.items() if weight > 0)
+        self._reader = LogReader(types, () if privacy else contexts)
         self._blend = blend
-        self._contexts = contexts
         self._every_s = every_s
         self._clock = clock
         self._prior = prior or ClickPrior()
@@ -92,6 +88,10 @@ class LogCounter:
             self._counting = threading.Thread(target=self.count, kwargs=wanted, name="count the log", daemon=True)
             self._counting.start()
         return self._counts
+
+    def forget_erased(self, erasures: Change) -> None:
+        """Forget the interactions that were read, if somebody was erased since; see `LogReader.forget_erased`."""
+        self._reader.forget_erased(erasures)
 
     def count(self, *, paired: bool = True) -> None:
         """Count now what has changed since it was counted last.
@@ -125,7 +125,7 @@ class LogCounter:
         paired = paired or (self._paired_revision >= 0 and erasures != self._erasures)
         counts, paired_anew = self._counts, paired and revision != self._paired_revision
         if paired_anew or revision != self._revision or now_us >= self._still_until_us:
-            log = read_log(store, self._types, () if self._privacy else self._contexts)
+            log = self._reader.read(store)
             found = counts_of(log, now_us, self._blend, paired=paired_anew)
             if self._privacy is not None:
                 assert store.keys is not None
@@ -139,27 +139,3 @@ class LogCounter:
         if paired:
             counts, self._erasures = counts._replace(clicks=read_clicks(store, self._prior)), erasures
         return counts
-
-
-def read_log(store: InteractionStore, types: Sequence[str], contexts: Sequence[str] = ()) -> LogColumns:
-    """The newest interactions with items, of some types.
-
-    Args:
-        store: The interaction store.
-        types: Interactions that count.
-        contexts: Names whose values are read.
-
-    Raises:
-        InteractionError: The store cannot be read.
-    """
-    codes: dict[str, int] = {}
-    parts: list[Ints] = [np.empty((3, 0), np.int64)]
-    found: list[list[str | None]] = [[] for _ in contexts]
-    with store.database.reading() as connection:
-        for users, items, times, *of_contexts in interaction_reads.item_columns(connection, COUNTED, types, contexts):
-            places = [codes.setdefault(item, len(codes)) for item in items]
-            parts.append(np.array([users, places, times], np.int64))
-            for known, new in zip(found, of_contexts, strict=True):
-                known.extend(new)
-    user, item, time_us = np.concatenate(parts, axis=1)
-    return LogColumns(user, item, time_us, list(codes), dict(zip(contexts, found, strict=True)))

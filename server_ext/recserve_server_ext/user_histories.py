@@ -115,6 +115,10 @@ class UserHistories:
 
     What was read is kept, and used as long as the store's change number of the user is the same, so what was
     acknowledged before a read is always in it. When anybody is erased all is forgotten.
+
+    Attributes:
+        erasures: Of the store, as they were looked at last.
+        version: Of the rules.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class UserHistories:
         self._held = 0
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._mark: int | None = None
-        self._erasures: Change = (0, 0)
+        self.erasures: Change = (0, 0)
         self.version = rules.version
 
     def read(self, pseudonyms: Sequence[str]) -> dict[str, UserPast]:
@@ -193,7 +197,7 @@ class UserHistories:
             InteractionError: The store cannot be read.
         """
         store = self._open()
-        if self._kept and store.mark() != self._mark:
+        if store.mark() != self._mark:
             with store.database.reading() as connection:
                 self._drop_erased(interaction_reads.erasures(connection))
 
@@ -218,9 +222,9 @@ class UserHistories:
         return {user: self._kept[user].past if user in changes else NOBODY for user in pseudonyms}
 
     def _drop_erased(self, erasures: Change) -> None:
-        if erasures != self._erasures:
+        if erasures != self.erasures:
             self._clear()
-            self._erasures = erasures
+            self.erasures = erasures
 
     def _clear(self) -> None:
         self._kept.clear()

@@ -141,6 +141,7 @@ class UserRecommender:
             self._look_again = now + _PAUSE_S
             try:
                 self._histories.forget_erased()
+                self._counter.forget_erased(self._histories.erasures)
             except InteractionError as error:
                 self._ask_again, self._fault = now + _PAUSE_S, str(error)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from recserve_server_ext import interaction_reads, log_counter
+from recserve_server_ext import interaction_reads, log_counter, log_reader
 from recserve_server_ext.blend_rules import BlendRules
 from recserve_server_ext.history_rules import HistoryRules
 from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.log_counter import LogCounter, read_log
+from recserve_server_ext.log_counter import LogCounter
 from recserve_server_ext.log_counts import LogColumns
+from recserve_server_ext.log_reader import LogReader
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, event
 
@@ -31,14 +35,16 @@ class Watched:
     """A counter, how often it read the log, and a clock that can be moved."""
 
     def __init__(self, store: InteractionStore, patch: pytest.MonkeyPatch, every_s: float) -> None:
-        self.read = 0
+        self.reads = 0
         self.now = NOW
-        patch.setattr(log_counter, "read_log", self._read_log)
         self.counter = LogCounter(lambda: store, HistoryRules(), BlendRules(), every_s=every_s, clock=lambda: self.now)
+        patch.setattr(self.counter, "_reader", self)
+        self._reader = LogReader(["click", "view"])
 
-    def _read_log(self, store: InteractionStore, types: Sequence[str], contexts: Sequence[str]) -> LogColumns:
-        self.read += 1
-        return read_log(store, types, contexts)
+    def read(self, store: InteractionStore) -> LogColumns:
+        """In the place of the counter's reader."""
+        self.reads += 1
+        return self._reader.read(store)
 
     def ask(self, *, paired: bool = False) -> None:
         """Ask, and wait for the count that this starts, if it does."""
@@ -52,24 +58,24 @@ def test_what_did_not_change_is_not_counted_again(store: InteractionStore, monke
     counter = watched.counter
     counter.count(paired=False)
     first = counter.counts()
-    assert (watched.read, first.items) == (1, [])
+    assert (watched.reads, first.items) == (1, [])
     counter.count()
     paired = counter.counts()
-    assert (watched.read, sorted(paired.items)) == (2, ["i1", "i2"])
+    assert (watched.reads, sorted(paired.items)) == (2, ["i1", "i2"])
     counter.count()
     counter.count(paired=False)
-    assert watched.read == 2
+    assert watched.reads == 2
     log = log_of(store)
     log.offer(by_user("r1", ["i1"]), ANN)
     log.close()
     counter.count()
     again = counter.counts()
     # Answers change the clicks alone.
-    assert (watched.read, again.clicks.items, again.neighbours is paired.neighbours) == (2, ["i1"], True)
+    assert (watched.reads, again.clicks.items, again.neighbours is paired.neighbours) == (2, ["i1"], True)
     store.record([event(item="i3")])
     counter.count(paired=False)
     later = counter.counts()
-    assert (watched.read, later.neighbours is paired.neighbours, later.items) == (3, True, paired.items)
+    assert (watched.reads, later.neighbours is paired.neighbours, later.items) == (3, True, paired.items)
     assert sorted(later.everybody.items) == ["i1", "i2", "i3"]
     counter.count()
     assert sorted(counter.counts().items) == ["i1", "i2", "i3"]
@@ -80,7 +86,7 @@ def test_what_leaves_a_window_is_counted_again(store: InteractionStore, monkeypa
     for now, read, of_day in ((NOW, 1, 2), (NOW - 10 + _DAY_S, 1, 2), (NOW - 9 + _DAY_S, 2, 0)):
         watched.now = now
         watched.counter.count()
-        assert (watched.read, watched.counter.counts().everybody.active[0]) == (read, of_day)
+        assert (watched.reads, watched.counter.counts().everybody.active[0]) == (read, of_day)
 
 
 def test_pairs_are_counted_when_they_are_wanted(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +124,86 @@ def test_the_log_is_read_in_parts(store: InteractionStore, monkeypatch: pytest.M
     monkeypatch.setattr(interaction_reads, "_COLUMNS", 2)
     store.record([event(item='an "odd" \\ item', context={"d": "x"}), event(ANN, None, text="jazz")])
     store.record([event(BOB, item="i1", type="dislike"), event(BOB, item="i9", context={"e": "y"})])
-    log = read_log(store, ["click", "view"], ["d", "e"])
+    log = LogReader(["click", "view"], ["d", "e"]).read(store)
     assert [log.items[place] for place in log.item] == ["i1", "i2", "i1", "i2", 'an "odd" \\ item', "i9"]
     assert (log.context["d"][-2:], log.context["e"][-2:]) == (["x", None], [None, "y"])
     assert len(np.unique(log.user)) == 2
-    monkeypatch.setattr(log_counter, "COUNTED", 4)
-    assert read_log(store, ["view"]).items == ['an "odd" \\ item', "i9"]
+    monkeypatch.setattr(log_reader, "COUNTED", 4)
+    assert LogReader(["view"]).read(store).items == ['an "odd" \\ item', "i9"]
+
+
+def columns(log: LogColumns) -> tuple[object, ...]:
+    return log.user.tolist(), log.item.tolist(), log.time_us.tolist(), log.items, log.context
+
+
+def test_what_came_since_is_read_and_the_rest_is_kept(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interaction_reads, "_COLUMNS", 3)
+    monkeypatch.setattr(log_reader, "COUNTED", 12)
+    asked: list[tuple[int, int]] = []
+    item_columns = interaction_reads.item_columns
+
+    def watched(connection: object, first: int, last: int, *rest: Any) -> interaction_reads.Parts:
+        asked.append((first, last))
+        return item_columns(connection, first, last, *rest)  # type: ignore[arg-type]  # handed on
+
+    draw = random.Random(3)
+    now = [0.0]
+    kept = LogReader(["view", "click"], ["d"], clock=lambda: now[0])
+    for number in range(12):
+        store.record(
+            [
+                event(
+                    draw.choice([ANN, BOB]),
+                    item=f"x{draw.randrange(6)}",
+                    timestamp=NOW - number - part / 10,
+                    type=draw.choice(["view", "click", "dislike"]),
+                    context={"d": draw.choice("ab")},
+                )
+                for part in range(draw.randrange(1, 4))
+            ]
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(interaction_reads, "item_columns", watched)
+            found = kept.read(store)
+        assert columns(found) == columns(LogReader(["view", "click"], ["d"]).read(store))
+    assert len(found.items) < 8  # what is no longer among the newest went
+    assert all(first == last for (_, last), (first, _) in pairwise(asked) if last < 12)
+    # A user who was erased, and an hour: everything anew.
+    store.erase(BOB)
+    assert columns(kept.read(store)) == columns(LogReader(["view", "click"], ["d"]).read(store))
+    with monkeypatch.context() as patch:
+        patch.setattr(interaction_reads, "item_columns", watched)
+        kept.read(store)
+        assert asked[-1][0] == asked[-1][1]
+        now[0] = 3600.0
+        kept.read(store)
+        assert asked[-1][0] < asked[-1][1]
+
+
+def test_what_was_read_of_an_erased_user_does_not_wait_for_the_next_count(store: InteractionStore) -> None:
+    reader = LogReader(["view"])
+    reader.read(store)
+    with store.database.reading() as connection:
+        erasures = interaction_reads.erasures(connection)
+    reader.forget_erased(erasures)
+    assert reader._kept.size
+    reader.forget_erased((erasures[0] + 1, erasures[1]))
+    assert not reader._kept.size
+    assert not reader._codes
+
+
+def test_a_log_that_could_not_be_read_to_its_end_is_read_anew(
+    store: InteractionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interaction_reads, "_COLUMNS", 2)
+    reader = LogReader(["view"])
+
+    def broken(*_: object) -> interaction_reads.Parts:
+        yield [[1], [1], ["half"], [0]]
+        raise RuntimeError("the connection broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interaction_reads, "item_columns", broken)
+        with pytest.raises(RuntimeError):
+            reader.read(store)
+    assert columns(reader.read(store)) == columns(LogReader(["view"]).read(store))
