@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recserve_export.encoded_vectors import EncodedVectors
 from recserve_server_ext.catalogue_store import CatalogueStore, ItemRow
 from recserve_server_ext.errors import CatalogueError
-from recserve_server_ext.item_vectors import PairCollector, Pairs, pooled
+from recserve_server_ext.item_vectors import PairCollector, Pairs, made_from, pooled
 from recserve_server_ext.snapshot import SnapshotVectors
 
 Vectors = NDArray[np.float32]
 _NAMED = 5
+#: Items looked up at a time among vectors that were encoded before.
+_CHUNK = 4096
 
 
 class Encoder(Protocol):
@@ -33,14 +37,22 @@ class Encoder(Protocol):
 
 
 class Known:
-    """Item vectors that need not be made again: those of an older snapshot, and those written with the items."""
+    """Item vectors that need not be made again: those of an older snapshot, and those written with the items.
 
-    def __init__(self, snapshot: SnapshotVectors | None, imported_at: int) -> None:
+    Attributes:
+        encoded: Where those of the other items are looked for by their texts; none = nowhere.
+    """
+
+    def __init__(
+        self, snapshot: SnapshotVectors | None, imported_at: int, encoded: EncodedVectors | None = None
+    ) -> None:
         """
         Args:
             snapshot: Made by the same encoder with the same field weights from the same store; none = nothing to reuse.
             imported_at: Revision of the last import: what is older is of another catalogue.
+            encoded: Made by the same encoder.
         """
+        self.encoded = encoded
         usable = snapshot is not None and snapshot.manifest.revision >= imported_at
         self._snapshot = snapshot if usable else None
 
@@ -55,6 +67,20 @@ class Known:
         return None if place is None else snapshot.vectors[place]
 
 
+class Taken(NamedTuple):
+    """Items whose vectors were encoded before.
+
+    Attributes:
+        encoded: Where the vectors are.
+        rows: [n] of the items.
+        places: [n] of their vectors there.
+    """
+
+    encoded: EncodedVectors
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """The items of one revision as columns.
@@ -66,6 +92,7 @@ class Catalogue:
         available: [items].
         fields: Texts and attributes of each row; where both have a name, the attribute.
         known: Vectors by row that need not be made.
+        taken: Other rows whose vectors were encoded before; none = they were not looked for.
         unknown: [n] the other rows.
         pairs: The weighted texts of those.
     """
@@ -76,6 +103,7 @@ class Catalogue:
     available: NDArray[np.bool_]
     fields: list[dict[str, Any]]
     known: dict[int, Vectors]
+    taken: Taken | None
     unknown: NDArray[np.int64]
     pairs: Pairs
 
@@ -91,11 +119,13 @@ def read_catalogue(store: CatalogueStore, made_with: str = "", dim: int = 0, kno
 
     Raises:
         CatalogueError: There are none, or one has no text with a weight.
+        ExportError: Vectors that were encoded before cannot be looked up.
     """
     known = known or Known(None, 0)
     with store.all_rows(made_with) as (head, rows):
-        columns = _Columns(PairCollector(head.field_weights))
-        columns.add_all(rows, lambda row: known.vector(row, dim))
+        columns = _Columns(head.field_weights, known, dim)
+        while chunk := list(islice(rows, _CHUNK)):
+            columns.add_all(chunk)
     if not columns.ids:
         raise CatalogueError(f"{store} has no items; import some with: recserve catalogue import SOURCE")
     if columns.without_text:
@@ -110,6 +140,7 @@ def read_catalogue(store: CatalogueStore, made_with: str = "", dim: int = 0, kno
         available=np.array(columns.available, np.bool_),
         fields=columns.fields,
         known=columns.known,
+        taken=columns.all_taken(),
         unknown=np.array(columns.unknown, np.int64),
         pairs=columns.collector.pairs(),
     )
@@ -125,10 +156,13 @@ def item_vectors(catalogue: Catalogue, encoder: Encoder, *, done: Callable[[int]
 
     Raises:
         CatalogueError: The text vectors of an item cancel out; named.
+        ExportError: Vectors that were encoded before cannot be read.
     """
     vectors = np.empty((len(catalogue.ids), encoder.dim), np.float32)
     for row, vector in catalogue.known.items():
         vectors[row] = vector
+    if catalogue.taken is not None:
+        catalogue.taken.encoded.fill(vectors, catalogue.taken.rows, catalogue.taken.places)
     if len(catalogue.unknown):
         of_texts = encoder.encode(catalogue.pairs.texts, done=done)
         vectors[catalogue.unknown], cancelled = pooled(catalogue.pairs, of_texts)
@@ -141,29 +175,58 @@ def item_vectors(catalogue: Catalogue, encoder: Encoder, *, done: Callable[[int]
     return vectors
 
 
-@dataclass
 class _Columns:
     """Collects items column by column."""
 
-    collector: PairCollector
-    ids: list[str] = field(default_factory=list)
-    available: list[bool] = field(default_factory=list)
-    fields: list[dict[str, Any]] = field(default_factory=list)
-    known: dict[int, Vectors] = field(default_factory=dict)
-    unknown: list[int] = field(default_factory=list)
-    without_text: list[str] = field(default_factory=list)
+    def __init__(self, field_weights: Mapping[str, float], known: Known, dim: int) -> None:
+        self.collector = PairCollector(field_weights)
+        self.ids: list[str] = []
+        self.available: list[bool] = []
+        self.fields: list[dict[str, Any]] = []
+        self.known: dict[int, Vectors] = {}
+        self.taken_rows: list[NDArray[np.int64]] = []
+        self.taken_places: list[NDArray[np.int64]] = []
+        self.unknown: list[int] = []
+        self.without_text: list[str] = []
+        self._field_weights = field_weights
+        self._known = known
+        self._dim = dim
 
-    def add_all(self, rows: Iterable[ItemRow], known: Callable[[ItemRow], Vectors | None]) -> None:
+    def add_all(self, rows: Sequence[ItemRow]) -> None:
+        first = len(self.ids)
+        missing: list[int] = []
         for number, row in enumerate(rows):
-            if (vector := known(row)) is not None:
-                self.known[number] = vector
-            elif self.collector.add(row.item.texts):
-                self.unknown.append(number)
+            if (vector := self._known.vector(row, self._dim)) is not None:
+                self.known[first + number] = vector
             else:
-                self.without_text.append(row.item.id)
+                missing.append(number)
             self.ids.append(row.item.id)
             self.available.append(row.item.available)
             self.fields.append(row.item.fields)
+        for number in self._not_encoded(rows, missing, first):
+            if self.collector.add(rows[number].item.texts):
+                self.unknown.append(first + number)
+            else:
+                self.without_text.append(rows[number].item.id)
+
+    def _not_encoded(self, rows: Sequence[ItemRow], missing: list[int], first: int) -> list[int]:
+        """Those of the missing whose vectors were not encoded before; where the others are is kept."""
+        if self._known.encoded is None or not missing:
+            return missing
+        digests = [made_from(rows[number].item.texts, self._field_weights) for number in missing]
+        numbers, places = np.array(missing, np.int64), self._known.encoded.find(digests)
+        found = places >= 0
+        self.taken_rows.append(first + numbers[found])
+        self.taken_places.append(places[found])
+        left: list[int] = numbers[~found].tolist()
+        return left
+
+    def all_taken(self) -> Taken | None:
+        if self._known.encoded is None:
+            return None
+        none = np.empty(0, np.int64)
+        rows, places = (np.concatenate([none, *parts]) for parts in (self.taken_rows, self.taken_places))
+        return Taken(self._known.encoded, rows, places)
 
 
 def _names(ids: list[str]) -> str:

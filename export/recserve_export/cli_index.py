@@ -58,6 +58,7 @@ def build(
     ),
     recall: float = typer.Option(0.98, help="Recall@10 to reach for user vectors, against exact search."),
     force: bool = typer.Option(False, "--force", help="Build even when the published index is up to date."),
+    vectors: Path | None = typer.Option(None, help="Output of `recserve catalogue encode`, whose vectors are taken."),
     store: str = _STORE,
     interactions: str = typer.Option("", help="URL of the interaction store [default: the file in the home]."),
     rules: Path | None = typer.Option(None, help="Rules that weigh interactions, as served; none = the built-in ones."),
@@ -85,11 +86,12 @@ def build(
             Settings(engine=engine.value, recall=recall),
             store=store,
             force=force,
+            encoded=vectors,
             milvus=MilvusSettings(uri=milvus_uri, token_file=milvus_token_file),
             log=_logged(workspace, interactions, rules),
             stage=stage_bar,
         )
-        _print_built(built)
+        _print_built(built, vectors)
 
 
 @app.command()
@@ -149,10 +151,11 @@ def _logged(workspace: Workspace, interactions: str, rules: Path | None) -> Logg
     return LoggedUsers(where, HistoryRules() if rules is None else read_rules(rules))
 
 
-def _print_built(built: Built) -> None:
+def _print_built(built: Built, vectors: Path | None) -> None:
     manifest, point = built.manifest, built.report.points[built.report.choice.point]
     if not built.is_new:
-        note(f"the index is up to date: snapshot {manifest.id}")
+        unused = "" if vectors is None else f"; no vector of {vectors} was needed"
+        note(f"the index is up to date: snapshot {manifest.id}{unused}")
     if not built.report.choice.reached:
         note(f"warning: no measured parameters reach recall@10 {built.report.target:g}; the nearest were chosen")
     if built.report.truncated_texts:
@@ -165,6 +168,14 @@ def _print_built(built: Built) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if vectors is not None and built.origins is not None:
+        known, taken, encoded = built.origins
+        out.print(
+            f"item vectors: {taken:,} from {vectors}, {encoded:,} encoded, {known:,} there already",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _cut(report: RecallReport) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -24,11 +24,23 @@ from recserve_export.errors import ExportError
 from recserve_export.field_mapping import FieldMapping
 from recserve_server_ext.durable import exclusive, fsync_path, write_file
 from recserve_server_ext.encoder_manifest import read_manifest
-from recserve_server_ext.item_vectors import PairCollector, encode_items, made_with
+from recserve_server_ext.item_vectors import MADE_FROM_BYTES, PairCollector, encode_items, made_from
 from recserve_server_ext.text_encoder import TextEncoder
 
 JOB = "job.json"
+#: Of the output: raise it when rows or `job.json` mean something else.
+FORMAT: Final = 2
+#: Of the files of the output. Lists of any length: those of a fixed size do not come back where some are missing.
+SCHEMA: Final = pa.schema(
+    {
+        "id": pa.large_string(),
+        "vector": pa.list_(pa.float32()),
+        "error": pa.large_string(),
+        "made_from": pa.binary(MADE_FROM_BYTES),
+    }
+)
 _LOCK = ".lock"
+_ENCODE_ANEW = "encode anew into an empty folder"
 #: After a dot and the name of the output: a file that is being written.
 _ASIDE = ".{}.tmp"
 #: Rows encoded at a time: memory does not grow with the size of a row group.
@@ -41,14 +53,22 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an output folder was made with; `job.json` in it.
 
     Attributes:
-        made_with: Encoder and field weights.
-        mapping: How rows become items.
+        encoder: Runtime fingerprint.
+        mapping: How rows become items, with the field weights.
         dim: Length of a vector.
+        format: Of the output.
     """
 
-    made_with: str
+    encoder: str
     mapping: FieldMapping
     dim: int
+    format: int = FORMAT
+
+
+class _Format(msgspec.Struct):
+    """The format of an output, the first of which did not name it."""
+
+    format: int = 1
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -92,9 +112,7 @@ class PieceEncoder:
         self._encoder = TextEncoder(encoder, threads=threads, verify=False)
         self._job = job
         self._convert = RowConverter(job.mapping, is_textual=False)
-        # Of any length: lists of a fixed size do not come back from Parquet where some are missing.
-        vector = pa.list_(pa.float32())
-        self._schema = pa.schema({"id": pa.large_string(), "vector": vector, "error": pa.large_string()})
+        self._weights = job.mapping.field_weights
 
     def __call__(self, piece: Piece) -> Outcome:
         """Encode a piece, unless its output is there already.
@@ -107,7 +125,7 @@ class PieceEncoder:
             return _outcome(output)
         aside = output.with_name(f".{output.name}" + _ASIDE.format(uuid.uuid4().hex))
         try:
-            with pq.ParquetWriter(aside, self._schema) as writer:
+            with pq.ParquetWriter(aside, SCHEMA, write_page_checksum=True) as writer:
                 for batch in pq.ParquetFile(piece.file).iter_batches(
                     _ROWS, row_groups=[piece.group], columns=list(self._job.mapping.columns)
                 ):
@@ -126,10 +144,11 @@ class PieceEncoder:
         return _outcome(output)
 
     def _table(self, rows: list[dict[str, Any]]) -> pa.Table:
-        """A row for each row: its id and vector, or why there is none."""
-        collector = PairCollector(self._job.mapping.field_weights)
+        """A row for each row: its id, its vector and what that was made from, or why there is none."""
+        collector = PairCollector(self._weights)
         ids: list[str | None] = []
         errors: list[str | None] = []
+        digests: list[bytes | None] = [None] * len(rows)
         encoded: list[int] = []
         for number, row in enumerate(rows):
             try:
@@ -141,18 +160,21 @@ class PieceEncoder:
             else:
                 ids.append(item.id)
                 errors.append(None)
+                digests[number] = made_from(item.texts, self._weights)
                 encoded.append(number)
         vectors = np.zeros((len(rows), self._job.dim), np.float32)
         if encoded:
             vectors[encoded], cancelled = encode_items(collector, self._encoder.encode)
             for number in np.array(encoded)[cancelled].tolist():
-                errors[number] = "the weighted vectors of its texts cancel out"
+                errors[number], digests[number] = "the weighted vectors of its texts cancel out", None
         missing = np.array([error is not None for error in errors])
         offsets = np.concatenate([[0], np.cumsum(~missing * self._job.dim)]).astype(np.int32)
         lists = pa.ListArray.from_arrays(
             pa.array(offsets), pa.array(vectors[~missing].reshape(-1)), mask=pa.array(missing)
         )
-        return pa.table([pa.array(ids, pa.large_string()), lists, pa.array(errors, pa.large_string())], self._schema)
+        made = pa.array(digests, SCHEMA.field("made_from").type)
+        columns = [pa.array(ids, pa.large_string()), lists, pa.array(errors, pa.large_string()), made]
+        return pa.table(columns, SCHEMA)
 
 
 def prepare(source: Path, output: Path, encoder: Path, mapping: FieldMapping) -> tuple[Job, list[Piece]]:
@@ -168,7 +190,7 @@ def prepare(source: Path, output: Path, encoder: Path, mapping: FieldMapping) ->
         ExportError: The input is not Parquet or lacks a column, or the folder holds the output of another job.
     """
     manifest = read_manifest(encoder)
-    job = Job(made_with(manifest.runtime_fingerprint, mapping.field_weights), mapping, manifest.dim)
+    job = Job(manifest.runtime_fingerprint, mapping, manifest.dim)
     pieces = list(_pieces(source, output, mapping))
     if not pieces:
         raise ExportError(f"{source} has no Parquet file with a row")
@@ -176,6 +198,27 @@ def prepare(source: Path, output: Path, encoder: Path, mapping: FieldMapping) ->
     with exclusive(output / _LOCK):
         _claim(output, job)
     return job, pieces
+
+
+def read_job(output: Path) -> Job:
+    """What an output folder was made with.
+
+    Raises:
+        ExportError: It is no output of this command, or of another version of it.
+    """
+    path = output / JOB
+    try:
+        raw = path.read_bytes()
+        if (found := msgspec.json.decode(raw, type=_Format).format) != FORMAT:
+            raise ExportError(
+                f"{output} holds vectors in format {found}, this version of recserve takes format {FORMAT}; "
+                f"{_ENCODE_ANEW}"
+            )
+        return msgspec.json.decode(raw, type=Job)
+    except FileNotFoundError as error:
+        raise ExportError(f"{output} has no {JOB}: name an output of recserve catalogue encode") from error
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path} cannot be read: {error}; {_ENCODE_ANEW}") from error
 
 
 def remove_leftovers(pieces: Sequence[Piece]) -> None:
@@ -190,11 +233,7 @@ def remove_leftovers(pieces: Sequence[Piece]) -> None:
 def _claim(output: Path, job: Job) -> None:
     path = output / JOB
     if path.is_file():
-        try:
-            found = msgspec.json.decode(path.read_bytes(), type=Job)
-        except msgspec.MsgspecError as error:
-            raise ExportError(f"{path} cannot be read: {error}; name an empty folder") from error
-        if found != job:
+        if read_job(output) != job:
             raise ExportError(f"{output} holds vectors of another encoder or mapping; name an empty folder")
     elif any(not entry.name.startswith(".") for entry in output.iterdir()):
         raise ExportError(f"{output} is not empty and no output of this command; name an empty folder")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_export.catalogue_columns import Catalogue, Known, item_vectors, read_catalogue
+from recserve_export.encoded_vectors import EncodedVectors
 from recserve_export.engine_choice import EngineName, RecallReport, Settings, Stage, build_engine, silent
 from recserve_export.index_milvus import in_milvus, write_with
 from recserve_export.logged_users import logged_users
@@ -88,6 +89,20 @@ class LoggedUsers(NamedTuple):
             return logged_users(store, self.rules, row_of, vectors, partial(encoder.encode, role="query"), seed=seed)
 
 
+class Origins(NamedTuple):
+    """Where the item vectors of an index came from, in items.
+
+    Attributes:
+        known: An older snapshot, or the store, where they were written with the items.
+        taken: The vectors that were encoded before.
+        encoded: Made for this index.
+    """
+
+    known: int
+    taken: int
+    encoded: int
+
+
 @dataclass(frozen=True)
 class Built:
     """What `build` did.
@@ -97,12 +112,14 @@ class Built:
         is_new: Whether it was built just now, or was up to date.
         manifest: Of that snapshot.
         report: How its engine was chosen.
+        origins: Of its vectors; none = it was up to date, or built from vectors without a store.
     """
 
     folder: Path
     is_new: bool
     manifest: SnapshotManifest
     report: RecallReport
+    origins: Origins | None = None
 
 
 def build(
@@ -112,6 +129,7 @@ def build(
     *,
     store: str = "",
     force: bool = False,
+    encoded: Path | None = None,
     milvus: MilvusSettings | None = None,
     log: LoggedUsers | None = None,
     stage: Stage = silent,
@@ -126,24 +144,27 @@ def build(
         settings: How to choose engine and parameters.
         store: URL of the catalogue store; empty = the file in the workspace.
         force: Whether to build in any case.
+        encoded: Output folder of `recserve catalogue encode`, whose vectors are taken; none = all are encoded here.
         milvus: Where Milvus is, for the engine `milvus`.
         log: Users to measure with; none = made up ones.
         stage: Shows progress.
 
     Raises:
         ServerError: The catalogue or the encoder cannot be read, or an item has no vector.
+        ExportError: `encoded` is of another encoder or other field weights, or cannot be read.
     """
     settings = settings or Settings()
     fingerprint = read_encoder_manifest(encoder_folder, verify=False).runtime_fingerprint
     with CatalogueStore(workspace.store_at(store)) as opened:
         head = opened.head()
         wanted = (fingerprint, head.revision, head.identity, head.field_weights, settings.recall, settings.engine)
+        before = None if encoded is None else EncodedVectors(encoded, fingerprint, head.field_weights)
         if not force and (done := _up_to_date(workspace.snapshots, wanted)) is not None:
             return done
         older = None if force else _reusable(workspace.snapshots, wanted)
         encoder = TextEncoder(encoder_folder, threads=settings.threads)
         journal = VectorJournal(encoder, workspace.encoding / fingerprint)
-        catalogue, vectors = _encoded(opened, fingerprint, journal, older, stage)
+        catalogue, vectors = _encoded(opened, fingerprint, journal, older, before, stage)
     texts = EncodedTexts(len(catalogue.pairs.texts), encoder.truncated_texts)
     logged = None if log is None else log.vectors(catalogue.ids, vectors, encoder, settings.seed)
     built = build_index(
@@ -159,7 +180,7 @@ def build(
         stage=stage,
     )
     journal.forget()
-    return built
+    return replace(built, origins=_origins(catalogue))
 
 
 def build_index(
@@ -234,13 +255,18 @@ def read_report(folder: Path) -> RecallReport:
 
 
 def _encoded(
-    store: CatalogueStore, fingerprint: str, journal: VectorJournal, older: SnapshotVectors | None, stage: Stage
+    store: CatalogueStore,
+    fingerprint: str,
+    journal: VectorJournal,
+    older: SnapshotVectors | None,
+    before: EncodedVectors | None,
+    stage: Stage,
 ) -> tuple[Catalogue, Vectors]:
     """The catalogue and its vectors; what changed while it was encoded is encoded too, a few times over."""
     what = "encode distinct texts"
     for _ in range(_ROUNDS):
         head = store.head()
-        known = Known(older, head.imported_at)
+        known = Known(older, head.imported_at, before)
         catalogue = read_catalogue(store, made_with(fingerprint, head.field_weights), journal.dim, known)
         with stage(what, len(catalogue.pairs.texts)) as advance:
             vectors = item_vectors(catalogue, journal, done=advance)
@@ -248,6 +274,11 @@ def _encoded(
             break
         what = "encode what changed meanwhile"
     return catalogue, vectors
+
+
+def _origins(catalogue: Catalogue) -> Origins:
+    taken = 0 if catalogue.taken is None else len(catalogue.taken.rows)
+    return Origins(len(catalogue.known), taken, len(catalogue.unknown))
 
 
 def _details(catalogue: Catalogue, source: str) -> Details:

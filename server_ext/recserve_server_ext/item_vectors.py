@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
+#: Of what `made_from` gives.
+MADE_FROM_BYTES: Final = 16
 #: A sum shorter than this, relative to the sum of |a_f|, is rounding noise and has no direction.
 _CANCELLED = 1e-5
 _BLOCK_PAIRS = 16_384
@@ -107,6 +109,20 @@ def made_with(encoder: str, field_weights: Mapping[str, float]) -> str:
     """What an item vector depends on besides the texts: the encoder's runtime fingerprint and the field weights."""
     weights = sorted((name, float(weight)) for name, weight in field_weights.items())
     return hashlib.sha256(msgspec.json.encode([encoder, weights])).hexdigest()[:32]
+
+
+def made_from(texts: Mapping[str, str], field_weights: Mapping[str, float]) -> bytes:
+    """What an item vector depends on besides the encoder: a digest of the texts with a weight, and of their weights.
+
+    Args:
+        texts: Of an item, by text field.
+        field_weights: a_f by text field; 1 for a field that is not named.
+
+    Returns:
+        16 bytes.
+    """
+    weighted = sorted((float(weight), text) for name, text in texts.items() if (weight := field_weights.get(name, 1.0)))
+    return hashlib.blake2b(msgspec.json.encode(weighted), digest_size=MADE_FROM_BYTES).digest()
 
 
 def encode_items(
