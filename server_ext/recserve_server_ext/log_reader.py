@@ -30,6 +30,12 @@ class LogReader:
     A read gives what reading all of it anew gives, apart from what the limits of the store removed in the last hour.
     """
 
+    _last: int
+    _kept: Ints
+    _of_context: list[list[str | None]]
+    _codes: dict[str, int]
+    _anew_at: float
+
     def __init__(
         self, types: Sequence[str], contexts: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -44,11 +50,7 @@ class LogReader:
         self._clock = clock
         self._lock = threading.Lock()
         self._erasures: Change = (0, 0)
-        self._last = 0
-        self._kept: Ints = np.empty((4, 0), np.int64)
-        self._of_context: list[list[str | None]] = [[] for _ in contexts]
-        self._codes: dict[str, int] = {}
-        self._anew_at = clock() + _ANEW_S
+        self._forget()
 
     def read(self, store: InteractionStore) -> LogColumns:
         """The log as it is now.
