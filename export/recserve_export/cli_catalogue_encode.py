@@ -33,7 +33,7 @@ def encode(
         list[str] | None, typer.Option("--map", help="NAME=COLUMN where the column has another name.")
     ] = None,
 ) -> None:
-    """Write one row (id, vector, error) for each row of the input; a row that is no item has an error and no vector."""
+    """Write a row (id, vector, error, made_from) for each input row; what is no item has an error and no vector."""
     with explained(OSError):
         from recserve_export.encode_job import Outcome, prepare, remove_leftovers
         from recserve_export.encode_runners import run_locally, run_on_ray

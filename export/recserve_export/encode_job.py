@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,7 +119,7 @@ class PieceEncoder:
         """Encode a piece, unless its output is there already.
 
         Raises:
-            ExportError: The input cannot be read, or the output cannot be written.
+            ExportError: The input cannot be read, or the output cannot be written, or read where it is there already.
         """
         output = Path(piece.output)
         if output.is_file():
@@ -258,6 +259,23 @@ def _pieces(source: Path, output: Path, mapping: FieldMapping) -> Iterator[Piece
                 yield Piece(str(file.resolve()), group, rows, str(place.resolve()))
 
 
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Say of a file of the output that it cannot be read, and what to do.
+
+    Raises:
+        ExportError: It cannot.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"{file} cannot be read: {reason}; remove it and run recserve catalogue encode again"
+        ) from error
+
+
 def _outcome(output: Path) -> Outcome:
-    errors = pq.read_table(output, columns=["error"])["error"]
+    with readable(output):
+        errors = pq.read_table(output, columns=["error"])["error"]
     return Outcome(len(errors), len(errors) - errors.null_count)

@@ -6,7 +6,6 @@ Of a row 24 bytes are held; vectors are read where they are asked for, a few tho
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recserve_export.encode_job import SCHEMA, read_job
+from recserve_export.encode_job import SCHEMA, read_job, readable
 from recserve_export.errors import ExportError
 from recserve_server_ext.item_vectors import MADE_FROM_BYTES
 
@@ -106,7 +105,7 @@ class EncodedVectors:
         ends = np.searchsorted(places, index.first)
         for file, first, start, stop in zip(index.files, index.first[:-1], ends[:-1], ends[1:], strict=True):
             if start < stop:
-                with _explained(file):
+                with readable(file):
                     _fill_from(file, vectors, rows[start:stop], places[start:stop] - first)
 
     @cached_property
@@ -114,7 +113,7 @@ class EncodedVectors:
         files = sorted(self._folder.glob("[!.]*.parquet"))
         first, digests, places = [0], [np.empty(0, _DIGEST)], [np.empty(0, np.int64)]
         for file in files:
-            with _explained(file):
+            with readable(file):
                 rows, row, found = _digests(file)
             digests.append(found)
             places.append(row + first[-1])
@@ -175,17 +174,6 @@ def _checked(file: Path, column: pa.ListArray, dim: int) -> Vectors:
 
 def _opened(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, page_checksum_verification=True)
-
-
-@contextmanager
-def _explained(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(
-            f"{file} cannot be read: {reason}; remove it and run recserve catalogue encode again"
-        ) from error
 
 
 def _shown(field_weights: Mapping[str, float]) -> str:

@@ -159,6 +159,22 @@ def test_the_output_of_another_job_is_not_mixed_in(tiny_home: Path, source: Path
     assert not (tmp_path / "full" / JOB).exists()
 
 
+def test_a_damaged_file_of_the_output_is_named_and_done_anew(tiny_home: Path, source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(tiny_home, source, output)
+    before = read(output)
+    file = min(output.glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:-20])
+    ran = run(tiny_home, source, output)
+    said = "".join(ran.stderr.split())
+    assert (ran.returncode, "Traceback" in ran.stderr) == (1, False)
+    assert file.name in said
+    assert "removeit" in said
+    file.unlink()
+    assert run(tiny_home, source, output).returncode == 0
+    assert read(output) == before
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
