@@ -270,7 +270,7 @@ def pasts_of(
         others = [] if known.issuperset(saw) else [item for item in saw if item not in known]
         bounded = _bounded(weights[start:end]) if any_heavy else weights[start:end].copy()
         past = UserPast(own, are_items, bounded, counted[start:end].copy(), others)
-        past.newest_us = times[start] if end > start else 0
+        past.newest_us = max(times[start:end], default=0)
         pasts.append(past)
     return pasts
 
