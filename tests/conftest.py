@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from recserve_client import Client, ClientOptions
 from recserve_server_ext.catalogue_store import CatalogueStore
@@ -29,6 +30,12 @@ _OF_A_SERVER = shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often a served process is killed while it records")
+
+
+def pytest_configure() -> None:
+    # By the clock of a machine that others use, too, no example is too slow.
+    settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("shared")
 
 
 @pytest.fixture
