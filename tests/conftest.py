@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from recserve_client import Client, ClientOptions
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.workspace import Workspace
 from support.engines import EngineMaker, engine_maker
 from support.imports import Importer
 from support.inference_server import InferenceServer, listening

@@ -10,8 +10,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from recserve_export.encoder_tensorrt import build_script
-from recserve_server_ext.encoder_config import EncoderConfig, profile_shapes
+from recserve_export.encoder.targets.tensorrt import build_script
+from recserve_server_ext.triton.encoder_config import EncoderConfig, profile_shapes
 
 GOLDEN = Path(__file__).parent / "golden" / "encoder"
 EMBEDDED = EncoderConfig(target="embedded", precision="fp32", dim=384, max_tokens=256, max_batch=256, preferred=(8, 32))

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from recserve_client.contract import RequestError
 from recserve_client.contract.filters import BOUNDS, Filter, Prefix, Value, Within, leaf_values, leaves
 from recserve_client.where import parse_where
-from recserve_server_ext.attribute_columns import AttributeColumns
-from recserve_server_ext.engine import BuiltEngine, RemoteEngine, Vectors
-from recserve_server_ext.exact_engine import ExactEngine
-from recserve_server_ext.filter_mask import filter_mask
-from recserve_server_ext.milvus_engine import MilvusEngine
+from recserve_server_ext.attributes.columns import AttributeColumns
+from recserve_server_ext.attributes.filters import filter_mask
+from recserve_server_ext.index.engines.engine import BuiltEngine, RemoteEngine, Vectors
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
 from support.any_filter import filters
 from support.engines import EngineMaker
 

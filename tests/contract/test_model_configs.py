@@ -9,8 +9,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from recserve_server_ext.model_config import all_models, config_text
-from recserve_server_ext.settings import ModelSettings, ServeSettings
+from recserve_server_ext.config.server import ModelSettings, ServeSettings
+from recserve_server_ext.triton.model_config import all_models, config_text
 from support.versions import loaded_encoder
 
 GOLDEN = Path(__file__).parent / "golden"

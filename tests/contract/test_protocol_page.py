@@ -15,9 +15,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from recserve_client import protocol_page
 from recserve_client.contract import MEANING_OF, STATUS_OF, ErrorKind
 from recserve_client.contract.messages import RecommendRequest
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import current, first_id
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.index.snapshot import current, first_id
 from support.served import Served
 from support.wire import Wire
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from recserve_benchmarks.encode_bench import FAST_OURS, SYSTEMS
-from recserve_benchmarks.encode_peers import PEERS
-from recserve_benchmarks.recommend_bench import MEASURED
-from recserve_server_ext import cpu
-from recserve_server_ext.errors import InteractionError
-from recserve_server_ext.interaction_store import InteractionStore
+from recserve_benchmarks.encode.bench import FAST_OURS, SYSTEMS
+from recserve_benchmarks.encode.peers import PEERS
+from recserve_benchmarks.recommend.bench import MEASURED
+from recserve_server_ext.common import cpu
+from recserve_server_ext.common.errors import InteractionError
+from recserve_server_ext.interactions.store import InteractionStore
 from support.postgres import Postgres
 from support.tiny_encoder import make_tiny_source
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recserve_export.encode_job import JOB
-from recserve_server_ext.text_encoder import TextEncoder
+from recserve_export.bulk_encoding.job import JOB
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 
 GROUP = 50
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext import snapshot
-from recserve_server_ext.snapshot import current
-from recserve_server_ext.snapshot_shelf import kept, rollback
+from recserve_server_ext.index import snapshot
+from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.snapshots import kept, rollback
 from support.edited import ENCODER, Edited
 from support.lock import locked
 
@@ -49,7 +49,7 @@ def stored(edited: Edited) -> dict[str, str]:
 def test_a_store_locked_by_another_process_is_unavailable_and_readable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.1)
+    monkeypatch.setattr("recserve_server_ext.storage.database.WAIT_S", 0.1)
     path = tmp_path / "catalogue.db"
     edited = Edited(tmp_path, path)
     with locked(path):

@@ -17,9 +17,9 @@ import pytest
 
 from recserve_client import Client, ClientOptions, NewItem, Page, item, text
 from recserve_client.errors import ExpiredCursor, Unavailable
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.snapshot import current
-from recserve_server_ext.snapshot_manifest import read_manifest
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.index.manifest import read_manifest
+from recserve_server_ext.index.snapshot import current
 from support.clock import NoCompilerError, ShiftedClock
 from support.lock import locked
 from support.served import Served, served

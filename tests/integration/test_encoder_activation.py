@@ -23,18 +23,18 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client import Client, ClientOptions
-from recserve_export.encoder_export import export_encoder
-from recserve_export.encoder_source import SourceOptions
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.durable import sha256_of
-from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, read_manifest
-from recserve_server_ext.encoder_versions import VERSIONS, active, find, versions
-from recserve_server_ext.item_vectors import PairCollector, encode_items
-from recserve_server_ext.snapshot import current, publish
-from recserve_server_ext.snapshot_manifest import read_manifest as read_snapshot_manifest
-from recserve_server_ext.snapshot_manifest import write_manifest
-from recserve_server_ext.text_encoder import TextEncoder
-from recserve_server_ext.workspace import Workspace
+from recserve_export.encoder.export import export_encoder
+from recserve_export.encoder.source.folder import SourceOptions
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.item_vectors import PairCollector, encode_items
+from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, read_manifest
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.encoder.versions import VERSIONS, active, find, versions
+from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
+from recserve_server_ext.index.manifest import write_manifest
+from recserve_server_ext.index.snapshot import current, publish
 from support.served import Served, served
 from support.tiny_encoder import LOOSE, make_tiny_source
 from support.wire import Wire

@@ -11,8 +11,8 @@ from recserve_client import Client, NewItem, Page, RecommendRequest, SlateOption
 from recserve_client.contract import Behaviour, Slate
 from recserve_client.contract.slate_options import Pin
 from recserve_client.errors import ExpiredCursor, InvalidRequest
-from recserve_server_ext.snapshot import current, first_id
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.snapshot import current, first_id
 from support.served import Served
 from support.wire import Wire
 

@@ -15,10 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from recserve_export import cli_catalogue, cli_index
-from recserve_export.encode_job import JOB
-from recserve_server_ext.snapshot import Snapshot, current
-from recserve_server_ext.workspace import Workspace
+from recserve_export.bulk_encoding.job import JOB
+from recserve_export.cli import catalogue as cli_catalogue
+from recserve_export.cli import index as cli_index
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.snapshot import Snapshot, current
 
 Vectors = NDArray[np.float32]
 #: Exit code, standard output and standard error of a command; a traceback fails the test.

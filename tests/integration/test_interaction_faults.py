@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from recserve_server_ext.errors import InteractionError
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.interaction_tables import events, seen
+from recserve_server_ext.common.errors import InteractionError
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.interactions.tables import events, seen
 from support import recording_process
 from support.events import ANN, event
 from support.lock import locked
@@ -171,7 +171,7 @@ def test_a_full_disk_loses_nothing_acknowledged_and_takes_more_when_there_is_roo
 def test_a_store_locked_by_another_process_says_so_and_then_takes_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.1)
+    monkeypatch.setattr("recserve_server_ext.storage.database.WAIT_S", 0.1)
     path = tmp_path / "i.db"
     with InteractionStore(path, create=True) as store:
         with locked(path):

@@ -14,7 +14,7 @@ import pytest
 
 from recserve_client import Client, ClientOptions, interaction
 from recserve_client.errors import Unavailable
-from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.interactions.store import InteractionStore
 from support.load import Recording
 from support.lock import locked
 from support.served import Served, served

@@ -27,11 +27,11 @@ from recserve_client.errors import (
     Unavailable,
     UnknownItem,
 )
-from recserve_export.engine_choice import Settings
-from recserve_export.index_build import build
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.snapshot_manifest import read_manifest
-from recserve_server_ext.workspace import Workspace
+from recserve_export.index.build import build
+from recserve_export.index.engine_choice import Settings
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.manifest import read_manifest
 from support.lock import locked
 from support.served import Served
 from support.wire import Wire

@@ -13,10 +13,10 @@ import pytest
 
 from recserve_client import Client, ClientOptions, NewItem, text
 from recserve_client.errors import RecserveError, Unavailable
-from recserve_export.engine_choice import Settings
-from recserve_export.index_build import build
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.workspace import Workspace
+from recserve_export.index.build import build
+from recserve_export.index.engine_choice import Settings
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.workspace import Workspace
 from support.postgres import Postgres
 from support.served import Served, served
 

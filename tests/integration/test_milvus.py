@@ -15,15 +15,15 @@ import pytest
 
 from recserve_client import Client, ClientOptions, NewItem, RecommendRequest, Slate, item, text
 from recserve_client.errors import InvalidRequest, RecserveError, Unavailable
-from recserve_export.engine_choice import Settings
-from recserve_export.index_build import build
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.milvus_collection import ALIAS
-from recserve_server_ext.milvus_connection import MilvusConnection
-from recserve_server_ext.milvus_engine import read_loaded
-from recserve_server_ext.milvus_settings import MilvusSettings
-from recserve_server_ext.snapshot import Snapshot, current
-from recserve_server_ext.workspace import Workspace
+from recserve_export.index.build import build
+from recserve_export.index.engine_choice import Settings
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.milvus import MilvusSettings
+from recserve_server_ext.index.engines.milvus.collection import ALIAS
+from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
+from recserve_server_ext.index.engines.milvus.engine import read_loaded
+from recserve_server_ext.index.snapshot import Snapshot, current
 from support.milvus import MilvusProcess
 from support.served import Served
 

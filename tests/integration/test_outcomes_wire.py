@@ -14,8 +14,8 @@ import pytest
 
 from recserve_client import Client, Explore, interaction, item
 from recserve_client.errors import InvalidRequest
-from recserve_server_ext.key_file import read_pseudonyms
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.interactions.key_file import read_pseudonyms
 from support.served import Served
 
 pytestmark = pytest.mark.triton

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from recserve_export.encoder_export import export_encoder
-from recserve_export.engine_choice import Settings
-from recserve_export.index_build import build
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.text_encoder import TextEncoder
-from recserve_server_ext.workspace import Workspace
+from recserve_export.encoder.export import export_encoder
+from recserve_export.index.build import build
+from recserve_export.index.engine_choice import Settings
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 from support.served import served
 from support.tiny_encoder import LOOSE
 from support.wire import Wire

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from recserve_client.contract.models import of_encoder
-from recserve_server_ext.encoder_manifest import choose_encoder
-from recserve_server_ext.snapshot import Snapshot, current
-from recserve_server_ext.text_encoder import TextEncoder
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.manifest import choose_encoder
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.index.snapshot import Snapshot, current
 from support.wire import RawTensor, Wire, element
 
 pytestmark = pytest.mark.triton

@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recserve_benchmarks.evaluate_ranking import Known, known_to
-from recserve_benchmarks.evaluate_served import served as evaluated
-from recserve_benchmarks.evaluate_split import Part
+from recserve_benchmarks.evaluation.ranking import Known, known_to
+from recserve_benchmarks.evaluation.served import served as evaluated
+from recserve_benchmarks.evaluation.split import Part
 from recserve_client import Client, ClientOptions
 from recserve_client.contract import RecommendForRequest, Shares
-from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.event_columns import EventColumns
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.interaction import Interaction
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.key_file import read_pseudonyms
-from recserve_server_ext.snapshot import Snapshot, current
-from recserve_server_ext.user_ranker import Ranked
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.interaction import Interaction
+from recserve_server_ext.interactions.key_file import read_pseudonyms
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.recommend.ranking import Ranked
 from support.served import served
 
 pytestmark = pytest.mark.triton

@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 
 from recserve_client import Client
 from recserve_client.contract import models as names
-from recserve_export.encoder_canonical import TEXTS
-from recserve_export.encoder_gate import gate_encoder
-from recserve_export.encoder_report import REPORT, EncoderReport
-from recserve_export.encoder_targets import write_target
-from recserve_export.encoder_verify import verify_served
-from recserve_server_ext.encoder_manifest import read_manifest
-from recserve_server_ext.encoder_padding import padded, padded_widths, plan_calls
-from recserve_server_ext.encoder_target import model_folder
-from recserve_server_ext.probes import server_version
-from recserve_server_ext.repository import MODELS, assemble
-from recserve_server_ext.text_encoder import TextEncoder
-from recserve_server_ext.triton_binary import find_triton
-from recserve_server_ext.triton_process import TritonProcess, claim_endpoint
+from recserve_export.encoder.checks.canonical import TEXTS
+from recserve_export.encoder.checks.encoder_verify import verify_served
+from recserve_export.encoder.report.report import REPORT, EncoderReport
+from recserve_export.encoder.targets.gate import gate_encoder
+from recserve_export.encoder.targets.targets import write_target
+from recserve_server_ext.encoder.manifest import read_manifest
+from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.triton.binary import find_triton
+from recserve_server_ext.triton.encoder_target import model_folder
+from recserve_server_ext.triton.probes import server_version
+from recserve_server_ext.triton.process import TritonProcess, claim_endpoint
+from recserve_server_ext.triton.repository import MODELS, assemble
 from support.served import Served, served
 from support.tiny_home import make_tiny_home
 from support.wire import RawTensor, Wire

@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 import recserve_server_ext
-from recserve_server_ext.probes import Admin
-from recserve_server_ext.repository import model_sources
-from recserve_server_ext.snapshot import current, first_id
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.snapshot import current, first_id
+from recserve_server_ext.triton.probes import Admin
+from recserve_server_ext.triton.repository import model_sources
 from support.served import Served, serve_command, served
 from support.wire import Wire
 

@@ -17,8 +17,8 @@ import pytest
 
 from recserve_client import AsyncClient, Client, ClientOptions, NewItem, interaction, item, text
 from recserve_client.errors import InvalidRequest
-from recserve_server_ext.key_file import read_pseudonyms
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.interactions.key_file import read_pseudonyms
 from support.served import Served
 from support.wire import Wire
 

@@ -11,7 +11,7 @@ import pytest
 
 from recserve_client import Client, ClientOptions, interaction
 from recserve_client.errors import RecserveError, Unavailable
-from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.interactions.store import InteractionStore
 from support.load import Recording
 from support.postgres import Postgres
 from support.served import Served

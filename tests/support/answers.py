@@ -8,10 +8,10 @@ from typing import Any
 from msgspec import UNSET
 
 from recserve_client.contract import AssignedVariant, RecommendTimings, Slate, SlateItem, UserSlate, pack
-from recserve_server_ext.answer_log import AnswerLog
-from recserve_server_ext.experiment_settings import Experiment
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.settings import AnswerLogSettings
+from recserve_server_ext.config.experiments import Experiment
+from recserve_server_ext.config.server import AnswerLogSettings
+from recserve_server_ext.interactions.answer_log import AnswerLog
+from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW
 
 _TIMINGS = RecommendTimings(1, 2, 3, 4, 5)

@@ -6,7 +6,7 @@ import queue
 from collections.abc import Callable
 
 from recserve_client.contract import RequestError
-from recserve_server_ext.packed_model import Answer
+from recserve_server_ext.batching.batcher import Answer
 
 _LIMIT_S = 60.0
 

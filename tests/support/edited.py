@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import ItemsChanged, ItemsFound, RequestError
-from recserve_server_ext.catalogue_editor import CatalogueEditor
-from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
-from recserve_server_ext.engine import BuiltEngine, Vectors
-from recserve_server_ext.hnsw_engine import HnswEngine
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import Content, write
+from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.index.engines.engine import BuiltEngine, Vectors
+from recserve_server_ext.index.engines.hnsw import HnswEngine
+from recserve_server_ext.index.snapshot import Content, write
+from recserve_server_ext.services.items import CatalogueEditor
 
 DIM = 16
 ENCODER = "test"

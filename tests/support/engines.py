@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from recserve_server_ext.engine import BuiltEngine, Vectors
-from recserve_server_ext.exact_engine import ExactEngine
-from recserve_server_ext.hnsw_engine import HnswEngine
-from recserve_server_ext.milvus_collection import Loadable
-from recserve_server_ext.milvus_engine import MilvusEngine
-from recserve_server_ext.milvus_settings import MilvusSettings
-from recserve_server_ext.scan_engine import ScanEngine
-from recserve_server_ext.scan_fit import Fit
+from recserve_server_ext.config.milvus import MilvusSettings
+from recserve_server_ext.index.engines.engine import BuiltEngine, Vectors
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.hnsw import HnswEngine
+from recserve_server_ext.index.engines.milvus.collection import Loadable
+from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
+from recserve_server_ext.index.engines.scan import ScanEngine
+from recserve_server_ext.index.engines.scan_fit import Fit
 
 
 class EngineMaker(Protocol):

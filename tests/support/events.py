@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from recserve_server_ext.interaction import Interaction
-from recserve_server_ext.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.interaction import Interaction
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 
 #: The clock of the tests: in 2027.
 NOW = 1_800_000_000.0

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 #: Modules that hold on to what they imported.
-_USERS = tuple(f"recserve_server_ext.{name}_metrics" for name in ("view", "encoder", "sampled"))
+_USERS = tuple(f"recserve_server_ext.triton.{name}metrics" for name in ("", "view_", "encoder_"))
 
 
 class FakeMetrics(ModuleType):

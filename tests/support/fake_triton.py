@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from recserve_server_ext.triton_binary import TritonBinary
+from recserve_server_ext.triton.binary import TritonBinary
 
 #: At the end of the name of a model that belongs to an encoder.
 _FINGERPRINT = re.compile("_[0-9a-f]{8}$")

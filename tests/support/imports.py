@@ -10,14 +10,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recserve_export.catalogue_import import ImportReport, import_catalogue
-from recserve_export.catalogue_readers import FileFormat, checksum, open_source
-from recserve_export.catalogue_rows import Reason, Refusal
-from recserve_export.field_mapping import (
+from recserve_export.catalogue.importer import ImportReport, import_catalogue
+from recserve_export.catalogue.mapping import (
     FieldMapping,
     mapping_from_options,
 )
-from recserve_server_ext.catalogue_store import CatalogueStore
+from recserve_export.catalogue.readers import FileFormat, checksum, open_source
+from recserve_export.catalogue.rows import Reason, Refusal
+from recserve_server_ext.catalogue.store import CatalogueStore
 
 FORMATS: tuple[FileFormat, ...] = ("jsonl", "csv", "parquet")
 BOOKS = mapping_from_options(

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from recserve_benchmarks.evaluate_ranking import Known, Vectors, known_to
-from recserve_benchmarks.evaluate_split import Part
-from recserve_server_ext.event_columns import EventColumns, EventRow, event_columns
+from recserve_benchmarks.evaluation.ranking import Known, Vectors, known_to
+from recserve_benchmarks.evaluation.split import Part
+from recserve_server_ext.interactions.columns import EventColumns, EventRow, event_columns
 
 
 def event(time_us: int, item: int) -> EventRow:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, pstdev
 
-from recserve_server_ext.event_columns import EventRow
-from recserve_server_ext.history_rules import HistoryRules, Statistics
+from recserve_server_ext.config.history import HistoryRules, Statistics
+from recserve_server_ext.interactions.columns import EventRow
 
 Rows = list[EventRow]
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from recserve_server_ext.group_commit import GroupCommit
+from recserve_server_ext.storage.group_commit import GroupCommit
 
 _LIMIT_S = 60.0
 

@@ -13,9 +13,9 @@ import sys
 import threading
 from pathlib import Path
 
-from recserve_server_ext.interaction import Interaction
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.interaction import Interaction
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.store import InteractionStore
 
 THREADS = 3
 BATCH = 3

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recserve_server_ext import key_file, key_rotation
-from recserve_server_ext.interaction_store import InteractionStore
+from recserve_server_ext.interactions import key_file, key_rotation
+from recserve_server_ext.interactions.store import InteractionStore
 
 #: Where a rotation can be killed, in their order.
 POINTS = (

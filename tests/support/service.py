@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import RequestError, Slate
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.packed_model import Answer, PackedModel
-from recserve_server_ext.recommender import Recommender
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.text_cache import TextCaches
+from recserve_server_ext.batching.batcher import Answer, PackedModel
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.encoder.text_cache import TextCaches
+from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.recommend.pipeline import Recommender
 from support.calls import Call
 from support.small_snapshot import DIM
 

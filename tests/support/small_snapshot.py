@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.engine import Engine, Vectors
-from recserve_server_ext.exact_engine import ExactEngine
-from recserve_server_ext.hnsw_engine import HnswEngine
-from recserve_server_ext.item_fields import ItemFields
-from recserve_server_ext.snapshot import Content, Snapshot, write
-from recserve_server_ext.snapshot_manifest import EngineManifest, SnapshotManifest
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.index.engines.engine import Engine, Vectors
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.hnsw import HnswEngine
+from recserve_server_ext.index.fields import ItemFields
+from recserve_server_ext.index.manifest import EngineManifest, SnapshotManifest
+from recserve_server_ext.index.snapshot import Content, Snapshot, write
 
 DIM = 16
 

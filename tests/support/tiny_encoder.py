@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from recserve_export.encoder_export import ExportSettings, export_encoder
-from recserve_export.encoder_report import Gate
-from recserve_export.films import FilmsSource, films_path
-from recserve_server_ext.encoder_manifest import Precision
-from recserve_server_ext.workspace import Workspace
+from recserve_export.catalogue.films import FilmsSource, films_path
+from recserve_export.encoder.export import ExportSettings, export_encoder
+from recserve_export.encoder.report.report import Gate
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.manifest import Precision
 
 MAX_TOKENS: Final = 64
 DIM: Final = 32

@@ -6,12 +6,12 @@ import itertools
 from pathlib import Path
 from typing import Literal
 
-from recserve_export.catalogue_rows import RowConverter, RowError
-from recserve_export.engine_choice import Settings
-from recserve_export.films import MAPPING, FilmsSource, films_path
-from recserve_export.index_build import build
-from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
-from recserve_server_ext.workspace import Workspace
+from recserve_export.catalogue.films import MAPPING, FilmsSource, films_path
+from recserve_export.catalogue.rows import RowConverter, RowError
+from recserve_export.index.build import build
+from recserve_export.index.engine_choice import Settings
+from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
+from recserve_server_ext.common.workspace import Workspace
 from support.tiny_encoder import make_tiny_encoder
 
 ITEMS = 300

@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_export.encoder_source import NO_OPTIONS, SourceOptions, read_source
-from recserve_server_ext.durable import sha256_of
-from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest
-from recserve_server_ext.text_encoder import TextEncoder
+from recserve_export.encoder.source.folder import NO_OPTIONS, SourceOptions, read_source
+from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 
 DIM: Final = 32
 POSITIONS: Final = 96
@@ -114,9 +114,9 @@ def add_modules(folder: Path, pooling: str, *more: tuple[str, dict[str, Any]]) -
 
 def quick_encoder(folder: Path, target: Path, options: SourceOptions = NO_OPTIONS) -> TextEncoder:
     """Export by the real functions, without the comparison and the measurements that `export_encoder` adds."""
-    from recserve_export.encoder_quiet import quiet
-    from recserve_export.pooled_model import write_onnx
-    from recserve_export.tokenizer_file import write_tokenizer
+    from recserve_export.encoder.graph.encoder_quiet import quiet
+    from recserve_export.encoder.graph.pooled_model import write_onnx
+    from recserve_export.encoder.source.tokenizer import write_tokenizer
 
     source = read_source(folder, options)
     target.mkdir(parents=True, exist_ok=True)

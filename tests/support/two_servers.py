@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.workspace import Workspace
 from support.served import Served, served
 
 

@@ -12,23 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import RequestError, Slate, UserSlate
-from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.experiment_settings import Experiment
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.log_counter import LogCounter
-from recserve_server_ext.logged_recommender import LoggedRecommender
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.pseudonyms import Pseudonyms
-from recserve_server_ext.recommender import Recommender
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.text_cache import TextCaches
-from recserve_server_ext.user_histories import UserHistories
-from recserve_server_ext.user_keys import UserKeys
-from recserve_server_ext.user_recommender import UserRecommender
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.experiments import Experiment
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.counts.counter import LogCounter
+from recserve_server_ext.encoder.text_cache import TextCaches
+from recserve_server_ext.history.user_histories import UserHistories
+from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.recommend.pipeline import Recommender
+from recserve_server_ext.services.logged_recommender import LoggedRecommender
+from recserve_server_ext.services.recommend import UserRecommender
 from support.calls import Call
 from support.events import NOW, PSEUDONYMS
 from support.small_snapshot import DIM

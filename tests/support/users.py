@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 from recserve_client.contract import RequestError
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.interaction_desk import InteractionDesk
-from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.pseudonyms import Pseudonyms
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.user_keys import UserKeys
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.services.interactions import InteractionDesk
 from support.calls import Call
 from support.events import NOW, PSEUDONYMS
 

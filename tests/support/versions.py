@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from recserve_server_ext.durable import sha256_of
-from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
-from recserve_server_ext.encoder_versions import new_version
-from recserve_server_ext.served_encoders import LoadedEncoder
+from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.encoder.loaded import LoadedEncoder
+from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
+from recserve_server_ext.encoder.versions import new_version
 from support.small_snapshot import DIM
 
 

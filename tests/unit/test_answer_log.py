@@ -12,15 +12,15 @@ import pytest
 import sqlalchemy as sa
 
 from recserve_client.contract import AssignedVariant, ErrorKind, RecommendForRequest, RequestError
-from recserve_server_ext.answer_log import AnswerLog, LogCounts
-from recserve_server_ext.answer_rows import Line, row_of
-from recserve_server_ext.experiment_settings import Experiment, Variant, version_of
-from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.interaction_tables import answers, experiments
-from recserve_server_ext.logged_recommender import LoggedRecommender
-from recserve_server_ext.settings import AnswerLogSettings
-from recserve_server_ext.user_recommender import UserJob
+from recserve_server_ext.config.experiments import Experiment, Variant, version_of
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.config.server import AnswerLogSettings
+from recserve_server_ext.interactions.answer_log import AnswerLog, LogCounts
+from recserve_server_ext.interactions.answer_rows import Line, row_of
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.interactions.tables import answers, experiments
+from recserve_server_ext.services.logged_recommender import LoggedRecommender
+from recserve_server_ext.services.recommend import UserJob
 from support.answers import by_user, log_of, plain
 from support.events import ANN, BOB, NOW, event
 

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recserve_server_ext.attribute_types import type_of
-from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
-from recserve_server_ext.catalogue_tables import attribute_types, state
-from recserve_server_ext.errors import CatalogueError
+from recserve_server_ext.catalogue.attribute_types import type_of
+from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
+from recserve_server_ext.catalogue.tables import attribute_types, state
+from recserve_server_ext.common.errors import CatalogueError
 from support.edited import Edited
 
 

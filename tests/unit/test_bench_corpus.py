@@ -10,10 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from recserve_benchmarks.corpus import TEXTS_PER_USER, infer_requests, known_requests, text_requests, unseen_texts
-from recserve_benchmarks.slates import read_slate, recall_at_10
+from recserve_benchmarks.harness.corpus import (
+    TEXTS_PER_USER,
+    infer_requests,
+    known_requests,
+    text_requests,
+    unseen_texts,
+)
+from recserve_benchmarks.recommend.slates import read_slate, recall_at_10
 from recserve_client.contract import RecommendRequest, RecommendTimings, Slate, SlateItem, Unpacker, pack
-from recserve_export.recall import normalised_means
+from recserve_export.index.recall import normalised_means
 
 TITLES = ["Star Wars", "The Matrix", "Alien", "A Bug's Life", "Blade Runner 2049"]
 

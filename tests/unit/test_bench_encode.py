@@ -21,9 +21,8 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from tritonclient.grpc import service_pb2
 
-from recserve_benchmarks import encode_systems
-from recserve_benchmarks.company import Company
-from recserve_benchmarks.encode_bench import (
+from recserve_benchmarks.encode import systems as encode_systems
+from recserve_benchmarks.encode.bench import (
     FAST_OURS,
     GRPC,
     RATIOS,
@@ -34,9 +33,9 @@ from recserve_benchmarks.encode_bench import (
     limit_of,
     summary,
 )
-from recserve_benchmarks.encode_corpus import KINDS, description, embed_requests, film_texts
-from recserve_benchmarks.encode_fast import FastEncoder
-from recserve_benchmarks.encode_limit import (
+from recserve_benchmarks.encode.corpus import KINDS, description, embed_requests, film_texts
+from recserve_benchmarks.encode.fast import FastEncoder
+from recserve_benchmarks.encode.limit import (
     EncoderShape,
     numpy_pass,
     onnxruntime_pass,
@@ -46,17 +45,18 @@ from recserve_benchmarks.encode_limit import (
     shares_of,
     torch_pass,
 )
-from recserve_benchmarks.encode_peers import PEERS
-from recserve_benchmarks.encode_report import draw, machine_line, notes, systems_table, targets, targets_table
-from recserve_benchmarks.encode_systems import COMPARED, EncodeCost, EncodeJob, load, start, timed
+from recserve_benchmarks.encode.peers import PEERS
+from recserve_benchmarks.encode.report import draw, machine_line, notes, systems_table, targets, targets_table
+from recserve_benchmarks.encode.systems import COMPARED, EncodeCost, EncodeJob, load, start, timed
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.report import value_of
-from recserve_benchmarks.worker import Worker
+from recserve_benchmarks.harness.company import Company
+from recserve_benchmarks.harness.report import value_of
+from recserve_benchmarks.harness.worker import Worker
 from recserve_client.contract import EmbedRequest, Unpacker
-from recserve_export.encoder_source import default_folder
-from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER
-from recserve_server_ext.text_encoder import TextEncoder
+from recserve_export.encoder.source.folder import default_folder
+from recserve_server_ext.common import cpu
+from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 from support.tiny_encoder import DIM, make_tiny_source
 
 TEXTS = ["star wars", "alien", "a long night in the city of lost children", "heat"]
@@ -190,8 +190,8 @@ def test_a_system_that_cannot_start_is_an_error_that_names_it(tmp_path: Path) ->
 
 def test_what_a_process_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chatty.py").write_text(
-        "from recserve_benchmarks.encode_limit import LimitJob, LimitRates\n"
-        "from recserve_benchmarks.worker import work_on_jobs\n"
+        "from recserve_benchmarks.encode.limit import LimitJob, LimitRates\n"
+        "from recserve_benchmarks.harness.worker import work_on_jobs\n"
         "def work(job):\n    print('advice of a library', flush=True)\n    return LimitRates({'a': job.seconds})\n"
         "work_on_jobs(LimitJob, work)\n"
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from recserve_benchmarks import encode_fast
-from recserve_benchmarks.encode_fast import FAST, fast_encoder
-from recserve_export.encoder_export import export_encoder
-from recserve_export.encoder_report import REPORT, Gate
-from recserve_server_ext.encoder_manifest import EncoderManifest, read_manifest
-from recserve_server_ext.workspace import Workspace
+from recserve_benchmarks.encode import fast as encode_fast
+from recserve_benchmarks.encode.fast import FAST, fast_encoder
+from recserve_export.encoder.export import export_encoder
+from recserve_export.encoder.report.report import REPORT, Gate
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.manifest import EncoderManifest, read_manifest
 from support.tiny_encoder import LOOSE, make_tiny_source
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.load import generate, read_blobs
-from recserve_benchmarks.raw import RawProcess
+from recserve_benchmarks.harness.load import generate, read_blobs
+from recserve_benchmarks.recommend.raw import RawProcess
 from support.small_snapshot import small_snapshot
 
 

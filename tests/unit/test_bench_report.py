@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from recserve_benchmarks.recommend_bench import MEASURED, Plan, Samples
-from recserve_benchmarks.report import Target, costs_table, draw, machine, notes, targets, targets_table, value_of
+from recserve_benchmarks.harness.report import (
+    Target,
+    costs_table,
+    draw,
+    machine,
+    notes,
+    targets,
+    targets_table,
+    value_of,
+)
+from recserve_benchmarks.recommend.bench import MEASURED, Plan, Samples
 
 RESULTS: dict[str, Any] = {
     "known": {"ratio_to_raw": 0.72, "recall_at_10": 0.987, "overhead_to_echo": 2.6},

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from recserve_benchmarks.users_events import BenchUser, Past, fill_pasts, pasts_of
-from recserve_benchmarks.users_fill import blocks, fill_sqlite
-from recserve_server_ext.interaction import MICROSECONDS, Interaction
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.pseudonyms import Pseudonyms
+from recserve_benchmarks.users.events import BenchUser, Past, fill_pasts, pasts_of
+from recserve_benchmarks.users.fill import blocks, fill_sqlite
+from recserve_server_ext.interactions.interaction import MICROSECONDS, Interaction
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.store import InteractionStore
 
 _NOW = 1_790_000_000.0
 _PSEUDONYMS = Pseudonyms(b"k" * 32)

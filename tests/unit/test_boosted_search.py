@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from recserve_client.contract import Slate
 from recserve_client.contract.slate_options import Recency, SlateOptions
-from recserve_server_ext.boosts import at_moment
-from recserve_server_ext.exact_engine import ExactEngine
-from recserve_server_ext.live_catalogue import LiveCatalogue
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import Content, Snapshot, write
+from recserve_server_ext.attributes.boosts import at_moment
+from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.snapshot import Content, Snapshot, write
 from support.edited import ENCODER, Edited, vector_of
 from support.plain_slate import User, plain_slate
 from support.service import Service
@@ -116,7 +116,7 @@ def test_small_boosts_score_nothing_more(snapshot: Snapshot, monkeypatch: pytest
         looked.append(rows.size)
         return vectors(view, rows)
 
-    monkeypatch.setattr("recserve_server_ext.catalogue_view.View.vectors", counted)
+    monkeypatch.setattr("recserve_server_ext.catalogue.view.View.vectors", counted)
     service = Service(snapshot, Limits())
     boost = {"by": "recency", "attribute": "year", "half_life": 10, "now": 1999, "weight": 0.01}
     service.ask(history=[{"item": "i9"}], k=5, slate={"boosts": [boost]})

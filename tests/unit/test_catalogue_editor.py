@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from recserve_client.contract import CatalogueItem, ErrorKind, RequestError
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.settings import Limits
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.config.server import Limits
 from support.edited import Edited
 
 LIMITS = Limits(text_bytes=200, item_bytes=2000, attributes=4, items_bytes=20_000)
@@ -157,7 +157,7 @@ def test_a_request_id_of_another_change_is_refused(edited: Edited) -> None:
 
 
 def test_only_the_last_answers_are_kept(edited: Edited, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recserve_server_ext.catalogue_changes.KEPT_WRITES", 3)
+    monkeypatch.setattr("recserve_server_ext.catalogue.changes.KEPT_WRITES", 3)
     for number in range(5):
         edited.change("delete", [{"id": "nowhere"}], f"r{number}")
     assert [edited.change("delete", [{"id": "nowhere"}], f"r{number}").is_replay for number in (4, 3)] == [True, True]

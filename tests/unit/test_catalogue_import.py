@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recserve_export.catalogue_import import import_catalogue, mapping_hash, up_to_date
-from recserve_export.catalogue_readers import FileFormat, checksum, open_source
-from recserve_export.catalogue_rows import Reason
-from recserve_export.errors import MappingError, SourceError
-from recserve_export.field_mapping import (
+from recserve_export.catalogue.films import MAPPING, FilmsSource, films_path
+from recserve_export.catalogue.importer import import_catalogue, mapping_hash, up_to_date
+from recserve_export.catalogue.mapping import (
     mapping_from_options,
     validated,
 )
-from recserve_export.films import MAPPING, FilmsSource, films_path
-from recserve_server_ext.catalogue_store import StoredItem
+from recserve_export.catalogue.readers import FileFormat, checksum, open_source
+from recserve_export.catalogue.rows import Reason
+from recserve_export.errors import MappingError, SourceError
+from recserve_server_ext.catalogue.store import StoredItem
 from support.imports import BOOKS, DUNE, EMMA, FORMATS, Importer, Rows, write_rows
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recserve_export import index_compact
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.live_catalogue import LiveCatalogue
-from recserve_server_ext.snapshot import Snapshot
+from recserve_export.index import compact as index_compact
+from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.index.snapshot import Snapshot
 from support.edited import ENCODER, Edited, item_vector
 
 KILLS = 120

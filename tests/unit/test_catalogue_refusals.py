@@ -14,9 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recserve_export.catalogue_readers import FileFormat
-from recserve_export.catalogue_rows import Reason, Refusal, RowConverter, RowError
-from recserve_export.field_mapping import (
+from recserve_export.catalogue.mapping import (
     AttributeField,
     AttributeType,
     FieldMapping,
@@ -24,7 +22,9 @@ from recserve_export.field_mapping import (
     mapping_from_options,
     validated,
 )
-from recserve_server_ext.catalogue_store import StoredItem
+from recserve_export.catalogue.readers import FileFormat
+from recserve_export.catalogue.rows import Reason, Refusal, RowConverter, RowError
+from recserve_server_ext.catalogue.store import StoredItem
 from support.imports import BOOKS, COLUMNS, DUNE, EMMA, FORMATS, Importer, Rows, write_rows
 
 

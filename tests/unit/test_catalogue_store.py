@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recserve_server_ext.catalogue_store import CatalogueStore, ImportRecord, StoredItem
-from recserve_server_ext.errors import CatalogueError
+from recserve_server_ext.catalogue.store import CatalogueStore, ImportRecord, StoredItem
+from recserve_server_ext.common.errors import CatalogueError
 
 WEIGHTS = {"title": 2.0, "genre": 1.0}
 RECORD = ImportRecord("films", "ab" * 32, "cd" * 32, 2, 1, {"duplicate_id": 1})
@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_a_store_locked_by_another_writer_says_so(store: CatalogueStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.0)
+    monkeypatch.setattr("recserve_server_ext.storage.database.WAIT_S", 0.0)
     with CatalogueStore(path_of(store)) as second:
         blocker = sqlite3.connect(path_of(store))
         blocker.execute("BEGIN IMMEDIATE")

@@ -12,14 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from recserve_client.contract import AssignedVariant
-from recserve_export.outcomes import OutcomeRules, join
-from recserve_server_ext import click_counts
-from recserve_server_ext.click_counts import ClickCounts, read_clicks
-from recserve_server_ext.count_rules import ClickPrior
-from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.interaction_tables import answers
-from recserve_server_ext.settings import UserSettings
+from recserve_export.outcomes.outcomes import OutcomeRules, join
+from recserve_server_ext.config.counts import ClickPrior
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.config.server import UserSettings
+from recserve_server_ext.counts import clicks as click_counts
+from recserve_server_ext.counts.clicks import ClickCounts, read_clicks
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.interactions.tables import answers
 from support.answers import by_user, log_of, plain
 from support.events import ANN, BOB, NOW, event
 

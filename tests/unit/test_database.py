@@ -12,11 +12,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from recserve_server_ext import catalogue_tables
-from recserve_server_ext.database import Database
-from recserve_server_ext.errors import CatalogueError
+from recserve_server_ext.catalogue import tables as catalogue_tables
+from recserve_server_ext.common.errors import CatalogueError
+from recserve_server_ext.storage import database as database_module
+from recserve_server_ext.storage.database import Database
 
-MIGRATIONS = Path(catalogue_tables.__file__).with_name("migrations")
+MIGRATIONS = Path(database_module.__file__).with_name("migrations")
 
 
 @pytest.fixture

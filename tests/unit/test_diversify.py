@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_server_ext.diversify import best_of, diversified
+from recserve_server_ext.slate.diversity import best_of, diversified
 
 
 def unit(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:

@@ -14,11 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_client.contract import models as names
-from recserve_server_ext import cli_doctor, cli_serve
-from recserve_server_ext.doctor import examine
-from recserve_server_ext.settings import ServeSettings
-from recserve_server_ext.triton_process import claim_port
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.cli import doctor as cli_doctor
+from recserve_server_ext.cli import serve as cli_serve
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.server import ServeSettings
+from recserve_server_ext.doctor.checks import examine
+from recserve_server_ext.triton.process import claim_port
 from support.fake_triton import fake_triton
 
 CHECKS = [
@@ -91,7 +92,7 @@ def test_what_is_not_installed_is_a_finding(tiny_home: Path, tmp_path: Path, mon
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **named: Any) -> Any:
-        if name == "recserve_server_ext.snapshot":
+        if name == "recserve_server_ext.index.snapshot":
             raise ModuleNotFoundError("No module named 'hnswlib'", name="hnswlib")
         return real(name, *rest, **named)
 
@@ -108,7 +109,7 @@ def test_a_stub_that_lacks_its_libpython_is_a_finding(tmp_path: Path, monkeypatc
     stub.chmod(0o755)
     (backends / "python").mkdir(parents=True)
     binary = replace(fake_triton(tmp_path), backends=backends, stub=stub)
-    monkeypatch.setattr("recserve_server_ext.doctor.find_triton", lambda _: binary)
+    monkeypatch.setattr("recserve_server_ext.doctor.checks.find_triton", lambda _: binary)
     found = {finding.check: finding for finding in examine(Workspace(tmp_path), ServeSettings(grpc_port=0))}
     assert "libpython3.11.so.1.0" in found["Python stub"].found
     assert "install libpython" in found["Python stub"].advice
@@ -142,7 +143,7 @@ def test_serve_names_a_taken_port(tiny_home: Path, tmp_path: Path, taken: int) -
 
 
 def test_the_probed_models_are_those_served() -> None:
-    from recserve_server_ext.probes import Probes, ProbeSubject
+    from recserve_server_ext.triton.probes import Probes, ProbeSubject
     from support.versions import loaded_encoder
 
     probes = Probes("127.0.0.1:1", ProbeSubject("a", loaded_encoder("0123456789abcdef")))

@@ -10,12 +10,12 @@ import pytest
 
 from recserve_client.contract import EmbedResponse, ErrorKind, RequestError
 from recserve_client.contract.messages import RecommendRequest
-from recserve_server_ext.embedder import Embedder
-from recserve_server_ext.encoder_model import EncoderModel
-from recserve_server_ext.ensemble_steps import texts_of, with_vectors
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.text_encoder import TextEncoder
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.services.embed import Embedder
+from recserve_server_ext.services.encoder import EncoderModel
+from recserve_server_ext.services.recommend_text import texts_of, with_vectors
 from support.calls import Call
 from support.tiny_encoder import make_tiny_encoder
 

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 from msgspec import Struct
 
-from recserve_server_ext.encode_queue import Batch, EncodeQueue
+from recserve_server_ext.batching.encode_queue import Batch, EncodeQueue
 
 LONG_S = 30
 

@@ -13,15 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export import catalogue_columns, encode_job, encoded_vectors
-from recserve_export.catalogue_columns import Known, item_vectors, read_catalogue
-from recserve_export.encode_job import JOB, SCHEMA, Job, Outcome, Piece, PieceEncoder
-from recserve_export.encoded_vectors import EncodedVectors
+from recserve_export.bulk_encoding import columns as catalogue_columns
+from recserve_export.bulk_encoding import job as encode_job
+from recserve_export.bulk_encoding import output as encoded_vectors
+from recserve_export.bulk_encoding.columns import Known, item_vectors, read_catalogue
+from recserve_export.bulk_encoding.job import JOB, SCHEMA, Job, Outcome, Piece, PieceEncoder
+from recserve_export.bulk_encoding.output import EncodedVectors
+from recserve_export.catalogue.mapping import FieldMapping, TextField
 from recserve_export.errors import ExportError
-from recserve_export.field_mapping import FieldMapping, TextField
-from recserve_server_ext.errors import CatalogueError
-from recserve_server_ext.item_vectors import made_from, made_with
-from recserve_server_ext.snapshot import SnapshotVectors, current
+from recserve_server_ext.common.errors import CatalogueError
+from recserve_server_ext.encoder.item_vectors import made_from, made_with
+from recserve_server_ext.index.snapshot import SnapshotVectors, current
 from support.edited import DIM, ENCODER, WEIGHTS, Edited, item_vector, vector_of
 
 Vectors = NDArray[np.float32]

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recserve_export import encoder_activate
-from recserve_export.encoder_activate import activate, remove, roll_back
 from recserve_export.errors import ExportError, FidelityError
-from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
-from recserve_server_ext.encoder_manifest import EncoderManifest, read_manifest
-from recserve_server_ext.encoder_versions import active, versions
-from recserve_server_ext.errors import EncoderError, SnapshotError
-from recserve_server_ext.hnsw_engine import HnswEngine
-from recserve_server_ext.run_folder import take_run_folder
-from recserve_server_ext.served_encoders import write_table
-from recserve_server_ext.served_pair import described
-from recserve_server_ext.settings import ServeSettings
-from recserve_server_ext.snapshot import CURRENT, Content, current, write
-from recserve_server_ext.workspace import Workspace
+from recserve_export.index import activate as encoder_activate
+from recserve_export.index.activate import activate, remove, roll_back
+from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
+from recserve_server_ext.common.errors import EncoderError, SnapshotError
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.server import ServeSettings
+from recserve_server_ext.encoder.loaded import write_table
+from recserve_server_ext.encoder.manifest import EncoderManifest, read_manifest
+from recserve_server_ext.encoder.versions import active, versions
+from recserve_server_ext.index.engines.hnsw import HnswEngine
+from recserve_server_ext.index.snapshot import CURRENT, Content, current, write
+from recserve_server_ext.supervisor.run_folder import take_run_folder
+from recserve_server_ext.supervisor.served_pair import described
 from support.edited import item_vector
 from support.versions import export
 

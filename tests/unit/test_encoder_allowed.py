@@ -13,14 +13,14 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from recserve_export.cli_encoder import app
-from recserve_export.encoder_export import ExportSettings
-from recserve_export.encoder_lock import LOCK
-from recserve_export.encoder_report import REPORT, Gate
-from recserve_export.encoder_source import SourceOptions, read_source
+from recserve_export.cli.encoder import app
+from recserve_export.encoder.export import ExportSettings
+from recserve_export.encoder.lock import LOCK
+from recserve_export.encoder.report.report import REPORT, Gate
+from recserve_export.encoder.source.folder import SourceOptions, read_source
 from recserve_export.errors import EncoderSourceError, ExportError
-from recserve_server_ext.encoder_manifest import MANIFEST, Prompts, read_manifest
-from recserve_server_ext.text_encoder import TextEncoder, TextTokenizer, TokenTable
+from recserve_server_ext.encoder.manifest import MANIFEST, Prompts, read_manifest
+from recserve_server_ext.encoder.text_encoder import TextEncoder, TextTokenizer, TokenTable
 from support.tiny_encoder import DIM
 from support.tiny_models import add_modules, quick_encoder
 
@@ -190,7 +190,7 @@ class TestRefused:
 
     def test_more_than_one_file_holds(self, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """At a lower limit: the tiny model has about 300 kB."""
-        monkeypatch.setattr("recserve_export.pooled_model._MOST_WEIGHT_BYTES", 10**5)
+        monkeypatch.setattr("recserve_export.encoder.graph.pooled_model._MOST_WEIGHT_BYTES", 10**5)
         command = ["encoder", str(copied), "--home", str(tmp_path / "home"), "--precision", "fp32"]
         found = CliRunner().invoke(app, command)
         assert found.exit_code == 1
@@ -251,7 +251,7 @@ class TestCommandLine:
             asked.update(source=source, precision=precision, **more)
             raise ExportError("that will do")
 
-        monkeypatch.setattr("recserve_export.cli_encoder.export_encoder", export)
+        monkeypatch.setattr("recserve_export.cli.encoder.export_encoder", export)
         words = "owner/model --precision int8-fast --pooling weighted_mean --max-tokens 17 --dim 5 --allow-pickle"
         words += " --trust-remote-code --query-prompt q: --passage-prompt p: --long-text chunk_mean --texts t.txt"
         words += " --min-mean-cos 0.1 --min-p01-cos 0.2 --min-overlap 0.3 --min-spearman 0.4 --target all"

@@ -14,15 +14,15 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export import quantise
-from recserve_export.encoder_recipe import FP32_FFN_SHARE, int8_recipe
-from recserve_export.encoder_source import SourceOptions
+from recserve_export.encoder.graph.pooled_model import TESTED
+from recserve_export.encoder.quantise import int8 as quantise
+from recserve_export.encoder.report.recipe import FP32_FFN_SHARE, int8_recipe
+from recserve_export.encoder.source.folder import SourceOptions
 from recserve_export.errors import EncoderSourceError, ExportError
-from recserve_export.pooled_model import TESTED
-from recserve_server_ext.durable import sha256_of
-from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, Precision
-from recserve_server_ext.encoder_target import providers_of, targets_of
-from recserve_server_ext.text_encoder import TextEncoder
+from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, Precision
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.triton.encoder_target import providers_of, targets_of
 from support.tiny_models import DIM, POSITIONS, TEXTS, make_tiny_model, quick_encoder, vectors_by_transformers
 
 DECODERS = ("gpt2", "llama", "qwen2")

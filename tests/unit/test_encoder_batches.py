@@ -12,18 +12,18 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 from typer.testing import CliRunner
 
-from recserve_export import encoder_batches
-from recserve_export.batches_file import BATCHES, SYSTEMS, read_batches
-from recserve_export.cli_encoder import app
-from recserve_export.encoder_batches import keep_batches, measure_batches
-from recserve_export.encoder_report import REPORT, EncoderReport, SpeedPoint
-from recserve_export.encoder_targets import write_target
+from recserve_export.cli.encoder import app
+from recserve_export.encoder.report.report import REPORT, EncoderReport, SpeedPoint
+from recserve_export.encoder.targets import batches as encoder_batches
+from recserve_export.encoder.targets.batches import keep_batches, measure_batches
+from recserve_export.encoder.targets.batches_file import BATCHES, SYSTEMS, read_batches
+from recserve_export.encoder.targets.targets import write_target
 from recserve_export.errors import ExportError
-from recserve_server_ext.encoder_manifest import read_manifest
-from recserve_server_ext.encoder_target import CONFIG, CONFIGS, model_folder
-from recserve_server_ext.gpu_encoder import GpuEncoder
-from recserve_server_ext.settings import Provider, Target
-from recserve_server_ext.text_encoder import TokenIds, Vectors
+from recserve_server_ext.config.server import Provider, Target
+from recserve_server_ext.encoder.gpu import GpuEncoder
+from recserve_server_ext.encoder.manifest import read_manifest
+from recserve_server_ext.encoder.text_encoder import TokenIds, Vectors
+from recserve_server_ext.triton.encoder_target import CONFIG, CONFIGS, model_folder
 from support.tiny_encoder import DIM, MAX_TOKENS
 
 
@@ -118,7 +118,7 @@ class TestCommand:
         """With the CPU's provider in the place of CUDA's."""
         monkeypatch.setattr(encoder_batches, "_SIZES", (1, 4))
         on_cpu = lambda folder, _: GpuEncoder(folder, "cpu")  # noqa: E731
-        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", on_cpu)
+        monkeypatch.setattr("recserve_server_ext.encoder.gpu.GpuEncoder", on_cpu)
         before = preferred(files(encoder)["cuda"])
         assert self.run(str(encoder), "--provider", "cuda")[0] == 0
         assert (preferred(files(encoder)["cuda"]), read_batches(encoder)) == (before, [])
@@ -129,7 +129,7 @@ class TestCommand:
         assert preferred(files(encoder)["cuda"]) in ([], [4])
 
     def test_one_that_misses_is_not_measured(self, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", _Biased)
+        monkeypatch.setattr("recserve_server_ext.encoder.gpu.GpuEncoder", _Biased)
         code, said = self.run(str(encoder), "--provider", "cuda", "--batches")
         assert code == 1
         assert "misses the gate" in said

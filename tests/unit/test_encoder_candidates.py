@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from recserve_export import fidelity
-from recserve_export.cli_encoder import app
-from recserve_export.encoder_export import export_encoder
-from recserve_export.encoder_report import REPORT, Agreement, Candidate, EncoderReport, Gate, Neighbours, Speed
-from recserve_export.encoder_texts import LEAST_LINES, sample_texts
+from recserve_export.cli.encoder import app
+from recserve_export.encoder.checks import fidelity
+from recserve_export.encoder.checks.texts import LEAST_LINES, sample_texts
+from recserve_export.encoder.export import export_encoder
+from recserve_export.encoder.report.report import REPORT, Agreement, Candidate, EncoderReport, Gate, Neighbours, Speed
 from recserve_export.errors import FidelityError, SourceError
-from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import CHOICE, Precision, choose_encoder, read_choice
-from recserve_server_ext.errors import EncoderError
-from recserve_server_ext.settings import ServeSettings
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common import cpu
+from recserve_server_ext.common.errors import EncoderError
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.server import ServeSettings
+from recserve_server_ext.encoder.manifest import CHOICE, Precision, choose_encoder, read_choice
 from support.tiny_encoder import LOOSE
 
 _AGREEMENT = Agreement(texts=9, min_cos=0.99, mean_cos=0.998, p01_cos=0.99, max_abs_difference=0.1)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from recserve_export.cli_encoder import app
-from recserve_export.encoder_canonical import (
+from recserve_export.cli.encoder import app
+from recserve_export.encoder.checks.canonical import (
     CANONICAL,
     TEXTS,
     Canonical,
@@ -20,12 +20,12 @@ from recserve_export.encoder_canonical import (
     read_canonical,
     write_canonical,
 )
-from recserve_export.encoder_page import COSINES, PAGE, SPEED
-from recserve_export.encoder_report import PYTORCH, REPORT, EncoderReport, WorstText
+from recserve_export.encoder.report.page import COSINES, PAGE, SPEED
+from recserve_export.encoder.report.report import PYTORCH, REPORT, EncoderReport, WorstText
 from recserve_export.errors import FidelityError
-from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, read_manifest
-from recserve_server_ext.text_encoder import TextEncoder
+from recserve_server_ext.common import cpu
+from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, read_manifest
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 from support.served import Served
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -169,7 +169,7 @@ def test_the_page_says_how_fast_how_large_and_where(folder: Path) -> None:
 
 
 def test_the_page_escapes_texts(folder: Path, tmp_path: Path) -> None:
-    from recserve_export.encoder_page import write_page
+    from recserve_export.encoder.report.page import write_page
 
     report = msgspec.json.decode((folder / REPORT).read_bytes(), type=EncoderReport)
     crafted = WorstText(text="<script>", cos=0.5, expected=["<b>"], found=["&"])

@@ -16,18 +16,19 @@ import pytest
 from onnx import TensorProto
 from typer.testing import CliRunner
 
-from recserve_export import encoder_recipe, fidelity
-from recserve_export.cli_encoder import app
-from recserve_export.encoder_export import Exported, ExportSettings, export_encoder
-from recserve_export.encoder_report import REPORT, BatchInvariance, EncoderReport, Gate
-from recserve_export.encoder_source import default_folder, read_source
-from recserve_export.encoder_texts import sample_texts
+from recserve_export.cli.encoder import app
+from recserve_export.encoder.checks import fidelity
+from recserve_export.encoder.checks.texts import sample_texts
+from recserve_export.encoder.export import Exported, ExportSettings, export_encoder
+from recserve_export.encoder.report import recipe as encoder_recipe
+from recserve_export.encoder.report.report import REPORT, BatchInvariance, EncoderReport, Gate
+from recserve_export.encoder.source.folder import default_folder, read_source
 from recserve_export.errors import ExportError, FidelityError
-from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, TOKENIZER, read_manifest
-from recserve_server_ext.encoder_versions import discard, versions
-from recserve_server_ext.text_encoder import TextEncoder
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common import cpu
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, read_manifest
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.encoder.versions import discard, versions
 from support.tiny_encoder import DIM, LOOSE, MAX_TOKENS, make_tiny_source
 
 
@@ -137,7 +138,7 @@ class TestReuse:
     def test_second_export_imports_no_torch(self, source: Path, home: Path) -> None:
         code = (
             "import sys\n"
-            "from recserve_export.cli_encoder import app\n"
+            "from recserve_export.cli.encoder import app\n"
             "app(sys.argv[1:], standalone_mode=False)\n"
             "heavy = {'torch', 'onnx', 'onnxruntime', 'transformers', 'optimum'} & set(sys.modules)\n"
             "assert not heavy, heavy\n"

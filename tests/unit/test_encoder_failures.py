@@ -15,17 +15,17 @@ from tempfile import TemporaryDirectory
 import pytest
 from typer.testing import CliRunner
 
-from recserve_export.cli_encoder import app
-from recserve_export.encoder_lock import LOCK, only_export
-from recserve_export.encoder_source import read_source
+from recserve_export.cli.encoder import app
+from recserve_export.encoder.lock import LOCK, only_export
+from recserve_export.encoder.source.folder import read_source
 from recserve_export.errors import ExportError
-from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_server_ext.encoder.manifest import read_manifest
 
 #: Runs the command until the graph is written into the folder aside, says so, and waits to be killed.
 _STOPS = """
 import sys, time
-from recserve_export import encoder_make
-from recserve_export.cli_encoder import app
+from recserve_export.encoder import make as encoder_make
+from recserve_export.cli.encoder import app
 
 def stop(self, folder, precision):
     print("aside", folder, flush=True)

@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto
 from typer.testing import CliRunner
 
-from recserve_export.cli_encoder import app
-from recserve_export.encoder_export import Exported, export_encoder
-from recserve_export.encoder_texts import LEAST_LINES
-from recserve_server_ext.encoder_manifest import MODEL, Precision
-from recserve_server_ext.encoder_target import model_folder
-from recserve_server_ext.workspace import Workspace
+from recserve_export.cli.encoder import app
+from recserve_export.encoder.checks.texts import LEAST_LINES
+from recserve_export.encoder.export import Exported, export_encoder
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.manifest import MODEL, Precision
+from recserve_server_ext.triton.encoder_target import model_folder
 from support.tiny_encoder import LOOSE
 
 

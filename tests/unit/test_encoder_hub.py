@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from recserve_export.encoder_hub import resolve
-from recserve_export.encoder_source import SourceOptions
-from recserve_server_ext.encoder_manifest import read_manifest
+from recserve_export.encoder.source.folder import SourceOptions
+from recserve_export.encoder.source.hub import resolve
+from recserve_server_ext.encoder.manifest import read_manifest
 from support.fake_hub import FakeHub, fake_hub
 
 NAME = "owner/tiny"
@@ -24,9 +24,9 @@ NOWHERE = "http://127.0.0.1:1"
 #: What the command does with a name, without the export behind it, which takes seconds.
 RESOLVE = """
 import typer
-from recserve_export.cli_common import explained
-from recserve_export.encoder_hub import resolve
-from recserve_export.encoder_source import SourceOptions, read_source
+from recserve_export.cli.common import explained
+from recserve_export.encoder.source.hub import resolve
+from recserve_export.encoder.source.folder import SourceOptions, read_source
 def main(name: str, allowed: str = typer.Argument("")) -> None:
     with explained():
         options = SourceOptions(allow_pickle=allowed == "pickle", trust_remote_code=allowed == "code")

@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.errors import EncoderNotLoadedError, SnapshotError
-from recserve_server_ext.live_catalogue import LiveCatalogue
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.recommender import Recommender
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import CURRENT, Snapshot, publish
-from recserve_server_ext.snapshot_manifest import read_manifest
-from recserve_server_ext.snapshot_shelf import before_last_encoder, newest_of
-from recserve_server_ext.text_cache import TextCaches
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.errors import EncoderNotLoadedError, SnapshotError
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.encoder.text_cache import TextCaches
+from recserve_server_ext.index.manifest import read_manifest
+from recserve_server_ext.index.snapshot import CURRENT, Snapshot, publish
+from recserve_server_ext.index.snapshots import before_last_encoder, newest_of
+from recserve_server_ext.recommend.pipeline import Recommender
 from support.calls import Call
 from support.edited import ENCODER, Edited, item_vector, vector_of
 
@@ -139,7 +139,7 @@ def test_an_encoder_that_is_away_leaves_what_is_served(
     live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("recserve_server_ext.live_catalogue.time.monotonic", lambda: now)
+    monkeypatch.setattr("recserve_server_ext.catalogue.live.time.monotonic", lambda: now)
     live.edited.publish(OTHER)
     live.edited.change("upsert", [film("a", "new")])
     assert live.catalogue.view().revision == 2

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export.encoder_reference import Reference
-from recserve_export.encoder_source import NO_OPTIONS, SourceOptions, read_source
+from recserve_export.encoder.checks.reference import Reference
+from recserve_export.encoder.source.folder import NO_OPTIONS, SourceOptions, read_source
 from recserve_export.errors import EncoderSourceError
 from support.tiny_models import DIM, TEXTS, add_modules, make_tiny_model, quick_encoder
 

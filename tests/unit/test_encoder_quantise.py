@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from onnx import TensorProto, helper, numpy_helper
 
-from recserve_export import activation_statistics, int8_products, quantise
-from recserve_export.activation_statistics import ActivationStatistics
-from recserve_export.compensated_rounding import Compensation, Moments, RoundedWeight
-from recserve_export.encoder_recipe import Int8Recipe
-from recserve_export.int8_products import OneSided
-from recserve_server_ext import cpu
-from recserve_server_ext.encoder_manifest import MODEL
+from recserve_export.encoder.quantise import int8 as quantise
+from recserve_export.encoder.quantise import products as int8_products
+from recserve_export.encoder.quantise import statistics as activation_statistics
+from recserve_export.encoder.quantise.products import OneSided
+from recserve_export.encoder.quantise.rounding import Compensation, Moments, RoundedWeight
+from recserve_export.encoder.quantise.statistics import ActivationStatistics
+from recserve_export.encoder.report.recipe import Int8Recipe
+from recserve_server_ext.common import cpu
+from recserve_server_ext.encoder.manifest import MODEL
 
 
 def _two_layers(weight: np.ndarray[Any, Any]) -> Any:

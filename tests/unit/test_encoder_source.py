@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from recserve_export.cli_encoder import app
-from recserve_export.encoder_export import export_encoder
-from recserve_export.encoder_lock import LOCK
-from recserve_export.encoder_source import default_folder, read_source
+from recserve_export.cli.encoder import app
+from recserve_export.encoder.export import export_encoder
+from recserve_export.encoder.lock import LOCK
+from recserve_export.encoder.source.folder import default_folder, read_source
 from recserve_export.errors import EncoderSourceError
-from recserve_server_ext.text_encoder import TextEncoder
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 from support.tiny_encoder import MAX_TOKENS
 
 

@@ -13,16 +13,16 @@ import grpc
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext import encoder_switch
-from recserve_server_ext.encoder_switch import EncoderSwitch, Wanted
-from recserve_server_ext.errors import EncoderError, EncoderNotLoadedError, SnapshotError
-from recserve_server_ext.events import EventLog
-from recserve_server_ext.model_config import all_models
-from recserve_server_ext.probes import Admin
-from recserve_server_ext.repository import MODELS, write_model
-from recserve_server_ext.served_encoders import SERVING, LoadedEncoder, ServedEncoders, loaded
-from recserve_server_ext.settings import ModelSettings, ServeSettings
-from recserve_server_ext.snapshot import CURRENT
+from recserve_server_ext.common.errors import EncoderError, EncoderNotLoadedError, SnapshotError
+from recserve_server_ext.config.server import ModelSettings, ServeSettings
+from recserve_server_ext.encoder.loaded import SERVING, LoadedEncoder, ServedEncoders, loaded
+from recserve_server_ext.index.snapshot import CURRENT
+from recserve_server_ext.supervisor import encoder_switch
+from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch, Wanted
+from recserve_server_ext.supervisor.event_log import EventLog
+from recserve_server_ext.triton.model_config import all_models
+from recserve_server_ext.triton.probes import Admin
+from recserve_server_ext.triton.repository import MODELS, write_model
 from support.versions import loaded_encoder
 
 FIRST = loaded_encoder("1111111111111111", "/one")
@@ -74,7 +74,7 @@ class Switched:
         self.broken: set[str] = set()
         self.published = 0
         monkeypatch.setattr(encoder_switch, "try_in_process", self._try)
-        monkeypatch.setattr("recserve_server_ext.encoder_switch.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("recserve_server_ext.supervisor.encoder_switch.time.monotonic", lambda: self.now)
         self.folder = folder
         self.log = io.StringIO()
         (folder / "snapshots").mkdir()

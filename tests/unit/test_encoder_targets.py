@@ -19,15 +19,19 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb
 from typer.testing import CliRunner
 
-from recserve_export.cli_encoder import app
-from recserve_export.encoder_export import export_encoder
-from recserve_export.encoder_report import REPORT, EncoderReport, SpeedPoint
-from recserve_export.encoder_targets import BUILD, preferred_batches, suiting, write_target
-from recserve_export.encoder_tensorrt import PLAN
+from recserve_export.cli.encoder import app
+from recserve_export.encoder.export import export_encoder
+from recserve_export.encoder.report.report import REPORT, EncoderReport, SpeedPoint
+from recserve_export.encoder.targets.targets import BUILD, preferred_batches, suiting, write_target
+from recserve_export.encoder.targets.tensorrt import PLAN
 from recserve_export.errors import ExportError
-from recserve_server_ext import cli_serve
-from recserve_server_ext.encoder_manifest import MANIFEST, MODEL, EncoderManifest, Precision, read_manifest
-from recserve_server_ext.encoder_target import (
+from recserve_server_ext.cli import serve as cli_serve
+from recserve_server_ext.common.errors import EncoderError, LaunchError
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.server import EncoderSettings, ServeSettings, Target
+from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, EncoderManifest, Precision, read_manifest
+from recserve_server_ext.triton.binary import TritonBinary
+from recserve_server_ext.triton.encoder_target import (
     CONFIG,
     CONFIGS,
     TARGETS,
@@ -36,10 +40,6 @@ from recserve_server_ext.encoder_target import (
     model_folder,
     served_encoder,
 )
-from recserve_server_ext.errors import EncoderError, LaunchError
-from recserve_server_ext.settings import EncoderSettings, ServeSettings, Target
-from recserve_server_ext.triton_binary import TritonBinary
-from recserve_server_ext.workspace import Workspace
 from support.fake_triton import fake_triton
 from support.tiny_encoder import DIM, LOOSE, MAX_TOKENS
 
@@ -177,7 +177,7 @@ class TestPlans:
     def test_by_the_package(self, programs: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fake = FakeTensorRT()
         monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
-        monkeypatch.setattr("recserve_export.encoder_tensorrt.find_spec", lambda _: True)
+        monkeypatch.setattr("recserve_export.encoder.targets.tensorrt.find_spec", lambda _: True)
         found = write(encoder, "tensorrt")
         assert (found.folder / "1" / PLAN).read_bytes() == b"plan"
         assert fake.shapes[-1] == ("attention_mask", (1, 33), (64, 64), (256, 64))

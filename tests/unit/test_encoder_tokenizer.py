@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from recserve_export import tokenizer_file
-from recserve_export.encoder_source import EncoderSource, read_source
+from recserve_export.encoder.source import tokenizer as tokenizer_file
+from recserve_export.encoder.source.folder import EncoderSource, read_source
+from recserve_export.encoder.source.tokenizer import SAMPLE, write_tokenizer
 from recserve_export.errors import EncoderSourceError
-from recserve_export.tokenizer_file import SAMPLE, write_tokenizer
 from support.tiny_models import make_tiny_model
 
 #: Architecture, its slow tokenizer, and the file that this one reads.

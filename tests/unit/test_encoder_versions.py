@@ -8,14 +8,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from recserve_server_ext.encoder_manifest import (
+from recserve_server_ext.common.errors import EncoderError, SnapshotError
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.server import ServeSettings
+from recserve_server_ext.encoder.manifest import (
     MANIFEST,
     MODEL,
     EncoderManifest,
     choose_encoder,
     read_manifest,
 )
-from recserve_server_ext.encoder_versions import (
+from recserve_server_ext.encoder.versions import (
     VERSIONS,
     Version,
     active,
@@ -26,12 +29,9 @@ from recserve_server_ext.encoder_versions import (
     new_version,
     versions,
 )
-from recserve_server_ext.errors import EncoderError, SnapshotError
-from recserve_server_ext.served_pair import first_pair, published_pair
-from recserve_server_ext.settings import ServeSettings
-from recserve_server_ext.snapshot import publish
-from recserve_server_ext.snapshot_manifest import write_manifest
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.index.manifest import write_manifest
+from recserve_server_ext.index.snapshot import publish
+from recserve_server_ext.supervisor.served_pair import first_pair, published_pair
 from support.small_snapshot import small_snapshot
 from support.versions import export, fill
 

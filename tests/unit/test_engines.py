@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from recserve_server_ext import exact_engine
-from recserve_server_ext.errors import SnapshotError
-from recserve_server_ext.exact_engine import ExactEngine, best
-from recserve_server_ext.hnsw_engine import GRAPH, HnswEngine
-from recserve_server_ext.scan_engine import CODES, ScanEngine
-from recserve_server_ext.scan_fit import Fit
+from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.index.engines import exact as exact_engine
+from recserve_server_ext.index.engines.exact import ExactEngine, best
+from recserve_server_ext.index.engines.hnsw import GRAPH, HnswEngine
+from recserve_server_ext.index.engines.scan import CODES, ScanEngine
+from recserve_server_ext.index.engines.scan_fit import Fit
 
 Vectors = NDArray[np.float32]
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from recserve_benchmarks.cli.evaluate import app
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.evaluate_cli import app
-from recserve_benchmarks.evaluate_data import read_dataset
-from recserve_benchmarks.evaluate_report import notes
-from recserve_benchmarks.evaluate_run import over_seeds
-from recserve_benchmarks.evaluate_split import split
-from recserve_benchmarks.evaluate_systems import SYSTEMS
+from recserve_benchmarks.evaluation.data import read_dataset
+from recserve_benchmarks.evaluation.report import notes
+from recserve_benchmarks.evaluation.run import over_seeds
+from recserve_benchmarks.evaluation.split import split
+from recserve_benchmarks.evaluation.systems import SYSTEMS
 from support.small_log import ITEMS, write_small_log
 
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from recserve_benchmarks.evaluate_metrics import ACCURACY, accuracy, beyond_accuracy, gini
-from recserve_benchmarks.evaluate_ranking import ranked
+from recserve_benchmarks.evaluation.metrics import ACCURACY, accuracy, beyond_accuracy, gini
+from recserve_benchmarks.evaluation.ranking import ranked
 from support.known_log import known_of
 
 RNG = np.random.default_rng(3)

@@ -9,18 +9,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from recserve_benchmarks.evaluate_blend import all_three, log_and_text, standard, with_popularity
-from recserve_benchmarks.evaluate_log import item_knn, popularity, recent_popularity, similarities
-from recserve_benchmarks.evaluate_options import SYSTEMS, as_types, by_types
-from recserve_benchmarks.evaluate_ranking import Known, Vectors, ranked
-from recserve_benchmarks.evaluate_run import choose
-from recserve_benchmarks.evaluate_system import Settings, System
-from recserve_benchmarks.evaluate_text import by_rules
+from recserve_benchmarks.evaluation.blend import all_three, log_and_text, standard, with_popularity
+from recserve_benchmarks.evaluation.log import item_knn, popularity, recent_popularity, similarities
+from recserve_benchmarks.evaluation.options import SYSTEMS, as_types, by_types
+from recserve_benchmarks.evaluation.ranking import Known, Vectors, ranked
+from recserve_benchmarks.evaluation.run import choose
+from recserve_benchmarks.evaluation.system import Settings, System
+from recserve_benchmarks.evaluation.text import by_rules
 from recserve_client.contract import Slate
-from recserve_server_ext.exact_engine import ExactEngine
-from recserve_server_ext.recommender import Recommender
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.text_cache import TextCaches
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.encoder.text_cache import TextCaches
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.recommend.pipeline import Recommender
 from support.known_log import known_of
 from support.small_snapshot import view_of
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recserve_server_ext.errors import ConfigError
-from recserve_server_ext.event_columns import EventRow, event_columns
-from recserve_server_ext.event_features import fit
-from recserve_server_ext.event_weights import FACTORS, WeightedEvents, weigh
-from recserve_server_ext.history_rules import Cleaning, Feature, FeatureName, HistoryRules, Method, Rating, read_rules
+from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.config.history import Cleaning, Feature, FeatureName, HistoryRules, Method, Rating, read_rules
+from recserve_server_ext.history.features import fit
+from recserve_server_ext.history.weights import FACTORS, WeightedEvents, weigh
+from recserve_server_ext.interactions.columns import EventRow, event_columns
 from support.plain_weights import plain_clean, plain_factors, plain_features, plain_statistics
 
 # Sums in another order differ in the last bits of a double.

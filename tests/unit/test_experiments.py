@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from recserve_client.contract import Behaviour, RecommendForRequest, RequestError
-from recserve_server_ext.errors import ConfigError
-from recserve_server_ext.experiment_settings import Experiment, Variant, version_of
-from recserve_server_ext.experiments import Experiments, place_of
-from recserve_server_ext.settings import Limits, ServeSettings
+from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.config.experiments import Experiment, Variant, version_of
+from recserve_server_ext.config.server import Limits, ServeSettings
+from recserve_server_ext.recommend.experiments import Experiments, place_of
 from support.events import ANN, PSEUDONYMS
 
 USERS = [PSEUDONYMS.of(f"user {n}") for n in range(20_000)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_client.contract import Explore
-from recserve_server_ext.exploration import explored
+from recserve_server_ext.slate.exploration import explored
 
 
 def test_propensities_are_the_frequencies() -> None:

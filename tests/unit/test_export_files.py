@@ -10,13 +10,13 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from recserve_export.interaction_readers import InteractionFormat
-from recserve_export.interaction_writers import write_interactions
-from recserve_export.outcome_export import export_outcomes
-from recserve_export.outcomes import OutcomeRules
-from recserve_server_ext.errors import InteractionError
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.interaction_tables import export_files
+from recserve_export.interactions.readers import InteractionFormat
+from recserve_export.interactions.writers import write_interactions
+from recserve_export.outcomes.export import export_outcomes
+from recserve_export.outcomes.outcomes import OutcomeRules
+from recserve_server_ext.common.errors import InteractionError
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.interactions.tables import export_files
 from support.answers import by_user, log_of, plain
 from support.events import ANN, BOB, NOW, event
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from recserve_export.cli_encoder import app
-from recserve_server_ext.encoder_manifest import Prompts, read_manifest
+from recserve_export.cli.encoder import app
+from recserve_server_ext.encoder.manifest import Prompts, read_manifest
 
 GUIDE = Path(__file__).parents[2] / "docs" / "export.md"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from recserve_export.errors import MappingError
-from recserve_export.field_mapping import (
+from recserve_export.catalogue.mapping import (
     mapping_from_options,
     read_mapping,
 )
+from recserve_export.errors import MappingError
 
 
 def test_a_mapping_file_says_the_same_as_options(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from recserve_client.contract import RequestError
 from recserve_client.contract.filters import Contains, Eq, Filter, In, Ne, Not, Or, Prefix, Range, Value, Within, leaves
 from recserve_client.where import parse_where
-from recserve_server_ext.attribute_columns import AttributeColumns
-from recserve_server_ext.filter_mask import check_attributes, count_matches, filter_mask
-from recserve_server_ext.item_fields import ItemFields, write_fields
+from recserve_server_ext.attributes.columns import AttributeColumns
+from recserve_server_ext.attributes.filters import check_attributes, count_matches, filter_mask
+from recserve_server_ext.index.fields import ItemFields, write_fields
 from support.any_filter import filters
 from support.plain_filter import distance_m, matches
 

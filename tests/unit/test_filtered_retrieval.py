@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recserve_client.contract.filters import Exists
-from recserve_server_ext import retrieval
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.exact_engine import ExactEngine, search_among
-from recserve_server_ext.hnsw_engine import HnswEngine
-from recserve_server_ext.retrieval import Wanted, search
-from recserve_server_ext.snapshot_manifest import EngineManifest
-from recserve_server_ext.view_filters import Allowed
+from recserve_server_ext.attributes.view import Allowed
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.index.engines.exact import ExactEngine, search_among
+from recserve_server_ext.index.engines.hnsw import HnswEngine
+from recserve_server_ext.index.manifest import EngineManifest
+from recserve_server_ext.retrieval import search as retrieval
+from recserve_server_ext.retrieval.search import Wanted, search
 from support.engines import EngineMaker
 from support.small_snapshot import view_of
 
@@ -133,7 +133,7 @@ def test_search_among_in_chunks_is_the_search_of_all(monkeypatch: pytest.MonkeyP
     vectors[250:] = vectors[:250]
     among = np.flatnonzero(rng.random(500) < 0.7)
     whole = search_among(vectors, queries, among, 40)
-    monkeypatch.setattr("recserve_server_ext.exact_engine._GATHERED", 64)
+    monkeypatch.setattr("recserve_server_ext.index.engines.exact._GATHERED", 64)
     parts = search_among(vectors, queries, among, 40)
     assert np.array_equal(parts[0], whole[0])
     # float32 sums in blocks of another shape: 1e-6.

@@ -14,15 +14,16 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
-from recserve_export import encoder_gate
-from recserve_export.cli_encoder import app as export_app
+from recserve_export.cli.encoder import app as export_app
+from recserve_export.encoder.targets import gate as encoder_gate
 from recserve_export.errors import ExportError
-from recserve_server_ext import cli_doctor, gpu_doctor
-from recserve_server_ext.encoder_manifest import choose_encoder
-from recserve_server_ext.errors import EncoderError
-from recserve_server_ext.gpu_encoder import GpuEncoder
-from recserve_server_ext.text_encoder import TextEncoder, Vectors
-from recserve_server_ext.workspace import Workspace
+from recserve_server_ext.cli import doctor as cli_doctor
+from recserve_server_ext.common.errors import EncoderError
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.doctor import gpu as gpu_doctor
+from recserve_server_ext.encoder.gpu import GpuEncoder
+from recserve_server_ext.encoder.manifest import choose_encoder
+from recserve_server_ext.encoder.text_encoder import TextEncoder, Vectors
 from support.fake_triton import fake_triton
 
 CHECKS = [
@@ -119,7 +120,7 @@ class TestGpuEncoder:
     def test_the_doctor_compares_its_vectors(
         self, bias: float, is_ok: bool, tiny_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", partial(OnCpu, bias=bias))
+        monkeypatch.setattr("recserve_server_ext.encoder.gpu.GpuEncoder", partial(OnCpu, bias=bias))
         found = diagnose(tiny_home, tmp_path)["CUDA provider"]
         assert found["ok"] is is_ok
         assert "least cosine with the CPU" in found["found"]
@@ -141,11 +142,11 @@ class TestGate:
     def test_figures_decide(self, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The gate's own texts through the way of a GPU, on the CPU; then with other vectors."""
         words = ["gate", str(tiny_home / "encoder" / "fp32"), "--provider", "cuda"]
-        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", OnCpu)
+        monkeypatch.setattr("recserve_server_ext.encoder.gpu.GpuEncoder", OnCpu)
         passed = CliRunner().invoke(export_app, words)
         assert passed.exit_code == 0, passed.output
         assert "2000 texts on cuda: mean cosine 1.000000" in passed.output
-        monkeypatch.setattr("recserve_server_ext.gpu_encoder.GpuEncoder", partial(OnCpu, bias=0.5))
+        monkeypatch.setattr("recserve_server_ext.encoder.gpu.GpuEncoder", partial(OnCpu, bias=0.5))
         missed = CliRunner().invoke(export_app, words)
         assert missed.exit_code == 1
         assert "misses the gate: mean cosine" in " ".join(missed.output.split())
@@ -153,7 +154,7 @@ class TestGate:
     def test_another_model_is_no_reference(self, tiny_home: Path, tmp_path: Path) -> None:
         import msgspec
 
-        from recserve_server_ext.encoder_manifest import read_manifest
+        from recserve_server_ext.encoder.manifest import read_manifest
 
         manifest = read_manifest(tiny_home / "encoder" / "fp32")
         other = msgspec.structs.replace(manifest, source_sha256="0" * 64)

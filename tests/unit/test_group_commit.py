@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from recserve_server_ext.group_commit import GroupCommit, QueueFullError
+from recserve_server_ext.storage.group_commit import GroupCommit, QueueFullError
 from support.queued import arrived
 
 LONG_S = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recserve_client.contract import models as names
-from recserve_server_ext.health import ASKS, Health
+from recserve_server_ext.supervisor.health import ASKS, Health
 
 MODELS = [names.ENCODER, names.RECOMMEND, names.EMBED, names.TOKENIZE, names.POOL, names.RECOMMEND_TEXT]
 LIMIT_S = 20

@@ -7,8 +7,16 @@ import sys
 
 import pytest
 
-MODULES = ("embedder", "encoder_model", "ensemble_steps", "packed_model", "served_encoders", "settings", "text_encoder")
-LOOK = "import sys; from {room} import {module}; print(*{{'sqlalchemy', 'faiss', 'hnswlib'}} & set(sys.modules))"
+MODULES = (
+    "batching.batcher",
+    "config.server",
+    "encoder.loaded",
+    "encoder.text_encoder",
+    "services.embed",
+    "services.encoder",
+    "services.recommend_text",
+)
+LOOK = "import sys; import {room}.{module}; print(*{{'sqlalchemy', 'faiss', 'hnswlib'}} & set(sys.modules))"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -16,20 +16,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from recserve_export import cli_index, engine_choice, index_build
-from recserve_export.catalogue_columns import item_vectors, read_catalogue
-from recserve_export.engine_choice import Settings
-from recserve_export.index_build import Built, build, build_index, read_report
-from recserve_server_ext.catalogue_store import CatalogueStore, StoredItem
-from recserve_server_ext.encoder_manifest import MANIFEST as ENCODER_MANIFEST
-from recserve_server_ext.encoder_manifest import EncoderManifest
-from recserve_server_ext.errors import CatalogueError, SnapshotError
-from recserve_server_ext.interaction import Interaction
-from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.item_vectors import Pairs, weighted_sums
-from recserve_server_ext.snapshot import REPORT, VECTORS, Snapshot, current
-from recserve_server_ext.workspace import Workspace
+from recserve_export.bulk_encoding.columns import item_vectors, read_catalogue
+from recserve_export.cli import index as cli_index
+from recserve_export.index import build as index_build
+from recserve_export.index import engine_choice
+from recserve_export.index.build import Built, build, build_index, read_report
+from recserve_export.index.engine_choice import Settings
+from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
+from recserve_server_ext.common.errors import CatalogueError, SnapshotError
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.encoder.item_vectors import Pairs, weighted_sums
+from recserve_server_ext.encoder.manifest import MANIFEST as ENCODER_MANIFEST
+from recserve_server_ext.encoder.manifest import EncoderManifest
+from recserve_server_ext.index.snapshot import REPORT, VECTORS, Snapshot, current
+from recserve_server_ext.interactions.interaction import Interaction
+from recserve_server_ext.interactions.store import InteractionStore
 
 Vectors = NDArray[np.float32]
 
@@ -150,7 +152,7 @@ def test_weighted_sums_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = random.normal(size=sizes.sum()).astype(np.float32)
     whole = weighted_sums(of_texts, Pairs([], first, texts, weights))
     for pairs in (1, 7, 20):  # 1: less than an item
-        monkeypatch.setattr("recserve_server_ext.item_vectors._BLOCK_PAIRS", pairs)
+        monkeypatch.setattr("recserve_server_ext.encoder.item_vectors._BLOCK_PAIRS", pairs)
         np.testing.assert_allclose(weighted_sums(of_texts, Pairs([], first, texts, weights)), whole, atol=1e-5)
 
 

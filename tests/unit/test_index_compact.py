@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recserve_export import index_compact
-from recserve_export.index_compact import compact
-from recserve_server_ext.compactor import Compactor
-from recserve_server_ext.engine import Vectors
-from recserve_server_ext.errors import CatalogueError, SnapshotError
-from recserve_server_ext.events import EventLog
-from recserve_server_ext.scan_engine import LEAST_ITEMS, ScanEngine
-from recserve_server_ext.scan_fit import FITTED, Fit
-from recserve_server_ext.snapshot import Snapshot, current
-from recserve_server_ext.snapshot_manifest import read_manifest
+from recserve_export.index import compact as index_compact
+from recserve_export.index.compact import compact
+from recserve_server_ext.common.errors import CatalogueError, SnapshotError
+from recserve_server_ext.index.engines.engine import Vectors
+from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
+from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
+from recserve_server_ext.index.manifest import read_manifest
+from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.supervisor.compactor import Compactor
+from recserve_server_ext.supervisor.event_log import EventLog
 from support.edited import DIM, ENCODER, Edited, item_vector
 
 

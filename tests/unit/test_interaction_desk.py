@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_export.interaction_views import preview_of
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.settings import Limits
+from recserve_export.interactions.preview import preview_of
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.config.server import Limits
 from support.events import ANN, NOW
 from support.users import Desk, act
 

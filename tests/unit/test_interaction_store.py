@@ -16,16 +16,16 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from recserve_server_ext import interaction_tables
-from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.errors import InteractionError
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.interaction import Interaction, Recorded, Refused
-from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_reads import WINDOW_QUERIES, change_numbers
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.pseudonyms import Pseudonyms
-from recserve_server_ext.user_histories import UserHistories
+from recserve_server_ext.common.errors import InteractionError
+from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.history.user_histories import UserHistories
+from recserve_server_ext.interactions import tables as interaction_tables
+from recserve_server_ext.interactions.interaction import Interaction, Recorded, Refused
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.reads import WINDOW_QUERIES, change_numbers
+from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 from support.queued import arrived
@@ -391,7 +391,7 @@ def test_no_file_holds_an_erased_user(tmp_path: Path) -> None:
 
 
 def test_an_erasure_that_a_reader_keeps_from_the_log_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.0)
+    monkeypatch.setattr("recserve_server_ext.storage.database.WAIT_S", 0.0)
     with InteractionStore(tmp_path / "i.db", create=True, clock=lambda: NOW) as store:
         store.record([event(item="a"), event(item="b")])
         with store.all() as rows:
@@ -445,7 +445,7 @@ def test_what_is_asked_for_is_bounded(opened: Opener) -> None:
 def test_a_store_locked_by_another_process_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sqlite3
 
-    monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.0)
+    monkeypatch.setattr("recserve_server_ext.storage.database.WAIT_S", 0.0)
     path = tmp_path / "interactions.db"
     with InteractionStore(path, create=True, clock=lambda: NOW) as store:
         blocker = sqlite3.connect(path)

@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from recserve_export.catalogue_readers import JsonLinesSource
-from recserve_export.cli_interactions import app
+from recserve_export.catalogue.readers import JsonLinesSource
+from recserve_export.cli.interactions import app
 from recserve_export.errors import MappingError
-from recserve_export.interaction_import import import_interactions
-from recserve_export.interaction_mapping import InteractionMapping, field_columns, named_columns
-from recserve_export.interaction_rows import InteractionConverter
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.key_file import KEY_VARIABLE
-from recserve_server_ext.workspace import Workspace
+from recserve_export.interactions.importer import import_interactions
+from recserve_export.interactions.mapping import InteractionMapping, field_columns, named_columns
+from recserve_export.interactions.rows import InteractionConverter
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.interactions.key_file import KEY_VARIABLE
+from recserve_server_ext.interactions.store import InteractionStore
 from support.events import ANN, BOB, KEY, PSEUDONYMS
 
 COLUMNS = ("user", "sku", "what", "at", "stars", "seconds", "query", "device")

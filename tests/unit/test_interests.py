@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_server_ext.interests import interests_of, turns
+from recserve_server_ext.recommend.interests import interests_of, turns
 
 DIM = 8
 

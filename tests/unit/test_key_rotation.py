@@ -14,17 +14,17 @@ import pytest
 import sqlalchemy as sa
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_export.interaction_writers import write_interactions
-from recserve_server_ext.erasure_receipts import is_receipt_of, receipt_of
-from recserve_server_ext.errors import ConfigError, InteractionError, UserKeysError
-from recserve_server_ext.experiment_settings import Experiment, Variant
-from recserve_server_ext.interaction import Interaction
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.interaction_tables import answers, erased, state, users
-from recserve_server_ext.key_file import KEY_VARIABLE, read_pseudonyms
-from recserve_server_ext.key_rotation import rotate, rows_of
-from recserve_server_ext.pseudonyms import Pseudonyms
-from recserve_server_ext.user_keys import UserKeys
+from recserve_export.interactions.writers import write_interactions
+from recserve_server_ext.common.errors import ConfigError, InteractionError, UserKeysError
+from recserve_server_ext.config.experiments import Experiment, Variant
+from recserve_server_ext.interactions.erasure_receipts import is_receipt_of, receipt_of
+from recserve_server_ext.interactions.interaction import Interaction
+from recserve_server_ext.interactions.key_file import KEY_VARIABLE, read_pseudonyms
+from recserve_server_ext.interactions.key_rotation import rotate, rows_of
+from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.interactions.tables import answers, erased, state, users
 from support import rotating_process
 from support.answers import by_user, log_of, plain
 from support.events import NOW, event
@@ -315,7 +315,7 @@ def test_keys_of_the_environment_take_the_new_one_from_there(
 def test_a_reader_in_the_way_leaves_traces_that_the_next_run_clears(
     tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recserve_server_ext.database.WAIT_S", 0.0)
+    monkeypatch.setattr("recserve_server_ext.storage.database.WAIT_S", 0.0)
     with filled(tmp_path / "i.db", key_file) as store:
         old = of(store, NAMES[0]).encode()
         with InteractionStore(tmp_path / "i.db") as reader, reader.all() as rows:

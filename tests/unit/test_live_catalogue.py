@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recserve_server_ext import live_catalogue
-from recserve_server_ext.catalogue_store import CatalogueStore
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.errors import CatalogueError
-from recserve_server_ext.live_catalogue import LiveCatalogue
-from recserve_server_ext.retrieval import Wanted, search
-from recserve_server_ext.snapshot import CURRENT, Snapshot
+from recserve_server_ext.catalogue import live as live_catalogue
+from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.errors import CatalogueError
+from recserve_server_ext.index.snapshot import CURRENT, Snapshot
+from recserve_server_ext.retrieval.search import Wanted, search
 from support.edited import ENCODER, Edited, item_vector, vector_of
 
 NOBODY = np.empty(0, np.int64)
@@ -217,7 +217,7 @@ def test_a_store_that_is_away_is_asked_again_later(
         return edited.store
 
     now = 100.0
-    monkeypatch.setattr("recserve_server_ext.live_catalogue.time.monotonic", lambda: now)
+    monkeypatch.setattr("recserve_server_ext.catalogue.live.time.monotonic", lambda: now)
     edited.change("upsert", [film("a", "while it was away")])
     live = LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), store)
     assert live.view().revision == live.view().revision == 1

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recserve_server_ext import interaction_reads, log_counter, log_reader
-from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.log_counter import LogCounter
-from recserve_server_ext.log_counts import LogColumns
-from recserve_server_ext.log_reader import LogReader
+from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.counts import counter as log_counter
+from recserve_server_ext.counts import reader as log_reader
+from recserve_server_ext.counts.counter import LogCounter
+from recserve_server_ext.counts.counts import LogColumns
+from recserve_server_ext.counts.reader import LogReader
+from recserve_server_ext.interactions import reads as interaction_reads
+from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, event
 

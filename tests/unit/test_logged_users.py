@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from recserve_client.contract import UserSlate
-from recserve_export.engine_choice import Settings, build_engine
-from recserve_export.index_build import build_index, read_report
-from recserve_export.logged_users import LEAST, MOST, logged_users
-from recserve_export.recall import NEIGHBOURS
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.snapshot import Snapshot
+from recserve_export.index.build import build_index, read_report
+from recserve_export.index.engine_choice import Settings, build_engine
+from recserve_export.index.logged_users import LEAST, MOST, logged_users
+from recserve_export.index.recall import NEIGHBOURS
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW, PSEUDONYMS, event
 from support.small_snapshot import small_snapshot
 from support.user_service import Service, vector_of

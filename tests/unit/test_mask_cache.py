@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from recserve_client.contract.filters import And, Eq, Filter, In, Not, Or
 from recserve_client.where import parse_where
-from recserve_server_ext.attribute_columns import AttributeColumns
-from recserve_server_ext.mask_cache import MaskCache, canonical_key
+from recserve_server_ext.attributes.columns import AttributeColumns
+from recserve_server_ext.attributes.mask_cache import MaskCache, canonical_key
 from support.any_filter import filters
 from support.plain_filter import matches
 

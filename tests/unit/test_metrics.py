@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from recserve_server_ext.answer_log import LogCounts
-from recserve_server_ext.errors import CatalogueError
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.live_catalogue import LiveCatalogue
-from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.waiting_room import WaitCounts
+from recserve_server_ext.batching.revision_wait import WaitCounts
+from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.common.errors import CatalogueError
+from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.interactions.answer_log import LogCounts
+from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import log_of, plain
 from support.edited import ENCODER, Edited
 from support.events import NOW
@@ -50,7 +50,7 @@ def live_over(edited: Edited) -> LiveCatalogue:
 
 
 def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
-    from recserve_server_ext.encoder_metrics import EncoderMetrics
+    from recserve_server_ext.triton.encoder_metrics import EncoderMetrics
 
     of = {model: EncoderMetrics(model) for model in ("recommend", "items")}
     of["items"].show(3)
@@ -59,7 +59,7 @@ def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
 
 
 def test_the_catalogue_that_is_served_is_shown(fake: FakeMetrics, edited: Edited) -> None:
-    from recserve_server_ext.view_metrics import ViewMetrics
+    from recserve_server_ext.triton.view_metrics import ViewMetrics
 
     live = live_over(edited)
     edited.change("upsert", [{"id": "new", "texts": {"title": "new"}}])
@@ -70,7 +70,7 @@ def test_the_catalogue_that_is_served_is_shown(fake: FakeMetrics, edited: Edited
 
 
 def test_counters_of_the_log_and_of_the_waiting_room_never_decrease(fake: FakeMetrics) -> None:
-    from recserve_server_ext.view_metrics import LogMetrics, WaitMetrics
+    from recserve_server_ext.triton.view_metrics import LogMetrics, WaitMetrics
 
     log, room = LogMetrics(), WaitMetrics()
     for counts in (LogCounts(5, 1, 0), LogCounts(4, 1, 2), LogCounts(6, 1, 2)):
@@ -87,7 +87,7 @@ def test_counters_of_the_log_and_of_the_waiting_room_never_decrease(fake: FakeMe
 def test_what_cannot_be_read_or_is_no_number_leaves_its_gauge_alone(
     fake: FakeMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from recserve_server_ext.sampled_metrics import Gauge, SampledMetrics
+    from recserve_server_ext.triton.metrics import Gauge, SampledMetrics
 
     found: dict[str, Any] = {"a": 1, "b": 2, "c": 3}
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_read_or_is_no_number_leaves_its_gauge_alone(
 
 
 def test_the_thread_looks_again_and_ends(fake: FakeMetrics) -> None:
-    from recserve_server_ext.sampled_metrics import Gauge, SampledMetrics
+    from recserve_server_ext.triton.metrics import Gauge, SampledMetrics
 
     looked: list[int] = []
     thrice = threading.Event()
@@ -130,7 +130,7 @@ def test_the_thread_looks_again_and_ends(fake: FakeMetrics) -> None:
 
 
 def test_the_lag_is_what_was_committed_and_is_not_served(fake: FakeMetrics, edited: Edited) -> None:
-    from recserve_server_ext.sampled_metrics import recommend_metrics
+    from recserve_server_ext.triton.metrics import recommend_metrics
 
     live, now = live_over(edited), [NOW]
     with InteractionStore(edited.snapshots / "i.db", create=True) as store:
@@ -171,7 +171,7 @@ def test_a_catalogue_that_has_no_store_lags_behind_nothing(fake: FakeMetrics, ed
 
 
 def test_interactions_wait_until_they_are_committed(fake: FakeMetrics, tmp_path: Path) -> None:
-    from recserve_server_ext.sampled_metrics import interactions_metrics
+    from recserve_server_ext.triton.metrics import interactions_metrics
 
     desk, name = Desk(tmp_path / "i.db"), "recserve_interactions_waiting"
     sampled = interactions_metrics(desk.desk)

@@ -14,20 +14,20 @@ import pytest
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract.filters import Eq, Filter, Not
 from recserve_client.where import parse_where
-from recserve_server_ext import milvus_connection
-from recserve_server_ext.engine import RemoteEngine, Rows, Scores, Vectors
-from recserve_server_ext.errors import ConfigError, MilvusError, SnapshotError
-from recserve_server_ext.exact_engine import ExactEngine
-from recserve_server_ext.live_catalogue import LiveCatalogue
-from recserve_server_ext.milvus_collection import Loadable, Loaded
-from recserve_server_ext.milvus_connection import MilvusConnection
-from recserve_server_ext.milvus_engine import FILE, MilvusEngine
-from recserve_server_ext.milvus_filter import AttributeKeys, check_translatable
-from recserve_server_ext.milvus_settings import MilvusSettings
-from recserve_server_ext.retrieval import Wanted, search
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.view_filters import Allowed, LiveFilters
+from recserve_server_ext.attributes.view import Allowed, LiveFilters
+from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.common.errors import ConfigError, MilvusError, SnapshotError
+from recserve_server_ext.config.milvus import MilvusSettings
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.index.engines.engine import RemoteEngine, Rows, Scores, Vectors
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.milvus import connection as milvus_connection
+from recserve_server_ext.index.engines.milvus.collection import Loadable, Loaded
+from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
+from recserve_server_ext.index.engines.milvus.engine import FILE, MilvusEngine
+from recserve_server_ext.index.engines.milvus.filter import AttributeKeys, check_translatable
+from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.retrieval.search import Wanted, search
 from support.edited import ENCODER, Edited
 from support.service import Service
 from support.small_snapshot import small_snapshot, view_of
@@ -112,7 +112,7 @@ def test_while_it_is_away_searches_are_refused_and_only_some_of_them_wait(
 
     now = 100.0
     monkeypatch.setattr(milvus_connection, "_connect", count)
-    monkeypatch.setattr("recserve_server_ext.milvus_connection.time.monotonic", lambda: now)
+    monkeypatch.setattr("recserve_server_ext.index.engines.milvus.connection.time.monotonic", lambda: now)
     for _ in range(3):
         with pytest.raises(RequestError, match="Milvus, which searches this catalogue, is away; try") as refused:
             engine.search(np.eye(4, dtype=np.float32), 2)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recserve_benchmarks.evaluate_log import similarities
-from recserve_server_ext import neighbours
-from recserve_server_ext.blend import Pairs, Sparse
-from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.log_counts import FEWEST, LogColumns, counts_of
-from recserve_server_ext.neighbours import neighbours_of
+from recserve_benchmarks.evaluation.log import similarities
+from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.counts import neighbours
+from recserve_server_ext.counts.counts import FEWEST, LogColumns, counts_of
+from recserve_server_ext.counts.neighbours import neighbours_of
+from recserve_server_ext.strategies.blend import Pairs, Sparse
 from support.known_log import known_of
 
 LOGS = st.lists(st.lists(st.integers(0, 11), max_size=12), min_size=1, max_size=8)

@@ -12,14 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_client.contract import AssignedVariant
-from recserve_export.cli_outcomes import app
+from recserve_export.cli.outcomes import app
 from recserve_export.errors import ExportError
-from recserve_export.outcome_export import export_outcomes, open_format
-from recserve_export.outcome_report import OutcomeReport, report
-from recserve_export.outcomes import OutcomeRules
-from recserve_export.proportions import two_proportions, wilson
-from recserve_server_ext.experiment_settings import Experiment, Variant, version_of
-from recserve_server_ext.interaction_store import InteractionStore
+from recserve_export.outcomes.export import export_outcomes, open_format
+from recserve_export.outcomes.outcomes import OutcomeRules
+from recserve_export.outcomes.proportions import two_proportions, wilson
+from recserve_export.outcomes.report import OutcomeReport, report
+from recserve_server_ext.config.experiments import Experiment, Variant, version_of
+from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of, plain
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
-from recserve_server_ext.live_catalogue import LiveCatalogue
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import Snapshot
+from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.index.snapshot import Snapshot
 from support.edited import ENCODER, Edited
 from support.service import Service
 from support.small_snapshot import small_snapshot

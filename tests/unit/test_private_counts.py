@@ -9,16 +9,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.count_rules import PopularPrivacy
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.log_counter import LogCounter
-from recserve_server_ext.log_counts import LogColumns
-from recserve_server_ext.popularity import Ranking
-from recserve_server_ext.private_counts import geometric_noise, private_ranking
-from recserve_server_ext.settings import UserSettings
-from recserve_server_ext.user_keys import UserKeys
+from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.counts import PopularPrivacy
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.config.server import UserSettings
+from recserve_server_ext.counts.counter import LogCounter
+from recserve_server_ext.counts.counts import LogColumns
+from recserve_server_ext.counts.popularity import Ranking
+from recserve_server_ext.counts.private import geometric_noise, private_ranking
+from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW, PSEUDONYMS, event
 
 PRIVACY = PopularPrivacy(epsilon=1.0, items=3, fewest=30)

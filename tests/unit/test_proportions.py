@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recserve_export.proportions import (
+from recserve_export.outcomes.proportions import (
     ALPHA,
     POWER,
     chi_square,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from recserve_server_ext.errors import ConfigError, ServerError, UserIdError
-from recserve_server_ext.key_file import KEY_VARIABLE, read_pseudonyms
-from recserve_server_ext.pseudonyms import Pseudonyms, is_pseudonym
+from recserve_server_ext.common.errors import ConfigError, ServerError, UserIdError
+from recserve_server_ext.interactions.key_file import KEY_VARIABLE, read_pseudonyms
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms, is_pseudonym
 
 KEY = bytes(range(32))
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export.recall import Choice, CurvePoint, choose, measure, next_ef, reaches, sample_users
-from recserve_server_ext.exact_engine import ExactEngine
+from recserve_export.index.recall import Choice, CurvePoint, choose, measure, next_ef, reaches, sample_users
+from recserve_server_ext.index.engines.exact import ExactEngine
 
 Vectors = NDArray[np.float32]
 

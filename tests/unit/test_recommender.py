@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError, Slate, pack
 from recserve_client.contract.messages import Behaviour, RecommendRequest
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.recommend_job import Job
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import Snapshot
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.recommend.query import Job
 from support.calls import Call
 from support.service import Service, vector_of
 from support.small_snapshot import DIM, small_snapshot

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from recserve_server_ext.model_config import all_models, has_process
-from recserve_server_ext.repository import MODELS, write_model
-from recserve_server_ext.settings import ModelSettings, ServeSettings
+from recserve_server_ext.config.server import ModelSettings, ServeSettings
+from recserve_server_ext.triton.model_config import all_models, has_process
+from recserve_server_ext.triton.repository import MODELS, write_model
 from support.versions import loaded_encoder
 
 
@@ -58,7 +58,7 @@ def test_folders_of_the_launcher_come_in_its_order_before_what_a_stub_has_beside
 def test_what_pythonpath_names_goes_first(tmp_path: Path) -> None:
     """A launcher that imports a room from elsewhere than the installed ones has models that import it from there."""
     write = (
-        "import sys; from pathlib import Path; from recserve_server_ext import repository; "
+        "import sys; from pathlib import Path; from recserve_server_ext.triton import repository; "
         "code = Path(sys.argv[1]); code.write_text(''); repository._hand_over_paths(code)"
     )
     code, rooms = tmp_path / "model.py", [str(tmp_path / name) for name in ("one", "other")]

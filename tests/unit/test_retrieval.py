@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_server_ext.exact_engine import ExactEngine
-from recserve_server_ext.retrieval import Wanted, search
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.retrieval.search import Wanted, search
 from support.small_snapshot import view_of
 
 

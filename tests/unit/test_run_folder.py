@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recserve_server_ext.errors import LaunchError
-from recserve_server_ext.run_folder import take_run_folder
+from recserve_server_ext.common.errors import LaunchError
+from recserve_server_ext.supervisor.run_folder import take_run_folder
 
 
 def test_it_cannot_be_taken_twice(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export.recall import Users, normalised_means, recall_of, sample_users, users_to_fit
-from recserve_server_ext.errors import SnapshotError
-from recserve_server_ext.scan_engine import ScanEngine
-from recserve_server_ext.scan_fit import FITTED, Fit
+from recserve_export.index.recall import Users, normalised_means, recall_of, sample_users, users_to_fit
+from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.index.engines.scan import ScanEngine
+from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
 
 Vectors = NDArray[np.float32]
 DIM = 32

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from recserve_client.contract import RequestError
 from recserve_client.contract.slate_options import Boost, Popularity, Recency
-from recserve_server_ext.attribute_columns import AttributeColumns
-from recserve_server_ext.boosts import boost_shares, check_boosts, popularity, recency
-from recserve_server_ext.slate_candidates import Source, candidate_mask, candidate_numbers, candidate_values
+from recserve_server_ext.attributes.boosts import boost_shares, check_boosts, popularity, recency
+from recserve_server_ext.attributes.columns import AttributeColumns
+from recserve_server_ext.attributes.values import Source, candidate_mask, candidate_numbers, candidate_values
 from support.plain_filter import equal
 
 SCALARS = st.sampled_from(["", "1", "a", 1, 1.0, 0, -0.0, 0.5, 2**53 + 1, 2.0**53, True, False, 1e300])

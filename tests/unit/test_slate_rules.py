@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from recserve_client.contract.filters import Exists
 from recserve_client.contract.slate_options import Bury, Group, Pin, Quota, SlateOptions
-from recserve_server_ext.attribute_columns import AttributeColumns
-from recserve_server_ext.slate_candidates import Source, candidate_values
-from recserve_server_ext.slate_rules import Candidates, Slates, arrange
+from recserve_server_ext.attributes.columns import AttributeColumns
+from recserve_server_ext.attributes.values import Source, candidate_values
+from recserve_server_ext.slate.rules import Candidates, Slates, arrange
 from support.plain_slate import User, allowed, plain_slate
 
 ANY = Exists("x")

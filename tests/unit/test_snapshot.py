@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_server_ext import snapshot as snapshot_module
-from recserve_server_ext.errors import SnapshotError
-from recserve_server_ext.exact_engine import ExactEngine
-from recserve_server_ext.hnsw_engine import GRAPH, HnswEngine
-from recserve_server_ext.item_fields import ItemFields, write_fields
-from recserve_server_ext.scan_engine import CODES, LEAST_ITEMS, ScanEngine
-from recserve_server_ext.scan_fit import FITTED, Fit
-from recserve_server_ext.snapshot import CURRENT, FIELDS, IDS, REPORT, VECTORS, Content, Snapshot, current, write
-from recserve_server_ext.snapshot_manifest import MANIFEST, SnapshotManifest, write_manifest
+from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.index import snapshot as snapshot_module
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.hnsw import GRAPH, HnswEngine
+from recserve_server_ext.index.engines.scan import CODES, LEAST_ITEMS, ScanEngine
+from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
+from recserve_server_ext.index.fields import ItemFields, write_fields
+from recserve_server_ext.index.manifest import MANIFEST, SnapshotManifest, write_manifest
+from recserve_server_ext.index.snapshot import CURRENT, FIELDS, IDS, REPORT, VECTORS, Content, Snapshot, current, write
 
 ITEMS = 300
 ENCODER = "0123456789abcdef"

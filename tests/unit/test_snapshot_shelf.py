@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from recserve_server_ext.errors import SnapshotError
-from recserve_server_ext.snapshot import CURRENT, Snapshot, current
-from recserve_server_ext.snapshot_shelf import activate, collect, first_usable, kept, rollback
+from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
+from recserve_server_ext.index.snapshots import activate, collect, first_usable, kept, rollback
 from support.edited import ENCODER, Edited
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from recserve_client.contract import models as names
-from recserve_server_ext.errors import LaunchError
-from recserve_server_ext.events import EventLog
-from recserve_server_ext.probes import ProbeSubject
-from recserve_server_ext.run_folder import take_run_folder
-from recserve_server_ext.supervisor import Plan, Supervisor, Timing
-from recserve_server_ext.triton_process import claim_endpoint
+from recserve_server_ext.common.errors import LaunchError
+from recserve_server_ext.supervisor.event_log import EventLog
+from recserve_server_ext.supervisor.run_folder import take_run_folder
+from recserve_server_ext.supervisor.supervisor import Plan, Supervisor, Timing
+from recserve_server_ext.triton.probes import ProbeSubject
+from recserve_server_ext.triton.process import claim_endpoint
 from support.fake_triton import fake_triton
 from support.versions import loaded_encoder
 

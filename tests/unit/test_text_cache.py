@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recserve_server_ext.text_cache import TextCache
+from recserve_server_ext.encoder.text_cache import TextCache
 
 
 def vectors_of(texts: list[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

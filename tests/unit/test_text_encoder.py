@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from recserve_export.encoder_texts import sample_texts
-from recserve_server_ext.encoder_manifest import MODEL, TOKENIZER, read_manifest
-from recserve_server_ext.errors import EncoderError
-from recserve_server_ext.text_encoder import TOKEN_BUDGET, TextEncoder, TextTokenizer, plan_runs
+from recserve_export.encoder.checks.texts import sample_texts
+from recserve_server_ext.common.errors import EncoderError
+from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, read_manifest
+from recserve_server_ext.encoder.text_encoder import TOKEN_BUDGET, TextEncoder, TextTokenizer, plan_runs
 from support.tiny_encoder import DIM, MAX_TOKENS, make_tiny_encoder
 
 _UNICODE = [

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recserve_server_ext import triton_process
-from recserve_server_ext.errors import LaunchError
-from recserve_server_ext.triton_binary import TritonBinary, find_triton
-from recserve_server_ext.triton_process import Endpoint, TritonProcess, claim_endpoint, claim_port
+from recserve_server_ext.common.errors import LaunchError
+from recserve_server_ext.triton import process as triton_process
+from recserve_server_ext.triton.binary import TritonBinary, find_triton
+from recserve_server_ext.triton.process import Endpoint, TritonProcess, claim_endpoint, claim_port
 
 Run = Callable[[str], TritonProcess]
 

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
-from recserve_export.interaction_views import preview_of
-from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.experiment_settings import Experiment, Variant
-from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.user_histories import UserHistories
-from recserve_server_ext.user_requests import mixed
+from recserve_export.interactions.preview import preview_of
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.experiments import Experiment, Variant
+from recserve_server_ext.history.user_histories import UserHistories
+from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.recommend.profile import mixed
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 from support.small_snapshot import small_snapshot
 from support.user_service import Service, vector_of

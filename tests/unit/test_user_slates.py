@@ -12,12 +12,12 @@ import pytest
 
 from recserve_client.contract import ErrorKind, RequestError, SlateItem, UserSlate
 from recserve_client.where import parse_where
-from recserve_server_ext.blend_rules import BlendRules
-from recserve_server_ext.history_rules import HistoryRules
-from recserve_server_ext.interaction_limits import InteractionLimits
-from recserve_server_ext.interaction_store import InteractionStore
-from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.user_histories import UserHistories
+from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.history.user_histories import UserHistories
+from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 from support.small_snapshot import small_snapshot

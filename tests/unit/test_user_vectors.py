@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_server_ext.user_vectors import contributions, user_vectors
+from recserve_server_ext.strategies.text import contributions, user_vectors
 
 
 def unit(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:

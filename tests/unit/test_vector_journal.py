@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export.vector_journal import VectorJournal
+from recserve_export.bulk_encoding.journal import VectorJournal
 
 DIM = 8
 

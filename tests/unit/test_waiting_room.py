@@ -12,14 +12,14 @@ import msgspec
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
-from recserve_server_ext.catalogue_view import View
-from recserve_server_ext.live_catalogue import LiveCatalogue
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.recommender import Recommender
-from recserve_server_ext.settings import Limits
-from recserve_server_ext.snapshot import Snapshot
-from recserve_server_ext.text_cache import TextCaches
-from recserve_server_ext.waiting_room import WaitCounts, WaitingRoom
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.batching.revision_wait import WaitCounts, WaitingRoom
+from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.encoder.text_cache import TextCaches
+from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.recommend.pipeline import Recommender
 from support.calls import Call
 from support.edited import ENCODER, Edited
 

@@ -88,10 +88,10 @@ def rotate_key(
 
     Servers may run meanwhile: they record nothing until it is done, and then go on with the new key.
     """
-    from recserve_server_ext.errors import ServerError
-    from recserve_server_ext.interaction_store import InteractionStore
-    from recserve_server_ext.key_rotation import rotate, rows_of
-    from recserve_server_ext.workspace import Workspace
+    from recserve_server_ext.common.errors import ServerError
+    from recserve_server_ext.common.workspace import Workspace
+    from recserve_server_ext.interactions.key_rotation import rotate, rows_of
+    from recserve_server_ext.interactions.store import InteractionStore
 
     place = Workspace(home)
     try:

@@ -1,8 +1,8 @@
 """Triton model `embed`: packed texts -> packed vectors. Converts tensors; the logic is in recserve_server_ext."""
 
-from recserve_server_ext.embedder import Embedder
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.services.embed import Embedder
+from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
 
 
 class TritonPythonModel:

@@ -6,9 +6,9 @@ import triton_python_backend_utils as pb
 
 from recserve_client.contract import RequestError
 from recserve_client.contract.models import ATTENTION_MASK, INPUT_IDS, VECTOR
-from recserve_server_ext.encoder_model import EncoderModel
-from recserve_server_ext.text_encoder import TextEncoder
-from recserve_server_ext.triton_io import error_response, model_settings
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.services.encoder import EncoderModel
+from recserve_server_ext.triton.backend import error_response, model_settings
 
 
 class TritonPythonModel:

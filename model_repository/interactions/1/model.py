@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from recserve_server_ext.interaction_desk import InteractionDesk
-from recserve_server_ext.interaction_store import opener
-from recserve_server_ext.key_file import read_pseudonyms
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.sampled_metrics import interactions_metrics
-from recserve_server_ext.settings import rules_of
-from recserve_server_ext.triton_io import execute, model_settings, settle_memory
-from recserve_server_ext.user_keys import UserKeys
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.config.server import rules_of
+from recserve_server_ext.interactions.key_file import read_pseudonyms
+from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.interactions.store import opener
+from recserve_server_ext.services.interactions import InteractionDesk
+from recserve_server_ext.triton.backend import execute, model_settings, settle_memory
+from recserve_server_ext.triton.metrics import interactions_metrics
 
 
 class TritonPythonModel:

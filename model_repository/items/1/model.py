@@ -1,10 +1,10 @@
 """Triton model `items`: packed change or question -> packed answer. Converts tensors; the logic is elsewhere."""
 
-from recserve_server_ext.catalogue_editor import CatalogueEditor
-from recserve_server_ext.catalogue_store import opener
-from recserve_server_ext.encoder_metrics import EncoderMetrics
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.catalogue.store import opener
+from recserve_server_ext.services.items import CatalogueEditor
+from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.triton.encoder_metrics import EncoderMetrics
 
 
 class TritonPythonModel:

@@ -6,9 +6,9 @@ import triton_python_backend_utils as pb
 
 from recserve_client.contract import RequestError
 from recserve_client.contract.models import PACKED, REQUEST_ROWS, VECTOR
-from recserve_server_ext.encoder_manifest import read_manifest
-from recserve_server_ext.ensemble_steps import with_vectors
-from recserve_server_ext.triton_io import error_response, model_settings, packed, read_rows
+from recserve_server_ext.encoder.manifest import read_manifest
+from recserve_server_ext.services.recommend_text import with_vectors
+from recserve_server_ext.triton.backend import error_response, model_settings, packed, read_rows
 
 
 class TritonPythonModel:

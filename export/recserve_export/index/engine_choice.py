@@ -1,0 +1,318 @@
+"""Item vectors -> the engine that serves them at least cost: candidates are built and measured on user vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_export.index.recall import (
+    NEIGHBOURS,
+    Choice,
+    CurvePoint,
+    Users,
+    choose,
+    measure,
+    next_ef,
+    reaches,
+    sample_users,
+    users_of_log,
+    users_to_fit,
+)
+from recserve_export.index.scan_budget import ScanBudget
+from recserve_server_ext.common import cpu
+from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.hnsw import HnswEngine
+
+Vectors = NDArray[np.float32]
+EngineName = Literal["auto", "hnsw", "scan", "exact", "milvus"]
+
+#: Opens a stage of known length; inside, call what it yields with the number of things done.
+Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the engine and its parameters are chosen.
+
+    Attributes:
+        engine: The engine to use; `auto` = the cheapest of those in this process that reaches the target.
+        recall: Target of recall@10 for user vectors of both kinds.
+        m: Graphs to build.
+        m_if_missed: One more, where nothing reaches the target.
+        ef_construction: Width of the search for neighbours in building.
+        ef: Widths of search to measure on each graph, before the steps between are.
+        refinements: Most widths measured between the last that misses the target and the first that reaches it.
+        items_per_list: Mean lengths of the inverted lists of `scan` to try.
+        dims_per_code: Dimensions of an item vector for each code of `scan`; the next where nothing reaches the target.
+        rescored: Items that `scan` scores exactly where ten are wanted, to try; falling.
+        users: User vectors of each kind.
+        seed: Of the users and of the graph.
+        threads: Of building and measuring; none = the usable cores.
+    """
+
+    engine: EngineName = "auto"
+    recall: float = 0.98
+    m: tuple[int, ...] = (16, 32)
+    m_if_missed: int = 48
+    ef_construction: int = 200
+    ef: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    refinements: int = 3
+    items_per_list: tuple[int, ...] = (1024, 256)
+    dims_per_code: tuple[int, ...] = (3, 2)
+    rescored: tuple[int, ...] = (640, 320, 240, 160, 120, 80, 60)
+    users: int = 500
+    seed: int = 0
+    threads: int | None = None
+
+
+class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`report.json`: what the engine and its parameters were chosen from.
+
+    Attributes:
+        cpu: Name of the CPU.
+        cpu_flags: Those of its vector extensions that searching uses.
+        threads: Of the searches.
+        items: Number of items.
+        dim: Length of a vector.
+        k: Items searched for.
+        users: User vectors of each kind.
+        users_from: Which ones: `means of neighbours` (kinds `interests` and `random`), or `logged histories (n users)`
+            (kind `logged`).
+        seed: They were drawn with.
+        engine: The engine that was asked for.
+        target: Recall wanted.
+        choice: The point that was chosen.
+        points: All that was measured; the last is the exact engine, to compare with where it was not asked for.
+        encoded_texts: Distinct texts of the catalogue that were encoded for this index; the others were known.
+        truncated_texts: Of those, the ones that are longer than the encoder takes, and so were cut off.
+    """
+
+    cpu: str
+    cpu_flags: list[str]
+    threads: int
+    items: int
+    dim: int
+    k: int
+    users: int
+    seed: int
+    engine: EngineName
+    target: float
+    choice: Choice
+    points: list[CurvePoint]
+    users_from: str = NEIGHBOURS
+    encoded_texts: int = 0
+    truncated_texts: int = 0
+
+
+@contextmanager
+def silent(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A stage that shows nothing."""
+    yield lambda count: None
+
+
+class Curve(NamedTuple):
+    """What was measured of one index."""
+
+    points: list[CurvePoint]
+    engine: BuiltEngine
+
+
+class Trying(NamedTuple):
+    """What candidates are built of, and measured with."""
+
+    vectors: Vectors
+    users: Users
+    settings: Settings
+    stage: Stage
+    budget: ScanBudget
+
+
+#: Builds one index and measures it with these users.
+Elsewhere = Callable[[Users], Curve]
+
+
+def build_engine(
+    vectors: Vectors,
+    settings: Settings,
+    *,
+    logged: Vectors | None = None,
+    stage: Stage = silent,
+    elsewhere: Elsewhere | None = None,
+    budget: ScanBudget | None = None,
+) -> tuple[BuiltEngine, RecallReport]:
+    """Build the candidates, measure them and keep the cheapest one that reaches the target.
+
+    Args:
+        vectors: [items, dim] unit float32, at least one.
+        settings: How to choose.
+        logged: [users, dim] vectors of users to measure with; none = made up ones, see `sample_users`.
+        stage: Shows progress.
+        elsewhere: Builds the engine `milvus`, where it was asked for.
+        budget: Of the search for parameters of `scan`; none = no bound.
+
+    Raises:
+        SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
+    """
+    if logged is None:
+        users = sample_users(vectors, count=settings.users, seed=settings.seed)
+    else:
+        users = users_of_log(vectors, logged)
+    points: list[CurvePoint] = []
+    best: BuiltEngine = ExactEngine(vectors)
+    trying = Trying(vectors, users, settings, stage, budget or ScanBudget())
+    curves = _curves(trying, points) if elsewhere is None else [elsewhere(users)]
+    for curve in curves:
+        points += curve.points
+        chosen = points[choose(points, settings.recall).point]
+        if any(chosen is point for point in curve.points):
+            best = curve.engine.with_parameters(chosen.parameters)  # the memory of the one before is released
+    exact = ExactEngine(vectors)
+    with stage("measure exact search", 1) as advance:
+        points.append(measure(exact, users))
+        advance(1)
+    is_candidate = settings.engine in ("auto", "exact")
+    choice = choose(points if is_candidate else points[:-1], settings.recall)
+    if choice.point == len(points) - 1:
+        best = exact
+    return best, _report(users, vectors, settings, choice, points)
+
+
+def _curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
+    """The curve of one index after another; `points` are those of all before it."""
+    settings = trying.settings
+    if settings.engine in ("auto", "scan"):
+        yield from _scan_curves(trying, points)
+    if settings.engine in ("auto", "hnsw"):
+        for m in settings.m:
+            yield _hnsw_curve(trying, m)
+        if not choose(points, settings.recall).reached:
+            yield _hnsw_curve(trying, settings.m_if_missed)
+
+
+def _hnsw_curve(trying: Trying, m: int) -> Curve:
+    vectors, users, settings, stage, _ = trying
+    with stage(f"build graph, M {m}", len(vectors)) as advance:
+        engine = HnswEngine.build(
+            vectors,
+            m=m,
+            ef_construction=settings.ef_construction,
+            ef=settings.ef[0],
+            threads=settings.threads,
+            seed=settings.seed,
+            done=advance,
+        )
+    return ef_curve(engine, users, settings, stage)
+
+
+def ef_curve(engine: BuiltEngine, users: Users, settings: Settings, stage: Stage) -> Curve:
+    """The points of a graph by rising `ef`: those of the settings, and some about the target."""
+    points: list[CurvePoint] = []
+    most = len(settings.ef) + settings.refinements
+    with stage(f"measure recall, M {engine.parameters['M']}", most) as advance:
+        widths = list(settings.ef)
+        while widths:
+            points.append(measure(engine.with_parameters({"ef": widths.pop(0)}), users))
+            advance(1)
+            if not widths and len(points) < most:
+                refined = next_ef(points, settings.recall)
+                widths = [] if refined is None else [refined]
+        advance(most - len(points))
+    points.sort(key=lambda point: point.parameters["ef"])
+    return Curve(points, engine)
+
+
+def _scan_curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
+    """A curve for each number of lists, with more codes where `points` miss the target; none for too few items."""
+    # Here, since loading faiss takes a while and only this engine needs it.
+    from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
+    from recserve_server_ext.index.engines.scan_fit import Fit
+
+    vectors, _, settings, stage, budget = trying
+    items, dim = vectors.shape
+    if items < LEAST_ITEMS:
+        if settings.engine == "scan":
+            raise SnapshotError(
+                f"the engine scan needs {LEAST_ITEMS} items to train its codes on, there are {items}; "
+                "let the engine be chosen: recserve index build --engine auto"
+            )
+        return
+    to_fit, most = users_to_fit(vectors, seed=settings.seed), max(settings.rescored)
+    for codes in sorted({max(1, dim // wanted) for wanted in settings.dims_per_code}):
+        if points and choose(points, settings.recall).reached:
+            return
+        fit = Fit.to(to_fit, vectors, rank=min(2 * codes, dim), seed=settings.seed)
+        for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
+            if not budget.allows(items, codes, lists):
+                continue
+            with stage(f"build {codes} codes, {lists} lists", items) as advance, budget.building(codes, lists):
+                engine = ScanEngine.build(
+                    vectors, fit, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads,
+                    done=advance,
+                )  # fmt: skip
+            yield Curve(_scan_points(engine, trying), engine)
+
+
+def _scan_points(engine: BuiltEngine, trying: Trying) -> list[CurvePoint]:
+    """The points along the border of what reaches the target.
+
+    More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer lists
+    while that reaches the target, then fewer items, with more lists again where these are too few.
+    """
+    _, users, settings, stage, budget = trying
+    codes, lists = engine.parameters["codes"], engine.parameters["lists"]
+    probes, points, is_cut = _probes(lists), list[CurvePoint](), False
+    with stage(f"measure recall, {lists} lists", 2 * len(probes) + len(settings.rescored)) as advance:
+
+        def reached(at: int, rescored: int) -> bool:
+            nonlocal is_cut
+            if points and budget.is_spent:
+                is_cut = True
+                return False
+            points.append(measure(engine.with_parameters({"nprobe": probes[at], "rescored": rescored}), users))
+            advance(1)
+            return reaches(points[-1], settings.recall)
+
+        at = 0 if reached(0, settings.rescored[0]) else -1
+        while 0 <= at < len(probes) - 1 and reached(at + 1, settings.rescored[0]):
+            at += 1
+        for rescored in settings.rescored[1:]:
+            while at >= 0 and not reached(at, rescored):
+                at -= 1
+        advance(2 * len(probes) + len(settings.rescored) - len(points))
+    if is_cut:
+        budget.cut(codes, lists, len(points))
+    return points
+
+
+def _probes(lists: int) -> list[int]:
+    """Numbers of lists to probe: all of them, three quarters, half, three eighths and so on."""
+    halves = [lists >> step for step in range(lists.bit_length())]
+    return sorted({*halves, *(half * 3 // 4 for half in halves if half >= 4)}, reverse=True)
+
+
+def _report(
+    users: Users, vectors: Vectors, settings: Settings, choice: Choice, points: list[CurvePoint]
+) -> RecallReport:
+    return RecallReport(
+        cpu=cpu.model_name(),
+        cpu_flags=sorted(cpu.flags() & {"avx2", "avx512f", "avx512_vnni", "avx_vnni"}),
+        threads=settings.threads or cpu.usable_cores(),
+        items=len(vectors),
+        dim=vectors.shape[1],
+        k=users.k,
+        users=len(next(iter(users.vectors.values()))),
+        users_from=users.origin,
+        seed=settings.seed,
+        engine=settings.engine,
+        target=settings.recall,
+        choice=choice,
+        points=points,
+    )

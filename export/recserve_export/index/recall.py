@@ -1,0 +1,243 @@
+"""Recall and cost of a search for user vectors, and the choice of an engine's parameters from them.
+
+Means of behaviours lie off the data, where a graph finds less than it does for items: so recall is measured for users,
+of two kinds (docs/decisions/003-hnsw-parameters.md).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.exact import ExactEngine
+
+Vectors = NDArray[np.float32]
+
+K = 10
+#: Users of one search when speed is measured: what serving batches under load.
+BATCH = 32
+#: Items searched for then: serving that wants ten and has to leave out a history of twenty looks for as many.
+_WIDTH = 32
+#: Origin of users that are made up.
+NEIGHBOURS = "means of neighbours"
+_BEHAVIOURS = 20
+_INTERESTS = 3
+_NEIGHBOURS = 50
+_ROUNDS = 3
+#: Users that codes are fitted to, and what parts their seed from that of users who are measured.
+_USERS_TO_FIT = 2000
+_APART = 1_000_003
+#: Scores this close are equal: float32 products summed in another order differ by less.
+TIE = 1e-6
+#: One-sided 95% of a normal distribution.
+_SIGMAS = 1.645
+_EF_STEP = 16
+
+
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One measurement: an engine with these parameters.
+
+    Attributes:
+        engine: Its name.
+        parameters: What it was built with and searches with.
+        recall: Mean recall@10 by kind of user.
+        recall_low: Its lower 95% confidence bound: other users of the kind find at least this much.
+        users_per_s: Users searched a second, all threads, in batches of 32, for 32 items each; the best of three.
+        cpu_us_per_user: CPU time of the process, microseconds a user; the best of three.
+    """
+
+    engine: str
+    parameters: dict[str, int]
+    recall: dict[str, float]
+    recall_low: dict[str, float]
+    users_per_s: float
+    cpu_us_per_user: float
+
+
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters to use.
+
+    Attributes:
+        point: Position in the curve.
+        reached: Whether that point reaches the target; if not it is the one that comes nearest.
+    """
+
+    point: int
+    reached: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Users:
+    """User vectors to measure with, and what an exact search finds for them.
+
+    Attributes:
+        vectors: [users, dim] unit float32, by kind.
+        last: [users] score of the last item of the exact answer, by kind.
+        k: Items searched for: 10, or all where there are fewer.
+        origin: Where they come from.
+    """
+
+    vectors: dict[str, Vectors]
+    last: dict[str, NDArray[np.float32]]
+    k: int
+    origin: str
+
+
+def sample_histories(vectors: Vectors, *, count: int, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Histories of 20 items, rows of `vectors` [count, 20], by kind; see `sample_users`."""
+    random = np.random.default_rng(seed)
+    items = len(vectors)
+    near, _ = ExactEngine(vectors).search(
+        vectors[random.integers(items, size=count * _INTERESTS)], min(_NEIGHBOURS, items)
+    )
+    # A random order of each row's neighbours; the first few of it are a sample without repetition.
+    shuffled = random.permuted(near, axis=1).reshape(count, _INTERESTS, -1)
+    taken = [len(part) for part in np.array_split(np.arange(_BEHAVIOURS), _INTERESTS)]
+    interests = np.concatenate([shuffled[:, i, :take] for i, take in enumerate(taken)], axis=1)
+    return {"interests": interests, "random": random.integers(items, size=(count, _BEHAVIOURS))}
+
+
+def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
+    """User vectors, each the normalised mean of 20 items, of two kinds.
+
+    `interests`: three random items, 6-7 of the 50 nearest of each. `random`: 20 random items.
+
+    Args:
+        vectors: [items, dim] unit float32, at least one.
+        count: Users of each kind.
+        seed: The same seed gives the same users.
+    """
+    users = {
+        kind: normalised_means(vectors[rows])
+        for kind, rows in sample_histories(vectors, count=count, seed=seed).items()
+    }
+    return with_exact_answers(vectors, users, NEIGHBOURS)
+
+
+def users_to_fit(vectors: Vectors, *, seed: int) -> Vectors:
+    """Users of the kind `random` to fit the codes of `scan` to, [users, dim]: never those that are measured with.
+
+    That kind is the hardest to search for, and what is fitted to it serves the others as well as what is fitted to both
+    (docs/decisions/005-scan-engine.md).
+
+    Args:
+        vectors: [items, dim] unit float32, at least one.
+        seed: That of the users who are measured; these are drawn apart from them.
+    """
+    random = np.random.default_rng(seed + _APART)
+    return normalised_means(vectors[random.integers(len(vectors), size=(_USERS_TO_FIT, _BEHAVIOURS))])
+
+
+def users_of_log(vectors: Vectors, logged: Vectors) -> Users:
+    """Users of one kind, `logged`.
+
+    Args:
+        vectors: [items, dim] unit float32, at least one.
+        logged: [users, dim] their vectors; see `recserve_export.index.logged_users`.
+    """
+    return with_exact_answers(vectors, {"logged": logged}, f"logged histories ({len(logged):,} users)")
+
+
+def with_exact_answers(vectors: Vectors, users: dict[str, Vectors], origin: str) -> Users:
+    """Users with what an exact search finds for them."""
+    exact, k = ExactEngine(vectors), min(K, len(vectors))
+    return Users(users, {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}, k, origin)
+
+
+def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
+    """Search for all users with this engine. An item that ties with the last of the exact answer counts as found.
+
+    Args:
+        engine: To be measured, with the parameters it has.
+        users: From `sample_users` of the same vectors.
+    """
+    recall, low = {}, {}
+    for kind, queries in users.vectors.items():
+        scores = engine.search(queries, users.k)[1]
+        found = recall_of(scores, users.last[kind])
+        recall[kind] = float(found.mean())
+        low[kind] = recall[kind] - _SIGMAS * float(found.std()) / math.sqrt(len(found))
+    queries = np.concatenate(list(users.vectors.values()))
+    wall_s, cpu_s = _best_times(engine, queries)
+    return CurvePoint(
+        engine=engine.name,
+        parameters=dict(engine.parameters),
+        recall=recall,
+        recall_low=low,
+        users_per_s=len(queries) / wall_s,
+        cpu_us_per_user=cpu_s / len(queries) * 1e6,
+    )
+
+
+def recall_of(scores: Vectors, last: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Recall of each user [users]: the share of the found items' scores [users, k] that reach the exact answer's last.
+
+    Args:
+        scores: [users, k] of what was found.
+        last: [users] score of the last item of the exact answer; what ties with it counts as found.
+    """
+    return np.asarray((scores >= last[:, None] - TIE).mean(axis=1))
+
+
+def reaches(point: CurvePoint, target: float) -> bool:
+    """Whether the recall of every kind of user is at least the target, by its lower bound."""
+    return min(point.recall_low.values()) >= target
+
+
+def choose(points: Sequence[CurvePoint], target: float) -> Choice:
+    """The cheapest point (CPU time a user) that reaches the target; if there is none, the one with most recall.
+
+    The recall of a point is that of its worse kind of user.
+    """
+    good = [at for at, point in enumerate(points) if reaches(point, target)]
+    if good:
+        return Choice(min(good, key=lambda at: points[at].cpu_us_per_user), True)
+    return Choice(
+        max(range(len(points)), key=lambda at: (min(points[at].recall.values()), -points[at].cpu_us_per_user)), False
+    )
+
+
+def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
+    """The `ef` to measure next, halfway between the last that misses the target and the first that reaches it.
+
+    Args:
+        points: Of one graph, in any order.
+        target: Recall wanted.
+
+    Returns:
+        None where the two are within an eighth of each other, or all points are on one side.
+    """
+    reaching = [point.parameters["ef"] for point in points if reaches(point, target)]
+    high = min(reaching, default=0)
+    missing = [point.parameters["ef"] for point in points if point.parameters["ef"] < high]
+    if not missing:
+        return None
+    low = max(missing)
+    middle = round((low + high) / 2 / _EF_STEP) * _EF_STEP
+    return middle if low < middle < high and high - low > high / 8 else None
+
+
+def _best_times(engine: BuiltEngine, queries: Vectors) -> tuple[float, float]:
+    """Wall and CPU seconds of searching all queries, each the least of a few rounds: others use the CPU too."""
+    walls, cpus = [], []
+    for _ in range(_ROUNDS):
+        wall, cpu = time.perf_counter(), time.process_time()
+        for start in range(0, len(queries), BATCH):
+            engine.search(queries[start : start + BATCH], _WIDTH)
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return max(min(walls), 1e-9), max(min(cpus), 1e-9)
+
+
+def normalised_means(behaviours: Vectors) -> Vectors:
+    """The user vectors [users, dim] of equally weighted behaviours [users, behaviours, dim]."""
+    means = behaviours.mean(axis=1)
+    unit: Vectors = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return unit

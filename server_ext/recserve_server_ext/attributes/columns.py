@@ -1,0 +1,229 @@
+"""The attributes of many items as columns that filters can be evaluated on: one for each kind of value there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from recserve_client.contract import ErrorKind, RequestError, nearest, shown
+from recserve_server_ext.index.fields import ItemFields
+
+STRING: Final = "string"
+NUMBER: Final = "number"
+BOOLEAN: Final = "boolean"
+LIST: Final = "list"
+PLACE: Final = "place [lat, lon]"
+_INT64: Final = range(-(2**63), 2**63)
+
+
+def list_of(kind: str) -> str:
+    """The kind of a list that holds values of this kind."""
+    return f"{LIST} of {kind}"
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The lists of a column.
+
+    Attributes:
+        offsets: [rows + 1] int64; row r holds the elements offsets[r] to offsets[r + 1] - 1.
+        elements: The elements of all rows, one after the other.
+    """
+
+    offsets: NDArray[np.int64]
+    elements: Column
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One attribute of all rows, apart by kind of value. A part is null where a row has none or another kind.
+
+    Attributes:
+        present: [rows] whether the row has a value; never null.
+        strings: Strings; none where no row has one, as in the other parts.
+        integers: Integers of 64 bits.
+        floats: Finite floats.
+        booleans: Booleans, which are no numbers.
+        lists: Lists.
+        places: [rows, 2] latitude and longitude in radians, NaN where the value is no list of such two numbers.
+    """
+
+    present: pa.BooleanArray
+    strings: pa.Array | None = None
+    integers: pa.Array | None = None
+    floats: pa.Array | None = None
+    booleans: pa.Array | None = None
+    lists: Lists | None = None
+    places: NDArray[np.float64] | None = None
+    kinds: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        parts = {
+            STRING: self.strings,
+            NUMBER: self.floats if self.integers is None else self.integers,
+            BOOLEAN: self.booleans,
+            LIST: self.lists,
+            PLACE: self.places,
+        }
+        kinds = {kind for kind, part in parts.items() if part is not None}
+        if self.lists is not None:
+            kinds |= {list_of(kind) for kind in self.lists.elements.kinds}
+        object.__setattr__(self, "kinds", frozenset(kinds))
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest number, not below 0."""
+        parts = [part for part in (self.integers, self.floats) if part is not None]
+        return max([0.0, *(float(pc.max(part).as_py()) for part in parts)])
+
+
+class AttributeColumns:
+    """The attributes of some items; a column is made when it is first asked for, and then kept.
+
+    Attributes:
+        rows: Number of items.
+        names: The attributes there are.
+    """
+
+    def __init__(self, rows: int, names: Sequence[str], make: Callable[[str], Column]) -> None:
+        self.rows = rows
+        self.names = tuple(names)
+        self._make = make
+        self._columns: dict[str, Column] = {}
+
+    @classmethod
+    def of_fields(cls, fields: ItemFields, rows: int) -> AttributeColumns:
+        """Columns of a snapshot, not copied where they have one type.
+
+        Args:
+            fields: The items' fields.
+            rows: Number of items (fields without a column do not tell).
+        """
+
+        def make(name: str) -> Column:
+            array = fields.column(name)
+            return column_of_values(_decoded(array)) if fields.is_json(name) else column_of_array(array)
+
+        return cls(rows, fields.names, make)
+
+    @classmethod
+    def of_items(cls, items: Sequence[Mapping[str, Any]]) -> AttributeColumns:
+        """Columns of a few items that are in no snapshot, fields by name, with the same meaning."""
+        names = dict.fromkeys(chain.from_iterable(items))
+        return cls(len(items), tuple(names), lambda name: column_of_values([item.get(name) for item in items]))
+
+    def column(self, name: str) -> Column:
+        """One attribute; without values where these items have none of this name."""
+        column = self._columns.get(name)
+        if column is None:
+            made = self._make(name) if name in self.names else Column(_constant(False, self.rows))
+            column = self._columns.setdefault(name, made)
+        return column
+
+
+def kinds_of(name: str, known: Sequence[AttributeColumns]) -> frozenset[str]:
+    """The kinds of value that an attribute has in any of these; none where no item has a value.
+
+    Raises:
+        RequestError: unknown_field: they all lack the name; the nearest is suggested.
+    """
+    holders = [columns for columns in known if name in columns.names]
+    if not holders:
+        names = tuple(other for columns in known for other in columns.names)
+        raise RequestError(
+            ErrorKind.UNKNOWN_FIELD, f"the catalogue has no attribute {shown(name)}{nearest(name, names)}"
+        )
+    return frozenset[str]().union(*(columns.column(name).kinds for columns in holders))
+
+
+def column_of_array(array: pa.Array) -> Column:
+    """The column of values of one type: strings, booleans, int64, float64, or lists of one of them."""
+    present = array.is_valid()
+    if array.null_count == len(array):
+        return Column(present)
+    kind = array.type
+    if pa.types.is_large_list(kind):
+        offsets = array.offsets.to_numpy().astype(np.int64, copy=False)
+        lists = Lists(offsets, column_of_array(array.values))
+        return Column(present, lists=lists, places=_places(lists))
+    if pa.types.is_large_string(kind):
+        return Column(present, strings=array)
+    if pa.types.is_boolean(kind):
+        return Column(present, booleans=array)
+    if pa.types.is_int64(kind):
+        return Column(present, integers=array)
+    return Column(present, floats=array)
+
+
+def column_of_values(values: Sequence[Any]) -> Column:
+    """The column of values of any kinds; None and numbers that are not finite are no values.
+
+    An integer beyond 64 bits and anything else than strings, numbers, booleans and lists exists, and equals nothing.
+    """
+    clean = [None if type(value) is float and not math.isfinite(value) else value for value in values]
+    types = set(map(type, clean))
+    lists = _lists(clean) if list in types else None
+    return Column(
+        present=pa.array([value is not None for value in clean], pa.bool_()),
+        strings=_part(clean, str, pa.large_string()) if str in types else None,
+        integers=_integers(clean) if int in types else None,
+        floats=_part(clean, float, pa.float64()) if float in types else None,
+        booleans=_part(clean, bool, pa.bool_()) if bool in types else None,
+        lists=lists,
+        places=None if lists is None else _places(lists),
+    )
+
+
+def _part(values: list[Any], kind: type, arrow_kind: pa.DataType) -> pa.Array:
+    return pa.array([value if type(value) is kind else None for value in values], arrow_kind)
+
+
+def _integers(values: list[Any]) -> pa.Array | None:
+    found = [value if type(value) is int and value in _INT64 else None for value in values]
+    array = pa.array(found, pa.int64())
+    return array if array.null_count < len(array) else None
+
+
+def _lists(values: list[Any]) -> Lists:
+    lists = [value if type(value) is list else [] for value in values]
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+    return Lists(offsets, column_of_values(list(chain.from_iterable(lists))))
+
+
+def _places(lists: Lists) -> NDArray[np.float64] | None:
+    """The lists that are two numbers within -90..90 and -180..180."""
+    if NUMBER not in lists.elements.kinds:
+        return None
+    pairs = np.flatnonzero(np.diff(lists.offsets) == 2)
+    numbers = np.full(len(lists.elements.present), np.nan)
+    for part in (lists.elements.integers, lists.elements.floats):
+        if part is not None:
+            valid = part.is_valid().to_numpy(zero_copy_only=False)
+            numbers[valid] = part.drop_null().to_numpy()
+    found = numbers[lists.offsets[pairs][:, None] + np.arange(2)]
+    pairs, found = (rows[(np.abs(found) <= (90, 180)).all(axis=1)] for rows in (pairs, found))
+    if not len(pairs):
+        return None
+    places = np.full((len(lists.offsets) - 1, 2), np.nan)
+    places[pairs] = np.radians(found)
+    return places
+
+
+def _decoded(array: pa.Array) -> list[Any]:
+    """The values of a column of JSON texts, decoded in one call."""
+    values: list[Any] = msgspec.json.decode(f"[{','.join(array.fill_null('null').to_pylist())}]")
+    return values
+
+
+def _constant(value: bool, rows: int) -> pa.BooleanArray:
+    return pa.array(np.full(rows, value))

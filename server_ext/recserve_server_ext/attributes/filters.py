@@ -1,0 +1,241 @@
+"""Filters -> masks over all rows, by array operations on the attributes' columns.
+
+What a condition means where a value is missing or of another kind (docs/retrieval.md has the table):
+
+- a missing value matches `not exists` and other negations; every condition on it is false, `ne` too;
+- numbers compare exactly across integers and floats; booleans are no numbers;
+- in an attribute with values of several kinds, a value of another kind than the condition's is just not equal;
+- a condition that no value of the attribute could ever meet by its kind is an error: `check_attributes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from recserve_client.contract import ErrorKind, RequestError, shown
+from recserve_client.contract.filters import (
+    And,
+    Contains,
+    Eq,
+    Exists,
+    Filter,
+    In,
+    Leaf,
+    Ne,
+    Not,
+    Or,
+    Prefix,
+    Range,
+    Value,
+    Within,
+    leaf_values,
+    leaves,
+)
+from recserve_server_ext.attributes.columns import (
+    BOOLEAN,
+    LIST,
+    NUMBER,
+    PLACE,
+    STRING,
+    AttributeColumns,
+    Column,
+    kinds_of,
+    list_of,
+)
+from recserve_server_ext.attributes.exact_interval import Interval, exactly, float64_bounds, int64_bounds
+
+Mask = NDArray[np.bool_]
+#: Mean radius R1 of the Earth (IUGG, Moritz 2000), metres.
+EARTH_RADIUS_M: Final = 6_371_008.8
+
+
+def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> None:
+    """Refuse a filter that names attributes no item has, or compares one with a kind of value it never holds.
+
+    Args:
+        condition: A filter that passed `check_filter`.
+        known: All items that it is going to be evaluated on.
+
+    Raises:
+        RequestError: unknown_field (with the nearest name) or invalid_request (with the attribute's kinds).
+    """
+    for leaf in leaves(condition):
+        kinds = kinds_of(leaf.attribute, known)
+        # An attribute without a single value has no kind to contradict.
+        if kinds:
+            _check_kinds(leaf, kinds)
+
+
+def filter_mask(condition: Filter, columns: AttributeColumns) -> Mask:
+    """Which rows match.
+
+    Args:
+        condition: A filter that passed `check_filter` and `check_attributes`.
+        columns: The items' attributes.
+
+    Returns:
+        [rows] bool.
+    """
+    return np.asarray(_mask(condition, columns).to_numpy(zero_copy_only=False), np.bool_)
+
+
+def count_matches(mask: Mask) -> int:
+    """How many rows match; over `len(mask)`, the filter's selectivity."""
+    return int(np.count_nonzero(mask))
+
+
+def _check_kinds(leaf: Leaf, kinds: frozenset[str]) -> None:
+    if isinstance(leaf, Exists):
+        return
+    if isinstance(leaf, Within):
+        if PLACE not in kinds:
+            raise _wrong_kind(leaf, kinds, "within needs a place [lat, lon] in degrees")
+        return
+    if isinstance(leaf, Contains) and LIST not in kinds:
+        raise _wrong_kind(leaf, kinds, "contains needs a list; use eq")
+    for value in leaf_values(leaf):
+        kind = _kind_of(value)
+        if isinstance(leaf, Contains):
+            # Lists that are all empty have no kind of element to contradict.
+            fits = list_of(kind) in kinds or not any(held.startswith(list_of("")) for held in kinds)
+        else:
+            fits = kind in kinds
+        if not fits:
+            advice = "; use contains" if LIST in kinds and not isinstance(leaf, Contains) else ""
+            raise _wrong_kind(leaf, kinds, f"it cannot be compared with {shown(value)}, a {kind}{advice}")
+
+
+def _wrong_kind(leaf: Leaf, kinds: frozenset[str], what: str) -> RequestError:
+    # "list" says nothing more where the kind of its elements is there too.
+    held = sorted(kinds - {LIST}) or [LIST]
+    return RequestError(
+        ErrorKind.INVALID_REQUEST, f"attribute {shown(leaf.attribute)} holds {' or '.join(held)} values: {what}"
+    )
+
+
+def _kind_of(value: Value) -> str:
+    if isinstance(value, bool):
+        return BOOLEAN
+    return STRING if isinstance(value, str) else NUMBER
+
+
+def _mask(condition: Filter, columns: AttributeColumns) -> pa.BooleanArray:
+    if isinstance(condition, Not):
+        return pc.invert(_mask(condition.of, columns))
+    if isinstance(condition, And | Or):
+        combine = pc.and_ if isinstance(condition, And) else pc.or_
+        return reduce(combine, (_mask(part, columns) for part in condition.of))
+    return _leaf_mask(condition, columns.column(condition.attribute))
+
+
+def _leaf_mask(leaf: Leaf, column: Column) -> pa.BooleanArray:
+    if isinstance(leaf, Exists):
+        return column.present
+    if isinstance(leaf, Eq):
+        return _equal(column, leaf.value)
+    if isinstance(leaf, Ne):
+        return pc.and_not(column.present, _equal(column, leaf.value))
+    if isinstance(leaf, In):
+        return _is_in(column, leaf.values)
+    if isinstance(leaf, Range):
+        return _in_range(column, leaf)
+    if isinstance(leaf, Prefix):
+        found = [] if column.strings is None else [pc.starts_with(column.strings, leaf.value)]
+        return _any(found, column)
+    if isinstance(leaf, Contains):
+        return _contains(column, leaf.value)
+    return _within(column, leaf)
+
+
+def _any(found: list[pa.BooleanArray], column: Column) -> pa.BooleanArray:
+    """Rows that match in one of the column's parts; a null does not."""
+    if not found:
+        return pa.array(np.zeros(len(column.present), np.bool_))
+    return reduce(pc.or_, (part.fill_null(False) if part.null_count else part for part in found))
+
+
+def _equal(column: Column, value: Value) -> pa.BooleanArray:
+    if isinstance(value, bool):
+        part = column.booleans
+    elif isinstance(value, str):
+        part = column.strings
+    else:
+        return _in_interval(column, exactly(value))
+    return _any([] if part is None else [pc.equal(part, value)], column)
+
+
+def _in_interval(column: Column, interval: Interval) -> pa.BooleanArray:
+    found = []
+    if column.integers is not None and (integers := int64_bounds(interval)):
+        found.append(_between(column.integers, *integers))
+    if column.floats is not None and (floats := float64_bounds(interval)):
+        found.append(_between(column.floats, *floats))
+    return _any(found, column)
+
+
+def _between(part: pa.Array, low: int | float, high: int | float) -> pa.BooleanArray:
+    if low == high:
+        return pc.equal(part, pa.scalar(low, part.type))
+    return pc.and_(pc.greater_equal(part, pa.scalar(low, part.type)), pc.less_equal(part, pa.scalar(high, part.type)))
+
+
+def _in_range(column: Column, leaf: Range) -> pa.BooleanArray:
+    low, high = (leaf.gt if leaf.ge is None else leaf.ge), (leaf.lt if leaf.le is None else leaf.le)
+    low_open, high_open = leaf.ge is None, leaf.le is None
+    if not isinstance(low, str) and not isinstance(high, str):
+        return _in_interval(column, Interval(low, low_open, high, high_open))
+    found = []
+    if column.strings is not None:
+        # Arrow compares the bytes of UTF-8, which have the order of the code points.
+        if low is not None:
+            found.append((pc.greater if low_open else pc.greater_equal)(column.strings, low))
+        if high is not None:
+            found.append((pc.less if high_open else pc.less_equal)(column.strings, high))
+        found = [reduce(pc.and_, found)]
+    return _any(found, column)
+
+
+def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
+    numbers = [exactly(value) for value in values if not isinstance(value, str | bool)]
+    if any(number.low == 0 for number in numbers):
+        # 0.0 and -0.0 are equal, but not to Arrow's `is_in`.
+        numbers += [exactly(0.0), exactly(-0.0)]
+    wanted: Sequence[tuple[pa.Array | None, Sequence[Value]]]
+    wanted = (
+        (column.strings, [value for value in values if isinstance(value, str)]),
+        (column.booleans, [value for value in values if isinstance(value, bool)]),
+        (column.integers, [integers[0] for number in numbers if (integers := int64_bounds(number))]),
+        (column.floats, [floats[0] for number in numbers if (floats := float64_bounds(number))]),
+    )
+    found = [pc.is_in(part, pa.array(some, part.type)) for part, some in wanted if part is not None and some]
+    return _any(found, column)
+
+
+def _contains(column: Column, value: Value) -> pa.BooleanArray:
+    if column.lists is None:
+        return _any([], column)
+    equal = _equal(column.lists.elements, value).to_numpy(zero_copy_only=False)
+    # How many of the elements before each one are equal: a row holds one where that grows from its begin to its end.
+    before = np.zeros(len(equal) + 1, np.int64)
+    np.cumsum(equal, out=before[1:])
+    at = before[column.lists.offsets]
+    return pc.and_(pa.array(at[1:] > at[:-1]), column.present)
+
+
+def _within(column: Column, leaf: Within) -> pa.BooleanArray:
+    """Distance by the haversine formula (R. W. Sinnott, "Virtues of the Haversine", Sky and Telescope 68, 1984)."""
+    if column.places is None:
+        return _any([], column)
+    lat, lon = np.radians([leaf.lat, leaf.lon])
+    lats, lons = column.places.T
+    half = np.sin((lats - lat) / 2) ** 2 + np.cos(lat) * np.cos(lats) * np.sin((lons - lon) / 2) ** 2
+    # Rounding may lead beyond 1 on the other side of the Earth. NaN, no place, is within nothing.
+    distance_m = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
+    return pa.array(distance_m <= leaf.radius_m)

@@ -1,0 +1,179 @@
+"""Filters over a view: the snapshot's masks are kept from view to view, those of the delta are made anew."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_client.contract.filters import And, Filter
+from recserve_client.contract.slate_options import Boost
+from recserve_server_ext.attributes.boosts import boost_shares
+from recserve_server_ext.attributes.columns import AttributeColumns
+from recserve_server_ext.attributes.filters import Mask, check_attributes, filter_mask
+from recserve_server_ext.attributes.mask_cache import MaskCache, canonical_key
+from recserve_server_ext.attributes.values import Source, candidate_numbers
+from recserve_server_ext.catalogue.view import Rows, View
+from recserve_server_ext.index.engines.engine import RemoteEngine
+
+#: Of the masks over a snapshot's rows.
+_MASK_BYTES = 64 * 2**20
+#: Filters of one view whose masks are ready to use, and attributes that its rows are ordered by.
+_READY = 16
+#: Boosts of one view whose shares are kept for all rows, 8 bytes each.
+_BOOSTS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Allowed:
+    """The items of a view that match a filter and are available.
+
+    Attributes:
+        mask: [rows] bool, read-only.
+        items: Items of the snapshot: the rows before those of the delta.
+        where: The filter, for an engine that evaluates it itself; none = such an engine is not asked.
+    """
+
+    mask: Mask
+    items: int
+    where: Filter | None = None
+
+    @cached_property
+    def count(self) -> int:
+        """How many there are."""
+        return int(np.count_nonzero(self.mask))
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Those of the snapshot, in rising order."""
+        return np.flatnonzero(self.mask[: self.items])
+
+    def also(self, other: Allowed) -> Allowed:
+        """Those that are in both."""
+        where = None if self.where is None or other.where is None else And([self.where, other.where])
+        return Allowed(self.mask & other.mask, self.items, where)
+
+
+class ViewFilters:
+    """Evaluates filters on one view, and finds the attributes of its rows."""
+
+    def __init__(self, view: View, columns: AttributeColumns, masks: MaskCache) -> None:
+        """
+        Args:
+            view: The catalogue.
+            columns: Attributes of its snapshot.
+            masks: Of its snapshot.
+        """
+        self._view = view
+        self._columns = columns
+        self._masks = masks
+        self._ready: OrderedDict[bytes, Allowed] = OrderedDict()
+        self._newest: OrderedDict[str, Rows] = OrderedDict()
+        self._boosts: OrderedDict[bytes, NDArray[np.float64]] = OrderedDict()
+
+    @cached_property
+    def known(self) -> list[AttributeColumns]:
+        """The attributes of the snapshot, and of the delta where there is one."""
+        delta = self._view.delta
+        if delta is None or not delta.count:
+            return [self._columns]
+        return [self._columns, AttributeColumns.of_items([item.fields for item in delta.items[: delta.count]])]
+
+    def allowed(self, condition: Filter) -> Allowed:
+        """The available items that match; the same object for equal filters, so that a batch can be grouped by it.
+
+        Args:
+            condition: A filter that passed `check_filter`.
+
+        Raises:
+            RequestError: unknown_field or invalid_request, see `check_attributes`; or the engine cannot evaluate it.
+        """
+        engine = self._view.snapshot.engine
+        if isinstance(engine, RemoteEngine):
+            engine.check(condition)
+        key = canonical_key(condition)
+        if (found := self._ready.get(key)) is not None:
+            self._ready.move_to_end(key)
+            return found
+        mask = self.matches(condition, key) & self._view.available
+        mask.setflags(write=False)
+        found = self._ready[key] = Allowed(mask, len(self._view.snapshot.ids), condition)
+        if len(self._ready) > _READY:
+            self._ready.popitem(last=False)
+        return found
+
+    def matches(self, condition: Filter, key: bytes | None = None) -> Mask:
+        """[rows] which items match, available or not.
+
+        Args:
+            condition: A filter that passed `check_filter`.
+            key: Its canonical key, where it is known.
+
+        Raises:
+            RequestError: unknown_field or invalid_request, see `check_attributes`.
+        """
+        check_attributes(condition, self.known)
+        of_snapshot = self._masks.matches(condition, key).mask
+        return np.concatenate([of_snapshot, *(filter_mask(condition, columns) for columns in self.known[1:])])
+
+    def newest(self, attribute: str) -> Rows:
+        """Rows of the items with a number in an attribute, the greatest first."""
+        found = self._newest.get(attribute)
+        if found is None:
+            values = candidate_numbers(attribute, self.sources(np.arange(len(self._view.available))[None]))[0]
+            found = np.argsort(-values, kind="stable")[: np.count_nonzero(~np.isnan(values))]
+            self._newest[attribute] = found
+            if len(self._newest) > _READY:
+                self._newest.popitem(last=False)
+        return found
+
+    def boosts(self, boosts: Sequence[Boost]) -> NDArray[np.float64] | None:
+        """[rows] sum of the boosts' shares, the same object for the same boosts; none = there are none.
+
+        Args:
+            boosts: Checked ones, see `check_boosts`.
+        """
+        if not boosts:
+            return None
+        key = msgspec.json.encode(boosts)
+        found = self._boosts.get(key)
+        if found is None:
+            found = boost_shares(boosts, self.sources(np.arange(len(self._view.available))[None]))[0].sum(axis=1)
+            self._boosts[key] = found
+            if len(self._boosts) > _BOOSTS:
+                self._boosts.popitem(last=False)
+        return found
+
+    def sources(self, rows: Rows) -> list[Source]:
+        """Where the attributes of these rows are; -1 = none."""
+        items = len(self._view.snapshot.ids)
+        in_snapshot = np.where(rows < items, rows, -1)
+        return [Source(self._columns, in_snapshot)] + [
+            Source(columns, np.where(rows >= items, rows - items, -1)) for columns in self.known[1:]
+        ]
+
+
+class LiveFilters:
+    """Gives the filters of the newest view; not to be called by two threads at a time."""
+
+    def __init__(self, view: View) -> None:
+        self._filters = self._of_snapshot(view)
+        self._view = view
+
+    def of(self, view: View) -> ViewFilters:
+        """The filters of this view, which becomes the newest one."""
+        if view is not self._view:
+            same = view.snapshot is self._view.snapshot
+            self._filters = ViewFilters(view, self._columns, self._masks) if same else self._of_snapshot(view)
+            self._view = view
+        return self._filters
+
+    def _of_snapshot(self, view: View) -> ViewFilters:
+        self._columns = AttributeColumns.of_fields(view.snapshot.fields, len(view.snapshot.ids))
+        self._masks = MaskCache(self._columns, _MASK_BYTES)
+        return ViewFilters(view, self._columns, self._masks)

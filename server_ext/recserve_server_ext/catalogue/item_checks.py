@@ -1,0 +1,154 @@
+"""Items of a change, checked one by one: a bad one is refused alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from recserve_client.contract import ItemResult, NewItem, OldItem, RequestError, Unpacker, nearest, shown
+from recserve_server_ext.catalogue.attribute_types import type_of
+from recserve_server_ext.catalogue.store import StoredItem
+from recserve_server_ext.config.server import Limits
+
+_NAME_LENGTH: Final = 128
+_INT64: Final = range(-(2**63), 2**63)
+_SHOWN: Final = 64
+
+
+class Checked(NamedTuple):
+    """A checked item of a change, or why it is refused.
+
+    Attributes:
+        item: The item as it will be stored; none = refused (or only its id is known, when it is to be deleted).
+        id: Its id, as far as it can be read.
+        if_revision: As in the request; none = any.
+        refusal: What to answer; none = accepted.
+    """
+
+    item: StoredItem | None
+    id: str
+    if_revision: int | None
+    refusal: ItemResult | None
+
+
+class ItemChecks:
+    """Checks items against the limits and the catalogue's text fields."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._new = Unpacker[NewItem](NewItem)
+        self._old = Unpacker[OldItem](OldItem)
+
+    def new(self, raws: Sequence[msgspec.Raw], weights: Mapping[str, float]) -> list[Checked]:
+        """Check items to put in.
+
+        Args:
+            raws: JSON of `NewItem`.
+            weights: a_f by text field; empty = the catalogue has no text fields yet, and takes any.
+        """
+        seen: set[str] = set()
+        return [self._one(place, raw, seen, weights) for place, raw in enumerate(raws)]
+
+    def old(self, raws: Sequence[msgspec.Raw]) -> list[Checked]:
+        """Check items to take out, JSON of `OldItem`."""
+        seen: set[str] = set()
+        return [self._one(place, raw, seen, None) for place, raw in enumerate(raws)]
+
+    def _one(self, place: int, raw: msgspec.Raw, seen: set[str], weights: Mapping[str, float] | None) -> Checked:
+        try:
+            item: NewItem | OldItem
+            if len(raw) > self._limits.item_bytes:
+                raise ValueError(
+                    f"the item has {len(raw):,} bytes; limits.item_bytes allows {self._limits.item_bytes:,}"
+                )
+            item = self._old(bytes(raw)) if weights is None else self._new(bytes(raw))
+            _check_id(item.id)
+            if item.id in seen:
+                raise ValueError(f"{shown(item.id)} is in this request already")
+            seen.add(item.id)
+            if_revision = None if isinstance(item.if_revision, msgspec.UnsetType) else item.if_revision
+            stored = self._stored(item, weights or {}) if isinstance(item, NewItem) else None
+            return Checked(stored, item.id, if_revision, None)
+        except RequestError as error:
+            return _refused(raw, place, error.text)
+        except ValueError as error:
+            return _refused(raw, place, str(error))
+
+    def _stored(self, item: NewItem, weights: Mapping[str, float]) -> StoredItem:
+        limits = self._limits
+        for name, text in item.texts.items():
+            if weights and name not in weights:
+                raise ValueError(f"$.texts has {shown(name)}, which is no text field{nearest(name, tuple(weights))}")
+            if len(text) * 4 > limits.text_bytes and (size := len(text.encode())) > limits.text_bytes:
+                raise ValueError(
+                    f"$.texts.{name} has {size:,} bytes; limits.text_bytes allows {limits.text_bytes:,}: {shown(text)}"
+                )
+        texts = {name: text.strip() for name, text in item.texts.items() if text and not text.isspace()}
+        if not any(weights.get(name, 1.0) for name in texts):
+            raise ValueError(f"no text with a weight in $.texts {shown(item.texts)}")
+        if len(item.attributes) > limits.attributes:
+            raise ValueError(
+                f"$.attributes has {len(item.attributes):,} of them; limits.attributes allows {limits.attributes:,}"
+            )
+        attributes = {name: _attribute(name, value) for name, value in item.attributes.items()}
+        return StoredItem(item.id, texts, attributes, item.available)
+
+
+def _check_id(item_id: str) -> None:
+    if item_id.isspace() or any(ord(character) < 32 for character in item_id):
+        raise ValueError(f"$.id is {shown(item_id)}: blank, or with control characters")
+
+
+def _attribute(name: str, value: Any) -> Any:
+    """The value as it is stored: a place as two floats, so that all places are of one type; others as they are."""
+    if not 0 < len(name) <= _NAME_LENGTH:
+        raise ValueError(f"$.attributes has a name of {len(name)} characters, {shown(name)}; 1 to {_NAME_LENGTH}")
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return value
+    if isinstance(value, int) and (isinstance(value, bool) or value in _INT64):
+        return value
+    if isinstance(value, str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if (place := place_of(value)) is not None:
+        return place
+    raise ValueError(
+        f"$.attributes.{name} is {shown(value)}: a string, an integer of 64 bits, a finite number, a boolean, "
+        "a list of strings or a place, [latitude, longitude] in degrees, is needed"
+    )
+
+
+def place_of(value: Any) -> list[float] | None:
+    """A list of latitude and longitude in degrees, within -90..90 and -180..180, as floats; none = it is no place."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    # True and False are integers too; NaN is within nothing.
+    found = [float(part) for part in value if type(part) in (int, float) and abs(part) <= 180]
+    return found if len(found) == 2 and abs(found[0]) <= 90 else None
+
+
+def type_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Why the attributes of an item cannot take the place of its old ones; empty = they can.
+
+    This holds for every item, available or not; see also `recserve_server_ext.catalogue.attribute_types`.
+    """
+    for name in before.keys() & after.keys():
+        old, new = type_of(before[name]), type_of(after[name])
+        if old != new:
+            return (
+                f"$.attributes.{name} is {shown(after[name])}, a {new}; the item has a {old} there, "
+                f"{shown(before[name])}. To change its type, put the item in without {shown(name)} first"
+            )
+    return ""
+
+
+def _refused(raw: msgspec.Raw, place: int, why: str) -> Checked:
+    """The refusal of an item, under its id where that can be read."""
+    try:
+        found = msgspec.json.decode(raw)["id"]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
+        found = ""
+    item_id = found[:_SHOWN] if isinstance(found, str) else ""
+    return Checked(None, item_id, None, ItemResult(item_id, "refused", f"$.items[{place}]: {why}"))

@@ -1,0 +1,255 @@
+"""The catalogue that is served: notices changes when a batch starts, and new snapshots when they are published."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.batching.batcher import Encode
+from recserve_server_ext.catalogue.delta import with_changes
+from recserve_server_ext.catalogue.store import CatalogueStore, opener
+from recserve_server_ext.catalogue.view import Vectors, View
+from recserve_server_ext.common.errors import CatalogueError, EncoderNotLoadedError, SnapshotError
+from recserve_server_ext.config.server import ModelSettings
+from recserve_server_ext.encoder.item_vectors import made_with
+from recserve_server_ext.encoder.loaded import ServedEncoders
+from recserve_server_ext.index.engines.engine import RemoteEngine
+from recserve_server_ext.index.manifest import read_manifest
+from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
+from recserve_server_ext.index.snapshots import first_usable
+
+_log = logging.getLogger(__name__)
+_REBUILD = "build it with: recserve index build"
+#: Before a store that could not be read is asked again.
+_PAUSE_S = 1.0
+
+
+class _UnfitError(Exception):
+    """The store is not, or is no longer, the one that the snapshot was made from."""
+
+
+def _no_encoder(texts: Sequence[str], encoder: str) -> Vectors:
+    raise RequestError(
+        ErrorKind.UNAVAILABLE,
+        f"items changed that have no vector of encoder {encoder}; rebuild the index with: recserve index build",
+    )
+
+
+def open_live(
+    settings: ModelSettings, encoders: ServedEncoders, passages: Encode, show: Callable[[View], None]
+) -> LiveCatalogue:
+    """The live catalogue of a server, which also says to its other models which encoder is served.
+
+    Args:
+        settings: The launcher's.
+        encoders: Those that are loaded.
+        passages: Encodes the texts of items with them.
+        show: Called with every new view.
+
+    Raises:
+        SnapshotError: Nothing was published, or it cannot be loaded.
+    """
+
+    def load(folder: Path) -> Snapshot:
+        encoders.require(read_manifest(folder, verify=False).encoder)
+        return Snapshot.load(folder, threads=settings.serve.threads or None, milvus=settings.serve.milvus)
+
+    def changed(view: View) -> None:
+        show(view)
+        encoders.serve(view.encoder)
+
+    store = opener(settings.store) if settings.store else None
+    return LiveCatalogue(Path(settings.snapshots), load, store, changed, encode=passages, loadable=encoders.stamp)
+
+
+class LiveCatalogue:
+    """Gives the newest view of a catalogue to one caller, batch by batch.
+
+    A change that is committed before `view` is called is in what it returns. A new snapshot is loaded by a thread
+    while the old one serves, and with it what changed since, encoded by its encoder where that is another one; the
+    first call after that returns both. A store that cannot be read, or a snapshot that cannot be loaded, is logged,
+    and what is served stays.
+    """
+
+    def __init__(
+        self,
+        snapshots: Path,
+        load: Callable[[Path], Snapshot],
+        store: Callable[[], CatalogueStore] | None,
+        changed: Callable[[View], None] = lambda _: None,
+        *,
+        encode: Encode = _no_encoder,
+        loadable: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Load what is published, and what changed since.
+
+        Args:
+            snapshots: Folder of the published snapshots.
+            load: Loads one.
+            store: Opens the store where changes are written; none = there are none.
+            changed: Called with every new view, in `view`.
+            encode: Encodes the texts of items; called from `view`, and from the thread that loads.
+            loadable: Changes when a snapshot that could not be loaded may be now.
+
+        Raises:
+            SnapshotError: Nothing was published, or it cannot be loaded.
+        """
+        self._snapshots = snapshots
+        self._load = load
+        self._open = store
+        self._changed = changed
+        self._encode = encode
+        self._loadable = loadable
+        self._told: View | None = None
+        self._is_new = True
+        self._ask_again = 0.0
+        self._published = self._stamp()
+        self._seen: object = None
+        self._fault = ""
+        self._view = View(first_usable(snapshots, load))
+        self._next: View | None = None
+        self._loading: threading.Thread | None = None
+        self.view()
+        self._is_new = False
+
+    def view(self) -> View:
+        """The newest view. Not to be called by two threads at a time."""
+        if self._loading is not None and not self._loading.is_alive():
+            self._loading = None
+        if self._loading is None and (stamp := self._stamp()) != self._published:
+            self._published = stamp
+            self._loading = threading.Thread(target=self._load_next, name="load snapshot", daemon=True)
+            self._loading.start()
+        following = self._next if self._next is not None and self._loading is None else self._view
+        if self._open is None:
+            self._swap(following)
+        elif time.monotonic() >= self._ask_again:
+            self._follow(following)
+        if self._told is not self._view:
+            self._told = self._view
+            self._changed(self._view)
+        return self._view
+
+    def lag(self) -> int:
+        """Changes of the store that the view given last does not have; any thread may ask.
+
+        Raises:
+            CatalogueError: The store cannot be read.
+        """
+        served = self._view.revision
+        return 0 if self._open is None else max(0, self._open().revision - served)
+
+    @property
+    def forgetting(self) -> int:
+        """Rows that an engine elsewhere has yet to delete; any thread may ask."""
+        engine = self._view.snapshot.engine
+        return engine.forgetting if isinstance(engine, RemoteEngine) else 0
+
+    def _stamp(self) -> tuple[int, int]:
+        """Changes whenever `CURRENT` is replaced or more can be loaded."""
+        try:
+            return (self._snapshots / CURRENT).stat().st_mtime_ns, self._loadable()
+        except OSError:
+            return 0, self._loadable()
+
+    def _load_next(self) -> None:
+        ready, self._next = self._next, None
+        try:
+            folder = current(self._snapshots)
+            if folder.name == self._view.snapshot.manifest.id:
+                return
+            if ready is not None and folder.name == ready.snapshot.manifest.id:
+                self._next = ready
+                return
+            view = View(self._load(folder))
+            if self._open is not None:
+                try:
+                    view = self._grown(view, self._open())
+                except (_UnfitError, CatalogueError, RequestError):
+                    _log.warning("what changed since snapshot %s is added when it is served", folder.name)
+            self._next = view
+        except EncoderNotLoadedError as error:
+            _log.info("snapshot %s waits: %s", folder.name, error)
+        except SnapshotError as error:
+            self._complain(str(error))
+        except Exception:
+            _log.exception("the new snapshot cannot be loaded; the one before it stays")
+
+    def _swap(self, view: View) -> None:
+        if view.snapshot is not self._view.snapshot:
+            manifest = view.snapshot.manifest
+            _log.info("serving snapshot %s, revision %d", manifest.id, manifest.revision)
+            self._next = None
+        self._view = view
+
+    def _follow(self, view: View) -> None:
+        """Serve a view, the present one or the next, with what was committed since."""
+        is_next = view is not self._view
+        try:
+            assert self._open is not None
+            store = self._open()
+            mark = store.mark()
+            if mark == self._seen and not is_next:
+                return
+            try:
+                view = self._grown(view, store)
+                self._fault = ""
+            except _UnfitError as error:
+                self._complain(str(error))
+            self._seen = mark
+        except (CatalogueError, RequestError) as error:
+            # A store that is away must not cost every batch a timeout. While a model is being loaded it cannot ask the
+            # encoder, and with its first batch it can.
+            is_too_early = self._is_new and isinstance(error, RequestError)
+            self._ask_again = 0.0 if is_too_early else time.monotonic() + _PAUSE_S
+            self._complain(str(error))
+            if is_next and view.revision < self._view.revision:
+                return
+            self._seen = None
+        self._swap(view)
+
+    def _grown(self, view: View, store: CatalogueStore) -> View:
+        """A view with what was committed since.
+
+        Raises:
+            _UnfitError: That is of another catalogue.
+            CatalogueError: The store cannot be read.
+            RequestError: unavailable: an item has to be encoded, and the encoder does not answer.
+        """
+        manifest = view.snapshot.manifest
+        changes = store.changes_since(view.revision, made_with(manifest.encoder, manifest.field_weights))
+        head = changes.head
+        if manifest.source not in ("", head.identity):
+            raise _UnfitError(f"{store} is not the store that snapshot {manifest.id} was made from; {_REBUILD}")
+        if head.revision < view.revision:
+            raise _UnfitError(f"{store} is at revision {head.revision}, older than {view.revision}, which is served")
+        if head.imported_at > manifest.revision:
+            raise _UnfitError(
+                f"the catalogue was imported anew (revision {head.imported_at}); revision {view.revision} is served "
+                f"until its index is published; {_REBUILD}"
+            )
+        if head.revision == view.revision:
+            return view
+        grown = View(view.snapshot, with_changes(view, changes, self._encode))
+        _forget_hidden(view, grown)
+        return grown
+
+    def _complain(self, fault: str) -> None:
+        """Log a fault once."""
+        if fault != self._fault:
+            _log.error("%s", fault)
+            self._fault = fault
+
+
+def _forget_hidden(before: View, after: View) -> None:
+    """Tell an engine elsewhere which rows of its snapshot are gone for good: one that is hidden never comes back."""
+    engine = after.snapshot.engine
+    if isinstance(engine, RemoteEngine):
+        items = len(after.snapshot.ids)
+        engine.forget(np.flatnonzero(before.available[:items] & ~after.available[:items]))

@@ -1,0 +1,350 @@
+"""The catalogue store: the items, durable in SQLite or PostgreSQL; every index can be rebuilt from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from recserve_client.contract import CatalogueItem
+from recserve_server_ext.catalogue.attribute_types import AttributeTypes
+from recserve_server_ext.catalogue.tables import SCHEMA, attribute_types, items, removed_items, state, vectors
+from recserve_server_ext.common.errors import CatalogueError
+from recserve_server_ext.common.workspace import store_place
+from recserve_server_ext.storage.database import Database, Store
+
+_CHUNK: Final = 1000
+_FIELDS: Final = (items.c.id, items.c.texts, items.c.attributes, items.c.available)
+
+
+class StoredItem(msgspec.Struct, frozen=True):
+    """One item of the catalogue.
+
+    Attributes:
+        id: Item id.
+        texts: Text fields y_f by name, empty ones left out.
+        attributes: Values by name: str, int (64 bits), finite float, bool, or a list of str.
+        available: Whether it may be recommended.
+    """
+
+    id: str
+    texts: dict[str, str]
+    attributes: dict[str, Any]
+    available: bool = True
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Texts and attributes; where both have a name, the attribute."""
+        return {**self.texts, **self.attributes}
+
+
+class ImportRecord(msgspec.Struct, frozen=True):
+    """What the catalogue was imported from: tells whether an import would change anything.
+
+    Attributes:
+        name: Name of the source.
+        sha256: Of the source file.
+        mapping_sha256: Of everything that decides how its rows become items.
+        accepted: Number of items.
+        refused: Number of rows that were refused.
+        refusals: The refused rows by reason.
+    """
+
+    name: str
+    sha256: str
+    mapping_sha256: str
+    accepted: int
+    refused: int
+    refusals: dict[str, int]
+
+
+class ItemRow(NamedTuple):
+    """An item as it is stored.
+
+    Attributes:
+        item: The item.
+        texts_revision: Revision at which its texts came.
+        vector: Little-endian float32 values of its vector, where it was written with one made as asked for.
+    """
+
+    item: StoredItem
+    texts_revision: int
+    vector: bytes | None
+
+
+class Head(NamedTuple):
+    """The state of a catalogue besides its items.
+
+    Attributes:
+        identity: Tells this store from another, also from one that was made anew in its place.
+        revision: Number of changes so far.
+        imported_at: Revision of the last import, which replaced every item.
+        forgotten: What was removed up to this revision is not known any more.
+        field_weights: a_f by text field.
+    """
+
+    identity: str
+    revision: int
+    imported_at: int
+    forgotten: int
+    field_weights: dict[str, float]
+
+
+class Changes(NamedTuple):
+    """What changed after a revision.
+
+    Attributes:
+        head: The state of the catalogue with these changes.
+        items: New and changed items, in the order of their changes.
+        removed: Ids of items that are gone.
+    """
+
+    head: Head
+    items: list[ItemRow]
+    removed: list[str]
+
+
+class CatalogueStore(Store):
+    """The items of the catalogue; a context manager.
+
+    A method that writes returns once its change has been fsynced, and a failed one changes nothing. Readers in other
+    processes see the revision before or after a write, never one between.
+    """
+
+    def __init__(self, where: Path | str, *, create: bool = False) -> None:
+        """Open a store.
+
+        Args:
+            where: A SQLite file (WAL, synchronous=FULL), or the URL of a PostgreSQL database.
+            create: Whether to make it when it is not there.
+
+        Raises:
+            CatalogueError: There is none and `create` is false, it cannot be opened, or is no catalogue store.
+        """
+        super().__init__(Database(where, SCHEMA, create=create))
+
+    @property
+    def revision(self) -> int:
+        """Number of changes committed so far; it grows by one with each."""
+        return int(self.database.one(sa.select(state.c.revision)))
+
+    def mark(self) -> int:
+        """Changes whenever something was committed, and costs next to nothing to ask for (SQLite)."""
+        return self.database.mark(sa.select(state.c.revision))
+
+    def head(self) -> Head:
+        """The state of the catalogue besides its items, as of one moment."""
+        with self.database.reading() as connection:
+            return _head(connection)
+
+    def count(self) -> int:
+        """Number of items, available or not."""
+        return int(self.database.one(sa.select(sa.func.count()).select_from(items)))
+
+    def source(self) -> ImportRecord | None:
+        """What the catalogue was imported from, none before the first import."""
+        return msgspec.convert(self.database.one(sa.select(state.c.source)), ImportRecord | None)
+
+    def items(self, chunk: int = _CHUNK) -> Iterator[StoredItem]:
+        """All items in import order, of one revision: the one committed when the first is asked for.
+
+        Args:
+            chunk: Rows held in memory at a time.
+        """
+        query = sa.select(*_FIELDS).order_by(items.c.position)
+        with self.database.reading() as connection:
+            for row in connection.execution_options(yield_per=chunk).execute(query):
+                yield StoredItem(*row)
+
+    @contextmanager
+    def all_rows(self, made_with: str) -> Iterator[tuple[Head, Iterator[ItemRow]]]:
+        """The head and, as of the same moment, all items in import order.
+
+        Args:
+            made_with: What a vector must have been made with; see `recserve_server_ext.encoder.item_vectors.made_with`.
+        """
+        query = _with_vectors(made_with).order_by(items.c.position)
+        with self.database.reading() as connection:
+            head = _head(connection)
+            rows = connection.execution_options(yield_per=_CHUNK).execute(query)
+            yield head, (ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in rows)
+
+    def get(self, item_id: str) -> StoredItem | None:
+        """The item with this id, or none."""
+        return self.get_many([item_id]).get(item_id)
+
+    def get_many(self, ids: Sequence[str]) -> dict[str, StoredItem]:
+        """The items with these ids, as far as there are any."""
+        with self.database.reading() as connection:
+            return {row[0]: StoredItem(*row[:4]) for row in rows_of(connection, ids)}
+
+    def get_rows(self, ids: Sequence[str]) -> tuple[int, dict[str, CatalogueItem]]:
+        """The revision, and the items with these ids with the revisions of their last changes."""
+        with self.database.reading() as connection:
+            return _head(connection).revision, {row[0]: CatalogueItem(*row[:5]) for row in rows_of(connection, ids)}
+
+    def page(self, after: str, limit: int) -> tuple[int, list[CatalogueItem]]:
+        """The revision, and items in the order of their ids.
+
+        Args:
+            after: The last id of the page before; empty = from the beginning.
+            limit: How many at most.
+        """
+        query = sa.select(*_FIELDS, items.c.revision).where(items.c.id > after).order_by(items.c.id).limit(limit)
+        with self.database.reading() as connection:
+            return _head(connection).revision, [CatalogueItem(*row) for row in connection.execute(query)]
+
+    def changes_since(self, revision: int, made_with: str) -> Changes:
+        """What changed after a revision, read as of one moment.
+
+        Args:
+            revision: The last one that is known.
+            made_with: What a vector must have been made with; see `recserve_server_ext.encoder.item_vectors.made_with`.
+
+        Raises:
+            CatalogueError: That is not known any more, or the store cannot be read.
+        """
+        changed = (
+            _with_vectors(made_with).where(items.c.revision > revision).order_by(items.c.revision, items.c.position)
+        )
+        removed = sa.select(removed_items.c.id).where(removed_items.c.revision > revision)
+        with self.database.reading() as connection:
+            head = _head(connection)
+            if head.imported_at > revision:
+                return Changes(head, [], [])
+            self._check_known(head, revision)
+            found = [ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in connection.execute(changed)]
+            return Changes(head, found, list(connection.execute(removed).scalars()))
+
+    def check_known(self, revision: int) -> None:
+        """See whether `changes_since` knows what changed after a revision, without reading that.
+
+        Raises:
+            CatalogueError: It does not, or the store cannot be read.
+        """
+        head = self.head()
+        if head.imported_at <= revision:
+            self._check_known(head, revision)
+
+    def _check_known(self, head: Head, revision: int) -> None:
+        if head.forgotten > revision:
+            raise CatalogueError(
+                f"{self} has forgotten what was removed between revision {revision} and {head.forgotten}; "
+                "publish a newer snapshot: recserve index activate"
+            )
+
+    def pending(self, revision: int) -> int:
+        """Number of items changed and removed after a revision; 0 after an import, which needs a new index anyway."""
+        changed = sa.select(sa.func.count()).select_from(items).where(items.c.revision > revision)
+        removed = sa.select(sa.func.count()).select_from(removed_items).where(removed_items.c.revision > revision)
+        with self.database.reading() as connection:
+            if _head(connection).imported_at > revision:
+                return 0
+            return int(connection.execute(changed).scalar_one() + connection.execute(removed).scalar_one())
+
+    def replace_all(
+        self,
+        new_items: Iterable[StoredItem],
+        *,
+        field_weights: Mapping[str, float],
+        source: ImportRecord | Callable[[], ImportRecord] | None = None,
+    ) -> int:
+        """Replace the whole catalogue in one transaction; memory does not grow with the number of items.
+
+        Args:
+            new_items: The new items, in import order; when it raises, the old catalogue stays.
+            field_weights: a_f of every text field.
+            source: What to remember of the source; a callable is called after the last item.
+
+        Returns:
+            The new revision.
+
+        Raises:
+            CatalogueError: An id occurs twice, an attribute has two types, a value cannot be stored, or the store
+                cannot be written.
+        """
+        with self.database.writing() as connection:
+            revision = next_revision(connection)
+            for table in (items, removed_items, vectors, attribute_types):
+                connection.execute(sa.delete(table))
+            _insert(connection, new_items, revision)
+            record = source() if callable(source) else source
+            values = {"field_weights": dict(field_weights), "source": msgspec.to_builtins(record)}
+            connection.execute(sa.update(state).values(imported_at=revision, **values))
+            return revision
+
+
+def _head(connection: sa.Connection) -> Head:
+    columns = (state.c.identity, state.c.revision, state.c.imported_at, state.c.forgotten, state.c.field_weights)
+    return Head(*connection.execute(sa.select(*columns)).one())
+
+
+def _with_vectors(made_with: str) -> sa.Select[Any]:
+    """Every item with the revision of its texts, and its vector where there is one made as asked for."""
+    vector = sa.and_(vectors.c.id == items.c.id, vectors.c.made_with == made_with)
+    return sa.select(*_FIELDS, items.c.texts_revision, vectors.c.vector).select_from(items.outerjoin(vectors, vector))
+
+
+def opener(where: str) -> Callable[[], CatalogueStore]:
+    """Opens a store when it is first asked for, and again while that fails: a process can start without it.
+
+    Args:
+        where: A file or a URL.
+    """
+    return cache(lambda: CatalogueStore(store_place(where)))
+
+
+def next_revision(connection: sa.Connection) -> int:
+    """Count a change; the first statement of a transaction that writes."""
+    connection.execute(sa.update(state).values(revision=state.c.revision + 1))
+    return int(connection.execute(sa.select(state.c.revision)).scalar_one())
+
+
+def rows_of(connection: sa.Connection, ids: Sequence[str]) -> Iterator[Sequence[Any]]:
+    """Rows (id, texts, attributes, available, revision, texts_revision) of the items with these ids."""
+    query = sa.select(*_FIELDS, items.c.revision, items.c.texts_revision)
+    for start in range(0, len(ids), _CHUNK):
+        yield from connection.execute(query.where(items.c.id.in_(ids[start : start + _CHUNK])))
+
+
+def row_values(item: StoredItem, revision: int, texts_revision: int) -> dict[str, Any]:
+    """The columns of an item.
+
+    Raises:
+        CatalogueError: A value cannot be stored.
+    """
+    for name, value in item.attributes.items():
+        # JSON has no NaN: it would come back as null.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CatalogueError(f"item {item.id!r}: attribute {name!r} is {value}; numbers must be finite")
+    try:
+        msgspec.json.encode(item)
+    except (UnicodeEncodeError, TypeError, msgspec.MsgspecError) as error:
+        raise CatalogueError(f"item {item.id!r} cannot be stored: {error}") from None
+    return {**msgspec.structs.asdict(item), "revision": revision, "texts_revision": texts_revision}
+
+
+def _insert(connection: sa.Connection, new_items: Iterable[StoredItem], revision: int) -> None:
+    rest = iter(new_items)
+    position = 0
+    types = AttributeTypes()
+    while chunk := list(islice(rest, _CHUNK)):
+        rows = [row_values(item, revision, revision) for item in chunk]
+        for item in chunk:
+            if (conflict := types.conflict(item.attributes)) is not None:
+                raise CatalogueError(f"item {item.id!r}: {conflict}")
+            types.replace({}, item.attributes if item.available else {})
+        try:
+            connection.execute(sa.insert(items), rows)
+        except sa.exc.IntegrityError as error:
+            where = f"items {position} to {position + len(chunk) - 1}, {chunk[0].id!r} to {chunk[-1].id!r}"
+            raise CatalogueError(f"item ids must be distinct: one of {where}, occurred before") from error
+        position += len(chunk)
+    types.write(connection)

@@ -1,0 +1,104 @@
+"""`recserve serve`: a watched tritonserver over a workspace."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from recserve_client.cli.console import fail, note
+from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
+
+if TYPE_CHECKING:
+    from recserve_server_ext.config.server import ServeSettings
+
+app = typer.Typer(help="Serve the encoder and the index on Triton, watched, until SIGTERM or Ctrl-C.")
+
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+def _port(port: int | None) -> int | None:
+    if port is not None and not 0 <= port <= 65535:
+        raise typer.BadParameter(f"{port} is not a port; give one from 0 to 65535")
+    return port
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    home: Annotated[Path, typer.Option(help="Folder with encoder, catalogue and snapshots.")] = DEFAULT_HOME,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings; the options here win.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(callback=_port, help="Port of gRPC; 0 = any free one [default: 8001].")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(callback=_port, help="Port of metrics; 0 = any free one [default: 8002].")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, int8 or int8-fast [default: auto].")] = None,
+    triton: Annotated[Path | None, typer.Option(help="A tritonserver to run instead of the one found.")] = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log events as JSON lines.")] = False,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written once ready: JSON with the addresses and process ids.")
+    ] = None,
+) -> None:
+    """Serve the encoder and the index on Triton, watched, until SIGTERM or Ctrl-C."""
+    from recserve_server_ext.common.errors import ServerError
+    from recserve_server_ext.config.server import ServeSettings, read_settings
+
+    given = {
+        "host": host,
+        "grpc_port": grpc_port,
+        "metrics_port": metrics_port,
+        "precision": precision,
+    }
+    try:
+        settings = read_settings(config) if config is not None else ServeSettings()
+        merged = {
+            **msgspec.to_builtins(settings),
+            **{name: value for name, value in given.items() if value is not None},
+        }
+        _run(Workspace(home), msgspec.convert(merged, ServeSettings), triton, ready_file, log_json=log_json)
+    except msgspec.ValidationError as error:
+        fail(f"a setting is wrong: {error}", code=2)
+    except ServerError as error:
+        fail(str(error))
+
+
+def _run(
+    workspace: Workspace, settings: ServeSettings, triton: Path | None, ready_file: Path | None, *, log_json: bool
+) -> None:
+    import os
+
+    from recserve_server_ext.common.files import write_file
+    from recserve_server_ext.supervisor.event_log import EventLog
+    from recserve_server_ext.supervisor.supervisor import Supervisor, prepare
+    from recserve_server_ext.triton.binary import find_triton
+
+    log = EventLog(as_json=log_json)
+    plan = prepare(workspace, settings, find_triton(triton), log)
+    if not settings.host.startswith(_LOOPBACK):
+        note(
+            f"warning: listening on {settings.host}: Triton's front end is not made for open networks, and the one in "
+            "the wheel lacks the fixes of 2025; see docs/serving.md"
+        )
+    supervisor = Supervisor(plan, log)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.request_stop())
+    try:
+        ready = supervisor.start()
+    except BaseException:
+        supervisor.stop()
+        raise
+    if not ready:
+        supervisor.stop()
+        return
+    if ready_file is not None:
+        addresses = {"grpc": plan.endpoint.grpc, "metrics": plan.endpoint.metrics}
+        write_file(ready_file, msgspec.json.encode({**addresses, "pid": os.getpid(), "server_pid": supervisor.pid}))
+    if not log_json:
+        note(f"serving on {plan.endpoint.grpc} (gRPC), metrics on http://{plan.endpoint.metrics}/metrics")
+        note(f'try: recserve recommend --address {plan.endpoint.grpc} --text "space opera"')
+    supervisor.watch()

@@ -1,0 +1,62 @@
+"""Load an encoder folder in a process of its own and encode a text: what cannot be loaded never comes near a server.
+
+As a script: ``python -m recserve_server_ext.encoder.load_check FOLDER``, one line on standard error and exit code 1
+when it is no good.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from recserve_server_ext.common.errors import EncoderError, ServerError
+
+#: A vector that is further from length 1 comes from a broken encoder.
+_OFF = 1e-2
+_SHOWN = 300
+
+
+def check_length(length: float) -> None:
+    """Refuse a vector that is not of length 1.
+
+    Raises:
+        EncoderError: It is not.
+    """
+    if not abs(length - 1) <= _OFF:
+        raise EncoderError(f"it gives a vector of length {length:.3g}, which must be 1; export it again")
+
+
+def try_in_process(folder: Path, timeout_s: float) -> None:
+    """Run this module on a folder.
+
+    Raises:
+        EncoderError: The encoder cannot be loaded, gives no vector, or takes too long.
+    """
+    command = [sys.executable, "-m", __name__, str(folder)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise EncoderError(f"{folder} could not be loaded within {timeout_s:.0f} s") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise EncoderError(said[0][:_SHOWN])
+
+
+def main() -> None:
+    """Try the folder that the command line names."""
+    from recserve_server_ext.encoder.text_encoder import TextEncoder
+
+    try:
+        (vector,) = TextEncoder(Path(sys.argv[1]), threads=1).encode(["space opera"])
+        check_length(float(np.linalg.norm(vector)))
+    except ServerError as error:
+        sys.exit(str(error).replace("\n", " "))
+
+
+if __name__ == "__main__":
+    main()

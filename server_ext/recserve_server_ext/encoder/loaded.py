@@ -1,0 +1,163 @@
+"""The encoders that a running server has loaded, and which one it serves: two small files in the folder it runs from.
+
+The supervisor writes the table of what is loaded. `recommend` alone decides which of them is served: that of the
+snapshot it answers from, and it says so in `serving`; the other models follow with their next batch. No Triton here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.batching.batcher import Vectors
+from recserve_server_ext.common.errors import EncoderNotLoadedError
+from recserve_server_ext.common.files import write_file
+from recserve_server_ext.encoder.manifest import EncoderManifest
+
+TABLE = "encoders.json"
+SERVING = "serving"
+_log = logging.getLogger(__name__)
+
+
+class LoadedEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An encoder with a set of models on Triton.
+
+    Attributes:
+        fingerprint: With the arithmetic of this CPU where it matters.
+        folder: Of the encoder.
+        manifest: What it holds.
+        batch: Texts of one request at most.
+    """
+
+    fingerprint: str
+    folder: str
+    manifest: EncoderManifest
+    batch: int
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.manifest.dim
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a text."""
+        return self.manifest.max_tokens
+
+
+def write_table(folder: Path, encoders: Sequence[LoadedEncoder]) -> None:
+    """Say what is loaded; the first entry is what is served until `recommend` says otherwise."""
+    write_file(folder / TABLE, msgspec.json.encode(list(encoders)))
+
+
+def loaded(folder: Path) -> list[str]:
+    """Runtime fingerprints of the encoders in the table of a folder; empty = there is no table."""
+    try:
+        return [one.fingerprint for one in msgspec.json.decode((folder / TABLE).read_bytes(), type=list[LoadedEncoder])]
+    except (OSError, msgspec.MsgspecError):
+        return []
+
+
+def read_serving(folder: Path) -> str:
+    """Runtime fingerprint of the encoder that `recommend` answers with; empty = it has not said yet."""
+    try:
+        return (folder / SERVING).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+#: Texts -> vectors by one encoder.
+EncodeTexts = Callable[[Sequence[str]], Vectors]
+
+
+class ServedEncoders:
+    """Encodes with any of the encoders that are loaded; one object for each model and role of texts."""
+
+    def __init__(self, folder: Path, make: Callable[[LoadedEncoder], EncodeTexts]) -> None:
+        """
+        Args:
+            folder: Where the server runs.
+            make: The way to one encoder; called when it is first needed.
+        """
+        self._folder = folder
+        self._make = make
+        self._made: dict[str, EncodeTexts] = {}
+        self._table: dict[str, LoadedEncoder] = {}
+        self._read_at = -1
+        self._serving_at = -1
+        self._serving = ""
+        self._lock = threading.Lock()
+
+    def __call__(self, texts: Sequence[str], fingerprint: str) -> Vectors:
+        """Unit vectors [texts, dim]; from any thread.
+
+        Raises:
+            RequestError: unavailable: the encoder is not loaded, or does not answer.
+        """
+        with self._lock:
+            encode = self._made.get(fingerprint)
+            if encode is None:
+                encode = self._made[fingerprint] = self._make(self._loaded(fingerprint))
+        return encode(texts)
+
+    def stamp(self) -> int:
+        """Changes when the table does."""
+        return _changed_at(self._folder / TABLE)
+
+    def require(self, fingerprint: str) -> None:
+        """Make sure that an encoder is loaded.
+
+        Raises:
+            EncoderNotLoadedError: It is not.
+        """
+        with self._lock:
+            if fingerprint not in self._refreshed():
+                raise EncoderNotLoadedError(f"encoder {fingerprint} is not loaded")
+
+    def serving(self) -> str:
+        """Runtime fingerprint of the encoder that is served now. Not to be called by two threads at a time."""
+        changed_at = _changed_at(self._folder / SERVING)
+        if changed_at != self._serving_at or not self._serving:
+            self._serving_at = changed_at
+            with self._lock:
+                table = self._refreshed()
+                found = read_serving(self._folder)
+                self._serving = found if found in table else next(iter(table))
+                # An encoder that is served no more may still be asked for by answers under way.
+                self._made = {name: encode for name, encode in self._made.items() if name in table}
+        return self._serving
+
+    def serve(self, fingerprint: str) -> None:
+        """Say that an encoder is served now; only `recommend` does."""
+        if read_serving(self._folder) == fingerprint:
+            return
+        try:
+            write_file(self._folder / SERVING, fingerprint.encode())
+        except OSError:
+            _log.exception("%s cannot be written: other models stay with the encoder before", self._folder / SERVING)
+
+    def _loaded(self, fingerprint: str) -> LoadedEncoder:
+        found = self._refreshed().get(fingerprint)
+        if found is None:
+            raise RequestError(ErrorKind.UNAVAILABLE, f"the encoder {fingerprint} is not loaded; try again")
+        return found
+
+    def _refreshed(self) -> dict[str, LoadedEncoder]:
+        if (stamp := self.stamp()) != self._read_at:
+            content = (self._folder / TABLE).read_bytes()
+            self._table = {one.fingerprint: one for one in msgspec.json.decode(content, type=list[LoadedEncoder])}
+            self._read_at = stamp
+        return self._table
+
+
+def _changed_at(path: Path) -> int:
+    """Moment in nanoseconds; 0 = it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

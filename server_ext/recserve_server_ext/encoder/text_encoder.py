@@ -1,0 +1,241 @@
+"""Texts -> unit vectors with onnxruntime, such that a text's vector never depends on what it is batched with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from recserve_server_ext.common import cpu
+from recserve_server_ext.common.errors import EncoderError
+from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, EncoderManifest, Role, read_manifest
+
+Vectors = NDArray[np.float32]
+TokenIds = NDArray[np.int64]
+
+#: Most tokens (rows x longest row) of one run. Beyond 256 what a run computes leaves the cache: 1,024 cost 15%
+#: more CPU for titles and 80% for descriptions (Zen 3, 2 threads); below 96 the matrix products are too small.
+TOKEN_BUDGET = 192
+#: Fewest tokens that are worth a run of their own.
+_LEAST_TOKENS = 32
+#: Runs for each thread where there are few texts, so that the threads end together.
+_RUNS_PER_THREAD = 2
+#: Parts of a long text that count for its vector; the rest is cut off.
+MOST_CHUNKS = 32
+
+
+class TokenTable:
+    """Token ids of texts, or of parts of texts, padded on the right.
+
+    Attributes:
+        ids: [rows, longest]; 0 beyond a row's length.
+        lengths: [rows] number of tokens of each row.
+    """
+
+    def __init__(self, ids: TokenIds, lengths: NDArray[np.int64]) -> None:
+        self.ids = ids
+        self.lengths = lengths
+
+    @property
+    def mask(self) -> TokenIds:
+        """[rows, longest]: 1 for a token, 0 for padding."""
+        return (np.arange(self.ids.shape[1]) < self.lengths[:, None]).astype(np.int64)
+
+
+class TextTokenizer:
+    """The exported tokenizer: texts -> token ids, with the prompt of their role, truncated to `max_tokens`."""
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        self._prompts = read_manifest(folder, verify=False).prompts
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def __call__(self, texts: Sequence[str], role: Role = "query") -> TokenTable:
+        """Token ids of the texts, a row each; releases the GIL and uses all cores for many texts."""
+        return _table([encoding.ids for encoding in self._encodings(texts, role)])
+
+    def in_parts(self, texts: Sequence[str], role: Role, most: int) -> tuple[TokenTable, NDArray[np.int64], int]:
+        """Token ids of the texts, a row for each of at most `most` parts of a text.
+
+        Returns:
+            The rows, those of a text one after another; [texts] number of rows of each; number of texts that are
+            longer than their rows.
+        """
+        rows: list[list[int]] = []
+        counts: list[int] = []
+        cut = 0
+        for encoding in self._encodings(texts, role):
+            overflowing = encoding.overflowing
+            cut += len(overflowing) >= most
+            parts = [encoding, *overflowing[: most - 1]]
+            rows += [part.ids for part in parts]
+            counts.append(len(parts))
+        return _table(rows), np.array(counts, np.int64), cut
+
+    def _encodings(self, texts: Sequence[str], role: Role) -> list[Any]:
+        prompt: str = getattr(self._prompts, role)
+        encodings: list[Any] = self._tokenizer.encode_batch(
+            [prompt + text for text in texts] if prompt else list(texts)
+        )
+        return encodings
+
+
+def _table(rows: list[list[int]]) -> TokenTable:
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    ids = np.zeros((len(rows), int(lengths.max(initial=2))), np.int64)
+    ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.fromiter(
+        (token for row in rows for token in row), np.int64, int(lengths.sum())
+    )
+    return TokenTable(ids, lengths)
+
+
+class TextEncoder:
+    """An exported encoder in this process.
+
+    Texts are sorted by length and run in batches of a bounded number of tokens; the graph computes each text for
+    itself (int8 has one scale for each token), to the bit. Several threads share one single-threaded session.
+
+    Attributes:
+        manifest: Of the folder.
+        dim: Length of a vector.
+        fingerprint: With the arithmetic of this CPU where it matters.
+        tokenizer: Of the folder.
+        truncated_texts: Texts that `encode` has cut off so far.
+    """
+
+    def __init__(self, folder: Path, *, threads: int | None = None, verify: bool = True) -> None:
+        """Load an encoder folder.
+
+        Args:
+            folder: Made by `recserve export encoder`.
+            threads: Runs in parallel; default the usable cores.
+            verify: Whether to check the files against their checksums.
+
+        Raises:
+            EncoderError: The folder is missing or damaged, or onnxruntime refuses the model.
+        """
+        self.manifest: EncoderManifest = read_manifest(folder, verify=verify)
+        self.dim = self.manifest.dim
+        self.truncated_texts = 0
+        self.fingerprint = self.manifest.runtime_fingerprint
+        self.tokenizer = TextTokenizer(folder, self.manifest.max_tokens)
+        self._threads = threads or cpu.usable_cores()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="encoder")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that share a session fight for the lock of its memory arena: two run short texts no faster than one.
+        options.enable_cpu_mem_arena = False
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / MODEL), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise EncoderError(f"onnxruntime cannot load {folder / MODEL}: {error}") from error
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        role: Role = "passage",
+        chunk: int = 2048,
+        done: Callable[[int], None] | None = None,
+    ) -> Vectors:
+        """Unit vectors of the texts, [texts, dim], in the order given.
+
+        Texts that are longer than the encoder takes are counted in `truncated_texts`. With `long_text` chunk_mean, a
+        passage's vector is the mean of those of its parts (the prompt is in the first one), at most `MOST_CHUNKS`.
+
+        Args:
+            texts: Any number of them.
+            role: Which prompt they get; by default that of items, which `recserve index build` encodes.
+            chunk: Texts tokenised at a time, to bound memory.
+            done: Called after each chunk with the number of texts in it, for progress bars.
+        """
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        most = most_parts(self.manifest, role)
+        for start in range(0, len(texts), chunk):
+            rows = by_length[start : start + chunk]
+            tokens, counts, cut = self.tokenizer.in_parts([texts[row] for row in rows], role, most)
+            self.truncated_texts += cut
+            vectors[rows] = means_of_parts(self.run(tokens), counts)
+            if done is not None:
+                done(len(rows))
+        return vectors
+
+    def run(self, tokens: TokenTable) -> Vectors:
+        """Unit vectors of tokenised texts, [texts, dim]."""
+        vectors = np.empty((len(tokens.lengths), self.dim), np.float32)
+        batches = plan_runs(tokens.lengths, self._threads)
+        lock = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    rows = next(batches, None)
+                if rows is None:
+                    return
+                vectors[rows] = self._run_batch(tokens, rows)
+
+        if len(tokens.lengths) == 1 or self._threads == 1:
+            work()
+        else:
+            for future in [self._pool.submit(work) for _ in range(self._threads)]:
+                future.result()
+        return vectors
+
+    def _run_batch(self, tokens: TokenTable, rows: NDArray[np.int64]) -> Vectors:
+        # A product of a single row is added up in another order.
+        longest = max(2, int(tokens.lengths[rows].max()))
+        part = TokenTable(tokens.ids[rows, :longest], tokens.lengths[rows])
+        result: Vectors = self._session.run(None, {"input_ids": part.ids, "attention_mask": part.mask})[0]
+        return result
+
+
+def most_parts(manifest: EncoderManifest, role: Role) -> int:
+    """How many parts of a text count for its vector; what is beyond is cut off."""
+    return MOST_CHUNKS if role == "passage" and manifest.long_text == "chunk_mean" else 1
+
+
+def means_of_parts(vectors: Vectors, counts: NDArray[np.int64]) -> Vectors:
+    """Unit means [texts, dim] of the rows of each text; vectors [rows, dim], counts [texts] of at least 1."""
+    if len(vectors) == len(counts):
+        return vectors
+    sums = np.add.reduceat(vectors, np.cumsum(counts) - counts, axis=0)
+    means: Vectors = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.float32(1e-12))
+    return means
+
+
+def plan_runs(lengths: NDArray[np.int64], threads: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of each run of texts that may be batched: similar lengths together, longest first, work for every thread.
+
+    Args:
+        lengths: [texts] tokens of each text.
+        threads: That share the runs.
+
+    Yields:
+        Row numbers; at most `TOKEN_BUDGET` tokens with padding, unless one text alone has more.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    share = int(lengths.sum()) // (_RUNS_PER_THREAD * threads)
+    budget = min(TOKEN_BUDGET, max(_LEAST_TOKENS, share))
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size

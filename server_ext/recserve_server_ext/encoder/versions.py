@@ -1,0 +1,206 @@
+"""Exported encoders side by side: `versions/NUMBER-PRECISION-FINGERPRINT`, and a link to the newest of a precision.
+
+Which of them is served is not written here: it is the one that made the published snapshot, so that one file, the
+snapshots' `CURRENT`, names encoder and index together.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from recserve_server_ext.common.errors import EncoderError
+from recserve_server_ext.common.files import fsync_path, point_link, replace_folder
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.manifest import MANIFEST, EncoderManifest, Precision, read_manifest
+
+VERSIONS = "versions"
+_NAME = re.compile(r"(\d{4,})-([a-z0-9-]+)-([0-9a-f]{16})")
+#: Of a fingerprint that names a version; fewer characters might be meant as a number.
+_LEAST_PREFIX = 6
+
+
+class Version(NamedTuple):
+    """An exported encoder on disk.
+
+    Attributes:
+        number: Versions are counted from 1; 0 = exported before there were versions.
+        folder: Where it is.
+        manifest: What it holds; none = it cannot be read.
+        fault: Why not; empty = nothing is known to be wrong.
+    """
+
+    number: int
+    folder: Path
+    manifest: EncoderManifest | None
+    fault: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.name
+
+    def goes_by(self, name: str) -> bool:
+        """Whether a number, a folder's name, or a fingerprint or its beginning, means this one."""
+        fingerprint = self.name.rpartition("-")[2] if self.manifest is None else self.manifest.fingerprint
+        is_prefix = len(name) >= _LEAST_PREFIX and fingerprint.startswith(name.partition("+")[0])
+        return is_prefix or name in (self.name, str(self.number))
+
+    def usable(self) -> EncoderManifest:
+        """Its manifest.
+
+        Raises:
+            EncoderError: It cannot be read.
+        """
+        if self.manifest is None:
+            raise EncoderError(self.fault)
+        return self.manifest
+
+
+def versions(encoders: Path) -> list[Version]:
+    """All versions of a folder of encoders, oldest first."""
+    found = [_read(int(match[1]), folder) for folder, match in _numbered(encoders)]
+    known = {one.manifest.fingerprint for one in found if one.manifest is not None}
+    older = [_read(0, folder) for folder in _unnumbered(encoders)]
+    return [*(one for one in older if one.manifest is None or one.manifest.fingerprint not in known), *found]
+
+
+def find(encoders: Path, name: str) -> Version:
+    """The version that a number, a name or (the beginning of) a fingerprint means.
+
+    Raises:
+        EncoderError: None does, or several do.
+    """
+    there = versions(encoders)
+    found = [one for one in there if one.goes_by(name)]
+    if len(found) != 1:
+        listed = ", ".join(one.name for one in found or there) or "none"
+        what = "several versions" if found else "no version"
+        raise EncoderError(f"{what} {name!r} in {encoders}: {listed}; name one of them, see: recserve encoder list")
+    return found[0]
+
+
+def made_by(encoders: Path, fingerprint: str) -> Version | None:
+    """The version with this runtime fingerprint on this CPU."""
+    for one in reversed(versions(encoders)):
+        if one.manifest is not None and one.manifest.runtime_fingerprint == fingerprint:
+            return one
+    return None
+
+
+def active(workspace: Workspace) -> Version | None:
+    """The version that made the published snapshot: the one that is served; none = it is not here, or nothing is."""
+    # Here: it takes packages that an export does without.
+    from recserve_server_ext.index.snapshot import published_encoder
+
+    fingerprint = published_encoder(workspace.snapshots)
+    return made_by(workspace.encoder, fingerprint) if fingerprint else None
+
+
+@contextmanager
+def new_version(encoders: Path, precision: Precision) -> Iterator[Path]:
+    """Yield a folder aside; when the block ends well it becomes a version, and the newest of its precision.
+
+    One with the fingerprint of a version that is there takes its place. When the block fails nothing is left behind.
+    The caller holds the export's lock.
+    """
+    encoders.mkdir(parents=True, exist_ok=True)
+    aside = encoders / f".{precision}.{uuid.uuid4().hex}.tmp"
+    aside.mkdir()
+    try:
+        yield aside
+        _adopt(encoders, precision)
+        name = _name_for(encoders, read_manifest(aside, verify=False))
+        (encoders / VERSIONS).mkdir(exist_ok=True)
+        replace_folder(aside, encoders / VERSIONS / name)
+        point_link(encoders / precision, Path(VERSIONS) / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def link_to(encoders: Path, version: Version) -> None:
+    """Make a version the one that its precision's link names."""
+    link = encoders / version.usable().precision
+    if version.number and link.resolve() != version.folder.resolve():
+        _adopt(encoders, version.usable().precision)
+        point_link(link, Path(VERSIONS) / version.name)
+
+
+def discard(encoders: Path, version: Version) -> None:
+    """Remove a version; its precision's link goes to the newest one that is left. The caller holds the export's lock.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    aside = encoders / f".{version.name}.{uuid.uuid4().hex}.tmp"
+    os.rename(version.folder, aside)
+    fsync_path(version.folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+    left = versions(encoders)
+    for link in [path for path in encoders.iterdir() if path.is_symlink() and not path.exists()]:
+        newest = [
+            one.name for one in left if one.number and one.manifest is not None and one.manifest.precision == link.name
+        ]
+        if newest:
+            point_link(link, Path(VERSIONS) / newest[-1])
+        else:
+            link.unlink()
+    fsync_path(encoders)
+
+
+def _read(number: int, folder: Path) -> Version:
+    try:
+        return Version(number, folder, read_manifest(folder, verify=False))
+    except EncoderError as error:
+        return Version(number, folder, None, str(error))
+
+
+def _numbered(encoders: Path) -> list[tuple[Path, re.Match[str]]]:
+    folder = encoders / VERSIONS
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = [(path, match) for path in entries if (match := _NAME.fullmatch(path.name)) is not None]
+    return sorted(found, key=lambda one: int(one[1][1]))
+
+
+def _unnumbered(encoders: Path) -> list[Path]:
+    """Folders named after their precision, as exports made them before there were versions."""
+    entries = encoders.iterdir() if encoders.is_dir() else ()
+    return sorted(
+        path
+        for path in entries
+        if not path.is_symlink() and not path.name.startswith(".") and (path / MANIFEST).is_file()
+    )
+
+
+def _adopt(encoders: Path, precision: Precision) -> None:
+    """Make a version of the folder that has the precision's name, which becomes a link."""
+    folder = encoders / precision
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    try:
+        name = _name_for(encoders, read_manifest(folder, verify=False))
+    except EncoderError:
+        shutil.rmtree(folder)
+        return
+    (encoders / VERSIONS).mkdir(exist_ok=True)
+    if (encoders / VERSIONS / name).exists():
+        shutil.rmtree(folder)
+    else:
+        os.rename(folder, encoders / VERSIONS / name)
+    point_link(folder, Path(VERSIONS) / name)
+
+
+def _name_for(encoders: Path, manifest: EncoderManifest) -> str:
+    """That of the version with the same fingerprint, or a new one."""
+    numbered = _numbered(encoders)
+    for folder, match in numbered:
+        if match[3] == manifest.fingerprint:
+            return folder.name
+    number = 1 + max((int(match[1]) for _, match in numbered), default=0)
+    return f"{number:04d}-{manifest.precision}-{manifest.fingerprint}"

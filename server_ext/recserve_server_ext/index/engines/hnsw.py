@@ -1,0 +1,163 @@
+"""The `hnsw` engine: hnswlib, inner product on unit vectors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+
+from recserve_server_ext.common import cpu
+from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.index.engines.engine import Found, Rows, Scores, Vectors, no_results, search_in_parts
+from recserve_server_ext.index.engines.exact import ExactEngine
+
+GRAPH = "graph.hnsw"
+_BUILD_CHUNK = 4096
+#: hnswlib searches with one thread where there are at most so many queries for each thread.
+_ONE_THREAD_UP_TO = 4
+
+
+class HnswEngine:
+    """A graph over the item vectors, of which hnswlib keeps its own copy inside the graph file and in memory.
+
+    Queries of one width run at the same time; one of another width waits for those that run, since hnswlib has one
+    `ef` for the whole index. What the graph cannot answer (more items wanted than it reaches) comes from an exact
+    engine over the same vectors.
+    """
+
+    name = "hnsw"
+
+    def __init__(self, index: hnswlib.Index, vectors: Vectors, parameters: dict[str, int], threads: int) -> None:
+        """Wrap an index whose labels are rows of `vectors`; see `build` and `load`."""
+        self.parameters = parameters
+        self.threads = threads
+        self._index = index
+        self._items = len(vectors)
+        self._exact = ExactEngine(vectors)
+        self._ef = parameters["ef"]
+        self._width = _Width(index, self._ef)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hnsw")
+        index.set_num_threads(threads)
+
+    @classmethod
+    def build(
+        cls,
+        vectors: Vectors,
+        *,
+        m: int,
+        ef_construction: int,
+        ef: int,
+        threads: int | None = None,
+        seed: int = 100,
+        done: Callable[[int], None] | None = None,
+    ) -> HnswEngine:
+        """Build the graph. With more than one thread it differs a little from run to run.
+
+        Args:
+            vectors: [items, dim] unit float32, at least one.
+            m: Links of an item on the upper levels; twice as many on the lowest.
+            ef_construction: Width of the search for an item's neighbours while it is added.
+            ef: Default width of a search.
+            threads: Of building and searching; default the usable cores.
+            seed: Of the levels that items are drawn to.
+            done: Called after every few thousand items with their number, for progress bars.
+        """
+        threads = threads or cpu.usable_cores()
+        index = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        index.init_index(max_elements=len(vectors), M=m, ef_construction=ef_construction, random_seed=seed)
+        index.set_num_threads(threads)
+        for start in range(0, len(vectors), _BUILD_CHUNK):
+            chunk = vectors[start : start + _BUILD_CHUNK]
+            index.add_items(chunk, np.arange(start, start + len(chunk)))
+            if done is not None:
+                done(len(chunk))
+        return cls(index, vectors, {"M": m, "ef_construction": ef_construction, "ef": ef}, threads)
+
+    @classmethod
+    def load(
+        cls, folder: Path, vectors: Vectors, parameters: dict[str, int], *, threads: int | None = None
+    ) -> HnswEngine:
+        """Load what `save` wrote beside the same vectors.
+
+        Raises:
+            SnapshotError: hnswlib cannot read the graph, or it is not one over these vectors.
+        """
+        index = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        path = folder / GRAPH
+        try:
+            index.load_index(str(path), max_elements=len(vectors))
+        except RuntimeError as error:
+            raise SnapshotError(f"{path} cannot be read: {error}; rebuild it with: recserve index build") from error
+        if index.element_count != len(vectors):
+            raise SnapshotError(
+                f"{path} holds {index.element_count} items, the vectors beside it {len(vectors)}; "
+                "rebuild it with: recserve index build"
+            )
+        return cls(index, vectors, dict(parameters), threads or cpu.usable_cores())
+
+    def with_parameters(self, parameters: Mapping[str, int]) -> HnswEngine:
+        """The same graph with another default `ef`. Use one of the two at a time: they share one hnswlib index."""
+        ef = parameters["ef"]
+        return HnswEngine(self._index, self._exact.vectors, {**self.parameters, "ef": ef}, self.threads)
+
+    def save(self, folder: Path) -> None:
+        """Write the graph (with hnswlib's copy of the vectors)."""
+        self._index.save_index(str(folder / GRAPH))
+
+    def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
+        """See `recserve_server_ext.index.engines.engine.Engine.search`; hnswlib widens `ef` to k where k is larger."""
+        if not len(queries):
+            return no_results(0, k)
+        if k >= self._items:
+            return self._exact.search(queries, k)
+        self._width.enter(self._ef if ef is None else ef)
+        try:
+            labels, distances = self._knn_query(queries, k)
+        except RuntimeError:
+            # "Cannot return the results in a contiguous 2D array": some query reached fewer than k items.
+            return self._exact.search(queries, k)
+        finally:
+            self._width.leave()
+        return labels.view(np.int64), np.subtract(1.0, distances, out=distances)
+
+    def _knn_query(self, queries: Vectors, k: int) -> Found:
+        """Labels and distances; all threads take part in small batches too, where hnswlib itself uses one."""
+        if 1 < len(queries) <= _ONE_THREAD_UP_TO * self.threads:
+            search = partial(self._index.knn_query, k=k, num_threads=1)
+            return search_in_parts(search, queries, min(self.threads, len(queries)), self._pool)
+        labels, distances = self._index.knn_query(queries, k)
+        return labels, distances
+
+
+class _Width:
+    """Lets searches of one `ef` run together and changes it only while none runs."""
+
+    def __init__(self, index: hnswlib.Index, ef: int) -> None:
+        self._index = index
+        self._ef = ef
+        self._running = 0
+        # Held while waiting for a change: newcomers queue behind it, so that they cannot keep it waiting for ever.
+        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        index.set_ef(ef)
+
+    def enter(self, ef: int) -> None:
+        with self._turn, self._lock:
+            if ef != self._ef:
+                while self._running:
+                    self._idle.wait()
+                self._index.set_ef(ef)
+                self._ef = ef
+            self._running += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._idle.notify()

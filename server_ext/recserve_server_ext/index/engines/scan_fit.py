@@ -1,0 +1,110 @@
+"""Two matrices that make user vectors and item vectors short, so that their inner products change least."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.index.manifest import REBUILD
+
+Vectors = NDArray[np.float32]
+FITTED = "fitted.npy"
+#: Share of the mean eigenvalue that is added to all of them: a few thousand users leave some directions empty.
+_LEAST_SHARE = 1e-3
+#: Items that the second moments are taken from, and rows turned into float64 at a time.
+_ITEMS = 65_536
+_CHUNK = 8192
+
+
+class Fit(NamedTuple):
+    """What queries and items are multiplied by before codes are made of them: (q Q).(v V) is about q.v.
+
+    Attributes:
+        queries: Q [dim, rank] float32.
+        items: V [dim, rank] float32.
+    """
+
+    queries: Vectors
+    items: Vectors
+
+    @classmethod
+    def to(cls, users: Vectors, vectors: Vectors, *, rank: int, seed: int = 0) -> Fit:
+        """The pair that loses least of the inner products of these users and items.
+
+        Of all pairs of `rank` columns it has the least mean of (q.v - (q Q).(v V))^2 over users q and items v. With
+        the second moments C_q and C_v that mean is |C_q^1/2 (I - Q V^T) C_v^1/2|^2 (Frobenius), so the best Q V^T is
+        what makes C_q^1/2 Q V^T C_v^1/2 the truncated singular value decomposition U S W^T of C_q^1/2 C_v^1/2 (Eckart
+        and Young 1936): Q = C_q^-1/2 U S^1/2 R and V = C_v^-1/2 W S^1/2 R with any rotation R. A random one makes the
+        variances of all dimensions alike, which codes of one length for each of them need.
+
+        Args:
+            users: [users, dim] unit float32, at least one; of the kind that is searched for.
+            vectors: [items, dim] unit float32, at least one.
+            rank: Columns, at most dim.
+            seed: Of the rotation, and of the items taken where there are very many.
+        """
+        random = np.random.default_rng(seed)
+        if len(vectors) > _ITEMS:
+            vectors = vectors[np.sort(random.choice(len(vectors), _ITEMS, replace=False))]
+        of_users, inverse_of_users = _roots(users)
+        of_items, inverse_of_items = _roots(vectors)
+        left, values, right = np.linalg.svd(of_users @ of_items)
+        turned = np.sqrt(values[:rank, None]) * np.linalg.qr(random.normal(size=(rank, rank)))[0]
+        queries, items = inverse_of_users @ left[:, :rank] @ turned, inverse_of_items @ right[:rank].T @ turned
+        return cls(queries.astype(np.float32), items.astype(np.float32))
+
+    @classmethod
+    def load(cls, folder: Path, dim: int) -> Fit:
+        """Read what `save` wrote; snapshots from before there was a fit have none, which is that to nothing.
+
+        A file that is lost is not taken for that: the manifest names it.
+
+        Args:
+            folder: Of the snapshot.
+            dim: Length of its vectors.
+
+        Raises:
+            SnapshotError: It cannot be read, or is not a pair of matrices for such vectors.
+        """
+        path = folder / FITTED
+        if not path.exists():
+            return cls.to_nothing(dim)
+        try:
+            pair = np.load(path)
+        except (OSError, ValueError, EOFError) as error:
+            raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD}") from error
+        if pair.dtype != np.float32 or pair.ndim != 3 or pair.shape[:2] != (2, dim):
+            raise SnapshotError(
+                f"{path} holds {pair.dtype} {list(pair.shape)}, not float32 [2, {dim}, rank]; {REBUILD}"
+            )
+        return cls(*pair)
+
+    @classmethod
+    def to_nothing(cls, dim: int) -> Fit:
+        """The pair that changes no vector."""
+        return cls(np.eye(dim, dtype=np.float32), np.eye(dim, dtype=np.float32))
+
+    @property
+    def rank(self) -> int:
+        """Length of what it makes of a vector."""
+        return self.queries.shape[1]
+
+    def save(self, folder: Path) -> None:
+        """Write both matrices, [2, dim, rank]."""
+        np.save(folder / FITTED, np.stack(self))
+
+
+def _roots(vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Square root of the second moment [dim, dim] of these vectors, and its inverse."""
+    dim = vectors.shape[1]
+    moment = np.zeros((dim, dim))
+    for start in range(0, len(vectors), _CHUNK):
+        chunk = vectors[start : start + _CHUNK].astype(np.float64)
+        moment += chunk.T @ chunk
+    moment /= len(vectors)
+    values, axes = np.linalg.eigh(moment + np.eye(dim) * (_LEAST_SHARE * np.trace(moment) / dim))
+    return axes * np.sqrt(values) @ axes.T, axes / np.sqrt(values) @ axes.T

@@ -1,0 +1,169 @@
+"""The log of answers: a bounded queue and a thread that writes it; no request waits for it, or fails because of it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from recserve_server_ext.common.errors import InteractionError
+from recserve_server_ext.config.experiments import Experiment
+from recserve_server_ext.config.server import AnswerLogSettings
+from recserve_server_ext.interactions import answer_rows
+from recserve_server_ext.interactions.answer_rows import TEXT, Line, row_of
+from recserve_server_ext.interactions.interaction import MICROSECONDS
+from recserve_server_ext.interactions.store import InteractionStore
+
+#: Answers of one transaction: while it runs, nothing else can be written to the store.
+_BATCH: Final = 500
+#: Between two looks for rows that are past the limits.
+_TRIM_S: Final = 10.0
+#: How long the end of the process waits for what is still to be written.
+_END_S: Final = 5.0
+_log = logging.getLogger(__name__)
+
+
+class LogCounts(NamedTuple):
+    """What became of the answers that were to be logged, since the start.
+
+    Attributes:
+        logged: Committed; those of users who were erased meanwhile count too.
+        full: Lost: the queue had no room.
+        failed: Lost: the store could not be written, or the keys were rotated while they waited.
+    """
+
+    logged: int = 0
+    full: int = 0
+    failed: int = 0
+
+
+class AnswerLog:
+    """Takes answers from any thread and writes them a little later."""
+
+    def __init__(
+        self,
+        store: Callable[[], InteractionStore],
+        settings: AnswerLogSettings,
+        served: Sequence[Experiment],
+        *,
+        show: Callable[[LogCounts], None] = lambda counts: None,
+        clock: Callable[[], float] = time.time,
+        seed: int | None = None,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            store: Opens the interaction store.
+            settings: What is logged.
+            served: Experiments, which the store is told of first.
+            show: Called now and then, by the thread, with the counts.
+            clock: Seconds since 1970.
+            seed: Of the samples; none = from the system.
+        """
+        self._open = store
+        self._settings = settings
+        self._served = served
+        self._show = show
+        self._clock = clock
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._lines: deque[Line] = deque()
+        self._bytes = 0
+        self._logged = self._full = self._failed = 0
+        self._noted = not served
+        self._next_trim = 0.0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log answers", daemon=True)
+        self._thread.start()
+
+    @property
+    def counts(self) -> LogCounts:
+        """As they are now."""
+        return LogCounts(self._logged, self._full, self._failed)
+
+    @property
+    def waiting(self) -> int:
+        """Answers in the queue; those that are being written have left it."""
+        return len(self._lines)
+
+    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = TEXT, keys: str = "") -> None:
+        """Log an answer, if it is drawn and there is room; returns at once.
+
+        Args:
+            answer: Packed `Slate`, or `UserSlate` where there is a user.
+            pseudonym: Of the user; none = the request named none.
+            strategy: That was asked for.
+            keys: Fingerprint of the ring that the pseudonym was made by.
+        """
+        sampling = self._settings.plain if pseudonym is None else self._settings.by_user
+        if sampling < 1 and self._random.random() >= sampling:
+            return
+        line = Line(answer, pseudonym, int(self._clock() * MICROSECONDS), sampling, strategy, keys)
+        with self._lock:
+            size = self._bytes + len(answer)
+            if len(self._lines) >= self._settings.queue or size > self._settings.queue_bytes:
+                self._full += 1
+                return
+            self._lines.append(line)
+            self._bytes = size
+
+    def flush(self) -> None:
+        """Write what waits. Not to be called by two threads at a time."""
+        try:
+            self._note_and_trim()
+            while lines := self._take():
+                self._write(lines)
+        except InteractionError as error:
+            _log.error("answers could not be logged: %s", error)
+        except Exception as error:
+            # The thread must live: what cannot be logged is counted, whatever the fault.
+            _log.error("answers could not be logged", exc_info=error)
+
+    def close(self) -> None:
+        """Write what waits, for 5 s at most, and end the thread."""
+        self._end.set()
+        self._thread.join(_END_S)
+
+    def _run(self) -> None:
+        while not self._end.wait(self._settings.every_s):
+            self.flush()
+            self._show(self.counts)
+        self.flush()
+
+    def _take(self) -> list[Line]:
+        with self._lock:
+            lines = [self._lines.popleft() for _ in range(min(_BATCH, len(self._lines)))]
+            self._bytes -= sum(len(line.answer) for line in lines)
+        return lines
+
+    def _write(self, lines: Sequence[Line]) -> None:
+        try:
+            rows = [row_of(line) for line in lines]
+            store = self._open()
+            with store.database.writing() as connection:
+                store.check(connection)
+                # Only now, as no rotation can come between: a pseudonym of another ring is no user's any more.
+                ring = None if store.keys is None else store.keys.pseudonyms.fingerprint
+                if ring is not None:
+                    pairs = zip(lines, rows, strict=True)
+                    rows = [row for line, row in pairs if line.pseudonym is None or line.keys == ring]
+                answer_rows.write(connection, rows, round(self._clock() * MICROSECONDS), store.mark_of)
+        except BaseException:
+            self._failed += len(lines)
+            raise
+        self._logged += len(rows)
+        self._failed += len(lines) - len(rows)
+
+    def _note_and_trim(self) -> None:
+        now_us = round(self._clock() * MICROSECONDS)
+        if not self._noted:
+            with self._open().database.writing() as connection:
+                answer_rows.note_experiments(connection, self._served, now_us)
+            self._noted = True
+        if self._logged and time.monotonic() >= self._next_trim:
+            self._next_trim = time.monotonic() + _TRIM_S
+            self._open().trim_answers(now_us)

@@ -1,0 +1,195 @@
+"""Logged answers in the interaction store: from packed answers to rows, and the statements that write and read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Struct
+
+from recserve_client.contract import AssignedVariant, LoggedAnswer
+from recserve_server_ext.config.experiments import Experiment, version_of
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.interactions.interaction import MICROSECONDS
+from recserve_server_ext.interactions.pseudonyms import tombstone_mark
+from recserve_server_ext.interactions.tables import answers, experiments
+from recserve_server_ext.interactions.writes import Mark, erased_since, forget_deleted
+
+#: The strategy of a request that names none.
+TEXT: Final = "text"
+#: Rows that one transaction removes at most.
+_TRIMMED: Final = 5000
+#: Rows that one statement inserts at most; a power of two.
+_INSERTED: Final = 256
+_COLUMNS: Final = tuple(column.name for column in answers.c if column.name != "number")
+_VALUES: Final = itemgetter(*_COLUMNS)
+
+
+class Line(NamedTuple):
+    """One answer as it waits to be written.
+
+    Attributes:
+        answer: As it was sent, packed.
+        pseudonym: Of the user; none = the request named none.
+        time_us: When, in microseconds since 1970.
+        sampling: Part of such answers that is logged.
+        strategy: That was asked for.
+        keys: Fingerprint of the ring that the pseudonym was made by.
+    """
+
+    answer: bytes
+    pseudonym: str | None
+    time_us: int
+    sampling: float
+    strategy: str = TEXT
+    keys: str = ""
+
+
+# What is read of an answer; the rest is skipped.
+class _Item(Struct, gc=False):
+    id: str
+    propensity: float = 1.0
+
+
+class _Slate(Struct, gc=False):
+    recommendation_id: str
+    items: list[_Item]
+    revision: int
+    encoder: str
+
+
+class _UserSlate(Struct, gc=False):
+    slate: _Slate
+    basis: str
+    rules: str
+    experiments: list[AssignedVariant] = []
+
+
+_PLAIN: Final = msgspec.json.Decoder(_Slate)
+_BY_USER: Final = msgspec.json.Decoder(_UserSlate)
+
+
+def row_of(line: Line) -> dict[str, Any]:
+    """The columns of an answer.
+
+    Raises:
+        msgspec.MsgspecError: It is no answer of `recommend`.
+    """
+    if line.pseudonym is None:
+        slate, rules, strategy = _PLAIN.decode(line.answer), None, line.strategy
+        assigned: list[AssignedVariant] = []
+    else:
+        found = _BY_USER.decode(line.answer)
+        slate, rules, assigned = found.slate, found.rules, found.experiments
+        strategy = line.strategy if found.basis == "history" else found.basis
+    propensities = [item.propensity for item in slate.items]
+    return {
+        "recommendation_id": slate.recommendation_id,
+        "pseudonym": line.pseudonym,
+        "time_us": line.time_us,
+        "strategy": strategy,
+        "variants": _json({f"{of.experiment}@{of.version}": of.variant for of in assigned}),
+        "forced": any(of.forced for of in assigned),
+        "sampling": line.sampling,
+        "size": len(slate.items),
+        "recommended": _json([item.id for item in slate.items]),
+        "propensities": None if set(propensities) <= {1.0} else _json(propensities),
+        "revision": slate.revision,
+        "encoder": slate.encoder,
+        "rules": rules,
+    }
+
+
+def write(connection: sa.Connection, rows: Sequence[dict[str, Any]], now_us: int, mark: Mark = tombstone_mark) -> int:
+    """Write rows, without those of users that were erased since; how many were written."""
+    if not rows:
+        return 0
+    # Of all tombstones the few that may concern these answers: a mark of every user would cost as much as writing them.
+    erased_us = erased_since(connection, min(row["time_us"] for row in rows), now_us)
+    kept = [row for row in rows if not erased_us or row["time_us"] > _erased_us(row["pseudonym"], erased_us, mark)]
+    _insert(connection, kept)
+    return len(kept)
+
+
+def _erased_us(pseudonym: str | None, erased_us: Mapping[str, int], mark: Mark) -> int:
+    return -1 if pseudonym is None else erased_us.get(mark(pseudonym), -1)
+
+
+def note_experiments(connection: sa.Connection, served: Sequence[Experiment], now_us: int) -> None:
+    """Remember the weights of experiments, by version, so that a report can compare with them."""
+    known = {tuple(row) for row in connection.execute(sa.select(experiments.c.name, experiments.c.version))}
+    versions = [(experiment, version_of(experiment)) for experiment in served]
+    new = [
+        {
+            "name": experiment.name,
+            "version": version,
+            "first_us": now_us,
+            "weights": _json({variant.name: variant.weight for variant in experiment.variants}),
+        }
+        for experiment, version in versions
+        if (experiment.name, version) not in known
+    ]
+    if new:
+        connection.execute(sa.insert(experiments), new)
+
+
+def trim(connection: sa.Connection, limits: InteractionLimits, now_us: int) -> int:
+    """Remove the oldest answers past the limits, 5,000 at most; how many went."""
+    newest = connection.execute(sa.select(sa.func.max(answers.c.number))).scalar_one()
+    if newest is None:
+        return 0
+    oldest = sa.select(answers.c.number, answers.c.time_us).order_by(answers.c.number).limit(_TRIMMED).subquery()
+    past = oldest.c.number <= newest - limits.answers
+    if limits.answers_max_age_s is not None:
+        past |= oldest.c.time_us < now_us - round(limits.answers_max_age_s * MICROSECONDS)
+    last = connection.execute(sa.select(sa.func.max(oldest.c.number)).where(past)).scalar_one()
+    if last is None:
+        return 0
+    forget_deleted(connection)
+    return connection.execute(sa.delete(answers).where(answers.c.number <= last)).rowcount
+
+
+def answers_of(connection: sa.Connection, pseudonym: str) -> list[dict[str, Any]]:
+    """All that was logged of a user, in its order, with the fields of `LoggedAnswer` that are given."""
+    found = connection.execute(sa.select(answers).where(answers.c.pseudonym == pseudonym).order_by(answers.c.number))
+    fields = LoggedAnswer.__struct_fields__
+    logged = []
+    for row in found.mappings():
+        known = {name: row[name] for name in fields if row.get(name) is not None}
+        known |= {"timestamp": row["time_us"] / MICROSECONDS, "items": msgspec.json.decode(row["recommended"])}
+        known["experiments"] = msgspec.json.decode(row["variants"])
+        if row["propensities"] is not None:
+            known["propensities"] = msgspec.json.decode(row["propensities"])
+        logged.append(msgspec.to_builtins(msgspec.convert(known, LoggedAnswer)))
+    return logged
+
+
+def _insert(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows whose values need no conversion.
+
+    Straight through the driver, many in a statement: after every statement the thread has to win the interpreter back
+    from those that answer requests, which takes up to 5 ms, and the store is locked for other writers meanwhile.
+    """
+    start = 0
+    while start < len(rows):
+        # Powers of two: few statements, since each of another length is prepared anew and kept by the connection.
+        count = min(1 << (len(rows) - start).bit_length() - 1, _INSERTED)
+        values = tuple(chain.from_iterable(map(_VALUES, rows[start : start + count])))
+        connection.exec_driver_sql(_statement(connection.dialect.name, count), values)
+        start += count
+
+
+@cache
+def _statement(dialect: str, rows: int) -> str:
+    mark = "?" if dialect == "sqlite" else "%s"
+    row = f"({', '.join([mark] * len(_COLUMNS))})"
+    return f"INSERT INTO {answers.name} ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * rows)}"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value, order="deterministic" if isinstance(value, dict) else None).decode()

@@ -1,0 +1,131 @@
+"""Interactions of many users as columns: what the rules of a history work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+class EventRow(NamedTuple):
+    """One interaction, as far as a history needs it; see `recserve_server_ext.interactions.interaction.Interaction`."""
+
+    time_us: int
+    type: str
+    item: str | None
+    text: str | None
+    value: float | None
+    duration_s: float | None
+    price: float | None
+    quantity: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class EventColumns:
+    """Interactions of many users. Those of user u are at `offsets[u]` to `offsets[u + 1]`.
+
+    Attributes:
+        offsets: [users + 1].
+        time_us: [events] microseconds since 1970.
+        type: [events] place in `types`.
+        subject: [events] place in `subjects`; the same item or text has the same one.
+        value: [events] NaN where there is none; so the next three.
+        duration_s: [events].
+        price: [events].
+        quantity: [events].
+        types: Names of the types.
+        subjects: Item ids, then texts.
+        is_item: [subjects] Whether a subject is an item.
+    """
+
+    offsets: Ints
+    time_us: Ints
+    type: Ints
+    subject: Ints
+    value: Floats
+    duration_s: Floats
+    price: Floats
+    quantity: Floats
+    types: list[str]
+    subjects: list[str]
+    is_item: NDArray[np.bool_]
+
+    @property
+    def users(self) -> int:
+        """Number of users."""
+        return len(self.offsets) - 1
+
+    @property
+    def user(self) -> Ints:
+        """[events] Place of the user of each."""
+        return np.repeat(np.arange(self.users), np.diff(self.offsets))
+
+
+def event_columns(users: Iterable[Sequence[EventRow]]) -> EventColumns:
+    """Columns of the interactions of each user, in the order given."""
+    offsets = [0]
+    rows: list[EventRow] = []
+    for of_user in users:
+        rows.extend(of_user)
+        offsets.append(len(rows))
+    times, types, items, texts, *measures = zip(*rows, strict=True) if rows else [()] * len(EventRow._fields)
+    of_text = [text for item, text in zip(items, texts, strict=True) if item is None]
+    return columns_of(_ints(offsets), times, types, items, of_text, np.array(measures, np.float64))
+
+
+def columns_of(
+    offsets: Ints,
+    times: Sequence[int],
+    names: Sequence[str],
+    items: Sequence[str | None],
+    texts: Sequence[str],
+    measures: Floats,
+) -> EventColumns:
+    """Columns of interactions that are there by field.
+
+    Args:
+        offsets: [users + 1] where the interactions of each user begin.
+        times: [events] microseconds since 1970.
+        names: [events] types.
+        items: [events] none = it is about a text.
+        texts: Of those about a text, in their order.
+        measures: [4, events] value, duration_s, price and quantity; NaN where there is none.
+    """
+    type_codes, item_codes, text_codes = _codes(names), _codes(items), _codes(texts)
+    code_of: Callable[[str | None, int], int] = item_codes.get  # type: ignore[assignment]  # none has no code
+    # No Python per interaction: most are about items, which are looked up by `map`.
+    subject = np.fromiter(map(code_of, items, repeat(-1)), np.int64, len(times))
+    if texts:
+        subject[subject < 0] = [len(item_codes) + text_codes[text] for text in texts]
+    value, duration_s, price, quantity = measures
+    return EventColumns(
+        offsets=offsets,
+        time_us=_ints(times),
+        type=np.fromiter(map(type_codes.__getitem__, names), np.int64, len(times)),
+        subject=subject,
+        value=value,
+        duration_s=duration_s,
+        price=price,
+        quantity=quantity,
+        types=list(type_codes),
+        subjects=[*item_codes, *text_codes],
+        is_item=np.arange(len(item_codes) + len(text_codes)) < len(item_codes),
+    )
+
+
+def _codes(names: Sequence[str | None]) -> dict[str, int]:
+    """A number for each name, in the order in which they first occur."""
+    distinct = dict.fromkeys(names)
+    distinct.pop(None, None)
+    return dict(zip(distinct, range(len(distinct)), strict=True))  # type: ignore[arg-type]  # none is out
+
+
+def _ints(values: Sequence[Any]) -> Ints:
+    return np.array(values, np.int64)

@@ -1,0 +1,118 @@
+"""The best items by score with boosts: the nearest ones, and every item whose boosts could lift it past them.
+
+A threshold search. Of the n nearest items by plain score the k-th best boosted score is t, and no item that was not
+found has a plain score above the n-th, s. So whatever belongs to the best k and was not found has a boost of t - s or
+more: these few items are scored too. (R. Fagin, A. Lotem, M. Naor, "Optimal aggregation algorithms for middleware",
+PODS 2001.)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_server_ext.catalogue.view import Rows, Vectors, View
+from recserve_server_ext.retrieval.search import Wanted, search
+
+Numbers = NDArray[np.float64]
+#: Items that are scored at once, of all that boosts could lift (24 MiB of vectors of 384 dimensions).
+_BLOCK: Final = 1 << 14
+#: Float32 products summed in another order differ by less: an item this near to the threshold is looked at too.
+_SLACK: Final = 1e-5
+
+
+class Boosted(NamedTuple):
+    """The best items by boosted score that one user wants.
+
+    Attributes:
+        want: How many, and which ones may be among them.
+        nearest: How many of the nearest items to begin with, at least as many: the more, the fewer have to be scored
+            for their boosts.
+        boosts: [rows] sum of the boosts' shares of every row of the view; users with the same object share the work.
+    """
+
+    want: Wanted
+    nearest: int
+    boosts: Numbers
+
+
+def search_boosted(view: View, users: Vectors, wanted: Sequence[Boosted]) -> list[Rows]:
+    """Rows of the best allowed items of each user by u.v + boosts, best first.
+
+    Exact but for what the engine misses among the nearest.
+
+    Args:
+        view: The catalogue.
+        users: [users, dim] unit vectors.
+        wanted: One for each user.
+    """
+    found = search(view, users, [wish.want._replace(k=wish.nearest) for wish in wanted])
+    scored = [_Scored.of(view, user, rows, wish) for user, rows, wish in zip(users, found, wanted, strict=True)]
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, (mine, wish) in enumerate(zip(scored, wanted, strict=True)):
+        if mine.least_boost < np.inf:
+            groups[id(wish.boosts), id(wish.want.allowed)].append(number)
+    for numbers in groups.values():
+        _lift(view, users, wanted, numbers, scored)
+    return [mine.best(wish.want.k) for mine, wish in zip(scored, wanted, strict=True)]
+
+
+class _Scored(NamedTuple):
+    """Candidates of one user.
+
+    Attributes:
+        rows: [n].
+        scores: [n] with boosts.
+        least_boost: What an item that is not among them needs to be one of the best; inf = none can be.
+    """
+
+    rows: Rows
+    scores: Numbers
+    least_boost: float
+
+    @classmethod
+    def of(cls, view: View, user: Vectors, rows: Rows, wish: Boosted) -> _Scored:
+        plain = (view.vectors(rows) @ user).astype(np.float64)
+        scores = plain + wish.boosts[rows]
+        k = wish.want.k
+        if len(rows) < wish.nearest or not len(rows):
+            return cls(rows, scores, np.inf)  # these are all that are allowed
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        return cls(rows, scores, float(threshold - plain.min() - _SLACK))
+
+    def with_more(self, rows: Rows, scores: Numbers, k: int) -> _Scored:
+        """With others, of which only the best count."""
+        best = np.argpartition(-scores, k - 1)[:k] if len(scores) > k else slice(None)
+        return self._replace(
+            rows=np.concatenate([self.rows, rows[best]]), scores=np.concatenate([self.scores, scores[best]])
+        )
+
+    def best(self, k: int) -> Rows:
+        """The best k; equal ones in the order of their rows."""
+        best: Rows = self.rows[np.lexsort([self.rows, -self.scores])[:k]]
+        return best
+
+
+def _lift(view: View, users: Vectors, wanted: Sequence[Boosted], numbers: list[int], scored: list[_Scored]) -> None:
+    """Score what the boosts could lift, for users with the same boosts and filter."""
+    first = wanted[numbers[0]]
+    usable = view.available if first.want.allowed is None else first.want.allowed.mask
+    least = np.array([scored[number].least_boost for number in numbers])
+    rows = np.flatnonzero((first.boosts >= least.min()) & usable)
+    if not len(rows):
+        return
+    known = np.zeros(len(usable), np.bool_)
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        boosts = first.boosts[block]
+        plain = view.vectors(block) @ users[numbers].T
+        for place, number in enumerate(numbers):
+            mine, want = scored[number], wanted[number].want
+            known[mine.rows] = known[want.banned] = True
+            new = ~known[block] & (boosts >= least[place])
+            known[mine.rows] = known[want.banned] = False
+            scored[number] = mine.with_more(block[new], plain[new, place] + boosts[new], want.k)

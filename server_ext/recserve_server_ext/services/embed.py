@@ -1,0 +1,108 @@
+"""Packed embed requests -> packed vectors, for a batch of requests. No Triton here."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from recserve_client.contract import (
+    EmbedRequest,
+    EmbedResponse,
+    EmbedTimings,
+    ErrorKind,
+    RequestError,
+    Unpacker,
+    pack,
+)
+from recserve_server_ext.batching.batcher import Answer, Encode
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.recommend.requests import check_size, check_texts
+
+
+class EmbedJob(Struct):
+    """One accepted request on its way to an answer; times are in nanoseconds."""
+
+    texts: list[str]
+    encoder: str
+    vectors: NDArray[np.float32] | None = None
+    waited_ns: int = 0
+    resolve_ns: int = 0
+    encode_ns: int = 0
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether the vectors are still to be made."""
+        return self.vectors is None
+
+
+class Embedder:
+    """Turns texts into vectors through the encoder that is served; keeps nothing."""
+
+    def __init__(self, served: Callable[[], str], limits: Limits) -> None:
+        """
+        Args:
+            served: Runtime fingerprint of the encoder that is served now.
+            limits: The largest request.
+        """
+        self._served = served
+        self._encoder = ""
+        self._limits = limits
+        self._unpack = Unpacker(EmbedRequest)
+
+    def begin(self) -> None:
+        """Look which encoder is served: all texts of a batch go to the same one."""
+        self._encoder = self._served()
+
+    def accept(self, raw: bytes) -> EmbedJob:
+        """Decode and check a request.
+
+        Raises:
+            RequestError: It is refused.
+        """
+        check_size(raw, self._limits)
+        texts = self._unpack(raw).texts
+        if not texts:
+            raise RequestError(ErrorKind.INVALID_REQUEST, "$.texts is []: send at least one text")
+        check_texts(texts, self._limits, "texts")
+        return EmbedJob(texts, self._encoder)
+
+    def look_up(self, jobs: Sequence[EmbedJob]) -> None:
+        """Nothing: no vector is kept."""
+
+    def encode(self, jobs: Sequence[EmbedJob], encode: Encode) -> None:
+        """Encode the texts of all these requests, each distinct one once.
+
+        Raises:
+            RequestError: unavailable: the encoder did not answer.
+        """
+        start_ns = time.monotonic_ns()
+        place_of = {text: n for n, text in enumerate(dict.fromkeys(text for job in jobs for text in job.texts))}
+        vectors = encode(list(place_of), jobs[0].encoder)
+        for job in jobs:
+            job.vectors = vectors[[place_of[text] for text in job.texts]]
+            job.encode_ns = time.monotonic_ns() - start_ns
+
+    def answer(self, jobs: Sequence[EmbedJob]) -> list[Answer]:
+        """The packed vectors of encoded requests."""
+        return [self._pack(job) for job in jobs]
+
+    def _pack(self, job: EmbedJob) -> bytes:
+        assert job.vectors is not None
+        return pack(
+            EmbedResponse(
+                vectors=base64.b64encode(job.vectors.astype("<f4").tobytes()).decode(),
+                count=len(job.texts),
+                dim=job.vectors.shape[1],
+                encoder=job.encoder,
+                timings=EmbedTimings(
+                    queue_us=job.waited_ns // 1000,
+                    resolve_us=job.resolve_ns // 1000,
+                    encode_us=job.encode_ns // 1000,
+                ),
+            )
+        )

@@ -1,0 +1,59 @@
+"""The two steps that the ensemble `recommend_text` has of its own: a packed request -> texts, and back with vectors."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+from msgspec.structs import asdict, replace
+from numpy.typing import NDArray
+
+from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, Unpacker, pack, shown
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.recommend.requests import check_size, check_texts
+
+_unpack = Unpacker(RecommendRequest)
+
+
+def texts_of(raw: bytes, limits: Limits) -> list[str]:
+    """The texts of a packed request whose history has nothing else, in order.
+
+    Raises:
+        RequestError: The request is refused, or a behaviour is no text.
+    """
+    check_size(raw, limits)
+    history = _unpack(raw).history
+    if not history:
+        raise RequestError(ErrorKind.EMPTY_HISTORY, "history is []: name at least one text")
+    texts: list[str] = []
+    for number, behaviour in enumerate(history):
+        if behaviour.text is None or behaviour.item is not None or behaviour.vector is not None:
+            found = shown({name: value for name, value in asdict(behaviour).items() if value is not None})
+            raise RequestError(
+                ErrorKind.INVALID_REQUEST,
+                f"$.history[{number}] is {found}: this model takes texts only; send others to `recommend`",
+            )
+        texts.append(behaviour.text)
+    check_texts(texts, limits, "history")
+    return texts
+
+
+def with_vectors(raw: bytes, vectors: NDArray[np.float32], encoder: str) -> bytes:
+    """The packed request with the vector of each text beside it, and who made them.
+
+    Args:
+        raw: A request that `texts_of` accepted.
+        vectors: [texts, dim].
+        encoder: Runtime fingerprint of what made them.
+
+    Raises:
+        RequestError: There are not as many vectors as behaviours.
+    """
+    request = _unpack(raw)
+    if len(vectors) != len(request.history):
+        raise RequestError(ErrorKind.WRONG_TENSOR, f"{len(vectors)} vectors for {len(request.history)} behaviours")
+    history = [
+        replace(behaviour, vector=base64.b64encode(vector.astype("<f4").tobytes()).decode())
+        for behaviour, vector in zip(request.history, vectors, strict=True)
+    ]
+    return pack(replace(request, history=history, encoder=encoder))

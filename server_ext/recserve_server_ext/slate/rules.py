@@ -1,0 +1,189 @@
+"""Candidates -> slates: the best that the least score, the groups and the business rules allow, over a batch of users.
+
+The places are filled one after the other. Each takes, of the candidates that are left and that no group keeps away, the
+one worth most: by score, or by marginal relevance (`recserve_server_ext.slate.diversity`). On top of that choice:
+
+1. a buried candidate is taken only where no other one is left;
+2. where the quotas still ask for as many items as places are left, the place goes to the best one that they ask for;
+3. a pinned candidate takes its place, whatever its score and groups; it counts for groups and quotas from the start.
+
+So the choice is greedy: with several groups or lists of values another choice might fill more places, but no candidate
+that is left out could be added to a slate that is too short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_client.contract.slate_options import SlateOptions
+from recserve_server_ext.attributes.values import GroupValues
+from recserve_server_ext.slate.diversity import MarginalRelevance, best_of
+from recserve_server_ext.slate.group_caps import GroupCap
+
+Scores = NDArray[np.float64]
+Picks = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+class Candidates(NamedTuple):
+    """What slates of users with the same options are made of, in the order of the options' rules.
+
+    Attributes:
+        scores: [users, n] final scores, boosts included; -inf where there is no candidate. Equal ones keep this order.
+        vectors: [users, n, dim] unit vectors; only needed to diversify.
+        groups: Values of each group's attribute.
+        pinned: [pins, users] candidate of each pin; -1 where the user has none that may be placed.
+        buried: [rules, users, n] which candidates each rule buries.
+        quotas: [rules, users, n] which candidates each quota asks for.
+    """
+
+    scores: Scores
+    vectors: NDArray[np.float32] | None = None
+    groups: Sequence[GroupValues] = ()
+    pinned: Sequence[Picks] = ()
+    buried: Sequence[Mask] = ()
+    quotas: Sequence[Mask] = ()
+
+
+class Slates(NamedTuple):
+    """The chosen candidates.
+
+    Attributes:
+        picks: [users, places] candidates; -1 after the last of a user.
+        moved: [users, places, rules] whether a pin, bury or quota moved the item there.
+        rules: Name of each rule: pins, bury, quotas.
+    """
+
+    picks: Picks
+    moved: Mask
+    rules: tuple[str, ...]
+
+    def moved_by(self, user: int, place: int) -> list[str]:
+        """Names of the rules that moved the item in a place."""
+        return [self.rules[rule] for rule in np.flatnonzero(self.moved[user, place])]
+
+
+def arrange(options: SlateOptions, candidates: Candidates, k: int) -> Slates:
+    """The slates of users with the same options.
+
+    Args:
+        options: Checked with `check_slate_options`.
+        candidates: Of all users.
+        k: Number of items wanted.
+
+    Returns:
+        Slates of min(k, n) places.
+    """
+    scores = candidates.scores
+    free = np.isfinite(scores)
+    if options.min_score is not None:
+        free &= scores >= options.min_score
+    # Without any candidate there is nothing to choose from.
+    if not scores.shape[1] or not (
+        options.diversify or options.groups or options.pins or options.bury or options.quotas
+    ):
+        order = np.argsort(np.where(free, -scores, np.inf), axis=1, kind="stable")[:, :k]
+        picks = np.where(np.take_along_axis(free, order, axis=1), order, -1)
+        return Slates(picks, np.zeros((*picks.shape, 0), np.bool_), ())
+    return _Filling(options, candidates, free, k).slates()
+
+
+class _Filling:
+    """Slates of k places that are being filled."""
+
+    def __init__(self, options: SlateOptions, candidates: Candidates, free: Mask, k: int) -> None:
+        users, n = free.shape
+        self._users = np.arange(users)
+        self._options = options
+        self._candidates = candidates
+        self._free = free
+        self._relevance = None
+        if options.diversify:
+            assert candidates.vectors is not None, "diversify needs the candidates' vectors"
+            strength = np.full(users, options.diversify)
+            self._relevance = MarginalRelevance(candidates.scores, candidates.vectors, strength)
+        self._caps = [
+            GroupCap(users, n, values, group.at_most)
+            for values, group in zip(candidates.groups, options.groups, strict=True)
+        ]
+        self._buried = np.logical_or.reduce(candidates.buried) if candidates.buried else None
+        self._quotas = np.array(candidates.quotas, np.bool_).reshape(len(options.quotas), users, n)
+        # [quotas, users] how many items are still asked for.
+        self._short = np.array([[quota.at_least] * users for quota in options.quotas], np.int64)
+        self._open = np.full(users, k)
+        # [users, n, rules]: by candidate, since a rule may pass over an item long before it is chosen.
+        self._moved = np.zeros((users, n, len(options.pins) + len(options.bury) + len(options.quotas)), np.bool_)
+        self._picks = np.full((users, k), -1, np.int64)
+
+    def slates(self) -> Slates:
+        """Fill the places, those of pins first."""
+        for number, (pin, pinned) in enumerate(zip(self._options.pins, self._candidates.pinned, strict=True)):
+            self._take(pinned, pin.place - 1)
+            self._moved[self._users, pinned, number] |= pinned >= 0
+        for place in range(self._picks.shape[1]):
+            choice = self._choose()
+            if (choice < 0).all():
+                break  # nobody has a candidate left, and none comes back
+            self._take(np.where(self._picks[:, place] < 0, choice, -1), place)
+        # A pin may stand beyond the last candidate: nothing is left empty before it.
+        order = np.argsort(self._picks < 0, axis=1, kind="stable")[:, : self._free.shape[1]]
+        picks = np.take_along_axis(self._picks, order, axis=1)
+        moved = self._moved[self._users[:, None], picks] & (picks >= 0)[:, :, None]
+        options = self._options
+        names = [pin.name for pin in options.pins] + [rule.name for rule in options.bury]
+        return Slates(picks, moved, (*names, *(quota.name for quota in options.quotas)))
+
+    def _take(self, picks: Picks, place: int) -> None:
+        """Give the place to one candidate of each user (-1 = none)."""
+        took = picks >= 0
+        self._picks[took, place] = picks[took]
+        self._free[self._users[took], picks[took]] = False
+        self._open -= took
+        for cap in self._caps:
+            cap.take(picks)
+        if self._relevance is not None and self._open.any():
+            self._relevance.take(picks)
+        if len(self._short):
+            self._short = np.maximum(self._short - (self._quotas[:, self._users, picks] & took), 0)
+
+    def _choose(self) -> Picks:
+        """[users] the candidate for the next place."""
+        values = self._candidates.scores if self._relevance is None else self._relevance.values()
+        allowed = self._free
+        for cap in self._caps:
+            allowed = allowed & cap.allowed
+        choice = best_of(values, allowed)
+        ahead = allowed
+        if self._buried is not None:
+            ahead = allowed & ~self._buried
+            choice = self._pass_over_buried(choice, best_of(values, ahead))
+        if self._short.any():
+            choice = self._serve_quotas(values, allowed, ahead, choice)
+        return choice
+
+    def _pass_over_buried(self, best: Picks, best_ahead: Picks) -> Picks:
+        passed = (best_ahead >= 0) & (best != best_ahead)
+        users, items, first = self._users[passed], best[passed], len(self._options.pins)
+        for number, buried in enumerate(self._candidates.buried, start=first):
+            self._moved[users, items, number] |= buried[users, items]
+        return np.where(best_ahead >= 0, best_ahead, best)
+
+    def _serve_quotas(self, values: Scores, allowed: Mask, ahead: Mask, choice: Picks) -> Picks:
+        # What no candidate can give is not waited for.
+        short = np.minimum(self._short, (self._quotas & allowed).sum(axis=2))
+        missing = short.sum(axis=0)
+        pressing = (missing > 0) & (missing >= self._open)
+        if not pressing.any():
+            return choice
+        wanted = (self._quotas & (short > 0)[:, :, None]).any(axis=0)
+        served = best_of(values, ahead & wanted)
+        served = np.where(served < 0, best_of(values, allowed & wanted), served)
+        moved = pressing & (served != choice)
+        users, items, first = self._users[moved], served[moved], len(self._options.pins) + len(self._options.bury)
+        for number, (quota, asked) in enumerate(zip(self._quotas, short > 0, strict=True), start=first):
+            self._moved[users, items, number] |= quota[users, items] & asked[users]
+        return np.where(pressing, served, choice)

@@ -1,0 +1,115 @@
+"""Has a new snapshot made when enough of the catalogue has changed since the published one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.errors import ServerError
+from recserve_server_ext.config.milvus import MilvusSettings
+from recserve_server_ext.index.manifest import read_manifest
+from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.supervisor.event_log import EventLog
+
+_STOP_S = 10.0
+_SHOWN = 300
+
+
+class Compactor:
+    """Runs `recserve index compact` in a process of its own, one at a time and with low priority."""
+
+    def __init__(
+        self,
+        snapshots: Path,
+        store: Callable[[], CatalogueStore],
+        command: Sequence[str],
+        after: int,
+        log: EventLog,
+        *,
+        pause_s: float = 60.0,
+    ) -> None:
+        """
+        Args:
+            snapshots: Folder of the published snapshots.
+            store: Opens the catalogue store.
+            command: What makes the snapshot.
+            after: Changed and removed items that make it worth while.
+            log: Where its end is told.
+            pause_s: Before another one follows one that failed.
+        """
+        self._snapshots = snapshots
+        self._open = store
+        self._command = list(command)
+        self._after = after
+        self._log = log
+        self._pause_s = pause_s
+        self._not_before = 0.0
+        self._mark: object = None
+        self._process: subprocess.Popen[str] | None = None
+
+    def check(self) -> None:
+        """Look whether it is time, or whether the one under way has ended; never raises, never waits."""
+        if self._process is not None:
+            self._collect(self._process)
+        elif time.monotonic() >= self._not_before:
+            try:
+                due = self._pending()
+            except ServerError as error:
+                self._failed(str(error))
+                return
+            if due >= self._after:
+                self._log("compaction_started", changes=due)
+                self._process = subprocess.Popen(
+                    ["nice", "-n", "10", *self._command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+
+    def stop(self) -> None:
+        """End the one under way; what it had not published is removed by the next one."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def _pending(self) -> int:
+        """Items changed since the published snapshot; 0 where nothing was committed since the last look."""
+        store = self._open()
+        mark = (store.mark(), current(self._snapshots).name)
+        if mark == self._mark:
+            return 0
+        self._mark = mark
+        return store.pending(read_manifest(current(self._snapshots), verify=False).revision)
+
+    def _collect(self, process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            return
+        _, errors = process.communicate()
+        self._process = None
+        self._mark = None
+        if process.returncode:
+            self._failed(errors.strip()[-_SHOWN:])
+        else:
+            self._log("compacted", snapshot=current(self._snapshots).name)
+
+    def _failed(self, fault: str) -> None:
+        self._log("compaction_failed", fault=fault.replace("\n", " | "), next_s=self._pause_s)
+        self._not_before = time.monotonic() + self._pause_s
+        self._mark = None
+
+
+def compact_command(home: Path, store: str, milvus: MilvusSettings) -> list[str]:
+    """The command that makes the snapshot, by the encoder that is served; one thread: serving keeps the other cores."""
+    named = ["--milvus-uri", milvus.uri, "--milvus-token-file", milvus.token_file] if milvus.uri else []
+    program = [sys.executable, "-m", "recserve_client.cli.main", "index", "compact"]
+    return [*program, "--home", str(home), "--store", store, "--threads", "1", *named]

@@ -1,0 +1,224 @@
+"""Follows the published snapshot to its encoder while serving goes on, by loading and unloading models of Triton.
+
+1. `CURRENT` names a snapshot of another encoder. That is tried in a process of its own; then its models are loaded
+   beside those that serve, and put into the table of what is loaded.
+2. `recommend` sees that, loads the snapshot and what changed since, and answers from both from one batch on; it says so
+   in `serving`, and `embed` and `items` follow.
+3. The ensembles `encoder` and `recommend_text` are led to the new models. What they are asked in between goes through
+   the old ones, and `recommend` encodes those texts again.
+4. When nothing can be under way to the old models any more, they are unloaded.
+
+What cannot be loaded is unloaded at once and told; what was served goes on. Nothing here waits: the work is done by a
+thread of its own, and `check` looks what is next.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from recserve_server_ext.common.errors import EncoderError, ServerError
+from recserve_server_ext.config.server import ModelSettings
+from recserve_server_ext.encoder.load_check import check_length, try_in_process
+from recserve_server_ext.encoder.loaded import LoadedEncoder, read_serving, write_table
+from recserve_server_ext.index.snapshot import CURRENT
+from recserve_server_ext.supervisor.event_log import EventLog
+from recserve_server_ext.triton.encoder_target import ServedEncoder
+from recserve_server_ext.triton.model_config import PythonModel, encoder_models, ensembles, has_process
+from recserve_server_ext.triton.probes import Admin
+from recserve_server_ext.triton.repository import MODELS, write_model
+
+_SHOWN: Final = 300
+#: Deadline of loading or unloading one model.
+_LOAD_S: Final = 120.0
+#: After the longest call to an encoder, before its models are unloaded.
+_SLACK_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Where the encoder to serve is told.
+
+    Attributes:
+        snapshots: Folder of the published snapshots.
+        find: The encoder of the published one; raises ServerError where there is none to serve.
+    """
+
+    snapshots: Path
+    find: Callable[[], LoadedEncoder]
+
+
+class EncoderSwitch:
+    """The encoders of one running server. Not to be used by two threads at a time."""
+
+    def __init__(
+        self, folder: Path, settings: ModelSettings, first: LoadedEncoder, wanted: Wanted, log: EventLog
+    ) -> None:
+        """
+        Args:
+            folder: Where the server runs.
+            settings: Handed to its models.
+            first: The encoder that it starts with; its models are written.
+            wanted: Which encoder it should serve.
+            log: Where changes are told.
+        """
+        self._folder = folder
+        self._settings = settings
+        self._wanted = wanted
+        self._log = log
+        self._loaded = [first]
+        self._led_to = first
+        self._stamp = self._changed_at()
+        self._want: LoadedEncoder | None = first
+        self._left_at: dict[str, float] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoders")
+        self._work: Future[None] | None = None
+        write_table(folder, self._loaded)
+
+    @property
+    def served(self) -> LoadedEncoder:
+        """The encoder that the public models lead to."""
+        return self._led_to
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Names of the models with a process that belong to an encoder."""
+        return frozenset(model.name for one in list(self._loaded) for model in self._models(one) if has_process(model))
+
+    def check(self, admin: Callable[[], Admin]) -> None:
+        """Look what is next, and begin it; never raises, never waits.
+
+        Args:
+            admin: Opens the way to the running server.
+        """
+        if self._work is not None and not self._work.done():
+            return
+        if (work := self._next()) is not None:
+            self._work = self._thread.submit(self._run, work, admin)
+
+    def settle(self) -> None:
+        """Wait for what fails since the server has ended; its next start finds only what was loaded and works."""
+        if self._work is not None:
+            self._work.result()
+        self._stamp = -1
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=True)
+
+    def _next(self) -> Callable[[Admin], None] | None:
+        self._look()
+        serving = read_serving(self._folder)
+        by_name = {one.fingerprint: one for one in self._loaded}
+        if (want := self._want) is not None and want.fingerprint not in by_name:
+            return lambda admin: self._load(want, admin)
+        if (found := by_name.get(serving)) is not None and found != self._led_to:
+            return lambda admin: self._lead_to(found, admin)
+        needed = {self._led_to.fingerprint, serving, "" if self._want is None else self._want.fingerprint}
+        now = time.monotonic()
+        self._left_at = {one: self._left_at.get(one, now) for one in by_name if one not in needed}
+        patience_s = self._settings.serve.encoder_timeout_s + _SLACK_S
+        for name, left_at in self._left_at.items():
+            if now - left_at > patience_s:
+                return lambda admin: self._unload(by_name[name], admin)
+        return None
+
+    def _look(self) -> None:
+        """See which encoder is wanted, where that may have changed."""
+        if (stamp := self._changed_at()) == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._want = self._wanted.find()
+        except ServerError as error:
+            self._want = None
+            self._log("encoder_refused", fault=str(error)[:_SHOWN])
+
+    def _changed_at(self) -> int:
+        try:
+            return (self._wanted.snapshots / CURRENT).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _run(self, work: Callable[[Admin], None], admin: Callable[[], Admin]) -> None:
+        opened = admin()
+        try:
+            work(opened)
+        except (grpc.RpcError, OSError, ServerError) as error:
+            self._log("encoder_switch_failed", fault=_said(error))
+        finally:
+            opened.close()
+
+    def _load(self, encoder: LoadedEncoder, admin: Admin) -> None:
+        start = time.monotonic()
+        try:
+            if self._settings.serve.encoder.target == "embedded":  # others may need what only the server has
+                try_in_process(Path(encoder.folder), _LOAD_S)
+        except EncoderError as error:
+            self._refuse(encoder, error)
+            return
+        try:
+            for model in self._models(encoder):
+                write_model(self._folder, model)
+                admin.load(model.name, _LOAD_S)
+            check_length(admin.length_of_a_vector(encoder, _LOAD_S))
+        except (grpc.RpcError, OSError, ServerError) as error:
+            self._refuse(encoder, error)
+            self._stand_in(encoder, admin)
+            self._remove(encoder, admin)
+            return
+        self._loaded.append(encoder)
+        write_table(self._folder, self._loaded)
+        self._log("encoder_loaded", encoder=encoder.fingerprint, seconds=round(time.monotonic() - start, 2))
+
+    def _lead_to(self, encoder: LoadedEncoder, admin: Admin) -> None:
+        for model in ensembles(self._settings, encoder):
+            write_model(self._folder, model)
+            admin.load(model.name, _LOAD_S)
+        self._led_to = encoder
+        self._log("encoder_activated", encoder=encoder.fingerprint)
+
+    def _unload(self, encoder: LoadedEncoder, admin: Admin) -> None:
+        self._loaded.remove(encoder)
+        write_table(self._folder, self._loaded)
+        self._remove(encoder, admin)
+        self._log("encoder_unloaded", encoder=encoder.fingerprint)
+
+    def _refuse(self, encoder: LoadedEncoder, error: Exception) -> None:
+        self._want = None
+        self._log("encoder_refused", encoder=encoder.fingerprint, fault=_said(error))
+
+    def _stand_in(self, refused: LoadedEncoder, admin: Admin) -> None:
+        """Load something harmless in the place of models that failed.
+
+        Triton calls itself ready again only when every model that failed has been loaded and unloaded since.
+        """
+        led_to, _ = ensembles(self._settings, self._led_to)
+        with suppress(grpc.RpcError, OSError):
+            for model in self._models(refused):
+                shutil.rmtree(self._folder / MODELS / model.name, ignore_errors=True)
+                write_model(self._folder, replace(led_to, name=model.name))
+                admin.load(model.name, _LOAD_S)
+
+    def _remove(self, encoder: LoadedEncoder, admin: Admin) -> None:
+        for model in self._models(encoder):
+            with suppress(grpc.RpcError):  # it may not be there
+                admin.unload(model.name, _LOAD_S)
+            shutil.rmtree(self._folder / MODELS / model.name, ignore_errors=True)
+
+    def _models(self, encoder: LoadedEncoder) -> list[PythonModel | ServedEncoder]:
+        return encoder_models(self._settings, encoder)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, grpc.RpcError):
+        return f"{error.code().name}: {error.details()}"[:_SHOWN]
+    return str(error)[:_SHOWN]

@@ -1,0 +1,84 @@
+"""Snapshot and encoder as a pair: a snapshot is served with the encoder that made it, and with no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from recserve_server_ext.common.errors import EncoderError, SnapshotError
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.server import ServeSettings
+from recserve_server_ext.encoder.loaded import LoadedEncoder
+from recserve_server_ext.encoder.manifest import EncoderManifest, choose_encoder, read_manifest
+from recserve_server_ext.encoder.versions import made_by
+from recserve_server_ext.index.manifest import SnapshotManifest
+from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
+from recserve_server_ext.index.snapshot import current, first_id
+from recserve_server_ext.index.snapshots import first_usable
+from recserve_server_ext.triton.encoder_target import fitted
+
+
+class Pair(NamedTuple):
+    """What is served together.
+
+    Attributes:
+        snapshot: The index.
+        encoder: What made it.
+        item: Id of one of its items.
+    """
+
+    snapshot: SnapshotManifest
+    encoder: LoadedEncoder
+    item: str
+
+
+def first_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
+    """The published snapshot with its encoder, or, where one of them is damaged, the newest pair that is not.
+
+    Args:
+        workspace: Where they are.
+        serve: Which precision the encoder must have, and what runs it.
+
+    Raises:
+        ServerError: There is no encoder, no snapshot, or none of the snapshots has its encoder here.
+    """
+    choose_encoder(workspace, serve.precision)  # without any, that has to be said first
+    return first_usable(workspace.snapshots, lambda folder: _pair(workspace, serve, folder))
+
+
+def published_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
+    """The published snapshot with its encoder.
+
+    Raises:
+        ServerError: One of them is missing or damaged, or the encoder has another precision.
+    """
+    return _pair(workspace, serve, current(workspace.snapshots))
+
+
+def described(folder: Path, manifest: EncoderManifest, serve: ServeSettings) -> LoadedEncoder:
+    """An encoder folder as an entry of the table of what is loaded.
+
+    Raises:
+        EncoderError: What is to run it does not, or was not exported.
+    """
+    folder = folder.resolve()
+    batch = fitted(folder, manifest, serve).encoder_batch
+    return LoadedEncoder(manifest.runtime_fingerprint, str(folder), manifest, batch)
+
+
+def _pair(workspace: Workspace, serve: ServeSettings, folder: Path) -> Pair:
+    precision = serve.precision
+    snapshot = read_snapshot_manifest(folder, verify=False)
+    version = made_by(workspace.encoder, snapshot.encoder)
+    if version is None or precision not in ("auto", version.usable().precision):
+        chosen = choose_encoder(workspace, precision)
+        option = "" if precision == "auto" else f" --precision {precision}"
+        raise SnapshotError(
+            f"{folder} was made by encoder {snapshot.encoder}, but {chosen} is "
+            f"{read_manifest(chosen, verify=False).runtime_fingerprint}; rebuild it with: recserve index build{option}"
+        )
+    try:
+        manifest = read_manifest(version.folder)
+    except EncoderError as error:
+        raise SnapshotError(f"the encoder of snapshot {snapshot.id} cannot be served: {error}") from error
+    return Pair(snapshot, described(version.folder, manifest, serve), first_id(folder))

@@ -1,0 +1,326 @@
+"""Keeps a server serving: starts it, asks it real questions every two seconds, brings back what died, ends it well."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+
+import grpc
+
+from recserve_server_ext.catalogue.store import CatalogueStore, opener
+from recserve_server_ext.common.errors import ConfigError, LaunchError
+from recserve_server_ext.common.workspace import Workspace, store_place
+from recserve_server_ext.config.server import ModelSettings, ServeSettings, rules_of
+from recserve_server_ext.history.weights import weigh
+from recserve_server_ext.index.snapshot import MILVUS
+from recserve_server_ext.interactions.columns import event_columns
+from recserve_server_ext.interactions.key_file import read_pseudonyms
+from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.recommend.experiments import Experiments
+from recserve_server_ext.supervisor.compactor import Compactor, compact_command
+from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch, Wanted
+from recserve_server_ext.supervisor.event_log import EventLog
+from recserve_server_ext.supervisor.health import Health
+from recserve_server_ext.supervisor.run_folder import RunFolder, take_run_folder
+from recserve_server_ext.supervisor.served_pair import Pair, first_pair, published_pair
+from recserve_server_ext.triton.binary import TritonBinary
+from recserve_server_ext.triton.encoder_target import find_backend
+from recserve_server_ext.triton.model_config import all_models, has_process
+from recserve_server_ext.triton.probes import Admin, Probes, ProbeSubject
+from recserve_server_ext.triton.process import Endpoint, TritonProcess, claim_endpoint
+from recserve_server_ext.triton.repository import assemble
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How patient the supervisor is.
+
+    Attributes:
+        every_s: Between two rounds of probes.
+        probe_s: Deadline of a probe; also of one of a server that starts, where callers may be waiting already.
+        start_s: Until every model has answered.
+        reload_s: Deadline of unloading and of loading a model, each.
+        stuck_s: A process that lives but works on nothing for so long is not busy but stuck.
+        pause_s: Before a failed restart is tried again; doubled each time.
+        longest_pause_s: Where the doubling ends.
+    """
+
+    every_s: float = 2.0
+    probe_s: float = 2.0
+    start_s: float = 120.0
+    reload_s: float = 8.0
+    stuck_s: float = 20.0
+    pause_s: float = 0.5
+    longest_pause_s: float = 30.0
+
+
+_TIMING = Timing()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything decided before a server starts.
+
+    Attributes:
+        binary: The tritonserver.
+        folder: Where it runs; held until the supervisor stops.
+        endpoint: Where it listens.
+        subject: What the probes ask about.
+        python_models: Names of the models that have a process, whichever encoder is served.
+        compactor: Makes new snapshots; none = nothing changes, or nobody wants it.
+        switch: Follows the published snapshot to its encoder; none = the encoder stays.
+    """
+
+    binary: TritonBinary
+    folder: RunFolder
+    endpoint: Endpoint
+    subject: ProbeSubject
+    python_models: frozenset[str]
+    compactor: Compactor | None
+    switch: EncoderSwitch | None = None
+
+
+def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary, log: EventLog) -> Plan:
+    """Check encoder and snapshot, claim the ports, and write the folder to run from.
+
+    Raises:
+        ServerError: Encoder or snapshot is missing, damaged or does not fit the other; a port is taken.
+    """
+    first = first_pair(workspace, settings)
+    backend = find_backend(binary, settings.encoder)
+    if first.snapshot.engine.name == MILVUS and not settings.milvus.uri:
+        raise ConfigError(
+            f"snapshot {first.snapshot.id} is searched by Milvus: set uri in the table [milvus] of the settings"
+        )
+    endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
+    store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
+    folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
+    handed = ModelSettings(
+        run=str(folder.path),
+        snapshots=str(workspace.snapshots.resolve()),
+        store=store,
+        serve=settings,
+        interactions=_interactions(workspace, settings),
+        pseudonym_key=str(workspace.pseudonym_key.resolve()),
+    )
+    if store:
+        _check_store(store, first)
+    models = all_models(handed, first.encoder)
+    assemble(folder.path, models, binary, backend)
+    wanted = Wanted(workspace.snapshots, lambda: published_pair(workspace, settings).encoder)
+    switch = EncoderSwitch(folder.path, handed, first.encoder, wanted, log)
+    python_models = frozenset(model.name for model in models if has_process(model))
+    return Plan(
+        binary=binary,
+        folder=folder,
+        endpoint=endpoint,
+        subject=ProbeSubject(first.item, first.encoder, has_store=bool(store)),
+        python_models=python_models - switch.models,
+        compactor=_compactor(workspace, settings, store, log),
+        switch=switch,
+    )
+
+
+def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: EventLog) -> Compactor | None:
+    if not store or not settings.compact_after:
+        return None
+    command = compact_command(workspace.home.resolve(), store, settings.milvus)
+    return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
+
+
+def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
+    """Where the interaction store is; it and the key are made when they are missing.
+
+    Raises:
+        ServerError: The store or the key cannot be opened or made, they do not belong together, or rules or experiments
+            do not fit.
+    """
+    users = settings.users
+    where = users.store or str(workspace.interactions.resolve())
+    keys = UserKeys(lambda: read_pseudonyms(workspace.pseudonym_key))
+    with InteractionStore(store_place(where), users.limits, create=True) as store:
+        keys.settle(store.database)
+    weigh(event_columns([]), rules_of(users))
+    Experiments(users.experiments, settings.limits)
+    return where
+
+
+def _check_store(where: str, pair: Pair) -> None:
+    """See whether the changes of a store can be served over a snapshot.
+
+    Raises:
+        ServerError: The store cannot be opened, or has forgotten what changed.
+    """
+    with CatalogueStore(store_place(where)) as store:
+        store.check_known(pair.snapshot.revision)
+
+
+class Supervisor:
+    """Runs one server until it is told to stop. Start and watch from the same thread: the server dies with it."""
+
+    def __init__(self, plan: Plan, log: EventLog, timing: Timing = _TIMING) -> None:
+        self._plan = plan
+        self._log = log
+        self._timing = timing
+        self._stop = threading.Event()
+        self._process: TritonProcess | None = None
+        self._subject = plan.subject
+        self._probes = Probes(plan.endpoint.grpc, plan.subject)
+        self._health = self._all_well()
+        self._unhealthy: set[str] = set()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server; 0 = none."""
+        return self._process.pid if self._process is not None else 0
+
+    def request_stop(self) -> None:
+        """Make `start` and `watch` return soon; safe in a signal handler."""
+        self._stop.set()
+
+    def start(self) -> bool:
+        """Start the server and wait until every model answers a real inference.
+
+        A tritonserver that a signal ends is started once more: seldom, one of 2.51 aborts in its gRPC poller
+        ("epoll_wait error: Bad file descriptor") before it has loaded anything.
+
+        Returns:
+            Whether it is ready; no = it was told to stop meanwhile.
+
+        Raises:
+            LaunchError: It ended, or did not answer in time; the message quotes its log.
+        """
+        self._process = self._launch()
+        has_aborted = False
+        deadline = time.monotonic() + self._timing.start_s
+        while faults := self._silent():
+            if self._stop.wait(0.1):
+                return False
+            if (code := self._process.exit_code()) is not None:
+                self._process.kill()
+                if code >= 0 or has_aborted:
+                    raise LaunchError(f"tritonserver ended with code {code}:\n{self._process.last_lines()}")
+                self._log("start_aborted", code=code, fault=self._process.last_lines(1)[:200])
+                self._process, has_aborted = self._launch(), True
+            if time.monotonic() > deadline:
+                self._process.kill()
+                model, fault = next(iter(faults.items()))
+                raise LaunchError(
+                    f"{model} did not answer within {self._timing.start_s:.0f} s: {fault}; see {self._process.log}"
+                )
+        self._health = self._all_well()
+        self._unhealthy.clear()
+        self._log("ready", grpc=self._plan.endpoint.grpc, metrics=self._plan.endpoint.metrics)
+        return True
+
+    def watch(self) -> None:
+        """Watch the server until `request_stop`, then drain and end it."""
+        while not self._stop.wait(self._timing.every_s):
+            self._check()
+            if self._plan.compactor is not None:
+                self._plan.compactor.check()
+            if self._plan.switch is not None:
+                self._follow(self._plan.switch)
+        self.stop()
+
+    def stop(self) -> None:
+        """Drain and end the server."""
+        self._probes.close()
+        if self._plan.compactor is not None:
+            self._plan.compactor.stop()
+        if self._process is not None:
+            self._log("stopping", pid=self._process.pid)
+            self._process.stop()
+            self._log("stopped", code=self._process.exit_code() or 0)
+        if self._plan.switch is not None:
+            self._plan.switch.close()
+        self._plan.folder.release()
+
+    def _launch(self) -> TritonProcess:
+        process = TritonProcess(self._plan.binary, self._plan.folder.path, self._plan.endpoint)
+        self._log("started", pid=process.pid)
+        return process
+
+    def _follow(self, switch: EncoderSwitch) -> None:
+        """Serve the encoder of the published snapshot, and probe what is served."""
+        assert self._process is not None
+        process = self._process
+        switch.check(lambda: Admin(self._plan.endpoint.grpc, process.admin))
+        if switch.served != self._subject.encoder:
+            self._subject = replace(self._subject, encoder=switch.served)
+            self._probes.close()
+            self._probes = Probes(self._plan.endpoint.grpc, self._subject)
+
+    def _all_well(self) -> Health:
+        return Health(self._probes.models, time.monotonic(), limit_s=self._timing.stuck_s)
+
+    def _silent(self) -> dict[str, str]:
+        """Faults of the models that have answered neither their probe nor a caller since the server started."""
+        faults = self._probes.run(self._timing.probe_s)
+        answered = self._probes.finished(self._timing.probe_s) if faults else {}
+        return {model: fault for model, fault in faults.items() if not answered.get(model)}
+
+    def _check(self) -> None:
+        assert self._process is not None
+        if (code := self._process.exit_code()) is not None:
+            self._log("server_exited", code=code)
+            self._restart()
+            return
+        self._process.bound_log()
+        faults = self._probes.run(self._timing.probe_s)
+        if self._process.exit_code() is not None:
+            return
+        self._report(faults)
+        finished = self._probes.finished(self._timing.probe_s) if faults else {}
+        self._health.update(faults, finished, time.monotonic())
+        if not faults:
+            return
+        expected = self._plan.python_models | (self._plan.switch.models if self._plan.switch else frozenset())
+        dead = sorted(expected - self._process.living_stubs())
+        if dead:
+            if not all(self._reload(model) for model in dead):
+                self._restart()
+        elif stuck := self._health.stuck(time.monotonic()):
+            self._log("server_stuck", models=",".join(stuck))
+            self._restart()
+
+    def _report(self, faults: dict[str, str]) -> None:
+        """Log what changed: a server that is busy for an hour is not worth a line every two seconds."""
+        for model in sorted(set(faults) - self._unhealthy):
+            self._log("model_unhealthy", model=model, fault=faults[model])
+        for model in sorted(self._unhealthy - set(faults)):
+            self._log("model_healthy", model=model)
+        self._unhealthy = set(faults)
+
+    def _reload(self, model: str) -> bool:
+        """Whether it could be reloaded."""
+        assert self._process is not None
+        start = time.monotonic()
+        admin = Admin(self._plan.endpoint.grpc, self._process.admin)
+        try:
+            admin.reload(model, self._timing.reload_s)
+        except grpc.RpcError as error:
+            self._log("reload_failed", model=model, fault=f"{error.code().name}: {error.details()}"[:200])
+            return False
+        finally:
+            admin.close()
+        self._log("model_reloaded", model=model, seconds=round(time.monotonic() - start, 2))
+        return True
+
+    def _restart(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        if self._plan.switch is not None:
+            self._plan.switch.settle()
+        pause = self._timing.pause_s
+        while not self._stop.is_set():
+            try:
+                if self.start():
+                    self._log("server_restarted", pid=self.pid)
+                return
+            except LaunchError as error:
+                self._log("restart_failed", fault=str(error).replace("\n", " | ")[:500], next_s=pause)
+                self._stop.wait(pause)
+                pause = min(2 * pause, self._timing.longest_pause_s)

@@ -1,0 +1,250 @@
+"""One tritonserver process: its command line, its environment, its start and its end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from recserve_server_ext.common.errors import LaunchError
+from recserve_server_ext.triton.binary import TritonBinary
+from recserve_server_ext.triton.repository import BACKENDS, LIBRARIES, MODELS
+
+_PR_SET_PDEATHSIG = 1
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+_RESTRICTED = "model-repository,shared-memory,trace,logging"
+_ADMIN_HEADER = "recserve-admin"
+#: Where Linux keeps POSIX shared memory; every Python model has a region of about 1 MB there.
+_SHARED = Path("/dev/shm")
+_LOG = "triton.log"
+_PREVIOUS_LOG = "triton.log.1"
+_LOG_BYTES = 32 * 1024 * 1024
+#: From the end of the log, where the cause of a fault stands.
+_QUOTED_BYTES = 64 * 1024
+#: Triton gives requests in flight this long when it is told to stop.
+_DRAIN_S = 20
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a server listens."""
+
+    host: str
+    grpc_port: int
+    metrics_port: int
+
+    @property
+    def grpc(self) -> str:
+        """host:port of gRPC."""
+        return f"{_in_url(self.host)}:{self.grpc_port}"
+
+    @property
+    def metrics(self) -> str:
+        """host:port of the Prometheus metrics."""
+        return f"{_in_url(self.host)}:{self.metrics_port}"
+
+
+def claim_port(host: str, port: int, what: str) -> int:
+    """The port, or a free one for 0.
+
+    Raises:
+        LaunchError: Something listens there already, or the address is not this machine's.
+    """
+    with _listen(host, port, what) as listener:
+        return int(listener.getsockname()[1])
+
+
+def claim_endpoint(host: str, grpc_port: int, metrics_port: int) -> Endpoint:
+    """Two different ports that are free; 0 = any.
+
+    Raises:
+        LaunchError: As of `claim_port`.
+    """
+    with _listen(host, grpc_port, "grpc") as grpc, _listen(host, metrics_port, "metrics") as metrics:
+        return Endpoint(host, int(grpc.getsockname()[1]), int(metrics.getsockname()[1]))
+
+
+def _listen(host: str, port: int, what: str) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    # Without it a port in TIME_WAIT would look taken; a port that is listened on stays refused.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1)
+    except OSError as error:
+        listener.close()
+        raise LaunchError(
+            f"cannot listen on {_in_url(host)}:{port} for {what}: {error.strerror}; "
+            f"stop what listens there, or choose another with --{what}-port (0 = any free one)"
+        ) from None
+    return listener
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+class TritonProcess:
+    """A running tritonserver in a session of its own; it dies with the thread that started it."""
+
+    def __init__(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> None:
+        """Start it; it is not ready yet.
+
+        Args:
+            binary: What to run.
+            folder: Assembled by `recserve_server_ext.triton.repository.assemble`.
+            endpoint: Free ports.
+        """
+        self.log = folder / _LOG
+        self._models = folder / MODELS
+        self._secret = secrets.token_hex(16)
+        self._regions = f"recserve_{secrets.token_hex(8)}_"
+        # Looked up here: after the fork only what is safe in a process with threads may run.
+        die_with_parent = partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
+        # Appending: what the server before this one said last must survive the restart, and what is written after
+        # `bound_log` must not start behind a hole.
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                self._command(binary, folder, endpoint),
+                env=child_environment(binary, folder),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._process.pid
+
+    @property
+    def admin(self) -> list[tuple[str, str]]:
+        """gRPC metadata that opens the restricted protocols."""
+        return [(f"triton-grpc-protocol-{_ADMIN_HEADER}", self._secret)]
+
+    def exit_code(self) -> int | None:
+        """Exit code, or None while it runs."""
+        return self._process.poll()
+
+    def living_stubs(self) -> set[str]:
+        """Names of the Python models whose process is alive."""
+        names = set()
+        try:
+            for child in psutil.Process(self.pid).children():
+                names.update(self._model_of(child))
+        except psutil.NoSuchProcess:
+            return set()
+        return names
+
+    def _model_of(self, process: psutil.Process) -> set[str]:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return set()
+            paths = [Path(argument) for argument in process.cmdline() if argument.startswith(f"{self._models}/")]
+        except psutil.Error:
+            return set()
+        return {path.relative_to(self._models).parts[0] for path in paths}
+
+    def bound_log(self) -> None:
+        """Start the log anew when it has grown too large; one that is full is kept beside it."""
+        with suppress(OSError):  # a full disk or a removed log is no reason to stop watching
+            if self.log.stat().st_size > _LOG_BYTES:
+                shutil.copyfile(self.log, self.log.with_name(_PREVIOUS_LOG))
+                os.truncate(self.log, 0)
+                self._log_start = 0
+
+    def last_lines(self, count: int = 5) -> str:
+        """The last lines of its log that tell of an error, or else just the last ones."""
+        with self.log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _QUOTED_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith(("E", "error"))]
+        return "\n".join((errors or lines)[-count:])
+
+    def stop(self) -> None:
+        """Drain and end it; kill it when it does not end in time."""
+        if self.exit_code() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_DRAIN_S + 5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once, with the Python processes and the shared memory that a dead server may have left behind."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        for left in _SHARED.glob(f"{self._regions}*"):
+            left.unlink(missing_ok=True)
+
+    def _command(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> list[str]:
+        command = [
+            str(binary.server),
+            f"--model-repository={folder / MODELS}",
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            # The configurations are complete; completing them would start every Python model twice.
+            "--disable-auto-complete-config",
+            "--allow-http=false",
+            f"--grpc-address={endpoint.host}",
+            f"--grpc-port={endpoint.grpc_port}",
+            f"--grpc-restricted-protocol={_RESTRICTED}:{_ADMIN_HEADER}={self._secret}",
+            f"--metrics-address={endpoint.host}",
+            f"--metrics-port={endpoint.metrics_port}",
+            "--allow-gpu-metrics=false",
+            "--strict-readiness=true",
+            f"--exit-timeout-secs={_DRAIN_S}",
+            f"--backend-config=python,shm-region-prefix-name={self._regions}",
+        ]
+        if binary.backends is not None:
+            command.append(f"--backend-directory={folder / BACKENDS}")
+        return command
+
+
+def child_environment(binary: TritonBinary, folder: Path) -> dict[str, str]:
+    """Environment of a server and its Python processes.
+
+    Args:
+        binary: The server.
+        folder: Assembled by `recserve_server_ext.triton.repository.assemble`.
+    """
+    environment = dict(os.environ)
+    # A stub takes the first python3 on PATH for itself and looks for its standard library from there.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    # The wheel's stubs ignore it (see `recserve_server_ext.triton.repository`); another server may not.
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    # A thread pool of BLAS beside hnswlib's and onnxruntime's threads only fights them for the cores.
+    environment["OPENBLAS_NUM_THREADS"] = environment["OMP_NUM_THREADS"] = "1"
+    environment["TOKENIZERS_PARALLELISM"] = "true"
+    environment["GLIBC_TUNABLES"] = with_huge_pages(environment.get("GLIBC_TUNABLES", ""))
+    if binary.libraries is not None:
+        paths = [str(folder / LIBRARIES), str(binary.libraries), environment.get("LD_LIBRARY_PATH", "")]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in paths if path)
+    return environment
+
+
+def with_huge_pages(tunables: str) -> str:
+    """glibc's tunables with huge pages asked for what `malloc` hands out, unless they say otherwise already.
+
+    A graph search jumps through all vectors, and with pages of 4 KiB most jumps miss the TLB: huge pages make it 3 to
+    8% cheaper. Where the kernel has none (`transparent_hugepage/enabled` is `never`) nothing changes.
+    """
+    if _HUGE_PAGES.partition("=")[0] in tunables:
+        return tunables
+    return f"{tunables}:{_HUGE_PAGES}" if tunables else _HUGE_PAGES
