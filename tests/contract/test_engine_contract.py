@@ -16,7 +16,8 @@ from recserve_client.contract.filters import BOUNDS, Filter, Prefix, Value, With
 from recserve_client.where import parse_where
 from recserve_server_ext.attributes.columns import AttributeColumns
 from recserve_server_ext.attributes.filters import filter_mask
-from recserve_server_ext.index.engines.engine import BuiltEngine, RemoteEngine, Vectors
+from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.index.engines.engine import BuiltEngine, RemoteEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
 from support.any_filter import filters

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from recserve_client import protocol_page
+import protocol_page
 from recserve_client.contract import MEANING_OF, STATUS_OF, ErrorKind
 from recserve_client.contract.messages import RecommendRequest
 from recserve_server_ext.common.workspace import Workspace
@@ -25,7 +25,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text() == protocol_page.page(), "run: python -m recserve_client.protocol_page > docs/protocol.md"
+    assert PAGE.read_text() == protocol_page.page(), "run: python docs/tools/protocol_page.py > docs/protocol.md"
 
 
 def test_the_limits_are_the_servers() -> None:

@@ -12,16 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from recserve_export.bulk_encoding.job import JOB
 from recserve_export.cli import catalogue as cli_catalogue
 from recserve_export.cli import index as cli_index
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import Snapshot, current
 
-Vectors = NDArray[np.float32]
 #: Exit code, standard output and standard error of a command; a traceback fails the test.
 Command = Callable[..., tuple[int, str, str]]
 

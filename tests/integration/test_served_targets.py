@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from recserve_client import Client
 from recserve_client.contract import models as names
-from recserve_export.encoder.checks.canonical import TEXTS
-from recserve_export.encoder.checks.encoder_verify import verify_served
+from recserve_export.encoder.checks.canonical import TEXTS, verify_served
 from recserve_export.encoder.report.report import REPORT, EncoderReport
 from recserve_export.encoder.targets.gate import gate_encoder
 from recserve_export.encoder.targets.targets import write_target

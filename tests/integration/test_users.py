@@ -189,7 +189,7 @@ def test_a_running_server_goes_on_with_a_key_that_was_rotated(client: Client, ho
     events = [interaction("rotated", "like", films[n], timestamp=time.time() - 100 - n) for n in range(5)]
     assert recorded(client, *events) == ["recorded"] * 5
     gone = client.users.erase("erased before")
-    command = [sys.executable, "-m", "recserve_client.cli.main", "users", "rotate-key", "--home", str(home)]
+    command = [sys.executable, "-m", "recserve_client.cli.main", "keys", "rotate", "--home", str(home)]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr
     assert "2 keys are needed" in said
     new = read_pseudonyms(place.pseudonym_key).of("rotated")

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ItemsChanged, ItemsFound, RequestError
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.index.engines.engine import BuiltEngine, Vectors
+from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, write
-from recserve_server_ext.services.items import CatalogueEditor
+from recserve_server_ext.services.items import ItemService
 
 DIM = 16
 ENCODER = "test"
@@ -63,7 +64,7 @@ class Edited:
         self.snapshots = folder / "snapshots"
         self.store = CatalogueStore(where, create=True)
         self.asked: list[str] = []
-        self.editor = CatalogueEditor(lambda: self.store, lambda: self.encoder, limits)
+        self.editor = ItemService(lambda: self.store, lambda: self.encoder, limits)
         self.encoder = ENCODER
 
     def publish(self, encoder: str = ENCODER, build: Callable[[Vectors], BuiltEngine] = _graph) -> Path:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from recserve_benchmarks.evaluation.ranking import Known, Vectors, known_to
+from recserve_benchmarks.evaluation.ranking import Known, known_to
 from recserve_benchmarks.evaluation.split import Part
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.interactions.columns import EventColumns, EventRow, event_columns
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import RequestError, Slate
-from recserve_server_ext.batching.batcher import Answer, PackedModel
+from recserve_server_ext.batching.batcher import Answer, Batcher
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.encoder.text_cache import TextCaches
@@ -42,7 +42,7 @@ class Service:
 
     def send(self, *raws: bytes | RequestError | Call) -> list[Answer]:
         calls = [raw if isinstance(raw, Call) else Call(raw) for raw in raws]
-        model = PackedModel(self.recommender, self.encode, encoding=2)
+        model = Batcher(self.recommender, self.encode, encoding=2)
         now = model.run(calls)
         model.close()
         answers = [call.answers if answer is None else [answer] for call, answer in zip(calls, now, strict=True)]

@@ -9,7 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.index.engines.engine import Engine, Vectors
+from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.fields import ItemFields

@@ -114,8 +114,7 @@ def add_modules(folder: Path, pooling: str, *more: tuple[str, dict[str, Any]]) -
 
 def quick_encoder(folder: Path, target: Path, options: SourceOptions = NO_OPTIONS) -> TextEncoder:
     """Export by the real functions, without the comparison and the measurements that `export_encoder` adds."""
-    from recserve_export.encoder.graph.encoder_quiet import quiet
-    from recserve_export.encoder.graph.pooled_model import write_onnx
+    from recserve_export.encoder.graph.pooled_model import quiet, write_onnx
     from recserve_export.encoder.source.tokenizer import write_tokenizer
 
     source = read_source(folder, options)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import RequestError, Slate, UserSlate
-from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.experiments import Experiment
@@ -86,7 +86,7 @@ class Service:
     def batch(self, *requests: Any) -> list[Any]:
         """The packed answers to requests of one batch, or their errors."""
         calls = [Call(found if isinstance(found, bytes) else json.dumps(found).encode()) for found in requests]
-        model = PackedModel(LoggedRecommender(self.handler, self), self.encode, encoding=2)
+        model = Batcher(LoggedRecommender(self.handler, self), self.encode, encoding=2)
         now = model.run(calls)
         model.close()
         return [call.answers[0] if answer is None else answer for call, answer in zip(calls, now, strict=True)]

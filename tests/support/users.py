@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 from recserve_client.contract import RequestError
-from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.services.interactions import InteractionDesk
+from recserve_server_ext.services.interactions import InteractionService
 from support.calls import Call
 from support.events import NOW, PSEUDONYMS
 
@@ -35,8 +35,8 @@ class Desk:
         keys = UserKeys(read)
         self.store = InteractionStore(where, InteractionLimits(**kept), create=True, clock=lambda: NOW, keys=keys)
         keys.settle(self.store.database)
-        self.desk = InteractionDesk(lambda: self.store, keys, HistoryRules(), limits or Limits())
-        self._model = PackedModel(self.desk, _nothing)
+        self.desk = InteractionService(lambda: self.store, keys, HistoryRules(), limits or Limits())
+        self._model = Batcher(self.desk, _nothing)
 
     def batch(self, *requests: Any) -> list[Any]:
         """The answers to requests of one batch, decoded; errors as they are."""

@@ -49,7 +49,7 @@ from recserve_benchmarks.encode.peers import PEERS
 from recserve_benchmarks.encode.report import draw, machine_line, notes, systems_table, targets, targets_table
 from recserve_benchmarks.encode.systems import COMPARED, EncodeCost, EncodeJob, load, start, timed
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.harness.company import Company
+from recserve_benchmarks.harness.contention import CpuContention
 from recserve_benchmarks.harness.report import value_of
 from recserve_benchmarks.harness.worker import Worker
 from recserve_client.contract import EmbedRequest, Unpacker
@@ -183,7 +183,7 @@ def test_a_system_works_in_a_process_of_its_own(encoder: Path, source: Path) -> 
 def test_a_system_that_cannot_start_is_an_error_that_names_it(tmp_path: Path) -> None:
     with (
         start("onnx_plain", tmp_path, tmp_path) as worker,
-        pytest.raises(BenchmarkError, match="encode_systems onnx_plain ended"),
+        pytest.raises(BenchmarkError, match="systems onnx_plain ended"),
     ):
         worker.ask(EncodeJob(TEXTS, 32))
 
@@ -262,11 +262,11 @@ class Counted:
 
 
 def test_company_is_a_share() -> None:
-    company, start_s = Company(), time.process_time()
+    contention, start_s = CpuContention(), time.process_time()
     while time.process_time() - start_s < 0.3:  # the kernel counts in hundredths: a moment has any share
         pass
     # Own time is not counted: alone on the machine it is near 0, and never more than all cores and that rounding.
-    assert 0 <= company.share() <= 1.2
+    assert 0 <= contention.share() <= 1.2
 
 
 def rounds(**more: list[float]) -> dict[str, list[float]]:
@@ -290,7 +290,7 @@ def results_of(rounds: dict[str, list[float]]) -> dict[str, Any]:
         **summary(rounds),
         "limit": limit_of(rounds, {"titles": 0.1e9, "descriptions": 1e9}, "fp32"),
         "start": {"first_vector_s": 1.5, "starts_s": [1.4, 1.5, 2.5]},
-        "company": [0.01, 0.02, 0.01],
+        "contention": [0.01, 0.02, 0.01],
         "torch_batch": {"titles": 128, "descriptions": 32},
         "rounds": rounds,
         "int8_fast": {"absent": "this CPU has no int8 dot products"},
@@ -411,7 +411,7 @@ def test_company_and_trials_are_told(results: dict[str, Any]) -> None:
     assert "67 tokens" in machine_line(results)
     assert "128 for titles" in notes(results)[1]
     assert not any("other programs" in line or "trial" in line for line in notes(results))
-    results["company"][1], results["setup"]["quick"] = 0.4, True
+    results["contention"][1], results["setup"]["quick"] = 0.4, True
     assert "up to 40% of the cores" in notes(results)[-2]
     assert "trial" in notes(results)[-1]
 

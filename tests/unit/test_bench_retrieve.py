@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from recserve_benchmarks.retrieve.candidates import WANTED, build_candidates, least_ef, recall_by_kind
 from recserve_benchmarks.retrieve.corpus import grown, some_of
 from recserve_benchmarks.retrieve.curves import Curves
 from recserve_benchmarks.retrieve.scale import cpu_at, predict, sizes_up_to
 from recserve_export.index.recall import CurvePoint, sample_users
-
-Vectors = NDArray[np.float32]
+from recserve_server_ext.common.arrays import Vectors
 
 
 @pytest.fixture(scope="module")

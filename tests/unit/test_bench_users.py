@@ -10,7 +10,8 @@ import msgspec
 
 from recserve_benchmarks.users.events import BenchUser, Past, fill_pasts, pasts_of
 from recserve_benchmarks.users.fill import blocks, fill_sqlite
-from recserve_server_ext.interactions.interaction import MICROSECONDS, Interaction
+from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from recserve_server_ext.interactions.columns import Floats
-from recserve_server_ext.slate.best_draws import rank_chances
+from recserve_server_ext.common.arrays import Floats
+from recserve_server_ext.slate.exploration import rank_chances
 
 #: What docs/users.md allows, and the cells of the reference.
 _ERROR = 2e-4

@@ -10,7 +10,7 @@ import pytest
 
 from recserve_client.contract import EmbedResponse, ErrorKind, RequestError
 from recserve_client.contract.messages import RecommendRequest
-from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.services.embed import Embedder
@@ -54,7 +54,7 @@ def test_a_batch_is_encoded_at_once_and_nothing_is_left_open() -> None:
         asked.append(list(texts))
         return np.ones((len(texts), 2), np.float32)
 
-    model = PackedModel(Embedder(lambda: "print", Limits()), encode, encoding=0)
+    model = Batcher(Embedder(lambda: "print", Limits()), encode, encoding=0)
     calls = [Call(raw) for raw in (b'{"texts":["a"]}', b"{", b'{"texts":["b","a"]}')]
     first, refused, second = model.run(calls)
     model.close()
@@ -73,7 +73,7 @@ def test_an_encoder_that_is_away_fails_what_needs_it() -> None:
     def encode(texts: Any, _: str) -> Any:
         raise RequestError(ErrorKind.UNAVAILABLE, f"{len(texts)} texts: away")
 
-    model = PackedModel(Embedder(lambda: "print", Limits()), encode, encoding=0)
+    model = Batcher(Embedder(lambda: "print", Limits()), encode, encoding=0)
     answers = model.run([Call(b'{"texts":["a"]}'), Call(b"{"), Call(b'{"texts":["b"]}')])
     model.close()
     kinds = [answer.kind for answer in answers if isinstance(answer, RequestError)]

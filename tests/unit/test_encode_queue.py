@@ -21,11 +21,11 @@ class Job(Struct):
 class Encoder:
     """An encoder that works on what it got until it is told to go on."""
 
-    def __init__(self, *, at_once: int = 1, together: int = 4) -> None:
+    def __init__(self, *, at_once: int = 1, max_batch: int = 4) -> None:
         self.got: SimpleQueue[list[str]] = SimpleQueue()
         self.go_on = threading.Semaphore(0)
         self.waiting: list[int] = []
-        self.queue = EncodeQueue[Job](self._run, at_once=at_once, together=together, show=self.waiting.append)
+        self.queue = EncodeQueue[Job](self._run, at_once=at_once, max_batch=max_batch, show=self.waiting.append)
 
     def put(self, *names: str, encoder: str = "one") -> None:
         self.queue.put(Batch([Job(name, encoder) for name in names], 0))
@@ -58,7 +58,7 @@ def test_what_waits_goes_together_in_its_order() -> None:
 
 
 def test_no_more_go_together_than_may_and_a_larger_batch_goes_alone() -> None:
-    encoder = Encoder(together=2)
+    encoder = Encoder(max_batch=2)
     encoder.put("a")
     assert encoder.next() == ["a"]
 
@@ -81,7 +81,7 @@ def test_no_more_go_together_than_may_and_a_larger_batch_goes_alone() -> None:
 
 
 def test_a_batch_without_room_waits_for_it() -> None:
-    encoder = Encoder(together=2)
+    encoder = Encoder(max_batch=2)
     encoder.put("a")
     assert encoder.next() == ["a"]
     encoder.put("b", "c")

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 
 from recserve_export.bulk_encoding import columns as catalogue_columns
 from recserve_export.bulk_encoding import job as encode_job
@@ -21,12 +20,12 @@ from recserve_export.bulk_encoding.job import JOB, SCHEMA, Job, Outcome, Piece, 
 from recserve_export.bulk_encoding.output import EncodedVectors
 from recserve_export.catalogue.mapping import FieldMapping, TextField
 from recserve_export.errors import ExportError
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.encoder.item_vectors import made_from, made_with
 from recserve_server_ext.index.snapshot import SnapshotVectors, current
 from support.edited import DIM, ENCODER, WEIGHTS, Edited, item_vector, vector_of
 
-Vectors = NDArray[np.float32]
 #: What a vector was made from, or none, and the values.
 Row = tuple[bytes | None, Any]
 GROUP = 10

@@ -19,10 +19,10 @@ from recserve_export.encoder.targets.batches import keep_batches, measure_batche
 from recserve_export.encoder.targets.batches_file import BATCHES, SYSTEMS, read_batches
 from recserve_export.encoder.targets.targets import write_target
 from recserve_export.errors import ExportError
+from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.config.server import Provider, Target
 from recserve_server_ext.encoder.gpu import GpuEncoder
 from recserve_server_ext.encoder.manifest import read_manifest
-from recserve_server_ext.encoder.text_encoder import TokenIds, Vectors
 from recserve_server_ext.triton.encoder_target import CONFIG, CONFIGS, model_folder
 from support.tiny_encoder import DIM, MAX_TOKENS
 
@@ -61,7 +61,7 @@ def test_every_shape_is_measured_by_a_real_run(encoder: Path, monkeypatch: pytes
     monkeypatch.setattr(encoder_batches, "_SIZES", (1, 4))
     runner, shapes = GpuEncoder(encoder, "cpu"), []
 
-    def run(ids: TokenIds, mask: TokenIds) -> Vectors:
+    def run(ids: Ints, mask: Ints) -> Vectors:
         vectors = runner.run(ids, mask)
         assert vectors.shape == (len(ids), DIM)
         assert np.isfinite(vectors).all()

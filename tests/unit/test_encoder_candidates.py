@@ -22,7 +22,8 @@ from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
-from recserve_server_ext.encoder.manifest import CHOICE, Precision, choose_encoder, read_choice
+from recserve_server_ext.encoder.manifest import Precision
+from recserve_server_ext.encoder.selection import CHOICE, choose_encoder, read_choice
 from support.tiny_encoder import LOOSE
 
 _AGREEMENT = Agreement(texts=9, min_cos=0.99, mean_cos=0.998, p01_cos=0.99, max_abs_difference=0.1)

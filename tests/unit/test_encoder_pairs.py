@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
-from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import EncoderNotLoadedError, SnapshotError
@@ -209,7 +209,7 @@ def test_no_view_mixes_encoders(tmp_path: Path, script: list[tuple[str, int, int
 
 
 def answered(live: Live, recommender: Recommender, **request: object) -> Slate | RequestError:
-    model = PackedModel(recommender, live._encode)
+    model = Batcher(recommender, live._encode)
     call = Call(json.dumps(request).encode())
     (now,) = model.run([call])
     model.close()
@@ -242,7 +242,7 @@ def test_a_request_under_way_stays_with_the_encoder_of_its_view(live: Live) -> N
         assert go_on.wait(30)
         return live._encode(texts, encoder)
 
-    model = PackedModel(recommender, slow, encoding=2)
+    model = Batcher(recommender, slow, encoding=2)
     old, new = (Call(b'{"history":[{"text":"film 3"}],"k":1}') for _ in range(2))
     assert model.run([old]) == [None]
     assert entered.wait(30)

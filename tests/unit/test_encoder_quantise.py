@@ -19,10 +19,11 @@ from recserve_export.encoder.quantise import int8 as quantise
 from recserve_export.encoder.quantise import products as int8_products
 from recserve_export.encoder.quantise import statistics as activation_statistics
 from recserve_export.encoder.quantise.products import OneSided
-from recserve_export.encoder.quantise.rounding import Compensation, Moments, RoundedWeight
+from recserve_export.encoder.quantise.rounding import Compensation, RoundedWeight
 from recserve_export.encoder.quantise.statistics import ActivationStatistics
 from recserve_export.encoder.report.recipe import Int8Recipe
 from recserve_server_ext.common import cpu
+from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.encoder.manifest import MODEL
 
 
@@ -211,7 +212,7 @@ class TestCompensatedRounding:
         weight = np.zeros((4, 3), np.float32)
         weight[1, 1] = 2
         for first in (0.0, 1.0):
-            moments: Moments = np.zeros((4, 4))
+            moments: Floats = np.zeros((4, 4))
             moments[0, 0] = first
             rounded = Compensation(moments).rounded(weight, 8)
             assert np.array_equal(rounded.steps * rounded.scales, weight)

@@ -11,13 +11,8 @@ import pytest
 from recserve_server_ext.common.errors import EncoderError, SnapshotError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
-from recserve_server_ext.encoder.manifest import (
-    MANIFEST,
-    MODEL,
-    EncoderManifest,
-    choose_encoder,
-    read_manifest,
-)
+from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, EncoderManifest, read_manifest
+from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.encoder.versions import (
     VERSIONS,
     Version,

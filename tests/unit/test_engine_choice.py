@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from recserve_export.index import engine_choice
 from recserve_export.index.engine_choice import EngineName, Settings, build_engine
 from recserve_export.index.recall import CurvePoint, Users, measure, reaches
 from recserve_export.index.scan_budget import ScanBudget
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.engine import BuiltEngine
-
-Vectors = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")

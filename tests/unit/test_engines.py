@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines import exact as exact_engine
 from recserve_server_ext.index.engines.exact import ExactEngine, best
 from recserve_server_ext.index.engines.hnsw import GRAPH, HnswEngine
 from recserve_server_ext.index.engines.scan import CODES, ScanEngine
 from recserve_server_ext.index.engines.scan_fit import Fit
-
-Vectors = NDArray[np.float32]
 
 DIM = 16
 

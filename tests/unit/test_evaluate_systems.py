@@ -12,11 +12,12 @@ import pytest
 from recserve_benchmarks.evaluation.blend import all_three, log_and_text, standard, with_popularity
 from recserve_benchmarks.evaluation.log import item_knn, popularity, recent_popularity, similarities
 from recserve_benchmarks.evaluation.options import SYSTEMS, as_types, by_types
-from recserve_benchmarks.evaluation.ranking import Known, Vectors, ranked
+from recserve_benchmarks.evaluation.ranking import Known, ranked
 from recserve_benchmarks.evaluation.run import choose
 from recserve_benchmarks.evaluation.system import Settings, System
 from recserve_benchmarks.evaluation.text import by_rules
 from recserve_client.contract import Slate
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.index.engines.exact import ExactEngine

@@ -18,12 +18,13 @@ from recserve_export.cli.encoder import app as export_app
 from recserve_export.encoder.targets import gate as encoder_gate
 from recserve_export.errors import ExportError
 from recserve_server_ext.cli import doctor as cli_doctor
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.doctor import gpu as gpu_doctor
 from recserve_server_ext.encoder.gpu import GpuEncoder
-from recserve_server_ext.encoder.manifest import choose_encoder
-from recserve_server_ext.encoder.text_encoder import TextEncoder, Vectors
+from recserve_server_ext.encoder.selection import choose_encoder
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 from support.fake_triton import fake_triton
 
 CHECKS = [

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from recserve_export.bulk_encoding.columns import item_vectors, read_catalogue
@@ -23,6 +22,7 @@ from recserve_export.index import engine_choice
 from recserve_export.index.build import Built, build, build_index, read_report
 from recserve_export.index.engine_choice import Settings
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError, SnapshotError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.interactions import InteractionLimits
@@ -32,8 +32,6 @@ from recserve_server_ext.encoder.manifest import EncoderManifest
 from recserve_server_ext.index.snapshot import REPORT, VECTORS, Snapshot, current
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.store import InteractionStore
-
-Vectors = NDArray[np.float32]
 
 DIM = 12
 QUICK = Settings(engine="hnsw", m=(4, 8), ef_construction=40, ef=(16, 64), users=20, threads=1)

@@ -13,8 +13,8 @@ import pytest
 
 from recserve_export.index import compact as index_compact
 from recserve_export.index.compact import compact
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError, SnapshotError
-from recserve_server_ext.index.engines.engine import Vectors
 from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
 from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
 from recserve_server_ext.index.manifest import read_manifest

@@ -50,7 +50,7 @@ def live_over(edited: Edited) -> LiveCatalogue:
 
 
 def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
-    from recserve_server_ext.triton.encoder_metrics import EncoderMetrics
+    from recserve_server_ext.triton.metrics import EncoderMetrics
 
     of = {model: EncoderMetrics(model) for model in ("recommend", "items")}
     of["items"].show(3)
@@ -59,7 +59,7 @@ def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
 
 
 def test_the_catalogue_that_is_served_is_shown(fake: FakeMetrics, edited: Edited) -> None:
-    from recserve_server_ext.triton.view_metrics import ViewMetrics
+    from recserve_server_ext.triton.metrics import ViewMetrics
 
     live = live_over(edited)
     edited.change("upsert", [{"id": "new", "texts": {"title": "new"}}])
@@ -70,7 +70,7 @@ def test_the_catalogue_that_is_served_is_shown(fake: FakeMetrics, edited: Edited
 
 
 def test_counters_of_the_log_and_of_the_waiting_room_never_decrease(fake: FakeMetrics) -> None:
-    from recserve_server_ext.triton.view_metrics import LogMetrics, WaitMetrics
+    from recserve_server_ext.triton.metrics import LogMetrics, WaitMetrics
 
     log, room = LogMetrics(), WaitMetrics()
     for counts in (LogCounts(5, 1, 0), LogCounts(4, 1, 2), LogCounts(6, 1, 2)):

@@ -16,10 +16,11 @@ from recserve_client.contract.filters import Eq, Filter, Not
 from recserve_client.where import parse_where
 from recserve_server_ext.attributes.view import Allowed, LiveFilters
 from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.common.errors import ConfigError, MilvusError, SnapshotError
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.index.engines.engine import RemoteEngine, Rows, Scores, Vectors
+from recserve_server_ext.index.engines.engine import RemoteEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.milvus import connection as milvus_connection
 from recserve_server_ext.index.engines.milvus.collection import Loadable, Loaded

@@ -36,12 +36,12 @@ def test_equals_the_similarities_of_the_evaluation(
     expected = similarities(known_of(histories, 12), shrink, 12)
     dense = np.zeros((12, 12))
     rows, columns = np.nonzero(found.nearest >= 0)
-    dense[rows, found.nearest[rows, columns]] = found.likeness[rows, columns]
+    dense[rows, found.nearest[rows, columns]] = found.similarity[rows, columns]
     kept = (dense > 0).sum(axis=1)
     assert kept.tolist() == np.minimum((expected > 0).sum(axis=1), most).tolist()
     for one in range(12):
         best = np.sort(expected[one])[::-1][: kept[one]]
-        assert found.likeness[one, : kept[one]] == pytest.approx(best, abs=1e-6)
+        assert found.similarity[one, : kept[one]] == pytest.approx(best, abs=1e-6)
         chosen = found.nearest[one, : kept[one]]
         assert dense[one, chosen] == pytest.approx(expected[one, chosen], abs=1e-6)
 

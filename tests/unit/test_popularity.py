@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_client.contract import PopularWindow
+from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.counts.popularity import BACK_OFF, WINDOWS, mixed, no_ranking, ranking_of, still_until
-from recserve_server_ext.interactions.columns import Floats
 
 _NAMES = ["a", "b", "c", "d"]
 _EVENT = st.tuples(st.integers(0, 5), st.integers(0, 3), st.floats(0, 60 * 86_400.0))

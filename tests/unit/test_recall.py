@@ -11,9 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from recserve_export.index.recall import Choice, CurvePoint, choose, measure, next_ef, reaches, sample_users
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.exact import ExactEngine
-
-Vectors = NDArray[np.float32]
 
 
 def point(m: int, ef: int, interests: float, random: float, cost: float, *, margin: float = 0.0) -> CurvePoint:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError, Slate, pack
 from recserve_client.contract.messages import Behaviour, RecommendRequest
-from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.recommend.query import Job
@@ -236,7 +236,7 @@ def test_the_next_batch_is_answered_while_one_waits_for_the_encoder(service: Ser
         assert release.wait(30)
         return np.stack([vector_of(text) for text in texts])
 
-    model = PackedModel(service.recommender, slow, encoding=2)
+    model = Batcher(service.recommender, slow, encoding=2)
     waiting = Call(b'{"history":[{"text":"a"}]}')
     assert model.run([waiting]) == [None]
     assert started.wait(30)

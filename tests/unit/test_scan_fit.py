@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from recserve_export.index.recall import Users, normalised_means, recall_of, sample_users, users_to_fit
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.scan import ScanEngine
 from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
 
-Vectors = NDArray[np.float32]
 DIM = 32
 
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
-from recserve_server_ext.batching.batcher import PackedModel
-from recserve_server_ext.batching.revision_wait import WaitCounts, WaitingRoom
+from recserve_server_ext.batching.batcher import Batcher
+from recserve_server_ext.batching.revision_wait import RevisionWaitQueue, WaitCounts
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.config.server import Limits
@@ -37,8 +37,8 @@ class Waited:
         self.is_held = False
         self.seen = self.live.view()
         recommender = Recommender(self.view, TextCaches(100), Limits())
-        room = WaitingRoom(WAIT_S, most, show=self.counts.append, clock=lambda: self.now)
-        self.model = PackedModel(recommender, edited.encode, encoding=1, room=room)
+        room = RevisionWaitQueue(WAIT_S, most, show=self.counts.append, clock=lambda: self.now)
+        self.model = Batcher(recommender, edited.encode, encoding=1, room=room)
 
     def view(self) -> View:
         """The newest view, unless the test holds it back."""

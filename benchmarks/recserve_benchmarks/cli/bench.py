@@ -67,7 +67,7 @@ def _measure(workspace: Workspace, precision: str, items: int, plan: Plan) -> di
     from recserve_benchmarks.harness.corpus import prepare
     from recserve_benchmarks.harness.report import machine
     from recserve_benchmarks.recommend.bench import CALLERS, RecommendBench
-    from recserve_server_ext.encoder.manifest import choose_encoder
+    from recserve_server_ext.encoder.selection import choose_encoder
     from recserve_server_ext.encoder.text_encoder import TextEncoder
 
     folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))

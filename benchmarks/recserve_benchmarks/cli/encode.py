@@ -51,7 +51,8 @@ def _measure(workspace: Workspace, precision: str, source: Path | None, plan: En
     from recserve_benchmarks.encode.bench import CALLERS, EncodeBench
     from recserve_benchmarks.encode.report import hardware
     from recserve_export.encoder.source.folder import default_folder
-    from recserve_server_ext.encoder.manifest import choose_encoder, read_manifest
+    from recserve_server_ext.encoder.manifest import read_manifest
+    from recserve_server_ext.encoder.selection import choose_encoder
 
     folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))
     with steps() as done:

@@ -50,7 +50,7 @@ def _measure(place: Path, workspace: Workspace, precision: str, seeds: int, syst
     from recserve_benchmarks.evaluation.report import hardware
     from recserve_benchmarks.evaluation.run import evaluate as run
     from recserve_benchmarks.evaluation.systems import named
-    from recserve_server_ext.encoder.manifest import choose_encoder
+    from recserve_server_ext.encoder.selection import choose_encoder
     from recserve_server_ext.encoder.text_encoder import TextEncoder
 
     chosen = named(systems)

@@ -14,7 +14,8 @@ from recserve_client.cli.console import fail
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
-    from recserve_benchmarks.retrieve.candidates import Candidate, Done, Vectors
+    from recserve_benchmarks.retrieve.candidates import Candidate, Done
+    from recserve_server_ext.common.arrays import Vectors
     from recserve_server_ext.index.engines.engine import BuiltEngine
 
 _REAL = 65_000
@@ -56,7 +57,7 @@ def _measure(workspace: Workspace, uri: str, items: int, rounds: int, users: int
     from recserve_benchmarks.retrieve.corpus import grown
     from recserve_benchmarks.retrieve.curves import Curves
     from recserve_server_ext.config.milvus import MilvusSettings
-    from recserve_server_ext.encoder.manifest import choose_encoder
+    from recserve_server_ext.encoder.selection import choose_encoder
     from recserve_server_ext.index.engines.milvus.collection import Loadable
     from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
 

@@ -76,7 +76,7 @@ def _measure(workspace: Workspace, precision: str, plan: Plan, quick: bool, json
     from recserve_benchmarks.harness.corpus import encoded_texts
     from recserve_benchmarks.harness.report import machine
     from recserve_benchmarks.retrieve.bench import RetrieveBench
-    from recserve_server_ext.encoder.manifest import choose_encoder
+    from recserve_server_ext.encoder.selection import choose_encoder
     from recserve_server_ext.encoder.text_encoder import TextEncoder
 
     folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))

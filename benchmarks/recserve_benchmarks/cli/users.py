@@ -51,7 +51,8 @@ def _measure(workspace: Workspace, precision: str, items: int, postgres: str, pl
     from recserve_benchmarks.harness.corpus import prepare
     from recserve_benchmarks.harness.report import machine
     from recserve_benchmarks.users.bench import BATCH, CALLERS, UsersBench
-    from recserve_server_ext.encoder.manifest import choose_encoder, read_manifest
+    from recserve_server_ext.encoder.manifest import read_manifest
+    from recserve_server_ext.encoder.selection import choose_encoder
 
     folder = choose_encoder(workspace, cast("Literal['auto', 'fp32', 'int8', 'int8-fast']", precision))
     with steps() as done:

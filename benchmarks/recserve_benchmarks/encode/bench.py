@@ -11,7 +11,6 @@ from statistics import median
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_benchmarks.encode import limit as encode_limit
 from recserve_benchmarks.encode import systems as encode_systems
@@ -21,16 +20,16 @@ from recserve_benchmarks.encode.limit import LimitJob, LimitRates
 from recserve_benchmarks.encode.peers import PEERS
 from recserve_benchmarks.encode.systems import COMPARED, EncodeCost, EncodeJob
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.harness.company import Company
+from recserve_benchmarks.harness.contention import CpuContention
 from recserve_benchmarks.harness.servers import Server, ours
 from recserve_benchmarks.harness.worker import Worker
 from recserve_client import Client
 from recserve_client.contract import models
 from recserve_export.encoder.source.folder import read_source
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import read_manifest
 from recserve_server_ext.encoder.text_encoder import TextTokenizer
 
-Vectors = NDArray[np.float32]
 #: Says what is going on, how much of it is done, and of how much.
 Done = Callable[[str, int, int], None]
 CALLERS: Final = 32
@@ -102,7 +101,7 @@ class EncodeBench:
         self._lengths = {kind: tokenizer(self._texts[kind]).lengths for kind in KINDS}
         self._rounds: dict[str, list[float]] = {}
         self._first_vector_s: list[float] = []
-        self._company: list[float] = []
+        self._contention: list[float] = []
         #: Peers that are not measured, and why.
         self._absent: dict[str, str] = {}
 
@@ -222,7 +221,7 @@ class EncodeBench:
         steps = self._plan.rounds * len(KINDS) * len(names)
         step = 0
         for number in range(self._plan.rounds):
-            company = Company()
+            contention = CpuContention()
             for kind in KINDS:
                 for name in random.permutation(names).tolist():
                     self._done(f"round {number + 1}: {name}, {kind}", step, steps)
@@ -236,7 +235,7 @@ class EncodeBench:
             self._done(f"round {number + 1}: matrix products", step, steps)
             for library, rate in limit.ask(LimitJob(self._plan.limit_s)).gflops.items():
                 self._rounds.setdefault(f"limit.{library}", []).append(rate)
-            self._company.append(company.share())
+            self._contention.append(contention.share())
         self._done("rounds", steps, steps)
 
     def _grpc(self, server: Server, kind: Kind) -> None:
@@ -257,7 +256,7 @@ class EncodeBench:
             **summary(self._rounds),
             "limit": limit_of(self._rounds, self._flop_per_text(), self._manifest.precision),
             "start": {"first_vector_s": median(self._first_vector_s), "starts_s": self._first_vector_s},
-            "company": self._company,
+            "contention": self._contention,
             "rounds": self._rounds,
             "texts": {
                 kind: {

@@ -15,16 +15,16 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from recserve_export.encoder.source.folder import read_source
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, read_manifest
 
-if TYPE_CHECKING:
-    from recserve_benchmarks.encode.systems import Encode, Vectors
-
+#: (texts, texts of one batch) -> unit vectors [texts, dim]. A system that batches by itself ignores the number.
+Encode = Callable[[Sequence[str], int], Vectors]
 #: Files of the source that say which tokens are special.
 _SPECIAL: Final = ("config.json", "special_tokens_map.json", "tokenizer_config.json")
 

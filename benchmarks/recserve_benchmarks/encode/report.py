@@ -28,7 +28,7 @@ _COLOURS: Final = {OURS: "tab:blue", FAST_OURS: "tab:cyan", GRPC: "tab:green"}
 _PACKAGES: Final = ("torch", "transformers", "sentence-transformers", "onnx")
 _COLUMNS: Final = 100
 #: Beyond this share of the cores other programs make the figures of a round doubtful.
-_MUCH_COMPANY: Final = 0.05
+_MUCH_CONTENTION: Final = 0.05
 
 
 def hardware() -> dict[str, Any]:
@@ -87,7 +87,7 @@ def machine_line(results: dict[str, Any]) -> str:
 
 
 def notes(results: dict[str, Any]) -> list[str]:
-    """What the tables leave out: limit, batches, latency, company, and why the figures are not to be quoted, if so."""
+    """What the tables leave out: limit, batches, latency, contention, and why not to quote the figures."""
     limit, batch, latency = results["limit"], results["batch"], results["latency_ms"]
     libraries = ", ".join(f"{name} {rate:,.0f}" for name, rate in limit["by_library"].items())
     torch_batches = ", ".join(f"{batch_of} for {kind}" for kind, batch_of in results["torch_batch"].items())
@@ -101,8 +101,8 @@ def notes(results: dict[str, Any]) -> list[str]:
         ),
     ]
     lines += _others(results)
-    most = max(results["company"])
-    if most > _MUCH_COMPANY:
+    most = max(results["contention"])
+    if most > _MUCH_CONTENTION:
         lines.append(f"other programs used up to {most:.0%} of the cores in a round: measure again without them")
     if results["setup"]["quick"]:
         lines.append("a trial, not to be quoted: few texts")

@@ -8,23 +8,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_benchmarks.encode.peers import PEERS
+from recserve_benchmarks.encode.peers import PEERS, Encode
 from recserve_benchmarks.harness.worker import Worker, work_on_jobs
 from recserve_server_ext.common import cpu
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, read_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 
-Vectors = NDArray[np.float32]
-#: (texts, texts of one batch) -> unit vectors [texts, dim]. A system that batches by itself ignores the number.
-Encode = Callable[[Sequence[str], int], Vectors]
 #: Texts of a job whose vectors come back, to be compared with those of the other systems.
 COMPARED: Final = 32
 

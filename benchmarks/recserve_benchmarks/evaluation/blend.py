@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from recserve_benchmarks.evaluation.log import item_knn, popularity, recent_popularity
-from recserve_benchmarks.evaluation.ranking import Known, Scores
+from recserve_benchmarks.evaluation.ranking import Known
 from recserve_benchmarks.evaluation.system import Settings, System, scored
 from recserve_benchmarks.evaluation.text import by_rules
-from recserve_server_ext.interactions.columns import Floats
+from recserve_server_ext.common.arrays import Floats, Scores
 
 _SHARES: Final = (0.05, 0.1, 0.2, 0.35, 0.5)
 _PRIORS: Final = (1.0, 5.0, 20.0, 100.0, 500.0, 2000.0)

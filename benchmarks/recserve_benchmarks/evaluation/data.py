@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_export.catalogue.rows import RowError
 from recserve_export.interactions.readers import InterSource
+from recserve_server_ext.common.arrays import Floats, Vectors
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.encoder.item_vectors import PairCollector, encode_items
 from recserve_server_ext.encoder.text_encoder import TextEncoder
-from recserve_server_ext.interactions.columns import EventColumns, Floats
+from recserve_server_ext.interactions.columns import EventColumns
 
-Vectors = NDArray[np.float32]
 #: Scores of all users for all items are held at once (float32, a few times), and so are those between all items.
 MOST_SCORES: Final = 25_000_000
 _ID: Final = "item_id"

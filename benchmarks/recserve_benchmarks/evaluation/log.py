@@ -8,12 +8,13 @@ from typing import Final
 import numpy as np
 from scipy import sparse
 
-from recserve_benchmarks.evaluation.ranking import Known, Scores
+from recserve_benchmarks.evaluation.ranking import Known
 from recserve_benchmarks.evaluation.system import Settings, System, scored
 from recserve_benchmarks.evaluation.text import PLAIN, rules_of
+from recserve_server_ext.common.arrays import Scores
+from recserve_server_ext.common.units import DAY_S
 from recserve_server_ext.history.weights import weigh
 
-_DAY_S: Final = 86_400.0
 _HALF_LIVES: Final = (0.5, 1.0, 2.0, 7.0, 15.0)
 _SHRINKS: Final = (0.0, 10.0, 50.0)
 _NEIGHBOURS: Final = (30, 100, 10_000)
@@ -31,7 +32,7 @@ def recent_popularity(known: Known, settings: Settings) -> Scores:
     Now is the newest interaction that is known, of anybody.
     """
     age_s = (known.columns.time_us.max() - known.columns.time_us) / 1e6
-    weight = np.exp2(-age_s / (settings["half_life_days"] * _DAY_S))
+    weight = np.exp2(-age_s / (settings["half_life_days"] * DAY_S))
     counts = np.bincount(known.columns.subject, weights=weight, minlength=len(known.vectors)).astype(np.float32)
     return np.tile(counts, (len(known.part.users), 1))
 

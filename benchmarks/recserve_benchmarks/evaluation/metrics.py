@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_benchmarks.evaluation.ranking import Known
-from recserve_server_ext.interactions.columns import Floats, Ints
+from recserve_server_ext.common.arrays import Floats, Ints
 
 #: Lengths of the lists.
 CUTOFFS: Final = (5, 10, 20)

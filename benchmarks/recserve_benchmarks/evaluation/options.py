@@ -9,13 +9,14 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from recserve_benchmarks.evaluation.ranking import Known, Scores
+from recserve_benchmarks.evaluation.ranking import Known
 from recserve_benchmarks.evaluation.system import Settings, System
 from recserve_benchmarks.evaluation.text import by_rules, text_scores
+from recserve_server_ext.common.arrays import Scores
+from recserve_server_ext.common.units import DAY_S
 from recserve_server_ext.config.history import BASE_WEIGHTS, Cleaning, HistoryRules, Method, Rating
 from recserve_server_ext.interactions.columns import EventColumns
 
-_DAY_S: Final = 86_400.0
 _POSITIONS: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 7.0, 15.0)
 _RATINGS: Final = (Rating(), *(Rating(method=method) for method in get_args(Method)))
 
@@ -52,7 +53,7 @@ SYSTEMS: Final = (
     _option("text, repeats damped", _grid("damps_repeats", True)),
     _option("text, ratings centred", _grid("rating", *_RATINGS)),
     System(name="text, ratings as types", kind="text", score=by_types, grid=_grid("dislike", -2.0, -0.5, 0.0)),
-    _option("text, decay by time", _grid("half_life_s", 10.0, 60.0, 600.0, 3600.0, _DAY_S, 30 * _DAY_S)),
+    _option("text, decay by time", _grid("half_life_s", 10.0, 60.0, 600.0, 3600.0, DAY_S, 30 * DAY_S)),
     _option("text, decay by position", _grid("half_life_events", *_POSITIONS)),
     _option("text, decay by session", _grid("half_life_sessions", 0.25, 0.5, 1.0, 2.0, 4.0)),
     _option(

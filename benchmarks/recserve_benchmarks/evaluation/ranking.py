@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recserve_benchmarks.evaluation.split import Part
+from recserve_server_ext.common.arrays import Floats, Ints, Scores, Vectors
 from recserve_server_ext.history.features import select
 from recserve_server_ext.index.engines.exact import best
-from recserve_server_ext.interactions.columns import EventColumns, Floats, Ints
+from recserve_server_ext.interactions.columns import EventColumns
 
-Scores = NDArray[np.float32]
-Vectors = NDArray[np.float32]
 #: No item with this score is ranked.
 NEVER: Final = np.float32(-np.inf)
 

@@ -8,11 +8,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from recserve_benchmarks.evaluation.data import Dataset, Vectors
+from recserve_benchmarks.evaluation.data import Dataset
 from recserve_benchmarks.evaluation.metrics import accuracy, groups_of, measured
 from recserve_benchmarks.evaluation.ranking import Known, known_to, ranked
 from recserve_benchmarks.evaluation.split import PROTOCOLS, Protocol, split
 from recserve_benchmarks.evaluation.system import Settings, System
+from recserve_server_ext.common.arrays import Vectors
 
 Done = Callable[[str, int, int], None]
 Figures = dict[str, dict[str, Any]]

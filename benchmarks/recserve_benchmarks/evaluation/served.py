@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from recserve_benchmarks.evaluation.ranking import NEVER, Known, Scores, Vectors
+from recserve_benchmarks.evaluation.ranking import NEVER, Known
 from recserve_benchmarks.evaluation.system import Settings, System
 from recserve_benchmarks.evaluation.text import PLAIN, fitted, rules_of
 from recserve_client.contract import RecommendForRequest
 from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Scores, Vectors
 from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_server_ext.interactions.columns import EventColumns, Ints
+from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.interactions.columns import EventColumns
 
 Protocol = Literal["leave-one-out", "time"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("leave-one-out", "time")

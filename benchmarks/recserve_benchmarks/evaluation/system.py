@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recserve_benchmarks.evaluation.ranking import NEVER, Known, Scores
-from recserve_server_ext.interactions.columns import Floats
+from recserve_benchmarks.evaluation.ranking import NEVER, Known
+from recserve_server_ext.common.arrays import Floats, Scores
 
 Settings = Mapping[str, Any]
 Kind = Literal["popularity", "text", "log", "blend"]

@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_benchmarks.evaluation.ranking import NEVER, Known, Scores, Vectors
+from recserve_benchmarks.evaluation.ranking import NEVER, Known
 from recserve_benchmarks.evaluation.system import Settings
+from recserve_server_ext.common.arrays import Ints, Scores, Vectors
 from recserve_server_ext.config.history import Cleaning, HistoryRules, Rating
 from recserve_server_ext.history.features import fit
 from recserve_server_ext.history.weights import weigh
-from recserve_server_ext.interactions.columns import EventColumns, Ints
+from recserve_server_ext.interactions.columns import EventColumns
 from recserve_server_ext.strategies.text import user_vectors
 
 #: Every interaction counts 1: the user vector is the plain mean.
@@ -29,7 +30,6 @@ PLAIN: Final = HistoryRules(
 #: Floats of padded histories held at once (4 MiB): what stays in the cache.
 _BLOCK: Final = 1 << 20
 _RULES: Final = frozenset(HistoryRules.__struct_fields__)
-_DAY_S: Final = 86_400.0
 
 
 def rules_of(settings: Settings, base: HistoryRules = PLAIN) -> HistoryRules:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from recserve_client.contract import Behaviour, RecommendRequest, bytes_element, models, pack
 from recserve_export.index.build import Details, build_index
 from recserve_export.index.engine_choice import Settings
 from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.text_encoder import TextEncoder
@@ -23,8 +23,6 @@ from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.snapshot import Content, Snapshot, current, write
 
-Rows = NDArray[np.int64]
-Vectors = NDArray[np.float32]
 TEXTS_PER_USER = 5
 
 

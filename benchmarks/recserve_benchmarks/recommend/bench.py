@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_benchmarks.harness.corpus import Corpus, infer_requests, known_requests, text_requests, unseen_texts
 from recserve_benchmarks.harness.load import generate, good, read_blobs
@@ -19,10 +18,10 @@ from recserve_benchmarks.recommend.raw import RawCost, RawProcess
 from recserve_benchmarks.recommend.slates import read_slate, recall_at_10
 from recserve_client.contract import models
 from recserve_export.index.recall import sample_histories
+from recserve_server_ext.common.arrays import Rows
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 
-Rows = NDArray[np.int64]
 #: Says what is going on, how much of it is done, and of how much.
 Done = Callable[[str, int, int], None]
 CALLERS = 32

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from recserve_benchmarks.harness.worker import Worker, work_on_jobs
 from recserve_export.index.recall import normalised_means
 from recserve_server_ext.common import cpu
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.hnsw import GRAPH
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.triton.process import with_huge_pages
 
-Vectors = NDArray[np.float32]
 K = 10
 #: Users of one raw call: as many as there are callers, the most a server could batch.
 BATCH = 32

@@ -12,8 +12,9 @@ from recserve_benchmarks.retrieve import scale as retrieve_scale
 from recserve_benchmarks.retrieve import swap as retrieve_swap
 from recserve_benchmarks.retrieve import views as retrieve_views
 from recserve_benchmarks.retrieve.candidates import Candidate, build_candidates
-from recserve_benchmarks.retrieve.corpus import Vectors, grown, some_of
+from recserve_benchmarks.retrieve.corpus import grown, some_of
 from recserve_benchmarks.retrieve.curves import Curves
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.engine import BuiltEngine
 

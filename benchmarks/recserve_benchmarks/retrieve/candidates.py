@@ -7,16 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from recserve_export.index.engine_choice import Curve, Settings, build_engine, ef_curve, silent
 from recserve_export.index.recall import CurvePoint, Users, choose, recall_of, sample_users
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 
-Vectors = NDArray[np.float32]
 Done = Callable[[str, int, int], None]
 #: In the order of tables.
 ENGINES = ("hnsw", "scan", "exact")

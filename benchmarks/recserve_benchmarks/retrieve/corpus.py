@@ -8,7 +8,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from recserve_server_ext.common.arrays import Vectors
+
 NEIGHBOURS = 10
 #: Queries of one exact search: few calls of many queries are what faiss is fast at.
 _QUERIES = 4096

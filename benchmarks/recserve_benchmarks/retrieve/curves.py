@@ -8,12 +8,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_benchmarks.retrieve.candidates import WANTED, Candidate
 from recserve_export.index.recall import sample_users
+from recserve_server_ext.common.arrays import Vectors
 
-Vectors = NDArray[np.float32]
 Done = Callable[[str, int, int], None]
 BATCHES = (1, 8, 32)
 KINDS = ("interests", "random")

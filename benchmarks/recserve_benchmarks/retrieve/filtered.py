@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from recserve_benchmarks.retrieve.views import BATCH, K, view_of
 from recserve_export.index.recall import TIE, normalised_means, sample_histories
 from recserve_server_ext.attributes.view import Allowed
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.retrieval.search import Wanted, search
 
-Vectors = NDArray[np.float32]
 SHARES = (0.001, 0.05, 0.5)
 _USERS = 320
 

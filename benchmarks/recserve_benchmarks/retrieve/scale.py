@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_benchmarks.retrieve.corpus import some_of
 from recserve_benchmarks.retrieve.start import start
 from recserve_export.index.engine_choice import Settings, Stage, build_engine, ef_curve
 from recserve_export.index.recall import CurvePoint, choose, reaches, sample_users
 from recserve_export.index.scan_budget import ScanBudget
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, write
 
-Vectors = NDArray[np.float32]
 Done = Callable[[str, int, int], None]
 SIZES = (10_000, 100_000, 1_000_000)
 _M = 32

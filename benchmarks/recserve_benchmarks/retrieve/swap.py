@@ -27,11 +27,11 @@ from recserve_client import Client, ClientOptions, NewItem
 from recserve_client.contract import models
 from recserve_export.index.recall import sample_histories
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.snapshot import Content, write
 
-Vectors = NDArray[np.float32]
 CALLERS = 8
 #: Seconds of load before the changes come to the number that starts a compaction.
 _BEFORE_S = 10.0

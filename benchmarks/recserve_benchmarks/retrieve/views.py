@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from recserve_export.index.recall import normalised_means, sample_histories
 from recserve_server_ext.catalogue.store import StoredItem
 from recserve_server_ext.catalogue.view import Delta, View
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.fields import ItemFields
@@ -21,7 +21,6 @@ from recserve_server_ext.index.manifest import EngineManifest, SnapshotManifest
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.retrieval.search import Wanted, search, search_width
 
-Vectors = NDArray[np.float32]
 K = 10
 BATCH = 32
 _USERS = 640

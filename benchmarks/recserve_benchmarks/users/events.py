@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import Behaviour, NewInteraction, RecommendForRequest, RecommendRequest, pack
-from recserve_server_ext.interactions.interaction import MICROSECONDS, Interaction, checked
+from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.common.units import DAY_S, MICROSECONDS
+from recserve_server_ext.interactions.interaction import Interaction, checked
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 
 #: Kept clear of the rules against bots and bounces: a like now and then, over the last two months.
 TYPE: Final = "like"
-_SPAN_S: Final = 60 * 86_400.0
-_YEAR_S: Final = 365 * 86_400.0
+_SPAN_S: Final = 60 * DAY_S
+_YEAR_S: Final = 365 * DAY_S
 #: Interactions of each user who only fills the store.
 FILL_EVENTS: Final = 5
 #: Interactions of one block: this bounds the memory of filling a store.
 _BLOCK: Final = 50_000
-Ints = NDArray[np.int64]
 
 
 class BenchUser(NamedTuple):

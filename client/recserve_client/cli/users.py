@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 import typer
 from rich import box
-from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.console import note, out
 from recserve_client.cli.recommend import fail_call
 
 if TYPE_CHECKING:
@@ -77,39 +76,6 @@ def erase(
         f"until {_moment(receipt.refused_until)}; keep the receipt"
     )
     _print_json(receipt)
-
-
-@app.command("rotate-key")
-def rotate_key(
-    home: Annotated[Path, typer.Option(help="Folder that holds everything recserve makes.")] = _HOME,
-    store: Annotated[str | None, typer.Option(help="URL of PostgreSQL in place of the file in HOME.")] = None,
-) -> None:
-    """Give every user a new pseudonym, by a new key, in the store of HOME; where it was cut short, do the rest.
-
-    Servers may run meanwhile: they record nothing until it is done, and then go on with the new key.
-    """
-    from recserve_server_ext.common.errors import ServerError
-    from recserve_server_ext.common.workspace import Workspace
-    from recserve_server_ext.interactions.key_rotation import rotate, rows_of
-    from recserve_server_ext.interactions.store import InteractionStore
-
-    place = Workspace(home)
-    try:
-        with (
-            InteractionStore(place.interactions if store is None else store) as opened,
-            progress("rotating the key", rows_of(opened)) as bar,
-        ):
-            done = rotate(opened, place.pseudonym_key, lambda rows: bar.advance(TaskID(0), rows))
-    except ServerError as error:
-        fail(str(error))
-    if done.resumed:
-        note("the key was rotated already; what the old pseudonyms had left in the files is cleared now")
-    else:
-        note(
-            f"{done.users:,} users, {done.answers:,} logged answers, {done.event_ids:,} event ids and "
-            f"{done.tombstones:,} tombstones are under a new key"
-        )
-    note(f"all {done.keys} keys are needed from now on: keep a copy of them, apart from backups of the store")
 
 
 def _ask(address: str, ask: Callable[[Client], R]) -> R:

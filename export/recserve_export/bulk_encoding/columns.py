@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from recserve_export.bulk_encoding.output import EncodedVectors
 from recserve_server_ext.catalogue.store import CatalogueStore, ItemRow
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.encoder.item_vectors import PairCollector, Pairs, made_from, pooled
 from recserve_server_ext.index.snapshot import SnapshotVectors
 
-Vectors = NDArray[np.float32]
 _NAMED = 5
 #: Items looked up at a time among vectors that were encoded before.
 _CHUNK = 4096

@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from recserve_export.catalogue.mapping import FieldMapping
 from recserve_export.catalogue.rows import RowConverter, RowError
@@ -46,8 +45,6 @@ _ENCODE_ANEW = "encode anew into an empty folder"
 _ASIDE = ".{}.tmp"
 #: Rows encoded at a time: memory does not grow with the size of a row group.
 _ROWS = 2048
-
-Vectors = NDArray[np.float32]
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_export.bulk_encoding.columns import Encoder
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.files import sha256_of, write_file
 
-Vectors = NDArray[np.float32]
 #: Texts of a part: what is lost when the job is killed.
 PART: Final = 1024
 _DIGEST_BYTES: Final = 16

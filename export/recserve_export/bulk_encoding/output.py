@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from recserve_export.bulk_encoding.job import SCHEMA, read_job, readable
 from recserve_export.errors import ExportError
+from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.encoder.item_vectors import MADE_FROM_BYTES
 
-Vectors = NDArray[np.float32]
-Places = NDArray[np.int64]
 #: Digests as numpy compares and sorts them: by all their bytes, since all have the same number of them.
 _DIGEST = f"S{MADE_FROM_BYTES}"
 #: Vectors read at a time.
@@ -41,9 +40,9 @@ class _Index(NamedTuple):
     """
 
     files: list[Path]
-    first: Places
+    first: Ints
     digests: NDArray[np.bytes_]
-    places: Places
+    places: Ints
 
 
 class EncodedVectors:
@@ -72,7 +71,7 @@ class EncodedVectors:
             )
         self._folder = folder
 
-    def find(self, made_from: Sequence[bytes]) -> Places:
+    def find(self, made_from: Sequence[bytes]) -> Ints:
         """The place of the vector that was made from each of these, [n]; -1 = there is none.
 
         Args:
@@ -88,7 +87,7 @@ class EncodedVectors:
         at = np.minimum(np.searchsorted(index.digests, wanted), len(index.digests) - 1)
         return np.where(index.digests[at] == wanted, index.places[at], -1)
 
-    def fill(self, vectors: Vectors, rows: Places, places: Places) -> None:
+    def fill(self, vectors: Vectors, rows: Ints, places: Ints) -> None:
         """Put vectors where they belong.
 
         Args:
@@ -122,7 +121,7 @@ class EncodedVectors:
         return _Index(files, np.array(first, np.int64), distinct, np.concatenate(places)[at])
 
 
-def _digests(file: Path) -> tuple[int, Places, NDArray[np.bytes_]]:
+def _digests(file: Path) -> tuple[int, Ints, NDArray[np.bytes_]]:
     """Rows of a file, those that have a vector, and what it was made from."""
     opened = _opened(file)
     if not opened.schema_arrow.equals(SCHEMA):
@@ -134,7 +133,7 @@ def _digests(file: Path) -> tuple[int, Places, NDArray[np.bytes_]]:
     return len(column), rows, np.frombuffer(raw, _DIGEST, count=len(kept), offset=kept.offset * MADE_FROM_BYTES)
 
 
-def _fill_from(file: Path, vectors: Vectors, rows: Places, places: Places) -> None:
+def _fill_from(file: Path, vectors: Vectors, rows: Ints, places: Ints) -> None:
     """`EncodedVectors.fill` from one file; places are rows of it, rising."""
     done = 0
     for first, column in _wanted(_opened(file), places):
@@ -146,7 +145,7 @@ def _fill_from(file: Path, vectors: Vectors, rows: Places, places: Places) -> No
         raise ExportError(f"{file} has fewer rows than before: it was changed meanwhile; try again")
 
 
-def _wanted(opened: pq.ParquetFile, places: Places) -> Iterator[tuple[int, pa.ListArray]]:
+def _wanted(opened: pq.ParquetFile, places: Ints) -> Iterator[tuple[int, pa.ListArray]]:
     """The first row and the vectors of each batch, of the row groups that have one of these rows."""
     end = 0
     for group in range(opened.num_row_groups):

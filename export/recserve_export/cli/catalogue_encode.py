@@ -38,7 +38,7 @@ def encode(
         from recserve_export.bulk_encoding.job import Outcome, prepare, remove_leftovers
         from recserve_export.bulk_encoding.runners import run_locally, run_on_ray
         from recserve_export.catalogue.mapping import mapping_from_options
-        from recserve_server_ext.encoder.manifest import choose_encoder
+        from recserve_server_ext.encoder.selection import choose_encoder
 
         if ray_address is not None and engine is Runner.LOCAL:
             fail("--ray-address needs --engine ray", code=2)

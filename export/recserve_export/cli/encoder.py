@@ -161,7 +161,7 @@ def verify(
 ) -> None:
     """Check that an encoder, stored or served, gives the vectors that it gave when it was exported."""
     with explained():
-        from recserve_export.encoder.checks.encoder_verify import verify_served, verify_stored
+        from recserve_export.encoder.checks.canonical import verify_served, verify_stored
 
         found = verify_stored(folder) if server is None else verify_served(folder, server)
         if found.other_arithmetic:

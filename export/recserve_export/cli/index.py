@@ -68,11 +68,11 @@ def build(
     """Encode the catalogue, choose the engine and its parameters by measurement, publish a snapshot."""
     check_recall(recall)
     with explained(OSError):
-        from recserve_export.encoder.checks.encoder_verify import verify_stored
+        from recserve_export.encoder.checks.canonical import verify_stored
         from recserve_export.index.build import build as build_snapshot
         from recserve_export.index.engine_choice import Settings
         from recserve_server_ext.config.milvus import MilvusSettings
-        from recserve_server_ext.encoder.manifest import choose_encoder
+        from recserve_server_ext.encoder.selection import choose_encoder
         from recserve_server_ext.encoder.versions import active
 
         workspace = Workspace(home)
@@ -129,7 +129,7 @@ def compact(
         from recserve_export.index.compact import compact as make
         from recserve_server_ext.catalogue.store import CatalogueStore
         from recserve_server_ext.config.milvus import MilvusSettings
-        from recserve_server_ext.encoder.manifest import choose_encoder
+        from recserve_server_ext.encoder.selection import choose_encoder
 
         workspace = Workspace(home)
         encoder = choose_encoder(workspace, precision.value)

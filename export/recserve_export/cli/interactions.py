@@ -261,7 +261,8 @@ def expire(
     per_user: Annotated[int | None, typer.Option(min=1, help="Keep this many interactions of a user.")] = None,
 ) -> None:
     """Remove what is past the limits; made to be run now and then."""
-    from recserve_server_ext.config.interactions import DAY_S, InteractionLimits
+    from recserve_server_ext.common.units import DAY_S
+    from recserve_server_ext.config.interactions import InteractionLimits
 
     limits = InteractionLimits()
     if max_age_days is not None:

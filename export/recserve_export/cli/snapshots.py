@@ -69,7 +69,8 @@ def gc(home: Path = _HOME) -> None:
 
 
 def _fingerprint(home: Path, precision: Precision) -> str:
-    from recserve_server_ext.encoder.manifest import choose_encoder, read_manifest
+    from recserve_server_ext.encoder.manifest import read_manifest
+    from recserve_server_ext.encoder.selection import choose_encoder
 
     return read_manifest(choose_encoder(Workspace(home), precision.value), verify=False).runtime_fingerprint
 

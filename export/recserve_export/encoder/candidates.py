@@ -17,7 +17,8 @@ from recserve_export.encoder.report.report import Candidate, EncoderReport, Spee
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.files import write_file
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.encoder.manifest import CHOICE, INT8, EncoderChoice, Precision, read_manifest
+from recserve_server_ext.encoder.manifest import INT8, Precision, read_manifest
+from recserve_server_ext.encoder.selection import CHOICE, EncoderChoice
 from recserve_server_ext.encoder.versions import new_version
 
 

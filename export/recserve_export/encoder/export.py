@@ -24,7 +24,8 @@ from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import Target
-from recserve_server_ext.encoder.manifest import INT8, EncoderManifest, Precision, read_choice, read_manifest
+from recserve_server_ext.encoder.manifest import INT8, EncoderManifest, Precision, read_manifest
+from recserve_server_ext.encoder.selection import read_choice
 from recserve_server_ext.encoder.versions import link_to, new_version, versions
 from recserve_server_ext.triton.encoder_target import CONFIG, model_folder, targets_of
 

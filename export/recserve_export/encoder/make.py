@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from recserve_export.encoder.checks import canonical as encoder_canonical
 from recserve_export.encoder.checks import fidelity
 from recserve_export.encoder.checks.texts import SEED, EncoderTexts, sample_texts, texts_name
-from recserve_export.encoder.graph.encoder_quiet import quiet
+from recserve_export.encoder.graph.pooled_model import quiet
 from recserve_export.encoder.report import page as encoder_page
 from recserve_export.encoder.report import recipe as encoder_recipe
 from recserve_export.encoder.report.recipe import Stage
 from recserve_export.encoder.report.report import REPORT, Candidate, EncoderReport, Gate, Speed
 from recserve_export.encoder.source.folder import EncoderSource
+from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.files import sha256_of, write_file
 from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
-from recserve_server_ext.encoder.text_encoder import TextEncoder, TokenIds
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from recserve_export.encoder.checks.reference import Reference
@@ -174,7 +175,7 @@ class Maker:
             return Reference(self.source)
 
     @cached_property
-    def expected(self) -> fidelity.Vectors:
+    def expected(self) -> Vectors:
         """PyTorch's vectors of the texts to check, [texts, dim], as passages."""
         texts, parts = list(self.texts.checked), []
         with quiet(), self._step("encode with PyTorch", len(texts)) as advance:
@@ -184,7 +185,7 @@ class Maker:
         return np.concatenate(parts)
 
     @cached_property
-    def expected_canonical(self) -> fidelity.Vectors:
+    def expected_canonical(self) -> Vectors:
         """PyTorch's vectors of the canonical texts, [20, dim], as queries."""
         with quiet():
             return np.concatenate(list(self.reference.vectors(list(encoder_canonical.TEXTS), role="query")))
@@ -196,7 +197,7 @@ class Maker:
             yield advance
         self.seconds[what] = round(time.perf_counter() - begin, 2)
 
-    def _calibration(self, encoder: TextEncoder) -> Iterator[TokenIds]:
+    def _calibration(self, encoder: TextEncoder) -> Iterator[Ints]:
         tokens = encoder.tokenizer(self.texts.calibration, "passage")
         for ids, length in zip(tokens.ids, tokens.lengths, strict=True):
             yield ids[:length]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from recserve_export.encoder.checks.encoder_verify import verify_stored
+from recserve_export.encoder.checks.canonical import verify_stored
 from recserve_export.encoder.lock import only_export
 from recserve_export.errors import ExportError
 from recserve_export.index.engine_choice import Settings, Stage, silent

@@ -19,7 +19,8 @@ from recserve_export.index.engine_choice import EngineName, RecallReport, Settin
 from recserve_export.index.logged_users import logged_users
 from recserve_export.index.milvus import in_milvus, write_with
 from recserve_server_ext.catalogue.store import CatalogueStore
-from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
@@ -29,12 +30,11 @@ from recserve_server_ext.encoder.item_vectors import made_with
 from recserve_server_ext.encoder.manifest import read_manifest as read_encoder_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.milvus.collection import Loadable
-from recserve_server_ext.index.manifest import REBUILD, SnapshotManifest, read_manifest
+from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.index.snapshot import MILVUS, REPORT, Content, SnapshotVectors, current, write
 from recserve_server_ext.index.snapshots import newest_of
 from recserve_server_ext.interactions.store import InteractionStore
 
-Vectors = NDArray[np.float32]
 #: How often the catalogue is read again for what changed while it was encoded; later changes are served as a delta.
 _ROUNDS = 3
 

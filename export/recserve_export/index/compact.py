@@ -10,7 +10,7 @@ from recserve_export.bulk_encoding.columns import Known, item_vectors, read_cata
 from recserve_export.index.milvus import again_in_milvus, write_with
 from recserve_server_ext.catalogue.changes import forget_before
 from recserve_server_ext.catalogue.store import CatalogueStore
-from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.encoder.item_vectors import made_with
 from recserve_server_ext.encoder.text_encoder import TextEncoder
@@ -18,7 +18,7 @@ from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.engines.milvus.collection import Loadable
-from recserve_server_ext.index.manifest import REBUILD, EngineManifest, SnapshotManifest, read_manifest
+from recserve_server_ext.index.manifest import EngineManifest, SnapshotManifest, read_manifest
 from recserve_server_ext.index.snapshot import MILVUS, REPORT, Content, SnapshotVectors, current, write
 from recserve_server_ext.index.snapshots import kept
 

@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_export.index.recall import (
     NEIGHBOURS,
@@ -26,12 +25,12 @@ from recserve_export.index.recall import (
 )
 from recserve_export.index.scan_budget import ScanBudget
 from recserve_server_ext.common import cpu
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 
-Vectors = NDArray[np.float32]
 EngineName = Literal["auto", "hnsw", "scan", "exact", "milvus"]
 
 #: Opens a stage of known length; inside, call what it yields with the number of things done.

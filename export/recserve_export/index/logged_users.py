@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_client.contract import RecommendForRequest
 from recserve_server_ext.catalogue.view import RowOf
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
@@ -20,7 +20,6 @@ from recserve_server_ext.recommend.profile import made_of
 from recserve_server_ext.recommend.requests import History
 from recserve_server_ext.strategies.text import user_vectors
 
-Vectors = NDArray[np.float32]
 #: Fewer users say too little of a recall of .98; more than these change it no more.
 LEAST: Final = 200
 MOST: Final = 2000

@@ -15,10 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
-
-Vectors = NDArray[np.float32]
 
 K = 10
 #: Users of one search when speed is measured: what serving batches under load.

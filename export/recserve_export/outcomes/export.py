@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from recserve_export.errors import ExportError
 from recserve_export.outcomes.outcomes import Answered, Outcome, OutcomeRules, in_range, join
 from recserve_server_ext.common.files import fsync_path
-from recserve_server_ext.interactions.interaction import MICROSECONDS
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.tables import answers
 from recserve_server_ext.storage.database import Database
 

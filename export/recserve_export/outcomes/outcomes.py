@@ -9,8 +9,8 @@ import msgspec
 import sqlalchemy as sa
 
 from recserve_export.errors import ExportError
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.counts.clicks import CLICKS, SKEW_S, WINDOW_S
-from recserve_server_ext.interactions.interaction import MICROSECONDS
 from recserve_server_ext.interactions.tables import answers, events, users
 
 #: Outcomes of one report or export at most; they are held in memory.

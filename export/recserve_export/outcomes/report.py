@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from recserve_export.outcomes.experiments import ExperimentReport, experiment_reports
 from recserve_export.outcomes.groups import Group, Kind, by_name, by_position, labels, strategy_of
 from recserve_export.outcomes.outcomes import Named, OutcomeRules, in_range, join
-from recserve_server_ext.interactions.interaction import MICROSECONDS
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.tables import answers
 from recserve_server_ext.storage.database import Database
 

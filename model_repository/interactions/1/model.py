@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.config.server import rules_of
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import opener
-from recserve_server_ext.services.interactions import InteractionDesk
+from recserve_server_ext.services.interactions import InteractionService
 from recserve_server_ext.triton.backend import execute, model_settings, settle_memory
 from recserve_server_ext.triton.metrics import interactions_metrics
 
@@ -19,13 +19,13 @@ class TritonPythonModel:
         settings = model_settings(args)
         users = settings.serve.users
         keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
-        desk = InteractionDesk(
+        desk = InteractionService(
             opener(settings.interactions, users.limits, keys),
             keys,
             rules_of(users),
             settings.serve.limits,
         )
-        self._model, self._sampled = PackedModel(desk, _no_encoder), interactions_metrics(desk)
+        self._model, self._sampled = Batcher(desk, _no_encoder), interactions_metrics(desk)
         settle_memory()
 
     def execute(self, requests):

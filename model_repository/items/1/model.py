@@ -1,10 +1,10 @@
 """Triton model `items`: packed change or question -> packed answer. Converts tensors; the logic is elsewhere."""
 
-from recserve_server_ext.batching.batcher import PackedModel
+from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.store import opener
-from recserve_server_ext.services.items import CatalogueEditor
+from recserve_server_ext.services.items import ItemService
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
-from recserve_server_ext.triton.encoder_metrics import EncoderMetrics
+from recserve_server_ext.triton.metrics import EncoderMetrics
 
 
 class TritonPythonModel:
@@ -13,9 +13,9 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = model_settings(args)
         encoders = served_encoders(settings, role="passage")
-        editor = CatalogueEditor(opener(settings.store), encoders.serving, settings.serve.limits)
+        editor = ItemService(opener(settings.store), encoders.serving, settings.serve.limits)
         options = {"encoding": settings.serve.encoding, "show_waiting": EncoderMetrics("items").show}
-        self._model = PackedModel(editor, encoders, **options)
+        self._model = Batcher(editor, encoders, **options)
         settle_memory()
 
     def execute(self, requests):

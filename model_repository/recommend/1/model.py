@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from recserve_server_ext.batching.batcher import PackedModel
-from recserve_server_ext.batching.revision_wait import WaitingRoom
+from recserve_server_ext.batching.batcher import Batcher
+from recserve_server_ext.batching.revision_wait import RevisionWaitQueue
 from recserve_server_ext.catalogue.live import open_live
 from recserve_server_ext.config.server import rules_of
 from recserve_server_ext.counts.counter import LogCounter
@@ -17,9 +17,7 @@ from recserve_server_ext.recommend.pipeline import Recommender
 from recserve_server_ext.services.logged_recommender import LoggedRecommender
 from recserve_server_ext.services.recommend import UserRecommender
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
-from recserve_server_ext.triton.encoder_metrics import EncoderMetrics
-from recserve_server_ext.triton.metrics import recommend_metrics
-from recserve_server_ext.triton.view_metrics import LogMetrics, ViewMetrics, WaitMetrics
+from recserve_server_ext.triton.metrics import EncoderMetrics, LogMetrics, ViewMetrics, WaitMetrics, recommend_metrics
 
 
 class TritonPythonModel:
@@ -44,9 +42,9 @@ class TritonPythonModel:
             blend=users.blend, experiments=users.experiments,
         )  # fmt: skip
         limits, waiting = serve.limits, EncoderMetrics("recommend")
-        room = WaitingRoom(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
-        options = {"encoding": serve.encoding, "together": serve.batch, "room": room, "show_waiting": waiting.show}
-        self._model = PackedModel(LoggedRecommender(recommender, self._log), encoders, **options)
+        room = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
+        options = {"encoding": serve.encoding, "max_batch": serve.batch, "room": room, "show_waiting": waiting.show}
+        self._model = Batcher(LoggedRecommender(recommender, self._log), encoders, **options)
         settle_memory()
 
     def execute(self, requests):

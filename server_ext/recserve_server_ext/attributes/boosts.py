@@ -8,14 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError, shown
 from recserve_client.contract.slate_options import Boost, Recency, SlateOptions
 from recserve_server_ext.attributes.columns import NUMBER, AttributeColumns, kinds_of
 from recserve_server_ext.attributes.values import Source, candidate_numbers
-
-Numbers = NDArray[np.float64]
+from recserve_server_ext.common.arrays import Floats
 
 
 def check_boosts(boosts: Sequence[Boost], known: Sequence[AttributeColumns]) -> None:
@@ -46,7 +44,7 @@ def at_moment(options: SlateOptions) -> SlateOptions:
     return replace(options, boosts=boosts)
 
 
-def boost_shares(boosts: Sequence[Boost], sources: Sequence[Source]) -> Numbers:
+def boost_shares(boosts: Sequence[Boost], sources: Sequence[Source]) -> Floats:
     """The share of each boost in the score of each candidate.
 
     Args:
@@ -68,11 +66,11 @@ def boost_shares(boosts: Sequence[Boost], sources: Sequence[Source]) -> Numbers:
     return np.stack(shares, axis=-1)
 
 
-def recency(values: Numbers, now: float, half_life: float) -> Numbers:
+def recency(values: Floats, now: float, half_life: float) -> Floats:
     """2^(-age / half_life), age = max(0, now - value); NaN where the value is."""
     return np.asarray(np.exp2(-np.maximum(now - values, 0.0) / half_life))
 
 
-def popularity(values: Numbers, largest: float) -> Numbers:
+def popularity(values: Floats, largest: float) -> Floats:
     """log(1 + max(0, value)) / log(1 + largest), within [0, 1]; NaN where the value is, 0 where `largest` is 0."""
     return np.asarray(np.log1p(np.maximum(values, 0.0)) / (math.log1p(largest) or 1.0))

@@ -10,7 +10,8 @@ from typing import Any
 
 from recserve_client.contract.filters import And, Filter, Not, Or, Value
 from recserve_server_ext.attributes.columns import AttributeColumns
-from recserve_server_ext.attributes.filters import Mask, count_matches, filter_mask
+from recserve_server_ext.attributes.filters import count_matches, filter_mask
+from recserve_server_ext.common.arrays import Mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recserve_server_ext.attributes.columns import AttributeColumns, Column
+from recserve_server_ext.common.arrays import Rows
 
-Rows = NDArray[np.int64]
 _Found = dict[str, list[tuple[Rows, pa.Array]]]
 _INT64_FLOATS = (-(2.0**63), 2.0**63)
 

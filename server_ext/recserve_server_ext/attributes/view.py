@@ -15,10 +15,11 @@ from recserve_client.contract.filters import And, Filter
 from recserve_client.contract.slate_options import Boost
 from recserve_server_ext.attributes.boosts import boost_shares
 from recserve_server_ext.attributes.columns import AttributeColumns
-from recserve_server_ext.attributes.filters import Mask, check_attributes, filter_mask
+from recserve_server_ext.attributes.filters import check_attributes, filter_mask
 from recserve_server_ext.attributes.mask_cache import MaskCache, canonical_key
 from recserve_server_ext.attributes.values import Source, candidate_numbers
-from recserve_server_ext.catalogue.view import Rows, View
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Mask, Rows
 from recserve_server_ext.index.engines.engine import RemoteEngine
 
 #: Of the masks over a snapshot's rows.

@@ -16,15 +16,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.batching.encode_queue import Batch, EncodeQueue
 from recserve_server_ext.batching.revision_wait import Answer as Answer
-from recserve_server_ext.batching.revision_wait import NotYetError, WaitingRoom
+from recserve_server_ext.batching.revision_wait import NotYetError, RevisionWaitQueue
+from recserve_server_ext.common.arrays import Vectors
 
-Vectors = NDArray[np.float32]
 #: Texts and the runtime fingerprint of an encoder -> unit vectors [texts, dim] by that encoder; raises
 #: RequestError(unavailable) when it cannot be reached.
 Encode = Callable[[Sequence[str], str], Vectors]
@@ -114,7 +111,7 @@ class _Deferred(Generic[J]):
         return self.job.encoder
 
 
-class PackedModel(Generic[J]):
+class Batcher(Generic[J]):
     """Runs a handler over batches of calls; no exception leaves it, and every call gets exactly one answer."""
 
     def __init__(
@@ -123,8 +120,8 @@ class PackedModel(Generic[J]):
         encode: Encode,
         *,
         encoding: int = 1,
-        together: int = 1,
-        room: WaitingRoom | None = None,
+        max_batch: int = 1,
+        room: RevisionWaitQueue | None = None,
         show_waiting: Callable[[int], None] = lambda waiting: None,
     ) -> None:
         """
@@ -133,7 +130,7 @@ class PackedModel(Generic[J]):
             encode: The way to the encoder.
             encoding: Calls to `encode` at a time; what comes meanwhile waits. 0 = `run` itself calls it, once for
                 the batch, and defers nothing.
-            together: Requests that go to the encoder in one call, if they wait together; a larger batch goes alone.
+            max_batch: Requests that go to the encoder in one call, if they wait together; a larger batch goes alone.
                 As many may wait, then the next ones do in `run`.
             room: Where requests wait for their revision; none = no request of this model asks for one.
             show_waiting: Called with the number of requests that wait for the encoder, whenever it changes.
@@ -141,10 +138,12 @@ class PackedModel(Generic[J]):
         self._handler = handler
         self._encode = encode
         self._waits = not encoding
-        self._queue = EncodeQueue[_Deferred[J]](self._run_later, at_once=encoding, together=together, show=show_waiting)
+        self._queue = EncodeQueue[_Deferred[J]](
+            self._run_later, at_once=encoding, max_batch=max_batch, show=show_waiting
+        )
         #: Held while requests are accepted: a handler takes one batch at a time.
         self._accepting = threading.RLock()
-        self._room = room or WaitingRoom(0.0, 0)
+        self._room = room or RevisionWaitQueue(0.0, 0)
         self._watcher = threading.Thread(target=self._watch, name="wait for revisions", daemon=True)
         if room is not None:
             self._watcher.start()

@@ -41,20 +41,20 @@ class EncodeQueue(Generic[J]):
     """Hands batches to the encoder, as many at a time as wait: the larger what it gets, the less a text costs."""
 
     def __init__(
-        self, run: Run[Batch[J]], *, at_once: int, together: int, show: Callable[[int], None] = lambda waiting: None
+        self, run: Run[Batch[J]], *, at_once: int, max_batch: int, show: Callable[[int], None] = lambda waiting: None
     ) -> None:
         """
         Args:
             run: What to do with batches; called by threads of the queue.
             at_once: Calls of `run` that may have the encoder at a time.
-            together: Requests that go to it in one call, and that may wait for the next one; a larger batch goes, and
+            max_batch: Requests that go to it in one call, and that may wait for the next one; a larger batch goes, and
                 waits, alone.
             show: Called with the number of requests that wait, whenever it changes; quick, and raises nothing.
         """
         self._show = show
         self._run = run
         self._free = at_once
-        self._together = together
+        self._max_batch = max_batch
         self._waiting: deque[Batch[J]] = deque()
         self._count = 0
         self._changed = threading.Condition()
@@ -70,7 +70,7 @@ class EncodeQueue(Generic[J]):
         """Add a batch; waits while there is no room."""
         size = len(batch.jobs)
         with self._changed:
-            self._changed.wait_for(lambda: not self._count or self._count + size <= self._together)
+            self._changed.wait_for(lambda: not self._count or self._count + size <= self._max_batch)
             self._waiting.append(batch)
             self._count += size
             self._show(self._count)
@@ -107,7 +107,7 @@ class EncodeQueue(Generic[J]):
 
     def _fits(self, taken: list[Batch[J]], size: int) -> bool:
         new = self._waiting[0].jobs
-        return not taken or (size + len(new) <= self._together and new[0].encoder == taken[0].jobs[0].encoder)
+        return not taken or (size + len(new) <= self._max_batch and new[0].encoder == taken[0].jobs[0].encoder)
 
     def _give_back(self) -> None:
         with self._changed:

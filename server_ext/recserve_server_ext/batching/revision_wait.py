@@ -89,7 +89,7 @@ class WaitCounts(NamedTuple):
     full: int = 0
 
 
-class WaitingRoom:
+class RevisionWaitQueue:
     """Holds the requests; safe to share between threads."""
 
     def __init__(

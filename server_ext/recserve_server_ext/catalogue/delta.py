@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from recserve_server_ext.batching.batcher import Encode
 from recserve_server_ext.catalogue.store import Changes, ItemRow
-from recserve_server_ext.catalogue.view import Delta, Vectors, View
+from recserve_server_ext.catalogue.view import Delta, View
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.item_vectors import PairCollector, encode_items
 
 _log = logging.getLogger(__name__)

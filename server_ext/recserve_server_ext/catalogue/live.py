@@ -14,7 +14,8 @@ from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.batching.batcher import Encode
 from recserve_server_ext.catalogue.delta import with_changes
 from recserve_server_ext.catalogue.store import CatalogueStore, opener
-from recserve_server_ext.catalogue.view import Vectors, View
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError, EncoderNotLoadedError, SnapshotError
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.encoder.item_vectors import made_with

@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_server_ext.catalogue.store import StoredItem
+from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.index.snapshot import Snapshot
-
-Rows = NDArray[np.int64]
-Vectors = NDArray[np.float32]
 
 
 class RowOf(Protocol):

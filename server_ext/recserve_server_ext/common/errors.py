@@ -18,6 +18,13 @@
 A request that is refused raises `recserve_client.contract.RequestError` instead.
 """
 
+from __future__ import annotations
+
+from typing import Final
+
+#: What to do about a snapshot that cannot be used.
+REBUILD: Final = "rebuild it with: recserve index build"
+
 
 class ServerError(Exception):
     """Root of this room's errors; the message says what was wrong, which value, and what to do."""

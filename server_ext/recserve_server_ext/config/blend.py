@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-DAY_S = 86_400.0
+from recserve_server_ext.common.units import DAY_S
+
 Positive = Annotated[float, Meta(gt=0, le=1e12)]
 
 
@@ -26,7 +27,7 @@ class BlendRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         half_life_events: Newer interactions after which one counts half as much for item-to-item counts.
         recent_half_life_s: Age after which an interaction counts half as much for popularity.
         neighbours: Of each item that are kept.
-        shrink: Users that are added to the denominator of the likeness of two items.
+        shrink: Users that are added to the denominator of the similarity of two items.
     """
 
     text: Annotated[float, Meta(ge=0, le=1)] = 0.1

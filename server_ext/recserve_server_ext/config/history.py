@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.common.units import DAY_S
 
 #: Goes into the version; raise it when the same rules begin to give other weights.
 _FORMULAS: Final = 1
@@ -142,7 +143,7 @@ class HistoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cleaning: Cleaning = Cleaning()
     rating: Rating = Rating()
     features: dict[FeatureName, Feature] = {}
-    half_life_s: Positive | None = 30 * 86_400.0
+    half_life_s: Positive | None = 30 * DAY_S
     half_life_events: Positive | None = 7.0
     half_life_sessions: Positive | None = None
     session_gap_s: Positive = 1800.0

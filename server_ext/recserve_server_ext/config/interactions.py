@@ -7,10 +7,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from recserve_server_ext.common.units import DAY_S
+
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
-
-DAY_S = 86_400.0
 
 
 class InteractionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

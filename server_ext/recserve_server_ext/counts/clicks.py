@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import sqlalchemy as sa
 
+from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.common.units import DAY_S, MICROSECONDS
 from recserve_server_ext.config.counts import ClickPrior
-from recserve_server_ext.interactions.columns import Ints
-from recserve_server_ext.interactions.interaction import MICROSECONDS
 from recserve_server_ext.interactions.reads import in_columns
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import answers, events, users
@@ -19,7 +19,7 @@ from recserve_server_ext.interactions.tables import answers, events, users
 #: Types of interactions that are clicks.
 CLICKS: Final = frozenset({"click", "view", "listen"})
 #: Until so long after its answer an interaction counts, and a caller's clock may be so much behind the server's.
-WINDOW_S: Final = 86_400.0
+WINDOW_S: Final = DAY_S
 SKEW_S: Final = 300.0
 #: Newest answers, places in them, and newest interactions that are counted at most: this bounds what a count costs.
 _ANSWERED: Final = 100_000

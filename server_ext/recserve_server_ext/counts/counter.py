@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from recserve_server_ext.common.errors import InteractionError
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.counts import ClickPrior, PopularPrivacy
 from recserve_server_ext.config.history import HistoryRules
@@ -18,7 +19,6 @@ from recserve_server_ext.counts.popularity import still_until
 from recserve_server_ext.counts.private import private_ranking
 from recserve_server_ext.counts.reader import LogReader
 from recserve_server_ext.interactions import reads as interaction_reads
-from recserve_server_ext.interactions.interaction import MICROSECONDS
 from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
 

@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.counts.clicks import ClickCounts
 from recserve_server_ext.counts.neighbours import Neighbours, neighbours_of
 from recserve_server_ext.counts.popularity import Ranking, no_ranking, ranking_of
-from recserve_server_ext.interactions.columns import Ints
 
 #: Newest interactions, as they came, that go into item-to-item counts; of each user at most so many, of so many items.
 PAIRED: Final = 200_000

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_server_ext.interactions.columns import Floats, Ints
+from recserve_server_ext.common.arrays import Floats, Ints
 
 #: Pairs of items that are counted at once (16 MiB), unless the users of one item make more.
 _AT_ONCE: Final = 1 << 21
@@ -18,11 +18,11 @@ class Neighbours(NamedTuple):
 
     Attributes:
         nearest: [items, n] int32 places; -1 after the last of an item.
-        likeness: [items, n] float32; 0 there.
+        similarity: [items, n] float32; 0 there.
     """
 
     nearest: NDArray[np.int32]
-    likeness: NDArray[np.float32]
+    similarity: NDArray[np.float32]
 
 
 def neighbours_of(user: Ints, item: Ints, items: int, *, shrink: float, most: int) -> Neighbours:
@@ -79,13 +79,13 @@ def _together(place: Ints, lengths: Ints, starts: Ints, of_item: Ints, items: in
     return one[differ], other[differ], both[differ]
 
 
-def _keep(found: Neighbours, one: Ints, other: Ints, likeness: Floats) -> None:
+def _keep(found: Neighbours, one: Ints, other: Ints, similarity: Floats) -> None:
     """Enter the most like of some items' pairs."""
-    order = np.lexsort([other, -likeness, one])
-    one, other, likeness = one[order], other[order], likeness[order]
+    order = np.lexsort([other, -similarity, one])
+    one, other, similarity = one[order], other[order], similarity[order]
     is_first = np.append(True, one[1:] != one[:-1])[: len(one)]
     place = np.arange(len(one))
     rank = place - np.maximum.accumulate(np.where(is_first, place, 0))
     kept = rank < found.nearest.shape[1]
     found.nearest[one[kept], rank[kept]] = other[kept]
-    found.likeness[one[kept], rank[kept]] = likeness[kept]
+    found.similarity[one[kept], rank[kept]] = similarity[kept]

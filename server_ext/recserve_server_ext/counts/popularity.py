@@ -8,15 +8,14 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from recserve_client.contract import PopularWindow
-from recserve_server_ext.interactions.columns import Floats, Ints
-from recserve_server_ext.interactions.interaction import MICROSECONDS
+from recserve_server_ext.common.arrays import Floats, Ints
+from recserve_server_ext.common.units import DAY_S, MICROSECONDS
 
-_DAY_S: Final = 86_400.0
 #: Seconds, shortest first; an interaction is in a window when it is not older than this.
 WINDOWS: Final[dict[PopularWindow, float]] = {
-    "day": _DAY_S,
-    "week": 7 * _DAY_S,
-    "month": 30 * _DAY_S,
+    "day": DAY_S,
+    "week": 7 * DAY_S,
+    "month": 30 * DAY_S,
     "all": math.inf,
 }
 #: Users of a window at which it counts as much as all longer ones.

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from recserve_client.contract import PopularWindow
+from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.counts import PopularPrivacy
 from recserve_server_ext.counts.counts import LogColumns
 from recserve_server_ext.counts.popularity import MOST_ITEMS, WINDOWS, Ranking, no_ranking
-from recserve_server_ext.interactions.columns import Ints
-from recserve_server_ext.interactions.interaction import MICROSECONDS
 
 
 def private_ranking(log: LogColumns, now_us: int, privacy: PopularPrivacy, sign: Callable[[bytes], str]) -> Ranking:

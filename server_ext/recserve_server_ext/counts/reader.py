@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 import sqlalchemy as sa
 
+from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.counts.counts import LogColumns
 from recserve_server_ext.interactions import reads as interaction_reads
-from recserve_server_ext.interactions.columns import Ints
 from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
 

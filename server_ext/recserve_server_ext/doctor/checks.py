@@ -15,7 +15,8 @@ from recserve_server_ext.common.errors import LaunchError, ServerError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.doctor.finding import Finding
-from recserve_server_ext.encoder.manifest import choose_encoder, read_manifest
+from recserve_server_ext.encoder.manifest import read_manifest
+from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.triton.binary import PYTHON, TritonBinary, find_triton
 
 # What needs an extra is imported where it is used: a check of an incomplete installation has to run on one.

@@ -15,7 +15,8 @@ from recserve_server_ext.common.errors import EncoderError, LaunchError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import EncoderSettings, Provider, ServeSettings, Target
 from recserve_server_ext.doctor.finding import Finding
-from recserve_server_ext.encoder.manifest import choose_encoder, read_manifest
+from recserve_server_ext.encoder.manifest import read_manifest
+from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.triton.binary import find_triton
 from recserve_server_ext.triton.encoder_target import find_backend
 

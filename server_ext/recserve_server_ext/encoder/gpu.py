@@ -9,11 +9,12 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
+from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.config.server import Provider
 from recserve_server_ext.encoder.manifest import MODEL, read_manifest
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
-from recserve_server_ext.encoder.text_encoder import TextTokenizer, TokenIds, Vectors
+from recserve_server_ext.encoder.text_encoder import TextTokenizer
 
 #: onnxruntime's names.
 PROVIDERS: Final[Mapping[Provider, str]] = {
@@ -74,7 +75,7 @@ class GpuEncoder:
             vectors[rows] = self.run(ids, mask)
         return vectors
 
-    def run(self, ids: TokenIds, mask: TokenIds) -> Vectors:
+    def run(self, ids: Ints, mask: Ints) -> Vectors:
         """Unit vectors [texts, dim] of one run; ids and mask [texts, tokens].
 
         Raises:

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from recserve_server_ext.common.arrays import Vectors
+
 #: Of what `made_from` gives.
 MADE_FROM_BYTES: Final = 16
 #: A sum shorter than this, relative to the sum of |a_f|, is rounding noise and has no direction.

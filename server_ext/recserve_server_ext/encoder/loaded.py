@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.batching.batcher import Vectors
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import EncoderNotLoadedError
 from recserve_server_ext.common.files import write_file
 from recserve_server_ext.encoder.manifest import EncoderManifest

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from recserve_server_ext.common.arrays import Rows
 from recserve_server_ext.config.server import Target
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 #: Triton batches requests of equal width only, and every width is a shape to warm up: few. For TensorRT, where each has
 #: a profile with its own memory, each is twice as wide as the one before; for onnxruntime there is one between.
 _LEAST_WIDTH: Final[dict[Target, int]] = {"onnxruntime": 8, "tensorrt": 16}
-
-Rows = NDArray[np.int64]
 
 
 def padded_widths(target: Target, max_tokens: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from recserve_server_ext.common.arrays import Vectors
 
 
 class TextCache:

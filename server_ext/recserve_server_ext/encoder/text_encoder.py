@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from recserve_server_ext.common import cpu
+from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, EncoderManifest, Role, read_manifest
-
-Vectors = NDArray[np.float32]
-TokenIds = NDArray[np.int64]
 
 #: Most tokens (rows x longest row) of one run. Beyond 256 what a run computes leaves the cache: 1,024 cost 15%
 #: more CPU for titles and 80% for descriptions (Zen 3, 2 threads); below 96 the matrix products are too small.
@@ -39,12 +37,12 @@ class TokenTable:
         lengths: [rows] number of tokens of each row.
     """
 
-    def __init__(self, ids: TokenIds, lengths: NDArray[np.int64]) -> None:
+    def __init__(self, ids: Ints, lengths: NDArray[np.int64]) -> None:
         self.ids = ids
         self.lengths = lengths
 
     @property
-    def mask(self) -> TokenIds:
+    def mask(self) -> Ints:
         """[rows, longest]: 1 for a token, 0 for padding."""
         return (np.arange(self.ids.shape[1]) < self.lengths[:, None]).astype(np.int64)
 

@@ -6,12 +6,10 @@ from collections.abc import Iterable
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from recserve_server_ext.common.arrays import Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
-from recserve_server_ext.interactions.columns import EventColumns, Ints
-
-Mask = NDArray[np.bool_]
+from recserve_server_ext.interactions.columns import EventColumns
 
 
 class Counters(msgspec.Struct, frozen=True):

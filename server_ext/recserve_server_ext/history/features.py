@@ -7,10 +7,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.history import Fitted, HistoryRules, Method, Statistics
 from recserve_server_ext.history.cleaning import clean, of_types
-from recserve_server_ext.interactions.columns import EventColumns, Floats, Ints
+from recserve_server_ext.interactions.columns import EventColumns
 
 #: Standard deviations beyond which a z-score does not go, and points for ratings.
 CLIP: Final = 3.0

@@ -13,12 +13,12 @@ import numpy as np
 
 from recserve_client.contract import HistoryEntry, UserHistory
 from recserve_server_ext.catalogue.view import RowOf
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.history import HistoryRules
-from recserve_server_ext.history.cleaning import Mask
 from recserve_server_ext.history.weights import FACTORS, WeightedEvents, weigh
 from recserve_server_ext.interactions import reads as interaction_reads
-from recserve_server_ext.interactions.columns import EventColumns, Floats, Ints
+from recserve_server_ext.interactions.columns import EventColumns
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore

@@ -7,11 +7,12 @@ from typing import Final
 
 import numpy as np
 
+from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.history import FeatureName, HistoryRules, Statistics
 from recserve_server_ext.history.cleaning import Counters, clean, is_newest_first
 from recserve_server_ext.history.features import CLIP, features, same_subject, standardised
-from recserve_server_ext.interactions.columns import EventColumns, Floats, Ints
+from recserve_server_ext.interactions.columns import EventColumns
 
 #: The factors of a weight, in the order in which they are multiplied.
 FACTORS: Final = ("base", "rating", "dwell", "clicks", "amount", "age", "position", "session", "repeats")

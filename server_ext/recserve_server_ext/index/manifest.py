@@ -8,12 +8,11 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import sha256_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-REBUILD = "rebuild it with: recserve index build"
 
 
 class EngineManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,20 +17,14 @@ import pyarrow as pa
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import exclusive, new_folder, sha256_of, write_file
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.engines.engine import BuiltEngine, Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.fields import ItemFields, read_table, write_fields, write_table
-from recserve_server_ext.index.manifest import (
-    REBUILD,
-    EngineManifest,
-    SnapshotManifest,
-    read_manifest,
-    write_manifest,
-)
+from recserve_server_ext.index.manifest import EngineManifest, SnapshotManifest, read_manifest, write_manifest
 
 CURRENT = "CURRENT"
 #: Names what was published before the encoder changed last: with that encoder, the pair to go back to.

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from recserve_server_ext.common.errors import InteractionError
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.server import AnswerLogSettings
 from recserve_server_ext.interactions import answer_rows
 from recserve_server_ext.interactions.answer_rows import TEXT, Line, row_of
-from recserve_server_ext.interactions.interaction import MICROSECONDS
 from recserve_server_ext.interactions.store import InteractionStore
 
 #: Answers of one transaction: while it runs, nothing else can be written to the store.

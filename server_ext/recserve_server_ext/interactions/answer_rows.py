@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from recserve_client.contract import AssignedVariant, LoggedAnswer
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment, version_of
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.interactions.interaction import MICROSECONDS
 from recserve_server_ext.interactions.pseudonyms import tombstone_mark
 from recserve_server_ext.interactions.tables import answers, experiments
 from recserve_server_ext.interactions.writes import Mark, erased_since, forget_deleted

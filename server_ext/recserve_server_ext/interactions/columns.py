@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from recserve_server_ext.common.arrays import Floats, Ints
 
 
 class EventRow(NamedTuple):

@@ -6,7 +6,7 @@ import hmac
 from typing import Final
 
 from recserve_client.contract import ErasureReceipt
-from recserve_server_ext.interactions.interaction import MICROSECONDS
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.store import Erased
 

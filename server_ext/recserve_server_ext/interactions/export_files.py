@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.files import fsync_path
-from recserve_server_ext.interactions.interaction import MICROSECONDS
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.tables import erased, export_files
 from recserve_server_ext.storage.database import Database
 

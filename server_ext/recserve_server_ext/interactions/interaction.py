@@ -11,11 +11,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from recserve_client.contract import shown
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.pseudonyms import is_pseudonym
 
 Scalar = str | int | float | bool
 
-MICROSECONDS: Final = 1_000_000
 MAX_ITEM_LENGTH: Final = 512
 MAX_TEXT_BYTES: Final = 32 * 1024
 #: Of an event id, a recommendation id and a session id, in characters.

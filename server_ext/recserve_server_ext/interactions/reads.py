@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import sqlalchemy as sa
 
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.columns import EventColumns, EventRow, columns_of, event_columns
-from recserve_server_ext.interactions.interaction import MICROSECONDS
 from recserve_server_ext.interactions.tables import erased, events, seen, users
 
 _OF_HISTORY: Final = tuple(events.c[name] for name in EventRow._fields)

@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from recserve_server_ext.common.errors import InteractionError
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions import answer_rows, export_files
@@ -20,7 +21,7 @@ from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions import writes as interaction_writes
 from recserve_server_ext.interactions.columns import EventColumns
 from recserve_server_ext.interactions.export_files import ExportFormat
-from recserve_server_ext.interactions.interaction import MICROSECONDS, Interaction, Recorded, RefusedError, checked
+from recserve_server_ext.interactions.interaction import Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interactions.keys import UserKeys, check_without
 from recserve_server_ext.interactions.pseudonyms import is_pseudonym, tombstone_mark
 from recserve_server_ext.interactions.tables import SCHEMA, answers, erased, events, seen, state, users

@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.interactions.interaction import MICROSECONDS, Recorded, Refused
+from recserve_server_ext.interactions.interaction import Recorded, Refused
 from recserve_server_ext.interactions.pseudonyms import tombstone_mark
 from recserve_server_ext.interactions.tables import answers, erased, events, seen, state, users
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import RecommendRequest, RecommendTimings, Slate, SlateItem, pack
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.recommend.query import Job, Vectors
+from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.recommend.query import Job
 from recserve_server_ext.slate.maker import Chosen
 from recserve_server_ext.strategies.text import UserVectors, contributions
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_server_ext.interactions.columns import Floats, Ints
+from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 
-Vectors = NDArray[np.float32]
 #: One more interest is worth it where the mean cosine of a behaviour and its interest grows by at least this much.
 GAIN: Final = 0.05
 #: Behaviours that the interests are found by: the heaviest. All are given to one of them.

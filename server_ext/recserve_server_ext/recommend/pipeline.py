@@ -13,15 +13,16 @@ from recserve_client.contract import Page, RecommendRequest, Unpacker
 from recserve_server_ext.attributes.boosts import boost_shares
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.batching.batcher import Answer, Encode
+from recserve_server_ext.batching.request_checks import check_size
 from recserve_server_ext.batching.revision_wait import NotYetError
-from recserve_server_ext.catalogue.view import Rows, View
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.recommend.explain import UserGroup, explained, packed_slate
 from recserve_server_ext.recommend.paging import Part, Ranking, Rankings
 from recserve_server_ext.recommend.query import (
     Job,
-    Vectors,
     cancelled,
     fill_texts,
     missing_texts,
@@ -29,7 +30,7 @@ from recserve_server_ext.recommend.query import (
     wanted_of,
     wish_of,
 )
-from recserve_server_ext.recommend.requests import History, check_request, check_size, of_encoder
+from recserve_server_ext.recommend.requests import History, check_request, of_encoder
 from recserve_server_ext.retrieval.search import search
 from recserve_server_ext.slate.maker import Chosen, check_options, make_slates
 from recserve_server_ext.strategies.text import user_vectors

@@ -17,12 +17,12 @@ from recserve_client.contract import (
     RequestError,
     UsedBehaviour,
 )
+from recserve_server_ext.batching.request_checks import check_texts, too_large
 from recserve_server_ext.catalogue.view import RowOf
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.history.cleaning import Mask
 from recserve_server_ext.history.user_histories import Placed, UserPast
-from recserve_server_ext.interactions.columns import Floats, Ints
-from recserve_server_ext.recommend.requests import History, check_texts, too_large
+from recserve_server_ext.recommend.requests import History
 
 Origin = Literal["long_term", "session", "stated"]
 #: Long-term behaviours at which stated interests are half of a history.

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError
 from recserve_server_ext.attributes.view import Allowed, ViewFilters
 from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.recommend.paging import Part
 from recserve_server_ext.recommend.requests import History
 from recserve_server_ext.retrieval.search import Wanted
 from recserve_server_ext.slate.maker import Wish
 from recserve_server_ext.strategies.text import UserVectors
-
-Vectors = NDArray[np.float32]
 
 
 class Job(Struct):

@@ -17,14 +17,14 @@ import numpy as np
 from recserve_client.contract import Explore, RequestError
 from recserve_client.contract.slate_options import Recency, SlateOptions
 from recserve_server_ext.attributes.boosts import at_moment, boost_shares
-from recserve_server_ext.catalogue.view import Rows, Vectors, View
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows, Vectors
 from recserve_server_ext.config.blend import BlendRules
-from recserve_server_ext.interactions.columns import Floats, Ints
 from recserve_server_ext.recommend.interests import GAIN, interests_of, turns
 from recserve_server_ext.recommend.query import Job, cancelled, vectors_of, wanted_of
 from recserve_server_ext.slate.exploration import Explored, explored
 from recserve_server_ext.slate.maker import Chosen, Wish, arranged, candidates_of, pinned, search_candidates
-from recserve_server_ext.strategies.blend import NOTHING, TEXT, Mask, Mixture, Pairs, Sparse, mixture, pairs_of
+from recserve_server_ext.strategies.blend import NOTHING, TEXT, Mixture, Pairs, Sparse, mixture, pairs_of
 from recserve_server_ext.strategies.counts_view import CountsView, PopularRows, TextSpread
 from recserve_server_ext.strategies.text import contributions, user_vectors
 

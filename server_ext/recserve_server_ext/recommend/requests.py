@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,50 +14,15 @@ from numpy.typing import NDArray
 from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, nearest, shown
 from recserve_client.contract.filters import check_filter
 from recserve_client.contract.slate_options import check_slate_options
+from recserve_server_ext.batching.request_checks import check_texts, too_large
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Limits
 
 if TYPE_CHECKING:
     # Models without a catalogue start sooner without the store and the engines.
     from recserve_server_ext.catalogue.view import RowOf
 
-Vectors = NDArray[np.float32]
 _LISTED = 10
-
-
-def check_size(raw: bytes, limits: Limits) -> None:
-    """Refuse a packed request over the limit before it is decoded.
-
-    Raises:
-        RequestError: too_large.
-    """
-    if len(raw) > limits.request_bytes:
-        raise too_large("the request", len(raw), "bytes", "request_bytes", limits.request_bytes)
-
-
-def check_texts(texts: Sequence[str], limits: Limits, place: str) -> None:
-    """Refuse blank and oversized texts, and too many of them.
-
-    Args:
-        texts: The texts of one request.
-        limits: The server's.
-        place: JSON path of the list, for messages.
-
-    Raises:
-        RequestError: too_large or invalid_request.
-    """
-    if len(texts) > limits.texts:
-        raise too_large(place, len(texts), "texts", "texts", limits.texts)
-    for number, text in enumerate(texts):
-        # A character is at most four bytes, so most texts need no encoding to be found small enough.
-        if len(text) * 4 > limits.text_bytes and (size := len(text.encode())) > limits.text_bytes:
-            raise too_large(f"text {number} of {place}, {shown(text)},", size, "bytes", "text_bytes", limits.text_bytes)
-        if not text or text.isspace():
-            raise RequestError(ErrorKind.INVALID_REQUEST, f"text {number} of {place} is blank: {shown(text)}")
-
-
-def too_large(what: str, size: int, unit: str, limit: str, allowed: int) -> RequestError:
-    """The refusal of something over a limit."""
-    return RequestError(ErrorKind.TOO_LARGE, f"{what} has {size:,} {unit}; limits.{limit} allows {allowed:,}")
 
 
 def check_request(request: RecommendRequest, limits: Limits, fields: tuple[str, ...]) -> None:

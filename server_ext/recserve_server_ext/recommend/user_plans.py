@@ -9,9 +9,9 @@ import numpy as np
 
 from recserve_client.contract import ErrorKind, RecommendForRequest, RequestError
 from recserve_server_ext.attributes.boosts import check_boosts
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.history.user_histories import UserPast
-from recserve_server_ext.interactions.interaction import MICROSECONDS
 from recserve_server_ext.recommend.pipeline import Recommender
 from recserve_server_ext.recommend.profile import Made, made_of, ordinary
 from recserve_server_ext.recommend.query import Job

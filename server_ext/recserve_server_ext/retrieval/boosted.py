@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_server_ext.catalogue.view import Rows, Vectors, View
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Floats, Rows, Vectors
 from recserve_server_ext.retrieval.search import Wanted, search
 
-Numbers = NDArray[np.float64]
 #: Items that are scored at once, of all that boosts could lift (24 MiB of vectors of 384 dimensions).
 _BLOCK: Final = 1 << 14
 #: Float32 products summed in another order differ by less: an item this near to the threshold is looked at too.
@@ -37,7 +36,7 @@ class Boosted(NamedTuple):
 
     want: Wanted
     nearest: int
-    boosts: Numbers
+    boosts: Floats
 
 
 def search_boosted(view: View, users: Vectors, wanted: Sequence[Boosted]) -> list[Rows]:
@@ -71,7 +70,7 @@ class _Scored(NamedTuple):
     """
 
     rows: Rows
-    scores: Numbers
+    scores: Floats
     least_boost: float
 
     @classmethod
@@ -84,7 +83,7 @@ class _Scored(NamedTuple):
         threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
         return cls(rows, scores, float(threshold - plain.min() - _SLACK))
 
-    def with_more(self, rows: Rows, scores: Numbers, k: int) -> _Scored:
+    def with_more(self, rows: Rows, scores: Floats, k: int) -> _Scored:
         """With others, of which only the best count."""
         best = np.argpartition(-scores, k - 1)[:k] if len(scores) > k else slice(None)
         return self._replace(

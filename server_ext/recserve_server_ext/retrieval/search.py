@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from recserve_server_ext.attributes.view import Allowed
 from recserve_server_ext.catalogue.view import Delta, View
-from recserve_server_ext.index.engines.engine import RemoteEngine, Rows, Scores, Vectors
+from recserve_server_ext.common.arrays import Rows, Scores, Vectors
+from recserve_server_ext.index.engines.engine import RemoteEngine
 from recserve_server_ext.index.engines.exact import search_among
 
 #: A filter that leaves at most this share of the snapshot, or so few items, is answered by scoring all that match;

@@ -20,8 +20,8 @@ from recserve_client.contract import (
     pack,
 )
 from recserve_server_ext.batching.batcher import Answer, Encode
+from recserve_server_ext.batching.request_checks import check_size, check_texts
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.recommend.requests import check_size, check_texts
 
 
 class EmbedJob(Struct):

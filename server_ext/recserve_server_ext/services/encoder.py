@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.encoder.text_encoder import TextEncoder, TokenTable
-
-Tokens = NDArray[np.int64]
 
 
 class EncoderModel:
@@ -20,7 +19,7 @@ class EncoderModel:
         self._encoder = encoder
         self._vocabulary = encoder.tokenizer.vocabulary
 
-    def check(self, ids: Tokens, mask: Tokens) -> NDArray[np.int64]:
+    def check(self, ids: Ints, mask: Ints) -> NDArray[np.int64]:
         """Check the tensors of one request, [texts, width] each.
 
         Returns:
@@ -43,7 +42,7 @@ class EncoderModel:
             )
         return lengths
 
-    def run(self, requests: Sequence[tuple[Tokens, NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
+    def run(self, requests: Sequence[tuple[Ints, NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
         """Vectors of each request, [texts, dim].
 
         Args:

@@ -18,6 +18,7 @@ from recserve_client.contract import (
     InteractionsRecorded,
     InteractionsRequest,
     LoggedAnswer,
+    NewInteraction,
     ReadHistory,
     RecordInteractions,
     RequestError,
@@ -29,6 +30,7 @@ from recserve_client.contract import (
 )
 from recserve_client.contract.private_packing import PrivateUnpacker
 from recserve_server_ext.batching.batcher import Answer, Encode
+from recserve_server_ext.batching.request_checks import too_large
 from recserve_server_ext.common.errors import InteractionError, UserIdError
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
@@ -37,8 +39,6 @@ from recserve_server_ext.interactions.erasure_receipts import is_receipt_of, rec
 from recserve_server_ext.interactions.interaction import Interaction, Recorded
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.recommend.requests import too_large
-from recserve_server_ext.services.interaction_checks import InteractionChecks
 
 #: Far beyond any time that a receipt of ours can have, and well within what can be rounded to microseconds.
 _LATEST_S: Final = 1e11
@@ -72,7 +72,7 @@ class InteractionsJob(Struct):
         return False
 
 
-class InteractionDesk:
+class InteractionService:
     """Records, reads and erases what users did.
 
     What the requests of one batch record goes into shared transactions, so that callers share the fsyncs. Requests of
@@ -226,3 +226,39 @@ def _export(store: InteractionStore, pseudonym: str) -> UserExport:
     interactions = [{name: value for name, value in row.items() if name != "user"} for row in held["interactions"]]
     answers = msgspec.convert(held["answers"], list[LoggedAnswer])
     return UserExport(pseudonym, interactions, msgspec.convert(held["seen"], list[SeenItem]), answers)
+
+
+#: Reasons beside those of `recserve_server_ext.interactions.interaction.Refused`.
+MALFORMED: Final = "malformed"
+
+
+TOO_LARGE: Final = "too_large"
+
+
+_USER: Final = "invalid_user"
+
+
+class InteractionChecks:
+    """Decodes interactions and puts pseudonyms in place of the user ids."""
+
+    def __init__(self, keys: UserKeys, limits: Limits) -> None:
+        self._keys = keys
+        self._limits = limits
+        self._unpack = PrivateUnpacker[NewInteraction](NewInteraction)
+
+    def __call__(self, raw: msgspec.Raw) -> Interaction | InteractionResult:
+        """The interaction in JSON of `NewInteraction`, ready for the store, or its refusal."""
+        allowed = self._limits.interaction_bytes
+        if len(raw) > allowed:
+            detail = f"the interaction has {len(raw):,} bytes; limits.interaction_bytes allows {allowed:,}"
+            return InteractionResult("refused", reason=TOO_LARGE, detail=detail)
+        try:
+            new = self._unpack(raw)
+            user = self._keys.pseudonyms.of(new.user_id)
+        except RequestError as error:
+            return InteractionResult("refused", reason=MALFORMED, detail=error.text)
+        except UserIdError as error:
+            return InteractionResult("refused", reason=_USER, detail=str(error))
+        fields = msgspec.structs.asdict(new)
+        del fields["user_id"]
+        return Interaction(user=user, **fields)

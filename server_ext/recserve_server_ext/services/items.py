@@ -6,9 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from recserve_client.contract import (
     DeleteItems,
@@ -26,6 +24,7 @@ from recserve_client.contract import (
     shown,
 )
 from recserve_server_ext.batching.batcher import Answer, Encode
+from recserve_server_ext.batching.request_checks import too_large
 from recserve_server_ext.catalogue import changes as changes
 from recserve_server_ext.catalogue.changes import Put, Request, Take
 from recserve_server_ext.catalogue.item_checks import Checked, ItemChecks
@@ -33,9 +32,7 @@ from recserve_server_ext.catalogue.store import CatalogueStore, Head
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.encoder.item_vectors import PairCollector, encode_items, made_with
-from recserve_server_ext.recommend.requests import too_large
 
-Vectors = NDArray[np.float32]
 #: Items encoded at a time: recommendations with texts are answered between two such parts.
 _PART: Final = 64
 
@@ -71,7 +68,7 @@ class ItemsJob(Struct):
         return bool(self.new_texts)
 
 
-class CatalogueEditor:
+class ItemService:
     """Changes and reads the catalogue; the vectors of new texts are stored with the items.
 
     The way of a request: `accept` (decode), `look_up` (check against the store), `encode` when there are new texts,

@@ -11,21 +11,21 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from recserve_client.contract import AssignedVariant, ErrorKind, RecommendForRequest, RequestError, pack
 from recserve_client.contract.private_packing import PrivateUnpacker
 from recserve_server_ext.batching.batcher import Answer, Encode
+from recserve_server_ext.batching.request_checks import check_size
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import InteractionError, UserIdError, UserKeysError
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.history.user_histories import UserHistories, UserPast
-from recserve_server_ext.interactions.interaction import MICROSECONDS
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.recommend.experiments import Experiments
 from recserve_server_ext.recommend.pipeline import Recommender
 from recserve_server_ext.recommend.profile import Made, check_user_request
 from recserve_server_ext.recommend.query import Job
 from recserve_server_ext.recommend.ranking import Plan, Ranked, UserRanker
-from recserve_server_ext.recommend.requests import check_size
 from recserve_server_ext.recommend.user_plans import plan_of, planned
 from recserve_server_ext.recommend.user_slates import PackedUserSlate, packed_ranked, popular_reasons
 from recserve_server_ext.strategies.counts_view import CountsView

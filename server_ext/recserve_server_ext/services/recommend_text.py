@@ -9,8 +9,8 @@ from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, Unpacker, pack, shown
+from recserve_server_ext.batching.request_checks import check_size, check_texts
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.recommend.requests import check_size, check_texts
 
 _unpack = Unpacker(RecommendRequest)
 

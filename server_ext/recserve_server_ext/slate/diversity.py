@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
-Scores = NDArray[np.float64]
-Picks = NDArray[np.int64]
+from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 
 
 class MarginalRelevance:
@@ -21,7 +19,7 @@ class MarginalRelevance:
     While nothing is chosen the best score is worth most, whatever lambda is.
     """
 
-    def __init__(self, scores: Scores, vectors: Vectors, diversify: NDArray[np.float64]) -> None:
+    def __init__(self, scores: Floats, vectors: Vectors, diversify: NDArray[np.float64]) -> None:
         """Start with nothing chosen.
 
         Args:
@@ -37,13 +35,13 @@ class MarginalRelevance:
         self._similarity = np.full(scores.shape, -np.inf, np.float32)
         self._begun = np.zeros(len(scores), np.bool_)
 
-    def values(self) -> Scores:
+    def values(self) -> Floats:
         """[users, n] what each candidate is worth now; undefined where there is none."""
         begun = self._begun[:, None]
         penalty = self._penalty_weight * np.where(begun, self._similarity, 0.0)
         return np.where(begun, self._relevance - penalty, self._scores)
 
-    def take(self, picks: Picks) -> None:
+    def take(self, picks: Ints) -> None:
         """Count one candidate of each user as chosen.
 
         Args:
@@ -56,7 +54,7 @@ class MarginalRelevance:
         self._begun |= took
 
 
-def best_of(values: Scores, allowed: NDArray[np.bool_]) -> Picks:
+def best_of(values: Floats, allowed: NDArray[np.bool_]) -> Ints:
     """The allowed candidate of the greatest value of each user, of equal ones the first; -1 where none is allowed.
 
     Args:
@@ -67,7 +65,7 @@ def best_of(values: Scores, allowed: NDArray[np.bool_]) -> Picks:
     return np.where(allowed[np.arange(len(picks)), picks], picks, -1)
 
 
-def diversified(scores: Scores, vectors: Vectors, k: int, diversify: NDArray[np.float64]) -> Picks:
+def diversified(scores: Floats, vectors: Vectors, k: int, diversify: NDArray[np.float64]) -> Ints:
     """Choose k candidates of each user, one after the other, by `MarginalRelevance`.
 
     Every choice depends only on those before it, so the first of k picks are the picks of a smaller k.

@@ -15,13 +15,13 @@ from recserve_server_ext.attributes.boosts import at_moment, boost_shares, check
 from recserve_server_ext.attributes.columns import kinds_of
 from recserve_server_ext.attributes.values import candidate_values
 from recserve_server_ext.attributes.view import Allowed, ViewFilters
-from recserve_server_ext.catalogue.view import Rows, Vectors, View
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Floats, Rows, Vectors
 from recserve_server_ext.retrieval.boosted import Boosted, search_boosted
 from recserve_server_ext.retrieval.search import Wanted, search
 from recserve_server_ext.slate.rules import Candidates, arrange
 
 _NONE = np.empty(0, np.int64)
-Boosts = NDArray[np.float64]
 #: Candidates where options choose among them: four times k, at least 100, at most 1,000 more than k.
 _TIMES, _AT_LEAST, _MORE = 4, 100, 1000
 #: Times as many for a slate that groups left short.
@@ -150,7 +150,7 @@ def search_candidates(view: View, users: Vectors, wishes: Sequence[Wish], counts
 
 
 def _searched(
-    view: View, users: Vectors, wanted: Sequence[Wanted], askers: Sequence[int], boosts: Sequence[Boosts | None]
+    view: View, users: Vectors, wanted: Sequence[Wanted], askers: Sequence[int], boosts: Sequence[Floats | None]
 ) -> list[Rows]:
     """What each wanted of its asker finds, by the score with the asker's boosts."""
     found: list[Rows] = [_NONE] * len(wanted)

@@ -21,12 +21,8 @@ from numpy.typing import NDArray
 
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attributes.values import GroupValues
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.slate.diversity import MarginalRelevance, best_of
-from recserve_server_ext.slate.group_caps import GroupCap
-
-Scores = NDArray[np.float64]
-Picks = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 
 class Candidates(NamedTuple):
@@ -41,10 +37,10 @@ class Candidates(NamedTuple):
         quotas: [rules, users, n] which candidates each quota asks for.
     """
 
-    scores: Scores
+    scores: Floats
     vectors: NDArray[np.float32] | None = None
     groups: Sequence[GroupValues] = ()
-    pinned: Sequence[Picks] = ()
+    pinned: Sequence[Ints] = ()
     buried: Sequence[Mask] = ()
     quotas: Sequence[Mask] = ()
 
@@ -58,7 +54,7 @@ class Slates(NamedTuple):
         rules: Name of each rule: pins, bury, quotas.
     """
 
-    picks: Picks
+    picks: Ints
     moved: Mask
     rules: tuple[str, ...]
 
@@ -137,7 +133,7 @@ class _Filling:
         names = [pin.name for pin in options.pins] + [rule.name for rule in options.bury]
         return Slates(picks, moved, (*names, *(quota.name for quota in options.quotas)))
 
-    def _take(self, picks: Picks, place: int) -> None:
+    def _take(self, picks: Ints, place: int) -> None:
         """Give the place to one candidate of each user (-1 = none)."""
         took = picks >= 0
         self._picks[took, place] = picks[took]
@@ -150,7 +146,7 @@ class _Filling:
         if len(self._short):
             self._short = np.maximum(self._short - (self._quotas[:, self._users, picks] & took), 0)
 
-    def _choose(self) -> Picks:
+    def _choose(self) -> Ints:
         """[users] the candidate for the next place."""
         values = self._candidates.scores if self._relevance is None else self._relevance.values()
         allowed = self._free
@@ -165,14 +161,14 @@ class _Filling:
             choice = self._serve_quotas(values, allowed, ahead, choice)
         return choice
 
-    def _pass_over_buried(self, best: Picks, best_ahead: Picks) -> Picks:
+    def _pass_over_buried(self, best: Ints, best_ahead: Ints) -> Ints:
         passed = (best_ahead >= 0) & (best != best_ahead)
         users, items, first = self._users[passed], best[passed], len(self._options.pins)
         for number, buried in enumerate(self._candidates.buried, start=first):
             self._moved[users, items, number] |= buried[users, items]
         return np.where(best_ahead >= 0, best_ahead, best)
 
-    def _serve_quotas(self, values: Scores, allowed: Mask, ahead: Mask, choice: Picks) -> Picks:
+    def _serve_quotas(self, values: Floats, allowed: Mask, ahead: Mask, choice: Ints) -> Ints:
         # What no candidate can give is not waited for.
         short = np.minimum(self._short, (self._quotas & allowed).sum(axis=2))
         missing = short.sum(axis=0)
@@ -187,3 +183,44 @@ class _Filling:
         for number, (quota, asked) in enumerate(zip(self._quotas, short > 0, strict=True), start=first):
             self._moved[users, items, number] |= quota[users, items] & asked[users]
         return np.where(pressing, served, choice)
+
+
+class GroupCap:
+    """Which candidates may still be chosen; every user's slate is counted for itself.
+
+    Attributes:
+        allowed: [users, n] whether none of the candidate's values has its n items yet.
+    """
+
+    def __init__(self, users: int, n: int, values: GroupValues, at_most: int) -> None:
+        """Start with empty slates.
+
+        Args:
+            users: Number of users.
+            n: Candidates of each.
+            values: The values that each candidate counts for.
+            at_most: Items of one value.
+        """
+        self._n = n
+        self._at_most = at_most
+        self._positions = values.positions
+        keys = int(values.keys.max(initial=-1)) + 1
+        # Counted are pairs of a user and a value, numbered without gaps.
+        pairs, self._counted = np.unique(values.positions // n * keys + values.keys, return_inverse=True)
+        self._counts = np.zeros(len(pairs), np.int64)
+        self._flat = np.ones(users * n, np.bool_)
+        self.allowed: NDArray[np.bool_] = self._flat.reshape(users, n)
+
+    def take(self, picks: NDArray[np.int64]) -> None:
+        """Count one candidate of each user.
+
+        Args:
+            picks: [users] candidate; -1 = none.
+        """
+        took = picks >= 0
+        chosen = np.zeros(len(self._flat), np.bool_)
+        chosen[(np.arange(len(picks)) * self._n + picks)[took]] = True
+        counted = self._counted[chosen[self._positions]]
+        self._counts += np.bincount(counted, minlength=len(self._counts))
+        full = self._counts >= self._at_most
+        self._flat[self._positions[full[self._counted]]] = False

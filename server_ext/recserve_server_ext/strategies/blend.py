@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_server_ext.catalogue.view import Rows
+from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows
 from recserve_server_ext.config.blend import BlendRules
-from recserve_server_ext.interactions.columns import Floats, Ints
 from recserve_server_ext.strategies.counts_view import CountsView, PopularRows, spread_of
 
-Mask = NDArray[np.bool_]
 #: Behaviours of a history whose neighbours count: the heaviest. The rest weighs next to nothing.
 _HEAVIEST: Final = 64
 
@@ -94,7 +91,7 @@ def pairs_of(counts: CountsView, rows: Rows, weights: Floats) -> Pairs:
     nearest = counts.nearest[places]
     there = nearest >= 0
     behaviour = np.repeat(known, there.sum(axis=1))
-    value = (weights[known][:, None] * counts.likeness[places])[there]
+    value = (weights[known][:, None] * counts.similarity[places])[there]
     return Pairs(behaviour, nearest[there], value.astype(np.float64))
 
 

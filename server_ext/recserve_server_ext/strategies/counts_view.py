@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import PopularWindow
 from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.counts.counts import Counts
 from recserve_server_ext.counts.popularity import Ranking
-from recserve_server_ext.interactions.columns import Floats, Ints
 
 #: Item vectors that the spread of text scores is measured on.
 _SAMPLE: Final = 20_000
@@ -97,9 +97,9 @@ class CountsView:
         return np.where(places >= 0, self._rows[places], -1) if len(self._rows) else places.astype(np.int64)
 
     @property
-    def likeness(self) -> NDArray[np.float32]:
+    def similarity(self) -> NDArray[np.float32]:
         """[counted items, n] of the neighbours."""
-        return self.counts.neighbours.likeness
+        return self.counts.neighbours.similarity
 
     def beliefs(self, rows: Ints) -> tuple[Floats, Floats]:
         """[rows], [rows] the parameters of the Beta distribution of each one's rate of clicks."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from recserve_server_ext.common.arrays import Vectors
 
 #: A weighted sum shorter than this share of the sum of the weights has no direction left above float32 noise.
 CANCELLED = 1e-4

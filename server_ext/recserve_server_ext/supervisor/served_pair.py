@@ -9,7 +9,8 @@ from recserve_server_ext.common.errors import EncoderError, SnapshotError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.encoder.loaded import LoadedEncoder
-from recserve_server_ext.encoder.manifest import EncoderManifest, choose_encoder, read_manifest
+from recserve_server_ext.encoder.manifest import EncoderManifest, read_manifest
+from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.encoder.versions import made_by
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract import models as names
-from recserve_server_ext.batching.batcher import Answer, PackedModel
+from recserve_server_ext.batching.batcher import Answer, Batcher
 from recserve_server_ext.config.server import ModelSettings, ServeSettings
 from recserve_server_ext.encoder.loaded import LoadedEncoder, ServedEncoders
 from recserve_server_ext.encoder.manifest import Role
@@ -131,7 +131,7 @@ class TritonCall:
         return bool(self._sender.is_cancelled())
 
 
-def execute(model: PackedModel[Any], requests: Sequence[Any]) -> list[Any]:
+def execute(model: Batcher[Any], requests: Sequence[Any]) -> list[Any]:
     """A packed model's `execute`: Triton's response for each request, None where the answer comes later."""
     answers = model.run([TritonCall(request) for request in requests])
     return [None if answer is None else response(answer) for answer in answers]

@@ -24,10 +24,9 @@ from recserve_export.encoder.report.report import (
 )
 from recserve_export.errors import FidelityError
 from recserve_server_ext.common import cpu
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import INT8, Precision
 from recserve_server_ext.encoder.text_encoder import TextEncoder
-
-Vectors = NDArray[np.float32]
 
 #: Least cosine of an fp32 vector with PyTorch's.
 LEAST_FP32_COS: Final = 0.9999

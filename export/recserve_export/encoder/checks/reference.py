@@ -13,10 +13,9 @@ from recserve_export.encoder.graph.pooled_model import load_model
 from recserve_export.encoder.source.folder import EncoderSource
 from recserve_export.encoder.source.sentence_modules import DenseLayer, Pooling
 from recserve_export.encoder.source.tokenizer import load_tokenizer
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.text_encoder import MOST_CHUNKS
-
-Vectors = NDArray[np.float32]
 
 
 class Reference:

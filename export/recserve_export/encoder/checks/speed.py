@@ -12,7 +12,8 @@ import numpy as np
 from recserve_export.encoder.checks.reference import Reference
 from recserve_export.encoder.checks.texts import SEED
 from recserve_export.encoder.report.report import PYTORCH, SpeedPoint
-from recserve_server_ext.encoder.text_encoder import TextEncoder, TokenIds, TokenTable
+from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.encoder.text_encoder import TextEncoder, TokenTable
 
 _LENGTHS: Final = (8, 32, 128)
 _BATCHES: Final = (1, 8, 32)
@@ -30,7 +31,7 @@ def measure_grid(encoder: TextEncoder, reference: Reference) -> list[SpeedPoint]
     """
     seconds: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     rng = np.random.default_rng(SEED)
-    calls: dict[str, Callable[[TokenIds], object]] = {
+    calls: dict[str, Callable[[Ints], object]] = {
         encoder.manifest.precision: lambda ids: encoder.run(TokenTable(ids, np.full(len(ids), ids.shape[1]))),
         PYTORCH: reference.run,
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,3 +174,16 @@ def _name_dim(path: Path, dim: int) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = dim
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings and log lines below ERROR, of this process, inside the block."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -16,23 +16,20 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from recserve_export.encoder.quantise.products import one_sided, quantise_products
-from recserve_export.encoder.quantise.rounding import Compensation, Moments, RoundedWeight
+from recserve_export.encoder.quantise.rounding import Compensation, RoundedWeight
 from recserve_export.encoder.quantise.statistics import activation_statistics
 from recserve_export.encoder.report.recipe import Int8Recipe
 from recserve_export.errors import ExportError
-from recserve_server_ext.encoder.text_encoder import TokenIds
-
-Values = NDArray[np.float32]
+from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 
 
 def write_int8(
     fp32: Path,
     int8: Path,
-    calibration: Iterable[TokenIds],
+    calibration: Iterable[Ints],
     recipe: Int8Recipe,
     *,
     done: Callable[[int], None] = lambda _: None,
@@ -76,7 +73,7 @@ def write_int8(
 
 
 def _rounded_weights(
-    model: Any, inputs: dict[str, list[str]], moments: dict[str, Moments], bits: int
+    model: Any, inputs: dict[str, list[str]], moments: dict[str, Floats], bits: int
 ) -> dict[str, RoundedWeight]:
     """Every weight that is multiplied in int8, rounded for all the activations that it is multiplied with."""
     activations: dict[str, list[str]] = defaultdict(list)
@@ -188,7 +185,7 @@ def _weight_matmuls(model: Any, matrices: Collection[str]) -> list[Any]:
     return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
 
 
-def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Values], alpha: float) -> dict[str, Values]:
+def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Vectors], alpha: float) -> dict[str, Vectors]:
     """Multiply each activation by 1/s and its weights by s, in place; the graph computes the same in float.
 
     Args:
@@ -201,7 +198,7 @@ def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Values]
         1/s [channels] of each activation.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    factors: dict[str, Values] = {}
+    factors: dict[str, Vectors] = {}
     for activation, names in products.items():
         matrices = {name: numpy_helper.to_array(tensors[name]) for name in names}
         largest = np.max([np.abs(matrix).max(1) for matrix in matrices.values()], axis=0)
@@ -213,7 +210,7 @@ def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Values]
     return factors
 
 
-def channel_scales(activation: Values, weight: Values, alpha: float) -> Values:
+def channel_scales(activation: Vectors, weight: Vectors, alpha: float) -> Vectors:
     """s = amax(x)^alpha / amax(W)^(1 - alpha) for each channel, [channels]; 1 where either never leaves 0."""
     is_alive = (activation > 0) & (weight > 0)
     scale = np.ones_like(activation)
@@ -221,7 +218,7 @@ def channel_scales(activation: Values, weight: Values, alpha: float) -> Values:
     return scale
 
 
-def _insert_factors(model: Any, products: dict[str, list[str]], factors: dict[str, Values]) -> None:
+def _insert_factors(model: Any, products: dict[str, list[str]], factors: dict[str, Vectors]) -> None:
     nodes: list[Any] = []
     inserted: set[str] = set()
     for node in model.graph.node:

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Values = NDArray[np.float32]
-Moments = NDArray[np.float64]
+from recserve_server_ext.common.arrays import Floats, Vectors
+
 #: Of the mean of H's diagonal, added to it: inputs that calibration saw little of must not carry large errors.
 _DAMPING: Final = 0.01
 #: Inputs after which the error is spread over all that are left; within, only over those of the block.
@@ -30,13 +30,13 @@ class RoundedWeight(NamedTuple):
     """
 
     steps: NDArray[np.int8]
-    scales: Values
+    scales: Vectors
 
 
 class Compensation:
     """Rounds the weights that stand behind the same inputs; what follows from the inputs is worked out once."""
 
-    def __init__(self, moments: Moments) -> None:
+    def __init__(self, moments: Floats) -> None:
         """
         Args:
             moments: H = sum of x x' over inputs x of calibration, [inputs, inputs].
@@ -44,7 +44,7 @@ class Compensation:
         self._order = np.argsort(-np.diag(moments), kind="stable")
         self._spread = _spread(moments[np.ix_(self._order, self._order)])
 
-    def rounded(self, weight: Values, bits: int) -> RoundedWeight:
+    def rounded(self, weight: Vectors, bits: int) -> RoundedWeight:
         """Round a weight, with one scale for each output.
 
         Args:
@@ -59,17 +59,17 @@ class Compensation:
         return RoundedWeight(steps, scales.astype(np.float32))
 
 
-def _spread(moments: Moments) -> Moments:
+def _spread(moments: Floats) -> Floats:
     """Upper Cholesky factor of the inverse of damped moments; its rows say where an input's error goes."""
     damped = moments.copy()
     diagonal = np.diag_indices(len(damped))
     # An input that is always 0 has no say; of what is not 0 the mean is above 0.
     damped[diagonal] += (_DAMPING * float(np.mean(damped[diagonal]))) or 1.0
-    factor: Moments = np.linalg.cholesky(np.linalg.inv(damped)).T
+    factor: Floats = np.linalg.cholesky(np.linalg.inv(damped)).T
     return factor
 
 
-def _rounded(left: Any, spread: Moments, levels: int) -> NDArray[np.int8]:
+def _rounded(left: Any, spread: Floats, levels: int) -> NDArray[np.int8]:
     """[inputs, outputs] weights in steps, not whole yet -> whole ones."""
     steps = np.empty(left.shape, np.int8)
     for start in range(0, len(left), _BLOCK):

@@ -9,14 +9,11 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnx import helper
 
-from recserve_export.encoder.quantise.rounding import Moments
-from recserve_server_ext.encoder.text_encoder import TokenIds
+from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 
-Values = NDArray[np.float32]
-#: Moments that are added up at a time; of larger encoders the calibration texts run several times.
+#: Floats that are added up at a time; of larger encoders the calibration texts run several times.
 _MOMENT_BYTES: Final = 1024**3
 
 
@@ -31,12 +28,12 @@ class ActivationStatistics:
         low: The least value.
     """
 
-    largest: Values
-    moments: Moments
-    tops: list[Values] = field(default_factory=list)
+    largest: Vectors
+    moments: Floats
+    tops: list[Vectors] = field(default_factory=list)
     low: float = 0.0
 
-    def add(self, values: Values) -> None:
+    def add(self, values: Vectors) -> None:
         """Add the tokens of one text, [tokens, channels]."""
         self.largest = np.maximum(self.largest, np.abs(values).max(0))
         self.moments += values.T.astype(np.float64) @ values
@@ -47,7 +44,7 @@ class ActivationStatistics:
 def activation_statistics(
     model: Any,
     widths: Mapping[str, int],
-    calibration: Sequence[TokenIds],
+    calibration: Sequence[Ints],
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, ActivationStatistics]:
     """Run the calibration texts through a graph.

@@ -20,9 +20,9 @@ from recserve_export.encoder.checks.texts import SEED
 from recserve_export.encoder.report.report import SpeedPoint
 from recserve_export.encoder.targets.batches_file import BATCHES, SYSTEMS, read_batches
 from recserve_export.encoder.targets.targets import preferred_batches
+from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.files import write_file
 from recserve_server_ext.config.server import Provider
-from recserve_server_ext.encoder.text_encoder import TokenIds, Vectors
 from recserve_server_ext.triton.encoder_target import CONFIG, CONFIGS, model_folder
 
 _LENGTHS: Final = (8, 32, 128)
@@ -31,7 +31,7 @@ _ROUNDS: Final = 5
 
 
 def measure_batches(
-    run: Callable[[TokenIds, TokenIds], Vectors], *, vocabulary: int, widths: Sequence[int], provider: Provider
+    run: Callable[[Ints, Ints], Vectors], *, vocabulary: int, widths: Sequence[int], provider: Provider
 ) -> list[SpeedPoint]:
     """Medians of rounds in which all shapes take turns, after one call of each.
 

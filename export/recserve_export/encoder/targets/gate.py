@@ -16,6 +16,7 @@ from recserve_export.encoder.checks import fidelity
 from recserve_export.encoder.checks.texts import sample_texts
 from recserve_export.encoder.report.report import Agreement, Neighbours
 from recserve_export.errors import ExportError, FidelityError
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Provider
 from recserve_server_ext.encoder.manifest import EncoderManifest, read_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
@@ -89,7 +90,7 @@ def _check_same_model(manifest: EncoderManifest, reference: EncoderManifest, aga
             )
 
 
-def _served(address: str, manifest: EncoderManifest, texts: list[str]) -> fidelity.Vectors:
+def _served(address: str, manifest: EncoderManifest, texts: list[str]) -> Vectors:
     try:
         with Client(address) as client:
             served = client.server_info().encoder.partition("+")[0]

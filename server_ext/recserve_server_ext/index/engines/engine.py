@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract.filters import Filter
+from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 
-Vectors = NDArray[np.float32]
-Rows = NDArray[np.int64]
-Scores = NDArray[np.float32]
 #: Rows or labels [n, k], and what they are ordered by [n, k].
 Found = tuple[NDArray[Any], Scores]
 

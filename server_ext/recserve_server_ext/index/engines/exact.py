@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_server_ext.index.engines.engine import Rows, Scores, Vectors, no_results
+from recserve_server_ext.common.arrays import Rows, Scores, Vectors
+from recserve_server_ext.index.engines.engine import no_results
 
 #: Scores held at once (32 MiB of float32); a block has at least one query.
 _BLOCK_SCORES = 1 << 23

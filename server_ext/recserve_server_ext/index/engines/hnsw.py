@@ -12,8 +12,9 @@ import hnswlib
 import numpy as np
 
 from recserve_server_ext.common import cpu
+from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.engine import Found, Rows, Scores, Vectors, no_results, search_in_parts
+from recserve_server_ext.index.engines.engine import Found, no_results, search_in_parts
 from recserve_server_ext.index.engines.exact import ExactEngine
 
 GRAPH = "graph.hnsw"

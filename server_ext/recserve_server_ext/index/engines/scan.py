@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from recserve_server_ext.common.arrays import Rows, Scores, Vectors
+
 # Training has many short parallel steps. Where other programs use the CPU, OpenMP's threads spin away minutes of it
 # between them, unless they are told to sleep before their library is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -23,7 +25,7 @@ import faiss
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.engine import Rows, Scores, Vectors, search_in_parts
+from recserve_server_ext.index.engines.engine import search_in_parts
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.scan_fit import Fit
 

@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.manifest import REBUILD
+from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.errors import REBUILD, SnapshotError
 
-Vectors = NDArray[np.float32]
 FITTED = "fitted.npy"
 #: Share of the mean eigenvalue that is added to all of them: a few thousand users leave some directions empty.
 _LEAST_SHARE = 1e-3

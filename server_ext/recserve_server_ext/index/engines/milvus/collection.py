@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.common.errors import MilvusError
-from recserve_server_ext.index.engines.engine import Rows, Vectors
 from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
 from recserve_server_ext.index.engines.milvus.filter import ATTRIBUTES, ROW, AttributeKeys
 from recserve_server_ext.index.fields import ItemFields

@@ -19,9 +19,10 @@ import numpy as np
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract.filters import Filter
+from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.common.errors import MilvusError, SnapshotError
 from recserve_server_ext.config.milvus import MilvusSettings
-from recserve_server_ext.index.engines.engine import RemoteEngine, Rows, Scores, Vectors, no_results
+from recserve_server_ext.index.engines.engine import RemoteEngine, no_results
 from recserve_server_ext.index.engines.milvus.collection import (
     VECTOR,
     Loadable,

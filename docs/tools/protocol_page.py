@@ -1,4 +1,4 @@
-"""Writes docs/protocol.md from the contract: ``python -m recserve_client.protocol_page > docs/protocol.md``."""
+"""Writes docs/protocol.md from the contract: ``python docs/tools/protocol_page.py > docs/protocol.md``."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ _EXAMPLE: Final = RecommendRequest(
 _HEAD: Final = """\
 # Protocol
 
-<!-- Generated: python -m recserve_client.protocol_page > docs/protocol.md -->
+<!-- Generated: python docs/tools/protocol_page.py > docs/protocol.md -->
 
 recserve speaks the KServe v2 inference protocol over gRPC (`inference.GRPCInferenceService/ModelInfer`). Every request
 and every answer is **packed**: one `BYTES` tensor with one element, which is a JSON document in UTF-8. So any KServe

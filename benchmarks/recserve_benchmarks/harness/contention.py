@@ -11,7 +11,7 @@ import psutil
 from recserve_server_ext.common import cpu
 
 
-class Company:
+class CpuContention:
     """CPU that programs other than this one and its children used, from when it was made.
 
     A share of all cores: 0.5 on two cores is one core. Time that the hypervisor took counts as theirs.

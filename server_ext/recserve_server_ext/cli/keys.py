@@ -1,0 +1,52 @@
+"""`recserve keys`: the keys that user ids become pseudonyms with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recserve_client.cli.console import fail, note, progress
+from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
+
+app = typer.Typer(help="Keys of users' pseudonyms.", no_args_is_help=True)
+
+
+@app.callback()
+def _keys() -> None:
+    """Keys of users' pseudonyms."""
+
+
+@app.command()
+def rotate(
+    home: Annotated[Path, typer.Option(help="Folder that holds everything recserve makes.")] = DEFAULT_HOME,
+    store: Annotated[str | None, typer.Option(help="URL of PostgreSQL in place of the file in HOME.")] = None,
+) -> None:
+    """Give every user a new pseudonym, by a new key, in the store of HOME; where it was cut short, do the rest.
+
+    Servers may run meanwhile: they record nothing until it is done, and then go on with the new key.
+    """
+    from rich.progress import TaskID
+
+    from recserve_server_ext.common.errors import ServerError
+    from recserve_server_ext.interactions.key_rotation import rotate, rows_of
+    from recserve_server_ext.interactions.store import InteractionStore
+
+    place = Workspace(home)
+    try:
+        with (
+            InteractionStore(place.interactions if store is None else store) as opened,
+            progress("rotating the key", rows_of(opened)) as bar,
+        ):
+            done = rotate(opened, place.pseudonym_key, lambda rows: bar.advance(TaskID(0), rows))
+    except ServerError as error:
+        fail(str(error))
+    if done.resumed:
+        note("the key was rotated already; what the old pseudonyms had left in the files is cleared now")
+    else:
+        note(
+            f"{done.users:,} users, {done.answers:,} logged answers, {done.event_ids:,} event ids and "
+            f"{done.tombstones:,} tombstones are under a new key"
+        )
+    note(f"all {done.keys} keys are needed from now on: keep a copy of them, apart from backups of the store")

@@ -1,0 +1,19 @@
+"""Names for the types of arrays, by what they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: [..., dim] float32: vectors, mostly of unit length.
+Vectors = NDArray[np.float32]
+#: float32: scores as an engine returns them.
+Scores = NDArray[np.float32]
+#: int64: rows of a catalogue.
+Rows = NDArray[np.int64]
+#: int64: counts, places and other whole numbers.
+Ints = NDArray[np.int64]
+#: float64: weights, scores that are added up, moments.
+Floats = NDArray[np.float64]
+#: bool.
+Mask = NDArray[np.bool_]

@@ -1,0 +1,12 @@
+"""Units of time and size."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: In a second.
+MICROSECONDS: Final = 1_000_000
+#: Seconds in a day.
+DAY_S: Final = 86_400.0
+#: Bytes in a mebibyte.
+MIB: Final = 2**20
