@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         RecommendRequest,
         Slate,
         SlateItem,
-        UserSlate,
     )
     from recserve_client.contract.slate_options import SlateOptions
     from recserve_client.errors import RecserveError
@@ -43,7 +42,6 @@ _HOME_OF = {
     "Slate": "recserve_client.contract",
     "SlateItem": "recserve_client.contract",
     "SlateOptions": "recserve_client.contract.slate_options",
-    "UserSlate": "recserve_client.contract",
     "interaction": "recserve_client.user_calls",
     "item": "recserve_client.calls",
     "reasons": "recserve_client.results",
@@ -67,7 +65,6 @@ __all__ = [
     "Slate",
     "SlateItem",
     "SlateOptions",
-    "UserSlate",
     "interaction",
     "item",
     "reasons",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, Unpack
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from recserve_client.contract import (
     EmbedRequest,
     EmbedResponse,
     ErrorKind,
+    Explore,
     Page,
     RecommendRequest,
     RequestError,
@@ -28,7 +29,7 @@ from recserve_client.contract import (
     shown,
 )
 from recserve_client.contract.filters import Filter
-from recserve_client.contract.slate_options import SlateOptions
+from recserve_client.contract.slate_options import Recency, SlateOptions
 from recserve_client.errors import Cancelled, RecserveError, ServerFault, from_request
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -77,59 +78,71 @@ def text(content: str, weight: float = 1.0) -> Behaviour:
     return Behaviour(text=content, weight=weight)
 
 
+class RecommendOptions(TypedDict, total=False):
+    """What may be asked of any recommendation; the defaults are those of `RecommendRequest`.
+
+    Attributes:
+        k: Number of items wanted, 1 to 1,000.
+        exclude: Item ids that must not be recommended.
+        ef: Width of the HNSW search.
+        fields: Fields of the items to return.
+        explain: Whether each item comes with the parts of its score and the contribution of every behaviour.
+        min_revision: Answer from this revision of the catalogue or a later one, as `client.items.upsert` returned it.
+        where: Only items that match: a filter, or its text (``year >= 1990 and "Drama" in genre``).
+        slate: How the slate is made of the candidates.
+        count: Whether to count the items that match `where`.
+        page: A part of the k items; `Slate.cursor` asks for the next one, with all else as it was.
+        strategy: Name of what proposes and scores the candidates; the server refuses an unknown one with its list.
+        options: Options of that strategy, by name.
+        interests: The most interest clusters that the history is parted into, 1 to 8.
+        context: Of this visit; decides, where the server counts by it, among whom an item is popular.
+        explore: Whether and how to try other candidates.
+        new_items: Favour new items: a share by age, which also makes them candidates.
+        on_cold: Where nothing usable is known: the server's `fallback` strategy, or an `error`.
+    """
+
+    k: int
+    exclude: Sequence[str]
+    ef: int | None
+    fields: Sequence[str]
+    explain: bool
+    min_revision: int
+    where: Filter | str | None
+    slate: SlateOptions | None
+    count: bool
+    page: Page | None
+    strategy: str
+    options: Mapping[str, Any]
+    interests: int
+    context: Mapping[str, str]
+    explore: Explore | None
+    new_items: Recency | None
+    on_cold: Literal["fallback", "error"] | None
+
+
 def recommend(
     history: Sequence[Behaviour],
     *,
-    k: int = 10,
-    exclude: Sequence[str] = (),
     exclude_history: bool = True,
-    ef: int | None = None,
-    fields: Sequence[str] = (),
-    explain: bool = True,
     on_unknown: Literal["error", "ignore"] = "error",
-    min_revision: int = 0,
-    where: Filter | str | None = None,
-    slate: SlateOptions | None = None,
-    count: bool = False,
-    page: Page | None = None,
     deadline_s: float | None = None,
+    **options: Unpack[RecommendOptions],
 ) -> Call[Slate]:
     """Recommend items for a history.
 
     Args:
         history: Weighted behaviours, made by `item` and `text`.
-        k: Number of items wanted, 1 to 1,000.
-        exclude: Item ids that must not be recommended.
         exclude_history: Whether the items of the history stay out.
-        ef: Width of the HNSW search; none = the index's own.
-        fields: Fields of the items to return.
-        explain: Whether each item comes with the contribution of every behaviour.
         on_unknown: What an unknown item id does: refuse the request, or be skipped.
-        min_revision: Answer from this revision of the catalogue or a later one, as `client.items.upsert` returned it.
-        where: Only items that match: a filter, or its text (``year >= 1990 and "Drama" in genre``).
-        slate: How the slate is made of the candidates; none = by score.
-        count: Whether to count the items that match `where`.
-        page: A part of the k items; `Slate.cursor` asks for the next one, with all else as it was.
         deadline_s: For all tries together.
+        options: See `RecommendOptions`.
 
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    _check_weights(history)
+    check_weights(history, "history")
     message = RecommendRequest(
-        history=list(history),
-        k=k,
-        exclude=list(exclude),
-        exclude_history=exclude_history,
-        ef=ef,
-        fields=list(fields),
-        explain=explain,
-        on_unknown=on_unknown,
-        min_revision=min_revision,
-        where=filter_of(where),
-        slate=slate,
-        count=count,
-        page=page,
+        list(history), exclude_history=exclude_history, on_unknown=on_unknown, **request_fields(options)
     )
     return request(message, deadline_s=deadline_s)
 
@@ -143,65 +156,35 @@ def request(message: RecommendRequest, *, deadline_s: float | None = None) -> Ca
     return Call("ModelInfer", infer(models.RECOMMEND, message), _slate, deadline_s)
 
 
-def similar(
-    item_id: str,
-    *,
-    k: int = 10,
-    where: Filter | str | None = None,
-    slate: SlateOptions | None = None,
-    fields: Sequence[str] = (),
-    deadline_s: float | None = None,
-) -> Call[Slate]:
-    """The items most like one item: `recommend` from it alone, without contributions.
+def similar(item_id: str, *, deadline_s: float | None = None, **options: Unpack[RecommendOptions]) -> Call[Slate]:
+    """The items most like one item: `recommend` from it alone, without contributions unless `explain` asks for them.
 
     Args:
         item_id: Its id; it is not among the answer.
-        k: Number of items wanted, 1 to 1,000.
-        where: Only items that match: a filter, or its text.
-        slate: How the slate is made of the candidates; none = by score.
-        fields: Fields of the items to return.
         deadline_s: For all tries together.
+        options: See `RecommendOptions`.
 
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    return recommend(
-        [item(item_id)], k=k, where=where, slate=slate, fields=fields, explain=False, deadline_s=deadline_s
-    )
+    options.setdefault("explain", False)
+    return recommend([item(item_id)], deadline_s=deadline_s, **options)
 
 
 def recommend_text(
     texts: Sequence[str],
     *,
     weights: Sequence[float] | None = None,
-    k: int = 10,
-    exclude: Sequence[str] = (),
-    ef: int | None = None,
-    fields: Sequence[str] = (),
-    explain: bool = True,
-    min_revision: int = 0,
-    where: Filter | str | None = None,
-    slate: SlateOptions | None = None,
-    count: bool = False,
-    page: Page | None = None,
     deadline_s: float | None = None,
+    **options: Unpack[RecommendOptions],
 ) -> Call[Slate]:
     """Recommend items for texts through the ensemble; the same slate as `recommend`, every text encoded anew.
 
     Args:
         texts: The history.
-        weights: One for each text; none = 1.
-        k: Number of items wanted, 1 to 1,000.
-        exclude: Item ids that must not be recommended.
-        ef: Width of the HNSW search; none = the index's own.
-        fields: Fields of the items to return.
-        explain: Whether each item comes with the contribution of every text.
-        min_revision: Answer from this revision of the catalogue or a later one, as `client.items.upsert` returned it.
-        where: Only items that match: a filter, or its text.
-        slate: How the slate is made of the candidates; none = by score.
-        count: Whether to count the items that match `where`.
-        page: A part of the k items; `Slate.cursor` asks for the next one, with all else as it was.
+        weights: One for each text; `None` weighs each with 1.
         deadline_s: For all tries together.
+        options: See `RecommendOptions`.
 
     Raises:
         RecserveError: See `recserve_client.errors`.
@@ -211,20 +194,8 @@ def recommend_text(
     if len(weights) != len(texts):
         raise _refused(f"{len(weights)} weights for {len(texts)} texts; give one for each text, or none")
     history = [text(content, weight) for content, weight in zip(texts, weights, strict=True)]
-    _check_weights(history)
-    message = RecommendRequest(
-        history,
-        k=k,
-        exclude=list(exclude),
-        ef=ef,
-        fields=list(fields),
-        explain=explain,
-        min_revision=min_revision,
-        where=filter_of(where),
-        slate=slate,
-        count=count,
-        page=page,
-    )
+    check_weights(history, "history")
+    message = RecommendRequest(history, **request_fields(options))
     return Call("ModelInfer", infer(models.RECOMMEND_TEXT, message), _slate, deadline_s)
 
 
@@ -315,11 +286,26 @@ def _refused(message: str) -> RecserveError:
     return from_request(RequestError(ErrorKind.INVALID_REQUEST, message))
 
 
-def _check_weights(history: Sequence[Behaviour]) -> None:
+def request_fields(options: RecommendOptions) -> dict[str, Any]:
+    """Options as the fields of a `RecommendRequest`.
+
+    Raises:
+        RecserveError: The text of a filter cannot be read.
+    """
+    fields: dict[str, Any] = dict(options)
+    if "where" in options:
+        fields["where"] = filter_of(options["where"])
+    for name, kind in (("exclude", list), ("fields", list), ("options", dict), ("context", dict)):
+        if name in fields:
+            fields[name] = kind(fields[name])
+    return fields
+
+
+def check_weights(behaviours: Sequence[Behaviour], name: str) -> None:
     """Refuse what JSON cannot carry: it would arrive as null, and the server could not name it."""
-    for place, behaviour in enumerate(history):
+    for place, behaviour in enumerate(behaviours):
         if isinstance(behaviour, Behaviour) and not math.isfinite(behaviour.weight):
-            raise _refused(f"$.history[{place}].weight is {shown(behaviour.weight)}; weights must be finite numbers")
+            raise _refused(f"$.{name}[{place}].weight is {shown(behaviour.weight)}; weights must be finite numbers")
 
 
 def infer(model: str, message: msgspec.Struct) -> Any:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from msgspec import UNSET
 
-from recserve_client.contract import Behaviour, SlateItem
+from recserve_client.contract import Behaviour, Slate, SlateItem
 
 
 class Reason(NamedTuple):
@@ -15,6 +15,12 @@ class Reason(NamedTuple):
 
     behaviour: Behaviour
     contribution: float
+
+
+def behaviours_of(slate: Slate) -> list[Behaviour]:
+    """The history that the answer for a user was made from, in the order of its contributions."""
+    used = slate.history if slate.history is not UNSET else []
+    return [Behaviour(item=of.item, text=of.text, weight=of.weight) for of in used]
 
 
 def reasons(recommended: SlateItem, history: Sequence[Behaviour]) -> list[Reason]:

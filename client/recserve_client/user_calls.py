@@ -5,35 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Unpack
 
 import msgspec
 
-from recserve_client.calls import Call, decoded, filter_of, infer
+from recserve_client.calls import Call, RecommendOptions, check_weights, decoded, infer, request, request_fields
 from recserve_client.contract import (
     Behaviour,
     EraseUser,
     ErasureReceipt,
     ErasureVerified,
     ErrorKind,
-    Explore,
     ExportUser,
     InteractionsRecorded,
     NewInteraction,
-    PopularWindow,
     ReadHistory,
-    RecommendForRequest,
+    RecommendRequest,
     RecordInteractions,
     RequestError,
+    Slate,
     UserExport,
     UserHistory,
-    UserSlate,
     VerifyErasure,
     models,
     pack,
 )
-from recserve_client.contract.filters import Filter
-from recserve_client.contract.slate_options import Recency, SlateOptions
 from recserve_client.errors import from_request
 
 _RECORDED: Final = msgspec.json.Decoder(InteractionsRecorded)
@@ -41,7 +37,6 @@ _HISTORY: Final = msgspec.json.Decoder(UserHistory)
 _EXPORT: Final = msgspec.json.Decoder(UserExport)
 _RECEIPT: Final = msgspec.json.Decoder(ErasureReceipt)
 _VERIFIED: Final = msgspec.json.Decoder(ErasureVerified)
-_SLATE: Final = msgspec.json.Decoder(UserSlate)
 #: Many interactions, or an erasure that waits for readers, take a while.
 _CHANGE_S: Final = 60.0
 
@@ -137,85 +132,39 @@ def recommend_for(
     stated: Sequence[str] = (),
     exclude_seen: bool = True,
     allow_repeat: Sequence[str] = (),
-    k: int = 10,
-    exclude: Sequence[str] = (),
-    fields: Sequence[str] = (),
-    explain: bool = True,
-    on_cold: Literal["popularity", "error"] = "popularity",
-    strategy: Literal["text", "blend"] = "text",
-    interests: int = 1,
-    context: Mapping[str, str] | None = None,
-    popular_window: PopularWindow = "mixed",
-    explore: Explore | None = None,
-    new_items: Recency | None = None,
-    ef: int | None = None,
-    min_revision: int = 0,
-    where: Filter | str | None = None,
-    slate: SlateOptions | None = None,
-    count: bool = False,
     variants: Mapping[str, str] | None = None,
     deadline_s: float | None = None,
-) -> Call[UserSlate]:
-    """Recommend items for a user by id, from what was recorded of the user; see `RecommendForRequest`.
+    **options: Unpack[RecommendOptions],
+) -> Call[Slate]:
+    """Recommend items for a user by id, from what was recorded of the user; see `RecommendRequest`.
 
     Args:
         user_id: Of the user.
         session: Behaviours of this visit, made by `item` and `text`.
         mix: The part of the session in the history, 0 to 1.
-        stated: Texts of what the user says to like; they fade as events arrive.
+        stated: Texts of what the user says to like; they fade as interactions arrive.
         exclude_seen: Whether every item that the user ever had to do with, and those of the session, stay out.
         allow_repeat: Types of interactions; an item of which only such are known may come again.
-        k: Number of items wanted, 1 to 1,000.
-        exclude: Item ids that must not be recommended.
-        fields: Fields of the items to return.
-        explain: Whether each item comes with its contributions, and the answer with the history they refer to.
-        on_cold: For a user without a usable history: recommend what is popular, or refuse.
-        strategy: `text`, or `blend` of item-to-item counts, text and recent popularity.
-        interests: The most interests that the history is parted into, 1 to 8.
-        context: Of this visit; decides, where the server counts by it, among whom an item is popular.
-        popular_window: Within which time: `day`, `week`, `month`, `all` of the log, or `mixed`.
-        explore: Whether and how to try other candidates.
-        new_items: Favour new items: a share by age, which also makes them candidates.
-        ef: Width of the HNSW search; none = the index's own.
-        min_revision: Answer from this revision of the catalogue or a later one.
-        where: Only items that match: a filter, or its text.
-        slate: How the slate is made of the candidates; none = by score.
-        count: Whether to count the items that match `where`.
         variants: For tests: variants by experiment, in place of those that the user was assigned.
         deadline_s: For all tries together.
+        options: See `recserve_client.calls.RecommendOptions`.
 
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    for place, behaviour in enumerate(session):
-        _check_finite(f"$.session[{place}].weight", behaviour.weight)
+    check_weights(session, "session")
     _check_finite("$.mix", mix)
-    message = RecommendForRequest(
+    message = RecommendRequest(
         user_id=_carried(user_id),
         session=list(session),
         mix=mix,
-        exclude_seen=exclude_seen,
-        k=k,
-        exclude=list(exclude),
-        fields=list(fields),
-        explain=explain,
-        on_cold=on_cold,
         stated=list(stated),
+        exclude_seen=exclude_seen,
         allow_repeat=list(allow_repeat),
-        strategy=strategy,
-        interests=interests,
-        context=dict(context or {}),
-        popular_window=popular_window,
-        explore=explore,
-        new_items=new_items,
-        ef=ef,
-        min_revision=min_revision,
-        where=filter_of(where),
-        slate=slate,
-        count=count,
         variants=dict(variants or {}),
+        **request_fields(options),
     )
-    return Call("ModelInfer", infer(models.RECOMMEND, message), _slate, deadline_s)
+    return request(message, deadline_s=deadline_s)
 
 
 def _packed(place: int, found: NewInteraction) -> msgspec.Raw:
@@ -264,7 +213,3 @@ def _erased(answer: Any) -> ErasureReceipt:
 
 def _verified(answer: Any) -> ErasureVerified:
     return decoded(_VERIFIED, answer)
-
-
-def _slate(answer: Any) -> UserSlate:
-    return decoded(_SLATE, answer)

@@ -31,14 +31,12 @@ from recserve_client.contract import (
     NewItem,
     OldItem,
     ReadHistory,
-    RecommendForRequest,
     RecommendRequest,
     RecordInteractions,
     Slate,
     UpsertItems,
     UserExport,
     UserHistory,
-    UserSlate,
     VerifyErasure,
     models,
     pack,
@@ -57,8 +55,6 @@ _MESSAGES: Final = (
     GetItems,
     ListItems,
     ItemsFound,
-    RecommendForRequest,
-    UserSlate,
     RecordInteractions,
     NewInteraction,
     InteractionsRecorded,
@@ -134,8 +130,8 @@ A request to `interactions` is a [RecordInteractions](#recordinteractions), answ
 [InteractionsRecorded](#interactionsrecorded); a [ReadHistory](#readhistory), with [UserHistory](#userhistory); an
 [ExportUser](#exportuser), with [UserExport](#userexport); an [EraseUser](#eraseuser), with
 [ErasureReceipt](#erasurereceipt); or a [VerifyErasure](#verifyerasure), with [ErasureVerified](#erasureverified); told
-apart by its `op`. A request to `recommend` with a `user_id` is a [RecommendForRequest](#recommendforrequest), answered
-with [UserSlate](#userslate). What is wrong with these is told without quoting what came, as it may name a user.
+apart by its `op`. A request to `recommend` has either a `history` or a `user_id`. What is wrong with one that names a
+user is told without quoting what came.
 """
 
 

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import protocol_page
 from recserve_client.contract import MEANING_OF, STATUS_OF, ErrorKind
-from recserve_client.contract.messages import RecommendRequest
+from recserve_client.contract.recommend import RecommendRequest
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.snapshot import current, first_id

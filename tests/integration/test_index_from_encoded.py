@@ -80,7 +80,7 @@ def output(catalogue: Command, tmp_path: Path) -> Path:
 
 def published(home: Path) -> dict[str, Vectors]:
     snapshot = Snapshot.load(current(Workspace(home).snapshots))
-    return {name: np.array(snapshot.vectors[row]) for name, row in snapshot.row_of.items()}
+    return {name: np.array(snapshot.text.vectors[row]) for name, row in snapshot.row_of.items()}
 
 
 def written(output: Path) -> dict[str, Vectors]:

@@ -86,7 +86,7 @@ def until_full(client: Client) -> list[str]:
         fill()
     assert len(acknowledged) > 500
     assert client.users.history("zoe").read == 1
-    assert client.recommend_for("zoe").slate.items
+    assert client.recommend_for("zoe").items
     return acknowledged
 
 
@@ -110,7 +110,7 @@ def around_a_lock(client: Client, store: Path) -> list[str]:
     with locked(store):
         with pytest.raises(Unavailable, match="another process is writing to it, try again"):
             client.interactions.record([interaction("ann", "click", "x", event_id="locked")])
-        assert client.recommend_for("zoe").slate.items
+        assert client.recommend_for("zoe").items
     again = client.interactions.record([interaction("ann", "click", "x", event_id="locked")])
     assert again.results[0].status == "recorded"
     return ["locked"]

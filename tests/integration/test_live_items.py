@@ -113,7 +113,7 @@ def test_a_request_waits_for_its_revision_in_every_model_that_answers_from_the_c
         lambda: client.recommend([item("wait0")], k=1, min_revision=wanted),
         lambda: client.recommend([text("waited for it by a text")], k=1, min_revision=wanted),
         lambda: client.recommend_text(["waited for"], k=1, min_revision=wanted),
-        lambda: client.recommend_for("nobody", k=1, min_revision=wanted).slate,
+        lambda: client.recommend_for("nobody", k=1, min_revision=wanted),
     )
     with ThreadPoolExecutor(len(asks)) as threads:
         asking = [threads.submit(ask) for ask in asks]

@@ -24,6 +24,7 @@ from recserve_server_ext.index.engines.milvus.collection import ALIAS
 from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
 from recserve_server_ext.index.engines.milvus.engine import read_loaded
 from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.space import space_folder
 from support.milvus import MilvusProcess
 from support.served import Served
 
@@ -55,7 +56,7 @@ def film(item_id: str, title: str, **more: Any) -> NewItem:
 def published(home: Path) -> tuple[Path, str]:
     """The snapshot that is served, and its collection."""
     folder = current(Workspace(home).snapshots)
-    return folder, read_loaded(folder).collection
+    return folder, read_loaded(space_folder(folder)).collection
 
 
 def in_milvus(connection: MilvusConnection, collection: str, where: str = "row >= 0") -> int:
@@ -78,8 +79,8 @@ def test_slates_are_the_exact_ones_and_say_who_searched(client: Client, home: Pa
     for one in histories:
         slate = client.recommend([item(one)], k=10)
         assert slate.timings.engine == "milvus"
-        user = snapshot.vectors[snapshot.row_of[one]]
-        scores = snapshot.vectors @ user
+        user = snapshot.text.vectors[snapshot.row_of[one]]
+        scores = snapshot.text.vectors @ user
         scores[snapshot.row_of[one]] = -np.inf
         expected = np.sort(scores)[::-1][:10]
         np.testing.assert_allclose([found.score for found in slate.items], expected, atol=1e-5)

@@ -67,9 +67,9 @@ def test_a_click_on_a_recommendation_is_reported(client: Client, live: Served, h
             assert isinstance(found.experiments, list)
             (assigned,) = found.experiments
             assert variant_of.setdefault(user, assigned.variant) == assigned.variant
-            assert len(found.slate.items) == sizes[assigned.variant]
-        act = interaction(user, "click", found.slate.items[1].id, recommendation_id=found.slate.recommendation_id)
-        forged = interaction(user, "click", found.slate.items[1].id, recommendation_id="made-up")
+            assert len(found.items) == sizes[assigned.variant]
+        act = interaction(user, "click", found.items[1].id, recommendation_id=found.recommendation_id)
+        forged = interaction(user, "click", found.items[1].id, recommendation_id="made-up")
         client.interactions.record([act, act, forged])
     assert set(variant_of.values()) == set(sizes)
     for user in variant_of:
@@ -77,7 +77,7 @@ def test_a_click_on_a_recommendation_is_reported(client: Client, live: Served, h
     plain = client.recommend([item(films[0])], k=3)
     forced = client.recommend_for("user 0", variants={"length": "long"})
     assert isinstance(forced.experiments, list)
-    assert (forced.experiments[0].forced, len(forced.slate.items)) == (True, 6)
+    assert (forced.experiments[0].forced, len(forced.items)) == (True, 6)
     with pytest.raises(InvalidRequest, match="length: short, long"):
         client.recommend_for("user 0", variants={"length": "medium"})
     assert logged(client, "user 0", 3)[2].forced
@@ -107,8 +107,8 @@ def test_what_is_drawn_to_explore_is_logged_with_its_propensity(
     found = client.recommend_for(user, strategy="blend", explore=explore, variants={"length": "long"})
     (answer,) = logged(client, user, 1)
     assert answer.strategy == "blend"
-    assert answer.items == [of.id for of in found.slate.items]
-    assert answer.propensities == [of.propensity for of in found.slate.items]
+    assert answer.items == [of.id for of in found.items]
+    assert answer.propensities == [of.propensity for of in found.items]
     assert min(answer.propensities) < 1 == max(answer.propensities)
 
 

@@ -46,9 +46,9 @@ def test_a_slate_equals_the_reference(wire: Wire, snapshot: Snapshot, encoder: T
     ids = snapshot.ids
     history = [{"item": ids[3]}, {"text": "space war", "weight": 2}, {"item": ids[7], "weight": -0.5}]
     slate = wire.ask("recommend", {"history": history, "k": 10, "fields": ["title"]})
-    vectors = [snapshot.vectors[3], encoder.encode(["space war"])[0], snapshot.vectors[7]]
+    vectors = [snapshot.text.vectors[3], encoder.encode(["space war"])[0], snapshot.text.vectors[7]]
     user = np.average(np.array(vectors, np.float64), axis=0, weights=[1, 2, -0.5])
-    scores = snapshot.vectors @ (user / np.linalg.norm(user))
+    scores = snapshot.text.vectors @ (user / np.linalg.norm(user))
     scores[[3, 7]] = -9
     # float32 throughout, and the encoder's own 1e-5 between batches.
     assert np.allclose([item["score"] for item in slate["items"]], np.sort(scores)[::-1][:10], atol=2e-5)

@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 
 from recserve_benchmarks.evaluation.ranking import Known, known_to
-from recserve_benchmarks.evaluation.served import served as evaluated
+from recserve_benchmarks.evaluation.served import slates
 from recserve_benchmarks.evaluation.split import Part
 from recserve_client import Client, ClientOptions
-from recserve_client.contract import RecommendForRequest, Shares
+from recserve_client.contract import RecommendRequest, Slate
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.interactions.columns import EventColumns
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.recommend.ranking import Ranked
+from recserve_server_ext.strategies.registry import Registry
 from support.served import served
 
 pytestmark = pytest.mark.triton
@@ -69,7 +68,7 @@ def known(home: Path) -> Known:
         assert {found.status for found in store.record(events)} == {"recorded"}
     users, order = np.arange(USERS), np.tile(np.arange(items), (USERS, 1))
     part = Part(np.arange(total), users, np.zeros((USERS, items), np.bool_), order)
-    return known_to(part, columns, np.asarray(snapshot.vectors))
+    return known_to(part, columns, np.asarray(snapshot.text.vectors))
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +83,8 @@ def client(home: Path, known: Known) -> Iterator[Client]:
 
 
 def _counted(client: Client, user: str) -> bool:
-    items = client.recommend_for(user, strategy="blend").slate.items
-    return any(isinstance(item.shares, Shares) and item.shares.item_to_item for item in items)
+    items = client.recommend_for(user, strategy="blend").items
+    return any(isinstance(item.parts, dict) and item.parts.get("item_knn") for item in items)
 
 
 REQUESTS: list[dict[str, Any]] = [
@@ -98,17 +97,16 @@ REQUESTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", REQUESTS, ids=["text", "blend", "interests", "both"])
 def test_the_offline_list_is_the_answer(client: Client, known: Known, options: dict[str, Any]) -> None:
-    request = RecommendForRequest(user_id="", k=10, **options)
-    ids = known.columns.subjects
+    request = RecommendRequest(user_id="", k=10, **options)
     asked_us = time.time_ns() // 1000
     answers = [client.recommend_for(f"user{user}", k=10, ef=1000, **options) for user in range(USERS)]
     # A moment more or less changes scores by less than what is compared.
     of_now = replace(known, part=replace(known.part, asked_us=(asked_us + time.time_ns() // 1000) // 2))
-    for user, slate in enumerate(evaluated(of_now, request, HistoryRules(), BlendRules())):
+    assert answers[0].strategy == options.get("strategy", "text")
+    assert answers[-1].strategy == options.get("strategy", "popular")
+    for user, slate in enumerate(slates(of_now, request, HistoryRules(), Registry())):
         found = answers[user]
-        assert isinstance(slate, Ranked)
-        assert [item.id for item in found.slate.items] == [ids[row] for row in slate.rows]
-        assert found.basis == ("popularity" if user == USERS - 1 else "history")
-        if options.get("strategy") == "blend":
-            of = slate.popularity + slate.parts.sum(axis=1)
-            assert [item.score for item in found.slate.items] == pytest.approx(of.tolist(), abs=1e-4)
+        assert isinstance(slate, Slate)
+        assert [item.id for item in found.items] == [item.id for item in slate.items]
+        assert found.strategy == slate.strategy
+        assert [item.score for item in found.items] == pytest.approx([item.score for item in slate.items], abs=1e-4)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.triton
 
 @pytest.fixture(scope="module")
 def settings_toml() -> str:
-    return "[users]\npopular_every_s = 0.1\nlog.every_s = 0.1\n"
+    return "[users]\ncounts.every_s = 0.1\nlog.every_s = 0.1\n"
 
 
 def recorded(client: Client, *interactions: Any) -> list[str]:
@@ -37,19 +37,19 @@ def recorded(client: Client, *interactions: Any) -> list[str]:
 def test_the_next_recommendation_knows_what_was_recorded(client: Client, films: list[str]) -> None:
     assert recorded(client, interaction("next", "like", films[3])) == ["recorded"]
     first = client.recommend_for("next", k=5, fields=["title"])
-    assert first.basis == "history"
+    assert first.strategy == "text"
     assert isinstance(first.history, list)
     assert [used.item for used in first.history] == [films[3]]
     expected = client.recommend([item(films[3])], k=5)
-    assert [found.id for found in first.slate.items] == [found.id for found in expected.items]
+    assert [found.id for found in first.items] == [found.id for found in expected.items]
     assert recorded(client, interaction("next", "purchase", films[40])) == ["recorded"]
     second = client.recommend_for("next", k=5)
-    assert [found.id for found in second.slate.items] != [found.id for found in first.slate.items]
-    assert films[40] not in [found.id for found in second.slate.items]
+    assert [found.id for found in second.items] != [found.id for found in first.items]
+    assert films[40] not in [found.id for found in second.items]
     shown = client.users.history("next")
     assert isinstance(second.history, list)
     assert [entry.weight for entry in shown.entries] == [used.weight for used in second.history]
-    for found in second.slate.items:
+    for found in second.items:
         assert sum(found.contributions or []) == pytest.approx(found.score, abs=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_a_session_counts_without_being_recorded(client: Client, films: list[str
     recorded(client, interaction("visit", "like", films[3]))
     alone = client.recommend_for("visit", session=[text("war")], mix=1.0, k=3)
     expected = client.recommend([text("war")], exclude=[films[3]], k=3)
-    assert [found.id for found in alone.slate.items] == [found.id for found in expected.items]
+    assert [found.id for found in alone.items] == [found.id for found in expected.items]
     assert client.users.history("visit").read == 1
 
 
@@ -71,12 +71,12 @@ def test_a_duplicate_changes_nothing(client: Client, films: list[str]) -> None:
 
 def test_an_unknown_item_counts_once_it_exists(client: Client) -> None:
     assert recorded(client, interaction("early", "like", "later1")) == ["recorded"]
-    assert client.recommend_for("early").basis == "popularity"
+    assert client.recommend_for("early").strategy == "popular"
     client.items.upsert([NewItem("later1", {"title": "a film about lighthouses"})])
     found = client.recommend_for("early", k=3)
-    assert found.basis == "history"
+    assert found.strategy == "text"
     expected = client.recommend([item("later1")], k=3)
-    assert [one.id for one in found.slate.items] == [one.id for one in expected.items]
+    assert [one.id for one in found.items] == [one.id for one in expected.items]
 
 
 def test_what_is_popular_comes_to_who_is_new(client: Client, films: list[str]) -> None:
@@ -85,13 +85,13 @@ def test_what_is_popular_comes_to_who_is_new(client: Client, films: list[str]) -
     deadline = time.monotonic() + 20
     while True:
         found = client.recommend_for("who is new", k=1)
-        assert found.basis == "popularity"
-        if [one.id for one in found.slate.items] == [films[7]]:
+        assert found.strategy == "popular"
+        if [one.id for one in found.items] == [films[7]]:
             break
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert isinstance(found.popular, list)
-    assert found.popular[0].users >= 20
+    assert isinstance(found.items[0].facts, dict)
+    assert found.items[0].facts["users"] >= 20
 
 
 def test_the_asyncio_client_does_the_same(live: Served, films: list[str]) -> None:
@@ -99,7 +99,7 @@ def test_the_asyncio_client_does_the_same(live: Served, films: list[str]) -> Non
         async with AsyncClient(live.grpc) as client:
             answer = await client.interactions.record([interaction("async", "like", films[5])])
             assert answer.results[0].status == "recorded"
-            assert (await client.recommend_for("async")).basis == "history"
+            assert (await client.recommend_for("async")).strategy == "text"
             assert (await client.users.history("async")).read == 1
             receipt = await client.users.erase("async")
             assert (await client.users.verify_erasure("async", receipt)).is_valid
@@ -160,7 +160,7 @@ def test_of_an_erased_user_no_file_holds_anything(client: Client, live: Served, 
     pseudonym = read_pseudonyms(Workspace(home).pseudonym_key).of(user)
     events = [interaction(user, "like", films[n], session_id="erased-session-9c1d") for n in range(200)]
     assert recorded(client, *events) == ["recorded"] * 200
-    answer = client.recommend_for(user).slate.recommendation_id
+    answer = client.recommend_for(user).recommendation_id
     deadline = time.monotonic() + 20
     while not (held := client.users.export(user)).answers:
         assert time.monotonic() < deadline
@@ -180,7 +180,7 @@ def test_of_an_erased_user_no_file_holds_anything(client: Client, live: Served, 
     assert client.users.export(user).interactions == []
     late = client.interactions.record(events[:1]).results[0]
     assert (late.status, late.reason) == ("refused", "erased")
-    assert client.recommend_for(user).basis == "popularity"
+    assert client.recommend_for(user).strategy == "popular"
 
 
 def test_a_running_server_goes_on_with_a_key_that_was_rotated(client: Client, home: Path, films: list[str]) -> None:
@@ -198,7 +198,7 @@ def test_a_running_server_goes_on_with_a_key_that_was_rotated(client: Client, ho
     # The first request may be refused as unavailable, which the client tries again.
     assert recorded(client, *events) == ["duplicate"] * 5
     assert client.users.export("rotated").pseudonym == new
-    assert client.recommend_for("rotated").basis == "history"
+    assert client.recommend_for("rotated").strategy == "text"
     late = client.interactions.record([interaction("erased before", "like", films[0], timestamp=1e9)]).results[0]
     assert late.reason == "erased"
     assert client.users.verify_erasure("erased before", gone).is_valid

@@ -52,7 +52,7 @@ def test_a_database_that_crashes_under_load_loses_nothing_acknowledged(
         with Client(servers[1].grpc, ONCE) as own:
             while not over.is_set():
                 try:
-                    answers.append(own.recommend_for("reader").basis)
+                    answers.append(own.recommend_for("reader").strategy)
                 except RecserveError as error:
                     unanswered.append(error)
                 over.wait(0.01)
@@ -74,7 +74,7 @@ def test_a_database_that_crashes_under_load_loses_nothing_acknowledged(
         asking.result(60)
     assert {type(error) for error in [*recording.refused, *unanswered]} <= {Unavailable}
     assert "the interactions store postgresql://" in recording.refused[0].message
-    assert answers[0] == answers[-1] == "history"
+    assert answers[0] == answers[-1] == "text"
     assert not [event for served in servers for event in served.events() if event["event"] == "server_restarted"]
     with InteractionStore(postgres.url()) as store, store.all() as rows:
         held = [row["event_id"] for row in rows]

@@ -45,12 +45,12 @@ def test_what_one_server_recorded_the_other_knows_at_once(servers: tuple[Served,
         for number, film in enumerate(films[:5]):
             one.interactions.record([interaction("ann", "like", film)])
             answer = other.recommend_for("ann")
-            assert answer.basis == "history"
+            assert answer.strategy == "text"
             assert other.users.history("ann").read == number + 1
-            assert not {found.id for found in answer.slate.items} & set(films[: number + 1])
+            assert not {found.id for found in answer.items} & set(films[: number + 1])
         receipt = other.users.erase("ann")
         assert receipt.interactions == 5
-        assert one.recommend_for("ann").basis == "popularity"
+        assert one.recommend_for("ann").strategy == "popular"
         assert one.users.verify_erasure("ann", receipt).is_valid
 
 

@@ -1,4 +1,4 @@
-"""Answers of `recommend`, packed, and a log of them that writes when it is told to."""
+"""Answers of `recommend`, and a log of them that writes when it is told to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from recserve_client.contract import AssignedVariant, RecommendTimings, Slate, SlateItem, UserSlate, pack
+from recserve_client.contract import AssignedVariant, RecommendTimings, Slate, SlateItem
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.server import AnswerLogSettings
 from recserve_server_ext.interactions.answer_log import AnswerLog
@@ -17,21 +17,17 @@ from support.events import NOW
 _TIMINGS = RecommendTimings(1, 2, 3, 4, 5)
 
 
-def slate(name: str, items: Sequence[str]) -> Slate:
-    """A slate of these items."""
-    return Slate(name, [SlateItem(item, 0.5, [0.25, 0.25]) for item in items], [], 7, "encoder-1", _TIMINGS)
-
-
-def plain(name: str, items: Sequence[str] = ("i1", "i2")) -> bytes:
+def plain(name: str, items: Sequence[str] = ("i1", "i2"), **more: Any) -> Slate:
     """The answer to a request without a user."""
-    return pack(slate(name, items))
+    found = [SlateItem(item, 0.5, [0.25, 0.25]) for item in items]
+    return Slate(name, found, [], 7, "encoder-1", _TIMINGS, **{"strategy": "text", **more})
 
 
 def by_user(
-    name: str, items: Sequence[str] = ("i1", "i2"), *variants: AssignedVariant, basis: Any = "history"
-) -> bytes:
+    name: str, items: Sequence[str] = ("i1", "i2"), *variants: AssignedVariant, strategy: str = "text"
+) -> Slate:
     """The answer to a request by user id."""
-    return pack(UserSlate(slate(name, items), basis, "rules-1", experiments=list(variants) or UNSET))
+    return plain(name, items, strategy=strategy, history_rules="rules-1", experiments=list(variants) or UNSET)
 
 
 def log_of(

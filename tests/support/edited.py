@@ -18,6 +18,7 @@ from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, write
+from recserve_server_ext.index.space import TEXT, SpaceContent
 from recserve_server_ext.services.items import ItemService
 
 DIM = 16
@@ -72,9 +73,8 @@ class Edited:
         head, found = self.store.head(), list(self.store.items())
         vectors = np.stack([item_vector(item.texts, encoder) for item in found])
         content = Content(
-            vectors=vectors,
+            spaces={TEXT: SpaceContent(vectors=vectors, engine=build(vectors))},
             ids=[item.id for item in found],
-            engine=build(vectors),
             encoder=encoder,
             revision=head.revision,
             source=head.identity,
@@ -94,8 +94,8 @@ class Edited:
         self.editor.begin()
         job = self.editor.accept(json.dumps(request).encode())
         self.editor.look_up([job])
-        if job.needs_encoder:
-            self.editor.encode([job], self.encode)
+        while (call := self.editor.pending(job)) is not None:
+            self.editor.resume([job], call, self.encode(call.inputs, call.version), 0)
         (answer,) = self.editor.answer([job])
         if isinstance(answer, RequestError):
             raise answer

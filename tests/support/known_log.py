@@ -13,17 +13,14 @@ from recserve_server_ext.interactions.columns import EventColumns, EventRow, eve
 
 
 def event(time_us: int, item: int) -> EventRow:
-    """A rating."""
-    return EventRow(time_us, "rating", str(item), None, 3.0, None, None, None)
+    """A like."""
+    return EventRow(time_us, "like", str(item), None, None, None, None, None)
 
 
 def log_of(histories: list[list[int]], items: int) -> EventColumns:
     """Interactions a second apart; items 0, 1 ... in the order of their numbers."""
     rows = [
-        [
-            EventRow(10**6 * place, "rating", str(item), None, 3.0, None, None, None)
-            for place, item in enumerate(of_user)
-        ]
+        [EventRow(10**6 * place, "like", str(item), None, None, None, None, None) for place, item in enumerate(of_user)]
         for of_user in histories
     ]
     everything = [event(0, item) for item in range(items)]

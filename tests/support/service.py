@@ -1,4 +1,4 @@
-"""A recommender without Triton: calls, batches, a made-up encoder."""
+"""The model `recommend` without Triton and without users: calls, batches, a made-up encoder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_client.contract import RequestError, Slate
+from recserve_client.contract import RequestError, Slate, models
 from recserve_server_ext.batching.batcher import Answer, Batcher
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.config.server import Limits
+from recserve_server_ext.config.server import Limits, ServeSettings
+from recserve_server_ext.counts.counts import Counts, no_counts
 from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.recommend.pipeline import Recommender
+from recserve_server_ext.services.recommend import RecommendService
 from support.calls import Call
 from support.small_snapshot import DIM
 
@@ -27,14 +28,50 @@ def vector_of(text: str) -> NDArray[np.float32]:
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
-class Service:
-    """A recommender behind a packed model, and what its encoder was asked."""
+class Nobody:
+    """Takes the places of keys, histories, counter and log where no user is known."""
 
-    def __init__(self, snapshot: Snapshot, limits: Limits, newest: Callable[[], View] | None = None) -> None:
+    erasures = (0, 0)
+    last: Counts = no_counts()
+
+    def follow(self, keys: object) -> None:
+        """No key changes."""
+
+    def forget_erased(self, erasures: object = None) -> None:
+        """Nobody was."""
+
+    def counts(self, *, paired: bool = False) -> Counts:
+        """Nothing was counted."""
+        return self.last
+
+    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
+        """Nothing is logged."""
+
+
+def without_users(newest: Callable[[], View], limits: Limits, places: int = 100, **settings: Any) -> RecommendService:
+    """The handler over a catalogue."""
+    nobody: Any = Nobody()
+    return RecommendService(
+        newest,
+        TextCaches(places),
+        ServeSettings(limits=limits, **settings),
+        keys=nobody,
+        histories=nobody,
+        counter=nobody,
+        log=nobody,
+    )
+
+
+class Service:
+    """The handler behind a batcher, and what its encoder was asked."""
+
+    def __init__(
+        self, snapshot: Snapshot, limits: Limits, newest: Callable[[], View] | None = None, **settings: Any
+    ) -> None:
         self.asked: list[list[str]] = []
         self.snapshot = snapshot
         view = View(snapshot)
-        self.recommender = Recommender(newest or (lambda: view), TextCaches(100), limits)
+        self.recommender = without_users(newest or (lambda: view), limits, **settings)
 
     def encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
         self.asked.append(list(texts))
@@ -42,7 +79,7 @@ class Service:
 
     def send(self, *raws: bytes | RequestError | Call) -> list[Answer]:
         calls = [raw if isinstance(raw, Call) else Call(raw) for raw in raws]
-        model = Batcher(self.recommender, self.encode, encoding=2)
+        model = Batcher(self.recommender, {models.ENCODER: self.encode}, at_once=2)
         now = model.run(calls)
         model.close()
         answers = [call.answers if answer is None else [answer] for call, answer in zip(calls, now, strict=True)]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.index.engines.engine import Engine
-from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.engine import BuiltEngine, Engine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
-from recserve_server_ext.index.fields import ItemFields
-from recserve_server_ext.index.manifest import EngineManifest, SnapshotManifest
 from recserve_server_ext.index.snapshot import Content, Snapshot, write
+from recserve_server_ext.index.space import TEXT, Space, SpaceContent
 
 DIM = 16
+
+
+def text_space(vectors: Vectors, engine: BuiltEngine, **more: Any) -> dict[str, SpaceContent]:
+    """The spaces of a snapshot that has only that of the encoder."""
+    return {TEXT: SpaceContent(vectors=vectors, engine=engine, **more)}
 
 
 def small_snapshot(folder: Path, *, items: int = 200, hidden: tuple[int, ...] = ()) -> Snapshot:
@@ -28,9 +30,8 @@ def small_snapshot(folder: Path, *, items: int = 200, hidden: tuple[int, ...] = 
     available = np.ones(items, np.bool_)
     available[list(hidden)] = False
     content = Content(
-        vectors=vectors,
+        spaces=text_space(vectors, HnswEngine.build(vectors, m=16, ef_construction=200, ef=200)),
         ids=[f"i{row}" for row in range(items)],
-        engine=HnswEngine.build(vectors, m=16, ef_construction=200, ef=200),
         encoder="test",
         revision=3,
         available=available,
@@ -39,23 +40,8 @@ def small_snapshot(folder: Path, *, items: int = 200, hidden: tuple[int, ...] = 
     return Snapshot.load(write(folder, content), encoder="test")
 
 
-def view_of(vectors: Vectors, engine: Engine, available: NDArray[np.bool_] | None = None) -> View:
-    """A view of items ``i0``, ``i1`` ... that are nowhere on disk, without fields and changes."""
-    items = len(vectors)
-    manifest = SnapshotManifest(
-        id="none", created="", encoder="test", revision=3, source="", items=items, dim=vectors.shape[1],
-        engine=EngineManifest(name=engine.name, parameters={}), field_weights={}, recall_target=None, versions={},
-        files={},
-    )  # fmt: skip
-    ids = [f"i{row}" for row in range(items)]
-    snapshot = Snapshot(
-        manifest=manifest,
-        vectors=vectors,
-        ids=ids,
-        row_of={name: row for row, name in enumerate(ids)},
-        available=np.ones(items, np.bool_) if available is None else available,
-        engine=engine,
-        exact=ExactEngine(vectors),
-        fields=ItemFields(pa.table({})),
-    )
-    return View(snapshot)
+def with_engine(snapshot: Snapshot, engine: Engine) -> Snapshot:
+    """The snapshot, searched by another engine."""
+    text = snapshot.text
+    space = Space(name=TEXT, manifest=text.manifest, items=text.items, vectors=text.vectors, engine=engine)
+    return dataclasses.replace(snapshot, spaces={TEXT: space})

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from recserve_client.contract import AssignedVariant, ErrorKind, RecommendForRequest, RequestError
+from recserve_client.contract import AssignedVariant, RequestError
 from recserve_server_ext.config.experiments import Experiment, Variant, version_of
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.config.server import AnswerLogSettings
@@ -19,10 +19,10 @@ from recserve_server_ext.interactions.answer_log import AnswerLog, LogCounts
 from recserve_server_ext.interactions.answer_rows import Line, row_of
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import answers, experiments
-from recserve_server_ext.services.logged_recommender import LoggedRecommender
-from recserve_server_ext.services.recommend import UserJob
 from support.answers import by_user, log_of, plain
 from support.events import ANN, BOB, NOW, event
+from support.small_snapshot import small_snapshot
+from support.user_service import Service
 
 MIX = Experiment("mix", [Variant("control"), Variant("session", {"mix": 0.9}, 2.0)])
 SESSION = AssignedVariant("mix", "session", version_of(MIX))
@@ -44,7 +44,7 @@ def test_a_line_says_what_was_recommended_to_whom_and_how(store: InteractionStor
     log = log_of(store, served=[MIX], plain=1.0)
     log.offer(by_user("r1", ["i1", "i2", "i3"], SESSION), ANN)
     log.offer(plain("r2"), None)
-    log.offer(by_user("r3", [], basis="popularity"), BOB)
+    log.offer(by_user("r3", [], strategy="popular"), BOB)
     log.offer(by_user("r4", ["i1"], msgspec.structs.replace(SESSION, forced=True)), ANN)
     log.flush()
     log.close()
@@ -68,7 +68,7 @@ def test_a_line_says_what_was_recommended_to_whom_and_how(store: InteractionStor
     assert (second["pseudonym"], second["rules"], second["variants"], second["recommended"]) == (
         None, None, "{}", '["i1","i2"]',
     )  # fmt: skip
-    assert (third["strategy"], third["size"], third["forced"], fourth["forced"]) == ("popularity", 0, False, True)
+    assert (third["strategy"], third["size"], third["forced"], fourth["forced"]) == ("popular", 0, False, True)
     with store.database.reading() as connection:
         (served,) = connection.execute(sa.select(experiments)).mappings()
     assert (served["name"], served["version"], served["weights"]) == (
@@ -78,9 +78,9 @@ def test_a_line_says_what_was_recommended_to_whom_and_how(store: InteractionStor
 
 
 def test_propensities_and_the_strategy_are_kept() -> None:
-    answer = msgspec.json.decode(by_user("r1", ["i1", "i2"]))
-    answer["slate"]["items"][1]["propensity"] = 0.05
-    row = row_of(Line(msgspec.json.encode(answer), ANN, 1, 1.0, "blend"))
+    answer = by_user("r1", ["i1", "i2"], strategy="blend")
+    answer.items[1] = msgspec.structs.replace(answer.items[1], propensity=0.05)
+    row = row_of(Line(answer, ANN, 1, 1.0))
     assert (row["strategy"], row["propensities"]) == ("blend", "[1.0,0.05]")
 
 
@@ -96,7 +96,7 @@ def test_a_sample_is_drawn_and_its_share_written_down(store: InteractionStore) -
     assert {(row["pseudonym"], row["sampling"]) for row in rows(store)} == {(ANN, 0.25)}
 
 
-@pytest.mark.parametrize("bound", [{"queue": 3}, {"queue_bytes": 3 * len(plain("r0"))}])
+@pytest.mark.parametrize("bound", [{"queue": 3}, {"queue_items": 6}])
 def test_what_finds_no_room_is_counted_and_holds_up_nobody(tmp_path: Path, bound: Any) -> None:
     with InteractionStore(tmp_path / "i.db", create=True, clock=lambda: NOW) as store:
         log = log_of(store, plain=1.0, **bound)
@@ -123,15 +123,6 @@ def test_a_store_that_cannot_be_written_loses_lines_and_counts_them(store: Inter
     log.close()
     assert [row["recommendation_id"] for row in rows(store)] == ["r2"]
     assert log.counts == LogCounts(1, 0, 1)
-
-
-def test_an_answer_of_another_shape_is_lost_alone_in_its_group(store: InteractionStore) -> None:
-    log = log_of(store)
-    log.offer(b'{"no":"slate"}', ANN)
-    log.flush()
-    log.offer(by_user("r1"), ANN)
-    log.close()
-    assert (log.counts, len(rows(store))) == (LogCounts(1, 0, 1), 1)
 
 
 def test_lines_are_written_in_their_order_however_many(store_place: Path | str) -> None:
@@ -239,34 +230,20 @@ def test_the_thread_writes_by_itself_and_shows_its_counts(tmp_path: Path) -> Non
         assert [row["recommendation_id"] for row in rows(store)] == ["r1"]
 
 
-class _Answering:
-    """A recommender with these answers."""
-
-    def __init__(self, *found: bytes | RequestError) -> None:
-        self._found = list(found)
-        self.begin = self.accept = self.look_up = self.encode = lambda *_: None
-
-    def answer(self, jobs: Any) -> list[bytes | RequestError]:
-        return self._found
-
-
-def test_answers_are_logged_with_their_users_and_refusals_are_not() -> None:
-    offered: list[tuple[bytes, str | None, str]] = []
-
-    class Log:
-        def offer(self, answer: bytes, pseudonym: str | None, strategy: str = "text", keys: str = "") -> None:
-            offered.append((answer, pseudonym, strategy))
-
-    refusal = RequestError(ErrorKind.EMPTY_HISTORY, "nothing")
-    job, variant = (
-        UserJob(RecommendForRequest("ann", strategy="blend"), ANN, variants) for variants in ([], [SESSION])
-    )
-    answering: Any = _Answering(by_user("r1"), refusal, plain("r2"), by_user("r3"))
-    recommender = LoggedRecommender(answering, Log())
-    plain_job: Any = object()
-    found = recommender.answer([job, job, plain_job, variant])
-    assert found == [by_user("r1"), refusal, plain("r2"), by_user("r3", ["i1", "i2"], SESSION)]
-    assert offered == [(found[0], ANN, "blend"), (found[2], None, "text"), (found[3], ANN, "blend")]
+def test_answers_are_logged_with_their_users_and_refusals_are_not(tmp_path: Path) -> None:
+    service = Service(small_snapshot(tmp_path / "snapshots"), tmp_path / "store.db", experiments=[MIX])
+    service.store.record([event(item="i9"), event(BOB, item="i8")])
+    requests: list[dict[str, Any]] = [
+        {"user_id": "ann", "strategy": "blend"},
+        {"user_id": "bob", "exclude": ["x"] * 21},
+        {"history": [{"item": "i3"}]},
+        {"user_id": "bob", "on_cold": "error"},
+        {"user_id": "nobody", "on_cold": "error"},
+    ]
+    answers = service.batch(*requests)
+    assert [isinstance(answer, RequestError) for answer in answers] == [False, True, False, False, True]
+    assert service.logged == [(ANN, "blend"), (None, "text"), (BOB, "text")]
+    service.store.close()
 
 
 def test_a_line_does_not_change_the_revision(store: InteractionStore) -> None:

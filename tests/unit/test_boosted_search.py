@@ -17,13 +17,14 @@ from recserve_client.contract import Slate
 from recserve_client.contract.slate_options import Recency, SlateOptions
 from recserve_server_ext.attributes.boosts import at_moment
 from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.snapshot import Content, Snapshot, write
 from support.edited import ENCODER, Edited, vector_of
 from support.plain_slate import User, plain_slate
 from support.service import Service
-from support.small_snapshot import DIM
+from support.small_snapshot import DIM, text_space
 
 ITEMS = 1500
 HIDDEN = 3
@@ -40,15 +41,15 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     for item in fields[::3]:
         del item["sales"]
     content = Content(
-        vectors=vectors, ids=[f"i{n}" for n in range(ITEMS)], engine=ExactEngine(vectors), encoder="test", revision=1,
-        available=np.arange(ITEMS) >= HIDDEN, fields=fields,
+        spaces=text_space(vectors, ExactEngine(vectors)), ids=[f"i{n}" for n in range(ITEMS)], encoder="test",
+        revision=1, available=np.arange(ITEMS) >= HIDDEN, fields=fields,
     )  # fmt: skip
     return Snapshot.load(write(tmp_path_factory.mktemp("boosted"), content), encoder="test")
 
 
 def final_scores(snapshot: Snapshot, row: int, options: dict[str, Any], where: bool, banned: set[int]) -> list[float]:
     """Of every item, in plain Python but for the product; -inf = it may not be in the slate."""
-    plain = (snapshot.vectors.astype(np.float64) @ snapshot.vectors[row].astype(np.float64)).tolist()
+    plain = (snapshot.text.vectors.astype(np.float64) @ snapshot.text.vectors[row].astype(np.float64)).tolist()
     items = snapshot.fields.take(["year", "sales"], np.arange(ITEMS))
     most = max(item["sales"] or 0.0 for item in items)
     scores = []
@@ -110,13 +111,13 @@ def test_slates_equal_a_choice_among_all_items(
 def test_small_boosts_score_nothing_more(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no boost can lift an item past the nearest ones, the engine's answer is enough."""
     looked: list[int] = []
-    vectors = type(Service(snapshot, Limits()).recommender._view).vectors
+    vectors = SpaceView.vectors
 
     def counted(view: Any, rows: Any) -> Any:
         looked.append(rows.size)
         return vectors(view, rows)
 
-    monkeypatch.setattr("recserve_server_ext.catalogue.view.View.vectors", counted)
+    monkeypatch.setattr("recserve_server_ext.catalogue.view.SpaceView.vectors", counted)
     service = Service(snapshot, Limits())
     boost = {"by": "recency", "attribute": "year", "half_life": 10, "now": 1999, "weight": 0.01}
     service.ask(history=[{"item": "i9"}], k=5, slate={"boosts": [boost]})

@@ -169,7 +169,8 @@ def test_an_import_between_encoding_and_writing_begins_anew(edited: Edited) -> N
     edited.editor.begin()
     job = edited.editor.accept(raw)
     edited.editor.look_up([job])
-    edited.editor.encode([job], edited.encode)
+    while call := edited.editor.pending(job):
+        edited.editor.resume([job], call, edited.encode(call.inputs, call.version), 0)
     edited.store.replace_all(list(edited.store.items()), field_weights={"title": 1.0})
     (answer,) = edited.editor.answer([job])
     assert isinstance(answer, RequestError)

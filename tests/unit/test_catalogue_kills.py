@@ -113,7 +113,9 @@ def check(view: View, found: dict[str, str]) -> None:
             assert (row >= 0) == (title is not None)
             if title is not None:
                 assert view.available[row]
-                np.testing.assert_allclose(view.vectors(np.array([row]))[0], item_vector({"title": title}), atol=1e-6)
+                np.testing.assert_allclose(
+                    view.text.vectors(np.array([row]))[0], item_vector({"title": title}), atol=1e-6
+                )
 
 
 class NoEncoder:

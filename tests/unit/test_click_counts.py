@@ -13,9 +13,8 @@ import sqlalchemy as sa
 
 from recserve_client.contract import AssignedVariant
 from recserve_export.outcomes.outcomes import OutcomeRules, join
-from recserve_server_ext.config.counts import ClickPrior
+from recserve_server_ext.config.counts import ClickPrior, CountSettings
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.config.server import UserSettings
 from recserve_server_ext.counts import clicks as click_counts
 from recserve_server_ext.counts.clicks import ClickCounts, read_clicks
 from recserve_server_ext.interactions.store import InteractionStore
@@ -112,9 +111,10 @@ def test_the_oldest_are_not_counted_past_a_bound(
 
 
 def test_the_prior_is_set_and_checked() -> None:
-    assert UserSettings().click_prior == ClickPrior(1.0, 20.0)
+    assert CountSettings().click_prior == ClickPrior(1.0, 20.0)
     assert (
-        msgspec.toml.decode(b"click_prior.clicks = 2\nclick_prior.others = 9\n", type=UserSettings).click_prior == PRIOR
+        msgspec.toml.decode(b"click_prior.clicks = 2\nclick_prior.others = 9\n", type=CountSettings).click_prior
+        == PRIOR
     )
     with pytest.raises(msgspec.ValidationError, match="clicks"):
-        msgspec.toml.decode(b"click_prior.clicks = 0.5\n", type=UserSettings)
+        msgspec.toml.decode(b"click_prior.clicks = 0.5\n", type=CountSettings)

@@ -25,7 +25,6 @@ from recserve_client.contract import (
     SlateItem,
     UsedBehaviour,
     UserExport,
-    UserSlate,
     pack,
 )
 from support.inference_server import SLATE, InferenceServer
@@ -86,6 +85,30 @@ def test_a_table_without_titles_has_no_column_for_them(server: InferenceServer, 
     assert "1977" in result.stdout
 
 
+def test_a_user_by_id_has_a_session_and_a_strategy(server: InferenceServer, address: str) -> None:
+    used = [UsedBehaviour(0.5, "session", "a"), UsedBehaviour(0.5, "long_term", "b")]
+    item = SlateItem("c", 0.9, [0.4, 0.2], {"title": "C"}, parts={"text": 0.6, "popular": 0.3})
+    server.answer = pack(msgspec.structs.replace(SLATE, items=[item], history=used, strategy="blend"))
+    words = ["--user", "ann", "--item", "a", "--strategy", "blend", "--option", "prior=2.5", "--option", "by=rank"]
+    result = ask("--address", address, *words)
+    assert result.exit_code == 0, result.stderr
+    assert sent(server) == {
+        "user_id": "ann", "session": [{"item": "a", "weight": 1.0}], "strategy": "blend",
+        "options": {"prior": 2.5, "by": "rank"}, "fields": ["title"], "mix": 0.5,
+    }  # fmt: skip
+    shown = ("parts", "+0.60 text", "+0.30", "popular", "+0.40 a", "+0.20 b")
+    assert [name for name in shown if name not in result.stdout] == []
+    assert "strategy blend" in result.stderr
+
+
+def test_what_is_known_to_nobody_has_facts(server: InferenceServer, address: str) -> None:
+    item = SlateItem("c", 0.9, fields={"title": "C"}, facts={"users": 1200, "window_s": None})
+    server.answer = pack(msgspec.structs.replace(SLATE, items=[item], strategy="popular"))
+    result = ask("--address", address, "--user", "ann")
+    assert "users 1,200" in result.stdout
+    assert "parts" not in result.stdout
+
+
 def test_json_is_the_slate(server: InferenceServer, address: str) -> None:
     result = ask("--address", address, "--item", "x", "--text", "y", "--json")
     assert msgspec.json.decode(result.stdout, type=Slate) == SLATE
@@ -121,7 +144,13 @@ def test_nobody_listens() -> None:
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [([], "--item"), (["--item", "a=b"], "'b'"), (["--not-item", "a=-1"], "a=1"), (["-k", "many"], "-k")],
+    [
+        ([], "--item"),
+        (["--item", "a=b"], "'b'"),
+        (["--not-item", "a=-1"], "a=1"),
+        (["-k", "many"], "-k"),
+        (["--item", "a", "--option", "x"], "NAME=VALUE"),
+    ],
 )
 def test_wrong_usage(words: list[str], named: str) -> None:
     result = ask(*words)
@@ -218,7 +247,7 @@ def commands(tmp_path: Path, address: str, server: InferenceServer, monkeypatch:
         b'"op":"record"': pack(InteractionsRecorded([])),
         b'"op":"export"': pack(UserExport("p", [], [], [logged])),
         b'"op":"erase"': pack(ErasureReceipt(1.0, 4, 2.0, "proof")),
-        b'"user_id":"demo-': pack(UserSlate(of_user, "history", "r", used)),
+        b'"user_id":"demo-': pack(msgspec.structs.replace(of_user, history=used, history_rules="r")),
     }
     return tmp_path
 
@@ -303,8 +332,8 @@ def test_filters_and_slate_options(server: InferenceServer, address: str) -> Non
 
 def test_the_table_shows_rules_only_where_there_are_any(server: InferenceServer, address: str) -> None:
     fields = {"title": "A long title " * 9}
-    ruled = SlateItem("a" * 20, 0.6, [0.5], fields, [0.125, -0.025], ["launch of the [year]"])
-    server.answer = slate(ruled, SlateItem("b", 0.25, [0.25], fields, [0.0, 0.0]))
+    ruled = SlateItem("a" * 20, 0.6, [0.5], fields, boosts=[0.125, -0.025], rules=["launch of the [year]"])
+    server.answer = slate(ruled, SlateItem("b", 0.25, [0.25], fields, boosts=[0.0, 0.0]))
     result = ask("--address", address, "--item", "x")
     assert max(map(len, result.stdout.splitlines())) <= 100
     assert "rules" in result.stdout.splitlines()[0]

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from recserve_client.contract import EmbedResponse, ErrorKind, RequestError
-from recserve_client.contract.messages import RecommendRequest
-from recserve_server_ext.batching.batcher import Batcher
+from recserve_client.contract import EmbedResponse, ErrorKind, RequestError, models
+from recserve_client.contract.recommend import RecommendRequest
+from recserve_server_ext.batching.batcher import Batcher, ModelCall
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.services.embed import Embedder
@@ -37,7 +37,11 @@ def test_embed_gives_the_encoders_vectors(encoder: TextEncoder) -> None:
         asked.append(list(texts))
         return encoder.encode(texts)
 
-    embedder.encode(accepted, encode)
+    calls = [call for job in accepted if (call := embedder.pending(job))]
+    distinct = list(dict.fromkeys(text for call in calls for text in call.inputs))
+    call = ModelCall(models.ENCODER, "print", distinct)
+    embedder.resume(accepted, call, encode(call.inputs, call.version), 0)
+    assert [embedder.pending(job) for job in accepted] == [None, None]
     assert asked == [["a", "star wars", "b"]]
     first, _ = [
         msgspec.json.decode(raw, type=EmbedResponse) for raw in embedder.answer(accepted) if isinstance(raw, bytes)
@@ -54,7 +58,7 @@ def test_a_batch_is_encoded_at_once_and_nothing_is_left_open() -> None:
         asked.append(list(texts))
         return np.ones((len(texts), 2), np.float32)
 
-    model = Batcher(Embedder(lambda: "print", Limits()), encode, encoding=0)
+    model = Batcher(Embedder(lambda: "print", Limits()), {models.ENCODER: encode}, at_once=0)
     calls = [Call(raw) for raw in (b'{"texts":["a"]}', b"{", b'{"texts":["b","a"]}')]
     first, refused, second = model.run(calls)
     model.close()
@@ -73,7 +77,7 @@ def test_an_encoder_that_is_away_fails_what_needs_it() -> None:
     def encode(texts: Any, _: str) -> Any:
         raise RequestError(ErrorKind.UNAVAILABLE, f"{len(texts)} texts: away")
 
-    model = Batcher(Embedder(lambda: "print", Limits()), encode, encoding=0)
+    model = Batcher(Embedder(lambda: "print", Limits()), {models.ENCODER: encode}, at_once=0)
     answers = model.run([Call(b'{"texts":["a"]}'), Call(b"{"), Call(b'{"texts":["b"]}')])
     model.close()
     kinds = [answer.kind for answer in answers if isinstance(answer, RequestError)]

@@ -22,6 +22,7 @@ from recserve_server_ext.index.snapshot import CURRENT, Content, current, write
 from recserve_server_ext.supervisor.run_folder import take_run_folder
 from recserve_server_ext.supervisor.served_pair import described
 from support.edited import item_vector
+from support.small_snapshot import text_space
 from support.versions import export
 
 ITEMS = [StoredItem(f"i{n}", {"title": f"film {n}"}, {}) for n in range(20)]
@@ -50,9 +51,8 @@ class Home:
             head = store.head()
         vectors = np.stack([item_vector(item.texts, encoder.name) for item in ITEMS])
         content = Content(
-            vectors=vectors,
             ids=[item.id for item in ITEMS],
-            engine=HnswEngine.build(vectors, m=8, ef_construction=20, ef=20, threads=1),
+            spaces=text_space(vectors, HnswEngine.build(vectors, m=8, ef_construction=20, ef=20, threads=1)),
             encoder=encoder.runtime_fingerprint,
             revision=head.revision,
             source=head.identity,

@@ -17,19 +17,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_client.contract import ErrorKind, RequestError, Slate
+from recserve_client.contract import ErrorKind, RequestError, Slate, models
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import EncoderNotLoadedError, SnapshotError
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import CURRENT, Snapshot, publish
 from recserve_server_ext.index.snapshots import before_last_encoder, newest_of
-from recserve_server_ext.recommend.pipeline import Recommender
+from recserve_server_ext.services.recommend import RecommendService
 from support.calls import Call
 from support.edited import ENCODER, Edited, item_vector, vector_of
+from support.service import without_users
 
 OTHER = "other"
 
@@ -84,7 +84,7 @@ def check(view: View, edited: Edited) -> None:
     rows = np.array([view.row_of.get(item.id, -1) for item in items])
     assert rows.min() >= 0
     expected = np.stack([item_vector(item.texts, view.encoder) for item in items])
-    np.testing.assert_allclose(view.vectors(rows), expected, atol=1e-6)
+    np.testing.assert_allclose(view.text.vectors(rows), expected, atol=1e-6)
 
 
 def test_a_snapshot_waits_for_its_encoder(live: Live, caplog: pytest.LogCaptureFixture) -> None:
@@ -208,8 +208,8 @@ def test_no_view_mixes_encoders(tmp_path: Path, script: list[tuple[str, int, int
     edited.store.close()
 
 
-def answered(live: Live, recommender: Recommender, **request: object) -> Slate | RequestError:
-    model = Batcher(recommender, live._encode)
+def answered(live: Live, recommender: RecommendService, **request: object) -> Slate | RequestError:
+    model = Batcher(recommender, {models.ENCODER: live._encode})
     call = Call(json.dumps(request).encode())
     (now,) = model.run([call])
     model.close()
@@ -218,7 +218,7 @@ def answered(live: Live, recommender: Recommender, **request: object) -> Slate |
 
 
 def test_texts_are_encoded_and_kept_by_encoder(live: Live) -> None:
-    recommender = Recommender(live.catalogue.view, TextCaches(100), Limits())
+    recommender = without_users(live.catalogue.view, Limits())
     for encoder in (ENCODER, OTHER, ENCODER):
         live.load(encoder)
         live.edited.publish(encoder)
@@ -234,7 +234,7 @@ def test_texts_are_encoded_and_kept_by_encoder(live: Live) -> None:
 
 def test_a_request_under_way_stays_with_the_encoder_of_its_view(live: Live) -> None:
     live.load(OTHER)
-    recommender = Recommender(live.catalogue.view, TextCaches(100), Limits())
+    recommender = without_users(live.catalogue.view, Limits())
     entered, go_on = threading.Event(), threading.Event()
 
     def slow(texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
@@ -242,7 +242,7 @@ def test_a_request_under_way_stays_with_the_encoder_of_its_view(live: Live) -> N
         assert go_on.wait(30)
         return live._encode(texts, encoder)
 
-    model = Batcher(recommender, slow, encoding=2)
+    model = Batcher(recommender, {models.ENCODER: slow}, at_once=2)
     old, new = (Call(b'{"history":[{"text":"film 3"}],"k":1}') for _ in range(2))
     assert model.run([old]) == [None]
     assert entered.wait(30)
@@ -257,7 +257,7 @@ def test_a_request_under_way_stays_with_the_encoder_of_its_view(live: Live) -> N
 
 
 def test_vectors_of_another_encoder_are_made_anew_or_refused(live: Live) -> None:
-    recommender = Recommender(live.catalogue.view, TextCaches(100), Limits())
+    recommender = without_users(live.catalogue.view, Limits())
     foreign = base64.b64encode(vector_of("film 3", OTHER).tobytes()).decode()
     both = [{"text": "film 3", "vector": foreign}]
     slate = answered(live, recommender, history=both, k=1, encoder=OTHER)

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from recserve_client.contract.filters import Exists
 from recserve_server_ext.attributes.view import Allowed
-from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.catalogue.view import View, view_over
 from recserve_server_ext.index.engines.exact import ExactEngine, search_among
 from recserve_server_ext.index.engines.hnsw import HnswEngine
-from recserve_server_ext.index.manifest import EngineManifest
+from recserve_server_ext.index.space import EngineManifest, Space
 from recserve_server_ext.retrieval import search as retrieval
-from recserve_server_ext.retrieval.search import Wanted, search
+from recserve_server_ext.retrieval.search import CandidateSpec, search
 from support.engines import EngineMaker
-from support.small_snapshot import view_of
 
 ITEMS, DIM, USERS = 4000, 32, 40
 NOBODY = np.empty(0, np.int64)
@@ -59,7 +58,7 @@ def masks(vectors: NDArray[np.float32], users: NDArray[np.float32]) -> dict[str,
 @pytest.fixture(scope="module")
 def view(make_engine: EngineMaker, vectors: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]]) -> View:
     fields = [{name: True for name, mask in masks.items() if mask[row]} for row in range(ITEMS)]
-    return view_of(vectors, make_engine(vectors, fields))
+    return view_over(vectors, make_engine(vectors, fields))
 
 
 def mask_of(kind: str, share: float, vectors: NDArray[np.float32], users: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -93,7 +92,7 @@ def test_recall(
         monkeypatch.setattr(retrieval, "_EXACT_ITEMS", 0)
     name = f"{kind} {share}"
     mask, allowed = masks[name], Allowed(masks[name], ITEMS, Exists(name))
-    found = search(view, users, [Wanted(10, NOBODY, None, allowed)] * USERS)
+    found = search(view.text, users, [CandidateSpec(10, NOBODY, None, allowed)] * USERS)
     matching = np.flatnonzero(mask)
     hits = 0
     for user, rows in zip(users, found, strict=True):
@@ -109,15 +108,15 @@ def test_recall(
 def test_k_items_whenever_k_match(seed: int, k: int, share: float, selective: bool) -> None:
     rng = np.random.default_rng(seed)
     vectors, users = unit(rng.normal(size=(50, 8))), unit(rng.normal(size=(5, 8)))
-    view = view_of(vectors, HnswEngine.build(vectors, m=4, ef_construction=10, ef=10, threads=1))
+    view = view_over(vectors, HnswEngine.build(vectors, m=4, ef_construction=10, ef=10, threads=1))
     masks = [Allowed(rng.random(50) < share, 50) for _ in range(2)]
     banned = [rng.integers(0, 50, rng.integers(0, 20)) for _ in users]
     # Two filters and none, in one batch.
     filters = [masks[0], masks[1], None, masks[0], masks[1]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "_EXACT_ITEMS", 2000 if selective else 0)
-        wanted = [Wanted(k, out, None, allowed) for out, allowed in zip(banned, filters, strict=True)]
-        found = search(view, users, wanted)
+        wanted = [CandidateSpec(k, out, None, allowed) for out, allowed in zip(banned, filters, strict=True)]
+        found = search(view.text, users, wanted)
     for rows, out, allowed in zip(found, banned, filters, strict=True):
         fits = np.ones(50, np.bool_) if allowed is None else allowed.mask.copy()
         fits[out] = False
@@ -151,12 +150,14 @@ def test_a_graph_searches_wider_where_a_filter_drops_items(vectors: NDArray[np.f
             seen.append(ef)
             return super().search(queries, k, ef=ef)
 
-    plain = view_of(vectors, Watching(vectors)).snapshot
-    manifest = msgspec.structs.replace(plain.manifest, engine=EngineManifest(name="hnsw", parameters={"ef": 100}))
-    graph = View(dataclasses.replace(plain, manifest=manifest))
+    plain = view_over(vectors, Watching(vectors)).snapshot
+    engine = EngineManifest(name="hnsw", parameters={"ef": 100})
+    manifest = msgspec.structs.replace(plain.text.manifest, engine=engine)
+    space = Space(name="text", manifest=manifest, items=ITEMS, vectors=vectors, engine=plain.text.engine)
+    graph = View(dataclasses.replace(plain, spaces={"text": space}))
     most = Allowed(np.arange(ITEMS) % 4 != 0, ITEMS)
     few = Allowed(np.arange(ITEMS) < 20, ITEMS)
     for allowed, ef in ((most, None), (most, 64), (None, None), (few, None)):
-        search(graph, vectors[:1], [Wanted(5, NOBODY, ef, allowed)])
+        search(graph.text, vectors[:1], [CandidateSpec(5, NOBODY, ef, allowed)])
     # 100 * sqrt(4 / 3), the request's own, the engine's own; a selective filter does not ask the engine at all.
     assert seen == [115, 64, None]

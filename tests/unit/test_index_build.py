@@ -29,7 +29,8 @@ from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.encoder.item_vectors import Pairs, weighted_sums
 from recserve_server_ext.encoder.manifest import MANIFEST as ENCODER_MANIFEST
 from recserve_server_ext.encoder.manifest import EncoderManifest
-from recserve_server_ext.index.snapshot import REPORT, VECTORS, Snapshot, current
+from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.space import REPORT, VECTORS, space_folder
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.store import InteractionStore
 
@@ -203,9 +204,9 @@ def test_build_publishes_the_catalogue(workspace: Workspace) -> None:
     assert loaded.manifest.revision == 1
     assert loaded.manifest.field_weights == {"title": 2.0, "genre": 1.0, "plot": 0.5}
     chosen = built.report.points[built.report.choice.point]
-    assert loaded.manifest.engine.parameters == chosen.parameters
+    assert loaded.manifest.text.engine.parameters == chosen.parameters
     assert read_report(built.folder) == built.report
-    np.testing.assert_allclose(np.linalg.norm(loaded.vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(loaded.text.vectors, axis=1), 1, atol=1e-5)
 
 
 def test_build_is_up_to_date_until_something_changes(workspace: Workspace) -> None:
@@ -226,7 +227,7 @@ def test_build_is_up_to_date_until_something_changes(workspace: Workspace) -> No
 
 def test_a_damaged_index_is_built_again(workspace: Workspace) -> None:
     folder = run_build(workspace).folder
-    (folder / VECTORS).write_bytes(b"damaged")
+    (space_folder(folder) / VECTORS).write_bytes(b"damaged")
     assert run_build(workspace).is_new
     Snapshot.load(current(workspace.snapshots))
 
@@ -244,7 +245,7 @@ def test_raw_vectors_need_no_store(tmp_path: Path) -> None:
     ids = [str(row) for row in range(200)]
     built = build_index(tmp_path, vectors, ids, encoder="raw", settings=QUICK, stage=stage)
     loaded = Snapshot.load(built.folder, encoder="raw")
-    np.testing.assert_array_equal(loaded.vectors, vectors)
+    np.testing.assert_array_equal(loaded.text.vectors, vectors)
     assert ("build graph, M 4", 200) in stages
     assert sum(counted) == sum(total for _, total in stages)
 
@@ -259,12 +260,12 @@ def test_a_third_graph_is_built_where_two_miss_the_target(tmp_path: Path) -> Non
     assert [point.engine for point in built.report.points[-2:]] == ["hnsw", "exact"]
     assert {point.parameters["M"] for point in built.report.points[:-1]} == {2, 3, 4}
     assert not built.report.choice.reached
-    assert built.manifest.engine.parameters["M"] == 4
+    assert built.manifest.text.engine.parameters["M"] == 4
 
 
 def test_a_report_that_is_missing_or_damaged(workspace: Workspace) -> None:
     folder = run_build(workspace).folder
-    (folder / REPORT).write_bytes(b"{}")
+    (space_folder(folder) / REPORT).write_bytes(b"{}")
     with pytest.raises(SnapshotError, match=rf"{REPORT} is damaged"):
         read_report(folder)
 

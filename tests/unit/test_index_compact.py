@@ -19,6 +19,7 @@ from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
 from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.space import TEXT, space_folder
 from recserve_server_ext.supervisor.compactor import Compactor
 from recserve_server_ext.supervisor.event_log import EventLog
 from support.edited import DIM, ENCODER, Edited, item_vector
@@ -60,10 +61,10 @@ def test_the_new_snapshot_is_the_store(edited: Edited) -> None:
     assert snapshot is not None
     items = list(edited.store.items())
     assert snapshot.ids == [item.id for item in items]
-    np.testing.assert_allclose(snapshot.vectors, [item_vector(item.texts) for item in items], atol=1e-6)
+    np.testing.assert_allclose(snapshot.text.vectors, [item_vector(item.texts) for item in items], atol=1e-6)
     assert snapshot.available.tolist() == [item.available for item in items]
     assert snapshot.manifest.revision == edited.store.revision == 3
-    assert snapshot.manifest.engine.parameters == {"M": 16, "ef_construction": 100, "ef": 200}
+    assert snapshot.manifest.text.engine.parameters == {"M": 16, "ef_construction": 100, "ef": 200}
     assert run(edited) is None
 
 
@@ -81,11 +82,11 @@ def test_codes_stay_fitted_to_the_same_users(tmp_path: Path, monkeypatch: pytest
     snapshot = run(edited)
     edited.store.close()
     assert snapshot is not None
-    assert (snapshot.engine.name, "a" in snapshot.row_of) == ("scan", True)
-    assert FITTED in snapshot.manifest.files
-    kept = Fit.load(edited.snapshots / snapshot.manifest.id, DIM)
+    assert (snapshot.text.engine.name, "a" in snapshot.row_of) == ("scan", True)
+    assert f"spaces/{TEXT}/{FITTED}" in snapshot.manifest.files
+    kept = Fit.load(space_folder(edited.snapshots / snapshot.manifest.id), DIM)
     np.testing.assert_array_equal(np.stack(kept), np.stack(fits[0]))
-    rows, _ = snapshot.engine.search(snapshot.vectors[:50], 1)
+    rows, _ = snapshot.text.engine.search(snapshot.text.vectors[:50], 1)
     assert rows[:, 0].tolist() == list(range(50))
 
 

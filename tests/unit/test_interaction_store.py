@@ -17,7 +17,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from recserve_server_ext.common.errors import InteractionError
-from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.history.user_histories import UserHistories
@@ -243,7 +242,7 @@ def test_a_user_of_whom_all_has_expired_has_an_empty_past(store_place: Path | st
         store.expire(NOW + 1000)
         assert store.window([ANN]).offsets.tolist() == [0, 0]
         assert store.window([BOB, ANN]).offsets.tolist() == [0, 0, 0]
-        histories = UserHistories(lambda: store, HistoryRules(), BlendRules())
+        histories = UserHistories(lambda: store, HistoryRules())
         assert histories.read([ANN])[ANN].size == 0
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_server_ext.recommend.interests import interests_of, turns
+from recserve_server_ext.recommend.interests import interests_of, sainte_lague
 
 DIM = 8
 
@@ -63,7 +63,7 @@ def test_users_do_not_change_each_other(sizes: list[int], most: int, seed: int) 
 @given(shares=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5), length=st.integers(1, 40))
 def test_every_first_part_is_shared_out_in_proportion(shares: list[float], length: int) -> None:
     shares = [share / sum(shares) for share in shares]
-    lists = turns([100] * len(shares), shares)
+    lists = sainte_lague([100] * len(shares), shares)
     order = np.argsort(np.concatenate(lists), kind="stable")[:length]
     counts = np.bincount(order // 100, minlength=len(shares))
     # Sainte-Lague: no list has more than one item more or less than its share, besides rounding of many small lists.
@@ -71,6 +71,6 @@ def test_every_first_part_is_shared_out_in_proportion(shares: list[float], lengt
 
 
 def test_turns_of_two_thirds_and_one_third() -> None:
-    first, second = turns([4, 2], [2 / 3, 1 / 3])
+    first, second = sainte_lague([4, 2], [2 / 3, 1 / 3])
     assert first == pytest.approx([0.75, 2.25, 3.75, 5.25])
     assert second == pytest.approx([1.5, 4.5])

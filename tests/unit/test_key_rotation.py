@@ -90,7 +90,7 @@ def filled(where: Path | str, key_file: Path) -> InteractionStore:
     store.record([*events_of(ring), event(ring.of(GONE))])
     log = log_of(store, plain=1.0)
     for n, name in enumerate([*NAMES, GONE]):
-        log.offer(by_user(f"r{n}"), ring.of(name), "text", ring.fingerprint)
+        log.offer(by_user(f"r{n}"), ring.of(name), ring.fingerprint)
     log.offer(plain("nobody"), None)
     log.close()
     store.erase(ring.of(GONE))
@@ -395,7 +395,7 @@ def test_recommendations_go_on_and_variants_stay(tmp_path: Path, store_place: Pa
 
     def variants() -> list[str]:
         found = [service.recommend_for(name) for name in NAMES]
-        assert {one.basis for one in found} == {"history"}
+        assert {one.strategy for one in found} == {"text"}
         assert isinstance(found[0].experiments, list)
         return [one.experiments[0].variant for one in found if isinstance(one.experiments, list)]
 
@@ -420,15 +420,15 @@ def test_answers_that_wait_for_the_log_during_a_rotation_are_lost_and_counted(
         assert store.keys is not None
         ring = store.keys.pseudonyms
         log = log_of(store, plain=1.0)
-        log.offer(by_user("r1"), ring.of("user 1"), "text", ring.fingerprint)
+        log.offer(by_user("r1"), ring.of("user 1"), ring.fingerprint)
         rotate(store, key_file)
         log.flush()
         assert (log.counts.logged, log.counts.failed) == (0, 1)
-        log.offer(by_user("r2"), ring.of("user 1"), "text", ring.fingerprint)
+        log.offer(by_user("r2"), ring.of("user 1"), ring.fingerprint)
         log.offer(plain("r3"), None)
         assert store.keys.follow(lambda: store.database)
         new = store.keys.pseudonyms
-        log.offer(by_user("r4"), new.of("user 1"), "text", new.fingerprint)
+        log.offer(by_user("r4"), new.of("user 1"), new.fingerprint)
         log.flush()
         log.close()
         assert (log.counts.logged, log.counts.failed) == (2, 2)

@@ -20,7 +20,7 @@ from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.index.snapshot import CURRENT, Snapshot
-from recserve_server_ext.retrieval.search import Wanted, search
+from recserve_server_ext.retrieval.search import CandidateSpec, search
 from support.edited import ENCODER, Edited, item_vector, vector_of
 
 NOBODY = np.empty(0, np.int64)
@@ -42,7 +42,7 @@ def film(item_id: str, title: str, **more: Any) -> dict[str, Any]:
 
 
 def best(view: View, text: str, k: int = 5) -> list[str]:
-    (rows,) = search(view, vector_of(text)[None], [Wanted(k, NOBODY, None)])
+    (rows,) = search(view.text, vector_of(text)[None], [CandidateSpec(k, NOBODY, None)])
     return view.ids(rows)
 
 
@@ -86,7 +86,7 @@ def test_an_older_view_stays_as_it_was(edited: Edited) -> None:
         live.view()
     assert best(old, "first")[0] == "a"
     assert len(set(best(old, "first", 100))) == 31
-    assert np.allclose(old.vectors(np.array([old.row_of.get("a", -1)]))[0], vector_of("first"), atol=1e-6)
+    assert np.allclose(old.text.vectors(np.array([old.row_of.get("a", -1)]))[0], vector_of("first"), atol=1e-6)
 
 
 def test_an_item_is_hidden_and_comes_back(edited: Edited) -> None:
@@ -95,7 +95,7 @@ def test_an_item_is_hidden_and_comes_back(edited: Edited) -> None:
     view = live.view()
     assert "i7" not in best(view, "film 7", 40)
     # It may still be part of a history.
-    assert np.allclose(view.vectors(np.array([view.row_of.get("i7", -1)]))[0], vector_of("film 7"), atol=1e-6)
+    assert np.allclose(view.text.vectors(np.array([view.row_of.get("i7", -1)]))[0], vector_of("film 7"), atol=1e-6)
     edited.change("upsert", [film("i7", "film 7")])
     assert best(live.view(), "film 7")[0] == "i7"
     assert edited.asked == []
@@ -166,7 +166,7 @@ def test_a_new_snapshot_is_taken_with_what_changed_after_it(edited: Edited) -> N
 def test_a_damaged_snapshot_is_named_and_the_old_one_stays(edited: Edited, caplog: pytest.LogCaptureFixture) -> None:
     live = live_over(edited)
     folder = edited.publish()
-    vectors = folder / "vectors.npy"
+    vectors = folder / "spaces/text/vectors.npy"
     content = bytearray(vectors.read_bytes())
     content[-5] ^= 1
     vectors.write_bytes(content)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.counts import counter as log_counter
 from recserve_server_ext.counts import reader as log_reader
@@ -39,7 +39,7 @@ class Watched:
     def __init__(self, store: InteractionStore, patch: pytest.MonkeyPatch, every_s: float) -> None:
         self.reads = 0
         self.now = NOW
-        self.counter = LogCounter(lambda: store, HistoryRules(), BlendRules(), every_s=every_s, clock=lambda: self.now)
+        self.counter = LogCounter(lambda: store, HistoryRules(), CountSettings(every_s=every_s), clock=lambda: self.now)
         patch.setattr(self.counter, "_reader", self)
         self._reader = LogReader(["click", "view"])
 

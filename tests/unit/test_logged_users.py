@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recserve_client.contract import UserSlate
 from recserve_export.index.build import build_index, read_report
 from recserve_export.index.engine_choice import Settings, build_engine
 from recserve_export.index.logged_users import LEAST, MOST, logged_users
@@ -19,8 +18,9 @@ from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW, PSEUDONYMS, event
+from support.service import vector_of
 from support.small_snapshot import small_snapshot
-from support.user_service import Service, vector_of
+from support.user_service import Service
 
 QUICK = Settings(engine="hnsw", m=(8,), ef=(16, 64), ef_construction=40, users=20, threads=1)
 
@@ -56,7 +56,7 @@ def encode(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def vectors_of(store: InteractionStore, snapshot: Snapshot, seed: int = 0) -> NDArray[np.float32] | None:
-    return logged_users(store, HistoryRules(), snapshot.row_of, snapshot.vectors, encode, seed=seed)
+    return logged_users(store, HistoryRules(), snapshot.row_of, snapshot.text.vectors, encode, seed=seed)
 
 
 def test_they_are_the_user_vectors_that_are_served(store: InteractionStore, snapshot: Snapshot, tmp_path: Path) -> None:
@@ -67,10 +67,11 @@ def test_they_are_the_user_vectors_that_are_served(store: InteractionStore, snap
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
     service = Service(snapshot, tmp_path / "log.db")
     for user in range(0, LEAST, 7):
-        request = {"user_id": f"user{user}", "k": 5, "exclude_seen": False, "ef": 200}
-        for item in service.ask(UserSlate, **request).slate.items:
+        for item in service.recommend_for(f"user{user}", k=5, exclude_seen=False, ef=200).items:
             # Served scores are float32 products of 16 numbers.
-            assert item.score == pytest.approx(float(made[user] @ snapshot.vectors[snapshot.row_of[item.id]]), abs=2e-6)
+            assert item.score == pytest.approx(
+                float(made[user] @ snapshot.text.vectors[snapshot.row_of[item.id]]), abs=2e-6
+            )
     service.store.close()
 
 
@@ -97,12 +98,12 @@ def test_report_and_manifest_say_who_was_measured_with(
 ) -> None:
     record(store, LEAST)
     logged = vectors_of(store, snapshot)
-    _, report = build_engine(snapshot.vectors, QUICK, logged=logged)
+    _, report = build_engine(snapshot.text.vectors, QUICK, logged=logged)
     assert (report.users_from, report.users) == ("logged histories (200 users)", 200)
     assert set(report.points[0].recall) == {"logged"}
     ids = list(snapshot.row_of)
-    built = build_index(tmp_path / "logged", snapshot.vectors, ids, encoder="test", settings=QUICK, logged=logged)
-    assert built.manifest.measured_with == read_report(built.folder).users_from == "logged histories (200 users)"
-    plain = build_index(tmp_path / "plain", snapshot.vectors, ids, encoder="test", settings=QUICK)
-    assert plain.manifest.measured_with == read_report(plain.folder).users_from == NEIGHBOURS
+    built = build_index(tmp_path / "logged", snapshot.text.vectors, ids, encoder="test", settings=QUICK, logged=logged)
+    assert built.manifest.text.measured_with == read_report(built.folder).users_from == "logged histories (200 users)"
+    plain = build_index(tmp_path / "plain", snapshot.text.vectors, ids, encoder="test", settings=QUICK)
+    assert plain.manifest.text.measured_with == read_report(plain.folder).users_from == NEIGHBOURS
     assert set(plain.report.points[0].recall) == {"interests", "random"}

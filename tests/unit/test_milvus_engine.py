@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from recserve_client.contract.filters import Eq, Filter, Not
 from recserve_client.where import parse_where
 from recserve_server_ext.attributes.view import Allowed, LiveFilters
 from recserve_server_ext.catalogue.live import LiveCatalogue
+from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.common.errors import ConfigError, MilvusError, SnapshotError
 from recserve_server_ext.config.milvus import MilvusSettings
@@ -28,10 +28,10 @@ from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
 from recserve_server_ext.index.engines.milvus.engine import FILE, MilvusEngine
 from recserve_server_ext.index.engines.milvus.filter import AttributeKeys, check_translatable
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.retrieval.search import Wanted, search
+from recserve_server_ext.retrieval.search import CandidateSpec, search
 from support.edited import ENCODER, Edited
 from support.service import Service
-from support.small_snapshot import small_snapshot, view_of
+from support.small_snapshot import small_snapshot, with_engine
 
 NOBODY = np.empty(0, np.int64)
 
@@ -169,7 +169,7 @@ def test_one_batch_asks_once_while_milvus_is_away(tmp_path: Path) -> None:
             asked.append(len(queries))
             raise RequestError(ErrorKind.UNAVAILABLE, "Milvus is away; try again")
 
-    service = Service(dataclasses.replace(snapshot, engine=Away(snapshot.vectors, 0)), Limits())
+    service = Service(with_engine(snapshot, Away(snapshot.text.vectors, 0)), Limits())
     request = b'{"history": [{"item": "i9"}], "k": 3}'
     answers = service.send(request, request, b"{")
     assert asked == [2]
@@ -218,11 +218,11 @@ def test_k_items_come_back_even_where_milvus_finds_fewer() -> None:
     vectors = np.asarray(np.eye(40, 8, dtype=np.float32) + 0.1, np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     engine = Elsewhere(vectors, finds=3)
-    view = view_of(vectors, engine)
+    view = view_over(vectors, engine)
     where = parse_where("year > 3")
     mask = np.arange(40) > 3
     for allowed, fits in ((None, np.ones(40, np.bool_)), (Allowed(mask, 40, where), mask)):
-        (rows,) = search(view, vectors[:1], [Wanted(10, NOBODY, None, allowed)])
+        (rows,) = search(view.text, vectors[:1], [CandidateSpec(10, NOBODY, None, allowed)])
         expected = np.flatnonzero(fits)[np.argsort(-(vectors[fits] @ vectors[0]), kind="stable")[:10]]
         np.testing.assert_allclose(vectors[rows] @ vectors[0], vectors[expected] @ vectors[0], atol=1e-6)
         assert len(rows) == len(set(rows.tolist())) == 10
@@ -233,7 +233,7 @@ def test_k_items_come_back_even_where_milvus_finds_fewer() -> None:
 
 def test_a_filter_it_cannot_evaluate_is_refused_before_any_work() -> None:
     vectors = np.eye(4, dtype=np.float32)
-    view = view_of(vectors, Elsewhere(vectors, 4))
+    view = view_over(vectors, Elsewhere(vectors, 4))
     with pytest.raises(RequestError, match="cannot be evaluated by Milvus"):
         # Before it is even seen that nothing has such an attribute.
         LiveFilters(view).of(view).allowed(parse_where("within(place, 1, 2, 3km)"))
@@ -245,9 +245,8 @@ def test_rows_of_the_snapshot_that_are_gone_are_forgotten_once(tmp_path: Path) -
 
     def load(folder: Path) -> Snapshot:
         found = Snapshot.load(folder, encoder=ENCODER)
-        engines.append(Elsewhere(found.vectors, 8))
-        object.__setattr__(found, "engine", engines[-1])
-        return found
+        engines.append(Elsewhere(found.text.vectors, 8))
+        return with_engine(found, engines[-1])
 
     live = LiveCatalogue(edited.snapshots, load, lambda: edited.store)
     edited.change("delete", [{"id": "i3"}])

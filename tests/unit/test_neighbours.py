@@ -1,4 +1,4 @@
-"""Item-to-item counts against their definition, and the blend of a score."""
+"""Item-to-item counts against their definition, and what a history makes of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from recserve_benchmarks.evaluation.log import similarities
-from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.counts import neighbours
 from recserve_server_ext.counts.counts import FEWEST, LogColumns, counts_of
 from recserve_server_ext.counts.neighbours import neighbours_of
-from recserve_server_ext.strategies.blend import Pairs, Sparse
-from support.known_log import known_of
+from recserve_server_ext.strategies.item_knn import Pairs
+from recserve_server_ext.strategies.sparse import Sparse
+
+
+def similarities(histories: list[list[int]], items: int, shrink: float) -> NDArray[np.float64]:
+    """[items, items] s(i, j) = c_ij / (sqrt(c_i c_j) + shrink), c = users of both, 0 on the diagonal."""
+    users = [[history.count(item) > 0 for history in histories] for item in range(items)]
+    has = np.array(users, np.float64)
+    both, own = has @ has.T, np.sqrt(has.sum(axis=1))
+    similar: NDArray[np.float64] = both / np.maximum(np.outer(own, own) + shrink, 1e-9)
+    np.fill_diagonal(similar, 0.0)
+    return similar
+
 
 LOGS = st.lists(st.lists(st.integers(0, 11), max_size=12), min_size=1, max_size=8)
 
@@ -25,7 +36,7 @@ LOGS = st.lists(st.lists(st.integers(0, 11), max_size=12), min_size=1, max_size=
     most=st.integers(1, 14),
     at_once=st.sampled_from([1, 7, 1 << 20]),
 )
-def test_equals_the_similarities_of_the_evaluation(
+def test_equals_the_similarities_by_definition(
     histories: list[list[int]], shrink: float, most: int, at_once: int
 ) -> None:
     user = np.array([n for n, items in enumerate(histories) for _ in items], np.int64)
@@ -33,7 +44,7 @@ def test_equals_the_similarities_of_the_evaluation(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_AT_ONCE", at_once)
         found = neighbours_of(user, item, 12, shrink=shrink, most=most)
-    expected = similarities(known_of(histories, 12), shrink, 12)
+    expected = similarities(histories, 12, shrink)
     dense = np.zeros((12, 12))
     rows, columns = np.nonzero(found.nearest >= 0)
     dense[rows, found.nearest[rows, columns]] = found.similarity[rows, columns]
@@ -59,7 +70,7 @@ def test_windows_and_a_context_decide_what_is_popular() -> None:
     rows: list[tuple[int, str, float, str | None]] = [(n, "old", 0.0, None) for n in range(40)]
     rows += [(n, "tv", 20.0, "tv") for n in range(FEWEST)] + [(n, "phone", 25.0, "phone") for n in range(FEWEST - 1)]
     rows += [(99, "phone", 39.5, "tv"), (98, "tv", 40.0, None), (98, "tv", 40.0, None)]
-    counts = counts_of(log_of(rows), round(40 * 86_400e6), BlendRules(recent_half_life_s=10 * 86_400.0))
+    counts = counts_of(log_of(rows), round(40 * 86_400e6), CountSettings(recent_half_life_s=10 * 86_400.0))
     everybody = counts.everybody
     users = dict(zip(everybody.items, everybody.users.tolist(), strict=True))
     # Within a day, a week, 30 days, and at all.

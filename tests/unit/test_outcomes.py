@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from recserve_client.contract import AssignedVariant
+from recserve_client.contract import AssignedVariant, Slate
 from recserve_export.cli.outcomes import app
 from recserve_export.errors import ExportError
 from recserve_export.outcomes.export import export_outcomes, open_format
@@ -39,7 +39,7 @@ def store(store_place: Path | str) -> Iterator[InteractionStore]:
         yield store
 
 
-def logged(store: InteractionStore, *lines: tuple[bytes, str | None], now: float = GIVEN) -> None:
+def logged(store: InteractionStore, *lines: tuple[Slate, str | None], now: float = GIVEN) -> None:
     log = log_of(store, now=now, served=[MIX], plain=1.0)
     for answer, user in lines:
         log.offer(answer, user)
@@ -123,7 +123,7 @@ def test_an_empty_log_is_reported(store: InteractionStore) -> None:
 def simulated(store: InteractionStore, *, users: int, rates: dict[str, float], skew: float = 0.5) -> dict[str, Any]:
     """Users who each get one to three answers of five items; who clicks, clicks the first item of the first answer."""
     rng = np.random.default_rng(6)
-    lines: list[tuple[bytes, str | None]] = []
+    lines: list[tuple[Slate, str | None]] = []
     clicks = []
     counts = {name: {"users": 0, "clicked": 0, "impressions": 0} for name in rates}
     for n in range(users):

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recserve_client.contract import PopularWindow
 from recserve_server_ext.common.arrays import Floats
-from recserve_server_ext.counts.popularity import BACK_OFF, WINDOWS, mixed, no_ranking, ranking_of, still_until
+from recserve_server_ext.counts.popularity import (
+    BACK_OFF,
+    WINDOWS,
+    PopularWindow,
+    mixed,
+    no_ranking,
+    ranking_of,
+    still_until,
+)
 
 _NAMES = ["a", "b", "c", "d"]
 _EVENT = st.tuples(st.integers(0, 5), st.integers(0, 3), st.floats(0, 60 * 86_400.0))
@@ -87,4 +94,4 @@ def test_an_empty_log_has_no_ranking() -> None:
     nothing = np.empty(0, np.int64)
     found = ranking_of(nothing, nothing, nothing, [], nothing, 1.0, 0)
     assert found.items == no_ranking().items == []
-    assert found.shares().tolist() == found.heat("day").tolist() == []
+    assert found.shares().tolist() == found.recent_in("day").tolist() == []

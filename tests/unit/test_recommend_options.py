@@ -43,8 +43,8 @@ def edited(tmp_path: Path) -> Iterator[Edited]:
 
 def scores_of(snapshot: Snapshot) -> dict[str, float]:
     """Of the available items, without that of the history."""
-    user = snapshot.vectors[9] + 0.5 * vector_of("abc").astype(np.float64)
-    scores = snapshot.vectors @ (user / np.linalg.norm(user))
+    user = snapshot.text.vectors[9] + 0.5 * vector_of("abc").astype(np.float64)
+    scores = snapshot.text.vectors @ (user / np.linalg.norm(user))
     return {f"i{row}": float(score) for row, score in enumerate(scores) if row not in (5, 6, 150, 9)}
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_client.contract import ErrorKind, RequestError, Slate, pack
-from recserve_client.contract.messages import Behaviour, RecommendRequest
+from recserve_client.contract import ErrorKind, RequestError, Slate, models, pack
+from recserve_client.contract.recommend import Behaviour, RecommendRequest
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.snapshot import Snapshot
@@ -38,7 +38,7 @@ def service(snapshot: Snapshot) -> Service:
 def reference(snapshot: Snapshot, history: list[tuple[NDArray[np.float32], float]]) -> NDArray[np.float64]:
     """Cosine of every item with the user vector, in float64."""
     user = sum(weight * vector.astype(np.float64) for vector, weight in history)
-    return np.asarray(snapshot.vectors @ (user / np.linalg.norm(user)))
+    return np.asarray(snapshot.text.vectors @ (user / np.linalg.norm(user)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,7 +54,7 @@ def test_slates_equal_the_reference(snapshot: Snapshot, rows: list[int], texts: 
     named: list[dict[str, Any]] = [{"item": f"i{row}"} for row in rows] + [{"text": text} for text in texts]
     history = [{**behaviour, "weight": weight} for behaviour, weight in zip(named, weights, strict=True)]
     slate = service.ask(history=history, k=k, ef=200)
-    vectors = [snapshot.vectors[row] for row in rows] + [vector_of(text) for text in texts]
+    vectors = [snapshot.text.vectors[row] for row in rows] + [vector_of(text) for text in texts]
     scores = reference(snapshot, list(zip(vectors, weights, strict=True)))
     scores[[5, 6, *rows]] = -9
     best = np.sort(scores)[::-1][:k]
@@ -91,7 +91,7 @@ def test_a_negative_weight_pushes_away(service: Service) -> None:
     liked = service.ask(history=[{"item": "i9"}, {"text": "dull", "weight": -1}], k=5)
     for item in liked.items:
         assert isinstance(item.contributions, list)
-        dislike = float(vector_of("dull") @ service.snapshot.vectors[service.snapshot.row_of[item.id]])
+        dislike = float(vector_of("dull") @ service.snapshot.text.vectors[service.snapshot.row_of[item.id]])
         assert np.sign(item.contributions[1]) == -np.sign(dislike)
 
 
@@ -136,7 +136,7 @@ REFUSED: list[tuple[str, Any, ErrorKind, str]] = [
     ("overflow", b'{"history":[{"item":"i1","weight":1e999}]}', ErrorKind.INVALID_REQUEST, "out of range"),
     ("deep", b'{"history":' + b"[" * 5000 + b"]" * 5000 + b"}", ErrorKind.INVALID_REQUEST, "history[0]"),
     ("not an object", [1], ErrorKind.INVALID_REQUEST, "[1]"),
-    ("no history", {"k": 3}, ErrorKind.INVALID_REQUEST, "history"),
+    ("no history", {"k": 3}, ErrorKind.EMPTY_HISTORY, "or a user_id"),
     ("unknown option", {"history": [], "explian": 1}, ErrorKind.INVALID_REQUEST, "explain"),
     ("wrong type", {"history": [{"item": 7}]}, ErrorKind.INVALID_REQUEST, "$.history[0].item is 7"),
     ("k of 0", {"history": [{"item": "i1"}], "k": 0}, ErrorKind.INVALID_REQUEST, "$.k is 0"),
@@ -236,7 +236,7 @@ def test_the_next_batch_is_answered_while_one_waits_for_the_encoder(service: Ser
         assert release.wait(30)
         return np.stack([vector_of(text) for text in texts])
 
-    model = Batcher(service.recommender, slow, encoding=2)
+    model = Batcher(service.recommender, {models.ENCODER: slow}, at_once=2)
     waiting = Call(b'{"history":[{"text":"a"}]}')
     assert model.run([waiting]) == [None]
     assert started.wait(30)

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.index.engines.exact import ExactEngine
-from recserve_server_ext.retrieval.search import Wanted, search
-from support.small_snapshot import view_of
+from recserve_server_ext.retrieval.search import CandidateSpec, search
 
 
 def unit(rng: np.random.Generator, rows: int, dim: int = 8) -> NDArray[np.float32]:
@@ -43,13 +43,14 @@ def test_the_best_allowed_items(seed: int, items: int, narrow: bool, data: st.Da
     available = rng.random(items) < data.draw(st.sampled_from([0.3, 0.9, 1.1]))
     exact = ExactEngine(vectors)
     wanted = [
-        Wanted(data.draw(st.integers(1, 70)), rng.integers(0, items, rng.integers(0, items + 1)), None) for _ in users
+        CandidateSpec(data.draw(st.integers(1, 70)), rng.integers(0, items, rng.integers(0, items + 1)), None)
+        for _ in users
     ]
-    found = search(view_of(vectors, Narrow(items) if narrow else exact, available), users, wanted)
+    found = search(view_over(vectors, Narrow(items) if narrow else exact, available=available).text, users, wanted)
     for user, want, rows in zip(users, wanted, found, strict=True):
         allowed = available.copy()
         allowed[want.banned] = False
-        assert len(rows) == min(want.k, np.count_nonzero(allowed))
+        assert len(rows) == min(want.n, np.count_nonzero(allowed))
         assert allowed[rows].all()
         assert len(set(rows.tolist())) == len(rows)
         best = np.sort((vectors @ user)[allowed])[::-1][: len(rows)]
@@ -71,6 +72,6 @@ def test_each_ef_is_passed_on() -> None:
 
     nobody = np.empty(0, np.int64)
     exact = Watching(vectors)
-    wanted = [Wanted(5, nobody, None), Wanted(5, nobody, 64), Wanted(5, nobody, None)]
-    search(view_of(vectors, exact), vectors[:3], wanted)
+    wanted = [CandidateSpec(5, nobody, None), CandidateSpec(5, nobody, 64), CandidateSpec(5, nobody, None)]
+    search(view_over(vectors, exact).text, vectors[:3], wanted)
     assert sorted(seen, key=str) == [(1, 64), (2, None)]

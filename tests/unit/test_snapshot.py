@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index import snapshot as snapshot_module
 from recserve_server_ext.index.engines.exact import ExactEngine
@@ -24,31 +25,38 @@ from recserve_server_ext.index.engines.scan import CODES, LEAST_ITEMS, ScanEngin
 from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
 from recserve_server_ext.index.fields import ItemFields, write_fields
 from recserve_server_ext.index.manifest import MANIFEST, SnapshotManifest, write_manifest
-from recserve_server_ext.index.snapshot import CURRENT, FIELDS, IDS, REPORT, VECTORS, Content, Snapshot, current, write
+from recserve_server_ext.index.snapshot import CURRENT, FIELDS, IDS, Content, Snapshot, current, write
+from recserve_server_ext.index.space import REPORT, TEXT, VECTORS
+from support.small_snapshot import text_space
 
 ITEMS = 300
 ENCODER = "0123456789abcdef"
-FILES = [VECTORS, GRAPH, IDS, FIELDS, REPORT, MANIFEST]
+OF_TEXT = f"spaces/{TEXT}"
+VECTORS_FILE, GRAPH_FILE, REPORT_FILE = (f"{OF_TEXT}/{name}" for name in (VECTORS, GRAPH, REPORT))
+FILES = [VECTORS_FILE, GRAPH_FILE, REPORT_FILE, IDS, FIELDS, MANIFEST]
+
+
+def vectors_of(items: int = ITEMS) -> Vectors:
+    """The same every time."""
+    vectors = np.random.default_rng(3).normal(size=(items, 8)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def content(**changes: Any) -> Content:
-    """A small snapshot's content, the same every time."""
-    random = np.random.default_rng(3)
-    vectors = random.normal(size=(ITEMS, 8)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    """A small snapshot's content, the same every time; a space's own parts can be changed like the others."""
+    vectors = changes.pop("vectors", vectors_of())
+    engine = changes.pop("engine", None) or HnswEngine.build(vectors_of(), m=8, ef_construction=50, ef=40, threads=1)
+    report = changes.pop("report", b'{"made": "up"}')
     return Content(
         **{
-            "vectors": vectors,
+            "spaces": text_space(vectors, engine, recall_target=0.98, report=report),
             "ids": [f"tt{row}" for row in range(ITEMS)],
-            "engine": HnswEngine.build(vectors, m=8, ef_construction=50, ef=40, threads=1),
             "encoder": ENCODER,
             "revision": 7,
             "source": "films",
             "available": np.arange(ITEMS) % 5 != 0,
             "fields": [{"title": f"Film {row}", "year": 1900 + row} for row in range(ITEMS)],
             "field_weights": {"title": 2.0},
-            "recall_target": 0.98,
-            "report": b'{"made": "up"}',
             **changes,
         }
     )
@@ -73,7 +81,7 @@ def test_what_is_written_comes_back(published: Path) -> None:
     expected = content()
     assert expected.available is not None
     loaded = Snapshot.load(current(published), encoder=ENCODER, threads=1)
-    np.testing.assert_array_equal(loaded.vectors, expected.vectors)
+    np.testing.assert_array_equal(loaded.text.vectors, vectors_of())
     np.testing.assert_array_equal(loaded.available, expected.available)
     assert loaded.ids == expected.ids
     assert [loaded.row_of[item] for item in loaded.ids] == list(range(ITEMS))
@@ -83,26 +91,26 @@ def test_what_is_written_comes_back(published: Path) -> None:
         {"year": 1900, "title": "Film 0", "none": None},
     ]
     manifest = loaded.manifest
-    assert (manifest.id, manifest.format, manifest.encoder) == (current(published).name, 1, ENCODER)
-    assert (manifest.revision, manifest.items, manifest.dim) == (7, ITEMS, 8)
-    assert (manifest.source, manifest.field_weights, manifest.recall_target) == ("films", {"title": 2.0}, 0.98)
-    assert manifest.engine.name == loaded.engine.name == "hnsw"
-    assert manifest.engine.parameters == {"M": 8, "ef_construction": 50, "ef": 40}
+    assert (manifest.id, manifest.format, manifest.encoder) == (current(published).name, 2, ENCODER)
+    assert (manifest.revision, manifest.items, manifest.text.dim) == (7, ITEMS, 8)
+    assert (manifest.source, manifest.field_weights, manifest.text.recall_target) == ("films", {"title": 2.0}, 0.98)
+    assert manifest.text.engine.name == loaded.text.engine.name == "hnsw"
+    assert manifest.text.engine.parameters == {"M": 8, "ef_construction": 50, "ef": 40}
     assert sorted(manifest.files) == sorted(set(FILES) - {MANIFEST})
 
 
 def test_loaded_engines_search(published: Path) -> None:
     loaded = Snapshot.load(current(published), threads=1)
-    queries = loaded.vectors[:20]
-    for engine in (loaded.engine, loaded.exact):
+    queries = loaded.text.vectors[:20]
+    for engine in (loaded.text.engine, loaded.text.exact):
         rows, scores = engine.search(queries, 3)
         assert rows[:, 0].tolist() == list(range(20))
         np.testing.assert_allclose(scores[:, 0], 1, atol=1e-6)
-    assert loaded.exact.name == "exact"
+    assert loaded.text.exact.name == "exact"
 
 
 def test_vectors_are_mapped_and_read_only(published: Path) -> None:
-    vectors = Snapshot.load(current(published)).vectors
+    vectors = Snapshot.load(current(published)).text.vectors
     assert type(vectors) is np.ndarray
     assert isinstance(vectors.base, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
@@ -110,11 +118,11 @@ def test_vectors_are_mapped_and_read_only(published: Path) -> None:
 
 
 def test_an_exact_snapshot_has_no_graph(tmp_path: Path) -> None:
-    vectors = content().vectors
-    folder = write(tmp_path, content(engine=ExactEngine(vectors), report=None, fields=None, available=None))
-    assert {file.name for file in folder.iterdir()} == {VECTORS, IDS, FIELDS, MANIFEST}
+    folder = write(tmp_path, content(engine=ExactEngine(vectors_of()), report=None, fields=None, available=None))
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert files == {VECTORS_FILE, IDS, FIELDS, MANIFEST}
     loaded = Snapshot.load(folder)
-    assert loaded.engine.name == "exact"
+    assert loaded.text.engine.name == "exact"
     assert loaded.available.all()
     assert loaded.fields.names == ()
     assert loaded.fields.take([], np.array([1, 2])) == [{}, {}]
@@ -146,7 +154,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path, name: str) -> Non
         ids = [f"s{row}" for row in range(len(vectors))]
         changes = {"vectors": vectors, "ids": ids, "engine": engine, "available": None, "fields": None}
     folder = write(tmp_path, content(**changes))
-    files = {path: path.read_bytes() for path in folder.iterdir()}
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert {path.name for path in files} >= ({CODES, FITTED} if name == "scan" else {GRAPH})
     for path, good in files.items():
         bits = len(good) * 8
@@ -157,7 +165,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path, name: str) -> Non
             with pytest.raises(SnapshotError, match=re.escape(str(path))):
                 Snapshot.load(folder)
         path.write_bytes(good)
-    assert Snapshot.load(folder).engine.name == name
+    assert Snapshot.load(folder).text.engine.name == name
 
 
 def test_any_flipped_bit_of_the_manifest_is_refused(copy: Path) -> None:
@@ -172,16 +180,18 @@ def test_any_flipped_bit_of_the_manifest_is_refused(copy: Path) -> None:
 
 
 def test_damage_names_both_checksums(copy: Path) -> None:
-    (copy / VECTORS).write_bytes(b"something else")
-    expected = msgspec.json.decode((copy / MANIFEST).read_bytes())["files"][VECTORS][:12]
-    with pytest.raises(SnapshotError, match=rf"{VECTORS} is damaged: SHA-256 [0-9a-f]{{12}}, manifest says {expected}"):
+    (copy / VECTORS_FILE).write_bytes(b"something else")
+    expected = msgspec.json.decode((copy / MANIFEST).read_bytes())["files"][VECTORS_FILE][:12]
+    with pytest.raises(
+        SnapshotError, match=f"{VECTORS_FILE} is damaged: SHA-256 [0-9a-f]{{12}}, manifest says {expected}"
+    ):
         Snapshot.load(copy)
 
 
 @pytest.mark.parametrize(
     ("name", "verify"),
     # Without checksums the report is not looked at: loading does not read it.
-    [(name, True) for name in FILES] + [(name, False) for name in FILES if name != REPORT],
+    [(name, True) for name in FILES] + [(name, False) for name in FILES if name != REPORT_FILE],
 )
 def test_a_truncated_file_is_refused(copy: Path, name: str, verify: bool) -> None:
     os.truncate(copy / name, (copy / name).stat().st_size // 2)
@@ -203,19 +213,23 @@ def test_another_encoder_is_refused_with_both_named(published: Path) -> None:
 
 def test_another_format_is_refused(copy: Path) -> None:
     document = msgspec.json.decode((copy / MANIFEST).read_bytes())
-    (copy / MANIFEST).write_bytes(msgspec.json.encode({**document, "format": 2, "new": 1}))
-    with pytest.raises(SnapshotError, match=r"format 2, this version reads 1"):
+    (copy / MANIFEST).write_bytes(msgspec.json.encode({**document, "format": 3, "new": 1}))
+    with pytest.raises(SnapshotError, match=r"format 3, this version reads 2"):
         Snapshot.load(copy)
 
 
 def test_an_unknown_engine_and_a_wrong_shape_are_refused(copy: Path) -> None:
     manifest = msgspec.json.decode((copy / MANIFEST).read_bytes(), type=SnapshotManifest)
-    other = msgspec.structs.replace(manifest.engine, name="tree")
-    write_manifest(copy, msgspec.structs.replace(manifest, engine=other))
+    other = msgspec.structs.replace(manifest.text, engine=msgspec.structs.replace(manifest.text.engine, name="tree"))
+    write_manifest(copy, msgspec.structs.replace(manifest, spaces={TEXT: other}))
     with pytest.raises(SnapshotError, match="'tree'"):
         Snapshot.load(copy)
     write_manifest(copy, msgspec.structs.replace(manifest, items=ITEMS + 1))
-    with pytest.raises(SnapshotError, match=rf"{VECTORS} holds float32 \(300, 8\), manifest says float32 \(301, 8\)"):
+    with pytest.raises(SnapshotError, match="has 300 vectors for 301 rows of 301 items"):
+        Snapshot.load(copy)
+    more = msgspec.structs.replace(manifest.text, vectors=ITEMS + 1)
+    write_manifest(copy, msgspec.structs.replace(manifest, spaces={TEXT: more}))
+    with pytest.raises(SnapshotError, match=r"vectors.* holds float32 \(300, 8\), manifest says float32 \(301, 8\)"):
         Snapshot.load(copy)
 
 
@@ -252,7 +266,7 @@ class Broken(HnswEngine):
 
 def test_a_writer_that_fails_publishes_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshots, good = copy.parent, content()
-    broken = Broken.build(good.vectors, m=8, ef_construction=50, ef=40, threads=1)
+    broken = Broken.build(vectors_of(), m=8, ef_construction=50, ef=40, threads=1)
     before = sorted(snapshots.iterdir())
     with pytest.raises(OSError, match="disk full"):
         write(snapshots, content(engine=broken))
@@ -281,7 +295,7 @@ def test_a_killed_writer_publishes_nothing_and_the_next_cleans_up(copy: Path) ->
 
     child = os.fork()
     if child == 0:
-        write(snapshots, content(engine=Killed.build(good.vectors, m=8, ef_construction=50, ef=40, threads=1)))
+        write(snapshots, content(engine=Killed.build(vectors_of(), m=8, ef_construction=50, ef=40, threads=1)))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     left = [folder for folder in snapshots.iterdir() if folder.is_dir() and folder != copy]
     assert len(left) == 1
@@ -293,8 +307,8 @@ def test_a_killed_writer_publishes_nothing_and_the_next_cleans_up(copy: Path) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ids": ["a", "b"]}, "300 vectors need as many distinct ids, got 2"),
-        ({"ids": ["same"] * ITEMS}, "got 300 ids of which 1 distinct"),
+        ({"ids": ["a", "b"]}, "space text has 300 vectors for 2 rows of 2 items"),
+        ({"ids": ["same"] * ITEMS}, "distinct ids, got 300 of which 1 distinct"),
         ({"vectors": np.ones((ITEMS, 8))}, "float64"),
         ({"vectors": np.ones((0, 8), np.float32)}, r"\(0, 8\)"),
         ({"available": np.ones(3, np.bool_)}, r"must be \[300\], got \[3\]"),

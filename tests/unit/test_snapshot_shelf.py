@@ -25,7 +25,7 @@ def edited(tmp_path: Path) -> Iterator[Edited]:
     edited.store.close()
 
 
-def flip(folder: Path, name: str = "vectors.npy") -> None:
+def flip(folder: Path, name: str = "spaces/text/vectors.npy") -> None:
     """Flip one bit in the middle of a file."""
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 0x10

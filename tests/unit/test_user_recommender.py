@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from recserve_client.contract import ErrorKind, RequestError, Slate
 from recserve_export.interactions.preview import preview_of
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.experiments import Experiment, Variant
 from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.recommend.profile import mixed
+from recserve_server_ext.strategies.base import mixed
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
+from support.service import vector_of
 from support.small_snapshot import small_snapshot
-from support.user_service import Service, vector_of
+from support.user_service import Service
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,12 @@ def test_equals_recommend_with_the_history_that_preview_shows(
     (answer,) = service.batch({"history": history, "k": k, "exclude": []})
     if isinstance(answer, RequestError):
         assert answer.kind is ErrorKind.VECTORS_CANCEL
-        assert found.basis == "popularity"
+        assert found.strategy == "popular"
         return
     expected = msgspec.json.decode(answer, type=Slate)
-    assert found.basis == "history"
-    assert [item.id for item in found.slate.items] == [item.id for item in expected.items]
-    assert [item.score for item in found.slate.items] == pytest.approx(
-        [item.score for item in expected.items], abs=1e-6
-    )
+    assert found.strategy == "text"
+    assert [item.id for item in found.items] == [item.id for item in expected.items]
+    assert [item.score for item in found.items] == pytest.approx([item.score for item in expected.items], abs=1e-6)
 
 
 def test_the_next_recommendation_knows_what_was_just_recorded(service: Service) -> None:
@@ -78,7 +76,7 @@ def test_the_next_recommendation_knows_what_was_just_recorded(service: Service) 
     first = service.recommend_for(k=3)
     service.store.record([event(item="i50", type="purchase", timestamp=NOW)])
     second = service.recommend_for(k=3)
-    assert [item.id for item in first.slate.items] != [item.id for item in second.slate.items]
+    assert [item.id for item in first.items] != [item.id for item in second.items]
     assert isinstance(second.history, list)
     assert [used.item for used in second.history] == ["i50", "i9"]
 
@@ -91,7 +89,7 @@ def test_contributions_add_up_in_the_order_of_the_history(service: Service) -> N
         ("session", "space"), ("long_term", "i9"), ("long_term", "i10"), ("long_term", "sea"),
     }  # fmt: skip
     place = [used.text for used in found.history].index("space")
-    for item in found.slate.items:
+    for item in found.items:
         assert isinstance(item.contributions, list)
         assert sum(item.contributions) == pytest.approx(item.score, abs=1e-5)
         assert np.sign(item.contributions[place]) == np.sign(found_dot(service, item.id, "space"))
@@ -99,8 +97,8 @@ def test_contributions_add_up_in_the_order_of_the_history(service: Service) -> N
 
 
 def found_dot(service: Service, item: str, text: str) -> float:
-    view = service.handler._view
-    return float(vector_of(text) @ view.vectors(np.array([view.row_of.get(item, -1)]))[0])
+    view = service.handler._data.view
+    return float(vector_of(text) @ view.text.vectors(np.array([view.row_of.get(item, -1)]))[0])
 
 
 @given(
@@ -109,7 +107,9 @@ def found_dot(service: Service, item: str, text: str) -> float:
     mix=st.floats(0, 1),
 )
 def test_the_mix_is_the_sessions_part_of_the_weights(session: list[float], known: list[float], mix: float) -> None:
-    found = mixed(np.array(session, np.float64), np.array(known, np.float64), mix).tolist()
+    given = np.array(session + [0.0] * len(known), np.float64)
+    of_log = np.array([0.0] * len(session) + known, np.float64)
+    found = mixed(given, of_log, mix).tolist()
     parts = {"session": found[: len(session)], "long_term": found[len(session) :]}
     if sum(map(abs, session)) > 0 and sum(map(abs, known)) > 0:
         assert sum(map(abs, parts["session"])) == pytest.approx(mix)
@@ -124,7 +124,7 @@ def test_the_mix_moves_between_both_ends(service: Service) -> None:
     for mix, alone in ((0.0, "i9"), (1.0, "i50")):
         found = service.recommend_for(session=session, mix=mix, k=4)
         expected = service.recommend(history=[{"item": alone}], exclude=["i9", "i50"], k=4)
-        assert [item.id for item in found.slate.items] == [item.id for item in expected.items]
+        assert [item.id for item in found.items] == [item.id for item in expected.items]
 
 
 def test_what_was_seen_is_banned_once_however_often_it_was(service: Service, snapshot: Snapshot) -> None:
@@ -132,7 +132,7 @@ def test_what_was_seen_is_banned_once_however_often_it_was(service: Service, sna
     twice = [event(item="i7"), event(item="i7", type="purchase", timestamp=NOW - 5)]
     # A text of the same name as an item that is only seen must not stand for it.
     service.store.record([*twice, bounce, event(item=None, text="i9", type="search"), event(item="unknown")])
-    past = UserHistories(lambda: service.store, service.rules, BlendRules()).read([ANN])[ANN]
+    past = UserHistories(lambda: service.store, service.rules).read([ANN])[ANN]
     rows, seen = past.rows_in(View(snapshot))
     row_of = snapshot.row_of
     expected = {"i7": row_of["i7"], "i9": -1, "unknown": -1}
@@ -149,9 +149,9 @@ def test_seen_items_stay_out_also_past_the_window(service: Service) -> None:
     # In two: more than 200 within a minute would be a bot.
     for found in (older, [msgspec.structs.replace(e, timestamp=NOW - 2 * n) for n, e in enumerate(newer)]):
         assert {r.status for r in service.store.record(found)} == {"recorded"}
-    assert {item.id for item in service.recommend_for(k=100).slate.items} == {f"i{row}" for row in rows[-4:]}
-    assert len(service.recommend_for(k=100, exclude_seen=False).slate.items) == 100
-    assert service.recommend_for(k=1, exclude_seen=False).slate.items[0].id == "i7"
+    assert {item.id for item in service.recommend_for(k=100).items} == {f"i{row}" for row in rows[-4:]}
+    assert len(service.recommend_for(k=100, exclude_seen=False).items) == 100
+    assert service.recommend_for(k=1, exclude_seen=False).items[0].id == "i7"
 
 
 def test_unknown_items_and_too_many_texts_do_not_hold_up_a_user(service: Service) -> None:
@@ -159,7 +159,7 @@ def test_unknown_items_and_too_many_texts_do_not_hold_up_a_user(service: Service
     service.store.record([event(item="nowhere"), *texts])
     found = service.recommend_for(session=[{"text": "one more"}])
     assert isinstance(found.history, list)
-    assert found.slate.unknown == ["nowhere"]
+    assert found.unknown == ["nowhere"]
     used = [used.text for used in found.history if used.text is not None]
     assert used == ["one more", "text 0", "text 1", "text 2"]
 
@@ -184,21 +184,19 @@ def test_a_user_without_history_gets_what_is_popular_with_its_reasons(service: S
     service.store.record([event(user, item="i30", type="dislike") for user in others])
     service.store.record([event(user, item="i40", timestamp=NOW - 2 * 86_400) for user in others])
     service.counter.count()
-    found = service.recommend_for("new", k=5, fields=["title"], popular_window="day")
-    assert found.basis == "popularity"
-    assert [(item.id, item.score) for item in found.slate.items] == [("i9", 1.0), ("i20", 0.5)]
-    assert found.slate.items[0].fields == {"title": "Title 9"}
-    assert isinstance(found.popular, list)
-    assert [(reason.item, reason.users) for reason in found.popular] == [("i9", 4), ("i20", 2)]
-    assert [reason.window_s for reason in found.popular] == [86_400.0] * 2
-    week = service.recommend_for("new", popular_window="week")
-    assert sorted((item.id, item.score) for item in week.slate.items) == [("i20", 0.5), ("i40", 1.0), ("i9", 1.0)]
+    assert service.recommend_for("new").strategy == "popular"
+    found = service.recommend_for("new", k=5, fields=["title"], strategy="popular", options={"window": "day"})
+    assert [(item.id, item.score) for item in found.items] == [("i9", 1.0), ("i20", 0.5)]
+    assert found.items[0].fields == {"title": "Title 9"}
+    assert [item.facts for item in found.items] == [{"users": n, "window_s": 86_400.0} for n in (4, 2)]
+    week = service.recommend_for("new", strategy="popular", options={"window": "week"})
+    assert sorted((item.id, item.score) for item in week.items) == [("i20", 0.5), ("i40", 1.0), ("i9", 1.0)]
     mixed = service.recommend_for("new")
-    assert [item.id for item in mixed.slate.items] == ["i9", "i40", "i20"]
-    assert isinstance(mixed.popular, list)
-    assert [reason.window_s for reason in mixed.popular] == [86_400.0, 604_800.0, 86_400.0]
-    fewer = service.recommend_for("new", exclude=["i9"], popular_window="day")
-    assert [item.id for item in fewer.slate.items] == ["i20"]
+    assert [item.id for item in mixed.items] == ["i9", "i40", "i20"]
+    windows = [item.facts["window_s"] for item in mixed.items if isinstance(item.facts, dict)]
+    assert windows == [86_400.0, 604_800.0, 86_400.0]
+    fewer = service.recommend_for("new", exclude=["i9"], strategy="popular", options={"window": "day"})
+    assert [item.id for item in fewer.items] == ["i20"]
     with pytest.raises(RequestError, match="empty_history"):
         service.recommend_for("new", on_cold="error")
     with pytest.raises(RequestError, match="unknown_field"):
@@ -208,9 +206,9 @@ def test_a_user_without_history_gets_what_is_popular_with_its_reasons(service: S
 def test_a_history_that_is_of_no_use_counts_as_none(service: Service) -> None:
     service.store.record([event(item="nowhere"), event(BOB, item="i9")])
     service.counter.count()
-    assert service.recommend_for().basis == "popularity"
-    assert service.recommend_for(session=[{"item": "i1"}, {"item": "i1", "weight": -1}]).basis == "popularity"
-    assert service.recommend_for(session=[{"item": "i1"}]).basis == "history"
+    assert service.recommend_for().strategy == "popular"
+    assert service.recommend_for(session=[{"item": "i1"}, {"item": "i1", "weight": -1}]).strategy == "popular"
+    assert service.recommend_for(session=[{"item": "i1"}]).strategy == "text"
 
 
 REFUSED: list[tuple[str, Any, ErrorKind, str]] = [
@@ -220,7 +218,8 @@ REFUSED: list[tuple[str, Any, ErrorKind, str]] = [
     ("NUL", {"user_id": "bob-the-secret\0"}, ErrorKind.INVALID_REQUEST, "NUL"),
     ("long", {"user_id": "bob-the-secret" * 800}, ErrorKind.INVALID_REQUEST, "256"),
     ("not NFC", {"user_id": "bob-the-secret e\u0301"}, ErrorKind.INVALID_REQUEST, "NFC"),
-    ("history", {"user_id": "bob-the-secret", "history": []}, ErrorKind.INVALID_REQUEST, "not known"),
+    ("history", {"user_id": "bob-the-secret", "history": [{"item": "i9"}]}, ErrorKind.INVALID_REQUEST, "user_id"),
+    ("unknown", {"user_id": "bob-the-secret", "histori": []}, ErrorKind.INVALID_REQUEST, "not known"),
     ("mix", {"user_id": "bob-the-secret", "mix": 1.5}, ErrorKind.INVALID_REQUEST, "$.mix"),
     ("session", {"user_id": "bob-the-secret", "session": [{}]}, ErrorKind.INVALID_REQUEST, "$.session[0]"),
     ("blank", {"user_id": "bob-the-secret", "session": [{"text": " "}]}, ErrorKind.INVALID_REQUEST, "blank"),
@@ -264,10 +263,11 @@ def test_a_user_is_answered_by_the_options_of_a_variant_and_told_which(snapshot:
         found = service.recommend_for(k=4, variants={"length": forced})
         assert isinstance(found.experiments, list)
         assert [(of.experiment, of.variant, of.forced) for of in found.experiments] == [("length", forced, True)]
-        assert len(found.slate.items) == size
+        assert len(found.items) == size
     # A user of whom nothing is known is told as well.
     found = service.recommend_for("new", strategy="blend")
-    assert found.basis == "popularity"
+    assert found.strategy == "blend"
+    assert found.history is msgspec.UNSET
     assert isinstance(found.experiments, list)
     assert [of.experiment for of in found.experiments] == ["length"]
     assert service.logged == [(ANN, "text"), (ANN, "text"), (PSEUDONYMS.of("new"), "blend")]

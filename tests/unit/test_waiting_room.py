@@ -11,17 +11,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from recserve_client.contract import ErrorKind, RequestError, Slate
+from recserve_client.contract import ErrorKind, RequestError, Slate, models
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.batching.revision_wait import RevisionWaitQueue, WaitCounts
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.recommend.pipeline import Recommender
 from support.calls import Call
 from support.edited import ENCODER, Edited
+from support.service import without_users
 
 WAIT_S = 2.0
 
@@ -36,9 +35,9 @@ class Waited:
         self.live = LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
         self.is_held = False
         self.seen = self.live.view()
-        recommender = Recommender(self.view, TextCaches(100), Limits())
+        recommender = without_users(self.view, Limits())
         room = RevisionWaitQueue(WAIT_S, most, show=self.counts.append, clock=lambda: self.now)
-        self.model = Batcher(recommender, edited.encode, encoding=1, room=room)
+        self.model = Batcher(recommender, {models.ENCODER: edited.encode}, at_once=1, room=room)
 
     def view(self) -> View:
         """The newest view, unless the test holds it back."""

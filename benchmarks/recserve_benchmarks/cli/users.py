@@ -65,7 +65,7 @@ def _measure(workspace: Workspace, precision: str, items: int, postgres: str, pl
         "items": chosen.items,
         "users": plan.filled,
         "encoder": chosen.encoder,
-        "engine": {"name": chosen.engine.name, **chosen.engine.parameters},
+        "engine": {"name": chosen.text.engine.name, **chosen.text.engine.parameters},
         "callers": CALLERS,
         "interactions_a_request": BATCH,
         "plan": asdict(plan),

@@ -61,11 +61,6 @@ class Known:
         return counts
 
     @cached_property
-    def together(self) -> Scores:
-        """[items, items] How many users are known to have turned to both."""
-        return np.asarray((self.matrix.T @ self.matrix).toarray(), np.float32)
-
-    @cached_property
     def popularity(self) -> Floats:
         """[items] How many users are known to have turned to each item."""
         return np.asarray(self.matrix.sum(axis=0), np.float64)

@@ -119,7 +119,7 @@ def draw(results: dict[str, Any], path: Path, title: str) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    colours = {"popularity": "black", "text": "tab:blue", "log": "tab:orange", "blend": "tab:green"}
+    colours = {"baseline": "tab:gray", "strategy": "tab:blue"}
     protocols = results["protocols"]
     rows = max(len(found["systems"]) for found in protocols.values())
     figure_, panels = plt.subplots(

@@ -30,7 +30,7 @@ def evaluate(
     Args:
         dataset: The interactions.
         vectors: [items, dim] item vectors.
-        systems: Those that others are made of first.
+        systems: To be measured.
         seeds: Of what breaks ties, in time and in scores.
         done: Shows progress.
     """
@@ -43,12 +43,10 @@ def _by_protocol(
     splits = [split(dataset.columns, protocol, seed) for seed in seeds]
     validations = [known_to(of.validation, dataset.columns, vectors) for of in splits]
     tests = [known_to(of.test, dataset.columns, vectors) for of in splits]
-    chosen: dict[str, Settings] = {}
     found: dict[str, Any] = {}
     for place, system in enumerate(systems):
         done(f"{protocol}: {system.name}", place, len(systems))
-        settings, tried = choose(system, validations, chosen)
-        chosen[system.name] = settings
+        settings, tried = choose(system, validations)
         by_seed = [_measured(system, settings, known) for known in tests]
         found[system.name] = {
             "kind": system.kind,
@@ -61,18 +59,14 @@ def _by_protocol(
     return {"parts": [_described(known) for known in tests], "systems": found}
 
 
-def choose(
-    system: System, validations: Sequence[Known], chosen: dict[str, Settings]
-) -> tuple[Settings, list[dict[str, Any]]]:
+def choose(system: System, validations: Sequence[Known]) -> tuple[Settings, list[dict[str, Any]]]:
     """The settings of the grid with the greatest mean on validation, and what each of them reached."""
-    of_base = {} if system.base is None else chosen[system.base]
-    grid = [{**of_base, **settings} for settings in system.grid]
     tried: list[dict[str, Any]] = []
     values: list[float] = []
-    for settings in grid:
+    for settings in system.grid:
         values.append(float(np.mean([_validated(system, settings, known) for known in validations])))
         tried.append({"settings": msgspec.to_builtins(settings), CHOSEN_BY: values[-1]})
-    return grid[int(np.argmax(values))], tried
+    return system.grid[int(np.argmax(values))], tried
 
 
 def over_seeds(by_seed: Sequence[Figures]) -> Figures:

@@ -22,6 +22,7 @@ from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.snapshot import Content, Snapshot, current, write
+from recserve_server_ext.index.space import TEXT, SpaceContent
 
 TEXTS_PER_USER = 5
 
@@ -92,15 +93,14 @@ def encoded_texts(
 
         vectors = encoder.encode(texts, done=count)
         content = Content(
-            vectors=vectors,
+            spaces={TEXT: SpaceContent(vectors=vectors, engine=ExactEngine(vectors))},
             ids=_ids(len(vectors)),
-            engine=ExactEngine(vectors),
             encoder=encoder.fingerprint,
             revision=1,
             source=source,
         )
         found = Snapshot.load(write(home.snapshots, content))
-    return TextVectors(found.vectors, source, encoder_folder, encoder.fingerprint, titles)
+    return TextVectors(found.text.vectors, source, encoder_folder, encoder.fingerprint, titles)
 
 
 def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callable[[str, int, int], None]) -> Corpus:

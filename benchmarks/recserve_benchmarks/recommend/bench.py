@@ -164,7 +164,7 @@ class RecommendBench:
 
     def _histories(self, count: int, part: int) -> dict[str, Rows]:
         """Users that no other part of the run gets."""
-        return sample_histories(self._corpus.snapshot.vectors, count=count, seed=self._plan.seed * 1000 + part)
+        return sample_histories(self._corpus.snapshot.text.vectors, count=count, seed=self._plan.seed * 1000 + part)
 
     def _recall(self, server: Server) -> tuple[dict[str, float], int]:
         """Recall@10 of what is served, against exact search with the same exclusions; and the size of an answer."""
@@ -177,7 +177,7 @@ class RecommendBench:
                 slates = [read_slate(blob) for blob in read_blobs(path)]
             sizes.extend(len(raw) for raw, _ in slates)
             found = [[int(item.id[1:]) for item in slate.items] for _, slate in slates]
-            recalls[f"recall_at_10_{kind}"] = recall_at_10(self._corpus.snapshot.vectors, rows, found)
+            recalls[f"recall_at_10_{kind}"] = recall_at_10(self._corpus.snapshot.text.vectors, rows, found)
         return {**recalls, "recall_at_10": min(recalls.values())}, int(np.mean(sizes))
 
     def _requests(self, rows: Rows, model: str = models.RECOMMEND) -> list[bytes]:

@@ -25,6 +25,7 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.hnsw import GRAPH
 from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.space import space_folder
 from recserve_server_ext.triton.process import with_huge_pages
 
 K = 10
@@ -79,10 +80,10 @@ class RawSearch:
         self._encoder = TextEncoder(encoder_folder)
         folder = current(home.snapshots)
         snapshot = Snapshot.load(folder, encoder=self._encoder.fingerprint)
-        self._vectors = snapshot.vectors
-        self._index = hnswlib.Index(space="ip", dim=snapshot.manifest.dim)
-        self._index.load_index(str(folder / GRAPH), max_elements=snapshot.manifest.items)
-        self._index.set_ef(snapshot.manifest.engine.parameters["ef"])
+        self._vectors = snapshot.text.vectors
+        self._index = hnswlib.Index(space="ip", dim=snapshot.manifest.text.dim)
+        self._index.load_index(str(space_folder(folder) / GRAPH), max_elements=snapshot.manifest.items)
+        self._index.set_ef(snapshot.manifest.text.engine.parameters["ef"])
         self._index.set_num_threads(cpu.usable_cores())
 
     def run(self, job: RawJob) -> RawCost:

@@ -75,13 +75,13 @@ class SimulatedUser:
         (looked_at,) = self._drawn(self._mood, 1)
         found = client.recommend_for(self.user_id, session=[item(looked_at)], k=_K, explain=False)
         done: list[NewInteraction] = []
-        for recommended in found.slate.items:
+        for recommended in found.items:
             if self._random.random() > LOOKS:
                 break
             fits = self._mood in genres.get(recommended.id, [])
             if self._random.random() < CLICKS[fits]:
                 kinds = ["click", "like"] if self._random.random() < LIKES[fits] else ["click"]
-                named = found.slate.recommendation_id
+                named = found.recommendation_id
                 done += [interaction(self.user_id, kind, recommended.id, recommendation_id=named) for kind in kinds]
         if done:
             client.interactions.record(done)

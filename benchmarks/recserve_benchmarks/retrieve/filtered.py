@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_benchmarks.retrieve.views import BATCH, K, view_of
+from recserve_benchmarks.retrieve.views import BATCH, K
 from recserve_export.index.recall import TIE, normalised_means, sample_histories
 from recserve_server_ext.attributes.view import Allowed
+from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import BuiltEngine
-from recserve_server_ext.retrieval.search import Wanted, search
+from recserve_server_ext.retrieval.search import CandidateSpec, search
 
 SHARES = (0.001, 0.05, 0.5)
 _USERS = 320
@@ -28,14 +29,14 @@ def measure(vectors: Vectors, engine: BuiltEngine, rounds: int, seed: int) -> di
         those without a filter, also the worse), and the figures of each kind. A batch has the same filter.
     """
     random = np.random.default_rng(seed)
-    view = view_of(vectors, engine)
+    view = view_over(vectors, engine).text
     rows = sample_histories(vectors, count=_USERS, seed=seed)["interests"]
     users = normalised_means(vectors[rows])
     masks = {
         (share, kind): _mask(vectors, share, kind, random) for share in SHARES for kind in ("random", "correlated")
     }
     filters: dict[Any, Allowed | None] = {None: None, **{key: _allowed(mask) for key, mask in masks.items()}}
-    wanted = {key: [Wanted(K, history, None, allowed) for history in rows] for key, allowed in filters.items()}
+    wanted = {key: [CandidateSpec(K, history, None, allowed) for history in rows] for key, allowed in filters.items()}
     rates: dict[Any, list[float]] = {key: [] for key in wanted}
     for _ in range(rounds):
         for key, want in wanted.items():

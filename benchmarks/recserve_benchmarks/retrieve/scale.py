@@ -24,6 +24,7 @@ from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, write
+from recserve_server_ext.index.space import TEXT, SpaceContent
 
 Done = Callable[[str, int, int], None]
 SIZES = (10_000, 100_000, 1_000_000)
@@ -179,7 +180,8 @@ def _served(items: Vectors, engine: BuiltEngine, growth: Growth, stage: Stage) -
     """Writing a snapshot, starting from it with and without its files in the system's cache, and memory then."""
     users = sample_users(items, count=growth.users, seed=growth.seed + 1).vectors["interests"]
     ids = [f"t{row}" for row in range(len(items))]
-    content = Content(vectors=items, ids=ids, engine=engine, encoder="bench", revision=1)
+    spaces = {TEXT: SpaceContent(vectors=items, engine=engine)}
+    content = Content(spaces=spaces, ids=ids, encoder="bench", revision=1)
     with tempfile.TemporaryDirectory(prefix="recserve-scale-") as folder, stage("write and start", 3) as advance:
         queries = Path(folder) / "queries.npy"
         np.save(queries, users)
@@ -191,7 +193,7 @@ def _served(items: Vectors, engine: BuiltEngine, growth: Growth, stage: Stage) -
         advance(1)
         warm = start(path, queries, cold=False)
         advance(1)
-        disk_mb = sum(file.stat().st_size for file in path.iterdir()) / 2**20
+        disk_mb = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**20
     return {
         "write_s": write_s,
         "start_s": warm.start_s,

@@ -74,16 +74,16 @@ def _measure(job: Start) -> Started:
     before = _memory_mb()
     began = time.perf_counter()
     snapshot = Snapshot.load(folder)
-    snapshot.engine.search(queries[:1], 10)
+    snapshot.text.engine.search(queries[:1], 10)
     start_s = time.perf_counter() - began
     for first in range(0, len(queries), _BATCH):
-        snapshot.engine.search(queries[first : first + _BATCH], 10)
+        snapshot.text.engine.search(queries[first : first + _BATCH], 10)
     after = _memory_mb()
     return Started(start_s, after["Anonymous"] - before["Anonymous"], _mapped(after) - _mapped(before))
 
 
 def _forget(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -31,6 +31,7 @@ from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.snapshot import Content, write
+from recserve_server_ext.index.space import TEXT, SpaceContent
 
 CALLERS = 8
 #: Seconds of load before the changes come to the number that starts a compaction.
@@ -89,9 +90,8 @@ def _publish(home: Workspace, served: Served) -> None:
         store.replace_all((StoredItem(name, {"title": name}, {}) for name in ids), field_weights=weights)
         head = store.head()
     content = Content(
-        vectors=served.vectors,
+        spaces={TEXT: SpaceContent(vectors=served.vectors, engine=served.engine)},
         ids=ids,
-        engine=served.engine,
         encoder=served.fingerprint,
         revision=head.revision,
         source=head.identity,

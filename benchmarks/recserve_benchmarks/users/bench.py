@@ -34,7 +34,7 @@ from recserve_benchmarks.users.events import (
 )
 from recserve_benchmarks.users.homes import homes
 from recserve_benchmarks.users.raw import RawStore
-from recserve_client.contract import InteractionsRecorded, NewInteraction, UserSlate, models
+from recserve_client.contract import InteractionsRecorded, NewInteraction, Slate, models
 
 CALLERS: Final = 32
 #: Interactions of one request, and of one raw transaction.
@@ -214,8 +214,8 @@ class UsersBench:
     def _checked_slates(self, server: Server, packed: Sequence[bytes]) -> Outcome:
         """Ask, and make sure that every slate was made from the history of its user."""
         outcome, answers = _answered(server, list(infer_requests(models.RECOMMEND, packed)))
-        slates = [msgspec.json.decode(raw, type=UserSlate) for raw in answers]
-        if not all(slate.basis == "history" and slate.slate.items for slate in slates):
+        slates = [msgspec.json.decode(raw, type=Slate) for raw in answers]
+        if not all(slate.strategy == "text" and slate.items for slate in slates):
             raise BenchmarkError("a user with a history got a slate that was not made from it")
         return outcome
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_client.contract import Behaviour, NewInteraction, RecommendForRequest, RecommendRequest, pack
+from recserve_client.contract import Behaviour, NewInteraction, RecommendRequest, pack
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import DAY_S, MICROSECONDS
 from recserve_server_ext.interactions.interaction import Interaction, checked
@@ -120,7 +120,7 @@ def record_requests(events: Sequence[NewInteraction], size: int) -> list[bytes]:
 
 def by_user_requests(users: Sequence[BenchUser]) -> list[bytes]:
     """One packed request for each user, by id."""
-    return [pack(RecommendForRequest(user_id=user.user_id)) for user in users]
+    return [pack(RecommendRequest(user_id=user.user_id)) for user in users]
 
 
 def by_history_requests(users: Sequence[BenchUser]) -> list[bytes]:

@@ -7,13 +7,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import UNSET
-
 from recserve_client.cli.console import fail, out
 
 if TYPE_CHECKING:
     from recserve_client.client import Client
-    from recserve_client.contract import UserSlate
+    from recserve_client.contract import Slate
 
 #: Films that the user watches, in this order.
 _WATCHED: Final = ("tt0076759", "tt0078748", "tt0816692")
@@ -36,23 +34,21 @@ def show_user(client: Client, titles: Mapping[str, str], report: Callable[[], No
     Raises:
         RecserveError: The server refused, or did not answer.
     """
-    from recserve_client.calls import item
     from recserve_client.cli.slate_table import slate_table, title_of
+    from recserve_client.results import behaviours_of
     from recserve_client.user_calls import interaction
 
     # A new one each time, so that what an earlier demo left counts for nothing.
     user = f"demo-{uuid.uuid4().hex[:8]}"
     client.interactions.record([interaction(user, "view", film, duration_s=_WATCHED_S) for film in _WATCHED])
-    found = client.recommend_for(user, k=_K, fields=["title", "year"], deadline_s=_DEADLINE_S)
-    slate = found.slate
+    slate = client.recommend_for(user, k=_K, fields=["title", "year"], deadline_s=_DEADLINE_S)
     named = ", ".join(titles.get(film, film) for film in _WATCHED)
     out.print(f"\n[bold]User {user}, by id, who watched:[/] {named}", highlight=False, soft_wrap=True)
-    history = [item(used.item or "", used.weight) for used in found.history] if found.history is not UNSET else []
-    out.print(slate_table(slate, history, titles))
+    out.print(slate_table(slate, behaviours_of(slate), titles))
     clicked = slate.items[0]
     act = interaction(user, "click", clicked.id, recommendation_id=slate.recommendation_id)
     client.interactions.record([act])
-    _wait_logged(client, user, found)
+    _wait_logged(client, user, slate)
     out.print(f"\n[bold]The user clicks {title_of(clicked)}, and this came of it:[/]", highlight=False, soft_wrap=True)
     report()
     receipt = client.users.erase(user)
@@ -60,12 +56,10 @@ def show_user(client: Client, titles: Mapping[str, str], report: Callable[[], No
     return {"watched": list(_WATCHED), "recommended": [of.id for of in slate.items], "clicked": clicked.id}
 
 
-def _wait_logged(client: Client, user: str, found: UserSlate) -> None:
+def _wait_logged(client: Client, user: str, slate: Slate) -> None:
     """Answers are logged a little later: wait until this one is."""
     deadline = time.monotonic() + _DEADLINE_S
-    while not any(
-        answer.recommendation_id == found.slate.recommendation_id for answer in client.users.export(user).answers
-    ):
+    while not any(answer.recommendation_id == slate.recommendation_id for answer in client.users.export(user).answers):
         if time.monotonic() > deadline:
             fail(f"the answer to the user was not logged within {_DEADLINE_S:.0f} s; see the server's log")
         time.sleep(0.05)

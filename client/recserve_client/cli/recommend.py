@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
@@ -24,11 +25,18 @@ _WEIGHTED = "NAME or NAME=WEIGHT"
 
 @app.callback(invoke_without_command=True)
 def recommend(
+    user: Annotated[
+        str | None, typer.Option(help="Id of a user, whose log counts; items and texts are the session then.")
+    ] = None,
     item: Annotated[list[str] | None, typer.Option(help=f"Liked item id, {_WEIGHTED}; repeatable.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Liked text; repeatable.")] = None,
     not_item: Annotated[list[str] | None, typer.Option(help=f"Disliked item id, {_WEIGHTED}; repeatable.")] = None,
     not_text: Annotated[list[str] | None, typer.Option(help="Disliked text; repeatable.")] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Number of items.")] = 10,
+    strategy: Annotated[str, typer.Option(help="What chooses the items; the server's default if none.")] = "",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the strategy, NAME=VALUE; VALUE is JSON or a word; repeatable.")
+    ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Item id to leave out; repeatable.")] = None,
     field: Annotated[list[str] | None, typer.Option(help="Field to show; repeatable (title if none).")] = None,
     where: Annotated[
@@ -54,10 +62,11 @@ def recommend(
     as_json: Annotated[bool, typer.Option("--json", help="Print the slate as JSON.")] = False,
 ) -> None:
     """Ask a running server for recommendations."""
-    from recserve_client.cli.slate_words import slate_options
+    from recserve_client.cli.slate_words import slate_options, strategy_options
     from recserve_client.client import Client
     from recserve_client.contract import Behaviour
     from recserve_client.errors import RecserveError
+    from recserve_client.results import behaviours_of
 
     history = [
         *(_item(value, 1) for value in item or []),
@@ -65,9 +74,10 @@ def recommend(
         *(_item(value, -1) for value in not_item or []),
         *(Behaviour(text=value, weight=-1.0) for value in not_text or []),
     ]
-    if not history:
-        fail("nothing to recommend from: give at least one --item or --text (see --help)", code=2)
+    if not history and user is None:
+        fail("nothing to recommend from: give at least one --item or --text, or a --user (see --help)", code=2)
     try:
+        own_options = strategy_options(option or [])
         options = slate_options(
             groups=group or [],
             recency=boost_recency or [],
@@ -81,9 +91,13 @@ def recommend(
         fail(str(error), code=2)
     try:
         with Client(address) as client:
-            slate = client.recommend(
-                history,
+            ask = partial(client.recommend, history)
+            if user is not None:
+                ask = partial(client.recommend_for, user, session=history)
+            slate = ask(
                 k=k,
+                strategy=strategy,
+                options=own_options,
                 exclude=exclude or [],
                 fields=field or ["title"],
                 where=_where(where),
@@ -96,7 +110,7 @@ def recommend(
     if as_json:
         sys.stdout.write(msgspec.json.encode(slate).decode() + "\n")
     else:
-        _show(slate, history)
+        _show(slate, behaviours_of(slate) if user is not None else history)
 
 
 def _show(slate: Slate, history: list[Behaviour]) -> None:
@@ -107,7 +121,8 @@ def _show(slate: Slate, history: list[Behaviour]) -> None:
         out.print(f"{slate.count:,} items match", highlight=False)
     timings = slate.timings
     err.print(
-        f"recommendation {slate.recommendation_id}, revision {slate.revision}, encoder {slate.encoder}; microseconds: "
+        f"recommendation {slate.recommendation_id}, strategy {slate.strategy}, revision {slate.revision}, "
+        f"encoder {slate.encoder}; microseconds: "
         f"resolve {timings.resolve_us}, encode {timings.encode_us}, search ({timings.engine}) {timings.search_us}",
         highlight=False,
         soft_wrap=True,

@@ -54,17 +54,19 @@ def slate_table(slate: Slate, history: Sequence[Behaviour], names: Mapping[str, 
     shaped = any(found.boosts or found.rules for found in slate.items)
     if shaped:
         table.add_column("rules", ratio=2, overflow="fold")
+    has_parts = any(found.parts for found in slate.items)
+    if has_parts:
+        table.add_column("parts", ratio=3)
     table.add_column("why", ratio=6)
     for rank, recommended in enumerate(slate.items, 1):
         fields = recommended.fields if recommended.fields is not UNSET else {}
-        why = ", ".join(
-            f"[{'green' if share >= 0 else 'red'}]{share:+.2f}[/] {escape(_short(name))}"
-            for name, share in _named(recommended, history, names or {})[:_REASONS]
-        )
+        why = _shares(_named(recommended, history, names or {})[:_REASONS]) or escape(_facts(recommended))
         title = [escape(title_of(recommended))] if titled else []
         cells = [escape(_shown(fields.get(name))) for name in extra]
         rules = [_rules(recommended)] if shaped else []
-        table.add_row(str(rank), *title, escape(recommended.id), *cells, f"{recommended.score:.3f}", *rules, why)
+        parts = [_shares(list((recommended.parts or {}).items()))] if has_parts else []
+        score = f"{recommended.score:.3f}"
+        table.add_row(str(rank), *title, escape(recommended.id), *cells, score, *rules, *parts, why)
     return table
 
 
@@ -73,6 +75,18 @@ def _rules(recommended: SlateItem) -> str:
     boosts = recommended.boosts if recommended.boosts is not UNSET else []
     rules = recommended.rules if recommended.rules is not UNSET else []
     return ", ".join([*(f"{share:+.2f}" for share in boosts), *map(escape, rules)])
+
+
+def _shares(named: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(
+        f"[{'green' if share >= 0 else 'red'}]{share:+.2f}[/] {escape(_short(name))}" for name, share in named
+    )
+
+
+def _facts(recommended: SlateItem) -> str:
+    """What else the strategy says of an item, such as how many users it had."""
+    facts = recommended.facts if recommended.facts is not UNSET else {}
+    return ", ".join(f"{name} {value:,g}" for name, value in facts.items() if value is not None)
 
 
 def _named(recommended: SlateItem, history: Sequence[Behaviour], names: Mapping[str, str]) -> list[tuple[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -49,6 +49,24 @@ def slate_options(
         pins=[_read(word, "--pin", PIN, _pin) for word in pins],
     )
     return None if options == SlateOptions() else options
+
+
+def strategy_options(words: Sequence[str]) -> dict[str, Any]:
+    """Options of a strategy from words ``NAME=VALUE``; a value is JSON, or a word where it is none.
+
+    Raises:
+        ValueError: A word has another form.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not name or not separator:
+            raise ValueError(f"--option {word}: write --option NAME=VALUE")
+        try:
+            options[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            options[name] = value
+    return options
 
 
 def _group(word: str) -> Group:

@@ -3,6 +3,7 @@
 Needs msgspec and nothing else.
 """
 
+from recserve_client.contract.embed import EmbedRequest, EmbedResponse, EmbedTimings
 from recserve_client.contract.errors import MEANING_OF, STATUS_OF, ErrorKind, split_message
 from recserve_client.contract.interactions import (
     EraseUser,
@@ -35,27 +36,17 @@ from recserve_client.contract.items import (
     OldItem,
     UpsertItems,
 )
-from recserve_client.contract.messages import (
+from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, pack, shown
+from recserve_client.contract.recommend import (
+    AssignedVariant,
     Behaviour,
-    EmbedRequest,
-    EmbedResponse,
-    EmbedTimings,
+    Explore,
     Page,
     RecommendRequest,
     RecommendTimings,
-    Shares,
     Slate,
     SlateItem,
-)
-from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, pack, shown
-from recserve_client.contract.user_messages import (
-    AssignedVariant,
-    Explore,
-    Popular,
-    PopularWindow,
-    RecommendForRequest,
     UsedBehaviour,
-    UserSlate,
 )
 
 __all__ = [
@@ -89,16 +80,12 @@ __all__ = [
     "NewItem",
     "OldItem",
     "Page",
-    "Popular",
-    "PopularWindow",
     "ReadHistory",
-    "RecommendForRequest",
     "RecommendRequest",
     "RecommendTimings",
     "RecordInteractions",
     "RequestError",
     "SeenItem",
-    "Shares",
     "Slate",
     "SlateItem",
     "Unpacker",
@@ -106,7 +93,6 @@ __all__ = [
     "UsedBehaviour",
     "UserExport",
     "UserHistory",
-    "UserSlate",
     "VerifyErasure",
     "bytes_element",
     "nearest",

@@ -81,8 +81,12 @@ class Unpacker(Generic[M]):
         members = get_args(message_type) or (message_type,)
         self._names = tuple(field.encode_name for member in members for field in msgspec.structs.fields(member))
 
-    def __call__(self, raw: bytes) -> M:
+    def __call__(self, raw: bytes | msgspec.Raw, *, private: bool = False) -> M:
         """Decode JSON bytes.
+
+        Args:
+            raw: The message.
+            private: Whether it may name a user: errors then say where and what was expected, and never quote a value.
 
         Raises:
             RequestError: Not UTF-8, not JSON, nested too deeply, or not of this type.
@@ -90,17 +94,27 @@ class Unpacker(Generic[M]):
         try:
             return self._decoder.decode(raw)
         except msgspec.ValidationError as error:
-            raise RequestError(ErrorKind.INVALID_REQUEST, _explain(str(error), raw, self._names)) from None
+            text = _without_values(str(error)) if private else _explain(str(error), bytes(raw), self._names)
+            raise RequestError(ErrorKind.INVALID_REQUEST, text) from None
         except msgspec.DecodeError as error:
-            raise RequestError(ErrorKind.INVALID_JSON, f"{error}; it begins {shown(raw[:40])}") from None
+            quoted = "" if private else f"; it begins {shown(bytes(raw)[:40])}"
+            raise RequestError(ErrorKind.INVALID_JSON, f"{error}{quoted}") from None
         except UnicodeDecodeError as error:
-            bad = bytes(error.object[error.start : error.start + 8])
-            raise RequestError(ErrorKind.INVALID_JSON, f"not UTF-8: {shown(bad)}") from None
+            bad = "" if private else f": {shown(bytes(error.object[error.start : error.start + 8]))}"
+            raise RequestError(ErrorKind.INVALID_JSON, f"not UTF-8{bad}") from None
         except RecursionError:
-            raise RequestError(
-                ErrorKind.INVALID_JSON,
-                f"nested too deeply (a filter has at most limits.filter.depth levels); it begins {shown(raw[:40])}",
-            ) from None
+            text = "nested too deeply (a filter has at most limits.filter.depth levels)"
+            quoted = "" if private else f"; it begins {shown(bytes(raw)[:40])}"
+            raise RequestError(ErrorKind.INVALID_JSON, text + quoted) from None
+
+
+def _without_values(message: str) -> str:
+    """msgspec's message without the names of unknown fields and values of tags, which come from the caller."""
+    if "unknown field" in message:
+        return "a field that is not known; see the protocol for those that are"
+    if "Invalid value" in message:
+        return "`op` is none of those that are known; see the protocol"
+    return message
 
 
 def _explain(message: str, raw: bytes, names: tuple[str, ...]) -> str:

@@ -99,6 +99,7 @@ def report(
     home: Path = _HOME,
     json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
     plot: Path | None = typer.Option(None, "--plot", help="Also draw the curve into this PNG file."),
+    space: str = typer.Option("text", help="Space of the index."),
 ) -> None:
     """Print the recall curve of the published index, with the chosen parameters marked."""
     with explained(OSError):
@@ -106,7 +107,7 @@ def report(
         from recserve_server_ext.index.snapshot import current
 
         folder = current(Workspace(home).snapshots)
-        found = read_report(folder)
+        found = read_report(folder, space)
         if plot is not None:
             _draw(found, plot)
         if json:

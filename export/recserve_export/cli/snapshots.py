@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
@@ -10,6 +11,9 @@ from rich.table import Table
 from recserve_client.cli.console import fail, note, out
 from recserve_export.cli.common import MILVUS_TOKEN, MILVUS_URI, Precision, explained
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
+
+if TYPE_CHECKING:
+    from recserve_server_ext.index.manifest import SnapshotManifest
 
 _HOME = typer.Option(DEFAULT_HOME, "--home", help="Folder of the encoder, the catalogue and the snapshots.")
 _PRECISION = typer.Option(Precision.AUTO, help="Encoder that is served; auto: as `recserve serve` chooses.")
@@ -68,6 +72,13 @@ def gc(home: Path = _HOME) -> None:
             note(f"removed {name}")
 
 
+def _engines(manifest: SnapshotManifest) -> str:
+    """The engine of each space; that of `text` alone without its name."""
+    if len(manifest.spaces) == 1:
+        return manifest.text.engine.name
+    return ", ".join(f"{name} {of.engine.name}" for name, of in manifest.spaces.items())
+
+
 def _fingerprint(home: Path, precision: Precision) -> str:
     from recserve_server_ext.encoder.manifest import read_manifest
     from recserve_server_ext.encoder.selection import choose_encoder
@@ -94,7 +105,7 @@ def _print(home: Path, *, verify: bool) -> bool:
         manifest = one.manifest
         cells = ["", "", "", ""]
         if manifest is not None:
-            cells = [f"{manifest.items:,}", f"{manifest.revision:,}", manifest.engine.name, manifest.encoder]
+            cells = [f"{manifest.items:,}", f"{manifest.revision:,}", _engines(manifest), manifest.encoder]
         table.add_row("*" if one.is_current else "", one.name, *cells, state)
     out.print(table)
     for one in found:

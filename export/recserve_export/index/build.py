@@ -18,6 +18,7 @@ from recserve_export.bulk_encoding.output import EncodedVectors
 from recserve_export.index.engine_choice import EngineName, RecallReport, Settings, Stage, build_engine, silent
 from recserve_export.index.logged_users import logged_users
 from recserve_export.index.milvus import in_milvus, write_with
+from recserve_export.index.spaces import trained_spaces
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
@@ -31,8 +32,10 @@ from recserve_server_ext.encoder.manifest import read_manifest as read_encoder_m
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.milvus.collection import Loadable
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import MILVUS, REPORT, Content, SnapshotVectors, current, write
+from recserve_server_ext.index.snapshot import Content, SnapshotVectors, current, write
 from recserve_server_ext.index.snapshots import newest_of
+from recserve_server_ext.index.space import MILVUS, REPORT, TEXT, SpaceContent, space_folder
+from recserve_server_ext.index.trained import current_spaces
 from recserve_server_ext.interactions.store import InteractionStore
 
 #: How often the catalogue is read again for what changed while it was encoded; later changes are served as a delta.
@@ -159,7 +162,8 @@ def build(
         head = opened.head()
         wanted = (fingerprint, head.revision, head.identity, head.field_weights, settings.recall, settings.engine)
         before = None if encoded is None else EncodedVectors(encoded, fingerprint, head.field_weights)
-        if not force and (done := _up_to_date(workspace.snapshots, wanted)) is not None:
+        trained = {name: folder.name for name, folder in current_spaces(workspace.spaces).items()}
+        if not force and (done := _up_to_date(workspace.snapshots, wanted, trained)) is not None:
             return done
         older = None if force else _reusable(workspace.snapshots, wanted)
         encoder = TextEncoder(encoder_folder, threads=settings.threads)
@@ -177,6 +181,7 @@ def build(
         milvus=milvus,
         logged=logged,
         texts=texts,
+        spaces=workspace.spaces,
         stage=stage,
     )
     journal.forget()
@@ -194,6 +199,7 @@ def build_index(
     milvus: MilvusSettings | None = None,
     logged: Vectors | None = None,
     texts: EncodedTexts | None = None,
+    spaces: Path | None = None,
     stage: Stage = silent,
 ) -> Built:
     """Publish a snapshot of vectors that are there already: no store, no encoder.
@@ -208,6 +214,7 @@ def build_index(
         milvus: Where Milvus is, for the engine `milvus`.
         logged: [users, dim] vectors of users to choose the engine with; none = made up ones.
         texts: What was encoded, for the report.
+        spaces: Folder of the trained spaces to take over; `None` takes none.
         stage: Shows progress.
 
     Raises:
@@ -221,29 +228,30 @@ def build_index(
     engine, report = build_engine(vectors, settings, logged=logged, stage=stage, elsewhere=elsewhere)
     if texts is not None:
         report = msgspec.structs.replace(report, encoded_texts=texts.encoded, truncated_texts=texts.truncated)
-    content = Content(
+    text = SpaceContent(
         vectors=vectors,
-        ids=ids,
         engine=engine,
-        encoder=encoder,
         recall_target=settings.recall,
         measured_with=report.users_from,
         report=msgspec.json.encode(report),
-        **vars(details),
     )
+    trained = {} if spaces is None else trained_spaces(spaces, ids, vectors, settings, stage=stage)
+    content = Content(spaces={TEXT: text, **trained}, ids=ids, encoder=encoder, **vars(details))
     folder = write_with(engine, details.available, lambda: write(snapshots, content))
     return Built(folder, True, read_manifest(folder, verify=False), report)
 
 
-def read_report(folder: Path) -> RecallReport:
-    """The report of a snapshot.
+def read_report(folder: Path, space: str = TEXT) -> RecallReport:
+    """The report of a space of a snapshot.
 
     Raises:
         SnapshotError: There is none, or it is damaged.
     """
     manifest = read_manifest(folder, verify=False)
-    path = folder / REPORT
-    expected = manifest.files.get(REPORT)
+    if space not in manifest.spaces:
+        raise SnapshotError(f"snapshot {folder} has no space {space!r}; it has: {', '.join(manifest.spaces)}")
+    path = space_folder(folder, space) / REPORT
+    expected = manifest.files.get(path.relative_to(folder).as_posix())
     if expected is None:
         raise SnapshotError(f"snapshot {folder} was made without a report; {REBUILD} --force")
     if (found := sha256_of(path)) != expected:
@@ -291,13 +299,17 @@ def _details(catalogue: Catalogue, source: str) -> Details:
     )
 
 
-def _up_to_date(snapshots: Path, wanted: tuple[str, int, str, dict[str, float], float, EngineName]) -> Built | None:
+def _up_to_date(
+    snapshots: Path, wanted: tuple[str, int, str, dict[str, float], float, EngineName], trained: dict[str, str]
+) -> Built | None:
     """The published snapshot, if it is whole and was made from what is wanted."""
     try:
         folder = current(snapshots)
         found, report = read_manifest(folder), read_report(folder)
-        made_from = (found.encoder, found.revision, found.source, found.field_weights, found.recall_target)
-        return Built(folder, False, found, report) if wanted == (*made_from, report.engine) else None
+        made_from = (found.encoder, found.revision, found.source, found.field_weights, found.text.recall_target)
+        versions = {name: of.version for name, of in found.spaces.items() if name != TEXT}
+        is_same = wanted == (*made_from, report.engine) and versions == trained
+        return Built(folder, False, found, report) if is_same else None
     except SnapshotError:
         return None
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msgspec import UnsetType
-
 from recserve_export.bulk_encoding.columns import Known, item_vectors, read_catalogue
 from recserve_export.index.milvus import again_in_milvus, write_with
+from recserve_export.index.spaces import compacted_spaces, same_engine
 from recserve_server_ext.catalogue.changes import forget_before
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
@@ -15,12 +14,11 @@ from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.encoder.item_vectors import made_with
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.engine import BuiltEngine
-from recserve_server_ext.index.engines.exact import ExactEngine
-from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.engines.milvus.collection import Loadable
-from recserve_server_ext.index.manifest import EngineManifest, SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import MILVUS, REPORT, Content, SnapshotVectors, current, write
+from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
+from recserve_server_ext.index.snapshot import Content, SnapshotVectors, current, write
 from recserve_server_ext.index.snapshots import kept
+from recserve_server_ext.index.space import MILVUS, REPORT, TEXT, SpaceContent, space_folder
 
 
 def compact(
@@ -59,20 +57,28 @@ def compact(
     )
     vectors = item_vectors(catalogue, encoder)
     items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
-    engine = _engine(items, old.manifest.engine, snapshots / old.manifest.id, threads, milvus or MilvusSettings())
-    content = Content(
+    of, was = snapshots / old.manifest.id, old.manifest.text
+    engine: BuiltEngine
+    if was.engine.name == MILVUS:
+        engine = again_in_milvus(items, was.engine.parameters, milvus or MilvusSettings())
+    else:
+        engine = same_engine(vectors, was.engine, space_folder(of), threads)
+    text = SpaceContent(
         vectors=vectors,
-        ids=catalogue.ids,
         engine=engine,
+        recall_target=was.recall_target,
+        measured_with=was.measured_with,
+        report=_report(space_folder(of) / REPORT),
+    )
+    content = Content(
+        spaces={TEXT: text, **compacted_spaces(of, old.manifest, old.row_of, catalogue.ids, vectors, threads)},
+        ids=catalogue.ids,
         encoder=encoder.fingerprint,
         revision=catalogue.revision,
         source=head.identity,
         available=catalogue.available,
         fields=catalogue.fields,
         field_weights=catalogue.field_weights,
-        recall_target=old.manifest.recall_target,
-        measured_with="" if isinstance(old.manifest.measured_with, UnsetType) else old.manifest.measured_with,
-        report=_report(snapshots / old.manifest.id / REPORT),
     )
     # Not over what another encoder was activated with meanwhile.
     folder = write_with(engine, catalogue.available, lambda: write(snapshots, content, over=old.manifest.id))
@@ -84,30 +90,3 @@ def compact(
 
 def _report(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def _engine(
-    items: Loadable, chosen: EngineManifest, folder: Path, threads: int | None, milvus: MilvusSettings
-) -> BuiltEngine:
-    """The engine of the published snapshot `folder` over other items; an exact one where there are too few for it."""
-    of, vectors = chosen.parameters, items.vectors
-    if chosen.name == MILVUS:
-        return again_in_milvus(items, of, milvus)
-    if chosen.name == HnswEngine.name:
-        return HnswEngine.build(vectors, m=of["M"], ef_construction=of["ef_construction"], ef=of["ef"], threads=threads)
-    if chosen.name == "scan":
-        # Here, since loading faiss takes a while and only this engine needs it.
-        from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
-        from recserve_server_ext.index.engines.scan_fit import Fit
-
-        if len(vectors) >= LEAST_ITEMS:
-            return ScanEngine.build(
-                vectors,
-                Fit.load(folder, vectors.shape[1]),
-                lists=of["lists"],
-                codes=of["codes"],
-                nprobe=of["nprobe"],
-                rescored=of["rescored"],
-                threads=threads,
-            )
-    return ExactEngine(vectors)

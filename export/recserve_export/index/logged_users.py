@@ -8,17 +8,16 @@ from typing import Final
 
 import numpy as np
 
-from recserve_client.contract import RecommendForRequest
+from recserve_client.contract import RecommendRequest
 from recserve_server_ext.catalogue.view import RowOf
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.recommend.profile import made_of
-from recserve_server_ext.recommend.requests import History
-from recserve_server_ext.strategies.text import user_vectors
+from recserve_server_ext.recommend.profile import profile_of_user
+from recserve_server_ext.strategies.base import Profile
+from recserve_server_ext.strategies.text import CANCELLED, weighted_means
 
 #: Fewer users say too little of a recall of .98; more than these change it no more.
 LEAST: Final = 200
@@ -53,38 +52,38 @@ def logged_users(
         seed: Of the sample.
 
     Returns:
-        [users, dim] unit float32 of at most `MOST` users; none = there are fewer than `LEAST`.
+        [users, dim] unit float32 of at most `MOST` users; `None` when there are fewer than `LEAST`.
 
     Raises:
         InteractionError: The store cannot be read.
         ConfigError: The rules need statistics and have none.
     """
-    histories = _histories(store, rules, row_of, seed)
-    if len(histories) < LEAST:
+    profiles = _profiles(store, rules, row_of, seed)
+    if len(profiles) < LEAST:
         return None
-    texts = list(dict.fromkeys(text for history in histories for text in history.missing.values()))
+    texts = list(dict.fromkeys(text for profile in profiles for text in profile.missing.values()))
     of_texts = dict(zip(texts, encode(texts), strict=True)) if texts else {}
     found = []
-    for history in histories:
-        behaviours = vectors[history.rows]
-        for place, text in history.missing.items():
+    for profile in profiles:
+        behaviours = vectors[profile.rows]
+        for place, text in profile.missing.items():
             behaviours[place] = of_texts[text]
-        made = user_vectors(behaviours[None], history.weights[None])
-        if not made.cancelled[0]:
-            found.append(made.vectors[0])
+        means = weighted_means(behaviours[None], profile.weights[None])
+        if means.norms[0] > CANCELLED * means.mass[0]:
+            found.append(means.vectors[0])
     return np.stack(found) if len(found) >= LEAST else None
 
 
-def _histories(store: InteractionStore, rules: HistoryRules, row_of: RowOf, seed: int) -> list[History]:
+def _profiles(store: InteractionStore, rules: HistoryRules, row_of: RowOf, seed: int) -> list[Profile]:
     """Usable ones of a sample of users."""
     users, items, limits = store.sample_users(MOST, seed), _Items(row_of), Limits()
-    reader = UserHistories(lambda: store, rules, BlendRules())
-    histories = []
+    reader = UserHistories(lambda: store, rules)
+    profiles = []
     for start in range(0, len(users), _AT_ONCE):
         part = users[start : start + _AT_ONCE]
         pasts = reader.read(part)
         for user in part:
-            made = made_of(RecommendForRequest(user_id=user), pasts[user], items, limits)
-            if made.is_usable:
-                histories.append(made.history)
-    return histories
+            found = profile_of_user(RecommendRequest(user_id=user), pasts[user], items, limits, 0)
+            if found.profile.is_usable:
+                profiles.append(found.profile)
+    return profiles

@@ -16,8 +16,9 @@ from recserve_server_ext.index.engines.milvus.collection import Loadable, delete
 from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
 from recserve_server_ext.index.engines.milvus.engine import MilvusEngine, read_loaded
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import MILVUS, Snapshot
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.snapshots import kept
+from recserve_server_ext.index.space import MILVUS, space_folder
 
 
 def in_milvus(items: Loadable, settings: Settings, milvus: MilvusSettings, stage: Stage = silent) -> Elsewhere:
@@ -84,13 +85,13 @@ def ready_in_milvus(milvus: MilvusSettings) -> Callable[[Path], None]:
 
     def make(folder: Path) -> None:
         manifest = read_manifest(folder, verify=False)
-        if manifest.engine.name != MILVUS:
+        if manifest.text.engine.name != MILVUS:
             return
-        connection, loaded = MilvusConnection(milvus), read_loaded(folder)
+        connection, loaded = MilvusConnection(milvus), read_loaded(space_folder(folder))
         if not exists(connection, loaded.collection):
             snapshot = Snapshot.load(folder, verify=False)
-            items = Loadable.of_fields(snapshot.vectors, snapshot.ids, snapshot.fields, manifest.source)
-            of = manifest.engine.parameters
+            items = Loadable.of_fields(snapshot.text.vectors, snapshot.ids, snapshot.fields, manifest.source)
+            of = manifest.text.engine.parameters
             load(connection, loaded, items, m=of["M"], ef_construction=of["ef_construction"])
             delete(connection, loaded.collection, np.flatnonzero(~snapshot.available))
         connection.call("load_collection", loaded.collection, timeout_s=milvus.load_s)
@@ -103,7 +104,7 @@ def _kept(snapshots: Path) -> set[str]:
     """The collections that snapshots on disk name."""
     folders = [snapshots / found.name for found in kept(snapshots) if found.manifest is not None]
     return {
-        read_loaded(folder).collection
+        read_loaded(space_folder(folder)).collection
         for folder in folders
-        if read_manifest(folder, verify=False).engine.name == MILVUS
+        if read_manifest(folder, verify=False).text.engine.name == MILVUS
     }

@@ -25,7 +25,7 @@ class TritonPythonModel:
             rules_of(users),
             settings.serve.limits,
         )
-        self._model, self._sampled = Batcher(desk, _no_encoder), interactions_metrics(desk)
+        self._model, self._sampled = Batcher(desk, {}), interactions_metrics(desk)
         settle_memory()
 
     def execute(self, requests):
@@ -34,7 +34,3 @@ class TritonPythonModel:
     def finalize(self):
         self._model.close()
         self._sampled.close()
-
-
-def _no_encoder(texts, encoder):
-    raise AssertionError("the model interactions encodes nothing")

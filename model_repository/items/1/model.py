@@ -1,5 +1,6 @@
 """Triton model `items`: packed change or question -> packed answer. Converts tensors; the logic is elsewhere."""
 
+from recserve_client.contract.models import ENCODER
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.store import opener
 from recserve_server_ext.services.items import ItemService
@@ -14,8 +15,8 @@ class TritonPythonModel:
         settings = model_settings(args)
         encoders = served_encoders(settings, role="passage")
         editor = ItemService(opener(settings.store), encoders.serving, settings.serve.limits)
-        options = {"encoding": settings.serve.encoding, "show_waiting": EncoderMetrics("items").show}
-        self._model = Batcher(editor, encoders, **options)
+        options = {"at_once": settings.serve.encoding, "show_waiting": EncoderMetrics("items").show}
+        self._model = Batcher(editor, {ENCODER: encoders}, **options)
         settle_memory()
 
     def execute(self, requests):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from recserve_client.contract.models import ENCODER
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.batching.revision_wait import RevisionWaitQueue
 from recserve_server_ext.catalogue.live import open_live
@@ -13,9 +14,7 @@ from recserve_server_ext.interactions import store as interaction_store
 from recserve_server_ext.interactions.answer_log import AnswerLog
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
-from recserve_server_ext.recommend.pipeline import Recommender
-from recserve_server_ext.services.logged_recommender import LoggedRecommender
-from recserve_server_ext.services.recommend import UserRecommender
+from recserve_server_ext.services.recommend import RecommendService
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.triton.metrics import EncoderMetrics, LogMetrics, ViewMetrics, WaitMetrics, recommend_metrics
 
@@ -28,23 +27,18 @@ class TritonPythonModel:
         serve, users, rules = settings.serve, settings.serve.users, rules_of(settings.serve.users)
         encoders = served_encoders(settings)
         live = open_live(settings, encoders, served_encoders(settings, role="passage"), ViewMetrics().show)
-        keys, caches = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key))), TextCaches(serve.text_cache)
+        keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
-        counter = LogCounter(
-            interactions, rules, users.blend, every_s=users.popular_every_s, contexts=users.popular_contexts,
-            privacy=users.popular_privacy, prior=users.click_prior,
-        )  # fmt: skip
         self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         self._sampled = recommend_metrics(live, self._log)
-        recommender = UserRecommender(
-            live.view, lambda newest, limits: Recommender(newest, caches, limits), serve.limits, keys=keys,
-            histories=UserHistories(interactions, rules, users.blend), counter=counter,
-            blend=users.blend, experiments=users.experiments,
+        service = RecommendService(
+            live.view, TextCaches(serve.text_cache), serve, keys=keys, histories=UserHistories(interactions, rules),
+            counter=LogCounter(interactions, rules, users.counts), log=self._log,
         )  # fmt: skip
         limits, waiting = serve.limits, EncoderMetrics("recommend")
         room = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
-        options = {"encoding": serve.encoding, "max_batch": serve.batch, "room": room, "show_waiting": waiting.show}
-        self._model = Batcher(LoggedRecommender(recommender, self._log), encoders, **options)
+        options = {"at_once": serve.encoding, "max_batch": serve.batch, "room": room, "show_waiting": waiting.show}
+        self._model = Batcher(service, {ENCODER: encoders}, **options)
         settle_memory()
 
     def execute(self, requests):

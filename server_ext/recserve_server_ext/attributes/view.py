@@ -94,7 +94,7 @@ class ViewFilters:
         Raises:
             RequestError: unknown_field or invalid_request, see `check_attributes`; or the engine cannot evaluate it.
         """
-        engine = self._view.snapshot.engine
+        engine = self._view.snapshot.text.engine
         if isinstance(engine, RemoteEngine):
             engine.check(condition)
         key = canonical_key(condition)

@@ -34,7 +34,7 @@ def with_changes(view: View, changes: Changes, encode: Encode) -> Delta:
     Raises:
         RequestError: unavailable: an item has to be encoded, and the encoder does not answer.
     """
-    old = view.delta or Delta(view.revision, [], np.empty((0, view.dim), np.float32), 0, {}, view.available)
+    old = view.delta or Delta(view.revision, [], np.empty((0, view.text.dim), np.float32), 0, {}, view.available)
     vectors, has_direction = _vectors_of(view, changes, encode)
     count = old.count + len(changes.items)
     buffer = _with_room(old.buffer, old.count, count)
@@ -55,7 +55,7 @@ def with_changes(view: View, changes: Changes, encode: Encode) -> Delta:
 
 def _vectors_of(view: View, changes: Changes, encode: Encode) -> tuple[Vectors, NDArray[np.bool_]]:
     """Vectors [changed items, dim], and whether each item has one: weighted texts may cancel out."""
-    vectors = np.zeros((len(changes.items), view.dim), np.float32)
+    vectors = np.zeros((len(changes.items), view.text.dim), np.float32)
     has_direction = np.ones(len(changes.items), np.bool_)
     missing = []
     for place, change in enumerate(changes.items):
@@ -75,9 +75,9 @@ def _vectors_of(view: View, changes: Changes, encode: Encode) -> tuple[Vectors, 
 def _known(change: ItemRow, view: View) -> Vectors | None:
     row = view.row_of.get(change.item.id, -1)
     if row >= 0 and change.texts_revision <= view.revision:
-        vector: Vectors = view.vectors(np.array([row]))[0]
+        vector: Vectors = view.text.vectors(np.array([row]))[0]
         return vector
-    if change.vector is None or len(change.vector) != 4 * view.dim:
+    if change.vector is None or len(change.vector) != 4 * view.text.dim:
         return None
     return np.frombuffer(change.vector, "<f4")
 
@@ -85,7 +85,7 @@ def _known(change: ItemRow, view: View) -> Vectors | None:
 def _encoded(view: View, changes: Changes, places: Sequence[int], encode: Encode) -> tuple[Vectors, NDArray[np.bool_]]:
     collector = PairCollector(changes.head.field_weights)
     with_texts = np.array([collector.add(changes.items[place].item.texts) for place in places])
-    vectors = np.zeros((len(places), view.dim), np.float32)
+    vectors = np.zeros((len(places), view.text.dim), np.float32)
     has_direction = np.zeros(len(places), np.bool_)
     if with_texts.any():
         found, cancelled = encode_items(collector, lambda texts: encode(texts, view.encoder))

@@ -149,7 +149,7 @@ class LiveCatalogue:
     @property
     def forgetting(self) -> int:
         """Rows that an engine elsewhere has yet to delete; any thread may ask."""
-        engine = self._view.snapshot.engine
+        engine = self._view.snapshot.text.engine
         return engine.forgetting if isinstance(engine, RemoteEngine) else 0
 
     def _stamp(self) -> tuple[int, int]:
@@ -250,7 +250,7 @@ class LiveCatalogue:
 
 def _forget_hidden(before: View, after: View) -> None:
     """Tell an engine elsewhere which rows of its snapshot are gone for good: one that is hidden never comes back."""
-    engine = after.snapshot.engine
+    engine = after.snapshot.text.engine
     if isinstance(engine, RemoteEngine):
         items = len(after.snapshot.ids)
         engine.forget(np.flatnonzero(before.available[:items] & ~after.available[:items]))

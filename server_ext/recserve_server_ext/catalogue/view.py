@@ -8,11 +8,16 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from recserve_server_ext.catalogue.store import StoredItem
-from recserve_server_ext.common.arrays import Rows, Vectors
+from recserve_server_ext.common.arrays import Mask, Rows, Vectors
+from recserve_server_ext.index.engines.engine import Engine
+from recserve_server_ext.index.fields import ItemFields
+from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.index.space import TEXT, EngineManifest, Space, SpaceManifest
 
 
 class RowOf(Protocol):
@@ -67,6 +72,90 @@ class _Overlay:
         return self._rest.get(item_id, default) if row is None else row
 
 
+class SpaceView:
+    """A space as a view sees it: the vectors of the snapshot's items, and those of the items that changed since.
+
+    It does not hold the view, which holds it.
+
+    Attributes:
+        space: Of the snapshot.
+        items: Items of the snapshot: the rows before those of the delta.
+        changed: [changed items, dim] vectors of the delta's items; zeros where one has none.
+        present: [rows] whether the item has a vector; `None` where all have.
+        usable: [rows] whether the item is available and has a vector.
+    """
+
+    def __init__(self, view: View, space: Space) -> None:
+        """
+        Args:
+            view: The catalogue.
+            space: Of its snapshot.
+        """
+        self.space = space
+        self.items = len(view.snapshot.ids)
+        delta = view.delta
+        changed_present: Mask | None = None
+        if delta is None:
+            self.changed = np.empty((0, self.dim), np.float32)
+        elif space.name == TEXT:
+            self.changed = delta.vectors
+        else:
+            self.changed, changed_present = _placed(space, delta, view.snapshot.row_of)
+        self.present: Mask | None = None
+        if space.rows is not None or changed_present is not None:
+            changed = np.ones(len(self.changed), np.bool_) if changed_present is None else changed_present
+            self.present = np.concatenate([space.present, changed])
+        self.usable: Mask = view.available if self.present is None else view.available & self.present
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.space.manifest.dim
+
+    @cached_property
+    def hidden(self) -> int:
+        """Number of the snapshot's vectors that must not be recommended."""
+        return len(self.space.vectors) - int(np.count_nonzero(self.usable[: self.items]))
+
+    @cached_property
+    def unusable(self) -> int:
+        """Number of all rows that must not be recommended, or have no vector."""
+        return int(len(self.usable) - np.count_nonzero(self.usable))
+
+    def vectors(self, rows: Rows) -> Vectors:
+        """A copy of the vectors of these rows, [*rows.shape, dim]; zeros for one without. Row -1 gives any vector."""
+        space, items = self.space, self.items
+        known = np.minimum(rows, items - 1) if len(self.changed) else rows
+        taken: Vectors
+        if space.rows is None:
+            taken = space.vectors[known]
+        else:
+            places = space.place_of[known]
+            taken = space.vectors[places]
+            taken[places < 0] = 0.0
+        if len(self.changed):
+            changed = rows >= items
+            if changed.any():
+                taken[changed] = self.changed[rows[changed] - items]
+        return taken
+
+
+def _placed(space: Space, delta: Delta, row_of: dict[str, int]) -> tuple[Vectors, Mask]:
+    """The vectors of changed items in a trained space, and which have one.
+
+    An item that was there in the training keeps its vector; a new one has that of its text, where the space has a map.
+    """
+    vectors = np.zeros((delta.count, space.manifest.dim), np.float32)
+    present = np.zeros(delta.count, np.bool_)
+    if space.text_map is not None:
+        vectors = (delta.vectors @ space.text_map[:-1] + space.text_map[-1]).astype(np.float32)
+        present[:] = True
+    rows = np.array([row_of.get(item.id, -1) for item in delta.items[: delta.count]], np.int64)
+    places = np.where(rows >= 0, space.place_of[rows], -1)
+    vectors[places >= 0] = space.vectors[places[places >= 0]]
+    return vectors, present | (places >= 0)
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """A snapshot and what changed since; nothing in it changes.
@@ -89,11 +178,6 @@ class View:
         )
 
     @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self.snapshot.manifest.dim
-
-    @property
     def encoder(self) -> str:
         """Runtime fingerprint of what made the vectors, and has to make those that are compared with them."""
         return self.snapshot.manifest.encoder
@@ -104,15 +188,29 @@ class View:
         return self.snapshot.available if self.delta is None else self.delta.available
 
     @cached_property
-    def hidden(self) -> int:
-        """Number of the snapshot's rows that must not be recommended."""
-        items = len(self.snapshot.ids)
-        return int(items - np.count_nonzero(self.available[:items]))
-
-    @cached_property
     def unavailable(self) -> int:
         """Number of all rows that must not be recommended."""
         return int(len(self.available) - np.count_nonzero(self.available))
+
+    @property
+    def text(self) -> SpaceView:
+        """The space of the encoder's vectors."""
+        return self.space(TEXT)
+
+    def space(self, name: str) -> SpaceView:
+        """A space of the snapshot, with what changed since.
+
+        Raises:
+            KeyError: The snapshot has none of this name.
+        """
+        found = self._spaces.get(name)
+        if found is None:
+            found = self._spaces[name] = SpaceView(self, self.snapshot.spaces[name])
+        return found
+
+    @cached_property
+    def _spaces(self) -> dict[str, SpaceView]:
+        return {}
 
     @cached_property
     def field_names(self) -> tuple[str, ...]:
@@ -121,19 +219,6 @@ class View:
         for item in self.delta.items[: self.delta.count] if self.delta is not None else ():
             names.update(dict.fromkeys(item.fields))
         return tuple(names)
-
-    def vectors(self, rows: Rows) -> Vectors:
-        """A copy of the vectors of these rows, [*rows.shape, dim]; row -1 gives any vector."""
-        taken: Vectors
-        if self.delta is None:
-            taken = self.snapshot.vectors[rows]
-            return taken
-        items = len(self.snapshot.ids)
-        taken = self.snapshot.vectors[np.minimum(rows, items - 1)]
-        changed = rows >= items
-        if changed.any():
-            taken[changed] = self.delta.vectors[rows[changed] - items]
-        return taken
 
     def ids(self, rows: Rows) -> list[str]:
         """Item ids of these rows, [n]."""
@@ -154,3 +239,31 @@ class View:
             next(found) if row < items else {name: changed[row - items].fields.get(name) for name in names}
             for row in rows.tolist()
         ]
+
+
+def view_over(
+    vectors: Vectors, engine: Engine, ids: Sequence[str] | None = None, available: Mask | None = None
+) -> View:
+    """A catalogue in memory: no file, no fields, and no space but `text`.
+
+    Args:
+        vectors: [items, dim] unit float32.
+        engine: What searches them.
+        ids: Item id of each row; `None` names them ``i0``, ``i1`` ...
+        available: [items] whether the item may be recommended; `None` when all may.
+    """
+    items, dim = vectors.shape
+    names = [f"i{row}" for row in range(items)] if ids is None else list(ids)
+    of = SpaceManifest(dim=dim, vectors=items, engine=EngineManifest(name=engine.name))
+    manifest = SnapshotManifest(
+        id="memory", created="", encoder="", revision=0, items=items, spaces={TEXT: of}, files={}
+    )
+    snapshot = Snapshot(
+        manifest=manifest,
+        ids=names,
+        row_of={name: row for row, name in enumerate(names)},
+        available=np.ones(items, np.bool_) if available is None else available,
+        fields=ItemFields(pa.table({})),
+        spaces={TEXT: Space(name=TEXT, manifest=of, items=items, vectors=vectors, engine=engine)},
+    )
+    return View(snapshot)

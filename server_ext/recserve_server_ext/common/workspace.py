@@ -54,6 +54,11 @@ class Workspace:
         return self.home / "snapshots"
 
     @property
+    def spaces(self) -> Path:
+        """Trained spaces, a folder each; see `recserve_server_ext.index.trained`."""
+        return self.home / "spaces"
+
+    @property
     def encoding(self) -> Path:
         """What an index build that goes on has encoded so far, a folder for its encoder."""
         return self.home / "encoding"

@@ -1,14 +1,16 @@
-"""Settings of what is counted over all users: clicks that are believed beforehand, and privacy of what is popular."""
+"""What is counted of the log of all users, and how often."""
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from recserve_server_ext.common.units import DAY_S
+
 Belief = Annotated[float, Meta(ge=1, le=1e6)]
+Seconds = Annotated[float, Meta(gt=0, le=1e12)]
 
 
 class ClickPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,27 +25,21 @@ class ClickPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     others: Belief = 20.0
 
 
-class PopularPrivacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the numbers of users by item are made private; `private_counts.private_ranking` says what is guaranteed.
+class CountSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is counted of the log.
 
     Attributes:
-        epsilon: Of one count, for all numbers that it publishes together.
-        items: Items of a user that count: the newest. More of them are closer to the truth and need more noise.
-        window: The one window that is counted, whichever a request names: each more would need its share of epsilon.
-        fewest: Items with a smaller number, noise included, are left out, so that one user cannot make an item appear.
+        every_s: How often the log is counted again.
+        contexts: Names in the contexts of interactions; what is popular is counted for each of their values.
+        recent_half_life_s: Age after which an interaction counts half as much for recent popularity.
+        neighbours: Items that are kept for each item.
+        shrink: Users that are added to the denominator of the similarity of two items.
+        click_prior: What Thompson sampling believes of an item before anything is logged of it.
     """
 
-    epsilon: Annotated[float, Meta(gt=0, le=100)] = 1.0
-    items: Annotated[int, Meta(ge=1, le=1000)] = 10
-    window: Literal["day", "week", "month", "all"] = "month"
-    fewest: Annotated[int, Meta(ge=2, le=1_000_000)] = 180
-
-    @property
-    def ratio(self) -> float:
-        """Alpha = exp(-epsilon / L1 sensitivity): a user changes `items` numbers and that of active users by one."""
-        return math.exp(-self.epsilon / (self.items + 1))
-
-    @property
-    def delta(self) -> float:
-        """Probability at most that an item of one user alone appears: items * P(1 + noise >= fewest)."""
-        return self.items * self.ratio ** (self.fewest - 1) / (1 + self.ratio)
+    every_s: Annotated[float, Meta(gt=0)] = 60.0
+    contexts: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
+    recent_half_life_s: Seconds = 10 * DAY_S
+    neighbours: Annotated[int, Meta(ge=1, le=1000)] = 100
+    shrink: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    click_prior: ClickPrior = ClickPrior()

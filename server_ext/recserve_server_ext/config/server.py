@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.common.errors import ConfigError
-from recserve_server_ext.config.blend import BlendRules
-from recserve_server_ext.config.counts import ClickPrior, PopularPrivacy
+from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.history import HistoryRules, read_rules
 from recserve_server_ext.config.interactions import InteractionLimits, Seconds
@@ -71,14 +70,14 @@ class AnswerLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         plain: Part of the other ones; they name no user, and the supervisor's probes are among them.
         every_s: How often what waits is written.
         queue: Answers that may wait; what finds no room is not logged, and counted.
-        queue_bytes: Bytes of the answers that may wait.
+        queue_items: Items of the answers that may wait.
     """
 
     by_user: Share = 1.0
     plain: Share = 0.0
     every_s: Seconds = 0.5
     queue: Positive = 20_000
-    queue_bytes: Positive = 64 * 1024 * 1024
+    queue_items: Positive = 500_000
 
 
 class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,12 +87,7 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         store: URL of the interaction store; empty = the SQLite file in the home, made when it is missing.
         rules: File of the rules that weigh interactions; empty = the built-in ones.
         limits: What the interaction store accepts and keeps.
-        popular_every_s: How often the log is counted again.
-        popular_contexts: Names in the contexts of interactions; what is popular is counted for each of their values.
-        popular_privacy: Noise and bounds for the numbers of users by item; none = the plain numbers. Then nothing is
-            counted by context.
-        blend: How the strategy `blend` weighs its parts.
-        click_prior: What Thompson sampling believes of an item before anything is logged of it.
+        counts: What is counted of the log.
         log: What is logged of the answers.
         experiments: Variants that are compared; see `recserve_server_ext.recommend.experiments`.
     """
@@ -101,11 +95,7 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: str = ""
     rules: str = ""
     limits: InteractionLimits = InteractionLimits()
-    popular_every_s: Seconds = 60.0
-    popular_contexts: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
-    popular_privacy: PopularPrivacy | None = None
-    blend: BlendRules = BlendRules()
-    click_prior: ClickPrior = ClickPrior()
+    counts: CountSettings = CountSettings()
     log: AnswerLogSettings = AnswerLogSettings()
     experiments: list[Experiment] = []
 
@@ -143,6 +133,11 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         compact_after: Changed and removed items after which a new snapshot is made in the background; 0 = never.
         limits: The largest request.
         users: What users do, and recommendations by user id.
+        strategy: What answers requests that name no strategy.
+        fallback: What answers where nothing usable is known of a user.
+        strategies: Options by the name of a strategy, and two more entries: `kind`, for a strategy of a new name, is
+            the name of the one that it is made of; `bounds`, by option, is what a request may ask for: the least and
+            the greatest number, or a list of values.
         milvus: Where Milvus is, for an index that is there.
     """
 
@@ -161,6 +156,9 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compact_after: Annotated[int, Meta(ge=0)] = 2000
     limits: Limits = Limits()
     users: UserSettings = UserSettings()
+    strategy: str = "text"
+    fallback: str = "popular"
+    strategies: dict[str, dict[str, Any]] = {}
     milvus: MilvusSettings = MilvusSettings()
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.config.blend import BlendRules
-from recserve_server_ext.config.counts import ClickPrior, PopularPrivacy
+from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.counts.clicks import ClickCounts, read_clicks
 from recserve_server_ext.counts.counts import Counts, counts_of, no_counts
 from recserve_server_ext.counts.popularity import still_until
-from recserve_server_ext.counts.private import private_ranking
 from recserve_server_ext.counts.reader import LogReader
 from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions.reads import Change
@@ -34,40 +32,34 @@ class LogCounter:
         self,
         store: Callable[[], InteractionStore],
         rules: HistoryRules,
-        blend: BlendRules,
+        settings: CountSettings,
         *,
-        every_s: float,
-        contexts: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
-        privacy: PopularPrivacy | None = None,
-        prior: ClickPrior | None = None,
     ) -> None:
         """
         Args:
             store: Opens the interaction store.
             rules: Types with a positive base weight count.
-            blend: How they count.
-            every_s: How old a count may be.
-            contexts: Names of the contexts by which it is counted too.
+            settings: What is counted, and how often.
             clock: Seconds since 1970.
-            privacy: Of what is popular; it is not counted by context then. The keys of the store are its secret.
-            prior: Of the rates of clicks; none = as in the settings that name none.
         """
-        self._privacy = privacy
         self._open = store
         types = sorted(name for name, weight in rules.base.items() if weight > 0)
-        self._reader = LogReader(types, () if privacy else contexts)
-        self._blend = blend
-        self._every_s = every_s
+        self._reader = LogReader(types, settings.contexts)
+        self._settings = settings
         self._clock = clock
-        self._prior = prior or ClickPrior()
-        self._counts = no_counts()._replace(clicks=ClickCounts(prior=self._prior))
+        self._counts = no_counts()._replace(clicks=ClickCounts(prior=settings.click_prior))
         self._next = self._next_paired = self._spent = 0.0
         self._is_wanted = False
         self._revision = self._paired_revision = -1
         self._erasures: Change = (0, 0)
         self._still_until_us = 0
         self._counting: threading.Thread | None = None
+
+    @property
+    def last(self) -> Counts:
+        """The last count, however old."""
+        return self._counts
 
     def counts(self, *, paired: bool = False) -> Counts:
         """The last count; starts another one where that is too old. Not to be called by two threads at a time.
@@ -112,7 +104,7 @@ class LogCounter:
         end = time.monotonic()
         # One that came before its time shortened the pause after the one before it.
         self._spent = end - start + (self._spent if start < self._next else 0.0)
-        self._next = end + max(self._every_s, _PAUSE * self._spent)
+        self._next = end + max(self._settings.every_s, _PAUSE * self._spent)
         if paired:
             self._next_paired = self._next
 
@@ -126,16 +118,12 @@ class LogCounter:
         counts, paired_anew = self._counts, paired and revision != self._paired_revision
         if paired_anew or revision != self._revision or now_us >= self._still_until_us:
             log = self._reader.read(store)
-            found = counts_of(log, now_us, self._blend, paired=paired_anew)
-            if self._privacy is not None:
-                assert store.keys is not None
-                sign = store.keys.pseudonyms.sign
-                found = found._replace(everybody=private_ranking(log, now_us, self._privacy, sign))
+            found = counts_of(log, now_us, self._settings, paired=paired_anew)
             kept = counts if not paired_anew else found
             counts = found._replace(items=kept.items, neighbours=kept.neighbours, clicks=counts.clicks)
             self._revision, self._still_until_us = revision, still_until(log.time_us, now_us)
             if paired_anew:
                 self._paired_revision = revision
         if paired:
-            counts, self._erasures = counts._replace(clicks=read_clicks(store, self._prior)), erasures
+            counts, self._erasures = counts._replace(clicks=read_clicks(store, self._settings.click_prior)), erasures
         return counts

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from recserve_server_ext.common.arrays import Ints
-from recserve_server_ext.config.blend import BlendRules
+from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.counts.clicks import ClickCounts
 from recserve_server_ext.counts.neighbours import Neighbours, neighbours_of
 from recserve_server_ext.counts.popularity import Ranking, no_ranking, ranking_of
@@ -70,13 +70,13 @@ def no_counts() -> Counts:
     return Counts(no_ranking(), {}, [], Neighbours(np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)))
 
 
-def counts_of(log: LogColumns, now_us: int, rules: BlendRules, *, paired: bool = True) -> Counts:
+def counts_of(log: LogColumns, now_us: int, settings: CountSettings, *, paired: bool = True) -> Counts:
     """Count a log.
 
     Args:
         log: The interactions.
         now_us: When, in microseconds since 1970: what the windows of what is popular end with.
-        rules: Of the blend.
+        settings: How it is counted.
         paired: Whether item-to-item counts are wanted, which take longest.
     """
     rank = _alphabetic(log.items)
@@ -85,7 +85,7 @@ def counts_of(log: LogColumns, now_us: int, rules: BlendRules, *, paired: bool =
 
     def ranking(places: Ints | slice) -> Ranking:
         columns = log.user[places], log.item[places], age_us[places]
-        return ranking_of(*columns, log.items, rank, rules.recent_half_life_s, newest_us)
+        return ranking_of(*columns, log.items, rank, settings.recent_half_life_s, newest_us)
 
     of_context = {}
     for name, values in log.context.items():
@@ -96,7 +96,7 @@ def counts_of(log: LogColumns, now_us: int, rules: BlendRules, *, paired: bool =
                 counted = ranking(np.flatnonzero(inverse == code))
                 if counted.active[-1] >= FEWEST:
                     of_context[name, str(found[code])] = counted
-    items, neighbours = _neighbours(log, rank, rules) if paired else no_counts()[2:4]
+    items, neighbours = _neighbours(log, rank, settings) if paired else no_counts()[2:4]
     return Counts(ranking(slice(None)), of_context, items, neighbours)
 
 
@@ -108,7 +108,7 @@ def _alphabetic(items: list[str]) -> Ints:
     return rank
 
 
-def _neighbours(log: LogColumns, rank: Ints, rules: BlendRules) -> tuple[list[str], Neighbours]:
+def _neighbours(log: LogColumns, rank: Ints, settings: CountSettings) -> tuple[list[str], Neighbours]:
     """Item-to-item counts of the newest interactions, and the items they are about."""
     user, item = log.user[-PAIRED:], log.item[-PAIRED:]
     _, user = np.unique(user, return_inverse=True)
@@ -124,5 +124,7 @@ def _neighbours(log: LogColumns, rank: Ints, rules: BlendRules) -> tuple[list[st
     place = np.full(len(log.items), -1, np.int64)
     place[kept] = np.arange(len(kept))
     counted = place[item] >= 0
-    found = neighbours_of(user[counted], place[item[counted]], len(kept), shrink=rules.shrink, most=rules.neighbours)
+    found = neighbours_of(
+        user[counted], place[item[counted]], len(kept), shrink=settings.shrink, most=settings.neighbours
+    )
     return [log.items[n] for n in kept.tolist()], found

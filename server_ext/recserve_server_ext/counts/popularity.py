@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from recserve_client.contract import PopularWindow
 from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.units import DAY_S, MICROSECONDS
 
+#: The last 1, 7 or 30 days, all of the log, or all of these mixed.
+PopularWindow = Literal["day", "week", "month", "all", "mixed"]
 #: Seconds, shortest first; an interaction is in a window when it is not older than this.
 WINDOWS: Final[dict[PopularWindow, float]] = {
     "day": DAY_S,
@@ -51,7 +52,7 @@ class Ranking(NamedTuple):
         place = list(WINDOWS).index(window)
         return np.asarray(self.users[:, place] / max(int(self.active[place]), 1))
 
-    def heat(self, window: PopularWindow = "mixed") -> Floats:
+    def recent_in(self, window: PopularWindow = "mixed") -> Floats:
         """[items] Interactions within a window, each halved with its age, which is a mixture of windows by itself."""
         window = self.only or window
         return np.asarray(self.recent[:, list(WINDOWS).index("all" if window == "mixed" else window)])
@@ -110,13 +111,13 @@ def ranking_of(
     # The youngest of each user and item, and of each user: they tell in which windows these are.
     pairs, youngest = _least(user * n + item, age_us)
     _, of_user = _least(pairs // n, youngest)
-    heat = np.exp2(-np.maximum(age_us - newest_us, 0) / MICROSECONDS / half_life_s)
+    recent_weight = np.exp2(-np.maximum(age_us - newest_us, 0) / MICROSECONDS / half_life_s)
     users, recent, active = [], [], []
     for length_s in WINDOWS.values():
         most_us = length_s * MICROSECONDS
         inside = age_us <= most_us
         users.append(np.bincount(pairs[youngest <= most_us] % n, minlength=n))
-        recent.append(np.bincount(item[inside], heat[inside], minlength=n))
+        recent.append(np.bincount(item[inside], recent_weight[inside], minlength=n))
         active.append(int((of_user <= most_us).sum()))
     found = Ranking(names, np.stack(users, axis=1), np.stack(recent, axis=1), np.array(active))
     orders = [found.shares(), *found.users.T, *found.recent.T]

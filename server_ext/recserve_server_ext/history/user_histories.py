@@ -14,7 +14,6 @@ import numpy as np
 from recserve_client.contract import HistoryEntry, UserHistory
 from recserve_server_ext.catalogue.view import RowOf
 from recserve_server_ext.common.arrays import Floats, Ints, Mask
-from recserve_server_ext.config.blend import BlendRules
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.weights import FACTORS, WeightedEvents, weigh
 from recserve_server_ext.interactions import reads as interaction_reads
@@ -51,19 +50,24 @@ class UserPast:
         subjects: [behaviours] items and texts, newest first.
         is_item: [behaviours] which of them are items.
         weights: [behaviours] by the rules.
-        counted: [behaviours] weights for item-to-item counts, see `counted_weights`.
+        newer: [behaviours] how many interactions of the user are newer.
+        turned: [behaviours] how much each counts apart from its age, for strategies that know nothing of liking: the
+            factor of repeats, and 0 for types that push away.
         seen: Items that the user had to do with and that are not among the behaviours.
         has_texts: Whether any behaviour is a text.
         newest_us: Time of the newest behaviour, in microseconds since 1970; 0 = there is none.
     """
 
-    __slots__ = ("_found", "counted", "has_texts", "is_item", "newest_us", "seen", "subjects", "weights")
+    __slots__ = ("_found", "has_texts", "is_item", "newer", "newest_us", "seen", "subjects", "turned", "weights")
 
-    def __init__(self, subjects: list[str], is_item: Mask, weights: Floats, counted: Floats, seen: list[str]) -> None:
+    def __init__(
+        self, subjects: list[str], is_item: Mask, weights: Floats, newer: Floats, turned: Floats, seen: list[str]
+    ) -> None:
         self.subjects = subjects
         self.is_item = is_item
         self.weights = weights
-        self.counted = counted
+        self.newer = newer
+        self.turned = turned
         self.seen = seen
         self.has_texts = not is_item.all()
         self.newest_us = 0
@@ -121,20 +125,16 @@ class UserHistories:
         version: Of the rules.
     """
 
-    def __init__(
-        self, store: Callable[[], InteractionStore], rules: HistoryRules, blend: BlendRules, kept: int = KEPT
-    ) -> None:
+    def __init__(self, store: Callable[[], InteractionStore], rules: HistoryRules, kept: int = KEPT) -> None:
         """
         Args:
             store: Opens the interaction store.
             rules: How interactions become weights.
-            blend: How they become weights for item-to-item counts.
             kept: Entries (behaviours and seen items) that are kept of all users together; the users least recently
                 asked for go first.
         """
         self._open = store
         self._rules = rules
-        self._blend = blend
         self._most = kept
         self._held = 0
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -215,7 +215,7 @@ class UserHistories:
             numbers = [changes[user][0] for user in stale]
             columns, seen = interaction_reads.pasts(connection, numbers, WINDOW)
         self._mark = mark
-        for user, past in zip(stale, pasts_of(columns, seen, self._rules, self._blend), strict=True):
+        for user, past in zip(stale, pasts_of(columns, seen, self._rules), strict=True):
             self._forget(user)
             self._kept[user] = _Kept(mark, changes[user], past)
             self._held += past.size
@@ -240,22 +240,19 @@ class UserHistories:
             self._held -= self._kept.popitem(last=False)[1].past.size
 
 
-def pasts_of(
-    columns: EventColumns, seen: Sequence[Collection[str]], rules: HistoryRules, blend: BlendRules
-) -> list[UserPast]:
+def pasts_of(columns: EventColumns, seen: Sequence[Collection[str]], rules: HistoryRules) -> list[UserPast]:
     """The past of each user, in the order of the columns.
 
     Args:
         columns: The newest interactions of each user, newest first.
         seen: [users] every item that each had to do with.
         rules: How interactions become weights.
-        blend: How they become weights for item-to-item counts.
 
     Raises:
         ConfigError: The rules need statistics and have none.
     """
     found = weigh(columns, rules)
-    weights, counted = found.weight, counted_weights(found, blend)
+    weights, newer, turned = found.weight, found.newer.astype(np.float64), turned_of(found)
     names = columns.subjects
     codes = columns.subject[found.index]
     subjects = list(map(names.__getitem__, codes.tolist()))
@@ -269,21 +266,21 @@ def pasts_of(
         known = set(compress(own, are_items.tolist()) if any_texts else own)
         others = [] if known.issuperset(saw) else [item for item in saw if item not in known]
         bounded = _bounded(weights[start:end]) if any_heavy else weights[start:end].copy()
-        past = UserPast(own, are_items, bounded, counted[start:end].copy(), others)
+        past = UserPast(own, are_items, bounded, newer[start:end].copy(), turned[start:end].copy(), others)
         past.newest_us = max(times[start:end], default=0)
         pasts.append(past)
     return pasts
 
 
-def counted_weights(found: WeightedEvents, blend: BlendRules) -> Floats:
-    """[kept] Weights for item-to-item counts: 2^(-p / half-life) * repeats, p = the newer interactions of the user.
+def turned_of(found: WeightedEvents) -> Floats:
+    """[kept] how much each interaction counts apart from its age: the factor of repeats.
 
-    Types with a positive base weight count, as they do in the counts, whatever a rating says: counts of who turned to
-    what know nothing of liking either.
+    Types with a positive base weight count, whatever a rating says: counts of who turned to what know nothing of
+    liking.
     """
-    counts: Floats = found.factors["repeats"] * np.exp2(-found.newer / blend.half_life_events)
-    counts[found.factors["base"] <= 0] = 0.0
-    return counts
+    turned: Floats = found.factors["repeats"].copy()
+    turned[found.factors["base"] <= 0] = 0.0
+    return turned
 
 
 def repeatable(columns: EventColumns, user: int, saw: Pairs, types: Collection[str]) -> set[str]:
@@ -344,4 +341,4 @@ def _bounded(weights: Floats) -> Floats:
 
 
 #: The past of somebody of whom nothing is known.
-NOBODY: Final = UserPast([], np.empty(0, np.bool_), np.empty(0), np.empty(0), [])
+NOBODY: Final = UserPast([], np.empty(0, np.bool_), np.empty(0), np.empty(0), np.empty(0), [])

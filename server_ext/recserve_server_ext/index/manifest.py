@@ -6,26 +6,13 @@ import hashlib
 from pathlib import Path
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.index.space import TEXT, SpaceManifest
 
 MANIFEST = "manifest.json"
-FORMAT = 1
-
-
-class EngineManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The engine of a snapshot.
-
-    Attributes:
-        name: `hnsw`, `scan`, `exact` or `milvus`.
-        parameters: What it was built with and searches with: `M`, `ef_construction` and `ef` of hnsw and milvus;
-            `lists`, `codes`, `nprobe` and `rescored` of scan.
-    """
-
-    name: str
-    parameters: dict[str, int] = {}
+FORMAT = 2
 
 
 class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,13 +25,10 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         revision: Revision of the catalogue it was made from.
         source: Identity of what that catalogue was imported from.
         items: Number of items.
-        dim: Length of a vector.
-        engine: What searches it.
+        spaces: Its spaces by name; `text` is always there.
         field_weights: Weight a_f of each text field in the item vectors, as the catalogue had them.
-        recall_target: Recall@10 that the engine's parameters were chosen for.
-        measured_with: Users that this was measured with. Absent = not told, as in snapshots from before there was this.
         versions: Of the packages that made it.
-        files: SHA-256 of every other file of the folder.
+        files: SHA-256 of every other file of the folder, by its path in it.
         format: Version of this layout.
         checksum: SHA-256 of this manifest's JSON without this field's value.
     """
@@ -55,15 +39,17 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     revision: int
     source: str = ""
     items: int
-    dim: int
-    engine: EngineManifest
+    spaces: dict[str, SpaceManifest]
     field_weights: dict[str, float] = {}
-    recall_target: float | None = None
-    measured_with: str | UnsetType = UNSET
     versions: dict[str, str] = {}
     files: dict[str, str]
     format: int = FORMAT
     checksum: str = ""
+
+    @property
+    def text(self) -> SpaceManifest:
+        """The space of the encoder's vectors."""
+        return self.spaces[TEXT]
 
 
 class _Format(msgspec.Struct):

@@ -14,26 +14,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from msgspec import UNSET
-from numpy.typing import NDArray
 
+from recserve_server_ext.common.arrays import Mask, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import exclusive, new_folder, sha256_of, write_file
 from recserve_server_ext.config.milvus import MilvusSettings
-from recserve_server_ext.index.engines.engine import BuiltEngine, Engine
-from recserve_server_ext.index.engines.exact import ExactEngine
-from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.fields import ItemFields, read_table, write_fields, write_table
-from recserve_server_ext.index.manifest import EngineManifest, SnapshotManifest, read_manifest, write_manifest
+from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest, write_manifest
+from recserve_server_ext.index.space import TEXT, VECTORS, Space, SpaceContent, map_array, space_folder
 
 CURRENT = "CURRENT"
 #: Names what was published before the encoder changed last: with that encoder, the pair to go back to.
 PREVIOUS = "PREVIOUS"
-MILVUS = "milvus"
-VECTORS = "vectors.npy"
 IDS = "ids.arrow"
 FIELDS = "fields.arrow"
-REPORT = "report.json"
 #: Held while snapshots are published or removed.
 LOCK = ".lock"
 #: A folder beside `CURRENT`, never a path that leads elsewhere.
@@ -46,27 +40,26 @@ _STAMPED = re.compile(r"(\d{8}T\d{12})-[0-9a-f]{8}")
 class Snapshot:
     """A loaded snapshot; nothing in it changes.
 
-    The vectors are mapped, so processes on one machine share them; a graph holds hnswlib's own second copy.
-
     Attributes:
         manifest: What it holds and was made from.
-        vectors: [items, dim] unit float32, read-only.
         ids: Item id of each row.
         row_of: Row of each item id.
         available: [items] whether the item may be recommended.
-        engine: What searches it.
-        exact: The exact engine over the same vectors, for what `engine` cannot answer.
         fields: The items' fields.
+        spaces: Its spaces by name.
     """
 
     manifest: SnapshotManifest
-    vectors: NDArray[np.float32]
     ids: list[str]
     row_of: dict[str, int]
-    available: NDArray[np.bool_]
-    engine: Engine
-    exact: Engine
+    available: Mask
     fields: ItemFields
+    spaces: Mapping[str, Space]
+
+    @property
+    def text(self) -> Space:
+        """The space of the encoder's vectors, where every row has one."""
+        return self.spaces[TEXT]
 
     @classmethod
     def load(
@@ -82,39 +75,39 @@ class Snapshot:
 
         Args:
             folder: One that `write` made; see `current`.
-            encoder: Runtime fingerprint that it must have been made with; none = any.
+            encoder: Runtime fingerprint that it must have been made with; `None` takes any.
             threads: Of a search; default the usable cores.
             verify: Whether to compute the checksums of the files.
-            milvus: Where Milvus is, for a snapshot that is searched there; none = it can be loaded, but not searched.
+            milvus: Where Milvus is; without it a snapshot that is searched there can be loaded, but not searched.
 
         Raises:
             SnapshotError: Missing, damaged, of another format, or made with another encoder.
         """
         manifest = _manifest_of(folder, encoder, verify)
-        vectors = _map_vectors(folder / VECTORS, (manifest.items, manifest.dim))
         table = read_table(folder / IDS)
         ids: list[str] = table["id"].to_pylist()
         return cls(
             manifest=manifest,
-            vectors=vectors,
             ids=ids,
             row_of={item: row for row, item in enumerate(ids)},
             available=table["available"].to_numpy().astype(np.bool_),
-            engine=_load_engine(manifest.engine, folder, vectors, threads, milvus or MilvusSettings()),
-            exact=ExactEngine(vectors),
             fields=ItemFields.load(folder / FIELDS),
+            spaces={
+                name: Space.load(folder, name, of, manifest.items, threads, milvus)
+                for name, of in manifest.spaces.items()
+            },
         )
 
 
 @dataclass(frozen=True, eq=False)
 class SnapshotVectors:
-    """The vectors and ids of a snapshot, for a build that takes them over: no engine, no fields are loaded.
+    """The text vectors and ids of a snapshot, for a build that takes them over: no engine, no fields are loaded.
 
-    Attributes are those of `Snapshot`.
+    Attributes are those of `Snapshot` and of its space `text`.
     """
 
     manifest: SnapshotManifest
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     row_of: dict[str, int]
 
     @classmethod
@@ -126,7 +119,7 @@ class SnapshotVectors:
         """
         manifest = _manifest_of(folder, encoder, True)
         ids = read_table(folder / IDS)["id"].to_pylist()
-        vectors = _map_vectors(folder / VECTORS, (manifest.items, manifest.dim))
+        vectors = map_array(space_folder(folder) / VECTORS, (manifest.items, manifest.text.dim))
         return cls(manifest, vectors, {item: row for row, item in enumerate(ids)})
 
 
@@ -187,32 +180,24 @@ class Content:
     """What a snapshot is made of; rows are the same in all of it.
 
     Attributes:
-        vectors: [items, dim] unit float32, at least one item.
+        spaces: Its spaces by name; `text`, in which every row has a vector, must be there.
         ids: Item id of each row, distinct.
-        engine: Built over these vectors.
-        encoder: Runtime fingerprint of the encoder that made them.
+        encoder: Runtime fingerprint of the encoder that made the text vectors.
         revision: Of the catalogue.
         source: Identity of the catalogue store.
-        available: [items] whether the item may be recommended; none = all.
-        fields: Fields of each item, in the order of the rows; none = no fields.
+        available: [items] whether the item may be recommended; `None` when all may.
+        fields: Fields of each item, in the order of the rows; `None` when there are none.
         field_weights: Weights of the text fields.
-        recall_target: Recall@10 that the engine's parameters were chosen for.
-        measured_with: Users that this was measured with; empty = not told.
-        report: JSON document kept beside the index: how the parameters were chosen.
     """
 
-    vectors: NDArray[np.float32]
+    spaces: Mapping[str, SpaceContent]
     ids: Sequence[str]
-    engine: BuiltEngine
     encoder: str
     revision: int
     source: str = ""
-    available: NDArray[np.bool_] | None = None
+    available: Mask | None = None
     fields: Iterable[Mapping[str, Any]] | None = None
     field_weights: Mapping[str, float] = field(default_factory=dict)
-    recall_target: float | None = None
-    measured_with: str = ""
-    report: bytes | None = None
 
 
 def write(snapshots: Path, content: Content, *, over: str = "") -> Path:
@@ -242,7 +227,11 @@ def write(snapshots: Path, content: Content, *, over: str = "") -> Path:
             raise SnapshotError(f"snapshot {previous} was published meanwhile over {over}; begin anew")
         with new_folder(folder) as aside:
             _write_files(aside, content)
-            files = {file.name: sha256_of(file) for file in sorted(aside.iterdir())}
+            files = {
+                file.relative_to(aside).as_posix(): sha256_of(file)
+                for file in sorted(aside.rglob("*"))
+                if file.is_file()
+            }
             write_manifest(aside, _manifest(content, folder.name, now.isoformat(timespec="seconds"), files))
         publish(snapshots, folder.name, content.encoder)
         _remove_others(snapshots, keep={folder.name, previous, _named(snapshots, PREVIOUS)})
@@ -260,16 +249,14 @@ def _new_name(snapshots: Path, now: datetime) -> str:
 
 def _write_files(folder: Path, content: Content) -> None:
     items = len(content.ids)
-    np.save(folder / VECTORS, content.vectors)
     available = np.ones(items, np.bool_) if content.available is None else content.available
     ids = pa.array(content.ids, pa.large_string())
     write_table(folder / IDS, pa.table({"id": ids, "available": pa.array(available)}))
     with_fields = write_fields(folder / FIELDS, [{}] * items if content.fields is None else content.fields)
     if with_fields != items:
         raise SnapshotError(f"a snapshot of {items} vectors needs the fields of as many items, got {with_fields}")
-    if content.report is not None:
-        (folder / REPORT).write_bytes(content.report)
-    content.engine.save(folder)
+    for name, space in content.spaces.items():
+        space.write(space_folder(folder, name))
 
 
 def _manifest(content: Content, name: str, created: str, files: dict[str, str]) -> SnapshotManifest:
@@ -280,57 +267,26 @@ def _manifest(content: Content, name: str, created: str, files: dict[str, str]) 
         revision=content.revision,
         source=content.source,
         items=len(content.ids),
-        dim=content.vectors.shape[1],
-        engine=EngineManifest(name=content.engine.name, parameters=content.engine.parameters),
+        spaces={space: of.manifest() for space, of in content.spaces.items()},
         field_weights=dict(content.field_weights),
-        recall_target=content.recall_target,
-        measured_with=content.measured_with or UNSET,
         versions={package: version(package) for package in ("recserve", "faiss-cpu", "hnswlib", "numpy", "pyarrow")},
         files=files,
     )
 
 
 def _check(content: Content) -> None:
-    vectors = content.vectors
-    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.size:
-        raise SnapshotError(f"a snapshot needs float32 vectors [items, dim], got {vectors.dtype} {vectors.shape}")
-    if len(content.ids) != len(vectors) or len(set(content.ids)) != len(vectors):
-        raise SnapshotError(
-            f"{len(vectors)} vectors need as many distinct ids, "
-            f"got {len(content.ids)} ids of which {len(set(content.ids))} distinct"
-        )
-    if content.available is not None and content.available.shape != (len(vectors),):
-        raise SnapshotError(f"`available` must be [{len(vectors)}], got {list(content.available.shape)}")
-
-
-def _map_vectors(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    try:
-        mapped = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD}") from error
-    if mapped.shape != shape or mapped.dtype != np.float32:
-        raise SnapshotError(f"{path} holds {mapped.dtype} {mapped.shape}, manifest says float32 {shape}; {REBUILD}")
-    vectors: NDArray[np.float32] = mapped.view(np.ndarray)
-    return vectors
-
-
-def _load_engine(
-    engine: EngineManifest, folder: Path, vectors: NDArray[np.float32], threads: int | None, milvus: MilvusSettings
-) -> Engine:
-    if engine.name == HnswEngine.name:
-        return HnswEngine.load(folder, vectors, engine.parameters, threads=threads)
-    if engine.name == "scan":
-        # Here, since loading faiss takes a while and only this engine needs it.
-        from recserve_server_ext.index.engines.scan import ScanEngine
-
-        return ScanEngine.load(folder, vectors, engine.parameters, threads=threads)
-    if engine.name == ExactEngine.name:
-        return ExactEngine.load(folder, vectors)
-    if engine.name == MILVUS:
-        from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
-
-        return MilvusEngine.load(folder, vectors, engine.parameters, milvus)
-    raise SnapshotError(f"snapshot {folder} has an engine {engine.name!r} that this version lacks; {REBUILD}")
+    items = len(content.ids)
+    if not items or len(set(content.ids)) != items:
+        raise SnapshotError(f"a snapshot needs distinct ids, got {items} of which {len(set(content.ids))} distinct")
+    text = content.spaces.get(TEXT)
+    if text is None or text.rows is not None:
+        raise SnapshotError("a snapshot needs the space 'text', with a vector for every item")
+    for name, space in content.spaces.items():
+        if not _NAME.fullmatch(name):
+            raise SnapshotError(f"a space cannot be called {name!r}: it names a folder")
+        space.check(name, items)
+    if content.available is not None and content.available.shape != (items,):
+        raise SnapshotError(f"`available` must be [{items}], got {list(content.available.shape)}")
 
 
 def _published(snapshots: Path) -> str:

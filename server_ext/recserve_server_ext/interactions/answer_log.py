@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from recserve_client.contract import Slate
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.server import AnswerLogSettings
 from recserve_server_ext.interactions import answer_rows
-from recserve_server_ext.interactions.answer_rows import TEXT, Line, row_of
+from recserve_server_ext.interactions.answer_rows import Line, row_of
 from recserve_server_ext.interactions.store import InteractionStore
 
 #: Answers of one transaction: while it runs, nothing else can be written to the store.
@@ -72,7 +73,7 @@ class AnswerLog:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._lines: deque[Line] = deque()
-        self._bytes = 0
+        self._items = 0
         self._logged = self._full = self._failed = 0
         self._noted = not served
         self._next_trim = 0.0
@@ -90,26 +91,25 @@ class AnswerLog:
         """Answers in the queue; those that are being written have left it."""
         return len(self._lines)
 
-    def offer(self, answer: bytes, pseudonym: str | None, strategy: str = TEXT, keys: str = "") -> None:
+    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
         """Log an answer, if it is drawn and there is room; returns at once.
 
         Args:
-            answer: Packed `Slate`, or `UserSlate` where there is a user.
-            pseudonym: Of the user; none = the request named none.
-            strategy: That was asked for.
+            slate: The answer.
+            pseudonym: Of the user; `None` when the request named none.
             keys: Fingerprint of the ring that the pseudonym was made by.
         """
         sampling = self._settings.plain if pseudonym is None else self._settings.by_user
         if sampling < 1 and self._random.random() >= sampling:
             return
-        line = Line(answer, pseudonym, int(self._clock() * MICROSECONDS), sampling, strategy, keys)
+        line = Line(slate, pseudonym, int(self._clock() * MICROSECONDS), sampling, keys)
         with self._lock:
-            size = self._bytes + len(answer)
-            if len(self._lines) >= self._settings.queue or size > self._settings.queue_bytes:
+            items = self._items + len(slate.items)
+            if len(self._lines) >= self._settings.queue or items > self._settings.queue_items:
                 self._full += 1
                 return
             self._lines.append(line)
-            self._bytes = size
+            self._items = items
 
     def flush(self) -> None:
         """Write what waits. Not to be called by two threads at a time."""
@@ -137,7 +137,7 @@ class AnswerLog:
     def _take(self) -> list[Line]:
         with self._lock:
             lines = [self._lines.popleft() for _ in range(min(_BATCH, len(self._lines)))]
-            self._bytes -= sum(len(line.answer) for line in lines)
+            self._items -= sum(len(line.slate.items) for line in lines)
         return lines
 
     def _write(self, lines: Sequence[Line]) -> None:

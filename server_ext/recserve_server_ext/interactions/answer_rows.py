@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from msgspec import Struct
+from msgspec import UNSET
 
-from recserve_client.contract import AssignedVariant, LoggedAnswer
+from recserve_client.contract import LoggedAnswer, Slate
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment, version_of
 from recserve_server_ext.config.interactions import InteractionLimits
@@ -20,8 +20,6 @@ from recserve_server_ext.interactions.pseudonyms import tombstone_mark
 from recserve_server_ext.interactions.tables import answers, experiments
 from recserve_server_ext.interactions.writes import Mark, erased_since, forget_deleted
 
-#: The strategy of a request that names none.
-TEXT: Final = "text"
 #: Rows that one transaction removes at most.
 _TRIMMED: Final = 5000
 #: Rows that one statement inserts at most; a power of two.
@@ -34,65 +32,30 @@ class Line(NamedTuple):
     """One answer as it waits to be written.
 
     Attributes:
-        answer: As it was sent, packed.
-        pseudonym: Of the user; none = the request named none.
+        slate: The answer.
+        pseudonym: Of the user; `None` when the request named none.
         time_us: When, in microseconds since 1970.
         sampling: Part of such answers that is logged.
-        strategy: That was asked for.
         keys: Fingerprint of the ring that the pseudonym was made by.
     """
 
-    answer: bytes
+    slate: Slate
     pseudonym: str | None
     time_us: int
     sampling: float
-    strategy: str = TEXT
     keys: str = ""
 
 
-# What is read of an answer; the rest is skipped.
-class _Item(Struct, gc=False):
-    id: str
-    propensity: float = 1.0
-
-
-class _Slate(Struct, gc=False):
-    recommendation_id: str
-    items: list[_Item]
-    revision: int
-    encoder: str
-
-
-class _UserSlate(Struct, gc=False):
-    slate: _Slate
-    basis: str
-    rules: str
-    experiments: list[AssignedVariant] = []
-
-
-_PLAIN: Final = msgspec.json.Decoder(_Slate)
-_BY_USER: Final = msgspec.json.Decoder(_UserSlate)
-
-
 def row_of(line: Line) -> dict[str, Any]:
-    """The columns of an answer.
-
-    Raises:
-        msgspec.MsgspecError: It is no answer of `recommend`.
-    """
-    if line.pseudonym is None:
-        slate, rules, strategy = _PLAIN.decode(line.answer), None, line.strategy
-        assigned: list[AssignedVariant] = []
-    else:
-        found = _BY_USER.decode(line.answer)
-        slate, rules, assigned = found.slate, found.rules, found.experiments
-        strategy = line.strategy if found.basis == "history" else found.basis
-    propensities = [item.propensity for item in slate.items]
+    """The columns of an answer."""
+    slate = line.slate
+    propensities = [1.0 if item.propensity is UNSET else item.propensity for item in slate.items]
+    assigned = [] if slate.experiments is UNSET else slate.experiments
     return {
         "recommendation_id": slate.recommendation_id,
         "pseudonym": line.pseudonym,
         "time_us": line.time_us,
-        "strategy": strategy,
+        "strategy": slate.strategy,
         "variants": _json({f"{of.experiment}@{of.version}": of.variant for of in assigned}),
         "forced": any(of.forced for of in assigned),
         "sampling": line.sampling,
@@ -101,7 +64,7 @@ def row_of(line: Line) -> dict[str, Any]:
         "propensities": None if set(propensities) <= {1.0} else _json(propensities),
         "revision": slate.revision,
         "encoder": slate.encoder,
-        "rules": rules,
+        "rules": None if slate.history_rules is UNSET else slate.history_rules,
     }
 
 

@@ -10,11 +10,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from recserve_client.contract import AssignedVariant, ErrorKind, RecommendForRequest, RequestError
+from recserve_client.contract import AssignedVariant, ErrorKind, RecommendRequest, RequestError
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.experiments import Experiment, Variant, version_of
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.recommend.profile import check_user_request
+from recserve_server_ext.recommend.requests import check_request
+from recserve_server_ext.strategies.registry import Registry
 
 #: What a variant cannot set: who is asked for, and the choice of variants itself.
 _FIXED: Final = ("user_id", "variants")
@@ -29,7 +30,7 @@ class Assignment(NamedTuple):
         variants: One for each experiment that the user takes part in.
     """
 
-    request: RecommendForRequest
+    request: RecommendRequest
     variants: list[AssignedVariant]
 
 
@@ -74,11 +75,12 @@ class Experiments:
     experiment's name and that pseudonym. So layers are independent of each other and of the split within.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], limits: Limits) -> None:
+    def __init__(self, experiments: Sequence[Experiment], limits: Limits, strategies: Registry) -> None:
         """
         Args:
             experiments: As configured.
             limits: The largest request; options are checked against them.
+            strategies: That variants may name.
 
         Raises:
             ConfigError: A name is there twice, a layer has more than all users, an option is unknown or wrong, or two
@@ -96,10 +98,10 @@ class Experiments:
                 raise ConfigError(
                     f"the shares of the experiments of layer {layer!r} add up to {end:g}; at most 1 is there"
                 )
-            self._running[experiment.name] = _running(experiment, layer, (start, end), limits)
+            self._running[experiment.name] = _running(experiment, layer, (start, end), limits, strategies)
         _check_apart(self._running.values())
 
-    def assign(self, request: RecommendForRequest, pseudonym: str) -> Assignment:
+    def assign(self, request: RecommendRequest, pseudonym: str) -> Assignment:
         """The variants of a user, and the request with their options.
 
         Args:
@@ -154,13 +156,18 @@ def place_of(kind: str, name: str, pseudonym: str) -> float:
     return float((int.from_bytes(digest[:8], "big") >> 11) / 2**53)
 
 
-def _running(experiment: Experiment, layer: str, users: tuple[float, float], limits: Limits) -> _Running:
+def _running(
+    experiment: Experiment, layer: str, users: tuple[float, float], limits: Limits, strategies: Registry
+) -> _Running:
     names = [variant.name for variant in experiment.variants]
     if len(set(names)) < len(names):
         raise ConfigError(f"two variants of the experiment {experiment.name!r} have the same name")
     version = version_of(experiment)
     choices = [
-        _Choice(AssignedVariant(experiment.name, variant.name, version), _values(experiment.name, variant, limits))
+        _Choice(
+            AssignedVariant(experiment.name, variant.name, version),
+            _values(experiment.name, variant, limits, strategies),
+        )
         for variant in experiment.variants
     ]
     total = sum(variant.weight for variant in experiment.variants)
@@ -168,15 +175,17 @@ def _running(experiment: Experiment, layer: str, users: tuple[float, float], lim
     return _Running(experiment.name, layer, *users, choices, bounds)
 
 
-def _values(experiment: str, variant: Variant, limits: Limits) -> dict[str, Any]:
+def _values(experiment: str, variant: Variant, limits: Limits, strategies: Registry) -> dict[str, Any]:
     """The options of a variant as values of a request."""
     what = f"experiment {experiment!r}, variant {variant.name!r}"
     for name in _FIXED:
         if name in variant.options:
             raise ConfigError(f"{what}: an option {name!r} cannot be set by a variant")
     try:
-        request = msgspec.convert({"user_id": "anyone", **variant.options}, RecommendForRequest)
-        check_user_request(request, limits)
+        request = msgspec.convert({"user_id": "anyone", **variant.options}, RecommendRequest)
+        check_request(request, limits)
+        if request.strategy:
+            strategies.choose(request.strategy, request.options)
     except (msgspec.ValidationError, RequestError) as error:
         raise ConfigError(f"{what}: {error}") from error
     return {name: getattr(request, name) for name in variant.options}

@@ -86,7 +86,7 @@ def _settled(behaviours: Vectors, weights: Floats, centres: Vectors) -> Vectors:
     return centres
 
 
-def turns(lists: Sequence[int], shares: Sequence[float]) -> list[Floats]:
+def sainte_lague(lists: Sequence[int], shares: Sequence[float]) -> list[Floats]:
     """When the items of each list have their turn, when the lists become one in proportion to their shares.
 
     The item at place p (from 0) of a list of share s has the turn (p + 1/2) / s: the method of Sainte-Lague, by which

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, pack, shown
+from recserve_server_ext.recommend.picks import Picks
 
 _NAME_BYTES = 16
 _START_BYTES = 4
@@ -25,12 +26,12 @@ class Ranking(NamedTuple):
 
     Attributes:
         ids: Item ids, best first.
-        rules: For each, the names of the rules that moved it; none = no rule was asked for.
+        picks: What else is known of them, in the same order.
         revision: Of the catalogue that it was made from.
     """
 
     ids: list[str]
-    rules: list[list[str]] | None
+    picks: Picks
     revision: int
 
 

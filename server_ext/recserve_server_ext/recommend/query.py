@@ -1,36 +1,44 @@
-"""One accepted request to `recommend` on its way to an answer, and what its parts ask for."""
+"""One accepted request on its way to a slate, and the query that its strategy gets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from msgspec import UNSET, Struct, UnsetType
-from numpy.typing import NDArray
+from msgspec import UNSET, UnsetType
 
-from recserve_client.contract import ErrorKind, RecommendRequest, RequestError
-from recserve_server_ext.attributes.view import Allowed, ViewFilters
-from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.common.arrays import Vectors
+from recserve_client.contract import AssignedVariant, RecommendRequest, RequestError
+from recserve_client.contract.slate_options import SlateOptions
+from recserve_server_ext.attributes.boosts import at_moment, check_boosts
+from recserve_server_ext.attributes.view import Allowed
+from recserve_server_ext.common.arrays import Rows
 from recserve_server_ext.recommend.paging import Part
-from recserve_server_ext.recommend.requests import History
-from recserve_server_ext.retrieval.search import Wanted
-from recserve_server_ext.slate.maker import Wish
-from recserve_server_ext.strategies.text import UserVectors
+from recserve_server_ext.recommend.profile import Behaviours, Profiled
+from recserve_server_ext.retrieval.search import CandidateSpec
+from recserve_server_ext.slate.maker import check_options
+from recserve_server_ext.strategies.base import Data, Profile, Query
+from recserve_server_ext.strategies.registry import Chosen
 
 
-class Job(Struct):
+@dataclass(slots=True, eq=False)
+class Job:
     """One accepted request on its way to an answer; times are in nanoseconds.
 
     Attributes:
-        request: As it was sent.
-        view: The catalogue it is answered from.
-        history: Its behaviours as far as they are known.
-        filters: Of the view.
-        allowed: Items that match its filter; none = it has none.
+        request: As it was sent, with the options of its variants.
+        chosen: Its strategy with its options.
+        data: What it is answered from.
+        pseudonym: Of the user; `None` for a request with a history.
+        keys: Fingerprint of the ring that the pseudonym was made by.
+        variants: Of the experiments that the user takes part in.
+        history_rules: Version of the rules that weigh the user's interactions.
+        query: What is asked of the strategy; `None` until the user is looked up.
+        behaviours: What the answer says of the user's behaviours.
+        options: How the slate is made, with the server's clock where a boost names no moment.
         rules: Items that its bury rules and quotas name.
-        banned: Rows that must not be in the slate, besides those that the request names; none = none.
-        part: Where its cursor points to; none = it has none.
+        error: Why it is refused; `None` while it is not.
+        part: Where its cursor points to; `None` without one.
         cursor: For the next page.
         waited_ns: Time spent waiting.
         resolve_ns: Time of the batch's decoding and look-ups.
@@ -38,12 +46,17 @@ class Job(Struct):
     """
 
     request: RecommendRequest
-    view: View
-    history: History
-    filters: ViewFilters
-    allowed: Allowed | None = None
+    chosen: Chosen
+    data: Data
+    pseudonym: str | None = None
+    keys: str = ""
+    variants: list[AssignedVariant] = field(default_factory=list)
+    history_rules: str | UnsetType = UNSET
+    query: Query | None = None
+    behaviours: Behaviours | None = None
+    options: SlateOptions | None = None
     rules: Sequence[Allowed] = ()
-    banned: NDArray[np.int64] | None = None
+    error: RequestError | None = None
     part: Part | None = None
     cursor: str | UnsetType = UNSET
     waited_ns: int = 0
@@ -51,64 +64,74 @@ class Job(Struct):
     encode_ns: int = 0
 
     @property
-    def encoder(self) -> str:
-        """Runtime fingerprint of the encoder that its texts go to."""
-        return self.view.encoder
+    def profile(self) -> Profile:
+        """Of the user; only where there is a query."""
+        assert self.query is not None
+        return self.query.profile
 
     @property
-    def needs_encoder(self) -> bool:
-        """Whether texts of the history must be encoded first."""
-        return bool(self.history.missing)
+    def wanted(self) -> int:
+        """Items of the ranking: the slate, and after it the candidates to explore."""
+        explore = self.request.explore
+        return self.request.k + (explore.pool if explore is not None else 0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the slate is the best candidates as their strategy ranks them."""
+        request = self.request
+        return (
+            self.options is None
+            and request.explore is None
+            and request.new_items is None
+            and request.interests == 1
+            and self.chosen.strategy.is_ranked
+        )
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether it is answered where nothing usable is known of the user."""
+        on_cold = self.request.on_cold
+        return on_cold == "fallback" or (on_cold is None and self.pseudonym is not None)
+
+    @property
+    def waits_for_texts(self) -> bool:
+        """Whether texts of the profile must be encoded before it can be answered."""
+        if self.query is None or self.error is not None or not self.query.profile.missing:
+            return False
+        return self.chosen.strategy.needs_texts or self.request.interests > 1
 
 
-def vectors_of(view: View, histories: list[History]) -> Vectors:
-    """Vectors of equally long histories, [users, behaviours, dim]; zeros where an item was skipped."""
-    rows = np.array([history.rows for history in histories])
-    vectors = view.vectors(rows)
-    if rows.min() < 0:
-        vectors[rows < 0] = 0.0
-        for line, history in zip(vectors, histories, strict=True):
-            for position, vector in history.vectors.items():
-                line[position] = vector
-    return vectors
+def ask(job: Job, profiled: Profiled) -> None:
+    """Give a job its query.
 
-
-def wanted_of(job: Job) -> Wanted:
-    """How many items, and which ones may be among them."""
-    request, row_of = job.request, job.view.row_of
-    banned = job.history.rows if request.exclude_history else np.empty(0, np.int64)
+    Raises:
+        RequestError: unknown_field or invalid_request: an attribute that no item has, or that cannot be used so.
+    """
+    request, data = job.request, job.data
+    allowed = None if request.where is None else data.filters.allowed(request.where)
+    boosts = None
+    if request.slate is not None:
+        job.options = at_moment(request.slate)
+        job.rules = check_options(job.options, data.filters)
+        boosts = data.filters.boosts(job.options.boosts)
+    if request.new_items is not None:
+        check_boosts([request.new_items], data.filters.known)
+    banned = profiled.banned
     if request.exclude:
-        banned = np.append(banned, [row_of.get(name, -1) for name in request.exclude])
-    if job.banned is not None:
-        banned = np.append(banned, job.banned)
-    return Wanted(request.k, banned[banned >= 0], request.ef, job.allowed)
+        get = data.view.row_of.get
+        excluded = np.array([get(name, -1) for name in request.exclude], np.int64)
+        banned = np.append(banned, excluded[excluded >= 0])
+    job.behaviours = profiled.behaviours
+    spec = CandidateSpec(job.wanted, banned, request.ef, allowed, boosts)
+    job.query = Query(profiled.profile, data, spec, job.chosen.options, request.context)
 
 
-def wish_of(job: Job) -> Wish | None:
-    """The slate that a job wants; none = the best items by score."""
-    options = job.request.slate
-    return None if options is None else Wish(options, wanted_of(job), job.filters, job.rules)
-
-
-def missing_texts(jobs: Sequence[Job]) -> list[str]:
-    """The distinct texts that these histories still lack."""
-    return list(dict.fromkeys(text for job in jobs for text in job.history.missing.values()))
-
-
-def fill_texts(jobs: Sequence[Job], vector_of: Mapping[str, Vectors]) -> None:
-    """Put the vectors of texts where these were missing."""
-    for job in jobs:
-        history = job.history
-        for position, text in list(history.missing.items()):
-            if (vector := vector_of.get(text)) is not None:
-                history.vectors[position] = vector
-                del history.missing[position]
-
-
-def cancelled(users: UserVectors, number: int) -> RequestError:
-    """The refusal of a user whose behaviours add up to nothing."""
-    return RequestError(
-        ErrorKind.VECTORS_CANCEL,
-        f"the weighted behaviours add up to a vector of length {users.norms[number]:.2g}, with weights of "
-        f"{users.mass[number]:.6g} in all: no direction is left",
-    )
+def pinned_rows(job: Job) -> Rows:
+    """[pins] the row of each pinned item; -1 where it may not be placed."""
+    if job.options is None or not job.options.pins:
+        return np.empty(0, np.int64)
+    assert job.query is not None
+    view, spec = job.data.view, job.query.spec
+    rows = np.array([view.row_of.get(pin.item, -1) for pin in job.options.pins], np.int64)
+    usable = view.available if spec.allowed is None else spec.allowed.mask
+    return np.where((rows >= 0) & usable[rows] & ~np.isin(rows, spec.banned), rows, -1)

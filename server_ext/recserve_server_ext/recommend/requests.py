@@ -1,53 +1,59 @@
-"""A request's history, checked and looked up: which behaviours are known, and which texts need the encoder."""
+"""Packed requests -> checked requests: what the types of the contract cannot say."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import Final
 
-import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
-from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, nearest, shown
+from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, Unpacker, nearest, shown
 from recserve_client.contract.filters import check_filter
 from recserve_client.contract.slate_options import check_slate_options
-from recserve_server_ext.batching.request_checks import check_texts, too_large
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.batching.request_checks import check_size, too_large
 from recserve_server_ext.config.server import Limits
 
-if TYPE_CHECKING:
-    # Models without a catalogue start sooner without the store and the engines.
-    from recserve_server_ext.catalogue.view import RowOf
+#: Whatever names it may name a user, and is not quoted.
+_MARK: Final = b'"user_id"'
+#: What only a request with a user id has, and what only one with a history, and what says nothing.
+_OF_USERS: Final = attrgetter("session", "stated", "allow_repeat", "variants", "mix", "exclude_seen")
+_NOT_OF_USERS: Final[tuple[object, ...]] = ([], [], [], {}, 0.5, True)
+_OF_HISTORIES: Final = attrgetter("history", "exclude_history", "on_unknown", "encoder")
+_NOT_OF_HISTORIES: Final[tuple[object, ...]] = ([], True, "error", "")
+_unpack = Unpacker(RecommendRequest)
 
-_LISTED = 10
 
-
-def check_request(request: RecommendRequest, limits: Limits, fields: tuple[str, ...]) -> None:
-    """Check what the types cannot say.
+def unpack(raw: bytes, limits: Limits) -> RecommendRequest:
+    """Decode a packed request.
 
     Raises:
-        RequestError: empty_history, too_large, zero_weights, unknown_field or invalid_request.
+        RequestError: too_large, invalid_json or invalid_request.
     """
-    history = request.history
-    if not history:
-        raise RequestError(ErrorKind.EMPTY_HISTORY, "history is []: name at least one item or text")
-    if len(history) > limits.history:
-        raise too_large("history", len(history), "behaviours", "history", limits.history)
+    check_size(raw, limits)
+    return _unpack(raw, private=_MARK in raw)
+
+
+def check_request(request: RecommendRequest, limits: Limits) -> None:
+    """Check what a request says of the user, and that its options go together.
+
+    Raises:
+        RequestError: empty_history, zero_weights, too_large or invalid_request.
+    """
     if len(request.exclude) > limits.exclude:
         raise too_large("exclude", len(request.exclude), "ids", "exclude", limits.exclude)
-    for number, behaviour in enumerate(history):
-        if (behaviour.item is None) == (behaviour.text is None and behaviour.vector is None):
-            raise RequestError(ErrorKind.INVALID_REQUEST, f"$.history[{number}] is {_parts(behaviour)}")
-    if not any(behaviour.weight for behaviour in history):
-        raise RequestError(ErrorKind.ZERO_WEIGHTS, f"all {len(history)} weights are 0; at least one must not be")
-    check_shape(request, limits, fields)
+    if request.user_id is None:
+        _check_history(request, limits)
+    else:
+        _check_user(request)
+    slate = request.slate
+    if slate is not None and slate.quotas and request.explore is not None:
+        raise _invalid("explore cannot be had with quotas, which it might break; leave one of them out")
+    if slate is not None and slate.diversify and request.interests > 1:
+        raise _invalid("diversify and interests both spread a slate; leave one of them out")
 
 
 def check_shape(request: RecommendRequest, limits: Limits, fields: tuple[str, ...]) -> None:
-    """Check what is asked for, apart from the history.
+    """Check what is asked of the items.
 
     Raises:
         RequestError: unknown_field, too_large or invalid_request.
@@ -78,13 +84,40 @@ def of_encoder(request: RecommendRequest, encoder: str) -> RecommendRequest:
     history = []
     for number, behaviour in enumerate(request.history):
         if behaviour.vector is not None and behaviour.text is None:
-            raise RequestError(
-                ErrorKind.INVALID_REQUEST,
+            raise _invalid(
                 f"$.history[{number}].vector was made by encoder {shown(request.encoder)}, {encoder} is served: "
-                "make it anew with `embed`, or send the text beside it",
+                "make it anew with `embed`, or send the text beside it"
             )
         history.append(behaviour if behaviour.vector is None else replace(behaviour, vector=None))
     return replace(request, history=history)
+
+
+def _check_history(request: RecommendRequest, limits: Limits) -> None:
+    if _OF_USERS(request) != _NOT_OF_USERS:
+        raise _invalid("session, stated, allow_repeat, variants, mix and exclude_seen need a user_id")
+    history = request.history
+    if not history:
+        raise RequestError(ErrorKind.EMPTY_HISTORY, "history is []: name at least one item or text, or a user_id")
+    if len(history) > limits.history:
+        raise too_large("history", len(history), "behaviours", "history", limits.history)
+    for number, behaviour in enumerate(history):
+        if (behaviour.item is None) == (behaviour.text is None and behaviour.vector is None):
+            raise _invalid(f"$.history[{number}] is {_parts(behaviour)}")
+    if not any(behaviour.weight for behaviour in history):
+        raise RequestError(ErrorKind.ZERO_WEIGHTS, f"all {len(history)} weights are 0; at least one must not be")
+
+
+def _check_user(request: RecommendRequest) -> None:
+    """No value is quoted: any of them may name a user."""
+    if _OF_HISTORIES(request) != _NOT_OF_HISTORIES:
+        raise _invalid("history, exclude_history, on_unknown and encoder go without a user_id; use session instead")
+    for place, behaviour in enumerate(request.session):
+        if (behaviour.item is None) == (behaviour.text is None) or behaviour.vector is not None:
+            raise _invalid(f"$.session[{place}] is not either an item or a text")
+        if behaviour.text is not None and not behaviour.text.strip():
+            raise _invalid(f"$.session[{place}].text is blank")
+    if not all(text.strip() for text in request.stated):
+        raise _invalid("a text of $.stated is blank")
 
 
 def _parts(behaviour: Behaviour) -> str:
@@ -93,84 +126,5 @@ def _parts(behaviour: Behaviour) -> str:
     return f"{found}: give either an item, or a text, or a vector (a vector may have a text beside it)"
 
 
-@dataclass(slots=True, eq=False)
-class History:
-    """The known part of one request's history.
-
-    Attributes:
-        weights: [behaviours] weights; 0 for skipped ones.
-        rows: [behaviours] catalogue row of each item; -1 for texts, vectors and skipped items.
-        vectors: Vector of each text or vector behaviour that is known, by its position.
-        missing: Position of every text whose vector is not known yet.
-        unknown: Item ids that were skipped.
-    """
-
-    weights: NDArray[np.float64]
-    rows: NDArray[np.int64]
-    vectors: dict[int, Vectors]
-    missing: dict[int, str]
-    unknown: list[str]
-
-    @classmethod
-    def of_request(cls, request: RecommendRequest, row_of: RowOf, limits: Limits, dim: int) -> History:
-        """Look up the items of a checked request; texts are left as missing.
-
-        Raises:
-            RequestError: unknown_item, empty_history (all skipped), too_large or invalid_request (texts, vectors).
-        """
-        history = request.history
-        rows = np.array([row_of.get(b.item, -1) if b.item is not None else -1 for b in history], np.int64)
-        found = cls(np.array([b.weight for b in history], np.float64), rows, {}, {}, [])
-        if rows.min() < 0:
-            found._resolve_others(request, limits, dim)
-        return found
-
-    def _resolve_others(self, request: RecommendRequest, limits: Limits, dim: int) -> None:
-        skipped: list[int] = []
-        for position in np.flatnonzero(self.rows < 0).tolist():
-            behaviour = request.history[position]
-            if behaviour.vector is not None:
-                self.vectors[position] = decode_vector(behaviour.vector, dim, f"$.history[{position}].vector")
-            elif behaviour.text is not None:
-                self.missing[position] = behaviour.text
-            else:
-                skipped.append(position)
-                self.unknown.append(behaviour.item or "")
-        check_texts(list(self.missing.values()), limits, "history")
-        if skipped:
-            self._skip(skipped, request)
-
-    def _skip(self, positions: list[int], request: RecommendRequest) -> None:
-        if request.on_unknown == "error":
-            listed = ", ".join(shown(name) for name in self.unknown[:_LISTED])
-            more = f" and {len(self.unknown) - _LISTED} more" if len(self.unknown) > _LISTED else ""
-            raise RequestError(
-                ErrorKind.UNKNOWN_ITEM,
-                f'not in the catalogue: {listed}{more}; on_unknown="ignore" skips such items',
-            )
-        self.weights[positions] = 0.0
-        if len(positions) == len(request.history):
-            raise RequestError(ErrorKind.EMPTY_HISTORY, f"none of the {len(positions)} items is in the catalogue")
-        if not self.weights.any():
-            raise RequestError(ErrorKind.ZERO_WEIGHTS, "all weights of the known behaviours are 0")
-
-
-def decode_vector(encoded: str, dim: int, place: str) -> Vectors:
-    """A unit vector from base64 of `dim` little-endian float32 values.
-
-    Raises:
-        RequestError: Not base64, of another length, not finite or all zero.
-    """
-    try:
-        raw = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        raise RequestError(ErrorKind.INVALID_REQUEST, f"{place} is {shown(encoded)}: not base64") from None
-    if len(raw) != 4 * dim:
-        raise RequestError(
-            ErrorKind.INVALID_REQUEST, f"{place} has {len(raw)} bytes: {4 * dim} are needed ({dim} float32 values)"
-        )
-    vector = np.frombuffer(raw, "<f4").astype(np.float32)
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
-    if not 1e-30 < norm < 1e30:
-        raise RequestError(ErrorKind.INVALID_REQUEST, f"{place} has the length {norm}: it must be finite and not zero")
-    return np.asarray(vector / np.float32(norm))
+def _invalid(what: str) -> RequestError:
+    return RequestError(ErrorKind.INVALID_REQUEST, what)

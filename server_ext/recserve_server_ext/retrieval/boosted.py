@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Rows, Vectors
-from recserve_server_ext.retrieval.search import Wanted, search
+from recserve_server_ext.retrieval.search import CandidateSpec, search
 
 #: Items that are scored at once, of all that boosts could lift (24 MiB of vectors of 384 dimensions).
 _BLOCK: Final = 1 << 14
@@ -24,40 +24,29 @@ _BLOCK: Final = 1 << 14
 _SLACK: Final = 1e-5
 
 
-class Boosted(NamedTuple):
-    """The best items by boosted score that one user wants.
-
-    Attributes:
-        want: How many, and which ones may be among them.
-        nearest: How many of the nearest items to begin with, at least as many: the more, the fewer have to be scored
-            for their boosts.
-        boosts: [rows] sum of the boosts' shares of every row of the view; users with the same object share the work.
-    """
-
-    want: Wanted
-    nearest: int
-    boosts: Floats
-
-
-def search_boosted(view: View, users: Vectors, wanted: Sequence[Boosted]) -> list[Rows]:
+def search_boosted(
+    space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec], nearest: Sequence[int]
+) -> list[Rows]:
     """Rows of the best allowed items of each user by u.v + boosts, best first.
 
     Exact but for what the engine misses among the nearest.
 
     Args:
-        view: The catalogue.
+        space: Where to search.
         users: [users, dim] unit vectors.
-        wanted: One for each user.
+        specs: One for each user, with boosts.
+        nearest: How many of the nearest items to begin with, at least as many as are wanted: the more, the fewer have
+            to be scored for their boosts.
     """
-    found = search(view, users, [wish.want._replace(k=wish.nearest) for wish in wanted])
-    scored = [_Scored.of(view, user, rows, wish) for user, rows, wish in zip(users, found, wanted, strict=True)]
+    found = search(space, users, [spec._replace(n=n) for spec, n in zip(specs, nearest, strict=True)])
+    scored = [_Scored.of(space, *of) for of in zip(users, found, specs, nearest, strict=True)]
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, (mine, wish) in enumerate(zip(scored, wanted, strict=True)):
+    for number, (mine, spec) in enumerate(zip(scored, specs, strict=True)):
         if mine.least_boost < np.inf:
-            groups[id(wish.boosts), id(wish.want.allowed)].append(number)
+            groups[id(spec.boosts), id(spec.allowed)].append(number)
     for numbers in groups.values():
-        _lift(view, users, wanted, numbers, scored)
-    return [mine.best(wish.want.k) for mine, wish in zip(scored, wanted, strict=True)]
+        _lift(space, users, specs, numbers, scored)
+    return [mine.best(spec.n) for mine, spec in zip(scored, specs, strict=True)]
 
 
 class _Scored(NamedTuple):
@@ -74,11 +63,12 @@ class _Scored(NamedTuple):
     least_boost: float
 
     @classmethod
-    def of(cls, view: View, user: Vectors, rows: Rows, wish: Boosted) -> _Scored:
-        plain = (view.vectors(rows) @ user).astype(np.float64)
-        scores = plain + wish.boosts[rows]
-        k = wish.want.k
-        if len(rows) < wish.nearest or not len(rows):
+    def of(cls, space: SpaceView, user: Vectors, rows: Rows, spec: CandidateSpec, nearest: int) -> _Scored:
+        assert spec.boosts is not None
+        plain = (space.vectors(rows) @ user).astype(np.float64)
+        scores = plain + spec.boosts[rows]
+        k = spec.n
+        if len(rows) < nearest or not len(rows):
             return cls(rows, scores, np.inf)  # these are all that are allowed
         threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
         return cls(rows, scores, float(threshold - plain.min() - _SLACK))
@@ -96,10 +86,15 @@ class _Scored(NamedTuple):
         return best
 
 
-def _lift(view: View, users: Vectors, wanted: Sequence[Boosted], numbers: list[int], scored: list[_Scored]) -> None:
+def _lift(
+    space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec], numbers: list[int], scored: list[_Scored]
+) -> None:
     """Score what the boosts could lift, for users with the same boosts and filter."""
-    first = wanted[numbers[0]]
-    usable = view.available if first.want.allowed is None else first.want.allowed.mask
+    first = specs[numbers[0]]
+    assert first.boosts is not None
+    usable = space.usable
+    if first.allowed is not None:
+        usable = first.allowed.mask if space.present is None else first.allowed.mask & space.present
     least = np.array([scored[number].least_boost for number in numbers])
     rows = np.flatnonzero((first.boosts >= least.min()) & usable)
     if not len(rows):
@@ -108,10 +103,10 @@ def _lift(view: View, users: Vectors, wanted: Sequence[Boosted], numbers: list[i
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         boosts = first.boosts[block]
-        plain = view.vectors(block) @ users[numbers].T
+        plain = space.vectors(block) @ users[numbers].T
         for place, number in enumerate(numbers):
-            mine, want = scored[number], wanted[number].want
-            known[mine.rows] = known[want.banned] = True
+            mine, spec = scored[number], specs[number]
+            known[mine.rows] = known[spec.banned] = True
             new = ~known[block] & (boosts >= least[place])
-            known[mine.rows] = known[want.banned] = False
-            scored[number] = mine.with_more(block[new], plain[new, place] + boosts[new], want.k)
+            known[mine.rows] = known[spec.banned] = False
+            scored[number] = mine.with_more(block[new], plain[new, place] + boosts[new], spec.n)

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_server_ext.attributes.view import Allowed
-from recserve_server_ext.catalogue.view import Delta, View
-from recserve_server_ext.common.arrays import Rows, Scores, Vectors
+from recserve_server_ext.catalogue.view import SpaceView
+from recserve_server_ext.common.arrays import Floats, Mask, Rows, Scores, Vectors
 from recserve_server_ext.index.engines.engine import RemoteEngine
 from recserve_server_ext.index.engines.exact import search_among
 
@@ -26,156 +25,178 @@ _MARGIN = 2
 _EF_GROWTH = 0.5
 
 
-class Wanted(NamedTuple):
-    """What one user wants.
+class CandidateSpec(NamedTuple):
+    """Which items one user may get, and how many are wanted.
 
     Attributes:
-        k: Number of items.
+        n: Number of items.
         banned: Rows that must not be among them.
-        ef: Width of the search; none = the index's own.
-        allowed: Items that match the filter; none = there is no filter. Users with the same object share a search.
+        ef: Width of the search; `None` takes the index's own.
+        allowed: Items that match the filter; `None` without a filter. Users with the same object share a search.
+        boosts: [rows] what is added to the score of every row; `None` adds nothing. Users with the same object share
+            the work.
     """
 
-    k: int
+    n: int
     banned: Rows
-    ef: int | None
+    ef: int | None = None
     allowed: Allowed | None = None
+    boosts: Floats | None = None
 
 
-def search(view: View, users: Vectors, wanted: Sequence[Wanted]) -> list[Rows]:
-    """Rows of the best allowed items of each user, best first.
+def search(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> list[Rows]:
+    """Rows of the best allowed items of each user by u.v, best first; boosts do not count here.
 
-    A user gets k rows whenever k items are allowed: where the engine's neighbours leave fewer, the exact engine
+    A user gets n rows whenever n items are allowed: where the engine's neighbours leave fewer, the exact engine
     searches again, wide enough for all that was dropped. What changed after the snapshot is always searched exactly.
 
     Args:
-        view: The catalogue.
+        space: Where to search.
         users: [users, dim] unit vectors.
-        wanted: One for each user.
+        specs: One for each user.
     """
-    found: list[Rows] = [np.empty(0, np.int64)] * len(wanted)
+    found: list[Rows] = [np.empty(0, np.int64)] * len(specs)
     groups: dict[tuple[int, int | None, int], list[int]] = defaultdict(list)
-    for number, want in enumerate(wanted):
-        groups[search_width(view, want), _ef(view, want), id(want.allowed)].append(number)
+    for number, spec in enumerate(specs):
+        groups[search_width(space, spec), _ef(space, spec), id(spec.allowed)].append(number)
     for (width, ef, _), numbers in groups.items():
-        queries = users if len(numbers) == len(wanted) else users[numbers]
-        allowed = wanted[numbers[0]].allowed
-        rows, scores = _neighbours(view, queries, width, ef, allowed)
-        kept = _best(view, queries, rows, scores, [wanted[number] for number in numbers])
+        queries = users if len(numbers) == len(specs) else users[numbers]
+        allowed = specs[numbers[0]].allowed
+        rows, scores = _neighbours(space, queries, width, ef, allowed)
+        kept = _best(space, queries, rows, scores, [specs[number] for number in numbers])
         for number, best in zip(numbers, kept, strict=True):
             found[number] = best
-        short = [number for number in numbers if _is_short(view, found[number], wanted[number])]
+        short = [number for number in numbers if _is_short(space, found[number], specs[number])]
         if short:
-            again = _search_exactly(view, users[short], [wanted[number] for number in short])
+            again = _search_exactly(space, users[short], [specs[number] for number in short])
             for number, best in zip(short, again, strict=True):
                 found[number] = best
     return found
 
 
 def _neighbours(
-    view: View, queries: Vectors, width: int, ef: int | None, allowed: Allowed | None
+    space: SpaceView, queries: Vectors, width: int, ef: int | None, allowed: Allowed | None
 ) -> tuple[Rows, Scores]:
     """The nearest rows of the snapshot, of those that match where the filter leaves few or the engine evaluates it."""
-    engine = view.snapshot.engine
-    if allowed is not None and _is_remote(view, allowed):
+    engine = space.space.engine
+    if allowed is not None and _is_remote(space, allowed):
         assert isinstance(engine, RemoteEngine)
-        return engine.search(queries, width, ef=ef, where=allowed.where)
+        return _rows_of(space, *engine.search(queries, width, ef=ef, where=allowed.where))
     if allowed is not None and _is_selective(allowed):
-        return search_among(view.snapshot.vectors, queries, allowed.rows, width)
-    return engine.search(queries, width, ef=ef)
+        return _among(space, queries, allowed, width)
+    return _rows_of(space, *engine.search(queries, width, ef=ef))
 
 
-def _is_remote(view: View, allowed: Allowed) -> bool:
+def _rows_of(space: SpaceView, places: Rows, scores: Scores) -> tuple[Rows, Scores]:
+    """Places of vectors as rows of the catalogue."""
+    rows = space.space.rows
+    return (places, scores) if rows is None else (np.where(places >= 0, rows[places], -1), scores)
+
+
+def _among(space: SpaceView, queries: Vectors, allowed: Allowed, width: int) -> tuple[Rows, Scores]:
+    """The best of the snapshot's items that match, all of them scored."""
+    of = space.space
+    if of.rows is None:
+        return search_among(of.vectors, queries, allowed.rows, width)
+    places = of.place_of[allowed.rows]
+    return _rows_of(space, *search_among(of.vectors, queries, places[places >= 0], width))
+
+
+def _is_remote(space: SpaceView, allowed: Allowed) -> bool:
     """Whether the engine evaluates the filter itself."""
-    return allowed.where is not None and isinstance(view.snapshot.engine, RemoteEngine)
+    return allowed.where is not None and isinstance(space.space.engine, RemoteEngine)
 
 
-def _is_short(view: View, found: Rows, want: Wanted) -> bool:
-    return len(found) < want.k and len(found) < _at_most(view, want)
+def _is_short(space: SpaceView, found: Rows, spec: CandidateSpec) -> bool:
+    return len(found) < spec.n and len(found) < _at_most(space, spec)
 
 
-def _at_most(view: View, want: Wanted) -> int:
+def _at_most(space: SpaceView, spec: CandidateSpec) -> int:
     """A bound from above on the number of items that are allowed."""
-    if want.allowed is not None:
-        return want.allowed.count - int(np.count_nonzero(want.allowed.mask[np.unique(want.banned)]))
-    return len(view.available) - max(view.unavailable, len(np.unique(want.banned)))
+    banned = np.unique(spec.banned)
+    if spec.allowed is None:
+        return len(space.usable) - max(space.unusable, len(banned))
+    if space.present is None:
+        return spec.allowed.count - int(np.count_nonzero(spec.allowed.mask[banned]))
+    mask = spec.allowed.mask & space.present
+    return int(np.count_nonzero(mask)) - int(np.count_nonzero(mask[banned]))
 
 
 def _is_selective(allowed: Allowed) -> bool:
     return len(allowed.rows) <= max(_EXACT_ITEMS, _EXACT_SHARE * allowed.items)
 
 
-def _search_exactly(view: View, users: Vectors, wanted: Sequence[Wanted]) -> list[Rows]:
+def _search_exactly(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> list[Rows]:
     """For users with the same filter."""
-    exact, allowed = view.snapshot.exact, wanted[0].allowed
-    needed = max(want.k + len(want.banned) for want in wanted)
+    allowed = specs[0].allowed
+    needed = max(spec.n + len(spec.banned) for spec in specs)
     if allowed is not None:
-        rows, scores = search_among(view.snapshot.vectors, users, allowed.rows, needed)
+        rows, scores = _among(space, users, allowed, needed)
     else:
-        rows, scores = exact.search(users, min(len(view.snapshot.ids), needed + view.hidden))
-    return _best(view, users, rows, scores, wanted)
+        of = space.space
+        rows, scores = _rows_of(space, *of.exact.search(users, min(len(of.vectors), needed + space.hidden)))
+    return _best(space, users, rows, scores, specs)
 
 
-def _best(view: View, users: Vectors, rows: Rows, scores: Scores, wanted: Sequence[Wanted]) -> list[Rows]:
-    """Of each user's rows [users, width] with their scores, and of all that changed, the best k that are allowed.
+def _best(space: SpaceView, users: Vectors, rows: Rows, scores: Scores, specs: Sequence[CandidateSpec]) -> list[Rows]:
+    """Of each user's rows [users, width] with their scores, and of all that changed, the best n that are allowed.
 
     All users have the same filter.
     """
-    filtered = wanted[0].allowed if wanted else None
-    usable = view.available if filtered is None else filtered.mask
-    if view.delta is not None and view.delta.count:
-        rows, scores = _with_delta(view, view.delta, users, rows, scores, usable)
+    filtered = specs[0].allowed if specs else None
+    usable = space.usable if filtered is None else filtered.mask
+    if len(space.changed):
+        changed = usable[space.items :] if space.present is None else (usable & space.present)[space.items :]
+        rows, scores = _with_changed(space, users, rows, scores, changed)
     allowed = rows >= 0
-    if view.unavailable or filtered is not None:
+    if space.unusable or filtered is not None:
         allowed &= usable[rows]
-    marked = np.zeros(len(view.available), np.bool_)
+    marked = np.zeros(len(space.usable), np.bool_)
     kept = []
-    for row, fit, want in zip(rows, allowed, wanted, strict=True):
-        if len(want.banned):
-            marked[want.banned] = True
+    for row, fit, spec in zip(rows, allowed, specs, strict=True):
+        if len(spec.banned):
+            marked[spec.banned] = True
             fit &= ~marked[row]
-            marked[want.banned] = False
-        kept.append(row[fit][: want.k])
+            marked[spec.banned] = False
+        kept.append(row[fit][: spec.n])
     return kept
 
 
-def _with_delta(
-    view: View, delta: Delta, users: Vectors, rows: Rows, scores: Scores, usable: NDArray[np.bool_]
-) -> tuple[Rows, Scores]:
-    """What the engine found [users, width] merged with as many of the best rows of the delta, best first."""
-    first = len(view.snapshot.ids)
-    of_delta = users @ delta.vectors.T
-    of_delta[:, ~usable[first:]] = -np.inf
-    changed = np.broadcast_to(np.arange(delta.count), of_delta.shape)
-    if delta.count > rows.shape[1]:
-        changed = np.argpartition(-of_delta, rows.shape[1] - 1, axis=1)[:, : rows.shape[1]]
-        of_delta = np.take_along_axis(of_delta, changed, axis=1)
-    all_rows = np.concatenate([rows, first + changed], axis=1)
-    all_scores = np.concatenate([np.where(rows >= 0, scores, -np.inf), of_delta], axis=1)
+def _with_changed(space: SpaceView, users: Vectors, rows: Rows, scores: Scores, usable: Mask) -> tuple[Rows, Scores]:
+    """What the engine found [users, width] merged with as many of the best changed items, best first."""
+    of_changed = users @ space.changed.T
+    of_changed[:, ~usable] = -np.inf
+    places = np.broadcast_to(np.arange(len(space.changed)), of_changed.shape)
+    if of_changed.shape[1] > rows.shape[1]:
+        places = np.argpartition(-of_changed, rows.shape[1] - 1, axis=1)[:, : rows.shape[1]]
+        of_changed = np.take_along_axis(of_changed, places, axis=1)
+    of_changed_rows = np.where(np.isfinite(of_changed), space.items + places, -1)
+    all_rows = np.concatenate([rows, of_changed_rows], axis=1)
+    all_scores = np.concatenate([np.where(rows >= 0, scores, -np.inf), of_changed], axis=1)
     order = np.argsort(-all_scores, axis=1, kind="stable")
     return np.take_along_axis(all_rows, order, axis=1), np.take_along_axis(all_scores, order, axis=1)
 
 
-def _ef(view: View, want: Wanted) -> int | None:
-    """The width of the search: what was asked for, the engine's own (none), or more where a filter drops items."""
-    own = view.snapshot.manifest.engine.parameters.get("ef")
-    allowed = want.allowed
-    if want.ef is not None or allowed is None or own is None or _is_selective(allowed) or _is_remote(view, allowed):
-        return want.ef
+def _ef(space: SpaceView, spec: CandidateSpec) -> int | None:
+    """The width of the search: what was asked for, the engine's own (`None`), or more where a filter drops items."""
+    own = space.space.manifest.engine.parameters.get("ef")
+    allowed = spec.allowed
+    if spec.ef is not None or allowed is None or own is None or _is_selective(allowed) or _is_remote(space, allowed):
+        return spec.ef
     return round(own * math.pow(allowed.items / len(allowed.rows), _EF_GROWTH))
 
 
-def search_width(view: View, want: Wanted) -> int:
+def search_width(space: SpaceView, spec: CandidateSpec) -> int:
     """How many neighbours to ask for, so that enough remain when those that are not allowed are dropped.
 
     In steps of an eighth of their size, so that users with nearly equal wants share one search.
     """
-    needed = want.k + len(want.banned)
-    items = len(view.snapshot.ids)
-    if want.allowed is not None:
-        if not _is_selective(want.allowed) and not _is_remote(view, want.allowed):
-            needed = min(items, _MARGIN * -(-needed * items // len(want.allowed.rows)))
-    elif view.hidden:
-        needed = min(items, -(-needed * items // max(1, items - view.hidden)))
+    needed = spec.n + len(spec.banned)
+    items = len(space.space.vectors)
+    if spec.allowed is not None:
+        if not _is_selective(spec.allowed) and not _is_remote(space, spec.allowed):
+            needed = min(items, _MARGIN * -(-needed * space.items // len(spec.allowed.rows)))
+    elif space.hidden:
+        needed = min(items, -(-needed * items // max(1, items - space.hidden)))
     step = max(8, 1 << max(0, needed.bit_length() - 3))
     return -(-needed // step) * step

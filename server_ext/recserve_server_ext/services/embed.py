@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,10 +16,12 @@ from recserve_client.contract import (
     ErrorKind,
     RequestError,
     Unpacker,
+    models,
     pack,
 )
-from recserve_server_ext.batching.batcher import Answer, Encode
+from recserve_server_ext.batching.batcher import Answer, ModelCall
 from recserve_server_ext.batching.request_checks import check_size, check_texts
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Limits
 
 
@@ -33,11 +34,6 @@ class EmbedJob(Struct):
     waited_ns: int = 0
     resolve_ns: int = 0
     encode_ns: int = 0
-
-    @property
-    def needs_encoder(self) -> bool:
-        """Whether the vectors are still to be made."""
-        return self.vectors is None
 
 
 class Embedder:
@@ -74,18 +70,16 @@ class Embedder:
     def look_up(self, jobs: Sequence[EmbedJob]) -> None:
         """Nothing: no vector is kept."""
 
-    def encode(self, jobs: Sequence[EmbedJob], encode: Encode) -> None:
-        """Encode the texts of all these requests, each distinct one once.
+    def pending(self, job: EmbedJob) -> ModelCall | None:
+        """The texts of a request."""
+        return ModelCall(models.ENCODER, job.encoder, job.texts) if job.vectors is None else None
 
-        Raises:
-            RequestError: unavailable: the encoder did not answer.
-        """
-        start_ns = time.monotonic_ns()
-        place_of = {text: n for n, text in enumerate(dict.fromkeys(text for job in jobs for text in job.texts))}
-        vectors = encode(list(place_of), jobs[0].encoder)
+    def resume(self, jobs: Sequence[EmbedJob], call: ModelCall, results: Vectors, took_ns: int) -> None:
+        """Take the vectors, those of each distinct text once."""
+        place_of = {text: n for n, text in enumerate(call.inputs)}
         for job in jobs:
-            job.vectors = vectors[[place_of[text] for text in job.texts]]
-            job.encode_ns = time.monotonic_ns() - start_ns
+            job.vectors = results[[place_of[text] for text in job.texts]]
+            job.encode_ns = took_ns
 
     def answer(self, jobs: Sequence[EmbedJob]) -> list[Answer]:
         """The packed vectors of encoded requests."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -23,13 +23,13 @@ from recserve_client.contract import (
     RecordInteractions,
     RequestError,
     SeenItem,
+    Unpacker,
     UserExport,
     UserHistory,
     VerifyErasure,
     pack,
 )
-from recserve_client.contract.private_packing import PrivateUnpacker
-from recserve_server_ext.batching.batcher import Answer, Encode
+from recserve_server_ext.batching.batcher import Answer, ModelCall
 from recserve_server_ext.batching.request_checks import too_large
 from recserve_server_ext.common.errors import InteractionError, UserIdError
 from recserve_server_ext.config.history import HistoryRules
@@ -61,16 +61,6 @@ class InteractionsJob(Struct):
     waited_ns: int = 0
     resolve_ns: int = 0
 
-    @property
-    def encoder(self) -> str:
-        """Runtime fingerprint of the encoder that its texts go to: it has none."""
-        return ""
-
-    @property
-    def needs_encoder(self) -> bool:
-        """Never."""
-        return False
-
 
 class InteractionService:
     """Records, reads and erases what users did.
@@ -99,7 +89,7 @@ class InteractionService:
         self._rules = rules
         self._limits = limits
         self._check = InteractionChecks(keys, limits)
-        self._unpack = PrivateUnpacker[InteractionsRequest](InteractionsRequest)
+        self._unpack = Unpacker[InteractionsRequest](InteractionsRequest)
 
     @property
     def waiting(self) -> int:
@@ -119,7 +109,7 @@ class InteractionService:
         allowed = self._limits.interactions_bytes
         if len(raw) > allowed:
             raise too_large("the request", len(raw), "bytes", "interactions_bytes", allowed)
-        request = self._unpack(raw)
+        request = self._unpack(raw, private=True)
         if isinstance(request, RecordInteractions):
             return InteractionsJob(request, checked=[self._check(raw) for raw in request.interactions])
         try:
@@ -130,8 +120,11 @@ class InteractionService:
     def look_up(self, jobs: Sequence[InteractionsJob]) -> None:
         """Nothing to look up."""
 
-    def encode(self, jobs: Sequence[InteractionsJob], encode: Encode) -> None:
-        """Nothing to encode."""
+    def pending(self, job: InteractionsJob) -> None:
+        """Nothing to wait for."""
+
+    def resume(self, jobs: Sequence[InteractionsJob], call: ModelCall, results: Any, took_ns: int) -> None:
+        """Never called: nothing waits."""
 
     def answer(self, jobs: Sequence[InteractionsJob]) -> list[Answer]:
         """Answer each request; neighbours that record share transactions."""
@@ -244,7 +237,7 @@ class InteractionChecks:
     def __init__(self, keys: UserKeys, limits: Limits) -> None:
         self._keys = keys
         self._limits = limits
-        self._unpack = PrivateUnpacker[NewInteraction](NewInteraction)
+        self._unpack = Unpacker(NewInteraction)
 
     def __call__(self, raw: msgspec.Raw) -> Interaction | InteractionResult:
         """The interaction in JSON of `NewInteraction`, ready for the store, or its refusal."""
@@ -253,7 +246,7 @@ class InteractionChecks:
             detail = f"the interaction has {len(raw):,} bytes; limits.interaction_bytes allows {allowed:,}"
             return InteractionResult("refused", reason=TOO_LARGE, detail=detail)
         try:
-            new = self._unpack(raw)
+            new = self._unpack(raw, private=True)
             user = self._keys.pseudonyms.of(new.user_id)
         except RequestError as error:
             return InteractionResult("refused", reason=MALFORMED, detail=error.text)

@@ -20,18 +20,20 @@ from recserve_client.contract import (
     RequestError,
     Unpacker,
     UpsertItems,
+    models,
     pack,
     shown,
 )
-from recserve_server_ext.batching.batcher import Answer, Encode
+from recserve_server_ext.batching.batcher import Answer, ModelCall
 from recserve_server_ext.batching.request_checks import too_large
 from recserve_server_ext.catalogue import changes as changes
 from recserve_server_ext.catalogue.changes import Put, Request, Take
 from recserve_server_ext.catalogue.item_checks import Checked, ItemChecks
 from recserve_server_ext.catalogue.store import CatalogueStore, Head
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.encoder.item_vectors import PairCollector, encode_items, made_with
+from recserve_server_ext.encoder.item_vectors import PairCollector, Pairs, made_with, pooled
 
 #: Items encoded at a time: recommendations with texts are answered between two such parts.
 _PART: Final = 64
@@ -46,7 +48,8 @@ class ItemsJob(Struct):
         encoder: Runtime fingerprint of what encodes its texts.
         head: The state of the catalogue that it was checked against.
         checked: Items of a change.
-        new_texts: Places in `checked` of those whose texts are not the stored ones.
+        new_texts: Places in `checked` of those whose texts are not the stored ones, and that have no vector yet.
+        pairs: Weighted texts of the first of these, which are being encoded.
         vector_of: Vector by place, of those.
         waited_ns: Time spent waiting.
         resolve_ns: Time of the batch's decoding and look-ups.
@@ -58,21 +61,17 @@ class ItemsJob(Struct):
     head: Head | None = None
     checked: list[Checked] = []
     new_texts: list[int] = []
+    pairs: Pairs | None = None
     vector_of: dict[int, bytes] = {}
     waited_ns: int = 0
     resolve_ns: int = 0
-
-    @property
-    def needs_encoder(self) -> bool:
-        """Whether texts of it must be encoded before it can be answered."""
-        return bool(self.new_texts)
 
 
 class ItemService:
     """Changes and reads the catalogue; the vectors of new texts are stored with the items.
 
-    The way of a request: `accept` (decode), `look_up` (check against the store), `encode` when there are new texts,
-    `answer` (write).
+    The way of a request: `accept` (decode), `look_up` (check against the store), calls of the encoder while there are
+    new texts (`pending`, `resume`), `answer` (write).
     """
 
     def __init__(self, store: Callable[[], CatalogueStore], served: Callable[[], str], limits: Limits) -> None:
@@ -115,16 +114,34 @@ class ItemService:
                 except (CatalogueError, changes.RequestIdReusedError):
                     job.head = None
 
-    def encode(self, jobs: Sequence[ItemsJob], encode: Encode) -> None:
-        """Make the vectors of items with new texts.
-
-        Raises:
-            RequestError: unavailable: the encoder did not answer.
-        """
-        for job in jobs:
+    def pending(self, job: ItemsJob) -> ModelCall | None:
+        """The texts of the next items that have no vector yet."""
+        if not job.new_texts:
+            return None
+        if job.pairs is None:
             assert job.head is not None
-            for start in range(0, len(job.new_texts), _PART):
-                self._encode(job, job.head, job.new_texts[start : start + _PART], encode)
+            collector = PairCollector(job.head.field_weights)
+            for place in job.new_texts[:_PART]:
+                item = job.checked[place].item
+                assert item is not None
+                collector.add(item.texts)
+            job.pairs = collector.pairs()
+        return ModelCall(models.ENCODER, job.encoder, job.pairs.texts)
+
+    def resume(self, jobs: Sequence[ItemsJob], call: ModelCall, results: Vectors, took_ns: int) -> None:
+        """Make the vectors of these items."""
+        place_of = {text: n for n, text in enumerate(call.inputs)}
+        for job in jobs:
+            assert job.pairs is not None
+            vectors, cancelled = pooled(job.pairs, results[[place_of[text] for text in job.pairs.texts]])
+            for place, vector, is_cancelled in zip(job.new_texts, vectors, cancelled.tolist(), strict=False):
+                if is_cancelled:
+                    found = job.checked[place]
+                    why = f"$.items[{place}]: the weighted vectors of its texts cancel out"
+                    job.checked[place] = found._replace(item=None, refusal=ItemResult(found.id, "refused", why))
+                else:
+                    job.vector_of[place] = vector.astype("<f4").tobytes()
+            job.new_texts, job.pairs = job.new_texts[_PART:], None
 
     def answer(self, jobs: Sequence[ItemsJob]) -> list[Answer]:
         """Write, or read, each request on its own: an error is its own too."""
@@ -145,21 +162,6 @@ class ItemService:
             if found.item is not None
             and ((before := stored.get(found.item.id)) is None or before.texts != found.item.texts)
         ]
-
-    def _encode(self, job: ItemsJob, head: Head, places: Sequence[int], encode: Encode) -> None:
-        collector = PairCollector(head.field_weights)
-        for place in places:
-            item = job.checked[place].item
-            assert item is not None
-            collector.add(item.texts)
-        vectors, cancelled = encode_items(collector, lambda texts: encode(texts, job.encoder))
-        for place, vector, is_cancelled in zip(places, vectors, cancelled.tolist(), strict=True):
-            if is_cancelled:
-                found = job.checked[place]
-                why = f"$.items[{place}]: the weighted vectors of its texts cancel out"
-                job.checked[place] = found._replace(item=None, refusal=ItemResult(found.id, "refused", why))
-            else:
-                job.vector_of[place] = vector.astype("<f4").tobytes()
 
     def _answer(self, job: ItemsJob) -> Answer:
         try:

@@ -1,139 +1,104 @@
-"""Recommendations by user id, around an ordinary recommender: it gets the user's history in the user's place."""
+"""The Triton model `recommend`: packed requests -> packed slates, for a batch of users. No Triton here."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
 
-from msgspec import UNSET, Raw, Struct, UnsetType
-
-from recserve_client.contract import AssignedVariant, ErrorKind, RecommendForRequest, RequestError, pack
-from recserve_client.contract.private_packing import PrivateUnpacker
-from recserve_server_ext.batching.batcher import Answer, Encode
-from recserve_server_ext.batching.request_checks import check_size
+from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, Slate, models, pack
+from recserve_server_ext.attributes.view import LiveFilters
+from recserve_server_ext.batching.batcher import Answer, ModelCall
+from recserve_server_ext.batching.revision_wait import NotYetError
 from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import InteractionError, UserIdError, UserKeysError
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.config.blend import BlendRules
-from recserve_server_ext.config.experiments import Experiment
-from recserve_server_ext.config.server import Limits
+from recserve_server_ext.config.server import Limits, ServeSettings
 from recserve_server_ext.counts.counter import LogCounter
+from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.history.user_histories import UserHistories, UserPast
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.recommend.experiments import Experiments
-from recserve_server_ext.recommend.pipeline import Recommender
-from recserve_server_ext.recommend.profile import Made, check_user_request
-from recserve_server_ext.recommend.query import Job
-from recserve_server_ext.recommend.ranking import Plan, Ranked, UserRanker
-from recserve_server_ext.recommend.user_plans import plan_of, planned
-from recserve_server_ext.recommend.user_slates import PackedUserSlate, packed_ranked, popular_reasons
+from recserve_server_ext.recommend.paging import Rankings
+from recserve_server_ext.recommend.pipeline import Pipeline
+from recserve_server_ext.recommend.profile import profile_of_history, profile_of_user
+from recserve_server_ext.recommend.query import Job, ask
+from recserve_server_ext.recommend.requests import check_request, check_shape, of_encoder, unpack
+from recserve_server_ext.strategies.base import Data
 from recserve_server_ext.strategies.counts_view import CountsView
+from recserve_server_ext.strategies.registry import Chosen, Registry
 
-#: Refusals that say that a history is of no use.
-_COLD: Final = (ErrorKind.EMPTY_HISTORY, ErrorKind.ZERO_WEIGHTS, ErrorKind.VECTORS_CANCEL)
-_MARK: Final = b'"user_id"'
 #: Before a store that could not be read is asked again, and between two looks for erased users.
 _PAUSE_S: Final = 1.0
 
 
-class _Peek(Struct):
-    """Whether a request names a user."""
+class Logging(Protocol):
+    """Takes answers; see `AnswerLog.offer`."""
 
-    user_id: Raw | UnsetType = UNSET
+    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
+        """Log an answer, if it is drawn and there is room; returns at once."""
+        ...
 
 
-class UserJob(Struct):
-    """One accepted request by user id on its way to an answer; times are in nanoseconds.
+class RecommendService:
+    """Answers requests from the catalogue as it is when their batch begins.
 
-    Attributes:
-        request: As it was sent, with the options of its variants.
-        pseudonym: Of the user.
-        variants: Of the experiments that the user takes part in.
-        keys: Fingerprint of the ring that the pseudonym was made by.
-        inner: The ordinary request in its place, or why there is none.
-        made: The history of that; none = there is none.
-        plan: What makes the slate; none = the ordinary recommender does.
-        counts: Of the log, over the view that it is answered from.
-        waited_ns: Time spent waiting.
-        resolve_ns: Time of the batch's decoding and look-ups.
+    The way of a request: `begin` (once a batch), `accept` (decode, check), `look_up` (users, known texts), then the
+    calls of models that it waits for (`pending`, `resume`), then `answer`.
     """
-
-    request: RecommendForRequest
-    pseudonym: str
-    variants: list[AssignedVariant] = []
-    keys: str = ""
-    inner: Job | RequestError | None = None
-    made: Made | None = None
-    plan: Plan | None = None
-    counts: CountsView | None = None
-    waited_ns: int = 0
-    resolve_ns: int = 0
-
-    @property
-    def encoder(self) -> str:
-        """Runtime fingerprint of the encoder that its texts go to."""
-        return self.inner.encoder if isinstance(self.inner, Job) else ""
-
-    @property
-    def needs_encoder(self) -> bool:
-        """Whether texts of the history must be encoded first."""
-        return isinstance(self.inner, Job) and self.inner.needs_encoder
-
-
-AnyJob = Job | UserJob
-Make = Callable[[Callable[[], View], Limits], Recommender]
-
-
-class UserRecommender:
-    """A recommender that also takes requests by user id; all others it hands on as they are."""
 
     def __init__(
         self,
         newest: Callable[[], View],
-        make: Make,
-        limits: Limits,
+        caches: TextCaches,
+        settings: ServeSettings,
         *,
         keys: UserKeys,
         histories: UserHistories,
         counter: LogCounter,
-        blend: BlendRules,
-        experiments: Sequence[Experiment],
+        log: Logging,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
-            newest: The catalogue as it is now.
-            make: Makes a recommender over a catalogue, with limits.
-            limits: Of callers' requests.
+            newest: The catalogue as it is now; see `recserve_server_ext.catalogue.live.LiveCatalogue.view`.
+            caches: Vectors of texts.
+            settings: The server's.
             keys: That pseudonyms are made with.
             histories: Reads what users did.
             counter: Counts what all users did.
-            blend: Rules of the strategy `blend`.
-            experiments: Whose variants users are assigned.
+            log: Takes the answers.
             clock: Seconds since 1970.
+
+        Raises:
+            ConfigError: Strategies or experiments of the settings are wrong.
         """
-        self._clock = clock
         self._newest = newest
-        self._view = newest()
-        self._limits = limits
-        self._ordinary = make(newest, limits)
-        self._inner = make(lambda: self._view, limits)
+        self._caches = caches
+        self._limits: Limits = settings.limits
+        self._default = settings.strategy
         self._keys = keys
         self._histories = histories
         self._counter = counter
-        self._counts = CountsView(counter.counts(), self._view)
-        self._ranker = UserRanker(blend)
-        self._experiments = Experiments(experiments, limits)
-        self._unpack = PrivateUnpacker[RecommendForRequest](RecommendForRequest)
-        self._peek = PrivateUnpacker[_Peek](_Peek)
-        self._ask_again = 0.0
-        self._look_again = 0.0
+        self._log = log
+        self._clock = clock
+        self._strategies = Registry(settings.strategies)
+        self._experiments = Experiments(settings.users.experiments, settings.limits, self._strategies)
+        self._fallback = self._strategies.choose(settings.fallback, {})
+        self._rankings = Rankings(settings.limits.cursors)
+        self._pipeline = Pipeline(self._fallback, self._rankings)
+        view = newest()
+        self._filters = LiveFilters(view)
+        self._data = Data(view, self._filters.of(view), CountsView(counter.last, view))
+        self._ask_again = self._look_again = 0.0
         self._fault = ""
 
     def begin(self) -> None:
         """Look whether the catalogue or the keys have changed, and now and then whether somebody was erased."""
-        self._ordinary.begin()
+        view = self._newest()
+        if view is not self._data.view:
+            self._data = Data(view, self._filters.of(view), CountsView(self._data.counts.counts, view))
         now = time.monotonic()
         if now >= self._ask_again:
             self._histories.follow(self._keys)
@@ -145,95 +110,124 @@ class UserRecommender:
             except InteractionError as error:
                 self._ask_again, self._fault = now + _PAUSE_S, str(error)
 
-    def accept(self, raw: bytes) -> AnyJob:
+    def accept(self, raw: bytes) -> Job:
         """Decode and check a request; a user is looked up later, with the others of the batch.
 
         Raises:
             RequestError: It is refused.
             NotYetError: It asks for a revision that is not here yet.
         """
-        if _MARK not in raw:
-            return self._ordinary.accept(raw)
-        check_size(raw, self._limits)
-        if self._peek(raw).user_id is UNSET:
-            return self._ordinary.accept(raw)
-        asked = self._unpack(raw)
-        pseudonyms = self._keys.pseudonyms
-        try:
-            pseudonym = pseudonyms.of(asked.user_id)
-        except UserIdError as error:
-            raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
-        self._ordinary.require(asked.min_revision)
-        request, variants = self._experiments.assign(asked, pseudonyms.origin(pseudonym))
-        check_user_request(request, self._limits)
-        return UserJob(request, pseudonym, variants, pseudonyms.fingerprint)
+        request = unpack(raw, self._limits)
+        view = self._data.view
+        if request.min_revision > view.revision:
+            raise NotYetError(request.min_revision, lambda: self._data.view.revision)
+        job = self._job(request) if request.user_id is None else self._user_job(request, request.user_id)
+        if job.request.page is not None and job.request.page.cursor is not None:
+            job.part = self._rankings.resume(job.request, job.request.page.cursor)
+        return job
 
-    def look_up(self, jobs: Sequence[AnyJob]) -> None:
-        """Read the histories of the users of the batch, and fill in the texts that were encoded before."""
-        plain, users = _apart(jobs)
-        self._ordinary.look_up(plain)
-        if users:
-            self._view = self._newest()
-            self._inner.begin()
-            self._resolve(users)
-            self._inner.look_up(_inner_of(users))
+    def _job(self, request: RecommendRequest) -> Job:
+        view = self._data.view
+        check_request(request, self._limits)
+        check_shape(request, self._limits, view.field_names)
+        known = of_encoder(request, view.encoder)
+        job = Job(request, self._chosen(request), self._data)
+        ask(job, profile_of_history(known, view, self._limits))
+        return job
 
-    def encode(self, jobs: Sequence[AnyJob], encode: Encode) -> None:
-        """Encode the texts that are missing.
+    def _chosen(self, request: RecommendRequest) -> Chosen:
+        """The strategy of a request.
 
         Raises:
-            RequestError: unavailable: the encoder did not answer.
+            RequestError: There is none of its name, an option is wrong, or it cannot answer yet.
         """
-        plain, users = _apart(jobs)
-        if plain:
-            self._ordinary.encode(plain, encode)
-        if inner := [job for job in _inner_of(users) if job.needs_encoder]:
-            self._inner.encode(inner, encode)
+        chosen = self._strategies.choose(request.strategy or self._default, request.options)
+        lacking = chosen.strategy.lacking(self._data, chosen.options)
+        if lacking is not None:
+            raise lacking
+        return chosen
 
-    def answer(self, jobs: Sequence[AnyJob]) -> list[Answer]:
-        """Slates of requests with nothing missing, or the error of each that has none."""
-        plain, users = _apart(jobs)
-        answer_of = dict(zip(map(id, plain), self._ordinary.answer(plain) if plain else [], strict=True))
-        for job in users:
-            if isinstance(job.inner, Job):
-                job.inner.waited_ns, job.inner.resolve_ns = job.waited_ns, job.resolve_ns
-            elif job.inner is not None:
-                answer_of[id(job)] = job.inner
-        simple = [job for job in users if isinstance(job.inner, Job) and job.plan is None]
-        for job, answer in zip(simple, self._inner.answer(_inner_of(simple)) if simple else [], strict=True):
-            answer_of[id(job)] = self._wrapped(job, answer)
-        self._rank([job for job in users if job.plan is not None], answer_of)
-        # A history may turn out to be of no use only now.
-        cold = [job for job in users if _is_cold(job, answer_of[id(job)])]
-        for job in cold:
-            assert isinstance(job.inner, Job)
-            assert job.counts is not None
-            job.made, job.plan = None, plan_of(job.request, job.inner, None, job.counts)
-        self._rank(cold, answer_of)
-        return [answer_of[id(job)] for job in jobs]
-
-    def _resolve(self, users: Sequence[UserJob]) -> None:
+    def _user_job(self, asked: RecommendRequest, user_id: str) -> Job:
+        pseudonyms = self._keys.pseudonyms
         try:
-            past = self._read(list(dict.fromkeys(job.pseudonym for job in users)))
+            pseudonym = pseudonyms.of(user_id)
+        except UserIdError as error:
+            raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
+        request, variants = self._experiments.assign(asked, pseudonyms.origin(pseudonym))
+        check_request(request, self._limits)
+        check_shape(request, self._limits, self._data.view.field_names)
+        return Job(request, self._chosen(request), self._data, pseudonym, pseudonyms.fingerprint, variants)
+
+    def look_up(self, jobs: Sequence[Job]) -> None:
+        """Read the histories of the users of the batch, count the log, and fill in texts that were encoded before."""
+        self._count(jobs)
+        if users := [job for job in jobs if job.pseudonym is not None]:
+            self._resolve(users)
+        if texts := _missing(jobs):
+            view = self._data.view
+            vectors, found = self._caches.of(view.encoder, view.text.dim).get(texts)
+            _fill(jobs, {text: vectors[n] for n, text in enumerate(texts) if found[n]})
+
+    def pending(self, job: Job) -> ModelCall | None:
+        """The texts that a job waits for, and the encoder that made the vectors of its view."""
+        if not job.waits_for_texts:
+            return None
+        return ModelCall(models.ENCODER, job.data.view.encoder, list(dict.fromkeys(job.profile.missing.values())))
+
+    def resume(self, jobs: Sequence[Job], call: ModelCall, results: Vectors, took_ns: int) -> None:
+        """Take the vectors of texts."""
+        view = jobs[0].data.view
+        self._caches.of(call.version, view.text.dim).put(call.inputs, results)
+        _fill(jobs, dict(zip(call.inputs, results, strict=True)))
+        for job in jobs:
+            job.encode_ns = took_ns
+
+    def answer(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Slates of requests that wait for nothing, or the error of each that has none."""
+        answers: list[Answer] = []
+        for job, found in zip(jobs, self._pipeline.run(jobs), strict=True):
+            if isinstance(found, Slate):
+                packed = pack(found)
+                self._log.offer(found, job.pseudonym, job.keys)
+                answers.append(packed)
+            else:
+                answers.append(found)
+        return answers
+
+    def _count(self, jobs: Sequence[Job]) -> None:
+        """Take the last count of the log where a job looks at it."""
+        wanted = {count for job in jobs for count in job.chosen.strategy.counts}
+        if any(job.falls_back for job in jobs):
+            wanted |= self._fallback.strategy.counts
+        thompson = any(job.request.explore is not None and job.request.explore.kind == "thompson" for job in jobs)
+        if wanted or thompson:
+            counts = self._counter.counts(paired=thompson or "neighbours" in wanted)
+            if counts is not self._data.counts.counts:
+                self._data = self._data._replace(counts=CountsView(counts, self._data.view))
+            for job in jobs:
+                job.data = self._data
+                if job.query is not None:
+                    job.query = job.query.over(self._data)
+
+    def _resolve(self, users: Sequence[Job]) -> None:
+        try:
+            past = self._read(list(dict.fromkeys(str(job.pseudonym) for job in users)))
             repeaters = [job for job in users if job.request.allow_repeat and job.request.exclude_seen]
-            again = self._histories.repeatable({job.pseudonym: job.request.allow_repeat for job in repeaters})
+            again = self._histories.repeatable({str(job.pseudonym): job.request.allow_repeat for job in repeaters})
         except InteractionError as error:
             for job in users:
-                job.inner = RequestError(ErrorKind.UNAVAILABLE, str(error))
+                job.error = RequestError(ErrorKind.UNAVAILABLE, str(error))
             return
-        counts = self._counter.counts(paired=any(_needs_pairs(job.request) for job in users))
-        if counts is not self._counts.counts or self._view is not self._counts.view:
-            self._counts = CountsView(counts, self._view)
         now_us = round(self._clock() * MICROSECONDS)
+        view = self._data.view
         for job in users:
-            job.counts = self._counts
-            known, repeats = past[job.pseudonym], again.get(job.pseudonym, set())
+            pseudonym = str(job.pseudonym)
+            job.history_rules = self._histories.version
+            known, repeats = past[pseudonym], again.get(pseudonym, set())
             try:
-                found = planned(job.request, known, self._counts, self._inner, self._limits, now_us, repeats)
+                ask(job, profile_of_user(job.request, known, view, self._limits, now_us, repeats))
             except RequestError as error:
-                job.inner = error
-            else:
-                job.inner, job.made, job.plan = found
+                job.error = error
 
     def _read(self, pseudonyms: list[str]) -> dict[str, UserPast]:
         if time.monotonic() < self._ask_again:
@@ -247,56 +241,19 @@ class UserRecommender:
             self._ask_again, self._fault = time.monotonic() + _PAUSE_S, str(error)
             raise
 
-    def _rank(self, jobs: Sequence[UserJob], answer_of: dict[int, Answer]) -> None:
-        """Answer the jobs that have a plan."""
-        if not jobs:
-            return
-        counts = jobs[0].counts
-        assert counts is not None
-        start_ns = time.monotonic_ns()
-        found = self._ranker.rank(counts, [job.plan for job in jobs if job.plan is not None])
-        rank_ns = time.monotonic_ns() - start_ns
-        for job, ranked in zip(jobs, found, strict=True):
-            answer_of[id(job)] = ranked if isinstance(ranked, RequestError) else self._ranked(job, ranked, rank_ns)
 
-    def _ranked(self, job: UserJob, ranked: Ranked, rank_ns: int) -> bytes:
-        plan, made, version = job.plan, job.made, self._histories.version
-        assert plan is not None
-        slate = packed_ranked(plan, ranked, rank_ns)
-        if made is None:
-            popular = popular_reasons(plan, ranked)
-            return pack(PackedUserSlate(slate, "popularity", version, popular=popular))
-        several = job.request.interests > 1
-        used = made.used(ranked.labels if several else None) if job.request.explain else UNSET
-        masses = ranked.masses if several else UNSET
-        return pack(PackedUserSlate(slate, "history", version, used, interests=masses))
-
-    def _wrapped(self, job: UserJob, answer: Answer) -> Answer:
-        if isinstance(answer, RequestError) or job.made is None:
-            return answer
-        used = job.made.used() if job.request.explain else UNSET
-        return pack(PackedUserSlate(Raw(answer), "history", self._histories.version, used))
+def _missing(jobs: Sequence[Job]) -> list[str]:
+    """The distinct texts that jobs wait for."""
+    return list(dict.fromkeys(text for job in jobs if job.waits_for_texts for text in job.profile.missing.values()))
 
 
-def _needs_pairs(request: RecommendForRequest) -> bool:
-    """Whether item-to-item counts or clicks are looked at."""
-    return request.strategy == "blend" or (request.explore is not None and request.explore.kind == "thompson")
-
-
-def _is_cold(job: UserJob, answer: Answer) -> bool:
-    """Whether what is popular is wanted in the place of an answer."""
-    return (
-        isinstance(answer, RequestError)
-        and answer.kind in _COLD
-        and isinstance(job.inner, Job)
-        and job.request.on_cold == "popularity"
-    )
-
-
-def _apart(jobs: Sequence[AnyJob]) -> tuple[list[Job], list[UserJob]]:
-    plain = [job for job in jobs if isinstance(job, Job)]
-    return plain, [job for job in jobs if isinstance(job, UserJob)]
-
-
-def _inner_of(users: Sequence[UserJob]) -> list[Job]:
-    return [job.inner for job in users if isinstance(job.inner, Job)]
+def _fill(jobs: Sequence[Job], vector_of: Mapping[str, Vectors]) -> None:
+    """Put the vectors of texts where these were missing."""
+    for job in jobs:
+        if job.query is None:
+            continue
+        profile = job.profile
+        for position, text in list(profile.missing.items()):
+            if (vector := vector_of.get(text)) is not None:
+                profile.vectors[position] = vector
+                del profile.missing[position]

@@ -9,14 +9,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_client.contract import PopularWindow
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.common.arrays import Floats, Ints
+from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.counts.counts import Counts
-from recserve_server_ext.counts.popularity import Ranking
+from recserve_server_ext.counts.popularity import PopularWindow, Ranking
+from recserve_server_ext.strategies.sparse import Sparse, greatest, std_of
 
-#: Item vectors that the spread of text scores is measured on.
-_SAMPLE: Final = 20_000
 #: Rankings of contexts and windows that are kept by row.
 _RANKINGS: Final = 64
 
@@ -26,36 +24,42 @@ class PopularRows:
 
     Attributes:
         rows: [items] ascending; the items that may be recommended.
-        share: [items] of the active users.
-        heat: [items] ln(1 + recent interactions).
-        spread: Standard deviation of that over the catalogue; 0 = everything is alike.
-        by_share: [items] places, the greatest shares first; by_heat: the same by recent interactions.
     """
 
     def __init__(self, ranking: Ranking, window: PopularWindow, view: View) -> None:
+        """
+        Args:
+            ranking: What was counted.
+            window: Within which time.
+            view: The catalogue.
+        """
         rows = np.array([view.row_of.get(name, -1) for name in ranking.items], np.int64)
         order = np.argsort(rows, kind="stable")
         order = order[rows[order] >= 0]
-        self.rows: Ints = rows[order]
-        self.share: Floats = ranking.shares(window)[order]
-        self.heat: Floats = np.log1p(ranking.heat(window)[order])
-        self.spread = spread_of(self.heat, len(view.available))
-        self.by_share: Ints = _greatest(self.share)
-        self.by_heat: Ints = _greatest(self.heat)
+        self.rows: Rows = rows[order]
+        self._items = len(view.available)
+        self._values: dict[str, Sparse] = {}
+        self._stds: dict[str, float] = {}
+        for by, values in (("users", ranking.shares(window)), ("recent", np.log1p(ranking.recent_in(window)))):
+            self._values[by] = Sparse(self.rows, values[order], greatest(values[order]))
         users, windows = ranking.reasons(window)
         self._users: list[int] = users[order].tolist()
         self._windows = [windows[place] for place in order.tolist()]
 
+    def values(self, by: str) -> Sparse:
+        """The part of all active users that had each item (`users`), or ln(1 + recent interactions) (`recent`)."""
+        return self._values[by]
+
+    def std(self, by: str) -> float:
+        """Standard deviation of these over the catalogue; 0 when everything is alike."""
+        if by not in self._stds:
+            self._stds[by] = std_of(self._values[by].values, self._items)
+        return self._stds[by]
+
     def reason(self, row: int) -> tuple[int, float | None]:
-        """Users of a row, and within how many seconds; none = in all of the log."""
+        """Users of a row, and within how many seconds; `None` for all of the log."""
         place = int(np.searchsorted(self.rows, row))
         return self._users[place], self._windows[place]
-
-
-def _greatest(values: Floats) -> Ints:
-    """Places of the values that are not 0, the greatest first."""
-    order: Ints = np.argsort(-values, kind="stable")
-    return order[: int(np.count_nonzero(values))]
 
 
 class CountsView:
@@ -125,33 +129,3 @@ class CountsView:
     @cached_property
     def _rows(self) -> Ints:
         return np.array([self.view.row_of.get(name, -1) for name in self.counts.items], np.int64)
-
-
-class TextSpread:
-    """How far the scores cos(u, v) of a user lie apart over a catalogue: sqrt(u C u), C the covariance of the items."""
-
-    def __init__(self, view: View) -> None:
-        """
-        Args:
-            view: The catalogue, of whose snapshot at most 20,000 evenly spaced items are taken.
-        """
-        self.snapshot = view.snapshot
-        vectors = view.snapshot.vectors
-        sample = np.asarray(vectors[:: -(-len(vectors) // _SAMPLE) or 1], np.float32)
-        centred = sample - sample.mean(axis=0)
-        self._covariance = centred.T @ centred / max(len(sample), 1)
-
-    def of(self, users: NDArray[np.float32]) -> Floats:
-        """[users] the standard deviation of each one's scores.
-
-        Args:
-            users: [users, dim] unit vectors.
-        """
-        variance = np.einsum("ud,ud->u", users @ self._covariance, users, dtype=np.float64)
-        return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
-
-
-def spread_of(values: Floats, items: int) -> float:
-    """Standard deviation over a catalogue of so many items, those without a value having 0."""
-    mean = values.sum() / max(items, 1)
-    return float(np.sqrt(max((values**2).sum() / max(items, 1) - mean**2, 0.0)))

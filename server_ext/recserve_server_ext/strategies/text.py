@@ -1,20 +1,48 @@
-"""Histories -> user vectors, and what each behaviour contributes to a score. Pure NumPy, over a batch of users."""
+"""The strategy `text`: items whose texts are like what the user did, by the encoder's vectors."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_server_ext.common.arrays import Vectors
+from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.common.arrays import Floats, Vectors
+from recserve_server_ext.index.space import TEXT
+from recserve_server_ext.strategies.base import Query, behaviour_vectors
+from recserve_server_ext.strategies.vector_space import UserVectors, VectorSpace
 
 #: A weighted sum shorter than this share of the sum of the weights has no direction left above float32 noise.
-CANCELLED = 1e-4
+CANCELLED: Final = 1e-4
 
 
-class UserVectors(NamedTuple):
-    """User vectors of a batch.
+class Text(VectorSpace):
+    """cos(u, v), u = normalise(sum_j w_j F(x_j)): see docs/explanation/scoring.md."""
+
+    space = TEXT
+    needs_texts = True
+
+    def user_vectors(self, queries: Sequence[Query]) -> UserVectors:
+        """The weighted means of behaviours, of unit length."""
+        behaviours = behaviour_vectors(self.view(queries[0]), [query.profile for query in queries])
+        means = weighted_means(behaviours, np.array([query.profile.weights for query in queries]))
+        cancelled = means.norms <= CANCELLED * means.mass
+
+        def refusal(place: int) -> RequestError:
+            return RequestError(
+                ErrorKind.VECTORS_CANCEL,
+                f"the weighted behaviours add up to a vector of length {means.norms[place]:.2g}, with weights of "
+                f"{means.mass[place]:.6g} in all: no direction is left",
+            )
+
+        weights = np.array([query.profile.weights for query in queries])
+        shares = weights / np.where(cancelled, 1.0, means.norms)[:, None]
+        return UserVectors(means.vectors, cancelled, refusal, behaviours, shares)
+
+
+class Means(NamedTuple):
+    """Weighted means of the behaviours of users.
 
     Attributes:
         vectors: [users, dim] unit vectors; undefined where `norms` is too small.
@@ -23,17 +51,12 @@ class UserVectors(NamedTuple):
     """
 
     vectors: Vectors
-    norms: NDArray[np.float64]
-    mass: NDArray[np.float64]
-
-    @property
-    def cancelled(self) -> NDArray[np.bool_]:
-        """[users] Whether the behaviours add up to (nearly) nothing."""
-        return np.asarray(self.norms <= CANCELLED * self.mass)
+    norms: Floats
+    mass: Floats
 
 
-def user_vectors(behaviours: Vectors, weights: NDArray[np.float64]) -> UserVectors:
-    """u = normalise(sum_j w_j F(x_j)) for every user (design, section 1).
+def weighted_means(behaviours: Vectors, weights: Floats) -> Means:
+    """u = normalise(sum_j w_j F(x_j)) for every user.
 
     Args:
         behaviours: [users, behaviours, dim] unit vectors.
@@ -45,22 +68,4 @@ def user_vectors(behaviours: Vectors, weights: NDArray[np.float64]) -> UserVecto
     sums = np.matmul(shares[:, None, :], behaviours)[:, 0]
     lengths = np.sqrt(np.einsum("ij,ij->i", sums, sums, dtype=np.float64))
     vectors = sums / np.maximum(lengths, 1e-30).astype(np.float32)[:, None]
-    return UserVectors(vectors, lengths * mass, mass)
-
-
-def contributions(
-    behaviours: Vectors, weights: NDArray[np.float64], norms: NDArray[np.float64], items: Vectors
-) -> NDArray[np.float64]:
-    """w_j (F(x_j) . v) / |sum_j w_j F(x_j)| of each user's behaviours to some items.
-
-    Args:
-        behaviours: [users, behaviours, dim] unit vectors.
-        weights: [users, behaviours].
-        norms: [users] |sum_j w_j F(x_j)|.
-        items: [users, items, dim] unit vectors.
-
-    Returns:
-        [users, items, behaviours]; a row adds up to the item's score, cos(u, v).
-    """
-    shares: NDArray[np.float64] = (weights / norms[:, None])[:, None, :]
-    return np.asarray(shares * np.matmul(items, behaviours.swapaxes(1, 2)))
+    return Means(vectors, lengths * mass, mass)

@@ -13,12 +13,13 @@ from recserve_server_ext.common.errors import ConfigError, LaunchError
 from recserve_server_ext.common.workspace import Workspace, store_place
 from recserve_server_ext.config.server import ModelSettings, ServeSettings, rules_of
 from recserve_server_ext.history.weights import weigh
-from recserve_server_ext.index.snapshot import MILVUS
+from recserve_server_ext.index.space import MILVUS
 from recserve_server_ext.interactions.columns import event_columns
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.recommend.experiments import Experiments
+from recserve_server_ext.strategies.registry import Registry
 from recserve_server_ext.supervisor.compactor import Compactor, compact_command
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch, Wanted
 from recserve_server_ext.supervisor.event_log import EventLog
@@ -90,7 +91,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     """
     first = first_pair(workspace, settings)
     backend = find_backend(binary, settings.encoder)
-    if first.snapshot.engine.name == MILVUS and not settings.milvus.uri:
+    if first.snapshot.text.engine.name == MILVUS and not settings.milvus.uri:
         raise ConfigError(
             f"snapshot {first.snapshot.id} is searched by Milvus: set uri in the table [milvus] of the settings"
         )
@@ -134,8 +135,8 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     """Where the interaction store is; it and the key are made when they are missing.
 
     Raises:
-        ServerError: The store or the key cannot be opened or made, they do not belong together, or rules or experiments
-            do not fit.
+        ServerError: The store or the key cannot be opened or made, they do not belong together, or rules,
+            strategies or experiments do not fit.
     """
     users = settings.users
     where = users.store or str(workspace.interactions.resolve())
@@ -143,7 +144,11 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     with InteractionStore(store_place(where), users.limits, create=True) as store:
         keys.settle(store.database)
     weigh(event_columns([]), rules_of(users))
-    Experiments(users.experiments, settings.limits)
+    strategies = Registry(settings.strategies)
+    Experiments(users.experiments, settings.limits, strategies)
+    for name in (settings.strategy, settings.fallback):
+        if name not in strategies.names:
+            raise ConfigError(f"there is no strategy {name!r}; there are: {', '.join(strategies.names)}")
     return where
 
 

@@ -1,27 +1,27 @@
-"""Batches that wait for the encoder: whenever it is free, those that wait go to it together."""
+"""Batches that wait for a model: whenever it is free, those that wait go to it together."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
-class NeedsEncoder(Protocol):
-    """A request with texts to encode."""
+class Waits(Protocol):
+    """A request that waits for a model."""
 
     @property
-    def encoder(self) -> str:
-        """Runtime fingerprint of the encoder that they go to."""
+    def key(self) -> Hashable:
+        """Requests with equal keys can go to the model in one call."""
         ...
 
 
-J = TypeVar("J", bound=NeedsEncoder)
+J = TypeVar("J", bound=Waits)
 
 
 class Batch(NamedTuple, Generic[J]):
-    """Requests that were accepted together, at least one; all for the same encoder.
+    """Requests that were accepted together, at least one; all of the same key.
 
     Attributes:
         jobs: The requests.
@@ -33,12 +33,12 @@ class Batch(NamedTuple, Generic[J]):
 
 
 B = TypeVar("B")
-#: Encodes some batches, calls what it is given once the encoder is free, and answers them; raises nothing.
+#: Calls the model for some batches, calls what it is given once the model is free, and goes on; raises nothing.
 Run = Callable[[list[B], Callable[[], None]], None]
 
 
-class EncodeQueue(Generic[J]):
-    """Hands batches to the encoder, as many at a time as wait: the larger what it gets, the less a text costs."""
+class CallQueue(Generic[J]):
+    """Hands batches to a model, as many at a time as wait: the larger what it gets, the less each costs."""
 
     def __init__(
         self, run: Run[Batch[J]], *, at_once: int, max_batch: int, show: Callable[[int], None] = lambda waiting: None
@@ -46,7 +46,7 @@ class EncodeQueue(Generic[J]):
         """
         Args:
             run: What to do with batches; called by threads of the queue.
-            at_once: Calls of `run` that may have the encoder at a time.
+            at_once: Calls of `run` that may have the model at a time.
             max_batch: Requests that go to it in one call, and that may wait for the next one; a larger batch goes, and
                 waits, alone.
             show: Called with the number of requests that wait, whenever it changes; quick, and raises nothing.
@@ -59,18 +59,22 @@ class EncodeQueue(Generic[J]):
         self._count = 0
         self._changed = threading.Condition()
         self._is_closed = False
-        # One more than have the encoder: it answers what was encoded while the next ones are.
-        self._threads = [
-            threading.Thread(target=self._work, name=f"encode {n}", daemon=True) for n in range(at_once + 1)
-        ]
+        # One more than have the model: it goes on with what came back while the next ones are away.
+        self._threads = [threading.Thread(target=self._work, name=f"call {n}", daemon=True) for n in range(at_once + 1)]
         for thread in self._threads:
             thread.start()
 
-    def put(self, batch: Batch[J]) -> None:
-        """Add a batch; waits while there is no room."""
+    def put(self, batch: Batch[J], *, wait: bool = True) -> None:
+        """Add a batch.
+
+        Args:
+            batch: The batch.
+            wait: Whether to wait while there is no room; what was let in before does not.
+        """
         size = len(batch.jobs)
         with self._changed:
-            self._changed.wait_for(lambda: not self._count or self._count + size <= self._max_batch)
+            if wait:
+                self._changed.wait_for(lambda: not self._count or self._count + size <= self._max_batch)
             self._waiting.append(batch)
             self._count += size
             self._show(self._count)
@@ -89,7 +93,7 @@ class EncodeQueue(Generic[J]):
             self._run(batches, self._give_back)
 
     def _take(self) -> list[Batch[J]]:
-        """The batches that go together once the encoder is free; none when the queue is closed."""
+        """The batches that go together once the model is free; none when the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: (self._free and self._waiting) or (self._is_closed and not self._waiting))
             if not self._waiting:
@@ -107,7 +111,7 @@ class EncodeQueue(Generic[J]):
 
     def _fits(self, taken: list[Batch[J]], size: int) -> bool:
         new = self._waiting[0].jobs
-        return not taken or (size + len(new) <= self._max_batch and new[0].encoder == taken[0].jobs[0].encoder)
+        return not taken or (size + len(new) <= self._max_batch and new[0].key == taken[0].jobs[0].key)
 
     def _give_back(self) -> None:
         with self._changed:

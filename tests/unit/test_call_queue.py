@@ -1,4 +1,4 @@
-"""Batches that wait for the encoder: which go together, how many at a time, how many may wait."""
+"""Batches that wait for a model: which go together, how many at a time, how many may wait."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from queue import SimpleQueue
 
 from msgspec import Struct
 
-from recserve_server_ext.batching.encode_queue import Batch, EncodeQueue
+from recserve_server_ext.batching.call_queue import Batch, CallQueue
 
 LONG_S = 30
 
 
 class Job(Struct):
     name: str
-    encoder: str = "one"
+    key: str = "one"
 
 
 class Encoder:
@@ -25,7 +25,7 @@ class Encoder:
         self.got: SimpleQueue[list[str]] = SimpleQueue()
         self.go_on = threading.Semaphore(0)
         self.waiting: list[int] = []
-        self.queue = EncodeQueue[Job](self._run, at_once=at_once, max_batch=max_batch, show=self.waiting.append)
+        self.queue = CallQueue[Job](self._run, at_once=at_once, max_batch=max_batch, show=self.waiting.append)
 
     def put(self, *names: str, encoder: str = "one") -> None:
         self.queue.put(Batch([Job(name, encoder) for name in names], 0))

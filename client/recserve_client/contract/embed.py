@@ -1,0 +1,37 @@
+"""The packed messages of the model `embed`: texts and their vectors."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class EmbedRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Ask for the vectors of texts (in the order given)."""
+
+    texts: list[str]
+
+
+class EmbedTimings(Struct, frozen=True, gc=False):
+    """Microseconds spent on the batch that this request was answered in; see `RecommendTimings`."""
+
+    queue_us: int
+    resolve_us: int
+    encode_us: int
+
+
+class EmbedResponse(Struct, frozen=True, gc=False):
+    """Unit vectors of the texts.
+
+    Attributes:
+        vectors: base64 of `count` x `dim` little-endian float32 values, row by row.
+        count: Number of texts.
+        dim: Length of a vector.
+        encoder: Fingerprint of the encoder.
+        timings: Where the time went.
+    """
+
+    vectors: str
+    count: int
+    dim: int
+    encoder: str
+    timings: EmbedTimings

@@ -1,0 +1,258 @@
+"""A space of a snapshot: item vectors, the engine that searches them, and which items have a vector at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from recserve_server_ext.common.arrays import Mask, Rows, Vectors
+from recserve_server_ext.common.errors import REBUILD, SnapshotError
+from recserve_server_ext.config.milvus import MilvusSettings
+from recserve_server_ext.index.engines.engine import BuiltEngine, Engine
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.hnsw import HnswEngine
+
+#: The space of the encoder's vectors, which every snapshot has.
+TEXT: Final = "text"
+MILVUS: Final = "milvus"
+VECTORS: Final = "vectors.npy"
+REPORT: Final = "report.json"
+_ROWS: Final = "rows.npy"
+_TEXT_MAP: Final = "text_map.npy"
+
+
+def space_folder(snapshot: Path, name: str = TEXT) -> Path:
+    """The folder of a space in that of its snapshot."""
+    return snapshot / "spaces" / name
+
+
+class EngineManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The engine of a space.
+
+    Attributes:
+        name: `hnsw`, `scan`, `exact` or `milvus`.
+        parameters: What it was built with and searches with: `M`, `ef_construction` and `ef` of hnsw and milvus;
+            `lists`, `codes`, `nprobe` and `rescored` of scan.
+    """
+
+    name: str
+    parameters: dict[str, int] = {}
+
+
+class SpaceManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a snapshot's manifest says of one space.
+
+    Attributes:
+        dim: Length of a vector.
+        vectors: Items that have one.
+        engine: What searches it.
+        version: Of the trained space that its vectors come from; empty for the encoder's.
+        recall_target: Recall@10 that the engine's parameters were chosen for.
+        measured_with: Users that this was measured with; empty where nothing was measured.
+    """
+
+    dim: int
+    vectors: int
+    engine: EngineManifest
+    version: str = ""
+    recall_target: float | None = None
+    measured_with: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpaceContent:
+    """What a space of a new snapshot is made of.
+
+    Attributes:
+        vectors: [vectors, dim] float32, at least one; of unit length in the text space.
+        engine: Built over these vectors.
+        rows: [vectors] row of the snapshot that each vector belongs to, ascending; `None` where every row has one.
+        text_map: [text dim + 1, dim] float32: (an item's vector of the text space, 1) times this is its vector here,
+            for items that came after the training; `None` where there is no such map.
+        version: See `SpaceManifest`.
+        recall_target: See `SpaceManifest`.
+        measured_with: See `SpaceManifest`.
+        report: JSON document kept beside the engine: how its parameters were chosen.
+    """
+
+    vectors: Vectors
+    engine: BuiltEngine
+    rows: Rows | None = None
+    text_map: Vectors | None = None
+    version: str = ""
+    recall_target: float | None = None
+    measured_with: str = ""
+    report: bytes | None = None
+
+    def manifest(self) -> SpaceManifest:
+        """What the snapshot's manifest says of it."""
+        return SpaceManifest(
+            dim=self.vectors.shape[1],
+            vectors=len(self.vectors),
+            engine=EngineManifest(name=self.engine.name, parameters=self.engine.parameters),
+            version=self.version,
+            recall_target=self.recall_target,
+            measured_with=self.measured_with,
+        )
+
+    def check(self, name: str, items: int) -> None:
+        """See whether it fits a snapshot of so many items.
+
+        Raises:
+            SnapshotError: It does not.
+        """
+        vectors = self.vectors
+        if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.size:
+            raise SnapshotError(
+                f"a space needs float32 vectors [items, dim], {name!r} has {vectors.dtype} {vectors.shape}"
+            )
+        _check_rows(name, items if self.rows is None else self.rows, len(vectors), items)
+
+    def write(self, folder: Path) -> None:
+        """Write the vectors, the engine and what belongs to them into a new folder."""
+        folder.mkdir(parents=True)
+        np.save(folder / VECTORS, self.vectors)
+        if self.rows is not None:
+            np.save(folder / _ROWS, self.rows)
+        if self.text_map is not None:
+            np.save(folder / _TEXT_MAP, self.text_map)
+        if self.report is not None:
+            (folder / REPORT).write_bytes(self.report)
+        self.engine.save(folder)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Space:
+    """A loaded space; nothing in it changes.
+
+    The vectors are mapped, so processes on one machine share them; a graph holds hnswlib's own second copy.
+
+    Attributes:
+        name: Of the space.
+        manifest: What it holds.
+        items: Items of the snapshot.
+        vectors: [vectors, dim] float32, read-only; of unit length in the text space.
+        engine: What searches it; its rows are those of `vectors`.
+        exact: The exact engine over the same vectors, for what `engine` cannot answer.
+        rows: [vectors] row of the snapshot that each belongs to, ascending; `None` where every row has one.
+        text_map: See `SpaceContent`.
+    """
+
+    name: str
+    manifest: SpaceManifest
+    items: int
+    vectors: Vectors
+    engine: Engine
+    exact: ExactEngine = field(init=False)
+    rows: Rows | None = None
+    text_map: Vectors | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exact", ExactEngine(self.vectors))
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        name: str,
+        manifest: SpaceManifest,
+        items: int,
+        threads: int | None = None,
+        milvus: MilvusSettings | None = None,
+    ) -> Space:
+        """Open a space of a snapshot.
+
+        Args:
+            folder: Of the snapshot.
+            name: Of the space.
+            manifest: What the snapshot's manifest says of it.
+            items: Items of the snapshot.
+            threads: Of a search; default the usable cores.
+            milvus: Where Milvus is; without it a space that is searched there can be loaded, but not searched.
+
+        Raises:
+            SnapshotError: A file is missing, damaged, or does not fit the manifest.
+        """
+        own = space_folder(folder, name)
+        vectors = map_array(own / VECTORS, (manifest.vectors, manifest.dim))
+        rows = _load_array(own / _ROWS)
+        text_map = _load_array(own / _TEXT_MAP)
+        _check_rows(own, items if rows is None else rows, manifest.vectors, items)
+        engine = _load_engine(manifest.engine, own, vectors, threads, milvus or MilvusSettings())
+        return cls(
+            name=name, manifest=manifest, items=items, vectors=vectors, engine=engine, rows=rows, text_map=text_map
+        )
+
+    @cached_property
+    def place_of(self) -> Rows:
+        """[items] place of each row's vector; -1 where it has none."""
+        if self.rows is None:
+            return np.arange(self.items)
+        places = np.full(self.items, -1, np.int64)
+        places[self.rows] = np.arange(len(self.rows))
+        return places
+
+    @cached_property
+    def present(self) -> Mask:
+        """[items] whether each row has a vector."""
+        return np.asarray(self.place_of >= 0)
+
+
+def _check_rows(name: str | Path, rows: Rows | int, vectors: int, items: int) -> None:
+    """See whether the rows of a space fit its vectors and the items of its snapshot; a number stands for all rows."""
+    count = rows if isinstance(rows, int) else len(rows)
+    rises = isinstance(rows, int) or bool((np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < items)
+    if count != vectors or not rises:
+        raise SnapshotError(
+            f"space {name} has {vectors} vectors for {count} rows of {items} items; one each is needed, in rising order"
+        )
+
+
+def _load_array(path: Path) -> Any:
+    """An array in a file; `None` where there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return np.load(path)
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD}") from error
+
+
+def map_array(path: Path, shape: tuple[int, ...]) -> Vectors:
+    """A float32 array in a file, mapped.
+
+    Raises:
+        SnapshotError: It cannot be read, or has another shape or type.
+    """
+    try:
+        mapped = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD}") from error
+    if mapped.shape != shape or mapped.dtype != np.float32:
+        raise SnapshotError(f"{path} holds {mapped.dtype} {mapped.shape}, manifest says float32 {shape}; {REBUILD}")
+    vectors: Vectors = mapped.view(np.ndarray)
+    return vectors
+
+
+def _load_engine(
+    engine: EngineManifest, folder: Path, vectors: Vectors, threads: int | None, milvus: MilvusSettings
+) -> Engine:
+    if engine.name == HnswEngine.name:
+        return HnswEngine.load(folder, vectors, engine.parameters, threads=threads)
+    if engine.name == "scan":
+        # Here, since loading faiss takes a while and only this engine needs it.
+        from recserve_server_ext.index.engines.scan import ScanEngine
+
+        return ScanEngine.load(folder, vectors, engine.parameters, threads=threads)
+    if engine.name == ExactEngine.name:
+        return ExactEngine.load(folder, vectors)
+    if engine.name == MILVUS:
+        from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
+
+        return MilvusEngine.load(folder, vectors, engine.parameters, milvus)
+    raise SnapshotError(f"snapshot {folder} has an engine {engine.name!r} that this version lacks; {REBUILD}")

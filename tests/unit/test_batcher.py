@@ -1,0 +1,154 @@
+"""Requests that wait for models: one after the other, together where they can, and each answered exactly once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.batching.batcher import Answer, Batcher, ModelCall
+from support.calls import Call
+
+FIRST, SECOND = "first", "second"
+
+
+@dataclass
+class Job:
+    """A word that goes through the models whose letters it starts with, and what they made of it."""
+
+    rounds: list[str]
+    word: str
+    seen: list[str] = field(default_factory=list)
+    waited_ns: int = 0
+    resolve_ns: int = 0
+
+
+class Words:
+    """``ab:word`` goes to the model a, then to b, and is answered with what they made of it."""
+
+    def __init__(self) -> None:
+        self.answered: list[int] = []
+
+    def begin(self) -> None:
+        pass
+
+    def accept(self, raw: bytes) -> Job:
+        rounds, word = raw.decode().split(":")
+        if word == "bad":
+            raise RequestError(ErrorKind.INVALID_REQUEST, word)
+        return Job([{"a": FIRST, "b": SECOND}[letter] for letter in rounds], word)
+
+    def look_up(self, jobs: Sequence[Job]) -> None:
+        pass
+
+    def pending(self, job: Job) -> ModelCall | None:
+        left = job.rounds[len(job.seen) :]
+        return ModelCall(left[0], "1", [job.word]) if left else None
+
+    def resume(self, jobs: Sequence[Job], call: ModelCall, results: Any, took_ns: int) -> None:
+        made = dict(zip(call.inputs, results, strict=True))
+        for job in jobs:
+            job.seen.append(made[job.word])
+
+    def answer(self, jobs: Sequence[Job]) -> list[Answer]:
+        self.answered.append(len(jobs))
+        return [" ".join([job.word, *job.seen]).encode() for job in jobs]
+
+
+class Models:
+    """Two models that say what they were asked; a test can stop and break them."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, list[str]]] = []
+        self.broken: set[str] = set()
+        self.open = threading.Event()
+        self.open.set()
+        self.started = threading.Event()
+
+    def of(self, name: str) -> Callable[[Sequence[Any], str], Any]:
+        def call(inputs: Sequence[Any], version: str) -> Any:
+            self.started.set()
+            assert self.open.wait(30)
+            self.asked.append((name, list(inputs)))
+            if name in self.broken:
+                raise RequestError(ErrorKind.UNAVAILABLE, f"{name} is away")
+            return [f"{name}({word})" for word in inputs]
+
+        return call
+
+
+def batcher(models: Models, at_once: int, handler: Words | None = None) -> Batcher[Job]:
+    calls = {name: models.of(name) for name in (FIRST, SECOND)}
+    return Batcher(handler or Words(), calls, at_once=at_once, max_batch=8)
+
+
+def answers(models: Models, at_once: int, *raws: bytes) -> list[Answer]:
+    calls = [Call(raw) for raw in raws]
+    model = batcher(models, at_once)
+    now = model.run(calls)
+    model.close()
+    assert [len(call.answers) for call in calls] == [int(answer is None) for answer in now]
+    return [call.answers[0] if answer is None else answer for call, answer in zip(calls, now, strict=True)]
+
+
+@pytest.mark.parametrize("at_once", [0, 1, 2])
+def test_one_model_after_the_other(at_once: int) -> None:
+    found = answers(Models(), at_once, b"ab:x", b":y", b"b:z", b"ba:w", b"aab:v")
+    assert found == [
+        b"x first(x) second(x)",
+        b"y",
+        b"z second(z)",
+        b"w second(w) first(w)",
+        b"v first(v) first(v) second(v)",
+    ]
+
+
+@pytest.mark.parametrize("at_once", [0, 1])
+def test_what_waits_together_is_worked_out_once(at_once: int) -> None:
+    models = Models()
+    answers(models, at_once, b"ab:x", b"ab:x", b"ab:y")
+    assert models.asked == [(FIRST, ["x", "y"]), (SECOND, ["x", "y"])]
+
+
+@pytest.mark.parametrize("at_once", [0, 1])
+def test_a_model_that_is_away_fails_those_who_wait_for_it(at_once: int) -> None:
+    models = Models()
+    models.broken = {SECOND}
+    found = answers(models, at_once, b"ab:x", b"a:y", b":z", b":bad")
+    assert isinstance(found[0], RequestError)
+    assert found[0].kind is ErrorKind.UNAVAILABLE
+    if at_once:
+        assert found[1:3] == [b"y first(y)", b"z"]
+    assert isinstance(found[3], RequestError)
+    assert found[3].kind is ErrorKind.INVALID_REQUEST
+
+
+def test_who_waits_for_one_model_does_not_hold_up_the_other() -> None:
+    models = Models()
+    models.open.clear()
+    model = batcher(models, 1)
+    slow = Call(b"a:slow")
+    assert model.run([slow]) == [None]
+    assert models.started.wait(30)
+    assert model.run([Call(b":known")]) == [b"known"]
+    other = Call(b"b:other")
+    models.started.clear()
+    assert model.run([other]) == [None]
+    assert models.started.wait(30)  # the second model works while the first one does
+    models.open.set()
+    assert (slow.answer(), other.answer()) == (b"slow first(slow)", b"other second(other)")
+    model.close()
+
+
+def test_a_caller_who_gave_up_between_two_models_is_answered_once() -> None:
+    models, handler = Models(), Words()
+    model = batcher(models, 1, handler)
+    calls = [Call(b"ab:x"), Call(b"ab:y")]
+    calls[0].gave_up = True
+    model.run(calls)
+    model.close()
+    assert [len(call.answers) for call in calls] == [1, 1]
