@@ -44,8 +44,8 @@ def view_of(vectors: Vectors, engine: Engine, available: NDArray[np.bool_] | Non
     items = len(vectors)
     manifest = SnapshotManifest(
         id="none", created="", encoder="test", revision=3, source="", items=items, dim=vectors.shape[1],
-        engine=EngineManifest(name=engine.name, parameters={}), field_weights={}, recall_target=None, versions={},
-        files={},
+        engine=EngineManifest(name=engine.name, parameters={}), field_weights={}, recall_target=None, measured_with="",
+        versions={}, files={},
     )  # fmt: skip
     ids = [f"i{row}" for row in range(items)]
     snapshot = Snapshot(

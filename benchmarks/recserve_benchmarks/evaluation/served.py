@@ -44,8 +44,8 @@ def view_over(vectors: Vectors, ids: list[str]) -> View:
     items = len(vectors)
     manifest = SnapshotManifest(
         id="evaluation", created="", encoder="", revision=0, source="", items=items, dim=vectors.shape[1],
-        engine=EngineManifest(name="exact", parameters={}), field_weights={}, recall_target=None, versions={},
-        files={},
+        engine=EngineManifest(name="exact", parameters={}), field_weights={}, recall_target=None, measured_with="",
+        versions={}, files={},
     )  # fmt: skip
     engine = ExactEngine(vectors)
     snapshot = Snapshot(

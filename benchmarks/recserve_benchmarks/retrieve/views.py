@@ -37,6 +37,7 @@ def view_of(vectors: Vectors, engine: BuiltEngine) -> View:
         items=items,
         dim=dim,
         engine=EngineManifest(name=engine.name, parameters=dict(engine.parameters)),
+        measured_with="",
         files={},
     )
     ids = [f"t{row}" for row in range(items)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msgspec import UnsetType
-
 from recserve_export.bulk_encoding.columns import Known, item_vectors, read_catalogue
 from recserve_export.index.milvus import again_in_milvus, write_with
 from recserve_server_ext.catalogue.changes import forget_before
@@ -71,7 +69,7 @@ def compact(
         fields=catalogue.fields,
         field_weights=catalogue.field_weights,
         recall_target=old.manifest.recall_target,
-        measured_with="" if isinstance(old.manifest.measured_with, UnsetType) else old.manifest.measured_with,
+        measured_with=old.manifest.measured_with,
         report=_report(snapshots / old.manifest.id / REPORT),
     )
     # Not over what another encoder was activated with meanwhile.

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import sha256_of
@@ -42,7 +41,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         engine: What searches it.
         field_weights: Weight a_f of each text field in the item vectors, as the catalogue had them.
         recall_target: Recall@10 that the engine's parameters were chosen for.
-        measured_with: Users that this was measured with. Absent = not told, as in snapshots from before there was this.
+        measured_with: Users that this was measured with; empty = not told.
         versions: Of the packages that made it.
         files: SHA-256 of every other file of the folder.
         format: Version of this layout.
@@ -59,7 +58,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     engine: EngineManifest
     field_weights: dict[str, float] = {}
     recall_target: float | None = None
-    measured_with: str | UnsetType = UNSET
+    measured_with: str
     versions: dict[str, str] = {}
     files: dict[str, str]
     format: int = FORMAT

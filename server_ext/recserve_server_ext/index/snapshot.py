@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from msgspec import UNSET
 from numpy.typing import NDArray
 
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
@@ -284,7 +283,7 @@ def _manifest(content: Content, name: str, created: str, files: dict[str, str]) 
         engine=EngineManifest(name=content.engine.name, parameters=content.engine.parameters),
         field_weights=dict(content.field_weights),
         recall_target=content.recall_target,
-        measured_with=content.measured_with or UNSET,
+        measured_with=content.measured_with,
         versions={package: version(package) for package in ("recserve", "faiss-cpu", "hnswlib", "numpy", "pyarrow")},
         files=files,
     )
