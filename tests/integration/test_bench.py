@@ -144,8 +144,6 @@ def test_a_tiny_run_encodes_in_every_way(tiny_home: Path, tmp_path: Path) -> Non
     assert agreement.pop(FAST_OURS, 1.0) > 0.98
     assert all(least > 0.9999 for least in agreement.values())
     assert set(agreement) == {*SYSTEMS[1:], *peers}
-    assert set(results["limit"]["by_library"]) == {"onnxruntime", "numpy", "torch"}
-    assert all(0 < share < 1 for shares in results["limit"]["share"].values() for share in shares.values())
     assert all(1 <= size <= 32 for sizes in results["batch"].values() for size in sizes.values())
     assert {len(figures) for figures in results["rounds"].values()} == {2}
     assert results["texts"]["descriptions"]["count"] == 100
