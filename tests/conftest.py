@@ -158,7 +158,7 @@ def importer(tmp_path: Path) -> Iterator[Importer]:
 @pytest.fixture(scope="module")
 def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tiny home to change."""
-    return shutil.copytree(tiny_home, tmp_path_factory.mktemp("live") / "home", ignore=_OF_A_SERVER)
+    return shutil.copytree(tiny_home, tmp_path_factory.mktemp("live") / "home", symlinks=True, ignore=_OF_A_SERVER)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def bench(*options: str, command: str = "recommend") -> subprocess.CompletedProc
 @pytest.mark.slow
 def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "bench.json", tmp_path / "bench.png"
-    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("run"))
+    shutil.copytree(tiny_home, home, symlinks=True, ignore=shutil.ignore_patterns("run"))
     sizes = ["--items", "1000", "--rounds", "2", "--soak", "100", "--quick"]
     ran = bench("--home", str(home), *sizes, "--json", str(report), "--plot", str(plot))
     assert ran.returncode == 0, ran.stderr
@@ -60,7 +60,7 @@ def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_tiny_run_retrieves_in_every_way(tiny_home: Path, tmp_path: Path) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "retrieve.json", tmp_path / "retrieve.png"
-    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("run"))
+    shutil.copytree(tiny_home, home, symlinks=True, ignore=shutil.ignore_patterns("run"))
     options = ["--home", str(home), "--items", "1000", "--rounds", "1", "--quick", "--scan-budget", "0"]
     ran = bench(*options, "--json", str(report), "--plot", str(plot), command="retrieve")
     assert ran.returncode == 0, ran.stderr
@@ -121,7 +121,7 @@ def test_what_cannot_run_says_so_in_a_line(tmp_path: Path, options: tuple[str, .
 @pytest.mark.slow
 def test_a_tiny_run_encodes_in_every_way(tiny_home: Path, tmp_path: Path) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "encode.json", tmp_path / "encode.png"
-    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("run"))
+    shutil.copytree(tiny_home, home, symlinks=True, ignore=shutil.ignore_patterns("run"))
     options = ["--home", str(home), "--source", str(make_tiny_source(tmp_path / "tiny")), "--rounds", "2", "--quick"]
     ran = bench(*options, "--json", str(report), "--plot", str(plot), command="encode")
     assert ran.returncode == 0, ran.stderr
@@ -144,8 +144,6 @@ def test_a_tiny_run_encodes_in_every_way(tiny_home: Path, tmp_path: Path) -> Non
     assert agreement.pop(FAST_OURS, 1.0) > 0.98
     assert all(least > 0.9999 for least in agreement.values())
     assert set(agreement) == {*SYSTEMS[1:], *peers}
-    assert set(results["limit"]["by_library"]) == {"onnxruntime", "numpy", "torch"}
-    assert all(0 < share < 1 for shares in results["limit"]["share"].values() for share in shares.values())
     assert all(1 <= size <= 32 for sizes in results["batch"].values() for size in sizes.values())
     assert {len(figures) for figures in results["rounds"].values()} == {2}
     assert results["texts"]["descriptions"]["count"] == 100
@@ -164,7 +162,7 @@ def test_encoding_that_cannot_run_says_so_in_a_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_tiny_run_measures_users_in_both_stores(tiny_home: Path, tmp_path: Path, postgres: Postgres) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "users.json", tmp_path / "users.png"
-    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("run"))
+    shutil.copytree(tiny_home, home, symlinks=True, ignore=shutil.ignore_patterns("run"))
     before = {path for path in home.rglob("*") if path.name.startswith(("interactions.db", "pseudonym.key"))}
     url = postgres.empty()
     options = ["--home", str(home), "--items", "1000", "--rounds", "1", "--users", "300", "--quick"]

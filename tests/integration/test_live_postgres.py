@@ -28,7 +28,7 @@ def home(tiny_home: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathF
     """A home without a store of its own; its catalogue is in PostgreSQL."""
     home = tmp_path_factory.mktemp("pg") / "home"
     home.mkdir()
-    shutil.copytree(tiny_home / "encoder", home / "encoder")
+    shutil.copytree(tiny_home / "encoder", home / "encoder", symlinks=True)
     url = postgres.empty()
     with CatalogueStore(tiny_home / "catalogue.db") as films, CatalogueStore(url, create=True) as store:
         store.replace_all(films.items(), field_weights=films.head().field_weights)

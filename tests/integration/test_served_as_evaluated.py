@@ -35,7 +35,9 @@ TYPES = ["view", "like", "dislike", "purchase"]
 @pytest.fixture(scope="module")
 def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("evaluated") / "home"
-    return shutil.copytree(tiny_home, copy, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key"))
+    return shutil.copytree(
+        tiny_home, copy, symlinks=True, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
+    )
 
 
 @pytest.fixture(scope="module")

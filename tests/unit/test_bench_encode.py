@@ -1,4 +1,4 @@
-"""`recserve bench encode`: texts, systems, the limit and the report, on the tiny encoder and figures made up here."""
+"""`recserve bench encode`: texts, systems and the report, on the tiny encoder and figures made up here."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from tokenizers import Tokenizer
 from tritonclient.grpc import service_pb2
@@ -30,21 +28,10 @@ from recserve_benchmarks.encode.bench import (
     TORCH,
     EncodeBench,
     EncodePlan,
-    limit_of,
     summary,
 )
 from recserve_benchmarks.encode.corpus import KINDS, description, embed_requests, film_texts
 from recserve_benchmarks.encode.fast import FastEncoder
-from recserve_benchmarks.encode.limit import (
-    EncoderShape,
-    numpy_pass,
-    onnxruntime_pass,
-    passes,
-    rate,
-    read_shape,
-    shares_of,
-    torch_pass,
-)
 from recserve_benchmarks.encode.peers import PEERS
 from recserve_benchmarks.encode.report import draw, machine_line, notes, systems_table, targets, targets_table
 from recserve_benchmarks.encode.systems import COMPARED, EncodeCost, EncodeJob, load, start, timed
@@ -55,7 +42,7 @@ from recserve_benchmarks.harness.worker import Worker
 from recserve_client.contract import EmbedRequest, Unpacker
 from recserve_export.encoder.source.folder import default_folder
 from recserve_server_ext.common import cpu
-from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER
+from recserve_server_ext.encoder.manifest import MANIFEST, TOKENIZER
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from support.tiny_encoder import DIM, make_tiny_source
 
@@ -190,75 +177,19 @@ def test_a_system_that_cannot_start_is_an_error_that_names_it(tmp_path: Path) ->
 
 def test_what_a_process_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chatty.py").write_text(
-        "from recserve_benchmarks.encode.limit import LimitJob, LimitRates\n"
+        "import msgspec\n"
         "from recserve_benchmarks.harness.worker import work_on_jobs\n"
-        "def work(job):\n    print('advice of a library', flush=True)\n    return LimitRates({'a': job.seconds})\n"
-        "work_on_jobs(LimitJob, work)\n"
+        "class Number(msgspec.Struct):\n    value: float\n"
+        "def work(job):\n    print('advice of a library', flush=True)\n    return Number(2 * job.value)\n"
+        "work_on_jobs(Number, work)\n"
     )
 
-    class Seconds(msgspec.Struct):
-        seconds: float
-
-    class Rates(msgspec.Struct):
-        gflops: dict[str, float]
+    class Number(msgspec.Struct):
+        value: float
 
     path = ":".join([str(tmp_path), *filter(None, sys.path)])
-    with Worker("chatty", answer=Rates, environment={"PYTHONPATH": path}) as worker:
-        assert [worker.ask(Seconds(number)).gflops for number in (1.0, 2.0)] == [{"a": 1.0}, {"a": 2.0}]
-
-
-def test_operations_follow_the_formula() -> None:
-    shape = EncoderShape(weights=((4, 4), (4, 8), (8, 4)), attentions=2, width=4)
-    # 2 n (16 + 32 + 32) + 4 n^2 x 4 x 2, for n = 3 and n = 10
-    assert shape.flop(np.array([3, 10])) == 2 * 13 * 80 + 4 * (9 + 100) * 4 * 2
-
-
-def test_the_shape_of_the_tiny_encoder_is_read_from_its_graph(encoder: Path) -> None:
-    shape = read_shape(encoder)
-    assert shape.attentions == 2
-    assert shape.width == DIM
-    assert sorted(shape.weights) == sorted([(DIM, DIM)] * 8 + [(DIM, 2 * DIM), (2 * DIM, DIM)] * 2)
-    assert sorted(shares_of(shape)) == sorted([(DIM, DIM)] * 4 + [(DIM, 2 * DIM), (2 * DIM, DIM)])
-
-
-def test_a_graph_without_weight_matrices_is_refused(tmp_path: Path) -> None:
-    table = numpy_helper.from_array(np.zeros((9, 4), np.float32), "table")
-    graph = helper.make_graph(
-        [helper.make_node("Gather", ["table", "ids"], ["out"])],
-        "look-up",
-        [helper.make_tensor_value_info("ids", TensorProto.INT64, [None])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [None, 4])],
-        [table],
-    )
-    onnx.save(helper.make_model(graph), tmp_path / MODEL)
-    with pytest.raises(BenchmarkError, match="no weight matrix"):
-        read_shape(tmp_path)
-
-
-def test_every_library_multiplies() -> None:
-    sizes = [(8, 8), (8, 16), (16, 8)]
-    assert [name for name, _ in passes(sizes, 4, int8=False)] == ["onnxruntime", "numpy", "torch"]
-    assert [name for name, _ in passes(sizes, 4, int8=True)] == ["onnxruntime"]
-    for multiply in (numpy_pass(sizes, 4), torch_pass(sizes, 4), onnxruntime_pass(sizes, 4)):
-        multiply()
-    onnxruntime_pass(sizes, 4, int8=True)()
-
-
-def test_a_rate_counts_the_passes_of_all_threads() -> None:
-    count = Counted()
-    gflops = rate(lambda: count, 2, 1e9, 0.02)
-    assert count.passes >= 2 + 2  # one to warm up and one by the clock, for each of two threads
-    assert 0 < gflops <= (count.passes - 2) / 0.02
-
-
-class Counted:
-    """A pass that counts itself."""
-
-    def __init__(self) -> None:
-        self.passes = 0
-
-    def __call__(self) -> None:
-        self.passes += 1
+    with Worker("chatty", answer=Number, environment={"PYTHONPATH": path}) as worker:
+        assert [worker.ask(Number(value)).value for value in (1.0, 2.0)] == [2.0, 4.0]
 
 
 def test_company_is_a_share() -> None:
@@ -281,14 +212,13 @@ def rounds(**more: list[float]) -> dict[str, list[float]]:
             found[f"cpu_us.{name}.{kind}"] = [1e4, 2e4, 3e4]
         for name in ("batch.embed", "batch.encoder", "p50_ms", "p99_ms"):
             found[f"{name}.{kind}"] = [12.5] * 3
-    return {**found, "limit.numpy": [90, 100, 110], "limit.onnxruntime": [80, 80, 80]}
+    return found
 
 
 def results_of(rounds: dict[str, list[float]]) -> dict[str, Any]:
     """Results as a run makes them."""
     return {
         **summary(rounds),
-        "limit": limit_of(rounds, {"titles": 0.1e9, "descriptions": 1e9}, "fp32"),
         "start": {"first_vector_s": 1.5, "starts_s": [1.4, 1.5, 2.5]},
         "contention": [0.01, 0.02, 0.01],
         "torch_batch": {"titles": 128, "descriptions": 32},
@@ -330,7 +260,6 @@ def test_what_takes_part_besides_has_figures_and_ratios(more_results: dict[str, 
     assert set(more_results["ratios"]) == set(RATIOS)
     assert more_results["ratios"]["int8_fast_to_torch"]["titles"] == pytest.approx(5.1)
     assert more_results["ratios"]["in_process_to_fastembed"]["titles"] == pytest.approx(4)
-    assert more_results["limit"]["share"]["infinity"]["titles"] == pytest.approx(80 * 0.1 / 100)
     lines = printed(systems_table(more_results))
     assert len(lines) == 1 + len(SYSTEMS) + 1 + len(PEERS)
     assert max(map(len, lines)) <= 100
@@ -356,14 +285,6 @@ def test_int8_fast_is_held_against_the_target_where_the_served_one_misses(
         more_results["ratios"]["int8_fast_to_torch"] = {"titles": 9.0, "descriptions": 9.0}
     lines = [line.split() for line in printed(targets_table(more_results)) if "int8_fast" in line]
     assert [line[-1] for line in lines] == ["yes"] * rows
-
-
-def test_the_limit_is_the_best_library_and_shares_follow_from_it(results: dict[str, Any]) -> None:
-    limit = results["limit"]
-    assert limit["by_library"] == {"numpy": 100, "onnxruntime": 80}
-    assert limit["gflops"] == 100
-    assert limit["share"]["embedded_in_process"]["titles"] == pytest.approx(200 * 0.1 / 100)
-    assert limit["share"]["embedded_in_process"]["descriptions"] == pytest.approx(20 * 1 / 100)
 
 
 @pytest.mark.parametrize(("has_dot_product", "titles", "descriptions"), [(False, 1.8, 1.3), (True, 5, 5)])
@@ -409,7 +330,7 @@ def test_a_figure_is_found_at_its_path(results: dict[str, Any]) -> None:
 
 def test_company_and_trials_are_told(results: dict[str, Any]) -> None:
     assert "67 tokens" in machine_line(results)
-    assert "128 for titles" in notes(results)[1]
+    assert "128 for titles" in notes(results)[0]
     assert not any("other programs" in line or "trial" in line for line in notes(results))
     results["contention"][1], results["setup"]["quick"] = 0.4, True
     assert "up to 40% of the cores" in notes(results)[-2]

@@ -116,12 +116,10 @@ def test_another_encoder_or_other_weights_are_named(folder: Path) -> None:
 def test_a_folder_that_is_no_output_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ExportError, match=r"nowhere has no job\.json: name an output of recserve catalogue encode"):
         opened(tmp_path / "nowhere")
-    (folder / JOB).write_bytes(b'{"made_with": "x", "mapping": {"texts": {}}, "dim": 8}')
-    with pytest.raises(ExportError, match="format 1, this version of recserve takes format 2; encode anew"):
-        opened(folder)
-    write_job(folder, mapping=3)
-    with pytest.raises(ExportError, match=r"job\.json cannot be read: .* encode anew"):
-        opened(folder)
+    for changed in ({"format": 1}, {"mapping": 3}):
+        write_job(folder, **changed)
+        with pytest.raises(ExportError, match=r"job\.json cannot be read: .* encode anew into an empty folder"):
+            opened(folder)
     write_job(folder)
     pq.write_table(pa.table({"id": ["a"], "vector": [[1.0]]}), folder / "mine.parquet")
     with pytest.raises(ExportError, match=r"mine\.parquet was not written by recserve catalogue encode"):

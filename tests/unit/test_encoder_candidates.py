@@ -8,8 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app
@@ -63,14 +61,6 @@ class TestGate:
         else:
             neighbours = msgspec.structs.replace(neighbours, **{name: low})
         assert Gate().misses(agreement, neighbours) == [said]
-
-    @given(st.lists(st.integers(0, 5), min_size=2, max_size=40))
-    def test_ranks_share_their_mean(self, values: list[int]) -> None:
-        import numpy as np
-
-        found = fidelity._ranks(np.array(values, np.float32))
-        expected = [sum(b < a for b in values) + (sum(b == a for b in values) - 1) / 2 for a in values]
-        assert found.tolist() == expected
 
 
 class TestChoice:

@@ -49,7 +49,7 @@ ON_TRITON = ServeSettings(encoder=EncoderSettings(target="onnxruntime"))
 @pytest.fixture
 def encoder(tiny_home: Path, tmp_path: Path) -> Path:
     """A copy of the tiny fp32 encoder to change."""
-    return shutil.copytree(tiny_home / "encoder" / "fp32", tmp_path / "home" / "encoder" / "fp32")
+    return shutil.copytree(tiny_home / "encoder", tmp_path / "home" / "encoder", symlinks=True) / "fp32"
 
 
 def write(encoder: Path, target: Target, **options: int) -> Any:

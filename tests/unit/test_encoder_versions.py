@@ -70,18 +70,21 @@ def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert names(versions(tmp_path)) == [(1, "one")]
 
 
-def test_an_encoder_of_an_older_layout_becomes_a_version_with_the_next_export(tmp_path: Path) -> None:
-    (tmp_path / "fp32").mkdir()
-    fill(tmp_path / "fp32", "old")
-    assert names(versions(tmp_path)) == [(0, "old")]
-    export(tmp_path, "new")
-    assert names(versions(tmp_path)) == [(1, "old"), (2, "new")]
-    assert (tmp_path / "fp32").is_symlink()
-    # A copy that followed the links is the same encoder once more.
-    shutil.copytree(tmp_path, tmp_path / "copied")
-    assert names(versions(tmp_path / "copied")) == [(1, "old"), (2, "new")]
-    link_to(tmp_path / "copied", versions(tmp_path / "copied")[0])
-    assert read_manifest(tmp_path / "copied" / "fp32").name == "old"
+def test_a_folder_in_the_place_of_the_link_is_refused(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "home")
+    export(workspace.encoder, "one")
+    copied = Workspace(shutil.copytree(workspace.home, tmp_path / "copied"))  # follows the link
+    said = "fp32 is a folder and no link .* remove it, then run: recserve export encoder --precision fp32"
+    with pytest.raises(EncoderError, match=said):
+        choose_encoder(copied)
+    with pytest.raises(EncoderError, match=said):
+        export(copied.encoder, "two")
+    (one,) = versions(copied.encoder)
+    with pytest.raises(EncoderError, match=said):
+        link_to(copied.encoder, one)
+    shutil.rmtree(copied.encoder / "fp32")
+    link_to(copied.encoder, one)
+    assert choose_encoder(copied).resolve() == one.folder.resolve()
 
 
 def test_a_version_goes_by_number_name_and_fingerprint(tmp_path: Path) -> None:
@@ -91,13 +94,10 @@ def test_a_version_goes_by_number_name_and_fingerprint(tmp_path: Path) -> None:
     for name in ("3", first.fingerprint[:5], "one"):
         with pytest.raises(EncoderError, match=r"no version .*0001-fp32-.*0002-fp32-.*recserve encoder list"):
             find(tmp_path, name)
-    (tmp_path / "fp32").unlink()
-    (tmp_path / "fp32").mkdir()
-    fill(tmp_path / "fp32", "three")
-    (tmp_path / "int8").mkdir()
-    fill(tmp_path / "int8", "four", "int8")
-    with pytest.raises(EncoderError, match="several versions '0'"):
-        find(tmp_path, "0")
+    second = find(tmp_path, "2").folder
+    second.rename(second.with_name(second.name.replace("0002", "0001")))
+    with pytest.raises(EncoderError, match="several versions '1'"):
+        find(tmp_path, "1")
 
 
 def test_a_damaged_version_is_listed_with_its_fault(tmp_path: Path) -> None:

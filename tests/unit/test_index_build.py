@@ -29,6 +29,7 @@ from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.encoder.item_vectors import Pairs, weighted_sums
 from recserve_server_ext.encoder.manifest import MANIFEST as ENCODER_MANIFEST
 from recserve_server_ext.encoder.manifest import EncoderManifest
+from recserve_server_ext.encoder.versions import new_version
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.index.space import REPORT, VECTORS, space_folder
 from recserve_server_ext.interactions.interaction import Interaction
@@ -102,16 +103,15 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def make_encoder(workspace: Workspace, content: str) -> None:
     """An encoder manifest whose fingerprint is `HashEncoder`'s, or another for other content."""
-    folder = workspace.encoder / "fp32"
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = EncoderManifest(
         name="hash", precision="fp32", dim=DIM, max_tokens=8, pooling="mean", source_sha256="",
         files={"model.onnx": content, "tokenizer.json": ""}, versions={},
     )  # fmt: skip
     HashEncoder.fingerprint = manifest.runtime_fingerprint
-    for name in manifest.files:
-        (folder / name).write_bytes(b"")
-    (folder / ENCODER_MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    with new_version(workspace.encoder, "fp32") as folder:
+        for name in manifest.files:
+            (folder / name).write_bytes(b"")
+        (folder / ENCODER_MANIFEST).write_bytes(msgspec.json.encode(manifest))
 
 
 def test_item_vector_is_the_normalised_weighted_sum(workspace: Workspace) -> None:

@@ -38,7 +38,7 @@ def encode(
         fail(f"recserve bench needs the module {error.name!r}: pip install 'recserve[serve,export,bench]'")
     plan = EncodePlan(rounds=rounds, seed=seed)
     if quick:
-        plan = EncodePlan(rounds=rounds, seed=seed, titles=400, descriptions=100, limit_s=0.05)
+        plan = EncodePlan(rounds=rounds, seed=seed, titles=400, descriptions=100)
     try:
         results = _measure(Workspace(home), precision, source, plan)
     except (ServerError, ExportError, BenchmarkError, RecserveError) as error:

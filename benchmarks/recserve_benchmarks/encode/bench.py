@@ -12,11 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from recserve_benchmarks.encode import limit as encode_limit
 from recserve_benchmarks.encode import systems as encode_systems
 from recserve_benchmarks.encode.corpus import KINDS, Kind, embed_requests, film_texts
 from recserve_benchmarks.encode.fast import FastEncoder, fast_encoder
-from recserve_benchmarks.encode.limit import LimitJob, LimitRates
 from recserve_benchmarks.encode.peers import PEERS
 from recserve_benchmarks.encode.systems import COMPARED, EncodeCost, EncodeJob
 from recserve_benchmarks.errors import BenchmarkError
@@ -63,14 +61,12 @@ class EncodePlan:
         rounds: Rounds; medians are over them.
         titles: Titles of each round.
         descriptions: Descriptions of each round.
-        limit_s: Seconds of multiplying with each library and number of rows, in each round.
         seed: Of the draw of the texts and of the order within a round.
     """
 
     rounds: int = 5
     titles: int = 4000
     descriptions: int = 1000
-    limit_s: float = 0.3
     seed: int = 0
 
 
@@ -120,7 +116,6 @@ class EncodeBench:
             self._done("find or make int8-fast", 0, 1)
             fast = stack.enter_context(fast_encoder(self._home, self._manifest, self._source))
             workers = self._start(stack, fast)
-            limit = stack.enter_context(encode_limit.start(self._encoder))
             agreement = self._warm(workers)
             batches = self._choose_batches(workers[TORCH])
             for number in range(_STARTS - 1):
@@ -129,7 +124,7 @@ class EncodeBench:
                     pass
             server = stack.enter_context(self._served())
             agreement[GRPC] = _compared(GRPC, self._grpc_vectors(server), self._torch_vectors)
-            self._measure(workers, limit, server, batches)
+            self._measure(workers, server, batches)
         return {
             **self._results(),
             "agreement": agreement,
@@ -208,13 +203,7 @@ class EncodeBench:
         with Client(server.address) as client:
             return np.concatenate([client.embed(self._texts[kind][:COMPARED]) for kind in KINDS])
 
-    def _measure(
-        self,
-        workers: dict[str, Worker[EncodeCost]],
-        limit: Worker[LimitRates],
-        server: Server,
-        batches: dict[Kind, int],
-    ) -> None:
+    def _measure(self, workers: dict[str, Worker[EncodeCost]], server: Server, batches: dict[Kind, int]) -> None:
         """All rounds; the order of the systems is another one in each."""
         random = np.random.default_rng([self._plan.seed, 79])
         names = [*workers, GRPC]
@@ -232,9 +221,6 @@ class EncodeBench:
                         cost = workers[name].ask(EncodeJob(self._texts[kind], batch))
                         self._note(f"{name}.{kind}", cost.texts_per_s, cost.cpu_us)
                     step += 1
-            self._done(f"round {number + 1}: matrix products", step, steps)
-            for library, rate in limit.ask(LimitJob(self._plan.limit_s)).gflops.items():
-                self._rounds.setdefault(f"limit.{library}", []).append(rate)
             self._contention.append(contention.share())
         self._done("rounds", steps, steps)
 
@@ -254,7 +240,6 @@ class EncodeBench:
         lengths = self._lengths
         return {
             **summary(self._rounds),
-            "limit": limit_of(self._rounds, self._flop_per_text(), self._manifest.precision),
             "start": {"first_vector_s": median(self._first_vector_s), "starts_s": self._first_vector_s},
             "contention": self._contention,
             "rounds": self._rounds,
@@ -268,10 +253,6 @@ class EncodeBench:
                 for kind in KINDS
             },
         }
-
-    def _flop_per_text(self) -> dict[Kind, float]:
-        shape = encode_limit.read_shape(self._encoder)
-        return {kind: shape.flop(lengths) / len(lengths) for kind, lengths in self._lengths.items()}
 
 
 def measured(rounds: dict[str, list[float]]) -> list[str]:
@@ -304,30 +285,6 @@ def summary(rounds: dict[str, list[float]]) -> dict[str, Any]:
         "batch": {model: medians("batch", model) for model in (models.EMBED, models.ENCODER)},
         "latency_ms": {kind: {p: median(rounds[f"{p}_ms.{kind}"]) for p in ("p50", "p99")} for kind in KINDS},
         "spread": spread,
-    }
-
-
-def limit_of(rounds: dict[str, list[float]], flop_per_text: dict[Kind, float], precision: str) -> dict[str, Any]:
-    """The rate of matrix products on this CPU, and the share of it that each system reaches.
-
-    Args:
-        rounds: Figures of the rounds.
-        flop_per_text: Operations of an average text, see `EncoderShape.flop`.
-        precision: Of the encoder and of the products.
-    """
-    prefix = "limit."
-    libraries = {name.removeprefix(prefix): median(of) for name, of in rounds.items() if name.startswith(prefix)}
-    best = max(libraries.values())
-    share = {
-        name: {kind: median(rounds[f"texts_per_s.{name}.{kind}"]) * flop_per_text[kind] / 1e9 / best for kind in KINDS}
-        for name in measured(rounds)
-    }
-    return {
-        "precision": precision,
-        "gflops": best,
-        "by_library": libraries,
-        "gflop_per_text": {kind: flop / 1e9 for kind, flop in flop_per_text.items()},
-        "share": share,
     }
 
 

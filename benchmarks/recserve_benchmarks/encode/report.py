@@ -63,17 +63,17 @@ def targets_table(results: dict[str, Any]) -> Table:
 
 
 def systems_table(results: dict[str, Any]) -> Table:
-    """Texts/s, CPU and the share of the limit of every system, for both kinds of text."""
+    """Texts/s and CPU of every system, for both kinds of text."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("")
     for kind in KINDS:
-        for name in (f"{kind}/s", "CPU us", "of limit"):
+        for name in (f"{kind}/s", "CPU us"):
             table.add_column(name, justify="right")
     for name in results["systems"]:
         cells = []
         for kind in KINDS:
             rate, cpu_us = results["systems"][name][kind], results["cpu_us"][name][kind]
-            cells += [f"{rate:,.0f}", f"{cpu_us:,.0f}", f"{results['limit']['share'][name][kind]:.0%}"]
+            cells += [f"{rate:,.0f}", f"{cpu_us:,.0f}"]
         table.add_row(_LABELS[name], *cells)
     return table
 
@@ -87,12 +87,10 @@ def machine_line(results: dict[str, Any]) -> str:
 
 
 def notes(results: dict[str, Any]) -> list[str]:
-    """What the tables leave out: limit, batches, latency, contention, and why not to quote the figures."""
-    limit, batch, latency = results["limit"], results["batch"], results["latency_ms"]
-    libraries = ", ".join(f"{name} {rate:,.0f}" for name, rate in limit["by_library"].items())
+    """What the tables leave out: batches, latency, contention, and why not to quote the figures."""
+    batch, latency = results["batch"], results["latency_ms"]
     torch_batches = ", ".join(f"{batch_of} for {kind}" for kind, batch_of in results["torch_batch"].items())
     lines = [
-        f"limit: {limit['precision']} matrix products, GFLOP/s: {libraries}",
         f"torch's batch: {torch_batches}",
         *(
             f"gRPC, {kind}: p50 {latency[kind]['p50']:.1f} ms, p99 {latency[kind]['p99']:.1f} ms; "

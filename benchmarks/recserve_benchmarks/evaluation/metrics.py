@@ -8,6 +8,7 @@ from typing import Any, Final
 import ir_measures
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from recserve_benchmarks.evaluation.ranking import Known
 from recserve_server_ext.common.arrays import Floats, Ints
@@ -96,9 +97,7 @@ def beyond_accuracy(rankings: Ints, known: Known) -> dict[str, float]:
     active = int((np.diff(known.columns.offsets) > 0).sum())
     information = -np.log2((known.popularity + 1) / (active + 1))
     # Equally popular items share their mean rank.
-    ordered = np.sort(-known.popularity)
-    through = [np.searchsorted(ordered, -known.popularity, side) for side in ("left", "right")]
-    rank = (through[0] + through[1] - 1) / 2 / max(items - 1, 1)
+    rank = (stats.rankdata(-known.popularity) - 1) / max(items - 1, 1)
     return {
         "coverage": float((counts > 0).mean()),
         "novelty": float(information[shown].mean()),
@@ -134,5 +133,5 @@ def _means(values: dict[str, Floats], users: NDArray[np.bool_]) -> dict[str, flo
         return {"users": 0.0}
     means = {name: float(of[users].mean()) for name, of in values.items()}
     if count > 1:
-        means["ndcg@10_se"] = float(values["ndcg@10"][users].std(ddof=1) / np.sqrt(count))
+        means["ndcg@10_se"] = float(stats.sem(values["ndcg@10"][users]))
     return {"users": float(count), **means}

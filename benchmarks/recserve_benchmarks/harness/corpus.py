@@ -55,14 +55,14 @@ class TextVectors:
     Attributes:
         vectors: [texts, dim] unit float32, mapped; one for every distinct text.
         source: Names the texts.
-        encoder_folder: What encoded them.
-        encoder: Its runtime fingerprint.
+        encoders: Folder of the encoders.
+        encoder: Runtime fingerprint of the one that encoded them.
         titles: Titles of the films.
     """
 
     vectors: Vectors
     source: str
-    encoder_folder: Path
+    encoders: Path
     encoder: str
     titles: list[str]
 
@@ -100,7 +100,7 @@ def encoded_texts(
             source=source,
         )
         found = Snapshot.load(write(home.snapshots, content))
-    return TextVectors(found.text.vectors, source, encoder_folder, encoder.fingerprint, titles)
+    return TextVectors(found.text.vectors, source, workspace.encoder, encoder.fingerprint, titles)
 
 
 def prepare(workspace: Workspace, encoder_folder: Path, items: int, done: Callable[[str, int, int], None]) -> Corpus:

@@ -107,7 +107,7 @@ class RetrieveBench:
         served = retrieve_swap.Served(
             vectors=vectors,
             engine=engine,
-            encoders=self._texts.encoder_folder.parent,
+            encoders=self._texts.encoders,
             precision=self._encoder.manifest.precision,
             fingerprint=self._encoder.fingerprint,
         )

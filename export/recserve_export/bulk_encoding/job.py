@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -28,8 +28,6 @@ from recserve_server_ext.encoder.manifest import read_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 
 JOB = "job.json"
-#: Of the output: raise it when rows or `job.json` mean something else.
-FORMAT: Final = 2
 #: Of the files of the output. Lists of any length: those of a fixed size do not come back where some are missing.
 SCHEMA: Final = pa.schema(
     {
@@ -40,7 +38,6 @@ SCHEMA: Final = pa.schema(
     }
 )
 _LOCK = ".lock"
-_ENCODE_ANEW = "encode anew into an empty folder"
 #: After a dot and the name of the output: a file that is being written.
 _ASIDE = ".{}.tmp"
 #: Rows encoded at a time: memory does not grow with the size of a row group.
@@ -54,19 +51,13 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         encoder: Runtime fingerprint.
         mapping: How rows become items, with the field weights.
         dim: Length of a vector.
-        format: Of the output.
+        format: Of the output: another number when rows or this file mean something else.
     """
 
     encoder: str
     mapping: FieldMapping
     dim: int
-    format: int = FORMAT
-
-
-class _Format(msgspec.Struct):
-    """The format of an output, the first of which did not name it."""
-
-    format: int = 1
+    format: Literal[2] = 2
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -206,17 +197,11 @@ def read_job(output: Path) -> Job:
     """
     path = output / JOB
     try:
-        raw = path.read_bytes()
-        if (found := msgspec.json.decode(raw, type=_Format).format) != FORMAT:
-            raise ExportError(
-                f"{output} holds vectors in format {found}, this version of recserve takes format {FORMAT}; "
-                f"{_ENCODE_ANEW}"
-            )
-        return msgspec.json.decode(raw, type=Job)
+        return msgspec.json.decode(path.read_bytes(), type=Job)
     except FileNotFoundError as error:
         raise ExportError(f"{output} has no {JOB}: name an output of recserve catalogue encode") from error
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path} cannot be read: {error}; {_ENCODE_ANEW}") from error
+        raise ExportError(f"{path} cannot be read: {error}; encode anew into an empty folder") from error
 
 
 def remove_leftovers(pieces: Sequence[Piece]) -> None:

@@ -43,7 +43,7 @@ def list_versions(home: Path = _HOME) -> None:
             table.add_column(column, justify="right" if column in ("no.", "dim") else "left", overflow="fold")
         for one in reversed(found):
             is_served = served is not None and one.folder == served.folder
-            table.add_row("*" if is_served else "", str(one.number or ""), *_cells(workspace, one))
+            table.add_row("*" if is_served else "", str(one.number), *_cells(workspace, one))
         out.print(table)
         for one in found:
             if one.fault:

@@ -161,10 +161,7 @@ def _publish(workspace: Workspace, snapshot: SnapshotManifest, milvus: MilvusSet
 
 
 def _anew(version: Version) -> str:
-    return (
-        "build it, and switch to both together, with: "
-        f"recserve encoder activate {version.number or version.name} --reindex"
-    )
+    return f"build it, and switch to both together, with: recserve encoder activate {version.number} --reindex"
 
 
 def _fits(workspace: Workspace, store: str, snapshot: SnapshotManifest) -> bool:

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 
 from recserve_export.index.recall import (
-    NEIGHBOURS,
     Choice,
     CurvePoint,
     Users,
@@ -101,12 +100,12 @@ class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dim: int
     k: int
     users: int
+    users_from: str
     seed: int
     engine: EngineName
     target: float
     choice: Choice
     points: list[CurvePoint]
-    users_from: str = NEIGHBOURS
     encoded_texts: int = 0
     truncated_texts: int = 0
 

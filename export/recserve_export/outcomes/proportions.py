@@ -1,23 +1,27 @@
-"""Statistics of proportions, for reports of outcomes; all of it from the standard library and NumPy."""
+"""Statistics of proportions for reports of outcomes, by statsmodels and scipy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize, stats
+from statsmodels.stats.proportion import (
+    confint_proportions_2indep,
+    power_proportions_2indep,
+    proportion_confint,
+    proportions_ztest,
+)
 
-#: Confidence of every interval, as a part of 1.
-CONFIDENCE: Final = 0.95
-#: A two-sided test below this is called significant.
+#: A two-sided test below this is called significant; every interval has a confidence of 1 less this.
 ALPHA: Final = 0.05
 #: The power that the least detectable difference is stated for.
 POWER: Final = 0.8
-_NORMAL: Final = NormalDist()
-_HALVINGS: Final = 60
+#: Where the search for that difference begins: at 0 there is nothing to test.
+_LEAST_LIFT: Final = 1e-12
 
 
 class Interval(NamedTuple):
@@ -43,15 +47,11 @@ class Difference(NamedTuple):
     p: float
 
 
-def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson(successes: int, trials: int) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927); (0, 1) where there are no trials."""
     if trials == 0:
         return Interval(0.0, 1.0)
-    z = _NORMAL.inv_cdf(0.5 + confidence / 2)
-    rate, share = successes / trials, z * z / trials
-    centre = rate + share / 2
-    half = z * math.sqrt(rate * (1 - rate) / trials + share / trials / 4)
-    low, high = (centre - half) / (1 + share), (centre + half) / (1 + share)
+    low, high = proportion_confint(successes, trials, alpha=ALPHA, method="wilson")
     # Exactly, where rounding would leave something on the wrong side.
     return Interval(0.0 if successes == 0 else low, 1.0 if successes == trials else high)
 
@@ -67,13 +67,10 @@ def two_proportions(first: tuple[int, int], second: tuple[int, int]) -> Differen
     """
     (a, n), (b, m) = first, second
     if not n or not m:
-        return _nothing()
-    p, q = a / n, b / m
-    low, high = wilson(a, n), wilson(b, m)
-    interval = Interval(q - p - math.hypot(q - high.low, low.high - p), q - p + math.hypot(high.high - q, p - low.low))
-    pooled = (a + b) / (n + m)
-    error = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
-    return _tested(q - p, error, interval)
+        return Difference(math.nan, Interval(math.nan, math.nan), math.nan, math.nan)
+    low, high = confint_proportions_2indep(b, m, a, n, method="newcomb", alpha=ALPHA)
+    z, p = (math.nan, math.nan) if a + b in (0, n + m) else proportions_ztest([b, a], [m, n])
+    return Difference(b / m - a / n, Interval(float(low), float(high)), float(z), float(p))
 
 
 def ratio_difference(first: NDArray[np.float64], second: NDArray[np.float64]) -> Difference:
@@ -87,9 +84,10 @@ def ratio_difference(first: NDArray[np.float64], second: NDArray[np.float64]) ->
         second: The same.
     """
     (rate, variance), (other, more) = _ratio(first), _ratio(second)
-    error = math.sqrt(variance + more)
-    half = _NORMAL.inv_cdf(0.5 + CONFIDENCE / 2) * error
-    return _tested(other - rate, error, Interval(other - rate - half, other - rate + half))
+    difference, error = other - rate, math.sqrt(variance + more)
+    half = float(stats.norm.isf(ALPHA / 2)) * error
+    z = difference / error if error > 0 else math.nan
+    return Difference(difference, Interval(difference - half, difference + half), z, float(2 * stats.norm.sf(abs(z))))
 
 
 def power(rate: float, lift: float, first: int, second: int) -> float:
@@ -101,54 +99,24 @@ def power(rate: float, lift: float, first: int, second: int) -> float:
         first: Trials of the first.
         second: Trials of the second.
     """
-    other = rate + lift
-    if not first or not second or not 0 <= other <= 1:
+    if not first or not second or not 0 <= rate + lift <= 1 or {rate, rate + lift} <= {0.0, 1.0}:
         return math.nan
-    pooled = (rate * first + other * second) / (first + second)
-    expected = math.sqrt(pooled * (1 - pooled) * (1 / first + 1 / second))
-    true = math.sqrt(rate * (1 - rate) / first + other * (1 - other) / second)
-    if true == 0:
-        return math.nan
-    critical = _NORMAL.inv_cdf(1 - ALPHA / 2) * expected
-    return _NORMAL.cdf((abs(lift) - critical) / true) + _NORMAL.cdf((-abs(lift) - critical) / true)
+    return float(power_proportions_2indep(lift, rate, second, first / second, ALPHA, return_results=False))
 
 
 def detectable(rate: float, first: int, second: int) -> float:
     """The least lift above `rate` found with a power of 0.8 by `two_proportions`; not a number where there is none."""
-    low, high = 0.0, 1.0 - rate
-    if not first or not second or not high or not power(rate, high, first, second) >= POWER:
+    if not first or not second or not power(rate, 1.0 - rate, first, second) >= POWER:
         return math.nan
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if power(rate, middle, first, second) >= POWER:
-            high = middle
-        else:
-            low = middle
-    return high
+    return float(optimize.brentq(lambda lift: power(rate, lift, first, second) - POWER, _LEAST_LIFT, 1.0 - rate))
 
 
 def chi_square(observed: Sequence[int], weights: Sequence[float]) -> float:
     """p of Pearson's chi-square test that counts are split by these weights; 1 where there are no counts."""
-    counts, parts = np.asarray(observed, np.float64), np.asarray(weights, np.float64)
-    expected = parts / parts.sum() * counts.sum()
-    if counts.sum() == 0:
+    if sum(observed) == 0:
         return 1.0
-    return chi_square_tail(float(((counts - expected) ** 2 / expected).sum()), len(counts) - 1)
-
-
-def chi_square_tail(statistic: float, freedom: int) -> float:
-    """P(X >= statistic) of the chi-square distribution, by the recurrence over its degrees of freedom.
-
-    Q(k + 2, x) = Q(k, x) + (x/2)^(k/2) exp(-x/2) / Gamma(k/2 + 1), from Q(1, x) = erfc(sqrt(x/2)) and
-    Q(2, x) = exp(-x/2) (Abramowitz & Stegun 26.4.8).
-    """
-    half = statistic / 2
-    if half <= 0:
-        return 1.0
-    tail = math.erfc(math.sqrt(half)) if freedom % 2 else math.exp(-half)
-    for k in range(1 if freedom % 2 else 2, freedom, 2):
-        tail += math.exp(k / 2 * math.log(half) - half - math.lgamma(k / 2 + 1))
-    return min(tail, 1.0)
+    expected = np.asarray(weights, np.float64) / sum(weights) * sum(observed)
+    return float(stats.chisquare(observed, expected).pvalue)
 
 
 def _ratio(clusters: NDArray[np.float64]) -> tuple[float, float]:
@@ -159,14 +127,3 @@ def _ratio(clusters: NDArray[np.float64]) -> tuple[float, float]:
     rate = float(clusters[:, 0].sum() / clusters[:, 1].sum())
     residual = clusters[:, 0] - rate * clusters[:, 1]
     return rate, float(residual.var(ddof=1) / count / clusters[:, 1].mean() ** 2)
-
-
-def _tested(difference: float, error: float, interval: Interval) -> Difference:
-    if not error > 0:
-        return Difference(difference, interval, math.nan, math.nan)
-    z = difference / error
-    return Difference(difference, interval, z, math.erfc(abs(z) / math.sqrt(2)))
-
-
-def _nothing() -> Difference:
-    return Difference(math.nan, Interval(math.nan, math.nan), math.nan, math.nan)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from cachetools import LRUCache
 
 from recserve_client.contract.filters import And, Filter, Not, Or, Value
 from recserve_server_ext.attributes.columns import AttributeColumns
@@ -36,9 +38,7 @@ class MaskCache:
     def __init__(self, columns: AttributeColumns, max_bytes: int) -> None:
         """Keep masks over these columns, of at most so many bytes in all."""
         self._columns = columns
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._kept: OrderedDict[bytes, Matches] = OrderedDict()
+        self._kept = LRUCache[bytes, Matches](max_bytes, getsizeof=lambda found: found.mask.nbytes)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -54,24 +54,15 @@ class MaskCache:
         key = key or canonical_key(condition)
         with self._lock:
             if (found := self._kept.get(key)) is not None:
-                self._kept.move_to_end(key)
                 return found
         # Outside the lock: two threads may evaluate the same filter, but none waits for another's.
         mask = filter_mask(condition, self._columns)
         mask.setflags(write=False)
         found = Matches(mask, count_matches(mask))
-        with self._lock:
-            self._keep(key, found)
+        # One that is larger than the whole cache is not kept.
+        with self._lock, suppress(ValueError):
+            self._kept[key] = found
         return found
-
-    def _keep(self, key: bytes, found: Matches) -> None:
-        if key in self._kept:
-            return
-        self._kept[key] = found
-        self._bytes += found.mask.nbytes
-        while self._bytes > self._max_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= dropped.mask.nbytes
 
 
 def canonical_key(condition: Filter) -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from cachetools import LRUCache
 
 from recserve_client.contract.filters import And, Filter
 from recserve_client.contract.slate_options import Boost
@@ -19,7 +18,7 @@ from recserve_server_ext.attributes.filters import check_attributes, filter_mask
 from recserve_server_ext.attributes.mask_cache import MaskCache, canonical_key
 from recserve_server_ext.attributes.values import Source, candidate_numbers
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.common.arrays import Mask, Rows
+from recserve_server_ext.common.arrays import Floats, Mask, Rows
 from recserve_server_ext.index.engines.engine import RemoteEngine
 
 #: Of the masks over a snapshot's rows.
@@ -73,9 +72,9 @@ class ViewFilters:
         self._view = view
         self._columns = columns
         self._masks = masks
-        self._ready: OrderedDict[bytes, Allowed] = OrderedDict()
-        self._newest: OrderedDict[str, Rows] = OrderedDict()
-        self._boosts: OrderedDict[bytes, NDArray[np.float64]] = OrderedDict()
+        self._ready = LRUCache[bytes, Allowed](_READY)
+        self._newest = LRUCache[str, Rows](_READY)
+        self._boosts = LRUCache[bytes, Floats](_BOOSTS)
 
     @cached_property
     def known(self) -> list[AttributeColumns]:
@@ -98,14 +97,11 @@ class ViewFilters:
         if isinstance(engine, RemoteEngine):
             engine.check(condition)
         key = canonical_key(condition)
-        if (found := self._ready.get(key)) is not None:
-            self._ready.move_to_end(key)
-            return found
-        mask = self.matches(condition, key) & self._view.available
-        mask.setflags(write=False)
-        found = self._ready[key] = Allowed(mask, len(self._view.snapshot.ids), condition)
-        if len(self._ready) > _READY:
-            self._ready.popitem(last=False)
+        found = self._ready.get(key)
+        if found is None:
+            mask = self.matches(condition, key) & self._view.available
+            mask.setflags(write=False)
+            found = self._ready[key] = Allowed(mask, len(self._view.snapshot.ids), condition)
         return found
 
     def matches(self, condition: Filter, key: bytes | None = None) -> Mask:
@@ -129,11 +125,9 @@ class ViewFilters:
             values = candidate_numbers(attribute, self.sources(np.arange(len(self._view.available))[None]))[0]
             found = np.argsort(-values, kind="stable")[: np.count_nonzero(~np.isnan(values))]
             self._newest[attribute] = found
-            if len(self._newest) > _READY:
-                self._newest.popitem(last=False)
         return found
 
-    def boosts(self, boosts: Sequence[Boost]) -> NDArray[np.float64] | None:
+    def boosts(self, boosts: Sequence[Boost]) -> Floats | None:
         """[rows] sum of the boosts' shares, the same object for the same boosts; none = there are none.
 
         Args:
@@ -146,8 +140,6 @@ class ViewFilters:
         if found is None:
             found = boost_shares(boosts, self.sources(np.arange(len(self._view.available))[None]))[0].sum(axis=1)
             self._boosts[key] = found
-            if len(self._boosts) > _BOOSTS:
-                self._boosts.popitem(last=False)
         return found
 
     def sources(self, rows: Rows) -> list[Source]:

@@ -72,7 +72,7 @@ class EncoderManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def fingerprint(self) -> str:
         """Hash of all that decides a text's vector: graph, weights, tokenizer, pooling, precision, length, prompts."""
         parts = [self.files[MODEL], self.files[TOKENIZER], self.pooling, self.precision, str(self.max_tokens)]
-        # Only where there are any: without, an encoder keeps the fingerprint that its indexes name.
+        # What is not set is not hashed.
         if self.prompts != Prompts():
             parts.append(msgspec.json.encode(self.prompts).decode())
         if self.long_text != "truncate":

@@ -11,7 +11,7 @@ from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.manifest import MANIFEST, Precision, read_manifest
-from recserve_server_ext.encoder.versions import active
+from recserve_server_ext.encoder.versions import active, newest_link
 
 CHOICE = "choice.json"
 
@@ -57,16 +57,17 @@ def choose_encoder(workspace: Workspace, precision: Precision | Literal["auto"] 
     exported, else `fp32`.
 
     Raises:
-        EncoderError: Nothing was exported in that precision, or a manifest cannot be read.
+        EncoderError: Nothing was exported in that precision, a folder is in the place of its link, or a manifest cannot
+            be read.
     """
     served = active(workspace)
     if served is not None and precision in ("auto", served.usable().precision):
         return served.folder
     if precision == "auto":
-        has_int8 = (workspace.encoder / "int8" / MANIFEST).is_file()
+        has_int8 = (newest_link(workspace.encoder, "int8") / MANIFEST).is_file()
         by_cpu: Precision = "int8" if cpu.has_int8_dot_product() and has_int8 else "fp32"
         precision = read_choice(workspace) or by_cpu
-    folder = workspace.encoder / precision
+    folder = newest_link(workspace.encoder, precision)
     if not (folder / MANIFEST).is_file():
         raise EncoderError(f"no {precision} encoder in {workspace.encoder}; make one with: recserve export encoder")
     return folder

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.common.files import fsync_path, point_link, replace_folder
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.encoder.manifest import MANIFEST, EncoderManifest, Precision, read_manifest
+from recserve_server_ext.encoder.manifest import EncoderManifest, Precision, read_manifest
 
 VERSIONS = "versions"
 _NAME = re.compile(r"(\d{4,})-([a-z0-9-]+)-([0-9a-f]{16})")
@@ -30,7 +30,7 @@ class Version(NamedTuple):
     """An exported encoder on disk.
 
     Attributes:
-        number: Versions are counted from 1; 0 = exported before there were versions.
+        number: Versions are counted from 1.
         folder: Where it is.
         manifest: What it holds; none = it cannot be read.
         fault: Why not; empty = nothing is known to be wrong.
@@ -65,10 +65,22 @@ class Version(NamedTuple):
 
 def versions(encoders: Path) -> list[Version]:
     """All versions of a folder of encoders, oldest first."""
-    found = [_read(int(match[1]), folder) for folder, match in _numbered(encoders)]
-    known = {one.manifest.fingerprint for one in found if one.manifest is not None}
-    older = [_read(0, folder) for folder in _unnumbered(encoders)]
-    return [*(one for one in older if one.manifest is None or one.manifest.fingerprint not in known), *found]
+    return [_read(int(match[1]), folder) for folder, match in _numbered(encoders)]
+
+
+def newest_link(encoders: Path, precision: Precision) -> Path:
+    """The link to the newest version of a precision, whether or not it is there.
+
+    Raises:
+        EncoderError: A folder is in its place.
+    """
+    link = encoders / precision
+    if link.is_dir() and not link.is_symlink():
+        raise EncoderError(
+            f"{link} is a folder and no link into {encoders / VERSIONS}; remove it, then run: "
+            f"recserve export encoder --precision {precision}"
+        )
+    return link
 
 
 def find(encoders: Path, name: str) -> Version:
@@ -109,26 +121,32 @@ def new_version(encoders: Path, precision: Precision) -> Iterator[Path]:
 
     One with the fingerprint of a version that is there takes its place. When the block fails nothing is left behind.
     The caller holds the export's lock.
+
+    Raises:
+        EncoderError: A folder is in the place of the precision's link.
     """
+    link = newest_link(encoders, precision)
     encoders.mkdir(parents=True, exist_ok=True)
     aside = encoders / f".{precision}.{uuid.uuid4().hex}.tmp"
     aside.mkdir()
     try:
         yield aside
-        _adopt(encoders, precision)
         name = _name_for(encoders, read_manifest(aside, verify=False))
         (encoders / VERSIONS).mkdir(exist_ok=True)
         replace_folder(aside, encoders / VERSIONS / name)
-        point_link(encoders / precision, Path(VERSIONS) / name)
+        point_link(link, Path(VERSIONS) / name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def link_to(encoders: Path, version: Version) -> None:
-    """Make a version the one that its precision's link names."""
-    link = encoders / version.usable().precision
-    if version.number and link.resolve() != version.folder.resolve():
-        _adopt(encoders, version.usable().precision)
+    """Make a version the one that its precision's link names.
+
+    Raises:
+        EncoderError: A folder is in the place of that link.
+    """
+    link = newest_link(encoders, version.usable().precision)
+    if link.resolve() != version.folder.resolve():
         point_link(link, Path(VERSIONS) / version.name)
 
 
@@ -144,9 +162,7 @@ def discard(encoders: Path, version: Version) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     left = versions(encoders)
     for link in [path for path in encoders.iterdir() if path.is_symlink() and not path.exists()]:
-        newest = [
-            one.name for one in left if one.number and one.manifest is not None and one.manifest.precision == link.name
-        ]
+        newest = [one.name for one in left if one.manifest is not None and one.manifest.precision == link.name]
         if newest:
             point_link(link, Path(VERSIONS) / newest[-1])
         else:
@@ -166,34 +182,6 @@ def _numbered(encoders: Path) -> list[tuple[Path, re.Match[str]]]:
     entries = folder.iterdir() if folder.is_dir() else ()
     found = [(path, match) for path in entries if (match := _NAME.fullmatch(path.name)) is not None]
     return sorted(found, key=lambda one: int(one[1][1]))
-
-
-def _unnumbered(encoders: Path) -> list[Path]:
-    """Folders named after their precision, as exports made them before there were versions."""
-    entries = encoders.iterdir() if encoders.is_dir() else ()
-    return sorted(
-        path
-        for path in entries
-        if not path.is_symlink() and not path.name.startswith(".") and (path / MANIFEST).is_file()
-    )
-
-
-def _adopt(encoders: Path, precision: Precision) -> None:
-    """Make a version of the folder that has the precision's name, which becomes a link."""
-    folder = encoders / precision
-    if folder.is_symlink() or not folder.is_dir():
-        return
-    try:
-        name = _name_for(encoders, read_manifest(folder, verify=False))
-    except EncoderError:
-        shutil.rmtree(folder)
-        return
-    (encoders / VERSIONS).mkdir(exist_ok=True)
-    if (encoders / VERSIONS / name).exists():
-        shutil.rmtree(folder)
-    else:
-        os.rename(folder, encoders / VERSIONS / name)
-    point_link(folder, Path(VERSIONS) / name)
 
 
 def _name_for(encoders: Path, manifest: EncoderManifest) -> str:

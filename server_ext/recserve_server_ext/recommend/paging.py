@@ -8,10 +8,10 @@ import hashlib
 import hmac
 import os
 import threading
-from collections import OrderedDict
 from typing import NamedTuple
 
 import msgspec
+from cachetools import LRUCache
 
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, pack, shown
 from recserve_server_ext.recommend.picks import Picks
@@ -59,7 +59,7 @@ class Rankings:
         """Keep at most so many."""
         self._limit = limit
         self._key = os.urandom(32)
-        self._kept: OrderedDict[bytes, Ranking] = OrderedDict()
+        self._kept = LRUCache[bytes, Ranking](limit)
         self._lock = threading.Lock()
 
     def keep(self, ranking: Ranking) -> bytes:
@@ -67,8 +67,6 @@ class Rankings:
         name = os.urandom(_NAME_BYTES)
         with self._lock:
             self._kept[name] = ranking
-            if len(self._kept) > self._limit:
-                self._kept.popitem(last=False)
         return name
 
     def cursor(self, request: RecommendRequest, name: bytes, start: int) -> str:
@@ -94,9 +92,8 @@ class Rankings:
         name = pointer[:_NAME_BYTES]
         with self._lock:
             ranking = self._kept.get(name)
-            if ranking is None:
-                raise _expired(cursor, f"is too old: the last {self._limit:,} rankings are kept (limits.cursors)")
-            self._kept.move_to_end(name)
+        if ranking is None:
+            raise _expired(cursor, f"is too old: the last {self._limit:,} rankings are kept (limits.cursors)")
         return Part(name, ranking, int.from_bytes(pointer[_NAME_BYTES:], "big"))
 
     def _signature(self, request: RecommendRequest, pointer: bytes) -> bytes:

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from recserve_export.encoder.checks.texts import SEED, EncoderTexts
 from recserve_export.encoder.report.report import (
@@ -83,10 +84,9 @@ def measure_neighbours(found: Vectors, expected: Vectors, k: int = 10, *, seed: 
     overlap = np.mean([len(np.intersect1d(one, other)) / k for one, other in pairs])
     left, right = np.random.default_rng(seed).integers(0, len(found), (2, _PAIRS))
     left, right = left[left != right], right[left != right]
-    ranks = [_ranks(np.einsum("pd,pd->p", vectors[left], vectors[right])) for vectors in (found, expected)]
-    return Neighbours(
-        k=k, overlap=float(overlap), pairs=len(left), spearman=float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-    )
+    cosines = [np.einsum("pd,pd->p", vectors[left], vectors[right]) for vectors in (found, expected)]
+    spearman = float(stats.spearmanr(*cosines).statistic)
+    return Neighbours(k=k, overlap=float(overlap), pairs=len(left), spearman=spearman)
 
 
 def worst_texts(texts: Sequence[str], found: Vectors, expected: Vectors, k: int = 10) -> list[WorstText]:
@@ -187,10 +187,3 @@ def _nearest(vectors: Vectors, k: int) -> NDArray[np.int64]:
     nearest = np.argpartition(-scores, k, axis=1)[:, :k]
     order = np.argsort(-np.take_along_axis(scores, nearest, 1), axis=1, kind="stable")
     return np.take_along_axis(nearest, order, 1)
-
-
-def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Ranks from 0; equal values share their mean rank."""
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + last - 1) / 2)[group]

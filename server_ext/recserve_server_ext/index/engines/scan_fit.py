@@ -58,9 +58,7 @@ class Fit(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path, dim: int) -> Fit:
-        """Read what `save` wrote; snapshots from before there was a fit have none, which is that to nothing.
-
-        A file that is lost is not taken for that: the manifest names it.
+        """Read what `save` wrote.
 
         Args:
             folder: Of the snapshot.
@@ -70,8 +68,6 @@ class Fit(NamedTuple):
             SnapshotError: It cannot be read, or is not a pair of matrices for such vectors.
         """
         path = folder / FITTED
-        if not path.exists():
-            return cls.to_nothing(dim)
         try:
             pair = np.load(path)
         except (OSError, ValueError, EOFError) as error:
@@ -81,11 +77,6 @@ class Fit(NamedTuple):
                 f"{path} holds {pair.dtype} {list(pair.shape)}, not float32 [2, {dim}, rank]; {REBUILD}"
             )
         return cls(*pair)
-
-    @classmethod
-    def to_nothing(cls, dim: int) -> Fit:
-        """The pair that changes no vector."""
-        return cls(np.eye(dim, dtype=np.float32), np.eye(dim, dtype=np.float32))
 
     @property
     def rank(self) -> int:
