@@ -32,7 +32,7 @@ class TritonPythonModel:
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
         counter = LogCounter(
             interactions, rules, users.blend, every_s=users.popular_every_s, contexts=users.popular_contexts,
-            privacy=users.popular_privacy, prior=users.click_prior,
+            prior=users.click_prior,
         )  # fmt: skip
         self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         self._sampled = recommend_metrics(live, self._log)

@@ -11,7 +11,7 @@ from msgspec import Meta
 from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.blend import BlendRules
-from recserve_server_ext.config.counts import ClickPrior, PopularPrivacy
+from recserve_server_ext.config.counts import ClickPrior
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.history import HistoryRules, read_rules
 from recserve_server_ext.config.interactions import InteractionLimits, Seconds
@@ -90,8 +90,6 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         limits: What the interaction store accepts and keeps.
         popular_every_s: How often the log is counted again.
         popular_contexts: Names in the contexts of interactions; what is popular is counted for each of their values.
-        popular_privacy: Noise and bounds for the numbers of users by item; none = the plain numbers. Then nothing is
-            counted by context.
         blend: How the strategy `blend` weighs its parts.
         click_prior: What Thompson sampling believes of an item before anything is logged of it.
         log: What is logged of the answers.
@@ -103,7 +101,6 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: InteractionLimits = InteractionLimits()
     popular_every_s: Seconds = 60.0
     popular_contexts: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
-    popular_privacy: PopularPrivacy | None = None
     blend: BlendRules = BlendRules()
     click_prior: ClickPrior = ClickPrior()
     log: AnswerLogSettings = AnswerLogSettings()

@@ -11,12 +11,11 @@ from typing import Final
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.blend import BlendRules
-from recserve_server_ext.config.counts import ClickPrior, PopularPrivacy
+from recserve_server_ext.config.counts import ClickPrior
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.counts.clicks import ClickCounts, read_clicks
 from recserve_server_ext.counts.counts import Counts, counts_of, no_counts
 from recserve_server_ext.counts.popularity import still_until
-from recserve_server_ext.counts.private import private_ranking
 from recserve_server_ext.counts.reader import LogReader
 from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions.reads import Change
@@ -39,7 +38,6 @@ class LogCounter:
         every_s: float,
         contexts: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
-        privacy: PopularPrivacy | None = None,
         prior: ClickPrior | None = None,
     ) -> None:
         """
@@ -50,13 +48,11 @@ class LogCounter:
             every_s: How old a count may be.
             contexts: Names of the contexts by which it is counted too.
             clock: Seconds since 1970.
-            privacy: Of what is popular; it is not counted by context then. The keys of the store are its secret.
             prior: Of the rates of clicks; none = as in the settings that name none.
         """
-        self._privacy = privacy
         self._open = store
         types = sorted(name for name, weight in rules.base.items() if weight > 0)
-        self._reader = LogReader(types, () if privacy else contexts)
+        self._reader = LogReader(types, contexts)
         self._blend = blend
         self._every_s = every_s
         self._clock = clock
@@ -127,10 +123,6 @@ class LogCounter:
         if paired_anew or revision != self._revision or now_us >= self._still_until_us:
             log = self._reader.read(store)
             found = counts_of(log, now_us, self._blend, paired=paired_anew)
-            if self._privacy is not None:
-                assert store.keys is not None
-                sign = store.keys.pseudonyms.sign
-                found = found._replace(everybody=private_ranking(log, now_us, self._privacy, sign))
             kept = counts if not paired_anew else found
             counts = found._replace(items=kept.items, neighbours=kept.neighbours, clicks=counts.clicks)
             self._revision, self._still_until_us = revision, still_until(log.time_us, now_us)
