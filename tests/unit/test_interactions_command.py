@@ -243,7 +243,9 @@ def test_an_export_imported_elsewhere_is_the_same_store(suffix: str, tmp_path: P
 
 def test_an_export_for_recbole(tmp_path: Path, filled: Path) -> None:
     path = tmp_path / "out.inter"
-    assert "2 interactions in" in ok("export", path, "--home", filled)
+    exported = run("export", path, "--home", filled)
+    assert "2 interactions in" in exported.stdout
+    assert "no erasure reaches exported files" in exported.stderr
     header, first, _ = path.read_text().splitlines()
     assert header == "user_id:token\titem_id:token\ttype:token\trating:float\ttimestamp:float"
     assert first == f"{ANN}\ti1\trating\t4.5\t{AT}"

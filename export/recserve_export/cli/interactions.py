@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recserve_client.cli.console import fail, note, out, progress
-from recserve_export.cli.common import explained
+from recserve_export.cli.common import OWN_FILES, explained
 from recserve_export.errors import ExportError, MappingError
 from recserve_export.interactions.mapping import (
     InteractionMapping,
@@ -134,17 +134,18 @@ def export(
         if user is not None:
             held = opened.export(_pseudonym(user, opened, pseudonyms))
             try:
-                with opened.exporting(target, "user"):
-                    write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
+                write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
             except OSError as error:
                 raise ExportError(f"{target} cannot be written: {error}") from error
             counts = [f"{len(held[name]):,}" for name in ("interactions", "seen", "answers")]
             _say("{} interactions, {} seen items and {} answers in {}".format(*counts, target))
+            note(OWN_FILES)
             return
         chosen = format_of(target, None if file_format is Format.AUTO else cast("InteractionFormat", file_format.value))
-        with opened.exporting(target, chosen), opened.all() as rows, progress("exporting", None) as bar:
+        with opened.all() as rows, progress("exporting", None) as bar:
             count = write_interactions(target, bar.track(rows, task_id=_BAR), chosen)
         _say(f"{count:,} interactions in {target}")
+        note(OWN_FILES)
 
 
 @app.command()

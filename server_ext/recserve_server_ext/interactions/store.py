@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +16,10 @@ from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.interactions import answer_rows, export_files
+from recserve_server_ext.interactions import answer_rows
 from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions import writes as interaction_writes
 from recserve_server_ext.interactions.columns import EventColumns
-from recserve_server_ext.interactions.export_files import ExportFormat
 from recserve_server_ext.interactions.interaction import Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interactions.keys import UserKeys, check_without
 from recserve_server_ext.interactions.pseudonyms import is_pseudonym, tombstone_mark
@@ -285,11 +284,11 @@ class InteractionStore(Store):
         Until the tombstone ends, interactions of the user with an older timestamp are refused, so that a late replay
         does not bring anything back. Of SQLite, no file holds the pseudonym or the rows afterwards: deleted bytes are
         overwritten and the write-ahead log is emptied. PostgreSQL is vacuumed; its log and backups are the operator's.
-        The rows also go from files exported on this machine, see `recserve_server_ext.interactions.export_files`.
+        Exported files are the operator's to erase from.
 
         Raises:
-            InteractionError: It is no pseudonym, the store cannot be written, (SQLite) a reader kept the old log in
-                use, or an exported file cannot be cleaned: the rows are gone then, and erasing again does the rest.
+            InteractionError: It is no pseudonym, the store cannot be written, or (SQLite) a reader kept the old log in
+                use: the rows are gone then, and erasing again empties the log.
         """
         _several([pseudonym])
         now_us = round(self._clock() * MICROSECONDS)
@@ -297,10 +296,8 @@ class InteractionStore(Store):
         with self.database.writing() as connection:
             self.check(connection)
             gone = interaction_writes.erase(connection, pseudonym, now_us, until_us, self.mark_of)
-            names = [pseudonym] if self.keys is None else [of for _, of in self.keys.pseudonyms.stages(pseudonym)]
         if not self.purge():
             raise InteractionError(f"the user is erased, but a reader keeps the old log of {self} in use; erase again")
-        export_files.clean(self.database, names)
         return Erased(gone.interactions, until_us / MICROSECONDS, gone.answers)
 
     def expire(self, now: float | None = None) -> int:
@@ -320,14 +317,6 @@ class InteractionStore(Store):
                     return gone
                 gone += interaction_writes.expire(connection, after + 1, numbers[-1], self.limits, now_us)
             after = numbers[-1]
-
-    def exporting(self, path: Path, file_format: ExportFormat) -> AbstractContextManager[None]:
-        """Remember a file that is exported, while the block writes it, so that erasures reach it.
-
-        Raises:
-            InteractionError: The store cannot be written, or a user was erased meanwhile; then there is no file.
-        """
-        return export_files.exporting(self.database, path, file_format, self._clock())
 
     @property
     def mark_of(self) -> Mark:

@@ -114,12 +114,3 @@ experiments = sa.Table(
     sa.Column("first_us", _big, nullable=False),
     sa.Column("weights", sa.Text, nullable=False),
 )
-#: Files that were exported, so that an erasure reaches them.
-export_files = sa.Table(
-    "export_files",
-    metadata,
-    sa.Column("host", sa.Text, primary_key=True),
-    sa.Column("path", sa.Text, primary_key=True),
-    sa.Column("format", sa.Text, nullable=False),
-    sa.Column("made_us", _big, nullable=False),
-)

@@ -1,4 +1,4 @@
-"""Answers that were logged, by pseudonym, the experiments that were served, and the files that were exported."""
+"""Answers that were logged, by pseudonym, and the experiments that were served."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -35,15 +35,8 @@ def upgrade() -> None:
         sa.Column("first_us", _big, nullable=False),
         sa.Column("weights", sa.Text, nullable=False),
     )
-    op.create_table(
-        "export_files",
-        sa.Column("host", sa.Text, primary_key=True),
-        sa.Column("path", sa.Text, primary_key=True),
-        sa.Column("format", sa.Text, nullable=False),
-        sa.Column("made_us", _big, nullable=False),
-    )
 
 
 def downgrade() -> None:
-    for table in ("export_files", "experiments", "answers"):
+    for table in ("experiments", "answers"):
         op.drop_table(table)
