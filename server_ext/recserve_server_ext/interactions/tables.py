@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.storage.database import Schema
 
-SCHEMA = Schema("interactions", "0004", InteractionError, "make one with: recserve interactions import FILE")
+SCHEMA = Schema("interactions", "0001", InteractionError, "make one with: recserve interactions import FILE")
 metadata = sa.MetaData()
 _big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -18,7 +18,7 @@ users = sa.Table(
     metadata,
     sa.Column("number", _big, primary_key=True, autoincrement=True),
     sa.Column("pseudonym", sa.Text, nullable=False, unique=True),
-    sa.Column("untrimmed", sa.Integer, nullable=False, key="changes"),
+    sa.Column("changes", sa.Integer, nullable=False),
 )
 #: The interactions; `number` counts them as they came, `time_us` = microseconds since 1970.
 events = sa.Table(
@@ -80,8 +80,8 @@ state = sa.Table(
     sa.Column("identity", sa.Text, nullable=False),
     sa.Column("revision", _big, nullable=False),
     sa.Column("ring", sa.Text),
-    sa.Column("rotations", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("traces", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("rotations", sa.Integer, nullable=False),
+    sa.Column("traces", sa.Boolean, nullable=False),
 )
 #: Answers of `recommend` that were logged, by `number` as they were written. `variants`, `recommended` and
 #: `propensities` are JSON: {"experiment@version": "variant"} with sorted keys, item ids best first, and none where all

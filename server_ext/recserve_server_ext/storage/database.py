@@ -56,8 +56,8 @@ class Database:
             create: Whether to make the tables (and the file with its folder) when they are not there.
 
         Raises:
-            StoreError: (the schema's) There is none and `create` is false, it cannot be opened, or it is newer than
-                this version.
+            StoreError: (the schema's) There is none and `create` is false, it cannot be opened, or another version of
+                recserve made it.
         """
         self.schema = schema
         self.path = where if isinstance(where, Path) else None
@@ -218,7 +218,8 @@ class Database:
             command.upgrade(config, "head")
         except CommandError as error:
             raise self.schema.error(
-                f"{self.shown} was written by another version of recserve ({error}); use that version"
+                f"{self.shown} was made by another version of recserve ({error}); name another file or an empty "
+                f"database, and {self.schema.advice}"
             ) from error
 
     @contextmanager
