@@ -151,7 +151,8 @@ class AnswerLog:
                 if ring is not None:
                     pairs = zip(lines, rows, strict=True)
                     rows = [row for line, row in pairs if line.pseudonym is None or line.keys == ring]
-                answer_rows.write(connection, rows, round(self._clock() * MICROSECONDS), store.mark_of)
+                now_us = round(self._clock() * MICROSECONDS)
+                answer_rows.write(connection, rows, store.limits, now_us, store.mark_of)
         except BaseException:
             self._failed += len(lines)
             raise

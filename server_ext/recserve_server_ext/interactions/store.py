@@ -54,7 +54,7 @@ class StoreStats(msgspec.Struct, frozen=True):
 
     Attributes:
         revision: Of the store.
-        users: Users with rows.
+        users: Users of whom anything is held.
         interactions: Interactions.
         types: Interactions by type, most frequent first.
         items: Distinct items among them.
@@ -150,9 +150,9 @@ class InteractionStore(Store):
     def record(self, batch: Sequence[Interaction]) -> list[Recorded]:
         """Store interactions; an answer for each, in order. Returns once they are committed and fsynced.
 
-        A bad one is refused alone, one whose event id is there already is answered as a duplicate and changes nothing
-        (without one its content is the id, see `recserve_server_ext.interactions.interaction.content_id`). Calls of
-        several threads share transactions; the batch of one call is never split.
+        A bad one is refused alone. One whose event id its user has already is a duplicate and changes nothing; without
+        an id its content is the id, see `recserve_server_ext.interactions.interaction.content_id`. Calls of several
+        threads share transactions; the batch of one call is never split.
 
         Raises:
             InteractionError: The batch is too large, too many wait already, or the store cannot be written; then
@@ -181,7 +181,7 @@ class InteractionStore(Store):
         return [next(committed) if answer is None else answer for answer in answers]
 
     def sample_users(self, most: int, seed: int) -> list[str]:
-        """Pseudonyms of some users, drawn evenly with this seed, in a fixed order.
+        """Pseudonyms of some users with interactions, drawn evenly with this seed, in a fixed order.
 
         Args:
             most: How many at most.

@@ -11,8 +11,9 @@ SCHEMA = Schema("interactions", "0001", InteractionError, "make one with: recser
 metadata = sa.MetaData()
 _big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-#: Users by a number, so that a pseudonym is stored once; `changes` grows with every change of the user's rows, and
-#: starts at random, so that a user who was erased does not come back with a number that was seen before.
+#: Users by a number, which all other rows have: a pseudonym is stored here and nowhere else. `changes` grows with every
+#: change of what the user did or saw, and starts at random, so that a user who was erased does not come back with a
+#: number that was seen before.
 users = sa.Table(
     "interaction_users",
     metadata,
@@ -20,13 +21,14 @@ users = sa.Table(
     sa.Column("pseudonym", sa.Text, nullable=False, unique=True),
     sa.Column("changes", sa.Integer, nullable=False),
 )
-#: The interactions; `number` counts them as they came, `time_us` = microseconds since 1970.
+#: The interactions; `number` counts them as they came, `time_us` = microseconds since 1970, `event_id` tells those of a
+#: user apart.
 events = sa.Table(
     "interactions",
     metadata,
     sa.Column("number", _big, primary_key=True, autoincrement=True),
     sa.Column("user", _big, nullable=False),
-    sa.Column("event_id", sa.Text, nullable=False, unique=True),
+    sa.Column("event_id", sa.Text, nullable=False),
     sa.Column("time_us", _big, nullable=False),
     sa.Column("type", sa.Text, nullable=False),
     sa.Column("item", sa.Text),
@@ -38,6 +40,7 @@ events = sa.Table(
     sa.Column("recommendation_id", sa.Text),
     sa.Column("session_id", sa.Text),
     sa.Column("context", sa.JSON(none_as_null=True)),
+    sa.UniqueConstraint("event_id", "user"),
     # Read backwards: the newest of a user come first without sorting. It holds all that a history needs but texts,
     # which are too long for an index of PostgreSQL: reading a past does not look at the rows themselves.
     sa.Index(
@@ -91,7 +94,7 @@ answers = sa.Table(
     metadata,
     sa.Column("number", _big, primary_key=True, autoincrement=True),
     sa.Column("recommendation_id", sa.Text, nullable=False, unique=True),
-    sa.Column("pseudonym", sa.Text),
+    sa.Column("user", _big),
     sa.Column("time_us", _big, nullable=False),
     sa.Column("strategy", sa.Text, nullable=False),
     sa.Column("variants", sa.Text, nullable=False),
@@ -103,7 +106,7 @@ answers = sa.Table(
     sa.Column("revision", _big, nullable=False),
     sa.Column("encoder", sa.Text, nullable=False),
     sa.Column("rules", sa.Text),
-    sa.Index("ix_answers_pseudonym", "pseudonym"),
+    sa.Index("ix_answers_user", "user"),
 )
 #: Experiments that were served; `weights` = JSON {variant: weight}, in the order they are configured.
 experiments = sa.Table(

@@ -23,7 +23,7 @@ def upgrade() -> None:
         "interactions",
         sa.Column("number", _big, primary_key=True, autoincrement=True),
         sa.Column("user", _big, nullable=False),
-        sa.Column("event_id", sa.Text, nullable=False, unique=True),
+        sa.Column("event_id", sa.Text, nullable=False),
         sa.Column("time_us", _big, nullable=False),
         sa.Column("type", sa.Text, nullable=False),
         sa.Column("item", sa.Text),
@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("recommendation_id", sa.Text),
         sa.Column("session_id", sa.Text),
         sa.Column("context", sa.JSON),
+        sa.UniqueConstraint("event_id", "user"),
     )
     past = ["user", "time_us", "number", "type", "item", *_MEASURES]
     op.create_index("ix_interactions_user_time", "interactions", past)
@@ -67,7 +68,7 @@ def _create_log() -> None:
         "answers",
         sa.Column("number", _big, primary_key=True, autoincrement=True),
         sa.Column("recommendation_id", sa.Text, nullable=False, unique=True),
-        sa.Column("pseudonym", sa.Text),
+        sa.Column("user", _big),
         sa.Column("time_us", _big, nullable=False),
         sa.Column("strategy", sa.Text, nullable=False),
         sa.Column("variants", sa.Text, nullable=False),
@@ -80,7 +81,7 @@ def _create_log() -> None:
         sa.Column("encoder", sa.Text, nullable=False),
         sa.Column("rules", sa.Text),
     )
-    op.create_index("ix_answers_pseudonym", "answers", ["pseudonym"])
+    op.create_index("ix_answers_user", "answers", ["user"])
     op.create_table(
         "experiments",
         sa.Column("name", sa.Text, primary_key=True),
