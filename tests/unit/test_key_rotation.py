@@ -273,17 +273,34 @@ def test_no_rotation_without_the_keys_of_the_store(store_place: Path | str, key_
         assert read_pseudonyms(tmp_path / "other.key").rotations == 0
 
 
-def test_a_store_of_before_belongs_to_the_first_key_and_a_new_one_to_all(tmp_path: Path, key_file: Path) -> None:
-    with InteractionStore(tmp_path / "i.db", create=True, clock=lambda: NOW) as store:
-        store.record([event(read_pseudonyms(key_file).of("user 1"))])
-    key_file.write_text(key_file.read_text() + "ab" * 32 + "\n")
-    with opened(tmp_path / "i.db", key_file) as store, opened(tmp_path / "new.db", key_file) as new:
-        assert store.keys is not None
-        assert new.keys is not None
-        assert (store.keys.pseudonyms.rotations, new.keys.pseudonyms.rotations) == (0, 1)
-        assert len(held(store, "user 1")["interactions"]) == 1
+def test_a_new_store_belongs_to_all_keys(tmp_path: Path, key_file: Path) -> None:
+    with opened(tmp_path / "i.db", key_file) as store:
+        store.record([event(of(store, "user 1"))])
+        key_file.write_text(key_file.read_text() + "ab" * 32 + "\n")
+        with opened(tmp_path / "new.db", key_file) as new:
+            assert store.keys is not None
+            assert new.keys is not None
+            assert (store.keys.pseudonyms.rotations, new.keys.pseudonyms.rotations) == (0, 1)
+            assert len(held(store, "user 1")["interactions"]) == 1
         assert rotate(store, key_file).keys == 2  # takes the key that is there
     assert read_pseudonyms(key_file).rotations == 1
+
+
+def test_pseudonyms_of_other_keys_are_refused_with_all_that_came_with_them(
+    store_place: Path | str, key_file: Path
+) -> None:
+    with filled(store_place, key_file) as store:
+        before, old, new = all_held(store), of(store, NAMES[0]), "ab" * 48
+        with pytest.raises(UserKeysError, match="export it again"):
+            store.record([event(new)])
+        rotate(store, key_file)
+    with opened(store_place, key_file) as store:
+        for foreign in (old, new):
+            with pytest.raises(UserKeysError, match="export it again"):
+                store.record([event(of(store, NAMES[0])), event(foreign)])
+            with pytest.raises(UserKeysError, match="export it again"):
+                store.erase(foreign)
+        check_whole(store, before)
 
 
 def test_keys_of_the_environment_take_the_new_one_from_there(

@@ -118,7 +118,7 @@ def checked(interaction: Interaction, latest_s: float) -> dict[str, Any]:
         RefusedError: With the reason.
     """
     if not is_pseudonym(interaction.user):
-        raise RefusedError(Refused.USER, "user is no pseudonym (64 hexadecimal digits)")
+        raise RefusedError(Refused.USER, "user is no pseudonym (64 or 96 hexadecimal digits)")
     if not isinstance(interaction.type, str) or not _TYPE.fullmatch(interaction.type):
         detail = f"type is {shown(interaction.type)}: expected a lower-case word of at most 32 characters"
         raise RefusedError(Refused.TYPE, detail)

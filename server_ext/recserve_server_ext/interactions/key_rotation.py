@@ -10,6 +10,7 @@ A rotation has three steps, and whatever kills it, running it again does the res
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from recserve_server_ext.interactions.writes import forget_deleted, next_revisio
 
 _PAGE: Final = 5000
 Progress = Callable[[int], None]
+Renew = Callable[[str], str]
 
 
 class Rotation(msgspec.Struct, frozen=True):
@@ -68,12 +70,13 @@ def rotate(store: InteractionStore, key_file: Path, on_progress: Progress = lamb
             _clear(store)
             return Rotation(0, 0, keys.pseudonyms.rotations + 1, resumed=True)
         ring = _next_ring(keys.pseudonyms, key_file)
+        renew = partial(ring.renewed, before=keys.pseudonyms)
         with store.database.writing() as connection:
             forget_deleted(connection)
             keys.check(connection)
             done = Rotation(
-                users=sum(_renew_users(connection, ring, on_progress)),
-                tombstones=_renew_marks(connection, ring),
+                users=sum(_renew_users(connection, renew, on_progress)),
+                tombstones=_renew_marks(connection, renew),
                 keys=ring.rotations + 1,
             )
             named = {"ring": ring.fingerprint, "rotations": ring.rotations, "traces": True}
@@ -110,22 +113,22 @@ def _clear(store: InteractionStore) -> None:
         connection.execute(sa.update(state).values(traces=False))
 
 
-def _renew_users(connection: sa.Connection, ring: Pseudonyms, on_progress: Progress) -> Iterator[int]:
+def _renew_users(connection: sa.Connection, renew: Renew, on_progress: Progress) -> Iterator[int]:
     """Replace the pseudonyms of users; how many, page by page."""
     change = sa.update(users).where(users.c.number == sa.bindparam("n")).values(pseudonym=sa.bindparam("renewed"))
     query = sa.select(users.c.number, users.c.pseudonym).order_by(users.c.number).limit(_PAGE)
     after = 0
     while found := connection.execute(query.where(users.c.number > after)).all():
-        connection.execute(change, [{"n": number, "renewed": ring.renewed(old)} for number, old in found])
+        connection.execute(change, [{"n": number, "renewed": renew(old)} for number, old in found])
         on_progress(len(found))
         yield len(found)
         after = found[-1].number
 
 
-def _renew_marks(connection: sa.Connection, ring: Pseudonyms) -> int:
+def _renew_marks(connection: sa.Connection, renew: Renew) -> int:
     """Replace the marks of tombstones; how many."""
     marks = list(connection.execute(sa.select(erased.c.mark)).scalars())
     change = sa.update(erased).where(erased.c.mark == sa.bindparam("old")).values(mark=sa.bindparam("renewed"))
     if marks:
-        connection.execute(change, [{"old": mark, "renewed": ring.renewed(mark)} for mark in marks])
+        connection.execute(change, [{"old": mark, "renewed": renew(mark)} for mark in marks])
     return len(marks)

@@ -368,5 +368,5 @@ def _several(pseudonyms: Sequence[str]) -> list[str]:
     if len(set(pseudonyms)) < len(pseudonyms):
         raise InteractionError("a user is asked for twice")
     if not all(map(is_pseudonym, pseudonyms)):
-        raise InteractionError("a user is no pseudonym (64 hexadecimal digits)")
+        raise InteractionError("a user is no pseudonym (64 or 96 hexadecimal digits)")
     return list(pseudonyms)
