@@ -62,7 +62,7 @@ class AnswerLog:
             served: Experiments, which the store is told of first.
             show: Called now and then, by the thread, with the counts.
             clock: Seconds since 1970.
-            seed: Of the samples; none = from the system.
+            seed: Of the samples, or `None` for one from the system.
         """
         self._open = store
         self._settings = settings
@@ -95,7 +95,7 @@ class AnswerLog:
 
         Args:
             answer: Packed `Slate`, or `UserSlate` where there is a user.
-            pseudonym: Of the user; none = the request named none.
+            pseudonym: Of the user, or `None` where the request named nobody.
             strategy: That was asked for.
             keys: Fingerprint of the ring that the pseudonym was made by.
         """

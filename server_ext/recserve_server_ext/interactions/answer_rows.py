@@ -16,7 +16,6 @@ from recserve_client.contract import AssignedVariant, LoggedAnswer
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment, version_of
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.interactions.pseudonyms import tombstone_mark
 from recserve_server_ext.interactions.tables import answers, experiments, users
 from recserve_server_ext.interactions.writes import Mark, drop_empty, erased_since, forget_deleted, numbers_of
 
@@ -35,7 +34,7 @@ class Line(NamedTuple):
 
     Attributes:
         answer: As it was sent, packed.
-        pseudonym: Of the user; none = the request named none.
+        pseudonym: Of the user, or `None` where the request named nobody.
         time_us: When, in microseconds since 1970.
         sampling: Part of such answers that is logged.
         strategy: That was asked for.
@@ -110,7 +109,7 @@ def write(
     rows: Sequence[dict[str, Any]],
     limits: InteractionLimits,
     now_us: int,
-    mark: Mark = tombstone_mark,
+    mark: Mark,
 ) -> None:
     """Write rows from `row_of`, without those of users that were erased since."""
     if not rows:

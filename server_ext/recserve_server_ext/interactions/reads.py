@@ -36,7 +36,7 @@ class _Past(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         times: [interactions] microseconds since 1970.
         types: [interactions].
-        items: [interactions] none = it is about a text.
+        items: [interactions] `None` for one about a text.
         texts: Numbers of those about a text.
         measured: How many have a value, a duration, a price or a quantity.
         seen: Items the user had to do with, once for each kind; empty where they were not asked for.

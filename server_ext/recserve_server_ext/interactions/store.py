@@ -100,8 +100,8 @@ class InteractionStore(Store):
             limits: What it accepts and keeps.
             create: Whether to make it when it is not there.
             clock: Seconds since 1970.
-            keys: That the pseudonyms are made with, settled with this store by the caller; none = pseudonyms are given,
-                which a store whose keys were rotated refuses.
+            keys: That the pseudonyms are made with, settled with this store by the caller; `None` where pseudonyms are
+                given, which a store whose keys were rotated refuses.
 
         Raises:
             InteractionError: There is none and `create` is false, it cannot be opened, or is no interaction store.
@@ -304,7 +304,7 @@ class InteractionStore(Store):
         """Remove what is past the limits, some hundred users a transaction; the number of rows that went.
 
         Args:
-            now: Seconds since 1970; none = by the clock.
+            now: Seconds since 1970, or `None` for the time of the clock.
         """
         now_us = round((self._clock() if now is None else now) * MICROSECONDS)
         gone, after = self.trim_answers(now_us), 0
@@ -324,7 +324,7 @@ class InteractionStore(Store):
         return tombstone_mark if self.keys is None else self.keys.pseudonyms.tombstone
 
     def purge(self) -> bool:
-        """Leave no bytes of deleted rows in the files; false = (SQLite) a reader kept the old log in use."""
+        """Leave no bytes of deleted rows in the files; whether no reader kept the old log in use (SQLite)."""
         if self.database.is_sqlite:
             return self.database.empty_log()
         self.database.vacuum(["interactions", "seen_items", "interaction_users", "answers", "erased_users"])

@@ -65,7 +65,7 @@ seen = sa.Table(
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("last_us", _big, nullable=False),
 )
-#: Tombstones of users that were erased: `mark` = HMAC-SHA256(pseudonym, a constant), which is not the pseudonym.
+#: Tombstones of users that were erased: `mark` = see `recserve_server_ext.interactions.pseudonyms.tombstone_mark`.
 erased = sa.Table(
     "erased_users",
     metadata,
@@ -74,8 +74,8 @@ erased = sa.Table(
     sa.Column("until_us", _big, nullable=False),
 )
 #: One row; `identity` = drawn when the store was made; `ring` = fingerprint of the keys that its pseudonyms are made
-#: by, none = not told yet; `rotations` = keys after the first; `traces` = a rotation is committed, and the files may
-#: still hold what was before it.
+#: by, NULL until a process with keys came; `rotations` = keys after the first; `traces` = a rotation is committed, and
+#: the files may still hold what was before it.
 state = sa.Table(
     "interaction_state",
     metadata,

@@ -13,7 +13,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions.interaction import Recorded, Refused
-from recserve_server_ext.interactions.pseudonyms import tombstone_mark
 from recserve_server_ext.interactions.tables import answers, erased, events, seen, state, users
 
 #: Kind of entry in what a user saw, by type; any other type is `seen`.
@@ -79,7 +78,7 @@ def record(
     rows: Sequence[Row],
     limits: InteractionLimits,
     now_us: int,
-    mark: Mark = tombstone_mark,
+    mark: Mark,
 ) -> list[Recorded]:
     """Write what is neither there already nor of an erased user; an answer for each, in order."""
     forget_deleted(connection)
@@ -140,7 +139,7 @@ class Gone(NamedTuple):
     answers: int
 
 
-def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int, mark: Mark = tombstone_mark) -> Gone:
+def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int, mark: Mark) -> Gone:
     """Remove every row of a user and leave a tombstone."""
     forget_deleted(connection)
     number = sa.select(users.c.number).where(users.c.pseudonym == pseudonym).scalar_subquery()

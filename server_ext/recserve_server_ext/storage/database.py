@@ -140,7 +140,7 @@ class Database:
         return self._latest[2]
 
     def empty_log(self) -> bool:
-        """Move all of SQLite's write-ahead log into the file and cut it to nothing; false = readers kept it in use."""
+        """Move all of SQLite's write-ahead log into the file and cut it to nothing; whether nobody kept it in use."""
         give_up = time.monotonic() + WAIT_S
         # SQLite itself waits for readers, but not for a writer that moves the log just now.
         while (is_busy := self._checkpoint()) and time.monotonic() < give_up:
