@@ -49,6 +49,10 @@ def upgrade() -> None:
         sa.Column("digest", sa.Text, nullable=False),
         sa.Column("answer", sa.LargeBinary, nullable=False),
     )
+    _create_state()
+
+
+def _create_state() -> None:
     state = op.create_table(
         "catalogue_state",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),

@@ -36,6 +36,12 @@ def upgrade() -> None:
     )
     past = ["user", "time_us", "number", "type", "item", *_MEASURES]
     op.create_index("ix_interactions_user_time", "interactions", past)
+    _create_traces()
+    _create_log()
+    _create_state()
+
+
+def _create_traces() -> None:
     op.create_table(
         "seen_items",
         sa.Column("user", _big, primary_key=True, autoincrement=False),
@@ -49,18 +55,6 @@ def upgrade() -> None:
         sa.Column("erased_us", _big, nullable=False),
         sa.Column("until_us", _big, nullable=False),
     )
-    _create_log()
-    state = op.create_table(
-        "interaction_state",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("identity", sa.Text, nullable=False),
-        sa.Column("revision", _big, nullable=False),
-        sa.Column("ring", sa.Text),
-        sa.Column("rotations", sa.Integer, nullable=False),
-        sa.Column("traces", sa.Boolean, nullable=False),
-    )
-    first = {"id": 1, "identity": uuid.uuid4().hex, "revision": 0, "rotations": 0, "traces": False}
-    op.bulk_insert(state, [first])
 
 
 def _create_log() -> None:
@@ -89,3 +83,17 @@ def _create_log() -> None:
         sa.Column("first_us", _big, nullable=False),
         sa.Column("weights", sa.Text, nullable=False),
     )
+
+
+def _create_state() -> None:
+    state = op.create_table(
+        "interaction_state",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("identity", sa.Text, nullable=False),
+        sa.Column("revision", _big, nullable=False),
+        sa.Column("ring", sa.Text),
+        sa.Column("rotations", sa.Integer, nullable=False),
+        sa.Column("traces", sa.Boolean, nullable=False),
+    )
+    first = {"id": 1, "identity": uuid.uuid4().hex, "revision": 0, "rotations": 0, "traces": False}
+    op.bulk_insert(state, [first])
