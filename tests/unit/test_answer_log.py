@@ -18,7 +18,7 @@ from recserve_server_ext.config.server import AnswerLogSettings
 from recserve_server_ext.interactions.answer_log import AnswerLog, LogCounts
 from recserve_server_ext.interactions.answer_rows import Line, row_of
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.interactions.tables import answers, experiments
+from recserve_server_ext.interactions.tables import answers, experiments, users
 from support.answers import by_user, log_of, plain
 from support.events import ANN, BOB, NOW, event
 from support.small_snapshot import small_snapshot
@@ -37,7 +37,11 @@ def store(store_place: Path | str) -> Iterator[InteractionStore]:
 
 def rows(store: InteractionStore) -> list[dict[str, Any]]:
     with store.database.reading() as connection:
-        return [dict(row) for row in connection.execute(sa.select(answers).order_by(answers.c.number)).mappings()]
+        query = sa.select(answers, users.c.pseudonym).outerjoin_from(answers, users, answers.c.user == users.c.number)
+        found = [dict(row) for row in connection.execute(query.order_by(answers.c.number)).mappings()]
+    for row in found:
+        assert (row.pop("user") is None) == (row["pseudonym"] is None)
+    return found
 
 
 def test_a_line_says_what_was_recommended_to_whom_and_how(store: InteractionStore) -> None:
@@ -201,6 +205,26 @@ def test_answers_past_the_limits_go_oldest_first(store: InteractionStore) -> Non
     assert store.expire(NOW + 60) == 2  # e and f are too old now
     assert "".join(row["recommendation_id"] for row in rows(store)) == "ghijklmn"
     assert store.trim_answers(round(NOW * 1e6)) == 0
+
+
+def test_a_user_is_held_as_long_as_anything_else_is(store: InteractionStore) -> None:
+    def known() -> set[str]:
+        with store.database.reading() as connection:
+            return set(connection.execute(sa.select(users.c.pseudonym)).scalars())
+
+    store.record([event(BOB)])
+    log = log_of(store, plain=1.0)
+    log.offer(by_user("r1"), ANN)
+    log.offer(by_user("r2"), BOB)
+    log.offer(plain("r3"), None)
+    log.close()
+    assert (known(), store.sample_users(10, 0)) == ({ANN, BOB}, [BOB])
+    store.expire(NOW + 50)
+    assert known() == {ANN, BOB}
+    assert store.trim_answers(round((NOW + 200) * 1e6)) == 3
+    assert known() == {BOB}
+    store.record([event(ANN)])
+    assert (len(store.export(ANN)["interactions"]), known()) == (1, {ANN, BOB})
 
 
 def test_the_log_trims_while_it_writes(store: InteractionStore) -> None:

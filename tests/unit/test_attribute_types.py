@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recserve_server_ext.catalogue.attribute_types import type_of
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
-from recserve_server_ext.catalogue.tables import attribute_types, state
+from recserve_server_ext.catalogue.tables import attribute_types
 from recserve_server_ext.common.errors import CatalogueError
 from support.edited import Edited
 
@@ -118,23 +118,3 @@ def test_an_import_replaces_the_types_and_cannot_mix_them(edited: Edited) -> Non
     with pytest.raises(CatalogueError, match=r"item 'c': \$.attributes.tag is \['x'\], a list of strings; 1 available"):
         edited.store.replace_all(mixed, field_weights={"title": 1.0})
     assert edited.store.count() == 2
-
-
-def test_a_store_from_before_is_counted(tmp_path: Path, store_place: Path | str) -> None:
-    """Several types that it holds already stay, and no other one comes."""
-    store = CatalogueStore(store_place, create=True)
-    many = [StoredItem(f"i{n}", {"title": "x"}, {"n": n}, available=n % 2 == 0) for n in range(2500)]
-    store.replace_all(many, field_weights={"title": 1.0})
-    with store.database.writing() as connection:
-        # As version 0001 had it: no table, and one item of another type.
-        attribute_types.drop(connection)
-        connection.execute(sa.text("UPDATE items SET attributes = '{\"n\": \"one\"}' WHERE id = 'i0'"))
-        connection.execute(sa.text("UPDATE catalogue_version SET version_num = '0001'"))
-        assert connection.execute(sa.select(state.c.revision)).scalar_one() == 1
-    store.close()
-    edited = Edited.reopened(tmp_path, store_place)
-    assert kept(edited.store) == {("n", "number"): 1249, ("n", "string"): 1}
-    assert edited.statuses("upsert", film("a", n=1), film("b", n="x"), film("c", n=True)) == [
-        "created", "created", "refused",
-    ]  # fmt: skip
-    edited.store.close()

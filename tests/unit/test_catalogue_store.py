@@ -177,13 +177,6 @@ def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     assert foreign.read_bytes() == before
 
 
-def test_a_store_of_a_newer_version_is_refused(store: CatalogueStore) -> None:
-    with sqlite3.connect(path_of(store)) as connection:
-        connection.execute("UPDATE catalogue_version SET version_num = '9999'")
-    with pytest.raises(CatalogueError, match=r"another version of recserve .*9999"):
-        CatalogueStore(path_of(store))
-
-
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CatalogueError, match="cannot be made"):

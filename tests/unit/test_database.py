@@ -14,8 +14,9 @@ from alembic.script import ScriptDirectory
 
 from recserve_server_ext.catalogue import tables as catalogue_tables
 from recserve_server_ext.common.errors import CatalogueError
+from recserve_server_ext.interactions import tables as interaction_tables
 from recserve_server_ext.storage import database as database_module
-from recserve_server_ext.storage.database import Database
+from recserve_server_ext.storage.database import Database, Schema
 
 MIGRATIONS = Path(database_module.__file__).with_name("migrations")
 
@@ -71,6 +72,27 @@ def test_the_password_of_a_url_is_not_shown() -> None:
         Database("postgresql://someone:secret@127.0.0.1:1/x", catalogue_tables.SCHEMA)
     assert "someone:***@127.0.0.1:1/x" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("schema", [catalogue_tables.SCHEMA, interaction_tables.SCHEMA], ids=lambda schema: schema.name)
+@pytest.mark.parametrize("version", ["0002", "9999"])
+def test_a_store_of_another_version_is_refused_in_a_line_and_left_as_it_is(
+    store_place: Path | str, schema: Schema, version: str
+) -> None:
+    made = Database(store_place, schema, create=True)
+    with made.writing() as connection:
+        connection.execute(sa.text(f"UPDATE {schema.name}_version SET version_num = '{version}'"))
+    tables = sa.inspect(made._engine).get_table_names()
+    for create in (False, True):
+        with pytest.raises(schema.error) as caught:
+            Database(store_place, schema, create=create)
+        said = str(caught.value)
+        assert f"{made.shown} was made by another version of recserve" in said
+        assert version in said
+        assert said.endswith(f"name another file or an empty database, and {schema.advice}")
+        assert "\n" not in said
+    assert sa.inspect(made._engine).get_table_names() == tables
+    made.close()
 
 
 def test_a_missing_table_is_explained(database: Database) -> None:

@@ -241,9 +241,24 @@ def test_an_export_imported_elsewhere_is_the_same_store(suffix: str, tmp_path: P
     assert "3 were there already" in ok("import", path, "--home", filled, "--pseudonyms", *options, *fields)
 
 
+def test_pseudonyms_are_imported_with_their_keys_only(
+    tmp_path: Path, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "out.jsonl", tmp_path / "other"
+    ok("export", path, "--home", filled)
+    monkeypatch.delenv(KEY_VARIABLE)
+    fields = ["--user-field", "user", "--item-field", "item", "--type-field", "type"]
+    found = run("import", path, "--home", other, "--pseudonyms", *fields)
+    assert found.exit_code == 1
+    assert "pseudonym.key cannot be read" in found.stderr
+    assert list(tmp_path.glob("other/*")) == []
+
+
 def test_an_export_for_recbole(tmp_path: Path, filled: Path) -> None:
     path = tmp_path / "out.inter"
-    assert "2 interactions in" in ok("export", path, "--home", filled)
+    exported = run("export", path, "--home", filled)
+    assert "2 interactions in" in exported.stdout
+    assert "no erasure reaches exported files" in exported.stderr
     header, first, _ = path.read_text().splitlines()
     assert header == "user_id:token\titem_id:token\ttype:token\trating:float\ttimestamp:float"
     assert first == f"{ANN}\ti1\trating\t4.5\t{AT}"

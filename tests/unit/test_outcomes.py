@@ -232,5 +232,6 @@ def test_the_commands_report_draw_and_export(tmp_path: Path) -> None:
     assert printed["strategies"][0]["clicks"]["count"] == 0
     exported = run("export", str(tmp_path / "set.parquet"), "--home", str(home))
     assert f"{printed['strategies'][0]['impressions']:,} recommended items" in exported.stdout
+    assert "no erasure reaches exported files" in exported.stderr
     assert run("report", "--home", str(tmp_path / "nowhere")).exit_code == 1
     assert run("report", "--home", str(home), "--plot", str(tmp_path / "no" / "plot.png")).exit_code == 2

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from recserve_server_ext.common.errors import ConfigError, ServerError, UserIdError
+from recserve_server_ext.common.errors import ConfigError, ServerError, UserIdError, UserKeysError
 from recserve_server_ext.interactions.key_file import KEY_VARIABLE, read_pseudonyms
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms, is_pseudonym
 
@@ -28,6 +29,41 @@ def test_the_first_test_case_of_rfc_4231_with_a_longer_key() -> None:
     # Case 6: a key of 131 bytes, so longer than a block.
     made = Pseudonyms(b"\xaa" * 131).of("Test Using Larger Than Block-Size Key - Hash Key First")
     assert made == "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
+
+
+def test_a_rotated_pseudonym_is_that_of_the_first_key_encrypted() -> None:
+    first, second, third = (bytes([n]) * 32 for n in (1, 2, 3))
+    made = hmac.digest(first, b"ann", hashlib.sha256)
+    for keys in ((first, second), (first, second, third)):
+        ring = Pseudonyms(*keys)
+        cipher = AESSIV(hmac.digest(keys[-1], b"\0pseudonyms", hashlib.sha512))
+        assert ring.of("ann") == cipher.encrypt(made, None).hex()
+        assert is_pseudonym(ring.of("ann"))
+        assert ring.origin(ring.of("ann")) == made.hex()
+        assert [name for _, name in ring.stages(ring.of("ann"))] == [
+            Pseudonyms(*keys[:count]).of("ann") for count in range(len(keys), 0, -1)
+        ]
+
+
+def test_the_cipher_is_the_one_of_rfc_5297() -> None:
+    key, nothing, text = (
+        "fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff",
+        "101112131415161718191a1b1c1d1e1f2021222324252627",
+        "112233445566778899aabbccddee",
+    )
+    made = AESSIV(bytes.fromhex(key)).encrypt(bytes.fromhex(text), [bytes.fromhex(nothing)])
+    assert made.hex() == "85632d07c6e8f37f950acd320a2ecc9340c02b9690c4dc04daef7f6afe5c"
+
+
+def test_what_a_new_key_makes_has_nothing_of_what_the_old_ones_made() -> None:
+    old = Pseudonyms(KEY)
+    rings = [Pseudonyms(KEY, bytes([n]) * 32) for n in range(1, 50)]
+    pseudonyms, marks = {ring.of("ann") for ring in rings}, {ring.tombstone(ring.of("ann")) for ring in rings}
+    assert len(pseudonyms | marks) == 2 * 49
+    assert {ring.renewed(old.of("ann"), old) for ring in rings} == pseudonyms
+    assert {ring.renewed(old.tombstone(old.of("ann")), old) for ring in rings} == marks
+    with pytest.raises(UserKeysError, match="other keys"):
+        rings[0].origin(rings[1].of("ann"))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +89,9 @@ def test_the_longest_user_id() -> None:
     assert is_pseudonym(Pseudonyms(KEY).of("x" * 256))
 
 
-@pytest.mark.parametrize("text", ["", "ann", "a" * 63, "A" * 64, "g" * 64, "a" * 64 + "\n", 3, None])
+@pytest.mark.parametrize(
+    "text", ["", "ann", "a" * 63, "a" * 65, "a" * 95, "a" * 97, "A" * 64, "g" * 64, "a" * 64 + "\n", 3, None]
+)
 def test_other_texts_are_no_pseudonyms(text: object) -> None:
     assert not is_pseudonym(text)
 

@@ -417,6 +417,26 @@ def test_of_the_pasts_those_least_recently_asked_for_go_first(service: Service) 
         histories.read([user])
         histories.read([OTHERS[0]])
     assert set(histories._kept) == {OTHERS[0], OTHERS[3]}
-    assert histories._held == 4
+    assert histories._kept.currsize == 4
     past = histories.read(OTHERS[:4])
     assert all(np.sort(past[user].subjects).tolist() == ["i1", "i2"] for user in OTHERS[:4])
+
+
+def test_a_past_larger_than_what_is_kept_is_read_every_time(service: Service) -> None:
+    histories = UserHistories(lambda: service.store, HistoryRules(), kept=5)
+    service.store.record([event(item=f"i{n}") for n in range(5)])
+    assert histories.read([ANN])[ANN] is histories.read([ANN])[ANN]
+    service.store.record([event(item="i5")])
+    for _ in range(2):
+        assert len(histories.read([ANN])[ANN].subjects) == 6
+        assert not histories._kept
+
+
+def test_users_of_whom_only_answers_are_held_are_bounded_too(service: Service) -> None:
+    histories = UserHistories(lambda: service.store, HistoryRules(), kept=3)
+    log = log_of(service.store)
+    for number, user in enumerate(OTHERS[:5]):
+        log.offer(by_user(f"r{number}"), user, PSEUDONYMS.fingerprint)
+    log.close()
+    assert all(past.size == 0 for past in histories.read(OTHERS[:5]).values())
+    assert set(histories._kept) == set(OTHERS[2:5])

@@ -60,7 +60,7 @@ def _block(past: Past, pseudonyms: Pseudonyms, first: int) -> Block:
     made = []
     for at, time_us, item in given:
         columns = {"time_us": time_us, "type": TYPE, "item": item}
-        name_of = {**_NOTHING, **columns, "user": first + at, "event_id": content_id(names[at], columns)}
+        name_of = {**_NOTHING, **columns, "user": first + at, "event_id": content_id(columns)}
         made.append(tuple(map(name_of.__getitem__, EVENT)))
     changes = (FIRST_CHANGE + past.counts).tolist()
     # Of a user and an item the newest, one user after the other, so that both tables grow at their end.

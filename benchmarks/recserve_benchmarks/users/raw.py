@@ -27,8 +27,8 @@ from recserve_server_ext.interactions.writes import KINDS
 FIRST_CHANGE: Final = 1_000_000
 EVENT: Final = tuple(column.name for column in events.columns if column.name != "number")
 _NOT_EVENTS: Final = {
-    "users": "INSERT INTO interaction_users (number, pseudonym, untrimmed) VALUES (?, ?, ?)"
-    " ON CONFLICT (pseudonym) DO UPDATE SET untrimmed = untrimmed + 1",
+    "users": "INSERT INTO interaction_users (number, pseudonym, changes) VALUES (?, ?, ?)"
+    " ON CONFLICT (pseudonym) DO UPDATE SET changes = changes + 1",
     "seen": 'INSERT INTO seen_items ("user", item, kind, last_us) VALUES (?, ?, ?, ?)'
     ' ON CONFLICT ("user", item, kind) DO UPDATE SET last_us = excluded.last_us'
     " WHERE excluded.last_us > seen_items.last_us",

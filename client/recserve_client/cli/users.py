@@ -1,4 +1,4 @@
-"""`recserve users`: what a running server holds of a user, its erasure, and the key of the pseudonyms."""
+"""`recserve users`: what a running server holds of a user, and its erasure."""
 
 from __future__ import annotations
 

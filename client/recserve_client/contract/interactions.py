@@ -20,7 +20,7 @@ class NewInteraction(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         item: Item id; it need not be in the catalogue, and counts as soon as it is.
         text: A free text, such as a search.
         value: Of a rating, or whatever else the type measures.
-        event_id: Unique in the whole store: sent again, it is a duplicate. Absent = made from the content.
+        event_id: Unique for the user: sent again, it is a duplicate. Absent = made from the content.
         recommendation_id: The slate it came from; kept as it comes, and compared with the answers that were logged when
             outcomes are reported.
         duration_s: How long it lasted.
@@ -110,7 +110,7 @@ class InteractionResult(Struct, frozen=True, omit_defaults=True, gc=False):
     """What became of one interaction.
 
     Attributes:
-        status: `duplicate` = one with this event id is there already, and stays as it is.
+        status: `duplicate` = the user has one with this event id already, and it stays as it is.
         event_id: Given or made; empty where it was refused before one was made.
         reason: Why it was refused: malformed, too_large, invalid_user, invalid_type, invalid_subject,
             invalid_timestamp, in_future, invalid_number, invalid_id, invalid_context or erased.

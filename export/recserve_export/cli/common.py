@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import typer
 
@@ -29,6 +29,9 @@ MILVUS_URI: Any = typer.Option(
     "", "--milvus-uri", help="Where Milvus is, for an index that is there: http://host:port, /name for a database."
 )
 MILVUS_TOKEN: Any = typer.Option("", "--milvus-token-file", help="File with user:password or an API key of Milvus.")
+
+#: What an export of users says.
+OWN_FILES: Final = "no erasure reaches exported files: they are yours to erase users from"
 
 
 def check_recall(recall: float) -> None:

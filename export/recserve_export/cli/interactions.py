@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recserve_client.cli.console import fail, note, out, progress
-from recserve_export.cli.common import explained
+from recserve_export.cli.common import OWN_FILES, explained
 from recserve_export.errors import ExportError, MappingError
 from recserve_export.interactions.mapping import (
     InteractionMapping,
@@ -107,7 +107,7 @@ def import_(
             raise MappingError(f"--mapping {mapping} holds the whole mapping; leave out the options for fields")
         fields = validated(by_options) if mapping is None else read_interaction_mapping(mapping)
         chosen = None if file_format is Format.AUTO else cast("InteractionFormat", file_format.value)
-        with _store(home, store, keys=_keys(home, pseudonyms, make=True), create=True) as opened:
+        with _store(home, store, keys=_keys(home, pseudonyms, imports=True), create=True) as opened:
             report = _import(source, chosen, fields, opened, refusals, pseudonyms=pseudonyms)
         _print_report(source.name, report)
         if refusals is not None:
@@ -134,17 +134,18 @@ def export(
         if user is not None:
             held = opened.export(_pseudonym(user, opened, pseudonyms))
             try:
-                with opened.exporting(target, "user"):
-                    write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
+                write_file(target, msgspec.json.format(msgspec.json.encode(held)) + b"\n")
             except OSError as error:
                 raise ExportError(f"{target} cannot be written: {error}") from error
             counts = [f"{len(held[name]):,}" for name in ("interactions", "seen", "answers")]
             _say("{} interactions, {} seen items and {} answers in {}".format(*counts, target))
+            note(OWN_FILES)
             return
         chosen = format_of(target, None if file_format is Format.AUTO else cast("InteractionFormat", file_format.value))
-        with opened.exporting(target, chosen), opened.all() as rows, progress("exporting", None) as bar:
+        with opened.all() as rows, progress("exporting", None) as bar:
             count = write_interactions(target, bar.track(rows, task_id=_BAR), chosen)
         _say(f"{count:,} interactions in {target}")
+        note(OWN_FILES)
 
 
 @app.command()
@@ -294,15 +295,15 @@ def _store(
         yield opened
 
 
-def _keys(home: Path, are_pseudonyms: bool, *, make: bool = False) -> UserKeys | None:
-    """The keys, which are needed with pseudonyms too where one was rotated; none = there are none at hand."""
+def _keys(home: Path, are_pseudonyms: bool, *, imports: bool = False) -> UserKeys | None:
+    """The keys, or `None` where users are named by pseudonym and there is no key; an import makes one for user ids."""
     from recserve_server_ext.interactions.key_file import given_keys, read_pseudonyms
     from recserve_server_ext.interactions.keys import UserKeys
 
     path = Workspace(home).pseudonym_key
-    if are_pseudonyms and given_keys() is None and not path.exists():
+    if are_pseudonyms and not imports and given_keys() is None and not path.exists():
         return None
-    return UserKeys(lambda: read_pseudonyms(path, make=make))
+    return UserKeys(lambda: read_pseudonyms(path, make=imports and not are_pseudonyms))
 
 
 def _pseudonym(user: str, store: InteractionStore, is_one: bool) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from recserve_client.cli.console import fail, out
-from recserve_export.cli.common import explained
+from recserve_client.cli.console import fail, note, out
+from recserve_export.cli.common import OWN_FILES, explained
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace, store_place
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ def export(
     rules = _rules(click, conversion, window_hours, start, end)
     with explained(), _store(home, store) as opened:
         chosen = open_format(target, file_format.value)
-        with opened.exporting(target, chosen):
-            count = export_outcomes(opened.database, target, rules, chosen)
+        count = export_outcomes(opened.database, target, rules, chosen)
     out.print(f"{count:,} recommended items in {target}", highlight=False, soft_wrap=True, markup=False)
+    note(OWN_FILES)
 
 
 def _rules(

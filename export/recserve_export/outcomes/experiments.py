@@ -28,7 +28,7 @@ SRM_ALPHA: Final = 0.001
 #: Columns of a user's counts.
 _IMPRESSIONS, _CLICKS, _CONVERSIONS = range(3)
 #: By key (`experiment@version`), variant and user: impressions, clicks and conversions.
-UserCounts = dict[str, dict[str, dict[str, list[int]]]]
+UserCounts = dict[str, dict[str, dict[int, list[int]]]]
 
 
 class VariantUsers(msgspec.Struct, frozen=True):
@@ -126,9 +126,9 @@ def experiment_reports(
 def _counts(connection: sa.Connection, rules: OutcomeRules, outcomes: Outcomes) -> UserCounts:
     counts: UserCounts = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: [0, 0, 0])))
     # "{}" = no experiment.
-    query = sa.select(answers.c.variants, answers.c.pseudonym, sa.func.sum(answers.c.size))
-    query = query.where(in_range(rules), answers.c.pseudonym.is_not(None), answers.c.variants != "{}")
-    for variants, user, size in connection.execute(query.group_by(answers.c.variants, answers.c.pseudonym)):
+    query = sa.select(answers.c.variants, answers.c.user, sa.func.sum(answers.c.size))
+    query = query.where(in_range(rules), answers.c.user.is_not(None), answers.c.variants != "{}")
+    for variants, user, size in connection.execute(query.group_by(answers.c.variants, answers.c.user)):
         for key, variant in msgspec.json.decode(variants).items():
             counts[key][variant][user][_IMPRESSIONS] += int(size)
     for answer, of in outcomes.of.items():
@@ -142,7 +142,7 @@ def _counts(connection: sa.Connection, rules: OutcomeRules, outcomes: Outcomes) 
 
 
 def _experiment(
-    name: str, version: str, weights: Mapping[str, float], counts: dict[str, dict[str, list[int]]], lift: float
+    name: str, version: str, weights: Mapping[str, float], counts: dict[str, dict[int, list[int]]], lift: float
 ) -> ExperimentReport:
     of = {variant: np.array(list(counts[variant].values()), np.int64).reshape(-1, 3) for variant in weights}
     variants = [_variant(variant, weights[variant], of[variant]) for variant in weights]

@@ -16,7 +16,7 @@ from recserve_export.errors import ExportError
 from recserve_export.outcomes.outcomes import Answered, Outcome, OutcomeRules, in_range, join
 from recserve_server_ext.common.files import fsync_path
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.interactions.tables import answers
+from recserve_server_ext.interactions.tables import answers, users
 from recserve_server_ext.storage.database import Database
 
 OutcomeFormat = Literal["jsonl", "parquet"]
@@ -89,9 +89,10 @@ def _impressions(connection: sa.Connection, rules: OutcomeRules) -> Iterator[Imp
     of = join(connection, rules).of
     nothing: dict[int, Outcome] = {}
     none = Outcome()
-    query = sa.select(answers).where(in_range(rules)).order_by(answers.c.number)
+    query = sa.select(answers, users.c.pseudonym).outerjoin_from(answers, users, answers.c.user == users.c.number)
+    query = query.where(in_range(rules)).order_by(answers.c.number)
     for row in connection.execution_options(yield_per=_CHUNK).execute(query):
-        found = of.get(Answered(row.number, row.pseudonym, row.strategy, row.variants), nothing)
+        found = of.get(Answered(row.number, row.user, row.strategy, row.variants), nothing)
         items: list[str] = msgspec.json.decode(row.recommended)
         propensities = [1.0] * len(items) if row.propensities is None else msgspec.json.decode(row.propensities)
         for place, (item, propensity) in enumerate(zip(items, propensities, strict=True)):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from recserve_export.errors import ExportError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.counts.clicks import CLICKS, SKEW_S, WINDOW_S
-from recserve_server_ext.interactions.tables import answers, events, users
+from recserve_server_ext.interactions.tables import answers, events
 
 #: Outcomes of one report or export at most; they are held in memory.
 MOST_OUTCOMES: Final = 5_000_000
@@ -69,13 +69,13 @@ class Answered(NamedTuple):
 
     Attributes:
         number: Of the answer in the log.
-        user: Pseudonym; none = the request named none.
+        user: Number of the user; none = the request named none.
         strategy: Of the answer.
         variants: JSON, as in the log.
     """
 
     number: int
-    user: str | None
+    user: int | None
     strategy: str
     variants: str
 
@@ -148,17 +148,16 @@ def _named(connection: sa.Connection) -> Iterator[Any]:
             events.c.item,
             events.c.type,
             events.c.time_us,
-            users.c.pseudonym.label("user"),
+            events.c.user,
             answers.c.number,
-            answers.c.pseudonym.label("answered"),
+            answers.c.user.label("answered"),
             answers.c.time_us.label("answered_us"),
             answers.c.strategy,
             answers.c.variants,
             answers.c.forced,
             answers.c.recommended,
         )
-        .join_from(events, users, events.c.user == users.c.number)
-        .outerjoin(answers, answers.c.recommendation_id == events.c.recommendation_id)
+        .outerjoin_from(events, answers, answers.c.recommendation_id == events.c.recommendation_id)
         .where(events.c.recommendation_id.is_not(None))
         .order_by(events.c.number)
     )

@@ -58,7 +58,7 @@ def report(database: Database, rules: OutcomeRules, *, now_s: float, lift: float
     open_since_us = round((now_s - rules.window_s) * MICROSECONDS)
     with database.reading() as connection:
         outcomes = join(connection, rules)
-        columns = (answers.c.strategy, answers.c.pseudonym.is_not(None), answers.c.variants, answers.c.size)
+        columns = (answers.c.strategy, answers.c.user.is_not(None), answers.c.variants, answers.c.size)
         query = sa.select(*columns, sa.func.count()).where(in_range(rules)).group_by(*columns)
         kinds = [
             Kind(strategy_of(strategy, has_user=bool(has_user)), *rest)

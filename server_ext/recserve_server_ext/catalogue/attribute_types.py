@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -80,9 +79,8 @@ class AttributeTypes:
         """The first attribute of an item that has another type than available items have there; none = all fit."""
         for name, value in attributes.items():
             held = self._counts.get(name) if value is not None else None
-            # A store from before this rule may hold several; each of them stays.
             if held and type_of(value) not in held:
-                other, items = max(held.items(), key=itemgetter(1))
+                ((other, items),) = held.items()
                 return Conflict(name, value, type_of(value), other, items)
         return None
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.storage.database import Schema
 
-SCHEMA = Schema("catalogue", "0002", CatalogueError, "make one with: recserve catalogue import SOURCE")
+SCHEMA = Schema("catalogue", "0001", CatalogueError, "make one with: recserve catalogue import SOURCE")
 metadata = sa.MetaData()
 #: Ordered by code points, as in SQLite.
 _text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")

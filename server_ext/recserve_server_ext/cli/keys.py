@@ -30,14 +30,14 @@ def rotate(
     from rich.progress import TaskID
 
     from recserve_server_ext.common.errors import ServerError
-    from recserve_server_ext.interactions.key_rotation import rotate, rows_of
+    from recserve_server_ext.interactions.key_rotation import rotate
     from recserve_server_ext.interactions.store import InteractionStore
 
     place = Workspace(home)
     try:
         with (
             InteractionStore(place.interactions if store is None else store) as opened,
-            progress("rotating the key", rows_of(opened)) as bar,
+            progress("rotating the key", None) as bar,
         ):
             done = rotate(opened, place.pseudonym_key, lambda rows: bar.advance(TaskID(0), rows))
     except ServerError as error:
@@ -45,8 +45,5 @@ def rotate(
     if done.resumed:
         note("the key was rotated already; what the old pseudonyms had left in the files is cleared now")
     else:
-        note(
-            f"{done.users:,} users, {done.answers:,} logged answers, {done.event_ids:,} event ids and "
-            f"{done.tombstones:,} tombstones are under a new key"
-        )
+        note(f"{done.users:,} users and {done.tombstones:,} tombstones are under a new key")
     note(f"all {done.keys} keys are needed from now on: keep a copy of them, apart from backups of the store")

@@ -14,7 +14,7 @@ from recserve_server_ext.common.units import DAY_S, MICROSECONDS
 from recserve_server_ext.config.counts import ClickPrior
 from recserve_server_ext.interactions.reads import in_columns
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.interactions.tables import answers, events, users
+from recserve_server_ext.interactions.tables import answers, events
 
 #: Types of interactions that are clicks.
 CLICKS: Final = frozenset({"click", "view", "listen"})
@@ -103,10 +103,9 @@ def _clicked(connection: sa.Connection, oldest: int, codes: dict[str, int]) -> I
     query = (
         sa.select(answers.c.number, events.c.item)
         .join_from(events, answers, answers.c.recommendation_id == events.c.recommendation_id)
-        .join(users, events.c.user == users.c.number)
         .where(events.c.number > newest - _EVENTS, events.c.type.in_(CLICKS), events.c.item.is_not(None))
         .where(answers.c.number >= oldest, sa.not_(answers.c.forced))
-        .where(sa.or_(answers.c.pseudonym.is_(None), answers.c.pseudonym == users.c.pseudonym))
+        .where(sa.or_(answers.c.user.is_(None), answers.c.user == events.c.user))
         .where(after_us >= -round(SKEW_S * MICROSECONDS), after_us <= round(WINDOW_S * MICROSECONDS))
     )
     parts = [np.empty((2, 0), np.int64)]

@@ -35,18 +35,15 @@ class Ranking(NamedTuple):
         users: [items, windows] users of each.
         recent: [items, windows] interactions, each halved with its age.
         active: [windows] users of any item.
-        only: The one window that was counted, whichever is asked for; none = all were.
     """
 
     items: list[str]
     users: Ints
     recent: Floats
     active: Ints
-    only: PopularWindow | None = None
 
     def shares(self, window: PopularWindow = "mixed") -> Floats:
         """[items] The part of a window's active users that each item had; see `mixed`."""
-        window = self.only or window
         if window == "mixed":
             return mixed(self.users, self.active)
         place = list(WINDOWS).index(window)
@@ -54,12 +51,10 @@ class Ranking(NamedTuple):
 
     def recent_in(self, window: PopularWindow = "mixed") -> Floats:
         """[items] Interactions within a window, each halved with its age, which is a mixture of windows by itself."""
-        window = self.only or window
         return np.asarray(self.recent[:, list(WINDOWS).index("all" if window == "mixed" else window)])
 
     def reasons(self, window: PopularWindow = "mixed") -> tuple[Ints, list[float | None]]:
         """[items] Users, and within how many seconds (none = all of the log): mixed, the shortest window with any."""
-        window = self.only or window
         lengths = [None if math.isinf(length_s) else length_s for length_s in WINDOWS.values()]
         if window == "mixed":
             places = np.argmax(self.users > 0, axis=1)

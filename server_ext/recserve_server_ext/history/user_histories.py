@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import compress, pairwise, repeat
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+from cachetools import LRUCache
 
 from recserve_client.contract import HistoryEntry, UserHistory
 from recserve_server_ext.catalogue.view import RowOf
@@ -130,14 +130,13 @@ class UserHistories:
         Args:
             store: Opens the interaction store.
             rules: How interactions become weights.
-            kept: Entries (behaviours and seen items) that are kept of all users together; the users least recently
-                asked for go first.
+            kept: Entries (behaviours and seen items) that are kept of all users together, at least one for each; the
+                users least recently asked for go first.
         """
         self._open = store
         self._rules = rules
         self._most = kept
-        self._held = 0
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept = self._nothing_kept()
         self._mark: int | None = None
         self.erasures: Change = (0, 0)
         self.version = rules.version
@@ -155,10 +154,6 @@ class UserHistories:
         asked = [user for user in pseudonyms if user not in found]
         if asked:
             found |= self._read(store, asked, mark)
-        for user in pseudonyms:
-            if user in self._kept:
-                self._kept.move_to_end(user)
-        self._trim()
         return found
 
     def repeatable(self, allowed: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
@@ -188,7 +183,7 @@ class UserHistories:
     def follow(self, keys: UserKeys) -> None:
         """Take the keys in force; where they are new, what is kept by pseudonyms of the old ones is forgotten."""
         if keys.follow(lambda: self._open().database):
-            self._clear()
+            self._kept = self._nothing_kept()
 
     def forget_erased(self) -> None:
         """Forget all where somebody was erased since the last look.
@@ -207,37 +202,27 @@ class UserHistories:
             if mark != self._mark:
                 self._drop_erased(interaction_reads.erasures(connection))
             changes = interaction_reads.change_numbers(connection, pseudonyms)
-            known = [user for user in pseudonyms if user in changes]
-            for user in known:
-                if (kept := self._kept.get(user)) and kept.change == changes[user]:
-                    self._kept[user] = kept._replace(mark=mark)
-            stale = [user for user in known if user not in self._kept or self._kept[user].mark != mark]
-            numbers = [changes[user][0] for user in stale]
-            columns, seen = interaction_reads.pasts(connection, numbers, WINDOW)
+            found = {user: NOBODY for user in pseudonyms if user not in changes}
+            for user, change in changes.items():
+                if (kept := self._kept.get(user)) and kept.change == change:
+                    self._kept[user], found[user] = kept._replace(mark=mark), kept.past
+            stale = [user for user in pseudonyms if user not in found]
+            columns, seen = interaction_reads.pasts(connection, [changes[user][0] for user in stale], WINDOW)
         self._mark = mark
         for user, past in zip(stale, pasts_of(columns, seen, self._rules), strict=True):
-            self._forget(user)
-            self._kept[user] = _Kept(mark, changes[user], past)
-            self._held += past.size
-        return {user: self._kept[user].past if user in changes else NOBODY for user in pseudonyms}
+            found[user] = past
+            self._kept.pop(user, None)
+            if past.size <= self._most:
+                self._kept[user] = _Kept(mark, changes[user], past)
+        return found
 
     def _drop_erased(self, erasures: Change) -> None:
         if erasures != self.erasures:
-            self._clear()
+            self._kept = self._nothing_kept()
             self.erasures = erasures
 
-    def _clear(self) -> None:
-        self._kept.clear()
-        self._held = 0
-
-    def _forget(self, user: str) -> None:
-        kept = self._kept.pop(user, None)
-        if kept is not None:
-            self._held -= kept.past.size
-
-    def _trim(self) -> None:
-        while self._held > self._most:
-            self._held -= self._kept.popitem(last=False)[1].past.size
+    def _nothing_kept(self) -> LRUCache[str, _Kept]:
+        return LRUCache(self._most, lambda kept: max(kept.past.size, 1))
 
 
 def pasts_of(columns: EventColumns, seen: Sequence[Collection[str]], rules: HistoryRules) -> list[UserPast]:

@@ -63,7 +63,7 @@ class AnswerLog:
             served: Experiments, which the store is told of first.
             show: Called now and then, by the thread, with the counts.
             clock: Seconds since 1970.
-            seed: Of the samples; none = from the system.
+            seed: Of the samples, or `None` for one from the system.
         """
         self._open = store
         self._settings = settings
@@ -96,7 +96,7 @@ class AnswerLog:
 
         Args:
             slate: The answer.
-            pseudonym: Of the user; `None` when the request named none.
+            pseudonym: Of the user, or `None` where the request named nobody.
             keys: Fingerprint of the ring that the pseudonym was made by.
         """
         sampling = self._settings.plain if pseudonym is None else self._settings.by_user
@@ -151,7 +151,8 @@ class AnswerLog:
                 if ring is not None:
                     pairs = zip(lines, rows, strict=True)
                     rows = [row for line, row in pairs if line.pseudonym is None or line.keys == ring]
-                answer_rows.write(connection, rows, round(self._clock() * MICROSECONDS), store.mark_of)
+                now_us = round(self._clock() * MICROSECONDS)
+                answer_rows.write(connection, rows, store.limits, now_us, store.mark_of)
         except BaseException:
             self._failed += len(lines)
             raise

@@ -16,9 +16,8 @@ from recserve_client.contract import LoggedAnswer, Slate
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment, version_of
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.interactions.pseudonyms import tombstone_mark
-from recserve_server_ext.interactions.tables import answers, experiments
-from recserve_server_ext.interactions.writes import Mark, erased_since, forget_deleted
+from recserve_server_ext.interactions.tables import answers, experiments, users
+from recserve_server_ext.interactions.writes import Mark, drop_empty, erased_since, forget_deleted, numbers_of
 
 #: Rows that one transaction removes at most.
 _TRIMMED: Final = 5000
@@ -33,7 +32,7 @@ class Line(NamedTuple):
 
     Attributes:
         slate: The answer.
-        pseudonym: Of the user; `None` when the request named none.
+        pseudonym: Of the user, or `None` where the request named nobody.
         time_us: When, in microseconds since 1970.
         sampling: Part of such answers that is logged.
         keys: Fingerprint of the ring that the pseudonym was made by.
@@ -47,13 +46,13 @@ class Line(NamedTuple):
 
 
 def row_of(line: Line) -> dict[str, Any]:
-    """The columns of an answer."""
+    """The columns of an answer, with the pseudonym in place of the number of the user."""
     slate = line.slate
     propensities = [1.0 if item.propensity is UNSET else item.propensity for item in slate.items]
     assigned = [] if slate.experiments is UNSET else slate.experiments
     return {
         "recommendation_id": slate.recommendation_id,
-        "pseudonym": line.pseudonym,
+        "user": line.pseudonym,
         "time_us": line.time_us,
         "strategy": slate.strategy,
         "variants": _json({f"{of.experiment}@{of.version}": of.variant for of in assigned}),
@@ -68,15 +67,21 @@ def row_of(line: Line) -> dict[str, Any]:
     }
 
 
-def write(connection: sa.Connection, rows: Sequence[dict[str, Any]], now_us: int, mark: Mark = tombstone_mark) -> int:
-    """Write rows, without those of users that were erased since; how many were written."""
+def write(
+    connection: sa.Connection,
+    rows: Sequence[dict[str, Any]],
+    limits: InteractionLimits,
+    now_us: int,
+    mark: Mark,
+) -> None:
+    """Write rows from `row_of`, without those of users that were erased since."""
     if not rows:
-        return 0
+        return
     # Of all tombstones the few that may concern these answers: a mark of every user would cost as much as writing them.
     erased_us = erased_since(connection, min(row["time_us"] for row in rows), now_us)
-    kept = [row for row in rows if not erased_us or row["time_us"] > _erased_us(row["pseudonym"], erased_us, mark)]
-    _insert(connection, kept)
-    return len(kept)
+    kept = [row for row in rows if not erased_us or row["time_us"] > _erased_us(row["user"], erased_us, mark)]
+    number_of = numbers_of(connection, {row["user"] for row in kept} - {None}, limits)
+    _insert(connection, [{**row, "user": number_of.get(row["user"])} for row in kept])
 
 
 def _erased_us(pseudonym: str | None, erased_us: Mapping[str, int], mark: Mark) -> int:
@@ -114,12 +119,17 @@ def trim(connection: sa.Connection, limits: InteractionLimits, now_us: int) -> i
     if last is None:
         return 0
     forget_deleted(connection)
-    return connection.execute(sa.delete(answers).where(answers.c.number <= last)).rowcount
+    which = answers.c.number <= last
+    answered = list(connection.execute(sa.select(answers.c.user).distinct().where(which)).scalars())
+    gone = connection.execute(sa.delete(answers).where(which)).rowcount
+    drop_empty(connection, users.c.number.in_(answered))
+    return gone
 
 
 def answers_of(connection: sa.Connection, pseudonym: str) -> list[dict[str, Any]]:
     """All that was logged of a user, in its order, with the fields of `LoggedAnswer` that are given."""
-    found = connection.execute(sa.select(answers).where(answers.c.pseudonym == pseudonym).order_by(answers.c.number))
+    query = sa.select(answers).join_from(answers, users, answers.c.user == users.c.number)
+    found = connection.execute(query.where(users.c.pseudonym == pseudonym).order_by(answers.c.number))
     fields = LoggedAnswer.__struct_fields__
     logged = []
     for row in found.mappings():
@@ -151,7 +161,8 @@ def _insert(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
 def _statement(dialect: str, rows: int) -> str:
     mark = "?" if dialect == "sqlite" else "%s"
     row = f"({', '.join([mark] * len(_COLUMNS))})"
-    return f"INSERT INTO {answers.name} ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * rows)}"
+    names = ", ".join(f'"{name}"' for name in _COLUMNS)
+    return f"INSERT INTO {answers.name} ({names}) VALUES {', '.join([row] * rows)}"
 
 
 def _json(value: object) -> str:

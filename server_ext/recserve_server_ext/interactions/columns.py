@@ -93,7 +93,7 @@ def columns_of(
         offsets: [users + 1] where the interactions of each user begin.
         times: [events] microseconds since 1970.
         names: [events] types.
-        items: [events] none = it is about a text.
+        items: [events] `None` for one about a text.
         texts: Of those about a text, in their order.
         measures: [4, events] value, duration_s, price and quantity; NaN where there is none.
     """

@@ -39,7 +39,7 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         item: Item id; it need not be in the catalogue.
         text: A free text, such as a search, in place of an item.
         value: Of a rating, or whatever else the type measures.
-        event_id: Tells it from every other interaction of the store; without one, see `content_id`.
+        event_id: Tells it from every other interaction of the user; without one, see `content_id`.
         recommendation_id: The slate it came from.
         duration_s: How long it lasted.
         price: Of one piece.
@@ -95,7 +95,7 @@ class Recorded(msgspec.Struct, frozen=True):
     """What became of one interaction.
 
     Attributes:
-        status: `duplicate` = one with this event id is there already, and stays as it is.
+        status: `duplicate` = the user has one with this event id already, and it stays as it is.
         event_id: Given or made; empty where it was refused before one was made.
         reason: One of `Refused` where it was refused.
         detail: Names the field and the value; never the user.
@@ -118,7 +118,7 @@ def checked(interaction: Interaction, latest_s: float) -> dict[str, Any]:
         RefusedError: With the reason.
     """
     if not is_pseudonym(interaction.user):
-        raise RefusedError(Refused.USER, "user is no pseudonym (64 hexadecimal digits)")
+        raise RefusedError(Refused.USER, "user is no pseudonym (64 or 96 hexadecimal digits)")
     if not isinstance(interaction.type, str) or not _TYPE.fullmatch(interaction.type):
         detail = f"type is {shown(interaction.type)}: expected a lower-case word of at most 32 characters"
         raise RefusedError(Refused.TYPE, detail)
@@ -132,18 +132,18 @@ def checked(interaction: Interaction, latest_s: float) -> dict[str, Any]:
         "context": _context(interaction.context),
     }
     event_id = _id("event_id", interaction.event_id)
-    return {"event_id": event_id or content_id(interaction.user, columns), **columns}
+    return {"event_id": event_id or content_id(columns), **columns}
 
 
-def content_id(user: str, columns: dict[str, Any]) -> str:
+def content_id(columns: dict[str, Any]) -> str:
     """The event id of an interaction that came without one, so that the same one sent again has it again.
 
     It is the hexadecimal SHA-256 of the compact JSON object in UTF-8, keys in sorted order, of every field that is
-    given: user (the pseudonym), type, time_us (integer), item, text, recommendation_id, session_id (strings), value,
-    duration_s, price, quantity (always written as floats), context. Two that agree in all of these are one.
+    given: type, time_us (integer), item, text, recommendation_id, session_id (strings), value, duration_s, price,
+    quantity (always written as floats), context. Two of a user that agree in all of these are one.
     """
     given = {name: value for name, value in columns.items() if value is not None}
-    return hashlib.sha256(msgspec.json.encode({"user": user, **given}, order="deterministic")).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(given, order="deterministic")).hexdigest()
 
 
 def _microseconds(timestamp: object, latest_s: float) -> int:

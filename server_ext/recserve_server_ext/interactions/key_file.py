@@ -45,7 +45,7 @@ def read_pseudonyms(path: Path, environment: Mapping[str, str] | None = None, *,
 
 
 def given_keys(environment: Mapping[str, str] | None = None) -> str | None:
-    """The environment variable; none = it is not set, and the file counts."""
+    """The environment variable, or `None` where it is not set and the file counts."""
     return (os.environ if environment is None else environment).get(KEY_VARIABLE)
 
 

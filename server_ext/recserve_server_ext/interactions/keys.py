@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from recserve_server_ext.common.errors import UserKeysError
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
-from recserve_server_ext.interactions.tables import answers, erased, state, users
+from recserve_server_ext.interactions.tables import state
 from recserve_server_ext.storage.database import Database
 
 #: Before keys that could not be settled are looked for again.
@@ -108,11 +108,6 @@ def check_without(connection: sa.Connection) -> None:
 
 def _told(connection: sa.Connection, ring: Pseudonyms) -> str:
     """Write the ring into a store that names none, unless another process was faster; the fingerprint it has then."""
-    held: str | None = connection.execute(_HELD).one().ring
-    if held is not None:
-        return held
-    # What is there already was written when there was only one key.
-    is_used = any(connection.execute(sa.select(table).limit(1)).first() for table in (users, answers, erased))
-    first = ring.first(1) if is_used else ring
-    connection.execute(sa.update(state).values(ring=first.fingerprint, rotations=first.rotations))
-    return first.fingerprint
+    named = {"ring": ring.fingerprint, "rotations": ring.rotations}
+    connection.execute(sa.update(state).where(state.c.ring.is_(None)).values(named))
+    return str(connection.execute(_HELD).one().ring)

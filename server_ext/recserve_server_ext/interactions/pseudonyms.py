@@ -9,24 +9,25 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-from recserve_server_ext.common.errors import ConfigError, UserIdError
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+from recserve_server_ext.common.errors import ConfigError, UserIdError, UserKeysError
 
 #: Of a user id, in characters.
 MAX_USER_ID_LENGTH: Final = 256
 _KEY_BYTES: Final = 32
-_HALF: Final = 16
-_ROUNDS: Final = 4
-_PSEUDONYM: Final = re.compile(r"[0-9a-f]{64}")
+_MADE_BYTES: Final = 32
+#: Of the first key, or of a rotated one, which is 16 bytes longer.
+_PSEUDONYM: Final = re.compile(r"[0-9a-f]{64}(?:[0-9a-f]{32})?")
 
 
 class Pseudonyms:
     """Makes pseudonyms by a ring of keys, the oldest first.
 
-    The pseudonym under the first key is HMAC-SHA256(key, user id in UTF-8), as 64 hexadecimal digits (RFC 2104). Every
-    further key permutes what the one before it made, as a block of 256 bits: a Feistel network of four rounds over
-    halves of 128 bits, round n being the first half of HMAC-SHA256(key, "\\0stage", n, half), which is a strong
-    pseudorandom permutation (Luby and Rackoff, 1988). So a store can be brought to a new key without any user id, and
-    with the ring, and only with it, a pseudonym tells what it was before.
+    The pseudonym under the first key is HMAC-SHA256(key, user id in UTF-8), in hexadecimal digits (RFC 2104). After a
+    rotation it is these 32 bytes encrypted by AES-256-SIV (RFC 5297), which gives equal ciphertexts for equal texts,
+    with the key HMAC-SHA512(newest key, "\\0pseudonyms"). So a store can be brought to a new key without any user id.
 
     The same user has the same pseudonym under one ring only; without its keys a pseudonym cannot be tried against
     known user ids. Who loses one cannot find a user again.
@@ -51,6 +52,8 @@ class Pseudonyms:
             fingerprint = hmac.digest(key, b"\0fingerprint" + fingerprint, hashlib.sha256)
         #: Tells this ring from any other, and says nothing of its keys.
         self.fingerprint = fingerprint.hex()[:32]
+        #: None for a single key.
+        self._cipher = AESSIV(hmac.digest(keys[-1], b"\0pseudonyms", hashlib.sha512)) if len(keys) > 1 else None
 
     @property
     def rotations(self) -> int:
@@ -63,59 +66,69 @@ class Pseudonyms:
         Raises:
             UserIdError: The id is empty, too long, not in Unicode's form NFC, or holds NUL or what UTF-8 cannot carry.
         """
-        return self._forward(hmac.digest(self._keys[0], _checked(user_id), hashlib.sha256)).hex()
+        return self._sealed(hmac.digest(self._keys[0], _checked(user_id), hashlib.sha256))
 
     def sign(self, content: bytes) -> str:
         """HMAC-SHA256 of content by a key derived from the newest one, so that no signature is a pseudonym."""
         derived = hmac.digest(self._keys[-1], b"\0signatures", hashlib.sha256)  # no user id holds NUL
         return hmac.digest(derived, content, hashlib.sha256).hex()
 
-    def with_key(self, key: bytes) -> Pseudonyms:
-        """The ring with one key more.
-
-        Raises:
-            ConfigError: It is too short, or there already.
-        """
-        return Pseudonyms(*self._keys, key)
-
     def first(self, count: int) -> Pseudonyms:
         """The ring of its first keys."""
         return Pseudonyms(*self._keys[:count])
 
     def at(self, fingerprint: str) -> Pseudonyms | None:
-        """The ring of its first keys that has this fingerprint; none = there is none."""
+        """The ring of its first keys that has this fingerprint, or `None`."""
         rings = map(self.first, range(len(self._keys), 0, -1))
         return next((ring for ring in rings if ring.fingerprint == fingerprint), None)
 
-    def renewed(self, value: str) -> str:
-        """A pseudonym, or the mark of a tombstone, of the ring without its newest key, under this one."""
-        return _permuted(self._keys[-1], bytes.fromhex(value)).hex()
+    def renewed(self, value: str, before: Pseudonyms) -> str:
+        """A pseudonym, or the mark of a tombstone, under this ring.
+
+        Args:
+            value: As it was under the ring before.
+            before: Another ring with the same first key.
+
+        Raises:
+            UserKeysError: It was not made by the ring before.
+        """
+        return self._sealed(before._opened(value))
 
     def stages(self, pseudonym: str) -> Iterator[tuple[Pseudonyms, str]]:
         """Every ring that was in force with the pseudonym that the user had under it, newest first."""
-        ring, block = self, bytes.fromhex(pseudonym)
-        while True:
-            yield ring, block.hex()
-            if not ring.rotations:
-                return
-            block = _restored(ring._keys[-1], block)
-            ring = ring.first(ring.rotations)
+        made = self._opened(pseudonym)
+        for ring in map(self.first, range(len(self._keys), 0, -1)):
+            yield ring, ring._sealed(made)
 
     def origin(self, pseudonym: str) -> str:
         """The pseudonym that the user had under the first key: no rotation changes it, and it is not to be stored."""
-        block = bytes.fromhex(pseudonym)
-        for key in reversed(self._keys[1:]):
-            block = _restored(key, block)
-        return block.hex()
+        return self._opened(pseudonym).hex()
 
     def tombstone(self, pseudonym: str) -> str:
-        """The mark of the user's tombstone under this ring: `tombstone_mark` of the origin, permuted by every key."""
-        return self._forward(bytes.fromhex(tombstone_mark(self.origin(pseudonym)))).hex()
+        """The mark of the user's tombstone under this ring: `tombstone_mark` of the origin, encrypted as that is.
 
-    def _forward(self, block: bytes) -> bytes:
-        for key in self._keys[1:]:
-            block = _permuted(key, block)
-        return block
+        Raises:
+            UserKeysError: The pseudonym was not made by this ring.
+        """
+        return self._sealed(bytes.fromhex(tombstone_mark(self.origin(pseudonym))))
+
+    def _sealed(self, made: bytes) -> str:
+        """What stands under this ring for what was made by the first key."""
+        return (made if self._cipher is None else self._cipher.encrypt(made, None)).hex()
+
+    def _opened(self, value: str) -> bytes:
+        """What the first key made."""
+        sealed = bytes.fromhex(value)
+        try:
+            made = sealed if self._cipher is None else self._cipher.decrypt(sealed, None)
+        except InvalidTag:
+            made = b""
+        if len(made) != _MADE_BYTES:
+            raise UserKeysError(
+                "a pseudonym was made by other keys than those in force; if it comes from a file that was exported "
+                "before the key was rotated, export it again"
+            )
+        return made
 
 
 def tombstone_mark(pseudonym: str) -> str:
@@ -144,25 +157,3 @@ def _checked(user_id: str) -> bytes:
     except UnicodeEncodeError:
         # The error itself holds the id, so it is not chained.
         raise UserIdError("a user id holds a lone surrogate, which UTF-8 cannot carry") from None
-
-
-def _permuted(key: bytes, block: bytes) -> bytes:
-    left, right = block[:_HALF], block[_HALF:]
-    for number in range(_ROUNDS):
-        left, right = right, _added(left, _round(key, number, right))
-    return left + right
-
-
-def _restored(key: bytes, block: bytes) -> bytes:
-    left, right = block[:_HALF], block[_HALF:]
-    for number in reversed(range(_ROUNDS)):
-        left, right = _added(right, _round(key, number, left)), left
-    return left + right
-
-
-def _round(key: bytes, number: int, half: bytes) -> bytes:
-    return hmac.digest(key, b"\0stage%d" % number + half, hashlib.sha256)[:_HALF]
-
-
-def _added(one: bytes, other: bytes) -> bytes:
-    return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).to_bytes(_HALF, "big")

@@ -36,7 +36,7 @@ class _Past(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         times: [interactions] microseconds since 1970.
         types: [interactions].
-        items: [interactions] none = it is about a text.
+        items: [interactions] `None` for one about a text.
         texts: Numbers of those about a text.
         measured: How many have a value, a duration, a price or a quantity.
         seen: Items the user had to do with, once for each kind; empty where they were not asked for.
@@ -259,8 +259,9 @@ def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict
 
 
 def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
-    """Pseudonyms of at most so many users, drawn evenly, in the order of their numbers."""
-    numbers = np.fromiter(connection.execute(sa.select(users.c.number).order_by(users.c.number)).scalars(), np.int64)
+    """Pseudonyms of at most so many users with interactions, drawn evenly, in the order of their numbers."""
+    active = sa.select(users.c.number).where(sa.exists().where(events.c.user == users.c.number))
+    numbers = np.fromiter(connection.execute(active.order_by(users.c.number)).scalars(), np.int64)
     if len(numbers) > most:
         numbers = np.sort(np.random.default_rng(seed).choice(numbers, most, replace=False))
     found: list[str] = []

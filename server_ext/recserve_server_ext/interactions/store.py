@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +16,10 @@ from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.interactions import answer_rows, export_files
+from recserve_server_ext.interactions import answer_rows
 from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions import writes as interaction_writes
 from recserve_server_ext.interactions.columns import EventColumns
-from recserve_server_ext.interactions.export_files import ExportFormat
 from recserve_server_ext.interactions.interaction import Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interactions.keys import UserKeys, check_without
 from recserve_server_ext.interactions.pseudonyms import is_pseudonym, tombstone_mark
@@ -55,7 +54,7 @@ class StoreStats(msgspec.Struct, frozen=True):
 
     Attributes:
         revision: Of the store.
-        users: Users with rows.
+        users: Users of whom anything is held.
         interactions: Interactions.
         types: Interactions by type, most frequent first.
         items: Distinct items among them.
@@ -101,8 +100,8 @@ class InteractionStore(Store):
             limits: What it accepts and keeps.
             create: Whether to make it when it is not there.
             clock: Seconds since 1970.
-            keys: That the pseudonyms are made with, settled with this store by the caller; none = pseudonyms are given,
-                which a store whose keys were rotated refuses.
+            keys: That the pseudonyms are made with, settled with this store by the caller; `None` where pseudonyms are
+                given, which a store whose keys were rotated refuses.
 
         Raises:
             InteractionError: There is none and `create` is false, it cannot be opened, or is no interaction store.
@@ -151,9 +150,9 @@ class InteractionStore(Store):
     def record(self, batch: Sequence[Interaction]) -> list[Recorded]:
         """Store interactions; an answer for each, in order. Returns once they are committed and fsynced.
 
-        A bad one is refused alone, one whose event id is there already is answered as a duplicate and changes nothing
-        (without one its content is the id, see `recserve_server_ext.interactions.interaction.content_id`). Calls of
-        several threads share transactions; the batch of one call is never split.
+        A bad one is refused alone. One whose event id its user has already is a duplicate and changes nothing; without
+        an id its content is the id, see `recserve_server_ext.interactions.interaction.content_id`. Calls of several
+        threads share transactions; the batch of one call is never split.
 
         Raises:
             InteractionError: The batch is too large, too many wait already, or the store cannot be written; then
@@ -182,7 +181,7 @@ class InteractionStore(Store):
         return [next(committed) if answer is None else answer for answer in answers]
 
     def sample_users(self, most: int, seed: int) -> list[str]:
-        """Pseudonyms of some users, drawn evenly with this seed, in a fixed order.
+        """Pseudonyms of some users with interactions, drawn evenly with this seed, in a fixed order.
 
         Args:
             most: How many at most.
@@ -285,11 +284,11 @@ class InteractionStore(Store):
         Until the tombstone ends, interactions of the user with an older timestamp are refused, so that a late replay
         does not bring anything back. Of SQLite, no file holds the pseudonym or the rows afterwards: deleted bytes are
         overwritten and the write-ahead log is emptied. PostgreSQL is vacuumed; its log and backups are the operator's.
-        The rows also go from files exported on this machine, see `recserve_server_ext.interactions.export_files`.
+        Exported files are the operator's to erase from.
 
         Raises:
-            InteractionError: It is no pseudonym, the store cannot be written, (SQLite) a reader kept the old log in
-                use, or an exported file cannot be cleaned: the rows are gone then, and erasing again does the rest.
+            InteractionError: It is no pseudonym, the store cannot be written, or (SQLite) a reader kept the old log in
+                use: the rows are gone then, and erasing again empties the log.
         """
         _several([pseudonym])
         now_us = round(self._clock() * MICROSECONDS)
@@ -297,17 +296,15 @@ class InteractionStore(Store):
         with self.database.writing() as connection:
             self.check(connection)
             gone = interaction_writes.erase(connection, pseudonym, now_us, until_us, self.mark_of)
-            names = [pseudonym] if self.keys is None else [of for _, of in self.keys.pseudonyms.stages(pseudonym)]
         if not self.purge():
             raise InteractionError(f"the user is erased, but a reader keeps the old log of {self} in use; erase again")
-        export_files.clean(self.database, names)
         return Erased(gone.interactions, until_us / MICROSECONDS, gone.answers)
 
     def expire(self, now: float | None = None) -> int:
         """Remove what is past the limits, some hundred users a transaction; the number of rows that went.
 
         Args:
-            now: Seconds since 1970; none = by the clock.
+            now: Seconds since 1970, or `None` for the time of the clock.
         """
         now_us = round((self._clock() if now is None else now) * MICROSECONDS)
         gone, after = self.trim_answers(now_us), 0
@@ -321,21 +318,13 @@ class InteractionStore(Store):
                 gone += interaction_writes.expire(connection, after + 1, numbers[-1], self.limits, now_us)
             after = numbers[-1]
 
-    def exporting(self, path: Path, file_format: ExportFormat) -> AbstractContextManager[None]:
-        """Remember a file that is exported, while the block writes it, so that erasures reach it.
-
-        Raises:
-            InteractionError: The store cannot be written, or a user was erased meanwhile; then there is no file.
-        """
-        return export_files.exporting(self.database, path, file_format, self._clock())
-
     @property
     def mark_of(self) -> Mark:
         """Pseudonym -> mark of its tombstone."""
         return tombstone_mark if self.keys is None else self.keys.pseudonyms.tombstone
 
     def purge(self) -> bool:
-        """Leave no bytes of deleted rows in the files; false = (SQLite) a reader kept the old log in use."""
+        """Leave no bytes of deleted rows in the files; whether no reader kept the old log in use (SQLite)."""
         if self.database.is_sqlite:
             return self.database.empty_log()
         self.database.vacuum(["interactions", "seen_items", "interaction_users", "answers", "erased_users"])
@@ -379,5 +368,5 @@ def _several(pseudonyms: Sequence[str]) -> list[str]:
     if len(set(pseudonyms)) < len(pseudonyms):
         raise InteractionError("a user is asked for twice")
     if not all(map(is_pseudonym, pseudonyms)):
-        raise InteractionError("a user is no pseudonym (64 hexadecimal digits)")
+        raise InteractionError("a user is no pseudonym (64 or 96 hexadecimal digits)")
     return list(pseudonyms)

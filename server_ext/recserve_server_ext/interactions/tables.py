@@ -7,26 +7,28 @@ import sqlalchemy as sa
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.storage.database import Schema
 
-SCHEMA = Schema("interactions", "0004", InteractionError, "make one with: recserve interactions import FILE")
+SCHEMA = Schema("interactions", "0001", InteractionError, "make one with: recserve interactions import FILE")
 metadata = sa.MetaData()
 _big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-#: Users by a number, so that a pseudonym is stored once; `changes` grows with every change of the user's rows, and
-#: starts at random, so that a user who was erased does not come back with a number that was seen before.
+#: Users by a number, which all other rows have: a pseudonym is stored here and nowhere else. `changes` grows with every
+#: change of what the user did or saw, and starts at random, so that a user who was erased does not come back with a
+#: number that was seen before.
 users = sa.Table(
     "interaction_users",
     metadata,
     sa.Column("number", _big, primary_key=True, autoincrement=True),
     sa.Column("pseudonym", sa.Text, nullable=False, unique=True),
-    sa.Column("untrimmed", sa.Integer, nullable=False, key="changes"),
+    sa.Column("changes", sa.Integer, nullable=False),
 )
-#: The interactions; `number` counts them as they came, `time_us` = microseconds since 1970.
+#: The interactions; `number` counts them as they came, `time_us` = microseconds since 1970, `event_id` tells those of a
+#: user apart.
 events = sa.Table(
     "interactions",
     metadata,
     sa.Column("number", _big, primary_key=True, autoincrement=True),
     sa.Column("user", _big, nullable=False),
-    sa.Column("event_id", sa.Text, nullable=False, unique=True),
+    sa.Column("event_id", sa.Text, nullable=False),
     sa.Column("time_us", _big, nullable=False),
     sa.Column("type", sa.Text, nullable=False),
     sa.Column("item", sa.Text),
@@ -38,6 +40,7 @@ events = sa.Table(
     sa.Column("recommendation_id", sa.Text),
     sa.Column("session_id", sa.Text),
     sa.Column("context", sa.JSON(none_as_null=True)),
+    sa.UniqueConstraint("event_id", "user"),
     # Read backwards: the newest of a user come first without sorting. It holds all that a history needs but texts,
     # which are too long for an index of PostgreSQL: reading a past does not look at the rows themselves.
     sa.Index(
@@ -62,7 +65,7 @@ seen = sa.Table(
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("last_us", _big, nullable=False),
 )
-#: Tombstones of users that were erased: `mark` = HMAC-SHA256(pseudonym, a constant), which is not the pseudonym.
+#: Tombstones of users that were erased: `mark` = see `recserve_server_ext.interactions.pseudonyms.tombstone_mark`.
 erased = sa.Table(
     "erased_users",
     metadata,
@@ -71,8 +74,8 @@ erased = sa.Table(
     sa.Column("until_us", _big, nullable=False),
 )
 #: One row; `identity` = drawn when the store was made; `ring` = fingerprint of the keys that its pseudonyms are made
-#: by, none = not told yet; `rotations` = keys after the first; `traces` = a rotation is committed, and the files may
-#: still hold what was before it.
+#: by, NULL until a process with keys came; `rotations` = keys after the first; `traces` = a rotation is committed, and
+#: the files may still hold what was before it.
 state = sa.Table(
     "interaction_state",
     metadata,
@@ -80,8 +83,8 @@ state = sa.Table(
     sa.Column("identity", sa.Text, nullable=False),
     sa.Column("revision", _big, nullable=False),
     sa.Column("ring", sa.Text),
-    sa.Column("rotations", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("traces", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("rotations", sa.Integer, nullable=False),
+    sa.Column("traces", sa.Boolean, nullable=False),
 )
 #: Answers of `recommend` that were logged, by `number` as they were written. `variants`, `recommended` and
 #: `propensities` are JSON: {"experiment@version": "variant"} with sorted keys, item ids best first, and none where all
@@ -91,7 +94,7 @@ answers = sa.Table(
     metadata,
     sa.Column("number", _big, primary_key=True, autoincrement=True),
     sa.Column("recommendation_id", sa.Text, nullable=False, unique=True),
-    sa.Column("pseudonym", sa.Text),
+    sa.Column("user", _big),
     sa.Column("time_us", _big, nullable=False),
     sa.Column("strategy", sa.Text, nullable=False),
     sa.Column("variants", sa.Text, nullable=False),
@@ -103,7 +106,7 @@ answers = sa.Table(
     sa.Column("revision", _big, nullable=False),
     sa.Column("encoder", sa.Text, nullable=False),
     sa.Column("rules", sa.Text),
-    sa.Index("ix_answers_pseudonym", "pseudonym"),
+    sa.Index("ix_answers_user", "user"),
 )
 #: Experiments that were served; `weights` = JSON {variant: weight}, in the order they are configured.
 experiments = sa.Table(
@@ -113,13 +116,4 @@ experiments = sa.Table(
     sa.Column("version", sa.Text, primary_key=True),
     sa.Column("first_us", _big, nullable=False),
     sa.Column("weights", sa.Text, nullable=False),
-)
-#: Files that were exported, so that an erasure reaches them.
-export_files = sa.Table(
-    "export_files",
-    metadata,
-    sa.Column("host", sa.Text, primary_key=True),
-    sa.Column("path", sa.Text, primary_key=True),
-    sa.Column("format", sa.Text, nullable=False),
-    sa.Column("made_us", _big, nullable=False),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -13,7 +13,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions.interaction import Recorded, Refused
-from recserve_server_ext.interactions.pseudonyms import tombstone_mark
 from recserve_server_ext.interactions.tables import answers, erased, events, seen, state, users
 
 #: Kind of entry in what a user saw, by type; any other type is `seen`.
@@ -48,11 +47,16 @@ _ERASED: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
 _ERASED_SINCE: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
     erased.c.erased_us >= sa.bindparam("since_us"), erased.c.until_us > sa.bindparam("now_us")
 )
-_KNOWN_IDS: Final = sa.select(events.c.event_id).where(events.c.event_id.in_(sa.bindparam("ids", expanding=True)))
+_KNOWN: Final = (
+    sa.select(users.c.pseudonym, events.c.event_id)
+    .join_from(events, users, events.c.user == users.c.number)
+    .where(events.c.event_id.in_(sa.bindparam("ids", expanding=True)))
+)
 _NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
 )
 _INSERT: Final = sa.insert(events)
+_ADD_USERS: Final = sa.insert(users).returning(users.c.pseudonym, users.c.number)
 _UPSERT_USERS: Final = {dialect: _upsert_users(dialect) for dialect in _INSERTS}
 _UPSERT_SEEN: Final = {dialect: _upsert_seen(dialect) for dialect in _INSERTS}
 
@@ -74,12 +78,12 @@ def record(
     rows: Sequence[Row],
     limits: InteractionLimits,
     now_us: int,
-    mark: Mark = tombstone_mark,
+    mark: Mark,
 ) -> list[Recorded]:
     """Write what is neither there already nor of an erased user; an answer for each, in order."""
     forget_deleted(connection)
     erased_us = erasures(connection, {row.user for row in rows}, now_us, mark)
-    there = _event_ids(connection, [row.columns["event_id"] for row in rows])
+    there = _known(connection, [row.columns["event_id"] for row in rows])
     answers: list[Recorded] = []
     new: list[Row] = []
     for row in rows:
@@ -87,10 +91,10 @@ def record(
         if row.columns["time_us"] <= erased_us.get(row.user, -1):
             detail = "the user was erased after this timestamp"
             answers.append(Recorded("refused", event_id, Refused.ERASED, detail))
-        elif event_id in there:
+        elif (row.user, event_id) in there:
             answers.append(Recorded("duplicate", event_id))
         else:
-            there.add(event_id)
+            there.add((row.user, event_id))
             new.append(row)
             answers.append(Recorded("recorded", event_id))
     if new:
@@ -135,7 +139,7 @@ class Gone(NamedTuple):
     answers: int
 
 
-def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int, mark: Mark = tombstone_mark) -> Gone:
+def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int, mark: Mark) -> Gone:
     """Remove every row of a user and leave a tombstone."""
     forget_deleted(connection)
     number = sa.select(users.c.number).where(users.c.pseudonym == pseudonym).scalar_subquery()
@@ -144,7 +148,7 @@ def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int,
     erased_us = max(now_us, newest or 0)
     gone = connection.execute(sa.delete(events).where(events.c.user == number)).rowcount
     connection.execute(sa.delete(seen).where(seen.c.user == number))
-    logged = connection.execute(sa.delete(answers).where(answers.c.pseudonym == pseudonym)).rowcount
+    logged = connection.execute(sa.delete(answers).where(answers.c.user == number)).rowcount
     connection.execute(sa.delete(users).where(users.c.pseudonym == pseudonym))
     tombstone = {"mark": mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
     connection.execute(sa.delete(erased).where(erased.c.mark == tombstone["mark"]))
@@ -186,16 +190,30 @@ def expire(connection: sa.Connection, first: int, last: int, limits: Interaction
     if gone:
         changed = sa.update(users).where(users.c.number.between(first, last))
         connection.execute(changed.values({users.c.changes: users.c.changes + 1}))
-    is_empty = sa.not_(sa.or_(*(sa.exists().where(table.c.user == users.c.number) for table in (events, seen))))
-    connection.execute(sa.delete(users).where(users.c.number.between(first, last), is_empty))
+    drop_empty(connection, users.c.number.between(first, last))
     if gone:
         next_revision(connection)
     return gone
 
 
-def _event_ids(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
-    """Those that are there already."""
-    return set(connection.execute(_KNOWN_IDS, {"ids": ids}).scalars())
+def drop_empty(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Remove those of these users of whom nothing is held any more."""
+    is_held = sa.or_(*(sa.exists().where(table.c.user == users.c.number) for table in (events, seen, answers)))
+    connection.execute(sa.delete(users).where(which, sa.not_(is_held)))
+
+
+def numbers_of(connection: sa.Connection, pseudonyms: Collection[str], limits: InteractionLimits) -> dict[str, int]:
+    """The numbers of users; those who have none get one."""
+    found = {pseudonym: number for pseudonym, number, _ in connection.execute(_NUMBERS, {"pseudonyms": pseudonyms})}
+    new = [{"pseudonym": of, "changes": _first_change(limits.slack)} for of in pseudonyms if of not in found]
+    if new:
+        found |= dict(connection.execute(_ADD_USERS, new).all())
+    return found
+
+
+def _known(connection: sa.Connection, ids: Sequence[str]) -> set[tuple[str, str]]:
+    """Pseudonym and event id of what has one of these ids already."""
+    return {(user, event_id) for user, event_id in connection.execute(_KNOWN, {"ids": ids})}
 
 
 def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from recserve_server_ext.common.files import fsync_path
 
 #: How long a writer waits for another one, and a connection for the server.
 WAIT_S: Final = 10.0
+#: Between two attempts to move the log.
+_PAUSE_S: Final = 0.02
 _SQLITE_BUSY: Final = 5  # `sqlite3` names it only from Python 3.11 on
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
@@ -56,8 +59,8 @@ class Database:
             create: Whether to make the tables (and the file with its folder) when they are not there.
 
         Raises:
-            StoreError: (the schema's) There is none and `create` is false, it cannot be opened, or it is newer than
-                this version.
+            StoreError: (the schema's) There is none and `create` is false, it cannot be opened, or another version of
+                recserve made it.
         """
         self.schema = schema
         self.path = where if isinstance(where, Path) else None
@@ -137,17 +140,24 @@ class Database:
         return self._latest[2]
 
     def empty_log(self) -> bool:
-        """Move all of SQLite's write-ahead log into the file and cut it to nothing; false = readers kept it in use."""
+        """Move all of SQLite's write-ahead log into the file and cut it to nothing; whether nobody kept it in use."""
+        give_up = time.monotonic() + WAIT_S
+        # SQLite itself waits for readers, but not for a writer that moves the log just now.
+        while (is_busy := self._checkpoint()) and time.monotonic() < give_up:
+            time.sleep(_PAUSE_S)
+        return not is_busy
+
+    def _checkpoint(self) -> bool:
+        """Whether something was in the way."""
         pooled = self._engine.raw_connection()
         try:
             with self._explained():
                 try:
-                    is_busy = pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                    return bool(pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
                 except sqlite3.OperationalError as error:
                     raise sa.exc.OperationalError("PRAGMA wal_checkpoint", None, error) from error
         finally:
             pooled.close()
-        return not is_busy
 
     def vacuum(self, tables: Sequence[str]) -> None:
         """Let PostgreSQL clear deleted rows of these tables out of its pages."""
@@ -218,7 +228,8 @@ class Database:
             command.upgrade(config, "head")
         except CommandError as error:
             raise self.schema.error(
-                f"{self.shown} was written by another version of recserve ({error}); use that version"
+                f"{self.shown} was made by another version of recserve ({error}); name another file or an empty "
+                f"database, and {self.schema.advice}"
             ) from error
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Items with the revision of their last change, what was removed, vectors of changed items, answered writes."""
+"""Items with their last revision, what was removed, vectors of changed items, types of attributes, answered writes."""
 
 import uuid
 
@@ -37,12 +37,22 @@ def upgrade() -> None:
         sa.Column("vector", sa.LargeBinary, nullable=False),
     )
     op.create_table(
+        "attribute_types",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("type", sa.Text, primary_key=True),
+        sa.Column("holders", _big, nullable=False),
+    )
+    op.create_table(
         "catalogue_writes",
         sa.Column("number", _big, primary_key=True, autoincrement=True),
         sa.Column("request_id", sa.Text, nullable=False, unique=True),
         sa.Column("digest", sa.Text, nullable=False),
         sa.Column("answer", sa.LargeBinary, nullable=False),
     )
+    _create_state()
+
+
+def _create_state() -> None:
     state = op.create_table(
         "catalogue_state",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
@@ -55,8 +65,3 @@ def upgrade() -> None:
     )
     zero = {"id": 1, "revision": 0, "imported_at": 0, "forgotten": 0}
     op.bulk_insert(state, [{**zero, "identity": uuid.uuid4().hex, "field_weights": {}, "source": None}])
-
-
-def downgrade() -> None:
-    for table in ("catalogue_state", "catalogue_writes", "item_vectors", "removed_items", "items"):
-        op.drop_table(table)
