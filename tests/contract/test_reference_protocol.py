@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the types say, and its examples work on a real server."""
+"""The examples of docs/reference/protocol work on a real server, and the contract needs what it says."""
 
 from __future__ import annotations
 
@@ -12,26 +12,13 @@ import pytest
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-import protocol_page
+import protocol_pages
 from recserve_client.contract import MEANING_OF, STATUS_OF, ErrorKind
 from recserve_client.contract.recommend import RecommendRequest
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.snapshot import current, first_id
 from support.served import Served
 from support.wire import Wire
-
-PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
-
-
-def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text() == protocol_page.page(), "run: python docs/tools/protocol_page.py > docs/protocol.md"
-
-
-def test_the_limits_are_the_servers() -> None:
-    limits = msgspec.to_builtins(Limits())
-    limits |= {f"filter.{name}": value for name, value in limits.pop("filter").items()}
-    assert {name: value for name, (value, _) in protocol_page.LIMITS.items()} == limits
 
 
 def test_every_kind_has_a_status_and_a_meaning() -> None:
@@ -56,7 +43,7 @@ def test_the_client_needs_neither_triton_nor_torch() -> None:
 
 
 def test_the_load_data_is_the_example() -> None:
-    (entry,) = protocol_page.load_data()["data"]
+    (entry,) = protocol_pages.load_data()["data"]
     (content,) = entry["request"]["content"]
     assert msgspec.json.decode(content, type=RecommendRequest).k == 3
 
@@ -64,8 +51,8 @@ def test_the_load_data_is_the_example() -> None:
 @pytest.mark.triton
 def test_the_grpcurl_example_is_answered(tiny_server: Served, tiny_home: Path) -> None:
     item = first_id(current(Workspace(tiny_home).snapshots))
-    request = protocol_page.grpcurl_request()
-    message = protocol_page.example_message().replace(b"tt0076759", item.encode())
+    request = protocol_pages.grpcurl_request()
+    message = protocol_pages.example_message().replace(b"tt0076759", item.encode())
 
     request["inputs"][0]["contents"]["bytes_contents"] = [base64.b64encode(message).decode()]
     parsed = json_format.ParseDict(request, service_pb2.ModelInferRequest())
@@ -76,6 +63,6 @@ def test_the_grpcurl_example_is_answered(tiny_server: Served, tiny_home: Path) -
 @pytest.mark.triton
 def test_the_tritonclient_example_prints_items(tiny_server: Served, tiny_home: Path) -> None:
     item = first_id(current(Workspace(tiny_home).snapshots))
-    code = protocol_page.tritonclient_example().replace("127.0.0.1:8001", tiny_server.grpc).replace("tt0076759", item)
+    code = protocol_pages.tritonclient_example().replace("127.0.0.1:8001", tiny_server.grpc).replace("tt0076759", item)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert len(result.stdout.splitlines()) == 3
