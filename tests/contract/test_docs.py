@@ -213,7 +213,17 @@ def test_toml_is_read(page: Path) -> None:
                 faults.append(str(error))
                 continue
             if isinstance(made, ServeSettings):
-                Registry(made.strategies)
+                check_strategies(made)
             break
         else:
             pytest.fail(f"{text}: {faults}")
+
+
+def check_strategies(settings: ServeSettings) -> None:
+    """Check the options of the strategies that this installation has."""
+    known = Registry().names
+
+    def is_known(name: str, given: dict[str, Any]) -> bool:
+        return {given.get("kind", name), *given.get("weights", {})} <= set(known)
+
+    Registry({name: given for name, given in settings.strategies.items() if is_known(name, given)})
