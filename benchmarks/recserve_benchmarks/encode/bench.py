@@ -105,7 +105,7 @@ class EncodeBench:
         """Measure all of it.
 
         Returns:
-            Figures by name; see docs/encoding.md.
+            Figures by name; see docs/results/encoding.md.
 
         Raises:
             BenchmarkError: Requests failed, a process ended, or the systems' vectors differ.

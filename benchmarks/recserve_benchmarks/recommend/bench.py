@@ -122,7 +122,7 @@ class RecommendBench:
         """Measure all of it.
 
         Returns:
-            Figures by name; see docs/performance.md.
+            Figures by name; see docs/results/serving.md.
 
         Raises:
             BenchmarkError: Requests failed, or a process ended.

@@ -62,7 +62,7 @@ class RetrieveBench:
             keep: Called with what is measured so far, after every part: a long run that ends early leaves something.
 
         Returns:
-            Figures by name; see docs/retrieval-speed.md.
+            Figures by name; see docs/results/retrieval.md.
 
         Raises:
             BenchmarkError: Requests failed, or a process ended.

@@ -65,7 +65,7 @@ def measure(vectors: Vectors, real: int, growth: Growth, done: Done) -> dict[str
         done: Says how far it is.
 
     Returns:
-        `points`: one for each size, see docs/retrieval-speed.md; `cpu_growth`: by engine, how many times the CPU time
+        `points`: one for each size, see docs/results/retrieval.md; `cpu_growth`: by engine, how many times the CPU time
         of a user grows from each size to the next at equal recall.
     """
     points: list[dict[str, Any]] = []

@@ -96,7 +96,7 @@ class UsersBench:
         """Measure all of it.
 
         Returns:
-            Figures by name; see docs/users-speed.md.
+            Figures by name; see docs/results/users.md.
 
         Raises:
             BenchmarkError: Requests failed or were refused, a process ended, or the database holds a store.
