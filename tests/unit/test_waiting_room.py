@@ -37,7 +37,7 @@ class Waited:
         self.seen = self.live.view()
         recommender = without_users(self.view, Limits())
         room = RevisionWaitQueue(WAIT_S, most, show=self.counts.append, clock=lambda: self.now)
-        self.model = Batcher(recommender, {models.ENCODER: edited.encode}, at_once=1, room=room)
+        self.model = Batcher(recommender, {models.ENCODER: edited.encode}, at_once=1, revision_queue=room)
 
     def view(self) -> View:
         """The newest view, unless the test holds it back."""
