@@ -1,4 +1,4 @@
-"""The client of recserve: `Client`, `AsyncClient`, the behaviours of a history, results and errors."""
+"""The client of recserve: `Client`, `AsyncClient`, requests, results and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from recserve_client.results import Reason, reasons
     from recserve_client.user_calls import interaction
 
-_HOME_OF = {
+_MODULE_OF = {
     "AsyncClient": "recserve_client.client",
     "Behaviour": "recserve_client.contract",
     "Client": "recserve_client.client",
@@ -73,7 +73,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that `recserve_client.contract` alone needs nothing but msgspec."""
-    if name not in _HOME_OF:
+    """Import on first use, so that `recserve_client.contract` alone needs only msgspec."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'recserve_client' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
