@@ -189,7 +189,7 @@ def recommend_text(
     if weights is None:
         weights = [1.0] * len(texts)
     if len(weights) != len(texts):
-        raise _refused(f"{len(weights)} weights for {len(texts)} texts; give one for each text, or none")
+        raise _refused(f"{len(weights)} weights for {len(texts)} texts; give a weight for each text, or no weights")
     history = [text(content, weight) for content, weight in zip(texts, weights, strict=True)]
     check_weights(history, "history")
     message = RecommendRequest(history, **request_fields(options))
@@ -347,7 +347,7 @@ def reader(message_type: type[M]) -> Callable[[Any], M]:
         try:
             return decoder.decode(_packed(answer))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise _unreadable(f"another message than expected ({error})") from None
+            raise _unreadable(f"an unexpected message ({error})") from None
 
     return read
 
@@ -362,4 +362,4 @@ def _vectors(answer: Any) -> NDArray[np.float32]:
         flat = np.frombuffer(base64.b64decode(embedded.vectors), "<f4").astype(np.float32)
         return flat.reshape(embedded.count, embedded.dim)
     except ValueError as error:
-        raise _unreadable(f"other vectors than it says ({error})") from None
+        raise _unreadable(f"vectors of another size than it says ({error})") from None

@@ -256,7 +256,7 @@ class _Parser:
     def _name(self) -> str:
         token = self._token
         if token.kind == "keyword":
-            raise self._error(f"the name of an attribute is expected here (a reserved word so: `{token.text}`)")
+            raise self._error(f"the name of an attribute is expected here (a keyword as a name: `{token.text}`)")
         if token.kind not in ("name", "quoted"):
             raise self._error("the name of an attribute is expected here")
         self._take()

@@ -231,7 +231,9 @@ class Batcher(Generic[J]):
             if isinstance(job, RequestError):
                 waiting.send(job)
             elif isinstance(job, NotYetError):
-                waiting.send(job.refusal(ErrorKind.UNAVAILABLE, "it is older than a moment ago; try again"))
+                waiting.send(
+                    job.refusal(ErrorKind.UNAVAILABLE, "the catalogue went back to an older revision; try again")
+                )
             elif (pending := self._handler.pending(job)) is not None:
                 deferred.append(_Deferred(waiting.send, job, pending))
             else:

@@ -179,7 +179,7 @@ class RevisionWaitQueue:
             left = self._take(list(self._waiting))
             self._changed.notify_all()
         for waiting in left:
-            waiting.send(waiting.reason.refusal(ErrorKind.UNAVAILABLE, "the server ends; try again"))
+            waiting.send(waiting.reason.refusal(ErrorKind.UNAVAILABLE, "the server is shutting down; try again"))
 
     def _take(self, chosen: list[WaitingRequest]) -> list[WaitingRequest]:
         """Remove and return requests, without those that another thread has removed meanwhile."""

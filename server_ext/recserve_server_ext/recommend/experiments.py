@@ -96,7 +96,7 @@ class Experiments:
             ends[layer] = end = start + experiment.share
             if end > 1 + _ROUNDING:
                 raise ConfigError(
-                    f"the shares of the experiments of layer {layer!r} add up to {end:g}; at most 1 is there"
+                    f"the shares of the experiments of layer {layer!r} add up to {end:g}; they must be at most 1"
                 )
             self._experiments[experiment.name] = _prepared(experiment, layer, (start, end), limits, strategies)
         _check_apart(self._experiments.values())
@@ -113,7 +113,7 @@ class Experiments:
         """
         if not self._experiments:
             if request.variants:
-                raise _refused("$.variants names an experiment, and none is configured")
+                raise _refused("$.variants names an experiment, but none is configured")
             return Assignment(request, [])
         chosen = self._forced(request.variants)
         taken = {self._experiments[name].layer for name in request.variants}
@@ -144,13 +144,13 @@ class Experiments:
                     f"{other.name}: {', '.join(prepared.assigned.variant for prepared in other.variants)}"
                     for other in self._experiments.values()
                 )
-                raise _refused(f"$.variants names what is not configured; there is {known}")
+                raise _refused(f"$.variants names a variant that is not configured; the server has {known}")
             chosen += [
                 prepared._replace(assigned=msgspec.structs.replace(prepared.assigned, forced=True))
                 for prepared in named
             ]
         if len({self._experiments[name].layer for name in forced}) < len(forced):
-            raise _refused("$.variants names two experiments of one layer, which no user takes part in")
+            raise _refused("$.variants names two experiments of one layer; a user takes part in one of them")
         return chosen
 
 

@@ -44,7 +44,7 @@ _TIMES: Final = 4
 _AT_LEAST: Final = 200
 #: Factor on the number of candidates for slates that group limits left short.
 _WIDER: Final = 8
-_NOTHING_USABLE: Final = RequestError(ErrorKind.EMPTY_HISTORY, "nothing usable is recorded of the user")
+_NOTHING_USABLE: Final = RequestError(ErrorKind.EMPTY_HISTORY, "no usable interaction of the user is recorded")
 T = TypeVar("T")
 
 

@@ -163,7 +163,13 @@ class _LoggedBehaviours(NamedTuple):
 
 
 def _within_text_limits(logged: _LoggedBehaviours, limits: Limits, texts: int) -> _LoggedBehaviours:
-    """The behaviours without texts that exceed the limits of a request, which has so many texts already."""
+    """The behaviours without texts beyond the limits.
+
+    Args:
+        logged: The behaviours.
+        limits: Limits of a request.
+        texts: Number of texts that the request has already.
+    """
     is_kept = np.ones(len(logged.subjects), np.bool_)
     for n in np.flatnonzero(~logged.is_item).tolist():
         if texts >= limits.texts or len(logged.subjects[n].encode()) > limits.text_bytes:

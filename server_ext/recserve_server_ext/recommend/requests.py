@@ -47,9 +47,9 @@ def check_request(request: RecommendRequest, limits: Limits) -> None:
         _check_user(request)
     slate = request.slate
     if slate is not None and slate.quotas and request.explore is not None:
-        raise _invalid("explore cannot be had with quotas, which it might break; leave one of them out")
+        raise _invalid("explore and quotas exclude each other: exploration could break a quota; leave one of them out")
     if slate is not None and slate.diversify and request.interests > 1:
-        raise _invalid("diversify and interests both spread a slate; leave one of them out")
+        raise _invalid("diversify and interests exclude each other: both diversify a slate; leave one of them out")
 
 
 def check_shape(request: RecommendRequest, limits: Limits, fields: tuple[str, ...]) -> None:
@@ -70,7 +70,7 @@ def check_shape(request: RecommendRequest, limits: Limits, fields: tuple[str, ..
 
 
 def for_encoder(request: RecommendRequest, encoder: str) -> RecommendRequest:
-    """The request without the vectors of another encoder, where texts stand beside them to be encoded again.
+    """The request without the vectors of another encoder; their texts are encoded again instead.
 
     Args:
         request: A checked request.
@@ -86,7 +86,7 @@ def for_encoder(request: RecommendRequest, encoder: str) -> RecommendRequest:
         if behaviour.vector is not None and behaviour.text is None:
             raise _invalid(
                 f"$.history[{position}].vector was made by encoder {shown(request.encoder)}, {encoder} is served: "
-                "make it anew with `embed`, or send the text beside it"
+                "make it again with `embed`, or send its text too"
             )
         history.append(behaviour if behaviour.vector is None else replace(behaviour, vector=None))
     return replace(request, history=history)
@@ -110,7 +110,7 @@ def _check_history(request: RecommendRequest, limits: Limits) -> None:
 def _check_user(request: RecommendRequest) -> None:
     """Quotes no value in messages: any of them may name a user."""
     if _HISTORY_OPTIONS(request) != _HISTORY_DEFAULTS:
-        raise _invalid("history, exclude_history, on_unknown and encoder go without a user_id; use session instead")
+        raise _invalid("history, exclude_history, on_unknown and encoder do not go with a user_id; use session instead")
     for position, behaviour in enumerate(request.session):
         if (behaviour.item is None) == (behaviour.text is None) or behaviour.vector is not None:
             raise _invalid(f"$.session[{position}] is not either an item or a text")
@@ -123,7 +123,7 @@ def _check_user(request: RecommendRequest) -> None:
 def _wrong_content(behaviour: Behaviour) -> str:
     given = [name for name in ("item", "text", "vector") if getattr(behaviour, name) is not None]
     content = " and ".join(given) if given else "without content"
-    return f"{content}: give either an item, or a text, or a vector (a vector may have a text beside it)"
+    return f"{content}: give either an item, or a text, or a vector (a vector may come with its text)"
 
 
 def _invalid(what: str) -> RequestError:

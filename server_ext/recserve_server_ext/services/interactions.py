@@ -187,7 +187,7 @@ class InteractionService:
 
     def _verify(self, store: InteractionStore, pseudonym: str, receipt: ErasureReceipt) -> ErasureVerified:
         if not (0 <= receipt.erased_at <= _LATEST_S and 0 <= receipt.refused_until <= _LATEST_S):
-            raise RequestError(ErrorKind.INVALID_REQUEST, "$.receipt has a time that no receipt can have")
+            raise RequestError(ErrorKind.INVALID_REQUEST, "$.receipt has a time out of range")
         held = store.export(pseudonym)
         is_valid = is_receipt_of(self._keys.pseudonyms, pseudonym, receipt)
         return ErasureVerified(is_valid, len(held["interactions"]), len(held["seen"]), len(held["answers"]))

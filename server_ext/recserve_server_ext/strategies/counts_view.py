@@ -64,7 +64,7 @@ class PopularRows:
 
 
 class CountsView:
-    """Counts by the rows of a catalogue view; built anew when either changes."""
+    """Counts by the rows of a catalogue view; rebuilt when either changes."""
 
     def __init__(self, counts: Counts, view: View) -> None:
         """
