@@ -23,11 +23,6 @@ _K: Final = 5
 def show_user(client: Client, titles: Mapping[str, str], report: Callable[[], None]) -> dict[str, Any]:
     """Record watched films, recommend by user id, click the first film, show the report, and erase the user.
 
-    Args:
-        client: Client of a server with the films.
-        titles: Known titles of the films, by id.
-        report: Shows the report of outcomes.
-
     Returns:
         Ids of the watched, recommended and clicked films, for the JSON file.
 

@@ -30,28 +30,31 @@ class _Condition(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     """Base of all conditions."""
 
 
-class Eq(_Condition, frozen=True, tag="eq"):
+class _OnAttribute(_Condition, frozen=True):
+    """Base of the conditions on an attribute (the leaves)."""
+
+    attribute: Attribute
+
+
+class Eq(_OnAttribute, frozen=True, tag="eq"):
     """The attribute equals the value."""
 
-    attribute: Attribute
     value: Value
 
 
-class Ne(_Condition, frozen=True, tag="ne"):
+class Ne(_OnAttribute, frozen=True, tag="ne"):
     """The attribute exists and differs from the value."""
 
-    attribute: Attribute
     value: Value
 
 
-class In(_Condition, frozen=True, tag="in"):
+class In(_OnAttribute, frozen=True, tag="in"):
     """The attribute equals one of the values."""
 
-    attribute: Attribute
     values: Annotated[list[Value], AtLeastOne]
 
 
-class Range(_Condition, frozen=True, tag="range"):
+class Range(_OnAttribute, frozen=True, tag="range"):
     """The attribute lies within bounds: numbers by value, strings by code point (so ISO dates work).
 
     Attributes:
@@ -62,34 +65,29 @@ class Range(_Condition, frozen=True, tag="range"):
         le: Less than or equal to.
     """
 
-    attribute: Attribute
     gt: Bound | None = None
     ge: Bound | None = None
     lt: Bound | None = None
     le: Bound | None = None
 
 
-class Exists(_Condition, frozen=True, tag="exists"):
+class Exists(_OnAttribute, frozen=True, tag="exists"):
     """The item has the attribute."""
 
-    attribute: Attribute
 
-
-class Contains(_Condition, frozen=True, tag="contains"):
+class Contains(_OnAttribute, frozen=True, tag="contains"):
     """The attribute is a list that contains the value."""
 
-    attribute: Attribute
     value: Value
 
 
-class Prefix(_Condition, frozen=True, tag="prefix"):
+class Prefix(_OnAttribute, frozen=True, tag="prefix"):
     """The attribute is a string that begins with the value; case matters."""
 
-    attribute: Attribute
     value: str
 
 
-class Within(_Condition, frozen=True, tag="within"):
+class Within(_OnAttribute, frozen=True, tag="within"):
     """The attribute is a place `[lat, lon]` within a distance of a point, along a great circle of a sphere.
 
     Attributes:
@@ -99,7 +97,6 @@ class Within(_Condition, frozen=True, tag="within"):
         radius_m: Largest distance in metres.
     """
 
-    attribute: Attribute
     lat: Annotated[float, Meta(ge=-90, le=90)]
     lon: Annotated[float, Meta(ge=-180, le=180)]
     radius_m: Annotated[float, Meta(ge=0)]

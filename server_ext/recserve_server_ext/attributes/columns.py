@@ -106,12 +106,7 @@ class AttributeColumns:
 
     @classmethod
     def of_fields(cls, fields: ItemFields, rows: int) -> AttributeColumns:
-        """Columns of a snapshot; a column of one type is not copied.
-
-        Args:
-            fields: The items' fields.
-            rows: Number of items.
-        """
+        """Columns of a snapshot; a column of one type is not copied."""
 
         def make(name: str) -> Column:
             array = fields.column(name)
@@ -121,11 +116,7 @@ class AttributeColumns:
 
     @classmethod
     def of_items(cls, items: Sequence[Mapping[str, Any]]) -> AttributeColumns:
-        """Columns of a few items that are not in the snapshot.
-
-        Args:
-            items: The fields of each item, by name.
-        """
+        """Columns of a few items that are not in the snapshot, from their fields by name."""
         names = dict.fromkeys(chain.from_iterable(items))
         return cls(len(items), tuple(names), lambda name: column_of_values([item.get(name) for item in items]))
 

@@ -62,7 +62,7 @@ def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> No
 
     Args:
         condition: A filter that passed `check_filter`.
-        known: Columns of all items that it will be evaluated on.
+        known: Columns of all items.
 
     Raises:
         RequestError: unknown_field (with the nearest name) or invalid_request (with the attribute's kinds).
@@ -75,15 +75,7 @@ def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> No
 
 
 def filter_mask(condition: Filter, columns: AttributeColumns) -> Mask:
-    """The rows that match.
-
-    Args:
-        condition: A filter that passed `check_filter` and `check_attributes`.
-        columns: The items' attributes.
-
-    Returns:
-        [rows] bool.
-    """
+    """[rows] the rows that match a filter that passed `check_filter` and `check_attributes`."""
     return np.asarray(_mask(condition, columns).to_numpy(zero_copy_only=False), np.bool_)
 
 

@@ -37,11 +37,6 @@ class MaskCache:
     """
 
     def __init__(self, columns: AttributeColumns, max_bytes: int) -> None:
-        """
-        Args:
-            columns: Attributes that filters are evaluated on.
-            max_bytes: Size of all cached masks.
-        """
         self._columns = columns
         self._cache = LRUCache[bytes, Matches](max_bytes, getsizeof=lambda matches: matches.mask.nbytes)
         self._lock = threading.Lock()

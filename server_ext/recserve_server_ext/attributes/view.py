@@ -63,12 +63,6 @@ class ViewFilters:
     """Evaluates filters and boosts on one view, and finds the attributes of its rows."""
 
     def __init__(self, view: View, columns: AttributeColumns, masks: MaskCache) -> None:
-        """
-        Args:
-            view: The catalogue.
-            columns: Attributes of its snapshot.
-            masks: Cached masks over its snapshot.
-        """
         self._view = view
         self._columns = columns
         self._masks = masks
@@ -85,10 +79,7 @@ class ViewFilters:
         return [self._columns, AttributeColumns.of_items([item.fields for item in delta.items[: delta.count]])]
 
     def allowed(self, condition: Filter) -> Allowed:
-        """The available items that match; the same object for equal filters, so that a batch can be grouped by it.
-
-        Args:
-            condition: A filter that passed `check_filter`.
+        """The available items that match a filter that passed `check_filter`; the same object for equal filters.
 
         Raises:
             RequestError: unknown_field or invalid_request: see `check_attributes`, or the engine does not support it.
@@ -105,11 +96,7 @@ class ViewFilters:
         return allowed
 
     def matches(self, condition: Filter, key: bytes | None = None) -> Mask:
-        """[rows] items that match, available or not.
-
-        Args:
-            condition: A filter that passed `check_filter`.
-            key: Its `canonical_key`, where the caller has it.
+        """[rows] items that match, available or not; `key` is the filter's `canonical_key`, where the caller has it.
 
         Raises:
             RequestError: unknown_field or invalid_request, see `check_attributes`.
@@ -128,11 +115,7 @@ class ViewFilters:
         return rows
 
     def boosts(self, boosts: Sequence[Boost]) -> Floats | None:
-        """[rows] sum of the boosts of each item, the same object for equal boosts; `None` without boosts.
-
-        Args:
-            boosts: Boosts that passed `check_boosts`.
-        """
+        """[rows] sum of checked boosts of each item, the same object for equal boosts; `None` without boosts."""
         if not boosts:
             return None
         key = msgspec.json.encode(boosts)

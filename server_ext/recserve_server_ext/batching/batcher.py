@@ -66,11 +66,14 @@ J = TypeVar("J", bound=WaitingJob)
 
 
 class Handler(Protocol[J]):
-    """The service behind a packed model, such as `RecommendService` and `Embedder`."""
+    """The service behind a packed model, such as `RecommendService` and `Embedder`; its steps, in their order.
+
+    A service that derives from it needs no step in which it has nothing to do.
+    """
 
     def begin(self) -> None:
         """Begin a batch; called before its requests are accepted."""
-        ...
+        return
 
     def accept(self, raw: bytes) -> J:
         """Decode and check one packed request; raises RequestError, or NotYetError where it must wait."""
@@ -78,22 +81,15 @@ class Handler(Protocol[J]):
 
     def look_up(self, jobs: Sequence[J]) -> None:
         """Look up what is known already, for the whole batch."""
-        ...
+        return
 
     def pending(self, job: J) -> ModelCall | None:
         """The model call that a request waits for; `None` when it can be answered."""
-        ...
+        return None
 
     def resume(self, jobs: Sequence[J], call: ModelCall, results: Any, took_ns: int) -> None:
-        """Take the results of a model call for all requests that waited for it, of one or several batches.
-
-        Args:
-            jobs: The requests.
-            call: The call, with the distinct inputs of all requests.
-            results: One for each input.
-            took_ns: Time of the call, in nanoseconds.
-        """
-        ...
+        """Take the results of a model call for all requests that waited for it: one for each distinct input."""
+        return
 
     def answer(self, jobs: Sequence[J]) -> list[Answer]:
         """Answer requests of one batch that wait for nothing."""
@@ -177,18 +173,10 @@ class Batcher(Generic[J]):
         accepted = self._accept([call.read for call in calls])
         self._revision_queue.wake()
         answers: list[Answer | None] = [job if isinstance(job, RequestError) else None for job in accepted]
-        answerable: list[tuple[int, J]] = []
-        deferred: list[_Deferred[J]] = []
         for number, job in enumerate(accepted):
-            if isinstance(job, RequestError):
-                continue
             if isinstance(job, NotYetError):
                 answers[number] = self._revision_queue.admit(calls[number].read(), calls[number], job)
-            elif not self._calls_in_run and (pending := self._handler.pending(job)) is not None:
-                deferred.append(_Deferred(calls[number].defer(), job, pending))
-            else:
-                answerable.append((number, job))
-        self._call_later(deferred)
+        answerable = self._defer(accepted, lambda number: calls[number].defer())
         if self._calls_in_run and (error := self._call_all([job for _, job in answerable])):
             return [error if answer is None else answer for answer in answers]
         for (number, _), answer in zip(answerable, self._answer([job for _, job in answerable]), strict=True):
@@ -225,8 +213,6 @@ class Batcher(Generic[J]):
             self._handler.begin()
             ready = self._revision_queue.ready()
             accepted = self._accept([partial(_identity, waiting.raw) for waiting in ready])
-        answerable: list[tuple[Callable[[Answer], None], J]] = []
-        deferred: list[_Deferred[J]] = []
         for waiting, job in zip(ready, accepted, strict=True):
             if isinstance(job, RequestError):
                 waiting.send(job)
@@ -234,21 +220,30 @@ class Batcher(Generic[J]):
                 waiting.send(
                     job.refusal(ErrorKind.UNAVAILABLE, "the catalogue went back to an older revision; try again")
                 )
-            elif (pending := self._handler.pending(job)) is not None:
-                deferred.append(_Deferred(waiting.send, job, pending))
+        answerable = self._defer(accepted, lambda number: ready[number].send)
+        for (number, _), answer in zip(answerable, self._answer([job for _, job in answerable]), strict=True):
+            ready[number].send(answer)
+
+    def _defer(
+        self,
+        accepted: Sequence[J | RequestError | NotYetError],
+        sender: Callable[[int], Callable[[Answer], None]],
+    ) -> list[tuple[int, J]]:
+        """Queue jobs that wait for a model, with the sender of their position; returns the others with positions."""
+        answerable: list[tuple[int, J]] = []
+        deferred: list[_Deferred[J]] = []
+        for number, job in enumerate(accepted):
+            if isinstance(job, RequestError | NotYetError):
+                continue
+            if not self._calls_in_run and (pending := self._handler.pending(job)) is not None:
+                deferred.append(_Deferred(sender(number), job, pending))
             else:
-                answerable.append((waiting.send, job))
+                answerable.append((number, job))
         self._call_later(deferred)
-        for (send, _), answer in zip(answerable, self._answer([job for _, job in answerable]), strict=True):
-            send(answer)
+        return answerable
 
     def _call_later(self, deferred: Sequence[_Deferred[J]], *, wait: bool = True) -> None:
-        """Put jobs in the queues of the models that they wait for.
-
-        Args:
-            deferred: The jobs.
-            wait: Whether to block while a queue is full; jobs that were admitted before must not.
-        """
+        """Put jobs in the queues of their models; `wait` blocks while one is full, but for jobs admitted before."""
         if not deferred:
             return
         self._count(len(deferred))

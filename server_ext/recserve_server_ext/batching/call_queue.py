@@ -64,12 +64,7 @@ class CallQueue(Generic[J]):
             thread.start()
 
     def put(self, batch: Batch[J], *, wait: bool = True) -> None:
-        """Add a batch.
-
-        Args:
-            batch: The batch.
-            wait: Whether to block while the queue is full; jobs that were admitted before must not.
-        """
+        """Add a batch; `wait` blocks while the queue is full, but for jobs that were admitted before."""
         size = len(batch.jobs)
         with self._changed:
             if wait:

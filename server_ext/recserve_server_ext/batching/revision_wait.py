@@ -22,11 +22,6 @@ class NotYetError(Exception):
     """A request asks for a revision of the catalogue that is not served yet."""
 
     def __init__(self, wanted: int, served: Callable[[], int]) -> None:
-        """
-        Args:
-            wanted: The request's `min_revision`.
-            served: Returns the revision that is served.
-        """
         super().__init__(wanted)
         self.wanted = wanted
         self.served = served

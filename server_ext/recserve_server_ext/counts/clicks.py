@@ -60,10 +60,6 @@ def read_clicks(store: InteractionStore, prior: ClickPrior) -> ClickCounts:
     impression is clicked at most once, and answers with forced variants do not count. Clicks are taken from the newest
     1,000,000 interactions.
 
-    Args:
-        store: The interaction store.
-        prior: Beta prior of the click rate.
-
     Raises:
         InteractionError: The store cannot be read.
     """

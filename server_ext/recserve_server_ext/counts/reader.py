@@ -70,11 +70,7 @@ class LogReader:
             return LogColumns(rows[_USER], rows[_ITEM], rows[_TIME], list(self._codes), context)
 
     def forget_erased(self, erasures: Change) -> None:
-        """Forget all interactions if a user was erased since they were read.
-
-        Args:
-            erasures: Erasures of the store, see `recserve_server_ext.interactions.reads.erasures`.
-        """
+        """Forget all interactions if a user was erased since they were read; see `reads.erasures`."""
         # Does not wait for a read in progress, which may take long: the next call comes soon.
         if self._lock.acquire(blocking=False):
             try:

@@ -90,6 +90,18 @@ class RecordedHistory:
         self.has_texts = not is_item.all()
         self._rows: tuple[weakref.ref[RowLookup], Ints, Ints] | None = None
 
+    def take(self, is_kept: Mask) -> RecordedHistory:
+        """The history without some of its behaviours."""
+        return RecordedHistory(
+            list(compress(self.subjects, is_kept.tolist())),
+            self.is_item[is_kept],
+            self.weights[is_kept],
+            self.newer[is_kept],
+            self.undecayed_weights[is_kept],
+            self.seen,
+            self.newest_us,
+        )
+
     @property
     def size(self) -> int:
         """Number of behaviours and seen items."""

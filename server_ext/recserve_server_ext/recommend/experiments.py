@@ -79,7 +79,7 @@ class Experiments:
         """
         Args:
             experiments: The configured experiments.
-            limits: Limits of requests; options are checked against them.
+            limits: Limits that options are checked against.
             strategies: Strategies that variants may name.
 
         Raises:

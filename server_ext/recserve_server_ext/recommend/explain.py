@@ -30,8 +30,6 @@ class _ListItems(NamedTuple):
     Attributes:
         slate: Position of the slate in the batch.
         positions: Positions of the items in the slate; `None` where they are all of it.
-        query: Query of the list.
-        items: The items.
     """
 
     slate: int
@@ -41,12 +39,7 @@ class _ListItems(NamedTuple):
 
 
 def build_slates(jobs: Sequence[Job], search_ns: int) -> list[Slate]:
-    """The answers to jobs of one batch, whose items are ranked.
-
-    Args:
-        jobs: The jobs.
-        search_ns: Time of the stages before, in nanoseconds.
-    """
+    """The answers to jobs of one batch, whose items were ranked in the time `search_ns`."""
     start_ns = time.monotonic_ns()
     items = [_slate_items(job, explanation) for job, explanation in zip(jobs, _explained(jobs), strict=True)]
     random = os.urandom(16 * len(jobs)).hex()
@@ -117,32 +110,19 @@ def _combined(job: Job, explained: Sequence[tuple[Ints | None, Explanation]]) ->
     return Explanation(parts, contributions, facts)
 
 
-class _Scores(NamedTuple):
-    """Rounded scores of a slate's items, and what they add up from.
-
-    Attributes:
-        scores: [items].
-        parts: [items] by name.
-        boosts: [items, boosts]; `None` without boosts.
-    """
-
-    scores: Floats
-    parts: dict[str, Floats]
-    boosts: Floats | None
-
-
-def _scores(job: Job, rows: Rows, explanation: Explanation) -> _Scores:
+def _scores(job: Job, rows: Rows, explanation: Explanation) -> tuple[Floats, dict[str, Floats], Floats | None]:
+    """[items] rounded scores, their parts by name, and [items, boosts] their boosts; `None` without boosts."""
     parts = {name: values.round(DECIMALS) for name, values in explanation.parts.items()}
     boosts = None if job.is_plain else boosts_of(job, rows)
     if boosts is None:
         if len(parts) == 1:
-            return _Scores(next(iter(parts.values())), parts, None)
-        return _Scores(total(parts, len(rows)).round(DECIMALS), parts, None)
+            return next(iter(parts.values())), parts, None
+        return total(parts, len(rows)).round(DECIMALS), parts, None
     boosts = boosts.round(DECIMALS)
     if job.request.new_items is not None:
         parts[_NEW], boosts = boosts[:, -1], boosts[:, :-1]
     scores = total(parts, len(rows)) + boosts.sum(axis=1)
-    return _Scores(scores.round(DECIMALS), parts, boosts if boosts.shape[1] else None)
+    return scores.round(DECIMALS), parts, boosts if boosts.shape[1] else None
 
 
 def _slate_items(job: Job, explanation: Explanation) -> list[SlateItem]:

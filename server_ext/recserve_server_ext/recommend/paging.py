@@ -56,10 +56,6 @@ class RankingCache:
     """
 
     def __init__(self, limit: int) -> None:
-        """
-        Args:
-            limit: Largest number of rankings.
-        """
         self._limit = limit
         self._secret = os.urandom(32)
         self._rankings = LRUCache[bytes, CachedRanking](limit)

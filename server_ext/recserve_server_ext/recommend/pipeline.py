@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -49,23 +49,14 @@ T = TypeVar("T")
 
 
 class Pipeline:
-    """Makes the slates of batches; not thread-safe."""
+    """Makes the slates of batches; `fallback` answers where no profile is usable. Not thread-safe."""
 
     def __init__(self, fallback: ConfiguredStrategy, rankings: RankingCache) -> None:
-        """
-        Args:
-            fallback: The strategy for requests without a usable profile.
-            rankings: Rankings that pages are cut from.
-        """
         self._fallback = fallback
         self._rankings = rankings
 
     def run(self, jobs: Sequence[Job]) -> list[Slate | RequestError]:
-        """The slate of each job of a batch, or why it has none.
-
-        Args:
-            jobs: Jobs with a query or an error; no text is missing.
-        """
+        """The slate of each job of a batch, or its error; jobs have a query or an error, and no text is missing."""
         start_ns = time.monotonic_ns()
         live = [job for job in jobs if job.error is None]
         for job in live:
@@ -148,12 +139,7 @@ def _cluster_list(job: Job, clusters: Ints, number: int) -> CandidateList:
 
 
 def _by_strategy(lists: Sequence[CandidateList], ask: Callable[[Strategy, list[int]], Sequence[T]]) -> list[T]:
-    """[lists] what each list's strategy answers; the same strategy and options are asked once for all their lists.
-
-    Args:
-        lists: Candidate lists; one may occur several times.
-        ask: Asks a strategy about the lists at some positions.
-    """
+    """[lists] what each list's strategy answers; `ask` asks it about the lists at some positions, all at once."""
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for position, candidate_list in enumerate(lists):
         groups[id(candidate_list.configured.strategy), id(candidate_list.configured.options)].append(position)
@@ -193,36 +179,23 @@ def _rank(jobs: Sequence[Job]) -> None:
         _explore(job)
 
 
-class _CandidateQuery(NamedTuple):
-    """A query for some candidates of a list.
-
-    Attributes:
-        target: The list.
-        query: The query.
-        n: Number of candidates.
-    """
-
-    target: CandidateList
-    query: Query
-    n: int
-
-
 def _propose(jobs: Sequence[Job], times: int) -> None:
     """Fill the candidate lists: the strategy's candidates, enough for each quota, then pinned and new items."""
-    asked: list[_CandidateQuery] = []
+    targets: list[CandidateList] = []
+    queries: list[Query] = []
+    wanted: list[int] = []
     combined: dict[tuple[int, int], Allowed] = {}
     for job in jobs:
         n = times * _width(job)
         for target in job.lists:
-            asked.append(_CandidateQuery(target, target.query, n))
-            if job.options is not None and job.options.quotas:
-                asked += _quota_queries(job, target, combined)
+            quotas = list(_quota_queries(job, target.query, combined))
+            queries += [target.query, *quotas]
+            wanted += [n, *(query.spec.n for query in quotas)]
+            targets += [target] * (1 + len(quotas))
 
     def ask(strategy: Strategy, positions: list[int]) -> list[Rows]:
-        part = [asked[position] for position in positions]
-        return strategy.candidates([one.query for one in part], [one.n for one in part])
+        return strategy.candidates([queries[n] for n in positions], [wanted[n] for n in positions])
 
-    targets = [one.target for one in asked]
     rows: dict[int, list[Rows]] = defaultdict(list)
     for target, found in zip(targets, _by_strategy(targets, ask), strict=True):
         rows[id(target)].append(found)
@@ -241,26 +214,17 @@ def _width(job: Job) -> int:
     return n if job.request.interests == 1 else max(n, _AT_LEAST, _TIMES * job.wanted)
 
 
-def _quota_queries(
-    job: Job, target: CandidateList, combined: dict[tuple[int, int], Allowed]
-) -> Iterator[_CandidateQuery]:
-    """Queries for the items of each quota.
-
-    Args:
-        job: A job with quotas.
-        target: The list that gets the candidates.
-        combined: Cache of combined filters, by the ids of the two; one object for equal filters shares a search.
-    """
-    assert job.options is not None
-    query = target.query
+def _quota_queries(job: Job, query: Query, combined: dict[tuple[int, int], Allowed]) -> Iterator[Query]:
+    """A query for the items of each quota; `combined` caches combined filters, so that equal ones share a search."""
+    if job.options is None:
+        return
     where = query.spec.allowed
     for quota, matching in zip(job.options.quotas, job.rules[len(job.options.bury) :], strict=True):
         allowed = matching
         if where is not None:
             pair = id(matching), id(where)
             allowed = combined[pair] = combined.get(pair) or matching.also(where)
-        spec = query.spec._replace(n=quota.at_least, allowed=allowed)
-        yield _CandidateQuery(target, replace(query, spec=spec), quota.at_least)
+        yield replace(query, spec=query.spec._replace(n=quota.at_least, allowed=allowed))
 
 
 def _named_candidates(job: Job) -> list[Rows]:
@@ -289,39 +253,23 @@ def _shape(jobs: Sequence[Job], times: int) -> list[Job]:
         candidate_list.scores = scores
     merged = [_merged(job) for job in jobs]
     data = jobs[0].data
-    specs = [_slate_spec(job, candidates) for job, candidates in zip(jobs, merged, strict=True)]
+    slates = make_slates(data.view, data.filters, [spec for spec, _ in merged])
     short = []
-    for job, candidates, slate in zip(jobs, merged, make_slates(data.view, data.filters, specs), strict=True):
-        job.ranked = RankedItems(candidates.rows[slate.picks], candidates.source[slate.picks], slate.rules)
+    for job, (spec, source), slate in zip(jobs, merged, slates, strict=True):
+        job.ranked = RankedItems(spec.rows[slate.picks], source[slate.picks], slate.rules)
         has_groups = job.options is not None and bool(job.options.groups)
         if has_groups and len(slate.picks) < job.wanted and times * _width(job) < len(data.view.available):
             short.append(job)
     return short
 
 
-class _MergedCandidates(NamedTuple):
-    """The candidates of all lists of a job, best first.
+def _merged(job: Job) -> tuple[SlateSpec, Ints]:
+    """Merge a job's lists by score, or interleaved in proportion to the shares of interest clusters.
 
-    Attributes:
-        rows: [n] distinct rows.
-        source: [n] position of the list that each comes from.
-        values: [n] what they are ranked by.
+    Returns:
+        The slate to make of the candidates, and [candidates] the position of the list that each comes from.
     """
-
-    rows: Rows
-    source: Ints
-    values: Floats
-
-
-def _slate_spec(job: Job, candidates: _MergedCandidates) -> SlateSpec:
-    # Boosts and the minimum score are applied to the candidates already.
-    options = msgspec.structs.replace(job.options or SlateOptions(), boosts=[], min_score=None)
-    return SlateSpec(options, job.wanted, job.rules, pinned_rows(job), candidates.rows, candidates.values)
-
-
-def _merged(job: Job) -> _MergedCandidates:
-    """Merge a job's lists: by score, or interleaved in proportion to the shares of interest clusters."""
-    lists = job.lists
+    lists, options, pins = job.lists, job.options or SlateOptions(), pinned_rows(job)
     lengths = [len(candidate_list.candidates.rows) for candidate_list in lists]
     rows = np.concatenate([candidate_list.candidates.rows for candidate_list in lists])
     source = np.repeat(np.arange(len(lists)), lengths)
@@ -329,9 +277,8 @@ def _merged(job: Job) -> _MergedCandidates:
     boosts = boosts_of(job, rows)
     if boosts is not None:
         scores = scores + boosts.sum(axis=1)
-    if job.options is not None and job.options.min_score is not None:
-        pins = pinned_rows(job)
-        is_kept = (scores >= job.options.min_score) | np.isin(rows, pins[pins >= 0])
+    if options.min_score is not None:
+        is_kept = (scores >= options.min_score) | np.isin(rows, pins[pins >= 0])
         rows, source, scores = rows[is_kept], source[is_kept], scores[is_kept]
     values = scores
     if len(lists) > 1:
@@ -343,7 +290,9 @@ def _merged(job: Job) -> _MergedCandidates:
     order = np.argsort(-values, kind="stable")
     _, first = np.unique(rows[order], return_index=True)
     order = order[np.sort(first)]
-    return _MergedCandidates(rows[order], source[order], values[order])
+    # Boosts and the minimum score are applied to the candidates already.
+    options = msgspec.structs.replace(options, boosts=[], min_score=None)
+    return SlateSpec(options, job.wanted, job.rules, pins, rows[order], values[order]), source[order]
 
 
 def _explore(job: Job) -> None:

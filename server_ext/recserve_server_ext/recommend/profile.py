@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import compress, repeat
+from itertools import repeat
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -78,12 +78,7 @@ class ResolvedProfile(NamedTuple):
 
 
 def profile_of_history(request: RecommendRequest, view: View, limits: Limits) -> ResolvedProfile:
-    """The profile of a request with a history; its texts are not encoded yet.
-
-    Args:
-        request: A checked request.
-        view: The catalogue.
-        limits: Limits of texts.
+    """The profile of a checked request with a history; its texts are not encoded yet.
 
     Raises:
         RequestError: unknown_item, empty_history (all items skipped), zero_weights; too_large or invalid_request for
@@ -107,10 +102,10 @@ def profile_of_user(
     now_us: int,
     repeatable: Collection[str] = (),
 ) -> ResolvedProfile:
-    """The profile of a request by user id; `RecommendRequest` has the rules of mixing.
+    """The profile of a checked request by user id; `RecommendRequest` has the rules of mixing.
 
     Args:
-        request: A checked request.
+        request: The request.
         recorded: The user's recorded interactions.
         view: The catalogue, or another row lookup.
         limits: Texts beyond these limits are dropped from the recorded history, oldest first.
@@ -124,20 +119,17 @@ def profile_of_user(
     request_texts = [behaviour.text for behaviour in session if behaviour.text is not None] + stated
     check_texts(request_texts, limits, "session and stated")
     rows, seen = recorded.rows_in(view)
-    logged = _LoggedBehaviours(
-        recorded.subjects, recorded.is_item, recorded.weights, recorded.newer, recorded.undecayed_weights, rows
-    )
     if recorded.has_texts:
-        logged = _within_text_limits(logged, limits, len(request_texts))
+        recorded, rows = _within_text_limits(recorded, rows, limits, len(request_texts))
     session_rows = _NO_ROWS
     if session or stated:
         get = view.row_of.get
         session_rows = np.array(
             [-1 if behaviour.item is None else get(behaviour.item, -1) for behaviour in session], np.int64
         )
-        profile, history = _joined(request, session_rows, logged)
+        profile, history = _joined(request, session_rows, recorded, rows)
     else:
-        profile, history = _logged_profile(logged)
+        profile, history = _recorded_profile(recorded, rows)
     skipped = np.flatnonzero(history.is_item & (profile.rows < 0)).tolist()
     if skipped:
         profile.weights = history.weights.copy()
@@ -151,76 +143,54 @@ def profile_of_user(
     return ResolvedProfile(profile, history, banned)
 
 
-class _LoggedBehaviours(NamedTuple):
-    """The recorded behaviours of a user, newest first; [behaviours] each. See `RecordedHistory`."""
-
-    subjects: list[str]
-    is_item: Mask
-    weights: Floats
-    newer: Floats
-    undecayed_weights: Floats
-    rows: Rows
-
-
-def _within_text_limits(logged: _LoggedBehaviours, limits: Limits, texts: int) -> _LoggedBehaviours:
-    """The behaviours without texts beyond the limits.
-
-    Args:
-        logged: The behaviours.
-        limits: Limits of a request.
-        texts: Number of texts that the request has already.
-    """
-    is_kept = np.ones(len(logged.subjects), np.bool_)
-    for n in np.flatnonzero(~logged.is_item).tolist():
-        if texts >= limits.texts or len(logged.subjects[n].encode()) > limits.text_bytes:
+def _within_text_limits(
+    recorded: RecordedHistory, rows: Rows, limits: Limits, texts: int
+) -> tuple[RecordedHistory, Rows]:
+    """The history and its rows without texts beyond the limits of a request, which has this many texts itself."""
+    is_kept = np.ones(len(rows), np.bool_)
+    for n in np.flatnonzero(~recorded.is_item).tolist():
+        if texts >= limits.texts or len(recorded.subjects[n].encode()) > limits.text_bytes:
             is_kept[n] = False
         else:
             texts += 1
-    return _LoggedBehaviours(
-        list(compress(logged.subjects, is_kept.tolist())),
-        logged.is_item[is_kept],
-        logged.weights[is_kept],
-        logged.newer[is_kept],
-        logged.undecayed_weights[is_kept],
-        logged.rows[is_kept],
-    )
+    return recorded.take(is_kept), rows[is_kept]
 
 
-def _logged_profile(logged: _LoggedBehaviours) -> tuple[Profile, ReportedHistory]:
+def _recorded_profile(recorded: RecordedHistory, rows: Rows) -> tuple[Profile, ReportedHistory]:
     """The profile of the recorded behaviours alone."""
-    n = len(logged.subjects)
-    profile = Profile(logged.weights, logged.rows, {}, {}, [], np.zeros(n), logged.newer, logged.undecayed_weights)
-    return profile, ReportedHistory(logged.subjects, logged.is_item, ["long_term"] * n, logged.weights)
+    n = len(rows)
+    profile = Profile(recorded.weights, rows, {}, {}, [], np.zeros(n), recorded.newer, recorded.undecayed_weights)
+    return profile, ReportedHistory(recorded.subjects, recorded.is_item, ["long_term"] * n, recorded.weights)
 
 
 def _joined(
-    request: RecommendRequest, session_rows: Rows, logged: _LoggedBehaviours
+    request: RecommendRequest, session_rows: Rows, recorded: RecordedHistory, rows: Rows
 ) -> tuple[Profile, ReportedHistory]:
     """The profile of session, recorded behaviours and stated interests, mixed."""
     session, stated, mix = request.session, request.stated, request.mix
-    lengths = len(session), len(logged.subjects), len(stated)
+    lengths = len(session), len(rows), len(stated)
     no_session, no_log, no_stated = map(np.zeros, lengths)
     given = np.array([behaviour.weight for behaviour in session], np.float64)
-    weights = mixed(np.concatenate([given, no_log]), np.concatenate([no_session, logged.weights]), mix)
+    weights = mixed(np.concatenate([given, no_log]), np.concatenate([no_session, recorded.weights]), mix)
     weights = append_stated_weights(weights, lengths[1], lengths[2])
     is_item = np.array([behaviour.item is not None for behaviour in session], np.bool_)
     names = [behaviour.text if behaviour.item is None else behaviour.item for behaviour in session]
     origins: list[Origin] = [*["session"] * lengths[0], *["long_term"] * lengths[1], *["stated"] * lengths[2]]  # type: ignore[list-item]
     history = ReportedHistory(
-        [*(name or "" for name in names), *logged.subjects, *stated],
-        np.concatenate([is_item, logged.is_item, np.zeros(lengths[2], np.bool_)]),
+        [*(name or "" for name in names), *recorded.subjects, *stated],
+        np.concatenate([is_item, recorded.is_item, np.zeros(lengths[2], np.bool_)]),
         origins,
         weights,
     )
     profile = Profile(
         weights,
-        np.concatenate([session_rows, logged.rows, np.full(lengths[2], -1, np.int64)]),
+        np.concatenate([session_rows, rows, np.full(lengths[2], -1, np.int64)]),
         {},
         {},
         [],
         session_weights=np.concatenate([np.maximum(given, 0.0), no_log, no_stated]),
-        newer=np.concatenate([no_session, logged.newer, no_stated]),
-        undecayed_weights=np.concatenate([no_session, logged.undecayed_weights, no_stated]),
+        newer=np.concatenate([no_session, recorded.newer, no_stated]),
+        undecayed_weights=np.concatenate([no_session, recorded.undecayed_weights, no_stated]),
         mix=mix,
     )
     return profile, history
@@ -276,12 +246,7 @@ def _resolve_others(profile: Profile, request: RecommendRequest, limits: Limits,
 
 
 def decode_vector(encoded: str, dim: int, path: str) -> Vectors:
-    """A unit vector from base64 of `dim` little-endian float32 values.
-
-    Args:
-        encoded: The base64 text.
-        dim: Length of the vector.
-        path: JSON path of the value, for messages.
+    """A unit vector from base64 of `dim` little-endian float32 values; `path` is its JSON path, for messages.
 
     Raises:
         RequestError: invalid_request: not base64, of another length, not finite or all zero.

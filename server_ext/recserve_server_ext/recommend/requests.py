@@ -70,11 +70,7 @@ def check_shape(request: RecommendRequest, limits: Limits, fields: tuple[str, ..
 
 
 def for_encoder(request: RecommendRequest, encoder: str) -> RecommendRequest:
-    """The request without the vectors of another encoder; their texts are encoded again instead.
-
-    Args:
-        request: A checked request.
-        encoder: Runtime fingerprint of the encoder that is served.
+    """The checked request without vectors of another encoder than this one; their texts are encoded again instead.
 
     Raises:
         RequestError: invalid_request: a behaviour has such a vector and no text.

@@ -19,7 +19,7 @@ from recserve_client.contract import (
     models,
     pack,
 )
-from recserve_server_ext.batching.batcher import Answer, ModelCall
+from recserve_server_ext.batching.batcher import Answer, Handler, ModelCall
 from recserve_server_ext.batching.request_checks import check_size, check_texts
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Limits
@@ -36,16 +36,11 @@ class EmbedJob(Struct):
     encode_ns: int = 0
 
 
-class Embedder:
+class Embedder(Handler[EmbedJob]):
     """Encodes texts with the served encoder, without a cache."""
 
     def __init__(self, served: Callable[[], str], limits: Limits) -> None:
-        """
-        Args:
-            served: Returns the runtime fingerprint of the served encoder.
-            limits: Limits of requests.
-        """
-        self._served = served
+        self._served = served  # the runtime fingerprint of the served encoder
         self._encoder = ""
         self._limits = limits
         self._unpack = Unpacker(EmbedRequest)
@@ -66,9 +61,6 @@ class Embedder:
             raise RequestError(ErrorKind.INVALID_REQUEST, "$.texts is []: send at least one text")
         check_texts(texts, self._limits, "texts")
         return EmbedJob(texts, self._encoder)
-
-    def look_up(self, jobs: Sequence[EmbedJob]) -> None:
-        """Nothing to look up: no vector is cached."""
 
     def pending(self, job: EmbedJob) -> ModelCall | None:
         """The texts of a request, until it has its vectors."""

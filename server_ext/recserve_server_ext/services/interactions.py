@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -29,7 +29,7 @@ from recserve_client.contract import (
     VerifyErasure,
     pack,
 )
-from recserve_server_ext.batching.batcher import Answer, ModelCall
+from recserve_server_ext.batching.batcher import Answer, Handler
 from recserve_server_ext.batching.request_checks import too_large
 from recserve_server_ext.common.errors import InteractionError, UserIdError
 from recserve_server_ext.config.history import HistoryRules
@@ -66,7 +66,7 @@ class InteractionsJob(Struct):
     resolve_ns: int = 0
 
 
-class InteractionService:
+class InteractionService(Handler[InteractionsJob]):
     """Records, reads and erases the interactions of users.
 
     Consecutive recording requests of a batch share transactions, so that callers share the fsyncs. Requests of a batch
@@ -80,13 +80,6 @@ class InteractionService:
         rules: HistoryRules,
         limits: Limits,
     ) -> None:
-        """
-        Args:
-            store: Opens the interaction store.
-            keys: Keys of the pseudonyms.
-            rules: Rules that weight a history.
-            limits: Limits of requests.
-        """
         self._open = store
         self._store: InteractionStore | None = None
         self._keys = keys
@@ -120,15 +113,6 @@ class InteractionService:
             return InteractionsJob(request, self._keys.pseudonyms.of(request.user_id))
         except UserIdError as error:
             raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
-
-    def look_up(self, jobs: Sequence[InteractionsJob]) -> None:
-        """Nothing to look up."""
-
-    def pending(self, job: InteractionsJob) -> None:
-        """Nothing to wait for."""
-
-    def resume(self, jobs: Sequence[InteractionsJob], call: ModelCall, results: Any, took_ns: int) -> None:
-        """Never called: no request waits."""
 
     def answer(self, jobs: Sequence[InteractionsJob]) -> list[Answer]:
         """Answer each request; consecutive requests that record share transactions."""

@@ -24,7 +24,7 @@ from recserve_client.contract import (
     pack,
     shown,
 )
-from recserve_server_ext.batching.batcher import Answer, ModelCall
+from recserve_server_ext.batching.batcher import Answer, Handler, ModelCall
 from recserve_server_ext.batching.request_checks import too_large
 from recserve_server_ext.catalogue import changes as changes
 from recserve_server_ext.catalogue.changes import Put, Request, Take
@@ -67,7 +67,7 @@ class ItemsJob(Struct):
     resolve_ns: int = 0
 
 
-class ItemService:
+class ItemService(Handler[ItemsJob]):
     """Changes and reads the catalogue; the item vectors of new texts are stored with the items.
 
     The steps of a request are `accept` (decode), `look_up` (check against the store), calls of the encoder while there
@@ -75,14 +75,8 @@ class ItemService:
     """
 
     def __init__(self, store: Callable[[], CatalogueStore], served: Callable[[], str], limits: Limits) -> None:
-        """
-        Args:
-            store: Opens the catalogue store.
-            served: Returns the runtime fingerprint of the served encoder.
-            limits: Limits of requests.
-        """
         self._open = store
-        self._served = served
+        self._served = served  # the runtime fingerprint of the served encoder
         self._encoder = ""
         self._limits = limits
         self._checks = ItemChecks(limits)

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, Slate, models, pack
 from recserve_server_ext.attributes.view import LiveFilters
-from recserve_server_ext.batching.batcher import Answer, ModelCall
+from recserve_server_ext.batching.batcher import Answer, Handler, ModelCall
 from recserve_server_ext.batching.revision_wait import NotYetError
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Vectors
@@ -42,7 +42,7 @@ class AnswerSink(Protocol):
         ...
 
 
-class RecommendService:
+class RecommendService(Handler[Job]):
     """Answers requests from the catalogue as it is when their batch begins.
 
     The steps of a request are `begin` (once for a batch), `accept` (decode, check), `look_up` (users, cached texts),

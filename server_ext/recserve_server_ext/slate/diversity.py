@@ -42,11 +42,7 @@ class MarginalRelevance:
         return np.where(has_choice, self._relevance - penalty, self._scores)
 
     def take(self, picks: Ints) -> None:
-        """Add one candidate of each user to the chosen ones.
-
-        Args:
-            picks: [users] candidate; -1 for a user without one.
-        """
+        """Add one candidate of each user to the chosen ones: picks [users], -1 for a user without one."""
         took = picks >= 0
         chosen = self._vectors[np.arange(len(picks)), picks]
         similar = np.matmul(self._vectors, chosen[:, :, None])[:, :, 0]

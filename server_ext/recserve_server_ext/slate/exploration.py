@@ -90,14 +90,14 @@ def explored(
 
 
 def _propensities(epsilon: float, before: Ints, alpha: Floats, beta: Floats, best: Ints) -> Floats:
-    """[drawn] propensity of each place that explores.
+    """[drawn] propensity of each place that explores and shows the candidate `best`; see `explored`.
 
     Args:
         epsilon: Probability that a place explores.
         before: [drawn] number of places before each that may explore, too.
         alpha: [candidates] of the Beta posteriors.
         beta: [candidates] of the Beta posteriors.
-        best: [drawn] candidate that each place shows.
+        best: [drawn] candidates.
     """
     ranks = int(before[-1]) + 1
     rank = np.arange(ranks)

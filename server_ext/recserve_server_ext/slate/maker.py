@@ -68,13 +68,7 @@ def check_options(options: SlateOptions, filters: ViewFilters) -> list[Allowed]:
 
 
 def make_slates(view: View, filters: ViewFilters, specs: Sequence[SlateSpec]) -> list[ArrangedSlate]:
-    """The slate of each user.
-
-    Args:
-        view: The catalogue.
-        filters: Filters of that view.
-        specs: [users].
-    """
+    """[users] the slate of each user."""
     groups: dict[tuple[bytes, int], list[int]] = defaultdict(list)
     for number, spec in enumerate(specs):
         groups[msgspec.json.encode(spec.options), spec.k].append(number)

@@ -64,16 +64,7 @@ class Slates(NamedTuple):
 
 
 def arrange(options: SlateOptions, candidates: Candidates, k: int) -> Slates:
-    """The slates of users with the same options.
-
-    Args:
-        options: Options that passed `check_slate_options`.
-        candidates: Candidates of all users.
-        k: Number of items wanted.
-
-    Returns:
-        Slates of min(k, n) places.
-    """
+    """The slates of users with the same options, which passed `check_slate_options`; min(k, n) places each."""
     scores = candidates.scores
     free = np.isfinite(scores)
     if options.min_score is not None:
@@ -213,11 +204,7 @@ class GroupCap:
         self.allowed: NDArray[np.bool_] = self._flat.reshape(users, n)
 
     def take(self, picks: NDArray[np.int64]) -> None:
-        """Count one chosen candidate of each user.
-
-        Args:
-            picks: [users] candidate; -1 for a user without one.
-        """
+        """Count one chosen candidate of each user: picks [users], -1 for a user without one."""
         took = picks >= 0
         chosen = np.zeros(len(self._flat), np.bool_)
         chosen[(np.arange(len(picks)) * self._n + picks)[took]] = True

@@ -86,11 +86,7 @@ class Profile:
         return self.count > 0 and (self.in_cluster is None or bool(self.weights.any()))
 
     def recency_weights(self, half_life: float) -> Floats:
-        """[behaviours] weights that decay with recency: 2^(-newer interactions / half-life), not negative.
-
-        Args:
-            half_life: Number of newer interactions that halves a weight.
-        """
+        """[behaviours] weights that decay with recency: 2^(-newer interactions / half-life), not negative."""
         weights = np.maximum(self.weights, 0.0) if self.session_weights is None else self.session_weights
         if self.session_weights is not None and self.undecayed_weights is not None and self.newer is not None:
             weights = mixed(self.session_weights, self.undecayed_weights * np.exp2(-self.newer / half_life), self.mix)
@@ -216,10 +212,6 @@ class Strategy(ABC):
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     def __init__(self, name: str) -> None:
-        """
-        Args:
-            name: Name in requests and settings.
-        """
         self.name = name
 
     def prepare(self, options: Any) -> Any:
@@ -231,12 +223,7 @@ class Strategy(ABC):
         return options
 
     def lacking(self, data: Data, options: Any) -> RequestError | None:
-        """Why the strategy cannot answer yet, such as a missing training; `None` when it can.
-
-        Args:
-            data: The catalogue and counts to answer from.
-            options: The result of `prepare`.
-        """
+        """Why the strategy cannot answer yet, such as a missing training; `None` when it can."""
         return None
 
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
@@ -280,14 +267,9 @@ def distinct_rows(lists: Sequence[Rows]) -> Rows:
 
 
 def behaviour_vectors(space: SpaceView, profiles: Sequence[Profile]) -> Vectors:
-    """Text vectors of histories of equal length; zeros for skipped items and texts that are not encoded.
+    """[users, behaviours, dim] vectors in the space `text` of at least one profile, all of equal length.
 
-    Args:
-        space: The space `text`.
-        profiles: At least one.
-
-    Returns:
-        [users, behaviours, dim].
+    They are zeros for skipped items and for texts that are not encoded.
     """
     rows = np.array([profile.rows for profile in profiles])
     vectors = space.vectors(rows)

@@ -27,12 +27,6 @@ class PopularRows:
     """
 
     def __init__(self, counts: PopularityCounts, window: PopularWindow, view: View) -> None:
-        """
-        Args:
-            counts: Popularity by item id.
-            window: The time window.
-            view: The catalogue.
-        """
         rows = _rows_of(view, counts.items)
         order = np.argsort(rows, kind="stable")
         order = order[rows[order] >= 0]
@@ -67,11 +61,6 @@ class CountsView:
     """Counts by the rows of a catalogue view; rebuilt when either changes."""
 
     def __init__(self, counts: Counts, view: View) -> None:
-        """
-        Args:
-            counts: Counts of the log, by item id.
-            view: The catalogue.
-        """
         self.counts = counts
         self.view = view
         self._rankings: dict[tuple[int, PopularWindow], PopularRows] = {}
