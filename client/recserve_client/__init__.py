@@ -29,7 +29,8 @@ _NAMES = {
     "calls": ("ServerInfo", "item", "text"),
     "client": ("AsyncClient", "Client"),
     "contract": (
-        "Behaviour", "Explore", "NewInteraction", "NewItem", "OldItem", "Page", "RecommendRequest", "Slate", "SlateItem",
+        "Behaviour", "Explore", "NewInteraction", "NewItem", "OldItem", "Page", "RecommendRequest", "Slate",
+        "SlateItem",
     ),
     "contract.slate_options": ("SlateOptions",),
     "errors": ("RecserveError",),

@@ -25,6 +25,13 @@ DEFAULT_ADDRESS = "127.0.0.1:8001"
 MAX_CONCURRENT = 64
 
 
+def _open_channel(api: Any, address: str, options: ClientOptions) -> Any:
+    """A channel of `grpc` or `grpc.aio`."""
+    if options.credentials is None:
+        return api.insecure_channel(address, options=options.channel())
+    return api.secure_channel(address, options.credentials, options=options.channel())
+
+
 class _Runner(Protocol):
     def run(self, call: Call[R]) -> R: ...
 
@@ -169,11 +176,7 @@ class Client:
             options: Deadline, retries and connection.
         """
         self._options = options or ClientOptions()
-        channel_options, credentials = self._options.channel(), self._options.credentials
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options=channel_options)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options=channel_options)
+        self._channel = _open_channel(grpc, address, self._options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = Items(self)
         self.interactions = Interactions(self)
@@ -257,11 +260,7 @@ class AsyncClient:
             options: Deadline, retries and connection.
         """
         self._options = options or ClientOptions()
-        channel_options, credentials = self._options.channel(), self._options.credentials
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, options=channel_options)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, options=channel_options)
+        self._channel = _open_channel(grpc.aio, address, self._options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = AsyncItems(self)
         self.interactions = AsyncInteractions(self)

@@ -68,7 +68,7 @@ J = TypeVar("J", bound=WaitingJob)
 class Handler(Protocol[J]):
     """The service behind a packed model, such as `RecommendService` and `Embedder`; its steps, in their order.
 
-    A service that derives from it needs no step in which it has nothing to do.
+    Services that derive from it may leave out steps.
     """
 
     def begin(self) -> None:
@@ -243,7 +243,7 @@ class Batcher(Generic[J]):
         return answerable
 
     def _call_later(self, deferred: Sequence[_Deferred[J]], *, wait: bool = True) -> None:
-        """Put jobs in the queues of their models; `wait` blocks while one is full, but for jobs admitted before."""
+        """Put jobs in the queues of their models; with `wait`, block while a queue is full."""
         if not deferred:
             return
         self._count(len(deferred))

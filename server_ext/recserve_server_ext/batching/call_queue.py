@@ -64,7 +64,7 @@ class CallQueue(Generic[J]):
             thread.start()
 
     def put(self, batch: Batch[J], *, wait: bool = True) -> None:
-        """Add a batch; `wait` blocks while the queue is full, but for jobs that were admitted before."""
+        """Add a batch; with `wait`, block while the queue is full. Jobs that were admitted before must not block."""
         size = len(batch.jobs)
         with self._changed:
             if wait:

@@ -45,7 +45,7 @@ class RowLookup(Protocol):
 
 
 class RecordedHistory:
-    """A user's recorded behaviours and seen items; immutable, and shared between threads.
+    """A user's recorded behaviours and seen items; immutable.
 
     Attributes:
         subjects: [behaviours] item ids and texts, newest first.
