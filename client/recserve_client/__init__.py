@@ -1,4 +1,4 @@
-"""The client of recserve: `Client`, `AsyncClient`, the behaviours of a history, results and errors."""
+"""The client of recserve: `Client`, `AsyncClient`, requests, results and errors."""
 
 from __future__ import annotations
 
@@ -25,28 +25,20 @@ if TYPE_CHECKING:
     from recserve_client.results import Reason, reasons
     from recserve_client.user_calls import interaction
 
-_HOME_OF = {
-    "AsyncClient": "recserve_client.client",
-    "Behaviour": "recserve_client.contract",
-    "Client": "recserve_client.client",
-    "ClientOptions": "recserve_client.options",
-    "Explore": "recserve_client.contract",
-    "NewInteraction": "recserve_client.contract",
-    "NewItem": "recserve_client.contract",
-    "OldItem": "recserve_client.contract",
-    "Page": "recserve_client.contract",
-    "Reason": "recserve_client.results",
-    "RecommendRequest": "recserve_client.contract",
-    "RecserveError": "recserve_client.errors",
-    "ServerInfo": "recserve_client.calls",
-    "Slate": "recserve_client.contract",
-    "SlateItem": "recserve_client.contract",
-    "SlateOptions": "recserve_client.contract.slate_options",
-    "interaction": "recserve_client.user_calls",
-    "item": "recserve_client.calls",
-    "reasons": "recserve_client.results",
-    "text": "recserve_client.calls",
-}
+_NAMES = {
+    "calls": ("ServerInfo", "item", "text"),
+    "client": ("AsyncClient", "Client"),
+    "contract": (
+        "Behaviour", "Explore", "NewInteraction", "NewItem", "OldItem", "Page", "RecommendRequest", "Slate",
+        "SlateItem",
+    ),
+    "contract.slate_options": ("SlateOptions",),
+    "errors": ("RecserveError",),
+    "options": ("ClientOptions",),
+    "results": ("Reason", "reasons"),
+    "user_calls": ("interaction",),
+}  # fmt: skip
+_MODULE_OF = {name: f"recserve_client.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "AsyncClient",
@@ -73,7 +65,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that `recserve_client.contract` alone needs nothing but msgspec."""
-    if name not in _HOME_OF:
+    """Import on first use, so that `recserve_client.contract` alone needs only msgspec."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'recserve_client' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

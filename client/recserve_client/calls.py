@@ -1,4 +1,4 @@
-"""The requests that both clients make: each method is written once, here, as a description of its call."""
+"""Descriptions of the clients' calls: each method is written once, for the sync and the asyncio client."""
 
 from __future__ import annotations
 
@@ -35,9 +35,6 @@ from recserve_client.errors import Cancelled, RecserveError, ServerFault, from_r
 M = TypeVar("M", bound=msgspec.Struct)
 R = TypeVar("R")
 
-_SLATE: Final = msgspec.json.Decoder(Slate)
-_EMBEDDED: Final = msgspec.json.Decoder(EmbedResponse)
-
 
 @dataclass(frozen=True)
 class Call(Generic[R]):
@@ -45,10 +42,10 @@ class Call(Generic[R]):
 
     Attributes:
         method: gRPC method of the KServe v2 service.
-        request: Protobuf message.
-        read: Protobuf answer -> result, or the call to make next.
-        deadline_s: For all tries together; none = the client's default.
-        failed: What a failure means; none = it is raised.
+        request: Protobuf message to send.
+        read: Turns the protobuf answer into the result, or into the call to make next.
+        deadline_s: Seconds for all tries together; `None` takes the client's default.
+        failed: Turns a failure into a result; `None` raises it.
     """
 
     method: str
@@ -58,10 +55,10 @@ class Call(Generic[R]):
     failed: Callable[[RecserveError], R] | None = None
 
     def settled(self, error: RecserveError) -> R:
-        """The result that a failure stands for.
+        """The result of a call that failed.
 
         Raises:
-            RecserveError: The failure itself, where it stands for none.
+            RecserveError: The failure, where the call has no result for it.
         """
         if self.failed is None:
             raise error
@@ -69,36 +66,36 @@ class Call(Generic[R]):
 
 
 def item(item_id: str, weight: float = 1.0) -> Behaviour:
-    """A behaviour with an item of the catalogue; a negative weight pushes away."""
+    """A behaviour with an item of the catalogue; a negative weight pushes similar items away."""
     return Behaviour(item=item_id, weight=weight)
 
 
 def text(content: str, weight: float = 1.0) -> Behaviour:
-    """A behaviour with a free text; a negative weight pushes away."""
+    """A behaviour with a free text; a negative weight pushes similar items away."""
     return Behaviour(text=content, weight=weight)
 
 
 class RecommendOptions(TypedDict, total=False):
-    """What may be asked of any recommendation; the defaults are those of `RecommendRequest`.
+    """Options of all recommendations; the defaults are those of `RecommendRequest`.
 
     Attributes:
         k: Number of items wanted, 1 to 1,000.
         exclude: Item ids that must not be recommended.
         ef: Width of the HNSW search.
         fields: Fields of the items to return.
-        explain: Whether each item comes with the parts of its score and the contribution of every behaviour.
+        explain: Whether to return the parts of each score and the contribution of each behaviour.
         min_revision: Answer from this revision of the catalogue or a later one, as `client.items.upsert` returned it.
-        where: Only items that match: a filter, or its text (``year >= 1990 and "Drama" in genre``).
-        slate: How the slate is made of the candidates.
-        count: Whether to count the items that match `where`.
-        page: A part of the k items; `Slate.cursor` asks for the next one, with all else as it was.
-        strategy: Name of what proposes and scores the candidates; the server refuses an unknown one with its list.
-        options: Options of that strategy, by name.
-        interests: The most interest clusters that the history is parted into, 1 to 8.
-        context: Of this visit; decides, where the server counts by it, among whom an item is popular.
-        explore: Whether and how to try other candidates.
-        new_items: Favour new items: a share by age, which also makes them candidates.
-        on_cold: Where nothing usable is known: the server's `fallback` strategy, or an `error`.
+        where: Recommend only matching items: a filter, or its text (``year >= 1990 and "Drama" in genre``).
+        slate: Slate options.
+        count: Whether to count the available items that match `where`.
+        page: Page of the k items; `Slate.cursor` asks for the next one, with the same request.
+        strategy: Name of the strategy; the server refuses an unknown one with a list of its strategies.
+        options: Options of the strategy, by name.
+        interests: Largest number of interest clusters that the history is split into, 1 to 8.
+        context: Context of this visit. Popularity is that of this context, where the server counts it.
+        explore: Exploration of other candidates.
+        new_items: Boost of new items, which also makes the newest ones candidates.
+        on_cold: What happens without a usable profile: the server's `fallback` strategy answers, or an `error`.
     """
 
     k: int
@@ -132,9 +129,9 @@ def recommend(
 
     Args:
         history: Weighted behaviours, made by `item` and `text`.
-        exclude_history: Whether the items of the history stay out.
-        on_unknown: What an unknown item id does: refuse the request, or be skipped.
-        deadline_s: For all tries together.
+        exclude_history: Whether the items of the history are excluded.
+        on_unknown: Whether an unknown item id refuses the request, or is skipped.
+        deadline_s: Seconds for all tries together.
         options: See `RecommendOptions`.
 
     Raises:
@@ -148,20 +145,20 @@ def recommend(
 
 
 def request(message: RecommendRequest, *, deadline_s: float | None = None) -> Call[Slate]:
-    """Recommend items for a request that is there already.
+    """Recommend items for a complete request.
 
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    return Call("ModelInfer", infer(models.RECOMMEND, message), _slate, deadline_s)
+    return model_call(models.RECOMMEND, message, _slate, deadline_s)
 
 
 def similar(item_id: str, *, deadline_s: float | None = None, **options: Unpack[RecommendOptions]) -> Call[Slate]:
-    """The items most like one item: `recommend` from it alone, without contributions unless `explain` asks for them.
+    """Recommend the items most similar to one item; without contributions, unless `explain` asks for them.
 
     Args:
-        item_id: Its id; it is not among the answer.
-        deadline_s: For all tries together.
+        item_id: Id of the item; it is not in the slate.
+        deadline_s: Seconds for all tries together.
         options: See `RecommendOptions`.
 
     Raises:
@@ -178,12 +175,12 @@ def recommend_text(
     deadline_s: float | None = None,
     **options: Unpack[RecommendOptions],
 ) -> Call[Slate]:
-    """Recommend items for texts through the ensemble; the same slate as `recommend`, every text encoded anew.
+    """Recommend items for texts through the ensemble: the slate of `recommend`, without the server's text cache.
 
     Args:
         texts: The history.
-        weights: One for each text; `None` weighs each with 1.
-        deadline_s: For all tries together.
+        weights: Weight of each text; `None` for 1.
+        deadline_s: Seconds for all tries together.
         options: See `RecommendOptions`.
 
     Raises:
@@ -192,44 +189,44 @@ def recommend_text(
     if weights is None:
         weights = [1.0] * len(texts)
     if len(weights) != len(texts):
-        raise _refused(f"{len(weights)} weights for {len(texts)} texts; give one for each text, or none")
+        raise _refused(f"{len(weights)} weights for {len(texts)} texts; give a weight for each text, or no weights")
     history = [text(content, weight) for content, weight in zip(texts, weights, strict=True)]
     check_weights(history, "history")
     message = RecommendRequest(history, **request_fields(options))
-    return Call("ModelInfer", infer(models.RECOMMEND_TEXT, message), _slate, deadline_s)
+    return model_call(models.RECOMMEND_TEXT, message, _slate, deadline_s)
 
 
 def embed(texts: Sequence[str], *, deadline_s: float | None = None) -> Call[NDArray[np.float32]]:
-    """Unit vectors of texts, [texts, dim].
+    """Encode texts: unit vectors, [texts, dim] float32.
 
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    return Call("ModelInfer", infer(models.EMBED, EmbedRequest(list(texts))), _vectors, deadline_s)
+    return model_call(models.EMBED, EmbedRequest(list(texts)), _vectors, deadline_s)
 
 
 def ready(*, deadline_s: float | None = None) -> Call[bool]:
-    """Whether a recommendation can be made now: makes one, from text to slate.
+    """Whether the server can recommend now; it is asked for a real recommendation from a text.
 
-    Triton's own flags stay true when the process behind a model has died, so they are not asked.
+    Triton's own readiness stays true after the process behind a model has died.
     """
 
     def read(answer: Any) -> bool:
         _slate(answer)
         return True
 
-    return Call("ModelInfer", infer(models.RECOMMEND_TEXT, _PROBE), read, deadline_s, _is_ready)
+    return model_call(models.RECOMMEND_TEXT, _PROBE, read, deadline_s, _is_ready)
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """Who answers, and from what.
+    """A server and what it serves.
 
     Attributes:
-        name: Of the server.
-        version: Of the server.
+        name: Name of the server.
+        version: Version of the server.
         encoder: Fingerprint of the encoder.
-        revision: Revision of the catalogue that is served.
+        revision: Revision of the catalogue.
     """
 
     name: str
@@ -239,7 +236,7 @@ class ServerInfo:
 
 
 def server_info(*, deadline_s: float | None = None) -> Call[ServerInfo]:
-    """Name and version of the server, fingerprint of its encoder, revision of its catalogue.
+    """The server's name and version, the fingerprint of its encoder, and the revision of its catalogue.
 
     Raises:
         RecserveError: See `recserve_client.errors`.
@@ -250,12 +247,12 @@ def server_info(*, deadline_s: float | None = None) -> Call[ServerInfo]:
             slate = _slate(answer)
             return ServerInfo(metadata.name, metadata.version, slate.encoder, slate.revision)
 
-        return Call("ModelInfer", infer(models.RECOMMEND, _PROBE), read, deadline_s)
+        return model_call(models.RECOMMEND, _PROBE, read, deadline_s)
 
     return Call("ServerMetadata", service_pb2.ServerMetadataRequest(), served, deadline_s)
 
 
-#: A request that any served catalogue can answer.
+#: A request that every served catalogue can answer.
 _PROBE: Final = RecommendRequest(history=[text("probe")], k=1, explain=False)
 
 
@@ -266,14 +263,14 @@ def _is_ready(error: RecserveError) -> bool:
 
 
 def filter_of(where: Filter | str | None) -> Filter | None:
-    """A filter, or that of a text.
+    """The filter itself, or the filter that a text expresses.
 
     Raises:
-        RecserveError: The text cannot be read.
+        RecserveError: The text cannot be parsed.
     """
     if not isinstance(where, str):
         return where
-    # Here, since most callers write no text.
+    # Imported here, since most callers write no text.
     from recserve_client.where import parse_where
 
     try:
@@ -290,7 +287,7 @@ def request_fields(options: RecommendOptions) -> dict[str, Any]:
     """Options as the fields of a `RecommendRequest`.
 
     Raises:
-        RecserveError: The text of a filter cannot be read.
+        RecserveError: The text of a filter cannot be parsed.
     """
     fields: dict[str, Any] = dict(options)
     if "where" in options:
@@ -302,17 +299,23 @@ def request_fields(options: RecommendOptions) -> dict[str, Any]:
 
 
 def check_weights(behaviours: Sequence[Behaviour], name: str) -> None:
-    """Refuse what JSON cannot carry: it would arrive as null, and the server could not name it."""
+    """Refuse weights that JSON cannot express: they would arrive as null, and the server could not name them."""
     for place, behaviour in enumerate(behaviours):
         if isinstance(behaviour, Behaviour) and not math.isfinite(behaviour.weight):
             raise _refused(f"$.{name}[{place}].weight is {shown(behaviour.weight)}; weights must be finite numbers")
 
 
-def infer(model: str, message: msgspec.Struct) -> Any:
-    """The protobuf request that carries a packed message to a model.
+def model_call(
+    model: str,
+    message: msgspec.Struct,
+    read: Callable[[Any], R | Call[R]],
+    deadline_s: float | None,
+    failed: Callable[[RecserveError], R] | None = None,
+) -> Call[R]:
+    """A call that sends a packed message to a model; see `Call` for the arguments.
 
     Raises:
-        RecserveError: It cannot be packed.
+        RecserveError: The message cannot be packed.
     """
     try:
         raw = pack(message)
@@ -321,7 +324,7 @@ def infer(model: str, message: msgspec.Struct) -> Any:
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name=models.REQUEST.name, datatype=models.REQUEST.datatype, shape=(1, 1))
     request.raw_input_contents.append(bytes_element(raw))
-    return request
+    return Call("ModelInfer", request, read, deadline_s, failed)
 
 
 def _packed(answer: Any) -> bytes:
@@ -336,26 +339,27 @@ def _unreadable(what: str) -> ServerFault:
     return ServerFault(f"the answer holds {what}; is this a recserve server of this version?", status="INTERNAL")
 
 
-def decoded(decoder: msgspec.json.Decoder[M], answer: Any) -> M:
-    """The packed message of a protobuf answer.
+def reader(message_type: type[M]) -> Callable[[Any], M]:
+    """A function that decodes the packed message of a protobuf answer; it raises ServerFault for another message."""
+    decoder = msgspec.json.Decoder(message_type)
 
-    Raises:
-        ServerFault: It holds another one.
-    """
-    try:
-        return decoder.decode(_packed(answer))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _unreadable(f"another message than expected ({error})") from None
+    def read(answer: Any) -> M:
+        try:
+            return decoder.decode(_packed(answer))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise _unreadable(f"an unexpected message ({error})") from None
+
+    return read
 
 
-def _slate(answer: Any) -> Slate:
-    return decoded(_SLATE, answer)
+_slate: Final = reader(Slate)
+_embedded: Final = reader(EmbedResponse)
 
 
 def _vectors(answer: Any) -> NDArray[np.float32]:
-    embedded = decoded(_EMBEDDED, answer)
+    embedded = _embedded(answer)
     try:
         flat = np.frombuffer(base64.b64decode(embedded.vectors), "<f4").astype(np.float32)
         return flat.reshape(embedded.count, embedded.dim)
     except ValueError as error:
-        raise _unreadable(f"other vectors than it says ({error})") from None
+        raise _unreadable(f"vectors of another size than it says ({error})") from None

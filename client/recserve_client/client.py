@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: the same methods, from one description of each call in `recserve_client.calls`."""
+"""The sync `Client` and the asyncio `AsyncClient`: the same methods, described once in `recserve_client.calls`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from recserve_client import calls, item_calls, many, user_calls
+from recserve_client import calls, item_calls, user_calls
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
 from recserve_client.errors import DeadlineExceeded, RecserveError, StaleRevision, Unavailable, from_rpc
@@ -21,44 +21,53 @@ from recserve_client.options import ClientOptions
 P = ParamSpec("P")
 R = TypeVar("R")
 DEFAULT_ADDRESS = "127.0.0.1:8001"
+#: Concurrent requests of `recommend_many`; Triton makes batches of them.
+MAX_CONCURRENT = 64
 
 
-class _Runs(Protocol):
+def _open_channel(api: Any, address: str, options: ClientOptions) -> Any:
+    """A channel of `grpc` or `grpc.aio`."""
+    if options.credentials is None:
+        return api.insecure_channel(address, options=options.channel())
+    return api.secure_channel(address, options.credentials, options=options.channel())
+
+
+class _Runner(Protocol):
     def run(self, call: Call[R]) -> R: ...
 
 
-class _RunsLater(Protocol):
+class _AsyncRunner(Protocol):
     async def run(self, call: Call[R]) -> R: ...
 
 
-def _blocking(build: Callable[P, Call[R]]) -> Callable[Concatenate[_Runs, P], R]:
+def _blocking(build: Callable[P, Call[R]]) -> Callable[Concatenate[_Runner, P], R]:
     @functools.wraps(build)
-    def method(self: _Runs, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def method(self: _Runner, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.run(build(*args, **kwargs))
 
     return method
 
 
-def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[_RunsLater, P], Coroutine[Any, Any, R]]:
+def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[_AsyncRunner, P], Coroutine[Any, Any, R]]:
     @functools.wraps(build)
-    async def method(self: _RunsLater, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def method(self: _AsyncRunner, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self.run(build(*args, **kwargs))
 
     return method
 
 
 class _Tries:
-    """The tries of one call: how long each may take, and whether another one follows a failure."""
+    """The deadline and the retries of one call."""
 
     def __init__(self, options: ClientOptions, deadline_s: float | None) -> None:
         self._end = time.monotonic() + (options.deadline_s if deadline_s is None else deadline_s)
         self._pauses = options.pauses()
 
     def left_s(self) -> float:
-        """Seconds left.
+        """Seconds until the deadline.
 
         Raises:
-            DeadlineExceeded: None are.
+            DeadlineExceeded: The deadline has passed.
         """
         left = self._end - time.monotonic()
         if left <= 0:
@@ -66,22 +75,22 @@ class _Tries:
         return left
 
     def pause_after(self, error: grpc.RpcError) -> float:
-        """The pause before the next try.
+        """Seconds to pause before the next try.
 
         Raises:
-            RecserveError: There is none: the failure is final, the tries are used up, or no time is left.
+            RecserveError: The failure, where it is final, no try is left, or the deadline is too near.
         """
         failure = from_rpc(error)
-        # What the server has waited for is not asked for again.
-        is_passing = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
-        pause = next(self._pauses, None) if is_passing else None
+        # The server has waited for a stale revision already.
+        is_retryable = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
+        pause = next(self._pauses, None) if is_retryable else None
         if pause is None or time.monotonic() + pause >= self._end:
             raise failure from None
         return pause
 
 
-class _Part:
-    """Calls of one kind, made by a client."""
+class _Group:
+    """A group of a client's methods."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -91,8 +100,8 @@ class _Part:
         return self._client.run(call)
 
 
-class _AsyncPart:
-    """As `_Part`, for asyncio."""
+class _AsyncGroup:
+    """A group of an asyncio client's methods."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -102,8 +111,8 @@ class _AsyncPart:
         return await self._client.run(call)
 
 
-class Items(_Part):
-    """The catalogue's items, as `Client.items`: changes are durable and served when a call returns."""
+class Items(_Group):
+    """`Client.items`: changes and reads the catalogue. Changes are durable and served when a call returns."""
 
     upsert = _blocking(item_calls.upsert)
     delete = _blocking(item_calls.delete)
@@ -111,8 +120,8 @@ class Items(_Part):
     list = _blocking(item_calls.page)
 
 
-class AsyncItems(_AsyncPart):
-    """As `Items`, for asyncio: every method is awaited."""
+class AsyncItems(_AsyncGroup):
+    """`AsyncClient.items`: see `Items`."""
 
     upsert = _awaiting(item_calls.upsert)
     delete = _awaiting(item_calls.delete)
@@ -120,20 +129,20 @@ class AsyncItems(_AsyncPart):
     list = _awaiting(item_calls.page)
 
 
-class Interactions(_Part):
-    """What users did, as `Client.interactions`: durable when a call returns."""
+class Interactions(_Group):
+    """`Client.interactions`: records interactions. They are durable when a call returns."""
 
     record = _blocking(user_calls.record)
 
 
-class AsyncInteractions(_AsyncPart):
-    """As `Interactions`, for asyncio: every method is awaited."""
+class AsyncInteractions(_AsyncGroup):
+    """`AsyncClient.interactions`: see `Interactions`."""
 
     record = _awaiting(user_calls.record)
 
 
-class Users(_Part):
-    """What is held of a user, as `Client.users`."""
+class Users(_Group):
+    """`Client.users`: reads, exports and erases the data of a user."""
 
     history = _blocking(user_calls.history)
     export = _blocking(user_calls.export)
@@ -141,8 +150,8 @@ class Users(_Part):
     verify_erasure = _blocking(user_calls.verify_erasure)
 
 
-class AsyncUsers(_AsyncPart):
-    """As `Users`, for asyncio: every method is awaited."""
+class AsyncUsers(_AsyncGroup):
+    """`AsyncClient.users`: see `Users`."""
 
     history = _awaiting(user_calls.history)
     export = _awaiting(user_calls.export)
@@ -151,7 +160,7 @@ class AsyncUsers(_AsyncPart):
 
 
 class Client:
-    """Calls a server and waits for its answers; safe to share between threads.
+    """A synchronous, thread-safe client of a recserve server.
 
     ::
 
@@ -160,18 +169,14 @@ class Client:
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None) -> None:
-        """Prepare a connection; it is made with the first call.
+        """Prepare a connection, which is opened by the first call.
 
         Args:
             address: host:port of the server's gRPC.
-            options: How to connect, wait and try again.
+            options: Deadline, retries and connection.
         """
         self._options = options or ClientOptions()
-        channel_options, credentials = self._options.channel(), self._options.credentials
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options=channel_options)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options=channel_options)
+        self._channel = _open_channel(grpc, address, self._options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = Items(self)
         self.interactions = Interactions(self)
@@ -186,7 +191,7 @@ class Client:
     server_info = _blocking(calls.server_info)
 
     def run(self, call: Call[R]) -> R:
-        """Make a call, trying again where that is safe."""
+        """Make a call, with retries where they are safe."""
         try:
             return self._answer(call)
         except RecserveError as error:
@@ -195,23 +200,23 @@ class Client:
     def recommend_many(
         self, requests: Sequence[RecommendRequest], *, deadline_s: float | None = None
     ) -> list[Slate | RecserveError]:
-        """Make many requests at once; each has its slate or its error, in their order.
+        """Make many requests concurrently; the slate or the error of each, in order.
 
         Args:
-            requests: Any number; at most 64 are on their way at a time.
-            deadline_s: For all tries of one request.
+            requests: Any number; at most 64 are made at a time.
+            deadline_s: Seconds for all tries of one request.
         """
         if not requests:
             return []
 
-        def settle(step: Callable[[], Slate]) -> Slate | RecserveError:
+        def settle(request: RecommendRequest) -> Slate | RecserveError:
             try:
-                return step()
+                return self.run(calls.request(request, deadline_s=deadline_s))
             except RecserveError as error:
                 return error
 
-        with ThreadPoolExecutor(min(many.AT_ONCE, len(requests)), thread_name_prefix="recommend") as pool:
-            return list(pool.map(settle, many.steps(requests, deadline_s, self.run)))
+        with ThreadPoolExecutor(min(MAX_CONCURRENT, len(requests)), thread_name_prefix="recommend") as pool:
+            return list(pool.map(settle, requests))
 
     def _answer(self, call: Call[R]) -> R:
         tries = _Tries(self._options, call.deadline_s)
@@ -239,7 +244,7 @@ class Client:
 
 
 class AsyncClient:
-    """As `Client`, for asyncio: every method is awaited.
+    """An asyncio client of a recserve server; its methods are those of `Client`.
 
     ::
 
@@ -248,18 +253,14 @@ class AsyncClient:
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None) -> None:
-        """Prepare a connection, inside a running event loop; it is made with the first call.
+        """Prepare a connection inside a running event loop; it is opened by the first call.
 
         Args:
             address: host:port of the server's gRPC.
-            options: How to connect, wait and try again.
+            options: Deadline, retries and connection.
         """
         self._options = options or ClientOptions()
-        channel_options, credentials = self._options.channel(), self._options.credentials
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, options=channel_options)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, options=channel_options)
+        self._channel = _open_channel(grpc.aio, address, self._options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = AsyncItems(self)
         self.interactions = AsyncInteractions(self)
@@ -274,7 +275,7 @@ class AsyncClient:
     server_info = _awaiting(calls.server_info)
 
     async def run(self, call: Call[R]) -> R:
-        """Make a call, trying again where that is safe."""
+        """Make a call, with retries where they are safe."""
         try:
             return await self._answer(call)
         except RecserveError as error:
@@ -283,22 +284,22 @@ class AsyncClient:
     async def recommend_many(
         self, requests: Sequence[RecommendRequest], *, deadline_s: float | None = None
     ) -> list[Slate | RecserveError]:
-        """Make many requests at once; each has its slate or its error, in their order.
+        """Make many requests concurrently; the slate or the error of each, in order.
 
         Args:
-            requests: Any number; at most 64 are on their way at a time.
-            deadline_s: For all tries of one request.
+            requests: Any number; at most 64 are made at a time.
+            deadline_s: Seconds for all tries of one request.
         """
-        places = asyncio.Semaphore(many.AT_ONCE)
+        slots = asyncio.Semaphore(MAX_CONCURRENT)
 
-        async def settle(step: Callable[[], Coroutine[Any, Any, Slate]]) -> Slate | RecserveError:
-            async with places:
+        async def settle(request: RecommendRequest) -> Slate | RecserveError:
+            async with slots:
                 try:
-                    return await step()
+                    return await self.run(calls.request(request, deadline_s=deadline_s))
                 except RecserveError as error:
                     return error
 
-        return await asyncio.gather(*map(settle, many.steps(requests, deadline_s, self.run)))
+        return await asyncio.gather(*map(settle, requests))
 
     async def _answer(self, call: Call[R]) -> R:
         tries = _Tries(self._options, call.deadline_s)

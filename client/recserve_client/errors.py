@@ -3,15 +3,15 @@
 ::
 
     RecserveError
-    ├── InvalidRequest      INVALID_ARGUMENT   the request is refused (or too large); sending it again changes nothing
-    │   └── ExpiredCursor   INVALID_ARGUMENT   the ranking of a page is gone; ask for the first page again
+    ├── InvalidRequest      INVALID_ARGUMENT   the request is refused (or too large); retrying does not help
+    │   └── ExpiredCursor   INVALID_ARGUMENT   the ranking of a page is no longer kept; ask for the first page again
     ├── NotFound            NOT_FOUND          the server has no such model
-    │   └── UnknownItem     NOT_FOUND          the catalogue has no such items; the message lists them
-    ├── AlreadyExists       ALREADY_EXISTS     another change was made under this request id
-    ├── Unavailable         UNAVAILABLE        the server cannot take it now; safe to try again
-    │   └── StaleRevision   UNAVAILABLE        the server waited, and the catalogue did not get to `min_revision`
+    │   └── UnknownItem     NOT_FOUND          the catalogue lacks items; the message lists them
+    ├── AlreadyExists       ALREADY_EXISTS     another change was made with this request id
+    ├── Unavailable         UNAVAILABLE        the server cannot take the request now; retrying is safe
+    │   └── StaleRevision   UNAVAILABLE        the catalogue did not reach `min_revision` in the server's waiting time
     ├── DeadlineExceeded    DEADLINE_EXCEEDED  no answer in time
-    ├── Cancelled           CANCELLED          given up by the caller
+    ├── Cancelled           CANCELLED          cancelled by the caller
     ├── Unsupported         UNIMPLEMENTED      the server has no such method
     └── ServerFault         INTERNAL and all others
 """
@@ -26,12 +26,12 @@ from recserve_client.contract import ErrorKind, RequestError, split_message
 
 
 class RecserveError(Exception):
-    """Root of the clients' errors.
+    """Base class of the clients' errors.
 
     Attributes:
         message: What was wrong, which value, and what to do.
         status: Name of the gRPC status code.
-        kind: The server's typed reason; None where Triton or gRPC refused before recserve saw the request.
+        kind: The server's reason; `None` where Triton or gRPC refused the request before recserve saw it.
     """
 
     def __init__(self, message: str, *, status: str, kind: ErrorKind | None = None) -> None:
@@ -41,51 +41,51 @@ class RecserveError(Exception):
         self.kind = kind
 
 
-class InvalidRequest(RecserveError):  # noqa: N818 - named by what it says, as gRPC's codes are
-    """The request is refused; sending it again changes nothing."""
+class InvalidRequest(RecserveError):  # noqa: N818 - named like the gRPC status
+    """The request is refused; retrying does not help."""
 
 
 class ExpiredCursor(InvalidRequest):
-    """The cursor of a page is not one of this request, or its ranking is gone; ask for the first page again."""
+    """The cursor belongs to another request, or its ranking is no longer kept; ask for the first page again."""
 
 
-class NotFound(RecserveError):  # noqa: N818 - as above
-    """Something that the server does not have: a model, or (`UnknownItem`) items."""
+class NotFound(RecserveError):  # noqa: N818 - named like the gRPC status
+    """The server lacks a model or, as `UnknownItem`, items."""
 
 
 class UnknownItem(NotFound):
-    """Item ids that the catalogue does not have."""
+    """The catalogue lacks some item ids."""
 
 
-class AlreadyExists(RecserveError):  # noqa: N818 - as above
-    """Another change was made under this request id; nothing was done."""
+class AlreadyExists(RecserveError):  # noqa: N818 - named like the gRPC status
+    """Another change was made with this request id; nothing was done."""
 
 
-class Unavailable(RecserveError):  # noqa: N818 - as above
-    """The server cannot take the request now; safe to try again."""
+class Unavailable(RecserveError):  # noqa: N818 - named like the gRPC status
+    """The server cannot take the request now; retrying is safe."""
 
 
 class StaleRevision(Unavailable):
-    """The server waited, and the catalogue did not get to `min_revision`; it is not asked again."""
+    """The catalogue did not reach `min_revision` within the server's waiting time; the client does not retry."""
 
 
-class DeadlineExceeded(RecserveError):  # noqa: N818 - as above
+class DeadlineExceeded(RecserveError):  # noqa: N818 - named like the gRPC status
     """No answer in time."""
 
 
-class Cancelled(RecserveError):  # noqa: N818 - as above
-    """Given up by the caller."""
+class Cancelled(RecserveError):  # noqa: N818 - named like the gRPC status
+    """The caller cancelled the call."""
 
 
-class Unsupported(RecserveError):  # noqa: N818 - as above
+class Unsupported(RecserveError):  # noqa: N818 - named like the gRPC status
     """The server has no such method."""
 
 
-class ServerFault(RecserveError):  # noqa: N818 - as above
+class ServerFault(RecserveError):  # noqa: N818 - named like the gRPC status
     """A fault of the server; its log has the details."""
 
 
-#: gRPC status -> error; every other status is a `ServerFault`.
+#: Error of each gRPC status; every other status is a `ServerFault`.
 ERROR_OF: Final[dict[str, type[RecserveError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "OUT_OF_RANGE": InvalidRequest,
@@ -99,7 +99,7 @@ ERROR_OF: Final[dict[str, type[RecserveError]]] = {
     "UNIMPLEMENTED": Unsupported,
 }
 
-#: Kinds with an error of their own, below the one of their status.
+#: Error of kinds that have their own, a subclass of the error of their status.
 ERROR_OF_KIND: Final[dict[ErrorKind, type[RecserveError]]] = {
     ErrorKind.UNKNOWN_ITEM: UnknownItem,
     ErrorKind.EXPIRED_CURSOR: ExpiredCursor,
@@ -114,7 +114,7 @@ def from_status(status: str, details: str) -> RecserveError:
 
 
 def from_rpc(error: grpc.RpcError) -> RecserveError:
-    """The error for what a gRPC call raised."""
+    """The error for a failed gRPC call."""
     return from_status(error.code().name, error.details() or "")
 
 

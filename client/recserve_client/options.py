@@ -1,4 +1,4 @@
-"""How a client connects, waits and tries again."""
+"""Options of a client: deadline, retries and connection."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import grpc
 
 @dataclass(frozen=True, kw_only=True)
 class ClientOptions:
-    """How a client connects, waits and tries again.
+    """Deadline, retries and connection of a client.
 
     Attributes:
-        deadline_s: For one call with all its tries, unless the call has its own.
-        tries: Most tries of one call. Only UNAVAILABLE is tried again: calls read, or carry an id under which the
-            server makes a change once.
-        pause_s: Longest pause before the second try; it doubles with every further one. The actual pause is drawn
-            evenly between nothing and that (full jitter), so that callers do not come back together.
-        keepalive_s: A silent connection is asked for life after so long.
-        max_message_bytes: Of a request and of an answer.
-        credentials: For TLS; none = plain text.
-        seed: Of the jitter; none = from the system.
+        deadline_s: Seconds for a call with all its tries, unless the call has its own deadline.
+        tries: Most tries of a call. Only UNAVAILABLE is retried: calls only read, or have an id that makes a repeated
+            change safe.
+        pause_s: Longest pause before the second try; it doubles before each further one. The actual pause is drawn
+            uniformly from 0 to this length (full jitter), so that callers do not retry at the same time.
+        keepalive_s: Idle time in seconds after which the connection is probed.
+        max_message_bytes: Largest request or answer.
+        credentials: Credentials for TLS; `None` for plain text.
+        seed: Seed of the jitter; `None` for one from the system.
     """
 
     deadline_s: float = 5.0
@@ -54,8 +54,7 @@ class ClientOptions:
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
-            # A server that was away is looked for again soon: by default gRPC waits 1 s at first (longer than all
-            # tries together, which then fail without looking) and up to two minutes.
+            # Reconnect soon. By default gRPC waits 1 s at first, longer than all tries together, and up to two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]

@@ -1,4 +1,4 @@
-"""What the answers say, in the words of the caller."""
+"""Explains slates: which behaviours an item is recommended for."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from recserve_client.contract import Behaviour, Slate, SlateItem
 
 
 class Reason(NamedTuple):
-    """What a behaviour adds to the score of an item."""
+    """The contribution of a behaviour to the score of an item."""
 
     behaviour: Behaviour
     contribution: float
 
 
 def behaviours_of(slate: Slate) -> list[Behaviour]:
-    """The history that the answer for a user was made from, in the order of its contributions."""
-    used = slate.history if slate.history is not UNSET else []
-    return [Behaviour(item=of.item, text=of.text, weight=of.weight) for of in used]
+    """The history that a slate for a user by id was made from, in the order of the contributions."""
+    history = slate.history if slate.history is not UNSET else []
+    return [Behaviour(item=used.item, text=used.text, weight=used.weight) for used in history]
 
 
 def reasons(recommended: SlateItem, history: Sequence[Behaviour]) -> list[Reason]:
-    """Why an item is in the slate: the largest contribution first, whichever its sign; they add up to the score.
+    """The contributions to an item's score, largest absolute value first.
 
     Args:
-        recommended: An item of the slate; asked for without `explain`, it has no reasons.
-        history: Of the request.
+        recommended: An item of a slate; without `explain` it has no reasons.
+        history: History of the request.
 
     Raises:
-        ValueError: The history is not as long as the request's was.
+        ValueError: The numbers of contributions and behaviours differ.
     """
     if recommended.contributions is UNSET:
         return []

@@ -1,6 +1,7 @@
-"""Filters as text: ``year >= 1990 and "Drama" in genre`` <-> the structs of `recserve_client.contract.filters`.
+"""Parses and formats filters as text: ``year >= 1990 and "Drama" in genre``.
 
-The grammar, loosest first (keywords are reserved; a name that is one, or has other signs, stands in backticks)::
+The grammar, loosest operator first. Keywords are reserved; a name that is a keyword, or has other characters, stands in
+backticks::
 
     filter   = all {"or" all}
     all      = one {"and" one}
@@ -56,7 +57,7 @@ _BOUND: Final = {">": "gt", ">=": "ge", "<": "lt", "<=": "le"}
 _SIGN: Final = {bound: sign for sign, bound in _BOUND.items()}
 _FLIPPED: Final = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
 _A_VALUE: Final = 'a number, a "text", true or false'
-#: Characters of the text that are shown on each side of what is wrong.
+#: Characters of the text that are shown on each side of an error.
 _AROUND: Final = 40
 _NO_TOKEN: Final = {
     '"': "this text has no end",
@@ -67,10 +68,10 @@ _UNITS: Final = {"m": 1.0, "km": 1000.0}
 
 
 class WhereError(RequestError):
-    """A text that is no filter; the message is two lines, the text and a caret below what is wrong.
+    """A text that is not a filter; the message has two lines, the text and a caret below the error.
 
     Attributes:
-        position: Where in the text, from 0.
+        position: Position of the error in the text, from 0.
     """
 
     def __init__(self, text: str, position: int, what: str) -> None:
@@ -80,7 +81,7 @@ class WhereError(RequestError):
         self.position = position
 
     def __str__(self) -> str:
-        # Without the kind before it, which would move the caret.
+        # Without the kind, which would move the caret.
         return self.text
 
 
@@ -91,29 +92,29 @@ class _Token(NamedTuple):
 
 
 def parse_where(text: str, bounds: FilterBounds = BOUNDS) -> Filter:
-    """The filter that a text says.
+    """Parse the text of a filter.
 
     Raises:
-        WhereError: It is not in the grammar above.
-        RequestError: It says a filter that is refused, see `check_filter`.
+        WhereError: The text does not follow the grammar.
+        RequestError: The filter is refused by `check_filter`.
     """
-    found = _Parser(text, bounds).whole()
-    check_filter(found, bounds)
-    return found
+    condition = _Parser(text, bounds).filter()
+    check_filter(condition, bounds)
+    return condition
 
 
 def format_where(condition: Filter, bounds: FilterBounds = BOUNDS) -> str:
-    """The text that says a filter; `parse_where` makes an equal filter of it, with groups of one opened.
+    """Format a filter as text. `parse_where` reads it back as an equal filter, but for groups of a single condition.
 
     Raises:
-        RequestError: The filter is refused, see `check_filter`.
+        RequestError: The filter is refused by `check_filter`.
     """
     check_filter(condition, bounds)
     return _text(condition)
 
 
 class _Parser:
-    """Recursive descent over the tokens of one text."""
+    """A recursive descent parser of one text."""
 
     def __init__(self, text: str, bounds: FilterBounds) -> None:
         self._text = text
@@ -122,11 +123,11 @@ class _Parser:
         self._depth = 0
         self._bounds = bounds
 
-    def whole(self) -> Filter:
-        found = self._any()
+    def filter(self) -> Filter:
+        condition = self._any()
         if self._token.kind != "end":
             raise self._error("and, or, or the end of the filter is expected here")
-        return found
+        return condition
 
     @property
     def _token(self) -> _Token:
@@ -141,7 +142,7 @@ class _Parser:
         return token
 
     def _accept(self, *texts: str) -> str | None:
-        """Take the next token if it is one of these signs or keywords."""
+        """Consume the next token if it is one of these signs or keywords."""
         token = self._token
         if token.kind in ("sign", "keyword") and token.text in texts:
             self._take()
@@ -166,19 +167,19 @@ class _Parser:
 
     def _one(self) -> Filter:
         start = self._token
-        # Brackets and `not` are what nests, in the text and on this parser's stack.
+        # Only brackets and `not` nest, in the text and on this parser's stack.
         if not (opened := self._accept("not", "(")):
             return self._leaf()
         self._depth += 1
         if self._depth > self._bounds.depth:
             raise self._error(f"nested too deeply; limits.filter.depth allows {self._bounds.depth}", start)
         if opened == "not":
-            found: Filter = Not(self._one())
+            condition: Filter = Not(self._one())
         else:
-            found = self._any()
+            condition = self._any()
             self._expect(")")
         self._depth -= 1
-        return found
+        return condition
 
     def _leaf(self) -> Leaf:
         if self._accept("exists"):
@@ -189,13 +190,14 @@ class _Parser:
         if self._accept("within"):
             return self._within()
         if self._token.kind in ("name", "quoted"):
-            return self._about(self._name())
+            return self._comparison(self._name())
         value = self._value(f"a condition is expected here: a name, {_A_VALUE}, not, exists, within or (")
         if self._accept("in"):
             return Contains(self._name(), value)
-        return self._chain(value)
+        return self._range_from(value)
 
-    def _about(self, name: str) -> Leaf:
+    def _comparison(self, name: str) -> Leaf:
+        """The rest of a condition that begins with a name."""
         if self._accept("="):
             return Eq(name, self._value())
         if self._accept("!="):
@@ -210,8 +212,8 @@ class _Parser:
             return In(name, self._values())
         raise self._error("= != < <= > >= in or prefix is expected here")
 
-    def _chain(self, value: Value) -> Range:
-        """``1990 <= year < 2000``; the value is read already."""
+    def _range_from(self, value: Value) -> Range:
+        """The rest of a range that begins with a value: ``1990 <= year < 2000``."""
         if isinstance(value, bool):
             raise self._error("in and a name are expected here")
         if not (sign := self._accept(*_BOUND)):
@@ -254,7 +256,7 @@ class _Parser:
     def _name(self) -> str:
         token = self._token
         if token.kind == "keyword":
-            raise self._error(f"the name of an attribute is expected here (a reserved word so: `{token.text}`)")
+            raise self._error(f"the name of an attribute is expected here (a keyword as a name: `{token.text}`)")
         if token.kind not in ("name", "quoted"):
             raise self._error("the name of an attribute is expected here")
         self._take()
@@ -308,19 +310,19 @@ class _Parser:
 
 
 def _tokens(text: str) -> list[_Token]:
-    """The tokens of a text, and an end token."""
-    found = []
+    """The tokens of a text, with an end token."""
+    tokens = []
     position = 0
-    while (position := _SPACE.match(text, position).end()) < len(text):  # type: ignore[union-attr] # matches always
+    while (position := _SPACE.match(text, position).end()) < len(text):  # type: ignore[union-attr] # always matches
         match = _TOKEN.match(text, position)
         if match is None:
             raise WhereError(text, position, _NO_TOKEN.get(text[position], f"{text[position]} has no meaning here"))
         kind = match.lastgroup or ""
         word = match.group()
         is_keyword = kind == "name" and word.lower() in _KEYWORDS
-        found.append(_Token("keyword", word.lower(), position) if is_keyword else _Token(kind, word, position))
+        tokens.append(_Token("keyword", word.lower(), position) if is_keyword else _Token(kind, word, position))
         position = match.end()
-    return [*found, _Token("end", "", len(text))]
+    return [*tokens, _Token("end", "", len(text))]
 
 
 def _text(condition: Filter) -> str:
@@ -330,9 +332,9 @@ def _text(condition: Filter) -> str:
         if len(condition.of) == 1:
             return _text(condition.of[0])
         word = " and " if isinstance(condition, And) else " or "
-        # `and` binds closer, so it needs no brackets inside `or`.
-        open_inside = And if isinstance(condition, Or) else ()
-        return word.join(_text(part) if isinstance(part, open_inside) else _grouped(part) for part in condition.of)
+        # `and` binds tighter than `or`, so it needs no brackets inside.
+        unbracketed = And if isinstance(condition, Or) else ()
+        return word.join(_text(part) if isinstance(part, unbracketed) else _grouped(part) for part in condition.of)
     return _leaf_text(condition)
 
 
@@ -381,7 +383,7 @@ def _value_text(value: Value) -> str:
 
 
 def _distance_text(metres: float) -> str:
-    # Whole kilometres, as long as the way back to metres is exact.
+    # Whole kilometres, where the conversion back to metres is exact.
     if metres and metres % 1000 == 0 and metres < 1e15:
         return f"{int(metres) // 1000}km"
     return f"{metres!r}m"

@@ -40,7 +40,7 @@ class Nobody:
     def forget_erased(self, erasures: object = None) -> None:
         """Nobody was."""
 
-    def counts(self, *, paired: bool = False) -> Counts:
+    def counts(self, *, full: bool = False) -> Counts:
         """Nothing was counted."""
         return self.last
 

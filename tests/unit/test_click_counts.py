@@ -92,7 +92,7 @@ def test_of_an_empty_log_nothing_is_counted(store: InteractionStore) -> None:
     assert counted(ClickCounts()) == {}
 
 
-@pytest.mark.parametrize(("bound", "value", "kept"), [("_ANSWERED", 6, 6), ("_SHOWN", 8, 2)])
+@pytest.mark.parametrize(("bound", "value", "kept"), [("_MAX_ANSWERS", 6, 6), ("_MAX_IMPRESSIONS", 8, 2)])
 def test_the_oldest_are_not_counted_past_a_bound(
     store: InteractionStore, monkeypatch: pytest.MonkeyPatch, bound: str, value: int, kept: int
 ) -> None:
@@ -106,7 +106,7 @@ def test_the_oldest_are_not_counted_past_a_bound(
     monkeypatch.setattr(click_counts, "_CHUNK", 1)
     newest = {f"i{n}": (1, 1) for n in range(20 - kept, 20)}
     assert counted(read_clicks(store, PRIOR)) == newest | dict.fromkeys("abc", (kept, 0))
-    monkeypatch.setattr(click_counts, "_EVENTS", 1)
+    monkeypatch.setattr(click_counts, "_MAX_INTERACTIONS", 1)
     assert sum(clicked for _, clicked in counted(read_clicks(store, PRIOR)).values()) == 1
 
 

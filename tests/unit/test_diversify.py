@@ -6,12 +6,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_server_ext.slate.diversity import best_of, diversified
+from recserve_server_ext.slate.diversity import MarginalRelevance, best_of
 
 
 def unit(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
     vectors = rng.normal(size=shape)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
+
+
+def diversified(
+    scores: NDArray[np.float64], vectors: NDArray[np.float32], k: int, diversify: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """[users, min(k, n)] candidates in the order of their choice; -1 where a user has no more."""
+    users = np.arange(len(scores))
+    free = np.isfinite(scores)
+    picks = np.full((len(scores), min(k, scores.shape[1])), -1, np.int64)
+    relevance = MarginalRelevance(scores, vectors, diversify)
+    for place in range(picks.shape[1]):
+        if place:
+            relevance.take(picks[:, place - 1])
+        picks[:, place] = best_of(relevance.values(), free)
+        free[users, picks[:, place]] = False
+    return picks
 
 
 def worth(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.history import Cleaning, Feature, FeatureName, HistoryRules, Method, Rating, read_rules
 from recserve_server_ext.history.features import fit
-from recserve_server_ext.history.weights import FACTORS, WeightedEvents, weigh
+from recserve_server_ext.history.weights import FACTORS, WeightedInteractions, weigh
 from recserve_server_ext.interactions.columns import EventRow, event_columns
 from support.plain_weights import plain_clean, plain_factors, plain_features, plain_statistics
 
@@ -133,7 +133,7 @@ def test_the_order_of_the_input_does_not_matter(
     )
 
 
-def by_content(of: list[list[EventRow]], found: WeightedEvents) -> list[tuple[Any, ...]]:
+def by_content(of: list[list[EventRow]], found: WeightedInteractions) -> list[tuple[Any, ...]]:
     """What was kept, by user and content, with its weight to nine places."""
     flat = [(user, *row) for user, events in enumerate(of) for row in events]
     pairs = zip(found.index.tolist(), found.weight.tolist(), found.session.tolist(), strict=True)

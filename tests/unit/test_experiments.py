@@ -15,7 +15,7 @@ from recserve_client.contract import Behaviour, RecommendRequest, RequestError
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.experiments import Experiment, Variant, version_of
 from recserve_server_ext.config.server import Limits, ServeSettings
-from recserve_server_ext.recommend.experiments import Experiments, place_of
+from recserve_server_ext.recommend.experiments import Experiments, hash_position
 from recserve_server_ext.strategies.registry import Registry
 from support.events import ANN, PSEUDONYMS
 
@@ -46,7 +46,7 @@ def test_users_are_split_by_the_weights() -> None:
 
 
 def test_places_are_uniform() -> None:
-    places = [place_of("layer", "one", user) for user in USERS]
+    places = [hash_position("layer", "one", user) for user in USERS]
     assert stats.kstest(places, "uniform").pvalue > 0.01
     assert 0 <= min(places) < max(places) < 1
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recserve_server_ext.recommend.interests import interests_of, sainte_lague
+from recserve_server_ext.recommend.interests import interest_clusters, sainte_lague
 
 DIM = 8
 
@@ -26,7 +26,7 @@ def test_there_are_as_many_interests_as_tastes_and_the_heaviest_comes_first() ->
         (tastes(0, 1, 1, 0, 1), np.ones(5)),
         (tastes(2, 0, 1, 2), np.array([1.0, 1.0, 5.0, 1.0])),
     ]
-    one, two, three = interests_of(histories, 5)
+    one, two, three = interest_clusters(histories, 5)
     assert one.tolist() == [0, 0, 0]
     assert two.tolist() == [1, 0, 0, 1, 0]
     assert three.tolist() == [1, 2, 0, 1]
@@ -34,13 +34,13 @@ def test_there_are_as_many_interests_as_tastes_and_the_heaviest_comes_first() ->
 
 def test_at_most_so_many_and_none_without_a_weight() -> None:
     vectors, weights = tastes(0, 1, 2, 3), np.ones(4)
-    assert interests_of([(vectors, weights)], 2)[0].max() == 1
-    assert interests_of([(vectors, weights)], 1)[0].tolist() == [0] * 4
-    assert interests_of([(vectors, -weights)], 4)[0].tolist() == [0] * 4
+    assert interest_clusters([(vectors, weights)], 2)[0].max() == 1
+    assert interest_clusters([(vectors, weights)], 1)[0].tolist() == [0] * 4
+    assert interest_clusters([(vectors, -weights)], 4)[0].tolist() == [0] * 4
 
 
 def test_what_pushes_away_belongs_to_the_nearest_interest() -> None:
-    found = interests_of([(tastes(0, 0, 1, 1, 1), np.array([1.0, 1.0, 1.0, -0.5, 1.0]))], 5)[0]
+    found = interest_clusters([(tastes(0, 0, 1, 1, 1), np.array([1.0, 1.0, 1.0, -0.5, 1.0]))], 5)[0]
     assert found[3] == found[2] == found[4] != found[0]
 
 
@@ -52,12 +52,12 @@ def test_users_do_not_change_each_other(sizes: list[int], most: int, seed: int) 
     for size in sizes:
         vectors = rng.normal(size=(size, DIM)).astype(np.float32)
         histories.append((vectors / np.linalg.norm(vectors, axis=1, keepdims=True), rng.uniform(-0.2, 1.0, size)))
-    together = interests_of(histories, most)
+    together = interest_clusters(histories, most)
     for history, labels in zip(histories, together, strict=True):
         assert set(np.unique(labels)) <= set(range(most))
         masses = np.bincount(labels, np.maximum(history[1], 0.0))
         assert (np.diff(masses) <= 1e-9).all()
-        assert labels.tolist() == interests_of([history], most)[0].tolist()
+        assert labels.tolist() == interest_clusters([history], most)[0].tolist()
 
 
 @given(shares=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5), length=st.integers(1, 40))

@@ -413,7 +413,7 @@ def test_recommendations_go_on_and_variants_stay(tmp_path: Path, store_place: Pa
     assert refused.kind is ErrorKind.UNAVAILABLE
     assert variants() == before
     assert keys.pseudonyms.rotations == 1
-    kept = service.handler._histories._kept
+    kept = service.handler._histories._cache
     assert set(kept) == {keys.pseudonyms.of(name) for name in NAMES}
     assert not set(kept) & {old.of(name) for name in NAMES}
     service.store.close()

@@ -48,24 +48,24 @@ class Watched:
         self.reads += 1
         return self._reader.read(store)
 
-    def ask(self, *, paired: bool = False) -> None:
+    def ask(self, *, full: bool = False) -> None:
         """Ask, and wait for the count that this starts, if it does."""
-        self.counter.counts(paired=paired)
-        if self.counter._counting is not None:
-            self.counter._counting.join()
+        self.counter.counts(full=full)
+        if self.counter._thread is not None:
+            self.counter._thread.join()
 
 
 def test_what_did_not_change_is_not_counted_again(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(store, monkeypatch, 1e9)
     counter = watched.counter
-    counter.count(paired=False)
+    counter.count(full=False)
     first = counter.counts()
     assert (watched.reads, first.items) == (1, [])
     counter.count()
     paired = counter.counts()
     assert (watched.reads, sorted(paired.items)) == (2, ["i1", "i2"])
     counter.count()
-    counter.count(paired=False)
+    counter.count(full=False)
     assert watched.reads == 2
     log = log_of(store)
     log.offer(by_user("r1", ["i1"]), ANN)
@@ -75,10 +75,10 @@ def test_what_did_not_change_is_not_counted_again(store: InteractionStore, monke
     # Answers change the clicks alone.
     assert (watched.reads, again.clicks.items, again.neighbours is paired.neighbours) == (2, ["i1"], True)
     store.record([event(item="i3")])
-    counter.count(paired=False)
+    counter.count(full=False)
     later = counter.counts()
     assert (watched.reads, later.neighbours is paired.neighbours, later.items) == (3, True, paired.items)
-    assert sorted(later.everybody.items) == ["i1", "i2", "i3"]
+    assert sorted(later.overall.items) == ["i1", "i2", "i3"]
     counter.count()
     assert sorted(counter.counts().items) == ["i1", "i2", "i3"]
 
@@ -88,7 +88,7 @@ def test_what_leaves_a_window_is_counted_again(store: InteractionStore, monkeypa
     for now, read, of_day in ((NOW, 1, 2), (NOW - 10 + _DAY_S, 1, 2), (NOW - 9 + _DAY_S, 2, 0)):
         watched.now = now
         watched.counter.count()
-        assert (watched.reads, watched.counter.counts().everybody.active[0]) == (read, of_day)
+        assert (watched.reads, watched.counter.counts().overall.active[0]) == (read, of_day)
 
 
 def test_pairs_are_counted_when_they_are_wanted(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,15 +96,15 @@ def test_pairs_are_counted_when_they_are_wanted(store: InteractionStore, monkeyp
     watched.ask()
     watched.ask()
     assert watched.counter.counts().items == []
-    watched.ask(paired=True)
+    watched.ask(full=True)
     assert sorted(watched.counter.counts().items) == ["i1", "i2"]
     monkeypatch.setattr(log_counter, "_PAUSE", 0)
     often = Watched(store, monkeypatch, 0.0)
     for number in range(3):
         store.record([event(item=f"new{number}")])
-        often.ask(paired=number == 1)
+        often.ask(full=number == 1)
         found = often.counter._counts  # asking would start another count
-        assert f"new{number}" in found.everybody.items
+        assert f"new{number}" in found.overall.items
         assert (f"new{number}" in found.items) == (number == 1)
 
 
@@ -117,9 +117,9 @@ def test_of_an_erased_user_no_pairs_and_clicks_stay(store: InteractionStore, mon
     watched.counter.count()
     assert "only-bob" in watched.counter.counts().items
     store.erase(BOB)
-    watched.counter.count(paired=False)
+    watched.counter.count(full=False)
     found = watched.counter.counts()
-    assert (sorted(found.items), sorted(found.everybody.items), found.clicks.items) == (["i1", "i2"], ["i1", "i2"], [])
+    assert (sorted(found.items), sorted(found.overall.items), found.clicks.items) == (["i1", "i2"], ["i1", "i2"], [])
 
 
 def test_the_log_is_read_in_parts(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_the_log_is_read_in_parts(store: InteractionStore, monkeypatch: pytest.M
     assert [log.items[place] for place in log.item] == ["i1", "i2", "i1", "i2", 'an "odd" \\ item', "i9"]
     assert (log.context["d"][-2:], log.context["e"][-2:]) == (["x", None], [None, "y"])
     assert len(np.unique(log.user)) == 2
-    monkeypatch.setattr(log_reader, "COUNTED", 4)
+    monkeypatch.setattr(log_reader, "MAX_INTERACTIONS", 4)
     assert LogReader(["view"]).read(store).items == ['an "odd" \\ item', "i9"]
 
 
@@ -140,7 +140,7 @@ def columns(log: LogColumns) -> tuple[object, ...]:
 
 def test_what_came_since_is_read_and_the_rest_is_kept(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interaction_reads, "_COLUMNS", 3)
-    monkeypatch.setattr(log_reader, "COUNTED", 12)
+    monkeypatch.setattr(log_reader, "MAX_INTERACTIONS", 12)
     asked: list[tuple[int, int]] = []
     item_columns = interaction_reads.item_columns
 
@@ -188,9 +188,9 @@ def test_what_was_read_of_an_erased_user_does_not_wait_for_the_next_count(store:
     with store.database.reading() as connection:
         erasures = interaction_reads.erasures(connection)
     reader.forget_erased(erasures)
-    assert reader._kept.size
+    assert reader._interactions.size
     reader.forget_erased((erasures[0] + 1, erasures[1]))
-    assert not reader._kept.size
+    assert not reader._interactions.size
     assert not reader._codes
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.counts import neighbours
-from recserve_server_ext.counts.counts import FEWEST, LogColumns, counts_of
+from recserve_server_ext.counts.counts import MIN_USERS, LogColumns, counts_of
 from recserve_server_ext.counts.neighbours import neighbours_of
-from recserve_server_ext.strategies.item_knn import Pairs
-from recserve_server_ext.strategies.sparse import Sparse
+from recserve_server_ext.strategies.item_knn import NeighbourPairs
+from recserve_server_ext.strategies.sparse import SparseVector
 
 
 def similarities(histories: list[list[int]], items: int, shrink: float) -> NDArray[np.float64]:
@@ -42,7 +42,7 @@ def test_equals_the_similarities_by_definition(
     user = np.array([n for n, items in enumerate(histories) for _ in items], np.int64)
     item = np.array([found for items in histories for found in items], np.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_AT_ONCE", at_once)
+        patch.setattr(neighbours, "_MAX_PAIRS", at_once)
         found = neighbours_of(user, item, 12, shrink=shrink, most=most)
     expected = similarities(histories, 12, shrink)
     dense = np.zeros((12, 12))
@@ -68,26 +68,32 @@ def log_of(rows: list[tuple[int, str, float, str | None]]) -> LogColumns:
 
 def test_windows_and_a_context_decide_what_is_popular() -> None:
     rows: list[tuple[int, str, float, str | None]] = [(n, "old", 0.0, None) for n in range(40)]
-    rows += [(n, "tv", 20.0, "tv") for n in range(FEWEST)] + [(n, "phone", 25.0, "phone") for n in range(FEWEST - 1)]
+    rows += [(n, "tv", 20.0, "tv") for n in range(MIN_USERS)] + [
+        (n, "phone", 25.0, "phone") for n in range(MIN_USERS - 1)
+    ]
     rows += [(99, "phone", 39.5, "tv"), (98, "tv", 40.0, None), (98, "tv", 40.0, None)]
     counts = counts_of(log_of(rows), round(40 * 86_400e6), CountSettings(recent_half_life_s=10 * 86_400.0))
-    everybody = counts.everybody
+    everybody = counts.overall
     users = dict(zip(everybody.items, everybody.users.tolist(), strict=True))
     # Within a day, a week, 30 days, and at all.
-    assert users == {"old": [0, 0, 0, 40], "tv": [1, 1, FEWEST + 1, FEWEST + 1], "phone": [1, 1, FEWEST, FEWEST]}
-    assert everybody.active.tolist() == [2, 2, FEWEST + 2, 42]
+    assert users == {
+        "old": [0, 0, 0, 40],
+        "tv": [1, 1, MIN_USERS + 1, MIN_USERS + 1],
+        "phone": [1, 1, MIN_USERS, MIN_USERS],
+    }
+    assert everybody.active.tolist() == [2, 2, MIN_USERS + 2, 42]
     place = everybody.items.index("tv")
-    assert everybody.recent[place] == pytest.approx([2, 2, FEWEST * 0.25 + 2, FEWEST * 0.25 + 2])
-    assert everybody.shares("month")[place] == (FEWEST + 1) / (FEWEST + 2)
+    assert everybody.recent[place] == pytest.approx([2, 2, MIN_USERS * 0.25 + 2, MIN_USERS * 0.25 + 2])
+    assert everybody.shares("month")[place] == (MIN_USERS + 1) / (MIN_USERS + 2)
     assert everybody.shares("all")[everybody.items.index("old")] == 40 / 42
-    of_tv = counts.ranking({"device": "tv", "unknown": "x"})
-    assert dict(zip(of_tv.items, of_tv.users[:, -1].tolist(), strict=True)) == {"tv": FEWEST, "phone": 1}
+    of_tv = counts.popularity_in({"device": "tv", "unknown": "x"})
+    assert dict(zip(of_tv.items, of_tv.users[:, -1].tolist(), strict=True)) == {"tv": MIN_USERS, "phone": 1}
     # Too few users are no ranking of their own.
-    assert counts.ranking({"device": "phone"}) is counts.everybody
+    assert counts.popularity_in({"device": "phone"}) is counts.overall
 
 
 def test_sparse_values_and_the_best_of_them() -> None:
-    found = Sparse(np.array([2, 5, 9]), np.array([1.0, 3.0, 2.0]))
+    found = SparseVector(np.array([2, 5, 9]), np.array([1.0, 3.0, 2.0]))
     assert found.at(np.array([9, 0, 5, 7])).tolist() == [2.0, 0.0, 3.0, 0.0]
     usable = np.ones(10, np.bool_)
     usable[5] = False
@@ -95,6 +101,6 @@ def test_sparse_values_and_the_best_of_them() -> None:
 
 
 def test_pairs_add_up_by_row_and_by_behaviour() -> None:
-    pairs = Pairs(np.array([0, 1, 1]), np.array([4, 4, 7]), np.array([0.5, 0.25, 1.0]))
+    pairs = NeighbourPairs(np.array([0, 1, 1]), np.array([4, 4, 7]), np.array([0.5, 0.25, 1.0]))
     assert pairs.summed().at(np.array([4, 7, 1])).tolist() == [0.75, 1.0, 0.0]
-    assert pairs.shares(np.array([7, 4]), 3).tolist() == [[0.0, 1.0, 0.0], [0.5, 0.25, 0.0]]
+    assert pairs.contributions(np.array([7, 4]), 3).tolist() == [[0.0, 1.0, 0.0], [0.5, 0.25, 0.0]]

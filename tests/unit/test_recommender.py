@@ -19,7 +19,7 @@ from recserve_client.contract.recommend import Behaviour, RecommendRequest
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.recommend.query import Job
+from recserve_server_ext.recommend.job import Job
 from support.calls import Call
 from support.service import Service, vector_of
 from support.small_snapshot import DIM, small_snapshot

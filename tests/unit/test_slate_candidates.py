@@ -11,7 +11,7 @@ from recserve_client.contract import RequestError
 from recserve_client.contract.slate_options import Boost, Popularity, Recency
 from recserve_server_ext.attributes.boosts import boost_shares, check_boosts, popularity, recency
 from recserve_server_ext.attributes.columns import AttributeColumns
-from recserve_server_ext.attributes.values import Source, candidate_mask, candidate_numbers, candidate_values
+from recserve_server_ext.attributes.values import Source, candidate_numbers, candidate_values
 from support.plain_filter import equal
 
 SCALARS = st.sampled_from(["", "1", "a", 1, 1.0, 0, -0.0, 0.5, 2**53 + 1, 2.0**53, True, False, 1e300])
@@ -55,17 +55,11 @@ def test_numbers(items: list[Any], split: int) -> None:
     np.testing.assert_array_equal(numbers, [expected, expected])
 
 
-def test_masks_of_both_sources() -> None:
-    found = candidate_mask([np.array([True, False]), np.array([True])], sources([1, 2, 3], 2, 2))
-    assert found.tolist() == [[True, False, True]] * 2
-
-
 def test_a_place_without_a_candidate_has_no_attributes() -> None:
     source = Source(AttributeColumns.of_items([{"x": 5}]), np.array([[0, -1]]))
     assert candidate_values("x", [source]).positions.tolist() == [0]
     assert candidate_values("absent", [source]).positions.tolist() == []
     np.testing.assert_array_equal(candidate_numbers("x", [source]), [[5.0, np.nan]])
-    assert candidate_mask([np.array([True])], [source]).tolist() == [[True, False]]
 
 
 def test_half_of_the_weight_is_left_at_the_half_life() -> None:

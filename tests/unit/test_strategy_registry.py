@@ -130,8 +130,8 @@ def test_settings_name_new_ones_made_of_others() -> None:
         }
     )
     strategy, fused = registry.choose("mine", {})
-    assert [part.strategy.name for part in fused.parts] == ["week", "text"]
-    assert fused.parts[0].options.window == "week"
+    assert [part.strategy.name for part in fused.components] == ["week", "text"]
+    assert fused.components[0].options.window == "week"
     assert strategy.needs_texts
     assert strategy.answers_cold
 

@@ -407,36 +407,36 @@ def test_what_is_kept_of_a_user_is_as_new_as_the_store(anywhere: Service, store_
         assert histories.read([ANN])[ANN].subjects == ["i4"]
         other.erase(BOB)
         histories.forget_erased()
-        assert not histories._kept
+        assert not histories._cache
 
 
 def test_of_the_pasts_those_least_recently_asked_for_go_first(service: Service) -> None:
-    histories = UserHistories(lambda: service.store, HistoryRules(), kept=5)
+    histories = UserHistories(lambda: service.store, HistoryRules(), max_cached=5)
     for user in OTHERS[:4]:
         service.store.record([event(user, item="i1"), event(user, item="i2")])
         histories.read([user])
         histories.read([OTHERS[0]])
-    assert set(histories._kept) == {OTHERS[0], OTHERS[3]}
-    assert histories._kept.currsize == 4
+    assert set(histories._cache) == {OTHERS[0], OTHERS[3]}
+    assert histories._cache.currsize == 4
     past = histories.read(OTHERS[:4])
     assert all(np.sort(past[user].subjects).tolist() == ["i1", "i2"] for user in OTHERS[:4])
 
 
 def test_a_past_larger_than_what_is_kept_is_read_every_time(service: Service) -> None:
-    histories = UserHistories(lambda: service.store, HistoryRules(), kept=5)
+    histories = UserHistories(lambda: service.store, HistoryRules(), max_cached=5)
     service.store.record([event(item=f"i{n}") for n in range(5)])
     assert histories.read([ANN])[ANN] is histories.read([ANN])[ANN]
     service.store.record([event(item="i5")])
     for _ in range(2):
         assert len(histories.read([ANN])[ANN].subjects) == 6
-        assert not histories._kept
+        assert not histories._cache
 
 
 def test_users_of_whom_only_answers_are_held_are_bounded_too(service: Service) -> None:
-    histories = UserHistories(lambda: service.store, HistoryRules(), kept=3)
+    histories = UserHistories(lambda: service.store, HistoryRules(), max_cached=3)
     log = log_of(service.store)
     for number, user in enumerate(OTHERS[:5]):
         log.offer(by_user(f"r{number}"), user, PSEUDONYMS.fingerprint)
     log.close()
     assert all(past.size == 0 for past in histories.read(OTHERS[:5]).values())
-    assert set(histories._kept) == set(OTHERS[2:5])
+    assert set(histories._cache) == set(OTHERS[2:5])

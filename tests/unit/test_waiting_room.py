@@ -37,7 +37,7 @@ class Waited:
         self.seen = self.live.view()
         recommender = without_users(self.view, Limits())
         room = RevisionWaitQueue(WAIT_S, most, show=self.counts.append, clock=lambda: self.now)
-        self.model = Batcher(recommender, {models.ENCODER: edited.encode}, at_once=1, room=room)
+        self.model = Batcher(recommender, {models.ENCODER: edited.encode}, at_once=1, revision_queue=room)
 
     def view(self) -> View:
         """The newest view, unless the test holds it back."""
@@ -121,7 +121,7 @@ def test_only_so_many_may_wait(waited: Waited) -> None:
     )
     assert waited.counts[-1] == WaitCounts(waiting=3, admitted=3, full=1)
     waited.model.close()
-    assert all("the server ends" in refusal(call.answer()).text for call in calls[:3])
+    assert all("the server is shutting down" in refusal(call.answer()).text for call in calls[:3])
     assert refusal(waited.model.run([waited.call(99)])[0]).kind is ErrorKind.STALE_REVISION
 
 

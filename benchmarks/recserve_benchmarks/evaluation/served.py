@@ -20,14 +20,15 @@ from recserve_server_ext.config.server import Limits
 from recserve_server_ext.counts.counts import Counts, LogColumns, counts_of, no_counts
 from recserve_server_ext.history.cleaning import of_types
 from recserve_server_ext.history.features import select
-from recserve_server_ext.history.user_histories import WINDOW, pasts_of
+from recserve_server_ext.history.user_histories import WINDOW, recorded_histories
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.space import TEXT
 from recserve_server_ext.interactions.columns import EventColumns
-from recserve_server_ext.recommend.paging import Rankings
+from recserve_server_ext.recommend.job import Job
+from recserve_server_ext.recommend.paging import RankingCache
 from recserve_server_ext.recommend.pipeline import Pipeline
 from recserve_server_ext.recommend.profile import profile_of_user
-from recserve_server_ext.recommend.query import Job, ask
+from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.strategies.base import Data
 from recserve_server_ext.strategies.counts_view import CountsView
 from recserve_server_ext.strategies.registry import Registry
@@ -52,20 +53,20 @@ def slates(
     view = view_over(known.vectors, ExactEngine(known.vectors), ids)
     counts = _counts(known, counted_types(known.columns, rules))
     data = Data(view, LiveFilters(view).of(view), CountsView(counts, view))
-    chosen = registry.choose(request.strategy or TEXT, request.options)
-    pipeline = Pipeline(registry.choose(_FALLBACK, {}), Rankings(1))
+    configured = registry.choose(request.strategy or TEXT, request.options)
+    pipeline = Pipeline(registry.choose(_FALLBACK, {}), RankingCache(1))
     seen: list[list[str]] = [[] for _ in known.part.users]
     for number, item in zip(known.histories.user.tolist(), known.histories.subject.tolist(), strict=True):
         seen[number].append(ids[item])
-    pasts = pasts_of(newest(known.histories), seen, rules)
+    histories = recorded_histories(newest(known.histories), seen, rules)
     limits = Limits()
     found: list[Slate | RequestError] = []
-    for start in range(0, len(pasts), _BATCH):
+    for start in range(0, len(histories), _BATCH):
         jobs = []
-        for past in pasts[start : start + _BATCH]:
-            asked_us = past.newest_us if known.part.asked_us is None else known.part.asked_us
-            job = Job(request, chosen, data, "")
-            ask(job, profile_of_user(request, past, view, limits, asked_us))
+        for history in histories[start : start + _BATCH]:
+            asked_us = history.newest_us if known.part.asked_us is None else known.part.asked_us
+            job = Job(request, configured, data, "")
+            build_query(job, profile_of_user(request, history, view, limits, asked_us))
             jobs.append(job)
         found += pipeline.run(jobs)
     return found

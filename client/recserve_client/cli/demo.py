@@ -1,4 +1,4 @@
-"""`recserve demo`: from nothing to recommended films, by the commands a user would type."""
+"""`recserve demo`: runs the commands from an empty folder to recommended films."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from recserve_client.client import Client
     from recserve_client.contract import Behaviour, Slate
 
-app = typer.Typer(help="From nothing to recommended films on a real Triton, then stop.")
+_HELP = "Export an encoder, import films, build an index, serve it on Triton, and show recommendations."
+app = typer.Typer(help=_HELP)
 
 _HOME = Path(".recserve")
 _START_S = 180.0
@@ -35,7 +36,7 @@ _SHOWN_BYTES = 600
 _TERMINATED = 128 + signal.SIGTERM
 _K = 5
 
-#: Three users: item ids of the films, texts in quotes, and weights.
+#: Three users: a description, and behaviours with their kind, item id or text, and weight.
 _USERS: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...] = (
     ("likes family animation", (("item", "tt0114709", 1), ("item", "tt0266543", 1), ("item", "tt0198781", 1))),
     ("likes space", (("item", "tt0076759", 1), ("item", "tt0078748", 1), ("text", "a voyage to a distant planet", 1))),
@@ -45,7 +46,7 @@ _USERS: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...] = (
     ),
 )
 
-#: What comes before serving: name of the step and its command.
+#: Steps before serving: name and command.
 _STEPS = (
     ("export", ("export", "encoder")),
     ("import", ("catalogue", "import", "films")),
@@ -59,12 +60,11 @@ class _Shown(NamedTuple):
     titles: dict[str, str]
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, help=_HELP)
 def demo(
-    home: Annotated[Path, typer.Option(help="Folder to work in; what is there already is reused.")] = _HOME,
+    home: Annotated[Path, typer.Option(help="Folder to work in; existing results in it are reused.")] = _HOME,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
 ) -> None:
-    """From nothing to recommended films on a real Triton, then stop."""
     from recserve_client.errors import RecserveError
 
     if json_file is not None and not json_file.resolve().parent.is_dir():
@@ -84,20 +84,20 @@ def demo(
             "server": {"name": server.name, "version": server.version},
             "encoder": {"fingerprint": server.encoder, "dim": dim},
             "catalogue": {"items": _items(home)},
-            "recommendations": [_shown_result(history, slate) for history, slate, _ in shown],
+            "recommendations": [_as_json(history, slate) for history, slate, _ in shown],
             "user": user,
             "timings_s": timings,
         }
         json_file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    elsewhere = "" if home == _HOME else f" --home {shlex.quote(str(home))}"
-    note(f"\nThe server is stopped. Keep one running with:\n    recserve serve{elsewhere}")
+    home_option = "" if home == _HOME else f" --home {shlex.quote(str(home))}"
+    note(f"\nThe server is stopped. Keep one running with:\n    recserve serve{home_option}")
     note('and call it with:\n    recserve recommend --item tt0076759 --text "a voyage to a distant planet"')
     note("or from Python: see README.md")
 
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that the server is stopped too."""
+    """End on SIGTERM as on Ctrl-C, so that the server is stopped too."""
 
     def leave(*_: object) -> None:
         raise SystemExit(_TERMINATED)
@@ -129,11 +129,11 @@ def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
 
 @contextmanager
 def _served(home: Path, timings: dict[str, float]) -> Iterator[str]:
-    """Run `recserve serve` on free ports; yields its address and stops it, whatever happens."""
+    """Run `recserve serve` on free ports; yields its address, and always stops it."""
     words = ["serve", "--home", str(home), "--grpc-port", "0", "--metrics-port", "0"]
     note(f"\n$ recserve {shlex.join(words)}")
-    with TemporaryDirectory() as aside:
-        ready, log = Path(aside) / "ready.json", Path(aside) / "serve.log"
+    with TemporaryDirectory() as folder:
+        ready, log = Path(folder) / "ready.json", Path(folder) / "serve.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(_program([*words, "--ready-file", str(ready)]), stderr=sink)
         try:
@@ -149,12 +149,12 @@ def _served(home: Path, timings: dict[str, float]) -> Iterator[str]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
-    """End the server, by force where it does not drain in time; its exit code."""
+    """Stop the server, by force where it does not drain in time; returns its exit code."""
     process.terminate()
     try:
         return process.wait(_STOP_S)
     finally:
-        # Also after a second Ctrl-C during the wait; Triton dies with the process that started it.
+        # Also after a second Ctrl-C during the wait. Triton ends with its parent process.
         process.kill()
         process.wait()
 
@@ -185,40 +185,40 @@ def _recommendations(
 
     with Client(address) as client:
         with _timed(timings, "recommend"):
-            shown = [_recommend(client, title, described) for title, described in _USERS]
+            shown = [_recommend(client, title, behaviours) for title, behaviours in _USERS]
         with _timed(timings, "user"):
-            user = show_user(client, {name: title for found in shown for name, title in found.titles.items()}, report)
+            user = show_user(client, {name: title for one in shown for name, title in one.titles.items()}, report)
         dim = client.embed(["probe"], deadline_s=_DEADLINE_S).shape[1]
         return shown, user, client.server_info(deadline_s=_DEADLINE_S), dim
 
 
-def _recommend(client: Client, title: str, described: Sequence[tuple[str, str, float]]) -> _Shown:
+def _recommend(client: Client, title: str, behaviours: Sequence[tuple[str, str, float]]) -> _Shown:
     from recserve_client.calls import item, text
     from recserve_client.cli.slate_table import label, slate_table, title_of
 
-    history = [item(name, weight) if kind == "item" else text(name, weight) for kind, name, weight in described]
-    names = _titles(client, [name for kind, name, _ in described if kind == "item"])
+    history = [item(name, weight) if kind == "item" else text(name, weight) for kind, name, weight in behaviours]
+    names = _titles(client, [name for kind, name, _ in behaviours if kind == "item"])
     slate = client.recommend(history, k=_K, fields=["title", "year"], deadline_s=_DEADLINE_S)
-    labels = ", ".join(f"{'not ' if liked.weight < 0 else ''}{label(liked, names)}" for liked in history)
+    labels = ", ".join(f"{'not ' if one.weight < 0 else ''}{label(one, names)}" for one in history)
     out.print(f"\n[bold]A user who {title}:[/] {labels}", highlight=False, soft_wrap=True)
     out.print(slate_table(slate, history, names))
-    return _Shown(history, slate, names | {found.id: title_of(found) for found in slate.items})
+    return _Shown(history, slate, names | {item.id: title_of(item) for item in slate.items})
 
 
 def _titles(client: Client, ids: Sequence[str]) -> dict[str, str]:
-    """Titles of items: each is its own nearest neighbour."""
+    """Titles of items: each item is its own nearest neighbour."""
     from recserve_client.calls import item
     from recserve_client.cli.slate_table import title_of
 
     titles = {}
     for name in ids:
         slate = client.recommend([item(name)], k=3, exclude_history=False, fields=["title"], deadline_s=_DEADLINE_S)
-        titles.update({found.id: title_of(found) for found in slate.items if found.id == name})
+        titles.update({nearest.id: title_of(nearest) for nearest in slate.items if nearest.id == name})
     return titles
 
 
 def _items(home: Path) -> int:
-    """Items of the catalogue, as `recserve catalogue stats` counts them."""
+    """Number of items of the catalogue, by `recserve catalogue stats`."""
     words = ["catalogue", "stats", "--json", "--home", str(home)]
     counted = subprocess.run(_program(words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
     if counted.returncode:
@@ -226,13 +226,13 @@ def _items(home: Path) -> int:
     return int(json.loads(counted.stdout)["items"])
 
 
-def _shown_result(history: Sequence[Behaviour], slate: Slate) -> dict[str, Any]:
+def _as_json(history: Sequence[Behaviour], slate: Slate) -> dict[str, Any]:
     from recserve_client.cli.slate_table import title_of
 
     names = [str(behaviour.item or behaviour.text) for behaviour in history]
     items = []
-    for found in slate.items:
-        shares = found.contributions if found.contributions is not msgspec.UNSET else []
-        contributions = dict(zip(names, shares, strict=True))
-        items.append({"id": found.id, "title": title_of(found), "score": found.score, "contributions": contributions})
+    for item in slate.items:
+        values = item.contributions if item.contributions is not msgspec.UNSET else []
+        contributions = dict(zip(names, values, strict=True))
+        items.append({"id": item.id, "title": title_of(item), "score": item.score, "contributions": contributions})
     return {"history": names, "items": items}

@@ -1,4 +1,4 @@
-"""The last screen of `recserve demo`: a user by id, from what was watched to the report of what came of it."""
+"""The last part of `recserve demo`: a user by id, from recorded interactions to the report of outcomes."""
 
 from __future__ import annotations
 
@@ -21,24 +21,19 @@ _K: Final = 5
 
 
 def show_user(client: Client, titles: Mapping[str, str], report: Callable[[], None]) -> dict[str, Any]:
-    """Watch three films, recommend by id, click the first film, show the report, and erase the user again.
-
-    Args:
-        client: Of a server over the films.
-        titles: Titles of the films, as far as they are known.
-        report: Shows the report of outcomes.
+    """Record watched films, recommend by user id, click the first film, show the report, and erase the user.
 
     Returns:
-        What was watched, recommended and clicked, for the JSON file.
+        Ids of the watched, recommended and clicked films, for the JSON file.
 
     Raises:
-        RecserveError: The server refused, or did not answer.
+        RecserveError: The server refused a request, or did not answer.
     """
     from recserve_client.cli.slate_table import slate_table, title_of
     from recserve_client.results import behaviours_of
     from recserve_client.user_calls import interaction
 
-    # A new one each time, so that what an earlier demo left counts for nothing.
+    # A new user each time, unaffected by earlier demos.
     user = f"demo-{uuid.uuid4().hex[:8]}"
     client.interactions.record([interaction(user, "view", film, duration_s=_WATCHED_S) for film in _WATCHED])
     slate = client.recommend_for(user, k=_K, fields=["title", "year"], deadline_s=_DEADLINE_S)
@@ -46,18 +41,22 @@ def show_user(client: Client, titles: Mapping[str, str], report: Callable[[], No
     out.print(f"\n[bold]User {user}, by id, who watched:[/] {named}", highlight=False, soft_wrap=True)
     out.print(slate_table(slate, behaviours_of(slate), titles))
     clicked = slate.items[0]
-    act = interaction(user, "click", clicked.id, recommendation_id=slate.recommendation_id)
-    client.interactions.record([act])
+    click = interaction(user, "click", clicked.id, recommendation_id=slate.recommendation_id)
+    client.interactions.record([click])
     _wait_logged(client, user, slate)
-    out.print(f"\n[bold]The user clicks {title_of(clicked)}, and this came of it:[/]", highlight=False, soft_wrap=True)
+    out.print(
+        f"\n[bold]The user clicks {title_of(clicked)}; the report of outcomes:[/]", highlight=False, soft_wrap=True
+    )
     report()
     receipt = client.users.erase(user)
-    out.print(f"\nThe user is erased again: {receipt.interactions} interactions, and what was logged.", highlight=False)
-    return {"watched": list(_WATCHED), "recommended": [of.id for of in slate.items], "clicked": clicked.id}
+    out.print(
+        f"\nThe user is erased again: {receipt.interactions} interactions and the logged answers.", highlight=False
+    )
+    return {"watched": list(_WATCHED), "recommended": [item.id for item in slate.items], "clicked": clicked.id}
 
 
 def _wait_logged(client: Client, user: str, slate: Slate) -> None:
-    """Answers are logged a little later: wait until this one is."""
+    """Wait until the answer is logged, which happens in the background."""
     deadline = time.monotonic() + _DEADLINE_S
     while not any(answer.recommendation_id == slate.recommendation_id for answer in client.users.export(user).answers):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The `recserve` program: one command, to which every installed room adds its sub-commands."""
+"""The `recserve` program: one command, to which every installed package adds its sub-commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.markup import escape
 from recserve_client.cli.console import err, fail
 
 GROUP = "recserve.commands"
-_EXTRA_OF_ROOM = {
+_EXTRA_OF_PACKAGE = {
     "recserve_export": "export",
     "recserve_server_ext": "serve",
     "recserve_benchmarks": "bench",
@@ -20,11 +20,10 @@ _EXTRA_OF_ROOM = {
 
 
 def build_app(command: str = "") -> typer.Typer:
-    """The program with the sub-commands of every room; a room that cannot be imported says what to install.
+    """The program with the sub-commands of all packages; one that cannot be imported tells what to install.
 
     Args:
-        command: The sub-command that will be run, where that is known: the modules of the others, some of which take
-            long to import, are left alone.
+        command: The only sub-command to import, where it is known: some take long to import.
     """
     app = typer.Typer(
         name="recserve",
@@ -52,17 +51,17 @@ def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
 
 
-def _add(app: typer.Typer, name: str, room: typer.Typer) -> None:
-    """Add a room's sub-command; one that has none below it is a plain command and takes no further name."""
-    single = room.registered_callback
-    if single is None or single.callback is None or room.registered_commands or room.registered_groups:
-        app.add_typer(room, name=name)
+def _add(app: typer.Typer, name: str, sub_app: typer.Typer) -> None:
+    """Add a sub-command; one without sub-commands of its own is a plain command."""
+    single = sub_app.registered_callback
+    if single is None or single.callback is None or sub_app.registered_commands or sub_app.registered_groups:
+        app.add_typer(sub_app, name=name)
     else:
-        app.command(name, help=room.info.help)(single.callback)
+        app.command(name, help=sub_app.info.help)(single.callback)
 
 
 def _add_missing(app: typer.Typer, entry: EntryPoint, module: str) -> None:
-    """Add a command that says what to install, whatever it is called with."""
+    """Add a command that tells what to install, whatever its arguments."""
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
 
     @app.command(entry.name, help=f"(needs: pip install 'recserve[{_extra(entry)}]')", context_settings=settings)
@@ -71,7 +70,7 @@ def _add_missing(app: typer.Typer, entry: EntryPoint, module: str) -> None:
 
 
 def _extra(entry: EntryPoint) -> str:
-    return _EXTRA_OF_ROOM[entry.module.partition(".")[0]]
+    return _EXTRA_OF_PACKAGE[entry.module.partition(".")[0]]
 
 
 def _needs(entry: EntryPoint, module: str) -> str:
@@ -85,10 +84,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
-        # Rooms import what is heavy only when it is used, so what is not installed may show here.
+        # Commands import heavy modules late, so a missing one may show only here.
         entry = _entries().get(sys.argv[1]) if len(sys.argv) > 1 else None
         module = error.name or "?"
-        if entry is None or module.partition(".")[0] in _EXTRA_OF_ROOM:
+        if entry is None or module.partition(".")[0] in _EXTRA_OF_PACKAGE:
             raise
         err.print(f"[bold red]error:[/] {escape(_needs(entry, module))}", soft_wrap=True, highlight=False)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""`recserve recommend`: ask a running server, from the command line."""
+"""`recserve recommend`: asks a running server for recommendations."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _WEIGHTED = "NAME or NAME=WEIGHT"
 @app.callback(invoke_without_command=True)
 def recommend(
     user: Annotated[
-        str | None, typer.Option(help="Id of a user, whose log counts; items and texts are the session then.")
+        str | None, typer.Option(help="User id, to recommend from the user's log; items and texts are the session.")
     ] = None,
     item: Annotated[list[str] | None, typer.Option(help=f"Liked item id, {_WEIGHTED}; repeatable.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Liked text; repeatable.")] = None,
     not_item: Annotated[list[str] | None, typer.Option(help=f"Disliked item id, {_WEIGHTED}; repeatable.")] = None,
     not_text: Annotated[list[str] | None, typer.Option(help="Disliked text; repeatable.")] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Number of items.")] = 10,
-    strategy: Annotated[str, typer.Option(help="What chooses the items; the server's default if none.")] = "",
+    strategy: Annotated[str, typer.Option(help="Name of the strategy; the server's default if none.")] = "",
     option: Annotated[
         list[str] | None, typer.Option(help="Option of the strategy, NAME=VALUE; VALUE is JSON or a word; repeatable.")
     ] = None,
@@ -42,17 +42,17 @@ def recommend(
     where: Annotated[
         str | None, typer.Option(help="Only items that match: 'year >= 1990 and \"Drama\" in genre'.")
     ] = None,
-    count: Annotated[bool, typer.Option("--count", help="Say how many items match.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Print how many items match.")] = False,
     group: Annotated[
         list[str] | None, typer.Option(help="At most N items of a value, ATTRIBUTE=N; repeatable.")
     ] = None,
-    diversify: Annotated[float, typer.Option(help="0 = by score, 1 = as unlike each other as can be.")] = 0.0,
+    diversify: Annotated[float, typer.Option(help="0 ranks by score, 1 only by difference.")] = 0.0,
     min_score: Annotated[float | None, typer.Option(help="Leave out items with a lower score.")] = None,
     boost_recency: Annotated[
         list[str] | None,
         typer.Option(help="Favour new items, ATTRIBUTE:HALF_LIFE:WEIGHT; repeatable."),
     ] = None,
-    now: Annotated[float | None, typer.Option(help="Now, in the attribute's unit; none = this year.")] = None,
+    now: Annotated[float | None, typer.Option(help="Current time in the attribute's unit; this year if none.")] = None,
     boost_popularity: Annotated[
         list[str] | None, typer.Option(help="Favour large counts, ATTRIBUTE:WEIGHT; repeatable.")
     ] = None,
@@ -77,8 +77,8 @@ def recommend(
     if not history and user is None:
         fail("nothing to recommend from: give at least one --item or --text, or a --user (see --help)", code=2)
     try:
-        own_options = strategy_options(option or [])
-        options = slate_options(
+        options = strategy_options(option or [])
+        slate_rules = slate_options(
             groups=group or [],
             recency=boost_recency or [],
             now=now,
@@ -97,11 +97,11 @@ def recommend(
             slate = ask(
                 k=k,
                 strategy=strategy,
-                options=own_options,
+                options=options,
                 exclude=exclude or [],
                 fields=field or ["title"],
                 where=_where(where),
-                slate=options,
+                slate=slate_rules,
                 count=count,
                 deadline_s=deadline_s,
             )
@@ -130,15 +130,16 @@ def _show(slate: Slate, history: list[Behaviour]) -> None:
     )
 
 
-_WAITED = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+#: Statuses of a server that does not answer.
+_NO_ANSWER = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def fail_call(error: RecserveError, address: str) -> NoReturn:
-    """End the command with one line for a call that failed."""
+    """Exit with an error line for a failed call."""
     message = _one_line(error.message)
-    if error.status in _WAITED and error.kind is None:
+    if error.status in _NO_ANSWER and error.kind is None:
         message = f"no answer from {address}: {message}; is `recserve serve` running there?"
-    fail(message, code=_UNREACHABLE if error.status in _WAITED else _REFUSED)
+    fail(message, code=_UNREACHABLE if error.status in _NO_ANSWER else _REFUSED)
 
 
 def _one_line(message: str) -> str:
@@ -156,7 +157,7 @@ def _where(words: str | None) -> Filter | None:
 
 
 def _item(value: str, sign: int) -> Behaviour:
-    """`NAME` or `NAME=WEIGHT`."""
+    """Parse `NAME` or `NAME=WEIGHT`."""
     from recserve_client.contract import Behaviour
 
     name, separator, weight = value.rpartition("=")

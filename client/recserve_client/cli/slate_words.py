@@ -1,4 +1,4 @@
-"""Options of a slate as words of a command line: ``director=2``, ``year:10:0.1``."""
+"""Parses slate and strategy options from command line words: ``director=2``, ``year:10:0.1``."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def slate_options(
     diversify: float = 0.0,
     min_score: float | None = None,
 ) -> SlateOptions | None:
-    """The options that the words say; none where they say nothing.
+    """Parse slate options; `None` where nothing is set.
 
     Args:
-        groups: Words `GROUP`.
-        recency: Words `RECENCY`; the half-life is in the attribute's unit.
-        now: Now in that unit; none = this year.
-        popularity: Words `POPULARITY`.
-        pins: Words `PIN`.
+        groups: Words of the form `GROUP`.
+        recency: Words of the form `RECENCY`; the half-life is in the attribute's unit.
+        now: Current time in that unit; `None` for this year.
+        popularity: Words of the form `POPULARITY`.
+        pins: Words of the form `PIN`.
         diversify: 0 to 1.
-        min_score: Least score.
+        min_score: Minimum score.
 
     Raises:
-        ValueError: A word has another form, or a value beyond its bounds; the message names it.
+        ValueError: A word has another form, or a value out of bounds; the message names it.
     """
     today = float(datetime.now(UTC).year) if now is None else now
     boosts: list[Boost] = [_read(word, "--boost-recency", RECENCY, lambda w: _recency(w, today)) for word in recency]
@@ -52,7 +52,7 @@ def slate_options(
 
 
 def strategy_options(words: Sequence[str]) -> dict[str, Any]:
-    """Options of a strategy from words ``NAME=VALUE``; a value is JSON, or a word where it is none.
+    """Parse options of a strategy from words ``NAME=VALUE``; a value that is not JSON is a string.
 
     Raises:
         ValueError: A word has another form.
@@ -76,14 +76,14 @@ def _group(word: str) -> Group:
 
 def _recency(word: str, now: float) -> Recency:
     attribute, half_life, weight = word.rsplit(":", 2)
-    found = {
+    fields = {
         "by": "recency",
         "attribute": attribute,
         "half_life": float(half_life),
         "weight": float(weight),
         "now": now,
     }
-    return msgspec.convert(found, Recency)
+    return msgspec.convert(fields, Recency)
 
 
 def _popularity(word: str) -> Popularity:

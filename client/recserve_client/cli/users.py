@@ -1,11 +1,10 @@
-"""`recserve users`: what a running server holds of a user, and its erasure."""
+"""`recserve users`: shows, exports and erases the data that a running server stores of a user."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
@@ -22,21 +21,20 @@ if TYPE_CHECKING:
     from recserve_client.contract import UserHistory
 
 R = TypeVar("R")
-app = typer.Typer(help="Show, export and erase what a running server holds of a user.", no_args_is_help=True)
+app = typer.Typer(help="Show, export and erase the stored data of a user.", no_args_is_help=True)
 
 _SUBJECT_WIDTH = 40
 UserArgument = Annotated[str, typer.Argument(help="User id.")]
 AddressOption = Annotated[str, typer.Option(help="host:port of the server.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _ADDRESS = "127.0.0.1:8001"
-_HOME = Path(".recserve")
 
 
 @app.command()
 def history(
     user: UserArgument,
     address: AddressOption = _ADDRESS,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of the table at most.")] = 30,
+    rows: Annotated[int, typer.Option(min=1, help="Most rows of the table.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
     """Show the weighted history that USER is recommended from."""
@@ -57,7 +55,7 @@ def history(
 
 @app.command()
 def export(user: UserArgument, address: AddressOption = _ADDRESS) -> None:
-    """Print all that is held of USER, as JSON."""
+    """Print all stored data of USER as JSON."""
     _print_json(_ask(address, lambda client: client.users.export(user)))
 
 
@@ -67,9 +65,9 @@ def erase(
     address: AddressOption = _ADDRESS,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove all that is held of USER, for good, and print the receipt, as JSON."""
+    """Delete all stored data of USER permanently, and print the receipt as JSON."""
     if not yes:
-        typer.confirm(f"Remove all that the server at {address} holds of this user?", abort=True, err=True)
+        typer.confirm(f"Delete all data of this user on the server at {address}?", abort=True, err=True)
     receipt = _ask(address, lambda client: client.users.erase(user))
     note(
         f"{receipt.interactions:,} interactions removed; older ones of this user are refused "
@@ -96,7 +94,7 @@ def _table(found: UserHistory, rows: int) -> Table:
     table.add_column("weight", justify="right")
     for entry in found.entries[:rows]:
         subject = entry.item if entry.item is not None else f'"{entry.text}"'
-        shown = Text("".join(found if found.isprintable() else ascii(found)[1:-1] for found in subject))
+        shown = Text("".join(char if char.isprintable() else ascii(char)[1:-1] for char in subject))
         shown.truncate(_SUBJECT_WIDTH, overflow="ellipsis")
         table.add_row(shown, entry.type, _moment(entry.timestamp), f"{entry.weight:.4g}")
     return table
@@ -106,5 +104,5 @@ def _moment(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _print_json(found: msgspec.Struct) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(found)).decode() + "\n")
+def _print_json(message: msgspec.Struct) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(message)).decode() + "\n")

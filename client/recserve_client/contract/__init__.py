@@ -1,6 +1,6 @@
 """The contract between clients and servers: model and tensor names, message types, packing, errors.
 
-Needs msgspec and nothing else.
+Its only dependency is msgspec.
 """
 
 from recserve_client.contract.embed import EmbedRequest, EmbedResponse, EmbedTimings

@@ -6,13 +6,17 @@ from msgspec import Struct
 
 
 class EmbedRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Ask for the vectors of texts (in the order given)."""
+    """Ask for the vectors of texts.
+
+    Attributes:
+        texts: The texts; the vectors come in their order.
+    """
 
     texts: list[str]
 
 
 class EmbedTimings(Struct, frozen=True, gc=False):
-    """Microseconds spent on the batch that this request was answered in; see `RecommendTimings`."""
+    """Microseconds spent on the batch of this request; see `RecommendTimings`."""
 
     queue_us: int
     resolve_us: int
@@ -27,7 +31,7 @@ class EmbedResponse(Struct, frozen=True, gc=False):
         count: Number of texts.
         dim: Length of a vector.
         encoder: Fingerprint of the encoder.
-        timings: Where the time went.
+        timings: Time spent on each step.
     """
 
     vectors: str

@@ -1,7 +1,7 @@
-"""What can go wrong with a request, and which gRPC status says so: one table for server and clients.
+"""Error kinds and their gRPC statuses: one table for server and clients.
 
-A refused request carries the message ``<kind>: <text>``; ``kind`` is a value of `ErrorKind`, the text names the
-offending value. Clients read the kind from the prefix, so the text may change from version to version.
+A refused request carries the message ``<kind>: <text>``. The kind is a value of `ErrorKind`; the text names the
+offending value. Clients read the kind from the prefix, so the text may change between versions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 
 class ErrorKind(StrEnum):
-    """The typed reasons for refusing a request."""
+    """Reasons for refusing a request."""
 
     INVALID_JSON = "invalid_json"
     INVALID_REQUEST = "invalid_request"
@@ -29,7 +29,7 @@ class ErrorKind(StrEnum):
     INTERNAL = "internal"
 
 
-#: The status code each kind has on the wire (names of ``grpc.StatusCode``).
+#: gRPC status of each kind (names of ``grpc.StatusCode``).
 STATUS_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.INVALID_JSON: "INVALID_ARGUMENT",
     ErrorKind.INVALID_REQUEST: "INVALID_ARGUMENT",
@@ -47,32 +47,32 @@ STATUS_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.INTERNAL: "INTERNAL",
 }
 
-#: What each kind means; docs/reference/errors.md says the same.
+#: Meaning of each kind, and what to do about it; printed on the protocol page.
 MEANING_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.INVALID_JSON: "The packed request is not JSON, or not UTF-8.",
     ErrorKind.INVALID_REQUEST: "The JSON does not fit the schema; the message names the path and the value.",
-    ErrorKind.TOO_LARGE: "A limit of the server was passed; the message names the limit and the size.",
-    ErrorKind.UNKNOWN_ITEM: "Item ids that the catalogue does not have; send on_unknown=ignore to skip them.",
-    ErrorKind.UNKNOWN_FIELD: "A field or an attribute that no item has; the nearest name is suggested.",
-    ErrorKind.EMPTY_HISTORY: "No behaviour is left to make a user vector from.",
+    ErrorKind.TOO_LARGE: "The request exceeds a limit of the server; the message names the limit and the size.",
+    ErrorKind.UNKNOWN_ITEM: "The catalogue lacks some item ids; send on_unknown=ignore to skip them.",
+    ErrorKind.UNKNOWN_FIELD: "No item has this field or attribute; the nearest name is suggested.",
+    ErrorKind.EMPTY_HISTORY: "No usable behaviour is left in the history.",
     ErrorKind.ZERO_WEIGHTS: "Every weight is zero.",
-    ErrorKind.VECTORS_CANCEL: "The weighted behaviours add up to (nearly) nothing, so no direction is left.",
-    ErrorKind.EXPIRED_CURSOR: "The cursor is not one of this request, or its ranking is gone; ask for the first page.",
+    ErrorKind.VECTORS_CANCEL: "The weighted behaviours cancel out, so the user vector has no direction.",
+    ErrorKind.EXPIRED_CURSOR: "The cursor is of another request, or its ranking is gone; ask for the first page.",
     ErrorKind.WRONG_TENSOR: "The tensor does not hold exactly one readable BYTES element.",
-    ErrorKind.REQUEST_ID_REUSED: "Another change was made under this `request_id`; nothing was done.",
-    ErrorKind.UNAVAILABLE: "The encoder, the store or the queue cannot take the request now; try again.",
-    ErrorKind.STALE_REVISION: "The server waited, and the catalogue did not get to `min_revision`.",
-    ErrorKind.INTERNAL: "A fault of the server; its log holds the details under the error id.",
+    ErrorKind.REQUEST_ID_REUSED: "Another change was made with this `request_id`; nothing was done.",
+    ErrorKind.UNAVAILABLE: "The encoder, the store or the queue cannot take the request now; try again later.",
+    ErrorKind.STALE_REVISION: "The catalogue did not reach `min_revision` within the server's waiting time.",
+    ErrorKind.INTERNAL: "A fault of the server; its log has the details under the error id.",
 }
 
 
 def split_message(message: str) -> tuple[ErrorKind | None, str]:
-    """Split ``<kind>: <text>``; a message in another form (Triton's own) comes back whole, with no kind.
+    """Split ``<kind>: <text>``; a message of another form, such as Triton's own, is returned whole and without a kind.
 
-    Triton puts ``in ensemble 'recommend_text', `` before what a step of the ensemble answers; that is left out.
+    Triton prefixes errors of an ensemble's steps with ``in ensemble 'recommend_text', ``; the prefix is removed.
     """
-    own = message.partition("', ")[2] if message.startswith("in ensemble '") else message
-    head, separator, text = own.partition(": ")
+    step_message = message.partition("', ")[2] if message.startswith("in ensemble '") else message
+    head, separator, text = step_message.partition(": ")
     try:
         return (ErrorKind(head), text) if separator else (None, message)
     except ValueError:

@@ -1,11 +1,11 @@
-"""Filters over the attributes of items: a small tree of typed conditions, as JSON and as structs.
+"""Filters on the attributes of items: a tree of typed conditions, as JSON and as structs.
 
 ::
 
     {"op": "and", "of": [{"op": "range", "attribute": "year", "ge": 1990},
                          {"op": "contains", "attribute": "genre", "value": "Drama"}]}
 
-What each condition means is in docs/reference/filters.md; `recserve_client.where` writes and reads them as text.
+docs/reference/filters.md defines each condition; `recserve_client.where` reads and writes filters as text.
 """
 
 from __future__ import annotations
@@ -27,79 +27,76 @@ AtLeastOne = Meta(min_length=1)
 
 
 class _Condition(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False, tag_field="op"):
-    """Common options of the conditions below."""
+    """Base of all conditions."""
 
 
-class Eq(_Condition, frozen=True, tag="eq"):
+class _OnAttribute(_Condition, frozen=True):
+    """Base of the conditions on an attribute (the leaves)."""
+
+    attribute: Attribute
+
+
+class Eq(_OnAttribute, frozen=True, tag="eq"):
     """The attribute equals the value."""
 
-    attribute: Attribute
     value: Value
 
 
-class Ne(_Condition, frozen=True, tag="ne"):
-    """The item has the attribute, with another value."""
+class Ne(_OnAttribute, frozen=True, tag="ne"):
+    """The attribute exists and differs from the value."""
 
-    attribute: Attribute
     value: Value
 
 
-class In(_Condition, frozen=True, tag="in"):
+class In(_OnAttribute, frozen=True, tag="in"):
     """The attribute equals one of the values."""
 
-    attribute: Attribute
     values: Annotated[list[Value], AtLeastOne]
 
 
-class Range(_Condition, frozen=True, tag="range"):
-    """The attribute lies within the bounds: numbers by size, strings by code point (so ISO dates work).
+class Range(_OnAttribute, frozen=True, tag="range"):
+    """The attribute lies within bounds: numbers by value, strings by code point (so ISO dates work).
 
     Attributes:
-        attribute: Its name.
+        attribute: Name of the attribute.
         gt: Greater than; at most one of `gt` and `ge`.
-        ge: Greater or equal.
+        ge: Greater than or equal to.
         lt: Less than; at most one of `lt` and `le`.
-        le: Less or equal.
+        le: Less than or equal to.
     """
 
-    attribute: Attribute
     gt: Bound | None = None
     ge: Bound | None = None
     lt: Bound | None = None
     le: Bound | None = None
 
 
-class Exists(_Condition, frozen=True, tag="exists"):
+class Exists(_OnAttribute, frozen=True, tag="exists"):
     """The item has the attribute."""
 
-    attribute: Attribute
 
+class Contains(_OnAttribute, frozen=True, tag="contains"):
+    """The attribute is a list that contains the value."""
 
-class Contains(_Condition, frozen=True, tag="contains"):
-    """The attribute is a list that holds the value."""
-
-    attribute: Attribute
     value: Value
 
 
-class Prefix(_Condition, frozen=True, tag="prefix"):
+class Prefix(_OnAttribute, frozen=True, tag="prefix"):
     """The attribute is a string that begins with the value; case matters."""
 
-    attribute: Attribute
     value: str
 
 
-class Within(_Condition, frozen=True, tag="within"):
-    """The attribute is a place `[lat, lon]` at most so far from a point, along a great circle of a sphere.
+class Within(_OnAttribute, frozen=True, tag="within"):
+    """The attribute is a place `[lat, lon]` within a distance of a point, along a great circle of a sphere.
 
     Attributes:
-        attribute: Its name.
+        attribute: Name of the attribute.
         lat: Latitude of the point in degrees.
         lon: Longitude of the point in degrees.
-        radius_m: Metres.
+        radius_m: Largest distance in metres.
     """
 
-    attribute: Attribute
     lat: Annotated[float, Meta(ge=-90, le=90)]
     lon: Annotated[float, Meta(ge=-180, le=180)]
     radius_m: Annotated[float, Meta(ge=0)]
@@ -112,7 +109,7 @@ class And(_Condition, frozen=True, tag="and"):
 
 
 class Or(_Condition, frozen=True, tag="or"):
-    """One of the filters matches, or more."""
+    """At least one of the filters matches."""
 
     of: Annotated[list[Filter], AtLeastOne]
 
@@ -128,13 +125,13 @@ Filter: TypeAlias = Leaf | And | Or | Not
 
 
 class FilterBounds(Struct, frozen=True, forbid_unknown_fields=True):
-    """The largest filter that is accepted; anything beyond is refused as `too_large`.
+    """Limits of a filter; a larger one is refused as `too_large`.
 
     Attributes:
-        depth: Conditions within conditions; a single one has depth 1.
-        nodes: Conditions in all.
-        values: Values of all its `in` together.
-        string_chars: One string value.
+        depth: Nesting depth; a single condition has depth 1.
+        nodes: Number of conditions.
+        values: Number of values of all its `in` together.
+        string_chars: Characters of one string value.
     """
 
     depth: Annotated[int, Meta(ge=1, le=256)] = 32
@@ -154,20 +151,20 @@ def unpack_filter(raw: bytes, bounds: FilterBounds = BOUNDS) -> Filter:
         RequestError: invalid_json, invalid_request, or too_large (the message names the limit).
     """
     try:
-        found: Filter = _DECODER.decode(raw)
+        condition: Filter = _DECODER.decode(raw)
     except msgspec.ValidationError as error:
         raise RequestError(ErrorKind.INVALID_REQUEST, f"the filter: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(ErrorKind.INVALID_JSON, f"the filter: {error}; it begins {shown(raw[:40])}") from None
     except RecursionError:
-        # Nesting beyond what the decoder's stack holds: hundreds of levels, more than any bound allows.
+        # Hundreds of levels exceed the decoder's stack; no bound allows as many.
         raise _too_large("is nested too deeply to be read", "depth", bounds.depth) from None
-    check_filter(found, bounds)
-    return found
+    check_filter(condition, bounds)
+    return condition
 
 
 def check_filter(condition: Filter, bounds: FilterBounds = BOUNDS) -> None:
-    """Check what the types cannot say: size, bounds of ranges, finite numbers. Needs no recursion.
+    """Check what the types cannot express: size, bounds of ranges, finite numbers. Does not recurse.
 
     Raises:
         RequestError: too_large (the message names the limit) or invalid_request.
@@ -193,7 +190,7 @@ def check_filter(condition: Filter, bounds: FilterBounds = BOUNDS) -> None:
 
 
 def leaves(condition: Filter) -> Iterator[Leaf]:
-    """The conditions on attributes of a checked filter, from left to right."""
+    """The conditions on attributes (the leaves) of a checked filter, from left to right."""
     if isinstance(condition, Not):
         yield from leaves(condition.of)
     elif isinstance(condition, And | Or):
@@ -217,9 +214,9 @@ def leaf_values(leaf: Leaf) -> list[Value]:
 def _check_leaf(leaf: Leaf, bounds: FilterBounds) -> None:
     if isinstance(leaf, Range):
         _check_range(leaf)
-    found = [leaf.lat, leaf.lon, leaf.radius_m] if isinstance(leaf, Within) else leaf_values(leaf)
-    # A list beyond the bound is refused by its length, so nobody need look at each of its values.
-    for value in found[: bounds.values]:
+    values = [leaf.lat, leaf.lon, leaf.radius_m] if isinstance(leaf, Within) else leaf_values(leaf)
+    # A list beyond the bound is refused by its length, so its other values are not checked.
+    for value in values[: bounds.values]:
         if isinstance(value, str) and len(value) > bounds.string_chars:
             what = f"has a string of {len(value):,} characters, {shown(value)}"
             raise _too_large(what, "string_chars", bounds.string_chars)

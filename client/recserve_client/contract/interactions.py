@@ -1,4 +1,4 @@
-"""Packed messages of the model `interactions`: record what users did, and read, export and erase it."""
+"""Packed messages of the model `interactions`: record, read, export and erase the interactions of users."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
-#: Interactions of one request at most.
+#: Most interactions of one request.
 MOST_INTERACTIONS = 10_000
 
 
 class NewInteraction(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
-    """What a user did; either with an item or with a text.
+    """An interaction of a user with an item or a text.
 
     Attributes:
-        user_id: 1 to 256 characters in Unicode's form NFC, without NUL. It is stored as a keyed hash only.
+        user_id: User id, 1 to 256 characters in Unicode's form NFC, without NUL. Only a keyed hash of it is stored.
         type: A lower-case word, such as view, click, cart, purchase, rating, like, dislike, listen or search.
-        timestamp: Seconds since 1970.
-        item: Item id; it need not be in the catalogue, and counts as soon as it is.
-        text: A free text, such as a search.
-        value: Of a rating, or whatever else the type measures.
-        event_id: Unique for the user: sent again, it is a duplicate. Absent = made from the content.
-        recommendation_id: The slate it came from; kept as it comes, and compared with the answers that were logged when
-            outcomes are reported.
-        duration_s: How long it lasted.
-        price: Of one piece.
-        quantity: Pieces.
-        session_id: As the application calls the session.
-        context: At most 16 values by name.
+        timestamp: Time in seconds since 1970.
+        item: Item id. An item that the catalogue lacks counts as soon as it is added.
+        text: A free text, such as a search query.
+        value: Value of a rating, or of whatever the type measures.
+        event_id: Id that is unique for the user; an interaction with the same id is a duplicate. Absent: computed from
+            the content.
+        recommendation_id: The slate that led to it. It is stored as sent, and joined with the logged answers in reports
+            of outcomes.
+        duration_s: Duration in seconds.
+        price: Price of one piece.
+        quantity: Number of pieces.
+        session_id: The application's id of the session.
+        context: Context values by name, at most 16.
     """
 
     user_id: str
@@ -49,18 +50,18 @@ class RecordInteractions(Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """Record interactions.
 
     Attributes:
-        interactions: Of the type `NewInteraction`; one that is refused does not hold up the others.
+        interactions: `NewInteraction` messages; a refused one does not affect the others.
     """
 
     interactions: Annotated[list[Raw], Meta(min_length=1, max_length=MOST_INTERACTIONS)]
 
 
 class ReadHistory(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="history", gc=False):
-    """Ask for the weighted history that a user is recommended from.
+    """Ask for the weighted history of a user.
 
     Attributes:
         user_id: As in `NewInteraction`.
-        limit: Interactions that are read at most: the newest.
+        limit: Number of the newest interactions that are read.
     """
 
     user_id: str
@@ -68,26 +69,34 @@ class ReadHistory(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op
 
 
 class ExportUser(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="export", gc=False):
-    """Ask for all that is held of a user."""
+    """Ask for all stored data of a user.
+
+    Attributes:
+        user_id: As in `NewInteraction`.
+    """
 
     user_id: str
 
 
 class EraseUser(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="erase", gc=False):
-    """Remove all that is held of a user, for good."""
+    """Delete all stored data of a user permanently.
+
+    Attributes:
+        user_id: As in `NewInteraction`.
+    """
 
     user_id: str
 
 
 class ErasureReceipt(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """Says that a user was erased, without naming the user; keep it.
+    """Receipt of an erasure, which does not name the user; keep it as evidence.
 
     Attributes:
-        erased_at: When, in seconds since 1970.
-        interactions: How many went.
-        refused_until: Until then, in seconds since 1970, interactions from before the erasure are refused.
-        proof: HMAC-SHA256 over the three and the user's pseudonym by the server's key, as 64 hexadecimal digits. Only
-            that server can make it, and only who has the user id can have it checked.
+        erased_at: Time of the erasure, in seconds since 1970.
+        interactions: Number of deleted interactions.
+        refused_until: Interactions from before the erasure are refused until this time, in seconds since 1970.
+        proof: HMAC-SHA256 over the other fields and the user's pseudonym, by the server's key, as 64 hexadecimal
+            digits. Only this server can compute it, and verifying it needs the user id.
     """
 
     erased_at: float
@@ -97,7 +106,12 @@ class ErasureReceipt(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
 
 class VerifyErasure(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="verify", gc=False):
-    """Ask whether a receipt is about this user and from this server, and what is held of the user now."""
+    """Ask whether this server made a receipt for this user, and what is stored of the user now.
+
+    Attributes:
+        user_id: As in `NewInteraction`.
+        receipt: The receipt.
+    """
 
     user_id: str
     receipt: ErasureReceipt
@@ -107,14 +121,15 @@ InteractionsRequest = RecordInteractions | ReadHistory | ExportUser | EraseUser 
 
 
 class InteractionResult(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What became of one interaction.
+    """Result of one interaction.
 
     Attributes:
-        status: `duplicate` = the user has one with this event id already, and it stays as it is.
-        event_id: Given or made; empty where it was refused before one was made.
-        reason: Why it was refused: malformed, too_large, invalid_user, invalid_type, invalid_subject,
+        status: `recorded`; `duplicate`, where the user has an interaction with this event id, which stays as it is; or
+            `refused`.
+        event_id: The given or computed event id; empty where it was refused before one was computed.
+        reason: Reason of a refusal: malformed, too_large, invalid_user, invalid_type, invalid_subject,
             invalid_timestamp, in_future, invalid_number, invalid_id, invalid_context or erased.
-        detail: Names the field, and its value unless that is the user.
+        detail: The field of a refusal, and its value unless it may name the user.
     """
 
     status: Literal["recorded", "duplicate", "refused"]
@@ -124,7 +139,7 @@ class InteractionResult(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class InteractionsRecorded(Struct, frozen=True, gc=False):
-    """The answer to `RecordInteractions`: what is recorded is committed and fsynced.
+    """The answer to `RecordInteractions`; recorded interactions are committed and fsynced.
 
     Attributes:
         results: One for each interaction, in the order of the request.
@@ -137,12 +152,12 @@ class HistoryEntry(Struct, frozen=True, omit_defaults=True, gc=False):
     """One interaction with its weight.
 
     Attributes:
-        type: Its type.
-        timestamp: Seconds since 1970.
-        weight: In the history; the product of the factors.
-        factors: By name.
-        item: Item id; absent where it is a text.
-        text: The text.
+        type: Interaction type.
+        timestamp: Time in seconds since 1970.
+        weight: Weight in the history: the product of the factors.
+        factors: Factors of the weight, by name.
+        item: Item id; absent for a text.
+        text: Text; absent for an item.
     """
 
     type: str
@@ -157,10 +172,10 @@ class UserHistory(Struct, frozen=True, gc=False):
     """The answer to `ReadHistory`.
 
     Attributes:
-        rules: Version of the rules.
-        read: Interactions that were read.
-        left_out: Of these, those without a weight, by reason.
-        entries: The others, newest first.
+        rules: Version of the history rules.
+        read: Number of interactions that were read.
+        left_out: Numbers of interactions that were left out, by reason.
+        entries: The other interactions with their weights, newest first.
     """
 
     rules: str
@@ -170,12 +185,12 @@ class UserHistory(Struct, frozen=True, gc=False):
 
 
 class SeenItem(Struct, frozen=True, gc=False):
-    """An item that a user had to do with.
+    """An item that a user interacted with.
 
     Attributes:
         item: Item id.
         kind: `bought` (purchase), `rejected` (dislike) or `seen` (any other type).
-        timestamp: Last time, in seconds since 1970.
+        timestamp: Time of the last interaction, in seconds since 1970.
     """
 
     item: str
@@ -184,20 +199,20 @@ class SeenItem(Struct, frozen=True, gc=False):
 
 
 class LoggedAnswer(Struct, frozen=True, omit_defaults=True, gc=False):
-    """An answer that a user got, as it was logged.
+    """A logged answer to a user.
 
     Attributes:
-        recommendation_id: Of the slate.
-        timestamp: Seconds since 1970.
+        recommendation_id: Id of the slate.
+        timestamp: Time in seconds since 1970.
         items: Item ids, best first.
-        strategy: What made the slate.
-        sampling: Part of such answers that is logged.
-        revision: Of the catalogue.
-        encoder: Fingerprint.
-        rules: Version of the rules.
-        propensities: Of the items, where they are not all 1.
-        experiments: Variant by experiment and version.
-        forced: Whether the request named the variants.
+        strategy: Name of the strategy that made the slate.
+        sampling: Share of such answers that is logged.
+        revision: Revision of the catalogue.
+        encoder: Fingerprint of the encoder.
+        rules: Version of the history rules.
+        propensities: Propensities of the items; empty where all are 1.
+        experiments: Variants by experiment and version.
+        forced: Whether the request forced variants.
     """
 
     recommendation_id: str
@@ -217,10 +232,11 @@ class UserExport(Struct, frozen=True, gc=False):
     """The answer to `ExportUser`.
 
     Attributes:
-        pseudonym: What stands for the user in the store.
-        interactions: In the order they came, with the fields of `NewInteraction` that are given, but the user.
-        seen: Every item the user had to do with.
-        answers: What was recommended to the user, as far as it was logged, in its order.
+        pseudonym: Pseudonym of the user in the store.
+        interactions: Interactions in the order they were recorded, with the given fields of `NewInteraction` but
+            `user_id`.
+        seen: All items that the user interacted with.
+        answers: Logged answers to the user, oldest first.
     """
 
     pseudonym: str
@@ -233,10 +249,10 @@ class ErasureVerified(Struct, frozen=True, gc=False):
     """The answer to `VerifyErasure`.
 
     Attributes:
-        is_valid: Whether this server gave this receipt for this user.
-        interactions: How many are held of the user now.
-        seen: Entries of what the user saw that are held now.
-        answers: Logged answers to the user that are held now.
+        is_valid: Whether this server made this receipt for this user.
+        interactions: Number of the user's interactions that are stored now.
+        seen: Number of the user's seen items that are stored now.
+        answers: Number of logged answers to the user that are stored now.
     """
 
     is_valid: bool

@@ -11,21 +11,21 @@ from recserve_client.contract.ids import ItemId
 Revision = Annotated[int, Meta(ge=0)]
 _NO_NUL = r"^[^\x00]*$"
 RequestId = Annotated[str, Meta(max_length=128, pattern=_NO_NUL)]
-#: Items of one request at most.
+#: Most items of one request.
 MOST_ITEMS = 10_000
 
 
 class NewItem(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """An item to put into the catalogue, in place of the one with its id.
+    """An item to insert into the catalogue, or to replace there.
 
     Attributes:
         id: Item id.
-        texts: Text fields by name; at least one that has a weight in the catalogue and is not blank.
-        attributes: Values by name: string, integer (64 bits), finite number, boolean, list of strings or place (a list
-            of latitude and longitude in degrees).
-        available: Whether it may be recommended.
-        if_revision: Refuse the change as `conflict` unless the item was last changed at this revision of the catalogue;
-            0 = unless there is none yet. Absent = change it in any case.
+        texts: Text fields by name; at least one must have a weight in the catalogue and not be blank.
+        attributes: Attributes by name: string, 64-bit integer, finite number, boolean, list of strings, or place (a
+            list of latitude and longitude in degrees).
+        available: Whether the item may be recommended.
+        if_revision: Change the item only if its last change was at this revision of the catalogue, with 0 only if it
+            does not exist; otherwise the result is `conflict`. Absent: change it in any case.
     """
 
     id: ItemId
@@ -36,18 +36,23 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class OldItem(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """An item to take out of the catalogue; `if_revision` as in `NewItem`."""
+    """An item to delete from the catalogue.
+
+    Attributes:
+        id: Item id.
+        if_revision: As in `NewItem`.
+    """
 
     id: ItemId
     if_revision: Revision | UnsetType = UNSET
 
 
 class UpsertItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="upsert", gc=False):
-    """Put items into the catalogue, as one change.
+    """Insert or replace items of the catalogue, as one change.
 
     Attributes:
-        items: Of the type `NewItem`; one that is refused is named in the answer and does not hold up the others.
-        request_id: The same change under the same id is done once and answered again. Empty = no id.
+        items: `NewItem` messages; a refused one is named in the answer and does not affect the others.
+        request_id: Makes retries safe: a change with the same id is made once, and answered again. Empty for none.
     """
 
     items: Annotated[list[Raw], Meta(min_length=1, max_length=MOST_ITEMS)]
@@ -55,11 +60,11 @@ class UpsertItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op
 
 
 class DeleteItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="delete", gc=False):
-    """Take items out of the catalogue, as one change.
+    """Delete items from the catalogue, as one change.
 
     Attributes:
-        items: Of the type `OldItem`; one that is refused is named in the answer and does not hold up the others.
-        request_id: The same change under the same id is done once and answered again. Empty = no id.
+        items: `OldItem` messages; a refused one is named in the answer and does not affect the others.
+        request_id: Makes retries safe: a change with the same id is made once, and answered again. Empty for none.
     """
 
     items: Annotated[list[Raw], Meta(min_length=1, max_length=MOST_ITEMS)]
@@ -67,7 +72,11 @@ class DeleteItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op
 
 
 class GetItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="get", gc=False):
-    """Read items by id."""
+    """Read items by id.
+
+    Attributes:
+        ids: Item ids.
+    """
 
     ids: Annotated[list[Annotated[ItemId, Meta(pattern=_NO_NUL)]], Meta(min_length=1, max_length=MOST_ITEMS)]
 
@@ -76,8 +85,8 @@ class ListItems(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op",
     """Read items in the order of their ids.
 
     Attributes:
-        after: The `next` of the page before; empty = from the beginning.
-        limit: How many at most.
+        after: `next` of the page before; empty for the first page.
+        limit: Most items of the page.
     """
 
     after: Annotated[str, Meta(max_length=512, pattern=_NO_NUL)] = ""
@@ -88,14 +97,14 @@ ItemsRequest = UpsertItems | DeleteItems | GetItems | ListItems
 
 
 class ItemResult(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What became of one item of a change.
+    """Result of one item of a change.
 
     Attributes:
         id: Item id, as far as it could be read.
-        status: `created`, `updated` and `deleted` say what changed; `unchanged`: it was so already; `absent`: there was
-            nothing to delete; `conflict`: another revision than `if_revision`; `refused`: see `error`.
-        error: Why it was refused: names the place and the value.
-        kind: `attribute_type` where an attribute would get another type than it has in the catalogue, see `error`.
+        status: `created`, `updated` or `deleted`; `unchanged`: the item was the same already; `absent`: it did not
+            exist; `conflict`: its revision was not `if_revision`; `refused`: see `error`.
+        error: Reason of a refusal, with the path and the value.
+        kind: `attribute_type` where an attribute has another type in the catalogue, see `error`.
     """
 
     id: str
@@ -108,9 +117,9 @@ class ItemsChanged(Struct, frozen=True, gc=False):
     """The answer to a change, which is durable.
 
     Attributes:
-        revision: Of the catalogue with this change; a later `min_revision` of it includes the change.
+        revision: Revision of the catalogue with this change. Requests with it as `min_revision` see the change.
         results: One for each item, in the order of the request.
-        is_replay: Whether the change was done before under this `request_id`.
+        is_replay: Whether the change was made before with this `request_id`.
     """
 
     revision: int
@@ -124,9 +133,9 @@ class CatalogueItem(Struct, frozen=True, gc=False):
     Attributes:
         id: Item id.
         texts: Text fields by name.
-        attributes: Values by name.
-        available: Whether it may be recommended.
-        revision: Of the catalogue at the item's last change.
+        attributes: Attributes by name.
+        available: Whether the item may be recommended.
+        revision: Revision of the catalogue at the item's last change.
     """
 
     id: str
@@ -137,13 +146,13 @@ class CatalogueItem(Struct, frozen=True, gc=False):
 
 
 class ItemsFound(Struct, frozen=True, omit_defaults=True, gc=False):
-    """The answer to a question for items.
+    """The answer to `GetItems` and `ListItems`.
 
     Attributes:
-        revision: Of the catalogue.
-        items: Those that there are; by id in the order asked for, or a page in the order of the ids.
-        missing: Ids asked for that the catalogue does not have.
-        next: Where the next page begins; empty = this is the last one.
+        revision: Revision of the catalogue.
+        items: The items, in the order of the request, or a page in the order of the ids.
+        missing: Requested ids that the catalogue lacks.
+        next: `after` of the next page; empty on the last page.
     """
 
     revision: int

@@ -1,4 +1,4 @@
-"""Names and tensors of the models on Triton: the one place where they are written."""
+"""Names and tensors of the Triton models."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ ENCODER: Final = "encoder"
 TOKENIZE: Final = "tokenize"
 POOL: Final = "pool"
 
-#: Characters of its fingerprint in the names of the models that belong to one encoder.
+#: Characters of an encoder's fingerprint in the names of its models.
 _FINGERPRINT: Final = 8
 
 
 def of_encoder(model: str, fingerprint: str) -> str:
-    """Name of the model (`encoder`, `tokenize` or `pool`) that belongs to one encoder.
+    """Name of the model `encoder`, `tokenize` or `pool` of one encoder.
 
-    There is a set of them for each encoder that is loaded; `encoder` without more is an ensemble around the one that
-    is served.
+    Each loaded encoder has its own models. The plain name `encoder` is an ensemble around the one that is served.
     """
     return f"{model}_{fingerprint[:_FINGERPRINT]}"
 
 
 class Tensor(NamedTuple):
-    """A tensor of a model: name, KServe datatype, shape without the batch dimension (-1 = any)."""
+    """A tensor of a model: name, KServe datatype, shape without the batch dimension (-1 for any size)."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
 
 
-#: Packed messages: one BYTES element that holds a JSON document. The fixed shape is what keeps a crafted size away.
+#: Packed messages: one BYTES element with a JSON document. The fixed shape lets Triton refuse crafted sizes.
 REQUEST: Final = Tensor("request", "BYTES", (1,))
 RESPONSE: Final = Tensor("response", "BYTES", (1,))
 
-#: Inside `recommend_text`: the request in the first of as many rows as it has texts, so that the batch dimension,
-#: which Triton bounds, is the same for all inputs of `pool`; and what `pool` hands to `recommend`.
+#: Inside `recommend_text`: the packed request, padded to one row for each text. So all inputs of `pool` have the same
+#: batch dimension, which Triton bounds.
 REQUEST_ROWS: Final = Tensor("request_rows", "BYTES", (1,))
+#: Inside `recommend_text`: the packed request that `pool` passes to `recommend`.
 PACKED: Final = Tensor("packed", "BYTES", (1,))
 
-#: Token ids and attention mask of a text, padded on the right to the encoder's `max_tokens`; one row a text. The
-#: fixed width is what lets Triton refuse crafted sizes.
+#: Token ids and attention mask of a text, padded on the right to the encoder's `max_tokens`; one row for each text.
+#: The fixed width lets Triton refuse crafted sizes.
 INPUT_IDS: Final = Tensor("input_ids", "INT64", (-1,))
 ATTENTION_MASK: Final = Tensor("attention_mask", "INT64", (-1,))
 
 
 def vector(dim: int) -> Tensor:
-    """The encoder's output: one L2-normalised vector a row."""
+    """The encoder's output: one L2-normalised vector for each row."""
     return Tensor(VECTOR, "FP32", (dim,))
 
 

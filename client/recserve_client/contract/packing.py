@@ -1,4 +1,4 @@
-"""Packing: message struct <-> JSON bytes, with errors that name the path and the offending value."""
+"""Packs messages into JSON bytes and unpacks them, with errors that name the path and the offending value."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SHOWN: Final = 80
 
 
 class RequestError(Exception):
-    """A request that is refused, on either side of the wire.
+    """A refused request, on either side of the wire.
 
     Attributes:
-        kind: Which of the typed reasons.
+        kind: Reason of the refusal.
         text: What was wrong, which value, and what to do.
         status: Name of the gRPC status code.
     """
@@ -38,7 +38,7 @@ class RequestError(Exception):
 
 
 def shown(value: object) -> str:
-    """A value as it is put into a message: its repr, escaped to ASCII and cut to 80 characters."""
+    """A value as messages quote it: its repr, escaped to ASCII and cut to 80 characters."""
     text = ascii(value[: _SHOWN + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
@@ -53,7 +53,7 @@ def pack(message: msgspec.Struct) -> bytes:
     """The JSON bytes of a message.
 
     Raises:
-        RequestError: A string holds a lone surrogate, which UTF-8 cannot carry.
+        RequestError: A string holds a lone surrogate, which UTF-8 cannot encode.
     """
     try:
         return _ENCODER.encode(message)
@@ -65,17 +65,17 @@ def pack(message: msgspec.Struct) -> bytes:
 
 
 def bytes_element(content: bytes) -> bytes:
-    """One element of a BYTES tensor as it goes over the wire: little-endian 32-bit length, then the content."""
+    """One element of a BYTES tensor on the wire: little-endian 32-bit length, then the content."""
     return struct.pack("<I", len(content)) + content
 
 
 class Unpacker(Generic[M]):
-    """Decodes and validates one type of message; keeps its decoder, so make it once."""
+    """Decodes and validates one type of message; it holds a compiled decoder, so create it once."""
 
     def __init__(self, message_type: type[M] | UnionType) -> None:
         """
         Args:
-            message_type: A message, or a union of messages that are told apart by a tag.
+            message_type: A message type, or a tagged union of them.
         """
         self._decoder: msgspec.json.Decoder[M] = msgspec.json.Decoder(message_type)
         members = get_args(message_type) or (message_type,)
@@ -86,7 +86,7 @@ class Unpacker(Generic[M]):
 
         Args:
             raw: The message.
-            private: Whether it may name a user: errors then say where and what was expected, and never quote a value.
+            private: Whether the message may name a user; errors then name the path, and quote no value.
 
         Raises:
             RequestError: Not UTF-8, not JSON, nested too deeply, or not of this type.
@@ -109,7 +109,7 @@ class Unpacker(Generic[M]):
 
 
 def _without_values(message: str) -> str:
-    """msgspec's message without the names of unknown fields and values of tags, which come from the caller."""
+    """msgspec's message without names of unknown fields and values of tags, which come from the caller."""
     if "unknown field" in message:
         return "a field that is not known; see the protocol for those that are"
     if "Invalid value" in message:
@@ -118,15 +118,15 @@ def _without_values(message: str) -> str:
 
 
 def _explain(message: str, raw: bytes, names: tuple[str, ...]) -> str:
-    """msgspec's message plus the value at its path (msgspec names only the path)."""
+    """msgspec's message with the value at its path added."""
     if unknown := _UNKNOWN.search(message):
         name = unknown["name"]
         plain = f"unknown option {shown(name)}"
         place = _PATH.match(message)
         return f"{plain} at {place['path']}" if place else plain + nearest(name, names)
-    found = _PATH.match(message)
-    path = found["path"] if found else "$"
-    what = found["what"] if found else message
+    match = _PATH.match(message)
+    path = match["path"] if match else "$"
+    what = match["what"] if match else message
     return f"{path} is {_value_at(raw, path)}: {what[0].lower()}{what[1:]}"
 
 

@@ -1,7 +1,7 @@
-"""The packed messages of the model `recommend`: JSON documents with these types, one per BYTES element.
+"""Packed messages of the model `recommend`: requests and slates.
 
-Every request refuses unknown names, so a misspelt option is an error and not a silent default. `gc=False`: messages
-hold no cycles, so the garbage collector need not look at them.
+Requests refuse unknown names, so that a misspelt option is an error and not a silent default. Messages hold no cycles,
+so `gc=False` spares the garbage collector.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ StrategyName = Annotated[str, Meta(max_length=64)]
 
 
 class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """One weighted behaviour of a history: an item id, a text, or a text with its vector.
+    """One weighted behaviour of a history: an item, a text or a vector.
 
     Attributes:
-        item: Id of an item of the catalogue; its item vector is used.
-        text: Free text; the encoder turns it into a vector.
-        vector: base64 of `dim` little-endian float32 values; given alone or beside `text`, it is used as it is
-            (after L2 normalisation).
+        item: Id of an item of the catalogue, which stands for its item vector.
+        text: Free text, to be encoded.
+        vector: base64 of `dim` little-endian float32 values, alone or with its `text`; it is L2-normalised before use.
         weight: w_j in u = normalise(sum_j w_j F(x_j)).
     """
 
@@ -38,11 +37,11 @@ class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
 
 class Page(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Which part of a ranking of `k` items to answer with.
+    """Page of a ranking of `k` items.
 
     Attributes:
         size: Items of a page.
-        cursor: The `cursor` of the page before; `None` for the first page. The rest of the request stays the same.
+        cursor: `cursor` of the page before; `None` for the first page. The rest of the request must stay the same.
     """
 
     size: Annotated[int, Meta(ge=1, le=1000)]
@@ -50,20 +49,20 @@ class Page(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
 
 
 class Explore(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Give some of the last places of a slate to other candidates, so that something is learned of them.
+    """Exploration: some of the last places of a slate show other candidates, to learn about them.
 
-    Of k places the last floor(at_most * k) take part, but not those that rules filled. Each of them shows, with the
-    probability epsilon, one of the next candidates of the ranking, instead of its own item.
+    Of k places, the last floor(at_most * k) may explore, apart from those that rules filled. Each shows, with
+    probability epsilon, one of the next candidates of the ranking instead of its own item.
 
     Attributes:
-        kind: Which candidates: `epsilon` = drawn evenly; `thompson` = of each one a rate of clicks is drawn from
-            Beta(a + clicks, b + impressions - clicks), and those with the largest draws are shown, in their order. The
-            server counts both from its log of impressions, and has a and b in its settings. Of this kind 50 places
-            take part at most.
-        epsilon: Probability that a place is used to explore.
-        at_most: Largest share of exploratory items in the slate.
-        pool: Candidates after the slate that are drawn from.
-        seed: The same request with the same seed draws the same; `None` draws anew.
+        kind: How candidates are chosen. `epsilon` draws them uniformly. `thompson` draws a click rate of each from
+            Beta(a + clicks, b + impressions - clicks), and shows those with the largest draws, in their order. The
+            server counts impressions and clicks from its log; a and b are settings. With `thompson` at most 50 places
+            may explore.
+        epsilon: Probability that a place explores.
+        at_most: Largest share of exploring places in the slate.
+        pool: Number of candidates after the slate to draw from.
+        seed: Seed of the draws, which makes them repeatable; `None` for a new seed.
     """
 
     kind: Literal["epsilon", "thompson"] = "epsilon"
@@ -76,48 +75,48 @@ class Explore(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Ask for a slate, from a history or for a user by id.
 
-    The long-term history of a user is the newest 500 interactions, weighted by the server's rules. Of a session with
-    weights r_i and a long-term history with weights w_j, both not empty, the history is
-    mix * r_i / sum |r| and (1 - mix) * w_j / sum |w|; otherwise the weights stay as they are. Stated interests come on
-    top: together they are the part p = n0 / (n0 + n) of the history, n = the long-term behaviours, n0 = 5; the rest is
-    the part 1 - p. Items that the catalogue lacks are skipped in it.
+    For a user by id, the long-term history is the newest 500 interactions, weighted by the server's rules. A session
+    with weights r_i is mixed with a long-term history with weights w_j: the weights become mix * r_i / sum |r| and
+    (1 - mix) * w_j / sum |w|. Where one of the two is empty, the weights of the other stay as they are. Stated
+    interests together have the share p = n0 / (n0 + n) of the weight, and the rest has 1 - p; n counts the long-term
+    behaviours, and n0 = 5. Items that the catalogue lacks are skipped.
 
     Attributes:
-        history: The weighted behaviours; for a request without `user_id`.
+        history: Weighted behaviours; only for a request without `user_id`.
         k: Number of items wanted.
-        exclude: Item ids that must not be in the slate; ids that the catalogue lacks are no error here.
-        exclude_history: Whether the items of `history` stay out of the slate.
-        ef: Width of the HNSW search for this request; `None` takes the one measured when the index was built.
-        fields: Fields of the items to return with them.
-        explain: Whether each item comes with the parts of its score and the contribution of every behaviour, and the
-            answer for a user with the history they refer to.
-        on_unknown: What an item id of `history` that the catalogue lacks does: refuse the request, or be skipped.
-        min_revision: Answer from this revision of the catalogue or a later one; where it is not there yet the request
-            waits, and is refused as `stale_revision` when the server's time for that is over.
-        where: Only items that match this filter are recommended.
-        slate: How the slate is made of the candidates; `None` takes the best scores.
-        count: Whether to count the items that match `where` and are available.
-        page: Answer with a part of the `k` items, and a cursor for the next part; `None` answers with all.
-        encoder: Fingerprint of the encoder that made the vectors of `history`, as `embed` told it. Where another one
-            is served, a vector with a text beside it is made anew from that, and one without is refused as
-            `invalid_request`. Empty: not checked.
-        strategy: Name of what proposes and scores the candidates; empty takes the server's default.
+        exclude: Item ids that must not be in the slate; ids that the catalogue lacks are ignored.
+        exclude_history: Whether the items of `history` are excluded from the slate; only without `user_id`.
+        ef: Width of the HNSW search; `None` takes the one measured when the index was built.
+        fields: Fields of the items to return.
+        explain: Whether to return the parts of each score, the contribution of each behaviour and, for a user by id,
+            the history that these refer to.
+        on_unknown: Whether an item of `history` that the catalogue lacks refuses the request, or is skipped; only
+            without `user_id`.
+        min_revision: Answer from this revision of the catalogue or a later one. The request waits for it, and is
+            refused as `stale_revision` after the server's waiting time.
+        where: Recommend only items that match this filter.
+        slate: Slate options; `None` ranks by score.
+        count: Whether to count the available items that match `where`.
+        page: Answer with a page of the `k` items, and a cursor of the next page; `None` answers with all.
+        encoder: Fingerprint of the encoder that made the vectors of `history`, as `embed` returned it. Where another
+            encoder is served, vectors with a text are encoded again, and a vector without one is refused as
+            `invalid_request`. Empty: not checked. Only without `user_id`.
+        strategy: Name of the strategy that proposes and scores candidates; empty for the server's default.
         options: Options of the strategy, by name.
-        interests: The most interest clusters that a history is parted into; the number depends on the history.
-        context: Of this visit, by name; decides, where the server counts by one of these names, among whom an item is
-            popular.
-        explore: Whether and how to try other candidates.
-        new_items: Add items that are new to the candidates, and this share to the score of every item.
-        on_cold: Where nothing usable is known of the user: answer by the server's fallback strategy, or refuse.
-            `None` falls back for a user by id, and refuses a history.
-        user_id: As in `NewInteraction`. The attributes below are for requests with a user id only.
-        session: Behaviours of this visit, recorded or not.
-        mix: The part of the session in the history.
-        stated: Texts of what the user says to like; they fade as interactions arrive.
-        exclude_seen: Whether every item that the user ever had to do with, and those of the session, stay out.
-        allow_repeat: Types of interactions; an item of which only such are known may come again.
-        variants: For tests: variants by experiment, in place of those that the user was assigned. Such answers are
-            marked, and no report counts them.
+        interests: Largest number of interest clusters that the history is split into.
+        context: Context of this visit, by name. Popularity is that of this context, where the server counts it.
+        explore: Exploration of other candidates; `None` for none.
+        new_items: Boost of new items, which also makes the newest ones candidates.
+        on_cold: What happens without a usable profile: the server's fallback strategy answers, or the request is
+            refused. `None` falls back for a user by id, and refuses a history.
+        user_id: User id as in `NewInteraction`.
+        session: Behaviours of this visit, recorded or not; only with `user_id`, like all that follow.
+        mix: Share of the session in the history.
+        stated: Texts of interests that the user stated; their share shrinks as interactions arrive.
+        exclude_seen: Whether all items that the user ever interacted with, and those of the session, are excluded.
+        allow_repeat: Interaction types; an item that the user had only such interactions with may be recommended again.
+        variants: Forces experiment variants, by experiment, for tests. Such answers are marked, and reports do not
+            count them.
     """
 
     history: list[Behaviour] = []
@@ -151,16 +150,16 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 class RecommendTimings(Struct, frozen=True, gc=False):
-    """Microseconds spent on the batch that this request was answered in.
+    """Microseconds spent on the batch of this request.
 
     Attributes:
-        queue_us: From the moment the model received the request until work on it began, and later until a thread was
-            free for it (Triton's own queue is in its metric nv_inference_queue_duration_us).
-        resolve_us: Decoding the request, looking up item ids and known texts.
-        encode_us: Tokenising and encoding the texts that were not known.
-        search_us: User vectors, candidates, their scores and the rules of the slate.
-        explain_us: Contributions, fields and the final scores.
-        engine: What searched the index: hnsw, scan, exact or milvus.
+        queue_us: Waiting for model calls, such as those of the encoder, to begin. Triton's own queue is in its metric
+            nv_inference_queue_duration_us.
+        resolve_us: Decoding requests, looking up users, items and cached texts.
+        encode_us: Tokenising and encoding texts that were not cached.
+        search_us: User vectors, candidates, scores and slate rules.
+        explain_us: Contributions, fields and final scores.
+        engine: Engine that searched the index: hnsw, scan, exact or milvus.
     """
 
     queue_us: int
@@ -176,18 +175,18 @@ class SlateItem(Struct, frozen=True, gc=False):
 
     Attributes:
         id: Item id.
-        score: The sum of `parts` and `boosts`.
-        contributions: What each behaviour of the history adds to the score, in its order (0 for skipped ones); see
-            docs/explanation/scoring.md. Absent with `explain: false`, and where the strategy cannot tell.
-        fields: The fields asked for (null where the item has none). Absent when none were asked for.
-        parts: What the score is made of, by name, such as the strategies of a fusion. Absent with `explain: false`, and
-            where there is one part: that of the slate's strategy.
-        boosts: The share of each boost of the request in the score, in its order. Absent without boosts.
-        rules: Names of the pins, bury rules and quotas that moved the item here. Absent when none did.
-        interest: Number of the interest cluster that it comes from. Absent where they were not asked for.
-        explored: Whether it was drawn to learn of it. Absent without exploration.
-        propensity: The probability with which it got its place. Absent without exploration: it is 1.
-        facts: What else the strategy says of it, by name. Absent where it says nothing.
+        score: Score: the sum of `parts` and `boosts`.
+        contributions: What each behaviour of the history adds to the score, in the order of the history; 0 for skipped
+            ones. See docs/explanation/scoring.md. Absent with `explain: false`, and where the strategy cannot tell.
+        fields: The requested fields; null where the item lacks one. Absent where none were requested.
+        parts: Parts of the score by name, such as the strategies of a fusion. Absent with `explain: false`, and where
+            the only part is the slate's strategy.
+        boosts: What each boost of the request adds to the score, in the order of the request. Absent without boosts.
+        rules: Names of the pins, bury rules and quotas that moved the item. Absent where none did.
+        interest: Number of the interest cluster that the item comes from. Absent with `interests: 1`.
+        explored: Whether the item was drawn to explore. Absent without exploration.
+        propensity: Probability with which the item got its place. Absent without exploration: it is 1.
+        facts: Further facts of the strategy about the item, by name. Absent where there are none.
     """
 
     id: str
@@ -207,11 +206,11 @@ class UsedBehaviour(Struct, frozen=True, omit_defaults=True, gc=False):
     """A behaviour of the history that a slate was made from.
 
     Attributes:
-        weight: As it was used, after mixing.
-        origin: Where it came from: the log, the session or `history` of the request, or what the user stated.
-        item: Item id, where it is one.
-        text: Text, where it is one.
-        interest: Number of the interest cluster that it belongs to, from 0. Absent where they were not asked for.
+        weight: Weight after mixing.
+        origin: `long_term` from the interaction log, `session` from the request, or `stated` by the user.
+        item: Item id; absent for a text.
+        text: Text; absent for an item.
+        interest: Number of its interest cluster, from 0. Absent with `interests: 1`.
     """
 
     weight: float
@@ -225,10 +224,10 @@ class AssignedVariant(Struct, frozen=True, omit_defaults=True, gc=False):
     """The variant of an experiment that an answer was made with.
 
     Attributes:
-        experiment: Its name.
+        experiment: Name of the experiment.
         variant: Name of the variant.
-        version: Changes with the variants of the experiment, their weights and their options.
-        forced: Whether the request named it.
+        version: Version of the experiment, which changes with its variants, their weights and their options.
+        forced: Whether the request forced the variant.
     """
 
     experiment: str
@@ -241,21 +240,20 @@ class Slate(Struct, frozen=True, gc=False):
     """The answer to a `RecommendRequest`: the best items first.
 
     Attributes:
-        recommendation_id: New for every answer; interactions name it to say what led to them.
-        items: At most k (or a page of them); fewer only when the catalogue has no more that are allowed.
-        unknown: Item ids of the history that were skipped.
+        recommendation_id: Unique id of the answer; interactions name it to say what led to them.
+        items: At most k items, or a page of them; fewer only where no more items are allowed.
+        unknown: Skipped items of the history.
         revision: Revision of the catalogue that was searched.
         encoder: Fingerprint of the encoder.
-        timings: Where the time went.
-        strategy: What made the slate; the server's fallback where nothing usable was known.
-        count: Number of items that match the filter and are available, banned ones too. Absent when not asked for.
-        cursor: Asks for the next page. Absent on the last one, and without `page`.
-        history: What was used of a user by id; contributions stand in its order. Absent without `explain`, and where
-            nothing was. For a request with a history it is there where interest clusters were asked for.
-        history_rules: Version of the rules that weighted it. Absent without a user id.
-        interests: The part of each interest cluster in the history, largest first. Absent where they were not asked
-            for.
-        experiments: The experiments that the user takes part in. Absent where there are none.
+        timings: Time spent on each step.
+        strategy: Name of the strategy that made the slate; the fallback's name without a usable profile.
+        count: Number of available items that match the filter, excluded ones too. Absent unless requested.
+        cursor: Cursor of the next page. Absent on the last page, and without `page`.
+        history: Behaviours of a user by id, in the order of the contributions. Absent with `explain: false`, and where
+            none were used.
+        history_rules: Version of the rules that weighted the history. Absent without `user_id`.
+        interests: Share of each interest cluster in the history, largest first. Absent with `interests: 1`.
+        experiments: Variants of the experiments that the user takes part in. Absent without any.
     """
 
     recommendation_id: str

@@ -1,4 +1,4 @@
-"""What shapes a slate beyond the score: diversity, groups, a least score, boosts, and business rules.
+"""Slate options: diversity, groups, minimum score, boosts and business rules.
 
 Every default means "not used". docs/how-to/shape-a-slate.md has an example of each option.
 """
@@ -18,16 +18,16 @@ Few = Meta(max_length=8)
 Some = Meta(max_length=16)
 Many = Meta(max_length=100)
 Places = Annotated[int, Meta(ge=1, le=1000)]
-BoostWeight = Annotated[float, Meta(ge=-100, le=100, description="Largest share of the boost in the score.")]
+BoostWeight = Annotated[float, Meta(ge=-100, le=100, description="What the boost adds to the score at most.")]
 RuleName = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
 class Group(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """At most so many items with the same value of an attribute; an item with a list counts for each of its values.
+    """A limit on the items with the same value of an attribute; an item with a list counts for each of its values.
 
     Attributes:
-        attribute: Its name; items that lack it are not limited.
-        at_most: Items of one value.
+        attribute: Name of the attribute; items that lack it are not limited.
+        at_most: Largest number of items with one value.
     """
 
     attribute: Attribute
@@ -37,13 +37,13 @@ class Group(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 class Recency(
     Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False, tag_field="by", tag="recency"
 ):
-    """weight * 2^(-age / half_life), age = now - attribute, not below 0; nothing for items that lack the attribute.
+    """Boosts new items by weight * 2^(-age / half_life), age = max(0, now - attribute); 0 without the attribute.
 
     Attributes:
-        attribute: A number that grows with time: a year, a day, seconds since 1970.
-        half_life: The age at which half of the weight is left, in the attribute's unit.
-        now: In the attribute's unit; `None` takes the server's clock, in seconds since 1970.
-        weight: Share of an item of age 0.
+        attribute: Name of a number that grows with time: a year, a day, seconds since 1970.
+        half_life: Age that halves the boost, in the attribute's unit.
+        now: Current time in the attribute's unit; `None` takes the server's time, in seconds since 1970.
+        weight: Boost of an item of age 0.
     """
 
     attribute: Attribute
@@ -55,11 +55,11 @@ class Recency(
 class Popularity(
     Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False, tag_field="by", tag="popularity"
 ):
-    """weight * log(1 + x) / log(1 + largest x of the catalogue); nothing for items that lack the attribute.
+    """Boosts popular items by weight * log(1 + x) / log(1 + largest x of the catalogue); 0 without the attribute.
 
     Attributes:
-        attribute: A count x; one below 0 counts as 0.
-        weight: Share of the item with the largest count.
+        attribute: Name of a count x; a negative one counts as 0.
+        weight: Boost of the item with the largest count.
     """
 
     attribute: Attribute
@@ -70,12 +70,12 @@ Boost: TypeAlias = Recency | Popularity
 
 
 class Pin(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """An item has a fixed place, whatever its score; groups and the least score do not keep it away.
+    """Gives an item a fixed place, whatever its score, groups and the minimum score.
 
     Attributes:
-        item: Item id; one that is unknown, unavailable or excluded is not placed.
-        place: From 1, at most k.
-        name: What the moved item is marked with.
+        item: Item id; an item that is unknown, unavailable or excluded is not placed.
+        place: Place from 1 to k.
+        name: Name of the rule, reported in `rules` of the item.
     """
 
     item: ItemId
@@ -84,11 +84,11 @@ class Pin(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, g
 
 
 class Bury(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Matching items come after all others: they are chosen only where no other candidate is left.
+    """Ranks matching items after all others: they are chosen only where no other candidate is left.
 
     Attributes:
-        where: Which items.
-        name: What the moved items are marked with.
+        where: Filter of the items.
+        name: Name of the rule, reported in `rules` of the items that it moved.
     """
 
     where: Filter
@@ -96,12 +96,12 @@ class Bury(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
 
 
 class Quota(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """At least so many matching items, as far as there are candidates; missing ones take the last places.
+    """Requires a number of matching items, as far as there are candidates; they take the last places if necessary.
 
     Attributes:
-        where: Which items.
-        at_least: How many; those of all quotas together at most k.
-        name: What the moved items are marked with.
+        where: Filter of the items.
+        at_least: Smallest number of items; at most k for all quotas together.
+        name: Name of the rule, reported in `rules` of the items that it moved.
     """
 
     where: Filter
@@ -110,17 +110,16 @@ class Quota(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
 
 
 class SlateOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """How a slate is made of the candidates.
+    """How a slate is made from the candidates.
 
     Attributes:
-        diversify: 0 = by score; 1 = as unlike each other as can be; between them maximal marginal relevance with
-            lambda = 1 - diversify.
-        min_score: Items with a lower score (boosts included) are left out.
-        groups: At most n items with the same value.
-        boosts: Shares that are added to the score, and shown apart from the contributions.
+        diversify: Maximal marginal relevance with lambda = 1 - diversify: 0 ranks by score, 1 only by difference.
+        min_score: Items with a lower score, boosts included, are left out.
+        groups: Limits on items with the same attribute value.
+        boosts: Recency and popularity, added to the score and reported apart from the contributions.
         pins: Items with a fixed place.
         bury: Items that come last.
-        quotas: Items that there must be enough of.
+        quotas: Items that must be in the slate.
     """
 
     diversify: Annotated[float, Meta(ge=0, le=1)] = 0.0
@@ -133,7 +132,7 @@ class SlateOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 def check_slate_options(options: SlateOptions, k: int, bounds: FilterBounds = BOUNDS) -> None:
-    """Check what the types cannot say.
+    """Check what the types cannot express.
 
     Raises:
         RequestError: invalid_request, or too_large for a filter beyond its bounds.

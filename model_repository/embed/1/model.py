@@ -7,13 +7,12 @@ from recserve_server_ext.triton.backend import execute, model_settings, served_e
 
 
 class TritonPythonModel:
-    """Turns texts into vectors through the encoder that is served."""
+    """Encodes texts with the served encoder."""
 
     def initialize(self, args):
         settings = model_settings(args)
         encoders = served_encoders(settings)
-        embedder = Embedder(encoders.serving, settings.serve.limits)
-        self._model = Batcher(embedder, {ENCODER: encoders}, at_once=0)
+        self._model = Batcher(Embedder(encoders.serving, settings.serve.limits), {ENCODER: encoders}, at_once=0)
         settle_memory()
 
     def execute(self, requests):

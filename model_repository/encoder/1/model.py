@@ -16,7 +16,7 @@ class TritonPythonModel:
 
     def initialize(self, args):
         settings = model_settings(args)
-        # An exported model names no folder: its own version folder holds the encoder.
+        # Without a folder in the settings (an exported model), its own version folder holds the encoder.
         folder = Path(args["model_repository"], args["model_version"], settings.encoder)
         self._model = EncoderModel(TextEncoder(folder, threads=settings.serve.threads or None))
 

@@ -1,4 +1,4 @@
-"""Triton model `interactions`: packed record or question -> packed answer. Converts tensors; the logic is elsewhere."""
+"""Triton model `interactions`: packed request -> packed answer. Converts tensors; recserve_server_ext has the logic."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from recserve_server_ext.triton.metrics import interactions_metrics
 
 
 class TritonPythonModel:
-    """Records, reads and erases what users did."""
+    """Records, reads and erases the interactions of users."""
 
     def initialize(self, args):
         settings = model_settings(args)
         users = settings.serve.users
         keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
-        desk = InteractionService(
+        service = InteractionService(
             opener(settings.interactions, users.limits, keys),
             keys,
             rules_of(users),
             settings.serve.limits,
         )
-        self._model, self._sampled = Batcher(desk, {}), interactions_metrics(desk)
+        self._model, self._sampled = Batcher(service, {}), interactions_metrics(service)
         settle_memory()
 
     def execute(self, requests):

@@ -1,4 +1,4 @@
-"""Triton model `items`: packed change or question -> packed answer. Converts tensors; the logic is elsewhere."""
+"""Triton model `items`: packed request -> packed answer. Converts tensors; the logic is in recserve_server_ext."""
 
 from recserve_client.contract.models import ENCODER
 from recserve_server_ext.batching.batcher import Batcher
@@ -14,9 +14,9 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = model_settings(args)
         encoders = served_encoders(settings, role="passage")
-        editor = ItemService(opener(settings.store), encoders.serving, settings.serve.limits)
-        options = {"at_once": settings.serve.encoding, "show_waiting": EncoderMetrics("items").show}
-        self._model = Batcher(editor, {ENCODER: encoders}, **options)
+        service = ItemService(opener(settings.store), encoders.serving, settings.serve.limits)
+        show = EncoderMetrics("items").show
+        self._model = Batcher(service, {ENCODER: encoders}, at_once=settings.serve.encoding, show_waiting=show)
         settle_memory()
 
     def execute(self, requests):

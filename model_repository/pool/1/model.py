@@ -1,4 +1,4 @@
-"""Triton model `pool`: request and vectors -> packed request with its vectors; third step of `recommend_text`."""
+"""Triton model `pool`: request and text vectors -> packed request with vectors; third step of `recommend_text`."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from recserve_server_ext.triton.backend import error_response, model_settings, p
 
 
 class TritonPythonModel:
-    """Puts each text's vector beside it."""
+    """Adds the vector of each text to the request."""
 
     def initialize(self, args):
         self._encoder = read_manifest(Path(model_settings(args).encoder), verify=False).runtime_fingerprint

@@ -20,7 +20,7 @@ from recserve_server_ext.triton.metrics import EncoderMetrics, LogMetrics, ViewM
 
 
 class TritonPythonModel:
-    """Answers histories with slates."""
+    """Recommends items for histories and users."""
 
     def initialize(self, args):
         settings = model_settings(args)
@@ -36,9 +36,11 @@ class TritonPythonModel:
             counter=LogCounter(interactions, rules, users.counts), log=self._log,
         )  # fmt: skip
         limits, waiting = serve.limits, EncoderMetrics("recommend")
-        room = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
-        options = {"at_once": serve.encoding, "max_batch": serve.batch, "room": room, "show_waiting": waiting.show}
-        self._model = Batcher(service, {ENCODER: encoders}, **options)
+        waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
+        self._model = Batcher(
+            service, {ENCODER: encoders}, at_once=serve.encoding, max_batch=serve.batch, revision_queue=waits,
+            show_waiting=waiting.show,
+        )  # fmt: skip
         settle_memory()
 
     def execute(self, requests):

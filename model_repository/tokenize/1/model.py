@@ -15,7 +15,7 @@ from recserve_server_ext.triton.backend import error_response, model_settings, r
 
 
 class TritonPythonModel:
-    """Tokenises; the request travels on in the first of as many rows as there are texts."""
+    """Tokenises texts; the first row of the output carries the packed request on."""
 
     def initialize(self, args):
         settings = model_settings(args)

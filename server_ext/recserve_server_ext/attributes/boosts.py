@@ -1,4 +1,4 @@
-"""Boosts: shares that attributes add to a score, kept apart so that contributions + boosts = final score."""
+"""Boosts: what an item's recency or popularity attribute adds to its score. Contributions + boosts = final score."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recserve_server_ext.common.arrays import Floats
 
 
 def check_boosts(boosts: Sequence[Boost], known: Sequence[AttributeColumns]) -> None:
-    """Refuse boosts by attributes that no item has, or that hold no numbers.
+    """Refuse boosts on attributes that no item has, or that hold no numbers.
 
     Raises:
         RequestError: unknown_field or invalid_request.
@@ -33,7 +33,7 @@ def check_boosts(boosts: Sequence[Boost], known: Sequence[AttributeColumns]) -> 
 
 
 def at_moment(options: SlateOptions) -> SlateOptions:
-    """The options with the server's clock, in whole seconds, where a boost names no `now`: one moment for all steps."""
+    """The options with the server's time, in whole seconds, where a recency boost names no `now`."""
     if not any(isinstance(boost, Recency) and boost.now is None for boost in options.boosts):
         return options
     now = float(math.floor(time.time()))
@@ -45,11 +45,11 @@ def at_moment(options: SlateOptions) -> SlateOptions:
 
 
 def boost_shares(boosts: Sequence[Boost], sources: Sequence[Source]) -> Floats:
-    """The share of each boost in the score of each candidate.
+    """What each boost adds to the score of each candidate.
 
     Args:
-        boosts: At least one, see `check_boosts`.
-        sources: Where the candidates' attributes are.
+        boosts: At least one; checked by `check_boosts`.
+        sources: Attributes of the candidates.
 
     Returns:
         [users, n, boosts]; 0 where a candidate lacks the attribute.

@@ -1,4 +1,4 @@
-"""The attributes of many items as columns that filters can be evaluated on: one for each kind of value there is."""
+"""Attribute columns: the attributes of many items as Arrow arrays that filters are evaluated on, one for each kind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _INT64: Final = range(-(2**63), 2**63)
 
 
 def list_of(kind: str) -> str:
-    """The kind of a list that holds values of this kind."""
+    """The kind of a list of values of this kind."""
     return f"{LIST} of {kind}"
 
 
@@ -37,7 +37,7 @@ class Lists:
 
     Attributes:
         offsets: [rows + 1] int64; row r holds the elements offsets[r] to offsets[r + 1] - 1.
-        elements: The elements of all rows, one after the other.
+        elements: The elements of all rows, concatenated.
     """
 
     offsets: NDArray[np.int64]
@@ -46,16 +46,19 @@ class Lists:
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One attribute of all rows, apart by kind of value. A part is null where a row has none or another kind.
+    """One attribute of all rows, with an array for each kind of value; `None` where no row has a value of that kind.
+
+    An array is null where a row has no value, or one of another kind.
 
     Attributes:
         present: [rows] whether the row has a value; never null.
-        strings: Strings; none where no row has one, as in the other parts.
-        integers: Integers of 64 bits.
-        floats: Finite floats.
-        booleans: Booleans, which are no numbers.
+        strings: [rows] strings.
+        integers: [rows] 64-bit integers.
+        floats: [rows] finite floats.
+        booleans: [rows] booleans; they do not count as numbers.
         lists: Lists.
-        places: [rows, 2] latitude and longitude in radians, NaN where the value is no list of such two numbers.
+        places: [rows, 2] latitude and longitude in radians; NaN where the value is not a list of two such numbers.
+        kinds: Names of the kinds that occur.
     """
 
     present: pa.BooleanArray
@@ -82,17 +85,17 @@ class Column:
 
     @cached_property
     def largest(self) -> float:
-        """The largest number, not below 0."""
+        """The largest number, at least 0."""
         parts = [part for part in (self.integers, self.floats) if part is not None]
         return max([0.0, *(float(pc.max(part).as_py()) for part in parts)])
 
 
 class AttributeColumns:
-    """The attributes of some items; a column is made when it is first asked for, and then kept.
+    """The attributes of some items; a column is built when it is first needed.
 
     Attributes:
         rows: Number of items.
-        names: The attributes there are.
+        names: Names of the attributes.
     """
 
     def __init__(self, rows: int, names: Sequence[str], make: Callable[[str], Column]) -> None:
@@ -103,12 +106,7 @@ class AttributeColumns:
 
     @classmethod
     def of_fields(cls, fields: ItemFields, rows: int) -> AttributeColumns:
-        """Columns of a snapshot, not copied where they have one type.
-
-        Args:
-            fields: The items' fields.
-            rows: Number of items (fields without a column do not tell).
-        """
+        """Columns of a snapshot; a column of one type is not copied."""
 
         def make(name: str) -> Column:
             array = fields.column(name)
@@ -118,24 +116,24 @@ class AttributeColumns:
 
     @classmethod
     def of_items(cls, items: Sequence[Mapping[str, Any]]) -> AttributeColumns:
-        """Columns of a few items that are in no snapshot, fields by name, with the same meaning."""
+        """Columns of a few items that are not in the snapshot, from their fields by name."""
         names = dict.fromkeys(chain.from_iterable(items))
         return cls(len(items), tuple(names), lambda name: column_of_values([item.get(name) for item in items]))
 
     def column(self, name: str) -> Column:
-        """One attribute; without values where these items have none of this name."""
+        """The column of an attribute; empty where no item has it."""
         column = self._columns.get(name)
         if column is None:
-            made = self._make(name) if name in self.names else Column(_constant(False, self.rows))
-            column = self._columns.setdefault(name, made)
+            new = self._make(name) if name in self.names else Column(pa.array(np.zeros(self.rows, np.bool_)))
+            column = self._columns.setdefault(name, new)
         return column
 
 
 def kinds_of(name: str, known: Sequence[AttributeColumns]) -> frozenset[str]:
-    """The kinds of value that an attribute has in any of these; none where no item has a value.
+    """The kinds of value that an attribute has in any of these columns; empty where no item has a value.
 
     Raises:
-        RequestError: unknown_field: they all lack the name; the nearest is suggested.
+        RequestError: unknown_field: no item has the attribute; the nearest name is suggested.
     """
     holders = [columns for columns in known if name in columns.names]
     if not holders:
@@ -147,7 +145,7 @@ def kinds_of(name: str, known: Sequence[AttributeColumns]) -> frozenset[str]:
 
 
 def column_of_array(array: pa.Array) -> Column:
-    """The column of values of one type: strings, booleans, int64, float64, or lists of one of them."""
+    """The column of an Arrow array of strings, booleans, int64, float64, or lists of one of these."""
     present = array.is_valid()
     if array.null_count == len(array):
         return Column(present)
@@ -166,9 +164,9 @@ def column_of_array(array: pa.Array) -> Column:
 
 
 def column_of_values(values: Sequence[Any]) -> Column:
-    """The column of values of any kinds; None and numbers that are not finite are no values.
+    """The column of values of mixed kinds; `None` and numbers that are not finite count as missing.
 
-    An integer beyond 64 bits and anything else than strings, numbers, booleans and lists exists, and equals nothing.
+    Integers beyond 64 bits and objects count as present, but match no condition on a value.
     """
     clean = [None if type(value) is float and not math.isfinite(value) else value for value in values]
     types = set(map(type, clean))
@@ -189,8 +187,7 @@ def _part(values: list[Any], kind: type, arrow_kind: pa.DataType) -> pa.Array:
 
 
 def _integers(values: list[Any]) -> pa.Array | None:
-    found = [value if type(value) is int and value in _INT64 else None for value in values]
-    array = pa.array(found, pa.int64())
+    array = pa.array([value if type(value) is int and value in _INT64 else None for value in values], pa.int64())
     return array if array.null_count < len(array) else None
 
 
@@ -201,7 +198,7 @@ def _lists(values: list[Any]) -> Lists:
 
 
 def _places(lists: Lists) -> NDArray[np.float64] | None:
-    """The lists that are two numbers within -90..90 and -180..180."""
+    """Latitude and longitude of the lists that are two numbers within -90..90 and -180..180."""
     if NUMBER not in lists.elements.kinds:
         return None
     pairs = np.flatnonzero(np.diff(lists.offsets) == 2)
@@ -210,20 +207,17 @@ def _places(lists: Lists) -> NDArray[np.float64] | None:
         if part is not None:
             valid = part.is_valid().to_numpy(zero_copy_only=False)
             numbers[valid] = part.drop_null().to_numpy()
-    found = numbers[lists.offsets[pairs][:, None] + np.arange(2)]
-    pairs, found = (rows[(np.abs(found) <= (90, 180)).all(axis=1)] for rows in (pairs, found))
+    degrees = numbers[lists.offsets[pairs][:, None] + np.arange(2)]
+    is_place = (np.abs(degrees) <= (90, 180)).all(axis=1)
+    pairs, degrees = pairs[is_place], degrees[is_place]
     if not len(pairs):
         return None
     places = np.full((len(lists.offsets) - 1, 2), np.nan)
-    places[pairs] = np.radians(found)
+    places[pairs] = np.radians(degrees)
     return places
 
 
 def _decoded(array: pa.Array) -> list[Any]:
-    """The values of a column of JSON texts, decoded in one call."""
+    """The values of a column of JSON documents, decoded in one call."""
     values: list[Any] = msgspec.json.decode(f"[{','.join(array.fill_null('null').to_pylist())}]")
     return values
-
-
-def _constant(value: bool, rows: int) -> pa.BooleanArray:
-    return pa.array(np.full(rows, value))

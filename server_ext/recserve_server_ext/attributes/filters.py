@@ -1,11 +1,11 @@
-"""Filters -> masks over all rows, by array operations on the attributes' columns.
+"""Evaluates filters: masks over all rows, by array operations on attribute columns.
 
-What a condition means where a value is missing or of another kind (docs/reference/filters.md has the table):
+What a condition means for missing values and other kinds of value (docs/reference/filters.md has the table):
 
-- a missing value matches `not exists` and other negations; every condition on it is false, `ne` too;
-- numbers compare exactly across integers and floats; booleans are no numbers;
-- in an attribute with values of several kinds, a value of another kind than the condition's is just not equal;
-- a condition that no value of the attribute could ever meet by its kind is an error: `check_attributes`.
+- Every condition on a missing value is false, `ne` too. Negations such as `not exists` match it.
+- Integers and floats compare exactly. Booleans do not count as numbers.
+- In an attribute with several kinds of value, a value of another kind than the condition's is not equal.
+- A condition on a kind of value that the attribute never has is an error: see `check_attributes`.
 """
 
 from __future__ import annotations
@@ -53,41 +53,30 @@ from recserve_server_ext.common.arrays import Mask
 
 #: Mean radius R1 of the Earth (IUGG, Moritz 2000), metres.
 EARTH_RADIUS_M: Final = 6_371_008.8
+_INT64: Final = (-(2**63), 2**63 - 1)
+Number = int | float
 
 
 def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> None:
-    """Refuse a filter that names attributes no item has, or compares one with a kind of value it never holds.
+    """Refuse a filter on attributes that no item has, or on a kind of value that an attribute never has.
 
     Args:
         condition: A filter that passed `check_filter`.
-        known: All items that it is going to be evaluated on.
+        known: Columns of all items.
 
     Raises:
         RequestError: unknown_field (with the nearest name) or invalid_request (with the attribute's kinds).
     """
     for leaf in leaves(condition):
         kinds = kinds_of(leaf.attribute, known)
-        # An attribute without a single value has no kind to contradict.
+        # An attribute without any value has no kind to contradict.
         if kinds:
             _check_kinds(leaf, kinds)
 
 
 def filter_mask(condition: Filter, columns: AttributeColumns) -> Mask:
-    """Which rows match.
-
-    Args:
-        condition: A filter that passed `check_filter` and `check_attributes`.
-        columns: The items' attributes.
-
-    Returns:
-        [rows] bool.
-    """
+    """[rows] the rows that match a filter that passed `check_filter` and `check_attributes`."""
     return np.asarray(_mask(condition, columns).to_numpy(zero_copy_only=False), np.bool_)
-
-
-def count_matches(mask: Mask) -> int:
-    """How many rows match; over `len(mask)`, the filter's selectivity."""
-    return int(np.count_nonzero(mask))
 
 
 def _check_kinds(leaf: Leaf, kinds: frozenset[str]) -> None:
@@ -112,7 +101,7 @@ def _check_kinds(leaf: Leaf, kinds: frozenset[str]) -> None:
 
 
 def _wrong_kind(leaf: Leaf, kinds: frozenset[str], what: str) -> RequestError:
-    # "list" says nothing more where the kind of its elements is there too.
+    # "list" is redundant where the kind of its elements is known.
     held = sorted(kinds - {LIST}) or [LIST]
     return RequestError(
         ErrorKind.INVALID_REQUEST, f"attribute {shown(leaf.attribute)} holds {' or '.join(held)} values: {what}"
@@ -146,18 +135,17 @@ def _leaf_mask(leaf: Leaf, column: Column) -> pa.BooleanArray:
     if isinstance(leaf, Range):
         return _in_range(column, leaf)
     if isinstance(leaf, Prefix):
-        found = [] if column.strings is None else [pc.starts_with(column.strings, leaf.value)]
-        return _any(found, column)
+        return _any([] if column.strings is None else [pc.starts_with(column.strings, leaf.value)], column)
     if isinstance(leaf, Contains):
         return _contains(column, leaf.value)
     return _within(column, leaf)
 
 
-def _any(found: list[pa.BooleanArray], column: Column) -> pa.BooleanArray:
-    """Rows that match in one of the column's parts; a null does not."""
-    if not found:
+def _any(masks: list[pa.BooleanArray], column: Column) -> pa.BooleanArray:
+    """Rows that match in one of the column's arrays; null does not match."""
+    if not masks:
         return pa.array(np.zeros(len(column.present), np.bool_))
-    return reduce(pc.or_, (part.fill_null(False) if part.null_count else part for part in found))
+    return reduce(pc.or_, (mask.fill_null(False) if mask.null_count else mask for mask in masks))
 
 
 def _equal(column: Column, value: Value) -> pa.BooleanArray:
@@ -171,12 +159,12 @@ def _equal(column: Column, value: Value) -> pa.BooleanArray:
 
 
 def _in_interval(column: Column, interval: Interval) -> pa.BooleanArray:
-    found = []
+    masks = []
     if column.integers is not None and (integers := int64_bounds(interval)):
-        found.append(_between(column.integers, *integers))
+        masks.append(_between(column.integers, *integers))
     if column.floats is not None and (floats := float64_bounds(interval)):
-        found.append(_between(column.floats, *floats))
-    return _any(found, column)
+        masks.append(_between(column.floats, *floats))
+    return _any(masks, column)
 
 
 def _between(part: pa.Array, low: int | float, high: int | float) -> pa.BooleanArray:
@@ -190,15 +178,15 @@ def _in_range(column: Column, leaf: Range) -> pa.BooleanArray:
     low_open, high_open = leaf.ge is None, leaf.le is None
     if not isinstance(low, str) and not isinstance(high, str):
         return _in_interval(column, Interval(low, low_open, high, high_open))
-    found = []
+    masks = []
     if column.strings is not None:
-        # Arrow compares the bytes of UTF-8, which have the order of the code points.
+        # Arrow compares UTF-8 bytes, whose order is that of the code points.
         if low is not None:
-            found.append((pc.greater if low_open else pc.greater_equal)(column.strings, low))
+            masks.append((pc.greater if low_open else pc.greater_equal)(column.strings, low))
         if high is not None:
-            found.append((pc.less if high_open else pc.less_equal)(column.strings, high))
-        found = [reduce(pc.and_, found)]
-    return _any(found, column)
+            masks.append((pc.less if high_open else pc.less_equal)(column.strings, high))
+        masks = [reduce(pc.and_, masks)]
+    return _any(masks, column)
 
 
 def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
@@ -213,19 +201,19 @@ def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
         (column.integers, [integers[0] for number in numbers if (integers := int64_bounds(number))]),
         (column.floats, [floats[0] for number in numbers if (floats := float64_bounds(number))]),
     )
-    found = [pc.is_in(part, pa.array(some, part.type)) for part, some in wanted if part is not None and some]
-    return _any(found, column)
+    masks = [pc.is_in(part, pa.array(some, part.type)) for part, some in wanted if part is not None and some]
+    return _any(masks, column)
 
 
 def _contains(column: Column, value: Value) -> pa.BooleanArray:
     if column.lists is None:
         return _any([], column)
     equal = _equal(column.lists.elements, value).to_numpy(zero_copy_only=False)
-    # How many of the elements before each one are equal: a row holds one where that grows from its begin to its end.
+    # Running count of equal elements: a row holds one where the count grows from its start to its end.
     before = np.zeros(len(equal) + 1, np.int64)
     np.cumsum(equal, out=before[1:])
-    at = before[column.lists.offsets]
-    return pc.and_(pa.array(at[1:] > at[:-1]), column.present)
+    at_offsets = before[column.lists.offsets]
+    return pc.and_(pa.array(at_offsets[1:] > at_offsets[:-1]), column.present)
 
 
 def _within(column: Column, leaf: Within) -> pa.BooleanArray:
@@ -235,25 +223,19 @@ def _within(column: Column, leaf: Within) -> pa.BooleanArray:
     lat, lon = np.radians([leaf.lat, leaf.lon])
     lats, lons = column.places.T
     half = np.sin((lats - lat) / 2) ** 2 + np.cos(lat) * np.cos(lats) * np.sin((lons - lon) / 2) ** 2
-    # Rounding may lead beyond 1 on the other side of the Earth. NaN, no place, is within nothing.
+    # Near the antipode rounding may exceed 1. NaN stands for rows without a place: it is within no distance.
     distance_m = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
     return pa.array(distance_m <= leaf.radius_m)
 
 
-Number = int | float
-
-
-_INT64: Final = (-(2**63), 2**63 - 1)
-
-
 class Interval(NamedTuple):
-    """Numbers between two bounds; none = no bound on that side.
+    """An interval of numbers.
 
     Attributes:
-        low: Lower bound.
-        low_open: Whether it is itself outside.
-        high: Upper bound.
-        high_open: Whether it is itself outside.
+        low: Lower bound; `None` for an unbounded interval.
+        low_open: Whether the lower bound is excluded.
+        high: Upper bound; `None` for an unbounded interval.
+        high_open: Whether the upper bound is excluded.
     """
 
     low: Number | None
@@ -263,12 +245,12 @@ class Interval(NamedTuple):
 
 
 def exactly(value: Number) -> Interval:
-    """The interval of one number."""
+    """The interval that holds one number."""
     return Interval(value, False, value, False)
 
 
 def int64_bounds(interval: Interval) -> tuple[int, int] | None:
-    """Smallest and largest int64 inside; none where there is none."""
+    """Smallest and largest int64 in an interval; `None` where it holds none."""
     low, high = _INT64
     if interval.low is not None:
         low = max(low, math.floor(interval.low) + 1 if interval.low_open else math.ceil(interval.low))
@@ -278,19 +260,19 @@ def int64_bounds(interval: Interval) -> tuple[int, int] | None:
 
 
 def float64_bounds(interval: Interval) -> tuple[float, float] | None:
-    """Smallest and largest float64 inside; none where there is none."""
+    """Smallest and largest float64 in an interval; `None` where it holds none."""
     low = -math.inf if interval.low is None else _float_above(interval.low, is_open=interval.low_open)
     high = math.inf if interval.high is None else -_float_above(-interval.high, is_open=interval.high_open)
     return (low, high) if low <= high else None
 
 
 def _float_above(value: Number, *, is_open: bool) -> float:
-    """The smallest float64 not below `value`, or above it where the bound is open."""
+    """The smallest float64 that is at least `value`, or greater than it where the bound is open."""
     try:
-        found = float(value)
+        bound = float(value)
     except OverflowError:
-        found = math.inf if value > 0 else -math.inf
+        bound = math.inf if value > 0 else -math.inf
     # Python compares int and float exactly.
-    if found < value or (is_open and found == value):
-        found = math.nextafter(found, math.inf)
-    return found
+    if bound < value or (is_open and bound == value):
+        bound = math.nextafter(bound, math.inf)
+    return bound

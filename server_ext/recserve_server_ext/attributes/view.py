@@ -1,4 +1,4 @@
-"""Filters over a view: the snapshot's masks are kept from view to view, those of the delta are made anew."""
+"""Filters, boosts and attributes on a catalogue view. Masks of the snapshot are cached across views."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Floats, Mask, Rows
 from recserve_server_ext.index.engines.engine import RemoteEngine
 
-#: Of the masks over a snapshot's rows.
+#: Size of the cached masks over a snapshot's rows.
 _MASK_BYTES = 64 * 2**20
-#: Filters of one view whose masks are ready to use, and attributes that its rows are ordered by.
+#: Filters of one view whose masks are cached, and attributes by which its rows are sorted.
 _READY = 16
-#: Boosts of one view whose shares are kept for all rows, 8 bytes each.
+#: Boosts of one view that are cached for all rows, 8 bytes a row.
 _BOOSTS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Allowed:
-    """The items of a view that match a filter and are available.
+    """The available items of a view that match a filter.
 
     Attributes:
         mask: [rows] bool, read-only.
-        items: Items of the snapshot: the rows before those of the delta.
-        where: The filter, for an engine that evaluates it itself; none = such an engine is not asked.
+        items: Number of items of the snapshot; the rows after them belong to the delta.
+        where: The filter, for an engine that evaluates it itself; `None` where no engine can.
     """
 
     mask: Mask
@@ -45,30 +45,24 @@ class Allowed:
 
     @cached_property
     def count(self) -> int:
-        """How many there are."""
+        """Number of these items."""
         return int(np.count_nonzero(self.mask))
 
     @cached_property
     def rows(self) -> Rows:
-        """Those of the snapshot, in rising order."""
+        """Rows of those in the snapshot, ascending."""
         return np.flatnonzero(self.mask[: self.items])
 
     def also(self, other: Allowed) -> Allowed:
-        """Those that are in both."""
+        """The items that match both filters."""
         where = None if self.where is None or other.where is None else And([self.where, other.where])
         return Allowed(self.mask & other.mask, self.items, where)
 
 
 class ViewFilters:
-    """Evaluates filters on one view, and finds the attributes of its rows."""
+    """Evaluates filters and boosts on one view, and finds the attributes of its rows."""
 
     def __init__(self, view: View, columns: AttributeColumns, masks: MaskCache) -> None:
-        """
-        Args:
-            view: The catalogue.
-            columns: Attributes of its snapshot.
-            masks: Of its snapshot.
-        """
         self._view = view
         self._columns = columns
         self._masks = masks
@@ -78,38 +72,31 @@ class ViewFilters:
 
     @cached_property
     def known(self) -> list[AttributeColumns]:
-        """The attributes of the snapshot, and of the delta where there is one."""
+        """The attributes of the snapshot, and of the delta's items where there are any."""
         delta = self._view.delta
         if delta is None or not delta.count:
             return [self._columns]
         return [self._columns, AttributeColumns.of_items([item.fields for item in delta.items[: delta.count]])]
 
     def allowed(self, condition: Filter) -> Allowed:
-        """The available items that match; the same object for equal filters, so that a batch can be grouped by it.
-
-        Args:
-            condition: A filter that passed `check_filter`.
+        """The available items that match a filter that passed `check_filter`; the same object for equal filters.
 
         Raises:
-            RequestError: unknown_field or invalid_request, see `check_attributes`; or the engine cannot evaluate it.
+            RequestError: unknown_field or invalid_request: see `check_attributes`, or the engine does not support it.
         """
         engine = self._view.snapshot.text.engine
         if isinstance(engine, RemoteEngine):
             engine.check(condition)
         key = canonical_key(condition)
-        found = self._ready.get(key)
-        if found is None:
+        allowed = self._ready.get(key)
+        if allowed is None:
             mask = self.matches(condition, key) & self._view.available
             mask.setflags(write=False)
-            found = self._ready[key] = Allowed(mask, len(self._view.snapshot.ids), condition)
-        return found
+            allowed = self._ready[key] = Allowed(mask, len(self._view.snapshot.ids), condition)
+        return allowed
 
     def matches(self, condition: Filter, key: bytes | None = None) -> Mask:
-        """[rows] which items match, available or not.
-
-        Args:
-            condition: A filter that passed `check_filter`.
-            key: Its canonical key, where it is known.
+        """[rows] items that match, available or not; `key` is the filter's `canonical_key`, where the caller has it.
 
         Raises:
             RequestError: unknown_field or invalid_request, see `check_attributes`.
@@ -119,31 +106,27 @@ class ViewFilters:
         return np.concatenate([of_snapshot, *(filter_mask(condition, columns) for columns in self.known[1:])])
 
     def newest(self, attribute: str) -> Rows:
-        """Rows of the items with a number in an attribute, the greatest first."""
-        found = self._newest.get(attribute)
-        if found is None:
+        """Rows of the items with a number in an attribute, the greatest number first."""
+        rows = self._newest.get(attribute)
+        if rows is None:
             values = candidate_numbers(attribute, self.sources(np.arange(len(self._view.available))[None]))[0]
-            found = np.argsort(-values, kind="stable")[: np.count_nonzero(~np.isnan(values))]
-            self._newest[attribute] = found
-        return found
+            rows = np.argsort(-values, kind="stable")[: np.count_nonzero(~np.isnan(values))]
+            self._newest[attribute] = rows
+        return rows
 
     def boosts(self, boosts: Sequence[Boost]) -> Floats | None:
-        """[rows] sum of the boosts' shares, the same object for the same boosts; none = there are none.
-
-        Args:
-            boosts: Checked ones, see `check_boosts`.
-        """
+        """[rows] sum of checked boosts of each item, the same object for equal boosts; `None` without boosts."""
         if not boosts:
             return None
         key = msgspec.json.encode(boosts)
-        found = self._boosts.get(key)
-        if found is None:
-            found = boost_shares(boosts, self.sources(np.arange(len(self._view.available))[None]))[0].sum(axis=1)
-            self._boosts[key] = found
-        return found
+        total = self._boosts.get(key)
+        if total is None:
+            total = boost_shares(boosts, self.sources(np.arange(len(self._view.available))[None]))[0].sum(axis=1)
+            self._boosts[key] = total
+        return total
 
     def sources(self, rows: Rows) -> list[Source]:
-        """Where the attributes of these rows are; -1 = none."""
+        """The attributes of these rows; row -1 has none."""
         items = len(self._view.snapshot.ids)
         in_snapshot = np.where(rows < items, rows, -1)
         return [Source(self._columns, in_snapshot)] + [
@@ -152,14 +135,14 @@ class ViewFilters:
 
 
 class LiveFilters:
-    """Gives the filters of the newest view; not to be called by two threads at a time."""
+    """The filters of the newest view; not thread-safe."""
 
     def __init__(self, view: View) -> None:
         self._filters = self._of_snapshot(view)
         self._view = view
 
     def of(self, view: View) -> ViewFilters:
-        """The filters of this view, which becomes the newest one."""
+        """The filters of this view, which is the newest one from now on."""
         if view is not self._view:
             same = view.snapshot is self._view.snapshot
             self._filters = ViewFilters(view, self._columns, self._masks) if same else self._of_snapshot(view)

@@ -1,4 +1,4 @@
-"""Batches that wait for a model: whenever it is free, those that wait go to it together."""
+"""Queue of batches that wait for a model: whenever it is free, waiting batches go to it together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
-class Waits(Protocol):
+class KeyedJob(Protocol):
     """A request that waits for a model."""
 
     @property
@@ -17,15 +17,15 @@ class Waits(Protocol):
         ...
 
 
-J = TypeVar("J", bound=Waits)
+J = TypeVar("J", bound=KeyedJob)
 
 
 class Batch(NamedTuple, Generic[J]):
-    """Requests that were accepted together, at least one; all of the same key.
+    """Requests that were accepted together, and have the same key.
 
     Attributes:
-        jobs: The requests.
-        since_ns: When they began to wait, in nanoseconds.
+        jobs: At least one request.
+        since_ns: Time when they began to wait, in nanoseconds.
     """
 
     jobs: Sequence[J]
@@ -33,23 +33,22 @@ class Batch(NamedTuple, Generic[J]):
 
 
 B = TypeVar("B")
-#: Calls the model for some batches, calls what it is given once the model is free, and goes on; raises nothing.
+#: Calls the model for some batches, calls the given function when the model is free, and goes on. Raises nothing.
 Run = Callable[[list[B], Callable[[], None]], None]
 
 
 class CallQueue(Generic[J]):
-    """Hands batches to a model, as many at a time as wait: the larger what it gets, the less each costs."""
+    """Hands batches to a model, as many together as wait: large calls cost less for each request."""
 
     def __init__(
         self, run: Run[Batch[J]], *, at_once: int, max_batch: int, show: Callable[[int], None] = lambda waiting: None
     ) -> None:
         """
         Args:
-            run: What to do with batches; called by threads of the queue.
-            at_once: Calls of `run` that may have the model at a time.
-            max_batch: Requests that go to it in one call, and that may wait for the next one; a larger batch goes, and
-                waits, alone.
-            show: Called with the number of requests that wait, whenever it changes; quick, and raises nothing.
+            run: Processes batches; called by threads of the queue.
+            at_once: Concurrent calls to the model.
+            max_batch: Most requests in one call, and most requests that wait; a larger batch goes, and waits, alone.
+            show: Called with the number of waiting requests, whenever it changes; must be quick and raise nothing.
         """
         self._show = show
         self._run = run
@@ -59,18 +58,13 @@ class CallQueue(Generic[J]):
         self._count = 0
         self._changed = threading.Condition()
         self._is_closed = False
-        # One more than have the model: it goes on with what came back while the next ones are away.
+        # One thread more than calls: it processes results while the other threads wait for the model.
         self._threads = [threading.Thread(target=self._work, name=f"call {n}", daemon=True) for n in range(at_once + 1)]
         for thread in self._threads:
             thread.start()
 
     def put(self, batch: Batch[J], *, wait: bool = True) -> None:
-        """Add a batch.
-
-        Args:
-            batch: The batch.
-            wait: Whether to wait while there is no room; what was let in before does not.
-        """
+        """Add a batch; with `wait`, block while the queue is full. Jobs that were admitted before must not block."""
         size = len(batch.jobs)
         with self._changed:
             if wait:
@@ -90,10 +84,10 @@ class CallQueue(Generic[J]):
 
     def _work(self) -> None:
         while batches := self._take():
-            self._run(batches, self._give_back)
+            self._run(batches, self._release)
 
     def _take(self) -> list[Batch[J]]:
-        """The batches that go together once the model is free; none when the queue is closed."""
+        """Wait for the model, and take the batches for its next call; empty when the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: (self._free and self._waiting) or (self._is_closed and not self._waiting))
             if not self._waiting:
@@ -110,10 +104,10 @@ class CallQueue(Generic[J]):
             return taken
 
     def _fits(self, taken: list[Batch[J]], size: int) -> bool:
-        new = self._waiting[0].jobs
-        return not taken or (size + len(new) <= self._max_batch and new[0].key == taken[0].jobs[0].key)
+        jobs = self._waiting[0].jobs
+        return not taken or (size + len(jobs) <= self._max_batch and jobs[0].key == taken[0].jobs[0].key)
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         with self._changed:
             self._free += 1
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Checks of packed requests that every model makes: their size, and their texts."""
+"""Checks of packed requests that all models share: size and texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_texts(texts: Sequence[str], limits: Limits, place: str) -> None:
 
     Args:
         texts: The texts of one request.
-        limits: The server's.
+        limits: The server's limits.
         place: JSON path of the list, for messages.
 
     Raises:
@@ -32,7 +32,7 @@ def check_texts(texts: Sequence[str], limits: Limits, place: str) -> None:
     if len(texts) > limits.texts:
         raise too_large(place, len(texts), "texts", "texts", limits.texts)
     for number, text in enumerate(texts):
-        # A character is at most four bytes, so most texts need no encoding to be found small enough.
+        # A character has at most four bytes, so most texts pass without being encoded.
         if len(text) * 4 > limits.text_bytes and (size := len(text.encode())) > limits.text_bytes:
             raise too_large(f"text {number} of {place}, {shown(text)},", size, "bytes", "text_bytes", limits.text_bytes)
         if not text or text.isspace():
@@ -40,5 +40,5 @@ def check_texts(texts: Sequence[str], limits: Limits, place: str) -> None:
 
 
 def too_large(what: str, size: int, unit: str, limit: str, allowed: int) -> RequestError:
-    """The refusal of something over a limit."""
+    """The error of something over a limit."""
     return RequestError(ErrorKind.TOO_LARGE, f"{what} has {size:,} {unit}; limits.{limit} allows {allowed:,}")

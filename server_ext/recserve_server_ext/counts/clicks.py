@@ -1,4 +1,4 @@
-"""How often each item was recommended and clicked, counted from the logged answers and what names them."""
+"""Impressions and clicks of each item, counted from logged answers and the interactions that name them."""
 
 from __future__ import annotations
 
@@ -16,51 +16,49 @@ from recserve_server_ext.interactions.reads import in_columns
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import answers, events
 
-#: Types of interactions that are clicks.
+#: Interaction types that are clicks.
 CLICKS: Final = frozenset({"click", "view", "listen"})
-#: Until so long after its answer an interaction counts, and a caller's clock may be so much behind the server's.
+#: An interaction counts up to this long after its answer.
 WINDOW_S: Final = DAY_S
+#: How far a caller's clock may be behind the server's.
 SKEW_S: Final = 300.0
-#: Newest answers, places in them, and newest interactions that are counted at most: this bounds what a count costs.
-_ANSWERED: Final = 100_000
-_SHOWN: Final = 1_000_000
-_EVENTS: Final = 1_000_000
+#: The newest answers, impressions and interactions that are counted. These bounds limit the cost of a count.
+_MAX_ANSWERS: Final = 100_000
+_MAX_IMPRESSIONS: Final = 1_000_000
+_MAX_INTERACTIONS: Final = 1_000_000
 _CHUNK: Final = 1000
-_PART: Final = msgspec.json.Decoder(tuple[list[int], list[str]])
+_COLUMNS: Final = msgspec.json.Decoder(tuple[list[int], list[str]])
 _SLATES: Final = msgspec.json.Decoder(list[list[str]])
 
 
-def _none() -> Ints:
+def _empty() -> Ints:
     return np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class ClickCounts:
-    """Items that were recommended.
+    """Impressions and clicks of the recommended items.
 
     Attributes:
         items: Item ids.
-        shown: [items] answers with it.
+        shown: [items] answers that contain the item.
         clicked: [items] those of them in which it was clicked.
-        prior: Of what was not logged.
+        prior: Beta prior of the click rate.
     """
 
     items: list[str] = field(default_factory=list)
-    shown: Ints = field(default_factory=_none)
-    clicked: Ints = field(default_factory=_none)
+    shown: Ints = field(default_factory=_empty)
+    clicked: Ints = field(default_factory=_empty)
     prior: ClickPrior = field(default_factory=ClickPrior)
 
 
 def read_clicks(store: InteractionStore, prior: ClickPrior) -> ClickCounts:
-    """Count the newest 100,000 logged answers, or fewer with 1,000,000 items in all, and the clicks that name them.
+    """Count the impressions of the newest logged answers, and their clicks.
 
-    As in `recserve outcomes report`, a click is one of `CLICKS` within a day after the answer, by the user who was
-    answered, with an item of the answer; each item of an answer is clicked once, and answers whose variants were named
-    do not count. Clicks are looked for among the newest 1,000,000 interactions.
-
-    Args:
-        store: The interaction store.
-        prior: To go with the counts.
+    At most 100,000 answers with 1,000,000 impressions count. As in `recserve outcomes report`, a click is an
+    interaction of a type in `CLICKS`, within a day after the answer, by the same user, with an item of the answer. Each
+    impression is clicked at most once, and answers with forced variants do not count. Clicks are taken from the newest
+    1,000,000 interactions.
 
     Raises:
         InteractionError: The store cannot be read.
@@ -68,42 +66,42 @@ def read_clicks(store: InteractionStore, prior: ClickPrior) -> ClickCounts:
     codes: dict[str, int] = {}
     with store.database.reading() as connection:
         numbers, places = _shown(connection, codes)
-        of_clicks = _clicked(connection, int(numbers.min()), codes) if len(numbers) else np.empty((2, 0), np.int64)
+        clicks = _clicked(connection, int(numbers.min()), codes) if len(numbers) else np.empty((2, 0), np.int64)
     n = len(codes)
-    # One number for each item of an answer; a click counts once for it, and not without it.
-    both = np.intersect1d(numbers * n + places, of_clicks[0] * n + of_clicks[1])
+    # One number for each impression: a click counts once, and only on an impression.
+    clicked = np.intersect1d(numbers * n + places, clicks[0] * n + clicks[1])
     shown = np.bincount(places, minlength=n)
-    return ClickCounts(list(codes), shown, np.bincount(both % max(n, 1), minlength=n), prior)
+    return ClickCounts(list(codes), shown, np.bincount(clicked % max(n, 1), minlength=n), prior)
 
 
 def _shown(connection: sa.Connection, codes: dict[str, int]) -> tuple[Ints, Ints]:
-    """[items of answers] numbers of the answers, and codes of the items, which are added."""
+    """[impressions] number of the answer, and code of the item; new items are added to `codes`."""
     newest = connection.execute(sa.select(sa.func.max(answers.c.number))).scalar_one() or 0
     chosen = sa.select(answers.c.number, answers.c.recommended).where(sa.not_(answers.c.forced))
     chosen = chosen.where(answers.c.number > sa.bindparam("first"), answers.c.number <= sa.bindparam("last"))
     query = in_columns(connection.dialect.name, chosen.order_by(answers.c.number.desc()))
-    numbers, places, total = [_none()], [_none()], 0
-    for last in range(newest, max(newest - _ANSWERED, 0), -_CHUNK):
-        first = max(last - _CHUNK, newest - _ANSWERED)
-        named, packed = _PART.decode(connection.execute(query, {"first": first, "last": last}).scalar_one())
+    numbers, places, total = [_empty()], [_empty()], 0
+    for last in range(newest, max(newest - _MAX_ANSWERS, 0), -_CHUNK):
+        first = max(last - _CHUNK, newest - _MAX_ANSWERS)
+        named, packed = _COLUMNS.decode(connection.execute(query, {"first": first, "last": last}).scalar_one())
         slates = _SLATES.decode(f"[{','.join(packed)}]")
         lengths = np.array([len(slate) for slate in slates], np.int64)
         numbers.append(np.repeat(np.array(named, np.int64), lengths))
         places.append(np.array([codes.setdefault(item, len(codes)) for slate in slates for item in slate], np.int64))
         total += int(lengths.sum())
-        if total >= _SHOWN:
+        if total >= _MAX_IMPRESSIONS:
             break
     return np.concatenate(numbers), np.concatenate(places)
 
 
 def _clicked(connection: sa.Connection, oldest: int, codes: dict[str, int]) -> Ints:
-    """[2, clicks] the number of the answer that is named, and the code of the item, of those that are known."""
+    """[2, clicks] number of the answer that the click names, and code of the item."""
     newest = connection.execute(sa.select(sa.func.max(events.c.number))).scalar_one() or 0
     after_us = events.c.time_us - answers.c.time_us
     query = (
         sa.select(answers.c.number, events.c.item)
         .join_from(events, answers, answers.c.recommendation_id == events.c.recommendation_id)
-        .where(events.c.number > newest - _EVENTS, events.c.type.in_(CLICKS), events.c.item.is_not(None))
+        .where(events.c.number > newest - _MAX_INTERACTIONS, events.c.type.in_(CLICKS), events.c.item.is_not(None))
         .where(answers.c.number >= oldest, sa.not_(answers.c.forced))
         .where(sa.or_(answers.c.user.is_(None), answers.c.user == events.c.user))
         .where(after_us >= -round(SKEW_S * MICROSECONDS), after_us <= round(WINDOW_S * MICROSECONDS))

@@ -1,4 +1,4 @@
-"""Counts the log now and then, in the background."""
+"""Counts the interaction log periodically, in a background thread."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.counts.clicks import ClickCounts, read_clicks
 from recserve_server_ext.counts.counts import Counts, counts_of, no_counts
-from recserve_server_ext.counts.popularity import still_until
+from recserve_server_ext.counts.popularity import unchanged_until
 from recserve_server_ext.counts.reader import LogReader
 from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
 
-#: Counting takes at most one part in so many of the time.
+#: The pause after a count is at least this many times its duration.
 _PAUSE: Final = 20
 _log = logging.getLogger(__name__)
 
 
 class LogCounter:
-    """Counts now and then, in a thread of its own; a caller waits only for the first count of what is popular."""
+    """Counts the log periodically in a thread of its own; a caller waits only for the first count of popularity."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class LogCounter:
         """
         Args:
             store: Opens the interaction store.
-            rules: Types with a positive base weight count.
+            rules: Interaction types with a positive base weight are counted.
             settings: What is counted, and how often.
             clock: Seconds since 1970.
         """
@@ -49,81 +49,81 @@ class LogCounter:
         self._settings = settings
         self._clock = clock
         self._counts = no_counts()._replace(clicks=ClickCounts(prior=settings.click_prior))
-        self._next = self._next_paired = self._spent = 0.0
-        self._is_wanted = False
-        self._revision = self._paired_revision = -1
+        self._next_due = self._next_full_due = self._spent_s = 0.0
+        self._is_full_wanted = False
+        self._revision = self._full_revision = -1
         self._erasures: Change = (0, 0)
-        self._still_until_us = 0
-        self._counting: threading.Thread | None = None
+        self._unchanged_until_us = 0
+        self._thread: threading.Thread | None = None
 
     @property
     def last(self) -> Counts:
-        """The last count, however old."""
+        """The last counts, whatever their age."""
         return self._counts
 
-    def counts(self, *, paired: bool = False) -> Counts:
-        """The last count; starts another one where that is too old. Not to be called by two threads at a time.
+    def counts(self, *, full: bool = False) -> Counts:
+        """The last counts; starts the next count where it is due. Not thread-safe.
 
         Args:
-            paired: Whether item-to-item counts or clicks are wanted: they take longest, and are counted again only
-                when they were asked for since they were counted last.
+            full: Whether neighbours or clicks are needed. They take longest, and are counted again only when they were
+                asked for since their last count.
         """
-        if not self._next:
-            self.count(paired=False)
-            # The rest as soon as it is wanted; but a store that is away or empty is not asked again at once.
-            self._next_paired = 0.0 if self._counts.everybody.active[-1] else self._next
+        if not self._next_due:
+            self.count(full=False)
+            # Neighbours and clicks are due at once, unless the store is empty or unavailable.
+            self._next_full_due = 0.0 if self._counts.overall.active[-1] else self._next_due
             return self._counts
-        self._is_wanted |= paired
-        due = min(self._next, self._next_paired) if paired else self._next
-        if time.monotonic() >= due and (self._counting is None or not self._counting.is_alive()):
-            wanted = {"paired": self._is_wanted}
-            self._counting = threading.Thread(target=self.count, kwargs=wanted, name="count the log", daemon=True)
-            self._counting.start()
+        self._is_full_wanted |= full
+        due = min(self._next_due, self._next_full_due) if full else self._next_due
+        if time.monotonic() >= due and (self._thread is None or not self._thread.is_alive()):
+            wanted = {"full": self._is_full_wanted}
+            self._thread = threading.Thread(target=self.count, kwargs=wanted, name="count the log", daemon=True)
+            self._thread.start()
         return self._counts
 
     def forget_erased(self, erasures: Change) -> None:
-        """Forget the interactions that were read, if somebody was erased since; see `LogReader.forget_erased`."""
+        """Forget the interactions read, if a user was erased since; see `LogReader.forget_erased`."""
         self._reader.forget_erased(erasures)
 
-    def count(self, *, paired: bool = True) -> None:
-        """Count now what has changed since it was counted last.
+    def count(self, *, full: bool = True) -> None:
+        """Count what has changed since the last count.
 
         Args:
-            paired: Whether item-to-item counts and clicks are wanted too; if not, they stay as they are, unless a user
-                was erased since they were counted.
+            full: Whether to count neighbours and clicks too. If not, they stay as they are, unless a user was erased
+                since their last count.
         """
         start = time.monotonic()
-        if paired:
-            self._is_wanted = False
+        if full:
+            self._is_full_wanted = False
         try:
-            self._counts = self._counted(self._open(), paired=paired)
+            self._counts = self._counted(self._open(), full=full)
         except InteractionError as error:
             _log.error("the log could not be counted: %s", error)
-            paired = True
-        # Also after a failure: a store that is away must not be asked by every batch.
+            full = True
+        # Also after a failure: an unavailable store must not be asked by every batch.
         end = time.monotonic()
-        # One that came before its time shortened the pause after the one before it.
-        self._spent = end - start + (self._spent if start < self._next else 0.0)
-        self._next = end + max(self._settings.every_s, _PAUSE * self._spent)
-        if paired:
-            self._next_paired = self._next
+        # A count before its due time shortened the pause after the one before it.
+        self._spent_s = end - start + (self._spent_s if start < self._next_due else 0.0)
+        self._next_due = end + max(self._settings.every_s, _PAUSE * self._spent_s)
+        if full:
+            self._next_full_due = self._next_due
 
-    def _counted(self, store: InteractionStore, *, paired: bool) -> Counts:
-        # Before the log is read: what is committed meanwhile is counted next time.
+    def _counted(self, store: InteractionStore, *, full: bool) -> Counts:
+        # The revision is read before the log: later commits are counted next time.
         revision, now_us = store.revision, round(self._clock() * MICROSECONDS)
         with store.database.reading() as connection:
             erasures = interaction_reads.erasures(connection)
-        # What was counted of somebody who was erased must not stay, wanted or not.
-        paired = paired or (self._paired_revision >= 0 and erasures != self._erasures)
-        counts, paired_anew = self._counts, paired and revision != self._paired_revision
-        if paired_anew or revision != self._revision or now_us >= self._still_until_us:
+        # Counts that include an erased user must be replaced, wanted or not.
+        full = full or (self._full_revision >= 0 and erasures != self._erasures)
+        counts, has_new_neighbours = self._counts, full and revision != self._full_revision
+        if has_new_neighbours or revision != self._revision or now_us >= self._unchanged_until_us:
             log = self._reader.read(store)
-            found = counts_of(log, now_us, self._settings, paired=paired_anew)
-            kept = counts if not paired_anew else found
-            counts = found._replace(items=kept.items, neighbours=kept.neighbours, clicks=counts.clicks)
-            self._revision, self._still_until_us = revision, still_until(log.time_us, now_us)
-            if paired_anew:
-                self._paired_revision = revision
-        if paired:
+            new = counts_of(log, now_us, self._settings, full=has_new_neighbours)
+            latest = new if has_new_neighbours else counts
+            counts = new._replace(items=latest.items, neighbours=latest.neighbours, clicks=counts.clicks)
+            self._revision, self._unchanged_until_us = revision, unchanged_until(log.time_us, now_us)
+            if has_new_neighbours:
+                self._full_revision = revision
+        if full:
             counts, self._erasures = counts._replace(clicks=read_clicks(store, self._settings.click_prior)), erasures
         return counts

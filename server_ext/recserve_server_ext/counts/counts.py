@@ -1,4 +1,4 @@
-"""What the log of all users says: what is popular, among whom, and which items go together."""
+"""Counts of the interaction log: popularity, overall and by context, and item-to-item neighbours."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.counts.clicks import ClickCounts
 from recserve_server_ext.counts.neighbours import Neighbours, neighbours_of
-from recserve_server_ext.counts.popularity import Ranking, no_ranking, ranking_of
+from recserve_server_ext.counts.popularity import PopularityCounts, count_popularity, no_popularity
 
-#: Newest interactions, as they came, that go into item-to-item counts; of each user at most so many, of so many items.
-PAIRED: Final = 200_000
-_OF_USER: Final = 100
-_ITEMS: Final = 50_000
-#: A ranking of a context counts from this many active users on; so many values of one name at most.
-FEWEST: Final = 20
-_VALUES: Final = 50
+#: Newest interactions that item-to-item neighbours are counted from, also for each user, and the number of items.
+_MAX_INTERACTIONS: Final = 200_000
+_MAX_PER_USER: Final = 100
+_MAX_ITEMS: Final = 50_000
+#: Active users that a context needs for popularity of its own, and values of one context name.
+MIN_USERS: Final = 20
+_MAX_VALUES: Final = 50
 
 
 @dataclass(frozen=True, eq=False)
 class LogColumns:
-    """Interactions of all users that count, in the order they came.
+    """Interactions of all users in the order they were recorded.
 
     Attributes:
-        user: [events] number of the user.
-        item: [events] place in `items`.
-        time_us: [events].
+        user: [interactions] number of the user.
+        item: [interactions] position in `items`.
+        time_us: [interactions] microseconds since 1970.
         items: Item ids.
-        context: By name: [events] the value, none where there is none.
+        context: [interactions] value of each context name; `None` where an interaction has none.
     """
 
     user: Ints
@@ -43,65 +43,65 @@ class LogColumns:
 
 
 class Counts(NamedTuple):
-    """What was counted.
+    """Counts of the interaction log.
 
     Attributes:
-        everybody: What is popular.
-        of_context: The same among the interactions with a value of a context, by name and value.
-        items: The items of `neighbours`.
-        neighbours: Which of them go together.
-        clicks: What was recommended and clicked.
+        overall: Popularity among all interactions.
+        by_context: Popularity among the interactions with a context value, by name and value.
+        items: Item ids of `neighbours`.
+        neighbours: Item-to-item neighbours.
+        clicks: Impressions and clicks.
     """
 
-    everybody: Ranking
-    of_context: dict[tuple[str, str], Ranking]
+    overall: PopularityCounts
+    by_context: dict[tuple[str, str], PopularityCounts]
     items: list[str]
     neighbours: Neighbours
     clicks: ClickCounts = ClickCounts()
 
-    def ranking(self, context: Mapping[str, str]) -> Ranking:
-        """What is popular in a context: of the values that were counted the one with the fewest active users."""
-        found = [self.of_context[pair] for pair in context.items() if pair in self.of_context]
-        return min(found, key=lambda ranking: int(ranking.active[-1]), default=self.everybody)
+    def popularity_in(self, context: Mapping[str, str]) -> PopularityCounts:
+        """Popularity in a context: that of its most specific value, the one with the fewest active users."""
+        counted = [self.by_context[pair] for pair in context.items() if pair in self.by_context]
+        return min(counted, key=lambda popularity: int(popularity.active[-1]), default=self.overall)
 
 
 def no_counts() -> Counts:
-    """Of an empty log."""
-    return Counts(no_ranking(), {}, [], Neighbours(np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)))
+    """The counts of an empty log."""
+    return Counts(no_popularity(), {}, [], Neighbours(np.empty((0, 0), np.int32), np.empty((0, 0), np.float32)))
 
 
-def counts_of(log: LogColumns, now_us: int, settings: CountSettings, *, paired: bool = True) -> Counts:
+def counts_of(log: LogColumns, now_us: int, settings: CountSettings, *, full: bool = True) -> Counts:
     """Count a log.
 
     Args:
         log: The interactions.
-        now_us: When, in microseconds since 1970: what the windows of what is popular end with.
-        settings: How it is counted.
-        paired: Whether item-to-item counts are wanted, which take longest.
+        now_us: End of the popularity windows, in microseconds since 1970.
+        settings: Settings of the counts.
+        full: Whether to count item-to-item neighbours too, which takes longest.
     """
     rank = _alphabetic(log.items)
     age_us = np.maximum(now_us - log.time_us, 0)
     newest_us = int(age_us.min(initial=np.iinfo(np.int64).max))
 
-    def ranking(places: Ints | slice) -> Ranking:
+    def popularity(places: Ints | slice) -> PopularityCounts:
         columns = log.user[places], log.item[places], age_us[places]
-        return ranking_of(*columns, log.items, rank, settings.recent_half_life_s, newest_us)
+        return count_popularity(*columns, log.items, rank, settings.recent_half_life_s, newest_us)
 
-    of_context = {}
+    by_context = {}
     for name, values in log.context.items():
-        found, inverse = np.unique(np.array([value or "" for value in values]), return_inverse=True)
-        often = np.argsort(-np.bincount(inverse, minlength=len(found)), kind="stable")[: _VALUES + 1]
-        for code in often.tolist():
-            if found[code]:
-                counted = ranking(np.flatnonzero(inverse == code))
-                if counted.active[-1] >= FEWEST:
-                    of_context[name, str(found[code])] = counted
-    items, neighbours = _neighbours(log, rank, settings) if paired else no_counts()[2:4]
-    return Counts(ranking(slice(None)), of_context, items, neighbours)
+        distinct, inverse = np.unique(np.array([value or "" for value in values]), return_inverse=True)
+        frequent = np.argsort(-np.bincount(inverse, minlength=len(distinct)), kind="stable")[: _MAX_VALUES + 1]
+        for code in frequent.tolist():
+            if distinct[code]:
+                counted = popularity(np.flatnonzero(inverse == code))
+                if counted.active[-1] >= MIN_USERS:
+                    by_context[name, str(distinct[code])] = counted
+    items, neighbours = _neighbours(log, rank, settings) if full else no_counts()[2:4]
+    return Counts(popularity(slice(None)), by_context, items, neighbours)
 
 
 def _alphabetic(items: list[str]) -> Ints:
-    """[items] the place of each in the order of their ids: what is equal has one order, however it came."""
+    """[items] rank of each item in the order of the ids, so that ties do not depend on the order of the log."""
     order = np.array(sorted(range(len(items)), key=items.__getitem__), np.int64)
     rank = np.empty(len(items), np.int64)
     rank[order] = np.arange(len(items))
@@ -109,22 +109,22 @@ def _alphabetic(items: list[str]) -> Ints:
 
 
 def _neighbours(log: LogColumns, rank: Ints, settings: CountSettings) -> tuple[list[str], Neighbours]:
-    """Item-to-item counts of the newest interactions, and the items they are about."""
-    user, item = log.user[-PAIRED:], log.item[-PAIRED:]
+    """The most frequent items of the newest interactions, and their neighbours."""
+    user, item = log.user[-_MAX_INTERACTIONS:], log.item[-_MAX_INTERACTIONS:]
     _, user = np.unique(user, return_inverse=True)
-    # The newest of each user: counted from the end, one user after the other.
+    # The newest interactions of each user, counted from the end.
     order = np.lexsort([-np.arange(len(user)), user])
     lengths = np.bincount(user)
     from_end = np.arange(len(user)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    order = order[from_end < _OF_USER]
+    order = order[from_end < _MAX_PER_USER]
     user, item = user[order], item[order]
-    often = np.bincount(item, minlength=len(log.items))
-    kept = np.lexsort([rank, -often])[:_ITEMS]
-    kept = kept[often[kept] > 0]
+    frequency = np.bincount(item, minlength=len(log.items))
+    kept = np.lexsort([rank, -frequency])[:_MAX_ITEMS]
+    kept = kept[frequency[kept] > 0]
     place = np.full(len(log.items), -1, np.int64)
     place[kept] = np.arange(len(kept))
-    counted = place[item] >= 0
-    found = neighbours_of(
-        user[counted], place[item[counted]], len(kept), shrink=settings.shrink, most=settings.neighbours
+    is_kept = place[item] >= 0
+    neighbours = neighbours_of(
+        user[is_kept], place[item[is_kept]], len(kept), shrink=settings.shrink, most=settings.neighbours
     )
-    return [log.items[n] for n in kept.tolist()], found
+    return [log.items[n] for n in kept.tolist()], neighbours

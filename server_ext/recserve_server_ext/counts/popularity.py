@@ -1,4 +1,4 @@
-"""What is popular: items by the users they had within the last day, week, month and in all of the log."""
+"""Popularity: users and recent interactions of each item within the last day, week, month and the whole log."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import numpy as np
 from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.units import DAY_S, MICROSECONDS
 
-#: The last 1, 7 or 30 days, all of the log, or all of these mixed.
+#: The last 1, 7 or 30 days, the whole log, or all of these windows smoothed into one (`mixed`).
 PopularWindow = Literal["day", "week", "month", "all", "mixed"]
-#: Seconds, shortest first; an interaction is in a window when it is not older than this.
+#: Length of each window in seconds, shortest first.
 WINDOWS: Final[dict[PopularWindow, float]] = {
     "day": DAY_S,
     "week": 7 * DAY_S,
     "month": 30 * DAY_S,
     "all": math.inf,
 }
-#: Users of a window at which it counts as much as all longer ones.
+#: Active users at which a window weighs as much as all longer ones together.
 BACK_OFF: Final = 50.0
 #: Later than any time, in microseconds.
-_EVER: Final = 2**62
-#: Items that are kept of a ranking, by each of its orders.
-MOST_ITEMS: Final = 5000
+_NEVER_US: Final = 2**62
+#: Items that are kept of each ranking: by smoothed share, and by users and recent interactions of each window.
+MAX_ITEMS: Final = 5000
 
 
-class Ranking(NamedTuple):
-    """Items by their users, within each window.
+class PopularityCounts(NamedTuple):
+    """Users and recent interactions of items, within each window.
 
     Attributes:
         items: Item ids.
-        users: [items, windows] users of each.
-        recent: [items, windows] interactions, each halved with its age.
-        active: [windows] users of any item.
+        users: [items, windows] users who had the item.
+        recent: [items, windows] interactions with the item, each decayed by its age.
+        active: [windows] users who had any item.
     """
 
     items: list[str]
@@ -43,18 +43,21 @@ class Ranking(NamedTuple):
     active: Ints
 
     def shares(self, window: PopularWindow = "mixed") -> Floats:
-        """[items] The part of a window's active users that each item had; see `mixed`."""
+        """[items] share of a window's active users that had the item; for `mixed` see `smoothed_shares`."""
         if window == "mixed":
-            return mixed(self.users, self.active)
+            return smoothed_shares(self.users, self.active)
         place = list(WINDOWS).index(window)
         return np.asarray(self.users[:, place] / max(int(self.active[place]), 1))
 
     def recent_in(self, window: PopularWindow = "mixed") -> Floats:
-        """[items] Interactions within a window, each halved with its age, which is a mixture of windows by itself."""
+        """[items] decayed interactions within a window; `mixed` takes the whole log."""
         return np.asarray(self.recent[:, list(WINDOWS).index("all" if window == "mixed" else window)])
 
-    def reasons(self, window: PopularWindow = "mixed") -> tuple[Ints, list[float | None]]:
-        """[items] Users, and within how many seconds (none = all of the log): mixed, the shortest window with any."""
+    def facts(self, window: PopularWindow = "mixed") -> tuple[Ints, list[float | None]]:
+        """[items] users, and the length of their window in seconds; `None` for the whole log.
+
+        For `mixed` the window is the shortest one with a user.
+        """
         lengths = [None if math.isinf(length_s) else length_s for length_s in WINDOWS.values()]
         if window == "mixed":
             places = np.argmax(self.users > 0, axis=1)
@@ -64,21 +67,22 @@ class Ranking(NamedTuple):
         return users, [lengths[place] for place in places.tolist()]
 
 
-def no_ranking() -> Ranking:
-    """Of an empty log."""
+def no_popularity() -> PopularityCounts:
+    """The counts of an empty log."""
     windows = len(WINDOWS)
-    return Ranking([], np.empty((0, windows), np.int64), np.empty((0, windows)), np.zeros(windows, np.int64))
+    return PopularityCounts([], np.empty((0, windows), np.int64), np.empty((0, windows)), np.zeros(windows, np.int64))
 
 
-def mixed(users: Ints, active: Ints) -> Floats:
-    """Shares of users by all windows: from the longest to the shortest p_w = (users_w + 50 p_longer) / (active_w + 50).
+def smoothed_shares(users: Ints, active: Ints) -> Floats:
+    """[items] shares of users, smoothed over all windows: p_w = (users_w + 50 p_longer) / (active_w + 50).
 
-    A window counts as far as it has users: one of 50 as much as all longer ones together, a quiet one next to nothing.
-    It is the back-off of D. MacKay and L. Peto, "A hierarchical Dirichlet language model", 1995, with a fixed prior.
+    The recursion runs from the longest window to the shortest. A window with 50 active users weighs as much as all
+    longer ones together; a quiet window hardly counts. This is the back-off of D. MacKay and L. Peto, "A hierarchical
+    Dirichlet language model", 1995, with a fixed prior.
 
     Args:
-        users: [items, windows] shortest window first.
-        active: [windows].
+        users: [items, windows] users of each item, shortest window first.
+        active: [windows] active users.
     """
     share = users[:, -1] / max(int(active[-1]), 1)
     for place in range(len(active) - 2, -1, -1):
@@ -86,59 +90,61 @@ def mixed(users: Ints, active: Ints) -> Floats:
     return np.asarray(share, np.float64)
 
 
-def ranking_of(
+def count_popularity(
     user: Ints, item: Ints, age_us: Ints, names: list[str], rank: Ints, half_life_s: float, newest_us: int
-) -> Ranking:
-    """Count some interactions.
+) -> PopularityCounts:
+    """Count the users and recent interactions of each item.
 
     Args:
-        user: [events] number of the user.
-        item: [events] place in `names`.
-        age_us: [events] before now; not negative.
+        user: [interactions] number of the user.
+        item: [interactions] position in `names`.
+        age_us: [interactions] age in microseconds; not negative.
         names: Item ids.
-        rank: [names] order of what is equal.
-        half_life_s: After this much more age an interaction counts half as much.
-        newest_us: Age of the newest of the log: what `half_life_s` counts from, so that a quiet log does not vanish.
+        rank: [names] order of ties.
+        half_life_s: Age that halves an interaction's weight.
+        newest_us: Age of the newest interaction of the log. Decay begins there, so that a quiet log keeps its weights.
     """
     if not len(user):
-        return no_ranking()
+        return no_popularity()
     n = len(names)
-    # The youngest of each user and item, and of each user: they tell in which windows these are.
+    # The newest interaction of each user and item, and of each user, tells which windows they are in.
     pairs, youngest = _least(user * n + item, age_us)
-    _, of_user = _least(pairs // n, youngest)
+    _, youngest_of_user = _least(pairs // n, youngest)
     recent_weight = np.exp2(-np.maximum(age_us - newest_us, 0) / MICROSECONDS / half_life_s)
     users, recent, active = [], [], []
     for length_s in WINDOWS.values():
-        most_us = length_s * MICROSECONDS
-        inside = age_us <= most_us
-        users.append(np.bincount(pairs[youngest <= most_us] % n, minlength=n))
+        length_us = length_s * MICROSECONDS
+        inside = age_us <= length_us
+        users.append(np.bincount(pairs[youngest <= length_us] % n, minlength=n))
         recent.append(np.bincount(item[inside], recent_weight[inside], minlength=n))
-        active.append(int((of_user <= most_us).sum()))
-    found = Ranking(names, np.stack(users, axis=1), np.stack(recent, axis=1), np.array(active))
-    orders = [found.shares(), *found.users.T, *found.recent.T]
-    best = [np.lexsort([rank, -of])[:MOST_ITEMS] for of in orders]
+        active.append(int((youngest_of_user <= length_us).sum()))
+    counts = PopularityCounts(names, np.stack(users, axis=1), np.stack(recent, axis=1), np.array(active))
+    rankings = [counts.shares(), *counts.users.T, *counts.recent.T]
+    best = [np.lexsort([rank, -values])[:MAX_ITEMS] for values in rankings]
     kept = np.array(list(dict.fromkeys(np.concatenate(best).tolist())), np.int64)
-    kept = kept[found.users[kept, -1] > 0]
-    return Ranking([names[place] for place in kept.tolist()], found.users[kept], found.recent[kept], found.active)
+    kept = kept[counts.users[kept, -1] > 0]
+    ids = [names[place] for place in kept.tolist()]
+    return PopularityCounts(ids, counts.users[kept], counts.recent[kept], counts.active)
 
 
-def still_until(time_us: Ints, now_us: int) -> int:
-    """Until when a log that gets no more interactions is counted the same: before that none leaves a window.
+def unchanged_until(time_us: Ints, now_us: int) -> int:
+    """Time until which the counts of an unchanged log stay the same: when the next interaction leaves a window.
+
+    It is `now_us` where an interaction lies in the future: the ages of all others change relative to its age of 0.
 
     Args:
-        time_us: [events] microseconds since 1970; of one that is still to come the age stands still, so that the
-            others' grow beside it: `now_us` then.
-        now_us: The moment of the count.
+        time_us: [interactions] microseconds since 1970.
+        now_us: Time of the count, in microseconds since 1970.
     """
-    edges = [now_us if (time_us > now_us).any() else _EVER]
+    edges = [now_us if (time_us > now_us).any() else _NEVER_US]
     for length_us in (round(length_s * MICROSECONDS) for length_s in WINDOWS.values() if length_s < math.inf):
         inside = time_us[time_us >= now_us - length_us]
-        edges.append(int(inside.min(initial=_EVER - length_us - 1)) + length_us + 1)
+        edges.append(int(inside.min(initial=_NEVER_US - length_us - 1)) + length_us + 1)
     return min(edges)
 
 
 def _least(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
-    """Distinct keys, ascending, and the least value of each."""
+    """Distinct keys, ascending, and the smallest value of each."""
     order = np.lexsort([values, keys])
     keys, values = keys[order], values[order]
     first = np.append(True, keys[1:] != keys[:-1])

@@ -1,4 +1,4 @@
-"""Cleaning: which interactions a history is made from, and what was left out for which reason."""
+"""Cleans the interactions that histories are made from, and counts what was left out."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from recserve_server_ext.interactions.columns import EventColumns
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """What became of the interactions; `read` is the sum of all the others but `bot_users`.
+    """Numbers of interactions kept and left out; `read` is the sum of the others, without `bot_users`.
 
     Attributes:
-        read: Interactions that came in.
-        no_weight: Of a type without a base weight.
+        read: All interactions.
+        no_weight: Interactions of a type without a base weight.
         missing: Ratings without a value.
-        duplicates: Equal to another one in everything: user, item or text, type, timestamp and numbers.
-        bots: Of users that are bots.
-        bot_users: Such users.
-        bounces: Shorter than the bound.
-        kept: The rest.
+        duplicates: Interactions equal to another one in user, item or text, type, timestamp and numbers.
+        bots: Interactions of bots.
+        bot_users: Number of bots.
+        bounces: Interactions that were too short.
+        kept: Interactions that are kept.
     """
 
     read: int
@@ -37,10 +37,10 @@ class Counters(msgspec.Struct, frozen=True):
 
 
 def clean(columns: EventColumns, rules: HistoryRules) -> tuple[Ints, Counters]:
-    """The places of the interactions that are kept, ascending, and the counters.
+    """Positions of the interactions that are kept, ascending, and the counters.
 
-    Steps follow one another, each on what the one before it left: types without a weight, ratings without a value,
-    exact duplicates (the first of them in the columns stays), bots, bounces.
+    The steps, each on what the step before left: types without a weight, ratings without a value, exact duplicates
+    (the first one in the columns stays), bots, bounces.
     """
     cleaning = rules.cleaning
     rated = of_types(columns, rules.rating.types)
@@ -59,23 +59,23 @@ def clean(columns: EventColumns, rules: HistoryRules) -> tuple[Ints, Counters]:
 
 
 def of_types(columns: EventColumns, names: Iterable[str]) -> Mask:
-    """[events] Whether the type is one of these."""
+    """[interactions] whether the type is one of these."""
     wanted = set(names)
     return np.array([name in wanted for name in columns.types], np.bool_)[columns.type]
 
 
 def _distinct(columns: EventColumns, places: Ints) -> Ints:
-    """Of equal interactions the first."""
+    """The first of each group of equal interactions."""
     if is_newest_first(columns.user[places], columns.time_us[places]):
         return places
     numbers = [columns.value, columns.duration_s, columns.price, columns.quantity]
     keys = [columns.user, columns.time_us, columns.subject, columns.type]
-    # A missing number equals a missing number; numbers are finite, so minus infinity is free to stand for it.
-    # A column without any number tells nothing apart; mostly none of the four has one.
-    known = [column for column in numbers if not np.isnan(column).all()]
-    keys += [np.nan_to_num(column, nan=-np.inf, neginf=-np.inf) for column in known]
+    # Missing numbers are equal to each other; numbers are finite, so minus infinity can stand for a missing one.
+    # Columns without any number are skipped: mostly all four are empty.
+    used = [column for column in numbers if not np.isnan(column).all()]
+    keys += [np.nan_to_num(column, nan=-np.inf, neginf=-np.inf) for column in used]
     keys = [key[places] for key in keys]
-    order = np.lexsort(keys)  # stable: among equals the first comes first
+    order = np.lexsort(keys)  # stable: the first of equal ones stays first
     differs = np.ones(len(places), np.bool_)
     differs[1:] = np.logical_or.reduce([key[order][1:] != key[order][:-1] for key in keys])
     first: Ints = np.sort(places[order[differs]])
@@ -83,12 +83,12 @@ def _distinct(columns: EventColumns, places: Ints) -> Ints:
 
 
 def is_newest_first(user: Ints, time_us: Ints) -> bool:
-    """Whether the interactions come user by user, each later than the next one: then none needs to be sorted."""
+    """Whether the interactions are sorted by user and then strictly by time, newest first."""
     return bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (time_us[1:] < time_us[:-1]))).all())
 
 
 def _bots(columns: EventColumns, places: Ints, most: int, window_s: float) -> Ints:
-    """Users with more than `most` interactions, the first and the last of which are less than the window apart."""
+    """Users with more than `most` interactions within less than the window."""
     user, time_us = columns.user[places], columns.time_us[places]
     if np.bincount(user).max(initial=0) <= most:
         return np.empty(0, np.int64)

@@ -1,4 +1,4 @@
-"""Features of interactions, and their standardisation by statistics of a named time range."""
+"""Features of interactions, and their standardisation with statistics of a time range."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from recserve_server_ext.config.history import Fitted, HistoryRules, Method, Sta
 from recserve_server_ext.history.cleaning import clean, of_types
 from recserve_server_ext.interactions.columns import EventColumns
 
-#: Standard deviations beyond which a z-score does not go, and points for ratings.
+#: Bound of z-scores, and of rating distances in points.
 CLIP: Final = 3.0
 _CLICK: Final = "click"
 _KNOTS: Final = np.linspace(0.0, 1.0, 101)
 
 
 def features(columns: EventColumns, places: Ints, rules: HistoryRules) -> dict[str, Floats]:
-    """The features of these interactions; NaN where one has none.
+    """The features of some interactions, by name; NaN where an interaction lacks one.
 
     - dwell: the duration in seconds.
-    - clicks: how many of these interactions are clicks of the same user on the same item or text.
-    - amount: price * quantity, a missing quantity being 1.
-    - rating: the value, of types that are ratings.
+    - clicks: the number of clicks of the same user on the same item or text, among these interactions.
+    - amount: price * quantity; a missing quantity counts as 1.
+    - rating: the value, for interaction types that are ratings.
     """
     quantity = np.where(np.isnan(columns.quantity), 1.0, columns.quantity)
     clicked = of_types(columns, [_CLICK])[places]
@@ -43,38 +43,39 @@ def features(columns: EventColumns, places: Ints, rules: HistoryRules) -> dict[s
 
 
 def same_subject(columns: EventColumns, places: Ints) -> tuple[Ints, int]:
-    """A number for each of these interactions, equal for the same user and the same item or text; and how many."""
+    """Group number of each interaction by user and item or text, and the number of groups."""
     key = columns.user[places] * max(len(columns.subjects), 1) + columns.subject[places]
     distinct, group = np.unique(key, return_inverse=True)
     return group, len(distinct)
 
 
 def fit(columns: EventColumns, rules: HistoryRules, name: str, start_us: int, end_us: int) -> HistoryRules:
-    """The rules with statistics of the interactions with start <= time < end.
+    """The rules, with statistics fitted on the interactions with start <= time < end.
 
-    Nothing outside the range counts, not even for cleaning. Two fits of the same interactions have the same version.
+    Interactions outside the range do not count, not even for cleaning. Two fits on the same interactions have the same
+    version.
 
     Args:
-        columns: Interactions, whatever their times.
-        rules: Whose cleaning and types count; their own statistics do not.
-        name: Of the range.
-        start_us: Microseconds since 1970.
-        end_us: Microseconds since 1970.
+        columns: Interactions of any time.
+        rules: Rules of cleaning and types; their statistics are replaced.
+        name: Name of the range.
+        start_us: Start of the range, in microseconds since 1970.
+        end_us: End of the range, in microseconds since 1970.
 
     Raises:
-        ConfigError: The range is empty, or holds no interaction that is kept.
+        ConfigError: The range holds no interaction that is kept.
     """
     inside = (columns.time_us >= start_us) & (columns.time_us < end_us)
     chosen = select(columns, np.flatnonzero(inside))
     kept, _ = clean(chosen, rules)
     if not len(kept):
         raise ConfigError(f"no interaction to fit on in the time range {name!r}, {start_us} to {end_us} microseconds")
-    found = {feature: _statistics(values) for feature, values in features(chosen, kept, rules).items()}
-    return msgspec.structs.replace(rules, fitted=Fitted(name, start_us, end_us, len(kept), **found))
+    statistics = {feature: _statistics(values) for feature, values in features(chosen, kept, rules).items()}
+    return msgspec.structs.replace(rules, fitted=Fitted(name, start_us, end_us, len(kept), **statistics))
 
 
 def select(columns: EventColumns, places: Ints) -> EventColumns:
-    """The columns of some interactions; `places` ascending."""
+    """The columns of the interactions at some positions, which are ascending."""
     counts = np.bincount(columns.user[places], minlength=columns.users)
     return EventColumns(
         offsets=np.concatenate([[0], np.cumsum(counts)]),
@@ -91,31 +92,30 @@ def select(columns: EventColumns, places: Ints) -> EventColumns:
     )
 
 
-def standardised(values: Floats, method: Method, of: Statistics) -> Floats:
-    """s(x) by the statistics of a feature; NaN stays NaN, and without statistics all others are 0.
+def standardised(values: Floats, method: Method, statistics: Statistics) -> Floats:
+    """s(x) by the statistics of a feature. NaN stays NaN; with empty statistics all other values become 0.
 
     - z: (x - mean) / std, cut to [-3, 3]; 0 where std = 0.
     - minmax: (x - least) / (most - least), cut to [0, 1]; 0 where they are equal.
     - log: ln(1 + max(x, 0)) / ln(1 + most), cut to [0, 1]; 0 where most <= 0.
-    - quantile: the part of the 101 knots below x, those equal to x counting half: in [0, 1].
+    - quantile: the share of the 101 knots below x, in [0, 1]; knots equal to x count half.
     """
     if method == "z":
-        scaled = np.clip((values - of.mean) / of.std, -CLIP, CLIP) if of.std > 0 else 0.0 * values
-    elif method == "minmax":
-        width = of.most - of.least
-        scaled = np.clip((values - of.least) / width, 0.0, 1.0) if width > 0 else 0.0 * values
-    elif method == "log":
-        scaled = (
-            np.clip(np.log1p(np.maximum(values, 0.0)) / np.log1p(of.most), 0.0, 1.0) if of.most > 0 else 0.0 * values
-        )
-    else:
-        below, through = (np.searchsorted(of.knots, values, side) for side in ("left", "right"))
-        scaled = np.where(np.isnan(values), np.nan, (below + through) / (2.0 * max(len(of.knots), 1)))
-    return scaled
+        std = statistics.std
+        return np.clip((values - statistics.mean) / std, -CLIP, CLIP) if std > 0 else 0.0 * values
+    if method == "minmax":
+        width = statistics.most - statistics.least
+        return np.clip((values - statistics.least) / width, 0.0, 1.0) if width > 0 else 0.0 * values
+    if method == "log":
+        most = statistics.most
+        return np.clip(np.log1p(np.maximum(values, 0.0)) / np.log1p(most), 0.0, 1.0) if most > 0 else 0.0 * values
+    knots = statistics.knots
+    below, up_to = (np.searchsorted(knots, values, side) for side in ("left", "right"))
+    return np.where(np.isnan(values), np.nan, (below + up_to) / (2.0 * max(len(knots), 1)))
 
 
 def _statistics(values: Floats) -> Statistics:
-    values = np.sort(values[np.isfinite(values)])  # sorted: sums do not depend on the order of the input
+    values = np.sort(values[np.isfinite(values)])  # sorted, so that sums do not depend on the order of the input
     if not len(values):
         return Statistics(0, 0.0, 0.0, 0.0, 0.0, ())
     knots = tuple(np.quantile(values, _KNOTS).tolist())

@@ -1,4 +1,4 @@
-"""What users did, as weighted histories: read from the store for many users at once, by the rules of `preview`."""
+"""Reads the recorded histories of users: weighted behaviours, for many users at once, with a cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recserve_client.contract import HistoryEntry, UserHistory
 from recserve_server_ext.catalogue.view import RowOf
 from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
-from recserve_server_ext.history.weights import FACTORS, WeightedEvents, weigh
+from recserve_server_ext.history.weights import FACTORS, WeightedInteractions, weigh
 from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions.columns import EventColumns
 from recserve_server_ext.interactions.keys import UserKeys
@@ -23,19 +23,20 @@ from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.writes import KINDS
 
-#: Newest interactions of a user that a history is made from.
+#: The newest interactions of a user that a history is made from.
 WINDOW: Final = 500
-#: Entries that are kept of all users together.
-KEPT: Final = 1_000_000
+#: Cached behaviours and seen items of all users together.
+MAX_CACHED: Final = 1_000_000
+#: Counters that a `UserHistory` reports as left out.
 _LEFT_OUT: Final = ("no_weight", "missing", "duplicates", "bots", "bounces")
-#: What a behaviour may weigh; only ratios within a history count.
-_HEAVIEST: Final = 1e6
-#: Items and kinds of everything that a user saw, two lists of the same length.
-Pairs = tuple[list[str], list[str]]
+#: Largest weight of a behaviour; only ratios within a history matter.
+_MAX_WEIGHT: Final = 1e6
+#: Seen items of a user and their kinds: two lists of equal length.
+SeenItems = tuple[list[str], list[str]]
 
 
-class Placed(Protocol):
-    """What knows the rows of items, as a view does."""
+class RowLookup(Protocol):
+    """Anything that knows the rows of items, such as a catalogue view."""
 
     @property
     def row_of(self) -> RowOf:
@@ -43,150 +44,184 @@ class Placed(Protocol):
         ...
 
 
-class UserPast:
-    """What a recommendation needs to know of a user; nothing in it changes.
+class RecordedHistory:
+    """A user's recorded behaviours and seen items; immutable.
 
     Attributes:
-        subjects: [behaviours] items and texts, newest first.
-        is_item: [behaviours] which of them are items.
-        weights: [behaviours] by the rules.
-        newer: [behaviours] how many interactions of the user are newer.
-        turned: [behaviours] how much each counts apart from its age, for strategies that know nothing of liking: the
-            factor of repeats, and 0 for types that push away.
-        seen: Items that the user had to do with and that are not among the behaviours.
+        subjects: [behaviours] item ids and texts, newest first.
+        is_item: [behaviours] whether the subject is an item.
+        weights: [behaviours] weights by the history rules.
+        newer: [behaviours] number of the user's interactions that are newer.
+        undecayed_weights: [behaviours] weights before decay by age; see the function `undecayed_weights`.
+        seen: Seen items that are not among the behaviours.
         has_texts: Whether any behaviour is a text.
-        newest_us: Time of the newest behaviour, in microseconds since 1970; 0 = there is none.
+        newest_us: Time of the newest behaviour, in microseconds since 1970; 0 for an empty history.
     """
 
-    __slots__ = ("_found", "has_texts", "is_item", "newer", "newest_us", "seen", "subjects", "turned", "weights")
+    __slots__ = (
+        "_rows",
+        "has_texts",
+        "is_item",
+        "newer",
+        "newest_us",
+        "seen",
+        "subjects",
+        "undecayed_weights",
+        "weights",
+    )
 
     def __init__(
-        self, subjects: list[str], is_item: Mask, weights: Floats, newer: Floats, turned: Floats, seen: list[str]
+        self,
+        subjects: list[str],
+        is_item: Mask,
+        weights: Floats,
+        newer: Floats,
+        undecayed_weights: Floats,
+        seen: list[str],
+        newest_us: int = 0,
     ) -> None:
         self.subjects = subjects
         self.is_item = is_item
         self.weights = weights
         self.newer = newer
-        self.turned = turned
+        self.undecayed_weights = undecayed_weights
         self.seen = seen
+        self.newest_us = newest_us
         self.has_texts = not is_item.all()
-        self.newest_us = 0
-        self._found: tuple[weakref.ref[Placed], Ints, Ints] | None = None
+        self._rows: tuple[weakref.ref[RowLookup], Ints, Ints] | None = None
+
+    def take(self, is_kept: Mask) -> RecordedHistory:
+        """The history without some of its behaviours."""
+        return RecordedHistory(
+            list(compress(self.subjects, is_kept.tolist())),
+            self.is_item[is_kept],
+            self.weights[is_kept],
+            self.newer[is_kept],
+            self.undecayed_weights[is_kept],
+            self.seen,
+            self.newest_us,
+        )
 
     @property
     def size(self) -> int:
-        """Entries that are held."""
+        """Number of behaviours and seen items."""
         return len(self.subjects) + len(self.seen)
 
-    def rows_in(self, view: Placed) -> tuple[Ints, Ints]:
-        """Rows of the behaviours [behaviours], -1 = a text, or not in the catalogue; and of all that was seen.
+    def rows_in(self, view: RowLookup) -> tuple[Ints, Ints]:
+        """Rows of the behaviours, and rows of all seen items; cached for the last view.
 
-        The latter are distinct and ascending, and hold those of the behaviours.
+        Returns:
+            [behaviours] rows, -1 for texts and items that the catalogue lacks; and the distinct rows of all items that
+            the user has seen, those of the behaviours included, ascending.
         """
-        found = self._found
-        # The view is not kept alive: it holds a snapshot.
-        if found is None or found[0]() is not view:
+        cached = self._rows
+        # A weak reference: a view holds a snapshot.
+        if cached is None or cached[0]() is not view:
             rows = _rows(view, self.subjects)
             if self.has_texts:
                 rows[~self.is_item] = -1
-            banned = np.concatenate([rows, _rows(view, self.seen)]) if self.seen else rows
-            found = self._found = (weakref.ref(view), rows, _distinct(banned))
-        return found[1], found[2]
+            seen = np.concatenate([rows, _rows(view, self.seen)]) if self.seen else rows
+            cached = self._rows = (weakref.ref(view), rows, _distinct(seen))
+        return cached[1], cached[2]
 
 
 def _distinct(rows: Ints) -> Ints:
-    """The rows that are any, each once and ascending; `np.unique` takes twice as long for so few."""
+    """The distinct rows without -1, ascending; `np.unique` takes twice as long for short arrays."""
     ascending = np.sort(rows)
     is_kept = ascending >= 0
     is_kept[1:] &= ascending[1:] != ascending[:-1]
     return ascending[is_kept]
 
 
-def _rows(view: Placed, names: list[str]) -> Ints:
-    return np.fromiter(map(view.row_of.get, names, repeat(-1)), np.int64, len(names))
+def _rows(view: RowLookup, item_ids: list[str]) -> Ints:
+    return np.fromiter(map(view.row_of.get, item_ids, repeat(-1)), np.int64, len(item_ids))
 
 
-class _Kept(NamedTuple):
-    """A past that was read; it is right where the user's change number is this one, as it was at this mark."""
+class _Cached(NamedTuple):
+    """A cached history, valid while the user's change number is the same; it was so at the store's mark."""
 
     mark: int
     change: Change
-    past: UserPast
+    history: RecordedHistory
 
 
 class UserHistories:
-    """Reads the histories of the users of a batch: one query for their interactions and what they have seen.
+    """Reads the histories of a batch of users, with one query for their interactions and one for their seen items.
 
-    What was read is kept, and used as long as the store's change number of the user is the same, so what was
-    acknowledged before a read is always in it. When anybody is erased all is forgotten.
+    Histories are cached, and valid as long as the store's change number of the user is the same. So a read always
+    includes what was acknowledged before it. The cache is emptied when any user is erased.
 
     Attributes:
-        erasures: Of the store, as they were looked at last.
-        version: Of the rules.
+        erasures: Erasures of the store at the last look.
+        version: Version of the rules.
     """
 
-    def __init__(self, store: Callable[[], InteractionStore], rules: HistoryRules, kept: int = KEPT) -> None:
+    def __init__(
+        self, store: Callable[[], InteractionStore], rules: HistoryRules, max_cached: int = MAX_CACHED
+    ) -> None:
         """
         Args:
             store: Opens the interaction store.
-            rules: How interactions become weights.
-            kept: Entries (behaviours and seen items) that are kept of all users together, at least one for each; the
-                users least recently asked for go first.
+            rules: Rules by which interactions become weights.
+            max_cached: Cached behaviours and seen items of all users together, least recently used users go first; an
+                empty history counts as one.
         """
         self._open = store
         self._rules = rules
-        self._most = kept
-        self._kept = self._nothing_kept()
+        self._max_cached = max_cached
+        self._cache = self._empty_cache()
         self._mark: int | None = None
         self.erasures: Change = (0, 0)
         self.version = rules.version
 
-    def read(self, pseudonyms: Sequence[str]) -> dict[str, UserPast]:
-        """The past of each of these users; an unknown one has none. Not to be called by two threads at a time.
+    def read(self, pseudonyms: Sequence[str]) -> dict[str, RecordedHistory]:
+        """The history of each of these users, empty for an unknown one. Not thread-safe.
 
         Raises:
             InteractionError: The store cannot be read.
         """
         store = self._open()
-        # Before anything is read: what is committed meanwhile is looked for again next time.
+        # The mark is read first: later commits are looked for again next time.
         mark = store.mark()
-        found = {user: kept.past for user in pseudonyms if (kept := self._kept.get(user)) and kept.mark == mark}
-        asked = [user for user in pseudonyms if user not in found]
-        if asked:
-            found |= self._read(store, asked, mark)
-        return found
+        histories = {
+            user: cached.history for user in pseudonyms if (cached := self._cache.get(user)) and cached.mark == mark
+        }
+        missing = [user for user in pseudonyms if user not in histories]
+        if missing:
+            histories |= self._read(store, missing, mark)
+        return histories
 
     def repeatable(self, allowed: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
-        """Items that may come again for each user, see `repeatable`; of users that `read` was called for just now.
+        """Items that each user may be recommended again; see the function `repeatable`.
 
         Args:
-            allowed: By pseudonym the types that may come again.
+            allowed: Repeatable interaction types by pseudonym, of users that `read` was just called for.
 
         Raises:
             InteractionError: The store cannot be read.
         """
-        users = [user for user in allowed if user in self._kept]
+        users = [user for user in allowed if user in self._cache]
         if not users:
             return {}
         store = self._open()
         with store.database.reading() as connection:
             store.check(connection)
-            numbers = [self._kept[user].change[0] for user in users]
+            numbers = [self._cache[user].change[0] for user in users]
             columns = interaction_reads.window(connection, numbers, WINDOW)
-            pairs = interaction_reads.seen_pairs(connection, numbers)
-        nothing: Pairs = ([], [])
+            seen = interaction_reads.seen_pairs(connection, numbers)
+        nothing: SeenItems = ([], [])
         return {
-            user: repeatable(columns, n, pairs.get(number, nothing), allowed[user])
+            user: repeatable(columns, n, seen.get(number, nothing), allowed[user])
             for n, (user, number) in enumerate(zip(users, numbers, strict=True))
         }
 
     def follow(self, keys: UserKeys) -> None:
-        """Take the keys in force; where they are new, what is kept by pseudonyms of the old ones is forgotten."""
+        """Take the keys in force; new keys make new pseudonyms, so that the cache is emptied."""
         if keys.follow(lambda: self._open().database):
-            self._kept = self._nothing_kept()
+            self._cache = self._empty_cache()
 
     def forget_erased(self) -> None:
-        """Forget all where somebody was erased since the last look.
+        """Empty the cache where a user was erased since the last look.
 
         Raises:
             InteractionError: The store cannot be read.
@@ -196,134 +231,136 @@ class UserHistories:
             with store.database.reading() as connection:
                 self._drop_erased(interaction_reads.erasures(connection))
 
-    def _read(self, store: InteractionStore, pseudonyms: list[str], mark: int) -> dict[str, UserPast]:
+    def _read(self, store: InteractionStore, pseudonyms: list[str], mark: int) -> dict[str, RecordedHistory]:
         with store.database.reading() as connection:
             store.check(connection)
             if mark != self._mark:
                 self._drop_erased(interaction_reads.erasures(connection))
             changes = interaction_reads.change_numbers(connection, pseudonyms)
-            found = {user: NOBODY for user in pseudonyms if user not in changes}
+            histories = {user: EMPTY_HISTORY for user in pseudonyms if user not in changes}
             for user, change in changes.items():
-                if (kept := self._kept.get(user)) and kept.change == change:
-                    self._kept[user], found[user] = kept._replace(mark=mark), kept.past
-            stale = [user for user in pseudonyms if user not in found]
+                if (cached := self._cache.get(user)) and cached.change == change:
+                    self._cache[user], histories[user] = cached._replace(mark=mark), cached.history
+            stale = [user for user in pseudonyms if user not in histories]
             columns, seen = interaction_reads.pasts(connection, [changes[user][0] for user in stale], WINDOW)
         self._mark = mark
-        for user, past in zip(stale, pasts_of(columns, seen, self._rules), strict=True):
-            found[user] = past
-            self._kept.pop(user, None)
-            if past.size <= self._most:
-                self._kept[user] = _Kept(mark, changes[user], past)
-        return found
+        for user, history in zip(stale, recorded_histories(columns, seen, self._rules), strict=True):
+            histories[user] = history
+            self._cache.pop(user, None)
+            if history.size <= self._max_cached:
+                self._cache[user] = _Cached(mark, changes[user], history)
+        return histories
 
     def _drop_erased(self, erasures: Change) -> None:
         if erasures != self.erasures:
-            self._kept = self._nothing_kept()
+            self._cache = self._empty_cache()
             self.erasures = erasures
 
-    def _nothing_kept(self) -> LRUCache[str, _Kept]:
-        return LRUCache(self._most, lambda kept: max(kept.past.size, 1))
+    def _empty_cache(self) -> LRUCache[str, _Cached]:
+        return LRUCache(self._max_cached, lambda cached: max(cached.history.size, 1))
 
 
-def pasts_of(columns: EventColumns, seen: Sequence[Collection[str]], rules: HistoryRules) -> list[UserPast]:
-    """The past of each user, in the order of the columns.
+def recorded_histories(
+    columns: EventColumns, seen: Sequence[Collection[str]], rules: HistoryRules
+) -> list[RecordedHistory]:
+    """The history of each user, in the order of the columns.
 
     Args:
         columns: The newest interactions of each user, newest first.
-        seen: [users] every item that each had to do with.
-        rules: How interactions become weights.
+        seen: [users] all items that each user interacted with.
+        rules: Rules by which interactions become weights.
 
     Raises:
-        ConfigError: The rules need statistics and have none.
+        ConfigError: The rules need fitted statistics and have none.
     """
-    found = weigh(columns, rules)
-    weights, newer, turned = found.weight, found.newer.astype(np.float64), turned_of(found)
+    weighted = weigh(columns, rules)
+    weights, newer, undecayed = weighted.weight, weighted.newer.astype(np.float64), undecayed_weights(weighted)
     names = columns.subjects
-    codes = columns.subject[found.index]
+    codes = columns.subject[weighted.index]
     subjects = list(map(names.__getitem__, codes.tolist()))
     is_item = columns.is_item[codes]
-    # Asked of all users at once: what is rarely so costs more to ask of each.
-    any_texts, any_heavy = not is_item.all(), float(np.abs(weights).max(initial=0.0)) > _HEAVIEST
-    times = columns.time_us[found.index].tolist()
-    pasts = []
-    for (start, end), saw in zip(pairwise(found.offsets.tolist()), seen, strict=True):
-        own, are_items = subjects[start:end], is_item[start:end].copy()
-        known = set(compress(own, are_items.tolist()) if any_texts else own)
-        others = [] if known.issuperset(saw) else [item for item in saw if item not in known]
-        bounded = _bounded(weights[start:end]) if any_heavy else weights[start:end].copy()
-        past = UserPast(own, are_items, bounded, newer[start:end].copy(), turned[start:end].copy(), others)
-        past.newest_us = max(times[start:end], default=0)
-        pasts.append(past)
-    return pasts
+    # Both are rarely so: one check for all users costs less than one for each.
+    any_texts, any_too_heavy = not is_item.all(), float(np.abs(weights).max(initial=0.0)) > _MAX_WEIGHT
+    times = columns.time_us[weighted.index].tolist()
+    histories = []
+    for (start, end), user_seen in zip(pairwise(weighted.offsets.tolist()), seen, strict=True):
+        own, own_is_item = subjects[start:end], is_item[start:end].copy()
+        items = set(compress(own, own_is_item.tolist()) if any_texts else own)
+        others = [] if items.issuperset(user_seen) else [item for item in user_seen if item not in items]
+        own_weights = _bounded(weights[start:end]) if any_too_heavy else weights[start:end].copy()
+        newest_us = max(times[start:end], default=0)
+        arrays = own_is_item, own_weights, newer[start:end].copy(), undecayed[start:end].copy()
+        histories.append(RecordedHistory(own, *arrays, others, newest_us))
+    return histories
 
 
-def turned_of(found: WeightedEvents) -> Floats:
-    """[kept] how much each interaction counts apart from its age: the factor of repeats.
+def undecayed_weights(weighted: WeightedInteractions) -> Floats:
+    """[kept] weight of each interaction before decay by age: the factor of repeats.
 
-    Types with a positive base weight count, whatever a rating says: counts of who turned to what know nothing of
-    liking.
+    It is 0 for interaction types without a positive base weight. Ratings do not matter: item-to-item counts know which
+    items users had, not how they liked them.
     """
-    turned: Floats = found.factors["repeats"].copy()
-    turned[found.factors["base"] <= 0] = 0.0
-    return turned
+    weights: Floats = weighted.factors["repeats"].copy()
+    weights[weighted.factors["base"] <= 0] = 0.0
+    return weights
 
 
-def repeatable(columns: EventColumns, user: int, saw: Pairs, types: Collection[str]) -> set[str]:
-    """Items of which only interactions of these types are known.
+def repeatable(columns: EventColumns, user: int, seen: SeenItems, types: Collection[str]) -> set[str]:
+    """Seen items that the user had only interactions of these types with.
 
-    Of the newest interactions the types are known, of everything the kinds. An item of which only the kind `seen` is
-    known may have been anything, so it stays out.
+    The types are known of the newest interactions, and the kinds of all. Where only the kind `seen` is known of an
+    item, the type may have been any, so that the item is not repeatable.
 
     Args:
         columns: The newest interactions of some users.
-        user: Place of the user in the columns.
-        saw: Items that the user had to do with, and their kinds.
-        types: That may come again.
+        user: Position of the user in the columns.
+        seen: All items that the user interacted with, and their kinds.
+        types: Repeatable interaction types.
     """
     own = slice(int(columns.offsets[user]), int(columns.offsets[user + 1]))
     allowed = np.array([name in types for name in columns.types], np.bool_)[columns.type[own]]
     subjects = columns.subject[own]
     names = columns.subjects
-    known = {names[n] for n in np.unique(subjects).tolist() if columns.is_item[n]}
+    recent = {names[n] for n in np.unique(subjects).tolist() if columns.is_item[n]}
     refused = {names[n] for n in np.unique(subjects[~allowed]).tolist()}
     kinds = {kind for name, kind in KINDS.items() if name in types}
-    for item, kind in zip(*saw, strict=True):
-        if kind not in kinds and not (kind not in KINDS.values() and item in known):
+    for item, kind in zip(*seen, strict=True):
+        if kind not in kinds and not (kind not in KINDS.values() and item in recent):
             refused.add(item)
-    return set(saw[0]) - refused
+    return set(seen[0]) - refused
 
 
 def history_of(columns: EventColumns, rules: HistoryRules) -> UserHistory:
-    """The interactions of a single user with their weights and factors, and what was left out.
+    """The contract's history of one user: interactions with weights and factors, and what was left out.
 
     Raises:
-        ConfigError: The rules need statistics and have none.
+        ConfigError: The rules need fitted statistics and have none.
     """
-    found = weigh(columns, rules)
+    weighted = weigh(columns, rules)
     entries = []
-    for place, index in enumerate(found.index.tolist()):
+    for place, index in enumerate(weighted.index.tolist()):
         subject = int(columns.subject[index])
         name, is_item = columns.subjects[subject], bool(columns.is_item[subject])
         entry = HistoryEntry(
             type=columns.types[columns.type[index]],
             timestamp=int(columns.time_us[index]) / 1e6,
-            weight=float(found.weight[place]),
-            factors={factor: float(found.factors[factor][place]) for factor in FACTORS},
+            weight=float(weighted.weight[place]),
+            factors={factor: float(weighted.factors[factor][place]) for factor in FACTORS},
             item=name if is_item else None,
             text=None if is_item else name,
         )
         entries.append(entry)
-    counts = msgspec.structs.asdict(found.counters)
+    counts = msgspec.structs.asdict(weighted.counters)
     left_out = {name: counts[name] for name in _LEFT_OUT if counts[name]}
     return UserHistory(rules.version, counts["read"], left_out, entries)
 
 
 def _bounded(weights: Floats) -> Floats:
-    """The same ratios with weights that a request may have."""
+    """Weights within the bound of requests, with the same ratios."""
     heaviest = float(np.abs(weights).max(initial=0.0))
-    bounded: Floats = weights.copy() if heaviest <= _HEAVIEST else weights * (1.0 / heaviest)
+    bounded: Floats = weights.copy() if heaviest <= _MAX_WEIGHT else weights * (1.0 / heaviest)
     return bounded
 
 
-#: The past of somebody of whom nothing is known.
-NOBODY: Final = UserPast([], np.empty(0, np.bool_), np.empty(0), np.empty(0), np.empty(0), [])
+#: The history of an unknown user.
+EMPTY_HISTORY: Final = RecordedHistory([], np.empty(0, np.bool_), np.empty(0), np.empty(0), np.empty(0), [])

@@ -1,4 +1,4 @@
-"""From interactions to the weights of a history: one vectorised pass over many users."""
+"""Weights of interactions: one vectorised pass over many users."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from recserve_server_ext.history.cleaning import Counters, clean, is_newest_firs
 from recserve_server_ext.history.features import CLIP, features, same_subject, standardised
 from recserve_server_ext.interactions.columns import EventColumns
 
-#: The factors of a weight, in the order in which they are multiplied.
+#: Factors of a weight, in the order of their multiplication.
 FACTORS: Final = ("base", "rating", "dwell", "clicks", "amount", "age", "position", "session", "repeats")
 _FEATURES: Final[tuple[FeatureName, ...]] = ("dwell", "clicks", "amount")
 
 
 @dataclass(frozen=True, eq=False)
-class WeightedEvents:
-    """What became of the interactions of many users. Those kept of user u are at `offsets[u]` to `offsets[u + 1]`.
+class WeightedInteractions:
+    """The weighted interactions of many users; those of user u are at `offsets[u]` to `offsets[u + 1]`.
 
     Attributes:
         offsets: [users + 1].
-        index: [kept] Place of each in the columns, ascending.
-        weight: [kept] Product of the factors; negative ones push away.
-        newer: [kept] Number of kept interactions of the user that are newer.
-        session: [kept] Number of later sessions of the user: 0 = the newest.
-        factors: [kept] by name, in the order of `FACTORS`.
-        counters: What was left out and why.
+        index: [kept] position of each interaction in the columns, ascending.
+        weight: [kept] product of the factors; negative weights push away.
+        newer: [kept] number of newer kept interactions of the user.
+        session: [kept] number of later sessions of the user; 0 in the newest session.
+        factors: [kept] factors by name, in the order of `FACTORS`.
+        counters: Numbers of interactions kept and left out.
     """
 
     offsets: Ints
@@ -42,26 +42,25 @@ class WeightedEvents:
     counters: Counters
 
 
-def weigh(columns: EventColumns, rules: HistoryRules) -> WeightedEvents:
-    """Weigh the interactions of each user: w = the product of
+def weigh(columns: EventColumns, rules: HistoryRules) -> WeightedInteractions:
+    """Weigh the interactions of each user. A weight is the product of these factors:
 
     - base: the base weight of the type.
-    - rating: for ratings the distance r - m to the user's mean, standardised; else 1. With R = the fitted mean rating
-      (before a fit: the middle), n = the user's ratings and k = the prior, m = (sum of them + k R) / (n + k), and the
-      factor is the distance itself cut to [-3, 3] (`points`), or s(R + r - m) - s(R) of the method.
-    - dwell, clicks, amount: exp(strength * s(x)) of the standardised feature; 1 where there is none.
-    - age: 2^(-t / half-life), t = the time to the user's newest kept interaction. Not to now: only ratios within a
-      user count, since user vectors are normalised, and the weights of a user long gone would vanish.
-    - position: 2^(-p / half-life), p = the kept interactions of the user that are newer; equal timestamps, equal p.
-    - session: 2^(-q / half-life), q = the later sessions; a pause longer than the gap begins one.
-    - repeats: 1 / (1 + ln n) with n = the kept interactions of the user with the same item or text, so that n of
-      weight w count as w n / (1 + ln n) together.
+    - rating: 1, or for ratings the distance r - m to the user's mean m = (sum of ratings + k R) / (n + k). n counts the
+      user's ratings, k is the prior, and R is the fitted mean rating (before a fit: the middle). The factor is the
+      distance cut to [-3, 3] (`points`), or s(R + r - m) - s(R) by the method s.
+    - dwell, clicks, amount: exp(strength * s(x)) of the standardised feature x; 1 where it is missing.
+    - age: 2^(-t / half-life), t = the time to the user's newest kept interaction. It is not the time to now: only
+      ratios within a user matter, and the weights of a user long inactive would vanish.
+    - position: 2^(-p / half-life), p = the number of newer kept interactions; equal timestamps have equal p.
+    - session: 2^(-q / half-life), q = the number of later sessions. A pause longer than the gap begins a session.
+    - repeats: 1 / (1 + ln n), n = the user's kept interactions with the same item or text. Together, n interactions of
+      weight w count as w n / (1 + ln n).
 
-    The result does not depend on the order of a user's interactions in the columns, besides which one of exact
-    duplicates is kept.
+    The result does not depend on the order of a user's interactions, apart from which one of exact duplicates is kept.
 
     Raises:
-        ConfigError: The rules need statistics and have none.
+        ConfigError: The rules need fitted statistics and have none.
     """
     if rules.needs_fit and rules.fitted is None:
         raise ConfigError("these rules standardise features and have no statistics; run: recserve interactions fit")
@@ -80,23 +79,24 @@ def weigh(columns: EventColumns, rules: HistoryRules) -> WeightedEvents:
     for name in FACTORS:
         weight = weight * factors[name]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=columns.users))])
-    return WeightedEvents(offsets, kept, weight, newer, session, factors, counters)
+    return WeightedInteractions(offsets, kept, weight, newer, session, factors, counters)
 
 
 def _rating(ratings: Floats, user: Ints, users: int, rules: HistoryRules) -> Floats:
     is_rated = ~np.isnan(ratings)
-    of = rules.fitted.rating if rules.fitted is not None else None
-    middle = rules.rating.middle if of is None or not of.count else of.mean
+    statistics = rules.fitted.rating if rules.fitted is not None else None
+    middle = rules.rating.middle if statistics is None or not statistics.count else statistics.mean
     sums = np.bincount(user[is_rated], weights=ratings[is_rated], minlength=users)
     counts = np.bincount(user[is_rated], minlength=users)
     prior = rules.rating.prior
     mean = (sums + prior * middle) / np.maximum(counts + prior, np.finfo(np.float64).tiny)
     distance = ratings - mean[user]
     method = rules.rating.method
-    if method == "points" or of is None:
+    if method == "points" or statistics is None:
         factor = np.clip(distance, -CLIP, CLIP)
     else:
-        factor = standardised(middle + distance, method, of) - standardised(np.array([middle]), method, of)
+        centre = standardised(np.array([middle]), method, statistics)
+        factor = standardised(middle + distance, method, statistics) - centre
     return np.where(is_rated, factor, 1.0)
 
 
@@ -104,8 +104,9 @@ def _feature(name: FeatureName, values: Floats, rules: HistoryRules) -> Floats:
     feature = rules.features.get(name)
     if feature is None or rules.fitted is None:
         return np.ones(len(values))
-    of: Statistics = getattr(rules.fitted, name)
-    factor: Floats = np.exp(feature.strength * np.nan_to_num(standardised(values, feature.method, of), nan=0.0))
+    statistics: Statistics = getattr(rules.fitted, name)
+    scaled = np.nan_to_num(standardised(values, feature.method, statistics), nan=0.0)
+    factor: Floats = np.exp(feature.strength * scaled)
     return factor
 
 
@@ -122,14 +123,14 @@ def _repeats(columns: EventColumns, kept: Ints) -> Floats:
 
 
 def _recency(user: Ints, time_us: Ints, gap_s: float) -> tuple[Floats, Ints, Ints]:
-    """Of each interaction: seconds to the user's newest, how many of the user are newer, how many sessions later."""
+    """[kept] seconds to the user's newest interaction, number of newer interactions, number of later sessions."""
     if not len(user):
         return np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
     place = np.arange(len(user))
-    # Users one after the other, each newest first.
+    # Sorted by user, and newest first.
     order = place if is_newest_first(user, time_us) else np.lexsort([-time_us, user])
-    of_user, times = user[order], time_us[order]
-    is_first = np.append(True, of_user[1:] != of_user[:-1])
+    sorted_user, times = user[order], time_us[order]
+    is_first = np.append(True, sorted_user[1:] != sorted_user[:-1])
     start = np.maximum.accumulate(np.where(is_first, place, 0))
     pause_us = np.append(0, times[:-1] - times[1:])
     is_new_time = is_first | (pause_us > 0)

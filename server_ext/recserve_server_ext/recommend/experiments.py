@@ -1,10 +1,10 @@
-"""Which variant of which experiment a user gets: by hash, so it stays the same, needs no store, and is even."""
+"""Assigns experiment variants to users by hash: stable, uniform, and without a store."""
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -17,16 +17,16 @@ from recserve_server_ext.config.server import Limits
 from recserve_server_ext.recommend.requests import check_request
 from recserve_server_ext.strategies.registry import Registry
 
-#: What a variant cannot set: who is asked for, and the choice of variants itself.
+#: Options that a variant cannot set.
 _FIXED: Final = ("user_id", "variants")
 _ROUNDING: Final = 1e-9
 
 
 class Assignment(NamedTuple):
-    """What a request is answered with.
+    """The variants of a request, and the request with their options.
 
     Attributes:
-        request: With the options of its variants.
+        request: The request with the options of its variants.
         variants: One for each experiment that the user takes part in.
     """
 
@@ -34,137 +34,141 @@ class Assignment(NamedTuple):
     variants: list[AssignedVariant]
 
 
-class _Choice(NamedTuple):
-    """One variant, ready to be used.
+class _PreparedVariant(NamedTuple):
+    """A variant with validated options.
 
     Attributes:
-        assigned: As the answer tells it.
-        values: Options by name, of the types of the request.
+        assigned: The variant as an answer reports it.
+        values: Options by name, in the types of the request.
     """
 
     assigned: AssignedVariant
     values: dict[str, Any]
 
 
-class _Running(NamedTuple):
-    """One experiment, ready to be used.
+class _PreparedExperiment(NamedTuple):
+    """An experiment with validated variants.
 
     Attributes:
-        name: Of the experiment.
-        layer: Of the experiment.
-        start: Where its users begin in the layer, from 0.
-        end: Where they end, at most 1.
-        choices: Its variants.
-        bounds: The end of each variant, the last one being 1.
+        name: Name of the experiment.
+        layer: Name of its layer.
+        start: Start of its interval of the layer, from 0.
+        end: End of that interval, at most 1.
+        variants: Its variants.
+        bounds: [variants] end of each variant's interval; the last one is 1.
     """
 
     name: str
     layer: str
     start: float
     end: float
-    choices: list[_Choice]
+    variants: list[_PreparedVariant]
     bounds: list[float]
 
 
 class Experiments:
     """Assigns variants to users.
 
-    A user's place in a layer is a hash of the layer's name and the user's first pseudonym, which stays the same when
-    keys are rotated; the experiments of a layer take
-    intervals of [0, 1) in the order they are configured, as long as their shares. The variant is a hash of the
-    experiment's name and that pseudonym. So layers are independent of each other and of the split within.
+    A user's position in a layer is a hash of the layer's name and the user's first pseudonym, which stays the same when
+    keys are rotated. The experiments of a layer take intervals of [0, 1) in the order of the configuration, with their
+    shares as lengths. The variant is a hash of the experiment's name and that pseudonym. So layers are independent of
+    each other, and of the split into variants.
     """
 
     def __init__(self, experiments: Sequence[Experiment], limits: Limits, strategies: Registry) -> None:
         """
         Args:
-            experiments: As configured.
-            limits: The largest request; options are checked against them.
-            strategies: That variants may name.
+            experiments: The configured experiments.
+            limits: Limits that options are checked against.
+            strategies: Strategies that variants may name.
 
         Raises:
-            ConfigError: A name is there twice, a layer has more than all users, an option is unknown or wrong, or two
+            ConfigError: A name occurs twice, the shares of a layer exceed 1, an option is unknown or invalid, or two
                 layers set the same option.
         """
-        self._running: dict[str, _Running] = {}
+        self._experiments: dict[str, _PreparedExperiment] = {}
         ends: dict[str, float] = {}
         for experiment in experiments:
-            if experiment.name in self._running:
+            if experiment.name in self._experiments:
                 raise ConfigError(f"the experiment {experiment.name!r} is configured twice")
             layer = experiment.layer or f"experiment {experiment.name}"
             start = ends.get(layer, 0.0)
             ends[layer] = end = start + experiment.share
             if end > 1 + _ROUNDING:
                 raise ConfigError(
-                    f"the shares of the experiments of layer {layer!r} add up to {end:g}; at most 1 is there"
+                    f"the shares of the experiments of layer {layer!r} add up to {end:g}; they must be at most 1"
                 )
-            self._running[experiment.name] = _running(experiment, layer, (start, end), limits, strategies)
-        _check_apart(self._running.values())
+            self._experiments[experiment.name] = _prepared(experiment, layer, (start, end), limits, strategies)
+        _check_apart(self._experiments.values())
 
     def assign(self, request: RecommendRequest, pseudonym: str) -> Assignment:
         """The variants of a user, and the request with their options.
 
         Args:
-            request: Its `variants` are taken in place of the assigned ones.
-            pseudonym: Of the user under the first key, see `Pseudonyms.origin`.
+            request: Its `variants` replace the assigned ones.
+            pseudonym: First pseudonym of the user, see `Pseudonyms.origin`.
 
         Raises:
-            RequestError: invalid_request: it forces what is not configured, or two experiments of one layer.
+            RequestError: invalid_request: a forced variant is not configured, or two are of one layer.
         """
-        if not self._running:
+        if not self._experiments:
             if request.variants:
-                raise _refused("$.variants names an experiment, and none is configured")
+                raise _refused("$.variants names an experiment, but none is configured")
             return Assignment(request, [])
         chosen = self._forced(request.variants)
-        taken = {self._running[name].layer for name in request.variants}
-        places: dict[str, float] = {}
-        for experiment in self._running.values():
+        taken = {self._experiments[name].layer for name in request.variants}
+        positions: dict[str, float] = {}
+        for experiment in self._experiments.values():
             layer = experiment.layer
             if layer in taken:
                 continue
-            if layer not in places:
-                places[layer] = place_of("layer", layer, pseudonym)
-            if experiment.start <= places[layer] < experiment.end:
-                number = bisect_right(experiment.bounds, place_of("variant", experiment.name, pseudonym))
-                chosen.append(experiment.choices[min(number, len(experiment.choices) - 1)])
-        values = {name: value for choice in chosen for name, value in choice.values.items()}
+            if layer not in positions:
+                positions[layer] = hash_position("layer", layer, pseudonym)
+            if experiment.start <= positions[layer] < experiment.end:
+                number = bisect_right(experiment.bounds, hash_position("variant", experiment.name, pseudonym))
+                chosen.append(experiment.variants[min(number, len(experiment.variants) - 1)])
+        values = {name: value for variant in chosen for name, value in variant.values.items()}
         answered = msgspec.structs.replace(request, **values) if values else request
-        return Assignment(answered, [choice.assigned for choice in chosen])
+        return Assignment(answered, [variant.assigned for variant in chosen])
 
-    def _forced(self, forced: Mapping[str, str]) -> list[_Choice]:
-        chosen: list[_Choice] = []
+    def _forced(self, forced: Mapping[str, str]) -> list[_PreparedVariant]:
+        """The variants that a request names, marked as forced."""
+        chosen: list[_PreparedVariant] = []
         for name, variant in forced.items():
-            experiment = self._running.get(name)
-            choices = experiment.choices if experiment is not None else ()
-            found = [choice for choice in choices if choice.assigned.variant == variant]
-            if not found:
-                # What came is not quoted: any value of such a request may name a user.
+            experiment = self._experiments.get(name)
+            variants = experiment.variants if experiment is not None else ()
+            named = [prepared for prepared in variants if prepared.assigned.variant == variant]
+            if not named:
+                # The request's values are not quoted: any of them may name a user.
                 known = "; ".join(
-                    f"{of.name}: {', '.join(choice.assigned.variant for choice in of.choices)}"
-                    for of in self._running.values()
+                    f"{other.name}: {', '.join(prepared.assigned.variant for prepared in other.variants)}"
+                    for other in self._experiments.values()
                 )
-                raise _refused(f"$.variants names what is not configured; there is {known}")
-            chosen += [_Choice(msgspec.structs.replace(of.assigned, forced=True), of.values) for of in found]
-        if len({self._running[name].layer for name in forced}) < len(forced):
-            raise _refused("$.variants names two experiments of one layer, which no user takes part in")
+                raise _refused(f"$.variants names a variant that is not configured; the server has {known}")
+            chosen += [
+                prepared._replace(assigned=msgspec.structs.replace(prepared.assigned, forced=True))
+                for prepared in named
+            ]
+        if len({self._experiments[name].layer for name in forced}) < len(forced):
+            raise _refused("$.variants names two experiments of one layer; a user takes part in one of them")
         return chosen
 
 
-def place_of(kind: str, name: str, pseudonym: str) -> float:
-    """A user's place in [0, 1): the first 53 bits of SHA-256 over the kind, the name and the pseudonym."""
+def hash_position(kind: str, name: str, pseudonym: str) -> float:
+    """A user's position in [0, 1): the first 53 bits of SHA-256 over the kind, the name and the pseudonym."""
     digest = hashlib.sha256(f"recserve {kind}\n{name}\n{pseudonym}".encode()).digest()
     return float((int.from_bytes(digest[:8], "big") >> 11) / 2**53)
 
 
-def _running(
-    experiment: Experiment, layer: str, users: tuple[float, float], limits: Limits, strategies: Registry
-) -> _Running:
+def _prepared(
+    experiment: Experiment, layer: str, interval: tuple[float, float], limits: Limits, strategies: Registry
+) -> _PreparedExperiment:
     names = [variant.name for variant in experiment.variants]
     if len(set(names)) < len(names):
         raise ConfigError(f"two variants of the experiment {experiment.name!r} have the same name")
     version = version_of(experiment)
-    choices = [
-        _Choice(
+    variants = [
+        _PreparedVariant(
             AssignedVariant(experiment.name, variant.name, version),
             _values(experiment.name, variant, limits, strategies),
         )
@@ -172,11 +176,11 @@ def _running(
     ]
     total = sum(variant.weight for variant in experiment.variants)
     bounds = [weight / total for weight in accumulate(variant.weight for variant in experiment.variants)]
-    return _Running(experiment.name, layer, *users, choices, bounds)
+    return _PreparedExperiment(experiment.name, layer, *interval, variants, bounds)
 
 
 def _values(experiment: str, variant: Variant, limits: Limits, strategies: Registry) -> dict[str, Any]:
-    """The options of a variant as values of a request."""
+    """The validated options of a variant, in the types of a request."""
     what = f"experiment {experiment!r}, variant {variant.name!r}"
     for name in _FIXED:
         if name in variant.options:
@@ -191,11 +195,11 @@ def _values(experiment: str, variant: Variant, limits: Limits, strategies: Regis
     return {name: getattr(request, name) for name in variant.options}
 
 
-def _check_apart(running: Any) -> None:
-    """Two experiments that one user may be in at once must not set the same option."""
-    setter: dict[str, _Running] = {}
-    for experiment in running:
-        for name in {name for choice in experiment.choices for name in choice.values}:
+def _check_apart(experiments: Iterable[_PreparedExperiment]) -> None:
+    """Refuse experiments of different layers that set the same option: a user may take part in both."""
+    setter: dict[str, _PreparedExperiment] = {}
+    for experiment in experiments:
+        for name in {name for variant in experiment.variants for name in variant.values}:
             other = setter.setdefault(name, experiment)
             if other.layer != experiment.layer:
                 raise ConfigError(

@@ -1,4 +1,4 @@
-"""Several interests: a history is parted into clusters, and lists of each are interleaved in proportion."""
+"""Interest clusters: a history is split by spherical k-means, and the clusters' lists are interleaved."""
 
 from __future__ import annotations
 
@@ -9,91 +9,97 @@ import numpy as np
 
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 
-#: One more interest is worth it where the mean cosine of a behaviour and its interest grows by at least this much.
+#: A further cluster must raise the mean cosine of behaviours and their centres by at least this much.
 GAIN: Final = 0.05
-#: Behaviours that the interests are found by: the heaviest. All are given to one of them.
-_FOUND_BY: Final = 100
+#: Behaviours that the centres are computed from: the heaviest of a history. All are assigned to a centre.
+_HEAVIEST: Final = 100
 _ROUNDS: Final = 5
 
 
-def interests_of(histories: Sequence[tuple[Vectors, Floats]], most: int, gain: float = GAIN) -> list[Ints]:
-    """The interest of each behaviour of each history, from 0, the heaviest interest first.
+def interest_clusters(histories: Sequence[tuple[Vectors, Floats]], max_clusters: int, gain: float = GAIN) -> list[Ints]:
+    """The interest cluster of each behaviour of each history, numbered from 0 by weight, heaviest first.
 
-    Clusters are those of spherical k-means (I. Dhillon and D. Modha, "Concept decompositions for large sparse text data
-    using clustering", 2001). The first centre is the heaviest behaviour, each next one the behaviour least like those
-    before it, so nothing is drawn. k is the least number such that k + 1 clusters would raise the mean cosine of a
-    behaviour (by weight) and its centre by less than `gain`. Behaviours that push away belong to the nearest one, and
-    do not count here.
+    Spherical k-means (I. Dhillon and D. Modha, "Concept decompositions for large sparse text data using clustering",
+    2001), without random draws: the first centre is the heaviest behaviour, each next one the behaviour least similar
+    to the centres so far. k is the smallest number where k + 1 clusters would raise the weighted mean cosine of a
+    behaviour and its centre by less than `gain`. Behaviours with negative weights do not move the centres, and are
+    assigned to the nearest one.
 
     Args:
-        histories: Of each user the vectors [behaviours, dim] (zeros where there is none) and weights [behaviours].
-        most: Greatest k.
+        histories: [users] vectors [behaviours, dim], zeros for unknown ones, and weights [behaviours].
+        max_clusters: Largest k.
         gain: See above.
     """
-    found: list[Ints] = [np.zeros(len(weights), np.int64) for _, weights in histories]
-    users = [n for n, (_, weights) in enumerate(histories) if (weights > 0).any()]
-    if not users or most < 2:
-        return found
-    heaviest = [np.sort(np.argsort(-histories[n][1], kind="stable")[:_FOUND_BY]) for n in users]
+    clusters: list[Ints] = [np.zeros(len(weights), np.int64) for _, weights in histories]
+    users = [user for user, (_, weights) in enumerate(histories) if (weights > 0).any()]
+    if not users or max_clusters < 2:
+        return clusters
+    heaviest = [np.sort(np.argsort(-histories[user][1], kind="stable")[:_HEAVIEST]) for user in users]
     behaviours = np.zeros((len(users), max(map(len, heaviest)), histories[0][0].shape[1]), np.float32)
     weights = np.zeros(behaviours.shape[:2])
-    for line, (n, chosen) in enumerate(zip(users, heaviest, strict=True)):
-        behaviours[line, : len(chosen)] = histories[n][0][chosen]
-        weights[line, : len(chosen)] = np.maximum(histories[n][1][chosen], 0.0)
-    centres = _centres(behaviours, weights, most, gain)
-    for n, of_user in zip(users, centres, strict=True):
-        vectors, own = histories[n]
-        label = (vectors @ of_user.T).argmax(axis=1)
-        mass = np.bincount(label, np.maximum(own, 0.0), minlength=len(of_user))
+    for number, (user, chosen) in enumerate(zip(users, heaviest, strict=True)):
+        behaviours[number, : len(chosen)] = histories[user][0][chosen]
+        weights[number, : len(chosen)] = np.maximum(histories[user][1][chosen], 0.0)
+    for user, centres in zip(users, _centres(behaviours, weights, max_clusters, gain), strict=True):
+        user_vectors, user_weights = histories[user]
+        nearest = (user_vectors @ centres.T).argmax(axis=1)
+        mass = np.bincount(nearest, np.maximum(user_weights, 0.0), minlength=len(centres))
         rank = np.empty(len(mass), np.int64)
         rank[np.argsort(-mass, kind="stable")] = np.arange(len(mass))
-        found[n] = rank[label]
-    return found
+        clusters[user] = rank[nearest]
+    return clusters
 
 
-def _centres(behaviours: Vectors, weights: Floats, most: int, gain: float) -> list[Vectors]:
-    """Of each user [k, dim] unit centres, k by the rule; weights [users, behaviours], none negative."""
+def _centres(behaviours: Vectors, weights: Floats, max_clusters: int, gain: float) -> list[Vectors]:
+    """[users] unit centres [k, dim] of each user.
+
+    Args:
+        behaviours: [users, behaviours, dim].
+        weights: [users, behaviours], none negative.
+        max_clusters: Largest k.
+        gain: See `interest_clusters`.
+    """
     users = np.arange(len(weights))
     total = weights.sum(axis=1)
     first = behaviours[users, weights.argmax(axis=1)][:, None]
-    seeds, before = first, np.full(len(users), -np.inf)
-    growing = np.ones(len(users), np.bool_)
-    kept = [first[user] for user in users]
-    for k in range(1, most + 1):
+    seeds, previous_fit = first, np.full(len(users), -np.inf)
+    is_growing = np.ones(len(users), np.bool_)
+    centres = [first[user] for user in users]
+    for k in range(1, max_clusters + 1):
         if k > 1:
             nearest = np.matmul(behaviours, seeds.swapaxes(1, 2)).max(axis=2)
             farthest = np.where(weights > 0, nearest, np.inf).argmin(axis=1)
             seeds = np.concatenate([seeds, behaviours[users, farthest][:, None]], axis=1)
-        best = _settled(behaviours, weights, seeds)
-        fit = (np.matmul(behaviours, best.swapaxes(1, 2)).max(axis=2) * weights).sum(axis=1) / total
-        growing &= fit - before >= gain
-        before = fit
-        for user in np.flatnonzero(growing).tolist():
-            kept[user] = best[user]
-        if not growing.any():
+        refined = _refined(behaviours, weights, seeds)
+        fit = (np.matmul(behaviours, refined.swapaxes(1, 2)).max(axis=2) * weights).sum(axis=1) / total
+        is_growing &= fit - previous_fit >= gain
+        previous_fit = fit
+        for user in np.flatnonzero(is_growing).tolist():
+            centres[user] = refined[user]
+        if not is_growing.any():
             break
-    return kept
+    return centres
 
 
-def _settled(behaviours: Vectors, weights: Floats, centres: Vectors) -> Vectors:
-    """[users, k, dim] the centres after some rounds; one that loses all its behaviours stays where it was."""
+def _refined(behaviours: Vectors, weights: Floats, centres: Vectors) -> Vectors:
+    """[users, k, dim] centres after some rounds of k-means; a centre without behaviours stays where it was."""
     for _ in range(_ROUNDS):
-        label = np.matmul(behaviours, centres.swapaxes(1, 2)).argmax(axis=2)
-        own = weights[:, None, :] * (label[:, None, :] == np.arange(centres.shape[1])[:, None])
-        sums = np.matmul(own.astype(np.float32), behaviours)
+        nearest = np.matmul(behaviours, centres.swapaxes(1, 2)).argmax(axis=2)
+        members = weights[:, None, :] * (nearest[:, None, :] == np.arange(centres.shape[1])[:, None])
+        sums = np.matmul(members.astype(np.float32), behaviours)
         lengths = np.linalg.norm(sums, axis=2, keepdims=True)
         centres = np.where(lengths > 1e-6, sums / np.maximum(lengths, 1e-30), centres).astype(np.float32)
     return centres
 
 
-def sainte_lague(lists: Sequence[int], shares: Sequence[float]) -> list[Floats]:
-    """When the items of each list have their turn, when the lists become one in proportion to their shares.
+def sainte_lague(lengths: Sequence[int], shares: Sequence[float]) -> list[Floats]:
+    """Sort keys that interleave lists in proportion to their shares, by the Sainte-Laguë method.
 
-    The item at place p (from 0) of a list of share s has the turn (p + 1/2) / s: the method of Sainte-Lague, by which
-    every first part of the whole is shared out as evenly as whole items allow.
+    The item at position p (from 0) of a list with share s has the key (p + 1/2) / s. Every prefix of the merged list
+    is divided as evenly as whole items allow.
 
     Args:
-        lists: Their lengths.
-        shares: Above 0.
+        lengths: [lists] their lengths.
+        shares: [lists] above 0.
     """
-    return [(np.arange(length) + 0.5) / share for length, share in zip(lists, shares, strict=True)]
+    return [(np.arange(length) + 0.5) / share for length, share in zip(lengths, shares, strict=True)]

@@ -1,4 +1,4 @@
-"""Pages of a ranking: the ids of the best items are kept for a while, under a cursor that cannot be made up."""
+"""Pages of a ranked list: the lists are cached, and a signed cursor names a list and a position in it."""
 
 from __future__ import annotations
 
@@ -14,96 +14,96 @@ import msgspec
 from cachetools import LRUCache
 
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, pack, shown
-from recserve_server_ext.recommend.picks import Picks
+from recserve_server_ext.recommend.ranked_items import RankedItems
 
-_NAME_BYTES = 16
+_KEY_BYTES = 16
 _START_BYTES = 4
 _SIGNATURE_BYTES = 16
 
 
-class Ranking(NamedTuple):
-    """The items of one request, all pages of it.
+class CachedRanking(NamedTuple):
+    """The ranked items of one request, for all its pages.
 
     Attributes:
         ids: Item ids, best first.
-        picks: What else is known of them, in the same order.
-        revision: Of the catalogue that it was made from.
+        items: The ranked items, in the same order.
+        revision: Revision of the catalogue that they were ranked on.
     """
 
     ids: list[str]
-    picks: Picks
+    items: RankedItems
     revision: int
 
 
-class Part(NamedTuple):
-    """Where a cursor points to.
+class PagePosition(NamedTuple):
+    """The position that a cursor points to.
 
     Attributes:
-        name: Of the ranking.
-        ranking: Itself.
-        start: Place of the first item, from 0.
+        key: Key of the ranking.
+        ranking: The ranking.
+        start: Position of the page's first item, from 0.
     """
 
-    name: bytes
-    ranking: Ranking
+    key: bytes
+    ranking: CachedRanking
     start: int
 
 
-class Rankings:
-    """Keeps the rankings that pages were asked of, the least recently used go first; safe to share between threads.
+class RankingCache:
+    """A thread-safe least-recently-used cache of the rankings that pages are cut from.
 
-    A cursor is signed with a key of this process, over the ranking, the place in it and the request.
+    A cursor is signed with a secret of this process, over the ranking's key, the position and the request.
     """
 
     def __init__(self, limit: int) -> None:
-        """Keep at most so many."""
         self._limit = limit
-        self._key = os.urandom(32)
-        self._kept = LRUCache[bytes, Ranking](limit)
+        self._secret = os.urandom(32)
+        self._rankings = LRUCache[bytes, CachedRanking](limit)
         self._lock = threading.Lock()
 
-    def keep(self, ranking: Ranking) -> bytes:
-        """Keep a ranking; its new name comes back."""
-        name = os.urandom(_NAME_BYTES)
+    def add(self, ranking: CachedRanking) -> bytes:
+        """Cache a ranking under a new key, and return the key."""
+        key = os.urandom(_KEY_BYTES)
         with self._lock:
-            self._kept[name] = ranking
-        return name
+            self._rankings[key] = ranking
+        return key
 
-    def cursor(self, request: RecommendRequest, name: bytes, start: int) -> str:
-        """The cursor of a request that points to a place in a ranking."""
-        pointer = name + start.to_bytes(_START_BYTES, "big")
+    def cursor(self, request: RecommendRequest, key: bytes, start: int) -> str:
+        """The cursor of a request for a position in a ranking."""
+        pointer = key + start.to_bytes(_START_BYTES, "big")
         return base64.urlsafe_b64encode(pointer + self._signature(request, pointer)).decode()
 
-    def resume(self, request: RecommendRequest, cursor: str) -> Part:
-        """What a cursor points to.
+    def resume(self, request: RecommendRequest, cursor: str) -> PagePosition:
+        """The position that a cursor points to.
 
         Raises:
-            RequestError: expired_cursor: made by another process, for another request, by nobody, or gone.
+            RequestError: expired_cursor: the cursor is forged, was made by another process or for another request, or
+                its ranking is no longer cached.
         """
         try:
             raw = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raw = b""
         pointer, signature = raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
-        if len(raw) != _NAME_BYTES + _START_BYTES + _SIGNATURE_BYTES or not hmac.compare_digest(
+        if len(raw) != _KEY_BYTES + _START_BYTES + _SIGNATURE_BYTES or not hmac.compare_digest(
             signature, self._signature(request, pointer)
         ):
             raise _expired(cursor, "is not one of this request since the server started")
-        name = pointer[:_NAME_BYTES]
+        key = pointer[:_KEY_BYTES]
         with self._lock:
-            ranking = self._kept.get(name)
+            ranking = self._rankings.get(key)
         if ranking is None:
             raise _expired(cursor, f"is too old: the last {self._limit:,} rankings are kept (limits.cursors)")
-        return Part(name, ranking, int.from_bytes(pointer[_NAME_BYTES:], "big"))
+        return PagePosition(key, ranking, int.from_bytes(pointer[_KEY_BYTES:], "big"))
 
     def _signature(self, request: RecommendRequest, pointer: bytes) -> bytes:
-        # The ensemble encodes texts anew for each page, and their vectors may differ in the last bits.
+        # The ensemble encodes texts again for each page, and their vectors may differ in the last bits.
         history = [
             behaviour if behaviour.text is None else msgspec.structs.replace(behaviour, vector=None)
             for behaviour in request.history
         ]
-        rest = pack(msgspec.structs.replace(request, history=history, encoder="", page=None))
-        return hashlib.blake2b(pointer + rest, key=self._key, digest_size=_SIGNATURE_BYTES).digest()
+        signed = pack(msgspec.structs.replace(request, history=history, encoder="", page=None))
+        return hashlib.blake2b(pointer + signed, key=self._secret, digest_size=_SIGNATURE_BYTES).digest()
 
 
 def _expired(cursor: str, what: str) -> RequestError:

@@ -1,6 +1,7 @@
-"""Queries of a batch -> slates, by stages, each over all jobs: candidates, scores, rules, pages, explanations.
+"""The recommendation pipeline: makes slates for a batch of jobs, stage by stage.
 
-What nothing usable is known of goes through the same stages with the fallback strategy.
+The stages are interest clusters, cold start, candidates, scores, slate rules, exploration, pages and explanations.
+Requests without a usable profile pass the same stages with the fallback strategy.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import msgspec
@@ -18,352 +19,291 @@ from recserve_client.contract import ErrorKind, RequestError, Slate
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attributes.view import Allowed
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
-from recserve_server_ext.recommend.course import Course, Line, added_shares
-from recserve_server_ext.recommend.explain import slates_of
-from recserve_server_ext.recommend.interests import interests_of, sainte_lague
-from recserve_server_ext.recommend.paging import Part, Ranking, Rankings
-from recserve_server_ext.recommend.picks import Picks
-from recserve_server_ext.recommend.profile import nobody
-from recserve_server_ext.recommend.query import Job, pinned_rows
+from recserve_server_ext.recommend.explain import build_slates
+from recserve_server_ext.recommend.interests import interest_clusters, sainte_lague
+from recserve_server_ext.recommend.job import CandidateList, Job
+from recserve_server_ext.recommend.paging import CachedRanking, PagePosition, RankingCache
+from recserve_server_ext.recommend.profile import empty_profile
+from recserve_server_ext.recommend.query import boosts_of, pinned_rows
+from recserve_server_ext.recommend.ranked_items import RankedItems
+from recserve_server_ext.retrieval.search import pool_size
 from recserve_server_ext.slate.exploration import explored
-from recserve_server_ext.slate.maker import Arranged, Shape, make_slates
-from recserve_server_ext.strategies.base import Candidates, Query, Strategy, behaviour_vectors, total
-from recserve_server_ext.strategies.registry import Chosen
+from recserve_server_ext.slate.maker import SlateSpec, make_slates
+from recserve_server_ext.strategies.base import (
+    Candidates,
+    Query,
+    Strategy,
+    behaviour_vectors,
+    distinct_rows,
+    total,
+)
+from recserve_server_ext.strategies.registry import ConfiguredStrategy
 
-#: Candidates where options choose among them: four times k, at least 100, at most 1,000 more than k.
-_TIMES, _AT_LEAST, _MORE = 4, 100, 1000
-#: Candidates of an interest cluster, at least: some of them are those of another one, too.
-_OF_INTEREST: Final = 200
-#: Times as many for a slate that groups left short.
+#: Candidates of each interest cluster, and of new items: this many times the items wanted, and at least so many.
+_TIMES: Final = 4
+_AT_LEAST: Final = 200
+#: Factor on the number of candidates for slates that group limits left short.
 _WIDER: Final = 8
+_NOTHING_USABLE: Final = RequestError(ErrorKind.EMPTY_HISTORY, "no usable interaction of the user is recorded")
 T = TypeVar("T")
 
 
 class Pipeline:
-    """Makes the slates of batches; not to be used by two threads at a time."""
+    """Makes the slates of batches; `fallback` answers where no profile is usable. Not thread-safe."""
 
-    def __init__(self, fallback: Chosen, rankings: Rankings) -> None:
-        """
-        Args:
-            fallback: Answers where nothing usable is known of the user.
-            rankings: Of which pages were asked.
-        """
+    def __init__(self, fallback: ConfiguredStrategy, rankings: RankingCache) -> None:
         self._fallback = fallback
         self._rankings = rankings
 
     def run(self, jobs: Sequence[Job]) -> list[Slate | RequestError]:
-        """The slate of each job of one batch, or why there is none.
-
-        Args:
-            jobs: With a query or an error each, and no texts missing.
-        """
+        """The slate of each job of a batch, or its error; jobs have a query or an error, and no text is missing."""
         start_ns = time.monotonic_ns()
-        answers: list[Slate | RequestError | None] = [job.error for job in jobs]
-        courses = {n: Course(job, _lines(job)) for n, job in enumerate(jobs) if job.error is None}
-        several = [course for course in courses.values() if course.job.request.interests > 1]
-        _part(several)
-        for number, error in self._settle_cold(courses):
-            answers[number] = error
-            del courses[number]
-        live = list(courses.values())
-        self._choose([course for course in live if course.job.part is None])
-        for course in live:
-            if course.job.request.page is not None:
-                self._cut_page(course)
+        live = [job for job in jobs if job.error is None]
+        for job in live:
+            job.start()
+        _split_by_interest([job for job in live if job.request.interests > 1])
+        self._handle_cold_start(live)
+        live = [job for job in live if job.error is None]
+        _rank([job for job in live if job.page is None])
+        for job in live:
+            if job.request.page is not None:
+                self._cut_page(job, job.request.page.size)
         search_ns = time.monotonic_ns() - start_ns
-        for number, slate in zip(courses, slates_of(live, search_ns), strict=True):
-            answers[number] = slate
-        return [answer for answer in answers if answer is not None]
+        slates = iter(build_slates(live, search_ns))
+        return [next(slates) if job.error is None else job.error for job in jobs]
 
-    def _settle_cold(self, courses: dict[int, Course]) -> list[tuple[int, RequestError]]:
-        """Give the fallback strategy to jobs of whose user nothing usable is known; those that refuse come back."""
-        lines = [(number, line) for number, course in courses.items() for line in course.lines]
-        found = _cold([line for _, line in lines])
-        if not any(found):
-            return []
-        reasons: dict[int, list[RequestError | None]] = defaultdict(list)
-        for (number, _), reason in zip(lines, found, strict=True):
-            reasons[number].append(reason)
-        refused = []
-        for number, course in courses.items():
-            known = [line for line, why in zip(course.lines, reasons[number], strict=True) if why is None]
-            if known:
-                course.lines = known
-            elif (why := reasons[number][-1]) is not None and not course.job.falls_back:
-                refused.append((number, why))
-            else:
-                self._fall_back(course)
-        return refused
-
-    def _fall_back(self, course: Course) -> None:
-        """Go on as if nothing were known of the user."""
-        job = course.job
-        assert job.query is not None
-        course.is_cold, course.labels = True, None
-        chosen = job.chosen if job.chosen.strategy.answers_cold else self._fallback
-        query = Query(nobody(), job.data, job.query.spec, chosen.options, job.query.context)
-        course.lines = [Line(query, chosen)]
-
-    def _choose(self, courses: Sequence[Course]) -> None:
-        """Give each course its picks."""
-        plain = [course for course in courses if course.job.is_plain]
-        _propose(plain, 1)
-        for course in plain:
-            line = course.lines[0]
-            course.picks = Picks(line.found.rows[: course.job.request.k], is_by_score=True)
-        shaped = [course for course in courses if course.picks is None]
-        if not shaped:
+    def _handle_cold_start(self, jobs: Sequence[Job]) -> None:
+        """Give the fallback strategy to jobs without a usable profile, or an error where the request refuses it."""
+        lists = [candidate_list for job in jobs for candidate_list in job.lists]
+        reasons = _cold_reasons(lists)
+        if not any(reasons):
             return
-        short = _shape(shaped, 1)
-        # A group may keep away all candidates that are left; further down there may be others.
-        if short:
-            _shape(short, _WIDER)
-        for course in shaped:
-            _explore(course)
+        reason_of = iter(reasons)
+        for job in jobs:
+            job_reasons = [next(reason_of) for _ in job.lists]
+            usable = [own for own, reason in zip(job.lists, job_reasons, strict=True) if reason is None]
+            if usable:
+                job.lists = usable
+            elif job.falls_back:
+                self._fall_back(job)
+            else:
+                job.error = job_reasons[-1]
 
-    def _cut_page(self, course: Course) -> None:
-        """Make the picks a page of the ranking, whose cursor for the next one is set."""
-        job, page = course.job, course.job.request.page
-        assert page is not None
-        if job.part is None:
-            assert course.picks is not None
-            if len(course.picks.rows) <= page.size:
+    def _fall_back(self, job: Job) -> None:
+        """Answer as if the user were unknown."""
+        assert job.query is not None
+        job.is_cold, job.clusters = True, None
+        configured = job.configured if job.configured.strategy.answers_cold else self._fallback
+        query = Query(empty_profile(), job.data, job.query.spec, configured.options, job.query.context)
+        job.lists = [CandidateList(query, configured)]
+
+    def _cut_page(self, job: Job, size: int) -> None:
+        """Reduce the ranked items to a page, and set the cursor of the next one."""
+        if job.page is None:
+            assert job.ranked is not None
+            if len(job.ranked.rows) <= size:
                 return
-            ranking = Ranking(job.data.view.ids(course.picks.rows), course.picks, job.data.view.revision)
-            job.part = Part(self._rankings.keep(ranking), ranking, 0)
-        name, ranking, start = job.part
+            ranking = CachedRanking(job.data.view.ids(job.ranked.rows), job.ranked, job.data.view.revision)
+            job.page = PagePosition(self._rankings.add(ranking), ranking, 0)
+        key, ranking, start = job.page
         view = job.data.view
         rows = np.array([view.row_of.get(item_id, -1) for item_id in ranking.ids[start:]], np.int64)
-        # In the place of what is gone comes what follows: only the last page is short.
-        left = np.flatnonzero((rows >= 0) & view.available[rows])
-        if len(left) > page.size:
-            job.cursor = self._rankings.cursor(job.request, name, start + int(left[page.size]))
-        kept = left[: page.size]
-        course.picks = ranking.picks.at(start + kept, rows[kept])
+        # Items that follow move up to fill the gaps of removed ones: only the last page is short.
+        available = np.flatnonzero((rows >= 0) & view.available[rows])
+        if len(available) > size:
+            job.cursor = self._rankings.cursor(job.request, key, start + int(available[size]))
+        on_page = available[:size]
+        job.ranked = ranking.items.take(start + on_page, rows[on_page])
 
 
-def _lines(job: Job) -> list[Line]:
-    assert job.query is not None
-    return [Line(job.query, job.chosen)]
-
-
-def _part(courses: Sequence[Course]) -> None:
-    """Part the histories of jobs that asked for it into interest clusters, a line for each."""
-    for most in {course.job.request.interests for course in courses}:
-        alike = [course for course in courses if course.job.request.interests == most and course.job.profile.count]
-        profiles = [course.job.profile for course in alike]
-        if not alike:
+def _split_by_interest(jobs: Sequence[Job]) -> None:
+    """Split the histories into interest clusters, with a candidate list for each."""
+    for max_clusters in {job.request.interests for job in jobs}:
+        group = [job for job in jobs if job.request.interests == max_clusters and job.profile.count]
+        if not group:
             continue
-        space = alike[0].job.data.view.text
-        histories = [(behaviour_vectors(space, [profile])[0], profile.weights) for profile in profiles]
-        for course, labels in zip(alike, interests_of(histories, most), strict=True):
-            course.labels = labels
-            course.lines = [_line_of(course.job, labels, number) for number in range(int(labels.max(initial=0)) + 1)]
+        space = group[0].data.view.text
+        histories = [(behaviour_vectors(space, [job.profile])[0], job.profile.weights) for job in group]
+        for job, clusters in zip(group, interest_clusters(histories, max_clusters), strict=True):
+            job.clusters = clusters
+            job.lists = [_cluster_list(job, clusters, number) for number in range(int(clusters.max(initial=0)) + 1)]
 
 
-def _line_of(job: Job, labels: Ints, number: int) -> Line:
-    """The list of one interest cluster."""
-    query = job.query
-    assert query is not None
-    part = query.profile.part(labels == number)
-    liked, all_of_it = float(np.maximum(part.weights, 0.0).sum()), float(np.abs(part.weights).sum())
-    own = Query(part, query.data, query.spec, query.options, query.context)
-    return Line(own, job.chosen, number, liked or all_of_it or 1.0)
+def _cluster_list(job: Job, clusters: Ints, number: int) -> CandidateList:
+    """The empty candidate list of one interest cluster."""
+    assert job.query is not None
+    profile = job.profile.restricted_to(clusters == number)
+    positive, absolute = float(np.maximum(profile.weights, 0.0).sum()), float(np.abs(profile.weights).sum())
+    query = replace(job.query, profile=profile, kept={})
+    return CandidateList(query, job.configured, number, positive or absolute or 1.0)
 
 
-def _grouped(lines: Sequence[Line]) -> Iterator[tuple[Chosen, list[int]]]:
-    """Places of the lines that ask the same strategy with the same options: one array operation each."""
+def _by_strategy(lists: Sequence[CandidateList], ask: Callable[[Strategy, list[int]], Sequence[T]]) -> list[T]:
+    """[lists] what each list's strategy answers; `ask` asks it about the lists at some positions, all at once."""
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for place, line in enumerate(lines):
-        groups[id(line.chosen.strategy), id(line.chosen.options)].append(place)
-    for places in groups.values():
-        yield lines[places[0]].chosen, places
+    for position, candidate_list in enumerate(lists):
+        groups[id(candidate_list.configured.strategy), id(candidate_list.configured.options)].append(position)
+    answers: dict[int, T] = {}
+    for positions in groups.values():
+        answers.update(zip(positions, ask(lists[positions[0]].configured.strategy, positions), strict=True))
+    return [answers[position] for position in range(len(lists))]
 
 
-def _over(lines: Sequence[Line], ask: Callable[[Strategy, list[int]], Sequence[T]]) -> list[T]:
-    """What the strategy of each line answers."""
-    found: dict[int, T] = {}
-    for chosen, places in _grouped(lines):
-        found.update(zip(places, ask(chosen.strategy, places), strict=True))
-    return [found[place] for place in range(len(lines))]
+def _cold_reasons(lists: Sequence[CandidateList]) -> list[RequestError | None]:
+    """[lists] why the profile is not usable; `None` where it is."""
 
-
-def _cold(lines: Sequence[Line]) -> list[RequestError | None]:
-    """Why nothing can be made of each line's profile; `None` where something can."""
-
-    def ask(strategy: Strategy, places: list[int]) -> list[RequestError | None]:
+    def ask(strategy: Strategy, positions: list[int]) -> list[RequestError | None]:
         if not strategy.is_personal:
-            return [None] * len(places)
-        usable = [place for place in places if lines[place].query.profile.is_usable]
-        reasons = dict(
-            zip(usable, strategy.cold([lines[place].query for place in usable]) if usable else [], strict=True)
-        )
-        return [reasons.get(place, _NOTHING_USABLE) if place not in reasons else reasons[place] for place in places]
+            return [None] * len(positions)
+        usable = [position for position in positions if lists[position].query.profile.is_usable]
+        reasons = strategy.cold([lists[position].query for position in usable]) if usable else []
+        reason_of = dict(zip(usable, reasons, strict=True))
+        return [reason_of.get(position, _NOTHING_USABLE) for position in positions]
 
-    return _over(lines, ask)
-
-
-_NOTHING_USABLE: Final = RequestError(ErrorKind.EMPTY_HISTORY, "nothing usable is recorded of the user")
+    return _by_strategy(lists, ask)
 
 
-def _propose(courses: Sequence[Course], times: int) -> None:
-    """Give each line its candidates: the strategy's, then enough for each quota, then pinned and new items."""
-    asked: list[Line] = []
+def _rank(jobs: Sequence[Job]) -> None:
+    """Rank the items of each job's slate."""
+    plain = [job for job in jobs if job.is_plain]
+    _propose(plain, 1)
+    for job in plain:
+        job.ranked = RankedItems(job.lists[0].candidates.rows[: job.request.k], is_by_score=True)
+    shaped = [job for job in jobs if job.ranked is None]
+    if not shaped:
+        return
+    # A group limit may exclude all candidates that are left; more candidates may hold others.
+    if short := _shape(shaped, 1):
+        _shape(short, _WIDER)
+    for job in shaped:
+        _explore(job)
+
+
+def _propose(jobs: Sequence[Job], times: int) -> None:
+    """Fill the candidate lists: the strategy's candidates, enough for each quota, then pinned and new items."""
+    targets: list[CandidateList] = []
+    queries: list[Query] = []
     wanted: list[int] = []
-    owner: list[Line] = []
-    both: dict[tuple[int, int], Allowed] = {}
-    for course in courses:
-        n = times * _width(course.job)
-        for line in course.lines:
-            asked.append(line)
-            wanted.append(n)
-            owner.append(line)
-            for query, most in _for_quotas(course.job, line.query, both) if course.job.options is not None else ():
-                asked.append(Line(query, line.chosen))
-                wanted.append(most)
-                owner.append(line)
+    combined: dict[tuple[int, int], Allowed] = {}
+    for job in jobs:
+        n = times * _width(job)
+        for target in job.lists:
+            quotas = list(_quota_queries(job, target.query, combined))
+            queries += [target.query, *quotas]
+            wanted += [n, *(query.spec.n for query in quotas)]
+            targets += [target] * (1 + len(quotas))
 
-    def ask(strategy: Strategy, places: list[int]) -> list[Rows]:
-        return strategy.candidates([asked[place].query for place in places], [wanted[place] for place in places])
+    def ask(strategy: Strategy, positions: list[int]) -> list[Rows]:
+        return strategy.candidates([queries[n] for n in positions], [wanted[n] for n in positions])
 
     rows: dict[int, list[Rows]] = defaultdict(list)
-    for line, found in zip(owner, _over(asked, ask), strict=True):
-        rows[id(line)].append(found)
-    for course in courses:
-        more = [] if course.job.is_plain else _named(course.job)
-        for line in course.lines:
-            of_line = [*rows[id(line)], *more]
-            line.found = Candidates(of_line[0] if len(of_line) == 1 else _distinct(of_line))
+    for target, found in zip(targets, _by_strategy(targets, ask), strict=True):
+        rows[id(target)].append(found)
+    for job in jobs:
+        named = [] if job.is_plain else _named_candidates(job)
+        for target in job.lists:
+            parts = [*rows[id(target)], *named]
+            target.candidates = Candidates(parts[0] if len(parts) == 1 else distinct_rows(parts))
 
 
 def _width(job: Job) -> int:
-    """How many candidates to ask for: the more, the nearer to a choice among all items."""
-    options, k = job.options, job.wanted
-    n = k
+    """Candidates to ask for; more where rules choose among them."""
+    options, n = job.options, job.wanted
     if options is not None and (options.groups or options.diversify or options.bury or options.quotas):
-        n = max(_AT_LEAST, min(_TIMES * k, k + _MORE))
-    return n if job.request.interests == 1 else max(n, _OF_INTEREST, _TIMES * k)
+        n = pool_size(n)
+    return n if job.request.interests == 1 else max(n, _AT_LEAST, _TIMES * job.wanted)
 
 
-def _for_quotas(job: Job, query: Query, both: dict[tuple[int, int], Allowed]) -> Iterator[tuple[Query, int]]:
-    """A query for the items of each quota."""
-    options = job.options
-    if options is None or not options.quotas:
+def _quota_queries(job: Job, query: Query, combined: dict[tuple[int, int], Allowed]) -> Iterator[Query]:
+    """A query for the items of each quota; `combined` caches combined filters, so that equal ones share a search."""
+    if job.options is None:
         return
-    for quota, named in zip(options.quotas, job.rules[len(options.bury) :], strict=True):
-        where = query.spec.allowed
-        allowed = named
+    where = query.spec.allowed
+    for quota, matching in zip(job.options.quotas, job.rules[len(job.options.bury) :], strict=True):
+        allowed = matching
         if where is not None:
-            # One object for equal filters, so that the users share a search.
-            pair = id(named), id(where)
-            allowed = both[pair] = both.get(pair) or named.also(where)
-        spec = query.spec._replace(n=quota.at_least, allowed=allowed)
-        yield Query(query.profile, query.data, spec, query.options, query.context, query.kept), quota.at_least
+            pair = id(matching), id(where)
+            allowed = combined[pair] = combined.get(pair) or matching.also(where)
+        yield replace(query, spec=query.spec._replace(n=quota.at_least, allowed=allowed))
 
 
-def _named(job: Job) -> list[Rows]:
-    """Candidates that a request names: pinned and new items."""
+def _named_candidates(job: Job) -> list[Rows]:
+    """Pinned items and, where the request asks for new items, the newest ones."""
     named = []
     if len(pins := pinned_rows(job)):
         named.append(pins[pins >= 0])
     if job.request.new_items is not None:
         assert job.query is not None
         newest = job.data.filters.newest(job.request.new_items.attribute)
-        named.append(job.query.best_of(newest, max(_OF_INTEREST, _TIMES * job.wanted)))
+        named.append(job.query.best_of(newest, max(_AT_LEAST, _TIMES * job.wanted)))
     return named
 
 
-def _distinct(found: Sequence[Rows]) -> Rows:
-    """The rows of several lists, no row twice, in their order."""
-    return np.array(list(dict.fromkeys(np.concatenate(found).tolist())), np.int64)
+def _shape(jobs: Sequence[Job], times: int) -> list[Job]:
+    """Propose and score candidates, and apply the slate rules; returns the jobs that group limits left short."""
+    _propose(jobs, times)
+    lists = [candidate_list for job in jobs for candidate_list in job.lists]
 
+    def ask(strategy: Strategy, positions: list[int]) -> list[Floats]:
+        candidates = [lists[position].candidates for position in positions]
+        scored = strategy.score([lists[position].query for position in positions], candidates)
+        return [total(parts, len(rows.rows)) for parts, rows in zip(scored, candidates, strict=True)]
 
-def _shape(courses: Sequence[Course], times: int) -> list[Course]:
-    """Propose, score and arrange; those that groups left short come back."""
-    _propose(courses, times)
-    lines = [line for course in courses for line in course.lines]
-
-    def ask(strategy: Strategy, places: list[int]) -> list[Floats]:
-        found = [lines[place].found for place in places]
-        parts = strategy.score([lines[place].query for place in places], found)
-        return [total(of, len(own.rows)) for of, own in zip(parts, found, strict=True)]
-
-    for line, scores in zip(lines, _over(lines, ask), strict=True):
-        line.scores = scores
-    merged = [_merged(course) for course in courses]
-    data = courses[0].job.data
-    shapes = [_shape_of(course.job) for course in courses]
-    arranged = make_slates(data.view, data.filters, shapes, [of.rows for of in merged], [of.values for of in merged])
+    for candidate_list, scores in zip(lists, _by_strategy(lists, ask), strict=True):
+        candidate_list.scores = scores
+    merged = [_merged(job) for job in jobs]
+    data = jobs[0].data
+    slates = make_slates(data.view, data.filters, [spec for spec, _ in merged])
     short = []
-    for course, of, slate in zip(courses, merged, arranged, strict=True):
-        course.picks = of.picked(slate)
-        options = course.job.options
-        is_short = len(slate.picks) < course.job.wanted and times * _width(course.job) < len(data.view.available)
-        if options is not None and options.groups and is_short:
-            short.append(course)
+    for job, (spec, source), slate in zip(jobs, merged, slates, strict=True):
+        job.ranked = RankedItems(spec.rows[slate.picks], source[slate.picks], slate.rules)
+        has_groups = job.options is not None and bool(job.options.groups)
+        if has_groups and len(slate.picks) < job.wanted and times * _width(job) < len(data.view.available):
+            short.append(job)
     return short
 
 
-def _shape_of(job: Job) -> Shape:
-    options = job.options or SlateOptions()
-    # These are in the values of the candidates.
-    options = msgspec.structs.replace(options, boosts=[], min_score=None)
-    return Shape(options, job.wanted, job.rules, pinned_rows(job))
+def _merged(job: Job) -> tuple[SlateSpec, Ints]:
+    """Merge a job's lists by score, or interleaved in proportion to the shares of interest clusters.
 
-
-@dataclass(slots=True, eq=False)
-class _Merged:
-    """The candidates of all lines of a job as one list, best first.
-
-    Attributes:
-        rows: [n], no row twice.
-        owner: [n] place of the line that each comes from.
-        values: [n] what they are ordered by.
+    Returns:
+        The slate to make of the candidates, and [candidates] the position of the list that each comes from.
     """
-
-    rows: Rows
-    owner: Ints
-    values: Floats
-
-    def picked(self, slate: Arranged) -> Picks:
-        """The items of a slate."""
-        return Picks(self.rows[slate.picks], self.owner[slate.picks], slate.rules)
-
-
-def _merged(course: Course) -> _Merged:
-    """One list of a job's lines: by score, or by turns in proportion to the shares of interest clusters."""
-    job, lines = course.job, course.lines
-    rows = np.concatenate([line.found.rows for line in lines])
-    owner = np.repeat(np.arange(len(lines)), [len(line.found.rows) for line in lines])
-    scores = np.concatenate([line.scores for line in lines])
-    added = added_shares(job, rows)
-    if added is not None:
-        scores = scores + added.sum(axis=1)
-    if job.options is not None and job.options.min_score is not None:
-        pins = pinned_rows(job)
-        kept = (scores >= job.options.min_score) | np.isin(rows, pins[pins >= 0])
-        rows, owner, scores = rows[kept], owner[kept], scores[kept]
+    lists, options, pins = job.lists, job.options or SlateOptions(), pinned_rows(job)
+    lengths = [len(candidate_list.candidates.rows) for candidate_list in lists]
+    rows = np.concatenate([candidate_list.candidates.rows for candidate_list in lists])
+    source = np.repeat(np.arange(len(lists)), lengths)
+    scores = np.concatenate([candidate_list.scores for candidate_list in lists])
+    boosts = boosts_of(job, rows)
+    if boosts is not None:
+        scores = scores + boosts.sum(axis=1)
+    if options.min_score is not None:
+        is_kept = (scores >= options.min_score) | np.isin(rows, pins[pins >= 0])
+        rows, source, scores = rows[is_kept], source[is_kept], scores[is_kept]
     values = scores
-    if len(lines) > 1:
+    if len(lists) > 1:
         values = np.empty(len(rows))
-        lists = [np.flatnonzero(owner == number) for number in range(len(lines))]
-        for places, turn in zip(lists, sainte_lague([len(of) for of in lists], course.masses), strict=True):
-            values[places[np.argsort(-scores[places], kind="stable")]] = -turn
+        members = [np.flatnonzero(source == number) for number in range(len(lists))]
+        keys = sainte_lague([len(positions) for positions in members], job.cluster_shares)
+        for positions, key in zip(members, keys, strict=True):
+            values[positions[np.argsort(-scores[positions], kind="stable")]] = -key
     order = np.argsort(-values, kind="stable")
     _, first = np.unique(rows[order], return_index=True)
     order = order[np.sort(first)]
-    return _Merged(rows[order], owner[order], values[order])
+    # Boosts and the minimum score are applied to the candidates already.
+    options = msgspec.structs.replace(options, boosts=[], min_score=None)
+    return SlateSpec(options, job.wanted, job.rules, pins, rows[order], values[order]), source[order]
 
 
-def _explore(course: Course) -> None:
-    """Give some of the last places to candidates after the slate, where the request asked for it."""
-    explore, picks = course.job.request.explore, course.picks
-    assert picks is not None
+def _explore(job: Job) -> None:
+    """Give some of the last places to candidates after the slate, where the request asks for exploration."""
+    explore, ranked = job.request.explore, job.ranked
+    assert ranked is not None
     if explore is None:
         return
-    fixed = np.array([bool(names) for names in picks.rules or [[]] * len(picks.rows)], np.bool_)
-    beliefs = course.job.data.counts.beliefs(picks.rows) if explore.kind == "thompson" else None
-    drawn = explored(explore, len(picks.rows), course.job.request.k, fixed, beliefs)
-    course.picks = picks.at(drawn.picks, picks.rows[drawn.picks])._replace(
-        explored=drawn.drawn, propensity=drawn.propensity
+    is_fixed = np.array([bool(names) for names in ranked.rules or [[]] * len(ranked.rows)], np.bool_)
+    posterior = job.data.counts.click_posterior(ranked.rows) if explore.kind == "thompson" else None
+    slate = explored(explore, len(ranked.rows), job.request.k, is_fixed, posterior)
+    job.ranked = ranked.take(slate.picks, ranked.rows[slate.picks])._replace(
+        explored=slate.drawn, propensity=slate.propensity
     )

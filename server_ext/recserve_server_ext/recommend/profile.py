@@ -1,4 +1,4 @@
-"""From a checked request, and what is recorded of the user, to a profile: behaviours with weights, and banned rows."""
+"""Resolves the profile of a request: behaviours with weights, and banned rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import compress, repeat
+from itertools import repeat
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -18,32 +18,31 @@ from recserve_server_ext.catalogue.view import RowOf, View
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows, Vectors
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.history.user_histories import Placed, UserPast
+from recserve_server_ext.history.user_histories import RecordedHistory, RowLookup
 from recserve_server_ext.strategies.base import Profile, mixed
 
 Origin = Literal["long_term", "session", "stated"]
-#: Long-term behaviours at which stated interests are half of a history.
+#: Number of logged behaviours at which stated interests have half of the weight.
 STATED_PRIOR: Final = 5.0
 _NO_ROWS: Final = np.empty(0, np.int64)
-_NO_WEIGHTS: Final = np.empty(0)
-#: Ids that a refusal names.
-_LISTED: Final = 10
+#: Ids that an error message names.
+_NAMED: Final = 10
 
 
-def nobody() -> Profile:
-    """The profile of somebody of whom nothing is known."""
-    return Profile(_NO_WEIGHTS, _NO_ROWS, {}, {}, [])
+def empty_profile() -> Profile:
+    """The profile of an unknown user."""
+    return Profile(np.empty(0), _NO_ROWS, {}, {}, [])
 
 
 @dataclass(slots=True, eq=False)
-class Behaviours:
-    """What an answer says of the behaviours of a profile, in its order: session, long-term (newest first), stated.
+class ReportedHistory:
+    """The behaviours of a profile as an answer reports them: session, logged (newest first), stated.
 
     Attributes:
-        subjects: [behaviours] items and texts.
-        is_item: [behaviours] which of them are items.
+        subjects: [behaviours] item ids and texts.
+        is_item: [behaviours] whether the subject is an item.
         origins: [behaviours].
-        weights: [behaviours] in the mix, also of items that the catalogue lacks.
+        weights: [behaviours] after mixing; also of items that the catalogue lacks.
     """
 
     subjects: list[str]
@@ -51,181 +50,173 @@ class Behaviours:
     origins: list[Origin]
     weights: Floats
 
-    def used(self, interests: Ints | None = None) -> list[UsedBehaviour]:
-        """What the answer says of it; with the interest cluster of each behaviour, where they were asked for."""
-        names, nothing = self.subjects, repeat(None)
-        items: Iterable[str | None] = names
-        texts: Iterable[str | None] = nothing
+    def used_behaviours(self, clusters: Ints | None = None) -> list[UsedBehaviour]:
+        """The behaviours in the contract's form; with their interest clusters, where the history is split."""
+        subjects, no_names = self.subjects, repeat(None)
+        items: Iterable[str | None] = subjects
+        texts: Iterable[str | None] = no_names
         if not self.is_item.all():
             are_items = self.is_item.tolist()
-            items = [name if is_item else None for name, is_item in zip(names, are_items, strict=True)]
-            texts = [None if is_item else name for name, is_item in zip(names, are_items, strict=True)]
-        numbers: Iterable[int | UnsetType] = repeat(UNSET) if interests is None else interests.tolist()
+            items = [name if is_item else None for name, is_item in zip(subjects, are_items, strict=True)]
+            texts = [None if is_item else name for name, is_item in zip(subjects, are_items, strict=True)]
+        numbers: Iterable[int | UnsetType] = repeat(UNSET) if clusters is None else clusters.tolist()
         return list(map(UsedBehaviour, self.weights.tolist(), self.origins, items, texts, numbers))
 
 
-class Profiled(NamedTuple):
-    """A profile, and what else a request says of the user.
+class ResolvedProfile(NamedTuple):
+    """The profile of a request, and what else the request says of the user.
 
     Attributes:
-        profile: Its behaviours as they count.
-        behaviours: The same as an answer tells of them; `None` for a history that the request brought.
+        profile: The profile.
+        history: Its behaviours as an answer reports them; `None` for a history that the request brought.
         banned: Rows that must not be in the slate.
     """
 
     profile: Profile
-    behaviours: Behaviours | None
+    history: ReportedHistory | None
     banned: Rows
 
 
-def profile_of_history(request: RecommendRequest, view: View, limits: Limits) -> Profiled:
-    """The profile of a request with a history; its texts are left as missing.
-
-    Args:
-        request: A checked one.
-        view: The catalogue.
-        limits: Of texts.
+def profile_of_history(request: RecommendRequest, view: View, limits: Limits) -> ResolvedProfile:
+    """The profile of a checked request with a history; its texts are not encoded yet.
 
     Raises:
-        RequestError: unknown_item, empty_history (all skipped), zero_weights, too_large or invalid_request (texts,
-            vectors).
+        RequestError: unknown_item, empty_history (all items skipped), zero_weights; too_large or invalid_request for
+            texts and vectors.
     """
     history, get = request.history, view.row_of.get
-    rows = np.array([-1 if found.item is None else get(found.item, -1) for found in history], np.int64)
-    weights = np.array([found.weight for found in history], np.float64)
-    profile = Profile(weights, rows, {}, {}, [], count=1)
+    rows = np.array([-1 if behaviour.item is None else get(behaviour.item, -1) for behaviour in history], np.int64)
+    weights = np.array([behaviour.weight for behaviour in history], np.float64)
+    profile = Profile(weights, rows, {}, {}, [])
     if rows.min() < 0:
         _resolve_others(profile, request, limits, view.text.dim)
     profile.count = int(np.count_nonzero(weights))
-    return Profiled(profile, None, rows[rows >= 0] if request.exclude_history else _NO_ROWS)
+    return ResolvedProfile(profile, None, rows[rows >= 0] if request.exclude_history else _NO_ROWS)
 
 
 def profile_of_user(
-    request: RecommendRequest, past: UserPast, view: Placed, limits: Limits, now_us: int, again: Collection[str] = ()
-) -> Profiled:
-    """The profile of a request by user id; see `RecommendRequest` for the rules of mixing.
+    request: RecommendRequest,
+    recorded: RecordedHistory,
+    view: RowLookup,
+    limits: Limits,
+    now_us: int,
+    repeatable: Collection[str] = (),
+) -> ResolvedProfile:
+    """The profile of a checked request by user id; `RecommendRequest` has the rules of mixing.
 
     Args:
-        request: A checked one.
-        past: What is recorded of the user.
-        view: The catalogue, or what else knows its rows.
-        limits: Texts beyond these are left out of the long-term history, oldest first.
-        now_us: When it is asked for, in microseconds since 1970.
-        again: Seen items that may come again.
+        request: The request.
+        recorded: The user's recorded interactions.
+        view: The catalogue, or another row lookup.
+        limits: Texts beyond these limits are dropped from the recorded history, oldest first.
+        now_us: Time of the request, in microseconds since 1970.
+        repeatable: Seen items that may be recommended again.
 
     Raises:
-        RequestError: too_large or invalid_request (texts of the session, stated ones).
+        RequestError: too_large or invalid_request for texts of the session or stated texts.
     """
     session, stated = request.session, request.stated
-    own_texts = [found.text for found in session if found.text is not None] + stated
-    check_texts(own_texts, limits, "session and stated")
-    known_rows, seen = past.rows_in(view)
-    known = _Known(past.subjects, past.is_item, past.weights, past.newer, past.turned, known_rows)
-    if past.has_texts:
-        known = _within(known, limits, len(own_texts))
-    used, of_session = _long_term(known), _NO_ROWS
+    request_texts = [behaviour.text for behaviour in session if behaviour.text is not None] + stated
+    check_texts(request_texts, limits, "session and stated")
+    rows, seen = recorded.rows_in(view)
+    if recorded.has_texts:
+        recorded, rows = _within_text_limits(recorded, rows, limits, len(request_texts))
+    session_rows = _NO_ROWS
     if session or stated:
         get = view.row_of.get
-        of_session = np.array([-1 if found.item is None else get(found.item, -1) for found in session], np.int64)
-        used = _joined(request, of_session, known)
-    profile, behaviours = used
-    skipped = np.flatnonzero(behaviours.is_item & (profile.rows < 0)).tolist()
+        session_rows = np.array(
+            [-1 if behaviour.item is None else get(behaviour.item, -1) for behaviour in session], np.int64
+        )
+        profile, history = _joined(request, session_rows, recorded, rows)
+    else:
+        profile, history = _recorded_profile(recorded, rows)
+    skipped = np.flatnonzero(history.is_item & (profile.rows < 0)).tolist()
     if skipped:
-        profile.weights = behaviours.weights.copy()
+        profile.weights = history.weights.copy()
         profile.weights[skipped] = 0.0
-        profile.unknown = [behaviours.subjects[n] for n in skipped]
-    if not behaviours.is_item.all():
-        profile.missing = {n: behaviours.subjects[n] for n in np.flatnonzero(~behaviours.is_item).tolist()}
+        profile.unknown = [history.subjects[n] for n in skipped]
+    if not history.is_item.all():
+        profile.missing = {n: history.subjects[n] for n in np.flatnonzero(~history.is_item).tolist()}
     profile.count = int(np.count_nonzero(profile.weights))
-    profile.idle_s = 0.0 if session else max(now_us - past.newest_us, 0) / MICROSECONDS
-    banned = _banned(seen, of_session, again, view.row_of) if request.exclude_seen else _NO_ROWS
-    return Profiled(profile, behaviours, banned)
+    profile.idle_s = 0.0 if session else max(now_us - recorded.newest_us, 0) / MICROSECONDS
+    banned = _banned(seen, session_rows, repeatable, view.row_of) if request.exclude_seen else _NO_ROWS
+    return ResolvedProfile(profile, history, banned)
 
 
-class _Known(NamedTuple):
-    """What the log says of a user, newest first: [behaviours] each."""
-
-    names: list[str]
-    is_item: Mask
-    weights: Floats
-    newer: Floats
-    turned: Floats
-    rows: Rows
-
-
-def _within(known: _Known, limits: Limits, taken: int) -> _Known:
-    """The behaviours without texts that an ordinary request could not hold; the oldest go."""
-    kept = np.ones(len(known.names), np.bool_)
-    for n in np.flatnonzero(~known.is_item).tolist():
-        if taken >= limits.texts or len(known.names[n].encode()) > limits.text_bytes:
-            kept[n] = False
+def _within_text_limits(
+    recorded: RecordedHistory, rows: Rows, limits: Limits, texts: int
+) -> tuple[RecordedHistory, Rows]:
+    """The history and its rows without texts beyond the limits of a request, which has this many texts itself."""
+    is_kept = np.ones(len(rows), np.bool_)
+    for n in np.flatnonzero(~recorded.is_item).tolist():
+        if texts >= limits.texts or len(recorded.subjects[n].encode()) > limits.text_bytes:
+            is_kept[n] = False
         else:
-            taken += 1
-    names = list(compress(known.names, kept.tolist()))
-    return _Known(
-        names, known.is_item[kept], known.weights[kept], known.newer[kept], known.turned[kept], known.rows[kept]
-    )
+            texts += 1
+    return recorded.take(is_kept), rows[is_kept]
 
 
-def _long_term(known: _Known) -> tuple[Profile, Behaviours]:
-    """The long-term behaviours alone."""
-    n = len(known.names)
-    profile = Profile(known.weights, known.rows, {}, {}, [], np.zeros(n), known.newer, known.turned)
-    return profile, Behaviours(known.names, known.is_item, ["long_term"] * n, known.weights)
+def _recorded_profile(recorded: RecordedHistory, rows: Rows) -> tuple[Profile, ReportedHistory]:
+    """The profile of the recorded behaviours alone."""
+    n = len(rows)
+    profile = Profile(recorded.weights, rows, {}, {}, [], np.zeros(n), recorded.newer, recorded.undecayed_weights)
+    return profile, ReportedHistory(recorded.subjects, recorded.is_item, ["long_term"] * n, recorded.weights)
 
 
-def _joined(request: RecommendRequest, of_session: Rows, known: _Known) -> tuple[Profile, Behaviours]:
-    """The session, with these rows, the long-term behaviours and the stated interests, in the mix."""
-    session, stated = request.session, request.stated
-    lengths = len(session), len(known.names), len(stated)
-
-    def placed(*parts: Floats) -> Floats:
-        """Values of the three, zeros for those that have none."""
-        return np.concatenate([of if len(of) else np.zeros(n) for of, n in zip(parts, lengths, strict=True)])
-
-    given = np.array([found.weight for found in session], np.float64)
-    weights = mixed(
-        placed(given, _NO_WEIGHTS, _NO_WEIGHTS), placed(_NO_WEIGHTS, known.weights, _NO_WEIGHTS), request.mix
-    )
-    weights = stated_on_top(weights[: lengths[0] + lengths[1]], lengths[1], lengths[2])
-    are_items = np.array([found.item is not None for found in session], np.bool_)
-    names = [found.text if found.item is None else found.item for found in session]
+def _joined(
+    request: RecommendRequest, session_rows: Rows, recorded: RecordedHistory, rows: Rows
+) -> tuple[Profile, ReportedHistory]:
+    """The profile of session, recorded behaviours and stated interests, mixed."""
+    session, stated, mix = request.session, request.stated, request.mix
+    lengths = len(session), len(rows), len(stated)
+    no_session, no_log, no_stated = map(np.zeros, lengths)
+    given = np.array([behaviour.weight for behaviour in session], np.float64)
+    weights = mixed(np.concatenate([given, no_log]), np.concatenate([no_session, recorded.weights]), mix)
+    weights = append_stated_weights(weights, lengths[1], lengths[2])
+    is_item = np.array([behaviour.item is not None for behaviour in session], np.bool_)
+    names = [behaviour.text if behaviour.item is None else behaviour.item for behaviour in session]
     origins: list[Origin] = [*["session"] * lengths[0], *["long_term"] * lengths[1], *["stated"] * lengths[2]]  # type: ignore[list-item]
-    behaviours = Behaviours(
-        [*(name or "" for name in names), *known.names, *stated],
-        np.concatenate([are_items, known.is_item, np.zeros(lengths[2], np.bool_)]),
+    history = ReportedHistory(
+        [*(name or "" for name in names), *recorded.subjects, *stated],
+        np.concatenate([is_item, recorded.is_item, np.zeros(lengths[2], np.bool_)]),
         origins,
         weights,
     )
-    rows = np.concatenate([of_session, known.rows, np.full(lengths[2], -1, np.int64)])
     profile = Profile(
-        weights, rows, {}, {}, [], placed(np.maximum(given, 0.0), _NO_WEIGHTS, _NO_WEIGHTS),
-        placed(_NO_WEIGHTS, known.newer, _NO_WEIGHTS), placed(_NO_WEIGHTS, known.turned, _NO_WEIGHTS), request.mix,
-    )  # fmt: skip
-    return profile, behaviours
+        weights,
+        np.concatenate([session_rows, rows, np.full(lengths[2], -1, np.int64)]),
+        {},
+        {},
+        [],
+        session_weights=np.concatenate([np.maximum(given, 0.0), no_log, no_stated]),
+        newer=np.concatenate([no_session, recorded.newer, no_stated]),
+        undecayed_weights=np.concatenate([no_session, recorded.undecayed_weights, no_stated]),
+        mix=mix,
+    )
+    return profile, history
 
 
-def stated_on_top(weights: Floats, known: int, stated: int) -> Floats:
-    """The weights, then those of stated interests: together p = n0 / (n0 + n) of the history, n = long-term ones."""
+def append_stated_weights(weights: Floats, logged: int, stated: int) -> Floats:
+    """Append the weights of stated interests, with the share p = n0 / (n0 + n); n = the logged behaviours."""
     if not stated:
         return weights
     mass = float(np.abs(weights).sum())
-    part = STATED_PRIOR / (STATED_PRIOR + known) if mass > 0 else 1.0
-    rest = weights / mass * (1.0 - part) if mass > 0 else weights
-    return np.concatenate([rest, np.full(stated, part / stated)])
+    share = STATED_PRIOR / (STATED_PRIOR + logged) if mass > 0 else 1.0
+    rest = weights / mass * (1.0 - share) if mass > 0 else weights
+    return np.concatenate([rest, np.full(stated, share / stated)])
 
 
-def _banned(seen: Rows, session: Rows, again: Collection[str], row_of: RowOf) -> Rows:
-    """Rows of everything seen, without what may come again, and of the session."""
+def _banned(seen: Rows, session: Rows, repeatable: Collection[str], row_of: RowOf) -> Rows:
+    """Distinct rows of the session and of all seen items that may not be recommended again."""
     banned = seen
-    if again:
-        banned = np.setdiff1d(banned, np.array([row_of.get(name, -1) for name in again], np.int64))
-    # Each once: a search is the wider, the more must not be found.
+    if repeatable:
+        banned = np.setdiff1d(banned, np.array([row_of.get(item_id, -1) for item_id in repeatable], np.int64))
+    # Distinct, because every banned row widens the search.
     return np.union1d(banned, session[session >= 0]) if len(session) else banned
 
 
 def _resolve_others(profile: Profile, request: RecommendRequest, limits: Limits, dim: int) -> None:
-    """What is no item of the catalogue: vectors, texts, and items that it lacks."""
+    """Resolve behaviours that are no items of the catalogue: vectors, texts and unknown items."""
     skipped: list[int] = []
     for position in np.flatnonzero(profile.rows < 0).tolist():
         behaviour = request.history[position]
@@ -240,10 +231,10 @@ def _resolve_others(profile: Profile, request: RecommendRequest, limits: Limits,
     if not skipped:
         return
     if request.on_unknown == "error":
-        listed = ", ".join(shown(name) for name in profile.unknown[:_LISTED])
-        more = f" and {len(profile.unknown) - _LISTED} more" if len(profile.unknown) > _LISTED else ""
+        named = ", ".join(shown(item_id) for item_id in profile.unknown[:_NAMED])
+        more = f" and {len(profile.unknown) - _NAMED} more" if len(profile.unknown) > _NAMED else ""
         raise RequestError(
-            ErrorKind.UNKNOWN_ITEM, f'not in the catalogue: {listed}{more}; on_unknown="ignore" skips such items'
+            ErrorKind.UNKNOWN_ITEM, f'not in the catalogue: {named}{more}; on_unknown="ignore" skips such items'
         )
     profile.weights[skipped] = 0.0
     if request.on_cold == "fallback":
@@ -254,22 +245,22 @@ def _resolve_others(profile: Profile, request: RecommendRequest, limits: Limits,
         raise RequestError(ErrorKind.ZERO_WEIGHTS, "all weights of the known behaviours are 0")
 
 
-def decode_vector(encoded: str, dim: int, place: str) -> Vectors:
-    """A unit vector from base64 of `dim` little-endian float32 values.
+def decode_vector(encoded: str, dim: int, path: str) -> Vectors:
+    """A unit vector from base64 of `dim` little-endian float32 values; `path` is its JSON path, for messages.
 
     Raises:
-        RequestError: Not base64, of another length, not finite or all zero.
+        RequestError: invalid_request: not base64, of another length, not finite or all zero.
     """
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError(ErrorKind.INVALID_REQUEST, f"{place} is {shown(encoded)}: not base64") from None
+        raise RequestError(ErrorKind.INVALID_REQUEST, f"{path} is {shown(encoded)}: not base64") from None
     if len(raw) != 4 * dim:
         raise RequestError(
-            ErrorKind.INVALID_REQUEST, f"{place} has {len(raw)} bytes: {4 * dim} are needed ({dim} float32 values)"
+            ErrorKind.INVALID_REQUEST, f"{path} has {len(raw)} bytes: {4 * dim} are needed ({dim} float32 values)"
         )
     vector = np.frombuffer(raw, "<f4").astype(np.float32)
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not 1e-30 < norm < 1e30:
-        raise RequestError(ErrorKind.INVALID_REQUEST, f"{place} has the length {norm}: it must be finite and not zero")
+        raise RequestError(ErrorKind.INVALID_REQUEST, f"{path} has the length {norm}: it must be finite and not zero")
     return np.asarray(vector / np.float32(norm))

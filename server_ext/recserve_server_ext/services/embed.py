@@ -1,4 +1,4 @@
-"""Packed embed requests -> packed vectors, for a batch of requests. No Triton here."""
+"""The service behind the Triton model `embed`: packed texts -> packed vectors. Independent of Triton."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from recserve_client.contract import (
     models,
     pack,
 )
-from recserve_server_ext.batching.batcher import Answer, ModelCall
+from recserve_server_ext.batching.batcher import Answer, Handler, ModelCall
 from recserve_server_ext.batching.request_checks import check_size, check_texts
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Limits
 
 
 class EmbedJob(Struct):
-    """One accepted request on its way to an answer; times are in nanoseconds."""
+    """The state of one accepted request; times are in nanoseconds."""
 
     texts: list[str]
     encoder: str
@@ -36,29 +36,24 @@ class EmbedJob(Struct):
     encode_ns: int = 0
 
 
-class Embedder:
-    """Turns texts into vectors through the encoder that is served; keeps nothing."""
+class Embedder(Handler[EmbedJob]):
+    """Encodes texts with the served encoder, without a cache."""
 
     def __init__(self, served: Callable[[], str], limits: Limits) -> None:
-        """
-        Args:
-            served: Runtime fingerprint of the encoder that is served now.
-            limits: The largest request.
-        """
-        self._served = served
+        self._served = served  # the runtime fingerprint of the served encoder
         self._encoder = ""
         self._limits = limits
         self._unpack = Unpacker(EmbedRequest)
 
     def begin(self) -> None:
-        """Look which encoder is served: all texts of a batch go to the same one."""
+        """Take the served encoder: all texts of a batch go to the same one."""
         self._encoder = self._served()
 
     def accept(self, raw: bytes) -> EmbedJob:
         """Decode and check a request.
 
         Raises:
-            RequestError: It is refused.
+            RequestError: The request is refused.
         """
         check_size(raw, self._limits)
         texts = self._unpack(raw).texts
@@ -67,15 +62,12 @@ class Embedder:
         check_texts(texts, self._limits, "texts")
         return EmbedJob(texts, self._encoder)
 
-    def look_up(self, jobs: Sequence[EmbedJob]) -> None:
-        """Nothing: no vector is kept."""
-
     def pending(self, job: EmbedJob) -> ModelCall | None:
-        """The texts of a request."""
+        """The texts of a request, until it has its vectors."""
         return ModelCall(models.ENCODER, job.encoder, job.texts) if job.vectors is None else None
 
     def resume(self, jobs: Sequence[EmbedJob], call: ModelCall, results: Vectors, took_ns: int) -> None:
-        """Take the vectors, those of each distinct text once."""
+        """Give each request the vectors of its texts."""
         place_of = {text: n for n, text in enumerate(call.inputs)}
         for job in jobs:
             job.vectors = results[[place_of[text] for text in job.texts]]

@@ -1,4 +1,4 @@
-"""Encoder requests (ids and mask) -> vectors: checked one by one, then run together. No Triton here."""
+"""The service behind the embedded Triton model `encoder`: token ids and mask -> vectors. Independent of Triton."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from recserve_server_ext.encoder.text_encoder import TextEncoder, TokenTable
 
 
 class EncoderModel:
-    """The embedded encoder behind the model `encoder`."""
+    """Checks requests one by one, and runs the rows of a batch together."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
         self._vocabulary = encoder.tokenizer.vocabulary
 
     def check(self, ids: Ints, mask: Ints) -> NDArray[np.int64]:
-        """Check the tensors of one request, [texts, width] each.
+        """Check the tensors of one request.
+
+        Args:
+            ids: [texts, width] token ids.
+            mask: [texts, width] attention mask.
 
         Returns:
             [texts] number of tokens.
 
         Raises:
-            RequestError: wrong_tensor: an id outside the vocabulary, an empty text, or a mask that is not ones and
-                then zeros.
+            RequestError: wrong_tensor: an id outside the vocabulary, a text without a token, or a mask that is not ones
+                and then zeros.
         """
         lengths: NDArray[np.int64] = np.count_nonzero(mask, axis=1)
         if not np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None]):
@@ -43,10 +47,10 @@ class EncoderModel:
         return lengths
 
     def run(self, requests: Sequence[tuple[Ints, NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
-        """Vectors of each request, [texts, dim].
+        """The vectors [texts, dim] of each request.
 
         Args:
-            requests: Ids [texts, width] and lengths [texts] of each; the width is the same for all.
+            requests: Ids [texts, width] and lengths [texts] of each request; all have the same width.
         """
         ids = np.concatenate([ids for ids, _ in requests])
         lengths = np.concatenate([lengths for _, lengths in requests])

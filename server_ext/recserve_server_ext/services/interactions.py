@@ -1,9 +1,9 @@
-"""Requests to the model `interactions` -> the interaction store. No Triton here."""
+"""The service behind the Triton model `interactions`: records, reads and erases interactions. Independent of Triton."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -29,7 +29,7 @@ from recserve_client.contract import (
     VerifyErasure,
     pack,
 )
-from recserve_server_ext.batching.batcher import Answer, ModelCall
+from recserve_server_ext.batching.batcher import Answer, Handler
 from recserve_server_ext.batching.request_checks import too_large
 from recserve_server_ext.common.errors import InteractionError, UserIdError
 from recserve_server_ext.config.history import HistoryRules
@@ -40,19 +40,23 @@ from recserve_server_ext.interactions.interaction import Interaction, Recorded
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
 
-#: Far beyond any time that a receipt of ours can have, and well within what can be rounded to microseconds.
+#: Latest time of a receipt, in seconds since 1970: far beyond any real one, and exact in microseconds.
 _LATEST_S: Final = 1e11
+#: Reasons of refusals, beside those of `recserve_server_ext.interactions.interaction.Refused`.
+_MALFORMED: Final = "malformed"
+_TOO_LARGE: Final = "too_large"
+_INVALID_USER: Final = "invalid_user"
 
 
 class InteractionsJob(Struct):
-    """One accepted request on its way to an answer; times are in nanoseconds.
+    """The state of one accepted request; times are in nanoseconds.
 
     Attributes:
-        request: As it was sent.
-        pseudonym: Of the user it is about; empty for one that records.
-        checked: Interactions to record, and the refusals of others, in their order.
+        request: The request.
+        pseudonym: Pseudonym of its user; empty for a request that records.
+        checked: Interactions to record and refusals of others, in the order of the request.
         waited_ns: Time spent waiting.
-        resolve_ns: Time of the batch's decoding.
+        resolve_ns: Time spent by the batch on decoding.
     """
 
     request: InteractionsRequest
@@ -62,11 +66,11 @@ class InteractionsJob(Struct):
     resolve_ns: int = 0
 
 
-class InteractionService:
-    """Records, reads and erases what users did.
+class InteractionService(Handler[InteractionsJob]):
+    """Records, reads and erases the interactions of users.
 
-    What the requests of one batch record goes into shared transactions, so that callers share the fsyncs. Requests of
-    a batch are answered in their order. User ids become pseudonyms in `accept`; no message holds one.
+    Consecutive recording requests of a batch share transactions, so that callers share the fsyncs. Requests of a batch
+    are answered in order. User ids become pseudonyms in `accept`; no error message contains one.
     """
 
     def __init__(
@@ -76,13 +80,6 @@ class InteractionService:
         rules: HistoryRules,
         limits: Limits,
     ) -> None:
-        """
-        Args:
-            store: Opens the interaction store.
-            keys: That pseudonyms are made with.
-            rules: For `history`.
-            limits: The largest request.
-        """
         self._open = store
         self._store: InteractionStore | None = None
         self._keys = keys
@@ -93,18 +90,18 @@ class InteractionService:
 
     @property
     def waiting(self) -> int:
-        """Interactions that wait for their commit; any thread may ask, and no store is opened for it."""
+        """Number of interactions that wait for their commit; thread-safe, and does not open the store."""
         return 0 if self._store is None else self._store.waiting
 
     def begin(self) -> None:
-        """Take the keys in force, so that all requests of a batch have pseudonyms by the same ones."""
+        """Take the keys in force: all pseudonyms of a batch are made with the same ones."""
         self._keys.follow(lambda: self._open().database)
 
     def accept(self, raw: bytes) -> InteractionsJob:
-        """Decode a request, and check the interactions of one that records.
+        """Decode a request, and check the interactions that it records.
 
         Raises:
-            RequestError: It is refused.
+            RequestError: The request is refused.
         """
         allowed = self._limits.interactions_bytes
         if len(raw) > allowed:
@@ -117,17 +114,8 @@ class InteractionService:
         except UserIdError as error:
             raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
 
-    def look_up(self, jobs: Sequence[InteractionsJob]) -> None:
-        """Nothing to look up."""
-
-    def pending(self, job: InteractionsJob) -> None:
-        """Nothing to wait for."""
-
-    def resume(self, jobs: Sequence[InteractionsJob], call: ModelCall, results: Any, took_ns: int) -> None:
-        """Never called: nothing waits."""
-
     def answer(self, jobs: Sequence[InteractionsJob]) -> list[Answer]:
-        """Answer each request; neighbours that record share transactions."""
+        """Answer each request; consecutive requests that record share transactions."""
         answers: list[Answer] = []
         recording: list[InteractionsJob] = []
         for job in jobs:
@@ -140,7 +128,7 @@ class InteractionService:
         return answers + self._record(recording)
 
     def _record(self, jobs: Sequence[InteractionsJob]) -> list[Answer]:
-        """Record what some requests brought, as many of them in one transaction as fit."""
+        """Record the interactions of some requests, with as many requests in a transaction as fit."""
         try:
             store = self._store = self._open()
         except InteractionError as error:
@@ -183,15 +171,15 @@ class InteractionService:
 
     def _verify(self, store: InteractionStore, pseudonym: str, receipt: ErasureReceipt) -> ErasureVerified:
         if not (0 <= receipt.erased_at <= _LATEST_S and 0 <= receipt.refused_until <= _LATEST_S):
-            raise RequestError(ErrorKind.INVALID_REQUEST, "$.receipt has a time that no receipt can have")
+            raise RequestError(ErrorKind.INVALID_REQUEST, "$.receipt has a time out of range")
         held = store.export(pseudonym)
         is_valid = is_receipt_of(self._keys.pseudonyms, pseudonym, receipt)
         return ErasureVerified(is_valid, len(held["interactions"]), len(held["seen"]), len(held["answers"]))
 
 
 def _commit(store: InteractionStore, jobs: Sequence[InteractionsJob]) -> list[Answer]:
-    """Record what these requests brought; only one that is larger than a transaction takes several."""
-    batch = [found for job in jobs for found in job.checked if isinstance(found, Interaction)]
+    """Record the interactions of some requests; only a request larger than a transaction takes several."""
+    batch = [checked for job in jobs for checked in job.checked if isinstance(checked, Interaction)]
     recorded: list[Recorded] = []
     try:
         for start in range(0, len(batch), store.limits.batch):
@@ -202,7 +190,7 @@ def _commit(store: InteractionStore, jobs: Sequence[InteractionsJob]) -> list[An
     return [
         pack(
             InteractionsRecorded(
-                [_result(next(results)) if isinstance(found, Interaction) else found for found in job.checked]
+                [_result(next(results)) if isinstance(checked, Interaction) else checked for checked in job.checked]
             )
         )
         for job in jobs
@@ -221,18 +209,8 @@ def _export(store: InteractionStore, pseudonym: str) -> UserExport:
     return UserExport(pseudonym, interactions, msgspec.convert(held["seen"], list[SeenItem]), answers)
 
 
-#: Reasons beside those of `recserve_server_ext.interactions.interaction.Refused`.
-MALFORMED: Final = "malformed"
-
-
-TOO_LARGE: Final = "too_large"
-
-
-_USER: Final = "invalid_user"
-
-
 class InteractionChecks:
-    """Decodes interactions and puts pseudonyms in place of the user ids."""
+    """Decodes interactions, and replaces user ids by pseudonyms."""
 
     def __init__(self, keys: UserKeys, limits: Limits) -> None:
         self._keys = keys
@@ -240,18 +218,18 @@ class InteractionChecks:
         self._unpack = Unpacker(NewInteraction)
 
     def __call__(self, raw: msgspec.Raw) -> Interaction | InteractionResult:
-        """The interaction in JSON of `NewInteraction`, ready for the store, or its refusal."""
+        """Decode the JSON of a `NewInteraction`; returns the interaction for the store, or its refusal."""
         allowed = self._limits.interaction_bytes
         if len(raw) > allowed:
             detail = f"the interaction has {len(raw):,} bytes; limits.interaction_bytes allows {allowed:,}"
-            return InteractionResult("refused", reason=TOO_LARGE, detail=detail)
+            return InteractionResult("refused", reason=_TOO_LARGE, detail=detail)
         try:
             new = self._unpack(raw, private=True)
             user = self._keys.pseudonyms.of(new.user_id)
         except RequestError as error:
-            return InteractionResult("refused", reason=MALFORMED, detail=error.text)
+            return InteractionResult("refused", reason=_MALFORMED, detail=error.text)
         except UserIdError as error:
-            return InteractionResult("refused", reason=_USER, detail=str(error))
+            return InteractionResult("refused", reason=_INVALID_USER, detail=str(error))
         fields = msgspec.structs.asdict(new)
         del fields["user_id"]
         return Interaction(user=user, **fields)

@@ -1,4 +1,4 @@
-"""The Triton model `recommend`: packed requests -> packed slates, for a batch of users. No Triton here."""
+"""The service behind the Triton model `recommend`: packed requests -> packed slates. Independent of Triton."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, Slate, models, pack
 from recserve_server_ext.attributes.view import LiveFilters
-from recserve_server_ext.batching.batcher import Answer, ModelCall
+from recserve_server_ext.batching.batcher import Answer, Handler, ModelCall
 from recserve_server_ext.batching.revision_wait import NotYetError
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Vectors
@@ -17,35 +17,36 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.server import Limits, ServeSettings
 from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.encoder.text_cache import TextCaches
-from recserve_server_ext.history.user_histories import UserHistories, UserPast
+from recserve_server_ext.history.user_histories import RecordedHistory, UserHistories
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.recommend.experiments import Experiments
-from recserve_server_ext.recommend.paging import Rankings
+from recserve_server_ext.recommend.job import Job
+from recserve_server_ext.recommend.paging import RankingCache
 from recserve_server_ext.recommend.pipeline import Pipeline
 from recserve_server_ext.recommend.profile import profile_of_history, profile_of_user
-from recserve_server_ext.recommend.query import Job, ask
-from recserve_server_ext.recommend.requests import check_request, check_shape, of_encoder, unpack
+from recserve_server_ext.recommend.query import build_query
+from recserve_server_ext.recommend.requests import check_request, check_shape, for_encoder, unpack
 from recserve_server_ext.strategies.base import Data
 from recserve_server_ext.strategies.counts_view import CountsView
-from recserve_server_ext.strategies.registry import Chosen, Registry
+from recserve_server_ext.strategies.registry import ConfiguredStrategy, Registry
 
-#: Before a store that could not be read is asked again, and between two looks for erased users.
+#: Time until a store that could not be read is asked again, and between two checks for erased users.
 _PAUSE_S: Final = 1.0
 
 
-class Logging(Protocol):
-    """Takes answers; see `AnswerLog.offer`."""
+class AnswerSink(Protocol):
+    """Logs answers; see `recserve_server_ext.interactions.answer_log.AnswerLog`."""
 
     def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
-        """Log an answer, if it is drawn and there is room; returns at once."""
+        """Log an answer, if it is sampled and the queue has room; returns at once."""
         ...
 
 
-class RecommendService:
+class RecommendService(Handler[Job]):
     """Answers requests from the catalogue as it is when their batch begins.
 
-    The way of a request: `begin` (once a batch), `accept` (decode, check), `look_up` (users, known texts), then the
-    calls of models that it waits for (`pending`, `resume`), then `answer`.
+    The steps of a request are `begin` (once for a batch), `accept` (decode, check), `look_up` (users, cached texts),
+    the model calls that it waits for (`pending`, `resume`), and `answer`.
     """
 
     def __init__(
@@ -57,22 +58,22 @@ class RecommendService:
         keys: UserKeys,
         histories: UserHistories,
         counter: LogCounter,
-        log: Logging,
+        log: AnswerSink,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
-            newest: The catalogue as it is now; see `recserve_server_ext.catalogue.live.LiveCatalogue.view`.
-            caches: Vectors of texts.
-            settings: The server's.
-            keys: That pseudonyms are made with.
-            histories: Reads what users did.
-            counter: Counts what all users did.
-            log: Takes the answers.
+            newest: Returns the current catalogue; see `recserve_server_ext.catalogue.live.LiveCatalogue.view`.
+            caches: Cached vectors of texts.
+            settings: The server's settings.
+            keys: Keys of the pseudonyms.
+            histories: Reads the histories of users.
+            counter: Counts the interaction log.
+            log: Logs the answers.
             clock: Seconds since 1970.
 
         Raises:
-            ConfigError: Strategies or experiments of the settings are wrong.
+            ConfigError: The settings of strategies or experiments are invalid.
         """
         self._newest = newest
         self._caches = caches
@@ -86,169 +87,169 @@ class RecommendService:
         self._strategies = Registry(settings.strategies)
         self._experiments = Experiments(settings.users.experiments, settings.limits, self._strategies)
         self._fallback = self._strategies.choose(settings.fallback, {})
-        self._rankings = Rankings(settings.limits.cursors)
+        self._rankings = RankingCache(settings.limits.cursors)
         self._pipeline = Pipeline(self._fallback, self._rankings)
         view = newest()
         self._filters = LiveFilters(view)
         self._data = Data(view, self._filters.of(view), CountsView(counter.last, view))
-        self._ask_again = self._look_again = 0.0
-        self._fault = ""
+        self._retry_at = self._next_erasure_check = 0.0
+        self._store_error = ""
 
     def begin(self) -> None:
-        """Look whether the catalogue or the keys have changed, and now and then whether somebody was erased."""
+        """Take the current catalogue and keys, and check periodically for erased users."""
         view = self._newest()
         if view is not self._data.view:
             self._data = Data(view, self._filters.of(view), CountsView(self._data.counts.counts, view))
         now = time.monotonic()
-        if now >= self._ask_again:
+        if now >= self._retry_at:
             self._histories.follow(self._keys)
-        if now >= max(self._look_again, self._ask_again):
-            self._look_again = now + _PAUSE_S
+        if now >= max(self._next_erasure_check, self._retry_at):
+            self._next_erasure_check = now + _PAUSE_S
             try:
                 self._histories.forget_erased()
                 self._counter.forget_erased(self._histories.erasures)
             except InteractionError as error:
-                self._ask_again, self._fault = now + _PAUSE_S, str(error)
+                self._retry_at, self._store_error = now + _PAUSE_S, str(error)
 
     def accept(self, raw: bytes) -> Job:
-        """Decode and check a request; a user is looked up later, with the others of the batch.
+        """Decode and check a request; its user is looked up later, with the others of the batch.
 
         Raises:
-            RequestError: It is refused.
-            NotYetError: It asks for a revision that is not here yet.
+            RequestError: The request is refused.
+            NotYetError: The request asks for a revision that is not served yet.
         """
         request = unpack(raw, self._limits)
         view = self._data.view
         if request.min_revision > view.revision:
             raise NotYetError(request.min_revision, lambda: self._data.view.revision)
-        job = self._job(request) if request.user_id is None else self._user_job(request, request.user_id)
+        job = self._history_job(request) if request.user_id is None else self._user_job(request, request.user_id)
         if job.request.page is not None and job.request.page.cursor is not None:
-            job.part = self._rankings.resume(job.request, job.request.page.cursor)
+            job.page = self._rankings.resume(job.request, job.request.page.cursor)
         return job
 
-    def _job(self, request: RecommendRequest) -> Job:
+    def _history_job(self, request: RecommendRequest) -> Job:
         view = self._data.view
         check_request(request, self._limits)
         check_shape(request, self._limits, view.field_names)
-        known = of_encoder(request, view.encoder)
-        job = Job(request, self._chosen(request), self._data)
-        ask(job, profile_of_history(known, view, self._limits))
+        resolvable = for_encoder(request, view.encoder)
+        job = Job(request, self._configured(request), self._data)
+        build_query(job, profile_of_history(resolvable, view, self._limits))
         return job
 
-    def _chosen(self, request: RecommendRequest) -> Chosen:
-        """The strategy of a request.
+    def _configured(self, request: RecommendRequest) -> ConfiguredStrategy:
+        """The strategy of a request with its options.
 
         Raises:
-            RequestError: There is none of its name, an option is wrong, or it cannot answer yet.
+            RequestError: The strategy is unknown, an option is invalid, or the strategy cannot answer yet.
         """
-        chosen = self._strategies.choose(request.strategy or self._default, request.options)
-        lacking = chosen.strategy.lacking(self._data, chosen.options)
+        configured = self._strategies.choose(request.strategy or self._default, request.options)
+        lacking = configured.strategy.lacking(self._data, configured.options)
         if lacking is not None:
             raise lacking
-        return chosen
+        return configured
 
-    def _user_job(self, asked: RecommendRequest, user_id: str) -> Job:
+    def _user_job(self, original: RecommendRequest, user_id: str) -> Job:
         pseudonyms = self._keys.pseudonyms
         try:
             pseudonym = pseudonyms.of(user_id)
         except UserIdError as error:
             raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
-        request, variants = self._experiments.assign(asked, pseudonyms.origin(pseudonym))
+        request, variants = self._experiments.assign(original, pseudonyms.origin(pseudonym))
         check_request(request, self._limits)
         check_shape(request, self._limits, self._data.view.field_names)
-        return Job(request, self._chosen(request), self._data, pseudonym, pseudonyms.fingerprint, variants)
+        return Job(request, self._configured(request), self._data, pseudonym, pseudonyms.fingerprint, variants)
 
     def look_up(self, jobs: Sequence[Job]) -> None:
-        """Read the histories of the users of the batch, count the log, and fill in texts that were encoded before."""
-        self._count(jobs)
-        if users := [job for job in jobs if job.pseudonym is not None]:
-            self._resolve(users)
-        if texts := _missing(jobs):
+        """Read the histories of the batch's users, take the counts of the log, and fill in cached vectors of texts."""
+        self._take_counts(jobs)
+        if user_jobs := [job for job in jobs if job.pseudonym is not None]:
+            self._resolve_users(user_jobs)
+        if texts := _missing_texts(jobs):
             view = self._data.view
-            vectors, found = self._caches.of(view.encoder, view.text.dim).get(texts)
-            _fill(jobs, {text: vectors[n] for n, text in enumerate(texts) if found[n]})
+            vectors, is_cached = self._caches.of(view.encoder, view.text.dim).get(texts)
+            _fill_in(jobs, {text: vectors[n] for n, text in enumerate(texts) if is_cached[n]})
 
     def pending(self, job: Job) -> ModelCall | None:
-        """The texts that a job waits for, and the encoder that made the vectors of its view."""
+        """The texts that a job waits for, for the encoder of its catalogue; `None` where it waits for none."""
         if not job.waits_for_texts:
             return None
         return ModelCall(models.ENCODER, job.data.view.encoder, list(dict.fromkeys(job.profile.missing.values())))
 
     def resume(self, jobs: Sequence[Job], call: ModelCall, results: Vectors, took_ns: int) -> None:
-        """Take the vectors of texts."""
+        """Cache and fill in the vectors of encoded texts."""
         view = jobs[0].data.view
         self._caches.of(call.version, view.text.dim).put(call.inputs, results)
-        _fill(jobs, dict(zip(call.inputs, results, strict=True)))
+        _fill_in(jobs, dict(zip(call.inputs, results, strict=True)))
         for job in jobs:
             job.encode_ns = took_ns
 
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
-        """Slates of requests that wait for nothing, or the error of each that has none."""
+        """Packed slates of requests that wait for nothing, or their errors; slates are logged."""
         answers: list[Answer] = []
-        for job, found in zip(jobs, self._pipeline.run(jobs), strict=True):
-            if isinstance(found, Slate):
-                packed = pack(found)
-                self._log.offer(found, job.pseudonym, job.keys)
-                answers.append(packed)
+        for job, result in zip(jobs, self._pipeline.run(jobs), strict=True):
+            if isinstance(result, Slate):
+                answers.append(pack(result))
+                self._log.offer(result, job.pseudonym, job.keys)
             else:
-                answers.append(found)
+                answers.append(result)
         return answers
 
-    def _count(self, jobs: Sequence[Job]) -> None:
-        """Take the last count of the log where a job looks at it."""
-        wanted = {count for job in jobs for count in job.chosen.strategy.counts}
+    def _take_counts(self, jobs: Sequence[Job]) -> None:
+        """Take the last counts of the log, where a job needs them."""
+        wanted = {count for job in jobs for count in job.configured.strategy.counts}
         if any(job.falls_back for job in jobs):
             wanted |= self._fallback.strategy.counts
         thompson = any(job.request.explore is not None and job.request.explore.kind == "thompson" for job in jobs)
         if wanted or thompson:
-            counts = self._counter.counts(paired=thompson or "neighbours" in wanted)
+            counts = self._counter.counts(full=thompson or "neighbours" in wanted)
             if counts is not self._data.counts.counts:
                 self._data = self._data._replace(counts=CountsView(counts, self._data.view))
             for job in jobs:
                 job.data = self._data
                 if job.query is not None:
-                    job.query = job.query.over(self._data)
+                    job.query = job.query.with_data(self._data)
 
-    def _resolve(self, users: Sequence[Job]) -> None:
+    def _resolve_users(self, jobs: Sequence[Job]) -> None:
+        """Give jobs by user id their queries; the store is read once for all of them."""
         try:
-            past = self._read(list(dict.fromkeys(str(job.pseudonym) for job in users)))
-            repeaters = [job for job in users if job.request.allow_repeat and job.request.exclude_seen]
-            again = self._histories.repeatable({str(job.pseudonym): job.request.allow_repeat for job in repeaters})
+            histories = self._read(list(dict.fromkeys(str(job.pseudonym) for job in jobs)))
+            repeating = [job for job in jobs if job.request.allow_repeat and job.request.exclude_seen]
+            repeatable = self._histories.repeatable({str(job.pseudonym): job.request.allow_repeat for job in repeating})
         except InteractionError as error:
-            for job in users:
+            for job in jobs:
                 job.error = RequestError(ErrorKind.UNAVAILABLE, str(error))
             return
         now_us = round(self._clock() * MICROSECONDS)
         view = self._data.view
-        for job in users:
+        for job in jobs:
             pseudonym = str(job.pseudonym)
             job.history_rules = self._histories.version
-            known, repeats = past[pseudonym], again.get(pseudonym, set())
+            history, again = histories[pseudonym], repeatable.get(pseudonym, set())
             try:
-                ask(job, profile_of_user(job.request, known, view, self._limits, now_us, repeats))
+                build_query(job, profile_of_user(job.request, history, view, self._limits, now_us, again))
             except RequestError as error:
                 job.error = error
 
-    def _read(self, pseudonyms: list[str]) -> dict[str, UserPast]:
-        if time.monotonic() < self._ask_again:
-            raise InteractionError(self._fault)
+    def _read(self, pseudonyms: list[str]) -> dict[str, RecordedHistory]:
+        if time.monotonic() < self._retry_at:
+            raise InteractionError(self._store_error)
         try:
             return self._histories.read(pseudonyms)
         except UserKeysError:
-            raise  # the store is there, and the next batch has the keys in force
+            raise  # the store works, and the next batch takes the new keys
         except InteractionError as error:
-            # A store that is away must not cost every batch a timeout.
-            self._ask_again, self._fault = time.monotonic() + _PAUSE_S, str(error)
+            # An unavailable store must not cost every batch a timeout.
+            self._retry_at, self._store_error = time.monotonic() + _PAUSE_S, str(error)
             raise
 
 
-def _missing(jobs: Sequence[Job]) -> list[str]:
+def _missing_texts(jobs: Sequence[Job]) -> list[str]:
     """The distinct texts that jobs wait for."""
     return list(dict.fromkeys(text for job in jobs if job.waits_for_texts for text in job.profile.missing.values()))
 
 
-def _fill(jobs: Sequence[Job], vector_of: Mapping[str, Vectors]) -> None:
-    """Put the vectors of texts where these were missing."""
+def _fill_in(jobs: Sequence[Job], vector_of: Mapping[str, Vectors]) -> None:
+    """Give the profiles of jobs the vectors of their texts."""
     for job in jobs:
         if job.query is None:
             continue

@@ -1,4 +1,4 @@
-"""The two steps that the ensemble `recommend_text` has of its own: a packed request -> texts, and back with vectors."""
+"""The first and third steps of the ensemble `recommend_text`: a packed request -> its texts; with vectors -> packed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _unpack = Unpacker(RecommendRequest)
 
 
 def texts_of(raw: bytes, limits: Limits) -> list[str]:
-    """The texts of a packed request whose history has nothing else, in order.
+    """The texts of a packed request whose history holds only texts, in order.
 
     Raises:
-        RequestError: The request is refused, or a behaviour is no text.
+        RequestError: The request is refused, or a behaviour is not a text.
     """
     check_size(raw, limits)
     history = _unpack(raw).history
@@ -28,10 +28,10 @@ def texts_of(raw: bytes, limits: Limits) -> list[str]:
     texts: list[str] = []
     for number, behaviour in enumerate(history):
         if behaviour.text is None or behaviour.item is not None or behaviour.vector is not None:
-            found = shown({name: value for name, value in asdict(behaviour).items() if value is not None})
+            content = shown({name: value for name, value in asdict(behaviour).items() if value is not None})
             raise RequestError(
                 ErrorKind.INVALID_REQUEST,
-                f"$.history[{number}] is {found}: this model takes texts only; send others to `recommend`",
+                f"$.history[{number}] is {content}: this model takes texts only; send others to `recommend`",
             )
         texts.append(behaviour.text)
     check_texts(texts, limits, "history")
@@ -39,15 +39,15 @@ def texts_of(raw: bytes, limits: Limits) -> list[str]:
 
 
 def with_vectors(raw: bytes, vectors: NDArray[np.float32], encoder: str) -> bytes:
-    """The packed request with the vector of each text beside it, and who made them.
+    """The packed request with the vector of each text, and the encoder of the vectors.
 
     Args:
         raw: A request that `texts_of` accepted.
-        vectors: [texts, dim].
-        encoder: Runtime fingerprint of what made them.
+        vectors: [texts, dim] float32.
+        encoder: Runtime fingerprint of the encoder.
 
     Raises:
-        RequestError: There are not as many vectors as behaviours.
+        RequestError: wrong_tensor: the numbers of vectors and behaviours differ.
     """
     request = _unpack(raw)
     if len(vectors) != len(request.history):

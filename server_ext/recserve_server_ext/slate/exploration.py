@@ -1,6 +1,6 @@
-"""Exploration: some of the last places of a slate go to other candidates, with known probabilities.
+"""Exploration: some of the last places of a slate show other candidates, with known propensities.
 
-Thompson sampling as in O. Chapelle and L. Li, An empirical evaluation of Thompson sampling, 2011.
+Thompson sampling: O. Chapelle and L. Li, "An empirical evaluation of Thompson sampling", NIPS 2011.
 """
 
 from __future__ import annotations
@@ -14,17 +14,25 @@ from numpy.typing import NDArray
 from recserve_client.contract import Explore
 from recserve_server_ext.common.arrays import Floats, Ints
 
-#: Places of a slate that Thompson sampling explores at most: their propensities are integrals.
+#: Most places that Thompson sampling explores: each propensity is a numerical integral.
 THOMPSON_PLACES: Final = 50
+#: Nodes of a Beta distribution, in standard deviations of logit(x) from its mode: dense there, and far into the tails.
+_NODES: Final = np.sinh(np.linspace(-3.2, 3.2, 41))
+#: Cells of the integration grid: at least, for each distinct distribution, and at most.
+_CELLS: Final = 256
+_CELLS_PER_DISTRIBUTION: Final = 2
+_MOST_CELLS: Final = 512
+#: Bound of the aliasing and rounding errors of an inverted generating function.
+_ALIASING: Final = 1e-8
 
 
 class Explored(NamedTuple):
     """A slate after exploration.
 
     Attributes:
-        picks: [places] places in the ranking.
-        drawn: [places] whether the item was drawn.
-        propensity: [places] the probability that this place shows this item.
+        picks: [places] positions in the ranked list.
+        drawn: [places] whether the item was drawn to explore.
+        propensity: [places] probability that this place shows this item.
     """
 
     picks: Ints
@@ -33,22 +41,24 @@ class Explored(NamedTuple):
 
 
 def explored(
-    explore: Explore, length: int, k: int, fixed: NDArray[np.bool_], beliefs: tuple[Floats, Floats] | None = None
+    explore: Explore, length: int, k: int, fixed: NDArray[np.bool_], posterior: tuple[Floats, Floats] | None = None
 ) -> Explored:
-    """Draw which places explore and what they show.
+    """Draw which places explore, and what they show.
 
-    A place that may explore shows its own item with the probability 1 - epsilon. Of the kind `epsilon` it shows each
-    one of the n candidates after the slate with epsilon / n: draws are without replacement, and any candidate is as
-    likely as another in any place. Of the kind `thompson` the places that explore show the candidates with the largest
-    draws, in their order; what the s-th of them that may, from 0, shows has the propensity
+    A place that may explore shows its own item with probability 1 - epsilon. With the kind `epsilon` it shows each of
+    the n candidates after the slate with probability epsilon / n. Draws are without replacement, so any candidate is as
+    likely as another in any place.
+
+    With the kind `thompson`, the exploring places show the candidates with the largest draws, in their order. Let s be
+    the number of places before that may explore. Then the propensity of what a place shows is
     epsilon * sum_r Binomial(r; s, epsilon) P(r other candidates draw more).
 
     Args:
-        explore: How.
-        length: Items of the ranking: the slate, then the candidates.
-        k: Items of the slate.
-        fixed: [length] what must keep its place and is not drawn.
-        beliefs: [length] parameters of the Beta distributions of the rates of clicks; for the kind `thompson`.
+        explore: Options of the exploration.
+        length: Length of the ranked list: the slate, then the candidates.
+        k: Size of the slate.
+        fixed: [length] items that keep their place and are not drawn.
+        posterior: [length] alpha and beta of the Beta posteriors of the click rates; for the kind `thompson`.
     """
     places = min(k, length)
     picks = np.arange(places)
@@ -57,77 +67,58 @@ def explored(
     most = min(int(explore.at_most * k), len(pool), places)
     if explore.kind == "thompson":
         most = min(most, THOMPSON_PLACES)
-    may = np.zeros(places, np.bool_)
-    may[places - most :] = True
-    may &= ~fixed[:places]
+    may_explore = np.zeros(places, np.bool_)
+    may_explore[places - most :] = True
+    may_explore &= ~fixed[:places]
     drawn = np.zeros(places, np.bool_)
     propensity = np.ones(places)
-    if may.any():
+    if may_explore.any():
         rng = np.random.default_rng(explore.seed)
-        drawn = may & (rng.random(places) < explore.epsilon)
-        propensity[may] = 1.0 - explore.epsilon
+        drawn = may_explore & (rng.random(places) < explore.epsilon)
+        propensity[may_explore] = 1.0 - explore.epsilon
         if explore.kind == "epsilon":
             picks[drawn] = rng.permutation(pool)[: int(drawn.sum())]
             propensity[drawn] = explore.epsilon / len(pool)
         elif drawn.any():
-            assert beliefs is not None
-            alpha, beta = beliefs[0][pool], beliefs[1][pool]
+            assert posterior is not None
+            alpha, beta = posterior[0][pool], posterior[1][pool]
             best = np.argsort(-rng.beta(alpha, beta), kind="stable")[: int(drawn.sum())]
             picks[drawn] = pool[best]
-            before = np.flatnonzero(drawn[may])
+            before = np.flatnonzero(drawn[may_explore])
             propensity[drawn] = _propensities(explore.epsilon, before, alpha, beta, best)
     return Explored(picks, drawn, propensity)
 
 
 def _propensities(epsilon: float, before: Ints, alpha: Floats, beta: Floats, best: Ints) -> Floats:
-    """[drawn] the probability that each place shows what it shows.
+    """[drawn] propensity of each place that explores and shows the candidate `best`; see `explored`.
 
     Args:
         epsilon: Probability that a place explores.
-        before: [drawn] places before each that may explore, too.
-        alpha: [candidates] of the Beta distributions.
-        beta: [candidates] of the Beta distributions.
-        best: [drawn] the candidate that each shows.
+        before: [drawn] number of places before each that may explore, too.
+        alpha: [candidates] of the Beta posteriors.
+        beta: [candidates] of the Beta posteriors.
+        best: [drawn] candidates.
     """
     ranks = int(before[-1]) + 1
     rank = np.arange(ranks)
     ways = np.array([[math.comb(place, r) for r in range(ranks)] for place in before.tolist()], np.float64)
-    # Exponents below 0 belong to ways that are none.
+    # Where the exponent would be below 0, the number of ways is 0.
     explored_before = ways * epsilon**rank * (1.0 - epsilon) ** np.maximum(before[:, None] - rank, 0)
     return np.asarray(epsilon * (explored_before * rank_chances(alpha, beta, best, ranks)).sum(axis=1))
-
-
-#: Nodes of a distribution, in standard deviations of logit(x) from its mode: dense there, and far into the tails.
-_NODES: Final = np.sinh(np.linspace(-3.2, 3.2, 41))
-
-
-#: Cells of the grid: at least, for each distinct distribution, and at most.
-_CELLS: Final = 256
-
-
-_OF_EACH: Final = 2
-
-
-_MOST_CELLS: Final = 512
-
-
-#: What aliasing and rounding of an inverted generating function may come to.
-_ALIASED: Final = 1e-8
 
 
 def rank_chances(alpha: Floats, beta: Floats, asked: Ints, ranks: int) -> Floats:
     """P(exactly r other candidates draw more), r = 0 .. ranks - 1, by numerical integration.
 
-    With f_i the density of candidate i and S_j(x) = P(j draws more than x), it is the integral over x of f_i(x) times
-    the coefficient of z^r in prod_{j != i} (1 - S_j(x) + S_j(x) z). Integrated by Simpson's rule over logit(x) on a
-    grid of the quantiles of all candidates; the coefficients come from values on a circle (J. Abate and W. Whitt,
-    Numerical inversion of probability generating functions, 1992). docs/explanation/scoring.md says how far that
-    is from exact.
+    Let f_i be the density of candidate i, and S_j(x) = P(j draws more than x). The probability is the integral over x
+    of f_i(x) times the coefficient of z^r in prod_{j != i} (1 - S_j(x) + S_j(x) z). It is integrated by Simpson's rule
+    over logit(x), on a grid of quantiles of all candidates. The coefficients come from values on a circle (J. Abate and
+    W. Whitt, "Numerical inversion of probability generating functions", 1992).
 
     Args:
         alpha: [candidates] first parameters, at least 1.
         beta: [candidates] second parameters, at least 1.
-        asked: [asked] places of the candidates asked about.
+        asked: [asked] the candidates to compute.
         ranks: At least 1, at most the number of candidates.
 
     Returns:
@@ -137,11 +128,11 @@ def rank_chances(alpha: Floats, beta: Floats, asked: Ints, ranks: int) -> Floats
     kind = kind.reshape(-1)
     points, step = _grid(pairs[0], pairs[1])
     mass, above = _tabulated(pairs[0], pairs[1], points, step)
-    # Where many are above, few can be only with a probability below exp(-18) (Chernoff's bound for the lower tail).
+    # Where many others are expected to draw more, only few do with a probability below exp(-18) (Chernoff's bound).
     kept = above[:, kind].sum(axis=1) <= ranks + 18.0 + np.sqrt(324.0 + 36.0 * ranks)
     mass, above = mass[kept], above[kept]
     wanted, place = np.unique(kind[asked], return_inverse=True)
-    radius = _ALIASED ** (1.0 / ranks)
+    radius = _ALIASING ** (1.0 / ranks)
     values = np.empty((len(wanted), ranks // 2 + 1), np.complex128)
     for number in range(ranks // 2 + 1):
         turn = np.exp(2j * np.pi * number / ranks)
@@ -155,11 +146,11 @@ def rank_chances(alpha: Floats, beta: Floats, asked: Ints, ranks: int) -> Floats
 
 
 def _grid(alpha: Floats, beta: Floats) -> tuple[Floats, Floats]:
-    """[2 cells + 1] ends and middles of the cells in logit(x), and [cells] their widths."""
+    """[2 cells + 1] ends and midpoints of the grid cells in logit(x), and [cells] their widths."""
     nodes = np.log(alpha / beta) + _NODES[:, None] * np.sqrt(1.0 / alpha + 1.0 / beta)
-    found = np.unique(nodes)
-    cells = min(max(_CELLS, _OF_EACH * len(alpha)), _MOST_CELLS)
-    ends = np.interp(np.linspace(0.0, len(found) - 1.0, cells + 1), np.arange(len(found)), found)
+    quantiles = np.unique(nodes)
+    cells = min(max(_CELLS, _CELLS_PER_DISTRIBUTION * len(alpha)), _MOST_CELLS)
+    ends = np.interp(np.linspace(0.0, len(quantiles) - 1.0, cells + 1), np.arange(len(quantiles)), quantiles)
     points = np.empty(2 * cells + 1)
     points[::2] = ends
     points[1::2] = (ends[1:] + ends[:-1]) / 2
@@ -170,10 +161,10 @@ def _tabulated(alpha: Floats, beta: Floats, points: Floats, step: Floats) -> tup
     """[points, distributions] the mass of each point, adding up to 1, and the probability of a draw above it."""
     mode, total = np.log(alpha / beta), alpha + beta
 
-    def logarithm(t: Floats) -> Floats:
+    def log_density(t: Floats) -> Floats:
         return np.asarray(alpha * t - total * np.logaddexp(0.0, t))
 
-    density = np.exp(logarithm(points[:, None]) - logarithm(mode))
+    density = np.exp(log_density(points[:, None]) - log_density(mode))
     left, middle, right = density[:-2:2], density[1::2], density[2::2]
     width = step[:, None]
     half = np.maximum(width * (5 * left + 8 * middle - right) / 24, 0.0)

@@ -1,4 +1,4 @@
-"""Ranked candidates of a batch of users -> the places of their slates, by the options of each."""
+"""Makes slates from the ranked candidates of a batch of users, by the slate options of each request."""
 
 from __future__ import annotations
 
@@ -19,31 +19,35 @@ from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.slate.rules import Candidates, arrange
 
 #: Candidates that are arranged at once (48 MiB of vectors of 384 dimensions), unless one user has more.
-_AT_ONCE: Final = 1 << 15
+_MAX_CANDIDATES: Final = 1 << 15
 
 
-class Shape(NamedTuple):
-    """The slate that one user gets.
+class SlateSpec(NamedTuple):
+    """The slate that one request asks for, and its ranked candidates.
 
     Attributes:
-        options: How it is made; boosts and the least score are in the values of the candidates already.
-        k: Places.
-        rules: Items that each bury rule and each quota names, in the order of the options.
+        options: Slate options; boosts and the minimum score are applied to the candidates already.
+        k: Number of places.
+        rules: Items that match each bury rule and each quota, in the order of the options.
         pins: [pins] row of each pinned item; -1 where it may not be placed.
+        rows: [candidates] distinct rows, best first.
+        values: [candidates] what they are ranked by.
     """
 
     options: SlateOptions
     k: int
     rules: Sequence[Allowed]
     pins: Rows
+    rows: Rows
+    values: Floats
 
 
-class Arranged(NamedTuple):
-    """A slate as places among the candidates.
+class ArrangedSlate(NamedTuple):
+    """A slate, as positions among the candidates.
 
     Attributes:
-        picks: [items] place of each among the candidates.
-        rules: Of each item the names of the rules that moved it; `None` without rules.
+        picks: [items] position of each item among the candidates.
+        rules: [items] names of the rules that moved each item; `None` without rules.
     """
 
     picks: Ints
@@ -51,7 +55,7 @@ class Arranged(NamedTuple):
 
 
 def check_options(options: SlateOptions, filters: ViewFilters) -> list[Allowed]:
-    """Check the attributes that options name; the items of each bury rule and quota come back.
+    """Validate the attributes of slate options, and evaluate the filters of the bury rules and quotas.
 
     Raises:
         RequestError: unknown_field or invalid_request.
@@ -63,64 +67,50 @@ def check_options(options: SlateOptions, filters: ViewFilters) -> list[Allowed]:
     return [filters.allowed(where) for where in wheres]
 
 
-def make_slates(
-    view: View, filters: ViewFilters, shapes: Sequence[Shape], rows: Sequence[Rows], values: Sequence[Floats]
-) -> list[Arranged]:
-    """The slate of each user.
-
-    Args:
-        view: The catalogue.
-        filters: Of it.
-        shapes: One for each user.
-        rows: Of each user the candidates, no row twice, the greatest value first.
-        values: What they are ordered by.
-    """
+def make_slates(view: View, filters: ViewFilters, specs: Sequence[SlateSpec]) -> list[ArrangedSlate]:
+    """[users] the slate of each user."""
     groups: dict[tuple[bytes, int], list[int]] = defaultdict(list)
-    for number, shape in enumerate(shapes):
-        groups[msgspec.json.encode(shape.options), shape.k].append(number)
-    made: dict[int, Arranged] = {}
+    for number, spec in enumerate(specs):
+        groups[msgspec.json.encode(spec.options), spec.k].append(number)
+    slates: dict[int, ArrangedSlate] = {}
     for numbers in groups.values():
-        step = max(1, _AT_ONCE // max(1, *(len(rows[number]) for number in numbers)))
+        step = max(1, _MAX_CANDIDATES // max(1, *(len(specs[number].rows) for number in numbers)))
         for start in range(0, len(numbers), step):
             part = numbers[start : start + step]
-            of_part = [shapes[n] for n in part], [rows[n] for n in part], [values[n] for n in part]
-            made.update(zip(part, _arranged(view, filters, *of_part), strict=True))
-    return [made[number] for number in range(len(shapes))]
+            slates.update(zip(part, _arranged(view, filters, [specs[number] for number in part]), strict=True))
+    return [slates[number] for number in range(len(specs))]
 
 
-def _arranged(
-    view: View, filters: ViewFilters, shapes: Sequence[Shape], found: Sequence[Rows], values: Sequence[Floats]
-) -> list[Arranged]:
+def _arranged(view: View, filters: ViewFilters, specs: Sequence[SlateSpec]) -> list[ArrangedSlate]:
     """The slates of users with the same options and number of places."""
-    options, k = shapes[0].options, shapes[0].k
-    rows = np.full((len(found), max(map(len, found))), -1, np.int64)
+    options, k = specs[0].options, specs[0].k
+    rows = np.full((len(specs), max(len(spec.rows) for spec in specs)), -1, np.int64)
     scores = np.full(rows.shape, -np.inf)
-    for line, of_line, own, value in zip(rows, scores, found, values, strict=True):
-        line[: len(own)], of_line[: len(own)] = own, value
-    there = rows >= 0
-    pins = np.array([shape.pins for shape in shapes], np.int64)
-    named = [rule.mask[rows] & there for rule in shapes[0].rules]
-    buried = len(options.bury)
+    for user_rows, user_scores, spec in zip(rows, scores, specs, strict=True):
+        user_rows[: len(spec.rows)], user_scores[: len(spec.rows)] = spec.rows, spec.values
+    exists = rows >= 0
+    pins = np.array([spec.pins for spec in specs], np.int64)
+    matching = [rule.mask[rows] & exists for rule in specs[0].rules]
     candidates = Candidates(
         scores=scores,
         vectors=view.text.vectors(rows) if options.diversify else None,
         groups=[candidate_values(group.attribute, filters.sources(rows)) for group in options.groups],
-        pinned=[_places(rows, pin) for pin in pins.T],
-        buried=named[:buried],
-        quotas=named[buried:],
+        pinned=[_positions(rows, pin) for pin in pins.T],
+        buried=matching[: len(options.bury)],
+        quotas=matching[len(options.bury) :],
     )
     slates = arrange(options, candidates, k)
-    made = []
-    for user, line in enumerate(slates.picks):
-        picks = line[line >= 0]
+    arranged = []
+    for user, user_picks in enumerate(slates.picks):
+        picks = user_picks[user_picks >= 0]
         rules = [slates.moved_by(user, place) for place in range(len(picks))] if slates.rules else None
-        made.append(Arranged(picks, rules))
-    return made
+        arranged.append(ArrangedSlate(picks, rules))
+    return arranged
 
 
-def _places(rows: Rows, pinned: Rows) -> Ints:
-    """[users] the place of a pinned item among each user's candidates; -1 where it is not among them."""
+def _positions(rows: Rows, pinned: Rows) -> Ints:
+    """[users] position of a pinned item among each user's candidates; -1 where it is not among them."""
     if not rows.shape[1]:
         return np.full(len(rows), -1, np.int64)
-    found = (rows == pinned[:, None]) & (pinned >= 0)[:, None]
-    return np.where(found.any(axis=1), found.argmax(axis=1), -1)
+    is_pinned = (rows == pinned[:, None]) & (pinned >= 0)[:, None]
+    return np.where(is_pinned.any(axis=1), is_pinned.argmax(axis=1), -1)

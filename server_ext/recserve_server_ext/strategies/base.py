@@ -1,7 +1,7 @@
-"""What a strategy is: it proposes candidates for queries, and scores them.
+"""The strategy interface: a strategy proposes candidates for queries and scores them.
 
-A strategy of one's own derives from `Strategy` and writes `candidates` and `score`; one that only turns a profile into
-a vector derives from `recserve_server_ext.strategies.vector_space.VectorSpace` and writes `user_vectors`.
+A strategy of your own derives from `Strategy` and writes `candidates` and `score`. One that only turns a profile into a
+vector derives from `recserve_server_ext.strategies.vector_space.VectorSpace` and writes `user_vectors`.
 docs/how-to/add-a-strategy.md builds one.
 """
 
@@ -23,23 +23,23 @@ from recserve_server_ext.common.arrays import Floats, Mask, Rows, Vectors
 from recserve_server_ext.retrieval.search import CandidateSpec
 from recserve_server_ext.strategies.counts_view import CountsView
 
-#: Available items whose scores tell how far the scores of a user lie apart, where a strategy knows no better.
+#: Available items that `Strategy.std` is estimated from.
 _SAMPLE = 1000
-#: What is counted of the log, as far as a strategy looks at it: how many users each item had, which items go together.
+#: Statistics of the interaction log: users of each item, and item-to-item neighbours.
 Count = Literal["popularity", "neighbours"]
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of a strategy: fields with defaults and bounds (`msgspec.Meta`). This base has none."""
+    """Options of a strategy: fields with defaults and bounds (`msgspec.Meta`). This base class has none."""
 
 
 class Data(NamedTuple):
-    """The catalogue and the counts of the log, as one batch sees them.
+    """The catalogue and the counts of the interaction log that one batch is answered from.
 
     Attributes:
         view: The catalogue.
-        filters: Of that view.
-        counts: Of the log, by the rows of that view.
+        filters: Evaluates filters and boosts on that view.
+        counts: Counts of the log, by the rows of that view.
     """
 
     view: View
@@ -49,21 +49,22 @@ class Data(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Profile:
-    """What a request says of the user: behaviours with weights; [behaviours] each, in one order.
+    """The weighted history of a user: behaviours in one order, [behaviours] in each array.
 
     Attributes:
-        weights: As they count; 0 for items that the catalogue lacks. Negative ones push away.
+        weights: Weights in the user vector. Negative ones push away; 0 for items that the catalogue lacks.
         rows: Row of each item; -1 for texts, vectors and items that the catalogue lacks.
-        vectors: Text vector of each text or vector behaviour that is known, by its place.
-        missing: Every text whose vector is not known yet, by its place.
+        vectors: Text vectors of behaviours that are no items, by position.
+        missing: Texts that are not encoded yet, by position.
         unknown: Item ids that the catalogue lacks.
-        given: Weights of this session's behaviours, none negative; 0 for those of the log. `None` where all are given.
-        newer: How many interactions of the user are newer than each behaviour of the log.
-        turned: How much each behaviour of the log counts apart from its age; 0 for types that push away.
-        mix: The part of `given` beside what is of the log, where both are there.
-        count: Behaviours that count, of all interest clusters.
+        session_weights: Weights of this session's behaviours, not negative; 0 for those of the log. `None` where the
+            request brought the whole history.
+        newer: Number of the user's interactions that are newer than each logged behaviour.
+        undecayed_weights: Weight of each logged behaviour before it decays with age; 0 for types that push away.
+        mix: Share of the session in the weights, where there is a session and a logged history.
+        count: Number of behaviours with a weight, over all interest clusters.
         idle_s: Seconds since the newest behaviour; 0 in a session.
-        own: Which behaviours belong to the interest cluster that this profile is of; `None` for all.
+        in_cluster: Behaviours of the interest cluster that this profile is restricted to; `None` for all behaviours.
     """
 
     weights: Floats
@@ -71,57 +72,50 @@ class Profile:
     vectors: dict[int, Vectors]
     missing: dict[int, str]
     unknown: list[str]
-    given: Floats | None = None
+    session_weights: Floats | None = None
     newer: Floats | None = None
-    turned: Floats | None = None
+    undecayed_weights: Floats | None = None
     mix: float = 0.5
     count: int = 0
     idle_s: float = 0.0
-    own: Mask | None = None
+    in_cluster: Mask | None = None
 
     @property
     def is_usable(self) -> bool:
-        """Whether anything counts."""
-        return self.count > 0 and (self.own is None or bool(self.weights.any()))
+        """Whether any behaviour has a weight."""
+        return self.count > 0 and (self.in_cluster is None or bool(self.weights.any()))
 
     def recency_weights(self, half_life: float) -> Floats:
-        """[behaviours] by how lately the user turned to each: 2^(-newer interactions / half-life), none negative.
+        """[behaviours] weights that decay with recency: 2^(-newer interactions / half-life), not negative."""
+        weights = np.maximum(self.weights, 0.0) if self.session_weights is None else self.session_weights
+        if self.session_weights is not None and self.undecayed_weights is not None and self.newer is not None:
+            weights = mixed(self.session_weights, self.undecayed_weights * np.exp2(-self.newer / half_life), self.mix)
+        return weights if self.in_cluster is None else np.where(self.in_cluster, weights, 0.0)
 
-        Args:
-            half_life: Newer interactions after which one counts half as much.
-        """
-        weights = np.maximum(self.weights, 0.0) if self.given is None else self.given
-        if self.given is not None and self.turned is not None and self.newer is not None:
-            weights = mixed(self.given, self.turned * np.exp2(-self.newer / half_life), self.mix)
-        return weights if self.own is None else np.where(self.own, weights, 0.0)
-
-    def part(self, own: Mask) -> Profile:
-        """The profile of one interest cluster; the others' behaviours weigh nothing in it."""
-        return Profile(
-            np.where(own, self.weights, 0.0), self.rows, self.vectors, self.missing, self.unknown, self.given,
-            self.newer, self.turned, self.mix, self.count, self.idle_s, own,
-        )  # fmt: skip
+    def restricted_to(self, in_cluster: Mask) -> Profile:
+        """The profile of one interest cluster: behaviours outside it have no weight."""
+        return replace(self, weights=np.where(in_cluster, self.weights, 0.0), in_cluster=in_cluster)
 
 
-def mixed(given: Floats, known: Floats, mix: float) -> Floats:
-    """[behaviours] the sum of two sets of weights, scaled to the parts `mix` and 1 - `mix` where both are there."""
-    masses = float(np.abs(given).sum()), float(np.abs(known).sum())
+def mixed(session: Floats, log: Floats, mix: float) -> Floats:
+    """[behaviours] the sum of two sets of weights, scaled to the shares `mix` and 1 - `mix` where neither is empty."""
+    masses = float(np.abs(session).sum()), float(np.abs(log).sum())
     if not all(masses):
-        return given + known
-    return given * (mix / masses[0]) + known * ((1.0 - mix) / masses[1])
+        return session + log
+    return session * (mix / masses[0]) + log * ((1.0 - mix) / masses[1])
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A profile with everything asked of the candidates; nothing in it changes but what strategies keep in `kept`.
+    """A profile with everything that is asked of the candidates; immutable but for the cache `kept`.
 
     Attributes:
-        profile: Of the user.
-        data: What it is answered from.
-        spec: How many candidates, and which ones may be among them.
-        options: Of the strategy that it is for.
-        context: Of this visit.
-        kept: What a strategy found out of the query, by strategy: worked out once.
+        profile: The user's weighted history.
+        data: The catalogue and counts to answer from.
+        spec: How many candidates are wanted, and which ones are allowed.
+        options: Options of the strategy that is asked.
+        context: Context of this visit, such as the device.
+        kept: Cache of what strategies computed from this query, by strategy.
     """
 
     profile: Profile
@@ -133,57 +127,57 @@ class Query:
 
     @cached_property
     def usable(self) -> Mask:
-        """[rows] what may be among the candidates."""
+        """[rows] items that may be recommended: available, matching the filter, and not banned."""
         spec = self.spec
         usable = (self.data.view.available if spec.allowed is None else spec.allowed.mask).copy()
         usable[spec.banned] = False
         return usable
 
-    def of(self, options: Any) -> Query:
-        """The same for a strategy with other options; what strategies keep of it stays in one place."""
+    def with_options(self, options: Any) -> Query:
+        """This query for a strategy with other options; both share the cache `kept`."""
         query = replace(self, options=options)
         query.__dict__["usable"] = self.usable
         return query
 
-    def over(self, data: Data) -> Query:
-        """The same over other counts."""
+    def with_data(self, data: Data) -> Query:
+        """This query over other counts."""
         return replace(self, data=data)
 
     def best_of(self, rows: Rows, n: int) -> Rows:
-        """At most n of some rows, best first, that may be among the candidates."""
+        """The first n usable rows of a ranked list."""
         return np.asarray(rows[self.usable[rows]][:n])
 
 
 @dataclass(slots=True, eq=False)
 class Candidates:
-    """Rows proposed for one query.
+    """Candidate rows of one query.
 
     Attributes:
-        rows: [n], no row twice.
+        rows: [n] distinct rows.
     """
 
     rows: Rows
     _vectors: dict[str, Vectors] = field(default_factory=dict)
 
     def vectors(self, name: str, space: SpaceView) -> Vectors:
-        """[n, dim] their vectors in a space, gathered once."""
-        found = self._vectors.get(name)
-        if found is None:
-            found = self._vectors[name] = space.vectors(self.rows)
-        return found
+        """[n, dim] item vectors of the candidates in a space, gathered once."""
+        vectors = self._vectors.get(name)
+        if vectors is None:
+            vectors = self._vectors[name] = space.vectors(self.rows)
+        return vectors
 
 
-#: What the score of each candidate is made of, by name: [n] each. The score is their sum.
+#: Named parts of the candidates' scores, [n] each. A score is the sum of its parts.
 Parts = dict[str, Floats]
 
 
 class Explanation(NamedTuple):
-    """Why some rows are recommended.
+    """Why items are recommended.
 
     Attributes:
-        parts: What their scores are made of, by name.
-        contributions: [rows, behaviours] what each behaviour adds; `None` where the strategy cannot tell.
-        facts: Of each row what else there is to say, by name; `None` where there is nothing.
+        parts: Parts of their scores.
+        contributions: [rows, behaviours] what each behaviour adds to a score; `None` where the strategy cannot tell.
+        facts: Further facts about each row, by name; `None` without any.
     """
 
     parts: Parts
@@ -192,20 +186,20 @@ class Explanation(NamedTuple):
 
 
 class Strategy(ABC):
-    """Proposes candidates for queries and scores them; one instance serves all batches, one batch at a time.
+    """Proposes candidates and scores them; one instance serves all batches, one batch at a time.
 
     Class attributes:
         Options: Type of its options.
-        per_request: Names of the options that a request may set; the server's settings can narrow their values.
-        is_personal: Whether it needs a usable profile: without one a request falls back.
-        is_ranked: Whether `candidates` come in the order of their scores.
-        answers_cold: Whether it answers also where nothing is known of the user.
-        needs_texts: Whether the vectors of the profile's texts must be there.
-        counts: What it looks at of the log's counts.
-        grid: Options that an evaluation chooses among, on validation.
+        per_request: Options that a request may set; the server's settings can narrow their values.
+        is_personal: Whether it needs a usable profile; a request without one gets the fallback strategy.
+        is_ranked: Whether `candidates` are ordered by score.
+        answers_cold: Whether it can also answer without a usable profile.
+        needs_texts: Whether the texts of a profile must be encoded first.
+        counts: Statistics of the log that it reads.
+        grid: Options that an evaluation chooses from, on validation data.
 
     Attributes:
-        name: As requests and settings call it.
+        name: Name in requests and settings.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = Options
@@ -218,57 +212,48 @@ class Strategy(ABC):
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     def __init__(self, name: str) -> None:
-        """
-        Args:
-            name: As requests and settings call it.
-        """
         self.name = name
 
     def prepare(self, options: Any) -> Any:
-        """What queries carry as `options`, made of checked ones; these themselves, unless a strategy needs more.
+        """Turn validated options into what queries carry as `options`; by default the options themselves.
 
         Raises:
-            RequestError: They cannot be had.
+            RequestError: The options cannot be used.
         """
         return options
 
     def lacking(self, data: Data, options: Any) -> RequestError | None:
-        """Why it cannot answer yet, such as for want of a training; `None` when it can.
-
-        Args:
-            data: What it would answer from.
-            options: What `prepare` made.
-        """
+        """Why the strategy cannot answer yet, such as a missing training; `None` when it can."""
         return None
 
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
-        """[queries] why nothing can be made of each one's profile; `None` where something can."""
+        """[queries] why a profile is too thin for this strategy; `None` for a profile that is usable."""
         return [None] * len(queries)
 
     @abstractmethod
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
-        """Rows for each query, at most about n, that its `spec` allows; best first where `is_ranked`.
+        """About n rows for each query that its `spec` allows; best first where `is_ranked`.
 
         Args:
-            queries: At least one, none of them cold.
-            n: How many are asked for; another number than that of the spec where more are to be chosen from.
+            queries: At least one; none is cold.
+            n: [queries] candidates wanted; more than `spec.n` where rules choose among them.
         """
 
     @abstractmethod
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
-        """What the scores of each query's candidates are made of; any rows may be asked about, not only its own."""
+        """Scores of each query's candidates, as named parts; the rows may come from elsewhere, such as pins."""
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
         """Why the chosen rows of each query are recommended."""
         return [Explanation(parts) for parts in self.score(queries, picks)]
 
     def std(self, queries: Sequence[Query]) -> Floats:
-        """[queries] standard deviation of each one's scores over the catalogue; this one is taken from a sample."""
+        """[queries] standard deviation of the scores over the catalogue, by default estimated from a sample."""
         view = queries[0].data.view
         rows = np.flatnonzero(view.available)
         sample = rows[:: max(1, -(-len(rows) // _SAMPLE))]
-        parts = self.score(queries, [Candidates(sample) for _ in queries])
-        return np.array([float(total(of, len(sample)).std()) if len(sample) else 0.0 for of in parts])
+        scored = self.score(queries, [Candidates(sample) for _ in queries])
+        return np.array([float(total(parts, len(sample)).std()) if len(sample) else 0.0 for parts in scored])
 
 
 def total(parts: Parts, n: int) -> Floats:
@@ -276,21 +261,21 @@ def total(parts: Parts, n: int) -> Floats:
     return sum(parts.values(), start=np.zeros(n))
 
 
+def distinct_rows(lists: Sequence[Rows]) -> Rows:
+    """The rows of several lists, each once, in the order of their first occurrence."""
+    return np.array(list(dict.fromkeys(np.concatenate(lists).tolist())), np.int64) if lists else np.empty(0, np.int64)
+
+
 def behaviour_vectors(space: SpaceView, profiles: Sequence[Profile]) -> Vectors:
-    """Text vectors of equally long histories; zeros where an item was skipped or a text is not known.
+    """[users, behaviours, dim] vectors in the space `text` of at least one profile, all of equal length.
 
-    Args:
-        space: The space `text`.
-        profiles: At least one.
-
-    Returns:
-        [users, behaviours, dim].
+    They are zeros for skipped items and for texts that are not encoded.
     """
     rows = np.array([profile.rows for profile in profiles])
     vectors = space.vectors(rows)
     if rows.min(initial=0) < 0:
         vectors[rows < 0] = 0.0
-        for line, profile in zip(vectors, profiles, strict=True):
+        for user_vectors, profile in zip(vectors, profiles, strict=True):
             for position, vector in profile.vectors.items():
-                line[position] = vector
+                user_vectors[position] = vector
     return vectors

@@ -1,7 +1,7 @@
-"""The strategy `fusion`: others together, each with a weight, by standardised scores or by reciprocal ranks.
+"""The strategy `fusion`: a weighted combination of strategies, by standardised scores or by reciprocal ranks.
 
-Reciprocal ranks: G. Cormack, C. Clarke and S. Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual
-rank learning methods", SIGIR 2009.
+Reciprocal rank fusion: G. Cormack, C. Clarke and S. Buettcher, "Reciprocal rank fusion outperforms Condorcet and
+individual rank learning methods", SIGIR 2009.
 """
 
 from __future__ import annotations
@@ -16,28 +16,40 @@ from msgspec import Meta
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Floats, Rows
-from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
+from recserve_server_ext.strategies.base import (
+    Candidates,
+    Data,
+    Explanation,
+    Options,
+    Parts,
+    Query,
+    Strategy,
+    distinct_rows,
+    total,
+)
 
-#: Candidates of each part, at least, and as many times as items are wanted.
-_AT_LEAST: Final = 200
+#: Candidates of each component: this many times the items wanted, and at least so many.
 _TIMES: Final = 4
+_AT_LEAST: Final = 200
+#: The constant k = 60 of reciprocal rank fusion, for ranks that begin at 0.
+_RANK_CONSTANT: Final = 61.0
 
 
 class FusionOptions(Options, frozen=True):
     """Options of `fusion`.
 
-    score = (1 - b) sum_i w_i s_i + b sum_j w_j s_j: i runs over the personal strategies that know something of the
-    user, j over the others, and the w of each of the two sums add up to 1. b = prior / (prior + n), n = the user's
-    behaviours * 2^(-idle / stale_half_life_s), idle = the time since the newest of them, or 0 in a session: what comes
-    next depends on what came just before, and after a pause on what is popular by then.
+    score = (1 - b) sum_i w_i s_i + b sum_j w_j s_j. i runs over the personal strategies that can use the profile, j
+    over the others. The weights of each sum are scaled to add up to 1. b = prior / (prior + n), where n = the user's
+    behaviours * 2^(-idle / stale_half_life_s). idle is the time since the newest behaviour, or 0 in a session: after a
+    long pause, current popularity predicts more than the history.
 
     Attributes:
-        weights: w by the name of a strategy.
+        weights: Weight w of each strategy, by name.
         by: s is the strategy's score over its standard deviation in the catalogue (`score`), or 1 / (60 + its rank)
             among the strategy's own candidates (`rank`).
-        prior: The n at which strategies that are not personal have half of the score; 0 leaves them out where anything
-            is known of the user.
-        stale_half_life_s: Time without an interaction after which behaviours count as half as many.
+        prior: The n at which strategies that are not personal have half of the score. With 0 they count only for
+            users without a usable profile.
+        stale_half_life_s: Seconds without an interaction after which n is halved.
         options: Options of the strategies, by name.
     """
 
@@ -48,50 +60,63 @@ class FusionOptions(Options, frozen=True):
     options: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 
 
-#: Added to a rank, from 0, before its reciprocal is taken.
-_RANK_CONSTANT: Final = 61.0
-
-
-class Part(NamedTuple):
-    """One of the strategies together.
+class Component(NamedTuple):
+    """One of the fused strategies.
 
     Attributes:
         strategy: The strategy.
-        options: Of it.
-        weight: Of it, among the personal ones or among the others.
+        options: Its prepared options.
+        weight: Its weight among the personal components, or among the others.
     """
 
     strategy: Strategy
     options: Any
     weight: float
 
+    def query(self, query: Query) -> Query:
+        """The query of the fusion, as this component is asked."""
+        return query.with_options(self.options)
 
-class Fused(NamedTuple):
-    """Options of a fusion, with the strategies that they name.
+
+class PreparedOptions(NamedTuple):
+    """Options of a fusion with the strategies that they name.
 
     Attributes:
-        options: As they were given.
-        parts: Those with a weight.
+        options: The options.
+        components: The strategies with a weight above 0.
     """
 
     options: FusionOptions
-    parts: list[Part]
+    components: list[Component]
 
 
-#: Name and given options of a strategy -> the strategy and its options.
+#: Finds a strategy by name and prepares its options.
 Resolve = Callable[[str, Mapping[str, Any]], tuple[Strategy, Any]]
 
 
 @dataclass(slots=True, eq=False)
-class _Kept:
-    """What is known of a profile: of each part the factor of its score, and its ranking."""
+class _FusionState:
+    """What is computed once for a query.
+
+    Attributes:
+        factors: [components] factor of each score; 0 for a component that does not count.
+        rankings: [components] ranked candidates; `None` where ranks are not used yet.
+    """
 
     factors: list[float]
-    ranked: list[Rows | None]
+    rankings: list[Rows | None]
+
+    def reciprocal_ranks(self, number: int, rows: Rows) -> Floats:
+        """[rows] factor / (60 + rank) in the ranking of a component; 0 for rows outside it."""
+        ranking = self.rankings[number]
+        assert ranking is not None
+        rank_of = {row: rank for rank, row in enumerate(ranking.tolist())}
+        ranks = np.array([rank_of.get(row, np.inf) for row in rows.tolist()], np.float64)
+        return self.factors[number] / (_RANK_CONSTANT + ranks)
 
 
 class Fusion(Strategy):
-    """Proposes the candidates of all parts, and adds up their scores."""
+    """Proposes the candidates of all components, and adds up their weighted scores."""
 
     Options = FusionOptions
     per_request = frozenset({"weights", "by", "prior", "stale_half_life_s", "options"})
@@ -101,186 +126,170 @@ class Fusion(Strategy):
     def __init__(self, name: str, resolve: Resolve, defaults: msgspec.Struct) -> None:
         """
         Args:
-            name: As requests and settings call it.
+            name: Name in requests and settings.
             resolve: Finds the strategies that the options name.
-            defaults: Options of the server: what they name decides what is waited for.
+            defaults: The server's options; their components decide which counts and texts are needed.
         """
         super().__init__(name)
         self._resolve = resolve
-        parts = self.prepare(defaults).parts
-        self.needs_texts = any(part.strategy.needs_texts for part in parts)
-        self.counts = frozenset().union(*(part.strategy.counts for part in parts))
-        self.answers_cold = any(not part.strategy.is_personal for part in parts)
+        strategies = [component.strategy for component in self.prepare(defaults).components]
+        self.needs_texts = any(strategy.needs_texts for strategy in strategies)
+        self.counts = frozenset().union(*(strategy.counts for strategy in strategies))
+        self.answers_cold = any(not strategy.is_personal for strategy in strategies)
 
-    def prepare(self, options: Any) -> Fused:
+    def prepare(self, options: Any) -> PreparedOptions:
         """Find the strategies that the options name.
 
         Raises:
-            RequestError: There is none of a name, or an option of it is wrong.
+            RequestError: A strategy is unknown, or one of its options is invalid.
         """
         assert isinstance(options, FusionOptions)
-        return Fused(
-            options,
-            [
-                Part(*self._resolve(name, options.options.get(name, {})), weight)
-                for name, weight in options.weights.items()
-                if weight
-            ],
-        )
+        components = [
+            Component(*self._resolve(name, options.options.get(name, {})), weight)
+            for name, weight in options.weights.items()
+            if weight
+        ]
+        return PreparedOptions(options, components)
 
-    def lacking(self, data: Data, options: Fused) -> RequestError | None:
-        """It needs a part, and each part what that one needs."""
-        if not options.parts:
+    def lacking(self, data: Data, options: PreparedOptions) -> RequestError | None:
+        """Needs at least one component, and whatever the components need."""
+        if not options.components:
             return RequestError(
                 ErrorKind.INVALID_REQUEST, f"the strategy {self.name!r} has no parts: name some in its option weights"
             )
-        reasons = (part.strategy.lacking(data, part.options) for part in options.parts)
+        reasons = (component.strategy.lacking(data, component.options) for component in options.components)
         return next((reason for reason in reasons if reason is not None), None)
 
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
-        """Those of which no personal part knows anything."""
+        """Refuses profiles that no personal component can use."""
         reasons: list[RequestError | None] = [None] * len(queries)
-        is_known = [False] * len(queries)
-        for part in _personal(queries):
-            for number, reason in enumerate(part.strategy.cold([_for(part, query) for query in queries])):
-                is_known[number] |= reason is None
-                reasons[number] = reasons[number] or reason
-        return [None if known else reason for known, reason in zip(is_known, reasons, strict=True)]
+        is_usable = [False] * len(queries)
+        for component in queries[0].options.components:
+            if component.strategy.is_personal:
+                own_reasons = component.strategy.cold([component.query(query) for query in queries])
+                for place, reason in enumerate(own_reasons):
+                    is_usable[place] |= reason is None
+                    reasons[place] = reasons[place] or reason
+        return [None if usable else reason for usable, reason in zip(is_usable, reasons, strict=True)]
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
-        """The candidates of all parts that count, one part after the other."""
-        kept = self._known(queries)
-        found: list[list[Rows]] = [[] for _ in queries]
-        for number, part in enumerate(queries[0].options.parts):
-            own = [place for place, of in enumerate(kept) if of.factors[number]]
-            wide = [max(n[place], _AT_LEAST, _TIMES * queries[place].spec.n) for place in own]
-            rows = part.strategy.candidates([_for(part, queries[place]) for place in own], wide) if own else []
-            for place, of_part in zip(own, rows, strict=True):
-                found[place].append(of_part)
-        return [_distinct(of) for of in found]
+        """The candidates of all components that count, one component after the other."""
+        lists: list[list[Rows]] = [[] for _ in queries]
+        for component, _, places in self._counting(queries):
+            wanted = [max(n[place], _AT_LEAST, _TIMES * queries[place].spec.n) for place in places]
+            candidates = component.strategy.candidates([component.query(queries[place]) for place in places], wanted)
+            for place, rows in zip(places, candidates, strict=True):
+                lists[place].append(rows)
+        return [distinct_rows(rows) for rows in lists]
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
-        """The parts' scores, multiplied by what makes them comparable, and by their weights."""
-        kept = self._known(queries)
+        """Weighted standardised scores or reciprocal ranks, a part for each component."""
+        states = self._states(queries)
         scored: list[Parts] = [{} for _ in queries]
-        for number, part in enumerate(queries[0].options.parts):
-            own = [place for place, of in enumerate(kept) if of.factors[number]]
-            if not own:
+        for component, number, places in self._counting(queries):
+            strategy = component.strategy
+            if _is_by_rank(queries):
+                _rank(component, number, [(queries[place], states[place]) for place in places])
+                for place in places:
+                    scored[place][strategy.name] = states[place].reciprocal_ranks(number, candidates[place].rows)
                 continue
-            if queries[0].options.options.by == "rank":
-                _rank(part, number, [(queries[place], kept[place]) for place in own])
-                for place in own:
-                    scored[place][part.strategy.name] = _reciprocal(kept[place], number, candidates[place].rows)
-                continue
-            raw = part.strategy.score([_for(part, queries[n]) for n in own], [candidates[n] for n in own])
-            for place, parts in zip(own, raw, strict=True):
-                factor = kept[place].factors[number]
+            raw = strategy.score([component.query(queries[n]) for n in places], [candidates[n] for n in places])
+            for place, parts in zip(places, raw, strict=True):
+                factor = states[place].factors[number]
                 scored[place] |= {name: factor * values for name, values in parts.items()}
         return scored
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
-        """The explanations of the parts, multiplied as their scores; what was known to nobody has facts."""
-        kept = self._known(queries)
+        """Explanations of the components, scaled like their scores; facts only for users without a profile."""
+        states = self._states(queries)
         parts: list[Parts] = [{} for _ in queries]
-        contributions = [np.zeros((len(of.rows), len(q.profile.rows))) for q, of in zip(queries, picks, strict=True)]
+        contributions = [
+            np.zeros((len(items.rows), len(query.profile.rows))) for query, items in zip(queries, picks, strict=True)
+        ]
         facts: list[list[dict[str, Any]] | None] = [None] * len(queries)
-        is_rank = queries[0].options.options.by == "rank"
-        for number, part in enumerate(queries[0].options.parts):
-            own = [place for place, of in enumerate(kept) if of.factors[number]]
-            if not own:
-                continue
-            found = part.strategy.explain([_for(part, queries[n]) for n in own], [picks[n] for n in own])
-            if is_rank:
-                _rank(part, number, [(queries[place], kept[place]) for place in own])
-            for place, of in zip(own, found, strict=True):
-                factor: float | Floats = kept[place].factors[number]
-                if is_rank:
-                    factor = _ratio(_reciprocal(kept[place], number, picks[place].rows), of.parts)
-                parts[place] |= {name: factor * values for name, values in of.parts.items()}
-                if of.contributions is not None:
-                    contributions[place] += np.asarray(factor)[..., None] * of.contributions
+        is_by_rank = _is_by_rank(queries)
+        for component, number, places in self._counting(queries):
+            explained = component.strategy.explain(
+                [component.query(queries[n]) for n in places], [picks[n] for n in places]
+            )
+            if is_by_rank:
+                _rank(component, number, [(queries[place], states[place]) for place in places])
+            for place, explanation in zip(places, explained, strict=True):
+                factor: float | Floats = states[place].factors[number]
+                if is_by_rank:
+                    factor = _ratio(states[place].reciprocal_ranks(number, picks[place].rows), explanation.parts)
+                parts[place] |= {name: factor * values for name, values in explanation.parts.items()}
+                if explanation.contributions is not None:
+                    contributions[place] += np.asarray(factor)[..., None] * explanation.contributions
                 if not queries[place].profile.count:
-                    facts[place] = of.facts
-        return [Explanation(*of) for of in zip(parts, contributions, facts, strict=True)]
+                    facts[place] = explanation.facts
+        return [Explanation(*explanation) for explanation in zip(parts, contributions, facts, strict=True)]
 
     def std(self, queries: Sequence[Query]) -> Floats:
-        """Of a sum of standardised parts that are taken as independent: the root of the squares of their shares."""
-        if queries[0].options.options.by == "rank":
-            return super().std(queries)
-        return np.array([1.0 for _ in self._known(queries)])
+        """1 for a sum of standardised scores; otherwise estimated from a sample."""
+        return super().std(queries) if _is_by_rank(queries) else np.ones(len(queries))
 
-    def _known(self, queries: Sequence[Query]) -> list[_Kept]:
-        """Factor and query of each part, worked out once for each query."""
+    def _counting(self, queries: Sequence[Query]) -> list[tuple[Component, int, list[int]]]:
+        """Each component with its number and the places of the queries that it counts for, where there are any."""
+        states = self._states(queries)
+        counting = []
+        for number, component in enumerate(queries[0].options.components):
+            if places := [place for place, state in enumerate(states) if state.factors[number]]:
+                counting.append((component, number, places))
+        return counting
+
+    def _states(self, queries: Sequence[Query]) -> list[_FusionState]:
+        """The factors of the components, computed once for each query."""
         new = [query for query in queries if self not in query.kept]
         if new:
-            options: Fused = new[0].options
-            of_parts = [[_for(part, query) for query in new] for part in options.parts]
-            factors = _factors(options, new, of_parts)
-            for query, own in zip(new, factors.tolist(), strict=True):
-                query.kept[self] = _Kept(own, [None] * len(own))
+            for query, factors in zip(new, _factors(new[0].options, new).tolist(), strict=True):
+                query.kept[self] = _FusionState(factors, [None] * len(factors))
         return [query.kept[self] for query in queries]
 
 
-def _rank(part: Part, number: int, own: Sequence[tuple[Query, _Kept]]) -> None:
-    """Rank the candidates of a part, where that was not done."""
-    new = [(_for(part, query), kept) for query, kept in own if kept.ranked[number] is None]
+def _is_by_rank(queries: Sequence[Query]) -> bool:
+    return bool(queries[0].options.options.by == "rank")
+
+
+def _rank(component: Component, number: int, queries: Sequence[tuple[Query, _FusionState]]) -> None:
+    """Rank the candidates of a component, for queries where that is not done yet."""
+    new = [(component.query(query), state) for query, state in queries if state.rankings[number] is None]
     if not new:
         return
-    queries = [query for query, _ in new]
-    wide = [max(_AT_LEAST, _TIMES * query.spec.n) for query in queries]
-    for (_, kept), rows in zip(new, part.strategy.candidates(queries, wide), strict=True):
-        kept.ranked[number] = rows
+    wanted = [max(_AT_LEAST, _TIMES * query.spec.n) for query, _ in new]
+    rankings = component.strategy.candidates([query for query, _ in new], wanted)
+    for (_, state), rows in zip(new, rankings, strict=True):
+        state.rankings[number] = rows
 
 
-def _personal(queries: Sequence[Query]) -> list[Part]:
-    return [part for part in queries[0].options.parts if part.strategy.is_personal]
-
-
-def _for(part: Part, query: Query) -> Query:
-    return query.of(part.options)
-
-
-def _factors(fused: Fused, queries: Sequence[Query], of_parts: Sequence[Sequence[Query]]) -> Floats:
-    """[queries, parts] what the score of each part is multiplied by; 0 where it knows nothing."""
-    options = fused.options
-    shares = np.zeros((len(queries), len(fused.parts)))
-    scales = np.ones_like(shares)
-    for number, (part, own) in enumerate(zip(fused.parts, of_parts, strict=True)):
-        reasons = part.strategy.cold(own) if part.strategy.is_personal else [None] * len(own)
-        shares[:, number] = [part.weight if reason is None else 0.0 for reason in reasons]
+def _factors(prepared: PreparedOptions, queries: Sequence[Query]) -> Floats:
+    """[queries, components] factor of each component's score; 0 where it cannot use the profile."""
+    options, components = prepared.options, prepared.components
+    weights = np.zeros((len(queries), len(components)))
+    scales = np.ones_like(weights)
+    for number, component in enumerate(components):
+        strategy, own_queries = component.strategy, [component.query(query) for query in queries]
+        reasons = strategy.cold(own_queries) if strategy.is_personal else [None] * len(queries)
+        weights[:, number] = [component.weight if reason is None else 0.0 for reason in reasons]
         if options.by == "score":
-            std = part.strategy.std(own)
+            std = strategy.std(own_queries)
             scales[:, number] = np.where(std > 0, 1.0 / np.where(std > 0, std, 1.0), 0.0)
-    shares[scales == 0] = 0.0
-    personal = np.array([part.strategy.is_personal for part in fused.parts], np.bool_)
-    own_mass = shares[:, personal].sum(axis=1)
-    fresh = np.array(
+    weights[scales == 0] = 0.0
+    is_personal = np.array([component.strategy.is_personal for component in components], np.bool_)
+    has_personal = weights[:, is_personal].sum(axis=1) != 0
+    active = np.array(
         [query.profile.count * 2.0 ** (-query.profile.idle_s / options.stale_half_life_s) for query in queries]
     )
-    # A prior of 0 leaves the others out, however long ago the user was here.
-    others = np.full(len(queries), 0.0) if not options.prior else options.prior / (options.prior + fresh)
-    others[own_mass == 0] = 1.0
-    for of, total in ((personal, 1.0 - others), (~personal, others)):
-        mass = shares[:, of].sum(axis=1)
-        shares[:, of] *= np.where(mass > 0, total / np.where(mass > 0, mass, 1.0), 0.0)[:, None]
-    return shares * scales
-
-
-def _distinct(found: Sequence[Rows]) -> Rows:
-    """The rows of several lists, no row twice, in their order."""
-    return np.array(list(dict.fromkeys(np.concatenate(found).tolist())), np.int64) if found else np.empty(0, np.int64)
-
-
-def _reciprocal(kept: _Kept, number: int, rows: Rows) -> Floats:
-    """[rows] the factor over the rank in a part's ranking; 0 for those that are not in it."""
-    ranked = kept.ranked[number]
-    assert ranked is not None
-    place_of = {row: place for place, row in enumerate(ranked.tolist())}
-    ranks = np.array([place_of.get(row, np.inf) for row in rows.tolist()], np.float64)
-    return kept.factors[number] / (_RANK_CONSTANT + ranks)
+    # A prior of 0 leaves the impersonal components out, however long ago the user was active.
+    impersonal = np.zeros(len(queries)) if not options.prior else options.prior / (options.prior + active)
+    impersonal[~has_personal] = 1.0
+    for group, share in ((is_personal, 1.0 - impersonal), (~is_personal, impersonal)):
+        mass = weights[:, group].sum(axis=1)
+        weights[:, group] *= np.where(mass > 0, share / np.where(mass > 0, mass, 1.0), 0.0)[:, None]
+    return weights * scales
 
 
 def _ratio(values: Floats, parts: Parts) -> Floats:
-    """[rows] what a part's own score is multiplied by to become these values."""
-    score = sum(parts.values(), start=np.zeros(len(values)))
+    """[rows] factor that turns a component's own score into these values; 0 where the score is 0."""
+    score = total(parts, len(values))
     return np.where(score != 0, values / np.where(score != 0, score, 1.0), 0.0)

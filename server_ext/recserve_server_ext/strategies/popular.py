@@ -1,4 +1,4 @@
-"""The strategy `popular`: what many users turned to, lately or in all of the log."""
+"""The strategy `popular`: the items with the most users or recent interactions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from recserve_server_ext.common.arrays import Floats, Rows
 from recserve_server_ext.counts.popularity import PopularWindow
 from recserve_server_ext.strategies.base import Candidates, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.counts_view import PopularRows
-from recserve_server_ext.strategies.sparse import Sparse
+from recserve_server_ext.strategies.sparse import SparseVector
 
 
 class PopularOptions(Options, frozen=True):
     """Options of `popular`.
 
     Attributes:
-        window: The last 1, 7 or 30 days, all of the log, or `mixed`: a shorter window counts the more, the more users
-            it has.
-        by: `users` scores by the part of all active users who turned to an item; `recent` by ln(1 + x), x = the
-            interactions with it, each halved with its age.
+        window: The last 1, 7 or 30 days, the whole log (`all`), or `mixed`: all windows smoothed into one share, where
+            a shorter window counts the more, the more users it has.
+        by: `users` scores by the share of active users that had an item. `recent` scores by ln(1 + x), where x counts
+            the interactions with the item, each decayed by its age.
     """
 
     window: PopularWindow = "mixed"
@@ -29,7 +29,7 @@ class PopularOptions(Options, frozen=True):
 
 
 class Popular(Strategy):
-    """The same for everybody: no profile is needed, so it is what others fall back to."""
+    """Popularity: the same ranking for everybody in a context. It needs no profile, so it can be the fallback."""
 
     Options = PopularOptions
     per_request = frozenset({"window", "by"})
@@ -38,35 +38,36 @@ class Popular(Strategy):
     grid = tuple({"by": by, "window": window} for by in ("users", "recent") for window in ("mixed", "all", "month"))
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
-        """The most popular."""
-        return [_values(query).best(most, query.usable) for query, most in zip(queries, n, strict=True)]
+        """The most popular items."""
+        return [_values(query).best(wanted, query.usable) for query, wanted in zip(queries, n, strict=True)]
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
-        """Their popularity."""
-        return [{self.name: _values(query).at(of.rows)} for query, of in zip(queries, candidates, strict=True)]
+        """Popularity of the candidates."""
+        return [{self.name: _values(query).at(rows.rows)} for query, rows in zip(queries, candidates, strict=True)]
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
-        """How many users each item had, and within how many seconds (`None` = in all of the log)."""
-        explained = []
-        for query, of, parts in zip(queries, picks, self.score(queries, picks), strict=True):
-            explained.append(Explanation(parts, None, _facts(_popular(query), of.rows)))
-        return explained
+        """Adds the facts `users` and `window_s`, the window they are counted in (`None` for the whole log)."""
+        scored = self.score(queries, picks)
+        return [
+            Explanation(parts, None, _facts(_popular(query), items.rows))
+            for query, items, parts in zip(queries, picks, scored, strict=True)
+        ]
 
     def std(self, queries: Sequence[Query]) -> Floats:
-        """Worked out once for a ranking."""
+        """Standard deviation of the popularity, computed once for each ranking."""
         return np.array([_popular(query).std(query.options.by) for query in queries])
 
 
 def _popular(query: Query) -> PopularRows:
-    """What is popular among the likes of this visit."""
+    """The popularity ranking for the context of this visit."""
     return query.data.counts.popular(query.context, query.options.window)
 
 
-def _values(query: Query) -> Sparse:
+def _values(query: Query) -> SparseVector:
     return _popular(query).values(query.options.by)
 
 
 def _facts(popular: PopularRows, rows: Rows) -> list[dict[str, Any]]:
     known = set(popular.rows.tolist())
-    reasons = [popular.reason(row) if row in known else (0, None) for row in rows.tolist()]
-    return [{"users": users, "window_s": window_s} for users, window_s in reasons]
+    facts = [popular.facts(row) if row in known else (0, None) for row in rows.tolist()]
+    return [{"users": users, "window_s": window_s} for users, window_s in facts]

@@ -1,4 +1,4 @@
-"""The strategies by name: built-in ones, those of installed packages, and those that the settings name."""
+"""The strategy registry: built-in strategies, those of installed packages, and those that the settings define."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recserve_server_ext.strategies.item_knn import ItemKnn
 from recserve_server_ext.strategies.popular import Popular
 from recserve_server_ext.strategies.text import Text
 
-#: Entry points by which a package adds strategies: name = the class.
+#: Entry point group by which an installed package adds strategies: name = the class.
 GROUP: Final = "recserve.strategies"
 #: A strategy is one file, and one line here.
 BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
@@ -34,14 +34,14 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "options": {"popular": {"by": "recent"}},
     },
 }
-#: Options of requests that are kept ready.
-_KEPT: Final = 256
+#: Prepared options of requests that are cached.
+_CACHED: Final = 256
 _KIND: Final = "kind"
 _BOUNDS: Final = "bounds"
 
 
-class Chosen(NamedTuple):
-    """A strategy with options for a query.
+class ConfiguredStrategy(NamedTuple):
+    """A strategy with prepared options.
 
     Attributes:
         strategy: The strategy.
@@ -53,22 +53,29 @@ class Chosen(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    strategy: Strategy
-    defaults: Chosen
+    """A registered strategy.
+
+    Attributes:
+        defaults: The strategy with the server's options.
+        given: These options, as configured.
+        bounds: Values that a request may give to an option, by name.
+    """
+
+    defaults: ConfiguredStrategy
     given: dict[str, Any]
     bounds: Mapping[str, Any]
 
 
 class Registry:
-    """Finds strategies by name, and checks the options that requests carry."""
+    """Finds strategies by name, and validates the options of requests."""
 
     def __init__(self, settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """
         Args:
-            settings: By name; see `ServeSettings.strategies`.
+            settings: Options by strategy; see `ServeSettings.strategies`.
 
         Raises:
-            ConfigError: A strategy is of no known kind, or an option is wrong.
+            ConfigError: A strategy has an unknown kind, or an option is invalid.
         """
         self._kinds: dict[str, type[Strategy]] = dict(BUILT_IN)
         for point in entry_points(group=GROUP):
@@ -77,25 +84,24 @@ class Registry:
         for source in (PRESETS, settings or {}):
             for name, given in source.items():
                 merged[name] = {**merged.get(name, {}), **given}
-        self._waiting = merged
-        self._making: list[str] = []
+        self._settings = merged
+        self._in_progress: list[str] = []
         self._entries: dict[str, _Entry] = {}
-        #: Equal requests get the same object, so that a batch can be grouped by it.
-        self._chosen: LRUCache[tuple[str, bytes], Chosen] = LRUCache(_KEPT)
+        self._cache: LRUCache[tuple[str, bytes], ConfiguredStrategy] = LRUCache(_CACHED)
         for name in merged:
             self._entry(name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All there are, in alphabetical order."""
+        """Names of all strategies, sorted."""
         return tuple(sorted(self._entries))
 
-    def choose(self, name: str, options: Mapping[str, Any]) -> Chosen:
-        """A strategy with the options of a request over those of the server.
+    def choose(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
+        """A strategy with the options of a request on top of the server's.
 
         Raises:
-            RequestError: invalid_request: there is none of this name, or an option is not one of it, wrong, or beyond
-                what the server allows.
+            RequestError: invalid_request: the strategy is unknown, or an option is unknown, invalid or out of the
+                server's bounds.
         """
         entry = self._entries.get(name)
         if entry is None:
@@ -104,62 +110,67 @@ class Registry:
         if not options:
             return entry.defaults
         key = name, msgspec.json.encode(options, order="deterministic")
-        found = self._chosen.get(key)
-        if found is None:
+        configured = self._cache.get(key)
+        if configured is None:
             _check_allowed(entry, options)
-            found = Chosen(entry.strategy, _prepared(entry.strategy, {**entry.given, **options}))
-            self._chosen[key] = found
-        return found
+            strategy = entry.defaults.strategy
+            configured = ConfiguredStrategy(strategy, _prepared(strategy, {**entry.given, **options}))
+            self._cache[key] = configured
+        return configured
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:
-            if name not in self._waiting:
-                raise _invalid(f"there is no strategy {shown(name)}; there are: {', '.join(sorted(self._waiting))}")
-            if name in self._making:
+            if name not in self._settings:
+                raise _invalid(f"there is no strategy {shown(name)}; there are: {', '.join(sorted(self._settings))}")
+            if name in self._in_progress:
                 raise _invalid(f"the strategy {name!r} is a part of itself")
-            self._making.append(name)
-            given = dict(self._waiting[name])
-            kind, bounds = given.pop(_KIND, name), given.pop(_BOUNDS, {})
-            made = self._kinds.get(kind)
-            if made is None:
-                raise ConfigError(f"strategies.{name}: no kind {kind!r}; there are: {', '.join(sorted(self._kinds))}")
-            try:
-                strategy = self._made(made, name, given)
-                defaults = Chosen(strategy, _prepared(strategy, given))
-            except RequestError as error:
-                raise ConfigError(f"strategies.{name}: {error.text}") from None
-            if unknown := set(bounds) - strategy.per_request:
-                raise ConfigError(f"strategies.{name}.bounds: {sorted(unknown)[0]!r} is no option of a request")
-            self._entries[name] = _Entry(strategy, defaults, given, bounds)
-            self._making.remove(name)
+            self._in_progress.append(name)
+            self._entries[name] = self._new_entry(name)
+            self._in_progress.remove(name)
         return self._entries[name]
 
-    def _made(self, kind: type[Strategy], name: str, given: Mapping[str, Any]) -> Strategy:
-        if issubclass(kind, Fusion):
-            return kind(name, self._resolve, _converted(kind, name, given))
-        return kind(name)
+    def _new_entry(self, name: str) -> _Entry:
+        given = dict(self._settings[name])
+        kind, bounds = given.pop(_KIND, name), given.pop(_BOUNDS, {})
+        strategy_class = self._kinds.get(kind)
+        if strategy_class is None:
+            raise ConfigError(f"strategies.{name}: no kind {kind!r}; there are: {', '.join(sorted(self._kinds))}")
+        try:
+            if issubclass(strategy_class, Fusion):
+                options = _converted(strategy_class, name, given)
+                strategy: Strategy = strategy_class(name, self._component, options)
+            else:
+                strategy = strategy_class(name)
+            defaults = ConfiguredStrategy(strategy, _prepared(strategy, given))
+        except RequestError as error:
+            raise ConfigError(f"strategies.{name}: {error.text}") from None
+        if unknown := set(bounds) - strategy.per_request:
+            raise ConfigError(f"strategies.{name}.bounds: {sorted(unknown)[0]!r} is no option of a request")
+        return _Entry(defaults, given, bounds)
 
-    def _resolve(self, name: str, options: Mapping[str, Any]) -> tuple[Strategy, Any]:
-        """A part of a fusion, with its options over those of the server."""
+    def _component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
+        """A component of a fusion, with its options on top of the server's."""
         entry = self._entry(name)
-        given = {**entry.given, **options}
-        return entry.strategy, entry.defaults.options if not options else _prepared(entry.strategy, given)
+        if not options:
+            return entry.defaults
+        strategy = entry.defaults.strategy
+        return ConfiguredStrategy(strategy, _prepared(strategy, {**entry.given, **options}))
 
 
 def _prepared(strategy: Strategy, given: Mapping[str, Any]) -> Any:
     return strategy.prepare(_converted(type(strategy), strategy.name, given))
 
 
-def _converted(kind: type[Strategy], name: str, given: Mapping[str, Any]) -> msgspec.Struct:
+def _converted(strategy_class: type[Strategy], name: str, given: Mapping[str, Any]) -> msgspec.Struct:
     try:
-        return msgspec.convert(dict(given), kind.Options)
+        return msgspec.convert(dict(given), strategy_class.Options)
     except msgspec.ValidationError as error:
         raise _invalid(f"options of the strategy {name!r}: {error}") from None
 
 
 def _check_allowed(entry: _Entry, options: Mapping[str, Any]) -> None:
-    """Refuse what a request may not set, or not to that."""
-    strategy = entry.strategy
+    """Refuse options that a request may not set, and values out of bounds."""
+    strategy = entry.defaults.strategy
     for name, value in options.items():
         if name not in strategy.per_request:
             allowed = ", ".join(sorted(strategy.per_request)) or "none"
@@ -167,16 +178,17 @@ def _check_allowed(entry: _Entry, options: Mapping[str, Any]) -> None:
                 f"the strategy {strategy.name!r} takes no option {shown(name)}; a request may set: {allowed}"
             )
         bound = entry.bounds.get(name)
-        if bound is None:
-            continue
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and len(bound) == 2 and all(isinstance(end, int | float) for end in bound):
-            fits = bound[0] <= value <= bound[1]
-        else:
-            fits = value in bound
-        if not fits:
+        if bound is not None and not _is_within(value, bound):
             what = f"the option {name!r} of the strategy {strategy.name!r} is {shown(value)}"
             raise _invalid(f"{what}: this server allows {bound}")
+
+
+def _is_within(value: Any, bound: Any) -> bool:
+    """Whether a value lies within a bound: `[low, high]` for numbers, otherwise a list of values."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and len(bound) == 2 and all(isinstance(end, int | float) for end in bound):
+        return bool(bound[0] <= value <= bound[1])
+    return value in bound
 
 
 def _invalid(text: str) -> RequestError:

@@ -1,21 +1,21 @@
-"""Values of a few rows of a catalogue."""
+"""Sparse vectors over the rows of a catalogue."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows
 
 
-class Sparse(NamedTuple):
-    """Values of some rows; all others have 0.
+class SparseVector(NamedTuple):
+    """Values of some rows of a catalogue; all other rows have 0.
 
     Attributes:
-        rows: Ascending.
-        values: Of them.
-        order: Their places, the greatest values first; `None` when that was not worked out.
+        rows: Rows with a value, ascending.
+        values: Their values.
+        order: Positions of the values that are not 0, greatest first; `None` where they are not sorted yet.
     """
 
     rows: Rows
@@ -23,14 +23,14 @@ class Sparse(NamedTuple):
     order: Ints | None = None
 
     def at(self, rows: Rows) -> Floats:
-        """The values of any rows."""
+        """Values of any rows."""
         if not len(self.rows):
             return np.zeros(len(rows))
-        places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-        return np.where(self.rows[places] == rows, self.values[places], 0.0)
+        positions = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        return np.where(self.rows[positions] == rows, self.values[positions], 0.0)
 
     def best(self, n: int, usable: Mask) -> Rows:
-        """At most n of the rows that may be used, the greatest values first; equal ones by row."""
+        """The n usable rows with the greatest values, best first; ties by row."""
         if self.order is not None:
             rows: Rows = self.rows[self.order]
             return np.asarray(rows[usable[rows]][:n])
@@ -38,17 +38,12 @@ class Sparse(NamedTuple):
         order = np.argsort(-self.values[mask], kind="stable")
         return np.asarray(self.rows[mask][order[:n]])
 
+    def sorted(self) -> SparseVector:
+        """The same vector with its `order`."""
+        order: Ints = np.argsort(-self.values, kind="stable")
+        return self._replace(order=order[: int(np.count_nonzero(self.values))])
 
-NOTHING: Final = Sparse(np.empty(0, np.int64), np.empty(0))
-
-
-def std_of(values: Floats, items: int) -> float:
-    """Standard deviation over a catalogue of so many items, those without a value having 0."""
-    mean = values.sum() / max(items, 1)
-    return float(np.sqrt(max((values**2).sum() / max(items, 1) - mean**2, 0.0)))
-
-
-def greatest(values: Floats) -> Ints:
-    """Places of the values that are not 0, the greatest first."""
-    order: Ints = np.argsort(-values, kind="stable")
-    return order[: int(np.count_nonzero(values))]
+    def std(self, items: int) -> float:
+        """Standard deviation over a catalogue of this many items."""
+        mean = self.values.sum() / max(items, 1)
+        return float(np.sqrt(max((self.values**2).sum() / max(items, 1) - mean**2, 0.0)))

@@ -1,4 +1,4 @@
-"""The strategy `text`: items whose texts are like what the user did, by the encoder's vectors."""
+"""The strategy `text`: cosine similarity of a user vector and item vectors, both from the text encoder."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from recserve_server_ext.index.space import TEXT
 from recserve_server_ext.strategies.base import Query, behaviour_vectors
 from recserve_server_ext.strategies.vector_space import UserVectors, VectorSpace
 
-#: A weighted sum shorter than this share of the sum of the weights has no direction left above float32 noise.
+#: A weighted sum shorter than this share of the sum of the weights is float32 noise: it has no direction.
 CANCELLED: Final = 1e-4
 
 
 class Text(VectorSpace):
-    """cos(u, v), u = normalise(sum_j w_j F(x_j)): see docs/explanation/scoring.md."""
+    """score = cos(u, v), u = normalise(sum_j w_j F(x_j)): see docs/explanation/scoring.md."""
 
     space = TEXT
     needs_texts = True
 
     def user_vectors(self, queries: Sequence[Query]) -> UserVectors:
-        """The weighted means of behaviours, of unit length."""
+        """The normalised weighted sums of the behaviour vectors."""
         behaviours = behaviour_vectors(self.view(queries[0]), [query.profile for query in queries])
-        means = weighted_means(behaviours, np.array([query.profile.weights for query in queries]))
+        weights = np.array([query.profile.weights for query in queries])
+        means = weighted_means(behaviours, weights)
         cancelled = means.norms <= CANCELLED * means.mass
 
-        def refusal(place: int) -> RequestError:
+        def refusal(user: int) -> RequestError:
             return RequestError(
                 ErrorKind.VECTORS_CANCEL,
-                f"the weighted behaviours add up to a vector of length {means.norms[place]:.2g}, with weights of "
-                f"{means.mass[place]:.6g} in all: no direction is left",
+                f"the weighted behaviours add up to a vector of length {means.norms[user]:.2g}, with weights of "
+                f"{means.mass[user]:.6g} in all: no direction is left",
             )
 
-        weights = np.array([query.profile.weights for query in queries])
         shares = weights / np.where(cancelled, 1.0, means.norms)[:, None]
         return UserVectors(means.vectors, cancelled, refusal, behaviours, shares)
 
 
 class Means(NamedTuple):
-    """Weighted means of the behaviours of users.
+    """Weighted means of the behaviour vectors of users.
 
     Attributes:
         vectors: [users, dim] unit vectors; undefined where `norms` is too small.

@@ -1,0 +1,145 @@
+"""The state of one accepted request in the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from recserve_client.contract import AssignedVariant, RecommendRequest, RequestError
+from recserve_client.contract.slate_options import SlateOptions
+from recserve_server_ext.attributes.view import Allowed
+from recserve_server_ext.common.arrays import Floats, Ints
+from recserve_server_ext.recommend.paging import PagePosition
+from recserve_server_ext.recommend.profile import ReportedHistory
+from recserve_server_ext.recommend.ranked_items import RankedItems
+from recserve_server_ext.strategies.base import Candidates, Data, Profile, Query
+from recserve_server_ext.strategies.registry import ConfiguredStrategy
+
+_NO_ROWS = np.empty(0, np.int64)
+_NO_SCORES = np.empty(0)
+
+
+@dataclass(slots=True, eq=False)
+class CandidateList:
+    """Candidates of one interest cluster, or of the whole history where it is not split.
+
+    Attributes:
+        query: The query for the candidates.
+        configured: The strategy that answers it.
+        cluster: Number of the interest cluster.
+        mass: Weight of the cluster in the history.
+        candidates: The candidates.
+        scores: [n] their scores.
+    """
+
+    query: Query
+    configured: ConfiguredStrategy
+    cluster: int = 0
+    mass: float = 1.0
+    candidates: Candidates = field(default_factory=lambda: Candidates(_NO_ROWS))
+    scores: Floats = field(default_factory=lambda: _NO_SCORES)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One accepted request and what the stages made of it so far; times are in nanoseconds.
+
+    Attributes:
+        request: The request, with the options of its experiment variants.
+        configured: Its strategy with options.
+        data: The catalogue and counts that it is answered from.
+        pseudonym: Pseudonym of the user; `None` for a request with a history.
+        keys: Fingerprint of the key ring that made the pseudonym.
+        variants: Variants of the experiments that the user takes part in.
+        history_rules: Version of the rules that weight the user's interactions.
+        query: The query for candidates; `None` until the user is looked up.
+        history: The history as the answer reports it.
+        options: Slate options, with the server's time where a boost names no `now`.
+        rules: Items that match its bury rules and quotas.
+        error: Why the request is refused.
+        page: The page that its cursor points to; `None` without a cursor.
+        cursor: Cursor of the next page.
+        lists: Candidate lists, one for each interest cluster.
+        is_cold: Whether the fallback strategy answers, for want of a usable profile.
+        clusters: [behaviours] interest cluster of each behaviour; `None` where the history is not split.
+        ranked: Items of the slate; `None` until they are ranked.
+        waited_ns: Time spent waiting.
+        resolve_ns: Time spent by the batch on decoding and look-ups.
+        encode_ns: Time spent by the batch on encoding.
+    """
+
+    request: RecommendRequest
+    configured: ConfiguredStrategy
+    data: Data
+    pseudonym: str | None = None
+    keys: str = ""
+    variants: list[AssignedVariant] = field(default_factory=list)
+    history_rules: str | UnsetType = UNSET
+    query: Query | None = None
+    history: ReportedHistory | None = None
+    options: SlateOptions | None = None
+    rules: Sequence[Allowed] = ()
+    error: RequestError | None = None
+    page: PagePosition | None = None
+    cursor: str | UnsetType = UNSET
+    lists: list[CandidateList] = field(default_factory=list)
+    is_cold: bool = False
+    clusters: Ints | None = None
+    ranked: RankedItems | None = None
+    waited_ns: int = 0
+    resolve_ns: int = 0
+    encode_ns: int = 0
+
+    def start(self) -> None:
+        """Begin the pipeline with one candidate list for the whole history; a job may run again after a fault."""
+        assert self.query is not None
+        self.lists = [CandidateList(self.query, self.configured)]
+        self.is_cold, self.clusters, self.ranked = False, None, None
+
+    @property
+    def profile(self) -> Profile:
+        """Profile of the user; only with a query."""
+        assert self.query is not None
+        return self.query.profile
+
+    @property
+    def wanted(self) -> int:
+        """Length of the ranked list: the slate, and the candidates to explore after it."""
+        explore = self.request.explore
+        return self.request.k + (explore.pool if explore is not None else 0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the slate is the first k candidates, as the strategy ranks them."""
+        request = self.request
+        return (
+            self.options is None
+            and request.explore is None
+            and request.new_items is None
+            and request.interests == 1
+            and self.configured.strategy.is_ranked
+        )
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether the fallback strategy answers where the profile is not usable."""
+        on_cold = self.request.on_cold
+        return on_cold == "fallback" or (on_cold is None and self.pseudonym is not None)
+
+    @property
+    def waits_for_texts(self) -> bool:
+        """Whether texts of the profile must be encoded before the request can be answered."""
+        if self.query is None or self.error is not None or not self.query.profile.missing:
+            return False
+        return self.configured.strategy.needs_texts or self.request.interests > 1
+
+    @property
+    def cluster_shares(self) -> list[float]:
+        """Share of each candidate list's interest cluster in the history."""
+        if len(self.lists) == 1:
+            return [1.0]
+        total = sum(candidate_list.mass for candidate_list in self.lists)
+        return [candidate_list.mass / total for candidate_list in self.lists]
