@@ -39,13 +39,13 @@ class Cleaning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is left out, in this order; see `recserve_server_ext.history.cleaning`.
 
     Attributes:
-        bot_events: A user with more interactions than this within `bot_window_s` is a bot: all of it is left out.
+        bot_interactions: A user with more interactions than this within `bot_window_s` is a bot: all of it is left out.
         bot_window_s: Length of that window.
         bounce_types: Types whose interactions may be bounces.
         bounce_s: A shorter duration is a bounce; without a duration nothing is.
     """
 
-    bot_events: Annotated[int, Meta(ge=1)] = 200
+    bot_interactions: Annotated[int, Meta(ge=1)] = 200
     bot_window_s: Positive = 60.0
     bounce_types: tuple[str, ...] = ("view", "listen")
     bounce_s: NotNegative = 2.0
@@ -106,7 +106,7 @@ class Fitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: Of the range, as in `train`.
         start_us: First microsecond since 1970.
         end_us: First microsecond that is not in it.
-        events: Interactions in the range, after cleaning.
+        interactions: In the range, after cleaning.
         dwell: Statistics of this feature; see `recserve_server_ext.history.features.features`. So the next three.
         clicks: Of this one.
         amount: Of this one.
@@ -116,7 +116,7 @@ class Fitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     start_us: int
     end_us: int
-    events: int
+    interactions: int
     dwell: Statistics
     clicks: Statistics
     amount: Statistics
@@ -132,7 +132,7 @@ class HistoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rating: How ratings count.
         features: How dwell time, clicks and amounts count; those that are not named do not.
         half_life_s: After this much time a weight has halved; none = time does not count.
-        half_life_events: After this many newer interactions; none = position does not count.
+        half_life_interactions: After this many newer interactions; none = position does not count.
         half_life_sessions: After this many later sessions; none = sessions do not count.
         session_gap_s: A longer pause begins a session.
         damps_repeats: Whether repeats of one item or text count less each.
@@ -144,7 +144,7 @@ class HistoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rating: Rating = Rating()
     features: dict[FeatureName, Feature] = {}
     half_life_s: Positive | None = 30 * DAY_S
-    half_life_events: Positive | None = 7.0
+    half_life_interactions: Positive | None = 7.0
     half_life_sessions: Positive | None = None
     session_gap_s: Positive = 1800.0
     damps_repeats: bool = True

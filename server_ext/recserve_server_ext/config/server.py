@@ -62,7 +62,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revision_waiting: Positive = 256
 
 
-class AnswerLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ImpressionLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged of the answers of `recommend`, and through which queue.
 
     Attributes:
@@ -96,7 +96,7 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rules: str = ""
     limits: InteractionLimits = InteractionLimits()
     counts: CountSettings = CountSettings()
-    log: AnswerLogSettings = AnswerLogSettings()
+    log: ImpressionLogSettings = ImpressionLogSettings()
     experiments: list[Experiment] = []
 
 

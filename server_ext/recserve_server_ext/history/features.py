@@ -11,7 +11,7 @@ from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.history import Fitted, HistoryRules, Method, Statistics
 from recserve_server_ext.history.cleaning import clean, of_types
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 
 #: Standard deviations beyond which a z-score does not go, and points for ratings.
 CLIP: Final = 3.0
@@ -19,7 +19,7 @@ _CLICK: Final = "click"
 _KNOTS: Final = np.linspace(0.0, 1.0, 101)
 
 
-def features(columns: EventColumns, places: Ints, rules: HistoryRules) -> dict[str, Floats]:
+def features(columns: InteractionColumns, places: Ints, rules: HistoryRules) -> dict[str, Floats]:
     """The features of these interactions; NaN where one has none.
 
     - dwell: the duration in seconds.
@@ -42,14 +42,14 @@ def features(columns: EventColumns, places: Ints, rules: HistoryRules) -> dict[s
     }
 
 
-def same_subject(columns: EventColumns, places: Ints) -> tuple[Ints, int]:
+def same_subject(columns: InteractionColumns, places: Ints) -> tuple[Ints, int]:
     """A number for each of these interactions, equal for the same user and the same item or text; and how many."""
     key = columns.user[places] * max(len(columns.subjects), 1) + columns.subject[places]
     distinct, group = np.unique(key, return_inverse=True)
     return group, len(distinct)
 
 
-def fit(columns: EventColumns, rules: HistoryRules, name: str, start_us: int, end_us: int) -> HistoryRules:
+def fit(columns: InteractionColumns, rules: HistoryRules, name: str, start_us: int, end_us: int) -> HistoryRules:
     """The rules with statistics of the interactions with start <= time < end.
 
     Nothing outside the range counts, not even for cleaning. Two fits of the same interactions have the same version.
@@ -73,10 +73,10 @@ def fit(columns: EventColumns, rules: HistoryRules, name: str, start_us: int, en
     return msgspec.structs.replace(rules, fitted=Fitted(name, start_us, end_us, len(kept), **found))
 
 
-def select(columns: EventColumns, places: Ints) -> EventColumns:
+def select(columns: InteractionColumns, places: Ints) -> InteractionColumns:
     """The columns of some interactions; `places` ascending."""
     counts = np.bincount(columns.user[places], minlength=columns.users)
-    return EventColumns(
+    return InteractionColumns(
         offsets=np.concatenate([[0], np.cumsum(counts)]),
         time_us=columns.time_us[places],
         type=columns.type[places],

@@ -17,7 +17,7 @@ from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.weights import FACTORS, WeightedEvents, weigh
 from recserve_server_ext.interactions import reads as interaction_reads
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
@@ -225,7 +225,7 @@ class UserHistories:
         return LRUCache(self._most, lambda kept: max(kept.past.size, 1))
 
 
-def pasts_of(columns: EventColumns, seen: Sequence[Collection[str]], rules: HistoryRules) -> list[UserPast]:
+def pasts_of(columns: InteractionColumns, seen: Sequence[Collection[str]], rules: HistoryRules) -> list[UserPast]:
     """The past of each user, in the order of the columns.
 
     Args:
@@ -268,7 +268,7 @@ def turned_of(found: WeightedEvents) -> Floats:
     return turned
 
 
-def repeatable(columns: EventColumns, user: int, saw: Pairs, types: Collection[str]) -> set[str]:
+def repeatable(columns: InteractionColumns, user: int, saw: Pairs, types: Collection[str]) -> set[str]:
     """Items of which only interactions of these types are known.
 
     Of the newest interactions the types are known, of everything the kinds. An item of which only the kind `seen` is
@@ -293,7 +293,7 @@ def repeatable(columns: EventColumns, user: int, saw: Pairs, types: Collection[s
     return set(saw[0]) - refused
 
 
-def history_of(columns: EventColumns, rules: HistoryRules) -> UserHistory:
+def history_of(columns: InteractionColumns, rules: HistoryRules) -> UserHistory:
     """The interactions of a single user with their weights and factors, and what was left out.
 
     Raises:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from recserve_server_ext.common.arrays import Floats, Ints
 
 
-class EventRow(NamedTuple):
+class InteractionRow(NamedTuple):
     """One interaction, as far as a history needs it; see `recserve_server_ext.interactions.interaction.Interaction`."""
 
     time_us: int
@@ -27,18 +27,18 @@ class EventRow(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class EventColumns:
+class InteractionColumns:
     """Interactions of many users. Those of user u are at `offsets[u]` to `offsets[u + 1]`.
 
     Attributes:
         offsets: [users + 1].
-        time_us: [events] microseconds since 1970.
-        type: [events] place in `types`.
-        subject: [events] place in `subjects`; the same item or text has the same one.
-        value: [events] NaN where there is none; so the next three.
-        duration_s: [events].
-        price: [events].
-        quantity: [events].
+        time_us: [interactions] microseconds since 1970.
+        type: [interactions] place in `types`.
+        subject: [interactions] place in `subjects`; the same item or text has the same one.
+        value: [interactions] NaN where there is none; so the next three.
+        duration_s: [interactions].
+        price: [interactions].
+        quantity: [interactions].
         types: Names of the types.
         subjects: Item ids, then texts.
         is_item: [subjects] Whether a subject is an item.
@@ -63,18 +63,18 @@ class EventColumns:
 
     @property
     def user(self) -> Ints:
-        """[events] Place of the user of each."""
+        """[interactions] Place of the user of each."""
         return np.repeat(np.arange(self.users), np.diff(self.offsets))
 
 
-def event_columns(users: Iterable[Sequence[EventRow]]) -> EventColumns:
+def interaction_columns(users: Iterable[Sequence[InteractionRow]]) -> InteractionColumns:
     """Columns of the interactions of each user, in the order given."""
     offsets = [0]
-    rows: list[EventRow] = []
+    rows: list[InteractionRow] = []
     for of_user in users:
         rows.extend(of_user)
         offsets.append(len(rows))
-    times, types, items, texts, *measures = zip(*rows, strict=True) if rows else [()] * len(EventRow._fields)
+    times, types, items, texts, *measures = zip(*rows, strict=True) if rows else [()] * len(InteractionRow._fields)
     of_text = [text for item, text in zip(items, texts, strict=True) if item is None]
     return columns_of(_ints(offsets), times, types, items, of_text, np.array(measures, np.float64))
 
@@ -86,16 +86,16 @@ def columns_of(
     items: Sequence[str | None],
     texts: Sequence[str],
     measures: Floats,
-) -> EventColumns:
+) -> InteractionColumns:
     """Columns of interactions that are there by field.
 
     Args:
         offsets: [users + 1] where the interactions of each user begin.
-        times: [events] microseconds since 1970.
-        names: [events] types.
-        items: [events] `None` for one about a text.
+        times: [interactions] microseconds since 1970.
+        names: [interactions] types.
+        items: [interactions] `None` for one about a text.
         texts: Of those about a text, in their order.
-        measures: [4, events] value, duration_s, price and quantity; NaN where there is none.
+        measures: [4, interactions] value, duration_s, price and quantity; NaN where there is none.
     """
     type_codes, item_codes, text_codes = _codes(names), _codes(items), _codes(texts)
     code_of: Callable[[str | None, int], int] = item_codes.get  # type: ignore[assignment]  # none has no code
@@ -104,7 +104,7 @@ def columns_of(
     if texts:
         subject[subject < 0] = [len(item_codes) + text_codes[text] for text in texts]
     value, duration_s, price, quantity = measures
-    return EventColumns(
+    return InteractionColumns(
         offsets=offsets,
         time_us=_ints(times),
         type=np.fromiter(map(type_codes.__getitem__, names), np.int64, len(times)),

@@ -14,10 +14,10 @@ import numpy as np
 import sqlalchemy as sa
 
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.interactions.columns import EventColumns, EventRow, columns_of, event_columns
-from recserve_server_ext.interactions.tables import erased, events, seen, users
+from recserve_server_ext.interactions.columns import InteractionColumns, InteractionRow, columns_of, interaction_columns
+from recserve_server_ext.interactions.tables import erased, interactions, seen, users
 
-_OF_HISTORY: Final = tuple(events.c[name] for name in EventRow._fields)
+_OF_HISTORY: Final = tuple(interactions.c[name] for name in InteractionRow._fields)
 _MEASURES: Final = ("value", "duration_s", "price", "quantity")
 _CHUNK: Final = 1000
 #: Interactions of one part of `item_columns`.
@@ -81,7 +81,7 @@ def _measures_query(dialect: str) -> sa.Select[Any]:
 
 def _newest(*names: str) -> sa.Subquery:
     """The newest interactions of a user, newest first, with these columns."""
-    inner = events.alias("newest")
+    inner = interactions.alias("newest")
     chosen = sa.select(*(inner.c[name] for name in ("number", "time_us", *names))).where(inner.c.user == users.c.number)
     chosen = chosen.order_by(inner.c.time_us.desc(), inner.c.number.desc())
     return chosen.limit(sa.bindparam("most", type_=sa.Integer)).correlate(users).subquery("found")
@@ -124,8 +124,8 @@ WINDOW_QUERIES: Final = {dialect: _window_query(dialect, with_seen=False) for di
 PASTS_QUERIES: Final = {dialect: _window_query(dialect, with_seen=True) for dialect in _DIALECTS}
 _MEASURES_QUERIES: Final = {dialect: _measures_query(dialect) for dialect in _DIALECTS}
 _SEEN_QUERIES: Final = {dialect: _seen_query(dialect) for dialect in _DIALECTS}
-_TEXTS: Final = sa.select(events.c.number, events.c.text).where(
-    events.c.number.in_(sa.bindparam("numbers", expanding=True))
+_TEXTS: Final = sa.select(interactions.c.number, interactions.c.text).where(
+    interactions.c.number.in_(sa.bindparam("numbers", expanding=True))
 )
 _CHANGES: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
@@ -133,12 +133,12 @@ _CHANGES: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).
 _ERASURES: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0)).select_from(erased)
 
 
-def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> EventColumns:
+def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> InteractionColumns:
     """The newest interactions of each user, newest first; users by number in the order given, None has none."""
     return _columns(connection, numbers, limit, WINDOW_QUERIES)[0]
 
 
-def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tuple[EventColumns, list[list[str]]]:
+def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tuple[InteractionColumns, list[list[str]]]:
     """The newest interactions of each user as in `window`, and every item that each had to do with."""
     columns, found = _columns(connection, numbers, limit, PASTS_QUERIES)
     return columns, [past.seen for past in found]
@@ -146,10 +146,10 @@ def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tupl
 
 def _columns(
     connection: sa.Connection, numbers: Sequence[int | None], limit: int, queries: dict[str, sa.Select[Any]]
-) -> tuple[EventColumns, list[_Past]]:
+) -> tuple[InteractionColumns, list[_Past]]:
     wanted = [number for number in numbers if number is not None]
     if not wanted:
-        return event_columns([[]] * len(numbers)), [_NO_PAST] * len(numbers)
+        return interaction_columns([[]] * len(numbers)), [_NO_PAST] * len(numbers)
     rows = _tuples(connection, queries[connection.dialect.name], {"numbers": wanted, "most": limit})
     past_of = {number: _PAST.decode(past) for number, past in rows}
     pasts = [_NO_PAST if number is None else past_of.get(number, _NO_PAST) for number in numbers]
@@ -175,14 +175,16 @@ def _texts(connection: sa.Connection, numbers: list[int]) -> list[str]:
     return [text_of[number] for number in numbers]
 
 
-def between(connection: sa.Connection, start_us: int, end_us: int) -> EventColumns:
+def between(connection: sa.Connection, start_us: int, end_us: int) -> InteractionColumns:
     """All interactions with start <= timestamp < end."""
-    query = sa.select(events.c.user, *_OF_HISTORY)
-    query = query.where(events.c.time_us >= start_us, events.c.time_us < end_us).order_by(events.c.user)
-    of_user: dict[int, list[EventRow]] = {}
+    query = sa.select(interactions.c.user, *_OF_HISTORY)
+    query = query.where(interactions.c.time_us >= start_us, interactions.c.time_us < end_us).order_by(
+        interactions.c.user
+    )
+    of_user: dict[int, list[InteractionRow]] = {}
     for user, *row in connection.execution_options(yield_per=_CHUNK).execute(query):
-        of_user.setdefault(user, []).append(EventRow(*row))
-    return event_columns(of_user.values())
+        of_user.setdefault(user, []).append(InteractionRow(*row))
+    return interaction_columns(of_user.values())
 
 
 def seen_items(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
@@ -209,7 +211,7 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
 
 def last_number(connection: sa.Connection) -> int:
     """Number of the interaction that came last; 0 = there is none."""
-    return connection.execute(sa.select(sa.func.max(events.c.number))).scalar_one() or 0
+    return connection.execute(sa.select(sa.func.max(interactions.c.number))).scalar_one() or 0
 
 
 def item_columns(
@@ -228,10 +230,14 @@ def item_columns(
         contexts: Names whose values are wanted.
     """
     dialect = connection.dialect.name
-    values = [sa.cast(events.c.context[name].as_string(), sa.Text).label(f"of_{n}") for n, name in enumerate(contexts)]
-    chosen = sa.select(events.c.number, events.c.user, events.c.item, events.c.time_us, *values)
-    chosen = chosen.where(events.c.number > sa.bindparam("first"), events.c.number <= sa.bindparam("last"))
-    chosen = chosen.where(events.c.type.in_(types), events.c.item.is_not(None)).order_by(events.c.number)
+    values = [
+        sa.cast(interactions.c.context[name].as_string(), sa.Text).label(f"of_{n}") for n, name in enumerate(contexts)
+    ]
+    chosen = sa.select(interactions.c.number, interactions.c.user, interactions.c.item, interactions.c.time_us, *values)
+    chosen = chosen.where(interactions.c.number > sa.bindparam("first"), interactions.c.number <= sa.bindparam("last"))
+    chosen = chosen.where(interactions.c.type.in_(types), interactions.c.item.is_not(None)).order_by(
+        interactions.c.number
+    )
     query = in_columns(dialect, chosen)
     for start in range(first, last, _COLUMNS):
         packed = connection.execute(query, {"first": start, "last": min(start + _COLUMNS, last)}).scalar_one()
@@ -260,7 +266,7 @@ def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict
 
 def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
     """Pseudonyms of at most so many users with interactions, drawn evenly, in the order of their numbers."""
-    active = sa.select(users.c.number).where(sa.exists().where(events.c.user == users.c.number))
+    active = sa.select(users.c.number).where(sa.exists().where(interactions.c.user == users.c.number))
     numbers = np.fromiter(connection.execute(active.order_by(users.c.number)).scalars(), np.int64)
     if len(numbers) > most:
         numbers = np.sort(np.random.default_rng(seed).choice(numbers, most, replace=False))
@@ -278,15 +284,15 @@ def erasures(connection: sa.Connection) -> Change:
 
 def all_interactions(connection: sa.Connection, pseudonym: str | None = None) -> Generator[dict[str, Any], None, None]:
     """Interactions in the order they came, as the fields of `Interaction` that are given; of all users or one."""
-    columns = [column for column in events.c if column.name not in ("number", "user")]
+    columns = [column for column in interactions.c if column.name not in ("number", "user")]
     query = sa.select(users.c.pseudonym.label("user"), *columns).join_from(
-        users, events, events.c.user == users.c.number
+        users, interactions, interactions.c.user == users.c.number
     )
     if pseudonym is not None:
         query = query.where(users.c.pseudonym == pseudonym)
     streaming = connection.execution_options(yield_per=_CHUNK)
     # Closed also when not read to its end: an open cursor would keep its connection at this state of the database.
-    with streaming.execute(query.order_by(events.c.number)) as found:
+    with streaming.execute(query.order_by(interactions.c.number)) as found:
         for row in found.mappings():
             fields = {name: value for name, value in row.items() if value is not None}
             fields["timestamp"] = fields.pop("time_us") / MICROSECONDS

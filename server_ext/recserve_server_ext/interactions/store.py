@@ -16,14 +16,14 @@ from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.interactions import answer_rows
+from recserve_server_ext.interactions import impression_rows
 from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions import writes as interaction_writes
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.interaction import Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interactions.keys import UserKeys, check_without
 from recserve_server_ext.interactions.pseudonyms import is_pseudonym, tombstone_mark
-from recserve_server_ext.interactions.tables import SCHEMA, answers, erased, events, seen, state, users
+from recserve_server_ext.interactions.tables import SCHEMA, answers, erased, interactions, seen, state, users
 from recserve_server_ext.interactions.writes import Mark, Row
 from recserve_server_ext.storage.database import WAIT_S, Database, Store
 from recserve_server_ext.storage.group_commit import GroupCommit, QueueFullError
@@ -190,7 +190,7 @@ class InteractionStore(Store):
         with self.database.reading() as connection:
             return interaction_reads.sample_users(connection, most, seed)
 
-    def window(self, pseudonyms: Sequence[str], limit: int = 500) -> EventColumns:
+    def window(self, pseudonyms: Sequence[str], limit: int = 500) -> InteractionColumns:
         """The newest interactions of each of many users, by timestamp and newest first, in one query.
 
         Args:
@@ -208,7 +208,7 @@ class InteractionStore(Store):
             numbers = [known[user][0] if user in known else None for user in pseudonyms]
             return interaction_reads.window(connection, numbers, limit)
 
-    def between(self, start: float, end: float) -> EventColumns:
+    def between(self, start: float, end: float) -> InteractionColumns:
         """All interactions with start <= timestamp < end (seconds since 1970), to fit statistics on.
 
         They are held in memory.
@@ -217,7 +217,7 @@ class InteractionStore(Store):
             InteractionError: There are more than 5,000,000.
         """
         start_us, end_us = round(start * MICROSECONDS), round(end * MICROSECONDS)
-        count = sa.select(sa.func.count()).where(events.c.time_us >= start_us, events.c.time_us < end_us)
+        count = sa.select(sa.func.count()).where(interactions.c.time_us >= start_us, interactions.c.time_us < end_us)
         with self.database.reading() as connection:
             found = connection.execute(count).scalar_one()
             if found > MAX_BETWEEN:
@@ -245,7 +245,7 @@ class InteractionStore(Store):
             self.check(connection)
             found = list(interaction_reads.all_interactions(connection, pseudonym))
             items = interaction_reads.seen_items(connection, [pseudonym])[pseudonym]
-            logged = answer_rows.answers_of(connection, pseudonym)
+            logged = impression_rows.answers_of(connection, pseudonym)
         entries = [
             {"item": item, "kind": kind, "timestamp": last} for item, of in items.items() for kind, last in of.items()
         ]
@@ -260,8 +260,12 @@ class InteractionStore(Store):
     def stats(self) -> StoreStats:
         """The store in numbers, as of one moment; reads all of it."""
         rows = sa.func.count()
-        types = sa.select(events.c.type, rows).group_by(events.c.type).order_by(rows.desc(), events.c.type)
-        times = sa.select(sa.func.min(events.c.time_us), sa.func.max(events.c.time_us))
+        types = (
+            sa.select(interactions.c.type, rows)
+            .group_by(interactions.c.type)
+            .order_by(rows.desc(), interactions.c.type)
+        )
+        times = sa.select(sa.func.min(interactions.c.time_us), sa.func.max(interactions.c.time_us))
         with self.database.reading() as connection:
             by_type = {name: int(count) for name, count in connection.execute(types)}
             oldest, newest = connection.execute(times).one()
@@ -270,7 +274,7 @@ class InteractionStore(Store):
                 users=connection.execute(sa.select(rows).select_from(users)).scalar_one(),
                 interactions=sum(by_type.values()),
                 types=by_type,
-                items=connection.execute(sa.select(sa.func.count(events.c.item.distinct()))).scalar_one(),
+                items=connection.execute(sa.select(sa.func.count(interactions.c.item.distinct()))).scalar_one(),
                 seen=connection.execute(sa.select(rows).select_from(seen)).scalar_one(),
                 erased=connection.execute(sa.select(rows).select_from(erased)).scalar_one(),
                 answers=connection.execute(sa.select(rows).select_from(answers)).scalar_one(),
@@ -339,7 +343,7 @@ class InteractionStore(Store):
         gone = 0
         while True:
             with self.database.writing() as connection:
-                found = answer_rows.trim(connection, self.limits, now_us)
+                found = impression_rows.trim(connection, self.limits, now_us)
             if not found:
                 return gone
             gone += found

@@ -23,7 +23,7 @@ users = sa.Table(
 )
 #: The interactions; `number` counts them as they came, `time_us` = microseconds since 1970, `event_id` tells those of a
 #: user apart.
-events = sa.Table(
+interactions = sa.Table(
     "interactions",
     metadata,
     sa.Column("number", _big, primary_key=True, autoincrement=True),

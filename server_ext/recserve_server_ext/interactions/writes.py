@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions.interaction import Recorded, Refused
-from recserve_server_ext.interactions.tables import answers, erased, events, seen, state, users
+from recserve_server_ext.interactions.tables import answers, erased, interactions, seen, state, users
 
 #: Kind of entry in what a user saw, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
@@ -48,14 +48,14 @@ _ERASED_SINCE: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
     erased.c.erased_us >= sa.bindparam("since_us"), erased.c.until_us > sa.bindparam("now_us")
 )
 _KNOWN: Final = (
-    sa.select(users.c.pseudonym, events.c.event_id)
-    .join_from(events, users, events.c.user == users.c.number)
-    .where(events.c.event_id.in_(sa.bindparam("ids", expanding=True)))
+    sa.select(users.c.pseudonym, interactions.c.event_id)
+    .join_from(interactions, users, interactions.c.user == users.c.number)
+    .where(interactions.c.event_id.in_(sa.bindparam("ids", expanding=True)))
 )
 _NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
 )
-_INSERT: Final = sa.insert(events)
+_INSERT: Final = sa.insert(interactions)
 _ADD_USERS: Final = sa.insert(users).returning(users.c.pseudonym, users.c.number)
 _UPSERT_USERS: Final = {dialect: _upsert_users(dialect) for dialect in _INSERTS}
 _UPSERT_SEEN: Final = {dialect: _upsert_seen(dialect) for dialect in _INSERTS}
@@ -144,9 +144,11 @@ def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int,
     forget_deleted(connection)
     number = sa.select(users.c.number).where(users.c.pseudonym == pseudonym).scalar_subquery()
     # Timestamps may be somewhat ahead of the clock: a replay of the newest must be refused too.
-    newest = connection.execute(sa.select(sa.func.max(events.c.time_us)).where(events.c.user == number)).scalar_one()
+    newest = connection.execute(
+        sa.select(sa.func.max(interactions.c.time_us)).where(interactions.c.user == number)
+    ).scalar_one()
     erased_us = max(now_us, newest or 0)
-    gone = connection.execute(sa.delete(events).where(events.c.user == number)).rowcount
+    gone = connection.execute(sa.delete(interactions).where(interactions.c.user == number)).rowcount
     connection.execute(sa.delete(seen).where(seen.c.user == number))
     logged = connection.execute(sa.delete(answers).where(answers.c.user == number)).rowcount
     connection.execute(sa.delete(users).where(users.c.pseudonym == pseudonym))
@@ -161,9 +163,9 @@ def trim(connection: sa.Connection, numbers: Iterable[int], limits: InteractionL
     """Cut the rows of these users to the limits; the number of interactions and entries that went."""
     gone = 0
     for number in numbers:
-        old = sa.select(events.c.number).where(events.c.user == number)
-        old = old.order_by(events.c.time_us.desc(), events.c.number.desc()).offset(limits.per_user)
-        gone += connection.execute(sa.delete(events).where(events.c.number.in_(old))).rowcount
+        old = sa.select(interactions.c.number).where(interactions.c.user == number)
+        old = old.order_by(interactions.c.time_us.desc(), interactions.c.number.desc()).offset(limits.per_user)
+        gone += connection.execute(sa.delete(interactions).where(interactions.c.number.in_(old))).rowcount
         faded = sa.select(seen.c.item, seen.c.kind).where(seen.c.user == number)
         faded = faded.order_by(seen.c.last_us.desc(), seen.c.item, seen.c.kind).offset(limits.seen_per_user)
         which = sa.tuple_(seen.c.item, seen.c.kind).in_(faded)
@@ -176,7 +178,7 @@ def expire(connection: sa.Connection, first: int, last: int, limits: Interaction
     forget_deleted(connection)
     gone = 0
     for table, time_us, age_s in (
-        (events, events.c.time_us, limits.max_age_s),
+        (interactions, interactions.c.time_us, limits.max_age_s),
         (seen, seen.c.last_us, limits.seen_max_age_s),
     ):
         if age_s is not None:
@@ -184,7 +186,7 @@ def expire(connection: sa.Connection, first: int, last: int, limits: Interaction
                 table.c.user.between(first, last), time_us < now_us - round(age_s * MICROSECONDS)
             )
             gone += connection.execute(old).rowcount
-    for table, limit in ((events, limits.per_user), (seen, limits.seen_per_user)):
+    for table, limit in ((interactions, limits.per_user), (seen, limits.seen_per_user)):
         many = sa.select(table.c.user).where(table.c.user.between(first, last)).group_by(table.c.user)
         gone += trim(connection, connection.execute(many.having(sa.func.count() > limit)).scalars().all(), limits)
     if gone:
@@ -198,7 +200,7 @@ def expire(connection: sa.Connection, first: int, last: int, limits: Interaction
 
 def drop_empty(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
     """Remove those of these users of whom nothing is held any more."""
-    is_held = sa.or_(*(sa.exists().where(table.c.user == users.c.number) for table in (events, seen, answers)))
+    is_held = sa.or_(*(sa.exists().where(table.c.user == users.c.number) for table in (interactions, seen, answers)))
     connection.execute(sa.delete(users).where(which, sa.not_(is_held)))
 
 

@@ -34,7 +34,7 @@ _PAUSE_S: Final = 1.0
 
 
 class Logging(Protocol):
-    """Takes answers; see `AnswerLog.offer`."""
+    """Takes answers; see `ImpressionLog.offer`."""
 
     def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
         """Log an answer, if it is drawn and there is room; returns at once."""

@@ -14,7 +14,7 @@ from recserve_server_ext.common.workspace import Workspace, store_place
 from recserve_server_ext.config.server import ModelSettings, ServeSettings, rules_of
 from recserve_server_ext.history.weights import weigh
 from recserve_server_ext.index.space import MILVUS
-from recserve_server_ext.interactions.columns import event_columns
+from recserve_server_ext.interactions.columns import interaction_columns
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
@@ -143,7 +143,7 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     keys = UserKeys(lambda: read_pseudonyms(workspace.pseudonym_key))
     with InteractionStore(store_place(where), users.limits, create=True) as store:
         keys.settle(store.database)
-    weigh(event_columns([]), rules_of(users))
+    weigh(interaction_columns([]), rules_of(users))
     strategies = Registry(settings.strategies)
     Experiments(users.experiments, settings.limits, strategies)
     for name in (settings.strategy, settings.fallback):

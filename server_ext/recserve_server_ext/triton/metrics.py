@@ -18,11 +18,11 @@ import triton_python_backend_utils as pb
 from recserve_server_ext.batching.revision_wait import WaitCounts
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import StoreError
-from recserve_server_ext.interactions.answer_log import LogCounts
+from recserve_server_ext.interactions.impression_log import LogCounts
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.catalogue.live import LiveCatalogue
-    from recserve_server_ext.interactions.answer_log import AnswerLog
+    from recserve_server_ext.interactions.impression_log import ImpressionLog
     from recserve_server_ext.services.interactions import InteractionService
 
 _EVERY_S: Final = 1.0
@@ -94,7 +94,9 @@ class SampledMetrics:
             self.sample()
 
 
-def recommend_metrics(live: LiveCatalogue, log: AnswerLog, *, clock: Callable[[], float] = time.time) -> SampledMetrics:
+def recommend_metrics(
+    live: LiveCatalogue, log: ImpressionLog, *, clock: Callable[[], float] = time.time
+) -> SampledMetrics:
     """Those of the model `recommend`.
 
     Args:

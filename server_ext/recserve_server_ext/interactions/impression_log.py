@@ -14,9 +14,9 @@ from recserve_client.contract import Slate
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment
-from recserve_server_ext.config.server import AnswerLogSettings
-from recserve_server_ext.interactions import answer_rows
-from recserve_server_ext.interactions.answer_rows import Line, row_of
+from recserve_server_ext.config.server import ImpressionLogSettings
+from recserve_server_ext.interactions import impression_rows
+from recserve_server_ext.interactions.impression_rows import Line, row_of
 from recserve_server_ext.interactions.store import InteractionStore
 
 #: Answers of one transaction: while it runs, nothing else can be written to the store.
@@ -42,13 +42,13 @@ class LogCounts(NamedTuple):
     failed: int = 0
 
 
-class AnswerLog:
+class ImpressionLog:
     """Takes answers from any thread and writes them a little later."""
 
     def __init__(
         self,
         store: Callable[[], InteractionStore],
-        settings: AnswerLogSettings,
+        settings: ImpressionLogSettings,
         served: Sequence[Experiment],
         *,
         show: Callable[[LogCounts], None] = lambda counts: None,
@@ -152,7 +152,7 @@ class AnswerLog:
                     pairs = zip(lines, rows, strict=True)
                     rows = [row for line, row in pairs if line.pseudonym is None or line.keys == ring]
                 now_us = round(self._clock() * MICROSECONDS)
-                answer_rows.write(connection, rows, store.limits, now_us, store.mark_of)
+                impression_rows.write(connection, rows, store.limits, now_us, store.mark_of)
         except BaseException:
             self._failed += len(lines)
             raise
@@ -163,7 +163,7 @@ class AnswerLog:
         now_us = round(self._clock() * MICROSECONDS)
         if not self._noted:
             with self._open().database.writing() as connection:
-                answer_rows.note_experiments(connection, self._served, now_us)
+                impression_rows.note_experiments(connection, self._served, now_us)
             self._noted = True
         if self._logged and time.monotonic() >= self._next_trim:
             self._next_trim = time.monotonic() + _TRIM_S
