@@ -23,7 +23,7 @@ from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.interactions import tables as interaction_tables
 from recserve_server_ext.interactions.interaction import Interaction, Recorded, Refused
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
-from recserve_server_ext.interactions.reads import WINDOW_QUERIES, change_numbers
+from recserve_server_ext.interactions.reads import change_numbers, window_query
 from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
@@ -260,7 +260,7 @@ def test_the_window_of_a_busy_user_is_read_by_the_index_alone(store: Interaction
         connection.exec_driver_sql("ANALYZE")
     with store.database.reading() as connection:
         numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
-        query = WINDOW_QUERIES[connection.dialect.name].params(numbers=numbers, most=500)
+        query = window_query(connection.dialect.name, with_seen=False).params(numbers=numbers, most=500)
         compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
         explain = "EXPLAIN QUERY PLAN" if store.database.is_sqlite else "EXPLAIN (ANALYZE, TIMING OFF, FORMAT TEXT)"
         plan = [" ".join(map(str, row)) for row in connection.execute(sa.text(f"{explain} {compiled}"))]

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written aside, fsynced, renamed; and their checksums."""
+"""Atomic files and folders: written aside, fsynced, renamed; checksums, locks, and errors of reading."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Replace a file atomically: temporary file beside it, fsync, rename, fsync of the folder."""
-    write_chunks(path, [content])
+    write_chunks(path, [content], mode=mode)
 
 
-def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+def write_chunks(path: Path, chunks: Iterable[bytes], *, mode: int = 0o666) -> None:
     """`write_file` for content that need not be in memory at once; when it fails the old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with aside.open("wb") as file:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())

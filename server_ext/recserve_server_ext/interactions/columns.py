@@ -1,20 +1,19 @@
-"""Interactions of many users as columns: what the rules of a history work on."""
+"""Interactions of many users as columns, which the rules of a history work on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_server_ext.common.arrays import Floats, Ints
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
 
 
 class InteractionRow(NamedTuple):
-    """One interaction, as far as a history needs it; see `recserve_server_ext.interactions.interaction.Interaction`."""
+    """The part of an interaction that a history needs; see `recserve_server_ext.interactions.interaction`."""
 
     time_us: int
     type: str
@@ -28,20 +27,20 @@ class InteractionRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class InteractionColumns:
-    """Interactions of many users. Those of user u are at `offsets[u]` to `offsets[u + 1]`.
+    """Interactions of many users; those of user u are at `offsets[u]` to `offsets[u + 1]`.
 
     Attributes:
         offsets: [users + 1].
         time_us: [interactions] microseconds since 1970.
-        type: [interactions] place in `types`.
-        subject: [interactions] place in `subjects`; the same item or text has the same one.
-        value: [interactions] NaN where there is none; so the next three.
-        duration_s: [interactions].
-        price: [interactions].
-        quantity: [interactions].
+        type: [interactions] index into `types`.
+        subject: [interactions] index into `subjects`; equal for the same item or text.
+        value: [interactions] NaN where there is none.
+        duration_s: [interactions] NaN where there is none.
+        price: [interactions] NaN where there is none.
+        quantity: [interactions] NaN where there is none.
         types: Names of the types.
         subjects: Item ids, then texts.
-        is_item: [subjects] Whether a subject is an item.
+        is_item: [subjects] whether a subject is an item.
     """
 
     offsets: Ints
@@ -54,7 +53,7 @@ class InteractionColumns:
     quantity: Floats
     types: list[str]
     subjects: list[str]
-    is_item: NDArray[np.bool_]
+    is_item: Mask
 
     @property
     def users(self) -> int:
@@ -63,7 +62,7 @@ class InteractionColumns:
 
     @property
     def user(self) -> Ints:
-        """[interactions] Place of the user of each."""
+        """[interactions] index of the user of each."""
         return np.repeat(np.arange(self.users), np.diff(self.offsets))
 
 
@@ -76,7 +75,7 @@ def interaction_columns(users: Iterable[Sequence[InteractionRow]]) -> Interactio
         offsets.append(len(rows))
     times, types, items, texts, *measures = zip(*rows, strict=True) if rows else [()] * len(InteractionRow._fields)
     of_text = [text for item, text in zip(items, texts, strict=True) if item is None]
-    return columns_of(_ints(offsets), times, types, items, of_text, np.array(measures, np.float64))
+    return columns_of(np.array(offsets, np.int64), times, types, items, of_text, np.array(measures, np.float64))
 
 
 def columns_of(
@@ -87,18 +86,18 @@ def columns_of(
     texts: Sequence[str],
     measures: Floats,
 ) -> InteractionColumns:
-    """Columns of interactions that are there by field.
+    """Columns of interactions that are given field by field.
 
     Args:
         offsets: [users + 1] where the interactions of each user begin.
         times: [interactions] microseconds since 1970.
         names: [interactions] types.
-        items: [interactions] `None` for one about a text.
-        texts: Of those about a text, in their order.
+        items: [interactions] item ids; `None` for an interaction about a text.
+        texts: The texts of the interactions without an item, in their order.
         measures: [4, interactions] value, duration_s, price and quantity; NaN where there is none.
     """
     type_codes, item_codes, text_codes = _codes(names), _codes(items), _codes(texts)
-    code_of: Callable[[str | None, int], int] = item_codes.get  # type: ignore[assignment]  # none has no code
+    code_of: Callable[[str | None, int], int] = item_codes.get  # type: ignore[assignment]  # None has no code
     # No Python per interaction: most are about items, which are looked up by `map`.
     subject = np.fromiter(map(code_of, items, repeat(-1)), np.int64, len(times))
     if texts:
@@ -106,7 +105,7 @@ def columns_of(
     value, duration_s, price, quantity = measures
     return InteractionColumns(
         offsets=offsets,
-        time_us=_ints(times),
+        time_us=np.array(times, np.int64),
         type=np.fromiter(map(type_codes.__getitem__, names), np.int64, len(times)),
         subject=subject,
         value=value,
@@ -121,10 +120,5 @@ def columns_of(
 
 def _codes(names: Sequence[str | None]) -> dict[str, int]:
     """A number for each name, in the order in which they first occur."""
-    distinct = dict.fromkeys(names)
-    distinct.pop(None, None)
-    return dict(zip(distinct, range(len(distinct)), strict=True))  # type: ignore[arg-type]  # none is out
-
-
-def _ints(values: Sequence[Any]) -> Ints:
-    return np.array(values, np.int64)
+    distinct = [name for name in dict.fromkeys(names) if name is not None]
+    return dict(zip(distinct, range(len(distinct)), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate, chain
 from operator import attrgetter
 from typing import Any, Final
@@ -15,13 +15,14 @@ import sqlalchemy as sa
 
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.columns import InteractionColumns, InteractionRow, columns_of, interaction_columns
+from recserve_server_ext.interactions.interaction import MEASURES
 from recserve_server_ext.interactions.tables import erased, interactions, seen, users
 
 _OF_HISTORY: Final = tuple(interactions.c[name] for name in InteractionRow._fields)
-_MEASURES: Final = ("value", "duration_s", "price", "quantity")
 _CHUNK: Final = 1000
 #: Interactions of one part of `item_columns`.
-_COLUMNS: Final = 5000
+_PART: Final = 5000
+#: Changes whenever the state that it describes changes.
 Change = tuple[int, int]
 #: Columns of some interactions at a time.
 Parts = Generator[list[list[Any]], None, None]
@@ -36,10 +37,10 @@ class _Past(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         times: [interactions] microseconds since 1970.
         types: [interactions].
-        items: [interactions] `None` for one about a text.
-        texts: Numbers of those about a text.
+        items: [interactions] item ids; `None` for an interaction about a text.
+        texts: Numbers of the interactions about a text.
         measured: How many have a value, a duration, a price or a quantity.
-        seen: Items the user had to do with, once for each kind; empty where they were not asked for.
+        seen: Items the user had to do with, once for each kind; empty unless asked for.
     """
 
     times: list[int] = []
@@ -54,33 +55,38 @@ _PAST: Final = msgspec.json.Decoder(_Past)
 _NO_PAST: Final = _Past()
 
 
-def _window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
-    """Number of the user and a `_Past` as JSON, of the `most` newest interactions of each.
+# Statements are made once: for users with short histories, making one takes as long as running it.
 
-    It walks the index (user, time, number, ...) backwards and stops after `most`: what a user did before costs nothing,
-    and the rows themselves are not looked at. One text a user instead of a tuple an interaction, since most of the time
-    went into these; and as every gathered column costs as much as finding the rows, measures are only counted: most
+
+@cache
+def window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
+    """Number of each user and a `_Past` of the `most` newest interactions as JSON.
+
+    It walks the index (user, time, number, ...) backwards and stops after `most`: older interactions cost nothing, and
+    the rows themselves are not read. It gives one text a user, since most of the time went into a tuple for each
+    interaction. Measures are only counted: each gathered column costs as much as finding the rows, and most
     interactions have none.
     """
-    found = _newest("type", "item", *_MEASURES)
+    found = _newest("type", "item", *MEASURES)
     parts = [gathered(dialect, found.c[name]) for name in ("time_us", "type", "item")]
     parts.append(gathered(dialect, found.c.number, found.c.item.is_(None)))
-    parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in _MEASURES))))
+    parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in MEASURES))))
     if with_seen:
         items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number)
         parts.append(items.correlate(users).scalar_subquery())
     return _of_users(dialect, parts)
 
 
+@cache
 def _measures_query(dialect: str) -> sa.Select[Any]:
-    """Number of the user and a JSON array with a column each of `_MEASURES`, of the same interactions."""
-    found = _newest(*_MEASURES)
+    """Number of each user and a JSON array of the columns `MEASURES` of the same interactions."""
+    found = _newest(*MEASURES)
     exact = _sqlite_numbers if dialect == "sqlite" else partial(gathered, dialect)
-    return _of_users(dialect, [exact(found.c[name]) for name in _MEASURES])
+    return _of_users(dialect, [exact(found.c[name]) for name in MEASURES])
 
 
 def _newest(*names: str) -> sa.Subquery:
-    """The newest interactions of a user, newest first, with these columns."""
+    """The newest interactions of a user with these columns, newest first."""
     inner = interactions.alias("newest")
     chosen = sa.select(*(inner.c[name] for name in ("number", "time_us", *names))).where(inner.c.user == users.c.number)
     chosen = chosen.order_by(inner.c.time_us.desc(), inner.c.number.desc())
@@ -88,7 +94,7 @@ def _newest(*names: str) -> sa.Subquery:
 
 
 def _of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
-    """Number of the user, and the parts as one JSON array."""
+    """Number of each user, and the parts as one JSON array."""
     pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
     past = sa.select(sa.cast(pack(*parts), sa.Text)).correlate(users).scalar_subquery()
     return sa.select(users.c.number, past).where(users.c.number.in_(sa.bindparam("numbers", expanding=True)))
@@ -97,7 +103,7 @@ def _of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select
 def gathered(
     dialect: str, column: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
 ) -> sa.ColumnElement[Any]:
-    """A JSON array of a column; in SQLite of one without fractions."""
+    """A JSON array of a column; SQLite rounds numbers with a fraction."""
     array: Any = sa.func.json_group_array(column) if dialect == "sqlite" else sa.func.json_agg(column)
     if where is not None:
         array = array.filter(where)
@@ -105,25 +111,20 @@ def gathered(
 
 
 def _sqlite_numbers(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """A JSON array of numbers; SQLite's own would keep 15 digits of one with a fraction."""
+    """A JSON array of numbers to the last digit; SQLite's own function keeps 15 digits of a fraction."""
     exact = sa.func.printf("%!.17g", column, type_=sa.Text)
     listed = sa.func.group_concat(sa.case((column.is_(None), "null"), else_=exact), type_=sa.Text)
     return sa.func.json(sa.literal("[") + sa.func.coalesce(listed, "") + sa.literal("]"))
 
 
+@cache
 def _seen_query(dialect: str) -> sa.Select[Any]:
-    """Number of the user, a kind, and a JSON array of the items."""
+    """Number of each user, a kind, and a JSON array of the items."""
     items = sa.cast(gathered(dialect, seen.c.item), sa.Text)
     chosen = seen.c.user.in_(sa.bindparam("numbers", expanding=True))
     return sa.select(seen.c.user, seen.c.kind, items).where(chosen).group_by(seen.c.user, seen.c.kind)
 
 
-_DIALECTS: Final = ("sqlite", "postgresql")
-# Made once: for a batch of users with short histories, making a statement takes as long as running it.
-WINDOW_QUERIES: Final = {dialect: _window_query(dialect, with_seen=False) for dialect in _DIALECTS}
-PASTS_QUERIES: Final = {dialect: _window_query(dialect, with_seen=True) for dialect in _DIALECTS}
-_MEASURES_QUERIES: Final = {dialect: _measures_query(dialect) for dialect in _DIALECTS}
-_SEEN_QUERIES: Final = {dialect: _seen_query(dialect) for dialect in _DIALECTS}
 _TEXTS: Final = sa.select(interactions.c.number, interactions.c.text).where(
     interactions.c.number.in_(sa.bindparam("numbers", expanding=True))
 )
@@ -134,23 +135,24 @@ _ERASURES: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erase
 
 
 def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> InteractionColumns:
-    """The newest interactions of each user, newest first; users by number in the order given, None has none."""
-    return _columns(connection, numbers, limit, WINDOW_QUERIES)[0]
+    """The newest interactions of each user, newest first; users by number in the order given, `None` for unknown."""
+    return _columns(connection, numbers, limit, with_seen=False)[0]
 
 
 def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tuple[InteractionColumns, list[list[str]]]:
-    """The newest interactions of each user as in `window`, and every item that each had to do with."""
-    columns, found = _columns(connection, numbers, limit, PASTS_QUERIES)
+    """As `window`, and every item that each user had to do with."""
+    columns, found = _columns(connection, numbers, limit, with_seen=True)
     return columns, [past.seen for past in found]
 
 
 def _columns(
-    connection: sa.Connection, numbers: Sequence[int | None], limit: int, queries: dict[str, sa.Select[Any]]
+    connection: sa.Connection, numbers: Sequence[int | None], limit: int, *, with_seen: bool
 ) -> tuple[InteractionColumns, list[_Past]]:
     wanted = [number for number in numbers if number is not None]
     if not wanted:
         return interaction_columns([[]] * len(numbers)), [_NO_PAST] * len(numbers)
-    rows = _tuples(connection, queries[connection.dialect.name], {"numbers": wanted, "most": limit})
+    dialect = connection.dialect.name
+    rows = _tuples(connection, window_query(dialect, with_seen=with_seen), {"numbers": wanted, "most": limit})
     past_of = {number: _PAST.decode(past) for number, past in rows}
     pasts = [_NO_PAST if number is None else past_of.get(number, _NO_PAST) for number in numbers]
     offsets = np.array(list(accumulate((len(past.times) for past in pasts), initial=0)), np.int64)
@@ -158,17 +160,17 @@ def _columns(
         list(chain.from_iterable(map(attrgetter(name), pasts))) for name in ("times", "types", "items", "texts")
     )
     measured = {number: place for place, number in enumerate(numbers) if number is not None and pasts[place].measured}
-    measures = np.full((len(_MEASURES), len(times)), np.nan)
+    measures = np.full((len(MEASURES), len(times)), np.nan)
     if measured:
-        query = _MEASURES_QUERIES[connection.dialect.name]
-        for number, packed in _tuples(connection, query, {"numbers": list(measured), "most": limit}):
+        parameters = {"numbers": list(measured), "most": limit}
+        for number, packed in _tuples(connection, _measures_query(dialect), parameters):
             place = measured[number]
             measures[:, offsets[place] : offsets[place + 1]] = np.array(_MEASURED.decode(packed), np.float64)
     return columns_of(offsets, times, types, items, _texts(connection, texts), measures), pasts
 
 
 def _texts(connection: sa.Connection, numbers: list[int]) -> list[str]:
-    """The texts of these interactions."""
+    """The texts of interactions, given by number."""
     text_of: dict[int, str] = {}
     for start in range(0, len(numbers), _CHUNK):
         text_of.update(_tuples(connection, _TEXTS, {"numbers": numbers[start : start + _CHUNK]}))
@@ -188,7 +190,7 @@ def between(connection: sa.Connection, start_us: int, end_us: int) -> Interactio
 
 
 def seen_items(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """By user and item: the last time of each kind, in seconds since 1970."""
+    """The last time of each kind, in seconds since 1970, by user and item."""
     query = sa.select(users.c.pseudonym, seen.c.item, seen.c.kind, seen.c.last_us)
     query = query.join_from(users, seen, seen.c.user == users.c.number).where(users.c.pseudonym.in_(pseudonyms))
     found: dict[str, dict[str, dict[str, float]]] = {pseudonym: {} for pseudonym in pseudonyms}
@@ -198,9 +200,9 @@ def seen_items(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str
 
 
 def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, tuple[list[str], list[str]]]:
-    """By number of the user: items and kinds of everything that the user saw, two lists of the same length."""
+    """Items and kinds of all that each user saw, as two lists of the same length, by number of the user."""
     found: dict[int, tuple[list[str], list[str]]] = {}
-    query = _SEEN_QUERIES[connection.dialect.name]
+    query = _seen_query(connection.dialect.name)
     for number, kind, packed in _tuples(connection, query, {"numbers": list(numbers)}):
         items = _ITEMS.decode(packed)
         of_user = found.setdefault(number, ([], []))
@@ -210,24 +212,24 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
 
 
 def last_number(connection: sa.Connection) -> int:
-    """Number of the interaction that came last; 0 = there is none."""
+    """Number of the last interaction; 0 without any."""
     return connection.execute(sa.select(sa.func.max(interactions.c.number))).scalar_one() or 0
 
 
 def item_columns(
     connection: sa.Connection, first: int, last: int, types: Sequence[str], contexts: Sequence[str] = ()
 ) -> Parts:
-    """Interactions with items, of some types, in the order they came, some thousand at a time.
+    """Interactions about items, of some types, in the order they came, some thousand at a time.
 
-    Each part has the columns number, user, item, time in microseconds, and one for each context: its value or none. A
-    part is one text: one row after the other, every one of a million would have to wait for the interpreter.
+    Each part has the columns number, user, item, time in microseconds, and the value of each context or `None`. The
+    database gives a part as one text: row by row, a million rows would each wait for the interpreter lock.
 
     Args:
-        connection: Of the store.
+        connection: Connection to the store.
         first: Number of the interaction before the first one.
         last: Number of the last one.
-        types: That are wanted.
-        contexts: Names whose values are wanted.
+        types: Wanted types.
+        contexts: Names of wanted values.
     """
     dialect = connection.dialect.name
     values = [
@@ -239,27 +241,27 @@ def item_columns(
         interactions.c.number
     )
     query = in_columns(dialect, chosen)
-    for start in range(first, last, _COLUMNS):
-        packed = connection.execute(query, {"first": start, "last": min(start + _COLUMNS, last)}).scalar_one()
+    for start in range(first, last, _PART):
+        packed = connection.execute(query, {"first": start, "last": min(start + _PART, last)}).scalar_one()
         columns: list[list[Any]] = msgspec.json.decode(packed)
         if columns[0]:
             yield columns
 
 
 def in_columns(dialect: str, rows: sa.Select[Any]) -> sa.Select[Any]:
-    """The rows of a query as one text: a JSON array of its columns, each an array."""
+    """The rows of a query as one text: a JSON array of columns, each an array."""
     pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
     return sa.select(sa.cast(pack(*(gathered(dialect, column) for column in rows.subquery("found").c)), sa.Text))
 
 
 def _tuples(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """All rows as the driver gives them: SQLAlchemy's own take twice as long. Not for columns it has to convert."""
+    """All rows as the driver gives them, in half the time; not for columns that SQLAlchemy has to convert."""
     with closing(connection.execute(query, parameters)) as result:
         return list(result.cursor.fetchall())
 
 
 def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, Change]:
-    """What tells a state of each of these users from every other one, its number first; unknown users are left out."""
+    """The number and the count of changes of each user; unknown users are left out."""
     found = _tuples(connection, _CHANGES, {"pseudonyms": list(pseudonyms)})
     return {pseudonym: (number, changes) for pseudonym, number, changes in found}
 
@@ -278,12 +280,12 @@ def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
 
 
 def erasures(connection: sa.Connection) -> Change:
-    """Changes whenever a user is erased."""
+    """The number of tombstones and the last end of one, which change whenever a user is erased."""
     return tuple(connection.execute(_ERASURES).one())
 
 
 def all_interactions(connection: sa.Connection, pseudonym: str | None = None) -> Generator[dict[str, Any], None, None]:
-    """Interactions in the order they came, as the fields of `Interaction` that are given; of all users or one."""
+    """Interactions of one user or of all, in the order they came, as the given fields of `Interaction`."""
     columns = [column for column in interactions.c if column.name not in ("number", "user")]
     query = sa.select(users.c.pseudonym.label("user"), *columns).join_from(
         users, interactions, interactions.c.user == users.c.number
@@ -291,7 +293,7 @@ def all_interactions(connection: sa.Connection, pseudonym: str | None = None) ->
     if pseudonym is not None:
         query = query.where(users.c.pseudonym == pseudonym)
     streaming = connection.execution_options(yield_per=_CHUNK)
-    # Closed also when not read to its end: an open cursor would keep its connection at this state of the database.
+    # Closed even if not read to the end: an open cursor would keep its connection at this state of the database.
     with streaming.execute(query.order_by(interactions.c.number)) as found:
         for row in found.mappings():
             fields = {name: value for name, value in row.items() if value is not None}
