@@ -19,13 +19,13 @@ class TritonPythonModel:
         settings = model_settings(args)
         users = settings.serve.users
         keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
-        desk = InteractionService(
+        service = InteractionService(
             opener(settings.interactions, users.limits, keys),
             keys,
             rules_of(users),
             settings.serve.limits,
         )
-        self._model, self._sampled = Batcher(desk, {}), interactions_metrics(desk)
+        self._model, self._sampled = Batcher(service, {}), interactions_metrics(service)
         settle_memory()
 
     def execute(self, requests):

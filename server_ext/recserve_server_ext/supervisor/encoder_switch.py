@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +31,7 @@ from recserve_server_ext.encoder.load_check import check_length, try_in_process
 from recserve_server_ext.encoder.loaded import LoadedEncoder, read_serving, write_table
 from recserve_server_ext.index.snapshot import CURRENT
 from recserve_server_ext.supervisor.event_log import EventLog
-from recserve_server_ext.triton.encoder_target import ServedEncoder
-from recserve_server_ext.triton.model_config import PythonModel, encoder_models, ensembles, has_process
+from recserve_server_ext.triton.model_config import Model, encoder_models, ensembles
 from recserve_server_ext.triton.probes import Admin
 from recserve_server_ext.triton.repository import MODELS, write_model
 
@@ -91,7 +90,7 @@ class EncoderSwitch:
     @property
     def models(self) -> frozenset[str]:
         """Names of the models with a process that belong to an encoder."""
-        return frozenset(model.name for one in list(self._loaded) for model in self._models(one) if has_process(model))
+        return frozenset(model.name for one in list(self._loaded) for model in self._models(one) if model.has_process)
 
     def check(self, admin: Callable[[], Admin]) -> None:
         """Look what is next, and begin it; never raises, never waits.
@@ -205,7 +204,7 @@ class EncoderSwitch:
         with suppress(grpc.RpcError, OSError):
             for model in self._models(refused):
                 shutil.rmtree(self._folder / MODELS / model.name, ignore_errors=True)
-                write_model(self._folder, replace(led_to, name=model.name))
+                write_model(self._folder, led_to.renamed(model.name))
                 admin.load(model.name, _LOAD_S)
 
     def _remove(self, encoder: LoadedEncoder, admin: Admin) -> None:
@@ -214,7 +213,7 @@ class EncoderSwitch:
                 admin.unload(model.name, _LOAD_S)
             shutil.rmtree(self._folder / MODELS / model.name, ignore_errors=True)
 
-    def _models(self, encoder: LoadedEncoder) -> list[PythonModel | ServedEncoder]:
+    def _models(self, encoder: LoadedEncoder) -> list[Model]:
         return encoder_models(self._settings, encoder)
 
 

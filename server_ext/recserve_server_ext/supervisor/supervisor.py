@@ -28,7 +28,7 @@ from recserve_server_ext.supervisor.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.supervisor.served_pair import Pair, first_pair, published_pair
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.encoder_target import find_backend
-from recserve_server_ext.triton.model_config import all_models, has_process
+from recserve_server_ext.triton.model_config import all_models
 from recserve_server_ext.triton.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.triton.process import Endpoint, TritonProcess, claim_endpoint
 from recserve_server_ext.triton.repository import assemble
@@ -112,7 +112,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     assemble(folder.path, models, binary, backend)
     wanted = Wanted(workspace.snapshots, lambda: published_pair(workspace, settings).encoder)
     switch = EncoderSwitch(folder.path, handed, first.encoder, wanted, log)
-    python_models = frozenset(model.name for model in models if has_process(model))
+    python_models = frozenset(model.name for model in models if model.has_process)
     return Plan(
         binary=binary,
         folder=folder,
