@@ -1,4 +1,4 @@
-"""The supervisor's log: one line an event, for people or as JSON; never the content of a request."""
+"""The supervisor's log: a line an event, as text or as JSON, never with the content of a request."""
 
 from __future__ import annotations
 

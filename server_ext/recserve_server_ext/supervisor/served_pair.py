@@ -1,4 +1,4 @@
-"""Snapshot and encoder as a pair: a snapshot is served with the encoder that made it, and with no other."""
+"""Snapshot and encoder as a pair: a snapshot is served only with the encoder that made it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Pair(NamedTuple):
     """What is served together.
 
     Attributes:
-        snapshot: The index.
-        encoder: What made it.
+        snapshot: Manifest of the snapshot.
+        encoder: The encoder that made it.
         item: Id of one of its items.
     """
 
@@ -34,16 +34,16 @@ class Pair(NamedTuple):
 
 
 def first_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
-    """The published snapshot with its encoder, or, where one of them is damaged, the newest pair that is not.
+    """The published snapshot with its encoder, or the newest pair without damage.
 
     Args:
-        workspace: Where they are.
-        serve: Which precision the encoder must have, and what runs it.
+        workspace: The home folder.
+        serve: Settings with the precision and the target of the encoder.
 
     Raises:
-        ServerError: There is no encoder, no snapshot, or none of the snapshots has its encoder here.
+        ServerError: There is no encoder, no snapshot, or no snapshot has its encoder here.
     """
-    choose_encoder(workspace, serve.precision)  # without any, that has to be said first
+    choose_encoder(workspace, serve.precision)  # a missing encoder is the first thing to report
     return first_usable(workspace.snapshots, lambda folder: _pair(workspace, serve, folder))
 
 
@@ -57,10 +57,10 @@ def published_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
 
 
 def described(folder: Path, manifest: EncoderManifest, serve: ServeSettings) -> LoadedEncoder:
-    """An encoder folder as an entry of the table of what is loaded.
+    """An encoder folder as an entry of the table of loaded encoders.
 
     Raises:
-        EncoderError: What is to run it does not, or was not exported.
+        EncoderError: The target does not run the encoder, or was not exported.
     """
     folder = folder.resolve()
     batch = fitted(folder, manifest, serve).encoder_batch
