@@ -255,5 +255,5 @@ def test_rules_are_read_from_toml(tmp_path: Path) -> None:
     path.write_text("half_life = 60.0\n")
     with pytest.raises(ConfigError, match="half_life"):
         read_rules(path)
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         read_rules(tmp_path / "none.toml")

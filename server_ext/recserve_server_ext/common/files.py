@@ -7,15 +7,38 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import msgspec
 
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(
+    folder: Path, files: Mapping[str, str], error: type[Exception], advice: str, *, checksums: bool = True
+) -> None:
+    """Check files of a folder against their SHA-256; `error` names the first file that is missing or damaged."""
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise error(f"{file} is missing; {advice}")
+        if checksums and (found := sha256_of(file)) != expected:
+            raise error(f"{file} is damaged: SHA-256 {found[:12]}, manifest says {expected[:12]}; {advice}")
+
+
+@contextmanager
+def reading(path: Path, error: type[Exception], advice: str) -> Iterator[None]:
+    """Raise `error`, which names the file and says what to do, where the block cannot read or decode it."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError, RuntimeError, msgspec.MsgspecError) as cause:
+        raise error(f"{path} cannot be read: {cause}; {advice}") from cause
 
 
 def fsync_path(path: Path) -> None:
@@ -49,9 +72,9 @@ def write_chunks(path: Path, chunks: Iterable[bytes], *, mode: int = 0o666) -> N
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder aside; when the block ends well, its files are fsynced and it takes the place of `path`.
+    """Yield a temporary folder that replaces `path` when the block ends well, fsynced with all its files.
 
-    An existing `path` is moved away first and removed last. When the block fails nothing is left behind.
+    An existing `path` is moved away first and removed last. When the block fails, nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -73,7 +96,7 @@ def point_link(link: Path, target: Path) -> None:
 
 @contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for whoever holds it; the kernel lets go when the process dies."""
+    """Hold a lock file, after waiting for it; the kernel releases it when the process dies."""
     handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -83,7 +106,7 @@ def exclusive(lock: Path) -> Iterator[None]:
 
 
 def replace_folder(aside: Path, path: Path) -> None:
-    """Put a folder that was made aside, on the same disk, in the place of `path`, fsynced."""
+    """Replace `path` with a folder on the same disk, fsynced."""
     for file in sorted(aside.rglob("*")):
         fsync_path(file)
     fsync_path(aside)

@@ -1,7 +1,7 @@
-"""The encoders that a running server has loaded, and which one it serves: two small files in the folder it runs from.
+"""The loaded encoders of a running server and the served one: two small files in the folder it runs from.
 
-The supervisor writes the table of what is loaded. `recommend` alone decides which of them is served: that of the
-snapshot it answers from, and it says so in `serving`; the other models follow with their next batch. No Triton here.
+The supervisor writes the table of loaded encoders. `recommend` alone decides which of them is served: the encoder of
+the snapshot it answers from. It writes that to `serving`, and the other models follow with their next batch.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class LoadedEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An encoder with a set of models on Triton.
 
     Attributes:
-        fingerprint: With the arithmetic of this CPU where it matters.
-        folder: Of the encoder.
-        manifest: What it holds.
-        batch: Texts of one request at most.
+        fingerprint: Runtime fingerprint, with the arithmetic of this CPU where it matters.
+        folder: Folder of the encoder.
+        manifest: Its manifest.
+        batch: Most texts of a request.
     """
 
     fingerprint: str
@@ -46,25 +46,25 @@ class LoadedEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens of a text."""
+        """Most tokens of a text."""
         return self.manifest.max_tokens
 
 
 def write_table(folder: Path, encoders: Sequence[LoadedEncoder]) -> None:
-    """Say what is loaded; the first entry is what is served until `recommend` says otherwise."""
+    """Write the table of loaded encoders; the first is served until `recommend` writes another."""
     write_file(folder / TABLE, msgspec.json.encode(list(encoders)))
 
 
 def loaded(folder: Path) -> list[str]:
-    """Runtime fingerprints of the encoders in the table of a folder; empty = there is no table."""
+    """Runtime fingerprints of the encoders in the table of a folder; empty without a table."""
     try:
-        return [one.fingerprint for one in msgspec.json.decode((folder / TABLE).read_bytes(), type=list[LoadedEncoder])]
+        return [one.fingerprint for one in _read_table(folder)]
     except (OSError, msgspec.MsgspecError):
         return []
 
 
 def read_serving(folder: Path) -> str:
-    """Runtime fingerprint of the encoder that `recommend` answers with; empty = it has not said yet."""
+    """Runtime fingerprint of the encoder that `recommend` answers with; empty before it has written one."""
     try:
         return (folder / SERVING).read_text(encoding="utf-8")
     except OSError:
@@ -81,8 +81,8 @@ class ServedEncoders:
     def __init__(self, folder: Path, make: Callable[[LoadedEncoder], EncodeTexts]) -> None:
         """
         Args:
-            folder: Where the server runs.
-            make: The way to one encoder; called when it is first needed.
+            folder: Folder that the server runs from.
+            make: Makes what encodes with an encoder; called when it is first needed.
         """
         self._folder = folder
         self._make = make
@@ -106,11 +106,11 @@ class ServedEncoders:
         return encode(texts)
 
     def stamp(self) -> int:
-        """Changes when the table does."""
+        """A number that changes with the table."""
         return _changed_at(self._folder / TABLE)
 
     def require(self, fingerprint: str) -> None:
-        """Make sure that an encoder is loaded.
+        """Check that an encoder is loaded.
 
         Raises:
             EncoderNotLoadedError: It is not.
@@ -128,12 +128,12 @@ class ServedEncoders:
                 table = self._refreshed()
                 found = read_serving(self._folder)
                 self._serving = found if found in table else next(iter(table))
-                # An encoder that is served no more may still be asked for by answers under way.
+                # Kept while loaded: answers under way may still need an encoder that is no longer served.
                 self._made = {name: encode for name, encode in self._made.items() if name in table}
         return self._serving
 
     def serve(self, fingerprint: str) -> None:
-        """Say that an encoder is served now; only `recommend` does."""
+        """Write that an encoder is served now; only `recommend` calls it."""
         if read_serving(self._folder) == fingerprint:
             return
         try:
@@ -149,14 +149,17 @@ class ServedEncoders:
 
     def _refreshed(self) -> dict[str, LoadedEncoder]:
         if (stamp := self.stamp()) != self._read_at:
-            content = (self._folder / TABLE).read_bytes()
-            self._table = {one.fingerprint: one for one in msgspec.json.decode(content, type=list[LoadedEncoder])}
+            self._table = {one.fingerprint: one for one in _read_table(self._folder)}
             self._read_at = stamp
         return self._table
 
 
+def _read_table(folder: Path) -> list[LoadedEncoder]:
+    return msgspec.json.decode((folder / TABLE).read_bytes(), type=list[LoadedEncoder])
+
+
 def _changed_at(path: Path) -> int:
-    """Moment in nanoseconds; 0 = it is not there."""
+    """Time of the last change in nanoseconds; 0 for a missing file."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

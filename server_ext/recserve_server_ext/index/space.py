@@ -13,7 +13,7 @@ import numpy as np
 from recserve_server_ext.common.arrays import Mask, Rows, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.config.milvus import MilvusSettings
-from recserve_server_ext.index.engines.engine import BuiltEngine, Engine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 
@@ -81,7 +81,7 @@ class SpaceContent:
     """
 
     vectors: Vectors
-    engine: BuiltEngine
+    engine: Engine
     rows: Rows | None = None
     text_map: Vectors | None = None
     version: str = ""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
-from recserve_server_ext.index.engines.engine import no_results
+from recserve_server_ext.index.engines.engine import Engine, no_results
 
 #: Scores held at once (32 MiB of float32); a block has at least one query.
 _BLOCK_SCORES = 1 << 23
@@ -19,7 +19,7 @@ _GATHERED = 1 << 14
 _GROUP = 64
 
 
-class ExactEngine:
+class ExactEngine(Engine):
     """Scans all items. Ties are broken by the lower row, so the answer is unique.
 
     Mind the batch: one call with many queries is one large matrix product, far cheaper than many calls.

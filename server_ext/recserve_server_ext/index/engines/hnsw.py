@@ -14,7 +14,7 @@ import numpy as np
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.engine import Found, no_results, search_in_parts
+from recserve_server_ext.index.engines.engine import Engine, Found, no_results, search_in_parts
 from recserve_server_ext.index.engines.exact import ExactEngine
 
 GRAPH = "graph.hnsw"
@@ -23,7 +23,7 @@ _BUILD_CHUNK = 4096
 _ONE_THREAD_UP_TO = 4
 
 
-class HnswEngine:
+class HnswEngine(Engine):
     """A graph over the item vectors, of which hnswlib keeps its own copy inside the graph file and in memory.
 
     Queries of one width run at the same time; one of another width waits for those that run, since hnswlib has one

@@ -25,7 +25,7 @@ import faiss
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.engine import search_in_parts
+from recserve_server_ext.index.engines.engine import Engine, search_in_parts
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.scan_fit import Fit
 
@@ -41,7 +41,7 @@ _LEAST_USERS = 4
 _CHUNK = 65_536
 
 
-class ScanEngine:
+class ScanEngine(Engine):
     """Short codes in inverted lists. The item vectors are not copied: scores come from those the engine is given.
 
     What the probed lists do not hold (more items wanted than they have) comes from an exact engine.
