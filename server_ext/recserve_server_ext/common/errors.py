@@ -50,7 +50,9 @@ class MilvusError(ServerError):
         is_away: Whether it did not answer or is not ready; false where it refused this one request.
     """
 
-    is_away: bool = False
+    def __init__(self, text: str, *, is_away: bool = False) -> None:
+        super().__init__(text)
+        self.is_away = is_away
 
 
 class UserIdError(ServerError):

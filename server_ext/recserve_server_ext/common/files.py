@@ -38,7 +38,8 @@ def reading(path: Path, error: type[Exception], advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, EOFError, RuntimeError, msgspec.MsgspecError) as cause:
-        raise error(f"{path} cannot be read: {cause}; {advice}") from cause
+        why = getattr(cause, "strerror", None) or cause  # an OSError would name the file again
+        raise error(f"{path} cannot be read: {why}; {advice}") from cause
 
 
 def fsync_path(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Trained spaces on disk: item vectors by id, a version after the other, one of which new snapshots take over.
+"""Trained spaces on disk: versions of item vectors by id; new snapshots take over the current version.
 
-`HOME/spaces/NAME/VERSION` holds `manifest.json`, `ids.arrow`, `vectors.npy` and, where there is one, `text_map.npy`;
-`HOME/spaces/NAME/CURRENT` names the version.
+`HOME/spaces/NAME/VERSION` holds `manifest.json`, `ids.arrow`, `vectors.npy` and perhaps `text_map.npy`.
+`HOME/spaces/NAME/CURRENT` names the current version.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import pyarrow as pa
 
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.common.files import exclusive, new_folder, sha256_of, write_file
+from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, verify_files, write_file
 from recserve_server_ext.index.fields import read_table, write_table
-from recserve_server_ext.index.space import TEXT, VECTORS, map_array
+from recserve_server_ext.index.space import TEXT, TEXT_MAP, VECTORS, load_array, map_array
 
 _CURRENT: Final = "CURRENT"
 _LOCK: Final = ".lock"
 _MANIFEST: Final = "manifest.json"
 _IDS: Final = "ids.arrow"
-_TEXT_MAP: Final = "text_map.npy"
+_TRAIN_AGAIN: Final = "train the space again"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a version of a trained space holds and was made from.
+    """The manifest of a version of a trained space.
 
     Attributes:
         version: Name of its folder.
-        created: Moment it was made, UTC, ISO 8601.
+        created: When it was made, UTC, ISO 8601.
         dim: Length of a vector.
-        items: Items that have one.
+        items: Number of vectors.
         made_from: What it was trained from, and how.
         files: SHA-256 of every other file of the folder.
     """
@@ -56,7 +56,7 @@ class TrainedSpace:
     """A version of a trained space.
 
     Attributes:
-        manifest: What it holds.
+        manifest: Its manifest.
         ids: Item id of each vector, distinct.
         vectors: [items, dim] float32.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
@@ -74,17 +74,11 @@ class TrainedSpace:
         Raises:
             SnapshotError: It is missing or damaged.
         """
-        try:
+        with reading(folder / _MANIFEST, SnapshotError, _TRAIN_AGAIN):
             manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=TrainedManifest)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise SnapshotError(f"{folder / _MANIFEST} cannot be read: {error}; train the space again") from error
-        for name, expected in manifest.files.items():
-            file = folder / name
-            if not file.is_file() or sha256_of(file) != expected:
-                raise SnapshotError(f"{file} is missing or damaged; train the space again")
+        verify_files(folder, manifest.files, SnapshotError, _TRAIN_AGAIN)
         vectors = map_array(folder / VECTORS, (manifest.items, manifest.dim))
-        text_map = np.load(folder / _TEXT_MAP) if (folder / _TEXT_MAP).is_file() else None
-        return cls(manifest, read_table(folder / _IDS)["id"].to_pylist(), vectors, text_map)
+        return cls(manifest, read_table(folder / _IDS)["id"].to_pylist(), vectors, load_array(folder / TEXT_MAP))
 
 
 def publish_space(
@@ -96,18 +90,15 @@ def publish_space(
     text_map: Vectors | None = None,
     made_from: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a version of a trained space and make it the current one; the next snapshot takes it over.
+    """Write a version of a trained space and make it the current one, which the next snapshot takes over; its folder.
 
     Args:
         spaces: Folder of all trained spaces.
-        name: Of the space.
+        name: Name of the space.
         ids: Item id of each vector, distinct.
         vectors: [items, dim] finite float32, at least one.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
         made_from: What it was trained from, and how.
-
-    Returns:
-        Its folder.
 
     Raises:
         SnapshotError: The name or the content is wrong.
@@ -128,7 +119,7 @@ def publish_space(
             np.save(aside / VECTORS, vectors)
             write_table(aside / _IDS, pa.table({"id": pa.array(ids, pa.large_string())}))
             if text_map is not None:
-                np.save(aside / _TEXT_MAP, text_map)
+                np.save(aside / TEXT_MAP, text_map)
             manifest = TrainedManifest(
                 version=folder.name,
                 created=now.isoformat(timespec="seconds"),
@@ -146,7 +137,7 @@ def current_spaces(spaces: Path) -> dict[str, Path]:
     """The folder of the current version of each trained space, by name.
 
     Raises:
-        SnapshotError: A version that is named is gone.
+        SnapshotError: A current version is gone.
     """
     found = {}
     for own in sorted(spaces.iterdir()) if spaces.is_dir() else ():
@@ -154,6 +145,6 @@ def current_spaces(spaces: Path) -> dict[str, Path]:
             continue
         folder = own / (own / _CURRENT).read_text(encoding="utf-8").strip()
         if not folder.is_dir():
-            raise SnapshotError(f"{own / _CURRENT} names {folder.name!r}, which is not there; train the space again")
+            raise SnapshotError(f"{own / _CURRENT} names {folder.name!r}, which is not there; {_TRAIN_AGAIN}")
         found[own.name] = folder
     return found
