@@ -25,8 +25,6 @@ class Conflict(NamedTuple):
     """An attribute that would get a second type.
 
     Attributes:
-        name: Name of the attribute.
-        value: The new value.
         held: The type that available items have.
         items: Number of these items.
     """

@@ -27,7 +27,6 @@ class Put(NamedTuple):
     """An item to put in.
 
     Attributes:
-        item: The checked item.
         vector: Its vector as little-endian float32; `None` where its texts are the stored ones.
         if_revision: Revision that its last change must have; `None` for any.
     """
@@ -54,7 +53,6 @@ class Request(NamedTuple):
 
     Attributes:
         id: Id that the caller gave; empty for none.
-        digest: Hash of its content.
     """
 
     id: str
@@ -74,12 +72,7 @@ class _Change:
     """A change while it is decided item by item.
 
     Attributes:
-        results: The result of each item.
-        created: New items.
         updated: Changed items, with the revision of their texts where these stay.
-        taken: Ids of items to remove.
-        vectors: New vectors by item id.
-        types: Types of the attributes.
     """
 
     results: list[ItemResult] = field(default_factory=list)
@@ -109,9 +102,7 @@ def change(
     """Make a change; it has been fsynced when this returns.
 
     Args:
-        store: The catalogue store.
         changes: Distinct items; a refused item is given by its result.
-        request: Identifies the change.
         head: The state of the catalogue that the vectors were made for.
         made_with: What made the vectors; see `recserve_server_ext.encoder.item_vectors.made_with`.
 

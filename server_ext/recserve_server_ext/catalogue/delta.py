@@ -25,11 +25,6 @@ def with_changes(view: View, changes: Changes, encode: Encode) -> Delta:
 
     An item that was written while another encoder was served has that encoder's vector: its texts are encoded again.
 
-    Args:
-        view: The newest view.
-        changes: Changes since its revision.
-        encode: Encodes texts with an encoder.
-
     Raises:
         RequestError: unavailable: an item has to be encoded, and the encoder does not answer.
     """

@@ -48,8 +48,6 @@ def open_live(
     """The live catalogue of a server, which also tells the other models which encoder is served.
 
     Args:
-        settings: Settings from the launcher.
-        encoders: The loaded encoders.
         passages: Encodes texts of items.
         show: Called with every new view.
 
@@ -91,8 +89,6 @@ class LiveCatalogue:
         """Load the published snapshot and what changed since.
 
         Args:
-            snapshots: Folder of the published snapshots.
-            load: Loads a snapshot.
             store: Opens the store of changes; `None` for a catalogue that does not change.
             changed: Called with every new view, in `view`.
             encode: Encodes the texts of items; called in `view` and by the thread that loads.
@@ -138,11 +134,7 @@ class LiveCatalogue:
         return self._view
 
     def lag(self) -> int:
-        """Number of changes in the store that the last view does not have; any thread may ask.
-
-        Raises:
-            CatalogueError: The store cannot be read.
-        """
+        """Number of changes in the store that the last view lacks; any thread may ask. Raises CatalogueError."""
         served = self._view.revision
         return 0 if self._open is None else max(0, self._open().revision - served)
 

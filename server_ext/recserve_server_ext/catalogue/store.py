@@ -28,7 +28,6 @@ class StoredItem(msgspec.Struct, frozen=True):
     """One item of the catalogue.
 
     Attributes:
-        id: Item id.
         texts: Text fields y_f by name, without empty ones.
         attributes: Values by name: str, int (64 bits), finite float, bool, a list of str, or a place (two floats).
         available: Whether it may be recommended.
@@ -49,12 +48,8 @@ class ImportRecord(msgspec.Struct, frozen=True):
     """What the catalogue was imported from; it tells whether another import would change anything.
 
     Attributes:
-        name: Name of the source.
         sha256: SHA-256 of the source file.
         mapping_sha256: SHA-256 of everything that decides how rows become items.
-        accepted: Number of items.
-        refused: Number of refused rows.
-        refusals: Refused rows by reason.
     """
 
     name: str
@@ -69,7 +64,6 @@ class ItemRow(NamedTuple):
     """An item as it is stored.
 
     Attributes:
-        item: The item.
         texts_revision: Revision at which its texts were last written.
         vector: Its vector as little-endian float32, or `None` where no vector made as asked for is stored.
     """
@@ -101,9 +95,7 @@ class Changes(NamedTuple):
     """What changed after a revision.
 
     Attributes:
-        head: The state of the catalogue with these changes.
         items: New and changed items, in the order of their changes.
-        removed: Ids of removed items.
     """
 
     head: Head
@@ -123,7 +115,6 @@ class CatalogueStore(Store):
 
         Args:
             where: A SQLite file (WAL, synchronous=FULL), or the URL of a PostgreSQL database.
-            create: Whether to make a missing store.
 
         Raises:
             CatalogueError: The store is missing and `create` is false, it cannot be opened, or is no catalogue store.
@@ -185,7 +176,6 @@ class CatalogueStore(Store):
 
         Args:
             after: The last id of the page before; empty for the first page.
-            limit: Most items of a page.
         """
         query = sa.select(*_FIELDS, items.c.revision).where(items.c.id > after).order_by(items.c.id).limit(limit)
         with self.database.reading() as connection:
@@ -195,7 +185,6 @@ class CatalogueStore(Store):
         """What changed after a revision, as of one moment; empty where everything was imported anew since.
 
         Args:
-            revision: The last known revision.
             made_with: Which vectors to give; see `recserve_server_ext.encoder.item_vectors.made_with`.
 
         Raises:
@@ -250,7 +239,6 @@ class CatalogueStore(Store):
 
         Args:
             new_items: The new items, in import order; when it raises, the old catalogue stays.
-            field_weights: a_f of every text field.
             source: What to remember of the source; a callable is called after the last item.
 
         Returns:
@@ -272,11 +260,7 @@ class CatalogueStore(Store):
 
 
 def opener(where: str) -> Callable[[], CatalogueStore]:
-    """A function that opens a store at its first call, and tries again while that fails.
-
-    Args:
-        where: A file or a URL.
-    """
+    """A function that opens a store at its first call, and tries again while that fails."""
     return cache(lambda: CatalogueStore(store_place(where)))
 
 
@@ -288,11 +272,7 @@ def rows_of(connection: sa.Connection, ids: Sequence[str]) -> Iterator[sa.Row[*t
 
 
 def row_values(item: StoredItem, revision: int, texts_revision: int) -> dict[str, Any]:
-    """The columns of an item.
-
-    Raises:
-        CatalogueError: A value cannot be stored.
-    """
+    """The columns of an item; raises CatalogueError for a value that cannot be stored."""
     for name, value in item.attributes.items():
         # JSON has no NaN: it would come back as null.
         if isinstance(value, float) and not math.isfinite(value):

@@ -74,7 +74,6 @@ class SpaceView:
     """A space as a view sees it: the vectors of the snapshot's items and of the items that changed since.
 
     Attributes:
-        space: The space of the snapshot.
         items: Number of items in the snapshot: the rows before those of the delta.
         changed: [changed items, dim] vectors of the delta's items; zeros for an item without a vector.
         present: [rows] whether the item has a vector; `None` where all have.
@@ -154,8 +153,6 @@ class View:
     Attributes:
         snapshot: Holds the rows from 0 on.
         delta: Holds the rows after them; `None` where nothing changed since.
-        revision: Revision of the catalogue.
-        row_of: Row of each item id.
     """
 
     snapshot: Snapshot
@@ -191,11 +188,7 @@ class View:
         return self.space(TEXT)
 
     def space(self, name: str) -> SpaceView:
-        """A space of the snapshot, with what changed since.
-
-        Raises:
-            KeyError: The snapshot has none of this name.
-        """
+        """A space of the snapshot, with what changed since; raises KeyError for an unknown name."""
         found = self._spaces.get(name)
         if found is None:
             found = self._spaces[name] = SpaceView(self, self.snapshot.spaces[name])
@@ -241,7 +234,6 @@ def view_over(
 
     Args:
         vectors: [items, dim] unit float32.
-        engine: Searches them.
         ids: Item id of each row; by default ``i0``, ``i1`` ...
         available: [items] whether the item may be recommended; `None` when all may.
     """

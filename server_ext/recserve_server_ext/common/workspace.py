@@ -16,11 +16,7 @@ DEFAULT_HOME = Path(".recserve")
 
 @dataclass(frozen=True)
 class Workspace:
-    """Paths under a home folder.
-
-    Attributes:
-        home: The home folder.
-    """
+    """Paths under a home folder."""
 
     home: Path
 

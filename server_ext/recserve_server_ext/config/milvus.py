@@ -32,11 +32,7 @@ class MilvusSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     load_s: Annotated[float, Meta(gt=0)] = 3600.0
 
     def token(self) -> str:
-        """The content of the token file; empty without one.
-
-        Raises:
-            ConfigError: The file cannot be read.
-        """
+        """The content of the token file, empty without one; raises ConfigError where it cannot be read."""
         if not self.token_file:
             return ""
         path = Path(self.token_file)

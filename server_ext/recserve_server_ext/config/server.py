@@ -197,9 +197,5 @@ def read_settings(path: Path) -> ServeSettings:
 
 
 def rules_of(users: UserSettings) -> HistoryRules:
-    """The rules of the settings, from their file or built in.
-
-    Raises:
-        ConfigError: The file cannot be read, or does not fit the schema.
-    """
+    """The rules of the settings, from their file or built in; raises ConfigError as `read_rules`."""
     return read_rules(Path(users.rules)) if users.rules else HistoryRules()

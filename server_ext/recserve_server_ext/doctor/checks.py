@@ -35,8 +35,6 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        check: Name of the check.
-        found: What it found.
         advice: What to do; empty when all is well.
     """
 
@@ -53,14 +51,7 @@ class Finding:
 def examine(
     workspace: Workspace, settings: ServeSettings, triton: Path | None = None, *, gpu: bool = False
 ) -> list[Finding]:
-    """Run every check; none stops the others.
-
-    Args:
-        workspace: Where encoder and snapshots should be.
-        settings: Settings to serve with.
-        triton: A tritonserver to run instead of the one found.
-        gpu: Whether to check the GPU too, and to run the encoder on it.
-    """
+    """Run every check; none stops the others."""
     checks: list[tuple[str, Callable[[], Outcome]]] = [
         ("Python", _python),
         ("glibc", _glibc),

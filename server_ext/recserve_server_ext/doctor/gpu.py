@@ -50,13 +50,7 @@ _TEXTS: Final = (
 def gpu_checks(
     workspace: Workspace, settings: ServeSettings, triton: Path | None
 ) -> list[tuple[str, Callable[[], Outcome]]]:
-    """The checks of a GPU, by name.
-
-    Args:
-        workspace: Where the encoder is.
-        settings: Settings to serve with.
-        triton: A tritonserver to look at instead of the one found.
-    """
+    """The checks of a GPU, by name."""
     return [
         ("NVIDIA driver", _driver),
         ("CUDA libraries", _cuda_libraries),

@@ -31,7 +31,6 @@ class GpuEncoder:
     def __init__(self, folder: Path, provider: Provider) -> None:
         """
         Args:
-            folder: Folder of the encoder.
             provider: `cpu` runs the same way without a GPU.
 
         Raises:
@@ -63,11 +62,7 @@ class GpuEncoder:
             )
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of the texts as queries, [texts, dim].
-
-        Raises:
-            EncoderError: The provider fails.
-        """
+        """Unit vectors of the texts as queries, [texts, dim]; raises EncoderError where the provider fails."""
         tokens = self._tokenizer(texts, "query")
         vectors = np.empty((len(texts), self._manifest.dim), np.float32)
         for rows, width in plan_calls(tokens.lengths, self._widths, _BATCH):
@@ -75,11 +70,7 @@ class GpuEncoder:
         return vectors
 
     def run(self, ids: Ints, mask: Ints) -> Vectors:
-        """Unit vectors [texts, dim] of one run; ids and mask [texts, tokens].
-
-        Raises:
-            EncoderError: The provider fails.
-        """
+        """Unit vectors [texts, dim] of one run; ids and mask [texts, tokens]. Raises EncoderError."""
         try:
             vectors: Vectors = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
         except Exception as error:  # onnxruntime's exceptions share no base class

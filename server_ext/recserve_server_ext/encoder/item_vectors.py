@@ -24,7 +24,6 @@ class Pairs(NamedTuple):
     """The weighted texts of items; the pairs of item n begin at first[n] and end before first[n + 1].
 
     Attributes:
-        texts: The distinct texts.
         first: [items], rising: an item has at least one pair.
         text: [pairs] index into `texts`.
         weight: [pairs] a_f.
@@ -76,7 +75,6 @@ def pooled(pairs: Pairs, of_texts: Vectors) -> tuple[Vectors, Mask]:
     """The item vectors, and which of them cancelled out.
 
     Args:
-        pairs: The weighted texts of the items.
         of_texts: [texts, dim] unit vectors of `pairs.texts`.
 
     Returns:
@@ -116,7 +114,6 @@ def made_from(texts: Mapping[str, str], field_weights: Mapping[str, float]) -> b
     """Digest (16 bytes) of what an item vector depends on besides the encoder: its weighted texts and their weights.
 
     Args:
-        texts: Texts of an item, by text field.
         field_weights: a_f by text field; 1 for any other field.
     """
     weighted = sorted((float(weight), text) for name, text in texts.items() if (weight := field_weights.get(name, 1.0)))

@@ -20,21 +20,13 @@ _SHOWN = 300
 
 
 def check_length(length: float) -> None:
-    """Refuse a vector that is not of length 1.
-
-    Raises:
-        EncoderError: It has another length.
-    """
+    """Raise EncoderError for a vector that is not of length 1."""
     if not abs(length - 1) <= _OFF:
         raise EncoderError(f"it gives a vector of length {length:.3g}, which must be 1; export it again")
 
 
 def try_in_process(folder: Path, timeout_s: float) -> None:
-    """Check an encoder folder in another process.
-
-    Raises:
-        EncoderError: The encoder cannot be loaded, gives no vector, or takes too long.
-    """
+    """Check an encoder folder in another process; raises EncoderError where it cannot be loaded, fails or is slow."""
     command = [sys.executable, "-m", __name__, str(folder)]
     try:
         done = subprocess.run(

@@ -29,8 +29,6 @@ class LoadedEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         fingerprint: Runtime fingerprint, with the arithmetic of this CPU where it matters.
-        folder: Folder of the encoder.
-        manifest: Its manifest.
         batch: Most texts of a request.
     """
 
@@ -79,11 +77,6 @@ class ServedEncoders:
     """Encodes with any of the encoders that are loaded; one object for each model and role of texts."""
 
     def __init__(self, folder: Path, make: Callable[[LoadedEncoder], EncodeTexts]) -> None:
-        """
-        Args:
-            folder: Folder that the server runs from.
-            make: Makes what encodes with an encoder; called when it is first needed.
-        """
         self._folder = folder
         self._make = make
         self._made: dict[str, EncodeTexts] = {}
@@ -94,11 +87,7 @@ class ServedEncoders:
         self._lock = threading.Lock()
 
     def __call__(self, texts: Sequence[str], fingerprint: str) -> Vectors:
-        """Unit vectors [texts, dim]; from any thread.
-
-        Raises:
-            RequestError: unavailable: the encoder is not loaded, or does not answer.
-        """
+        """Unit vectors [texts, dim]; from any thread. Raises RequestError(unavailable)."""
         with self._lock:
             encode = self._made.get(fingerprint)
             if encode is None:
@@ -110,11 +99,7 @@ class ServedEncoders:
         return _changed_at(self._folder / TABLE)
 
     def require(self, fingerprint: str) -> None:
-        """Check that an encoder is loaded.
-
-        Raises:
-            EncoderNotLoadedError: It is not.
-        """
+        """Raise EncoderNotLoadedError unless an encoder is loaded."""
         with self._lock:
             if fingerprint not in self._refreshed():
                 raise EncoderNotLoadedError(f"encoder {fingerprint} is not loaded")

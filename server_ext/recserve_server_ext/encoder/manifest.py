@@ -91,7 +91,6 @@ def read_manifest(folder: Path, *, verify: bool = True) -> EncoderManifest:
     """Read `encoder.json` and check the files against it.
 
     Args:
-        folder: An encoder folder.
         verify: Whether to compute the checksums of the files.
 
     Raises:

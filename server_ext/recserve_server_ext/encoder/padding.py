@@ -23,10 +23,6 @@ def padded_widths(target: Target, max_tokens: int) -> tuple[int, ...]:
 
     The embedded encoder cuts padding off and has one width: then Triton refuses crafted sizes before Python sees them.
     The other targets compute the padding too.
-
-    Args:
-        target: Target of the encoder.
-        max_tokens: Most tokens of a text.
     """
     if target == "embedded":
         return (max_tokens,)

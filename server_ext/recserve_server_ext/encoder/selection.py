@@ -21,7 +21,6 @@ class EncoderChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Content of `choice.json` beside the encoder folders: the fastest encoder that `recserve export encoder` found.
 
     Attributes:
-        precision: Precision of that encoder.
         fingerprint: Its fingerprint; the choice does not hold for another encoder.
         int8_arithmetic: Arithmetic of the CPU it was measured on; the choice does not hold for another kind of CPU.
     """
@@ -32,11 +31,7 @@ class EncoderChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def read_choice(workspace: Workspace) -> Precision | None:
-    """The precision chosen by measurement for these encoders on this kind of CPU, or `None`.
-
-    Raises:
-        EncoderError: `choice.json` cannot be read.
-    """
+    """The precision chosen by measurement for these encoders on this kind of CPU, or `None`; raises EncoderError."""
     path = workspace.encoder / CHOICE
     if not path.exists():
         return None

@@ -69,12 +69,7 @@ class TextCaches:
         self._now: tuple[str, TextCache] | None = None
 
     def of(self, encoder: str, dim: int) -> TextCache:
-        """The cache of an encoder, in place of the cache of another one.
-
-        Args:
-            encoder: Its runtime fingerprint.
-            dim: Length of its vectors.
-        """
+        """The cache of an encoder, in place of the cache of another one."""
         now = self._now
         if now is None or now[0] != encoder:
             now = self._now = encoder, TextCache(self._places, dim)

@@ -68,8 +68,6 @@ class TextTokenizer:
         """Token ids of the texts, a row for each part of a text.
 
         Args:
-            texts: The texts.
-            role: Their role.
             most: Most parts of a text.
 
         Returns:
@@ -110,10 +108,7 @@ class TextEncoder:
     (int8 has a scale for each token). Several threads share one single-threaded session.
 
     Attributes:
-        manifest: Manifest of the folder.
-        dim: Length of a vector.
         fingerprint: Runtime fingerprint, with the arithmetic of this CPU where it matters.
-        tokenizer: Tokenizer of the folder.
         truncated_texts: Number of texts that `encode` has cut off so far.
     """
 
@@ -162,7 +157,6 @@ class TextEncoder:
         passage's vector is the mean over its parts, at most `MOST_CHUNKS`, of which the first has the prompt.
 
         Args:
-            texts: Any number of texts.
             role: Role of the texts, which decides the prompt.
             chunk: Texts tokenised at a time, to bound memory.
             done: Called after each chunk with the number of texts in it, for progress bars.
@@ -227,7 +221,6 @@ def plan_runs(lengths: Ints, threads: int) -> Iterator[Ints]:
 
     Args:
         lengths: [texts] tokens of each text.
-        threads: Threads that share the runs.
 
     Yields:
         Row numbers; at most `TOKEN_BUDGET` tokens with padding, unless one text alone has more.

@@ -31,7 +31,6 @@ class Version(NamedTuple):
 
     Attributes:
         number: Number, counted from 1.
-        folder: Folder of the encoder.
         manifest: Its manifest, or `None` where that cannot be read.
         fault: Why the manifest cannot be read, or empty.
     """
@@ -53,11 +52,7 @@ class Version(NamedTuple):
         return is_prefix or name in (self.name, str(self.number))
 
     def usable(self) -> EncoderManifest:
-        """Its manifest.
-
-        Raises:
-            EncoderError: The manifest cannot be read.
-        """
+        """Its manifest; raises EncoderError where that cannot be read."""
         if self.manifest is None:
             raise EncoderError(self.fault)
         return self.manifest
@@ -69,11 +64,7 @@ def versions(encoders: Path) -> list[Version]:
 
 
 def newest_link(encoders: Path, precision: Precision) -> Path:
-    """The link to the newest version of a precision, whether it exists or not.
-
-    Raises:
-        EncoderError: A folder is in its place.
-    """
+    """The link to the newest version of a precision, which may not exist; raises EncoderError for a folder there."""
     link = encoders / precision
     if link.is_dir() and not link.is_symlink():
         raise EncoderError(
@@ -140,11 +131,7 @@ def new_version(encoders: Path, precision: Precision) -> Iterator[Path]:
 
 
 def link_to(encoders: Path, version: Version) -> None:
-    """Point the link of a version's precision to it.
-
-    Raises:
-        EncoderError: A folder is in the place of that link.
-    """
+    """Point the link of a version's precision to it; raises EncoderError where a folder is in its place."""
     link = newest_link(encoders, version.usable().precision)
     if link.resolve() != version.folder.resolve():
         point_link(link, Path(VERSIONS) / version.name)

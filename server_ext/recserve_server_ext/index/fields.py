@@ -32,11 +32,7 @@ class ItemFields:
 
     @classmethod
     def load(cls, path: Path) -> ItemFields:
-        """Map the file into memory.
-
-        Raises:
-            SnapshotError: It is not an Arrow file.
-        """
+        """Map the file into memory; raises SnapshotError where it is no Arrow file."""
         return cls(read_table(path))
 
     def take(self, names: Sequence[str], rows: Rows) -> list[dict[str, Any]]:
@@ -47,11 +43,7 @@ class ItemFields:
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def column(self, name: str) -> pa.Array:
-        """All values of a field, by row, as they are stored; see `is_json`.
-
-        Raises:
-            KeyError: No item has this field.
-        """
+        """All values of a field, by row, as they are stored, see `is_json`; raises KeyError for an unknown field."""
         return self._columns[name].combine_chunks()
 
     def is_json(self, name: str) -> bool:
@@ -101,11 +93,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Map an Arrow file.
-
-    Raises:
-        SnapshotError: It is not an Arrow file.
-    """
+    """Map an Arrow file; raises SnapshotError where it is none."""
     with reading(path, SnapshotError, REBUILD), pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
 

@@ -68,7 +68,6 @@ def read_manifest(folder: Path, *, verify: bool = True) -> SnapshotManifest:
     """Read the manifest of a snapshot and check the files against it.
 
     Args:
-        folder: Folder of the snapshot.
         verify: Whether to compute the checksums of the files; the manifest's own is always checked.
 
     Raises:

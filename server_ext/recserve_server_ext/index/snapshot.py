@@ -41,12 +41,8 @@ class Snapshot:
     """A loaded snapshot; immutable.
 
     Attributes:
-        manifest: Its manifest.
         ids: Item id of each row.
-        row_of: Row of each item id.
         available: [items] whether the item may be recommended.
-        fields: The items' fields.
-        spaces: Its spaces by name.
     """
 
     manifest: SnapshotManifest
@@ -74,7 +70,6 @@ class Snapshot:
         """Open a snapshot.
 
         Args:
-            folder: Folder of the snapshot; see `current`.
             encoder: Runtime fingerprint of the encoder that must have made it; `None` for any.
             threads: Threads of a search; by default the usable cores.
             verify: Whether to compute the checksums of the files.
@@ -126,11 +121,7 @@ def _manifest_of(folder: Path, encoder: str | None, verify: bool) -> SnapshotMan
 
 
 def current(snapshots: Path) -> Path:
-    """The folder of the published snapshot, which `CURRENT` names.
-
-    Raises:
-        SnapshotError: No snapshot was published, or it is gone.
-    """
+    """The folder of the published snapshot, which `CURRENT` names; raises SnapshotError without one."""
     pointer = snapshots / CURRENT
     if not pointer.exists():
         raise SnapshotError(f"no snapshot in {snapshots}; build one with: recserve index build")
@@ -185,8 +176,6 @@ def write(snapshots: Path, content: Content, *, over: str = "") -> Path:
     published.
 
     Args:
-        snapshots: The folder.
-        content: Content of the snapshot.
         over: Name of the snapshot that must still be published; empty for any.
 
     Raises:
@@ -288,9 +277,5 @@ def _remove_others(snapshots: Path, keep: set[str]) -> None:
 
 
 def first_id(folder: Path) -> str:
-    """The first item id of a snapshot, without loading the rest.
-
-    Raises:
-        SnapshotError: The file of ids cannot be read.
-    """
+    """The first item id of a snapshot, without loading the rest; raises SnapshotError."""
     return str(read_table(folder / IDS).column("id")[0].as_py())

@@ -23,10 +23,8 @@ class Kept(NamedTuple):
     """A snapshot on disk.
 
     Attributes:
-        name: Name of its folder.
         manifest: Its manifest, or `None` where that cannot be read.
         fault: What is wrong with it, or empty.
-        is_current: Whether it is published.
     """
 
     name: str
@@ -36,12 +34,7 @@ class Kept(NamedTuple):
 
 
 def kept(snapshots: Path, *, verify: bool = False) -> list[Kept]:
-    """All snapshots of a folder, the newest first.
-
-    Args:
-        snapshots: The folder.
-        verify: Whether to compute the checksums of their files.
-    """
+    """All snapshots of a folder, the newest first."""
     name = published(snapshots)
     found = []
     for folder in _folders(snapshots):
@@ -82,10 +75,7 @@ def activate(snapshots: Path, name: str, encoder: str, ready: Ready = lambda _: 
     """Publish an existing snapshot, after checking every file; servers change to it without a pause.
 
     Args:
-        snapshots: The folder.
-        name: Name of the snapshot.
         encoder: Runtime fingerprint of the encoder that must have made it.
-        ready: Called before it is published.
 
     Raises:
         SnapshotError: There is no such snapshot, it is damaged, or another encoder made it.

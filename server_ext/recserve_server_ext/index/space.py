@@ -51,7 +51,6 @@ class SpaceManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         dim: Length of a vector.
         vectors: Number of items with a vector.
-        engine: The engine that searches it.
         version: Version of the trained space that its vectors come from; empty for the encoder's vectors.
         recall_target: Recall@10 that the engine's parameters were chosen for.
         measured_with: Users that the recall was measured with; empty without a measurement.
@@ -99,11 +98,7 @@ class SpaceContent:
         )
 
     def check(self, name: str, items: int) -> None:
-        """Check that it fits a snapshot of so many items.
-
-        Raises:
-            SnapshotError: It does not.
-        """
+        """Raise SnapshotError unless it fits a snapshot of so many items."""
         vectors = self.vectors
         if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.size:
             raise SnapshotError(
@@ -129,9 +124,6 @@ class Space:
     The vectors are mapped, so processes on one machine share them; a graph holds hnswlib's own copy.
 
     Attributes:
-        name: Name of the space.
-        manifest: Its part of the snapshot's manifest.
-        items: Number of items in the snapshot.
         vectors: [vectors, dim] float32, read-only; of unit length in the text space.
         engine: Searches the space; its rows are those of `vectors`.
         rows: See `SpaceContent`.
@@ -159,10 +151,6 @@ class Space:
         """Open a space of a snapshot.
 
         Args:
-            folder: Folder of the snapshot.
-            name: Name of the space.
-            manifest: Its part of the snapshot's manifest.
-            items: Number of items in the snapshot.
             threads: Threads of a search; by default the usable cores.
             milvus: Settings of Milvus; without them a space in Milvus can be loaded, but not searched.
 
@@ -199,11 +187,7 @@ class Space:
 
 
 def load_array(path: Path) -> Any:
-    """An array in a file; `None` without the file.
-
-    Raises:
-        SnapshotError: It cannot be read.
-    """
+    """An array in a file, `None` without the file; raises SnapshotError where it cannot be read."""
     if not path.is_file():
         return None
     with reading(path, SnapshotError, REBUILD):
@@ -211,11 +195,7 @@ def load_array(path: Path) -> Any:
 
 
 def map_array(path: Path, shape: tuple[int, ...]) -> Vectors:
-    """A float32 array in a file, mapped.
-
-    Raises:
-        SnapshotError: It cannot be read, or has another shape or type.
-    """
+    """A float32 array in a file, mapped; raises SnapshotError where it is missing or of another shape or type."""
     with reading(path, SnapshotError, REBUILD):
         mapped = np.load(path, mmap_mode="r")
     if mapped.shape != shape or mapped.dtype != np.float32:

@@ -56,7 +56,6 @@ class TrainedSpace:
     """A version of a trained space.
 
     Attributes:
-        manifest: Its manifest.
         ids: Item id of each vector, distinct.
         vectors: [items, dim] float32.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
@@ -69,11 +68,7 @@ class TrainedSpace:
 
     @classmethod
     def load(cls, folder: Path) -> TrainedSpace:
-        """Open a version; every file is verified.
-
-        Raises:
-            SnapshotError: It is missing or damaged.
-        """
+        """Open a version, verifying every file; raises SnapshotError where it is missing or damaged."""
         with reading(folder / _MANIFEST, SnapshotError, _TRAIN_AGAIN):
             manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=TrainedManifest)
         verify_files(folder, manifest.files, SnapshotError, _TRAIN_AGAIN)
@@ -93,12 +88,9 @@ def publish_space(
     """Write a version of a trained space and make it the current one, which the next snapshot takes over; its folder.
 
     Args:
-        spaces: Folder of all trained spaces.
-        name: Name of the space.
         ids: Item id of each vector, distinct.
         vectors: [items, dim] finite float32, at least one.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
-        made_from: What it was trained from, and how.
 
     Raises:
         SnapshotError: The name or the content is wrong.
@@ -134,11 +126,7 @@ def publish_space(
 
 
 def current_spaces(spaces: Path) -> dict[str, Path]:
-    """The folder of the current version of each trained space, by name.
-
-    Raises:
-        SnapshotError: A current version is gone.
-    """
+    """The folder of the current version of each trained space, by name; raises SnapshotError where one is gone."""
     found = {}
     for own in sorted(spaces.iterdir()) if spaces.is_dir() else ():
         if not (own / _CURRENT).is_file():

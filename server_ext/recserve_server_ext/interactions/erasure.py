@@ -27,9 +27,7 @@ class Erased(msgspec.Struct, frozen=True):
     """The outcome of an erasure.
 
     Attributes:
-        interactions: Number of erased interactions.
         refused_until: Seconds since 1970; until then older interactions of the user are refused.
-        answers: Number of erased logged answers.
     """
 
     interactions: int
@@ -69,14 +67,7 @@ def erased_since(connection: sa.Connection, since_us: int, now_us: int) -> dict[
 
 
 def receipt_of(pseudonyms: Pseudonyms, pseudonym: str, erased: Erased, erased_at: float) -> ErasureReceipt:
-    """The receipt of an erasure; it does not name the user.
-
-    Args:
-        pseudonyms: The ring in force.
-        pseudonym: Pseudonym of the user.
-        erased: The outcome of the erasure.
-        erased_at: Seconds since 1970.
-    """
+    """The receipt of an erasure; it does not name the user."""
     proof = _proof(pseudonyms, pseudonym, erased_at, erased.interactions, erased.refused_until)
     return ErasureReceipt(erased_at, erased.interactions, erased.refused_until, proof)
 

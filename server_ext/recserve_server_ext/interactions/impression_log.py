@@ -58,8 +58,6 @@ class ImpressionLog:
         """Start the thread.
 
         Args:
-            store: Opens the interaction store.
-            settings: Settings of the log.
             served: The experiments; the thread writes them to the store first.
             show: Called by the thread with the counts after every flush.
             clock: Seconds since 1970.
@@ -95,7 +93,6 @@ class ImpressionLog:
         """Log an answer if it is in the sample and there is room; returns at once.
 
         Args:
-            slate: The answer.
             pseudonym: Pseudonym of the user, or `None` where the request named no user.
             keys: Fingerprint of the ring that made the pseudonym.
         """

@@ -32,7 +32,6 @@ class Line(NamedTuple):
     """An answer that waits to be written.
 
     Attributes:
-        slate: The answer.
         pseudonym: Pseudonym of the user; `None` where the request named no user.
         time_us: Microseconds since 1970.
         sampling: Share of such answers that is logged.

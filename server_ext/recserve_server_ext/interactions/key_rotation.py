@@ -35,8 +35,6 @@ class Rotation(msgspec.Struct, frozen=True):
     """The outcome of a rotation.
 
     Attributes:
-        users: Users whose pseudonym changed.
-        tombstones: Tombstones whose mark changed.
         keys: Number of keys, all of which are needed from now on.
         resumed: Whether only the traces of an earlier rotation were left to clear.
     """
@@ -53,7 +51,6 @@ def rotate(store: InteractionStore, key_file: Path, on_progress: Progress = lamb
     Writers wait while the transaction runs, and are refused after 10 s as always; readers go on.
 
     Args:
-        store: The interaction store.
         key_file: The key file. Where the environment holds the keys, the new key must be there already.
         on_progress: Called with numbers of users that are done.
 

@@ -76,9 +76,6 @@ class UserKeys:
         """Settle again if needed, between two batches; whether other keys are in force now.
 
         After a failure `check` says why, and the next attempt comes a second later.
-
-        Args:
-            database: Opens the store.
         """
         if self.is_settled or time.monotonic() < self._pause_until:
             return False
@@ -91,11 +88,7 @@ class UserKeys:
         return self.pseudonyms is not before
 
     def check(self, connection: sa.Connection) -> None:
-        """Check in a transaction that the ring in force made the pseudonyms of the store.
-
-        Raises:
-            UserKeysError: It did not.
-        """
+        """Raise UserKeysError unless, in this transaction, the ring in force made the pseudonyms of the store."""
         if connection.execute(_HELD).one().ring != self.pseudonyms.fingerprint:
             self.is_settled = False
             raise UserKeysError(self._fault or "the keys of the pseudonyms have been rotated; send this once more")

@@ -189,14 +189,14 @@ def between(connection: sa.Connection, start_us: int, end_us: int) -> Interactio
     return interaction_columns(of_user.values())
 
 
-def seen_items(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """The last time of each kind, in seconds since 1970, by user and item."""
-    query = sa.select(users.c.pseudonym, seen.c.item, seen.c.kind, seen.c.last_us)
-    query = query.join_from(users, seen, seen.c.user == users.c.number).where(users.c.pseudonym.in_(pseudonyms))
-    found: dict[str, dict[str, dict[str, float]]] = {pseudonym: {} for pseudonym in pseudonyms}
-    for pseudonym, item, kind, last_us in connection.execute(query):
-        found[pseudonym].setdefault(item, {})[kind] = last_us / MICROSECONDS
-    return found
+def seen_entries(connection: sa.Connection, pseudonym: str) -> list[dict[str, Any]]:
+    """All that a user had to do with, as {item, kind, timestamp}: the last time of each kind in seconds since 1970."""
+    query = sa.select(seen.c.item, seen.c.kind, seen.c.last_us)
+    query = query.join_from(users, seen, seen.c.user == users.c.number).where(users.c.pseudonym == pseudonym)
+    return [
+        {"item": item, "kind": kind, "timestamp": last_us / MICROSECONDS}
+        for item, kind, last_us in connection.execute(query)
+    ]
 
 
 def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, tuple[list[str], list[str]]]:
@@ -225,11 +225,8 @@ def item_columns(
     database gives a part as one text: row by row, a million rows would each wait for the interpreter lock.
 
     Args:
-        connection: Connection to the store.
         first: Number of the interaction before the first one.
         last: Number of the last one.
-        types: Wanted types.
-        contexts: Names of wanted values.
     """
     dialect = connection.dialect.name
     values = [

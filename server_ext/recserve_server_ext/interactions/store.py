@@ -27,7 +27,7 @@ from recserve_server_ext.interactions.writes import Row
 from recserve_server_ext.storage.database import WAIT_S, Database, Store
 from recserve_server_ext.storage.group_commit import GroupCommit, QueueFullError
 
-#: Most users of one `window` or `seen`, and interactions of one `between`.
+#: Most users of a `window`, and interactions of a `between`.
 MAX_USERS: Final = 5000
 MAX_BETWEEN: Final = 5_000_000
 _USERS_PER_STEP: Final = 500
@@ -37,14 +37,10 @@ class StoreStats(msgspec.Struct, frozen=True):
     """An interaction store in numbers.
 
     Attributes:
-        revision: Revision of the store.
         users: Users of whom anything is held.
-        interactions: Interactions.
         types: Interactions by type, most frequent first.
         items: Distinct items of the interactions.
         seen: Entries of what users saw.
-        erased: Tombstones.
-        answers: Logged answers.
         oldest: Oldest timestamp in seconds since 1970; `None` without interactions.
         newest: Newest timestamp in seconds since 1970; `None` without interactions.
     """
@@ -81,9 +77,6 @@ class InteractionStore(Store):
 
         Args:
             where: A SQLite file (WAL, synchronous=FULL), or the URL of a PostgreSQL database.
-            limits: What it accepts and keeps.
-            create: Whether to make a missing store.
-            clock: Seconds since 1970.
             keys: The keys of the pseudonyms, settled with this store by the caller. `None` where the caller has
                 pseudonyms only; a store whose keys were rotated then refuses.
 
@@ -157,7 +150,6 @@ class InteractionStore(Store):
         """Pseudonyms of users with interactions, drawn evenly, in a fixed order.
 
         Args:
-            most: Most users.
             seed: The same seed draws the same users of the same store.
         """
         with self.database.reading() as connection:
@@ -196,33 +188,19 @@ class InteractionStore(Store):
                 raise InteractionError(f"{found:,} interactions in this range; choose one of at most {MAX_BETWEEN:,}")
             return reads.between(connection, start_us, end_us)
 
-    def seen(self, pseudonyms: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-        """What users ever had to do with, also beyond the window: {user: {item: {kind: last timestamp in seconds}}}.
-
-        Kinds are `bought` (purchase), `rejected` (dislike) and `seen` (any other type).
-
-        Raises:
-            InteractionError: Too many users, or a user twice.
-        """
-        with self.database.reading() as connection:
-            self.check(connection)
-            return reads.seen_items(connection, _several(pseudonyms))
-
     def export(self, pseudonym: str) -> dict[str, Any]:
         """All that is held of a user, ready for JSON.
 
         Returns:
-            `user`; `interactions` in the order they came; `seen`, a list of {item, kind, timestamp}, see `seen`;
-            `answers`, the logged answers in their order.
+            `user`; `interactions` in the order they came; `answers`, the logged answers in their order; and `seen`, a
+            list of {item, kind, timestamp} of all that the user ever had to do with. Kinds are `bought` (purchase),
+            `rejected` (dislike) and `seen` (any other type); the timestamp is the last of its kind.
         """
         with self.database.reading() as connection:
             self.check(connection)
             found = list(reads.all_interactions(connection, pseudonym))
-            items = reads.seen_items(connection, [pseudonym])[pseudonym]
+            entries = reads.seen_entries(connection, pseudonym)
             logged = impression_rows.answers_of(connection, pseudonym)
-        entries = [
-            {"item": item, "kind": kind, "timestamp": last} for item, of in items.items() for kind, last in of.items()
-        ]
         return {"user": pseudonym, "interactions": found, "seen": entries, "answers": logged}
 
     @contextmanager
@@ -277,11 +255,7 @@ class InteractionStore(Store):
         return gone
 
     def expire(self, now: float | None = None) -> int:
-        """Remove what is past the limits, some hundred users a transaction; how many rows went.
-
-        Args:
-            now: Seconds since 1970, or `None` for the time of the clock.
-        """
+        """Remove what is past the limits at a time in seconds since 1970, in many transactions; how many rows went."""
         now_us = self._now_us() if now is None else round(now * MICROSECONDS)
         gone, after = self.trim_answers(now_us), 0
         while True:
@@ -295,11 +269,7 @@ class InteractionStore(Store):
             after = numbers[-1]
 
     def trim_answers(self, now_us: int) -> int:
-        """Remove logged answers past the limits, some thousand a transaction; how many went.
-
-        Args:
-            now_us: Microseconds since 1970.
-        """
+        """Remove logged answers past the limits, some thousand a transaction; how many went."""
         gone = 0
         while True:
             with self.database.writing() as connection:
@@ -318,13 +288,7 @@ class InteractionStore(Store):
 
 
 def opener(where: str, limits: InteractionLimits, keys: UserKeys) -> Callable[[], InteractionStore]:
-    """A function that opens a store at its first call, and tries again while that fails.
-
-    Args:
-        where: A file or a URL.
-        limits: What the store accepts and keeps.
-        keys: The keys of the pseudonyms.
-    """
+    """A function that opens a store at its first call, and tries again while that fails."""
     return cache(lambda: InteractionStore(store_place(where), limits, keys=keys))
 
 

@@ -53,12 +53,7 @@ _UPSERT_SEEN: Final = {dialect: _upsert_seen(insert(seen)) for dialect, insert i
 
 
 class Row(NamedTuple):
-    """A checked interaction.
-
-    Attributes:
-        user: Pseudonym.
-        columns: See `recserve_server_ext.interactions.interaction.checked`.
-    """
+    """A checked interaction."""
 
     user: str
     columns: dict[str, Any]

@@ -35,7 +35,6 @@ class Schema(NamedTuple):
     Attributes:
         name: Name of the store. Its migrations are in `migrations/<name>`, alembic's table is `<name>_version`.
         head: The newest migration, which this version reads and writes.
-        tables: The store's tables.
         state: The one of them with a single row, which holds the `revision` and `identity` of the store.
         error: What failures of the store raise.
         advice: What the user can do when the store is missing or does not fit.
@@ -63,7 +62,6 @@ class Database:
 
         Args:
             where: A SQLite file, or a URL such as ``postgresql://user@host/name``.
-            schema: Schema of the store.
             create: Whether to make missing tables, and a missing file with its folder.
 
         Raises:
@@ -232,11 +230,7 @@ class Database:
 
 
 class Store:
-    """Base of the stores: a context manager around a database.
-
-    Attributes:
-        database: Where the store is kept.
-    """
+    """Base of the stores: a context manager around a database."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

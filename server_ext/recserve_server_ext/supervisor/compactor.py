@@ -32,15 +32,6 @@ class Compactor:
         *,
         pause_s: float = 60.0,
     ) -> None:
-        """
-        Args:
-            snapshots: Folder of the published snapshots.
-            store: Opens the catalogue store.
-            command: The command that makes the snapshot.
-            after: Number of changed and removed items that starts it.
-            log: Log of the supervisor.
-            pause_s: Pause after a failure.
-        """
         self._snapshots = snapshots
         self._open = store
         self._command = list(command)

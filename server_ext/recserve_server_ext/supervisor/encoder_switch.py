@@ -49,10 +49,8 @@ class EncoderSwitch:
     ) -> None:
         """
         Args:
-            settings: Handed to the models of the server.
             first: The encoder that it starts with, whose models are written.
             find: Finds the encoder of the published snapshot; raises ServerError where it cannot be served.
-            log: Log of the supervisor.
         """
         self._folder = Path(settings.run)
         self._settings = settings
@@ -79,11 +77,7 @@ class EncoderSwitch:
         return frozenset(model.name for one in list(self._loaded) for model in self._models(one) if model.has_process)
 
     def check(self, admin: Callable[[], Admin]) -> None:
-        """Start what is next; never raises, never waits.
-
-        Args:
-            admin: Connects to the running server.
-        """
+        """Start what is next; never raises, never waits."""
         if self._work is not None and not self._work.done():
             return
         if (work := self._next()) is not None:

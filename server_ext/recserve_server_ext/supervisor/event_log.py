@@ -25,7 +25,6 @@ class EventLog:
 
         Args:
             event: What happened, in the past tense: ``ready``, ``model_reloaded`` ...
-            fields: Names and values.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         if self._as_json:

@@ -24,8 +24,6 @@ class Health:
         """All models work at first.
 
         Args:
-            models: Names of the models.
-            now_s: Time of a monotonic clock.
             limit_s: A model that has not worked for longer is stuck.
         """
         self._limit_s = limit_s
@@ -36,10 +34,8 @@ class Health:
         """Take in one round of probes.
 
         Args:
-            late: Models that did not answer their probes.
             finished: Requests that each model has answered well since the server started, with probes; a model that is
                 left out has answered no more.
-            now_s: Time of the same clock.
         """
         for model in self._worked:
             count = finished.get(model, self._finished.get(model, 0))

@@ -20,13 +20,7 @@ from recserve_server_ext.triton.encoder_target import fitted
 
 
 class Pair(NamedTuple):
-    """What is served together.
-
-    Attributes:
-        snapshot: Manifest of the snapshot.
-        encoder: The encoder that made it.
-        item: Id of one of its items.
-    """
+    """What is served together: a snapshot, the encoder that made it, and the id of one of its items."""
 
     snapshot: SnapshotManifest
     encoder: LoadedEncoder
@@ -35,10 +29,6 @@ class Pair(NamedTuple):
 
 def first_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
     """The published snapshot with its encoder, or the newest pair without damage.
-
-    Args:
-        workspace: The home folder.
-        serve: Settings with the precision and the target of the encoder.
 
     Raises:
         ServerError: There is no encoder, no snapshot, or no snapshot has its encoder here.
@@ -57,11 +47,7 @@ def published_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
 
 
 def described(folder: Path, manifest: EncoderManifest, serve: ServeSettings) -> LoadedEncoder:
-    """An encoder folder as an entry of the table of loaded encoders.
-
-    Raises:
-        EncoderError: The target does not run the encoder, or was not exported.
-    """
+    """An encoder folder as an entry of the table of loaded encoders; raises EncoderError without its target."""
     folder = folder.resolve()
     batch = fitted(folder, manifest, serve).encoder_batch
     return LoadedEncoder(manifest.runtime_fingerprint, str(folder), manifest, batch)

@@ -66,10 +66,7 @@ class Plan:
     """Everything decided before a server starts.
 
     Attributes:
-        binary: The tritonserver.
         folder: Folder it runs from, held until the supervisor stops.
-        endpoint: Where it listens.
-        subject: What the probes ask about.
         python_models: Names of the models with a process, whichever encoder is served.
         compactor: Makes new snapshots; `None` without a store or without compaction.
         switch: Changes the encoder with the published snapshot; `None` where the encoder stays.

@@ -53,11 +53,7 @@ def settle_memory() -> None:
 
 
 def read_packed(request: Any, name: str = names.REQUEST.name) -> bytes:
-    """The one BYTES element of a request.
-
-    Raises:
-        RequestError: wrong_tensor.
-    """
+    """The one BYTES element of a request; raises RequestError(wrong_tensor)."""
     elements = read_rows(request, name)
     if len(elements) != 1:
         raise RequestError(
@@ -67,11 +63,7 @@ def read_packed(request: Any, name: str = names.REQUEST.name) -> bytes:
 
 
 def read_rows(request: Any, name: str) -> list[bytes]:
-    """All BYTES elements of a tensor; at least one.
-
-    Raises:
-        RequestError: wrong_tensor.
-    """
+    """All BYTES elements of a tensor, at least one; raises RequestError(wrong_tensor)."""
     try:
         elements = pb.get_input_tensor_by_name(request, name).as_numpy().reshape(-1).tolist()
     except (ValueError, struct.error, AttributeError, pb.TritonModelException) as error:
@@ -142,7 +134,6 @@ def served_encoders(settings: ModelSettings, role: Role = "query") -> ServedEnco
     """The loaded encoders, called through Triton.
 
     Args:
-        settings: Settings from the launcher.
         role: Role of the texts, which decides their prompt and whether long ones are taken in parts.
     """
     return ServedEncoders(Path(settings.run), partial(TritonEncoder, settings.serve, role))
@@ -163,11 +154,7 @@ class TritonEncoder:
         self._most_parts = most_parts(manifest, role)
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors [texts, dim].
-
-        Raises:
-            RequestError: unavailable: the encoder refused, failed or did not answer in time.
-        """
+        """Unit vectors [texts, dim]; raises RequestError(unavailable) where the encoder does not answer in time."""
         tokens, counts, _ = self._tokenizer.in_parts(texts, self._role, self._most_parts)
         vectors = np.empty((len(tokens.lengths), self._dim), np.float32)
         for rows, width in plan_calls(tokens.lengths, self._widths, self._batch):

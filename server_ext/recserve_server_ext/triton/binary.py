@@ -34,11 +34,7 @@ class TritonBinary:
 
 
 def find_triton(explicit: Path | None = None) -> TritonBinary:
-    """The tritonserver to run.
-
-    Raises:
-        LaunchError: There is none, or the explicit path is not executable.
-    """
+    """The tritonserver to run; raises LaunchError where there is none, or the given one is not executable."""
     if explicit is not None:
         if not (explicit.is_file() and os.access(explicit, os.X_OK)):
             raise LaunchError(f"{explicit} is not an executable file; give the path of a tritonserver")

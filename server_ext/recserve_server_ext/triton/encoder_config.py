@@ -30,10 +30,6 @@ class EncoderConfig:
     """What decides the configuration of an encoder.
 
     Attributes:
-        target: What runs it.
-        provider: Provider of target onnxruntime.
-        precision: Precision of the encoder.
-        dim: Length of a vector.
         max_tokens: Most tokens of a text.
         max_batch: Most texts of a batch.
         preferred: Sizes of batches that Triton should make, ascending.
@@ -140,9 +136,7 @@ class ProfileShapes:
     """Shapes of one TensorRT profile, as `input_ids:1x16,attention_mask:1x16`.
 
     Attributes:
-        least: The smallest shape.
         usual: The shape that its kernels are chosen for.
-        most: The largest shape.
     """
 
     least: str

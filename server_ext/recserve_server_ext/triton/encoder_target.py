@@ -48,11 +48,6 @@ def model_folder(encoder: Path, target: Target) -> Path:
 def exported_config(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) -> pb.ModelConfig:
     """The exported configuration of the model `encoder`, for the target of the settings.
 
-    Args:
-        encoder: Folder of the encoder.
-        manifest: Its manifest.
-        serve: Settings, made to fit by `fitted`.
-
     Raises:
         EncoderError: The target was not exported, or its configuration cannot be read.
     """

@@ -66,8 +66,6 @@ class Gauge(NamedTuple):
     """A gauge that is sampled.
 
     Attributes:
-        name: Name of the gauge.
-        text: Its description.
         read: Gives its value, in the sampling thread; a StoreError leaves the gauge as it was.
     """
 
@@ -83,12 +81,7 @@ class SampledMetrics:
     """
 
     def __init__(self, gauges: Sequence[Gauge], *, every_s: float = _EVERY_S) -> None:
-        """Set the gauges for the first time, and start the thread.
-
-        Args:
-            gauges: The gauges, in the order they are read.
-            every_s: Time between two samples.
-        """
+        """Set the gauges for the first time, and start the thread."""
         self._gauges = [(gauge, _gauge(gauge.name, gauge.text)) for gauge in gauges]
         self._every_s = every_s
         self._faults: set[str] = set()
@@ -122,13 +115,7 @@ class SampledMetrics:
 def recommend_metrics(
     live: LiveCatalogue, log: ImpressionLog, *, clock: Callable[[], float] = time.time
 ) -> SampledMetrics:
-    """The sampled metrics of the model `recommend`.
-
-    Args:
-        live: The served catalogue.
-        log: The impression log.
-        clock: Seconds since 1970.
-    """
+    """The sampled metrics of the model `recommend`."""
     read_at = 0.0
 
     def lag() -> float:

@@ -26,7 +26,6 @@ class Model:
     """A model as Triton serves it: its configuration, and where its files come from.
 
     Attributes:
-        config: The configuration.
         code: Folder of its code in `model_repository`; empty for a model without a Python process.
         exported: Exported model folder whose files are served.
         warmup_tokens: Length of the attention mask that warm-up requests read; 0 without such requests.
@@ -58,10 +57,6 @@ class Model:
 def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
     """Every model of a server that starts, each after those it asks.
 
-    Args:
-        settings: Handed to the Python models.
-        encoder: The encoder that is served first.
-
     Raises:
         EncoderError: The target of the encoder was not exported.
     """
@@ -76,10 +71,6 @@ def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
 
 def encoder_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
     """The models that belong to one encoder: their tensors have its sizes.
-
-    Args:
-        settings: Handed to them, with the folder of the encoder.
-        encoder: The encoder.
 
     Raises:
         EncoderError: The target of the encoder was not exported.
@@ -103,11 +94,8 @@ def served_encoder(
     """The model `encoder` for the target of the settings.
 
     Args:
-        encoder: Folder of the encoder.
-        manifest: Its manifest.
         serve: Settings, made to fit by `recserve_server_ext.triton.encoder_target.fitted`.
         handed: JSON for a Python model.
-        name: Name of the model.
 
     Raises:
         EncoderError: The target was not exported, or its configuration cannot be read.
@@ -151,7 +139,6 @@ def python_model(
     """A model of the Python backend, on the CPU, in one process.
 
     Args:
-        name: Name of the model.
         inputs: Shapes without the batch dimension where `max_batch` is positive.
         outputs: Shapes likewise.
         max_batch: Most rows of a batch; 0 for no batching.
@@ -169,11 +156,7 @@ def python_model(
 
 
 def config_text(model: Model) -> str:
-    """The config.pbtxt of a model.
-
-    Raises:
-        ConfigError: The text does not read back as the configuration.
-    """
+    """The config.pbtxt of a model; raises ConfigError where it does not read back as the configuration."""
     text: str = text_format.MessageToString(model.config)
     if text_format.Parse(text, pb.ModelConfig()) != model.config:
         raise ConfigError(f"the configuration of {model.name} does not read back as it was written")

@@ -36,7 +36,6 @@ class ProbeSubject:
 
     Attributes:
         item: An item id of the catalogue.
-        encoder: The served encoder.
         has_store: Whether there is a catalogue store, and so the model `items`.
     """
 
@@ -97,13 +96,7 @@ class Probes:
 
 
 def server_version(address: str, timeout_s: float, until: Callable[[], bool]) -> str | None:
-    """Name and version of a server, such as ``triton 2.51.0``, asked until it answers; `None` without an answer.
-
-    Args:
-        address: host:port of gRPC.
-        timeout_s: How long to ask.
-        until: Whether to give up earlier.
-    """
+    """Name and version of a server, such as ``triton 2.51.0``, asked until it answers; `None` without an answer."""
     deadline = time.monotonic() + timeout_s
     with grpc.insecure_channel(address, options=_RECONNECT) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -57,21 +57,13 @@ class Endpoint:
 
 
 def claim_port(host: str, port: int, what: str) -> int:
-    """The port, or any free one for 0.
-
-    Raises:
-        LaunchError: Another program listens there, or the address is not this machine's.
-    """
+    """The port, or any free one for 0; raises LaunchError where this machine cannot listen there."""
     with _listen(host, port, what) as listener:
         return int(listener.getsockname()[1])
 
 
 def claim_endpoint(host: str, grpc_port: int, metrics_port: int) -> Endpoint:
-    """Two different free ports; 0 stands for any.
-
-    Raises:
-        LaunchError: See `claim_port`.
-    """
+    """Two different free ports; 0 stands for any. Raises LaunchError."""
     with _listen(host, grpc_port, "grpc") as grpc, _listen(host, metrics_port, "metrics") as metrics:
         return Endpoint(host, int(grpc.getsockname()[1]), int(metrics.getsockname()[1]))
 
@@ -100,13 +92,7 @@ class TritonProcess:
     """A running tritonserver in a session of its own; it dies with the thread that started it."""
 
     def __init__(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> None:
-        """Start the server, without waiting until it is ready.
-
-        Args:
-            binary: The server.
-            folder: Made by `recserve_server_ext.triton.repository.assemble`.
-            endpoint: Free ports.
-        """
+        """Start the server, without waiting until it is ready."""
         self.log = folder / _LOG
         self._models = folder / MODELS
         self._secret = secrets.token_hex(16)
@@ -217,12 +203,7 @@ class TritonProcess:
 
 
 def child_environment(binary: TritonBinary, folder: Path) -> dict[str, str]:
-    """Environment of a server and its Python processes.
-
-    Args:
-        binary: The server.
-        folder: Made by `recserve_server_ext.triton.repository.assemble`.
-    """
+    """Environment of a server and its Python processes."""
     environment = dict(os.environ)
     # A stub takes the first python3 on PATH for its own, and finds its standard library from there.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])

@@ -29,11 +29,7 @@ sys.path[:] = dict.fromkeys([*{before!r}, *_own, *{after!r}, *sys.path])
 
 
 def model_sources() -> Path:
-    """The folder `model_repository`: inside an installed package, or in the root of a checkout.
-
-    Raises:
-        LaunchError: It is in neither place.
-    """
+    """The folder `model_repository` in an installed package or in a checkout; raises LaunchError without it."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "model_repository", package.parents[1] / "model_repository"):
         if (folder / "recommend" / "1" / "model.py").is_file():
@@ -45,12 +41,6 @@ def model_sources() -> Path:
 
 def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: Path | None = None) -> None:
     """Write `folder`/models anew, and `folder`/backends and `folder`/lib for a server that needs them.
-
-    Args:
-        folder: The folder to run from.
-        models: The models to serve.
-        binary: The server.
-        backend: Folder of a backend that the models need besides Python's.
 
     Raises:
         LaunchError: The folder cannot be written.

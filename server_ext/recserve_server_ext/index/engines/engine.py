@@ -59,11 +59,7 @@ class RemoteEngine(Engine):
 
     @abstractmethod
     def check(self, where: Filter) -> None:
-        """Refuse a filter that it cannot evaluate exactly.
-
-        Raises:
-            RequestError: invalid_request.
-        """
+        """Refuse a filter that it cannot evaluate exactly, with RequestError(invalid_request)."""
 
     @abstractmethod
     def search(

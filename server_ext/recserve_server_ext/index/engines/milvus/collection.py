@@ -37,10 +37,7 @@ class Loadable:
 
     Attributes:
         vectors: [items, dim] unit float32.
-        ids: Item id of each row.
-        names: Names of the fields.
         take: Gives the fields of rows [n]; missing ones may be left out or `None`.
-        source: Identity of the catalogue store.
     """
 
     vectors: Vectors
@@ -68,7 +65,6 @@ class Loaded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a snapshot keeps of its collection, in the file `milvus.json`.
 
     Attributes:
-        collection: Name of the collection.
         attributes: Names of the fields, in the order of their keys.
     """
 
@@ -93,9 +89,6 @@ def load(
     """Make a collection of items: on disk, indexed and in memory when this returns. A failed one is removed.
 
     Args:
-        connection: Connection to Milvus.
-        loaded: Name of the collection, and the names of the attributes.
-        items: The items.
         m: Neighbours of an item in the graph.
         ef_construction: Width of the search for them.
         done: Called with the number of items of every chunk.
@@ -148,7 +141,6 @@ def drop_older(connection: MilvusConnection, kept: Collection[str], source: str)
     """Remove the collections of a catalogue that are older than all kept ones; the removed names.
 
     Args:
-        connection: Connection to Milvus.
         kept: Names of the kept collections, at least one.
         source: Identity of the catalogue store; collections of other stores stay.
 

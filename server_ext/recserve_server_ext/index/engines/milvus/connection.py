@@ -40,10 +40,7 @@ class MilvusConnection:
         """Call a method of the client.
 
         Args:
-            method: Its name.
-            arguments: Handed over.
             timeout_s: Deadline; by default that of loading.
-            options: Handed over.
 
         Raises:
             MilvusError: Milvus is away, refused, or did not answer in time.

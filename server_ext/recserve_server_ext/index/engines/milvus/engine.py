@@ -81,16 +81,7 @@ class MilvusEngine(RemoteEngine):
         ef: int,
         done: Callable[[int], None] = lambda _: None,
     ) -> MilvusEngine:
-        """Load items into a new collection; for the arguments and errors see `collection.load`.
-
-        Args:
-            items: The items to search.
-            settings: Settings of Milvus.
-            m: Neighbours of an item in the graph.
-            ef_construction: Width of the search for them.
-            ef: Width of a search.
-            done: Called with the number of items of every chunk.
-        """
+        """Load items into a new collection; for the arguments and errors see `collection.load`."""
         connection = MilvusConnection(settings)
         loaded = new_collection(items)
         load(connection, loaded, items, m=m, ef_construction=ef_construction, done=done)

@@ -78,11 +78,7 @@ class AttributeKeys:
 
 
 def check_translatable(condition: Filter) -> None:
-    """Refuse a filter that passed `check_filter` and that Milvus cannot evaluate exactly.
-
-    Raises:
-        RequestError: invalid_request; the message names the condition.
-    """
+    """Refuse a checked filter that Milvus cannot evaluate exactly, with RequestError(invalid_request)."""
     for leaf in leaves(condition):
         if isinstance(leaf, Within):
             raise _refused(leaf, "distances are not among its expressions")
