@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -19,28 +19,6 @@ _CHUNK: Final = 1000
 _NAMES: Final[dict[type, str]] = {bool: "boolean", int: "number", float: "number", str: "string"}
 #: A type that no check lets in; only a store that another program wrote can hold it.
 _OTHER: Final = "value of another kind"
-
-
-class Conflict(NamedTuple):
-    """An attribute that would get a second type.
-
-    Attributes:
-        held: The type that available items have.
-        items: Number of these items.
-    """
-
-    name: str
-    value: Any
-    held: str
-    items: int
-
-    def __str__(self) -> str:
-        has = "item has" if self.items == 1 else "items have"
-        return (
-            f"$.attributes.{self.name} is {shown(self.value)}, a {type_of(self.value)}; {self.items:,} available {has} "
-            f"a {self.held} there. An attribute has one type in the whole catalogue: give it another name, or send a "
-            f"{self.held}"
-        )
 
 
 def type_of(value: Any) -> str:
@@ -67,13 +45,17 @@ class AttributeTypes:
             types._held |= {name: (type_, holders) for name, type_, holders in connection.execute(query)}
         return types
 
-    def conflict(self, attributes: Mapping[str, Any]) -> Conflict | None:
-        """The first attribute that has another type than available items have; `None` where all fit."""
+    def conflict(self, attributes: Mapping[str, Any]) -> str:
+        """Why the first attribute with another type than available items have is refused; empty where all fit."""
         for name, value in attributes.items():
-            held = self._held.get(name) if value is not None else None
-            if held is not None and type_of(value) != held[0]:
-                return Conflict(name, value, *held)
-        return None
+            type_, holders = self._held.get(name, ("", 0)) if value is not None else ("", 0)
+            if holders and type_of(value) != type_:
+                has = "item has" if holders == 1 else "items have"
+                return (
+                    f"$.attributes.{name} is {shown(value)}, a {type_of(value)}; {holders:,} available {has} a {type_} "
+                    f"there. An attribute has one type in the whole catalogue: give it another name, or send a {type_}"
+                )
+        return ""
 
     def replace(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Count a changed item by its old and its new attributes; each empty where the item is not available."""

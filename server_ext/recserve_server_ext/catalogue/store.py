@@ -305,7 +305,7 @@ def _insert(connection: sa.Connection, new_items: Iterable[StoredItem], revision
     while chunk := list(islice(rest, _CHUNK)):
         rows = [row_values(item, revision, revision) for item in chunk]
         for item in chunk:
-            if (conflict := types.conflict(item.attributes)) is not None:
+            if conflict := types.conflict(item.attributes):
                 raise CatalogueError(f"item {item.id!r}: {conflict}")
             types.replace({}, item.attributes if item.available else {})
         try:

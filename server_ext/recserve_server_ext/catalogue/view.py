@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -84,17 +84,15 @@ class SpaceView:
         self.space = space
         self.items = len(view.snapshot.ids)
         delta = view.delta
-        changed_present: Mask | None = None
+        changed_present = np.empty(0, np.bool_)
         if delta is None:
             self.changed = np.empty((0, self.dim), np.float32)
         elif space.name == TEXT:
             self.changed = delta.vectors
         else:
             self.changed, changed_present = _placed(space, delta, view.snapshot.row_of)
-        self.present: Mask | None = None
-        if space.rows is not None or changed_present is not None:
-            changed = np.ones(len(self.changed), np.bool_) if changed_present is None else changed_present
-            self.present = np.concatenate([space.present, changed])
+        all_present = space.rows is None and (delta is None or space.name == TEXT)
+        self.present: Mask | None = None if all_present else np.concatenate([space.present, changed_present])
         self.usable: Mask = view.available if self.present is None else view.available & self.present
 
     @property
@@ -157,15 +155,17 @@ class View:
 
     snapshot: Snapshot
     delta: Delta | None = None
-    revision: int = field(init=False)
-    row_of: RowOf = field(init=False)
 
-    def __post_init__(self) -> None:
-        delta, snapshot = self.delta, self.snapshot
-        object.__setattr__(self, "revision", snapshot.manifest.revision if delta is None else delta.revision)
-        object.__setattr__(
-            self, "row_of", snapshot.row_of if delta is None else _Overlay(delta.row_of, snapshot.row_of)
-        )
+    @property
+    def revision(self) -> int:
+        """Revision of the catalogue."""
+        return self.snapshot.manifest.revision if self.delta is None else self.delta.revision
+
+    @cached_property
+    def row_of(self) -> RowOf:
+        """Row of each item id."""
+        known = self.snapshot.row_of
+        return known if self.delta is None else _Overlay(self.delta.row_of, known)
 
     @property
     def encoder(self) -> str:

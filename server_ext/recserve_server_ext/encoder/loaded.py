@@ -37,16 +37,6 @@ class LoadedEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manifest: EncoderManifest
     batch: int
 
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self.manifest.dim
-
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of a text."""
-        return self.manifest.max_tokens
-
 
 def write_table(folder: Path, encoders: Sequence[LoadedEncoder]) -> None:
     """Write the table of loaded encoders; the first is served until `recommend` writes another."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -28,7 +28,7 @@ _RUNS_PER_THREAD = 2
 MOST_CHUNKS = 32
 
 
-class TokenTable:
+class TokenTable(NamedTuple):
     """Token ids of texts, or of parts of texts, padded on the right.
 
     Attributes:
@@ -36,9 +36,8 @@ class TokenTable:
         lengths: [rows] number of tokens of each row.
     """
 
-    def __init__(self, ids: Ints, lengths: Ints) -> None:
-        self.ids = ids
-        self.lengths = lengths
+    ids: Ints
+    lengths: Ints
 
     @property
     def mask(self) -> Ints:
@@ -176,22 +175,10 @@ class TextEncoder:
     def run(self, tokens: TokenTable) -> Vectors:
         """Unit vectors of tokenised texts, [texts, dim]."""
         vectors = np.empty((len(tokens.lengths), self.dim), np.float32)
-        batches = plan_runs(tokens.lengths, self._threads)
-        lock = threading.Lock()
-
-        def work() -> None:
-            while True:
-                with lock:
-                    rows = next(batches, None)
-                if rows is None:
-                    return
-                vectors[rows] = self._run_batch(tokens, rows)
-
-        if len(tokens.lengths) == 1 or self._threads == 1:
-            work()
-        else:
-            for future in [self._pool.submit(work) for _ in range(self._threads)]:
-                future.result()
+        batches = list(plan_runs(tokens.lengths, self._threads))
+        run = map if len(batches) == 1 or self._threads == 1 else self._pool.map
+        for rows, found in zip(batches, run(partial(self._run_batch, tokens), batches), strict=True):
+            vectors[rows] = found
         return vectors
 
     def _run_batch(self, tokens: TokenTable, rows: Ints) -> Vectors:

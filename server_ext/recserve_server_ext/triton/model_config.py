@@ -79,7 +79,7 @@ def encoder_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Mode
     serve = msgspec.structs.replace(settings.serve, encoder_batch=encoder.batch)
     own = {name: names.of_encoder(name, encoder.fingerprint) for name in (names.ENCODER, names.TOKENIZE, names.POOL)}
     rows = (*(_row(tensor, -1) for tensor in _tokens(settings, encoder)), _row(names.REQUEST_ROWS, -1))
-    pooled = (names.REQUEST_ROWS, names.vector(encoder.dim))
+    pooled = (names.REQUEST_ROWS, names.vector(encoder.manifest.dim))
     tokenize, pool = names.TOKENIZE, names.POOL
     return [
         served_encoder(Path(encoder.folder), encoder.manifest, serve, handed, name=own[names.ENCODER]),
@@ -128,7 +128,7 @@ def ensembles(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
     )
     whole = (_row(names.REQUEST, 1),), (_row(names.RESPONSE, 1),)
     return [
-        _ensemble(names.ENCODER, tokens, (names.vector(encoder.dim),), (encoding,), max_batch=encoder.batch),
+        _ensemble(names.ENCODER, tokens, (names.vector(encoder.manifest.dim),), (encoding,), max_batch=encoder.batch),
         _ensemble(names.RECOMMEND_TEXT, *whole, steps, max_batch=0),
     ]
 
@@ -189,7 +189,7 @@ def _config(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], 
 
 def _tokens(settings: ModelSettings, encoder: LoadedEncoder) -> tuple[Tensor, ...]:
     """Ids and mask, of a fixed width where Python sees them: then Triton refuses crafted sizes."""
-    width = encoder.max_tokens if settings.serve.encoder.target == "embedded" else -1
+    width = encoder.manifest.max_tokens if settings.serve.encoder.target == "embedded" else -1
     return tuple(tensor._replace(shape=(width,)) for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
 
 

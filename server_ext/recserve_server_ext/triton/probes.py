@@ -149,7 +149,7 @@ def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]
     text = {"history": [{"text": "probe"}], "k": 1}
     item = {"history": [{"item": subject.item}], "k": 1, "exclude_history": False}
     tokenize, pool = (names.of_encoder(name, encoder.fingerprint) for name in (names.TOKENIZE, names.POOL))
-    vector = np.zeros((1, encoder.dim), np.float32)
+    vector = np.zeros((1, encoder.manifest.dim), np.float32)
     vector[0, 0] = 1
     history = {"op": "history", "user_id": "recserve probe", "limit": 1}
     items = {names.ITEMS: _infer(names.ITEMS, _packed(request, {"op": "get", "ids": [subject.item]}))}
@@ -166,7 +166,7 @@ def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]
 
 
 def _one_token(encoder: LoadedEncoder) -> list[_Tensor]:
-    ids, mask = np.zeros((2, 1, encoder.max_tokens), np.int64)
+    ids, mask = np.zeros((2, 1, encoder.manifest.max_tokens), np.int64)
     mask[0, 0] = 1
     return [
         (names.INPUT_IDS.name, "INT64", ids.shape, ids.tobytes()),

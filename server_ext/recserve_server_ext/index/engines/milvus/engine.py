@@ -182,7 +182,7 @@ class _Forgotten:
         self._collection = collection
         self._rows: set[int] = set()
         self._lock = threading.Lock()
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="forget")  # started by the first delete
         self._running = False
         self._not_before = 0.0
 
@@ -199,14 +199,10 @@ class _Forgotten:
             if self._running or not self._rows or time.monotonic() < self._not_before:
                 return
             self._running = True
-            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="forget")
         self._thread.submit(self._delete)
 
     def wait(self) -> None:
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.submit(int).result()
+        self._thread.submit(int).result()
 
     def _delete(self) -> None:
         try:
