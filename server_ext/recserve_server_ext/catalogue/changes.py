@@ -49,11 +49,7 @@ class Take(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What identifies a change.
-
-    Attributes:
-        id: Id that the caller gave; empty for none.
-    """
+    """What identifies a change: the caller's id, which may be empty, and a hash of the content."""
 
     id: str
     digest: str
@@ -69,11 +65,7 @@ class ChangedMeanwhileError(Exception):
 
 @dataclass
 class _Change:
-    """A change while it is decided item by item.
-
-    Attributes:
-        updated: Changed items, with the revision of their texts where these stay.
-    """
+    """A change while it is decided item by item; `updated` has the revision of the texts where these stay."""
 
     results: list[ItemResult] = field(default_factory=list)
     created: list[StoredItem] = field(default_factory=list)
@@ -225,11 +217,7 @@ def _remember(connection: sa.Connection, request: Request, answer: ItemsChanged)
 
 
 def forget_before(store: CatalogueStore, revision: int) -> None:
-    """Drop what only snapshots older than a revision need: removed ids, and vectors that newer snapshots hold.
-
-    Raises:
-        CatalogueError: The store cannot be written.
-    """
+    """Drop what only snapshots older than a revision need: removed ids, and vectors that newer snapshots hold."""
     old = sa.select(items.c.id).where(items.c.texts_revision <= revision)
     with store.database.writing() as connection:
         connection.execute(sa.delete(removed_items).where(removed_items.c.revision <= revision))

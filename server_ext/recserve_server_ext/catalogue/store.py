@@ -92,11 +92,7 @@ class Head(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What changed after a revision.
-
-    Attributes:
-        items: New and changed items, in the order of their changes.
-    """
+    """The new and changed items after a revision, in the order of their changes, and the removed ids."""
 
     head: Head
     items: list[ItemRow]
@@ -135,11 +131,7 @@ class CatalogueStore(Store):
         return msgspec.convert(self.database.one(sa.select(state.c.source)), ImportRecord | None)
 
     def items(self, chunk: int = _CHUNK) -> Iterator[StoredItem]:
-        """All items in import order, of the revision at which the first item is asked for.
-
-        Args:
-            chunk: Rows held in memory at a time.
-        """
+        """All items in import order, `chunk` in memory at a time, of the revision when the first is asked for."""
         query = sa.select(*_FIELDS).order_by(items.c.position)
         with self.database.reading() as connection:
             for row in connection.execution_options(yield_per=chunk).execute(query):
@@ -172,11 +164,7 @@ class CatalogueStore(Store):
             return _head(connection).revision, {row.id: CatalogueItem(*row[:5]) for row in rows_of(connection, ids)}
 
     def page(self, after: str, limit: int) -> tuple[int, list[CatalogueItem]]:
-        """The revision, and items in the order of their ids.
-
-        Args:
-            after: The last id of the page before; empty for the first page.
-        """
+        """The revision, and the next items in the order of their ids, after an id that is empty for the first page."""
         query = sa.select(*_FIELDS, items.c.revision).where(items.c.id > after).order_by(items.c.id).limit(limit)
         with self.database.reading() as connection:
             return _head(connection).revision, [CatalogueItem(*row) for row in connection.execute(query)]
@@ -201,11 +189,7 @@ class CatalogueStore(Store):
             return Changes(head, list(_item_rows(found)), list(connection.execute(removed).scalars()))
 
     def check_known(self, revision: int) -> None:
-        """Check that `changes_since` still knows the changes after a revision, without reading them.
-
-        Raises:
-            CatalogueError: It does not, or the store cannot be read.
-        """
+        """Raise CatalogueError unless `changes_since` still knows the changes after a revision."""
         head = self.head()
         if head.imported_at <= revision:
             self._check_known(head, revision)

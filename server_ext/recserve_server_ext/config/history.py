@@ -164,11 +164,7 @@ class HistoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_rules(path: Path) -> HistoryRules:
-    """Rules from a TOML file, or from the JSON file that `recserve interactions fit` writes.
-
-    Raises:
-        ConfigError: The file cannot be read, or does not fit the schema.
-    """
+    """Rules from TOML, or from the JSON that `recserve interactions fit` writes; raises ConfigError for wrong ones."""
     decode = msgspec.json.decode if path.suffix == ".json" else msgspec.toml.decode
     with reading(path, ConfigError, "correct these rules"):
         return decode(path.read_bytes(), type=HistoryRules)

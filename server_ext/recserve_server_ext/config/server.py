@@ -187,11 +187,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_settings(path: Path) -> ServeSettings:
-    """Read a TOML file of `ServeSettings`; a setting that it leaves out has the default.
-
-    Raises:
-        ConfigError: The file cannot be read, is not TOML, or has an unknown name or a wrong value.
-    """
+    """Read a TOML file of `ServeSettings`, with defaults for missing settings; raises ConfigError for a wrong file."""
     with reading(path, ConfigError, "correct these settings"):
         return msgspec.toml.decode(path.read_bytes(), type=ServeSettings)
 

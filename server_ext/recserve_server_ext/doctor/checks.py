@@ -32,11 +32,7 @@ _NOT_LOADED = 127
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check.
-
-    Attributes:
-        advice: What to do; empty when all is well.
-    """
+    """The outcome of one check; the advice is empty when all is well."""
 
     check: str
     found: str

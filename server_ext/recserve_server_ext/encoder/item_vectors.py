@@ -111,11 +111,7 @@ def made_with(encoder: str, field_weights: Mapping[str, float]) -> str:
 
 
 def made_from(texts: Mapping[str, str], field_weights: Mapping[str, float]) -> bytes:
-    """Digest (16 bytes) of what an item vector depends on besides the encoder: its weighted texts and their weights.
-
-    Args:
-        field_weights: a_f by text field; 1 for any other field.
-    """
+    """Digest (16 bytes) of what an item vector depends on besides the encoder: its weighted texts and their weights."""
     weighted = sorted((float(weight), text) for name, text in texts.items() if (weight := field_weights.get(name, 1.0)))
     return hashlib.blake2b(msgspec.json.encode(weighted), digest_size=MADE_FROM_BYTES).digest()
 

@@ -29,11 +29,7 @@ class TextCache:
         return len(self._place_of)
 
     def get(self, texts: Sequence[str]) -> tuple[Vectors, Mask]:
-        """Vectors of the texts.
-
-        Returns:
-            Vectors [texts, dim], undefined where not found; [texts] whether found.
-        """
+        """Vectors [texts, dim], undefined where not found, and whether found [texts]."""
         keys = [_key(text) for text in texts]
         with self._lock:
             places = np.array([self._touch(key) for key in keys], np.int64)

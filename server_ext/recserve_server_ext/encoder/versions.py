@@ -75,11 +75,7 @@ def newest_link(encoders: Path, precision: Precision) -> Path:
 
 
 def find(encoders: Path, name: str) -> Version:
-    """The version that a number, a name or (the beginning of) a fingerprint means.
-
-    Raises:
-        EncoderError: It means no version, or several.
-    """
+    """The version that a number, a name or (the beginning of) a fingerprint means, or EncoderError."""
     there = versions(encoders)
     found = [one for one in there if one.goes_by(name)]
     if len(found) != 1:
@@ -138,11 +134,7 @@ def link_to(encoders: Path, version: Version) -> None:
 
 
 def discard(encoders: Path, version: Version) -> None:
-    """Remove a version; the link of its precision goes to the newest left. The caller holds the export's lock.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Remove a version; the link of its precision goes to the newest left. The caller holds the export's lock."""
     aside = encoders / f".{version.name}.{uuid.uuid4().hex}.tmp"
     os.rename(version.folder, aside)
     fsync_path(version.folder.parent)

@@ -19,11 +19,7 @@ _JSON = {b"recserve.encoding": b"json"}
 
 
 class ItemFields:
-    """Values of named fields by row, from a table that `write_fields` made.
-
-    Attributes:
-        names: The fields, in the order they first appear in the catalogue.
-    """
+    """Values of fields by row, from a table of `write_fields`; `names` is in the order of first appearance."""
 
     def __init__(self, table: pa.Table) -> None:
         self.names: tuple[str, ...] = tuple(table.column_names)

@@ -100,11 +100,7 @@ def newest_of(snapshots: Path, encoder: str) -> SnapshotManifest | None:
 
 
 def before_last_encoder(snapshots: Path) -> SnapshotManifest:
-    """The snapshot that was published before the encoder changed last.
-
-    Raises:
-        SnapshotError: The encoder never changed, or that snapshot is gone or damaged.
-    """
+    """The snapshot that was published before the encoder changed last; raises SnapshotError where it is gone."""
     name = named(snapshots, PREVIOUS)
     if not name:
         raise SnapshotError(f"nothing to go back to in {snapshots}: no other encoder was served before")

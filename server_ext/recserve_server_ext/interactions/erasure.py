@@ -24,11 +24,7 @@ _SINCE: Final = _IN_FORCE.where(erased.c.erased_us >= sa.bindparam("since_us"))
 
 
 class Erased(msgspec.Struct, frozen=True):
-    """The outcome of an erasure.
-
-    Attributes:
-        refused_until: Seconds since 1970; until then older interactions of the user are refused.
-    """
+    """The outcome of an erasure; `refused_until` is in seconds since 1970."""
 
     interactions: int
     refused_until: float

@@ -50,11 +50,7 @@ def given_keys(environment: Mapping[str, str] | None = None) -> str | None:
 
 
 def add_key(path: Path) -> Pseudonyms:
-    """Add a new key to the file, as a rotation begins; the ring with it. Not to be called by two processes at a time.
-
-    Raises:
-        ConfigError: The file cannot be read or replaced.
-    """
+    """The ring with a new key, which is added to the file; raises ConfigError. The caller holds the rotation's lock."""
     read_pseudonyms(path, {}, make=False)  # raises where the file is wrong
     try:
         _write(path, path.read_text("ascii").split())

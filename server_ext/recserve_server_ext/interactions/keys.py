@@ -95,10 +95,6 @@ class UserKeys:
 
 
 def check_without(connection: sa.Connection) -> None:
-    """Check that a store can be used for users without any key: no key was rotated.
-
-    Raises:
-        UserKeysError: A key was rotated; only the keys tell which users were erased before.
-    """
+    """Raise UserKeysError where a key was rotated: then only the keys tell which users were erased before."""
     if connection.execute(_HELD).one().rotations:
         raise UserKeysError("the keys of the pseudonyms of this store were rotated, so the key file is needed")

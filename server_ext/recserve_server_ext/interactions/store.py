@@ -103,11 +103,7 @@ class InteractionStore(Store):
         return tombstone_mark if self.keys is None else self.keys.pseudonyms.tombstone
 
     def check(self, connection: sa.Connection) -> None:
-        """Check in a transaction that the keys in force made the pseudonyms of this store.
-
-        Raises:
-            UserKeysError: They did not; nothing may be read or written of a user then.
-        """
+        """Raise UserKeysError unless, in this transaction, the keys in force made the pseudonyms of this store."""
         if self.keys is None:
             check_without(connection)
         else:
@@ -147,11 +143,7 @@ class InteractionStore(Store):
         return [next(committed) if outcome is None else outcome for outcome in outcomes]
 
     def sample_users(self, most: int, seed: int) -> list[str]:
-        """Pseudonyms of users with interactions, drawn evenly, in a fixed order.
-
-        Args:
-            seed: The same seed draws the same users of the same store.
-        """
+        """Pseudonyms of users with interactions, drawn evenly by a seed, in a fixed order."""
         with self.database.reading() as connection:
             return reads.sample_users(connection, most, seed)
 
@@ -174,11 +166,7 @@ class InteractionStore(Store):
             return reads.window(connection, numbers, limit)
 
     def between(self, start: float, end: float) -> InteractionColumns:
-        """All interactions with start <= timestamp < end (seconds since 1970), in memory, to fit statistics on.
-
-        Raises:
-            InteractionError: There are more than 5,000,000.
-        """
+        """All interactions, at most 5,000,000, with start <= timestamp < end (seconds since 1970), in memory."""
         start_us, end_us = round(start * MICROSECONDS), round(end * MICROSECONDS)
         time_us = interactions.c.time_us
         count = sa.select(sa.func.count()).where(time_us >= start_us, time_us < end_us)

@@ -137,10 +137,9 @@ class Database:
         return self._marked[1]
 
     def purge(self) -> bool:
-        """Leave no bytes of deleted rows behind: empty SQLite's write-ahead log, or vacuum PostgreSQL's tables.
+        """Leave no bytes of deleted rows: empty SQLite's write-ahead log, or vacuum PostgreSQL's tables.
 
-        Returns:
-            Whether it is done; a reader may keep SQLite's log in use.
+        False where a reader keeps SQLite's log in use.
         """
         if self.is_sqlite:
             give_up = time.monotonic() + WAIT_S

@@ -21,11 +21,7 @@ class EventLog:
         self._lock = threading.Lock()
 
     def __call__(self, event: str, **fields: Value) -> None:
-        """Write one event.
-
-        Args:
-            event: What happened, in the past tense: ``ready``, ``model_reloaded`` ...
-        """
+        """Write one event, named in the past tense: ``ready``, ``model_reloaded`` ..."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         if self._as_json:
             line = msgspec.json.encode({"time": now, "event": event, **fields}).decode()

@@ -21,11 +21,7 @@ class Health:
     """
 
     def __init__(self, models: Collection[str], now_s: float, *, limit_s: float) -> None:
-        """All models work at first.
-
-        Args:
-            limit_s: A model that has not worked for longer is stuck.
-        """
+        """All models work at first; a model that has not worked for longer than `limit_s` is stuck."""
         self._limit_s = limit_s
         self._worked = dict.fromkeys(models, now_s)
         self._finished: dict[str, int] = {}

@@ -32,11 +32,7 @@ class RunFolder:
 
 
 def take_run_folder(run: Path, name: str) -> RunFolder:
-    """Make `run`/`name` and hold it; remove the folders of servers that have ended.
-
-    Raises:
-        LaunchError: A running server holds it, or it cannot be written.
-    """
+    """Make and hold `run`/`name`, or raise LaunchError where it is held; folders of ended servers are removed."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         # A folder that another process has made but not locked yet must not be removed.

@@ -28,21 +28,13 @@ class Pair(NamedTuple):
 
 
 def first_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
-    """The published snapshot with its encoder, or the newest pair without damage.
-
-    Raises:
-        ServerError: There is no encoder, no snapshot, or no snapshot has its encoder here.
-    """
+    """The published snapshot with its encoder, or the newest pair without damage; raises ServerError without one."""
     choose_encoder(workspace, serve.precision)  # a missing encoder is the first thing to report
     return first_usable(workspace.snapshots, lambda folder: _pair(workspace, serve, folder))
 
 
 def published_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
-    """The published snapshot with its encoder.
-
-    Raises:
-        ServerError: One of them is missing or damaged, or the encoder has another precision.
-    """
+    """The published snapshot with its encoder; raises ServerError where one is missing or of another precision."""
     return _pair(workspace, serve, current(workspace.snapshots))
 
 

@@ -131,11 +131,7 @@ def execute(model: Batcher[Any], requests: Sequence[Any]) -> list[Any]:
 
 
 def served_encoders(settings: ModelSettings, role: Role = "query") -> ServedEncoders:
-    """The loaded encoders, called through Triton.
-
-    Args:
-        role: Role of the texts, which decides their prompt and whether long ones are taken in parts.
-    """
+    """The loaded encoders, called through Triton, for texts of a role."""
     return ServedEncoders(Path(settings.run), partial(TritonEncoder, settings.serve, role))
 
 

@@ -133,11 +133,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class ProfileShapes:
-    """Shapes of one TensorRT profile, as `input_ids:1x16,attention_mask:1x16`.
-
-    Attributes:
-        usual: The shape that its kernels are chosen for.
-    """
+    """Shapes of one TensorRT profile, as `input_ids:1x16,attention_mask:1x16`; kernels are chosen for `usual`."""
 
     least: str
     usual: str

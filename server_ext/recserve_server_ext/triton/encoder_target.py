@@ -46,11 +46,7 @@ def model_folder(encoder: Path, target: Target) -> Path:
 
 
 def exported_config(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) -> pb.ModelConfig:
-    """The exported configuration of the model `encoder`, for the target of the settings.
-
-    Raises:
-        EncoderError: The target was not exported, or its configuration cannot be read.
-    """
+    """The exported configuration of the model `encoder` for the target of the settings, or EncoderError."""
     target = serve.encoder.target
     if target == "embedded":
         return _embedded(encoder, manifest, serve)

@@ -63,11 +63,7 @@ def _counters(name: str, text: str, *reasons: str) -> list[_Metric]:
 
 
 class Gauge(NamedTuple):
-    """A gauge that is sampled.
-
-    Attributes:
-        read: Gives its value, in the sampling thread; a StoreError leaves the gauge as it was.
-    """
+    """A gauge that is sampled; a StoreError of `read` leaves it as it was."""
 
     name: str
     text: str

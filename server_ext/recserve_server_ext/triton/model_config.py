@@ -55,11 +55,7 @@ class Model:
 
 
 def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
-    """Every model of a server that starts, each after those it asks.
-
-    Raises:
-        EncoderError: The target of the encoder was not exported.
-    """
+    """Every model of a server that starts, each after those it asks; raises EncoderError as `encoder_models`."""
     packed = [names.RECOMMEND, names.EMBED, *([names.ITEMS] if settings.store else []), names.INTERACTIONS]
     handed, batch = msgspec.json.encode(settings).decode(), settings.serve.batch
     return [
@@ -70,11 +66,7 @@ def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
 
 
 def encoder_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
-    """The models that belong to one encoder: their tensors have its sizes.
-
-    Raises:
-        EncoderError: The target of the encoder was not exported.
-    """
+    """The models of one encoder, whose tensors have its sizes; raises EncoderError where its target is missing."""
     handed = msgspec.json.encode(msgspec.structs.replace(settings, encoder=encoder.folder)).decode()
     serve = msgspec.structs.replace(settings.serve, encoder_batch=encoder.batch)
     own = {name: names.of_encoder(name, encoder.fingerprint) for name in (names.ENCODER, names.TOKENIZE, names.POOL)}

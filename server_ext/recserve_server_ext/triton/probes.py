@@ -60,11 +60,7 @@ class Probes:
         return list(self._requests)
 
     def run(self, timeout_s: float) -> dict[str, str]:
-        """Probe all models.
-
-        Returns:
-            The fault, status name and message, of each model that did not answer in time.
-        """
+        """Probe all models; the fault, status name and message, of each model that did not answer in time."""
         outcomes = self._threads.map(lambda model: self._probe(model, timeout_s), self._requests)
         return {model: fault for model, fault in zip(self._requests, outcomes, strict=True) if fault is not None}
 

@@ -40,11 +40,7 @@ def model_sources() -> Path:
 
 
 def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: Path | None = None) -> None:
-    """Write `folder`/models anew, and `folder`/backends and `folder`/lib for a server that needs them.
-
-    Raises:
-        LaunchError: The folder cannot be written.
-    """
+    """Write `folder`/models anew, and for a server that needs them backends and lib; raises LaunchError."""
     try:
         for part in (MODELS, BACKENDS, LIBRARIES):
             shutil.rmtree(folder / part, ignore_errors=True)

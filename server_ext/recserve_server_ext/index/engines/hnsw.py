@@ -83,11 +83,7 @@ class HnswEngine(Engine):
     def load(
         cls, folder: Path, vectors: Vectors, parameters: dict[str, int], *, threads: int | None = None
     ) -> HnswEngine:
-        """Load the graph that `save` wrote beside the same vectors.
-
-        Raises:
-            SnapshotError: hnswlib cannot read the graph, or it is a graph over other vectors.
-        """
+        """Load the graph that `save` wrote beside the same vectors; raises SnapshotError where it does not fit them."""
         index = hnswlib.Index(space="ip", dim=vectors.shape[1])
         path = folder / GRAPH
         with reading(path, SnapshotError, REBUILD):

@@ -103,11 +103,7 @@ class ScanEngine(Engine):
     def load(
         cls, folder: Path, vectors: Vectors, parameters: dict[str, int], *, threads: int | None = None
     ) -> ScanEngine:
-        """Load the codes and the fit that `save` wrote beside the same vectors.
-
-        Raises:
-            SnapshotError: The codes or the fit cannot be read, or belong to other vectors.
-        """
+        """Load the codes and the fit that `save` wrote beside the same vectors; raises SnapshotError for others."""
         fit = Fit.load(folder, vectors.shape[1])
         path = folder / CODES
         try:

@@ -57,11 +57,7 @@ class Fit(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path, dim: int) -> Fit:
-        """Read what `save` wrote, for vectors of length `dim`.
-
-        Raises:
-            SnapshotError: It cannot be read, or is no pair of matrices for such vectors.
-        """
+        """Read what `save` wrote, for vectors of length `dim`; raises SnapshotError where it does not fit."""
         path = folder / FITTED
         with reading(path, SnapshotError, REBUILD):
             pair = np.load(path)

@@ -62,11 +62,7 @@ class Loadable:
 
 
 class Loaded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a snapshot keeps of its collection, in the file `milvus.json`.
-
-    Attributes:
-        attributes: Names of the fields, in the order of their keys.
-    """
+    """What a snapshot keeps of its collection, in `milvus.json`: its name, and its fields in the order of keys."""
 
     collection: str
     attributes: list[str]

@@ -50,11 +50,7 @@ _LAST_BEFORE_SURROGATES, _FIRST_BEHIND, _LAST = 0xD7FF, 0xE000, 0x10FFFF
 
 
 class AttributeKeys:
-    """The short key of every attribute.
-
-    Attributes:
-        names: The attributes of a collection, in the order of their keys.
-    """
+    """The short key of every attribute; `names` has the attributes in the order of their keys."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
