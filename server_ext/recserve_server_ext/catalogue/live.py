@@ -17,6 +17,7 @@ from recserve_server_ext.catalogue.store import CatalogueStore, opener
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError, EncoderNotLoadedError, SnapshotError
+from recserve_server_ext.common.files import changed_at
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.encoder.item_vectors import made_with
 from recserve_server_ext.encoder.loaded import ServedEncoders
@@ -146,10 +147,7 @@ class LiveCatalogue:
 
     def _stamp(self) -> tuple[int, int]:
         """A pair that changes when `CURRENT` is replaced or more can be loaded."""
-        try:
-            return (self._snapshots / CURRENT).stat().st_mtime_ns, self._loadable()
-        except OSError:
-            return 0, self._loadable()
+        return changed_at(self._snapshots / CURRENT), self._loadable()
 
     def _load_next(self) -> None:
         ready, self._next = self._next, None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
-
 import sqlalchemy as sa
 
 from recserve_server_ext.common.errors import CatalogueError
-from recserve_server_ext.storage.database import BIG_INTEGER, Schema
+from recserve_server_ext.storage.database import BIG_INTEGER, Schema, state_table
 
 metadata = sa.MetaData()
 #: Ordered by code points, as in SQLite.
@@ -57,13 +55,10 @@ writes = sa.Table(
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("answer", sa.LargeBinary, nullable=False),
 )
-#: The state of the store, one row; see `recserve_server_ext.catalogue.store.Head`.
-state = sa.Table(
+#: The state of the store; see `recserve_server_ext.catalogue.store.Head`.
+state = state_table(
     "catalogue_state",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("identity", sa.Text, nullable=False, default=lambda: uuid.uuid4().hex),
-    sa.Column("revision", BIG_INTEGER, nullable=False, default=0),
     sa.Column("imported_at", BIG_INTEGER, nullable=False, default=0),
     sa.Column("forgotten", BIG_INTEGER, nullable=False, default=0),
     sa.Column("field_weights", sa.JSON, nullable=False, default={}),

@@ -42,6 +42,14 @@ def reading(path: Path, error: type[Exception], advice: str) -> Iterator[None]:
         raise error(f"{path} cannot be read: {why}; {advice}") from cause
 
 
+def changed_at(path: Path) -> int:
+    """Time of the last change of a file in nanoseconds; 0 for a missing file."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def fsync_path(path: Path) -> None:
     """fsync a file or a folder (a folder's fsync makes the names in it durable)."""
     handle = os.open(path, os.O_RDONLY)

@@ -16,7 +16,7 @@ import msgspec
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import EncoderNotLoadedError
-from recserve_server_ext.common.files import write_file
+from recserve_server_ext.common.files import changed_at, write_file
 from recserve_server_ext.encoder.manifest import EncoderManifest
 
 TABLE = "encoders.json"
@@ -86,7 +86,7 @@ class ServedEncoders:
 
     def stamp(self) -> int:
         """A number that changes with the table."""
-        return _changed_at(self._folder / TABLE)
+        return changed_at(self._folder / TABLE)
 
     def require(self, fingerprint: str) -> None:
         """Raise EncoderNotLoadedError unless an encoder is loaded."""
@@ -96,9 +96,9 @@ class ServedEncoders:
 
     def serving(self) -> str:
         """Runtime fingerprint of the encoder that is served now. Not to be called by two threads at a time."""
-        changed_at = _changed_at(self._folder / SERVING)
-        if changed_at != self._serving_at or not self._serving:
-            self._serving_at = changed_at
+        stamp = changed_at(self._folder / SERVING)
+        if stamp != self._serving_at or not self._serving:
+            self._serving_at = stamp
             with self._lock:
                 table = self._refreshed()
                 found = read_serving(self._folder)
@@ -131,11 +131,3 @@ class ServedEncoders:
 
 def _read_table(folder: Path) -> list[LoadedEncoder]:
     return msgspec.json.decode((folder / TABLE).read_bytes(), type=list[LoadedEncoder])
-
-
-def _changed_at(path: Path) -> int:
-    """Time of the last change in nanoseconds; 0 for a missing file."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0

@@ -144,9 +144,8 @@ class ImpressionLog:
             with store.database.writing() as connection:
                 store.check(connection)
                 # In the transaction, where no rotation can come between: a pseudonym of another ring names no user.
-                ring = None if store.keys is None else store.keys.pseudonyms.fingerprint
-                if ring is not None:
-                    pairs = zip(lines, rows, strict=True)
+                if store.keys is not None:
+                    ring, pairs = store.keys.pseudonyms.fingerprint, zip(lines, rows, strict=True)
                     rows = [row for line, row in pairs if line.pseudonym is None or line.keys == ring]
                 now_us = round(self._clock() * MICROSECONDS)
                 impression_rows.write(connection, rows, store.limits, now_us, store.mark_of)

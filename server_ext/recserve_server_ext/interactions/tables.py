@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
-
 import sqlalchemy as sa
 
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.interactions.interaction import MEASURES
-from recserve_server_ext.storage.database import BIG_INTEGER, Schema
+from recserve_server_ext.storage.database import BIG_INTEGER, Schema, state_table
 
 metadata = sa.MetaData()
 
@@ -59,15 +57,12 @@ erased = sa.Table(
     sa.Column("erased_us", BIG_INTEGER, nullable=False),
     sa.Column("until_us", BIG_INTEGER, nullable=False),
 )
-#: The state of the store, one row. `ring` is the fingerprint of the keys that made the pseudonyms, NULL until a process
+#: The state of the store. `ring` is the fingerprint of the keys that made the pseudonyms, NULL until a process
 #: with keys has opened the store. `rotations` counts the keys after the first. `traces` says that a key rotation is
 #: committed, but old pseudonyms may still be in the files.
-state = sa.Table(
+state = state_table(
     "interaction_state",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("identity", sa.Text, nullable=False, default=lambda: uuid.uuid4().hex),
-    sa.Column("revision", BIG_INTEGER, nullable=False, default=0),
     sa.Column("ring", sa.Text),
     sa.Column("rotations", sa.Integer, nullable=False, default=0),
     sa.Column("traces", sa.Boolean, nullable=False, default=False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -260,6 +261,18 @@ class Store:
     def close(self) -> None:
         """Close the connections."""
         self.database.close()
+
+
+def state_table(name: str, tables: sa.MetaData, *columns: sa.Column[Any]) -> sa.Table:
+    """The table of a store's state, one row: its identity, its revision, and more columns with defaults."""
+    return sa.Table(
+        name,
+        tables,
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("identity", sa.Text, nullable=False, default=lambda: uuid.uuid4().hex),
+        sa.Column("revision", BIG_INTEGER, nullable=False, default=0),
+        *columns,
+    )
 
 
 def next_revision(connection: sa.Connection, state: sa.Table) -> int:

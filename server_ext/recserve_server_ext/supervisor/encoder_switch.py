@@ -25,6 +25,7 @@ from typing import Final
 import grpc
 
 from recserve_server_ext.common.errors import EncoderError, ServerError
+from recserve_server_ext.common.files import changed_at
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.encoder.load_check import check_length, try_in_process
 from recserve_server_ext.encoder.loaded import LoadedEncoder, read_serving, write_table
@@ -59,7 +60,7 @@ class EncoderSwitch:
         self._log = log
         self._loaded = [first]
         self._led_to = first
-        self._stamp = self._changed_at()
+        self._stamp = changed_at(self._current)
         self._want: LoadedEncoder | None = first
         self._left_at: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoders")
@@ -112,7 +113,7 @@ class EncoderSwitch:
 
     def _look(self) -> None:
         """Find the wanted encoder again where it may have changed."""
-        if (stamp := self._changed_at()) == self._stamp:
+        if (stamp := changed_at(self._current)) == self._stamp:
             return
         self._stamp = stamp
         try:
@@ -120,12 +121,6 @@ class EncoderSwitch:
         except ServerError as error:
             self._want = None
             self._log("encoder_refused", fault=str(error)[:_SHOWN])
-
-    def _changed_at(self) -> int:
-        try:
-            return self._current.stat().st_mtime_ns
-        except OSError:
-            return 0
 
     def _run(self, work: Callable[[Admin], None], admin: Callable[[], Admin]) -> None:
         with closing(admin()) as opened:
