@@ -15,10 +15,9 @@ from recserve_server_ext.common.units import MIB
 from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.history import HistoryRules, read_rules
-from recserve_server_ext.config.interactions import InteractionLimits, Seconds
+from recserve_server_ext.config.interactions import InteractionLimits, Positive, Seconds
 from recserve_server_ext.config.milvus import MilvusSettings
 
-Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 

@@ -26,7 +26,7 @@ _BATCH: Final = 64
 
 
 class GpuEncoder:
-    """Runs an encoder as a GPU target does: texts of similar length together, padded to few widths."""
+    """Runs an encoder as a GPU target does: texts of similar length together, padded to the least of `widths`."""
 
     def __init__(self, folder: Path, provider: Provider) -> None:
         """
@@ -38,7 +38,7 @@ class GpuEncoder:
         """
         self._manifest = read_manifest(folder)
         self._tokenizer = TextTokenizer(folder, self._manifest.max_tokens)
-        self._widths = padded_widths("onnxruntime", self._manifest.max_tokens)
+        self.widths = padded_widths("onnxruntime", self._manifest.max_tokens)
         name = PROVIDERS[provider]
         if name not in (offered := onnxruntime.get_available_providers()):
             raise EncoderError(
@@ -65,7 +65,7 @@ class GpuEncoder:
         """Unit vectors of the texts as queries, [texts, dim]; raises EncoderError where the provider fails."""
         tokens = self._tokenizer(texts, "query")
         vectors = np.empty((len(texts), self._manifest.dim), np.float32)
-        for rows, width in plan_calls(tokens.lengths, self._widths, _BATCH):
+        for rows, width in plan_calls(tokens.lengths, self.widths, _BATCH):
             vectors[rows] = self.run(*padded(tokens, width, rows))
         return vectors
 
@@ -76,11 +76,6 @@ class GpuEncoder:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise EncoderError(f"{self._session.get_providers()[0]} failed: {error}") from error
         return vectors
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Widths that texts are padded to, ascending."""
-        return self._widths
 
     @property
     def vocabulary(self) -> int:

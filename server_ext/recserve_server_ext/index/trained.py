@@ -21,12 +21,10 @@ from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, verify_files, write_file
 from recserve_server_ext.index.fields import read_table, write_table
+from recserve_server_ext.index.manifest import MANIFEST
+from recserve_server_ext.index.snapshot import CURRENT, IDS, LOCK
 from recserve_server_ext.index.space import TEXT, TEXT_MAP, VECTORS, load_array, map_array
 
-_CURRENT: Final = "CURRENT"
-_LOCK: Final = ".lock"
-_MANIFEST: Final = "manifest.json"
-_IDS: Final = "ids.arrow"
 _TRAIN_AGAIN: Final = "train the space again"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -69,11 +67,11 @@ class TrainedSpace:
     @classmethod
     def load(cls, folder: Path) -> TrainedSpace:
         """Open a version, verifying every file; raises SnapshotError where it is missing or damaged."""
-        with reading(folder / _MANIFEST, SnapshotError, _TRAIN_AGAIN):
-            manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=TrainedManifest)
+        with reading(folder / MANIFEST, SnapshotError, _TRAIN_AGAIN):
+            manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=TrainedManifest)
         verify_files(folder, manifest.files, SnapshotError, _TRAIN_AGAIN)
         vectors = map_array(folder / VECTORS, (manifest.items, manifest.dim))
-        return cls(manifest, read_table(folder / _IDS)["id"].to_pylist(), vectors, load_array(folder / TEXT_MAP))
+        return cls(manifest, read_table(folder / IDS)["id"].to_pylist(), vectors, load_array(folder / TEXT_MAP))
 
 
 def publish_space(
@@ -95,21 +93,14 @@ def publish_space(
     Raises:
         SnapshotError: The name or the content is wrong.
     """
-    if not _NAME.fullmatch(name) or name == TEXT:
-        raise SnapshotError(f"a trained space cannot be called {name!r}")
-    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.size or not np.isfinite(vectors).all():
-        raise SnapshotError(
-            f"space {name!r} needs finite float32 vectors [items, dim], got {vectors.dtype} {vectors.shape}"
-        )
-    if len(ids) != len(vectors) or len(set(ids)) != len(ids):
-        raise SnapshotError(f"space {name!r} has {len(vectors)} vectors for {len(set(ids))} distinct ids of {len(ids)}")
+    _check(name, ids, vectors)
     own, now = spaces / name, datetime.now(UTC)
     own.mkdir(parents=True, exist_ok=True)
-    with exclusive(own / _LOCK):
+    with exclusive(own / LOCK):
         folder = own / f"{now:%Y%m%dT%H%M%S%f}"
         with new_folder(folder) as aside:
             np.save(aside / VECTORS, vectors)
-            write_table(aside / _IDS, pa.table({"id": pa.array(ids, pa.large_string())}))
+            write_table(aside / IDS, pa.table({"id": pa.array(ids, pa.large_string())}))
             if text_map is not None:
                 np.save(aside / TEXT_MAP, text_map)
             manifest = TrainedManifest(
@@ -120,19 +111,30 @@ def publish_space(
                 made_from=dict(made_from or {}),
                 files={file.name: sha256_of(file) for file in sorted(aside.iterdir())},
             )
-            (aside / _MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-        write_file(own / _CURRENT, f"{folder.name}\n".encode())
+            (aside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        write_file(own / CURRENT, f"{folder.name}\n".encode())
     return folder
+
+
+def _check(name: str, ids: Sequence[str], vectors: Vectors) -> None:
+    if not _NAME.fullmatch(name) or name == TEXT:
+        raise SnapshotError(f"a trained space cannot be called {name!r}")
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.size or not np.isfinite(vectors).all():
+        raise SnapshotError(
+            f"space {name!r} needs finite float32 vectors [items, dim], got {vectors.dtype} {vectors.shape}"
+        )
+    if len(ids) != len(vectors) or len(set(ids)) != len(ids):
+        raise SnapshotError(f"space {name!r} has {len(vectors)} vectors for {len(set(ids))} distinct ids of {len(ids)}")
 
 
 def current_spaces(spaces: Path) -> dict[str, Path]:
     """The folder of the current version of each trained space, by name; raises SnapshotError where one is gone."""
     found = {}
     for own in sorted(spaces.iterdir()) if spaces.is_dir() else ():
-        if not (own / _CURRENT).is_file():
+        if not (own / CURRENT).is_file():
             continue
-        folder = own / (own / _CURRENT).read_text(encoding="utf-8").strip()
+        folder = own / (own / CURRENT).read_text(encoding="utf-8").strip()
         if not folder.is_dir():
-            raise SnapshotError(f"{own / _CURRENT} names {folder.name!r}, which is not there; {_TRAIN_AGAIN}")
+            raise SnapshotError(f"{own / CURRENT} names {folder.name!r}, which is not there; {_TRAIN_AGAIN}")
         found[own.name] = folder
     return found

@@ -43,7 +43,7 @@ _SLACK_S: Final = 5.0
 
 
 class EncoderSwitch:
-    """The encoders of one running server. Not to be used by two threads at a time."""
+    """The encoders of one running server; the public models lead to `served`. Not for two threads at a time."""
 
     def __init__(
         self, settings: ModelSettings, first: LoadedEncoder, find: Callable[[], LoadedEncoder], log: EventLog
@@ -59,18 +59,13 @@ class EncoderSwitch:
         self._find = find
         self._log = log
         self._loaded = [first]
-        self._led_to = first
+        self.served = first
         self._stamp = changed_at(self._current)
         self._want: LoadedEncoder | None = first
         self._left_at: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoders")
         self._work: Future[None] | None = None
         write_table(self._folder, self._loaded)
-
-    @property
-    def served(self) -> LoadedEncoder:
-        """The encoder that the public models lead to."""
-        return self._led_to
 
     @property
     def models(self) -> frozenset[str]:
@@ -100,9 +95,9 @@ class EncoderSwitch:
         by_name = {one.fingerprint: one for one in self._loaded}
         if (want := self._want) is not None and want.fingerprint not in by_name:
             return lambda admin: self._load(want, admin)
-        if (found := by_name.get(serving)) is not None and found != self._led_to:
+        if (found := by_name.get(serving)) is not None and found != self.served:
             return lambda admin: self._lead_to(found, admin)
-        needed = {self._led_to.fingerprint, serving, "" if self._want is None else self._want.fingerprint}
+        needed = {self.served.fingerprint, serving, "" if self._want is None else self._want.fingerprint}
         now = time.monotonic()
         self._left_at = {one: self._left_at.get(one, now) for one in by_name if one not in needed}
         patience_s = self._settings.serve.encoder_timeout_s + _SLACK_S
@@ -155,7 +150,7 @@ class EncoderSwitch:
         for model in ensembles(self._settings, encoder):
             write_model(self._folder, model)
             admin.load(model.name, _LOAD_S)
-        self._led_to = encoder
+        self.served = encoder
         self._log("encoder_activated", encoder=encoder.fingerprint)
 
     def _unload(self, encoder: LoadedEncoder, admin: Admin) -> None:
@@ -173,11 +168,11 @@ class EncoderSwitch:
 
         Triton is ready again only when every model that failed has been loaded and unloaded since.
         """
-        led_to, _ = ensembles(self._settings, self._led_to)
+        stand_in, _ = ensembles(self._settings, self.served)
         with suppress(grpc.RpcError, OSError):
             for model in self._models(refused):
                 shutil.rmtree(self._folder / MODELS / model.name, ignore_errors=True)
-                write_model(self._folder, led_to.renamed(model.name))
+                write_model(self._folder, stand_in.renamed(model.name))
                 admin.load(model.name, _LOAD_S)
 
     def _remove(self, encoder: LoadedEncoder, admin: Admin) -> None:
