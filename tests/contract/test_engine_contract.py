@@ -17,7 +17,7 @@ from recserve_client.where import parse_where
 from recserve_server_ext.attributes.columns import AttributeColumns
 from recserve_server_ext.attributes.filters import filter_mask
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.index.engines.engine import BuiltEngine, RemoteEngine
+from recserve_server_ext.index.engines.engine import Engine, RemoteEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
 from support.any_filter import filters
@@ -81,12 +81,12 @@ def fields() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def engine(make_engine: EngineMaker, vectors: Vectors, fields: list[dict[str, Any]]) -> BuiltEngine:
+def engine(make_engine: EngineMaker, vectors: Vectors, fields: list[dict[str, Any]]) -> Engine:
     return make_engine(vectors, fields)
 
 
 @pytest.fixture(scope="module")
-def remote(engine: BuiltEngine) -> MilvusEngine:
+def remote(engine: Engine) -> MilvusEngine:
     assert isinstance(engine, MilvusEngine)
     return engine
 
@@ -96,7 +96,7 @@ elsewhere = pytest.mark.parametrize("make_engine", ["milvus"], indirect=True, sc
 
 
 @pytest.mark.parametrize("users", [1, 3, 40])
-def test_it_finds_what_exact_finds_with_exact_scores(engine: BuiltEngine, vectors: Vectors, users: int) -> None:
+def test_it_finds_what_exact_finds_with_exact_scores(engine: Engine, vectors: Vectors, users: int) -> None:
     queries = unit(users, 3)
     rows, scores = engine.search(queries, 10)
     expected, _ = ExactEngine(vectors).search(queries, 10)
@@ -108,7 +108,7 @@ def test_it_finds_what_exact_finds_with_exact_scores(engine: BuiltEngine, vector
 
 
 @pytest.mark.parametrize("k", [1, 1000, ITEMS, ITEMS + 5])
-def test_as_many_as_wanted_and_no_more_than_there_are(engine: BuiltEngine, k: int) -> None:
+def test_as_many_as_wanted_and_no_more_than_there_are(engine: Engine, k: int) -> None:
     rows, scores = engine.search(unit(3, 4), k)
     found = min(k, ITEMS)
     assert rows.shape == scores.shape == (3, k)
@@ -118,11 +118,11 @@ def test_as_many_as_wanted_and_no_more_than_there_are(engine: BuiltEngine, k: in
     assert np.isneginf(scores[:, found:]).all()
 
 
-def test_nobody(engine: BuiltEngine) -> None:
+def test_nobody(engine: Engine) -> None:
     assert engine.search(np.empty((0, DIM), np.float32), 3)[0].shape == (0, 3)
 
 
-def test_the_same_from_many_threads_and_in_any_batch(engine: BuiltEngine) -> None:
+def test_the_same_from_many_threads_and_in_any_batch(engine: Engine) -> None:
     queries = unit(64, 5)
     expected, _ = engine.search(queries, 10)
     with ThreadPoolExecutor(8) as threads:

@@ -52,8 +52,8 @@ def test_no_open_dimension_reaches_python_from_the_wire(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["encoder", "recommend_text"])
 def test_the_ensembles_tensors_exist(name: str) -> None:
-    ensemble = MODELS[name].proto()
+    ensemble = MODELS[name].config
     for step in ensemble.ensemble_scheduling.step:
-        model = MODELS[step.model_name].proto()
+        model = MODELS[step.model_name].config
         assert set(step.input_map) == {tensor.name for tensor in model.input}
         assert set(step.output_map) <= {tensor.name for tensor in model.output}

@@ -68,7 +68,7 @@ class TestMetrics:
         for name, kind, labels, _ in rows:
             assert kind.startswith("counter") == codes(name)[0].endswith("_total")
             for label in codes(labels):
-                assert f'"{label}"' in source or label in ("recommend", "items")
+                assert f'"{label}"' in source or f"{label}=" in source or label in ("recommend", "items")
 
     def test_metrics_that_other_pages_name(self) -> None:
         known = set(first_codes("reference/metrics.md", "metric"))

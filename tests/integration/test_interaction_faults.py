@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.interactions.tables import events, seen
+from recserve_server_ext.interactions.tables import interactions, seen
 from support import recording_process
 from support.events import ANN, event
 from support.lock import locked
@@ -60,7 +60,7 @@ class Recorder:
 def check(store: InteractionStore, acknowledged: list[str]) -> None:
     """Every acknowledged interaction is there once, and batches are there whole or not at all."""
     with store.database.reading() as connection:
-        stored = list(connection.execute(sa.select(events.c.event_id)).scalars())
+        stored = list(connection.execute(sa.select(interactions.c.event_id)).scalars())
         items = set(connection.execute(sa.select(seen.c.item)).scalars())
     assert len(set(acknowledged)) == len(acknowledged)
     assert set(acknowledged) <= set(stored)

@@ -20,7 +20,7 @@ from recserve_client.contract import RecommendRequest, Slate
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.index.snapshot import Snapshot, current
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
@@ -55,7 +55,7 @@ def known(home: Path) -> Known:
     kinds = rng.integers(0, len(TYPES), total)
     time_us = np.round((now - 86_400 + rng.permutation(total) * 60.0) * 1e6).astype(np.int64)
     nothing = np.full(total, np.nan)
-    columns = EventColumns(
+    columns = InteractionColumns(
         offsets, time_us, kinds, subject, nothing, nothing, nothing, nothing, TYPES, snapshot.ids,
         np.ones(items, np.bool_),
     )  # fmt: skip

@@ -9,8 +9,8 @@ from msgspec import UNSET
 
 from recserve_client.contract import AssignedVariant, RecommendTimings, Slate, SlateItem
 from recserve_server_ext.config.experiments import Experiment
-from recserve_server_ext.config.server import AnswerLogSettings
-from recserve_server_ext.interactions.answer_log import AnswerLog
+from recserve_server_ext.config.server import ImpressionLogSettings
+from recserve_server_ext.interactions.impression_log import ImpressionLog
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW
 
@@ -32,8 +32,8 @@ def by_user(
 
 def log_of(
     store: InteractionStore, *, now: float = NOW, served: Sequence[Experiment] = (), **settings: Any
-) -> AnswerLog:
+) -> ImpressionLog:
     """A log whose thread does nothing before its end."""
-    return AnswerLog(
-        lambda: store, AnswerLogSettings(**{"every_s": 1e6, **settings}), served, clock=lambda: now, seed=1
+    return ImpressionLog(
+        lambda: store, ImpressionLogSettings(**{"every_s": 1e6, **settings}), served, clock=lambda: now, seed=1
     )

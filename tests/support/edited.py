@@ -15,7 +15,7 @@ from recserve_client.contract import ItemsChanged, ItemsFound, RequestError
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, write
 from recserve_server_ext.index.space import TEXT, SpaceContent
@@ -41,7 +41,7 @@ def item_vector(texts: dict[str, str], encoder: str = ENCODER) -> NDArray[np.flo
     return np.asarray(total / np.linalg.norm(total), np.float32)
 
 
-def _graph(vectors: Vectors) -> BuiltEngine:
+def _graph(vectors: Vectors) -> Engine:
     return HnswEngine.build(vectors, m=16, ef_construction=100, ef=200, threads=1)
 
 
@@ -68,7 +68,7 @@ class Edited:
         self.editor = ItemService(lambda: self.store, lambda: self.encoder, limits)
         self.encoder = ENCODER
 
-    def publish(self, encoder: str = ENCODER, build: Callable[[Vectors], BuiltEngine] = _graph) -> Path:
+    def publish(self, encoder: str = ENCODER, build: Callable[[Vectors], Engine] = _graph) -> Path:
         """A snapshot of all items, as `index build` would make it."""
         head, found = self.store.head(), list(self.store.items())
         vectors = np.stack([item_vector(item.texts, encoder) for item in found])

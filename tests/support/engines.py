@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.milvus import MilvusSettings
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.engines.milvus.collection import Loadable
@@ -20,7 +20,7 @@ from recserve_server_ext.index.engines.scan_fit import Fit
 class EngineMaker(Protocol):
     """Builds one kind of engine, wide enough to find nearly everything."""
 
-    def __call__(self, vectors: Vectors, fields: Sequence[Mapping[str, Any]] | None = None) -> BuiltEngine:
+    def __call__(self, vectors: Vectors, fields: Sequence[Mapping[str, Any]] | None = None) -> Engine:
         """Over these vectors [items, dim] of at least 1,000 items; only an engine elsewhere needs the fields."""
         ...
 
@@ -30,7 +30,7 @@ def engine_maker(name: str, milvus_uri: str) -> Iterator[EngineMaker]:
     """What builds the engine of this name; collections are removed at the end."""
     made: list[MilvusEngine] = []
 
-    def make(vectors: Vectors, fields: Sequence[Mapping[str, Any]] | None = None) -> BuiltEngine:
+    def make(vectors: Vectors, fields: Sequence[Mapping[str, Any]] | None = None) -> Engine:
         if name == "exact":
             return ExactEngine(vectors)
         if name == "hnsw":

@@ -9,29 +9,32 @@ import numpy as np
 from recserve_benchmarks.evaluation.ranking import Known, known_to
 from recserve_benchmarks.evaluation.split import Part
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.interactions.columns import EventColumns, EventRow, event_columns
+from recserve_server_ext.interactions.columns import InteractionColumns, InteractionRow, interaction_columns
 
 
-def event(time_us: int, item: int) -> EventRow:
+def event(time_us: int, item: int) -> InteractionRow:
     """A like."""
-    return EventRow(time_us, "like", str(item), None, None, None, None, None)
+    return InteractionRow(time_us, "like", str(item), None, None, None, None, None)
 
 
-def log_of(histories: list[list[int]], items: int) -> EventColumns:
+def log_of(histories: list[list[int]], items: int) -> InteractionColumns:
     """Interactions a second apart; items 0, 1 ... in the order of their numbers."""
     rows = [
-        [EventRow(10**6 * place, "like", str(item), None, None, None, None, None) for place, item in enumerate(of_user)]
+        [
+            InteractionRow(10**6 * place, "like", str(item), None, None, None, None, None)
+            for place, item in enumerate(of_user)
+        ]
         for of_user in histories
     ]
     everything = [event(0, item) for item in range(items)]
-    columns = event_columns([everything, *rows])
+    columns = interaction_columns([everything, *rows])
     # The first user only gives the items their order.
     known = np.arange(items, len(columns.time_us))
     fields: dict[str, Any] = {
         name: getattr(columns, name)[known]
         for name in ("time_us", "type", "subject", "value", "duration_s", "price", "quantity")
     }
-    return EventColumns(
+    return InteractionColumns(
         offsets=columns.offsets[1:] - items, types=columns.types, subjects=columns.subjects, is_item=columns.is_item,
         **fields,
     )  # fmt: skip

@@ -8,12 +8,12 @@ from itertools import pairwise
 from statistics import fmean, pstdev
 
 from recserve_server_ext.config.history import HistoryRules, Statistics
-from recserve_server_ext.interactions.columns import EventRow
+from recserve_server_ext.interactions.columns import InteractionRow
 
-Rows = list[EventRow]
+Rows = list[InteractionRow]
 
 
-def subject(row: EventRow) -> tuple[bool, str | None]:
+def subject(row: InteractionRow) -> tuple[bool, str | None]:
     return (row.item is not None, row.text if row.item is None else row.item)
 
 
@@ -35,7 +35,7 @@ def plain_clean(rows: Rows, rules: HistoryRules) -> tuple[list[int], dict[str, i
     for place in left:
         start = rows[place].time_us
         most_at_once = max(most_at_once, sum(start <= rows[other].time_us < start + window_us for other in left))
-    if most_at_once > rules.cleaning.bot_events:
+    if most_at_once > rules.cleaning.bot_interactions:
         counts["bots"], counts["bot_users"] = len(left), 1
         left = []
     kept = []
@@ -49,7 +49,7 @@ def plain_clean(rows: Rows, rules: HistoryRules) -> tuple[list[int], dict[str, i
     return kept, counts
 
 
-def plain_features(rows: Rows, row: EventRow, rules: HistoryRules) -> dict[str, float | None]:
+def plain_features(rows: Rows, row: InteractionRow, rules: HistoryRules) -> dict[str, float | None]:
     """Features of one of the rows that are kept."""
     clicks = sum(other.type == "click" and subject(other) == subject(row) for other in rows)
     amount = None if row.price is None else row.price * (1.0 if row.quantity is None else row.quantity)
@@ -99,7 +99,7 @@ def plain_factors(rows: Rows, rules: HistoryRules) -> list[dict[str, float]]:
                 for name in ("dwell", "clicks", "amount")
             },
             "age": _halved((times[-1] - row.time_us) / 1e6, rules.half_life_s),
-            "position": _halved(sum(at > row.time_us for at in times), rules.half_life_events),
+            "position": _halved(sum(at > row.time_us for at in times), rules.half_life_interactions),
             "session": _halved(session, rules.half_life_sessions),
             "repeats": _repeats(rows, row) if rules.damps_repeats else 1.0,
         }
@@ -107,7 +107,7 @@ def plain_factors(rows: Rows, rules: HistoryRules) -> list[dict[str, float]]:
     ]
 
 
-def _rating(rows: Rows, row: EventRow, rules: HistoryRules) -> float:
+def _rating(rows: Rows, row: InteractionRow, rules: HistoryRules) -> float:
     if row.type not in rules.rating.types or row.value is None:
         return 1.0
     ratings = [other.value for other in rows if other.type in rules.rating.types and other.value is not None]
@@ -132,5 +132,5 @@ def _halved(amount: float, half_life: float | None) -> float:
     return 1.0 if half_life is None else 0.5 ** (amount / half_life)
 
 
-def _repeats(rows: Rows, row: EventRow) -> float:
+def _repeats(rows: Rows, row: InteractionRow) -> float:
     return 1 / (1 + math.log(sum(subject(other) == subject(row) for other in rows)))

@@ -60,7 +60,7 @@ def _rotate(where: str, keys: Path, point: str) -> None:
         case "after the commit":
             rotation._clear = die
         case "log is empty":
-            store.purge = after(store.purge)  # type: ignore[method-assign]
+            store.database.purge = after(store.database.purge)  # type: ignore[method-assign]
     key_rotation.rotate(store, keys, die if point == "first page" else lambda rows: None)
     store.close()
     if point == "end":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.index.engines.engine import BuiltEngine, Engine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, Snapshot, write
 from recserve_server_ext.index.space import TEXT, Space, SpaceContent
@@ -17,7 +17,7 @@ from recserve_server_ext.index.space import TEXT, Space, SpaceContent
 DIM = 16
 
 
-def text_space(vectors: Vectors, engine: BuiltEngine, **more: Any) -> dict[str, SpaceContent]:
+def text_space(vectors: Vectors, engine: Engine, **more: Any) -> dict[str, SpaceContent]:
     """The spaces of a snapshot that has only that of the encoder."""
     return {TEXT: SpaceContent(vectors=vectors, engine=engine, **more)}
 

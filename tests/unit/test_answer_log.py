@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from recserve_client.contract import AssignedVariant, RequestError
 from recserve_server_ext.config.experiments import Experiment, Variant, version_of
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.config.server import AnswerLogSettings
-from recserve_server_ext.interactions.answer_log import AnswerLog, LogCounts
-from recserve_server_ext.interactions.answer_rows import Line, row_of
+from recserve_server_ext.config.server import ImpressionLogSettings
+from recserve_server_ext.interactions.impression_log import ImpressionLog, LogCounts
+from recserve_server_ext.interactions.impression_rows import Line, row_of
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import answers, experiments, users
 from support.answers import by_user, log_of, plain
@@ -247,7 +247,7 @@ def test_the_thread_writes_by_itself_and_shows_its_counts(tmp_path: Path) -> Non
             written.set()
 
     with InteractionStore(tmp_path / "i.db", create=True) as store:
-        log = AnswerLog(lambda: store, AnswerLogSettings(every_s=0.01), [], show=show)
+        log = ImpressionLog(lambda: store, ImpressionLogSettings(every_s=0.01), [], show=show)
         log.offer(by_user("r1"), ANN)
         assert written.wait(30)
         log.close()

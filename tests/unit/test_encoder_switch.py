@@ -18,7 +18,7 @@ from recserve_server_ext.config.server import ModelSettings, ServeSettings
 from recserve_server_ext.encoder.loaded import SERVING, LoadedEncoder, ServedEncoders, loaded
 from recserve_server_ext.index.snapshot import CURRENT
 from recserve_server_ext.supervisor import encoder_switch
-from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch, Wanted
+from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.triton.model_config import all_models
 from recserve_server_ext.triton.probes import Admin
@@ -78,12 +78,10 @@ class Switched:
         self.folder = folder
         self.log = io.StringIO()
         (folder / "snapshots").mkdir()
-        settings = ModelSettings(str(folder), "", "", ServeSettings(), "", "")
+        settings = ModelSettings(str(folder), str(folder / "snapshots"), "", ServeSettings(), "", "")
         for model in all_models(settings, FIRST):
             write_model(folder, model)
-        wanted = Wanted(folder / "snapshots", self._find)
-        log = EventLog(as_json=True, stream=self.log)
-        self.switch = EncoderSwitch(folder, settings, FIRST, wanted, log)
+        self.switch = EncoderSwitch(settings, FIRST, self._find, EventLog(as_json=True, stream=self.log))
 
     def publish(self, wanted: LoadedEncoder | SnapshotError) -> None:
         self.wanted = wanted

@@ -38,8 +38,9 @@ from recserve_server_ext.triton.encoder_target import (
     find_backend,
     fitted,
     model_folder,
-    served_encoder,
 )
+from recserve_server_ext.triton.model_config import served_encoder
+from recserve_server_ext.triton.repository import MODELS, write_model
 from support.fake_triton import fake_triton
 from support.tiny_encoder import DIM, LOOSE, MAX_TOKENS
 
@@ -193,7 +194,7 @@ class TestPlans:
             served_encoder(encoder, manifest, settings_of("tensorrt"), "{}")
         program(programs / "trtexec", 'for a; do case $a in --saveEngine=*) echo plan > "${a#*=}";; esac; done')
         assert os.system(f"sh {encoder / TARGETS / 'tensorrt' / BUILD}") == 0
-        assert served_encoder(encoder, manifest, settings_of("tensorrt"), "{}").target == "tensorrt"
+        assert served_encoder(encoder, manifest, settings_of("tensorrt"), "{}").config.backend == "tensorrt"
 
 
 class FakeTensorRT:
@@ -242,14 +243,14 @@ def settings_of(target: Target, **more: Any) -> ServeSettings:
 class TestServing:
     def test_embedded_takes_the_servers_batch_and_settings(self, encoder: Path) -> None:
         served = served_encoder(encoder, read_manifest(encoder), ServeSettings(encoder_batch=9), "{}", name="other")
-        proto = served.proto()
+        proto = served.config
         assert (proto.name, proto.backend, proto.max_batch_size) == ("other", "python", 9)
         assert proto.parameters["settings"].string_value == "{}"
         assert [list(one.dims) for one in proto.input] == [[MAX_TOKENS]] * 2
 
     def test_embedded_needs_no_exported_folder(self, encoder: Path) -> None:
         shutil.rmtree(encoder / TARGETS)
-        assert served_encoder(encoder, read_manifest(encoder), ServeSettings(), "{}").proto().model_warmup
+        assert served_encoder(encoder, read_manifest(encoder), ServeSettings(), "{}").config.model_warmup
 
     def test_onnxruntime_serves_what_was_exported(self, encoder: Path, tmp_path: Path) -> None:
         write(encoder, "onnxruntime", most=16)
@@ -257,18 +258,18 @@ class TestServing:
         assert fitted(encoder, manifest, ON_TRITON).encoder_batch == 16
         assert fitted(encoder, manifest, ServeSettings()).encoder_batch == 256
         served = served_encoder(encoder, manifest, msgspec.structs.replace(ON_TRITON, threads=3), "{}")
-        assert served.proto().instance_group[0].count == 3
-        (tmp_path / "model" / "1").mkdir(parents=True)
-        served.write_files(tmp_path / "model", Path("/nonexistent"))
-        assert (tmp_path / "model" / "1" / MODEL).samefile(encoder / MODEL)
-        assert len((tmp_path / "model" / "warmup" / "attention_mask").read_bytes()) == 8 * MAX_TOKENS
+        assert served.config.instance_group[0].count == 3
+        write_model(tmp_path, served)
+        folder = tmp_path / MODELS / served.name
+        assert (folder / "1" / MODEL).samefile(encoder / MODEL)
+        assert len((folder / "warmup" / "attention_mask").read_bytes()) == 8 * MAX_TOKENS
 
     def test_a_hand_on_the_configuration_counts(self, encoder: Path) -> None:
         write(encoder, "onnxruntime")
         path = model_folder(encoder, "onnxruntime") / CONFIGS / "cpu.pbtxt"
         path.write_text(path.read_text().replace("num_versions: 1", "num_versions: 2"))
         assert (
-            served_encoder(encoder, read_manifest(encoder), ON_TRITON, "{}").proto().version_policy.latest.num_versions
+            served_encoder(encoder, read_manifest(encoder), ON_TRITON, "{}").config.version_policy.latest.num_versions
             == 2
         )
 
@@ -276,7 +277,7 @@ class TestServing:
         write(encoder, "onnxruntime")
         proto = served_encoder(
             encoder, read_manifest(encoder), settings_of("onnxruntime", provider="tensorrt"), "{}"
-        ).proto()
+        ).config
         names = [one.name for one in proto.optimization.execution_accelerators.gpu_execution_accelerator]
         assert names == ["tensorrt", "cuda"]
         cache = proto.optimization.execution_accelerators.gpu_execution_accelerator[0].parameters

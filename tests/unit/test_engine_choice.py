@@ -11,7 +11,7 @@ from recserve_export.index.recall import CurvePoint, Users, measure, reaches
 from recserve_export.index.scan_budget import ScanBudget
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_auto_measures_all_engines_and_takes_the_cheapest_that_reaches(vectors: 
 
 @pytest.mark.parametrize("cheapest", ["scan", "hnsw", "exact"])
 def test_auto_serves_what_was_cheapest(vectors: Vectors, monkeypatch: pytest.MonkeyPatch, cheapest: str) -> None:
-    def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
+    def measure(engine: Engine, users: Users) -> CurvePoint:
         good = {"interests": 1.0, "random": 1.0}
         return CurvePoint(
             engine=engine.name, parameters=dict(engine.parameters), recall=good, recall_low=good, users_per_s=1.0,
@@ -126,7 +126,7 @@ def test_a_search_that_runs_out_of_time_is_cut_off_and_keeps_what_it_has(
 ) -> None:
     now = [0.0]
 
-    def later(engine: BuiltEngine, users: Users) -> CurvePoint:
+    def later(engine: Engine, users: Users) -> CurvePoint:
         now[0] += 10
         return measure(engine, users)
 

@@ -17,17 +17,17 @@ from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.history import Cleaning, Feature, FeatureName, HistoryRules, Method, Rating, read_rules
 from recserve_server_ext.history.features import fit
 from recserve_server_ext.history.weights import FACTORS, WeightedInteractions, weigh
-from recserve_server_ext.interactions.columns import EventRow, event_columns
+from recserve_server_ext.interactions.columns import InteractionRow, interaction_columns
 from support.plain_weights import plain_clean, plain_factors, plain_features, plain_statistics
 
 # Sums in another order differ in the last bits of a double.
 CLOSE = 1e-9
 SECOND = 1_000_000
-PLAIN = HistoryRules(half_life_s=None, half_life_events=None, damps_repeats=False)
+PLAIN = HistoryRules(half_life_s=None, half_life_interactions=None, damps_repeats=False)
 
 # Few values and small steps, so that ties, repeats, duplicates and bursts happen all the time.
 rows = st.builds(
-    EventRow,
+    InteractionRow,
     time_us=st.integers(0, 12).map(lambda step: 1_700_000_000 * SECOND + step * 20 * SECOND),
     type=st.sampled_from(["view", "click", "rating", "purchase", "dislike", "other"]),
     item=st.sampled_from(["a", "b", "c"]),
@@ -47,32 +47,32 @@ methods: st.SearchStrategy[Method] = st.sampled_from(["z", "minmax", "log", "qua
 half_lives = st.none() | st.floats(0.5, 100)
 rules_of = st.builds(
     HistoryRules,
-    cleaning=st.builds(Cleaning, bot_events=st.integers(1, 8), bot_window_s=st.sampled_from([1.0, 40.0, 1000.0])),
+    cleaning=st.builds(Cleaning, bot_interactions=st.integers(1, 8), bot_window_s=st.sampled_from([1.0, 40.0, 1000.0])),
     rating=st.builds(Rating, method=methods | st.just("points"), prior=st.sampled_from([0.0, 0.5, 5.0])),
     features=st.dictionaries(
         st.sampled_from(["dwell", "clicks", "amount"]), st.builds(Feature, methods, st.floats(-2, 2)), max_size=3
     ),
     half_life_s=half_lives,
-    half_life_events=half_lives,
+    half_life_interactions=half_lives,
     half_life_sessions=half_lives,
     session_gap_s=st.sampled_from([10.0, 40.0, 100.0]),
     damps_repeats=st.booleans(),
 )
 
 
-def fitted(of: list[list[EventRow]], rules: HistoryRules, start_us: int = 0, end_us: int = 2**62) -> HistoryRules:
+def fitted(of: list[list[InteractionRow]], rules: HistoryRules, start_us: int = 0, end_us: int = 2**62) -> HistoryRules:
     """The rules with statistics, where there is anything to fit on; else without what needs them."""
     try:
-        return fit(event_columns(of), rules, "all", start_us, end_us)
+        return fit(interaction_columns(of), rules, "all", start_us, end_us)
     except ConfigError:
         return msgspec.structs.replace(rules, features={}, rating=Rating())
 
 
 @settings(deadline=None, max_examples=100)
 @given(users, rules_of)
-def test_weights_are_those_of_plain_python(of: list[list[EventRow]], rules: HistoryRules) -> None:
+def test_weights_are_those_of_plain_python(of: list[list[InteractionRow]], rules: HistoryRules) -> None:
     rules = fitted(of, rules)
-    found = weigh(event_columns(of), rules)
+    found = weigh(interaction_columns(of), rules)
     totals = dict.fromkeys(("no_weight", "missing", "duplicates", "bots", "bot_users", "bounces"), 0)
     first = 0
     for user, events in enumerate(of):
@@ -93,10 +93,10 @@ def test_weights_are_those_of_plain_python(of: list[list[EventRow]], rules: Hist
 
 @settings(deadline=None, max_examples=100)
 @given(users, rules_of)
-def test_statistics_are_those_of_plain_python(of: list[list[EventRow]], rules: HistoryRules) -> None:
+def test_statistics_are_those_of_plain_python(of: list[list[InteractionRow]], rules: HistoryRules) -> None:
     start_us, end_us = 1_700_000_040 * SECOND, 1_700_000_180 * SECOND
     try:
-        found = fit(event_columns(of), rules, "part", start_us, end_us).fitted
+        found = fit(interaction_columns(of), rules, "part", start_us, end_us).fitted
     except ConfigError:
         found = None
     values: dict[str, list[float]] = {name: [] for name in ("dwell", "clicks", "amount", "rating")}
@@ -112,7 +112,7 @@ def test_statistics_are_those_of_plain_python(of: list[list[EventRow]], rules: H
         assert found is None
         return
     assert found is not None
-    assert found.events == count
+    assert found.interactions == count
     for name, of_name in values.items():
         expected, here = plain_statistics(of_name), getattr(found, name)
         assert here.count == expected.count
@@ -123,17 +123,17 @@ def test_statistics_are_those_of_plain_python(of: list[list[EventRow]], rules: H
 @settings(deadline=None, max_examples=100)
 @given(users, rules_of, st.randoms(use_true_random=False))
 def test_the_order_of_the_input_does_not_matter(
-    of: list[list[EventRow]], rules: HistoryRules, chance: random.Random
+    of: list[list[InteractionRow]], rules: HistoryRules, chance: random.Random
 ) -> None:
     shuffled = [chance.sample(events, len(events)) for events in of]
     rules, again = fitted(of, rules), fitted(shuffled, rules)
     assert again.version == rules.version
-    assert by_content(of, weigh(event_columns(of), rules)) == by_content(
-        shuffled, weigh(event_columns(shuffled), rules)
+    assert by_content(of, weigh(interaction_columns(of), rules)) == by_content(
+        shuffled, weigh(interaction_columns(shuffled), rules)
     )
 
 
-def by_content(of: list[list[EventRow]], found: WeightedInteractions) -> list[tuple[Any, ...]]:
+def by_content(of: list[list[InteractionRow]], found: WeightedInteractions) -> list[tuple[Any, ...]]:
     """What was kept, by user and content, with its weight to nine places."""
     flat = [(user, *row) for user, events in enumerate(of) for row in events]
     pairs = zip(found.index.tolist(), found.weight.tolist(), found.session.tolist(), strict=True)
@@ -142,19 +142,19 @@ def by_content(of: list[list[EventRow]], found: WeightedInteractions) -> list[tu
 
 @settings(deadline=None, max_examples=50)
 @given(users, rules_of)
-def test_what_lies_outside_the_range_does_not_touch_a_fit(of: list[list[EventRow]], rules: HistoryRules) -> None:
+def test_what_lies_outside_the_range_does_not_touch_a_fit(of: list[list[InteractionRow]], rules: HistoryRules) -> None:
     start_us, end_us = 1_700_000_040 * SECOND, 1_700_000_180 * SECOND
     inside = [[row for row in events if start_us <= row.time_us < end_us] for events in of]
     assert fitted(of, rules, start_us, end_us) == fitted(inside, rules, start_us, end_us)
 
 
-def row(at_s: float, kind: str = "view", item: str = "a", **fields: Any) -> EventRow:
+def row(at_s: float, kind: str = "view", item: str = "a", **fields: Any) -> InteractionRow:
     none = dict.fromkeys(("text", "value", "duration_s", "price", "quantity"))
-    return EventRow(**{"time_us": round(at_s * SECOND), "type": kind, "item": item, **none, **fields})
+    return InteractionRow(**{"time_us": round(at_s * SECOND), "type": kind, "item": item, **none, **fields})
 
 
-def weights(events: list[EventRow], rules: HistoryRules) -> list[float]:
-    found: list[float] = weigh(event_columns([events]), rules).weight.tolist()
+def weights(events: list[InteractionRow], rules: HistoryRules) -> list[float]:
+    found: list[float] = weigh(interaction_columns([events]), rules).weight.tolist()
     return found
 
 
@@ -172,7 +172,7 @@ def test_a_weight_halves_by_time_position_and_session() -> None:
     events = [row(0, "click", "a"), row(100, "click", "b"), row(110, "click", "c")]
     rules = {
         "age": {"half_life_s": 10.0},
-        "position": {"half_life_events": 1.0},
+        "position": {"half_life_interactions": 1.0},
         "session": {"half_life_sessions": 1.0},
     }
     expected = {"age": [2**-11, 0.5, 1], "position": [0.25, 0.5, 1], "session": [0.5, 1, 1]}
@@ -183,7 +183,7 @@ def test_a_weight_halves_by_time_position_and_session() -> None:
 
 def test_a_pause_as_long_as_the_gap_begins_no_session() -> None:
     events = [row(0, item="a"), row(50, item="b"), row(100.001, item="c"), row(100.001, item="d")]
-    found = weigh(event_columns([events, events[:1]]), msgspec.structs.replace(PLAIN, session_gap_s=50.0))
+    found = weigh(interaction_columns([events, events[:1]]), msgspec.structs.replace(PLAIN, session_gap_s=50.0))
     assert found.session.tolist() == [1, 1, 0, 0, 0]
 
 
@@ -201,10 +201,10 @@ def test_repeats_count_less_than_as_many_items() -> None:
 
 
 def test_a_bot_is_left_out_and_a_busy_person_is_not() -> None:
-    rules = msgspec.structs.replace(PLAIN, cleaning=Cleaning(bot_events=10, bot_window_s=5.0))
+    rules = msgspec.structs.replace(PLAIN, cleaning=Cleaning(bot_interactions=10, bot_window_s=5.0))
     bot = [row(at / 10, item=str(at)) for at in range(11)]
     person = [row(at, item=str(at)) for at in range(100)]
-    found = weigh(event_columns([bot, person]), rules)
+    found = weigh(interaction_columns([bot, person]), rules)
     assert found.offsets.tolist() == [0, 0, 100]
     assert (found.counters.bots, found.counters.bot_users) == (11, 1)
 
@@ -214,7 +214,7 @@ def test_features_raise_and_lower_weights() -> None:
     rules = msgspec.structs.replace(PLAIN, features={name: Feature("z", 0.5) for name in names})
     events = [row(at, duration_s=10.0 + at, price=5.0 + at, item=str(at)) for at in range(5)]
     events += [row(9, "click", "0")]
-    found = weigh(event_columns([events]), fitted([events], rules)).factors
+    found = weigh(interaction_columns([events]), fitted([events], rules)).factors
     for name in ("dwell", "amount"):
         assert np.all(np.diff(found[name][:5]) > 0)
         assert found[name][2] == pytest.approx(1)  # the mean
@@ -225,15 +225,15 @@ def test_features_raise_and_lower_weights() -> None:
 def test_rules_without_the_statistics_they_need_are_refused() -> None:
     rules = HistoryRules(features={"dwell": Feature("log")})
     with pytest.raises(ConfigError, match="recserve interactions fit"):
-        weigh(event_columns([[row(0)]]), rules)
+        weigh(interaction_columns([[row(0)]]), rules)
     with pytest.raises(ConfigError, match="no interaction to fit on"):
-        fit(event_columns([[row(0)]]), rules, "none", 5, 5)
+        fit(interaction_columns([[row(0)]]), rules, "none", 5, 5)
 
 
 def test_nothing_at_all() -> None:
-    empty: list[list[list[EventRow]]] = [[], [[]], [[], []]]
+    empty: list[list[list[InteractionRow]]] = [[], [[]], [[], []]]
     for of in empty:
-        found = weigh(event_columns(of), HistoryRules())
+        found = weigh(interaction_columns(of), HistoryRules())
         assert (found.offsets.tolist(), len(found.weight)) == ([0] * (len(of) + 1), 0)
 
 
@@ -255,5 +255,5 @@ def test_rules_are_read_from_toml(tmp_path: Path) -> None:
     path.write_text("half_life = 60.0\n")
     with pytest.raises(ConfigError, match="half_life"):
         read_rules(path)
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         read_rules(tmp_path / "none.toml")

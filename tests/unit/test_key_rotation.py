@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.errors import ConfigError, InteractionError, UserKeysError
 from recserve_server_ext.config.experiments import Experiment, Variant
-from recserve_server_ext.interactions.erasure_receipts import is_receipt_of, receipt_of
+from recserve_server_ext.interactions.erasure import is_receipt_of, receipt_of
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import KEY_VARIABLE, read_pseudonyms
 from recserve_server_ext.interactions.key_rotation import rotate

@@ -123,7 +123,7 @@ def test_of_an_erased_user_no_pairs_and_clicks_stay(store: InteractionStore, mon
 
 
 def test_the_log_is_read_in_parts(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interaction_reads, "_COLUMNS", 2)
+    monkeypatch.setattr(interaction_reads, "_PART", 2)
     store.record([event(item='an "odd" \\ item', context={"d": "x"}), event(ANN, None, text="jazz")])
     store.record([event(BOB, item="i1", type="dislike"), event(BOB, item="i9", context={"e": "y"})])
     log = LogReader(["click", "view"], ["d", "e"]).read(store)
@@ -139,7 +139,7 @@ def columns(log: LogColumns) -> tuple[object, ...]:
 
 
 def test_what_came_since_is_read_and_the_rest_is_kept(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interaction_reads, "_COLUMNS", 3)
+    monkeypatch.setattr(interaction_reads, "_PART", 3)
     monkeypatch.setattr(log_reader, "MAX_INTERACTIONS", 12)
     asked: list[tuple[int, int]] = []
     item_columns = interaction_reads.item_columns
@@ -197,7 +197,7 @@ def test_what_was_read_of_an_erased_user_does_not_wait_for_the_next_count(store:
 def test_a_log_that_could_not_be_read_to_its_end_is_read_anew(
     store: InteractionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interaction_reads, "_COLUMNS", 2)
+    monkeypatch.setattr(interaction_reads, "_PART", 2)
     reader = LogReader(["view"])
 
     def broken(*_: object) -> interaction_reads.Parts:

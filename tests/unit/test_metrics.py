@@ -17,7 +17,7 @@ from recserve_server_ext.batching.revision_wait import WaitCounts
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.interactions.answer_log import LogCounts
+from recserve_server_ext.interactions.impression_log import LogCounts
 from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import log_of, plain
 from support.edited import ENCODER, Edited

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from recserve_export.index.recall import Choice, CurvePoint, choose, measure, next_ef, reaches, sample_users
 from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 
 
@@ -116,7 +117,7 @@ def test_fewer_items_than_ten(items: int) -> None:
     assert measure(ExactEngine(vectors), users).recall == {"interests": 1.0, "random": 1.0}
 
 
-class Half:
+class Half(Engine):
     """Finds the first half of the exact answer, then items that are far away."""
 
     name = "half"

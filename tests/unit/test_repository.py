@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recserve_server_ext.config.server import ModelSettings, ServeSettings
-from recserve_server_ext.triton.model_config import all_models, has_process
+from recserve_server_ext.triton.model_config import all_models
 from recserve_server_ext.triton.repository import MODELS, write_model
 from support.versions import loaded_encoder
 
@@ -23,7 +23,7 @@ def written(tmp_path: Path) -> list[Path]:
     models = all_models(ModelSettings(str(tmp_path), "", "", ServeSettings(), "", ""), loaded_encoder("1" * 64))
     for model in models:
         write_model(tmp_path, model)
-    return [tmp_path / MODELS / model.name / "1" / "model.py" for model in models if has_process(model)]
+    return [tmp_path / MODELS / model.name / "1" / "model.py" for model in models if model.has_process]
 
 
 def paths_after(code: str, folder: Path) -> list[str]:

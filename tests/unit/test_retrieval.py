@@ -1,11 +1,14 @@
 """Retrieval gives k allowed items whenever there are k, and with an exact engine the very best ones."""
 
+from typing import Self
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recserve_server_ext.catalogue.view import view_over
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 
@@ -15,7 +18,7 @@ def unit(rng: np.random.Generator, rows: int, dim: int = 8) -> NDArray[np.float3
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-class Narrow:
+class Narrow(Engine):
     """An engine that finds only the first few rows, whatever is asked."""
 
     name = "narrow"
@@ -32,6 +35,9 @@ class Narrow:
         return rows, np.zeros((len(queries), k), np.float32)
 
     def save(self, folder: object) -> None:
+        raise AssertionError("not used")
+
+    def with_parameters(self, parameters: object) -> Self:
         raise AssertionError("not used")
 
 

@@ -16,7 +16,7 @@ from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 if TYPE_CHECKING:
     from recserve_benchmarks.retrieve.candidates import Candidate, Done
     from recserve_server_ext.common.arrays import Vectors
-    from recserve_server_ext.index.engines.engine import BuiltEngine
+    from recserve_server_ext.index.engines.engine import Engine
 
 _REAL = 65_000
 #: Of both graphs, and the widths that each is searched with.
@@ -80,7 +80,7 @@ def _measure(workspace: Workspace, uri: str, items: int, rounds: int, users: int
     return {"engines": curves.engines(), "load_s": load_s}
 
 
-def _candidates(vectors: Vectors, loaded: BuiltEngine, users: int, seed: int, done: Done) -> list[Candidate]:
+def _candidates(vectors: Vectors, loaded: Engine, users: int, seed: int, done: Done) -> list[Candidate]:
     """Two graphs with the same parameters and widths, what the index build chooses for `scan`, and `exact`."""
     from recserve_benchmarks.retrieve.bench import RECALL
     from recserve_benchmarks.retrieve.candidates import Candidate, recall_by_kind

@@ -17,7 +17,7 @@ from recserve_server_ext.common.arrays import Floats, Vectors
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.encoder.item_vectors import PairCollector, encode_items
 from recserve_server_ext.encoder.text_encoder import TextEncoder
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 
 #: Scores of all users for all items are held at once (float32, a few times), and so are those between all items.
 MOST_SCORES: Final = 25_000_000
@@ -36,7 +36,7 @@ class Dataset:
         files: SHA-256 by name of the files that were read.
     """
 
-    columns: EventColumns
+    columns: InteractionColumns
     texts: list[dict[str, str]]
     fields: tuple[str, ...]
     files: dict[str, str]
@@ -126,7 +126,7 @@ def _rows(path: Path, names: tuple[str, ...]) -> Iterable[dict[str, Any]]:
         yield row
 
 
-def _columns(rows: list[dict[str, Any]], known_items: Iterable[str]) -> EventColumns:
+def _columns(rows: list[dict[str, Any]], known_items: Iterable[str]) -> InteractionColumns:
     """Columns sorted by user; items are those with texts, then those that only occur."""
     if not rows:
         raise BenchmarkError("the .inter file has no interactions")
@@ -138,7 +138,7 @@ def _columns(rows: list[dict[str, Any]], known_items: Iterable[str]) -> EventCol
     value = _numbers([row["rating"] for row in rows], "rating") if "rating" in rows[0] else np.full(len(rows), np.nan)
     order = np.argsort(user, kind="stable")
     nothing = np.full(len(rows), np.nan)
-    return EventColumns(
+    return InteractionColumns(
         offsets=np.concatenate([[0], np.cumsum(np.bincount(user))]),
         time_us=np.round(seconds[order] * 1e6).astype(np.int64),
         type=np.zeros(len(rows), np.int64),
@@ -163,7 +163,7 @@ def _numbers(values: list[str], column: str) -> Floats:
     return numbers
 
 
-def _check_size(columns: EventColumns) -> None:
+def _check_size(columns: InteractionColumns) -> None:
     users, items = columns.users, len(columns.subjects)
     if max(users, items) * items > MOST_SCORES:
         raise BenchmarkError(

@@ -14,7 +14,7 @@ from recserve_benchmarks.evaluation.split import Part
 from recserve_server_ext.common.arrays import Floats, Ints, Scores, Vectors
 from recserve_server_ext.history.features import select
 from recserve_server_ext.index.engines.exact import best
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 
 #: No item with this score is ranked.
 NEVER: Final = np.float32(-np.inf)
@@ -31,11 +31,11 @@ class Known:
     """
 
     part: Part
-    columns: EventColumns
+    columns: InteractionColumns
     vectors: Vectors
 
     @cached_property
-    def histories(self) -> EventColumns:
+    def histories(self) -> InteractionColumns:
         """What is known of the users asked about, in their order."""
         return of_users(self.columns, self.part.users)
 
@@ -66,19 +66,19 @@ class Known:
         return np.asarray(self.matrix.sum(axis=0), np.float64)
 
 
-def known_to(part: Part, columns: EventColumns, vectors: Vectors) -> Known:
+def known_to(part: Part, columns: InteractionColumns, vectors: Vectors) -> Known:
     """What systems may look at in this part."""
     return Known(part, select(columns, part.known), vectors)
 
 
-def of_users(columns: EventColumns, users: Ints) -> EventColumns:
+def of_users(columns: InteractionColumns, users: Ints) -> InteractionColumns:
     """The interactions of some users (ascending) as if there were no others."""
     wanted = np.zeros(columns.users, np.bool_)
     wanted[users] = True
     chosen = select(columns, np.flatnonzero(wanted[columns.user]))
     lengths = np.diff(chosen.offsets)[users]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return EventColumns(**{**vars(chosen), "offsets": offsets})
+    return InteractionColumns(**{**vars(chosen), "offsets": offsets})
 
 
 def ranked(scores: Scores, known: Known, k: int) -> Ints:

@@ -23,7 +23,7 @@ from recserve_server_ext.history.features import select
 from recserve_server_ext.history.user_histories import WINDOW, recorded_histories
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.space import TEXT
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.recommend.job import Job
 from recserve_server_ext.recommend.paging import RankingCache
 from recserve_server_ext.recommend.pipeline import Pipeline
@@ -72,7 +72,7 @@ def slates(
     return found
 
 
-def newest(histories: EventColumns) -> EventColumns:
+def newest(histories: InteractionColumns) -> InteractionColumns:
     """The interactions of each user that a history is made from."""
     order = np.lexsort([np.arange(len(histories.time_us)), histories.time_us, histories.user])
     later = np.empty(len(order), np.int64)
@@ -80,7 +80,7 @@ def newest(histories: EventColumns) -> EventColumns:
     return select(histories, np.flatnonzero(later < WINDOW))
 
 
-def counted_types(columns: EventColumns, rules: HistoryRules) -> tuple[str, ...]:
+def counted_types(columns: InteractionColumns, rules: HistoryRules) -> tuple[str, ...]:
     """Types of interactions that count for everybody."""
     return tuple(name for name in columns.types if rules.base.get(name, 0.0) > 0)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_server_ext.common.arrays import Ints
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 
 Protocol = Literal["leave-one-out", "time"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("leave-one-out", "time")
@@ -50,7 +50,7 @@ class Split:
     test: Part
 
 
-def split(columns: EventColumns, protocol: Protocol, seed: int) -> Split:
+def split(columns: InteractionColumns, protocol: Protocol, seed: int) -> Split:
     """Split by a protocol.
 
     - leave-one-out: of each user the last interaction is the test, the last but one the validation; a user with fewer
@@ -78,7 +78,7 @@ def split(columns: EventColumns, protocol: Protocol, seed: int) -> Split:
     return Split(*parts)
 
 
-def _places_from_end(columns: EventColumns, rng: np.random.Generator) -> Ints:
+def _places_from_end(columns: InteractionColumns, rng: np.random.Generator) -> Ints:
     """[events] How many interactions of the user come later."""
     order = np.lexsort([rng.random(len(columns.time_us)), columns.time_us, columns.user])
     later = np.empty(len(order), np.int64)
@@ -87,7 +87,7 @@ def _places_from_end(columns: EventColumns, rng: np.random.Generator) -> Ints:
 
 
 def _part(
-    columns: EventColumns,
+    columns: InteractionColumns,
     known: NDArray[np.bool_],
     wanted: NDArray[np.bool_],
     rng: np.random.Generator,

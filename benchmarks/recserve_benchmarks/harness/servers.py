@@ -25,7 +25,7 @@ from recserve_client.contract.models import REQUEST, RESPONSE
 from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.triton.binary import find_triton
-from recserve_server_ext.triton.model_config import PythonModel, config_text
+from recserve_server_ext.triton.model_config import config_text, python_model
 from recserve_server_ext.triton.process import TritonProcess, claim_endpoint
 from recserve_server_ext.triton.repository import MODELS, assemble
 
@@ -142,13 +142,7 @@ def echo(answer_bytes: int, settings: ServeSettings) -> Iterator[Server]:
     """A tritonserver with the model `echo` alone, batching as `recommend` does."""
     with tempfile.TemporaryDirectory() as aside:
         folder, binary = Path(aside), find_triton()
-        model = PythonModel(
-            name=ECHO,
-            inputs=(REQUEST,),
-            outputs=(RESPONSE,),
-            max_batch=settings.batch,
-            settings=str(answer_bytes),
-        )
+        model = python_model(ECHO, (REQUEST,), (RESPONSE,), max_batch=settings.batch, settings=str(answer_bytes))
         assemble(folder, [], binary)
         target = folder / MODELS / model.name / "1"
         target.mkdir(parents=True)

@@ -16,7 +16,7 @@ from recserve_benchmarks.retrieve.corpus import grown, some_of
 from recserve_benchmarks.retrieve.curves import Curves
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.text_encoder import TextEncoder
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 
 Done = Callable[[str, int, int], None]
 #: Recall@10 of `interests` at which engines are compared.
@@ -103,7 +103,7 @@ class RetrieveBench:
         )
         return retrieve_scale.measure(vectors, len(real), growth, self._done)
 
-    def _swap(self, vectors: Vectors, engine: BuiltEngine) -> dict[str, Any]:
+    def _swap(self, vectors: Vectors, engine: Engine) -> dict[str, Any]:
         served = retrieve_swap.Served(
             vectors=vectors,
             engine=engine,
@@ -114,7 +114,7 @@ class RetrieveBench:
         return retrieve_swap.measure(served, self._plan.seed, self._done)
 
 
-def _chosen(candidates: list[Candidate]) -> BuiltEngine:
+def _chosen(candidates: list[Candidate]) -> Engine:
     """The engine that auto chose for both kinds of users, searching as it chose."""
     chosen = next(candidate for candidate in candidates if "both" in candidate.chosen_for)
     return chosen.engine.with_parameters(chosen.parameters) if chosen.parameters else chosen.engine

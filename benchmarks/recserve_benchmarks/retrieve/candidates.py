@@ -11,7 +11,7 @@ import msgspec
 from recserve_export.index.engine_choice import Curve, Settings, build_engine, ef_curve, silent
 from recserve_export.index.recall import CurvePoint, Users, choose, recall_of, sample_users
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 
@@ -39,7 +39,7 @@ class Candidate:
         least_ef_for: Names of `WANTED` that this graph reaches with this `ef` and no smaller one.
     """
 
-    engine: BuiltEngine
+    engine: Engine
     parameters: dict[str, int]
     recall: dict[str, float] = field(default_factory=dict)
     chosen_for: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ def least_ef(reached: Callable[[int], bool]) -> int | None:
     return least
 
 
-def _least(graph: BuiltEngine, users: Users, name: str, recall: float) -> list[Candidate]:
+def _least(graph: Engine, users: Users, name: str, recall: float) -> list[Candidate]:
     """This graph with the smallest `ef` whose mean recall reaches the target for these users; none where none does."""
     wanted = replace(users, vectors={kind: users.vectors[kind] for kind in WANTED[name]})
 

@@ -14,14 +14,14 @@ from recserve_export.index.recall import TIE, normalised_means, sample_histories
 from recserve_server_ext.attributes.view import Allowed
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 
 SHARES = (0.001, 0.05, 0.5)
 _USERS = 320
 
 
-def measure(vectors: Vectors, engine: BuiltEngine, rounds: int, seed: int) -> dict[str, Any]:
+def measure(vectors: Vectors, engine: Engine, rounds: int, seed: int) -> dict[str, Any]:
     """For each share of matching items, drawn at random or the items nearest to one of them.
 
     Returns:

@@ -20,7 +20,7 @@ from recserve_export.index.engine_choice import Settings, Stage, build_engine, e
 from recserve_export.index.recall import CurvePoint, choose, reaches, sample_users
 from recserve_export.index.scan_budget import ScanBudget
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, write
@@ -92,7 +92,7 @@ def _at(items: Vectors, synthetic: int, growth: Growth, graph_s: dict[int, float
     engine, report = build_engine(items, settings, stage=stage, budget=budget)
     choose_s = time.perf_counter() - began
     points = list(report.points)
-    engines: dict[str, BuiltEngine] = {"scan": engine, "exact": ExactEngine(items)}
+    engines: dict[str, Engine] = {"scan": engine, "exact": ExactEngine(items)}
     predicted_s = predict(graph_s, len(items))
     if predicted_s <= growth.graph_budget_s:
         graph, graph_s[len(items)] = _graph(items, growth, stage)
@@ -176,7 +176,7 @@ def _growth(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return steps
 
 
-def _served(items: Vectors, engine: BuiltEngine, growth: Growth, stage: Stage) -> dict[str, Any]:
+def _served(items: Vectors, engine: Engine, growth: Growth, stage: Stage) -> dict[str, Any]:
     """Writing a snapshot, starting from it with and without its files in the system's cache, and memory then."""
     users = sample_users(items, count=growth.users, seed=growth.seed + 1).vectors["interests"]
     ids = [f"t{row}" for row in range(len(items))]

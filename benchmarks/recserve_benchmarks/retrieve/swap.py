@@ -29,7 +29,7 @@ from recserve_export.index.recall import sample_histories
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.snapshot import Content, write
 from recserve_server_ext.index.space import TEXT, SpaceContent
 
@@ -57,7 +57,7 @@ class Served:
     """
 
     vectors: Vectors
-    engine: BuiltEngine
+    engine: Engine
     encoders: Path
     precision: str
     fingerprint: str

@@ -13,7 +13,7 @@ from recserve_export.index.recall import normalised_means, sample_histories
 from recserve_server_ext.catalogue.store import StoredItem
 from recserve_server_ext.catalogue.view import Delta, View, view_over
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.retrieval.search import CandidateSpec, search, search_width
 
 K = 10
@@ -35,7 +35,7 @@ def with_delta(view: View, share: float, seed: int) -> View:
     return View(view.snapshot, Delta(2, changed, vectors, len(rows), row_of, available))
 
 
-def measure(vectors: Vectors, engine: BuiltEngine, rounds: int, seed: int) -> dict[str, Any]:
+def measure(vectors: Vectors, engine: Engine, rounds: int, seed: int) -> dict[str, Any]:
     """Users/s of retrieval over those of the bare engine call, medians of interleaved rounds.
 
     Users have a history of 20 items that is left out of the answer, ten items are wanted. The bare call asks the engine

@@ -17,14 +17,14 @@ from recserve_benchmarks.users.raw import EVENT, FIRST_CHANGE, INSERT_EVENT
 from recserve_server_ext.common.files import fsync_path
 from recserve_server_ext.interactions.interaction import content_id
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
-from recserve_server_ext.interactions.tables import events, seen, state, users
+from recserve_server_ext.interactions.tables import interactions, seen, state, users
 from recserve_server_ext.interactions.writes import KINDS
 
 #: Page cache while a SQLite store is filled: its indexes by pseudonym and event id are written to all over.
 _CACHE_KIB: Final = 512 * 1024
 _USERS: Final = tuple(column.name for column in users.columns)
 _SEEN: Final = tuple(column.name for column in seen.columns)
-_NOTHING: Final = {column.name: None for column in events.columns}
+_NOTHING: Final = {column.name: None for column in interactions.columns}
 _KIND: Final = KINDS.get(TYPE, "seen")
 Done = Callable[[int], None]
 
@@ -103,7 +103,7 @@ def fill_postgres(url: str, made: Iterable[Block], done: Done) -> None:
     """Fill an empty PostgreSQL store by COPY."""
     import psycopg
 
-    tables = ((users.name, _USERS), (events.name, EVENT), (seen.name, _SEEN))
+    tables = ((users.name, _USERS), (interactions.name, EVENT), (seen.name, _SEEN))
     with psycopg.connect(sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)) as link:
         for block in made:
             for (table, names), rows in zip(tables, block, strict=True):

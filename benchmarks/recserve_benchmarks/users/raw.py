@@ -21,11 +21,11 @@ from recserve_benchmarks.users.events import columns_of
 from recserve_client.contract import NewInteraction
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
-from recserve_server_ext.interactions.tables import events
+from recserve_server_ext.interactions.tables import interactions
 from recserve_server_ext.interactions.writes import KINDS
 
 FIRST_CHANGE: Final = 1_000_000
-EVENT: Final = tuple(column.name for column in events.columns if column.name != "number")
+EVENT: Final = tuple(column.name for column in interactions.columns if column.name != "number")
 _NOT_EVENTS: Final = {
     "users": "INSERT INTO interaction_users (number, pseudonym, changes) VALUES (?, ?, ?)"
     " ON CONFLICT (pseudonym) DO UPDATE SET changes = changes + 1",

@@ -196,7 +196,7 @@ def fit(
         except OSError as error:
             raise ExportError(f"{output} cannot be written: {error}") from error
         assert found.fitted is not None
-        _say(f"rules {found.version} in {output}: fitted on {found.fitted.events:,} interactions of {name}")
+        _say(f"rules {found.version} in {output}: fitted on {found.fitted.interactions:,} interactions of {name}")
         out.print(fitted_table(found.fitted))
 
 

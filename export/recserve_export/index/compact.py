@@ -13,7 +13,7 @@ from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.encoder.item_vectors import made_with
 from recserve_server_ext.encoder.text_encoder import TextEncoder
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.milvus.collection import Loadable
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.index.snapshot import Content, SnapshotVectors, current, write
@@ -58,7 +58,7 @@ def compact(
     vectors = item_vectors(catalogue, encoder)
     items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
     of, was = snapshots / old.manifest.id, old.manifest.text
-    engine: BuiltEngine
+    engine: Engine
     if was.engine.name == MILVUS:
         engine = again_in_milvus(items, was.engine.parameters, milvus or MilvusSettings())
     else:

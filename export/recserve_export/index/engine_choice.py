@@ -26,7 +26,7 @@ from recserve_export.index.scan_budget import ScanBudget
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 
@@ -120,7 +120,7 @@ class Curve(NamedTuple):
     """What was measured of one index."""
 
     points: list[CurvePoint]
-    engine: BuiltEngine
+    engine: Engine
 
 
 class Trying(NamedTuple):
@@ -145,7 +145,7 @@ def build_engine(
     stage: Stage = silent,
     elsewhere: Elsewhere | None = None,
     budget: ScanBudget | None = None,
-) -> tuple[BuiltEngine, RecallReport]:
+) -> tuple[Engine, RecallReport]:
     """Build the candidates, measure them and keep the cheapest one that reaches the target.
 
     Args:
@@ -164,7 +164,7 @@ def build_engine(
     else:
         users = users_of_log(vectors, logged)
     points: list[CurvePoint] = []
-    best: BuiltEngine = ExactEngine(vectors)
+    best: Engine = ExactEngine(vectors)
     trying = Trying(vectors, users, settings, stage, budget or ScanBudget())
     curves = _curves(trying, points) if elsewhere is None else [elsewhere(users)]
     for curve in curves:
@@ -210,7 +210,7 @@ def _hnsw_curve(trying: Trying, m: int) -> Curve:
     return ef_curve(engine, users, settings, stage)
 
 
-def ef_curve(engine: BuiltEngine, users: Users, settings: Settings, stage: Stage) -> Curve:
+def ef_curve(engine: Engine, users: Users, settings: Settings, stage: Stage) -> Curve:
     """The points of a graph by rising `ef`: those of the settings, and some about the target."""
     points: list[CurvePoint] = []
     most = len(settings.ef) + settings.refinements
@@ -258,7 +258,7 @@ def _scan_curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
             yield Curve(_scan_points(engine, trying), engine)
 
 
-def _scan_points(engine: BuiltEngine, trying: Trying) -> list[CurvePoint]:
+def _scan_points(engine: Engine, trying: Trying) -> list[CurvePoint]:
     """The points along the border of what reaches the target.
 
     More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer lists

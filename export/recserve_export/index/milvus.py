@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recserve_export.index.engine_choice import Curve, Elsewhere, Settings, Stage, ef_curve, silent
 from recserve_export.index.recall import Users
 from recserve_server_ext.config.milvus import MilvusSettings
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.milvus.collection import Loadable, delete, drop_older, exists, load, publish
 from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
 from recserve_server_ext.index.engines.milvus.engine import MilvusEngine, read_loaded
@@ -51,7 +51,7 @@ def again_in_milvus(items: Loadable, chosen: Mapping[str, int], milvus: MilvusSe
     return MilvusEngine.build(items, milvus, m=chosen["M"], ef_construction=chosen["ef_construction"], ef=chosen["ef"])
 
 
-def write_with(engine: BuiltEngine, available: NDArray[np.bool_] | None, write: Callable[[], Path]) -> Path:
+def write_with(engine: Engine, available: NDArray[np.bool_] | None, write: Callable[[], Path]) -> Path:
     """Write a snapshot; where its engine is Milvus, the alias and the older collections follow.
 
     Args:

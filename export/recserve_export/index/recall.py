@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 
 K = 10
@@ -150,7 +150,7 @@ def with_exact_answers(vectors: Vectors, users: dict[str, Vectors], origin: str)
     return Users(users, {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}, k, origin)
 
 
-def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
+def measure(engine: Engine, users: Users) -> CurvePoint:
     """Search for all users with this engine. An item that ties with the last of the exact answer counts as found.
 
     Args:
@@ -223,7 +223,7 @@ def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
     return middle if low < middle < high and high - low > high / 8 else None
 
 
-def _best_times(engine: BuiltEngine, queries: Vectors) -> tuple[float, float]:
+def _best_times(engine: Engine, queries: Vectors) -> tuple[float, float]:
     """Wall and CPU seconds of searching all queries, each the least of a few rounds: others use the CPU too."""
     walls, cpus = [], []
     for _ in range(_ROUNDS):

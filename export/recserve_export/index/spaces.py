@@ -12,7 +12,7 @@ import numpy as np
 from recserve_export.index.engine_choice import Settings, Stage, build_engine, silent
 from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.engine import BuiltEngine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.manifest import SnapshotManifest
@@ -132,7 +132,7 @@ def placed(vectors: Vectors, rows: Rows, text: Vectors, text_map: Vectors | None
     return mapped, np.arange(len(text))
 
 
-def same_engine(vectors: Vectors, chosen: EngineManifest, folder: Path, threads: int | None) -> BuiltEngine:
+def same_engine(vectors: Vectors, chosen: EngineManifest, folder: Path, threads: int | None) -> Engine:
     """The engine of the space in `folder` over other vectors; an exact one where there are too few for it."""
     of = chosen.parameters
     if chosen.name == HnswEngine.name:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from recserve_server_ext.config.history import Fitted, HistoryRules
 from recserve_server_ext.history.weights import FACTORS, weigh
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 
 _FEATURES: Final = ("dwell", "clicks", "amount", "rating")
 _SUBJECT_WIDTH: Final = 24
@@ -56,7 +56,7 @@ class Preview(msgspec.Struct, frozen=True):
     rows: list[PreviewRow]
 
 
-def preview_of(columns: EventColumns, rules: HistoryRules) -> Preview:
+def preview_of(columns: InteractionColumns, rules: HistoryRules) -> Preview:
     """Weigh the interactions of a single user.
 
     Raises:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from recserve_export.errors import ExportError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.counts.clicks import CLICKS, SKEW_S, WINDOW_S
-from recserve_server_ext.interactions.tables import answers, events
+from recserve_server_ext.interactions.tables import answers, interactions
 
 #: Outcomes of one report or export at most; they are held in memory.
 MOST_OUTCOMES: Final = 5_000_000
@@ -145,10 +145,10 @@ def _named(connection: sa.Connection) -> Iterator[Any]:
     """Interactions that name a recommendation in the order they came, each with the answer, if there is one."""
     query = (
         sa.select(
-            events.c.item,
-            events.c.type,
-            events.c.time_us,
-            events.c.user,
+            interactions.c.item,
+            interactions.c.type,
+            interactions.c.time_us,
+            interactions.c.user,
             answers.c.number,
             answers.c.user.label("answered"),
             answers.c.time_us.label("answered_us"),
@@ -157,9 +157,9 @@ def _named(connection: sa.Connection) -> Iterator[Any]:
             answers.c.forced,
             answers.c.recommended,
         )
-        .outerjoin_from(events, answers, answers.c.recommendation_id == events.c.recommendation_id)
-        .where(events.c.recommendation_id.is_not(None))
-        .order_by(events.c.number)
+        .outerjoin_from(interactions, answers, answers.c.recommendation_id == interactions.c.recommendation_id)
+        .where(interactions.c.recommendation_id.is_not(None))
+        .order_by(interactions.c.number)
     )
     return iter(connection.execution_options(yield_per=_CHUNK).execute(query))
 

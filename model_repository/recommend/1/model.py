@@ -11,7 +11,7 @@ from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.interactions import store as interaction_store
-from recserve_server_ext.interactions.answer_log import AnswerLog
+from recserve_server_ext.interactions.impression_log import ImpressionLog
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.services.recommend import RecommendService
@@ -29,7 +29,7 @@ class TritonPythonModel:
         live = open_live(settings, encoders, served_encoders(settings, role="passage"), ViewMetrics().show)
         keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
-        self._log = AnswerLog(interactions, users.log, users.experiments, show=LogMetrics().show)
+        self._log = ImpressionLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         self._sampled = recommend_metrics(live, self._log)
         service = RecommendService(
             live.view, TextCaches(serve.text_cache), serve, keys=keys, histories=UserHistories(interactions, rules),

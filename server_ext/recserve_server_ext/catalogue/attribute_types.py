@@ -1,14 +1,14 @@
-"""One type for each attribute of a catalogue: the first one stays while an available item has it.
+"""One type for each attribute of the catalogue: the first type stays while an available item has the attribute.
 
-A filter compares values of one type: an item with another one would drop out of every answer unnoticed. The types are
-kept in a small table with the number of available items that have them, so a change reads only what it names.
+A filter compares values of one type: an item with another type would drop out of every answer unnoticed. A small table
+keeps each type and the number of available items that have it, so a change reads only the attributes it names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -16,36 +16,8 @@ from recserve_client.contract import shown
 from recserve_server_ext.catalogue.tables import attribute_types
 
 _CHUNK: Final = 1000
-
-
-class Conflict(NamedTuple):
-    """An attribute that would get another type.
-
-    Attributes:
-        name: Of the attribute.
-        value: That was to come.
-        type: Of that.
-        held: Type that available items have there.
-        items: How many have it.
-    """
-
-    name: str
-    value: Any
-    type: str
-    held: str
-    items: int
-
-    def __str__(self) -> str:
-        has = "item has" if self.items == 1 else "items have"
-        return (
-            f"$.attributes.{self.name} is {shown(self.value)}, a {self.type}; {self.items:,} available {has} a "
-            f"{self.held} there. An attribute has one type in the whole catalogue: give it another name, or send a "
-            f"{self.held}"
-        )
-
-
 _NAMES: Final[dict[type, str]] = {bool: "boolean", int: "number", float: "number", str: "string"}
-#: What no check lets in, for a store that somebody else wrote.
+#: A type that no check lets in; only a store that another program wrote can hold it.
 _OTHER: Final = "value of another kind"
 
 
@@ -57,37 +29,38 @@ def type_of(value: Any) -> str:
 
 
 class AttributeTypes:
-    """The types of some attributes while a change is decided item by item; null has none."""
+    """The types of some attributes while a change is decided item by item; `None` has no type."""
 
     def __init__(self) -> None:
         """No item has any attribute."""
-        self._counts: dict[str, dict[str, int]] = {}
+        self._held: dict[str, tuple[str, int]] = {}
         self._changed: set[str] = set()
 
     @classmethod
     def read(cls, connection: sa.Connection, names: Iterable[str]) -> AttributeTypes:
-        """Those of the attributes with these names, in a transaction that writes."""
+        """Read the types of the attributes with these names, in a transaction that writes."""
         types = cls()
-        columns = (attribute_types.c.name, attribute_types.c.type, attribute_types.c.holders)
         for chunk in _chunks(names):
-            query = sa.select(*columns).where(attribute_types.c.name.in_(chunk))
-            for name, type_, holders in connection.execute(query):
-                types._counts.setdefault(name, {})[type_] = holders
+            query = sa.select(attribute_types).where(attribute_types.c.name.in_(chunk))
+            types._held |= {name: (type_, holders) for name, type_, holders in connection.execute(query)}
         return types
 
-    def conflict(self, attributes: Mapping[str, Any]) -> Conflict | None:
-        """The first attribute of an item that has another type than available items have there; none = all fit."""
+    def conflict(self, attributes: Mapping[str, Any]) -> str:
+        """Why the first attribute with another type than available items have is refused; empty where all fit."""
         for name, value in attributes.items():
-            held = self._counts.get(name) if value is not None else None
-            if held and type_of(value) not in held:
-                ((other, items),) = held.items()
-                return Conflict(name, value, type_of(value), other, items)
-        return None
+            type_, holders = self._held.get(name, ("", 0)) if value is not None else ("", 0)
+            if holders and type_of(value) != type_:
+                has = "item has" if holders == 1 else "items have"
+                return (
+                    f"$.attributes.{name} is {shown(value)}, a {type_of(value)}; {holders:,} available {has} a {type_} "
+                    f"there. An attribute has one type in the whole catalogue: give it another name, or send a {type_}"
+                )
+        return ""
 
     def replace(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """Count an item: the attributes that it had, and those it has, each empty where it is not available."""
+        """Count a changed item by its old and its new attributes; each empty where the item is not available."""
         if list(before) == list(after) and _are_alike(before, after):
-            return  # as most changes
+            return  # as most changes are
         for name, value in before.items():
             self._add(name, value, -1)
         for name, value in after.items():
@@ -97,26 +70,22 @@ class AttributeTypes:
         """Store what has changed."""
         for chunk in _chunks(sorted(self._changed)):
             connection.execute(sa.delete(attribute_types).where(attribute_types.c.name.in_(chunk)))
-            rows = [
-                {"name": name, "type": type_, "holders": holders}
-                for name in chunk
-                for type_, holders in self._counts[name].items()
-            ]
+            rows = [(name, *self._held[name]) for name in chunk if name in self._held]
             if rows:
-                connection.execute(sa.insert(attribute_types), rows)
+                columns = attribute_types.c.keys()
+                connection.execute(sa.insert(attribute_types), [dict(zip(columns, row, strict=True)) for row in rows])
 
     def _add(self, name: str, value: Any, number: int) -> None:
-        if value is None:  # is no value
+        if value is None:
             return
-        counts, type_ = self._counts.setdefault(name, {}), type_of(value)
-        counts[type_] = counts.get(type_, 0) + number
-        if not counts[type_]:
-            del counts[type_]
+        type_, holders = self._held.pop(name, (type_of(value), 0))
+        if holders + number:
+            self._held[name] = type_, holders + number
         self._changed.add(name)
 
 
 def _are_alike(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether the values are of the same types, one by one; the types in Python are faster to look at."""
+    """Whether the values have the same types one by one; comparing Python's types is faster and comes first."""
     kinds = list(map(type, before.values()))
     return kinds == list(map(type, after.values())) and (
         list not in kinds or list(map(type_of, before.values())) == list(map(type_of, after.values()))

@@ -1,4 +1,4 @@
-"""One change of the catalogue: some items put in, or some taken out, in one transaction."""
+"""One change of the catalogue: items put in or taken out in one transaction."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from recserve_client.contract import ItemResult, ItemsChanged, shown
 from recserve_server_ext.catalogue.attribute_types import AttributeTypes
 from recserve_server_ext.catalogue.item_checks import type_change
-from recserve_server_ext.catalogue.store import CatalogueStore, Head, StoredItem, next_revision, row_values, rows_of
+from recserve_server_ext.catalogue.store import CatalogueStore, Head, StoredItem, row_values, rows_of
 from recserve_server_ext.catalogue.tables import items, removed_items, state, vectors, writes
+from recserve_server_ext.storage.database import next_revision
 
 _CHUNK: Final = 1000
-#: Changes whose answers are kept, so that one sent again is not done again.
+#: Changes whose answers are kept, so that a change that is sent again is not made again.
 KEPT_WRITES: Final = 1000
 Status = Literal["created", "updated", "unchanged", "deleted", "absent", "conflict", "refused"]
 
@@ -26,9 +27,8 @@ class Put(NamedTuple):
     """An item to put in.
 
     Attributes:
-        item: The item, checked.
-        vector: Little-endian float32 values of its vector; none = its texts are those that are stored.
-        if_revision: Revision that its last change must have; none = any.
+        vector: Its vector as little-endian float32; `None` where its texts are the stored ones.
+        if_revision: Revision that its last change must have; `None` for any.
     """
 
     item: StoredItem
@@ -42,19 +42,14 @@ class Put(NamedTuple):
 
 
 class Take(NamedTuple):
-    """An item to take out; `if_revision` as in `Put`."""
+    """An item to take out; for `if_revision` see `Put`."""
 
     id: str
     if_revision: int | None
 
 
 class Request(NamedTuple):
-    """What tells a change from another.
-
-    Attributes:
-        id: Given by the caller; empty = none.
-        digest: Hash of its content.
-    """
+    """What identifies a change: the caller's id, which may be empty, and a hash of the content."""
 
     id: str
     digest: str
@@ -70,7 +65,7 @@ class ChangedMeanwhileError(Exception):
 
 @dataclass
 class _Change:
-    """A change while it is decided item by item."""
+    """A change while it is decided item by item; `updated` has the revision of the texts where these stay."""
 
     results: list[ItemResult] = field(default_factory=list)
     created: list[StoredItem] = field(default_factory=list)
@@ -79,16 +74,12 @@ class _Change:
     vectors: dict[str, bytes] = field(default_factory=dict)
     types: AttributeTypes = field(default_factory=AttributeTypes)
 
-    @property
-    def is_empty(self) -> bool:
-        return not (self.created or self.updated or self.taken)
-
 
 def answered(store: CatalogueStore, request: Request) -> ItemsChanged | None:
-    """The answer to a change that was made before under its id; none = it was not.
+    """The answer to a change that was made before under this id; `None` where there was none.
 
     Raises:
-        RequestIdReusedError: Another change was.
+        RequestIdReusedError: Another change was made under it.
         CatalogueError: The store cannot be read.
     """
     if not request.id:
@@ -100,17 +91,15 @@ def answered(store: CatalogueStore, request: Request) -> ItemsChanged | None:
 def change(
     store: CatalogueStore, changes: Sequence[Put | Take | ItemResult], request: Request, head: Head, made_with: str
 ) -> ItemsChanged:
-    """Make a change; when this returns it has been fsynced.
+    """Make a change; it has been fsynced when this returns.
 
     Args:
-        store: Of the catalogue.
-        changes: Distinct items; the result of one that is refused already stands for it.
-        request: What the change is known by.
+        changes: Distinct items; a refused item is given by its result.
         head: The state of the catalogue that the vectors were made for.
-        made_with: What the vectors were made with; see `recserve_server_ext.encoder.item_vectors.made_with`.
+        made_with: What made the vectors; see `recserve_server_ext.encoder.item_vectors.made_with`.
 
     Returns:
-        The revision with the change and a result for each item. Where nothing changes the revision stays.
+        The revision with the change, and a result for each item. A change that changes nothing keeps the revision.
 
     Raises:
         RequestIdReusedError: Nothing was done.
@@ -120,13 +109,13 @@ def change(
     with store.database.writing() as connection:
         if (before := _answered(connection, request)) is not None:
             return before
-        if connection.execute(sa.select(state.c.imported_at)).scalar_one() != head.imported_at:
+        stored = connection.execute(sa.select(state.c.imported_at, state.c.revision)).one()
+        if stored.imported_at != head.imported_at:
             raise ChangedMeanwhileError
         decided = _decide(connection, changes)
-        if decided.is_empty:
-            revision = int(connection.execute(sa.select(state.c.revision)).scalar_one())
-        else:
-            revision = next_revision(connection)
+        revision = int(stored.revision)
+        if decided.created or decided.updated or decided.taken:
+            revision = next_revision(connection, state)
             _write(connection, decided, revision, made_with)
         answer = ItemsChanged(revision, decided.results)
         _remember(connection, request, answer)
@@ -134,11 +123,9 @@ def change(
 
 
 def _decide(connection: sa.Connection, changes: Sequence[Put | Take | ItemResult]) -> _Change:
-    stored = {
-        row[0]: row
-        for row in rows_of(connection, [change.id for change in changes if not isinstance(change, ItemResult)])
-    }
-    names = {name for row in stored.values() for name in row[2]}
+    ids = [change.id for change in changes if not isinstance(change, ItemResult)]
+    stored = {row.id: row for row in rows_of(connection, ids)}
+    names = {name for row in stored.values() for name in row.attributes}
     names.update(name for change in changes if isinstance(change, Put) for name in change.item.attributes)
     decided = _Change(types=AttributeTypes.read(connection, sorted(names)))
     for place, change in enumerate(changes):
@@ -149,10 +136,10 @@ def _decide(connection: sa.Connection, changes: Sequence[Put | Take | ItemResult
     return decided
 
 
-def _decide_one(decided: _Change, place: int, change: Put | Take, row: Sequence[Any] | None) -> ItemResult:
-    if change.if_revision is not None and change.if_revision != (0 if row is None else row[4]):
+def _decide_one(decided: _Change, place: int, change: Put | Take, row: sa.Row[*tuple[Any, ...]] | None) -> ItemResult:
+    if change.if_revision is not None and change.if_revision != (0 if row is None else row.revision):
         return ItemResult(change.id, "conflict")
-    before = row[2] if row is not None and row[3] else {}
+    before = row.attributes if row is not None and row.available else {}
     if isinstance(change, Take):
         if row is None:
             return ItemResult(change.id, "absent")
@@ -160,7 +147,7 @@ def _decide_one(decided: _Change, place: int, change: Put | Take, row: Sequence[
         decided.types.replace(before, {})
         return ItemResult(change.id, "deleted")
     attributes = change.item.attributes
-    why = type_change({} if row is None else row[2], attributes) or decided.types.conflict(attributes)
+    why = type_change({} if row is None else row.attributes, attributes) or decided.types.conflict(attributes)
     if why:
         return ItemResult(change.id, "refused", f"$.items[{place}], {shown(change.id)}: {why}", "attribute_type")
     status = _put(decided, change, row)
@@ -169,18 +156,18 @@ def _decide_one(decided: _Change, place: int, change: Put | Take, row: Sequence[
     return ItemResult(change.id, status)
 
 
-def _put(decided: _Change, change: Put, row: Sequence[Any] | None) -> Status:
-    has_texts = row is not None and row[1] == change.item.texts
-    if not has_texts:
+def _put(decided: _Change, change: Put, row: sa.Row[*tuple[Any, ...]] | None) -> Status:
+    keeps_texts = row is not None and row.texts == change.item.texts
+    if not keeps_texts:
         if change.vector is None:
             raise ChangedMeanwhileError
         decided.vectors[change.item.id] = change.vector
     if row is None:
         decided.created.append(change.item)
         return "created"
-    if has_texts and StoredItem(*row[:4]) == change.item:
+    if StoredItem(*row[:4]) == change.item:
         return "unchanged"
-    decided.updated.append((change.item, row[5] if has_texts else None))
+    decided.updated.append((change.item, row.texts_revision if keeps_texts else None))
     return "updated"
 
 
@@ -209,10 +196,8 @@ def _delete(connection: sa.Connection, table: sa.Table, ids: Sequence[str]) -> N
 
 
 def _answered(connection: sa.Connection, request: Request) -> ItemsChanged | None:
-    if not request.id:
-        return None
     query = sa.select(writes.c.digest, writes.c.answer).where(writes.c.request_id == request.id)
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(query).one_or_none() if request.id else None
     if row is None:
         return None
     if row.digest != request.digest:
@@ -232,11 +217,7 @@ def _remember(connection: sa.Connection, request: Request, answer: ItemsChanged)
 
 
 def forget_before(store: CatalogueStore, revision: int) -> None:
-    """Drop what only snapshots older than a revision still need: removed ids, vectors that are in the snapshot.
-
-    Raises:
-        CatalogueError: The store cannot be written.
-    """
+    """Drop what only snapshots older than a revision need: removed ids, and vectors that newer snapshots hold."""
     old = sa.select(items.c.id).where(items.c.texts_revision <= revision)
     with store.database.writing() as connection:
         connection.execute(sa.delete(removed_items).where(removed_items.c.revision <= revision))

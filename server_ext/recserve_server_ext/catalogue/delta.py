@@ -1,4 +1,4 @@
-"""What changed since a snapshot, as rows after those of the snapshot, with vectors of the snapshot's encoder."""
+"""The delta of a catalogue: what changed since a snapshot, as rows after its rows, with vectors of its encoder."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_server_ext.batching.batcher import Encode
 from recserve_server_ext.catalogue.store import Changes, ItemRow
 from recserve_server_ext.catalogue.view import Delta, View
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Mask, Vectors
 from recserve_server_ext.encoder.item_vectors import PairCollector, encode_items
 
 _log = logging.getLogger(__name__)
 _LEAST_ROOM: Final = 64
-#: Items encoded at a time: recommendations with texts are answered between two such parts.
+#: Items encoded at a time; recommendations with texts are answered between two parts.
 _PART: Final = 64
 
 
 def with_changes(view: View, changes: Changes, encode: Encode) -> Delta:
-    """The delta of a view with more changes; the view stays as it is. Only the newest view of a snapshot may grow.
+    """The delta of a view with more changes; the view itself stays. Only the newest view of a snapshot may grow.
 
-    An item that was written while another encoder was served has a vector of that one: its texts are encoded again.
-
-    Args:
-        view: The newest one.
-        changes: Since its revision.
-        encode: The way to the encoders.
+    An item that was written while another encoder was served has that encoder's vector: its texts are encoded again.
 
     Raises:
         RequestError: unavailable: an item has to be encoded, and the encoder does not answer.
@@ -48,12 +42,12 @@ def with_changes(view: View, changes: Changes, encode: Encode) -> Delta:
     added = np.array([change.item.available for change in changes.items], np.bool_)
     available = np.append(view.available, added & has_direction)
     available[replaced[replaced >= 0]] = False
-    # In place, as the buffer: older views read only what they had.
+    # In place, as is the buffer: older views read only their own part.
     old.items.extend(change.item for change in changes.items)
     return Delta(changes.head.revision, old.items, buffer, count, row_of, available)
 
 
-def _vectors_of(view: View, changes: Changes, encode: Encode) -> tuple[Vectors, NDArray[np.bool_]]:
+def _vectors_of(view: View, changes: Changes, encode: Encode) -> tuple[Vectors, Mask]:
     """Vectors [changed items, dim], and whether each item has one: weighted texts may cancel out."""
     vectors = np.zeros((len(changes.items), view.text.dim), np.float32)
     has_direction = np.ones(len(changes.items), np.bool_)
@@ -82,7 +76,7 @@ def _known(change: ItemRow, view: View) -> Vectors | None:
     return np.frombuffer(change.vector, "<f4")
 
 
-def _encoded(view: View, changes: Changes, places: Sequence[int], encode: Encode) -> tuple[Vectors, NDArray[np.bool_]]:
+def _encoded(view: View, changes: Changes, places: Sequence[int], encode: Encode) -> tuple[Vectors, Mask]:
     collector = PairCollector(changes.head.field_weights)
     with_texts = np.array([collector.add(changes.items[place].item.texts) for place in places])
     vectors = np.zeros((len(places), view.text.dim), np.float32)
@@ -95,7 +89,7 @@ def _encoded(view: View, changes: Changes, places: Sequence[int], encode: Encode
 
 
 def _with_room(buffer: Vectors, used: int, wanted: int) -> Vectors:
-    """The buffer, or a larger copy: doubled, so that many small changes cost little."""
+    """The buffer, or a copy of at least twice the size, so that many small changes cost little."""
     if wanted <= len(buffer):
         return buffer
     larger = np.empty((max(wanted, 2 * len(buffer), _LEAST_ROOM), buffer.shape[1]), np.float32)

@@ -1,4 +1,4 @@
-"""Items of a change, checked one by one: a bad one is refused alone."""
+"""Checks of the items of a change, one by one: a bad item is refused alone."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import msgspec
 from recserve_client.contract import ItemResult, NewItem, OldItem, RequestError, Unpacker, nearest, shown
 from recserve_server_ext.catalogue.attribute_types import type_of
 from recserve_server_ext.catalogue.store import StoredItem
+from recserve_server_ext.common.units import INT64
 from recserve_server_ext.config.server import Limits
 
 _NAME_LENGTH: Final = 128
-_INT64: Final = range(-(2**63), 2**63)
-_SHOWN: Final = 64
+#: Characters of an id that cannot be checked, in its refusal.
+_ID_SHOWN: Final = 64
 
 
 class Checked(NamedTuple):
-    """A checked item of a change, or why it is refused.
+    """A checked item of a change, or its refusal.
 
     Attributes:
-        item: The item as it will be stored; none = refused (or only its id is known, when it is to be deleted).
+        item: The item as it will be stored; `None` for a refused item and for one to delete.
         id: Its id, as far as it can be read.
-        if_revision: As in the request; none = any.
-        refusal: What to answer; none = accepted.
+        if_revision: Revision that its last change must have; `None` for any.
+        refusal: The answer to a refused item; `None` for an accepted one.
     """
 
     item: StoredItem | None
@@ -47,7 +48,7 @@ class ItemChecks:
 
         Args:
             raws: JSON of `NewItem`.
-            weights: a_f by text field; empty = the catalogue has no text fields yet, and takes any.
+            weights: a_f by text field; empty while the catalogue has no text fields, which then takes any.
         """
         seen: set[str] = set()
         return [self._one(place, raw, seen, weights) for place, raw in enumerate(raws)]
@@ -103,12 +104,12 @@ def _check_id(item_id: str) -> None:
 
 
 def _attribute(name: str, value: Any) -> Any:
-    """The value as it is stored: a place as two floats, so that all places are of one type; others as they are."""
+    """The value to store: a place becomes two floats, so that all places have one type; other values stay."""
     if not 0 < len(name) <= _NAME_LENGTH:
         raise ValueError(f"$.attributes has a name of {len(name)} characters, {shown(name)}; 1 to {_NAME_LENGTH}")
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return value
-    if isinstance(value, int) and (isinstance(value, bool) or value in _INT64):
+    if isinstance(value, int) and (isinstance(value, bool) or value in INT64):
         return value
     if isinstance(value, str) or (isinstance(value, float) and math.isfinite(value)):
         return value
@@ -121,7 +122,7 @@ def _attribute(name: str, value: Any) -> Any:
 
 
 def place_of(value: Any) -> list[float] | None:
-    """A list of latitude and longitude in degrees, within -90..90 and -180..180, as floats; none = it is no place."""
+    """A place, [latitude, longitude] in degrees within -90..90 and -180..180, as floats; `None` for other values."""
     if not isinstance(value, list) or len(value) != 2:
         return None
     # True and False are integers too; NaN is within nothing.
@@ -130,7 +131,7 @@ def place_of(value: Any) -> list[float] | None:
 
 
 def type_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Why the attributes of an item cannot take the place of its old ones; empty = they can.
+    """Why the attributes of an item cannot replace its old ones, or nothing.
 
     This holds for every item, available or not; see also `recserve_server_ext.catalogue.attribute_types`.
     """
@@ -145,10 +146,10 @@ def type_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _refused(raw: msgspec.Raw, place: int, why: str) -> Checked:
-    """The refusal of an item, under its id where that can be read."""
+    """The refusal of an item, under its id if that can be read."""
     try:
         found = msgspec.json.decode(raw)["id"]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
         found = ""
-    item_id = found[:_SHOWN] if isinstance(found, str) else ""
+    item_id = found[:_ID_SHOWN] if isinstance(found, str) else ""
     return Checked(None, item_id, None, ItemResult(item_id, "refused", f"$.items[{place}]: {why}"))

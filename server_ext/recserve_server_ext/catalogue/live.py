@@ -1,4 +1,4 @@
-"""The catalogue that is served: notices changes when a batch starts, and new snapshots when they are published."""
+"""The served catalogue: it notices changes when a batch starts, and new snapshots when they are published."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from recserve_server_ext.catalogue.store import CatalogueStore, opener
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError, EncoderNotLoadedError, SnapshotError
+from recserve_server_ext.common.files import changed_at
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.encoder.item_vectors import made_with
 from recserve_server_ext.encoder.loaded import ServedEncoders
@@ -27,12 +28,12 @@ from recserve_server_ext.index.snapshots import first_usable
 
 _log = logging.getLogger(__name__)
 _REBUILD = "build it with: recserve index build"
-#: Before a store that could not be read is asked again.
+#: Pause before a store that could not be read is asked again.
 _PAUSE_S = 1.0
 
 
 class _UnfitError(Exception):
-    """The store is not, or is no longer, the one that the snapshot was made from."""
+    """The snapshot was made from another catalogue than the store holds."""
 
 
 def _no_encoder(texts: Sequence[str], encoder: str) -> Vectors:
@@ -45,16 +46,14 @@ def _no_encoder(texts: Sequence[str], encoder: str) -> Vectors:
 def open_live(
     settings: ModelSettings, encoders: ServedEncoders, passages: Encode, show: Callable[[View], None]
 ) -> LiveCatalogue:
-    """The live catalogue of a server, which also says to its other models which encoder is served.
+    """The live catalogue of a server, which also tells the other models which encoder is served.
 
     Args:
-        settings: The launcher's.
-        encoders: Those that are loaded.
-        passages: Encodes the texts of items with them.
+        passages: Encodes texts of items.
         show: Called with every new view.
 
     Raises:
-        SnapshotError: Nothing was published, or it cannot be loaded.
+        SnapshotError: No snapshot was published, or it cannot be loaded.
     """
 
     def load(folder: Path) -> Snapshot:
@@ -72,10 +71,10 @@ def open_live(
 class LiveCatalogue:
     """Gives the newest view of a catalogue to one caller, batch by batch.
 
-    A change that is committed before `view` is called is in what it returns. A new snapshot is loaded by a thread
-    while the old one serves, and with it what changed since, encoded by its encoder where that is another one; the
-    first call after that returns both. A store that cannot be read, or a snapshot that cannot be loaded, is logged,
-    and what is served stays.
+    A change that is committed before `view` is called is in the returned view. A thread loads a new snapshot while the
+    old one serves. It also reads what changed since, and encodes it where the new snapshot has another encoder; the
+    next call returns both. A store that cannot be read, or a snapshot that cannot be loaded, is logged, and the served
+    view stays.
     """
 
     def __init__(
@@ -88,18 +87,16 @@ class LiveCatalogue:
         encode: Encode = _no_encoder,
         loadable: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Load what is published, and what changed since.
+        """Load the published snapshot and what changed since.
 
         Args:
-            snapshots: Folder of the published snapshots.
-            load: Loads one.
-            store: Opens the store where changes are written; none = there are none.
+            store: Opens the store of changes; `None` for a catalogue that does not change.
             changed: Called with every new view, in `view`.
-            encode: Encodes the texts of items; called from `view`, and from the thread that loads.
-            loadable: Changes when a snapshot that could not be loaded may be now.
+            encode: Encodes the texts of items; called in `view` and by the thread that loads.
+            loadable: A number that changes when a snapshot that could not be loaded may be loadable.
 
         Raises:
-            SnapshotError: Nothing was published, or it cannot be loaded.
+            SnapshotError: No snapshot was published, or it cannot be loaded.
         """
         self._snapshots = snapshots
         self._load = load
@@ -138,26 +135,19 @@ class LiveCatalogue:
         return self._view
 
     def lag(self) -> int:
-        """Changes of the store that the view given last does not have; any thread may ask.
-
-        Raises:
-            CatalogueError: The store cannot be read.
-        """
+        """Number of changes in the store that the last view lacks; any thread may ask. Raises CatalogueError."""
         served = self._view.revision
         return 0 if self._open is None else max(0, self._open().revision - served)
 
     @property
     def forgetting(self) -> int:
-        """Rows that an engine elsewhere has yet to delete; any thread may ask."""
+        """Number of rows that a remote engine has yet to delete; any thread may ask."""
         engine = self._view.snapshot.text.engine
         return engine.forgetting if isinstance(engine, RemoteEngine) else 0
 
     def _stamp(self) -> tuple[int, int]:
-        """Changes whenever `CURRENT` is replaced or more can be loaded."""
-        try:
-            return (self._snapshots / CURRENT).stat().st_mtime_ns, self._loadable()
-        except OSError:
-            return 0, self._loadable()
+        """A pair that changes when `CURRENT` is replaced or more can be loaded."""
+        return changed_at(self._snapshots / CURRENT), self._loadable()
 
     def _load_next(self) -> None:
         ready, self._next = self._next, None
@@ -190,7 +180,7 @@ class LiveCatalogue:
         self._view = view
 
     def _follow(self, view: View) -> None:
-        """Serve a view, the present one or the next, with what was committed since."""
+        """Serve the present view or the next one, with what was committed since."""
         is_next = view is not self._view
         try:
             assert self._open is not None
@@ -205,8 +195,8 @@ class LiveCatalogue:
                 self._complain(str(error))
             self._seen = mark
         except (CatalogueError, RequestError) as error:
-            # A store that is away must not cost every batch a timeout. While a model is being loaded it cannot ask the
-            # encoder, and with its first batch it can.
+            # An unreachable store must not cost every batch a timeout. A model that is being loaded cannot ask the
+            # encoder yet; with its first batch it can.
             is_too_early = self._is_new and isinstance(error, RequestError)
             self._ask_again = 0.0 if is_too_early else time.monotonic() + _PAUSE_S
             self._complain(str(error))
@@ -219,7 +209,7 @@ class LiveCatalogue:
         """A view with what was committed since.
 
         Raises:
-            _UnfitError: That is of another catalogue.
+            _UnfitError: The store holds another catalogue.
             CatalogueError: The store cannot be read.
             RequestError: unavailable: an item has to be encoded, and the encoder does not answer.
         """
@@ -249,7 +239,7 @@ class LiveCatalogue:
 
 
 def _forget_hidden(before: View, after: View) -> None:
-    """Tell an engine elsewhere which rows of its snapshot are gone for good: one that is hidden never comes back."""
+    """Tell a remote engine which rows of its snapshot are gone for good: a hidden row never comes back."""
     engine = after.snapshot.text.engine
     if isinstance(engine, RemoteEngine):
         items = len(after.snapshot.ids)

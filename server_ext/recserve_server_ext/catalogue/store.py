@@ -18,7 +18,7 @@ from recserve_server_ext.catalogue.attribute_types import AttributeTypes
 from recserve_server_ext.catalogue.tables import SCHEMA, attribute_types, items, removed_items, state, vectors
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.common.workspace import store_place
-from recserve_server_ext.storage.database import Database, Store
+from recserve_server_ext.storage.database import Database, Store, next_revision
 
 _CHUNK: Final = 1000
 _FIELDS: Final = (items.c.id, items.c.texts, items.c.attributes, items.c.available)
@@ -28,9 +28,8 @@ class StoredItem(msgspec.Struct, frozen=True):
     """One item of the catalogue.
 
     Attributes:
-        id: Item id.
-        texts: Text fields y_f by name, empty ones left out.
-        attributes: Values by name: str, int (64 bits), finite float, bool, or a list of str.
+        texts: Text fields y_f by name, without empty ones.
+        attributes: Values by name: str, int (64 bits), finite float, bool, a list of str, or a place (two floats).
         available: Whether it may be recommended.
     """
 
@@ -41,20 +40,16 @@ class StoredItem(msgspec.Struct, frozen=True):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Texts and attributes; where both have a name, the attribute."""
+        """Texts and attributes by name; an attribute wins over a text of the same name."""
         return {**self.texts, **self.attributes}
 
 
 class ImportRecord(msgspec.Struct, frozen=True):
-    """What the catalogue was imported from: tells whether an import would change anything.
+    """What the catalogue was imported from; it tells whether another import would change anything.
 
     Attributes:
-        name: Name of the source.
-        sha256: Of the source file.
-        mapping_sha256: Of everything that decides how its rows become items.
-        accepted: Number of items.
-        refused: Number of rows that were refused.
-        refusals: The refused rows by reason.
+        sha256: SHA-256 of the source file.
+        mapping_sha256: SHA-256 of everything that decides how rows become items.
     """
 
     name: str
@@ -69,9 +64,8 @@ class ItemRow(NamedTuple):
     """An item as it is stored.
 
     Attributes:
-        item: The item.
-        texts_revision: Revision at which its texts came.
-        vector: Little-endian float32 values of its vector, where it was written with one made as asked for.
+        texts_revision: Revision at which its texts were last written.
+        vector: Its vector as little-endian float32, or `None` where no vector made as asked for is stored.
     """
 
     item: StoredItem
@@ -83,10 +77,10 @@ class Head(NamedTuple):
     """The state of a catalogue besides its items.
 
     Attributes:
-        identity: Tells this store from another, also from one that was made anew in its place.
+        identity: Tells this store from another one, also from one made anew in its place.
         revision: Number of changes so far.
         imported_at: Revision of the last import, which replaced every item.
-        forgotten: What was removed up to this revision is not known any more.
+        forgotten: The ids removed up to this revision are no longer known.
         field_weights: a_f by text field.
     """
 
@@ -98,13 +92,7 @@ class Head(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What changed after a revision.
-
-    Attributes:
-        head: The state of the catalogue with these changes.
-        items: New and changed items, in the order of their changes.
-        removed: Ids of items that are gone.
-    """
+    """The new and changed items after a revision, in the order of their changes, and the removed ids."""
 
     head: Head
     items: list[ItemRow]
@@ -114,7 +102,7 @@ class Changes(NamedTuple):
 class CatalogueStore(Store):
     """The items of the catalogue; a context manager.
 
-    A method that writes returns once its change has been fsynced, and a failed one changes nothing. Readers in other
+    A method that writes returns once its change has been fsynced; a failed one changes nothing. Readers in other
     processes see the revision before or after a write, never one between.
     """
 
@@ -123,21 +111,11 @@ class CatalogueStore(Store):
 
         Args:
             where: A SQLite file (WAL, synchronous=FULL), or the URL of a PostgreSQL database.
-            create: Whether to make it when it is not there.
 
         Raises:
-            CatalogueError: There is none and `create` is false, it cannot be opened, or is no catalogue store.
+            CatalogueError: The store is missing and `create` is false, it cannot be opened, or is no catalogue store.
         """
         super().__init__(Database(where, SCHEMA, create=create))
-
-    @property
-    def revision(self) -> int:
-        """Number of changes committed so far; it grows by one with each."""
-        return int(self.database.one(sa.select(state.c.revision)))
-
-    def mark(self) -> int:
-        """Changes whenever something was committed, and costs next to nothing to ask for (SQLite)."""
-        return self.database.mark(sa.select(state.c.revision))
 
     def head(self) -> Head:
         """The state of the catalogue besides its items, as of one moment."""
@@ -149,15 +127,11 @@ class CatalogueStore(Store):
         return int(self.database.one(sa.select(sa.func.count()).select_from(items)))
 
     def source(self) -> ImportRecord | None:
-        """What the catalogue was imported from, none before the first import."""
+        """What the catalogue was imported from; `None` before the first import."""
         return msgspec.convert(self.database.one(sa.select(state.c.source)), ImportRecord | None)
 
     def items(self, chunk: int = _CHUNK) -> Iterator[StoredItem]:
-        """All items in import order, of one revision: the one committed when the first is asked for.
-
-        Args:
-            chunk: Rows held in memory at a time.
-        """
+        """All items in import order, `chunk` in memory at a time, of the revision when the first is asked for."""
         query = sa.select(*_FIELDS).order_by(items.c.position)
         with self.database.reading() as connection:
             for row in connection.execution_options(yield_per=chunk).execute(query):
@@ -165,70 +139,57 @@ class CatalogueStore(Store):
 
     @contextmanager
     def all_rows(self, made_with: str) -> Iterator[tuple[Head, Iterator[ItemRow]]]:
-        """The head and, as of the same moment, all items in import order.
+        """The head and all items in import order, as of one moment.
 
         Args:
-            made_with: What a vector must have been made with; see `recserve_server_ext.encoder.item_vectors.made_with`.
+            made_with: Which vectors to give; see `recserve_server_ext.encoder.item_vectors.made_with`.
         """
         query = _with_vectors(made_with).order_by(items.c.position)
         with self.database.reading() as connection:
             head = _head(connection)
-            rows = connection.execution_options(yield_per=_CHUNK).execute(query)
-            yield head, (ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in rows)
+            yield head, _item_rows(connection.execution_options(yield_per=_CHUNK).execute(query))
 
     def get(self, item_id: str) -> StoredItem | None:
-        """The item with this id, or none."""
+        """The item with this id, or `None`."""
         return self.get_many([item_id]).get(item_id)
 
     def get_many(self, ids: Sequence[str]) -> dict[str, StoredItem]:
-        """The items with these ids, as far as there are any."""
+        """The items with these ids; unknown ids are left out."""
         with self.database.reading() as connection:
-            return {row[0]: StoredItem(*row[:4]) for row in rows_of(connection, ids)}
+            return {row.id: StoredItem(*row[:4]) for row in rows_of(connection, ids)}
 
     def get_rows(self, ids: Sequence[str]) -> tuple[int, dict[str, CatalogueItem]]:
         """The revision, and the items with these ids with the revisions of their last changes."""
         with self.database.reading() as connection:
-            return _head(connection).revision, {row[0]: CatalogueItem(*row[:5]) for row in rows_of(connection, ids)}
+            return _head(connection).revision, {row.id: CatalogueItem(*row[:5]) for row in rows_of(connection, ids)}
 
     def page(self, after: str, limit: int) -> tuple[int, list[CatalogueItem]]:
-        """The revision, and items in the order of their ids.
-
-        Args:
-            after: The last id of the page before; empty = from the beginning.
-            limit: How many at most.
-        """
+        """The revision, and the next items in the order of their ids, after an id that is empty for the first page."""
         query = sa.select(*_FIELDS, items.c.revision).where(items.c.id > after).order_by(items.c.id).limit(limit)
         with self.database.reading() as connection:
             return _head(connection).revision, [CatalogueItem(*row) for row in connection.execute(query)]
 
     def changes_since(self, revision: int, made_with: str) -> Changes:
-        """What changed after a revision, read as of one moment.
+        """What changed after a revision, as of one moment; empty where everything was imported anew since.
 
         Args:
-            revision: The last one that is known.
-            made_with: What a vector must have been made with; see `recserve_server_ext.encoder.item_vectors.made_with`.
+            made_with: Which vectors to give; see `recserve_server_ext.encoder.item_vectors.made_with`.
 
         Raises:
-            CatalogueError: That is not known any more, or the store cannot be read.
+            CatalogueError: The changes are no longer known, or the store cannot be read.
         """
-        changed = (
-            _with_vectors(made_with).where(items.c.revision > revision).order_by(items.c.revision, items.c.position)
-        )
+        changed = _with_vectors(made_with).where(items.c.revision > revision)
         removed = sa.select(removed_items.c.id).where(removed_items.c.revision > revision)
         with self.database.reading() as connection:
             head = _head(connection)
             if head.imported_at > revision:
                 return Changes(head, [], [])
             self._check_known(head, revision)
-            found = [ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in connection.execute(changed)]
-            return Changes(head, found, list(connection.execute(removed).scalars()))
+            found = connection.execute(changed.order_by(items.c.revision, items.c.position))
+            return Changes(head, list(_item_rows(found)), list(connection.execute(removed).scalars()))
 
     def check_known(self, revision: int) -> None:
-        """See whether `changes_since` knows what changed after a revision, without reading that.
-
-        Raises:
-            CatalogueError: It does not, or the store cannot be read.
-        """
+        """Raise CatalogueError unless `changes_since` still knows the changes after a revision."""
         head = self.head()
         if head.imported_at <= revision:
             self._check_known(head, revision)
@@ -241,13 +202,15 @@ class CatalogueStore(Store):
             )
 
     def pending(self, revision: int) -> int:
-        """Number of items changed and removed after a revision; 0 after an import, which needs a new index anyway."""
-        changed = sa.select(sa.func.count()).select_from(items).where(items.c.revision > revision)
-        removed = sa.select(sa.func.count()).select_from(removed_items).where(removed_items.c.revision > revision)
+        """Number of items changed or removed after a revision; 0 after an import, which needs a new index anyway."""
+        counts = [
+            sa.select(sa.func.count()).select_from(table).where(table.c.revision > revision)
+            for table in (items, removed_items)
+        ]
         with self.database.reading() as connection:
             if _head(connection).imported_at > revision:
                 return 0
-            return int(connection.execute(changed).scalar_one() + connection.execute(removed).scalar_one())
+            return sum(connection.execute(count).scalar_one() for count in counts)
 
     def replace_all(
         self,
@@ -260,7 +223,6 @@ class CatalogueStore(Store):
 
         Args:
             new_items: The new items, in import order; when it raises, the old catalogue stays.
-            field_weights: a_f of every text field.
             source: What to remember of the source; a callable is called after the last item.
 
         Returns:
@@ -271,7 +233,7 @@ class CatalogueStore(Store):
                 cannot be written.
         """
         with self.database.writing() as connection:
-            revision = next_revision(connection)
+            revision = next_revision(connection, state)
             for table in (items, removed_items, vectors, attribute_types):
                 connection.execute(sa.delete(table))
             _insert(connection, new_items, revision)
@@ -281,33 +243,12 @@ class CatalogueStore(Store):
             return revision
 
 
-def _head(connection: sa.Connection) -> Head:
-    columns = (state.c.identity, state.c.revision, state.c.imported_at, state.c.forgotten, state.c.field_weights)
-    return Head(*connection.execute(sa.select(*columns)).one())
-
-
-def _with_vectors(made_with: str) -> sa.Select[Any]:
-    """Every item with the revision of its texts, and its vector where there is one made as asked for."""
-    vector = sa.and_(vectors.c.id == items.c.id, vectors.c.made_with == made_with)
-    return sa.select(*_FIELDS, items.c.texts_revision, vectors.c.vector).select_from(items.outerjoin(vectors, vector))
-
-
 def opener(where: str) -> Callable[[], CatalogueStore]:
-    """Opens a store when it is first asked for, and again while that fails: a process can start without it.
-
-    Args:
-        where: A file or a URL.
-    """
+    """A function that opens a store at its first call, and tries again while that fails."""
     return cache(lambda: CatalogueStore(store_place(where)))
 
 
-def next_revision(connection: sa.Connection) -> int:
-    """Count a change; the first statement of a transaction that writes."""
-    connection.execute(sa.update(state).values(revision=state.c.revision + 1))
-    return int(connection.execute(sa.select(state.c.revision)).scalar_one())
-
-
-def rows_of(connection: sa.Connection, ids: Sequence[str]) -> Iterator[Sequence[Any]]:
+def rows_of(connection: sa.Connection, ids: Sequence[str]) -> Iterator[sa.Row[*tuple[Any, ...]]]:
     """Rows (id, texts, attributes, available, revision, texts_revision) of the items with these ids."""
     query = sa.select(*_FIELDS, items.c.revision, items.c.texts_revision)
     for start in range(0, len(ids), _CHUNK):
@@ -315,11 +256,7 @@ def rows_of(connection: sa.Connection, ids: Sequence[str]) -> Iterator[Sequence[
 
 
 def row_values(item: StoredItem, revision: int, texts_revision: int) -> dict[str, Any]:
-    """The columns of an item.
-
-    Raises:
-        CatalogueError: A value cannot be stored.
-    """
+    """The columns of an item; raises CatalogueError for a value that cannot be stored."""
     for name, value in item.attributes.items():
         # JSON has no NaN: it would come back as null.
         if isinstance(value, float) and not math.isfinite(value):
@@ -331,6 +268,20 @@ def row_values(item: StoredItem, revision: int, texts_revision: int) -> dict[str
     return {**msgspec.structs.asdict(item), "revision": revision, "texts_revision": texts_revision}
 
 
+def _head(connection: sa.Connection) -> Head:
+    return Head(*connection.execute(sa.select(*(state.c[name] for name in Head._fields))).one())
+
+
+def _with_vectors(made_with: str) -> sa.Select[Any]:
+    """All items with the columns of an `ItemRow`."""
+    vector = sa.and_(vectors.c.id == items.c.id, vectors.c.made_with == made_with)
+    return sa.select(*_FIELDS, items.c.texts_revision, vectors.c.vector).select_from(items.outerjoin(vectors, vector))
+
+
+def _item_rows(found: Iterable[sa.Row[*tuple[Any, ...]]]) -> Iterator[ItemRow]:
+    return (ItemRow(StoredItem(*row[:4]), row[4], row[5]) for row in found)
+
+
 def _insert(connection: sa.Connection, new_items: Iterable[StoredItem], revision: int) -> None:
     rest = iter(new_items)
     position = 0
@@ -338,7 +289,7 @@ def _insert(connection: sa.Connection, new_items: Iterable[StoredItem], revision
     while chunk := list(islice(rest, _CHUNK)):
         rows = [row_values(item, revision, revision) for item in chunk]
         for item in chunk:
-            if (conflict := types.conflict(item.attributes)) is not None:
+            if conflict := types.conflict(item.attributes):
                 raise CatalogueError(f"item {item.id!r}: {conflict}")
             types.replace({}, item.attributes if item.available else {})
         try:

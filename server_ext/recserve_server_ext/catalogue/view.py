@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from recserve_server_ext.catalogue.store import StoredItem
 from recserve_server_ext.common.arrays import Mask, Rows, Vectors
@@ -30,19 +29,18 @@ class RowOf(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """What changed after a snapshot; nothing in it changes.
+    """What changed after a snapshot; immutable.
 
     Its items have the rows after those of the snapshot. A row is never used for another item, so an older view stays
     right beside a newer one of the same snapshot.
 
     Attributes:
-        revision: Of the catalogue with these changes.
-        items: New and changed items, in the order they came, and perhaps later ones; one that was changed again is
-            there twice.
+        revision: Revision of the catalogue with these changes.
+        items: New and changed items in their order, perhaps followed by later ones; each change of an item adds it.
         buffer: [count or more, dim] unit float32: their vectors, and room for more.
-        count: How many of them belong to this delta.
-        row_of: Row of every changed item; -1 for those that were removed.
-        available: [snapshot items + items] whether the item is there, of this revision, and may be recommended.
+        count: Number of items that belong to this delta.
+        row_of: Row of every changed item; -1 for a removed one.
+        available: [snapshot items + count] whether the row holds the newest state of an item that may be recommended.
     """
 
     revision: int
@@ -50,11 +48,11 @@ class Delta:
     buffer: Vectors
     count: int
     row_of: dict[str, int]
-    available: NDArray[np.bool_]
+    available: Mask
 
     @property
     def vectors(self) -> Vectors:
-        """[count, dim]."""
+        """[count, dim] unit float32."""
         return self.buffer[: self.count]
 
 
@@ -73,38 +71,28 @@ class _Overlay:
 
 
 class SpaceView:
-    """A space as a view sees it: the vectors of the snapshot's items, and those of the items that changed since.
-
-    It does not hold the view, which holds it.
+    """A space as a view sees it: the vectors of the snapshot's items and of the items that changed since.
 
     Attributes:
-        space: Of the snapshot.
-        items: Items of the snapshot: the rows before those of the delta.
-        changed: [changed items, dim] vectors of the delta's items; zeros where one has none.
+        items: Number of items in the snapshot: the rows before those of the delta.
+        changed: [changed items, dim] vectors of the delta's items; zeros for an item without a vector.
         present: [rows] whether the item has a vector; `None` where all have.
         usable: [rows] whether the item is available and has a vector.
     """
 
     def __init__(self, view: View, space: Space) -> None:
-        """
-        Args:
-            view: The catalogue.
-            space: Of its snapshot.
-        """
         self.space = space
         self.items = len(view.snapshot.ids)
         delta = view.delta
-        changed_present: Mask | None = None
+        changed_present = np.empty(0, np.bool_)
         if delta is None:
             self.changed = np.empty((0, self.dim), np.float32)
         elif space.name == TEXT:
             self.changed = delta.vectors
         else:
             self.changed, changed_present = _placed(space, delta, view.snapshot.row_of)
-        self.present: Mask | None = None
-        if space.rows is not None or changed_present is not None:
-            changed = np.ones(len(self.changed), np.bool_) if changed_present is None else changed_present
-            self.present = np.concatenate([space.present, changed])
+        all_present = space.rows is None and (delta is None or space.name == TEXT)
+        self.present: Mask | None = None if all_present else np.concatenate([space.present, changed_present])
         self.usable: Mask = view.available if self.present is None else view.available & self.present
 
     @property
@@ -114,16 +102,16 @@ class SpaceView:
 
     @cached_property
     def hidden(self) -> int:
-        """Number of the snapshot's vectors that must not be recommended."""
+        """Number of vectors in the snapshot whose items must not be recommended."""
         return len(self.space.vectors) - int(np.count_nonzero(self.usable[: self.items]))
 
     @cached_property
     def unusable(self) -> int:
-        """Number of all rows that must not be recommended, or have no vector."""
+        """Number of rows that must not be recommended or have no vector."""
         return int(len(self.usable) - np.count_nonzero(self.usable))
 
     def vectors(self, rows: Rows) -> Vectors:
-        """A copy of the vectors of these rows, [*rows.shape, dim]; zeros for one without. Row -1 gives any vector."""
+        """A copy of the vectors of these rows, [*rows.shape, dim]; zeros where there is none, anything for row -1."""
         space, items = self.space, self.items
         known = np.minimum(rows, items - 1) if len(self.changed) else rows
         taken: Vectors
@@ -143,7 +131,7 @@ class SpaceView:
 def _placed(space: Space, delta: Delta, row_of: dict[str, int]) -> tuple[Vectors, Mask]:
     """The vectors of changed items in a trained space, and which have one.
 
-    An item that was there in the training keeps its vector; a new one has that of its text, where the space has a map.
+    An item of the snapshot keeps its vector. A new item has the vector of its text where the space has a map.
     """
     vectors = np.zeros((delta.count, space.manifest.dim), np.float32)
     present = np.zeros(delta.count, np.bool_)
@@ -158,38 +146,40 @@ def _placed(space: Space, delta: Delta, row_of: dict[str, int]) -> tuple[Vectors
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A snapshot and what changed since; nothing in it changes.
+    """A snapshot and what changed since; immutable.
 
     Attributes:
-        snapshot: The rows from 0 on.
-        delta: The rows after them; none = nothing changed since.
+        snapshot: Holds the rows from 0 on.
+        delta: Holds the rows after them; `None` where nothing changed since.
     """
 
     snapshot: Snapshot
     delta: Delta | None = None
-    revision: int = field(init=False)
-    row_of: RowOf = field(init=False)
 
-    def __post_init__(self) -> None:
-        delta, snapshot = self.delta, self.snapshot
-        object.__setattr__(self, "revision", snapshot.manifest.revision if delta is None else delta.revision)
-        object.__setattr__(
-            self, "row_of", snapshot.row_of if delta is None else _Overlay(delta.row_of, snapshot.row_of)
-        )
+    @property
+    def revision(self) -> int:
+        """Revision of the catalogue."""
+        return self.snapshot.manifest.revision if self.delta is None else self.delta.revision
+
+    @cached_property
+    def row_of(self) -> RowOf:
+        """Row of each item id."""
+        known = self.snapshot.row_of
+        return known if self.delta is None else _Overlay(self.delta.row_of, known)
 
     @property
     def encoder(self) -> str:
-        """Runtime fingerprint of what made the vectors, and has to make those that are compared with them."""
+        """Runtime fingerprint of the encoder that made the vectors."""
         return self.snapshot.manifest.encoder
 
     @property
-    def available(self) -> NDArray[np.bool_]:
-        """[rows] whether the item is there and may be recommended."""
+    def available(self) -> Mask:
+        """[rows] whether the row may be recommended."""
         return self.snapshot.available if self.delta is None else self.delta.available
 
     @cached_property
     def unavailable(self) -> int:
-        """Number of all rows that must not be recommended."""
+        """Number of rows that must not be recommended."""
         return int(len(self.available) - np.count_nonzero(self.available))
 
     @property
@@ -198,11 +188,7 @@ class View:
         return self.space(TEXT)
 
     def space(self, name: str) -> SpaceView:
-        """A space of the snapshot, with what changed since.
-
-        Raises:
-            KeyError: The snapshot has none of this name.
-        """
+        """A space of the snapshot, with what changed since; raises KeyError for an unknown name."""
         found = self._spaces.get(name)
         if found is None:
             found = self._spaces[name] = SpaceView(self, self.snapshot.spaces[name])
@@ -228,7 +214,7 @@ class View:
         return [ids[row] if row < items else changed[row - items].id for row in rows.tolist()]
 
     def fields(self, names: Sequence[str], rows: Rows) -> list[dict[str, Any]]:
-        """The named fields of these rows [n], a dict per row; None where an item lacks one."""
+        """The named fields of these rows [n], a dict per row; `None` for a field that an item lacks."""
         if self.delta is None:
             return self.snapshot.fields.take(names, rows)
         items = len(self.snapshot.ids)
@@ -244,12 +230,11 @@ class View:
 def view_over(
     vectors: Vectors, engine: Engine, ids: Sequence[str] | None = None, available: Mask | None = None
 ) -> View:
-    """A catalogue in memory: no file, no fields, and no space but `text`.
+    """A catalogue in memory: without files, without fields, and with the space `text` alone.
 
     Args:
         vectors: [items, dim] unit float32.
-        engine: What searches them.
-        ids: Item id of each row; `None` names them ``i0``, ``i1`` ...
+        ids: Item id of each row; by default ``i0``, ``i1`` ...
         available: [items] whether the item may be recommended; `None` when all may.
     """
     items, dim = vectors.shape

@@ -1,4 +1,4 @@
-"""`recserve doctor`: is everything there that serving needs, and what to do about each fault."""
+"""`recserve doctor`: checks all that serving needs, and says what to do about each fault."""
 
 from __future__ import annotations
 

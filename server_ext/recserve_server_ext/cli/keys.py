@@ -1,4 +1,4 @@
-"""`recserve keys`: the keys that user ids become pseudonyms with."""
+"""`recserve keys`: rotates the keys of users' pseudonyms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rotate(
     home: Annotated[Path, typer.Option(help="Folder that holds everything recserve makes.")] = DEFAULT_HOME,
     store: Annotated[str | None, typer.Option(help="URL of PostgreSQL in place of the file in HOME.")] = None,
 ) -> None:
-    """Give every user a new pseudonym, by a new key, in the store of HOME; where it was cut short, do the rest.
+    """Give every user of the store a new pseudonym by a new key, or finish a rotation that was cut short.
 
     Servers may run meanwhile: they record nothing until it is done, and then go on with the new key.
     """

@@ -1,4 +1,4 @@
-"""`recserve serve`: a watched tritonserver over a workspace."""
+"""`recserve serve`: runs a supervised tritonserver over a home folder."""
 
 from __future__ import annotations
 
@@ -48,19 +48,12 @@ def serve(
     from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.server import ServeSettings, read_settings
 
-    given = {
-        "host": host,
-        "grpc_port": grpc_port,
-        "metrics_port": metrics_port,
-        "precision": precision,
-    }
+    options = {"host": host, "grpc_port": grpc_port, "metrics_port": metrics_port, "precision": precision}
+    given = {name: value for name, value in options.items() if value is not None}
     try:
         settings = read_settings(config) if config is not None else ServeSettings()
-        merged = {
-            **msgspec.to_builtins(settings),
-            **{name: value for name, value in given.items() if value is not None},
-        }
-        _run(Workspace(home), msgspec.convert(merged, ServeSettings), triton, ready_file, log_json=log_json)
+        merged = msgspec.convert(msgspec.to_builtins(settings) | given, ServeSettings)
+        _run(Workspace(home), merged, triton, ready_file, log_json=log_json)
     except msgspec.ValidationError as error:
         fail(f"a setting is wrong: {error}", code=2)
     except ServerError as error:

@@ -1,4 +1,4 @@
-"""Names for the types of arrays, by what they hold."""
+"""Types of arrays, by what they hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Vectors = NDArray[np.float32]
 Scores = NDArray[np.float32]
 #: int64: rows of a catalogue.
 Rows = NDArray[np.int64]
-#: int64: counts, places and other whole numbers.
+#: int64: counts, indices and other whole numbers.
 Ints = NDArray[np.int64]
 #: float64: weights, scores that are added up, moments.
 Floats = NDArray[np.float64]

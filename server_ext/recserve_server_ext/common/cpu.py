@@ -1,4 +1,4 @@
-"""What this CPU can do with 8-bit integers: it decides the default precision and which int8 vectors agree."""
+"""The arithmetic of this CPU for 8-bit integers: it decides the default precision and which int8 vectors agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def flags() -> frozenset[str]:
 
 
 def vector_flags() -> list[str]:
-    """Those of the flags that say what a CPU calculates with, in alphabetical order."""
+    """The CPU flags of vector arithmetic, in alphabetical order."""
     return sorted(flag for flag in flags() if flag.startswith(("avx", "amx", "fma")))
 
 

@@ -1,19 +1,4 @@
-"""Errors of this room.
-
-::
-
-    ServerError
-    ├── EncoderError      an encoder folder is missing, damaged or made for another CPU
-    ├── SnapshotError     a snapshot is missing, damaged or made by another encoder
-    │   └── EncoderNotLoadedError  a server has not loaded what made a snapshot, or not yet
-    ├── StoreError
-    │   ├── CatalogueError    the catalogue store cannot be read or written
-    │   └── InteractionError  the interaction store cannot be read or written
-    │       └── UserKeysError  the keys at hand are not those that its pseudonyms were made by
-    ├── MilvusError       Milvus is away, refused, or did not answer in time
-    ├── UserIdError       a user id cannot be made a pseudonym
-    ├── ConfigError       a configuration value or file is wrong
-    └── LaunchError       tritonserver cannot be found, started or kept running
+"""The errors of the server: one root, and a class for each thing that can be wrong.
 
 A request that is refused raises `recserve_client.contract.RequestError` instead.
 """
@@ -22,12 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
-#: What to do about a snapshot that cannot be used.
+#: Advice for a snapshot that cannot be used.
 REBUILD: Final = "rebuild it with: recserve index build"
 
 
 class ServerError(Exception):
-    """Root of this room's errors; the message says what was wrong, which value, and what to do."""
+    """Root of these errors; the message says what was wrong, which value, and what to do."""
 
 
 class EncoderError(ServerError):
@@ -39,7 +24,7 @@ class SnapshotError(ServerError):
 
 
 class EncoderNotLoadedError(SnapshotError):
-    """A server has not loaded the encoder that made a snapshot, or not yet."""
+    """The encoder that made a snapshot is not loaded, or not yet."""
 
 
 class StoreError(ServerError):
@@ -55,17 +40,19 @@ class InteractionError(StoreError):
 
 
 class UserKeysError(InteractionError):
-    """The keys at hand are not those that the pseudonyms of the interaction store were made by."""
+    """Other keys made the pseudonyms of the interaction store."""
 
 
 class MilvusError(ServerError):
     """Milvus is away, refused, or did not answer in time.
 
     Attributes:
-        is_away: Whether it did not answer, or is not ready; no = it refused this one request.
+        is_away: Whether it did not answer or is not ready; false where it refused this one request.
     """
 
-    is_away: bool = False
+    def __init__(self, text: str, *, is_away: bool = False) -> None:
+        super().__init__(text)
+        self.is_away = is_away
 
 
 class UserIdError(ServerError):

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written aside, fsynced, renamed; and their checksums."""
+"""Atomic files and folders: written aside, fsynced, renamed; checksums, locks, and errors of reading."""
 
 from __future__ import annotations
 
@@ -7,15 +7,47 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import msgspec
 
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(
+    folder: Path, files: Mapping[str, str], error: type[Exception], advice: str, *, checksums: bool = True
+) -> None:
+    """Check files of a folder against their SHA-256; `error` names the first file that is missing or damaged."""
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise error(f"{file} is missing; {advice}")
+        if checksums and (found := sha256_of(file)) != expected:
+            raise error(f"{file} is damaged: SHA-256 {found[:12]}, manifest says {expected[:12]}; {advice}")
+
+
+@contextmanager
+def reading(path: Path, error: type[Exception], advice: str) -> Iterator[None]:
+    """Raise `error`, which names the file and says what to do, where the block cannot read or decode it."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError, RuntimeError, msgspec.MsgspecError) as cause:
+        why = getattr(cause, "strerror", None) or cause  # an OSError would name the file again
+        raise error(f"{path} cannot be read: {why}; {advice}") from cause
+
+
+def changed_at(path: Path) -> int:
+    """Time of the last change of a file in nanoseconds; 0 for a missing file."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def fsync_path(path: Path) -> None:
@@ -27,17 +59,17 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Replace a file atomically: temporary file beside it, fsync, rename, fsync of the folder."""
-    write_chunks(path, [content])
+    write_chunks(path, [content], mode=mode)
 
 
-def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+def write_chunks(path: Path, chunks: Iterable[bytes], *, mode: int = 0o666) -> None:
     """`write_file` for content that need not be in memory at once; when it fails the old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with aside.open("wb") as file:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
@@ -49,9 +81,9 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder aside; when the block ends well, its files are fsynced and it takes the place of `path`.
+    """Yield a temporary folder that replaces `path` when the block ends well, fsynced with all its files.
 
-    An existing `path` is moved away first and removed last. When the block fails nothing is left behind.
+    An existing `path` is moved away first and removed last. When the block fails, nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -73,7 +105,7 @@ def point_link(link: Path, target: Path) -> None:
 
 @contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for whoever holds it; the kernel lets go when the process dies."""
+    """Hold a lock file, after waiting for it; the kernel releases it when the process dies."""
     handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -83,7 +115,7 @@ def exclusive(lock: Path) -> Iterator[None]:
 
 
 def replace_folder(aside: Path, path: Path) -> None:
-    """Put a folder that was made aside, on the same disk, in the place of `path`, fsynced."""
+    """Replace `path` with a folder on the same disk, fsynced."""
     for file in sorted(aside.rglob("*")):
         fsync_path(file)
     fsync_path(aside)

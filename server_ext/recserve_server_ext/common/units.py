@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-#: In a second.
+#: Microseconds in a second.
 MICROSECONDS: Final = 1_000_000
 #: Seconds in a day.
 DAY_S: Final = 86_400.0
 #: Bytes in a mebibyte.
 MIB: Final = 2**20
+#: The integers of 64 bits.
+INT64: Final = range(-(2**63), 2**63)

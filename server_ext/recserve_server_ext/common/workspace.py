@@ -1,4 +1,4 @@
-"""Where everything lies on disk: one folder, `.recserve` in the current folder unless told otherwise."""
+"""The home folder, where everything is on disk: by default `.recserve` in the current folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def store_place(place: str) -> Path | str:
-    """A store as it is named on a command line or in a configuration: a URL stays one, anything else is a file."""
+    """A store from its name on a command line or in the settings: a URL, or else a file."""
     return place if "://" in place else Path(place)
 
 
@@ -16,17 +16,13 @@ DEFAULT_HOME = Path(".recserve")
 
 @dataclass(frozen=True)
 class Workspace:
-    """Paths under one home folder.
-
-    Attributes:
-        home: The folder itself.
-    """
+    """Paths under a home folder."""
 
     home: Path
 
     @property
     def encoder(self) -> Path:
-        """Exported encoders: `versions` holds them all, and a link per precision (`fp32`, `int8`) names the newest."""
+        """Exported encoders: all are in `versions`, and a link for each precision (`fp32`, `int8`) names the newest."""
         return self.home / "encoder"
 
     @property
@@ -41,16 +37,16 @@ class Workspace:
 
     @property
     def pseudonym_key(self) -> Path:
-        """Key that user ids become pseudonyms with."""
+        """Key file of the pseudonyms."""
         return self.home / "pseudonym.key"
 
     def store_at(self, place: str) -> Path | str:
-        """The catalogue store: that of a URL or file, or, where none is named, the file in the home."""
+        """The catalogue store of this URL or file; for an empty name, the file in the home folder."""
         return store_place(place) if place else self.store
 
     @property
     def snapshots(self) -> Path:
-        """Published snapshots, one folder each, and `CURRENT`, which names the one to serve."""
+        """Snapshots, a folder each, and `CURRENT`, which names the published one."""
         return self.home / "snapshots"
 
     @property
@@ -60,10 +56,10 @@ class Workspace:
 
     @property
     def encoding(self) -> Path:
-        """What an index build that goes on has encoded so far, a folder for its encoder."""
+        """Vectors that an unfinished index build has encoded, a folder for each encoder."""
         return self.home / "encoding"
 
     @property
     def run(self) -> Path:
-        """What a running server made for itself: model repository, backend, log."""
+        """Files of running servers: model repository, backends, log."""
         return self.home / "run"

@@ -1,4 +1,4 @@
-"""What is counted of the log of all users, and how often."""
+"""Settings of the counts over the log of all users."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Seconds = Annotated[float, Meta(gt=0, le=1e12)]
 
 
 class ClickPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is believed of an item of which nothing was logged: its rate of clicks is Beta(clicks, others).
+    """Prior of an item's click rate before anything is logged of it: Beta(clicks, others).
 
     Attributes:
-        clicks: As many clicks, seen beforehand.
-        others: As many times that it was recommended and not clicked.
+        clicks: Number of clicks to start with.
+        others: Number of recommendations without a click to start with.
     """
 
     clicks: Belief = 1.0
@@ -26,15 +26,15 @@ class ClickPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CountSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is counted of the log.
+    """Settings of the counts.
 
     Attributes:
-        every_s: How often the log is counted again.
-        contexts: Names in the contexts of interactions; what is popular is counted for each of their values.
-        recent_half_life_s: Age after which an interaction counts half as much for recent popularity.
-        neighbours: Items that are kept for each item.
-        shrink: Users that are added to the denominator of the similarity of two items.
-        click_prior: What Thompson sampling believes of an item before anything is logged of it.
+        every_s: Time between two counts of the log.
+        contexts: Names in the contexts of interactions; popularity is counted for each of their values.
+        recent_half_life_s: Age at which an interaction counts half as much for recent popularity.
+        neighbours: Number of neighbours kept for each item.
+        shrink: Number of users added to the denominator of the similarity of two items.
+        click_prior: Prior of the click rates for Thompson sampling.
     """
 
     every_s: Annotated[float, Meta(gt=0)] = 60.0

@@ -1,4 +1,4 @@
-"""Experiments as they are configured: variants with options, shares, and the layer that keeps experiments apart."""
+"""Settings of experiments: variants with options, shares, and layers that keep experiments apart."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One way to answer.
 
     Attributes:
-        name: Within its experiment.
-        options: Fields of a `RecommendRequest` that take the place of the caller's; without any the caller's count.
-        weight: Its part of the experiment's users, relative to the other variants.
+        name: Unique in its experiment.
+        options: Fields of a `RecommendRequest` that replace the caller's; empty for the caller's own request.
+        weight: Share of the experiment's users, relative to the other variants.
     """
 
     name: Name
@@ -29,10 +29,10 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Variants that are compared on users drawn by hash.
 
     Attributes:
-        name: Of the experiment.
-        variants: The first one is what the others are compared with.
-        layer: A user takes part in one experiment of a layer at most; empty for a layer of its own.
-        share: Part of all users; those of one layer add up to 1 at most.
+        name: Name of the experiment.
+        variants: The others are compared with the first.
+        layer: A user takes part in at most one experiment of a layer; empty for a layer of its own.
+        share: Share of all users; the shares of a layer add up to at most 1.
     """
 
     name: Name

@@ -1,4 +1,4 @@
-"""The rules by which interactions become a weighted history: typed, frozen, and named by a version."""
+"""Rules by which interactions become a weighted history; a version names them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import msgspec
 from msgspec import Meta
 
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.common.files import reading
 from recserve_server_ext.common.units import DAY_S
 
-#: Goes into the version; raise it when the same rules begin to give other weights.
+#: Part of the version; raise it when the same rules give other weights.
 _FORMULAS: Final = 1
 
 Method = Literal["z", "minmax", "log", "quantile"]
@@ -39,26 +40,26 @@ class Cleaning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is left out, in this order; see `recserve_server_ext.history.cleaning`.
 
     Attributes:
-        bot_events: A user with more interactions than this within `bot_window_s` is a bot: all of it is left out.
+        bot_interactions: A user with more interactions within `bot_window_s` is a bot, whose history is left out.
         bot_window_s: Length of that window.
         bounce_types: Types whose interactions may be bounces.
-        bounce_s: A shorter duration is a bounce; without a duration nothing is.
+        bounce_s: A shorter duration is a bounce; an interaction without a duration is none.
     """
 
-    bot_events: Annotated[int, Meta(ge=1)] = 200
+    bot_interactions: Annotated[int, Meta(ge=1)] = 200
     bot_window_s: Positive = 60.0
     bounce_types: tuple[str, ...] = ("view", "listen")
     bounce_s: NotNegative = 2.0
 
 
 class Rating(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the value of a rating becomes a factor, which is negative for what the user rates below the own mean.
+    """How the value of a rating becomes a factor, negative for a rating below the user's mean.
 
     Attributes:
-        types: Types whose value is a rating; without a value they are left out as missing.
-        method: `points` = the distance to the user's mean as it is; else standardised, which needs fitted statistics.
-        middle: What users are drawn to as long as no mean is fitted: the middle of the scale.
-        prior: How many ratings at the middle a user's mean starts with, so that a first rating counts.
+        types: Types whose value is a rating; an interaction without a value is left out as missing.
+        method: `points` takes the distance to the user's mean; the other methods standardise it by fitted statistics.
+        middle: Middle of the scale, which stands for the mean of all users until one is fitted.
+        prior: Number of ratings at the middle that a user's mean starts with, so that a first rating counts.
     """
 
     types: tuple[str, ...] = ("rating",)
@@ -71,8 +72,8 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a feature becomes a factor: exp(strength * s), with s the standardised value.
 
     Attributes:
-        method: Of standardisation; see `recserve_server_ext.history.features.standardised`.
-        strength: 0 = the feature does not count.
+        method: Method of standardisation; see `recserve_server_ext.history.features.standardised`.
+        strength: 0 for a feature that does not count.
     """
 
     method: Method
@@ -80,15 +81,15 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one feature over the interactions of a time range.
+    """Statistics of one feature over the interactions of a time range.
 
     Attributes:
-        count: Values; without any, the feature is neutral.
-        mean: Their mean.
-        std: Their standard deviation (of the population).
-        least: The least.
-        most: The greatest.
-        knots: 101 quantiles: of 0, 1 % ... 100 %.
+        count: Number of values; without values the feature is neutral.
+        mean: Mean.
+        std: Standard deviation of the population.
+        least: Minimum.
+        most: Maximum.
+        knots: The 101 quantiles of 0 %, 1 % ... 100 %.
     """
 
     count: int
@@ -100,23 +101,23 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Statistics, and the time range they were fitted on: nothing outside of it went in.
+    """Statistics, and the time range they were fitted on; nothing outside of it went in.
 
     Attributes:
-        name: Of the range, as in `train`.
-        start_us: First microsecond since 1970.
-        end_us: First microsecond that is not in it.
-        events: Interactions in the range, after cleaning.
-        dwell: Statistics of this feature; see `recserve_server_ext.history.features.features`. So the next three.
-        clicks: Of this one.
-        amount: Of this one.
-        rating: Of this one.
+        name: Name of the range, such as `train`.
+        start_us: First microsecond since 1970 in the range.
+        end_us: First microsecond since 1970 after the range.
+        interactions: Number of interactions in the range, after cleaning.
+        dwell: Statistics of dwell times; see `recserve_server_ext.history.features.features`.
+        clicks: Statistics of clicks.
+        amount: Statistics of amounts.
+        rating: Statistics of ratings.
     """
 
     name: str
     start_us: int
     end_us: int
-    events: int
+    interactions: int
     dwell: Statistics
     clicks: Statistics
     amount: Statistics
@@ -127,16 +128,16 @@ class HistoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How interactions become weights: the product of the factors of `recserve_server_ext.history.weights`.
 
     Attributes:
-        base: Base weight by type; a type without one is left out. Negative ones push away.
+        base: Base weight by type; a type without a weight is left out. Negative weights push away.
         cleaning: What is left out.
         rating: How ratings count.
-        features: How dwell time, clicks and amounts count; those that are not named do not.
-        half_life_s: Time after which a weight has halved, in seconds; with `None` time does not count.
-        half_life_events: Newer interactions after which a weight has halved; with `None` position does not count.
-        half_life_sessions: Later sessions after which a weight has halved; with `None` sessions do not count.
+        features: How dwell time, clicks and amounts count; a feature that is not named does not count.
+        half_life_s: Time after which a weight has halved; `None` where time does not count.
+        half_life_interactions: Number of newer interactions after which it has; `None` where they do not count.
+        half_life_sessions: Number of later sessions after which it has; `None` where sessions do not count.
         session_gap_s: A longer pause begins a session.
         damps_repeats: Whether repeats of one item or text count less each.
-        fitted: What `fit` found; methods of standardisation need it.
+        fitted: Fitted statistics, which methods of standardisation need.
     """
 
     base: dict[str, Weight] = msgspec.field(default_factory=lambda: dict(BASE_WEIGHTS))
@@ -144,7 +145,7 @@ class HistoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rating: Rating = Rating()
     features: dict[FeatureName, Feature] = {}
     half_life_s: Positive | None = 30 * DAY_S
-    half_life_events: Positive | None = 7.0
+    half_life_interactions: Positive | None = 7.0
     half_life_sessions: Positive | None = None
     session_gap_s: Positive = 1800.0
     damps_repeats: bool = True
@@ -152,7 +153,7 @@ class HistoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def version(self) -> str:
-        """Names these rules with their statistics: 16 hexadecimal digits of a SHA-256 over all of it."""
+        """16 hexadecimal digits of a SHA-256 over these rules and their statistics."""
         content = b"%d\n" % _FORMULAS + msgspec.json.encode(self, order="sorted")
         return hashlib.sha256(content).hexdigest()[:16]
 
@@ -163,15 +164,7 @@ class HistoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_rules(path: Path) -> HistoryRules:
-    """Rules from a TOML file, or from the JSON file that `recserve interactions fit` writes.
-
-    Raises:
-        ConfigError: It cannot be read, or does not fit the schema.
-    """
+    """Rules from TOML, or from the JSON that `recserve interactions fit` writes; raises ConfigError for wrong ones."""
     decode = msgspec.json.decode if path.suffix == ".json" else msgspec.toml.decode
-    try:
+    with reading(path, ConfigError, "correct these rules"):
         return decode(path.read_bytes(), type=HistoryRules)
-    except OSError as error:
-        raise ConfigError(f"cannot read the rules {path}: {error.strerror}") from error
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"the rules {path}: {error}") from error

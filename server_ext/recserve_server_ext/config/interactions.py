@@ -1,4 +1,4 @@
-"""What an interaction store accepts and how much it keeps."""
+"""Limits of an interaction store."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class InteractionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The limits of an interaction store.
+    """What an interaction store accepts, and how much it keeps.
 
     Attributes:
-        future_s: How far ahead of the server's clock a timestamp may be.
-        max_age_s: Interactions older than this are removed by `recserve interactions expire`; with `None` they stay.
-        per_user: Interactions kept of one user: the newest. Up to `slack` more are there between two cuts.
-        seen_per_user: Entries kept of what one user saw: the newest, one for each item and kind. The same slack.
-        seen_max_age_s: Entries older than this are removed by the same command; with `None` they stay.
-        slack: A user's rows are cut to the limits after this many interactions.
-        tombstone_s: For how long after an erasure older interactions of that user are refused.
-        batch: Interactions of one call, and of one transaction.
-        queue: Interactions that may wait for a transaction; beyond that callers wait, and are refused after 10 s.
-        answers: Logged answers kept: the newest.
-        answers_max_age_s: Older ones are removed; with `None` they stay.
+        future_s: How far a timestamp may be ahead of the server's clock.
+        max_age_s: Age at which interactions expire; `None` for never.
+        per_user: Newest interactions kept of a user, and up to `slack` more between two cuts.
+        seen_per_user: Newest seen items kept of a user, one entry for each item and kind, with the same slack.
+        seen_max_age_s: Age at which seen items expire; `None` for never.
+        slack: Number of interactions after which a user's rows are cut to the limits.
+        tombstone_s: How long after an erasure older interactions of that user are refused.
+        batch: Most interactions of a call, and of a transaction.
+        queue: Interactions that may wait for a transaction; further callers wait for room, for 10 s.
+        answers: Newest logged answers kept.
+        answers_max_age_s: Age at which logged answers expire; `None` for never.
     """
 
     future_s: Annotated[float, Meta(ge=0)] = 300.0

@@ -1,4 +1,4 @@
-"""Where Milvus is, and how it is asked."""
+"""Settings of Milvus."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import msgspec
 from msgspec import Meta
 
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.common.files import reading
 
 
 class MilvusSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where Milvus is, and how it is asked.
 
     Attributes:
-        uri: `http://host:19530`, or `https`; `/name` behind it is a database other than the default one, and each
-            catalogue needs one of its own. Empty without Milvus.
-        token_file: File that holds `user:password` or an API key; empty where Milvus asks for none.
-        consistency: Which deletes a search must have seen. A collection does not change otherwise, and what was deleted
-            is left out of slates in any case, so a stronger level only saves searching a little wider.
-        search_s: Deadline of a search. The supervisor's probes wait two seconds, so it is shorter.
-        load_s: Deadline of each step of loading a snapshot: one insert, the flush, the index, the load into memory.
+        uri: ``http://host:19530`` or ``https://...``, with ``/name`` for a database other than the default; each
+            catalogue needs its own. Empty for no Milvus.
+        token_file: File with ``user:password`` or an API key; empty where Milvus asks for none.
+        consistency: Which deletes a search must have seen. Slates leave out deleted items in any case, so a stronger
+            level only saves a slightly wider search.
+        search_s: Deadline of a search, below the two seconds of the supervisor's probes.
+        load_s: Deadline of each step of loading a snapshot: an insert, the flush, the index, the load into memory.
     """
 
     uri: str = ""
@@ -31,14 +32,9 @@ class MilvusSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     load_s: Annotated[float, Meta(gt=0)] = 3600.0
 
     def token(self) -> str:
-        """What the token file holds.
-
-        Raises:
-            ConfigError: It cannot be read.
-        """
+        """The content of the token file, empty without one; raises ConfigError where it cannot be read."""
         if not self.token_file:
             return ""
-        try:
-            return Path(self.token_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the token of Milvus cannot be read from {self.token_file}: {error}") from error
+        path = Path(self.token_file)
+        with reading(path, ConfigError, "name the file with the token of Milvus in token_file"):
+            return path.read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""What a server runs with: one frozen object, read from TOML, checked at the edge, handed to the models as JSON."""
+"""Settings of a server: one frozen object, read from TOML, checked once, and handed to the models as JSON."""
 
 from __future__ import annotations
 
@@ -10,66 +10,67 @@ from msgspec import Meta
 
 from recserve_client.contract.filters import FilterBounds
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.common.files import reading
+from recserve_server_ext.common.units import MIB
 from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.history import HistoryRules, read_rules
-from recserve_server_ext.config.interactions import InteractionLimits, Seconds
+from recserve_server_ext.config.interactions import InteractionLimits, Positive, Seconds
 from recserve_server_ext.config.milvus import MilvusSettings
 
-Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
-#: What runs the model `encoder`: a Python model with onnxruntime inside, or a backend of Triton's own.
+#: What runs the model `encoder`: onnxruntime in a Python model, or one of Triton's own backends.
 Target = Literal["embedded", "onnxruntime", "tensorrt"]
-#: What onnxruntime computes with.
+#: Execution provider of onnxruntime.
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The largest request that is accepted (anything beyond is refused as `too_large`), and what may wait.
+    """The largest accepted request (a larger one is refused as `too_large`), and how much may wait.
 
     Attributes:
-        request_bytes: Packed request.
-        history: Behaviours of one history.
-        exclude: Excluded ids of one request.
-        text_bytes: One text, in UTF-8.
-        texts: Texts of one request (a history's or an `embed` request's).
-        items_bytes: Packed request to the model `items`.
-        item_bytes: One item of such a request.
-        attributes: Attributes of one item.
-        cursors: Rankings that are kept for later pages, of at most 1,000 items each (least recently used go first).
-        filter: The largest filter.
-        interactions_bytes: Packed request to the model `interactions`.
-        interaction_bytes: One interaction of such a request.
-        revision_wait_ms: How long a request waits for its `min_revision`; 0 = not at all.
-        revision_waiting: Requests that may wait so at a time.
+        request_bytes: Size of a packed request.
+        history: Behaviours of a history.
+        exclude: Excluded ids of a request.
+        text_bytes: Size of a text, in UTF-8.
+        texts: Texts of a history or of a request to `embed`.
+        items_bytes: Size of a packed request to `items`.
+        item_bytes: Size of an item of such a request.
+        attributes: Attributes of an item.
+        cursors: Rankings kept for later pages, of at most 1,000 items each (least recently used go first).
+        filter: Bounds of a filter.
+        interactions_bytes: Size of a packed request to `interactions`.
+        interaction_bytes: Size of an interaction of such a request.
+        revision_wait_ms: How long a request waits for its `min_revision`; 0 for not at all.
+        revision_waiting: Requests that may wait for a revision at a time.
     """
 
-    request_bytes: Positive = 4 * 1024 * 1024
+    request_bytes: Positive = 4 * MIB
     history: Positive = 1000
     exclude: Annotated[int, Meta(ge=0)] = 1000
     text_bytes: Positive = 32 * 1024
     texts: Positive = 256
-    items_bytes: Positive = 48 * 1024 * 1024
+    items_bytes: Positive = 48 * MIB
     item_bytes: Positive = 256 * 1024
     attributes: Positive = 256
     cursors: Positive = 1000
     filter: FilterBounds = FilterBounds()
-    interactions_bytes: Positive = 16 * 1024 * 1024
+    interactions_bytes: Positive = 16 * MIB
     interaction_bytes: Positive = 256 * 1024
     revision_wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 2000
     revision_waiting: Positive = 256
 
 
-class AnswerLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is logged of the answers of `recommend`, and through which queue.
+class ImpressionLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the impression log.
 
     Attributes:
         by_user: Share of the answers to requests by user id that is logged.
-        plain: Share of the other answers; they name no user, and the supervisor's probes are among them.
-        every_s: How often what waits is written.
-        queue: Answers that may wait; what finds no room is not logged, and counted.
+        plain: Share of the other answers that is logged; these name no user and include the supervisor's probes.
+        every_s: Time between two writes of the queue.
+        queue: Answers that may wait; an answer without room is counted but not logged.
         queue_items: Items of the answers that may wait.
     """
 
@@ -81,32 +82,32 @@ class AnswerLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How users are recorded and recommended for by id.
+    """Settings of users: how they are recorded and recommended for by id.
 
     Attributes:
-        store: URL of the interaction store; empty = the SQLite file in the home, made when it is missing.
-        rules: File of the rules that weigh interactions; empty = the built-in ones.
-        limits: What the interaction store accepts and keeps.
-        counts: What is counted of the log.
-        log: What is logged of the answers.
-        experiments: Variants that are compared.
+        store: URL of the interaction store; empty for the SQLite file in the home, made when it is missing.
+        rules: File of the rules that weigh interactions; empty for the built-in rules.
+        limits: Limits of the interaction store.
+        counts: Counts over the log.
+        log: The impression log.
+        experiments: Compared variants; see `recserve_server_ext.recommend.experiments`.
     """
 
     store: str = ""
     rules: str = ""
     limits: InteractionLimits = InteractionLimits()
     counts: CountSettings = CountSettings()
-    log: AnswerLogSettings = AnswerLogSettings()
+    log: ImpressionLogSettings = ImpressionLogSettings()
     experiments: list[Experiment] = []
 
 
 class EncoderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What runs the encoder; `recserve export encoder --target` writes each target.
+    """What runs the encoder; `recserve export encoder --target` writes a target.
 
     Attributes:
         target: `embedded` runs with any Triton; the others need the backend of their name.
-        provider: Of target onnxruntime.
-        backends: Folder with more backends for the Triton of the wheel, such as `onnxruntime`; empty without any.
+        provider: Execution provider of target onnxruntime.
+        backends: Folder with more backends for the Triton of the wheel, such as `onnxruntime`; may be empty.
     """
 
     target: Target = "embedded"
@@ -115,30 +116,30 @@ class EncoderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to serve.
+    """Settings of a server.
 
     Attributes:
         host: Address to listen on; Triton's own front end is not meant for open networks.
-        grpc_port: Port of gRPC; 0 = any free one.
-        metrics_port: Port of Prometheus metrics; 0 = any free one.
-        precision: That the encoder of the published index must have; `auto` = any.
-        encoder: What runs it.
-        threads: Threads of the search and of the encoder, each; 0 = the usable cores.
-        batch: Requests (users) answered in one batch at most.
-        encoder_batch: Texts in one request to the encoder at most.
-        encoding: Calls of a model to the encoder at a time; the requests that wait meanwhile go to it together.
-        text_cache: Vectors of texts kept (least recently used go first).
-        encoder_timeout_s: Deadline of one call to the encoder.
-        store: URL of the catalogue store; empty = the SQLite file in the home.
-        compact_after: Changed and removed items after which a new snapshot is made in the background; 0 = never.
-        limits: The largest request, and what may wait.
-        users: What users do, and recommendations by user id.
-        strategy: What answers requests that name no strategy.
-        fallback: What answers where nothing usable is known of a user.
-        strategies: Options by the name of a strategy, and two more entries: `kind`, for a strategy of a new name, is
-            the name of the one that it is made of; `bounds`, by option, is what a request may ask for: the least and
-            the greatest number, or a list of values.
-        milvus: Where Milvus is, for an index that is there.
+        grpc_port: Port of gRPC; 0 for any free port.
+        metrics_port: Port of Prometheus metrics; 0 for any free port.
+        precision: Precision that the encoder of the published index must have; `auto` for any.
+        encoder: What runs the encoder.
+        threads: Threads of the search, and as many of the encoder; 0 for the usable cores.
+        batch: Most requests (users) of a batch.
+        encoder_batch: Most texts of a request to the encoder.
+        encoding: Calls of a model to the encoder at a time; requests that wait meanwhile share the next call.
+        text_cache: Vectors of texts that are kept (least recently used go first).
+        encoder_timeout_s: Deadline of a call to the encoder.
+        store: URL of the catalogue store; empty for the SQLite file in the home.
+        compact_after: Changed and removed items after which a new snapshot is made in the background; 0 for never.
+        limits: The largest request, and how much may wait.
+        users: Users, and recommendations by user id.
+        strategy: Strategy of requests that name none.
+        fallback: Strategy for users of whom nothing usable is known.
+        strategies: Options by the name of a strategy, with two more entries. `kind` makes a strategy of a new name from
+            the strategy it names. `bounds` limits what a request may ask for, by option: the least and the greatest
+            number, or a list of values.
+        milvus: Milvus, for an index that it searches.
     """
 
     host: str = "127.0.0.1"
@@ -163,16 +164,16 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the launcher hands to the models, as JSON in the parameter `settings` of their configurations.
+    """Settings that the launcher hands to the models, as JSON in the parameter `settings` of their configurations.
 
     Attributes:
         run: Folder that the server runs from; see `recserve_server_ext.encoder.loaded`.
         snapshots: Folder of published snapshots.
-        store: File or URL of the catalogue store; empty = there is none, and nothing changes but by new snapshots.
-        serve: The server's settings.
+        store: File or URL of the catalogue store; empty without one: then only new snapshots change the catalogue.
+        serve: Settings of the server.
         interactions: File or URL of the interaction store.
-        pseudonym_key: File of the key that user ids become pseudonyms with.
-        encoder: Encoder folder, for the models that belong to one.
+        pseudonym_key: Key file of the pseudonyms.
+        encoder: Encoder folder, for the models of one encoder.
     """
 
     run: str
@@ -185,23 +186,11 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_settings(path: Path) -> ServeSettings:
-    """Read a TOML file of `ServeSettings`; what it leaves out has the default.
-
-    Raises:
-        ConfigError: Unreadable, not TOML, an unknown name or a wrong value.
-    """
-    try:
+    """Read a TOML file of `ServeSettings`, with defaults for missing settings; raises ConfigError for a wrong file."""
+    with reading(path, ConfigError, "correct these settings"):
         return msgspec.toml.decode(path.read_bytes(), type=ServeSettings)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
 
 
 def rules_of(users: UserSettings) -> HistoryRules:
-    """The rules that weigh interactions.
-
-    Raises:
-        ConfigError: The file cannot be read, or does not fit the schema.
-    """
+    """The rules of the settings, from their file or built in; raises ConfigError as `read_rules`."""
     return read_rules(Path(users.rules)) if users.rules else HistoryRules()

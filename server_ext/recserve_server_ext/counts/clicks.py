@@ -14,7 +14,7 @@ from recserve_server_ext.common.units import DAY_S, MICROSECONDS
 from recserve_server_ext.config.counts import ClickPrior
 from recserve_server_ext.interactions.reads import in_columns
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.interactions.tables import answers, events
+from recserve_server_ext.interactions.tables import answers, interactions
 
 #: Interaction types that are clicks.
 CLICKS: Final = frozenset({"click", "view", "listen"})
@@ -96,14 +96,18 @@ def _shown(connection: sa.Connection, codes: dict[str, int]) -> tuple[Ints, Ints
 
 def _clicked(connection: sa.Connection, oldest: int, codes: dict[str, int]) -> Ints:
     """[2, clicks] number of the answer that the click names, and code of the item."""
-    newest = connection.execute(sa.select(sa.func.max(events.c.number))).scalar_one() or 0
-    after_us = events.c.time_us - answers.c.time_us
+    newest = connection.execute(sa.select(sa.func.max(interactions.c.number))).scalar_one() or 0
+    after_us = interactions.c.time_us - answers.c.time_us
     query = (
-        sa.select(answers.c.number, events.c.item)
-        .join_from(events, answers, answers.c.recommendation_id == events.c.recommendation_id)
-        .where(events.c.number > newest - _MAX_INTERACTIONS, events.c.type.in_(CLICKS), events.c.item.is_not(None))
+        sa.select(answers.c.number, interactions.c.item)
+        .join_from(interactions, answers, answers.c.recommendation_id == interactions.c.recommendation_id)
+        .where(
+            interactions.c.number > newest - _MAX_INTERACTIONS,
+            interactions.c.type.in_(CLICKS),
+            interactions.c.item.is_not(None),
+        )
         .where(answers.c.number >= oldest, sa.not_(answers.c.forced))
-        .where(sa.or_(answers.c.user.is_(None), answers.c.user == events.c.user))
+        .where(sa.or_(answers.c.user.is_(None), answers.c.user == interactions.c.user))
         .where(after_us >= -round(SKEW_S * MICROSECONDS), after_us <= round(WINDOW_S * MICROSECONDS))
     )
     parts = [np.empty((2, 0), np.int64)]

@@ -1,4 +1,4 @@
-"""An encoder on a GPU in this process, by onnxruntime-gpu: to see whether a provider loads and agrees, not to serve."""
+"""An encoder on a GPU in this process, by onnxruntime-gpu: for checks of a provider, not for serving."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recserve_server_ext.encoder.manifest import MODEL, read_manifest
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
 from recserve_server_ext.encoder.text_encoder import TextTokenizer
 
-#: onnxruntime's names.
+#: Names of the providers in onnxruntime.
 PROVIDERS: Final[Mapping[Provider, str]] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -26,12 +26,11 @@ _BATCH: Final = 64
 
 
 class GpuEncoder:
-    """Runs an encoder as a GPU target does: texts of like length together, padded to few widths."""
+    """Runs an encoder as a GPU target does: texts of similar length together, padded to the least of `widths`."""
 
     def __init__(self, folder: Path, provider: Provider) -> None:
         """
         Args:
-            folder: Of the encoder.
             provider: `cpu` runs the same way without a GPU.
 
         Raises:
@@ -39,7 +38,7 @@ class GpuEncoder:
         """
         self._manifest = read_manifest(folder)
         self._tokenizer = TextTokenizer(folder, self._manifest.max_tokens)
-        self._widths = padded_widths("onnxruntime", self._manifest.max_tokens)
+        self.widths = padded_widths("onnxruntime", self._manifest.max_tokens)
         name = PROVIDERS[provider]
         if name not in (offered := onnxruntime.get_available_providers()):
             raise EncoderError(
@@ -55,7 +54,7 @@ class GpuEncoder:
             self._session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=chosen)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise EncoderError(f"{name} cannot load {folder / MODEL}: {error}") from error
-        # A provider whose libraries are missing is left out with a line in the log and no error.
+        # onnxruntime leaves out a provider whose libraries are missing, with a line in the log and no error.
         if self._session.get_providers()[0] != name:
             raise EncoderError(
                 f"{name} did not load, onnxruntime fell back to {self._session.get_providers()[0]}; "
@@ -63,34 +62,20 @@ class GpuEncoder:
             )
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of the texts as queries, [texts, dim].
-
-        Raises:
-            EncoderError: The provider fails.
-        """
+        """Unit vectors of the texts as queries, [texts, dim]; raises EncoderError where the provider fails."""
         tokens = self._tokenizer(texts, "query")
         vectors = np.empty((len(texts), self._manifest.dim), np.float32)
-        for rows, width in plan_calls(tokens.lengths, self._widths, _BATCH):
-            ids, mask = padded(tokens, width, rows)
-            vectors[rows] = self.run(ids, mask)
+        for rows, width in plan_calls(tokens.lengths, self.widths, _BATCH):
+            vectors[rows] = self.run(*padded(tokens, width, rows))
         return vectors
 
     def run(self, ids: Ints, mask: Ints) -> Vectors:
-        """Unit vectors [texts, dim] of one run; ids and mask [texts, tokens].
-
-        Raises:
-            EncoderError: The provider fails.
-        """
+        """Unit vectors [texts, dim] of one run; ids and mask [texts, tokens]. Raises EncoderError."""
         try:
             vectors: Vectors = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime's exceptions share no base class
             raise EncoderError(f"{self._session.get_providers()[0]} failed: {error}") from error
         return vectors
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Widths that texts are padded to, ascending."""
-        return self._widths
 
     @property
     def vocabulary(self) -> int:
@@ -99,7 +84,7 @@ class GpuEncoder:
 
 
 def _options(provider: Provider, precision: str) -> dict[str, Any]:
-    # TF32 has 10 bits of mantissa: what is called fp32 must not be computed in it.
+    # fp32 must not be computed in TF32, which has 10 bits of mantissa.
     if provider == "cuda":
         return {"use_tf32": "0"} if precision == "fp32" else {}
     return {"trt_fp16_enable": precision == "fp16"} if provider == "tensorrt" else {}

@@ -1,4 +1,4 @@
-"""Texts of items -> item vectors: v = normalise(sum_f a_f G(y_f)), each distinct text encoded once."""
+"""Item vectors from the texts of items: v = normalise(sum_f a_f G(y_f)), each distinct text encoded once."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Ints, Mask, Vectors
 
-#: Of what `made_from` gives.
+#: Length of a digest of `made_from`.
 MADE_FROM_BYTES: Final = 16
-#: A sum shorter than this, relative to the sum of |a_f|, is rounding noise and has no direction.
+#: A sum shorter than this, relative to the sum of |a_f|, is rounding noise without a direction.
 _CANCELLED = 1e-5
 _BLOCK_PAIRS = 16_384
 
 
 class Pairs(NamedTuple):
-    """The weighted texts of items: of item `n` the pairs from first[n] up to the first of the next.
+    """The weighted texts of items; the pairs of item n begin at first[n] and end before first[n + 1].
 
     Attributes:
-        texts: The distinct texts.
         first: [items], rising: an item has at least one pair.
         text: [pairs] index into `texts`.
         weight: [pairs] a_f.
     """
 
     texts: list[str]
-    first: NDArray[np.int64]
-    text: NDArray[np.int64]
+    first: Ints
+    text: Ints
     weight: NDArray[np.float32]
 
 
@@ -42,7 +41,7 @@ class PairCollector:
     def __init__(self, weights: Mapping[str, float]) -> None:
         """
         Args:
-            weights: a_f by text field; 1 for a field that is not named.
+            weights: a_f by text field; 1 for any other field.
         """
         self._weights = weights
         self._index_of: dict[str, int] = {}
@@ -51,7 +50,7 @@ class PairCollector:
         self._weight: array[float] = array("f")
 
     def add(self, texts: Mapping[str, str]) -> bool:
-        """Add an item, unless none of its texts has a weight; says whether it was added."""
+        """Add an item, unless none of its texts has a weight; whether it was added."""
         first = len(self._text)
         for name, text in texts.items():
             if weight := self._weights.get(name, 1.0):
@@ -63,7 +62,7 @@ class PairCollector:
         return True
 
     def pairs(self) -> Pairs:
-        """What was collected."""
+        """The collected pairs."""
         return Pairs(
             list(self._index_of),
             np.frombuffer(self._first, np.int64),
@@ -72,15 +71,14 @@ class PairCollector:
         )
 
 
-def pooled(pairs: Pairs, of_texts: Vectors) -> tuple[Vectors, NDArray[np.bool_]]:
+def pooled(pairs: Pairs, of_texts: Vectors) -> tuple[Vectors, Mask]:
     """The item vectors, and which of them cancelled out.
 
     Args:
-        pairs: Of the items.
         of_texts: [texts, dim] unit vectors of `pairs.texts`.
 
     Returns:
-        [items, dim] unit float32, undefined where [items] says that the weighted texts add up to nothing.
+        [items, dim] unit float32, undefined for an item that cancelled out; [items] whether it did.
     """
     sums = weighted_sums(of_texts, pairs)
     lengths = np.linalg.norm(sums, axis=1)
@@ -97,7 +95,7 @@ def weighted_sums(of_texts: Vectors, pairs: Pairs) -> Vectors:
     ends = np.append(pairs.first, len(pairs.text))
     start = 0
     while start < items:
-        # As many whole items as fit into a block, one at least: memory is bounded.
+        # As many whole items as fit into a block, at least one: memory is bounded.
         stop = max(start + 1, int(np.searchsorted(ends, ends[start] + _BLOCK_PAIRS, side="right")) - 1)
         block = slice(ends[start], ends[stop])
         weighted = of_texts[pairs.text[block]] * pairs.weight[block, None]
@@ -107,28 +105,18 @@ def weighted_sums(of_texts: Vectors, pairs: Pairs) -> Vectors:
 
 
 def made_with(encoder: str, field_weights: Mapping[str, float]) -> str:
-    """What an item vector depends on besides the texts: the encoder's runtime fingerprint and the field weights."""
+    """Digest of what item vectors depend on besides texts: the encoder's runtime fingerprint and the field weights."""
     weights = sorted((name, float(weight)) for name, weight in field_weights.items())
     return hashlib.sha256(msgspec.json.encode([encoder, weights])).hexdigest()[:32]
 
 
 def made_from(texts: Mapping[str, str], field_weights: Mapping[str, float]) -> bytes:
-    """What an item vector depends on besides the encoder: a digest of the texts with a weight, and of their weights.
-
-    Args:
-        texts: Of an item, by text field.
-        field_weights: a_f by text field; 1 for a field that is not named.
-
-    Returns:
-        16 bytes.
-    """
+    """Digest (16 bytes) of what an item vector depends on besides the encoder: its weighted texts and their weights."""
     weighted = sorted((float(weight), text) for name, text in texts.items() if (weight := field_weights.get(name, 1.0)))
     return hashlib.blake2b(msgspec.json.encode(weighted), digest_size=MADE_FROM_BYTES).digest()
 
 
-def encode_items(
-    collector: PairCollector, encode: Callable[[Sequence[str]], Vectors]
-) -> tuple[Vectors, NDArray[np.bool_]]:
-    """`pooled` of what was collected, with each distinct text encoded once."""
+def encode_items(collector: PairCollector, encode: Callable[[Sequence[str]], Vectors]) -> tuple[Vectors, Mask]:
+    """`pooled` of the collected pairs, with each distinct text encoded once."""
     pairs = collector.pairs()
     return pooled(pairs, encode(pairs.texts))

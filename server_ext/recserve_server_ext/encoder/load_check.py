@@ -1,7 +1,7 @@
-"""Load an encoder folder in a process of its own and encode a text: what cannot be loaded never comes near a server.
+"""Load check: loads an encoder in a process of its own and encodes a text, before a server loads it.
 
-As a script: ``python -m recserve_server_ext.encoder.load_check FOLDER``, one line on standard error and exit code 1
-when it is no good.
+As a script, ``python -m recserve_server_ext.encoder.load_check FOLDER`` writes a fault to standard error and exits with
+code 1.
 """
 
 from __future__ import annotations
@@ -14,27 +14,19 @@ import numpy as np
 
 from recserve_server_ext.common.errors import EncoderError, ServerError
 
-#: A vector that is further from length 1 comes from a broken encoder.
+#: A broken encoder gives vectors whose length is further from 1.
 _OFF = 1e-2
 _SHOWN = 300
 
 
 def check_length(length: float) -> None:
-    """Refuse a vector that is not of length 1.
-
-    Raises:
-        EncoderError: It is not.
-    """
+    """Raise EncoderError for a vector that is not of length 1."""
     if not abs(length - 1) <= _OFF:
         raise EncoderError(f"it gives a vector of length {length:.3g}, which must be 1; export it again")
 
 
 def try_in_process(folder: Path, timeout_s: float) -> None:
-    """Run this module on a folder.
-
-    Raises:
-        EncoderError: The encoder cannot be loaded, gives no vector, or takes too long.
-    """
+    """Check an encoder folder in another process; raises EncoderError where it cannot be loaded, fails or is slow."""
     command = [sys.executable, "-m", __name__, str(folder)]
     try:
         done = subprocess.run(
@@ -48,7 +40,7 @@ def try_in_process(folder: Path, timeout_s: float) -> None:
 
 
 def main() -> None:
-    """Try the folder that the command line names."""
+    """Check the folder that the command line names."""
     from recserve_server_ext.encoder.text_encoder import TextEncoder
 
     try:

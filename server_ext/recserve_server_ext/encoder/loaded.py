@@ -1,7 +1,7 @@
-"""The encoders that a running server has loaded, and which one it serves: two small files in the folder it runs from.
+"""The loaded encoders of a running server and the served one: two small files in the folder it runs from.
 
-The supervisor writes the table of what is loaded. `recommend` alone decides which of them is served: that of the
-snapshot it answers from, and it says so in `serving`; the other models follow with their next batch. No Triton here.
+The supervisor writes the table of loaded encoders. `recommend` alone decides which of them is served: the encoder of
+the snapshot it answers from. It writes that to `serving`, and the other models follow with their next batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import EncoderNotLoadedError
-from recserve_server_ext.common.files import write_file
+from recserve_server_ext.common.files import changed_at, write_file
 from recserve_server_ext.encoder.manifest import EncoderManifest
 
 TABLE = "encoders.json"
@@ -28,10 +28,8 @@ class LoadedEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An encoder with a set of models on Triton.
 
     Attributes:
-        fingerprint: With the arithmetic of this CPU where it matters.
-        folder: Of the encoder.
-        manifest: What it holds.
-        batch: Texts of one request at most.
+        fingerprint: Runtime fingerprint, with the arithmetic of this CPU where it matters.
+        batch: Most texts of a request.
     """
 
     fingerprint: str
@@ -39,32 +37,22 @@ class LoadedEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manifest: EncoderManifest
     batch: int
 
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self.manifest.dim
-
-    @property
-    def max_tokens(self) -> int:
-        """The most tokens of a text."""
-        return self.manifest.max_tokens
-
 
 def write_table(folder: Path, encoders: Sequence[LoadedEncoder]) -> None:
-    """Say what is loaded; the first entry is what is served until `recommend` says otherwise."""
+    """Write the table of loaded encoders; the first is served until `recommend` writes another."""
     write_file(folder / TABLE, msgspec.json.encode(list(encoders)))
 
 
 def loaded(folder: Path) -> list[str]:
-    """Runtime fingerprints of the encoders in the table of a folder; empty = there is no table."""
+    """Runtime fingerprints of the encoders in the table of a folder; empty without a table."""
     try:
-        return [one.fingerprint for one in msgspec.json.decode((folder / TABLE).read_bytes(), type=list[LoadedEncoder])]
+        return [one.fingerprint for one in _read_table(folder)]
     except (OSError, msgspec.MsgspecError):
         return []
 
 
 def read_serving(folder: Path) -> str:
-    """Runtime fingerprint of the encoder that `recommend` answers with; empty = it has not said yet."""
+    """Runtime fingerprint of the encoder that `recommend` answers with; empty before it has written one."""
     try:
         return (folder / SERVING).read_text(encoding="utf-8")
     except OSError:
@@ -79,11 +67,6 @@ class ServedEncoders:
     """Encodes with any of the encoders that are loaded; one object for each model and role of texts."""
 
     def __init__(self, folder: Path, make: Callable[[LoadedEncoder], EncodeTexts]) -> None:
-        """
-        Args:
-            folder: Where the server runs.
-            make: The way to one encoder; called when it is first needed.
-        """
         self._folder = folder
         self._make = make
         self._made: dict[str, EncodeTexts] = {}
@@ -94,11 +77,7 @@ class ServedEncoders:
         self._lock = threading.Lock()
 
     def __call__(self, texts: Sequence[str], fingerprint: str) -> Vectors:
-        """Unit vectors [texts, dim]; from any thread.
-
-        Raises:
-            RequestError: unavailable: the encoder is not loaded, or does not answer.
-        """
+        """Unit vectors [texts, dim]; from any thread. Raises RequestError(unavailable)."""
         with self._lock:
             encode = self._made.get(fingerprint)
             if encode is None:
@@ -106,34 +85,30 @@ class ServedEncoders:
         return encode(texts)
 
     def stamp(self) -> int:
-        """Changes when the table does."""
-        return _changed_at(self._folder / TABLE)
+        """A number that changes with the table."""
+        return changed_at(self._folder / TABLE)
 
     def require(self, fingerprint: str) -> None:
-        """Make sure that an encoder is loaded.
-
-        Raises:
-            EncoderNotLoadedError: It is not.
-        """
+        """Raise EncoderNotLoadedError unless an encoder is loaded."""
         with self._lock:
             if fingerprint not in self._refreshed():
                 raise EncoderNotLoadedError(f"encoder {fingerprint} is not loaded")
 
     def serving(self) -> str:
         """Runtime fingerprint of the encoder that is served now. Not to be called by two threads at a time."""
-        changed_at = _changed_at(self._folder / SERVING)
-        if changed_at != self._serving_at or not self._serving:
-            self._serving_at = changed_at
+        stamp = changed_at(self._folder / SERVING)
+        if stamp != self._serving_at or not self._serving:
+            self._serving_at = stamp
             with self._lock:
                 table = self._refreshed()
                 found = read_serving(self._folder)
                 self._serving = found if found in table else next(iter(table))
-                # An encoder that is served no more may still be asked for by answers under way.
+                # Kept while loaded: answers under way may still need an encoder that is no longer served.
                 self._made = {name: encode for name, encode in self._made.items() if name in table}
         return self._serving
 
     def serve(self, fingerprint: str) -> None:
-        """Say that an encoder is served now; only `recommend` does."""
+        """Write that an encoder is served now; only `recommend` calls it."""
         if read_serving(self._folder) == fingerprint:
             return
         try:
@@ -149,15 +124,10 @@ class ServedEncoders:
 
     def _refreshed(self) -> dict[str, LoadedEncoder]:
         if (stamp := self.stamp()) != self._read_at:
-            content = (self._folder / TABLE).read_bytes()
-            self._table = {one.fingerprint: one for one in msgspec.json.decode(content, type=list[LoadedEncoder])}
+            self._table = {one.fingerprint: one for one in _read_table(self._folder)}
             self._read_at = stamp
         return self._table
 
 
-def _changed_at(path: Path) -> int:
-    """Moment in nanoseconds; 0 = it is not there."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+def _read_table(folder: Path) -> list[LoadedEncoder]:
+    return msgspec.json.decode((folder / TABLE).read_bytes(), type=list[LoadedEncoder])

@@ -1,4 +1,4 @@
-"""Which exported encoder a home uses."""
+"""Selection of the exported encoder that a home uses."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import msgspec
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import EncoderError
+from recserve_server_ext.common.files import reading
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.encoder.manifest import MANIFEST, Precision, read_manifest
+from recserve_server_ext.encoder.manifest import EXPORT_AGAIN, MANIFEST, Precision, read_manifest
 from recserve_server_ext.encoder.versions import active, newest_link
 
 CHOICE = "choice.json"
 
 
 class EncoderChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Content of `choice.json` beside the encoder folders: what `recserve export encoder` found to be the fastest.
+    """Content of `choice.json` beside the encoder folders: the fastest encoder that `recserve export encoder` found.
 
     Attributes:
-        precision: The folder.
-        fingerprint: Of the encoder in it; the choice says nothing about another one.
-        int8_arithmetic: Of the CPU it was measured on; on another kind it says nothing, either.
+        fingerprint: Its fingerprint; the choice does not hold for another encoder.
+        int8_arithmetic: Arithmetic of the CPU it was measured on; the choice does not hold for another kind of CPU.
     """
 
     precision: Precision
@@ -31,18 +31,12 @@ class EncoderChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def read_choice(workspace: Workspace) -> Precision | None:
-    """The precision that was chosen by measurement for these encoders on this kind of CPU; none = none was.
-
-    Raises:
-        EncoderError: `choice.json` cannot be read.
-    """
+    """The precision chosen by measurement for these encoders on this kind of CPU, or `None`; raises EncoderError."""
     path = workspace.encoder / CHOICE
-    try:
-        choice = msgspec.json.decode(path.read_bytes(), type=EncoderChoice)
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise EncoderError(f"{path} cannot be read: {error}; export the encoder again") from error
+    with reading(path, EncoderError, EXPORT_AGAIN):
+        choice = msgspec.json.decode(path.read_bytes(), type=EncoderChoice)
     folder = workspace.encoder / choice.precision
     if choice.int8_arithmetic != cpu.int8_arithmetic() or not (folder / MANIFEST).is_file():
         return None
@@ -50,15 +44,14 @@ def read_choice(workspace: Workspace) -> Precision | None:
 
 
 def choose_encoder(workspace: Workspace, precision: Precision | Literal["auto"] = "auto") -> Path:
-    """The encoder folder to use: the one that is served, if it has this precision, else the newest of it.
+    """The encoder folder to use: the served encoder if it has this precision, else the newest of this precision.
 
-    `auto` is any precision; where nothing is served yet, what was chosen by measurement. Where nothing was (the
-    precision was named, or this is another kind of CPU): `int8` where the CPU has int8 dot products and it was
-    exported, else `fp32`.
+    `auto` takes the served encoder of any precision, or the precision chosen by measurement. Without a choice for this
+    kind of CPU it takes `int8` where that was exported and the CPU has int8 dot products, else `fp32`.
 
     Raises:
-        EncoderError: Nothing was exported in that precision, a folder is in the place of its link, or a manifest cannot
-            be read.
+        EncoderError: No encoder was exported in that precision, a folder is in the place of its link, or a manifest
+            cannot be read.
     """
     served = active(workspace)
     if served is not None and precision in ("auto", served.usable().precision):

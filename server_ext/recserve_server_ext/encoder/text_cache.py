@@ -1,4 +1,4 @@
-"""Vectors of texts encoded before: a bounded cache, least recently used go first."""
+"""Cache of the vectors of texts, bounded; the least recently used go first."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Mask, Vectors
 
 
 class TextCache:
-    """text -> vector, with a fixed number of places.
+    """Text -> vector, with a fixed number of places.
 
-    Keys are 128-bit BLAKE2 digests, so that long texts take no more memory than short ones. Vectors lie in one array
-    that the system backs with memory only as places are used. Safe for use from several threads.
+    Keys are 128-bit BLAKE2 digests: long texts take no more memory than short ones. Vectors are in one array, which the
+    system backs with memory only as places are used. Several threads may use it.
     """
 
     def __init__(self, places: int, dim: int) -> None:
@@ -29,19 +28,15 @@ class TextCache:
     def __len__(self) -> int:
         return len(self._place_of)
 
-    def get(self, texts: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_]]:
-        """Vectors of the texts.
-
-        Returns:
-            Vectors [texts, dim], undefined where not found; found [texts].
-        """
+    def get(self, texts: Sequence[str]) -> tuple[Vectors, Mask]:
+        """Vectors [texts, dim], undefined where not found, and whether found [texts]."""
         keys = [_key(text) for text in texts]
         with self._lock:
             places = np.array([self._touch(key) for key in keys], np.int64)
             return self._vectors[places], places >= 0
 
     def put(self, texts: Sequence[str], vectors: Vectors) -> None:
-        """Keep the vectors of these texts (distinct ones; of more than there are places, the last)."""
+        """Keep the vectors of distinct texts; the last ones where there are more than places."""
         places = len(self._vectors)
         keys, kept = [_key(text) for text in texts[-places:]], vectors[-places:]
         with self._lock:
@@ -63,23 +58,14 @@ class TextCache:
 
 
 class TextCaches:
-    """The cache of the encoder that is served; another encoder gives other vectors and has a cache of its own."""
+    """The cache of the served encoder; a change of encoder starts a new cache, since vectors differ."""
 
     def __init__(self, places: int) -> None:
-        """
-        Args:
-            places: Of a cache.
-        """
         self._places = places
         self._now: tuple[str, TextCache] | None = None
 
     def of(self, encoder: str, dim: int) -> TextCache:
-        """The cache of an encoder; that of the one before is forgotten.
-
-        Args:
-            encoder: Its runtime fingerprint.
-            dim: Length of its vectors.
-        """
+        """The cache of an encoder, in place of the cache of another one."""
         now = self._now
         if now is None or now[0] != encoder:
             now = self._now = encoder, TextCache(self._places, dim)

@@ -1,16 +1,15 @@
-"""Texts -> unit vectors with onnxruntime, such that a text's vector never depends on what it is batched with."""
+"""Texts -> unit vectors with onnxruntime; the vector of a text does not depend on its batch, to the bit."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from recserve_server_ext.common import cpu
@@ -18,18 +17,18 @@ from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, EncoderManifest, Role, read_manifest
 
-#: Most tokens (rows x longest row) of one run. Beyond 256 what a run computes leaves the cache: 1,024 cost 15%
-#: more CPU for titles and 80% for descriptions (Zen 3, 2 threads); below 96 the matrix products are too small.
+#: Most tokens (rows x longest row) of one run. Beyond 256 a run leaves the CPU's cache: 1,024 cost 15% more CPU for
+#: titles and 80% for descriptions (Zen 3, 2 threads). Below 96 the matrix products are too small.
 TOKEN_BUDGET = 192
-#: Fewest tokens that are worth a run of their own.
+#: Least tokens of a run.
 _LEAST_TOKENS = 32
-#: Runs for each thread where there are few texts, so that the threads end together.
+#: Least runs for each thread, so that the threads end together.
 _RUNS_PER_THREAD = 2
-#: Parts of a long text that count for its vector; the rest is cut off.
+#: Most parts of a long text that count for its vector; the rest is cut off.
 MOST_CHUNKS = 32
 
 
-class TokenTable:
+class TokenTable(NamedTuple):
     """Token ids of texts, or of parts of texts, padded on the right.
 
     Attributes:
@@ -37,9 +36,8 @@ class TokenTable:
         lengths: [rows] number of tokens of each row.
     """
 
-    def __init__(self, ids: Ints, lengths: NDArray[np.int64]) -> None:
-        self.ids = ids
-        self.lengths = lengths
+    ids: Ints
+    lengths: Ints
 
     @property
     def mask(self) -> Ints:
@@ -62,15 +60,17 @@ class TextTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def __call__(self, texts: Sequence[str], role: Role = "query") -> TokenTable:
-        """Token ids of the texts, a row each; releases the GIL and uses all cores for many texts."""
+        """Token ids of the texts, a row each; for many texts it uses all cores, without the interpreter lock."""
         return _table([encoding.ids for encoding in self._encodings(texts, role)])
 
-    def in_parts(self, texts: Sequence[str], role: Role, most: int) -> tuple[TokenTable, NDArray[np.int64], int]:
-        """Token ids of the texts, a row for each of at most `most` parts of a text.
+    def in_parts(self, texts: Sequence[str], role: Role, most: int) -> tuple[TokenTable, Ints, int]:
+        """Token ids of the texts, a row for each part of a text.
+
+        Args:
+            most: Most parts of a text.
 
         Returns:
-            The rows, those of a text one after another; [texts] number of rows of each; number of texts that are
-            longer than their rows.
+            The rows, text by text; [texts] number of rows of each; number of texts that were cut off.
         """
         rows: list[list[int]] = []
         counts: list[int] = []
@@ -103,15 +103,12 @@ def _table(rows: list[list[int]]) -> TokenTable:
 class TextEncoder:
     """An exported encoder in this process.
 
-    Texts are sorted by length and run in batches of a bounded number of tokens; the graph computes each text for
-    itself (int8 has one scale for each token), to the bit. Several threads share one single-threaded session.
+    Texts are sorted by length and run in batches of a bounded number of tokens. The graph computes each text for itself
+    (int8 has a scale for each token). Several threads share one single-threaded session.
 
     Attributes:
-        manifest: Of the folder.
-        dim: Length of a vector.
-        fingerprint: With the arithmetic of this CPU where it matters.
-        tokenizer: Of the folder.
-        truncated_texts: Texts that `encode` has cut off so far.
+        fingerprint: Runtime fingerprint, with the arithmetic of this CPU where it matters.
+        truncated_texts: Number of texts that `encode` has cut off so far.
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None, verify: bool = True) -> None:
@@ -119,7 +116,7 @@ class TextEncoder:
 
         Args:
             folder: Made by `recserve export encoder`.
-            threads: Runs in parallel; default the usable cores.
+            threads: Runs in parallel; by default the usable cores.
             verify: Whether to check the files against their checksums.
 
         Raises:
@@ -156,11 +153,10 @@ class TextEncoder:
         """Unit vectors of the texts, [texts, dim], in the order given.
 
         Texts that are longer than the encoder takes are counted in `truncated_texts`. With `long_text` chunk_mean, a
-        passage's vector is the mean of those of its parts (the prompt is in the first one), at most `MOST_CHUNKS`.
+        passage's vector is the mean over its parts, at most `MOST_CHUNKS`, of which the first has the prompt.
 
         Args:
-            texts: Any number of them.
-            role: Which prompt they get; by default that of items, which `recserve index build` encodes.
+            role: Role of the texts, which decides the prompt.
             chunk: Texts tokenised at a time, to bound memory.
             done: Called after each chunk with the number of texts in it, for progress bars.
         """
@@ -179,26 +175,14 @@ class TextEncoder:
     def run(self, tokens: TokenTable) -> Vectors:
         """Unit vectors of tokenised texts, [texts, dim]."""
         vectors = np.empty((len(tokens.lengths), self.dim), np.float32)
-        batches = plan_runs(tokens.lengths, self._threads)
-        lock = threading.Lock()
-
-        def work() -> None:
-            while True:
-                with lock:
-                    rows = next(batches, None)
-                if rows is None:
-                    return
-                vectors[rows] = self._run_batch(tokens, rows)
-
-        if len(tokens.lengths) == 1 or self._threads == 1:
-            work()
-        else:
-            for future in [self._pool.submit(work) for _ in range(self._threads)]:
-                future.result()
+        batches = list(plan_runs(tokens.lengths, self._threads))
+        run = map if len(batches) == 1 or self._threads == 1 else self._pool.map
+        for rows, found in zip(batches, run(partial(self._run_batch, tokens), batches), strict=True):
+            vectors[rows] = found
         return vectors
 
-    def _run_batch(self, tokens: TokenTable, rows: NDArray[np.int64]) -> Vectors:
-        # A product of a single row is added up in another order.
+    def _run_batch(self, tokens: TokenTable, rows: Ints) -> Vectors:
+        # At least two tokens: a product of a single row is added up in another order.
         longest = max(2, int(tokens.lengths[rows].max()))
         part = TokenTable(tokens.ids[rows, :longest], tokens.lengths[rows])
         result: Vectors = self._session.run(None, {"input_ids": part.ids, "attention_mask": part.mask})[0]
@@ -206,11 +190,11 @@ class TextEncoder:
 
 
 def most_parts(manifest: EncoderManifest, role: Role) -> int:
-    """How many parts of a text count for its vector; what is beyond is cut off."""
+    """Most parts of a text that count for its vector; the rest is cut off."""
     return MOST_CHUNKS if role == "passage" and manifest.long_text == "chunk_mean" else 1
 
 
-def means_of_parts(vectors: Vectors, counts: NDArray[np.int64]) -> Vectors:
+def means_of_parts(vectors: Vectors, counts: Ints) -> Vectors:
     """Unit means [texts, dim] of the rows of each text; vectors [rows, dim], counts [texts] of at least 1."""
     if len(vectors) == len(counts):
         return vectors
@@ -219,12 +203,11 @@ def means_of_parts(vectors: Vectors, counts: NDArray[np.int64]) -> Vectors:
     return means
 
 
-def plan_runs(lengths: NDArray[np.int64], threads: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of each run of texts that may be batched: similar lengths together, longest first, work for every thread.
+def plan_runs(lengths: Ints, threads: int) -> Iterator[Ints]:
+    """Rows of each run: similar lengths together, longest first, work for every thread.
 
     Args:
         lengths: [texts] tokens of each text.
-        threads: That share the runs.
 
     Yields:
         Row numbers; at most `TOKEN_BUDGET` tokens with padding, unless one text alone has more.

@@ -1,7 +1,7 @@
-"""Exported encoders side by side: `versions/NUMBER-PRECISION-FINGERPRINT`, and a link to the newest of a precision.
+"""Versions of exported encoders: `versions/NUMBER-PRECISION-FINGERPRINT`, and a link to the newest of a precision.
 
-Which of them is served is not written here: it is the one that made the published snapshot, so that one file, the
-snapshots' `CURRENT`, names encoder and index together.
+The served version is the one that made the published snapshot, so one file, `CURRENT` of the snapshots, names encoder
+and index together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from recserve_server_ext.encoder.manifest import EncoderManifest, Precision, rea
 
 VERSIONS = "versions"
 _NAME = re.compile(r"(\d{4,})-([a-z0-9-]+)-([0-9a-f]{16})")
-#: Of a fingerprint that names a version; fewer characters might be meant as a number.
+#: Least characters of a fingerprint that name a version; fewer might be meant as a number.
 _LEAST_PREFIX = 6
 
 
@@ -30,10 +30,9 @@ class Version(NamedTuple):
     """An exported encoder on disk.
 
     Attributes:
-        number: Versions are counted from 1.
-        folder: Where it is.
-        manifest: What it holds; none = it cannot be read.
-        fault: Why not; empty = nothing is known to be wrong.
+        number: Number, counted from 1.
+        manifest: Its manifest, or `None` where that cannot be read.
+        fault: Why the manifest cannot be read, or empty.
     """
 
     number: int
@@ -43,21 +42,17 @@ class Version(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return self.folder.name
 
     def goes_by(self, name: str) -> bool:
-        """Whether a number, a folder's name, or a fingerprint or its beginning, means this one."""
+        """Whether a number, a folder's name, or (the beginning of) a fingerprint means this version."""
         fingerprint = self.name.rpartition("-")[2] if self.manifest is None else self.manifest.fingerprint
         is_prefix = len(name) >= _LEAST_PREFIX and fingerprint.startswith(name.partition("+")[0])
         return is_prefix or name in (self.name, str(self.number))
 
     def usable(self) -> EncoderManifest:
-        """Its manifest.
-
-        Raises:
-            EncoderError: It cannot be read.
-        """
+        """Its manifest; raises EncoderError where that cannot be read."""
         if self.manifest is None:
             raise EncoderError(self.fault)
         return self.manifest
@@ -69,11 +64,7 @@ def versions(encoders: Path) -> list[Version]:
 
 
 def newest_link(encoders: Path, precision: Precision) -> Path:
-    """The link to the newest version of a precision, whether or not it is there.
-
-    Raises:
-        EncoderError: A folder is in its place.
-    """
+    """The link to the newest version of a precision, which may not exist; raises EncoderError for a folder there."""
     link = encoders / precision
     if link.is_dir() and not link.is_symlink():
         raise EncoderError(
@@ -84,11 +75,7 @@ def newest_link(encoders: Path, precision: Precision) -> Path:
 
 
 def find(encoders: Path, name: str) -> Version:
-    """The version that a number, a name or (the beginning of) a fingerprint means.
-
-    Raises:
-        EncoderError: None does, or several do.
-    """
+    """The version that a number, a name or (the beginning of) a fingerprint means, or EncoderError."""
     there = versions(encoders)
     found = [one for one in there if one.goes_by(name)]
     if len(found) != 1:
@@ -99,7 +86,7 @@ def find(encoders: Path, name: str) -> Version:
 
 
 def made_by(encoders: Path, fingerprint: str) -> Version | None:
-    """The version with this runtime fingerprint on this CPU."""
+    """The newest version with this runtime fingerprint on this CPU, or `None`."""
     for one in reversed(versions(encoders)):
         if one.manifest is not None and one.manifest.runtime_fingerprint == fingerprint:
             return one
@@ -107,8 +94,8 @@ def made_by(encoders: Path, fingerprint: str) -> Version | None:
 
 
 def active(workspace: Workspace) -> Version | None:
-    """The version that made the published snapshot: the one that is served; none = it is not here, or nothing is."""
-    # Here: it takes packages that an export does without.
+    """The served version, which made the published snapshot; `None` where it is not here, or nothing is published."""
+    # Imported here: it needs packages that an export does not have.
     from recserve_server_ext.index.snapshot import published_encoder
 
     fingerprint = published_encoder(workspace.snapshots)
@@ -117,10 +104,10 @@ def active(workspace: Workspace) -> Version | None:
 
 @contextmanager
 def new_version(encoders: Path, precision: Precision) -> Iterator[Path]:
-    """Yield a folder aside; when the block ends well it becomes a version, and the newest of its precision.
+    """Yield a temporary folder that becomes the newest version of its precision when the block ends well.
 
-    One with the fingerprint of a version that is there takes its place. When the block fails nothing is left behind.
-    The caller holds the export's lock.
+    It replaces a version with the same fingerprint. When the block fails, nothing is left behind. The caller holds the
+    export's lock.
 
     Raises:
         EncoderError: A folder is in the place of the precision's link.
@@ -140,22 +127,14 @@ def new_version(encoders: Path, precision: Precision) -> Iterator[Path]:
 
 
 def link_to(encoders: Path, version: Version) -> None:
-    """Make a version the one that its precision's link names.
-
-    Raises:
-        EncoderError: A folder is in the place of that link.
-    """
+    """Point the link of a version's precision to it; raises EncoderError where a folder is in its place."""
     link = newest_link(encoders, version.usable().precision)
     if link.resolve() != version.folder.resolve():
         point_link(link, Path(VERSIONS) / version.name)
 
 
 def discard(encoders: Path, version: Version) -> None:
-    """Remove a version; its precision's link goes to the newest one that is left. The caller holds the export's lock.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Remove a version; the link of its precision goes to the newest left. The caller holds the export's lock."""
     aside = encoders / f".{version.name}.{uuid.uuid4().hex}.tmp"
     os.rename(version.folder, aside)
     fsync_path(version.folder.parent)
@@ -185,7 +164,7 @@ def _numbered(encoders: Path) -> list[tuple[Path, re.Match[str]]]:
 
 
 def _name_for(encoders: Path, manifest: EncoderManifest) -> str:
-    """That of the version with the same fingerprint, or a new one."""
+    """The name of the version with the same fingerprint, or a new name."""
     numbered = _numbered(encoders)
     for folder, match in numbered:
         if match[3] == manifest.fingerprint:

@@ -9,7 +9,7 @@ import numpy as np
 
 from recserve_server_ext.common.arrays import Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Counters(msgspec.Struct, frozen=True):
     kept: int
 
 
-def clean(columns: EventColumns, rules: HistoryRules) -> tuple[Ints, Counters]:
+def clean(columns: InteractionColumns, rules: HistoryRules) -> tuple[Ints, Counters]:
     """Positions of the interactions that are kept, ascending, and the counters.
 
     The steps, each on what the step before left: types without a weight, ratings without a value, exact duplicates
@@ -49,22 +49,22 @@ def clean(columns: EventColumns, rules: HistoryRules) -> tuple[Ints, Counters]:
     for leave in (~of_types(columns, rules.base), rated & ~np.isfinite(columns.value)):
         steps.append(steps[-1][~leave[steps[-1]]])
     steps.append(_distinct(columns, steps[-1]))
-    bots = _bots(columns, steps[-1], cleaning.bot_events, cleaning.bot_window_s)
+    bots = _bots(columns, steps[-1], cleaning.bot_interactions, cleaning.bot_window_s)
     steps.append(steps[-1][~np.isin(columns.user[steps[-1]], bots)] if len(bots) else steps[-1])
     steps.append(steps[-1][~bounced[steps[-1]]])
     read, *left = (len(step) for step in steps)
-    no_weight, missing, duplicates, bot_events, bounces = -np.diff([read, *left])
-    counts = map(int, (read, no_weight, missing, duplicates, bot_events, len(bots), bounces, left[-1]))
+    no_weight, missing, duplicates, bot_interactions, bounces = -np.diff([read, *left])
+    counts = map(int, (read, no_weight, missing, duplicates, bot_interactions, len(bots), bounces, left[-1]))
     return steps[-1], Counters(*counts)
 
 
-def of_types(columns: EventColumns, names: Iterable[str]) -> Mask:
+def of_types(columns: InteractionColumns, names: Iterable[str]) -> Mask:
     """[interactions] whether the type is one of these."""
     wanted = set(names)
     return np.array([name in wanted for name in columns.types], np.bool_)[columns.type]
 
 
-def _distinct(columns: EventColumns, places: Ints) -> Ints:
+def _distinct(columns: InteractionColumns, places: Ints) -> Ints:
     """The first of each group of equal interactions."""
     if is_newest_first(columns.user[places], columns.time_us[places]):
         return places
@@ -87,7 +87,7 @@ def is_newest_first(user: Ints, time_us: Ints) -> bool:
     return bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (time_us[1:] < time_us[:-1]))).all())
 
 
-def _bots(columns: EventColumns, places: Ints, most: int, window_s: float) -> Ints:
+def _bots(columns: InteractionColumns, places: Ints, most: int, window_s: float) -> Ints:
     """Users with more than `most` interactions within less than the window."""
     user, time_us = columns.user[places], columns.time_us[places]
     if np.bincount(user).max(initial=0) <= most:

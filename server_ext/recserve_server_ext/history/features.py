@@ -11,7 +11,7 @@ from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.history import Fitted, HistoryRules, Method, Statistics
 from recserve_server_ext.history.cleaning import clean, of_types
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 
 #: Bound of z-scores, and of rating distances in points.
 CLIP: Final = 3.0
@@ -19,7 +19,7 @@ _CLICK: Final = "click"
 _KNOTS: Final = np.linspace(0.0, 1.0, 101)
 
 
-def features(columns: EventColumns, places: Ints, rules: HistoryRules) -> dict[str, Floats]:
+def features(columns: InteractionColumns, places: Ints, rules: HistoryRules) -> dict[str, Floats]:
     """The features of some interactions, by name; NaN where an interaction lacks one.
 
     - dwell: the duration in seconds.
@@ -42,14 +42,14 @@ def features(columns: EventColumns, places: Ints, rules: HistoryRules) -> dict[s
     }
 
 
-def same_subject(columns: EventColumns, places: Ints) -> tuple[Ints, int]:
+def same_subject(columns: InteractionColumns, places: Ints) -> tuple[Ints, int]:
     """Group number of each interaction by user and item or text, and the number of groups."""
     key = columns.user[places] * max(len(columns.subjects), 1) + columns.subject[places]
     distinct, group = np.unique(key, return_inverse=True)
     return group, len(distinct)
 
 
-def fit(columns: EventColumns, rules: HistoryRules, name: str, start_us: int, end_us: int) -> HistoryRules:
+def fit(columns: InteractionColumns, rules: HistoryRules, name: str, start_us: int, end_us: int) -> HistoryRules:
     """The rules, with statistics fitted on the interactions with start <= time < end.
 
     Interactions outside the range do not count, not even for cleaning. Two fits on the same interactions have the same
@@ -74,10 +74,10 @@ def fit(columns: EventColumns, rules: HistoryRules, name: str, start_us: int, en
     return msgspec.structs.replace(rules, fitted=Fitted(name, start_us, end_us, len(kept), **statistics))
 
 
-def select(columns: EventColumns, places: Ints) -> EventColumns:
+def select(columns: InteractionColumns, places: Ints) -> InteractionColumns:
     """The columns of the interactions at some positions, which are ascending."""
     counts = np.bincount(columns.user[places], minlength=columns.users)
-    return EventColumns(
+    return InteractionColumns(
         offsets=np.concatenate([[0], np.cumsum(counts)]),
         time_us=columns.time_us[places],
         type=columns.type[places],

@@ -17,7 +17,7 @@ from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.weights import FACTORS, WeightedInteractions, weigh
 from recserve_server_ext.interactions import reads as interaction_reads
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
@@ -261,7 +261,7 @@ class UserHistories:
 
 
 def recorded_histories(
-    columns: EventColumns, seen: Sequence[Collection[str]], rules: HistoryRules
+    columns: InteractionColumns, seen: Sequence[Collection[str]], rules: HistoryRules
 ) -> list[RecordedHistory]:
     """The history of each user, in the order of the columns.
 
@@ -305,7 +305,7 @@ def undecayed_weights(weighted: WeightedInteractions) -> Floats:
     return weights
 
 
-def repeatable(columns: EventColumns, user: int, seen: SeenItems, types: Collection[str]) -> set[str]:
+def repeatable(columns: InteractionColumns, user: int, seen: SeenItems, types: Collection[str]) -> set[str]:
     """Seen items that the user had only interactions of these types with.
 
     The types are known of the newest interactions, and the kinds of all. Where only the kind `seen` is known of an
@@ -330,7 +330,7 @@ def repeatable(columns: EventColumns, user: int, seen: SeenItems, types: Collect
     return set(seen[0]) - refused
 
 
-def history_of(columns: EventColumns, rules: HistoryRules) -> UserHistory:
+def history_of(columns: InteractionColumns, rules: HistoryRules) -> UserHistory:
     """The contract's history of one user: interactions with weights and factors, and what was left out.
 
     Raises:

@@ -12,7 +12,7 @@ from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.history import FeatureName, HistoryRules, Statistics
 from recserve_server_ext.history.cleaning import Counters, clean, is_newest_first
 from recserve_server_ext.history.features import CLIP, features, same_subject, standardised
-from recserve_server_ext.interactions.columns import EventColumns
+from recserve_server_ext.interactions.columns import InteractionColumns
 
 #: Factors of a weight, in the order of their multiplication.
 FACTORS: Final = ("base", "rating", "dwell", "clicks", "amount", "age", "position", "session", "repeats")
@@ -42,7 +42,7 @@ class WeightedInteractions:
     counters: Counters
 
 
-def weigh(columns: EventColumns, rules: HistoryRules) -> WeightedInteractions:
+def weigh(columns: InteractionColumns, rules: HistoryRules) -> WeightedInteractions:
     """Weigh the interactions of each user. A weight is the product of these factors:
 
     - base: the base weight of the type.
@@ -72,7 +72,7 @@ def weigh(columns: EventColumns, rules: HistoryRules) -> WeightedInteractions:
     factors = {"base": base[columns.type[kept]], "rating": _rating(values["rating"], user, columns.users, rules)}
     factors |= {name: _feature(name, values[name], rules) for name in _FEATURES}
     factors["age"] = _halved(age_s, rules.half_life_s)
-    factors["position"] = _halved(newer, rules.half_life_events)
+    factors["position"] = _halved(newer, rules.half_life_interactions)
     factors["session"] = _halved(session, rules.half_life_sessions)
     factors["repeats"] = _repeats(columns, kept) if rules.damps_repeats else np.ones(len(kept))
     weight = np.ones(len(kept))
@@ -115,7 +115,7 @@ def _halved(amount: Ints | Floats, half_life: float | None) -> Floats:
     return factor
 
 
-def _repeats(columns: EventColumns, kept: Ints) -> Floats:
+def _repeats(columns: InteractionColumns, kept: Ints) -> Floats:
     group, groups = same_subject(columns, kept)
     count = np.bincount(group, minlength=groups)[group]
     factor: Floats = 1.0 / (1.0 + np.log(count))

@@ -1,4 +1,4 @@
-"""The fields of the items of a snapshot: columns in an Arrow file that is mapped, not read."""
+"""Fields of the items of a snapshot: columns in an Arrow file that is mapped, not read."""
 
 from __future__ import annotations
 
@@ -8,63 +8,45 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.common.arrays import Rows
+from recserve_server_ext.common.errors import REBUILD, SnapshotError
+from recserve_server_ext.common.files import reading
+from recserve_server_ext.common.units import INT64
 
 _JSON = {b"recserve.encoding": b"json"}
-_INT64 = range(-(2**63), 2**63)
 
 
 class ItemFields:
-    """Values of named fields by row.
-
-    Attributes:
-        names: The fields there are, in the order they first appear in the catalogue.
-    """
+    """Values of fields by row, from a table of `write_fields`; `names` is in the order of first appearance."""
 
     def __init__(self, table: pa.Table) -> None:
-        """Serve the columns of a table that `write_fields` made."""
         self.names: tuple[str, ...] = tuple(table.column_names)
         self._columns = dict(zip(self.names, table.columns, strict=True))
         self._is_json = {field.name for field in table.schema if (field.metadata or {}) == _JSON}
 
     @classmethod
     def load(cls, path: Path) -> ItemFields:
-        """Map the file into memory.
-
-        Raises:
-            SnapshotError: It is not an Arrow file.
-        """
+        """Map the file into memory; raises SnapshotError where it is no Arrow file."""
         return cls(read_table(path))
 
-    def take(self, names: Sequence[str], rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """The named fields of these rows, a dict per row; None where an item lacks one, lists as lists.
-
-        Args:
-            names: Fields of the items; one that no item has is None everywhere.
-            rows: [n] row numbers, none negative.
-        """
+    def take(self, names: Sequence[str], rows: Rows) -> list[dict[str, Any]]:
+        """The named fields of these rows [n], none negative, a dict per row; `None` for a field that an item lacks."""
         columns = [self._values(name, rows) for name in names]
         if not columns:
             return [{} for _ in rows]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def column(self, name: str) -> pa.Array:
-        """All values of a field, by row, as they are stored: see `is_json`.
-
-        Raises:
-            KeyError: No item has this field.
-        """
+        """All values of a field, by row, as they are stored, see `is_json`; raises KeyError for an unknown field."""
         return self._columns[name].combine_chunks()
 
     def is_json(self, name: str) -> bool:
-        """Whether the field's values are of different kinds and kept as JSON text."""
+        """Whether the field's values have different types and are kept as JSON."""
         return name in self._is_json
 
-    def _values(self, name: str, rows: NDArray[np.int64]) -> list[Any]:
+    def _values(self, name: str, rows: Rows) -> list[Any]:
         column = self._columns.get(name)
         if column is None:
             return [None] * len(rows)
@@ -77,8 +59,8 @@ class ItemFields:
 def write_fields(path: Path, items: Iterable[Mapping[str, Any]]) -> int:
     """Write the fields of all items, in the order of their rows; see `ItemFields`.
 
-    A field whose values are all strings, all booleans, all integers, all floats, all lists of strings or all lists of
-    floats (such as places) becomes a column of that type; any other is kept as JSON, value by value.
+    A field whose values are all strings, booleans, integers, floats, lists of strings or lists of floats (places)
+    becomes a column of that type; any other field is kept as JSON, value by value.
 
     Returns:
         Number of items.
@@ -101,53 +83,39 @@ def write_fields(path: Path, items: Iterable[Mapping[str, Any]]) -> int:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table so that `read_table` can map it."""
+    """Write a table that `read_table` can map."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
 
 def read_table(path: Path) -> pa.Table:
-    """Map an Arrow file.
-
-    Raises:
-        SnapshotError: It is not one.
-    """
-    try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise SnapshotError(f"{path} cannot be read: {error}; rebuild it with: recserve index build") from error
+    """Map an Arrow file; raises SnapshotError where it is none."""
+    with reading(path, SnapshotError, REBUILD), pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
 def _arrow_column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
-    kind = _arrow_type(values)
+    kind = _arrow_type([value for value in values if value is not None])
     if kind is None:
         encoded = [None if value is None else msgspec.json.encode(value).decode() for value in values]
         return pa.field(name, pa.large_string(), metadata=_JSON), pa.array(encoded, pa.large_string())
     return pa.field(name, kind), pa.array(values, kind)
 
 
-def _arrow_type(values: list[Any]) -> pa.DataType | None:
-    """The type that holds all these values unchanged; None where there is no such type here."""
-    kinds = {type(value) for value in values if value is not None}
+def _arrow_type(values: list[Any], *, in_list: bool = False) -> pa.DataType | None:
+    """The Arrow type that holds all these values unchanged, or `None`."""
+    kinds = set(map(type, values))
     if kinds <= {str}:
         return pa.large_string()
+    if kinds == {float} and all(map(math.isfinite, values)):
+        return pa.float64()
+    if in_list:
+        return None
     if kinds == {bool}:
         return pa.bool_()
-    if kinds == {int} and all(value in _INT64 for value in values if value is not None):
+    if kinds == {int} and all(value in INT64 for value in values):
         return pa.int64()
-    if kinds == {float} and all(math.isfinite(value) for value in values if value is not None):
-        return pa.float64()
     if kinds == {list}:
-        return _arrow_list_type([value for value in values if value is not None])
-    return None
-
-
-def _arrow_list_type(lists: list[list[Any]]) -> pa.DataType | None:
-    """The type that holds all these lists unchanged; None where there is no such type here."""
-    kinds = {type(part) for parts in lists for part in parts}
-    if kinds <= {str}:
-        return pa.large_list(pa.large_string())
-    if kinds == {float} and all(math.isfinite(part) for parts in lists for part in parts):
-        return pa.large_list(pa.float64())
+        part = _arrow_type([part for parts in values for part in parts], in_list=True)
+        return None if part is None else pa.large_list(part)
     return None

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a snapshot holds and what it was made from."""
+"""The manifest of a snapshot, `manifest.json`: what it holds and what it was made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
-from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.common.files import reading, verify_files
 from recserve_server_ext.index.space import TEXT, SpaceManifest
 
 MANIFEST = "manifest.json"
@@ -20,17 +20,17 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     Attributes:
         id: Name of the snapshot's folder.
-        created: Moment it was made, UTC, ISO 8601.
+        created: When it was made, UTC, ISO 8601.
         encoder: Runtime fingerprint of the encoder that made the vectors.
-        revision: Revision of the catalogue it was made from.
-        source: Identity of what that catalogue was imported from.
+        revision: Revision of the catalogue.
+        source: Identity of the catalogue store.
         items: Number of items.
-        spaces: Its spaces by name; `text` is always there.
-        field_weights: Weight a_f of each text field in the item vectors, as the catalogue had them.
-        versions: Of the packages that made it.
-        files: SHA-256 of every other file of the folder, by its path in it.
+        spaces: Its spaces by name; `text` is always among them.
+        field_weights: Weight a_f of each text field in the item vectors.
+        versions: Versions of the packages that made it.
+        files: SHA-256 of every other file of the folder, by path.
         format: Version of this layout.
-        checksum: SHA-256 of this manifest's JSON without this field's value.
+        checksum: SHA-256 of this manifest's JSON with an empty checksum.
     """
 
     id: str
@@ -53,7 +53,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class _Format(msgspec.Struct):
-    """The one field that every version of the manifest has."""
+    """The field that every version of the manifest has."""
 
     format: int
 
@@ -68,37 +68,27 @@ def read_manifest(folder: Path, *, verify: bool = True) -> SnapshotManifest:
     """Read the manifest of a snapshot and check the files against it.
 
     Args:
-        folder: A snapshot.
         verify: Whether to compute the checksums of the files; the manifest's own is always checked.
 
     Raises:
         SnapshotError: The manifest is missing, damaged or of another format, or a file is missing or damaged.
     """
     path = folder / MANIFEST
-    try:
+    if not path.is_file():
+        raise SnapshotError(f"no snapshot at {folder} (no {MANIFEST}); build one with: recserve index build")
+    with reading(path, SnapshotError, REBUILD):
         content = path.read_bytes()
-        found_format = msgspec.json.decode(content, type=_Format).format
-        if found_format != FORMAT:
-            raise SnapshotError(f"{path} has format {found_format}, this version reads {FORMAT}; {REBUILD}")
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != FORMAT:
+            raise SnapshotError(f"{path} has format {found}, this version reads {FORMAT}; {REBUILD}")
         manifest = msgspec.json.decode(content, type=SnapshotManifest)
-    except FileNotFoundError:
-        raise SnapshotError(f"no snapshot at {folder} (no {MANIFEST}); build one with: recserve index build") from None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD}") from error
-    if (found := _checksum(manifest)) != manifest.checksum:
-        raise SnapshotError(_damaged(path, found, manifest.checksum))
-    for name, expected in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise SnapshotError(f"{file} is missing; {REBUILD}")
-        if verify and (found := sha256_of(file)) != expected:
-            raise SnapshotError(_damaged(file, found, expected))
+    if (checksum := _checksum(manifest)) != manifest.checksum:
+        raise SnapshotError(
+            f"{path} is damaged: SHA-256 {checksum[:12]}, manifest says {manifest.checksum[:12]}; {REBUILD}"
+        )
+    verify_files(folder, manifest.files, SnapshotError, REBUILD, checksums=verify)
     return manifest
 
 
 def _checksum(manifest: SnapshotManifest) -> str:
     return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(manifest, checksum=""))).hexdigest()
-
-
-def _damaged(path: Path, found: str, expected: str) -> str:
-    return f"{path} is damaged: SHA-256 {found[:12]}, manifest says {expected[:12]}; {REBUILD}"

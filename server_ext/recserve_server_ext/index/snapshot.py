@@ -1,4 +1,4 @@
-"""A snapshot: an immutable index in a folder, published by naming it in `CURRENT`."""
+"""A snapshot: an immutable index in a folder; `CURRENT` names the published one."""
 
 from __future__ import annotations
 
@@ -17,36 +17,32 @@ import pyarrow as pa
 
 from recserve_server_ext.common.arrays import Mask, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
-from recserve_server_ext.common.files import exclusive, new_folder, sha256_of, write_file
+from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, write_file
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.fields import ItemFields, read_table, write_fields, write_table
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest, write_manifest
 from recserve_server_ext.index.space import TEXT, VECTORS, Space, SpaceContent, map_array, space_folder
 
 CURRENT = "CURRENT"
-#: Names what was published before the encoder changed last: with that encoder, the pair to go back to.
+#: Names the snapshot that was published before the encoder changed last, to go back to both.
 PREVIOUS = "PREVIOUS"
 IDS = "ids.arrow"
 FIELDS = "fields.arrow"
-#: Held while snapshots are published or removed.
+#: Lock file, held while snapshots are published or removed.
 LOCK = ".lock"
-#: A folder beside `CURRENT`, never a path that leads elsewhere.
+#: Names of snapshots and spaces; they cannot lead to another folder.
 _NAME = re.compile(r"[\w-]+")
-#: How `write` names folders: the moment, to the microsecond, and something random.
+#: Names that `write` gives: the moment in microseconds, and random digits.
 _STAMPED = re.compile(r"(\d{8}T\d{12})-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A loaded snapshot; nothing in it changes.
+    """A loaded snapshot; immutable.
 
     Attributes:
-        manifest: What it holds and was made from.
         ids: Item id of each row.
-        row_of: Row of each item id.
         available: [items] whether the item may be recommended.
-        fields: The items' fields.
-        spaces: Its spaces by name.
     """
 
     manifest: SnapshotManifest
@@ -74,14 +70,13 @@ class Snapshot:
         """Open a snapshot.
 
         Args:
-            folder: One that `write` made; see `current`.
-            encoder: Runtime fingerprint that it must have been made with; `None` takes any.
-            threads: Of a search; default the usable cores.
+            encoder: Runtime fingerprint of the encoder that must have made it; `None` for any.
+            threads: Threads of a search; by default the usable cores.
             verify: Whether to compute the checksums of the files.
-            milvus: Where Milvus is; without it a snapshot that is searched there can be loaded, but not searched.
+            milvus: Settings of Milvus; without them a snapshot in Milvus can be loaded, but not searched.
 
         Raises:
-            SnapshotError: Missing, damaged, of another format, or made with another encoder.
+            SnapshotError: It is missing, damaged, of another format, or made with another encoder.
         """
         manifest = _manifest_of(folder, encoder, verify)
         table = read_table(folder / IDS)
@@ -101,10 +96,7 @@ class Snapshot:
 
 @dataclass(frozen=True, eq=False)
 class SnapshotVectors:
-    """The text vectors and ids of a snapshot, for a build that takes them over: no engine, no fields are loaded.
-
-    Attributes are those of `Snapshot` and of its space `text`.
-    """
+    """The text vectors of a snapshot and their rows, for a build that reuses them; see `Snapshot`."""
 
     manifest: SnapshotManifest
     vectors: Vectors
@@ -112,11 +104,7 @@ class SnapshotVectors:
 
     @classmethod
     def load(cls, folder: Path, *, encoder: str) -> SnapshotVectors:
-        """Open them; every file of the snapshot is verified.
-
-        Raises:
-            SnapshotError: Missing, damaged, of another format, or made with another encoder.
-        """
+        """Open the vectors of a snapshot, after verifying every file; errors as of `Snapshot.load`."""
         manifest = _manifest_of(folder, encoder, True)
         ids = read_table(folder / IDS)["id"].to_pylist()
         vectors = map_array(space_folder(folder) / VECTORS, (manifest.items, manifest.text.dim))
@@ -124,7 +112,6 @@ class SnapshotVectors:
 
 
 def _manifest_of(folder: Path, encoder: str | None, verify: bool) -> SnapshotManifest:
-    """The manifest of a snapshot that must be of an encoder; none = of any."""
     manifest = read_manifest(folder, verify=verify)
     if encoder is not None and manifest.encoder != encoder:
         raise SnapshotError(
@@ -134,27 +121,19 @@ def _manifest_of(folder: Path, encoder: str | None, verify: bool) -> SnapshotMan
 
 
 def current(snapshots: Path) -> Path:
-    """The folder that `CURRENT` names.
-
-    Args:
-        snapshots: Folder of the published snapshots.
-
-    Raises:
-        SnapshotError: Nothing was published, or what was is gone.
-    """
-    try:
-        name = (snapshots / CURRENT).read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        raise SnapshotError(f"no snapshot in {snapshots}; build one with: recserve index build") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SnapshotError(f"{snapshots / CURRENT} cannot be read: {error}; {REBUILD}") from error
+    """The folder of the published snapshot, which `CURRENT` names; raises SnapshotError without one."""
+    pointer = snapshots / CURRENT
+    if not pointer.exists():
+        raise SnapshotError(f"no snapshot in {snapshots}; build one with: recserve index build")
+    with reading(pointer, SnapshotError, REBUILD):
+        name = pointer.read_text(encoding="utf-8").strip()
     if not _NAME.fullmatch(name) or not (snapshots / name).is_dir():
-        raise SnapshotError(f"{snapshots / CURRENT} names {name!r}, which is not there; {REBUILD}")
+        raise SnapshotError(f"{pointer} names {name!r}, which is not there; {REBUILD}")
     return snapshots / name
 
 
 def published_encoder(snapshots: Path) -> str:
-    """Runtime fingerprint of the encoder of the published snapshot; empty = none is published, or it is damaged."""
+    """Runtime fingerprint of the encoder of the published snapshot; empty without a sound one."""
     try:
         return read_manifest(current(snapshots), verify=False).encoder
     except SnapshotError:
@@ -162,32 +141,22 @@ def published_encoder(snapshots: Path) -> str:
 
 
 def publish(snapshots: Path, name: str, encoder: str) -> None:
-    """Name a snapshot in `CURRENT`, and with it its encoder: callers get both at once. The caller holds `LOCK`.
-
-    Args:
-        snapshots: The folder.
-        name: Of a snapshot in it.
-        encoder: Runtime fingerprint of its encoder.
-    """
+    """Name a snapshot in `CURRENT`, and so its encoder, whose runtime fingerprint is given. The caller holds `LOCK`."""
     before = published_encoder(snapshots)
     if before not in ("", encoder):
-        write_file(snapshots / PREVIOUS, f"{_named(snapshots, CURRENT)}\n".encode())
+        write_file(snapshots / PREVIOUS, f"{named(snapshots, CURRENT)}\n".encode())
     write_file(snapshots / CURRENT, f"{name}\n".encode())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Content:
-    """What a snapshot is made of; rows are the same in all of it.
+    """The content of a new snapshot; for the fields without a description see `SnapshotManifest`.
 
     Attributes:
-        spaces: Its spaces by name; `text`, in which every row has a vector, must be there.
+        spaces: Its spaces by name, with `text`, in which every row has a vector.
         ids: Item id of each row, distinct.
-        encoder: Runtime fingerprint of the encoder that made the text vectors.
-        revision: Of the catalogue.
-        source: Identity of the catalogue store.
         available: [items] whether the item may be recommended; `None` when all may.
-        fields: Fields of each item, in the order of the rows; `None` when there are none.
-        field_weights: Weights of the text fields.
+        fields: Fields of each item, in the order of the rows; `None` for no fields.
     """
 
     spaces: Mapping[str, SpaceContent]
@@ -201,18 +170,13 @@ class Content:
 
 
 def write(snapshots: Path, content: Content, *, over: str = "") -> Path:
-    """Publish a snapshot: written aside, fsynced, renamed, then named in `CURRENT`.
+    """Publish a snapshot: written aside, fsynced, renamed, then named in `CURRENT`; its folder.
 
-    The one before is kept, and the last one of the encoder before. When it fails or the process dies, what was
-    published before stays published.
+    The snapshot before is kept, and the last one of the encoder before. After a failure the snapshot before stays
+    published.
 
     Args:
-        snapshots: The folder.
-        content: Of the snapshot.
-        over: Name of the snapshot that must still be the published one; empty = whichever is.
-
-    Returns:
-        Its folder.
+        over: Name of the snapshot that must still be published; empty for any.
 
     Raises:
         SnapshotError: The content does not fit together, or another snapshot was published meanwhile.
@@ -222,7 +186,7 @@ def write(snapshots: Path, content: Content, *, over: str = "") -> Path:
     now = datetime.now(UTC)
     with exclusive(snapshots / LOCK):
         folder = snapshots / _new_name(snapshots, now)
-        previous = _published(snapshots)
+        previous = published(snapshots)
         if over not in ("", previous):
             raise SnapshotError(f"snapshot {previous} was published meanwhile over {over}; begin anew")
         with new_folder(folder) as aside:
@@ -234,12 +198,12 @@ def write(snapshots: Path, content: Content, *, over: str = "") -> Path:
             }
             write_manifest(aside, _manifest(content, folder.name, now.isoformat(timespec="seconds"), files))
         publish(snapshots, folder.name, content.encoder)
-        _remove_others(snapshots, keep={folder.name, previous, _named(snapshots, PREVIOUS)})
+        _remove_others(snapshots, keep={folder.name, previous, named(snapshots, PREVIOUS)})
     return folder
 
 
 def _new_name(snapshots: Path, now: datetime) -> str:
-    """A name that sorts behind those that are there, even where the clock was set back: so the last is the newest."""
+    """A name that sorts behind all others, even if the clock was set back: so the last is the newest."""
     stamp = f"{now:%Y%m%dT%H%M%S%f}"
     last = max((found[1] for name in snapshots.iterdir() if (found := _STAMPED.fullmatch(name.name))), default="")
     if stamp <= last:
@@ -289,15 +253,16 @@ def _check(content: Content) -> None:
         raise SnapshotError(f"`available` must be [{items}], got {list(content.available.shape)}")
 
 
-def _published(snapshots: Path) -> str:
+def published(snapshots: Path) -> str:
+    """Name of the published snapshot; empty without one."""
     try:
         return current(snapshots).name
     except SnapshotError:
         return ""
 
 
-def _named(snapshots: Path, pointer: str) -> str:
-    """What a pointer names, there or not; empty = there is no such pointer."""
+def named(snapshots: Path, pointer: str) -> str:
+    """The name in a pointer file, which may be gone; empty without the file."""
     try:
         return (snapshots / pointer).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -305,16 +270,12 @@ def _named(snapshots: Path, pointer: str) -> str:
 
 
 def _remove_others(snapshots: Path, keep: set[str]) -> None:
-    """Remove the other folders: older snapshots, and what a writer that was killed left aside."""
+    """Remove the other folders: older snapshots, and what killed writers left."""
     for folder in snapshots.iterdir():
         if folder.is_dir() and folder.name not in keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def first_id(folder: Path) -> str:
-    """An item id of a snapshot, without loading the rest.
-
-    Raises:
-        SnapshotError: The file of ids cannot be read.
-    """
+    """The first item id of a snapshot, without loading the rest; raises SnapshotError."""
     return str(read_table(folder / IDS).column("id")[0].as_py())

@@ -1,19 +1,21 @@
-"""The snapshots of a folder: which there are, which one serves, and what to fall back to when it is damaged."""
+"""The snapshots of a folder: list, activate, roll back, clean up, and the fallback from a damaged one."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.files import exclusive
 from recserve_server_ext.index.manifest import MANIFEST, SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import LOCK, PREVIOUS, current, publish
+from recserve_server_ext.index.snapshot import LOCK, PREVIOUS, current, named, publish, published
 
 T = TypeVar("T")
+#: Called with the folder of a snapshot before it is published; raises ServerError where it cannot be served.
+Ready = Callable[[Path], None]
 _log = logging.getLogger(__name__)
 
 
@@ -21,10 +23,8 @@ class Kept(NamedTuple):
     """A snapshot on disk.
 
     Attributes:
-        name: Of its folder.
-        manifest: What it holds; none = it cannot be read.
-        fault: Why not, or what is damaged; empty = nothing is known to be.
-        is_current: Whether it is published.
+        manifest: Its manifest, or `None` where that cannot be read.
+        fault: What is wrong with it, or empty.
     """
 
     name: str
@@ -34,13 +34,8 @@ class Kept(NamedTuple):
 
 
 def kept(snapshots: Path, *, verify: bool = False) -> list[Kept]:
-    """All snapshots of a folder, the newest first.
-
-    Args:
-        snapshots: The folder.
-        verify: Whether to compute the checksums of their files.
-    """
-    published = _published(snapshots)
+    """All snapshots of a folder, the newest first."""
+    name = published(snapshots)
     found = []
     for folder in _folders(snapshots):
         manifest, fault = None, ""
@@ -50,23 +45,22 @@ def kept(snapshots: Path, *, verify: bool = False) -> list[Kept]:
                 read_manifest(folder)
         except SnapshotError as error:
             fault = str(error)
-        found.append(Kept(folder.name, manifest, fault, folder.name == published))
+        found.append(Kept(folder.name, manifest, fault, folder.name == name))
     return found
 
 
 def first_usable(snapshots: Path, use: Callable[[Path], T]) -> T:
-    """What `use` makes of the published snapshot, or, where that one is damaged, of the newest that is not.
+    """What `use` makes of the published snapshot, or of the newest that it accepts where that one is damaged.
 
     Raises:
-        SnapshotError: Of the published one, when none can be used.
+        SnapshotError: `use` accepts none; the error is about the published snapshot.
     """
     try:
-        published = current(snapshots)
-        return use(published)
+        return use(current(snapshots))
     except SnapshotError as error:
         first = error
     for folder in _folders(snapshots):
-        if folder.name == _published(snapshots):
+        if folder.name == published(snapshots):
             continue
         try:
             found = use(folder)
@@ -77,19 +71,14 @@ def first_usable(snapshots: Path, use: Callable[[Path], T]) -> T:
     raise first
 
 
-def activate(
-    snapshots: Path, name: str, encoder: str, ready: Callable[[Path], None] = lambda _: None
-) -> SnapshotManifest:
-    """Publish a snapshot that is there, after checking every file; servers change to it without a pause.
+def activate(snapshots: Path, name: str, encoder: str, ready: Ready = lambda _: None) -> SnapshotManifest:
+    """Publish an existing snapshot, after checking every file; servers change to it without a pause.
 
     Args:
-        snapshots: The folder.
-        name: Of the snapshot.
-        encoder: Runtime fingerprint it must have been made with.
-        ready: Called with its folder before it is published; raises ServerError where it cannot be served.
+        encoder: Runtime fingerprint of the encoder that must have made it.
 
     Raises:
-        SnapshotError: There is none of this name, it is damaged, or made with another encoder.
+        SnapshotError: There is no such snapshot, it is damaged, or another encoder made it.
     """
     with exclusive(snapshots / LOCK):
         folder = snapshots / name
@@ -105,28 +94,16 @@ def activate(
 
 
 def newest_of(snapshots: Path, encoder: str) -> SnapshotManifest | None:
-    """The newest snapshot that an encoder made and whose manifest can be read.
-
-    Args:
-        snapshots: The folder.
-        encoder: Its runtime fingerprint.
-    """
-    for one in kept(snapshots):
-        if one.manifest is not None and one.manifest.encoder == encoder:
-            return one.manifest
-    return None
+    """The newest snapshot made by the encoder with this runtime fingerprint, or `None`."""
+    manifests = (one.manifest for one in kept(snapshots) if one.manifest is not None)
+    return next((manifest for manifest in manifests if manifest.encoder == encoder), None)
 
 
 def before_last_encoder(snapshots: Path) -> SnapshotManifest:
-    """The snapshot that was published before the encoder changed last.
-
-    Raises:
-        SnapshotError: The encoder never changed, or that snapshot is gone or damaged.
-    """
-    try:
-        name = (snapshots / PREVIOUS).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise SnapshotError(f"nothing to go back to in {snapshots}: no other encoder was served before") from None
+    """The snapshot that was published before the encoder changed last; raises SnapshotError where it is gone."""
+    name = named(snapshots, PREVIOUS)
+    if not name:
+        raise SnapshotError(f"nothing to go back to in {snapshots}: no other encoder was served before")
     found = next((one for one in kept(snapshots) if one.name == name), None)
     if found is None or found.manifest is None:
         fault = "is gone" if found is None else found.fault
@@ -134,26 +111,26 @@ def before_last_encoder(snapshots: Path) -> SnapshotManifest:
     return found.manifest
 
 
-def rollback(snapshots: Path, encoder: str, ready: Callable[[Path], None] = lambda _: None) -> SnapshotManifest:
+def rollback(snapshots: Path, encoder: str, ready: Ready = lambda _: None) -> SnapshotManifest:
     """Publish the newest usable snapshot that is older than the published one; changes since are served over it.
 
-    Arguments as of `activate`.
+    For the arguments see `activate`.
 
     Raises:
         SnapshotError: There is none.
     """
-    published = current(snapshots)
+    name = current(snapshots).name
     for folder in _folders(snapshots):
-        if folder.name < published.name:
+        if folder.name < name:
             try:
                 return activate(snapshots, folder.name, encoder, ready)
             except SnapshotError as error:
                 _log.warning("%s", error)
-    raise SnapshotError(f"no usable snapshot in {snapshots} is older than {published.name}")
+    raise SnapshotError(f"no usable snapshot in {snapshots} is older than {name}")
 
 
 def collect(snapshots: Path) -> list[str]:
-    """Remove all but the published snapshot and what writers that were killed left aside; the names removed."""
+    """Remove all folders but the published snapshot, also those that killed writers left; the removed names."""
     removed = []
     with exclusive(snapshots / LOCK):
         keep = current(snapshots).name
@@ -166,19 +143,7 @@ def collect(snapshots: Path) -> list[str]:
 
 
 def _folders(snapshots: Path) -> list[Path]:
-    """The newest first: names begin with the moment they were made."""
-    return sorted(_all(snapshots), reverse=True)
-
-
-def _all(snapshots: Path) -> Iterator[Path]:
-    if snapshots.is_dir():
-        for folder in snapshots.iterdir():
-            if not folder.name.startswith(".") and (folder / MANIFEST).is_file():
-                yield folder
-
-
-def _published(snapshots: Path) -> str:
-    try:
-        return current(snapshots).name
-    except SnapshotError:
-        return ""
+    """The folders of snapshots, the newest first: names begin with the moment they were made."""
+    entries = snapshots.iterdir() if snapshots.is_dir() else ()
+    found = [entry for entry in entries if not entry.name.startswith(".") and (entry / MANIFEST).is_file()]
+    return sorted(found, reverse=True)

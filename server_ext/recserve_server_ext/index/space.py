@@ -1,8 +1,8 @@
-"""A space of a snapshot: item vectors, the engine that searches them, and which items have a vector at all."""
+"""A space of a snapshot: item vectors, the engine that searches them, and which items have a vector."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -12,8 +12,9 @@ import numpy as np
 
 from recserve_server_ext.common.arrays import Mask, Rows, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
+from recserve_server_ext.common.files import reading
 from recserve_server_ext.config.milvus import MilvusSettings
-from recserve_server_ext.index.engines.engine import BuiltEngine, Engine
+from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 
@@ -21,9 +22,9 @@ from recserve_server_ext.index.engines.hnsw import HnswEngine
 TEXT: Final = "text"
 MILVUS: Final = "milvus"
 VECTORS: Final = "vectors.npy"
+TEXT_MAP: Final = "text_map.npy"
 REPORT: Final = "report.json"
 _ROWS: Final = "rows.npy"
-_TEXT_MAP: Final = "text_map.npy"
 
 
 def space_folder(snapshot: Path, name: str = TEXT) -> Path:
@@ -45,15 +46,14 @@ class EngineManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class SpaceManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a snapshot's manifest says of one space.
+    """A space in the manifest of its snapshot.
 
     Attributes:
         dim: Length of a vector.
-        vectors: Items that have one.
-        engine: What searches it.
-        version: Of the trained space that its vectors come from; empty for the encoder's.
+        vectors: Number of items with a vector.
+        version: Version of the trained space that its vectors come from; empty for the encoder's vectors.
         recall_target: Recall@10 that the engine's parameters were chosen for.
-        measured_with: Users that this was measured with; empty where nothing was measured.
+        measured_with: Users that the recall was measured with; empty without a measurement.
     """
 
     dim: int
@@ -66,22 +66,19 @@ class SpaceManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpaceContent:
-    """What a space of a new snapshot is made of.
+    """A space of a new snapshot; for the fields without a description see `SpaceManifest`.
 
     Attributes:
         vectors: [vectors, dim] float32, at least one; of unit length in the text space.
         engine: Built over these vectors.
         rows: [vectors] row of the snapshot that each vector belongs to, ascending; `None` where every row has one.
         text_map: [text dim + 1, dim] float32: (an item's vector of the text space, 1) times this is its vector here,
-            for items that came after the training; `None` where there is no such map.
-        version: See `SpaceManifest`.
-        recall_target: See `SpaceManifest`.
-        measured_with: See `SpaceManifest`.
+            for items that came after the training; `None` without such a map.
         report: JSON document kept beside the engine: how its parameters were chosen.
     """
 
     vectors: Vectors
-    engine: BuiltEngine
+    engine: Engine
     rows: Rows | None = None
     text_map: Vectors | None = None
     version: str = ""
@@ -90,7 +87,7 @@ class SpaceContent:
     report: bytes | None = None
 
     def manifest(self) -> SpaceManifest:
-        """What the snapshot's manifest says of it."""
+        """Its part of the snapshot's manifest."""
         return SpaceManifest(
             dim=self.vectors.shape[1],
             vectors=len(self.vectors),
@@ -101,26 +98,20 @@ class SpaceContent:
         )
 
     def check(self, name: str, items: int) -> None:
-        """See whether it fits a snapshot of so many items.
-
-        Raises:
-            SnapshotError: It does not.
-        """
+        """Raise SnapshotError unless it fits a snapshot of so many items."""
         vectors = self.vectors
         if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.size:
             raise SnapshotError(
                 f"a space needs float32 vectors [items, dim], {name!r} has {vectors.dtype} {vectors.shape}"
             )
-        _check_rows(name, items if self.rows is None else self.rows, len(vectors), items)
+        _check_rows(name, self.rows, len(vectors), items)
 
     def write(self, folder: Path) -> None:
         """Write the vectors, the engine and what belongs to them into a new folder."""
         folder.mkdir(parents=True)
-        np.save(folder / VECTORS, self.vectors)
-        if self.rows is not None:
-            np.save(folder / _ROWS, self.rows)
-        if self.text_map is not None:
-            np.save(folder / _TEXT_MAP, self.text_map)
+        for name, array in ((VECTORS, self.vectors), (_ROWS, self.rows), (TEXT_MAP, self.text_map)):
+            if array is not None:
+                np.save(folder / name, array)
         if self.report is not None:
             (folder / REPORT).write_bytes(self.report)
         self.engine.save(folder)
@@ -128,18 +119,14 @@ class SpaceContent:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Space:
-    """A loaded space; nothing in it changes.
+    """A loaded space; immutable.
 
-    The vectors are mapped, so processes on one machine share them; a graph holds hnswlib's own second copy.
+    The vectors are mapped, so processes on one machine share them; a graph holds hnswlib's own copy.
 
     Attributes:
-        name: Of the space.
-        manifest: What it holds.
-        items: Items of the snapshot.
         vectors: [vectors, dim] float32, read-only; of unit length in the text space.
-        engine: What searches it; its rows are those of `vectors`.
-        exact: The exact engine over the same vectors, for what `engine` cannot answer.
-        rows: [vectors] row of the snapshot that each belongs to, ascending; `None` where every row has one.
+        engine: Searches the space; its rows are those of `vectors`.
+        rows: See `SpaceContent`.
         text_map: See `SpaceContent`.
     """
 
@@ -148,12 +135,8 @@ class Space:
     items: int
     vectors: Vectors
     engine: Engine
-    exact: ExactEngine = field(init=False)
     rows: Rows | None = None
     text_map: Vectors | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "exact", ExactEngine(self.vectors))
 
     @classmethod
     def load(
@@ -168,29 +151,29 @@ class Space:
         """Open a space of a snapshot.
 
         Args:
-            folder: Of the snapshot.
-            name: Of the space.
-            manifest: What the snapshot's manifest says of it.
-            items: Items of the snapshot.
-            threads: Of a search; default the usable cores.
-            milvus: Where Milvus is; without it a space that is searched there can be loaded, but not searched.
+            threads: Threads of a search; by default the usable cores.
+            milvus: Settings of Milvus; without them a space in Milvus can be loaded, but not searched.
 
         Raises:
             SnapshotError: A file is missing, damaged, or does not fit the manifest.
         """
         own = space_folder(folder, name)
         vectors = map_array(own / VECTORS, (manifest.vectors, manifest.dim))
-        rows = _load_array(own / _ROWS)
-        text_map = _load_array(own / _TEXT_MAP)
-        _check_rows(own, items if rows is None else rows, manifest.vectors, items)
+        rows, text_map = load_array(own / _ROWS), load_array(own / TEXT_MAP)
+        _check_rows(own, rows, manifest.vectors, items)
         engine = _load_engine(manifest.engine, own, vectors, threads, milvus or MilvusSettings())
         return cls(
             name=name, manifest=manifest, items=items, vectors=vectors, engine=engine, rows=rows, text_map=text_map
         )
 
     @cached_property
+    def exact(self) -> ExactEngine:
+        """The exact engine over the same vectors, for what `engine` cannot answer."""
+        return ExactEngine(self.vectors)
+
+    @cached_property
     def place_of(self) -> Rows:
-        """[items] place of each row's vector; -1 where it has none."""
+        """[items] index of each row's vector; -1 for a row without one."""
         if self.rows is None:
             return np.arange(self.items)
         places = np.full(self.items, -1, np.int64)
@@ -203,40 +186,32 @@ class Space:
         return np.asarray(self.place_of >= 0)
 
 
-def _check_rows(name: str | Path, rows: Rows | int, vectors: int, items: int) -> None:
-    """See whether the rows of a space fit its vectors and the items of its snapshot; a number stands for all rows."""
-    count = rows if isinstance(rows, int) else len(rows)
-    rises = isinstance(rows, int) or bool((np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < items)
-    if count != vectors or not rises:
-        raise SnapshotError(
-            f"space {name} has {vectors} vectors for {count} rows of {items} items; one each is needed, in rising order"
-        )
-
-
-def _load_array(path: Path) -> Any:
-    """An array in a file; `None` where there is no such file."""
+def load_array(path: Path) -> Any:
+    """An array in a file, `None` without the file; raises SnapshotError where it cannot be read."""
     if not path.is_file():
         return None
-    try:
+    with reading(path, SnapshotError, REBUILD):
         return np.load(path)
-    except (OSError, ValueError) as error:
-        raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD}") from error
 
 
 def map_array(path: Path, shape: tuple[int, ...]) -> Vectors:
-    """A float32 array in a file, mapped.
-
-    Raises:
-        SnapshotError: It cannot be read, or has another shape or type.
-    """
-    try:
+    """A float32 array in a file, mapped; raises SnapshotError where it is missing or of another shape or type."""
+    with reading(path, SnapshotError, REBUILD):
         mapped = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD}") from error
     if mapped.shape != shape or mapped.dtype != np.float32:
         raise SnapshotError(f"{path} holds {mapped.dtype} {mapped.shape}, manifest says float32 {shape}; {REBUILD}")
     vectors: Vectors = mapped.view(np.ndarray)
     return vectors
+
+
+def _check_rows(name: str | Path, rows: Rows | None, vectors: int, items: int) -> None:
+    """Check that the rows of a space, or all rows, fit its vectors and the items of its snapshot."""
+    count = items if rows is None else len(rows)
+    rises = rows is None or bool((np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < items)
+    if count != vectors or not rises:
+        raise SnapshotError(
+            f"space {name} has {vectors} vectors for {count} rows of {items} items; one each is needed, in rising order"
+        )
 
 
 def _load_engine(
@@ -245,12 +220,12 @@ def _load_engine(
     if engine.name == HnswEngine.name:
         return HnswEngine.load(folder, vectors, engine.parameters, threads=threads)
     if engine.name == "scan":
-        # Here, since loading faiss takes a while and only this engine needs it.
+        # Imported here, since loading faiss takes a while.
         from recserve_server_ext.index.engines.scan import ScanEngine
 
         return ScanEngine.load(folder, vectors, engine.parameters, threads=threads)
     if engine.name == ExactEngine.name:
-        return ExactEngine.load(folder, vectors)
+        return ExactEngine(vectors)
     if engine.name == MILVUS:
         from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
 

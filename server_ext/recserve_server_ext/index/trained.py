@@ -1,7 +1,7 @@
-"""Trained spaces on disk: item vectors by id, a version after the other, one of which new snapshots take over.
+"""Trained spaces on disk: versions of item vectors by id; new snapshots take over the current version.
 
-`HOME/spaces/NAME/VERSION` holds `manifest.json`, `ids.arrow`, `vectors.npy` and, where there is one, `text_map.npy`;
-`HOME/spaces/NAME/CURRENT` names the version.
+`HOME/spaces/NAME/VERSION` holds `manifest.json`, `ids.arrow`, `vectors.npy` and perhaps `text_map.npy`.
+`HOME/spaces/NAME/CURRENT` names the current version.
 """
 
 from __future__ import annotations
@@ -19,26 +19,24 @@ import pyarrow as pa
 
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.common.files import exclusive, new_folder, sha256_of, write_file
+from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, verify_files, write_file
 from recserve_server_ext.index.fields import read_table, write_table
-from recserve_server_ext.index.space import TEXT, VECTORS, map_array
+from recserve_server_ext.index.manifest import MANIFEST
+from recserve_server_ext.index.snapshot import CURRENT, IDS, LOCK
+from recserve_server_ext.index.space import TEXT, TEXT_MAP, VECTORS, load_array, map_array
 
-_CURRENT: Final = "CURRENT"
-_LOCK: Final = ".lock"
-_MANIFEST: Final = "manifest.json"
-_IDS: Final = "ids.arrow"
-_TEXT_MAP: Final = "text_map.npy"
+_TRAIN_AGAIN: Final = "train the space again"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a version of a trained space holds and was made from.
+    """The manifest of a version of a trained space.
 
     Attributes:
         version: Name of its folder.
-        created: Moment it was made, UTC, ISO 8601.
+        created: When it was made, UTC, ISO 8601.
         dim: Length of a vector.
-        items: Items that have one.
+        items: Number of vectors.
         made_from: What it was trained from, and how.
         files: SHA-256 of every other file of the folder.
     """
@@ -56,7 +54,6 @@ class TrainedSpace:
     """A version of a trained space.
 
     Attributes:
-        manifest: What it holds.
         ids: Item id of each vector, distinct.
         vectors: [items, dim] float32.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
@@ -69,22 +66,12 @@ class TrainedSpace:
 
     @classmethod
     def load(cls, folder: Path) -> TrainedSpace:
-        """Open a version; every file is verified.
-
-        Raises:
-            SnapshotError: It is missing or damaged.
-        """
-        try:
-            manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=TrainedManifest)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise SnapshotError(f"{folder / _MANIFEST} cannot be read: {error}; train the space again") from error
-        for name, expected in manifest.files.items():
-            file = folder / name
-            if not file.is_file() or sha256_of(file) != expected:
-                raise SnapshotError(f"{file} is missing or damaged; train the space again")
+        """Open a version, verifying every file; raises SnapshotError where it is missing or damaged."""
+        with reading(folder / MANIFEST, SnapshotError, _TRAIN_AGAIN):
+            manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=TrainedManifest)
+        verify_files(folder, manifest.files, SnapshotError, _TRAIN_AGAIN)
         vectors = map_array(folder / VECTORS, (manifest.items, manifest.dim))
-        text_map = np.load(folder / _TEXT_MAP) if (folder / _TEXT_MAP).is_file() else None
-        return cls(manifest, read_table(folder / _IDS)["id"].to_pylist(), vectors, text_map)
+        return cls(manifest, read_table(folder / IDS)["id"].to_pylist(), vectors, load_array(folder / TEXT_MAP))
 
 
 def publish_space(
@@ -96,39 +83,26 @@ def publish_space(
     text_map: Vectors | None = None,
     made_from: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a version of a trained space and make it the current one; the next snapshot takes it over.
+    """Write a version of a trained space and make it the current one, which the next snapshot takes over; its folder.
 
     Args:
-        spaces: Folder of all trained spaces.
-        name: Of the space.
         ids: Item id of each vector, distinct.
         vectors: [items, dim] finite float32, at least one.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
-        made_from: What it was trained from, and how.
-
-    Returns:
-        Its folder.
 
     Raises:
         SnapshotError: The name or the content is wrong.
     """
-    if not _NAME.fullmatch(name) or name == TEXT:
-        raise SnapshotError(f"a trained space cannot be called {name!r}")
-    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.size or not np.isfinite(vectors).all():
-        raise SnapshotError(
-            f"space {name!r} needs finite float32 vectors [items, dim], got {vectors.dtype} {vectors.shape}"
-        )
-    if len(ids) != len(vectors) or len(set(ids)) != len(ids):
-        raise SnapshotError(f"space {name!r} has {len(vectors)} vectors for {len(set(ids))} distinct ids of {len(ids)}")
+    _check(name, ids, vectors)
     own, now = spaces / name, datetime.now(UTC)
     own.mkdir(parents=True, exist_ok=True)
-    with exclusive(own / _LOCK):
+    with exclusive(own / LOCK):
         folder = own / f"{now:%Y%m%dT%H%M%S%f}"
         with new_folder(folder) as aside:
             np.save(aside / VECTORS, vectors)
-            write_table(aside / _IDS, pa.table({"id": pa.array(ids, pa.large_string())}))
+            write_table(aside / IDS, pa.table({"id": pa.array(ids, pa.large_string())}))
             if text_map is not None:
-                np.save(aside / _TEXT_MAP, text_map)
+                np.save(aside / TEXT_MAP, text_map)
             manifest = TrainedManifest(
                 version=folder.name,
                 created=now.isoformat(timespec="seconds"),
@@ -137,23 +111,30 @@ def publish_space(
                 made_from=dict(made_from or {}),
                 files={file.name: sha256_of(file) for file in sorted(aside.iterdir())},
             )
-            (aside / _MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-        write_file(own / _CURRENT, f"{folder.name}\n".encode())
+            (aside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        write_file(own / CURRENT, f"{folder.name}\n".encode())
     return folder
 
 
-def current_spaces(spaces: Path) -> dict[str, Path]:
-    """The folder of the current version of each trained space, by name.
+def _check(name: str, ids: Sequence[str], vectors: Vectors) -> None:
+    if not _NAME.fullmatch(name) or name == TEXT:
+        raise SnapshotError(f"a trained space cannot be called {name!r}")
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.size or not np.isfinite(vectors).all():
+        raise SnapshotError(
+            f"space {name!r} needs finite float32 vectors [items, dim], got {vectors.dtype} {vectors.shape}"
+        )
+    if len(ids) != len(vectors) or len(set(ids)) != len(ids):
+        raise SnapshotError(f"space {name!r} has {len(vectors)} vectors for {len(set(ids))} distinct ids of {len(ids)}")
 
-    Raises:
-        SnapshotError: A version that is named is gone.
-    """
+
+def current_spaces(spaces: Path) -> dict[str, Path]:
+    """The folder of the current version of each trained space, by name; raises SnapshotError where one is gone."""
     found = {}
     for own in sorted(spaces.iterdir()) if spaces.is_dir() else ():
-        if not (own / _CURRENT).is_file():
+        if not (own / CURRENT).is_file():
             continue
-        folder = own / (own / _CURRENT).read_text(encoding="utf-8").strip()
+        folder = own / (own / CURRENT).read_text(encoding="utf-8").strip()
         if not folder.is_dir():
-            raise SnapshotError(f"{own / _CURRENT} names {folder.name!r}, which is not there; train the space again")
+            raise SnapshotError(f"{own / CURRENT} names {folder.name!r}, which is not there; {_TRAIN_AGAIN}")
         found[own.name] = folder
     return found

@@ -1,20 +1,19 @@
-"""Interactions of many users as columns: what the rules of a history work on."""
+"""Interactions of many users as columns, which the rules of a history work on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_server_ext.common.arrays import Floats, Ints
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
 
 
-class EventRow(NamedTuple):
-    """One interaction, as far as a history needs it; see `recserve_server_ext.interactions.interaction.Interaction`."""
+class InteractionRow(NamedTuple):
+    """The part of an interaction that a history needs; see `recserve_server_ext.interactions.interaction`."""
 
     time_us: int
     type: str
@@ -27,21 +26,21 @@ class EventRow(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class EventColumns:
-    """Interactions of many users. Those of user u are at `offsets[u]` to `offsets[u + 1]`.
+class InteractionColumns:
+    """Interactions of many users; those of user u are at `offsets[u]` to `offsets[u + 1]`.
 
     Attributes:
         offsets: [users + 1].
-        time_us: [events] microseconds since 1970.
-        type: [events] place in `types`.
-        subject: [events] place in `subjects`; the same item or text has the same one.
-        value: [events] NaN where there is none; so the next three.
-        duration_s: [events].
-        price: [events].
-        quantity: [events].
+        time_us: [interactions] microseconds since 1970.
+        type: [interactions] index into `types`.
+        subject: [interactions] index into `subjects`; equal for the same item or text.
+        value: [interactions] NaN where there is none.
+        duration_s: [interactions] NaN where there is none.
+        price: [interactions] NaN where there is none.
+        quantity: [interactions] NaN where there is none.
         types: Names of the types.
         subjects: Item ids, then texts.
-        is_item: [subjects] Whether a subject is an item.
+        is_item: [subjects] whether a subject is an item.
     """
 
     offsets: Ints
@@ -54,7 +53,7 @@ class EventColumns:
     quantity: Floats
     types: list[str]
     subjects: list[str]
-    is_item: NDArray[np.bool_]
+    is_item: Mask
 
     @property
     def users(self) -> int:
@@ -63,20 +62,20 @@ class EventColumns:
 
     @property
     def user(self) -> Ints:
-        """[events] Place of the user of each."""
+        """[interactions] index of the user of each."""
         return np.repeat(np.arange(self.users), np.diff(self.offsets))
 
 
-def event_columns(users: Iterable[Sequence[EventRow]]) -> EventColumns:
+def interaction_columns(users: Iterable[Sequence[InteractionRow]]) -> InteractionColumns:
     """Columns of the interactions of each user, in the order given."""
     offsets = [0]
-    rows: list[EventRow] = []
+    rows: list[InteractionRow] = []
     for of_user in users:
         rows.extend(of_user)
         offsets.append(len(rows))
-    times, types, items, texts, *measures = zip(*rows, strict=True) if rows else [()] * len(EventRow._fields)
+    times, types, items, texts, *measures = zip(*rows, strict=True) if rows else [()] * len(InteractionRow._fields)
     of_text = [text for item, text in zip(items, texts, strict=True) if item is None]
-    return columns_of(_ints(offsets), times, types, items, of_text, np.array(measures, np.float64))
+    return columns_of(np.array(offsets, np.int64), times, types, items, of_text, np.array(measures, np.float64))
 
 
 def columns_of(
@@ -86,27 +85,27 @@ def columns_of(
     items: Sequence[str | None],
     texts: Sequence[str],
     measures: Floats,
-) -> EventColumns:
-    """Columns of interactions that are there by field.
+) -> InteractionColumns:
+    """Columns of interactions that are given field by field.
 
     Args:
         offsets: [users + 1] where the interactions of each user begin.
-        times: [events] microseconds since 1970.
-        names: [events] types.
-        items: [events] `None` for one about a text.
-        texts: Of those about a text, in their order.
-        measures: [4, events] value, duration_s, price and quantity; NaN where there is none.
+        times: [interactions] microseconds since 1970.
+        names: [interactions] types.
+        items: [interactions] item ids; `None` for an interaction about a text.
+        texts: The texts of the interactions without an item, in their order.
+        measures: [4, interactions] value, duration_s, price and quantity; NaN where there is none.
     """
     type_codes, item_codes, text_codes = _codes(names), _codes(items), _codes(texts)
-    code_of: Callable[[str | None, int], int] = item_codes.get  # type: ignore[assignment]  # none has no code
+    code_of: Callable[[str | None, int], int] = item_codes.get  # type: ignore[assignment]  # None has no code
     # No Python per interaction: most are about items, which are looked up by `map`.
     subject = np.fromiter(map(code_of, items, repeat(-1)), np.int64, len(times))
     if texts:
         subject[subject < 0] = [len(item_codes) + text_codes[text] for text in texts]
     value, duration_s, price, quantity = measures
-    return EventColumns(
+    return InteractionColumns(
         offsets=offsets,
-        time_us=_ints(times),
+        time_us=np.array(times, np.int64),
         type=np.fromiter(map(type_codes.__getitem__, names), np.int64, len(times)),
         subject=subject,
         value=value,
@@ -121,10 +120,5 @@ def columns_of(
 
 def _codes(names: Sequence[str | None]) -> dict[str, int]:
     """A number for each name, in the order in which they first occur."""
-    distinct = dict.fromkeys(names)
-    distinct.pop(None, None)
-    return dict(zip(distinct, range(len(distinct)), strict=True))  # type: ignore[arg-type]  # none is out
-
-
-def _ints(values: Sequence[Any]) -> Ints:
-    return np.array(values, np.int64)
+    distinct = [name for name in dict.fromkeys(names) if name is not None]
+    return dict(zip(distinct, range(len(distinct)), strict=True))

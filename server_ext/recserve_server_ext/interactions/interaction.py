@@ -11,18 +11,20 @@ from typing import Any, Final, Literal
 import msgspec
 
 from recserve_client.contract import shown
-from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.common.units import INT64, MICROSECONDS
 from recserve_server_ext.interactions.pseudonyms import is_pseudonym
 
 Scalar = str | int | float | bool
 
+#: Fields that hold a number.
+MEASURES: Final = ("value", "duration_s", "price", "quantity")
 MAX_ITEM_LENGTH: Final = 512
 MAX_TEXT_BYTES: Final = 32 * 1024
-#: Of an event id, a recommendation id and a session id, in characters.
+#: Most characters of an event id, a recommendation id and a session id.
 MAX_ID_LENGTH: Final = 128
 MAX_CONTEXT: Final = 16
 MAX_CONTEXT_LENGTH: Final = 256
-#: Of value, duration, price and quantity: what is larger is an error, and would spoil every statistic.
+#: Largest value, duration, price and quantity; a larger number is an error and would spoil every statistic.
 MAX_NUMBER: Final = 1e12
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
@@ -35,16 +37,16 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         user: Pseudonym of the user; see `recserve_server_ext.interactions.pseudonyms`.
         type: What was done: a lower-case word of at most 32 characters, such as view, click, cart, purchase, rating,
             like, dislike or listen.
-        timestamp: When, in seconds since 1970; stored in whole microseconds.
-        item: Item id; it need not be in the catalogue.
+        timestamp: Seconds since 1970; stored in whole microseconds.
+        item: Item id; the catalogue need not have it.
         text: A free text, such as a search, in place of an item.
-        value: Of a rating, or whatever else the type measures.
-        event_id: Tells it from every other interaction of the user; without one, see `content_id`.
+        value: Value of a rating, or whatever else the type measures.
+        event_id: Unique among the interactions of the user; for the default see `content_id`.
         recommendation_id: The slate it came from.
         duration_s: How long it lasted.
-        price: Of one piece.
-        quantity: Pieces.
-        session_id: As the application calls the session.
+        price: Price of one piece.
+        quantity: Number of pieces.
+        session_id: The application's name of the session.
         context: Anything else, at most 16 values by name.
     """
 
@@ -81,7 +83,7 @@ class RefusedError(Exception):
     """An interaction that cannot be stored.
 
     Attributes:
-        reason: One of `Refused`.
+        reason: Why.
         detail: Names the field and the value; never the user.
     """
 
@@ -92,12 +94,12 @@ class RefusedError(Exception):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What became of one interaction.
+    """The outcome of recording one interaction.
 
     Attributes:
-        status: `duplicate` = the user has one with this event id already, and it stays as it is.
-        event_id: Given or made; empty where it was refused before one was made.
-        reason: One of `Refused` where it was refused.
+        status: `duplicate`: the user has an interaction with this event id already, which stays as it is.
+        event_id: Given or made; empty for an interaction that was refused before.
+        reason: Why it was refused.
         detail: Names the field and the value; never the user.
     """
 
@@ -108,11 +110,11 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 def checked(interaction: Interaction, latest_s: float) -> dict[str, Any]:
-    """The columns of an interaction, besides the number of its user; timestamps as `time_us`.
+    """The columns of an interaction except the number of its user; the timestamp is `time_us`.
 
     Args:
-        interaction: What came in; its fields may have any type.
-        latest_s: Newest timestamp that is accepted.
+        interaction: The interaction; its fields may have any type.
+        latest_s: Newest accepted timestamp.
 
     Raises:
         RefusedError: With the reason.
@@ -120,14 +122,12 @@ def checked(interaction: Interaction, latest_s: float) -> dict[str, Any]:
     if not is_pseudonym(interaction.user):
         raise RefusedError(Refused.USER, "user is no pseudonym (64 or 96 hexadecimal digits)")
     if not isinstance(interaction.type, str) or not _TYPE.fullmatch(interaction.type):
-        detail = f"type is {shown(interaction.type)}: expected a lower-case word of at most 32 characters"
-        raise RefusedError(Refused.TYPE, detail)
+        raise _refused(Refused.TYPE, "type", interaction.type, "expected a lower-case word of at most 32 characters")
     columns = {
         "time_us": _microseconds(interaction.timestamp, latest_s),
         "type": interaction.type,
         **_subject(interaction),
-        "value": _number("value", interaction.value, -MAX_NUMBER),
-        **{name: _number(name, getattr(interaction, name), 0.0) for name in ("duration_s", "price", "quantity")},
+        **{name: _number(name, getattr(interaction, name)) for name in MEASURES},
         **{name: _id(name, getattr(interaction, name)) for name in ("recommendation_id", "session_id")},
         "context": _context(interaction.context),
     }
@@ -136,24 +136,28 @@ def checked(interaction: Interaction, latest_s: float) -> dict[str, Any]:
 
 
 def content_id(columns: dict[str, Any]) -> str:
-    """The event id of an interaction that came without one, so that the same one sent again has it again.
+    """The event id of an interaction without one; the same interaction sent again gets the same id.
 
-    It is the hexadecimal SHA-256 of the compact JSON object in UTF-8, keys in sorted order, of every field that is
-    given: type, time_us (integer), item, text, recommendation_id, session_id (strings), value, duration_s, price,
-    quantity (always written as floats), context. Two of a user that agree in all of these are one.
+    It is the hexadecimal SHA-256 of a compact JSON object in UTF-8 with sorted keys, of every given field: type,
+    time_us (integer), item, text, recommendation_id, session_id (strings), value, duration_s, price, quantity (always
+    written as floats), context.
     """
     given = {name: value for name, value in columns.items() if value is not None}
     return hashlib.sha256(msgspec.json.encode(given, order="deterministic")).hexdigest()
 
 
+def _refused(reason: Refused, name: str, value: object, rule: str) -> RefusedError:
+    return RefusedError(reason, f"{name} is {shown(value)}: {rule}")
+
+
 def _microseconds(timestamp: object, latest_s: float) -> int:
     if not isinstance(timestamp, int | float) or isinstance(timestamp, bool):
-        raise RefusedError(Refused.TIMESTAMP, f"timestamp is {shown(timestamp)}: expected seconds since 1970")
+        raise _refused(Refused.TIMESTAMP, "timestamp", timestamp, "expected seconds since 1970")
     if not timestamp >= 0:  # also NaN
-        raise RefusedError(Refused.TIMESTAMP, f"timestamp is {shown(timestamp)}: it must be 0 or later")
+        raise _refused(Refused.TIMESTAMP, "timestamp", timestamp, "it must be 0 or later")
     if timestamp > latest_s:
-        detail = f"timestamp is {shown(timestamp)}: later than {latest_s:.0f}, the newest that is accepted now"
-        raise RefusedError(Refused.FUTURE, detail)
+        rule = f"later than {latest_s:.0f}, the newest that is accepted now"
+        raise _refused(Refused.FUTURE, "timestamp", timestamp, rule)
     return round(timestamp * MICROSECONDS)
 
 
@@ -162,49 +166,44 @@ def _subject(interaction: Interaction) -> dict[str, str | None]:
     if (item is None) == (text is None):
         raise RefusedError(Refused.SUBJECT, "expected either an item or a text")
     if item is not None and not (_is_text(item) and 0 < len(item) <= MAX_ITEM_LENGTH):
-        detail = f"item is {shown(item)}: expected 1 to {MAX_ITEM_LENGTH} characters without NUL"
-        raise RefusedError(Refused.SUBJECT, detail)
+        raise _refused(Refused.SUBJECT, "item", item, f"expected 1 to {MAX_ITEM_LENGTH} characters without NUL")
     if text is not None and not (_is_text(text) and text.strip() and len(text.encode()) <= MAX_TEXT_BYTES):
-        detail = f"text is {shown(text)}: expected text of at most {MAX_TEXT_BYTES:,} bytes without NUL"
-        raise RefusedError(Refused.SUBJECT, detail)
+        raise _refused(Refused.SUBJECT, "text", text, f"expected text of at most {MAX_TEXT_BYTES:,} bytes without NUL")
     return {"item": item, "text": text}
 
 
-def _number(name: str, value: object, least: float) -> float | None:
+def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
+    least = -MAX_NUMBER if name == "value" else 0.0
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= MAX_NUMBER:  # type: ignore[operator]  # is_number; NaN fails as well
-        detail = f"{name} is {shown(value)}: expected a number from {least:g} to {MAX_NUMBER:g}"
-        raise RefusedError(Refused.NUMBER, detail)
-    # Minus zero is zero: both must give the same id.
-    return float(value) + 0.0  # type: ignore[arg-type]  # is_number
+    if not is_number or not least <= value <= MAX_NUMBER:  # NaN fails as well
+        raise _refused(Refused.NUMBER, name, value, f"expected a number from {least:g} to {MAX_NUMBER:g}")
+    # Minus zero becomes zero: both must give the same id.
+    return float(value) + 0.0
 
 
-def _id(name: str, value: object) -> str | None:
+def _id(name: str, value: Any) -> str | None:
     if value is None:
         return None
-    if not (_is_text(value) and 0 < len(value) <= MAX_ID_LENGTH):  # type: ignore[arg-type]  # a string here
-        detail = f"{name} is {shown(value)}: expected 1 to {MAX_ID_LENGTH} characters without NUL"
-        raise RefusedError(Refused.ID, detail)
+    if not (_is_text(value) and 0 < len(value) <= MAX_ID_LENGTH):
+        raise _refused(Refused.ID, name, value, f"expected 1 to {MAX_ID_LENGTH} characters without NUL")
     return str(value)
 
 
 def _context(context: object) -> dict[str, Scalar] | None:
     if not isinstance(context, dict) or len(context) > MAX_CONTEXT:
-        raise RefusedError(
-            Refused.CONTEXT, f"context is {shown(context)}: expected at most {MAX_CONTEXT} values by name"
-        )
+        raise _refused(Refused.CONTEXT, "context", context, f"expected at most {MAX_CONTEXT} values by name")
     for name, value in context.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             detail = f"context has the name {shown(name)}: expected a name of at most 64 characters"
             raise RefusedError(Refused.CONTEXT, detail)
         if not _is_scalar(value):
-            detail = (
-                f"context {name} is {shown(value)}: expected true, false, a finite number of 64 bits, "
+            rule = (
+                "expected true, false, a finite number of 64 bits, "
                 f"or a string of at most {MAX_CONTEXT_LENGTH} characters without NUL"
             )
-            raise RefusedError(Refused.CONTEXT, detail)
+            raise _refused(Refused.CONTEXT, f"context {name}", value, rule)
     return dict(context) or None
 
 
@@ -212,7 +211,7 @@ def _is_scalar(value: object) -> bool:
     if isinstance(value, str):
         return _is_text(value) and len(value) <= MAX_CONTEXT_LENGTH
     if isinstance(value, int):
-        return -(2**63) <= value < 2**63
+        return value in INT64
     return isinstance(value, float) and math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""Where the keys of the pseudonyms are: a file, a key a line with the oldest first, or an environment variable."""
+"""The key file of the pseudonyms, one key a line and the oldest first, or an environment variable in its place."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import os
 import secrets
 import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from recserve_server_ext.common.errors import ConfigError
-from recserve_server_ext.common.files import fsync_path
+from recserve_server_ext.common.files import fsync_path, write_file
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 
-#: Names the environment variable with the keys, each at least 64 hexadecimal digits, the oldest first, apart by blanks.
+#: Environment variable with the keys: at least 64 hexadecimal digits each, the oldest first, separated by blanks.
 KEY_VARIABLE: Final = "RECSERVE_PSEUDONYM_KEY"
 _DIGITS: Final = 64
 
 
 def read_pseudonyms(path: Path, environment: Mapping[str, str] | None = None, *, make: bool = True) -> Pseudonyms:
-    """Pseudonyms by the keys of the environment variable, or of the file.
+    """Pseudonyms by the keys of the environment variable or else of the file.
 
     Args:
-        path: Key file, at least 64 hexadecimal digits a line; made with mode 0600.
-        environment: In place of the environment of the process.
-        make: Whether the file is made, with a new key, where there is none.
+        path: Key file, at least 64 hexadecimal digits a line, with mode 0600.
+        environment: Read instead of the environment of the process.
+        make: Whether to make a missing file with a new key.
 
     Raises:
-        ConfigError: A key is not one, the file is readable by others, or cannot be read or made.
+        ConfigError: A key is malformed, others can read the file, or it cannot be read or made.
     """
     given = given_keys(environment)
     if given is not None:
@@ -50,39 +50,21 @@ def given_keys(environment: Mapping[str, str] | None = None) -> str | None:
 
 
 def add_key(path: Path) -> Pseudonyms:
-    """Add a new key to the file, for a rotation that begins, and the ring with it.
-
-    The file is replaced in one step, so that it never holds a part of a key.
-
-    Raises:
-        ConfigError: The file cannot be read or replaced.
-    """
-    read_pseudonyms(path, {}, make=False)  # all is well with it
-    lines = path.read_text("ascii").split()
-    aside = _aside(path, [*lines, secrets.token_hex(_DIGITS // 2)])
+    """The ring with a new key, which is added to the file; raises ConfigError. The caller holds the rotation's lock."""
+    read_pseudonyms(path, {}, make=False)  # raises where the file is wrong
     try:
-        os.replace(aside, path)
+        _write(path, path.read_text("ascii").split())
     except OSError as error:
         raise ConfigError(f"the key {path} cannot be replaced: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
-    fsync_path(path.parent)
     return read_pseudonyms(path, {}, make=False)
 
 
-def _ring(text: str, what: str) -> Pseudonyms:
-    try:
-        return Pseudonyms(*(bytes.fromhex(key) for key in text.split() or [""]))
-    except ValueError:
-        raise ConfigError(f"{what} is not hexadecimal; a key must have at least {_DIGITS} hexadecimal digits") from None
-
-
 def _make(path: Path) -> None:
-    """Write a new key, unless another process was faster: then its key stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path, [secrets.token_hex(_DIGITS // 2)])
+    """Write a new key, unless another process is faster: then its key stays."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    _write(aside, [])
     try:
-        # A link, and not a rename, since it fails when the name is taken.
+        # A link, not a rename, since it fails when the name is taken.
         os.link(aside, path)
     except FileExistsError:
         pass
@@ -91,16 +73,14 @@ def _make(path: Path) -> None:
     fsync_path(path.parent)
 
 
-def _aside(path: Path, lines: list[str]) -> Path:
-    """A new file beside it that only its owner can read, fsynced."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def _write(path: Path, keys: Sequence[str]) -> None:
+    """Write these keys and a new one, in one step, so that the file never holds a part of a key."""
+    lines = [*keys, secrets.token_hex(_DIGITS // 2)]
+    write_file(path, "".join(f"{line}\n" for line in lines).encode(), mode=0o600)
+
+
+def _ring(text: str, what: str) -> Pseudonyms:
     try:
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    return aside
+        return Pseudonyms(*(bytes.fromhex(key) for key in text.split() or [""]))
+    except ValueError:
+        raise ConfigError(f"{what} is not hexadecimal; a key must have at least {_DIGITS} hexadecimal digits") from None

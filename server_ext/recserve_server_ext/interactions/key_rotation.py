@@ -1,10 +1,10 @@
-"""Rotation of the key of the pseudonyms: the whole store comes under a new key in one transaction, or not at all.
+"""Key rotation: the whole interaction store gets pseudonyms by a new key in one transaction, or not at all.
 
-A rotation has three steps, and whatever kills it, running it again does the rest:
+A rotation has three steps; after a crash, running it again finishes it:
 
-1. The key file gets a new key. The store does not name it yet, so every process stays with the ones before.
-2. One transaction brings the store to it and names it. From then on no process uses the old ring, see `UserKeys`.
-3. What the old pseudonyms left in the files is cleared away. Until that is done the store says that traces are left.
+1. The key file gets a new key. The store does not name it yet, so every process stays with the keys before.
+2. One transaction rewrites the pseudonyms and names the new ring. Then no process uses the old ring; see `UserKeys`.
+3. Traces of the old pseudonyms are cleared from the files. Until then the store says that there are traces.
 """
 
 from __future__ import annotations
@@ -24,20 +24,18 @@ from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import erased, state, users
-from recserve_server_ext.interactions.writes import forget_deleted, next_revision
+from recserve_server_ext.storage.database import next_revision
 
 _PAGE: Final = 5000
 Progress = Callable[[int], None]
-Renew = Callable[[str], str]
+_Renew = Callable[[str], str]
 
 
 class Rotation(msgspec.Struct, frozen=True):
-    """What a rotation did.
+    """The outcome of a rotation.
 
     Attributes:
-        users: Users whose pseudonym changed.
-        tombstones: Tombstones whose mark changed.
-        keys: That are needed now, all of them.
+        keys: Number of keys, all of which are needed from now on.
         resumed: Whether only the traces of an earlier rotation were left to clear.
     """
 
@@ -48,31 +46,29 @@ class Rotation(msgspec.Struct, frozen=True):
 
 
 def rotate(store: InteractionStore, key_file: Path, on_progress: Progress = lambda rows: None) -> Rotation:
-    """Bring a store under a new key: one that the file holds already beyond those in force, or a new one.
+    """Bring a store under a new key: a key that the file already holds beyond those in force, or a new one.
 
     Writers wait while the transaction runs, and are refused after 10 s as always; readers go on.
 
     Args:
-        store: The interaction store.
-        key_file: Of the pseudonyms; where the environment holds the keys, the new one must be there already.
+        key_file: The key file. Where the environment holds the keys, the new key must be there already.
         on_progress: Called with numbers of users that are done.
 
     Raises:
-        ConfigError: The keys cannot be read or written, or the environment holds no new one.
-        InteractionError: The store cannot be used, the keys are not those of the store, or (SQLite) a reader kept the
-            old log in use: the rotation is done then, and running it again clears the traces.
+        ConfigError: The keys cannot be read or written, or the environment holds no new key.
+        InteractionError: The store cannot be used, was made with other keys, or (SQLite) a reader kept the old log in
+            use. In that last case the rotation is done, and running it again clears the traces.
     """
     keys = UserKeys(lambda: read_pseudonyms(key_file, make=False))
     key_file.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(key_file.with_name(f".{key_file.name}.lock")):
         keys.settle(store.database)
-        if _has_traces(store):
+        if store.database.one(sa.select(state.c.traces)):
             _clear(store)
             return Rotation(0, 0, keys.pseudonyms.rotations + 1, resumed=True)
         ring = _next_ring(keys.pseudonyms, key_file)
         renew = partial(ring.renewed, before=keys.pseudonyms)
         with store.database.writing() as connection:
-            forget_deleted(connection)
             keys.check(connection)
             done = Rotation(
                 users=sum(_renew_users(connection, renew, on_progress)),
@@ -81,13 +77,13 @@ def rotate(store: InteractionStore, key_file: Path, on_progress: Progress = lamb
             )
             named = {"ring": ring.fingerprint, "rotations": ring.rotations, "traces": True}
             connection.execute(sa.update(state).values(named))
-            next_revision(connection)
+            next_revision(connection, state)
         _clear(store)
     return done
 
 
 def _next_ring(current: Pseudonyms, key_file: Path) -> Pseudonyms:
-    """The ring in force with one key more, which is durable by then."""
+    """The ring in force with one more key, which is on disk by then."""
     whole = read_pseudonyms(key_file, make=False)
     if whole.rotations == current.rotations:
         if given_keys() is not None:
@@ -99,13 +95,9 @@ def _next_ring(current: Pseudonyms, key_file: Path) -> Pseudonyms:
     return whole.first(current.rotations + 2)
 
 
-def _has_traces(store: InteractionStore) -> bool:
-    return bool(store.database.one(sa.select(state.c.traces)))
-
-
 def _clear(store: InteractionStore) -> None:
-    """Leave nothing of the old pseudonyms in the files, and note that."""
-    if not store.purge():
+    """Clear all traces of the old pseudonyms from the files, and note that."""
+    if not store.database.purge():
         raise InteractionError(
             f"the key is rotated, but a reader keeps the old log of {store} in use; run this again to clear it"
         )
@@ -113,8 +105,8 @@ def _clear(store: InteractionStore) -> None:
         connection.execute(sa.update(state).values(traces=False))
 
 
-def _renew_users(connection: sa.Connection, renew: Renew, on_progress: Progress) -> Iterator[int]:
-    """Replace the pseudonyms of users; how many, page by page."""
+def _renew_users(connection: sa.Connection, renew: _Renew, on_progress: Progress) -> Iterator[int]:
+    """Replace the pseudonyms of users; yields how many, page by page."""
     change = sa.update(users).where(users.c.number == sa.bindparam("n")).values(pseudonym=sa.bindparam("renewed"))
     query = sa.select(users.c.number, users.c.pseudonym).order_by(users.c.number).limit(_PAGE)
     after = 0
@@ -125,7 +117,7 @@ def _renew_users(connection: sa.Connection, renew: Renew, on_progress: Progress)
         after = found[-1].number
 
 
-def _renew_marks(connection: sa.Connection, renew: Renew) -> int:
+def _renew_marks(connection: sa.Connection, renew: _Renew) -> int:
     """Replace the marks of tombstones; how many."""
     marks = list(connection.execute(sa.select(erased.c.mark)).scalars())
     change = sa.update(erased).where(erased.c.mark == sa.bindparam("old")).values(mark=sa.bindparam("renewed"))

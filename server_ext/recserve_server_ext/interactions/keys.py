@@ -1,4 +1,4 @@
-"""Which keys are in force: those of the key file, as far as the store has come, and never any others."""
+"""The keys in force: those of the key file, as far as the store has come."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.tables import state
 from recserve_server_ext.storage.database import Database
 
-#: Before keys that could not be settled are looked for again.
+#: Pause before keys that could not be settled are looked for again.
 _PAUSE_S: Final = 1.0
 _HELD: Final = sa.select(state.c.ring, state.c.rotations)
 
@@ -21,33 +21,35 @@ _HELD: Final = sa.select(state.c.ring, state.c.rotations)
 class UserKeys:
     """The keys that a process makes pseudonyms with.
 
-    The store says which ring its pseudonyms were made by. A rotation adds a key to the file first and changes the store
-    then, so the file may hold a key more than the store has come to: the ring in force is the part of it that the
-    store names. Every transaction that is about users compares the two; see `check`.
+    The store names the ring that made its pseudonyms. A rotation first adds a key to the file and then changes the
+    store, so the file may be one key ahead: the ring in force is the part of it that the store names. Every transaction
+    about users compares the two; see `check`.
+
+    Attributes:
+        pseudonyms: The ring in force; only `settle` changes it.
+        is_settled: Whether the store named this ring, and nothing else since.
     """
 
     def __init__(self, read: Callable[[], Pseudonyms]) -> None:
         """
         Args:
-            read: Reads the whole ring; asked again where the store has come further.
+            read: Reads the whole ring; called again when the store is ahead.
 
         Raises:
-            ConfigError: It cannot be read.
+            ConfigError: The ring cannot be read.
         """
         self._read = read
         self._all = read()
         self._pause_until = 0.0
         self._fault = ""
-        #: The ring in force; changes in `settle` alone.
         self.pseudonyms = self._all
-        #: Whether the store has been asked, and has said nothing else since.
         self.is_settled = False
 
     def settle(self, database: Database) -> None:
-        """Take the ring that the store names; a store that names none yet is told of one.
+        """Take the ring that the store names; a new store gets the name of this ring.
 
         Raises:
-            UserKeysError: The keys at hand are not those of the store.
+            UserKeysError: The store was made with other keys.
             InteractionError: The store cannot be used.
             ConfigError: The keys cannot be read.
         """
@@ -55,7 +57,10 @@ class UserKeys:
             held = connection.execute(_HELD).one().ring
         if held is None:
             with database.writing() as connection:
-                held = _told(connection, self._all)
+                named = {"ring": self._all.fingerprint, "rotations": self._all.rotations}
+                # Another process may have been faster.
+                connection.execute(sa.update(state).where(state.c.ring.is_(None)).values(named))
+                held = connection.execute(_HELD).one().ring
         found = self._all.at(held)
         if found is None:
             self._all = self._read()
@@ -68,12 +73,9 @@ class UserKeys:
         self.pseudonyms, self.is_settled, self._fault = found, True, ""
 
     def follow(self, database: Callable[[], Database]) -> bool:
-        """Settle where that is due; whether other keys are in force now. To be called between two batches.
+        """Settle again if needed, between two batches; whether other keys are in force now.
 
-        Where it fails `check` says why, and it is tried again after a second.
-
-        Args:
-            database: Opens the store.
+        After a failure `check` says why, and the next attempt comes a second later.
         """
         if self.is_settled or time.monotonic() < self._pause_until:
             return False
@@ -86,28 +88,13 @@ class UserKeys:
         return self.pseudonyms is not before
 
     def check(self, connection: sa.Connection) -> None:
-        """See that the pseudonyms of the store are made by the ring in force, as of this transaction.
-
-        Raises:
-            UserKeysError: They are not.
-        """
+        """Raise UserKeysError unless, in this transaction, the ring in force made the pseudonyms of the store."""
         if connection.execute(_HELD).one().ring != self.pseudonyms.fingerprint:
             self.is_settled = False
             raise UserKeysError(self._fault or "the keys of the pseudonyms have been rotated; send this once more")
 
 
 def check_without(connection: sa.Connection) -> None:
-    """See that a store can be used for users without any key: none was rotated.
-
-    Raises:
-        UserKeysError: A key was rotated: what was erased before can be recognised with the keys alone.
-    """
+    """Raise UserKeysError where a key was rotated: then only the keys tell which users were erased before."""
     if connection.execute(_HELD).one().rotations:
         raise UserKeysError("the keys of the pseudonyms of this store were rotated, so the key file is needed")
-
-
-def _told(connection: sa.Connection, ring: Pseudonyms) -> str:
-    """Write the ring into a store that names none, unless another process was faster; the fingerprint it has then."""
-    named = {"ring": ring.fingerprint, "rotations": ring.rotations}
-    connection.execute(sa.update(state).where(state.c.ring.is_(None)).values(named))
-    return str(connection.execute(_HELD).one().ring)

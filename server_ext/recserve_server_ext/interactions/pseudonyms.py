@@ -1,4 +1,4 @@
-"""Pseudonyms: what stands for a user wherever something is stored; user ids themselves are never written down."""
+"""Pseudonyms, which stand for users in everything that is stored; user ids themselves are never written down."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from recserve_server_ext.common.errors import ConfigError, UserIdError, UserKeysError
 
-#: Of a user id, in characters.
+#: Most characters of a user id.
 MAX_USER_ID_LENGTH: Final = 256
 _KEY_BYTES: Final = 32
 _MADE_BYTES: Final = 32
-#: Of the first key, or of a rotated one, which is 16 bytes longer.
+#: By the first key, or by a later one, which adds 16 bytes.
 _PSEUDONYM: Final = re.compile(r"[0-9a-f]{64}(?:[0-9a-f]{32})?")
 
 
@@ -26,20 +26,23 @@ class Pseudonyms:
     """Makes pseudonyms by a ring of keys, the oldest first.
 
     The pseudonym under the first key is HMAC-SHA256(key, user id in UTF-8), in hexadecimal digits (RFC 2104). After a
-    rotation it is these 32 bytes encrypted by AES-256-SIV (RFC 5297), which gives equal ciphertexts for equal texts,
-    with the key HMAC-SHA512(newest key, "\\0pseudonyms"). So a store can be brought to a new key without any user id.
+    rotation it is these 32 bytes encrypted by AES-256-SIV (RFC 5297) with the key HMAC-SHA512(newest key,
+    "\\0pseudonyms"). Equal texts have equal ciphertexts, so a store can be brought to a new key without any user id.
 
-    The same user has the same pseudonym under one ring only; without its keys a pseudonym cannot be tried against
-    known user ids. Who loses one cannot find a user again.
+    A user has the same pseudonym under one ring only. Without the keys nobody can try known user ids against a
+    pseudonym, and a lost key means that no user can be found again.
+
+    Attributes:
+        fingerprint: Tells this ring from any other, and reveals nothing of its keys.
     """
 
     def __init__(self, *keys: bytes) -> None:
         """
         Args:
-            keys: One or more, each at least 32 random bytes.
+            keys: At least one key, each of at least 32 random bytes.
 
         Raises:
-            ConfigError: There is none, one is shorter, or is there twice.
+            ConfigError: There is no key, or a key is shorter or stands twice.
         """
         for key in keys:
             if len(key) < _KEY_BYTES:
@@ -50,14 +53,12 @@ class Pseudonyms:
         fingerprint = b""
         for key in keys:
             fingerprint = hmac.digest(key, b"\0fingerprint" + fingerprint, hashlib.sha256)
-        #: Tells this ring from any other, and says nothing of its keys.
         self.fingerprint = fingerprint.hex()[:32]
-        #: None for a single key.
         self._cipher = AESSIV(hmac.digest(keys[-1], b"\0pseudonyms", hashlib.sha512)) if len(keys) > 1 else None
 
     @property
     def rotations(self) -> int:
-        """Keys after the first."""
+        """Number of keys after the first."""
         return len(self._keys) - 1
 
     def of(self, user_id: str) -> str:
@@ -69,16 +70,16 @@ class Pseudonyms:
         return self._sealed(hmac.digest(self._keys[0], _checked(user_id), hashlib.sha256))
 
     def sign(self, content: bytes) -> str:
-        """HMAC-SHA256 of content by a key derived from the newest one, so that no signature is a pseudonym."""
+        """HMAC-SHA256 of content by a key derived from the newest key, so that no signature is a pseudonym."""
         derived = hmac.digest(self._keys[-1], b"\0signatures", hashlib.sha256)  # no user id holds NUL
         return hmac.digest(derived, content, hashlib.sha256).hex()
 
     def first(self, count: int) -> Pseudonyms:
-        """The ring of its first keys."""
+        """The ring of the first keys."""
         return Pseudonyms(*self._keys[:count])
 
     def at(self, fingerprint: str) -> Pseudonyms | None:
-        """The ring of its first keys that has this fingerprint, or `None`."""
+        """The ring of the first keys that has this fingerprint, or `None`."""
         rings = map(self.first, range(len(self._keys), 0, -1))
         return next((ring for ring in rings if ring.fingerprint == fingerprint), None)
 
@@ -86,38 +87,38 @@ class Pseudonyms:
         """A pseudonym, or the mark of a tombstone, under this ring.
 
         Args:
-            value: As it was under the ring before.
+            value: The pseudonym or mark under the ring before.
             before: Another ring with the same first key.
 
         Raises:
-            UserKeysError: It was not made by the ring before.
+            UserKeysError: The ring before did not make it.
         """
         return self._sealed(before._opened(value))
 
     def stages(self, pseudonym: str) -> Iterator[tuple[Pseudonyms, str]]:
-        """Every ring that was in force with the pseudonym that the user had under it, newest first."""
+        """Every ring that was in force, with the user's pseudonym under it, newest first."""
         made = self._opened(pseudonym)
         for ring in map(self.first, range(len(self._keys), 0, -1)):
             yield ring, ring._sealed(made)
 
     def origin(self, pseudonym: str) -> str:
-        """The pseudonym that the user had under the first key: no rotation changes it, and it is not to be stored."""
+        """The user's pseudonym under the first key: no rotation changes it. It must not be stored."""
         return self._opened(pseudonym).hex()
 
     def tombstone(self, pseudonym: str) -> str:
-        """The mark of the user's tombstone under this ring: `tombstone_mark` of the origin, encrypted as that is.
+        """The mark of the user's tombstone under this ring: `tombstone_mark` of the origin, encrypted like a pseudonym.
 
         Raises:
-            UserKeysError: The pseudonym was not made by this ring.
+            UserKeysError: This ring did not make the pseudonym.
         """
         return self._sealed(bytes.fromhex(tombstone_mark(self.origin(pseudonym))))
 
     def _sealed(self, made: bytes) -> str:
-        """What stands under this ring for what was made by the first key."""
+        """The pseudonym or mark under this ring, from the one under the first key."""
         return (made if self._cipher is None else self._cipher.encrypt(made, None)).hex()
 
     def _opened(self, value: str) -> bytes:
-        """What the first key made."""
+        """The pseudonym or mark under the first key."""
         sealed = bytes.fromhex(value)
         try:
             made = sealed if self._cipher is None else self._cipher.decrypt(sealed, None)
@@ -132,12 +133,12 @@ class Pseudonyms:
 
 
 def tombstone_mark(pseudonym: str) -> str:
-    """What a tombstone remembers of a user: a keyed hash that needs the pseudonym, so the key of the pseudonyms."""
+    """The mark of a tombstone: a keyed hash that only the pseudonym, and so only the key, leads to."""
     return hmac.digest(pseudonym.encode(), b"recserve tombstone", hashlib.sha256).hex()
 
 
 def is_pseudonym(text: object) -> bool:
-    """Whether it has the form of a pseudonym."""
+    """Whether a value has the form of a pseudonym."""
     return isinstance(text, str) and _PSEUDONYM.fullmatch(text) is not None
 
 

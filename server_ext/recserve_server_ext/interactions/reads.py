@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate, chain
 from operator import attrgetter
 from typing import Any, Final
@@ -14,14 +14,15 @@ import numpy as np
 import sqlalchemy as sa
 
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.interactions.columns import EventColumns, EventRow, columns_of, event_columns
-from recserve_server_ext.interactions.tables import erased, events, seen, users
+from recserve_server_ext.interactions.columns import InteractionColumns, InteractionRow, columns_of, interaction_columns
+from recserve_server_ext.interactions.interaction import MEASURES
+from recserve_server_ext.interactions.tables import erased, interactions, seen, users
 
-_OF_HISTORY: Final = tuple(events.c[name] for name in EventRow._fields)
-_MEASURES: Final = ("value", "duration_s", "price", "quantity")
+_OF_HISTORY: Final = tuple(interactions.c[name] for name in InteractionRow._fields)
 _CHUNK: Final = 1000
 #: Interactions of one part of `item_columns`.
-_COLUMNS: Final = 5000
+_PART: Final = 5000
+#: Changes whenever the state that it describes changes.
 Change = tuple[int, int]
 #: Columns of some interactions at a time.
 Parts = Generator[list[list[Any]], None, None]
@@ -36,10 +37,10 @@ class _Past(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         times: [interactions] microseconds since 1970.
         types: [interactions].
-        items: [interactions] `None` for one about a text.
-        texts: Numbers of those about a text.
+        items: [interactions] item ids; `None` for an interaction about a text.
+        texts: Numbers of the interactions about a text.
         measured: How many have a value, a duration, a price or a quantity.
-        seen: Items the user had to do with, once for each kind; empty where they were not asked for.
+        seen: Items the user had to do with, once for each kind; empty unless asked for.
     """
 
     times: list[int] = []
@@ -54,41 +55,46 @@ _PAST: Final = msgspec.json.Decoder(_Past)
 _NO_PAST: Final = _Past()
 
 
-def _window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
-    """Number of the user and a `_Past` as JSON, of the `most` newest interactions of each.
+# Statements are made once: for users with short histories, making one takes as long as running it.
 
-    It walks the index (user, time, number, ...) backwards and stops after `most`: what a user did before costs nothing,
-    and the rows themselves are not looked at. One text a user instead of a tuple an interaction, since most of the time
-    went into these; and as every gathered column costs as much as finding the rows, measures are only counted: most
+
+@cache
+def window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
+    """Number of each user and a `_Past` of the `most` newest interactions as JSON.
+
+    It walks the index (user, time, number, ...) backwards and stops after `most`: older interactions cost nothing, and
+    the rows themselves are not read. It gives one text a user, since most of the time went into a tuple for each
+    interaction. Measures are only counted: each gathered column costs as much as finding the rows, and most
     interactions have none.
     """
-    found = _newest("type", "item", *_MEASURES)
+    found = _newest("type", "item", *MEASURES)
     parts = [gathered(dialect, found.c[name]) for name in ("time_us", "type", "item")]
     parts.append(gathered(dialect, found.c.number, found.c.item.is_(None)))
-    parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in _MEASURES))))
+    parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in MEASURES))))
     if with_seen:
         items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number)
         parts.append(items.correlate(users).scalar_subquery())
     return _of_users(dialect, parts)
 
 
+@cache
 def _measures_query(dialect: str) -> sa.Select[Any]:
-    """Number of the user and a JSON array with a column each of `_MEASURES`, of the same interactions."""
-    found = _newest(*_MEASURES)
+    """Number of each user and a JSON array of the columns `MEASURES` of the same interactions."""
+    found = _newest(*MEASURES)
     exact = _sqlite_numbers if dialect == "sqlite" else partial(gathered, dialect)
-    return _of_users(dialect, [exact(found.c[name]) for name in _MEASURES])
+    return _of_users(dialect, [exact(found.c[name]) for name in MEASURES])
 
 
 def _newest(*names: str) -> sa.Subquery:
-    """The newest interactions of a user, newest first, with these columns."""
-    inner = events.alias("newest")
+    """The newest interactions of a user with these columns, newest first."""
+    inner = interactions.alias("newest")
     chosen = sa.select(*(inner.c[name] for name in ("number", "time_us", *names))).where(inner.c.user == users.c.number)
     chosen = chosen.order_by(inner.c.time_us.desc(), inner.c.number.desc())
     return chosen.limit(sa.bindparam("most", type_=sa.Integer)).correlate(users).subquery("found")
 
 
 def _of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
-    """Number of the user, and the parts as one JSON array."""
+    """Number of each user, and the parts as one JSON array."""
     pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
     past = sa.select(sa.cast(pack(*parts), sa.Text)).correlate(users).scalar_subquery()
     return sa.select(users.c.number, past).where(users.c.number.in_(sa.bindparam("numbers", expanding=True)))
@@ -97,7 +103,7 @@ def _of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select
 def gathered(
     dialect: str, column: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
 ) -> sa.ColumnElement[Any]:
-    """A JSON array of a column; in SQLite of one without fractions."""
+    """A JSON array of a column; SQLite rounds numbers with a fraction."""
     array: Any = sa.func.json_group_array(column) if dialect == "sqlite" else sa.func.json_agg(column)
     if where is not None:
         array = array.filter(where)
@@ -105,27 +111,22 @@ def gathered(
 
 
 def _sqlite_numbers(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """A JSON array of numbers; SQLite's own would keep 15 digits of one with a fraction."""
+    """A JSON array of numbers to the last digit; SQLite's own function keeps 15 digits of a fraction."""
     exact = sa.func.printf("%!.17g", column, type_=sa.Text)
     listed = sa.func.group_concat(sa.case((column.is_(None), "null"), else_=exact), type_=sa.Text)
     return sa.func.json(sa.literal("[") + sa.func.coalesce(listed, "") + sa.literal("]"))
 
 
+@cache
 def _seen_query(dialect: str) -> sa.Select[Any]:
-    """Number of the user, a kind, and a JSON array of the items."""
+    """Number of each user, a kind, and a JSON array of the items."""
     items = sa.cast(gathered(dialect, seen.c.item), sa.Text)
     chosen = seen.c.user.in_(sa.bindparam("numbers", expanding=True))
     return sa.select(seen.c.user, seen.c.kind, items).where(chosen).group_by(seen.c.user, seen.c.kind)
 
 
-_DIALECTS: Final = ("sqlite", "postgresql")
-# Made once: for a batch of users with short histories, making a statement takes as long as running it.
-WINDOW_QUERIES: Final = {dialect: _window_query(dialect, with_seen=False) for dialect in _DIALECTS}
-PASTS_QUERIES: Final = {dialect: _window_query(dialect, with_seen=True) for dialect in _DIALECTS}
-_MEASURES_QUERIES: Final = {dialect: _measures_query(dialect) for dialect in _DIALECTS}
-_SEEN_QUERIES: Final = {dialect: _seen_query(dialect) for dialect in _DIALECTS}
-_TEXTS: Final = sa.select(events.c.number, events.c.text).where(
-    events.c.number.in_(sa.bindparam("numbers", expanding=True))
+_TEXTS: Final = sa.select(interactions.c.number, interactions.c.text).where(
+    interactions.c.number.in_(sa.bindparam("numbers", expanding=True))
 )
 _CHANGES: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
@@ -133,24 +134,25 @@ _CHANGES: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).
 _ERASURES: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0)).select_from(erased)
 
 
-def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> EventColumns:
-    """The newest interactions of each user, newest first; users by number in the order given, None has none."""
-    return _columns(connection, numbers, limit, WINDOW_QUERIES)[0]
+def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> InteractionColumns:
+    """The newest interactions of each user, newest first; users by number in the order given, `None` for unknown."""
+    return _columns(connection, numbers, limit, with_seen=False)[0]
 
 
-def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tuple[EventColumns, list[list[str]]]:
-    """The newest interactions of each user as in `window`, and every item that each had to do with."""
-    columns, found = _columns(connection, numbers, limit, PASTS_QUERIES)
+def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tuple[InteractionColumns, list[list[str]]]:
+    """As `window`, and every item that each user had to do with."""
+    columns, found = _columns(connection, numbers, limit, with_seen=True)
     return columns, [past.seen for past in found]
 
 
 def _columns(
-    connection: sa.Connection, numbers: Sequence[int | None], limit: int, queries: dict[str, sa.Select[Any]]
-) -> tuple[EventColumns, list[_Past]]:
+    connection: sa.Connection, numbers: Sequence[int | None], limit: int, *, with_seen: bool
+) -> tuple[InteractionColumns, list[_Past]]:
     wanted = [number for number in numbers if number is not None]
     if not wanted:
-        return event_columns([[]] * len(numbers)), [_NO_PAST] * len(numbers)
-    rows = _tuples(connection, queries[connection.dialect.name], {"numbers": wanted, "most": limit})
+        return interaction_columns([[]] * len(numbers)), [_NO_PAST] * len(numbers)
+    dialect = connection.dialect.name
+    rows = _tuples(connection, window_query(dialect, with_seen=with_seen), {"numbers": wanted, "most": limit})
     past_of = {number: _PAST.decode(past) for number, past in rows}
     pasts = [_NO_PAST if number is None else past_of.get(number, _NO_PAST) for number in numbers]
     offsets = np.array(list(accumulate((len(past.times) for past in pasts), initial=0)), np.int64)
@@ -158,47 +160,49 @@ def _columns(
         list(chain.from_iterable(map(attrgetter(name), pasts))) for name in ("times", "types", "items", "texts")
     )
     measured = {number: place for place, number in enumerate(numbers) if number is not None and pasts[place].measured}
-    measures = np.full((len(_MEASURES), len(times)), np.nan)
+    measures = np.full((len(MEASURES), len(times)), np.nan)
     if measured:
-        query = _MEASURES_QUERIES[connection.dialect.name]
-        for number, packed in _tuples(connection, query, {"numbers": list(measured), "most": limit}):
+        parameters = {"numbers": list(measured), "most": limit}
+        for number, packed in _tuples(connection, _measures_query(dialect), parameters):
             place = measured[number]
             measures[:, offsets[place] : offsets[place + 1]] = np.array(_MEASURED.decode(packed), np.float64)
     return columns_of(offsets, times, types, items, _texts(connection, texts), measures), pasts
 
 
 def _texts(connection: sa.Connection, numbers: list[int]) -> list[str]:
-    """The texts of these interactions."""
+    """The texts of interactions, given by number."""
     text_of: dict[int, str] = {}
     for start in range(0, len(numbers), _CHUNK):
         text_of.update(_tuples(connection, _TEXTS, {"numbers": numbers[start : start + _CHUNK]}))
     return [text_of[number] for number in numbers]
 
 
-def between(connection: sa.Connection, start_us: int, end_us: int) -> EventColumns:
+def between(connection: sa.Connection, start_us: int, end_us: int) -> InteractionColumns:
     """All interactions with start <= timestamp < end."""
-    query = sa.select(events.c.user, *_OF_HISTORY)
-    query = query.where(events.c.time_us >= start_us, events.c.time_us < end_us).order_by(events.c.user)
-    of_user: dict[int, list[EventRow]] = {}
+    query = sa.select(interactions.c.user, *_OF_HISTORY)
+    query = query.where(interactions.c.time_us >= start_us, interactions.c.time_us < end_us).order_by(
+        interactions.c.user
+    )
+    of_user: dict[int, list[InteractionRow]] = {}
     for user, *row in connection.execution_options(yield_per=_CHUNK).execute(query):
-        of_user.setdefault(user, []).append(EventRow(*row))
-    return event_columns(of_user.values())
+        of_user.setdefault(user, []).append(InteractionRow(*row))
+    return interaction_columns(of_user.values())
 
 
-def seen_items(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """By user and item: the last time of each kind, in seconds since 1970."""
-    query = sa.select(users.c.pseudonym, seen.c.item, seen.c.kind, seen.c.last_us)
-    query = query.join_from(users, seen, seen.c.user == users.c.number).where(users.c.pseudonym.in_(pseudonyms))
-    found: dict[str, dict[str, dict[str, float]]] = {pseudonym: {} for pseudonym in pseudonyms}
-    for pseudonym, item, kind, last_us in connection.execute(query):
-        found[pseudonym].setdefault(item, {})[kind] = last_us / MICROSECONDS
-    return found
+def seen_entries(connection: sa.Connection, pseudonym: str) -> list[dict[str, Any]]:
+    """All that a user had to do with, as {item, kind, timestamp}: the last time of each kind in seconds since 1970."""
+    query = sa.select(seen.c.item, seen.c.kind, seen.c.last_us)
+    query = query.join_from(users, seen, seen.c.user == users.c.number).where(users.c.pseudonym == pseudonym)
+    return [
+        {"item": item, "kind": kind, "timestamp": last_us / MICROSECONDS}
+        for item, kind, last_us in connection.execute(query)
+    ]
 
 
 def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, tuple[list[str], list[str]]]:
-    """By number of the user: items and kinds of everything that the user saw, two lists of the same length."""
+    """Items and kinds of all that each user saw, as two lists of the same length, by number of the user."""
     found: dict[int, tuple[list[str], list[str]]] = {}
-    query = _SEEN_QUERIES[connection.dialect.name]
+    query = _seen_query(connection.dialect.name)
     for number, kind, packed in _tuples(connection, query, {"numbers": list(numbers)}):
         items = _ITEMS.decode(packed)
         of_user = found.setdefault(number, ([], []))
@@ -208,59 +212,60 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
 
 
 def last_number(connection: sa.Connection) -> int:
-    """Number of the interaction that came last; 0 = there is none."""
-    return connection.execute(sa.select(sa.func.max(events.c.number))).scalar_one() or 0
+    """Number of the last interaction; 0 without any."""
+    return connection.execute(sa.select(sa.func.max(interactions.c.number))).scalar_one() or 0
 
 
 def item_columns(
     connection: sa.Connection, first: int, last: int, types: Sequence[str], contexts: Sequence[str] = ()
 ) -> Parts:
-    """Interactions with items, of some types, in the order they came, some thousand at a time.
+    """Interactions about items, of some types, in the order they came, some thousand at a time.
 
-    Each part has the columns number, user, item, time in microseconds, and one for each context: its value or none. A
-    part is one text: one row after the other, every one of a million would have to wait for the interpreter.
+    Each part has the columns number, user, item, time in microseconds, and the value of each context or `None`. The
+    database gives a part as one text: row by row, a million rows would each wait for the interpreter lock.
 
     Args:
-        connection: Of the store.
         first: Number of the interaction before the first one.
         last: Number of the last one.
-        types: That are wanted.
-        contexts: Names whose values are wanted.
     """
     dialect = connection.dialect.name
-    values = [sa.cast(events.c.context[name].as_string(), sa.Text).label(f"of_{n}") for n, name in enumerate(contexts)]
-    chosen = sa.select(events.c.number, events.c.user, events.c.item, events.c.time_us, *values)
-    chosen = chosen.where(events.c.number > sa.bindparam("first"), events.c.number <= sa.bindparam("last"))
-    chosen = chosen.where(events.c.type.in_(types), events.c.item.is_not(None)).order_by(events.c.number)
+    values = [
+        sa.cast(interactions.c.context[name].as_string(), sa.Text).label(f"of_{n}") for n, name in enumerate(contexts)
+    ]
+    chosen = sa.select(interactions.c.number, interactions.c.user, interactions.c.item, interactions.c.time_us, *values)
+    chosen = chosen.where(interactions.c.number > sa.bindparam("first"), interactions.c.number <= sa.bindparam("last"))
+    chosen = chosen.where(interactions.c.type.in_(types), interactions.c.item.is_not(None)).order_by(
+        interactions.c.number
+    )
     query = in_columns(dialect, chosen)
-    for start in range(first, last, _COLUMNS):
-        packed = connection.execute(query, {"first": start, "last": min(start + _COLUMNS, last)}).scalar_one()
+    for start in range(first, last, _PART):
+        packed = connection.execute(query, {"first": start, "last": min(start + _PART, last)}).scalar_one()
         columns: list[list[Any]] = msgspec.json.decode(packed)
         if columns[0]:
             yield columns
 
 
 def in_columns(dialect: str, rows: sa.Select[Any]) -> sa.Select[Any]:
-    """The rows of a query as one text: a JSON array of its columns, each an array."""
+    """The rows of a query as one text: a JSON array of columns, each an array."""
     pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
     return sa.select(sa.cast(pack(*(gathered(dialect, column) for column in rows.subquery("found").c)), sa.Text))
 
 
 def _tuples(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """All rows as the driver gives them: SQLAlchemy's own take twice as long. Not for columns it has to convert."""
+    """All rows as the driver gives them, in half the time; not for columns that SQLAlchemy has to convert."""
     with closing(connection.execute(query, parameters)) as result:
         return list(result.cursor.fetchall())
 
 
 def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, Change]:
-    """What tells a state of each of these users from every other one, its number first; unknown users are left out."""
+    """The number and the count of changes of each user; unknown users are left out."""
     found = _tuples(connection, _CHANGES, {"pseudonyms": list(pseudonyms)})
     return {pseudonym: (number, changes) for pseudonym, number, changes in found}
 
 
 def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
     """Pseudonyms of at most so many users with interactions, drawn evenly, in the order of their numbers."""
-    active = sa.select(users.c.number).where(sa.exists().where(events.c.user == users.c.number))
+    active = sa.select(users.c.number).where(sa.exists().where(interactions.c.user == users.c.number))
     numbers = np.fromiter(connection.execute(active.order_by(users.c.number)).scalars(), np.int64)
     if len(numbers) > most:
         numbers = np.sort(np.random.default_rng(seed).choice(numbers, most, replace=False))
@@ -272,21 +277,21 @@ def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
 
 
 def erasures(connection: sa.Connection) -> Change:
-    """Changes whenever a user is erased."""
+    """The number of tombstones and the last end of one, which change whenever a user is erased."""
     return tuple(connection.execute(_ERASURES).one())
 
 
 def all_interactions(connection: sa.Connection, pseudonym: str | None = None) -> Generator[dict[str, Any], None, None]:
-    """Interactions in the order they came, as the fields of `Interaction` that are given; of all users or one."""
-    columns = [column for column in events.c if column.name not in ("number", "user")]
+    """Interactions of one user or of all, in the order they came, as the given fields of `Interaction`."""
+    columns = [column for column in interactions.c if column.name not in ("number", "user")]
     query = sa.select(users.c.pseudonym.label("user"), *columns).join_from(
-        users, events, events.c.user == users.c.number
+        users, interactions, interactions.c.user == users.c.number
     )
     if pseudonym is not None:
         query = query.where(users.c.pseudonym == pseudonym)
     streaming = connection.execution_options(yield_per=_CHUNK)
-    # Closed also when not read to its end: an open cursor would keep its connection at this state of the database.
-    with streaming.execute(query.order_by(events.c.number)) as found:
+    # Closed even if not read to the end: an open cursor would keep its connection at this state of the database.
+    with streaming.execute(query.order_by(interactions.c.number)) as found:
         for row in found.mappings():
             fields = {name: value for name, value in row.items() if value is not None}
             fields["timestamp"] = fields.pop("time_us") / MICROSECONDS

@@ -1,4 +1,4 @@
-"""The statements of the transactions that write to the interaction store."""
+"""The statements of the transactions that record and expire interactions."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.interactions.erasure import Mark, erased_among
 from recserve_server_ext.interactions.interaction import Recorded, Refused
-from recserve_server_ext.interactions.tables import answers, erased, events, seen, state, users
+from recserve_server_ext.interactions.tables import answers, interactions, seen, state, users
+from recserve_server_ext.storage.database import next_revision
 
-#: Kind of entry in what a user saw, by type; any other type is `seen`.
+#: Kind of an entry in the seen items, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
 _SEEN: Final = "seen"
-#: Pseudonym -> mark of its tombstone.
-Mark = Callable[[str], str]
-Upsert = sqlite.Insert | postgresql.Insert
-_INSERTS: Final[dict[str, Callable[[sa.Table], Upsert]]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_Upsert = sqlite.Insert | postgresql.Insert
+_INSERTS: Final[dict[str, Callable[[sa.Table], _Upsert]]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
-def _upsert_users(dialect: str) -> Upsert:
-    insert = _INSERTS[dialect](users)
+def _upsert_users(insert: _Upsert) -> _Upsert:
     added = {users.c.changes: users.c.changes + sa.bindparam("added")}
     return insert.on_conflict_do_update(index_elements=[users.c.pseudonym], set_=added)
 
 
-def _upsert_seen(dialect: str) -> Upsert:
-    insert = _INSERTS[dialect](seen)
+def _upsert_seen(insert: _Upsert) -> _Upsert:
     return insert.on_conflict_do_update(
         index_elements=[seen.c.user, seen.c.item, seen.c.kind],
         set_={"last_us": insert.excluded.last_us},
@@ -40,130 +38,59 @@ def _upsert_seen(dialect: str) -> Upsert:
 
 
 # Made once: making the statements of one interaction takes longer than running them.
-_NEXT_REVISION: Final = sa.update(state).values(revision=state.c.revision + 1)
-_ERASED: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
-    erased.c.mark.in_(sa.bindparam("marks", expanding=True)), erased.c.until_us > sa.bindparam("now_us")
-)
-_ERASED_SINCE: Final = sa.select(erased.c.mark, erased.c.erased_us).where(
-    erased.c.erased_us >= sa.bindparam("since_us"), erased.c.until_us > sa.bindparam("now_us")
-)
 _KNOWN: Final = (
-    sa.select(users.c.pseudonym, events.c.event_id)
-    .join_from(events, users, events.c.user == users.c.number)
-    .where(events.c.event_id.in_(sa.bindparam("ids", expanding=True)))
+    sa.select(users.c.pseudonym, interactions.c.event_id)
+    .join_from(interactions, users, interactions.c.user == users.c.number)
+    .where(interactions.c.event_id.in_(sa.bindparam("ids", expanding=True)))
 )
 _NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
 )
-_INSERT: Final = sa.insert(events)
+_INSERT: Final = sa.insert(interactions)
 _ADD_USERS: Final = sa.insert(users).returning(users.c.pseudonym, users.c.number)
-_UPSERT_USERS: Final = {dialect: _upsert_users(dialect) for dialect in _INSERTS}
-_UPSERT_SEEN: Final = {dialect: _upsert_seen(dialect) for dialect in _INSERTS}
+_UPSERT_USERS: Final = {dialect: _upsert_users(insert(users)) for dialect, insert in _INSERTS.items()}
+_UPSERT_SEEN: Final = {dialect: _upsert_seen(insert(seen)) for dialect, insert in _INSERTS.items()}
 
 
 class Row(NamedTuple):
-    """A checked interaction.
-
-    Attributes:
-        user: Pseudonym.
-        columns: From `recserve_server_ext.interactions.interaction.checked`.
-    """
+    """A checked interaction."""
 
     user: str
     columns: dict[str, Any]
 
 
 def record(
-    connection: sa.Connection,
-    rows: Sequence[Row],
-    limits: InteractionLimits,
-    now_us: int,
-    mark: Mark,
+    connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits, now_us: int, mark: Mark
 ) -> list[Recorded]:
-    """Write what is neither there already nor of an erased user; an answer for each, in order."""
-    forget_deleted(connection)
-    erased_us = erasures(connection, {row.user for row in rows}, now_us, mark)
-    there = _known(connection, [row.columns["event_id"] for row in rows])
-    answers: list[Recorded] = []
+    """Write interactions, except duplicates and those of erased users; the outcome of each, in order."""
+    erased_us = erased_among(connection, {row.user for row in rows}, now_us, mark)
+    ids = [row.columns["event_id"] for row in rows]
+    known = {(user, event_id) for user, event_id in connection.execute(_KNOWN, {"ids": ids})}
+    outcomes: list[Recorded] = []
     new: list[Row] = []
-    for row in rows:
-        event_id = row.columns["event_id"]
+    for row, event_id in zip(rows, ids, strict=True):
         if row.columns["time_us"] <= erased_us.get(row.user, -1):
             detail = "the user was erased after this timestamp"
-            answers.append(Recorded("refused", event_id, Refused.ERASED, detail))
-        elif (row.user, event_id) in there:
-            answers.append(Recorded("duplicate", event_id))
+            outcomes.append(Recorded("refused", event_id, Refused.ERASED, detail))
+        elif (row.user, event_id) in known:
+            outcomes.append(Recorded("duplicate", event_id))
         else:
-            there.add((row.user, event_id))
+            known.add((row.user, event_id))
             new.append(row)
-            answers.append(Recorded("recorded", event_id))
+            outcomes.append(Recorded("recorded", event_id))
     if new:
         _insert(connection, new, limits)
-        next_revision(connection)
-    return answers
-
-
-def forget_deleted(connection: sa.Connection) -> None:
-    """Let SQLite overwrite with zeros what this connection deletes; the first statement of a transaction."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("PRAGMA secure_delete=ON")
-
-
-def next_revision(connection: sa.Connection) -> None:
-    """Count a change."""
-    connection.execute(_NEXT_REVISION)
-
-
-def erasures(connection: sa.Connection, pseudonyms: set[str], now_us: int, mark: Mark) -> dict[str, int]:
-    """When each user was erased, as far as that still counts."""
-    user_of = {mark(pseudonym): pseudonym for pseudonym in pseudonyms}
-    found = connection.execute(_ERASED, {"marks": list(user_of), "now_us": now_us})
-    return {user_of[found_mark]: erased_us for found_mark, erased_us in found}
-
-
-def erased_since(connection: sa.Connection, since_us: int, now_us: int) -> dict[str, int]:
-    """When the users of the tombstones not older than `since_us` were erased, by mark, as far as that still counts."""
-    found = connection.execute(_ERASED_SINCE, {"since_us": since_us, "now_us": now_us})
-    return {row.mark: row.erased_us for row in found}
-
-
-class Gone(NamedTuple):
-    """What an erasure removed.
-
-    Attributes:
-        interactions: How many.
-        answers: Logged answers, how many.
-    """
-
-    interactions: int
-    answers: int
-
-
-def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int, mark: Mark) -> Gone:
-    """Remove every row of a user and leave a tombstone."""
-    forget_deleted(connection)
-    number = sa.select(users.c.number).where(users.c.pseudonym == pseudonym).scalar_subquery()
-    # Timestamps may be somewhat ahead of the clock: a replay of the newest must be refused too.
-    newest = connection.execute(sa.select(sa.func.max(events.c.time_us)).where(events.c.user == number)).scalar_one()
-    erased_us = max(now_us, newest or 0)
-    gone = connection.execute(sa.delete(events).where(events.c.user == number)).rowcount
-    connection.execute(sa.delete(seen).where(seen.c.user == number))
-    logged = connection.execute(sa.delete(answers).where(answers.c.user == number)).rowcount
-    connection.execute(sa.delete(users).where(users.c.pseudonym == pseudonym))
-    tombstone = {"mark": mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
-    connection.execute(sa.delete(erased).where(erased.c.mark == tombstone["mark"]))
-    connection.execute(sa.insert(erased), tombstone)
-    next_revision(connection)
-    return Gone(gone, logged)
+        next_revision(connection, state)
+    return outcomes
 
 
 def trim(connection: sa.Connection, numbers: Iterable[int], limits: InteractionLimits) -> int:
-    """Cut the rows of these users to the limits; the number of interactions and entries that went."""
+    """Cut the rows of users, given by number, to the limits; how many interactions and entries went."""
     gone = 0
     for number in numbers:
-        old = sa.select(events.c.number).where(events.c.user == number)
-        old = old.order_by(events.c.time_us.desc(), events.c.number.desc()).offset(limits.per_user)
-        gone += connection.execute(sa.delete(events).where(events.c.number.in_(old))).rowcount
+        old = sa.select(interactions.c.number).where(interactions.c.user == number)
+        old = old.order_by(interactions.c.time_us.desc(), interactions.c.number.desc()).offset(limits.per_user)
+        gone += connection.execute(sa.delete(interactions).where(interactions.c.number.in_(old))).rowcount
         faded = sa.select(seen.c.item, seen.c.kind).where(seen.c.user == number)
         faded = faded.order_by(seen.c.last_us.desc(), seen.c.item, seen.c.kind).offset(limits.seen_per_user)
         which = sa.tuple_(seen.c.item, seen.c.kind).in_(faded)
@@ -172,48 +99,40 @@ def trim(connection: sa.Connection, numbers: Iterable[int], limits: InteractionL
 
 
 def expire(connection: sa.Connection, first: int, last: int, limits: InteractionLimits, now_us: int) -> int:
-    """Remove what is past the limits of the users with these numbers; the number of rows that went."""
-    forget_deleted(connection)
+    """Remove what is past the limits of the users with numbers from first to last; how many rows went."""
     gone = 0
-    for table, time_us, age_s in (
-        (events, events.c.time_us, limits.max_age_s),
-        (seen, seen.c.last_us, limits.seen_max_age_s),
+    for table, time_us, age_s, most in (
+        (interactions, interactions.c.time_us, limits.max_age_s, limits.per_user),
+        (seen, seen.c.last_us, limits.seen_max_age_s, limits.seen_per_user),
     ):
+        chosen = table.c.user.between(first, last)
         if age_s is not None:
-            old = sa.delete(table).where(
-                table.c.user.between(first, last), time_us < now_us - round(age_s * MICROSECONDS)
-            )
-            gone += connection.execute(old).rowcount
-    for table, limit in ((events, limits.per_user), (seen, limits.seen_per_user)):
-        many = sa.select(table.c.user).where(table.c.user.between(first, last)).group_by(table.c.user)
-        gone += trim(connection, connection.execute(many.having(sa.func.count() > limit)).scalars().all(), limits)
+            is_old = time_us < now_us - round(age_s * MICROSECONDS)
+            gone += connection.execute(sa.delete(table).where(chosen, is_old)).rowcount
+        many = sa.select(table.c.user).where(chosen).group_by(table.c.user).having(sa.func.count() > most)
+        gone += trim(connection, connection.execute(many).scalars().all(), limits)
+    of_users = users.c.number.between(first, last)
     if gone:
-        changed = sa.update(users).where(users.c.number.between(first, last))
-        connection.execute(changed.values({users.c.changes: users.c.changes + 1}))
-    drop_empty(connection, users.c.number.between(first, last))
-    if gone:
-        next_revision(connection)
+        connection.execute(sa.update(users).where(of_users).values({users.c.changes: users.c.changes + 1}))
+        next_revision(connection, state)
+    drop_empty(connection, of_users)
     return gone
 
 
 def drop_empty(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
-    """Remove those of these users of whom nothing is held any more."""
-    is_held = sa.or_(*(sa.exists().where(table.c.user == users.c.number) for table in (events, seen, answers)))
+    """Remove the chosen users of whom nothing is held any more."""
+    tables = (interactions, seen, answers)
+    is_held = sa.or_(*(sa.exists().where(table.c.user == users.c.number) for table in tables))
     connection.execute(sa.delete(users).where(which, sa.not_(is_held)))
 
 
 def numbers_of(connection: sa.Connection, pseudonyms: Collection[str], limits: InteractionLimits) -> dict[str, int]:
-    """The numbers of users; those who have none get one."""
+    """The numbers of users; new users get one."""
     found = {pseudonym: number for pseudonym, number, _ in connection.execute(_NUMBERS, {"pseudonyms": pseudonyms})}
     new = [{"pseudonym": of, "changes": _first_change(limits.slack)} for of in pseudonyms if of not in found]
     if new:
         found |= dict(connection.execute(_ADD_USERS, new).all())
     return found
-
-
-def _known(connection: sa.Connection, ids: Sequence[str]) -> set[tuple[str, str]]:
-    """Pseudonym and event id of what has one of these ids already."""
-    return {(user, event_id) for user, event_id in connection.execute(_KNOWN, {"ids": ids})}
 
 
 def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits) -> None:
@@ -227,7 +146,7 @@ def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionL
     number_of = {pseudonym: number for pseudonym, number, _ in found}
     connection.execute(_INSERT, [{"user": number_of[row.user], **row.columns} for row in rows])
     _insert_seen(connection, rows, number_of)
-    # A cut after every `slack` changes.
+    # Cut after every `slack` changes.
     full = [number for user, number, changes in found if changes // slack > (changes - counts[user]) // slack]
     trim(connection, full, limits)
 

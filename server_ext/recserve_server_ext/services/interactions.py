@@ -35,7 +35,7 @@ from recserve_server_ext.common.errors import InteractionError, UserIdError
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.history.user_histories import history_of
-from recserve_server_ext.interactions.erasure_receipts import is_receipt_of, receipt_of
+from recserve_server_ext.interactions.erasure import is_receipt_of, receipt_of
 from recserve_server_ext.interactions.interaction import Interaction, Recorded
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore

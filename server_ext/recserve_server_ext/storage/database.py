@@ -1,29 +1,32 @@
-"""One database behind a store: a SQLite file (WAL, synchronous=FULL) or PostgreSQL by URL, migrated by alembic."""
+"""The database behind a store: a SQLite file (WAL, synchronous=FULL) or PostgreSQL by URL, migrated by alembic."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
+import uuid
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
-from urllib.parse import quote
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import PoolProxiedConnection
 
 from recserve_server_ext.common.errors import StoreError
 from recserve_server_ext.common.files import fsync_path
 
-#: How long a writer waits for another one, and a connection for the server.
+#: How long a writer waits for another writer, and a new connection for the database server.
 WAIT_S: Final = 10.0
-#: Between two attempts to move the log.
+#: Between two attempts to empty the write-ahead log.
 _PAUSE_S: Final = 0.02
-_SQLITE_BUSY: Final = 5  # `sqlite3` names it only from Python 3.11 on
+#: 64-bit integers; SQLite numbers rows by itself only in a column of its own type.
+BIG_INTEGER: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
 
@@ -31,47 +34,51 @@ class Schema(NamedTuple):
     """What a store keeps in its database.
 
     Attributes:
-        name: Of the store: `migrations/<name>` holds its migrations, `<name>_version` is alembic's table.
+        name: Name of the store. Its migrations are in `migrations/<name>`, alembic's table is `<name>_version`.
         head: The newest migration, which this version reads and writes.
-        error: What its failures raise.
-        advice: What to do when there is none, or none that fits.
+        state: The one of them with a single row, which holds the `revision` and `identity` of the store.
+        error: What failures of the store raise.
+        advice: What the user can do when the store is missing or does not fit.
+        overwrites: Whether SQLite overwrites deleted rows with zeros.
     """
 
     name: str
     head: str
+    tables: sa.MetaData
+    state: sa.Table
     error: type[StoreError]
     advice: str
+    overwrites: bool = False
 
 
 class Database:
     """The engine of one store; errors of the database come out as the store's own.
 
-    A writer waits for the one before it, before it has read anything: BEGIN IMMEDIATE in SQLite, an advisory lock of
-    the store in PostgreSQL. So revisions are committed in their order, in both.
+    A writer waits for the writer before it, and only then reads: by BEGIN IMMEDIATE in SQLite, by an advisory lock of
+    the store in PostgreSQL. So both commit revisions in their order.
     """
 
     def __init__(self, where: Path | str, schema: Schema, *, create: bool = False) -> None:
-        """Open it and bring its tables to the newest schema.
+        """Open the database and bring its tables to the newest schema.
 
         Args:
             where: A SQLite file, or a URL such as ``postgresql://user@host/name``.
-            schema: Of the store.
-            create: Whether to make the tables (and the file with its folder) when they are not there.
+            create: Whether to make missing tables, and a missing file with its folder.
 
         Raises:
-            StoreError: (the schema's) There is none and `create` is false, it cannot be opened, or another version of
-                recserve made it.
+            StoreError: (the schema's) The store is missing and `create` is false, it cannot be opened, or another
+                version of recserve made it.
         """
         self.schema = schema
         self.path = where if isinstance(where, Path) else None
-        #: Without a password.
+        #: The file, or the URL without its password.
         self.shown = str(where) if isinstance(where, Path) else sa.make_url(where).render_as_string()
         if self.path is not None:
             self._prepare_file(self.path, create=create)
-        self._marks: sqlite3.Connection | None = None
-        self._latest: tuple[sa.Select[Any], int, int] | None = None
+        self._watch: PoolProxiedConnection | None = None
+        self._marked = (-1, 0)
         self._lock = zlib.crc32(schema.name.encode())
-        self._engine = _engine(where)
+        self._engine = _engine(where, overwrites=schema.overwrites)
         try:
             self._migrate(create=create)
         except BaseException:
@@ -81,12 +88,17 @@ class Database:
     @property
     def is_sqlite(self) -> bool:
         """Whether it is a SQLite file."""
-        return self._engine.dialect.name == "sqlite"
+        return self.path is not None
+
+    @property
+    def revision(self) -> int:
+        """Number of changes committed so far."""
+        return int(self.one(_revision(self.schema.state)))
 
     def close(self) -> None:
         """Close the connections."""
-        if self._marks is not None:
-            self._marks.close()
+        if self._watch is not None:
+            self._watch.close()
         self._engine.dispose()
 
     @contextmanager
@@ -99,7 +111,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that is committed, and fsynced, when the block ends well, and undone otherwise."""
+        """A transaction: committed and fsynced when the block ends well, else undone."""
         with self._explained(), self._engine.connect() as connection:
             connection.execution_options(writes=True)
             with connection.begin():
@@ -112,67 +124,39 @@ class Database:
         with self.reading() as connection:
             return connection.execute(query).scalar_one()
 
-    def mark(self, query: sa.Select[Any]) -> int:
-        """A number that changes whenever something was committed. Not to be called by two threads at a time.
+    def mark(self) -> int:
+        """The revision; SQLite reads it again only after a commit. Not to be called by two threads at a time."""
+        if not self.is_sqlite:
+            return self.revision
+        with self._explained():
+            if self._watch is None:
+                self._watch = self._engine.raw_connection()
+            # First: a commit between the two statements is seen at the next call.
+            commits = _value(self._watch, "PRAGMA data_version")
+            if commits != self._marked[0]:
+                self._marked = commits, _value(self._watch, str(_revision(self.schema.state)))
+        return self._marked[1]
 
-        Args:
-            query: Its value changes with every commit; asked where the database has no cheaper way.
+    def purge(self) -> bool:
+        """Leave no bytes of deleted rows: empty SQLite's write-ahead log, or vacuum PostgreSQL's tables.
+
+        False where a reader keeps SQLite's log in use.
         """
-        if self.path is None:
-            return int(self.one(query))
-        # Differs when another connection has committed; this one never does.
-        return self._plain_value(self.path, "PRAGMA data_version")
-
-    def latest(self, query: sa.Select[Any]) -> int:
-        """The number that a query without parameters finds. Not to be called by two threads at a time, nor is `mark`.
-
-        SQLite runs it again only when something was committed since.
-
-        Args:
-            query: The same object every time.
-        """
-        if self.path is None:
-            return int(self.one(query))
-        # First: what is committed between the two is looked for again next time.
-        mark = self.mark(query)
-        if self._latest is None or self._latest[:2] != (query, mark):
-            self._latest = query, mark, self._plain_value(self.path, str(query))
-        return self._latest[2]
-
-    def empty_log(self) -> bool:
-        """Move all of SQLite's write-ahead log into the file and cut it to nothing; whether nobody kept it in use."""
-        give_up = time.monotonic() + WAIT_S
-        # SQLite itself waits for readers, but not for a writer that moves the log just now.
-        while (is_busy := self._checkpoint()) and time.monotonic() < give_up:
-            time.sleep(_PAUSE_S)
-        return not is_busy
-
-    def _checkpoint(self) -> bool:
-        """Whether something was in the way."""
-        pooled = self._engine.raw_connection()
-        try:
-            with self._explained():
-                try:
-                    return bool(pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-                except sqlite3.OperationalError as error:
-                    raise sa.exc.OperationalError("PRAGMA wal_checkpoint", None, error) from error
-        finally:
-            pooled.close()
-
-    def vacuum(self, tables: Sequence[str]) -> None:
-        """Let PostgreSQL clear deleted rows of these tables out of its pages."""
+        if self.is_sqlite:
+            give_up = time.monotonic() + WAIT_S
+            # SQLite itself waits for readers, but not for a writer that moves the log just now.
+            while (is_busy := self._pragma("wal_checkpoint(TRUNCATE)")) and time.monotonic() < give_up:
+                time.sleep(_PAUSE_S)
+            return not is_busy
         with self._explained(), self._engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
-            connection.exec_driver_sql(f"VACUUM {', '.join(tables)}")
+            connection.exec_driver_sql(f"VACUUM {', '.join(self.schema.tables.tables)}")
+        return True
 
-    def _plain_value(self, path: Path, statement: str) -> int:
-        with self._explained():
-            if self._marks is None:
-                self._marks = _plain(path)
-            try:
-                return int(self._marks.execute(statement).fetchone()[0])
-            except sqlite3.Error as error:
-                raise sa.exc.OperationalError(statement, None, error) from error
+    def _pragma(self, pragma: str) -> Any:
+        """The first value of a PRAGMA that must be outside of any transaction."""
+        with self._explained(), closing(self._engine.raw_connection()) as connection:
+            return _value(connection, f"PRAGMA {pragma}")
 
     def _prepare_file(self, path: Path, *, create: bool) -> None:
         if not create and not path.is_file():
@@ -185,16 +169,15 @@ class Database:
     def _migrate(self, *, create: bool) -> None:
         with self.reading() as connection:
             found = self._version(connection)
-            # A database server is shared by others, a file is not.
-            foreign = self.path is not None and found is None and bool(sa.inspect(connection).get_table_names())
+            # Other programs may share a database server, but not a file.
+            foreign = self.is_sqlite and found is None and bool(sa.inspect(connection).get_table_names())
         if found == self.schema.head:
             return
         if found is None and (foreign or not create):
             raise self.schema.error(f"{self.shown} is not a {self.schema.name} store; {self.schema.advice}")
-        if self.path is not None:
-            self._use_wal()
+        if self.is_sqlite:
+            self._pragma("journal_mode=WAL")  # the file keeps it
         with self.writing() as connection:
-            # Another process may have done it meanwhile; alembic then finds nothing to do.
             self._upgrade(connection)
         if self.path is not None:
             fsync_path(self.path.parent)
@@ -206,14 +189,8 @@ class Database:
         found = connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalar_one_or_none()
         return None if found is None else str(found)
 
-    def _use_wal(self) -> None:
-        pooled = self._engine.raw_connection()
-        try:
-            pooled.cursor().execute("PRAGMA journal_mode=WAL")  # kept by the file; not possible in a transaction
-        finally:
-            pooled.close()
-
     def _upgrade(self, connection: sa.Connection) -> None:
+        """Make the tables of a new store at the newest schema, or run the migrations that an older one lacks."""
         # Here, since importing alembic takes a while and only a new or an old database needs it.
         from alembic import command
         from alembic.config import Config
@@ -224,6 +201,12 @@ class Database:
         config.set_main_option("version_locations", str(_MIGRATIONS / self.schema.name))
         config.set_main_option("path_separator", "os")
         config.attributes |= {"connection": connection, "version_table": f"{self.schema.name}_version"}
+        # Asked again in this transaction: another process may have made the tables meanwhile.
+        if self._version(connection) is None:
+            self.schema.tables.create_all(connection)
+            connection.execute(sa.insert(self.schema.state), {"id": 1})
+            command.stamp(config, "head")
+            return
         try:
             command.upgrade(config, "head")
         except CommandError as error:
@@ -235,24 +218,19 @@ class Database:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn errors of the database into the store's own."""
-        what = f"the {self.schema.name} store {self.shown} cannot be used"
         try:
             yield
-        except sa.exc.DBAPIError as error:
-            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-            if code == _SQLITE_BUSY:
-                raise self.schema.error(f"{what}: {error.orig}; another process is writing to it, try again") from error
-            raise self.schema.error(f"{what}: {error.orig}") from error
-        except sa.exc.SQLAlchemyError as error:
-            raise self.schema.error(f"{what}: {error}") from error
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+            cause = getattr(error, "orig", None) or error
+            is_busy = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            hint = "; another process is writing to it, try again" if is_busy else ""
+            raise self.schema.error(
+                f"the {self.schema.name} store {self.shown} cannot be used: {cause}{hint}"
+            ) from error
 
 
 class Store:
-    """What the stores share: a context manager around a database.
-
-    Attributes:
-        database: Where it is kept.
-    """
+    """Base of the stores: a context manager around a database."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -266,34 +244,77 @@ class Store:
     def __str__(self) -> str:
         return self.database.shown
 
+    @property
+    def revision(self) -> int:
+        """Number of changes committed so far; it grows by one with each."""
+        return self.database.revision
+
+    @property
+    def identity(self) -> str:
+        """Drawn when the store was made: tells it from another one, also from one made anew in its place."""
+        return str(self.database.one(sa.select(self.database.schema.state.c.identity)))
+
+    def mark(self) -> int:
+        """The revision, for next to nothing where nothing was committed (SQLite); see `Database.mark`."""
+        return self.database.mark()
+
     def close(self) -> None:
         """Close the connections."""
         self.database.close()
 
 
-def _engine(where: Path | str) -> sa.Engine:
+def state_table(name: str, tables: sa.MetaData, *columns: sa.Column[Any]) -> sa.Table:
+    """The table of a store's state, one row: its identity, its revision, and more columns with defaults."""
+    return sa.Table(
+        name,
+        tables,
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("identity", sa.Text, nullable=False, default=lambda: uuid.uuid4().hex),
+        sa.Column("revision", BIG_INTEGER, nullable=False, default=0),
+        *columns,
+    )
+
+
+def next_revision(connection: sa.Connection, state: sa.Table) -> int:
+    """Count a change in the state of a store; the new revision."""
+    return int(connection.execute(_next_revision(state)).scalar_one())
+
+
+# Made once: making a statement takes longer than running a short one.
+@cache
+def _revision(state: sa.Table) -> sa.Select[Any]:
+    return sa.select(state.c.revision)
+
+
+@cache
+def _next_revision(state: sa.Table) -> sa.Executable:
+    return sa.update(state).values(revision=state.c.revision + 1).returning(state.c.revision)
+
+
+def _engine(where: Path | str, *, overwrites: bool) -> sa.Engine:
     options: dict[str, Any] = {
         "json_serializer": lambda value: msgspec.json.encode(value).decode(),
         "json_deserializer": msgspec.json.decode,
         # Errors may be logged, and parameters hold pseudonyms.
         "hide_parameters": True,
     }
-    if isinstance(where, Path):
-        url = sa.URL.create("sqlite", database=str(where))
-        engine = sa.create_engine(url, connect_args={"timeout": WAIT_S}, **options)
-        sa.event.listen(engine, "connect", _configure_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    url = sa.make_url(where).set(drivername="postgresql+psycopg")
-    # A connection that a restarted server dropped is replaced before it is used.
-    return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": int(WAIT_S)}, **options)
+    if not isinstance(where, Path):
+        url = sa.make_url(where).set(drivername="postgresql+psycopg")
+        # A connection that a restarted server dropped is replaced before it is used.
+        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": int(WAIT_S)}, **options)
 
+    def configure(connection: DBAPIConnection, _record: object) -> None:
+        assert isinstance(connection, sqlite3.Connection)
+        # sqlite3 would begin transactions late and leave DDL out of them; the "begin" listener begins them instead.
+        connection.isolation_level = None
+        connection.execute("PRAGMA synchronous=FULL")
+        if overwrites:
+            connection.execute("PRAGMA secure_delete=ON")
 
-def _configure_sqlite(connection: DBAPIConnection, _record: object) -> None:
-    assert isinstance(connection, sqlite3.Connection)
-    # sqlite3 would begin transactions late and leave DDL out of them; the "begin" listener begins them instead.
-    connection.isolation_level = None
-    connection.execute("PRAGMA synchronous=FULL")
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(where)), connect_args={"timeout": WAIT_S}, **options)
+    sa.event.listen(engine, "connect", configure)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -301,5 +322,8 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _plain(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=WAIT_S, check_same_thread=False)
+def _value(connection: PoolProxiedConnection, statement: str) -> Any:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(statement)
+        found: Any = cursor.fetchone()
+        return found[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from itertools import islice
 from typing import Generic, TypeVar
 
 Work = TypeVar("Work")
@@ -18,8 +20,8 @@ class QueueFullError(Exception):
 class GroupCommit(Generic[Work, Answer]):
     """Runs a commit for groups of calls.
 
-    There is no thread of its own: of the waiting callers one leads, commits what is waiting, first come first, until
-    its own is among it, and then hands the lead to another. While a commit runs the next group gathers.
+    There is no thread of its own. One of the waiting callers leads: it commits what waits, first come first, until its
+    own work is done, and hands the lead to another. While a commit runs, the next group gathers.
     """
 
     def __init__(
@@ -28,8 +30,8 @@ class GroupCommit(Generic[Work, Answer]):
         """
         Args:
             commit: Writes in one transaction; returns an answer for each, in order. When it raises, nothing is written.
-            group: Pieces of work in one commit at most; also in one call.
-            queue: Pieces of work that may wait; a call waits for room. At least `group`.
+            group: Most pieces of work of a commit, and of a call.
+            queue: Most pieces of work that wait, at least `group`; a call waits for room.
             wait_s: How long a call waits for room.
         """
         self._commit = commit
@@ -37,85 +39,69 @@ class GroupCommit(Generic[Work, Answer]):
         self._queue = queue
         self._wait_s = wait_s
         self._changed = threading.Condition()
-        self._waiting: deque[_Call[Work, Answer]] = deque()
+        self._calls: deque[tuple[Sequence[Work], Future[list[Answer]]]] = deque()
         self._size = 0
         self._running = 0
         self._is_led = False
 
     @property
     def waiting(self) -> int:
-        """Pieces of work without an answer yet: those that wait, and those of the commit that runs."""
+        """Pieces of work without an answer yet: those that wait, and those of the running commit."""
         return self._size + self._running
 
     def __call__(self, works: Sequence[Work]) -> list[Answer]:
-        """Write, and return when it is committed.
+        """Write, and return the answers when it is committed.
 
         Raises:
             QueueFullError: The queue stayed full.
-            Exception: Whatever the commit of the group raised; every call in the group gets it.
+            Exception: What the commit of the group raised; every call of the group gets it.
         """
         if not works:
             return []
         if len(works) > self._group:
             raise ValueError(f"{len(works)} pieces of work in one call; at most {self._group} go into one commit")
-        call: _Call[Work, Answer] = _Call(list(works))
+        own: Future[list[Answer]] = Future()
         with self._changed:
             if not self._changed.wait_for(lambda: self._size + len(works) <= self._queue, self._wait_s):
                 raise QueueFullError
             self._size += len(works)
-            self._waiting.append(call)
-            self._changed.wait_for(lambda: call.is_done or not self._is_led)
-            self._is_led = self._is_led or not call.is_done
-        if not call.is_done:
-            self._lead(call)
-        if call.error is not None:
-            raise call.error
-        return call.answers
+            self._calls.append((works, own))
+            self._changed.wait_for(lambda: own.done() or not self._is_led)
+            leads = not own.done()
+            self._is_led |= leads
+        if leads:
+            self._lead(own)
+        return own.result()
 
-    def _lead(self, own: _Call[Work, Answer]) -> None:
+    def _lead(self, own: Future[list[Answer]]) -> None:
         try:
-            while not own.is_done:
+            while not own.done():
                 self._run(self._next())
         finally:
             with self._changed:
                 self._is_led = False
                 self._changed.notify_all()
 
-    def _next(self) -> list[_Call[Work, Answer]]:
+    def _next(self) -> list[tuple[Sequence[Work], Future[list[Answer]]]]:
         with self._changed:
-            calls = [self._waiting.popleft()]
-            size = len(calls[0].works)
-            while self._waiting and size + len(self._waiting[0].works) <= self._group:
-                calls.append(self._waiting.popleft())
-                size += len(calls[-1].works)
+            calls = [self._calls.popleft()]
+            size = len(calls[0][0])
+            while self._calls and size + len(self._calls[0][0]) <= self._group:
+                calls.append(self._calls.popleft())
+                size += len(calls[-1][0])
             self._size -= size
             self._running = size
             self._changed.notify_all()
             return calls
 
-    def _run(self, calls: list[_Call[Work, Answer]]) -> None:
-        error: BaseException | None = None
-        answers: Sequence[Answer] = ()
+    def _run(self, calls: list[tuple[Sequence[Work], Future[list[Answer]]]]) -> None:
         try:
-            answers = self._commit([work for call in calls for work in call.works])
-        except BaseException as raised:
-            error = raised
+            answers = iter(self._commit([work for works, _ in calls for work in works]))
+            for works, done in calls:
+                done.set_result(list(islice(answers, len(works))))
+        except BaseException as error:
+            for _, done in calls:
+                done.set_exception(error)
         with self._changed:
             self._running = 0
-            start = 0
-            for call in calls:
-                call.answers = list(answers[start : start + len(call.works)])
-                start += len(call.works)
-                call.error = error
-                call.is_done = True
             self._changed.notify_all()
-
-
-class _Call(Generic[Work, Answer]):
-    """One call: its work, and what became of it."""
-
-    def __init__(self, works: list[Work]) -> None:
-        self.works = works
-        self.answers: list[Answer] = []
-        self.error: BaseException | None = None
-        self.is_done = False

@@ -102,7 +102,8 @@ def mixed(session: Floats, log: Floats, mix: float) -> Floats:
     masses = float(np.abs(session).sum()), float(np.abs(log).sum())
     if not all(masses):
         return session + log
-    return session * (mix / masses[0]) + log * ((1.0 - mix) / masses[1])
+    # Divided first: the weights of a tiny mass would overflow.
+    return session / masses[0] * mix + log / masses[1] * (1.0 - mix)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Has a new snapshot made when enough of the catalogue has changed since the published one."""
+"""Compaction: a new snapshot is made when enough of the catalogue has changed since the published one."""
 
 from __future__ import annotations
 
@@ -32,15 +32,6 @@ class Compactor:
         *,
         pause_s: float = 60.0,
     ) -> None:
-        """
-        Args:
-            snapshots: Folder of the published snapshots.
-            store: Opens the catalogue store.
-            command: What makes the snapshot.
-            after: Changed and removed items that make it worth while.
-            log: Where its end is told.
-            pause_s: Before another one follows one that failed.
-        """
         self._snapshots = snapshots
         self._open = store
         self._command = list(command)
@@ -52,7 +43,7 @@ class Compactor:
         self._process: subprocess.Popen[str] | None = None
 
     def check(self) -> None:
-        """Look whether it is time, or whether the one under way has ended; never raises, never waits."""
+        """Start a compaction that is due, or note the end of the running one; never raises, never waits."""
         if self._process is not None:
             self._collect(self._process)
         elif time.monotonic() >= self._not_before:
@@ -72,7 +63,7 @@ class Compactor:
                 )
 
     def stop(self) -> None:
-        """End the one under way; what it had not published is removed by the next one."""
+        """End the running compaction; the next one removes what it left unpublished."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -83,7 +74,7 @@ class Compactor:
             self._process = None
 
     def _pending(self) -> int:
-        """Items changed since the published snapshot; 0 where nothing was committed since the last look."""
+        """Items changed since the published snapshot; 0 where nothing was committed since the last check."""
         store = self._open()
         mark = (store.mark(), current(self._snapshots).name)
         if mark == self._mark:
@@ -109,7 +100,7 @@ class Compactor:
 
 
 def compact_command(home: Path, store: str, milvus: MilvusSettings) -> list[str]:
-    """The command that makes the snapshot, by the encoder that is served; one thread: serving keeps the other cores."""
+    """The command that makes the snapshot with the served encoder, in one thread: serving keeps the other cores."""
     named = ["--milvus-uri", milvus.uri, "--milvus-token-file", milvus.token_file] if milvus.uri else []
     program = [sys.executable, "-m", "recserve_client.cli.main", "index", "compact"]
     return [*program, "--home", str(home), "--store", store, "--threads", "1", *named]

@@ -1,4 +1,4 @@
-"""The supervisor's log: one line an event, for people or as JSON; never the content of a request."""
+"""The supervisor's log: a line an event, as text or as JSON, never with the content of a request."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ class EventLog:
         self._lock = threading.Lock()
 
     def __call__(self, event: str, **fields: Value) -> None:
-        """Write one event.
-
-        Args:
-            event: What happened, in the past tense: ``ready``, ``model_reloaded`` ...
-            fields: Names and values.
-        """
+        """Write one event, named in the past tense: ``ready``, ``model_reloaded`` ..."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         if self._as_json:
             line = msgspec.json.encode({"time": now, "event": event, **fields}).decode()

@@ -1,4 +1,4 @@
-"""Telling a model that is stuck from one that is only busy; the clock is given, so that nothing here waits."""
+"""Health of the models: tells a stuck model from a busy one. The caller gives the time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from recserve_client.contract import models as names
 
-#: Whom a model asks before it can answer: while they are late it is late through no fault of its own.
+#: The models that a model asks: while one of these is late, its own lateness is no fault.
 ASKS: Mapping[str, Collection[str]] = {
     names.RECOMMEND: (names.ENCODER,),
     names.EMBED: (names.ENCODER,),
@@ -17,18 +17,11 @@ ASKS: Mapping[str, Collection[str]] = {
 class Health:
     """When each model was last known to work.
 
-    A model works when it answers its probe, or answers anybody else meanwhile, or waits for a model that is late itself
-    (that one is judged by its own answers).
+    A model works when it answers its probe or any other request, or while a model that it asks is late.
     """
 
     def __init__(self, models: Collection[str], now_s: float, *, limit_s: float) -> None:
-        """Take all models for working.
-
-        Args:
-            models: Their names.
-            now_s: Of a monotonic clock.
-            limit_s: A model that did not work for longer is stuck.
-        """
+        """All models work at first; a model that has not worked for longer than `limit_s` is stuck."""
         self._limit_s = limit_s
         self._worked = dict.fromkeys(models, now_s)
         self._finished: dict[str, int] = {}
@@ -37,10 +30,8 @@ class Health:
         """Take in one round of probes.
 
         Args:
-            late: Models that did not answer theirs.
-            finished: Requests that each model has answered well since the server started, probes included; what is
-                left out did not change.
-            now_s: Of the same clock.
+            finished: Requests that each model has answered well since the server started, with probes; a model that is
+                left out has answered no more.
         """
         for model in self._worked:
             count = finished.get(model, self._finished.get(model, 0))
@@ -50,5 +41,5 @@ class Health:
                 self._worked[model] = now_s
 
     def stuck(self, now_s: float) -> list[str]:
-        """Models that did not work for longer than the limit."""
+        """Models that have not worked for longer than the limit."""
         return [model for model, worked in self._worked.items() if now_s - worked > self._limit_s]

@@ -1,4 +1,4 @@
-"""Snapshot and encoder as a pair: a snapshot is served with the encoder that made it, and with no other."""
+"""Snapshot and encoder as a pair: a snapshot is served only with the encoder that made it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ from recserve_server_ext.triton.encoder_target import fitted
 
 
 class Pair(NamedTuple):
-    """What is served together.
-
-    Attributes:
-        snapshot: The index.
-        encoder: What made it.
-        item: Id of one of its items.
-    """
+    """What is served together: a snapshot, the encoder that made it, and the id of one of its items."""
 
     snapshot: SnapshotManifest
     encoder: LoadedEncoder
@@ -34,34 +28,18 @@ class Pair(NamedTuple):
 
 
 def first_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
-    """The published snapshot with its encoder, or, where one of them is damaged, the newest pair that is not.
-
-    Args:
-        workspace: Where they are.
-        serve: Which precision the encoder must have, and what runs it.
-
-    Raises:
-        ServerError: There is no encoder, no snapshot, or none of the snapshots has its encoder here.
-    """
-    choose_encoder(workspace, serve.precision)  # without any, that has to be said first
+    """The published snapshot with its encoder, or the newest pair without damage; raises ServerError without one."""
+    choose_encoder(workspace, serve.precision)  # a missing encoder is the first thing to report
     return first_usable(workspace.snapshots, lambda folder: _pair(workspace, serve, folder))
 
 
 def published_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
-    """The published snapshot with its encoder.
-
-    Raises:
-        ServerError: One of them is missing or damaged, or the encoder has another precision.
-    """
+    """The published snapshot with its encoder; raises ServerError where one is missing or of another precision."""
     return _pair(workspace, serve, current(workspace.snapshots))
 
 
 def described(folder: Path, manifest: EncoderManifest, serve: ServeSettings) -> LoadedEncoder:
-    """An encoder folder as an entry of the table of what is loaded.
-
-    Raises:
-        EncoderError: What is to run it does not, or was not exported.
-    """
+    """An encoder folder as an entry of the table of loaded encoders; raises EncoderError without its target."""
     folder = folder.resolve()
     batch = fitted(folder, manifest, serve).encoder_batch
     return LoadedEncoder(manifest.runtime_fingerprint, str(folder), manifest, batch)

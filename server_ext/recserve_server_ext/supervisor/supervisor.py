@@ -1,9 +1,10 @@
-"""Keeps a server serving: starts it, asks it real questions every two seconds, brings back what died, ends it well."""
+"""The supervisor: starts a server, probes its models every two seconds, restarts what died, and ends it."""
 
 from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import grpc
@@ -14,21 +15,21 @@ from recserve_server_ext.common.workspace import Workspace, store_place
 from recserve_server_ext.config.server import ModelSettings, ServeSettings, rules_of
 from recserve_server_ext.history.weights import weigh
 from recserve_server_ext.index.space import MILVUS
-from recserve_server_ext.interactions.columns import event_columns
+from recserve_server_ext.interactions.columns import interaction_columns
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.recommend.experiments import Experiments
 from recserve_server_ext.strategies.registry import Registry
 from recserve_server_ext.supervisor.compactor import Compactor, compact_command
-from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch, Wanted
+from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.supervisor.health import Health
 from recserve_server_ext.supervisor.run_folder import RunFolder, take_run_folder
-from recserve_server_ext.supervisor.served_pair import Pair, first_pair, published_pair
+from recserve_server_ext.supervisor.served_pair import first_pair, published_pair
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.encoder_target import find_backend
-from recserve_server_ext.triton.model_config import all_models, has_process
+from recserve_server_ext.triton.model_config import all_models
 from recserve_server_ext.triton.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.triton.process import Endpoint, TritonProcess, claim_endpoint
 from recserve_server_ext.triton.repository import assemble
@@ -36,16 +37,16 @@ from recserve_server_ext.triton.repository import assemble
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How patient the supervisor is.
+    """Deadlines and pauses of the supervisor.
 
     Attributes:
-        every_s: Between two rounds of probes.
-        probe_s: Deadline of a probe; also of one of a server that starts, where callers may be waiting already.
-        start_s: Until every model has answered.
-        reload_s: Deadline of unloading and of loading a model, each.
-        stuck_s: A process that lives but works on nothing for so long is not busy but stuck.
-        pause_s: Before a failed restart is tried again; doubled each time.
-        longest_pause_s: Where the doubling ends.
+        every_s: Time between two rounds of probes.
+        probe_s: Deadline of a probe.
+        start_s: Deadline of a start: until every model has answered.
+        reload_s: Deadline of unloading a model, and of loading it.
+        stuck_s: A process that lives but answers nothing for so long is stuck, not busy.
+        pause_s: Pause before a failed restart is tried again, doubled each time.
+        longest_pause_s: Longest pause.
     """
 
     every_s: float = 2.0
@@ -65,13 +66,10 @@ class Plan:
     """Everything decided before a server starts.
 
     Attributes:
-        binary: The tritonserver.
-        folder: Where it runs; held until the supervisor stops.
-        endpoint: Where it listens.
-        subject: What the probes ask about.
-        python_models: Names of the models that have a process, whichever encoder is served.
-        compactor: Makes new snapshots; none = nothing changes, or nobody wants it.
-        switch: Follows the published snapshot to its encoder; none = the encoder stays.
+        folder: Folder it runs from, held until the supervisor stops.
+        python_models: Names of the models with a process, whichever encoder is served.
+        compactor: Makes new snapshots; `None` without a store or without compaction.
+        switch: Changes the encoder with the published snapshot; `None` where the encoder stays.
     """
 
     binary: TritonBinary
@@ -84,7 +82,7 @@ class Plan:
 
 
 def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary, log: EventLog) -> Plan:
-    """Check encoder and snapshot, claim the ports, and write the folder to run from.
+    """Check encoder, snapshot and stores, claim the ports, and write the folder to run from.
 
     Raises:
         ServerError: Encoder or snapshot is missing, damaged or does not fit the other; a port is taken.
@@ -107,12 +105,12 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         pseudonym_key=str(workspace.pseudonym_key.resolve()),
     )
     if store:
-        _check_store(store, first)
+        with CatalogueStore(store_place(store)) as opened:
+            opened.check_known(first.snapshot.revision)
     models = all_models(handed, first.encoder)
     assemble(folder.path, models, binary, backend)
-    wanted = Wanted(workspace.snapshots, lambda: published_pair(workspace, settings).encoder)
-    switch = EncoderSwitch(folder.path, handed, first.encoder, wanted, log)
-    python_models = frozenset(model.name for model in models if has_process(model))
+    switch = EncoderSwitch(handed, first.encoder, lambda: published_pair(workspace, settings).encoder, log)
+    python_models = frozenset(model.name for model in models if model.has_process)
     return Plan(
         binary=binary,
         folder=folder,
@@ -132,7 +130,7 @@ def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: E
 
 
 def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
-    """Where the interaction store is; it and the key are made when they are missing.
+    """Where the interaction store is; a missing store or key is made.
 
     Raises:
         ServerError: The store or the key cannot be opened or made, they do not belong together, or rules,
@@ -143,7 +141,7 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     keys = UserKeys(lambda: read_pseudonyms(workspace.pseudonym_key))
     with InteractionStore(store_place(where), users.limits, create=True) as store:
         keys.settle(store.database)
-    weigh(event_columns([]), rules_of(users))
+    weigh(interaction_columns([]), rules_of(users))
     strategies = Registry(settings.strategies)
     Experiments(users.experiments, settings.limits, strategies)
     for name in (settings.strategy, settings.fallback):
@@ -152,18 +150,8 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     return where
 
 
-def _check_store(where: str, pair: Pair) -> None:
-    """See whether the changes of a store can be served over a snapshot.
-
-    Raises:
-        ServerError: The store cannot be opened, or has forgotten what changed.
-    """
-    with CatalogueStore(store_place(where)) as store:
-        store.check_known(pair.snapshot.revision)
-
-
 class Supervisor:
-    """Runs one server until it is told to stop. Start and watch from the same thread: the server dies with it."""
+    """Runs one server until it is told to stop. Start and watch in one thread: the server dies with that thread."""
 
     def __init__(self, plan: Plan, log: EventLog, timing: Timing = _TIMING) -> None:
         self._plan = plan
@@ -178,7 +166,7 @@ class Supervisor:
 
     @property
     def pid(self) -> int:
-        """Process id of the running server; 0 = none."""
+        """Process id of the running server; 0 without one."""
         return self._process.pid if self._process is not None else 0
 
     def request_stop(self) -> None:
@@ -188,14 +176,14 @@ class Supervisor:
     def start(self) -> bool:
         """Start the server and wait until every model answers a real inference.
 
-        A tritonserver that a signal ends is started once more: seldom, one of 2.51 aborts in its gRPC poller
+        A tritonserver that a signal ends is started once more: seldom, version 2.51 aborts in its gRPC poller
         ("epoll_wait error: Bad file descriptor") before it has loaded anything.
 
         Returns:
-            Whether it is ready; no = it was told to stop meanwhile.
+            Whether it is ready; false where `request_stop` came first.
 
         Raises:
-            LaunchError: It ended, or did not answer in time; the message quotes its log.
+            LaunchError: The server ended, or did not answer in time; the message quotes its log.
         """
         self._process = self._launch()
         has_aborted = False
@@ -221,7 +209,7 @@ class Supervisor:
         return True
 
     def watch(self) -> None:
-        """Watch the server until `request_stop`, then drain and end it."""
+        """Watch the server until `request_stop`, then stop it."""
         while not self._stop.wait(self._timing.every_s):
             self._check()
             if self._plan.compactor is not None:
@@ -231,7 +219,7 @@ class Supervisor:
         self.stop()
 
     def stop(self) -> None:
-        """Drain and end the server."""
+        """Let the server finish its requests and end."""
         self._probes.close()
         if self._plan.compactor is not None:
             self._plan.compactor.stop()
@@ -249,7 +237,7 @@ class Supervisor:
         return process
 
     def _follow(self, switch: EncoderSwitch) -> None:
-        """Serve the encoder of the published snapshot, and probe what is served."""
+        """Serve the encoder of the published snapshot, and probe its models."""
         assert self._process is not None
         process = self._process
         switch.check(lambda: Admin(self._plan.endpoint.grpc, process.admin))
@@ -262,7 +250,7 @@ class Supervisor:
         return Health(self._probes.models, time.monotonic(), limit_s=self._timing.stuck_s)
 
     def _silent(self) -> dict[str, str]:
-        """Faults of the models that have answered neither their probe nor a caller since the server started."""
+        """Faults of the models that have answered neither a probe nor a caller since the server started."""
         faults = self._probes.run(self._timing.probe_s)
         answered = self._probes.finished(self._timing.probe_s) if faults else {}
         return {model: fault for model, fault in faults.items() if not answered.get(model)}
@@ -292,7 +280,7 @@ class Supervisor:
             self._restart()
 
     def _report(self, faults: dict[str, str]) -> None:
-        """Log what changed: a server that is busy for an hour is not worth a line every two seconds."""
+        """Log changes only: a server that is busy for an hour is not worth a line every two seconds."""
         for model in sorted(set(faults) - self._unhealthy):
             self._log("model_unhealthy", model=model, fault=faults[model])
         for model in sorted(self._unhealthy - set(faults)):
@@ -300,17 +288,15 @@ class Supervisor:
         self._unhealthy = set(faults)
 
     def _reload(self, model: str) -> bool:
-        """Whether it could be reloaded."""
+        """Reload a model; whether that worked."""
         assert self._process is not None
         start = time.monotonic()
-        admin = Admin(self._plan.endpoint.grpc, self._process.admin)
         try:
-            admin.reload(model, self._timing.reload_s)
+            with closing(Admin(self._plan.endpoint.grpc, self._process.admin)) as admin:
+                admin.reload(model, self._timing.reload_s)
         except grpc.RpcError as error:
             self._log("reload_failed", model=model, fault=f"{error.code().name}: {error.details()}"[:200])
             return False
-        finally:
-            admin.close()
         self._log("model_reloaded", model=model, seconds=round(time.monotonic() - start, 2))
         return True
 

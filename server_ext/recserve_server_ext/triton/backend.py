@@ -1,4 +1,4 @@
-"""Between Triton's Python backend and this room: tensors, errors and calls to the encoder.
+"""The seam to Triton's Python backend: tensors, errors and calls to the encoder.
 
 Importable only inside a Python model, where `triton_python_backend_utils` exists.
 """
@@ -18,33 +18,34 @@ from typing import Any
 import msgspec
 import numpy as np
 import triton_python_backend_utils as pb
-from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract import models as names
 from recserve_server_ext.batching.batcher import Answer, Batcher
+from recserve_server_ext.common.arrays import Ints, Vectors
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.server import ModelSettings, ServeSettings
 from recserve_server_ext.encoder.loaded import LoadedEncoder, ServedEncoders
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
 from recserve_server_ext.encoder.text_encoder import TextTokenizer, means_of_parts, most_parts
 
-#: gRPC status -> name of Triton's code for it, where they differ. (The backend puts `TritonError` into its module only
-#: after a model is imported, so nothing of it is touched here.)
+#: gRPC status -> name of Triton's code, where they differ. Not the code itself: the backend adds `TritonError` to its
+#: module only after a model is imported.
 _CODE_NAMES = {"INVALID_ARGUMENT": "INVALID_ARG"}
 
 
 def model_settings(args: dict[str, str]) -> ModelSettings:
-    """The launcher's settings out of the arguments of `initialize`; also sets up logging to Triton's log."""
+    """The launcher's settings in the arguments of `initialize`; also starts logging to Triton's log."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     parameters = json.loads(args["model_config"])["parameters"]
     return msgspec.json.decode(parameters["settings"]["string_value"], type=ModelSettings)
 
 
 def settle_memory() -> None:
-    """Call once everything is loaded: the garbage collector leaves that alone and looks less often at the rest.
+    """Keep the garbage collector from all that is loaded so far, and run it less often; call after loading.
 
-    What a request makes holds no cycles, so there is next to nothing to find; looking cost 20 to 40 us a user.
+    Requests make no cycles, so there is next to nothing to collect, and looking cost 20 to 40 us a user.
     """
     gc.collect()
     gc.freeze()
@@ -52,11 +53,7 @@ def settle_memory() -> None:
 
 
 def read_packed(request: Any, name: str = names.REQUEST.name) -> bytes:
-    """The one BYTES element of a request.
-
-    Raises:
-        RequestError: wrong_tensor.
-    """
+    """The one BYTES element of a request; raises RequestError(wrong_tensor)."""
     elements = read_rows(request, name)
     if len(elements) != 1:
         raise RequestError(
@@ -66,11 +63,7 @@ def read_packed(request: Any, name: str = names.REQUEST.name) -> bytes:
 
 
 def read_rows(request: Any, name: str) -> list[bytes]:
-    """All BYTES elements of a tensor; at least one.
-
-    Raises:
-        RequestError: wrong_tensor.
-    """
+    """All BYTES elements of a tensor, at least one; raises RequestError(wrong_tensor)."""
     try:
         elements = pb.get_input_tensor_by_name(request, name).as_numpy().reshape(-1).tolist()
     except (ValueError, struct.error, AttributeError, pb.TritonModelException) as error:
@@ -101,10 +94,10 @@ def error_response(error: RequestError) -> Any:
 
 
 class TritonCall:
-    """One request of `execute`.
+    """One request of `execute`; see `recserve_server_ext.batching.batcher.Call`.
 
-    Triton itself drops queued requests whose caller gave up. Asking `is_cancelled` once more for the few that were
-    handed over costs a round trip to the server's process for each, about as much as an echo.
+    Triton itself drops queued requests whose caller gave up. Asking `is_cancelled` of a request that was handed over
+    costs a round trip to the server's process, about as much as an echo.
     """
 
     __slots__ = ("_request", "_sender")
@@ -114,11 +107,11 @@ class TritonCall:
         self._sender: Any = None
 
     def read(self) -> bytes:
-        """See `recserve_server_ext.batching.batcher.Call.read`."""
+        """See `Call.read`."""
         return read_packed(self._request)
 
     def defer(self) -> Callable[[Answer], None]:
-        """See `recserve_server_ext.batching.batcher.Call.defer`."""
+        """See `Call.defer`."""
         sender = self._sender = self._request.get_response_sender()
 
         def send(answer: Answer) -> None:
@@ -127,23 +120,18 @@ class TritonCall:
         return send
 
     def is_cancelled(self) -> bool:
-        """See `recserve_server_ext.batching.batcher.Call.is_cancelled`."""
+        """See `Call.is_cancelled`."""
         return bool(self._sender.is_cancelled())
 
 
 def execute(model: Batcher[Any], requests: Sequence[Any]) -> list[Any]:
-    """A packed model's `execute`: Triton's response for each request, None where the answer comes later."""
+    """A packed model's `execute`: Triton's response for each request, `None` where the answer comes later."""
     answers = model.run([TritonCall(request) for request in requests])
     return [None if answer is None else response(answer) for answer in answers]
 
 
 def served_encoders(settings: ModelSettings, role: Role = "query") -> ServedEncoders:
-    """The way to the encoders that are loaded.
-
-    Args:
-        settings: The launcher's.
-        role: What the texts are: it decides their prompt, and whether long ones are taken in parts.
-    """
+    """The loaded encoders, called through Triton, for texts of a role."""
     return ServedEncoders(Path(settings.run), partial(TritonEncoder, settings.serve, role))
 
 
@@ -151,35 +139,25 @@ class TritonEncoder:
     """Texts -> vectors through the model of one encoder (business logic scripting)."""
 
     def __init__(self, serve: ServeSettings, role: Role, encoder: LoadedEncoder) -> None:
-        """
-        Args:
-            serve: The server's settings.
-            role: What the texts are.
-            encoder: Which one.
-        """
         manifest = encoder.manifest
         self._model = names.of_encoder(names.ENCODER, encoder.fingerprint)
         self._tokenizer = TextTokenizer(Path(encoder.folder), manifest.max_tokens)
         self._dim = manifest.dim
         self._widths = padded_widths(serve.encoder.target, manifest.max_tokens)
         self._batch = encoder.batch
-        self._timeout_us = int(serve.encoder_timeout_s * 1e6)
+        self._timeout_us = int(serve.encoder_timeout_s * MICROSECONDS)
         self._role: Role = role
         self._most_parts = most_parts(manifest, role)
 
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors [texts, dim].
-
-        Raises:
-            RequestError: unavailable: the encoder refused, failed or did not answer in time.
-        """
+    def __call__(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors [texts, dim]; raises RequestError(unavailable) where the encoder does not answer in time."""
         tokens, counts, _ = self._tokenizer.in_parts(texts, self._role, self._most_parts)
         vectors = np.empty((len(tokens.lengths), self._dim), np.float32)
         for rows, width in plan_calls(tokens.lengths, self._widths, self._batch):
             vectors[rows] = self._run(*padded(tokens, width, rows))
         return means_of_parts(vectors, counts)
 
-    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _run(self, ids: Ints, mask: Ints) -> Vectors:
         request = pb.InferenceRequest(
             model_name=self._model,
             requested_output_names=[names.VECTOR],
@@ -193,5 +171,5 @@ class TritonEncoder:
             raise RequestError(ErrorKind.UNAVAILABLE, f"the encoder cannot be asked yet: {error}") from None
         if result.has_error():
             raise RequestError(ErrorKind.UNAVAILABLE, f"the encoder did not answer: {result.error().message()}")
-        vectors: NDArray[np.float32] = pb.get_output_tensor_by_name(result, names.VECTOR).as_numpy()
+        vectors: Vectors = pb.get_output_tensor_by_name(result, names.VECTOR).as_numpy()
         return vectors

@@ -1,4 +1,4 @@
-"""Finding tritonserver: an explicit path, then PATH, then the one in the nvidia-pytriton wheel."""
+"""Finding tritonserver: at an explicit path, on PATH, or in the wheel nvidia-pytriton."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class TritonBinary:
     Attributes:
         server: The executable.
         origin: How it was found: ``path``, ``PATH`` or ``wheel``.
-        backends: Folder of backends, with `python` in it; none = the server's own.
-        stub: Python stub for this interpreter that replaces the backend's own; none = keep that.
-        libraries: Put first on LD_LIBRARY_PATH; none = nothing.
+        backends: Folder of backends, with `python` in it; `None` for the server's own.
+        stub: Python stub for this interpreter, in place of the backend's; `None` to keep that.
+        libraries: Folder that goes first on LD_LIBRARY_PATH, or `None`.
     """
 
     server: Path
@@ -34,11 +34,7 @@ class TritonBinary:
 
 
 def find_triton(explicit: Path | None = None) -> TritonBinary:
-    """The tritonserver to run.
-
-    Raises:
-        LaunchError: There is none, or the explicit path is not executable.
-    """
+    """The tritonserver to run; raises LaunchError where there is none, or the given one is not executable."""
     if explicit is not None:
         if not (explicit.is_file() and os.access(explicit, os.X_OK)):
             raise LaunchError(f"{explicit} is not an executable file; give the path of a tritonserver")
@@ -53,7 +49,7 @@ def find_triton(explicit: Path | None = None) -> TritonBinary:
 
 
 def _in_wheel() -> TritonBinary | None:
-    """The one in nvidia-pytriton, found without importing the package (which would start its own machinery)."""
+    """The server in nvidia-pytriton, found without importing the package, which would start its own machinery."""
     spec = find_spec("pytriton")
     if spec is None or spec.origin is None:
         return None

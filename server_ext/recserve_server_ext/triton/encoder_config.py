@@ -1,4 +1,4 @@
-"""The Triton configuration of the model `encoder`, for each thing that can run it."""
+"""The Triton configuration of the model `encoder`, for each target."""
 
 from __future__ import annotations
 
@@ -15,28 +15,25 @@ from recserve_server_ext.config.server import Provider, Target
 from recserve_server_ext.encoder.manifest import Precision
 from recserve_server_ext.encoder.padding import padded_widths
 
-#: Folder and file of the warm-up requests' attention masks, ones; Triton reads as many of them as a request needs.
+#: Folder and file with the attention mask of warm-up requests: ones, of which Triton reads as many as it needs.
 WARMUP: Final = "warmup"
 MASK: Final = "attention_mask"
-#: Where TensorRT keeps what it built for onnxruntime; a server puts its own absolute path in.
+#: Folder of the engines that TensorRT builds for onnxruntime; a server puts its absolute path in.
 ENGINE_CACHE: Final = "trt_engine_cache"
 ENGINE_CACHE_KEY: Final = "trt_engine_cache_path"
 _WORKSPACE_BYTES: Final = 2 << 30
+_FILES: Final[dict[Target, str]] = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """What the configuration of an encoder is made from.
+    """What decides the configuration of an encoder.
 
     Attributes:
-        target: What runs it.
-        provider: Of target onnxruntime.
-        precision: Of the encoder.
-        dim: Length of a vector.
-        max_tokens: The most tokens of a text.
-        max_batch: Texts of one batch at most.
+        max_tokens: Most tokens of a text.
+        max_batch: Most texts of a batch.
         preferred: Sizes of batches that Triton should make, ascending.
-        threads: Of target onnxruntime on the CPU.
+        threads: Instances of target onnxruntime on the CPU.
     """
 
     target: Target
@@ -50,7 +47,7 @@ class EncoderConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Widths of the token tensors that will come."""
+        """Widths of the token tensors that texts are padded to."""
         return padded_widths(self.target, self.max_tokens)
 
     @property
@@ -60,25 +57,26 @@ class EncoderConfig:
 
     @property
     def usual_batch(self) -> int:
-        """The size that kernels are tuned for."""
+        """The batch size that kernels are tuned for."""
         return max((size for size in self.preferred if size <= self.max_batch), default=1)
 
     def proto(self) -> pb.ModelConfig:
         """The configuration as protobuf."""
         config = pb.ModelConfig(name=names.ENCODER, max_batch_size=self.max_batch)
-        _BACKENDS[self.target](config)
+        config.backend = "python" if self.target == "embedded" else self.target
+        if self.target != "embedded":
+            config.default_model_filename = _FILES[self.target]
         width = self.max_tokens if self.target == "embedded" else -1
         for tensor in (names.INPUT_IDS, names.ATTENTION_MASK):
             config.input.add(name=tensor.name, data_type=pb.TYPE_INT64, dims=(width,))
         config.output.add(name=names.VECTOR, data_type=pb.TYPE_FP32, dims=(self.dim,))
         config.version_policy.latest.num_versions = 1
-        # A delay of 0 (the default): what waits is batched, and nobody waits for a batch. No queue policy: with a bound
-        # on the queue this Triton's batcher sleeps half a second now and then (docs/decisions/004-no-queue-policy.md).
+        # No delay and no queue policy, as of the other models: docs/decisions/004-no-queue-policy.md.
         config.dynamic_batching.preferred_batch_size.extend(size for size in self.preferred if size <= self.max_batch)
         config.dynamic_batching.SetInParent()
         kind = pb.ModelInstanceGroup.KIND_GPU if self.on_gpu else pb.ModelInstanceGroup.KIND_CPU
         profiles = [str(number) for number in range(len(self.widths))] if self.target == "tensorrt" else []
-        # One thread an instance: threads that share a run wait for one another, and spin while they do.
+        # Each instance has one thread: threads that share a run wait for one another, and spin meanwhile.
         count = self.threads if self.target == "onnxruntime" and not self.on_gpu else 1
         config.instance_group.add(kind=kind, count=count, profile=profiles)
         self._optimise(config)
@@ -100,11 +98,11 @@ class EncoderConfig:
         accelerators = optimisation.execution_accelerators.gpu_execution_accelerator
         if self.provider == "tensorrt":
             accelerators.add(name="tensorrt", parameters=self._tensorrt_options())
-        # TF32 has 10 bits of mantissa: what is called fp32 must not be computed in it.
+        # fp32 must not be computed in TF32, which has 10 bits of mantissa.
         accelerators.add(name="cuda", parameters={"use_tf32": "0"} if self.precision == "fp32" else {})
 
     def _tensorrt_options(self) -> dict[str, str]:
-        """Options of onnxruntime's TensorRT provider, under the names of Triton's backend."""
+        """Options of onnxruntime's TensorRT provider, by the names of Triton's backend."""
         shapes = profile_shapes(self)
         return {
             "precision_mode": "FP16" if self.precision == "fp16" else "FP32",
@@ -112,14 +110,14 @@ class EncoderConfig:
             "trt_engine_cache_enable": "1",
             ENGINE_CACHE_KEY: ENGINE_CACHE,
             "trt_timing_cache_enable": "1",
-            # One profile over all widths: an engine is built once, at the first request.
+            # One profile over all widths, so that one engine is built, at the first request.
             "trt_profile_min_shapes": shapes[0].least,
             "trt_profile_opt_shapes": shapes[-1].usual,
             "trt_profile_max_shapes": shapes[-1].most,
         }
 
     def _warm_up(self, config: pb.ModelConfig) -> None:
-        """One text of each width, and on a GPU the usual batch of the widest: by then everything is allocated."""
+        """Warm up with one text of each width, and on a GPU with the usual batch of the widest: allocates all."""
         shapes = [(width, 1) for width in self.widths]
         if self.on_gpu and self.usual_batch > 1:
             shapes.append((self.max_tokens, self.usual_batch))
@@ -135,13 +133,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class ProfileShapes:
-    """Shapes of one TensorRT profile, as `input_ids:1x16,attention_mask:1x16`.
-
-    Attributes:
-        least: The smallest that it takes.
-        usual: What its kernels are chosen for.
-        most: The largest that it takes.
-    """
+    """Shapes of one TensorRT profile, as `input_ids:1x16,attention_mask:1x16`; kernels are chosen for `usual`."""
 
     least: str
     usual: str
@@ -149,7 +141,7 @@ class ProfileShapes:
 
 
 def profile_shapes(config: EncoderConfig) -> list[ProfileShapes]:
-    """One profile for each width, which together take every width up to `max_tokens`."""
+    """One profile for each width; together they take every width up to `max_tokens`."""
 
     def shape(batch: int, width: int) -> str:
         return ",".join(f"{tensor.name}:{batch}x{width}" for tensor in (names.INPUT_IDS, names.ATTENTION_MASK))
@@ -168,24 +160,5 @@ def profile_shapes(config: EncoderConfig) -> list[ProfileShapes]:
 
 
 def write_warmup(model: Path, max_tokens: int) -> None:
-    """Write what the warm-up requests of a model folder read.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write the attention mask of the warm-up requests of a model folder."""
     write_file(model / WARMUP / MASK, np.ones(max_tokens, "<i8").tobytes())
-
-
-def _python(config: pb.ModelConfig) -> None:
-    config.backend = "python"
-
-
-def _onnxruntime(config: pb.ModelConfig) -> None:
-    config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
-
-
-def _tensorrt(config: pb.ModelConfig) -> None:
-    config.backend, config.default_model_filename = "tensorrt", "model.plan"
-
-
-_BACKENDS: Final = {"embedded": _python, "onnxruntime": _onnxruntime, "tensorrt": _tensorrt}

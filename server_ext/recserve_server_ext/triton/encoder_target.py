@@ -1,10 +1,7 @@
-"""The model `encoder` of a server: the exported configuration of its target, and the backend that it needs."""
+"""Targets of the encoder: what each can run, its exported configuration, and the backend it needs."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,21 +14,21 @@ from recserve_server_ext.common.errors import EncoderError, LaunchError
 from recserve_server_ext.config.server import EncoderSettings, Provider, ServeSettings, Target
 from recserve_server_ext.encoder.manifest import INT8, EncoderManifest, Precision
 from recserve_server_ext.triton.binary import TritonBinary
-from recserve_server_ext.triton.encoder_config import ENGINE_CACHE, ENGINE_CACHE_KEY, EncoderConfig, write_warmup
+from recserve_server_ext.triton.encoder_config import ENGINE_CACHE, ENGINE_CACHE_KEY, EncoderConfig
 
-#: In an encoder folder: a folder for each exported target, which holds the Triton model `encoder`.
+#: Folder in an encoder folder, with a folder for each exported target, which holds the Triton model `encoder`.
 TARGETS: Final = "triton"
 CONFIG: Final = "config.pbtxt"
-#: In a model folder: configurations by name, one of which takes the place of `config.pbtxt`.
+#: Folder in a model folder, with configurations by name, one of which replaces `config.pbtxt`.
 CONFIGS: Final = "configs"
 _VERSION: Final = "1"
 
 
 def targets_of(precision: Precision) -> tuple[Target, ...]:
-    """What can run an encoder of a precision.
+    """The targets that can run an encoder of a precision.
 
-    int8 is made for CPUs: its graph has a scale for each token, which TensorRT has no layer for. bf16 is an arithmetic
-    that TensorRT chooses.
+    int8 is made for CPUs: its graph has a scale for each token, which TensorRT has no layer for. Only TensorRT computes
+    in bf16.
     """
     if precision in INT8:
         return ("embedded", "onnxruntime")
@@ -39,7 +36,7 @@ def targets_of(precision: Precision) -> tuple[Target, ...]:
 
 
 def providers_of(precision: Precision) -> tuple[Provider, ...]:
-    """With what target onnxruntime runs an encoder of a precision."""
+    """The providers of target onnxruntime that can run an encoder of a precision."""
     return ("cpu",) if precision in INT8 else ("cpu", "cuda", "tensorrt")
 
 
@@ -48,79 +45,19 @@ def model_folder(encoder: Path, target: Target) -> Path:
     return encoder / TARGETS / target / names.ENCODER
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServedEncoder:
-    """The model `encoder` as a server runs it.
-
-    Attributes:
-        name: Of the model and its folder.
-        target: What runs it.
-        config: Its configuration.
-        exported: Model folder whose files are served; none = the Python model of this package.
-        max_tokens: The most tokens of a text.
-    """
-
-    name: str
-    target: Target
-    config: pb.ModelConfig
-    exported: Path | None
-    max_tokens: int
-
-    def proto(self) -> pb.ModelConfig:
-        """The configuration as protobuf."""
-        config = pb.ModelConfig()
-        config.CopyFrom(self.config)
-        config.name = self.name
-        return config
-
-    def write_files(self, model: Path, sources: Path) -> None:
-        """Write all of a model folder but its configuration.
-
-        Args:
-            model: The folder; its version folder exists.
-            sources: The folder `model_repository`.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        write_warmup(model, self.max_tokens)
-        if self.exported is None:
-            source = sources / names.ENCODER / _VERSION / "model.py"
-            (model / _VERSION / "model.py").write_bytes(source.read_bytes())
-            return
-        for file in (self.exported / _VERSION).iterdir():
-            (model / _VERSION / file.name).symlink_to(file.resolve())
-
-
-def served_encoder(
-    encoder: Path, manifest: EncoderManifest, serve: ServeSettings, handed: str, *, name: str = names.ENCODER
-) -> ServedEncoder:
-    """The model `encoder` for the target of the settings.
-
-    Args:
-        encoder: Its folder.
-        manifest: What it holds.
-        serve: Settings that were made to fit by `fitted`.
-        handed: JSON for a Python model.
-        name: Of the model.
-
-    Raises:
-        EncoderError: The target was not exported, or its configuration cannot be read.
-    """
+def exported_config(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) -> pb.ModelConfig:
+    """The exported configuration of the model `encoder` for the target of the settings, or EncoderError."""
     target = serve.encoder.target
     if target == "embedded":
-        config = _embedded(encoder, manifest, serve)
-        config.parameters["settings"].string_value = handed
-        return ServedEncoder(name=name, target=target, config=config, exported=None, max_tokens=manifest.max_tokens)
-    folder = model_folder(encoder, target)
-    config = _read(folder, manifest, serve.encoder)
+        return _embedded(encoder, manifest, serve)
+    config = _read(model_folder(encoder, target), manifest, serve.encoder)
     if serve.threads and serve.encoder.provider == "cpu" and target == "onnxruntime":
         config.instance_group[0].count = serve.threads
     for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator:
         if ENGINE_CACHE_KEY in accelerator.parameters:
             cache = encoder / TARGETS / target / ENGINE_CACHE
             accelerator.parameters[ENGINE_CACHE_KEY] = str(cache.resolve())
-    return ServedEncoder(name=name, target=target, config=config, exported=folder, max_tokens=manifest.max_tokens)
+    return config
 
 
 def fitted(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) -> ServeSettings:
@@ -129,16 +66,16 @@ def fitted(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) -> Se
     Raises:
         EncoderError: The target does not run such an encoder, was not exported, or its configuration cannot be read.
     """
-    target = serve.encoder.target
-    if target not in targets_of(manifest.precision):
+    target, precision, provider = serve.encoder.target, manifest.precision, serve.encoder.provider
+    if target not in targets_of(precision):
         raise EncoderError(
-            f"target {target} does not run {manifest.precision} encoders; set precision to one that it runs, such as "
-            f"fp32, or [encoder] target to {' or '.join(targets_of(manifest.precision))}"
+            f"target {target} does not run {precision} encoders; set precision to one that it runs, such as fp32, or "
+            f"[encoder] target to {' or '.join(targets_of(precision))}"
         )
-    if target == "onnxruntime" and serve.encoder.provider not in providers_of(manifest.precision):
+    if target == "onnxruntime" and provider not in providers_of(precision):
         raise EncoderError(
-            f"provider {serve.encoder.provider} does not run {manifest.precision} encoders; set [encoder] provider to "
-            f"{' or '.join(providers_of(manifest.precision))}, or precision to fp16"
+            f"provider {provider} does not run {precision} encoders; set [encoder] provider to "
+            f"{' or '.join(providers_of(precision))}, or precision to fp16"
         )
     if target == "embedded":
         return serve
@@ -147,21 +84,20 @@ def fitted(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) -> Se
 
 
 def _embedded(encoder: Path, manifest: EncoderManifest, serve: ServeSettings) -> pb.ModelConfig:
-    """The exported configuration with the server's batch, or, for an encoder that was exported without, the same."""
+    """The configuration with the server's batch, and the preferred batches where these were exported."""
     file = model_folder(encoder, "embedded") / CONFIG
-    preferred: Sequence[int] = _parse(file).dynamic_batching.preferred_batch_size if file.is_file() else ()
     return EncoderConfig(
         target="embedded",
         precision=manifest.precision,
         dim=manifest.dim,
         max_tokens=manifest.max_tokens,
         max_batch=serve.encoder_batch,
-        preferred=tuple(preferred),
+        preferred=tuple(_parse(file).dynamic_batching.preferred_batch_size) if file.is_file() else (),
     ).proto()
 
 
 def _read(folder: Path, manifest: EncoderManifest, encoder: EncoderSettings) -> pb.ModelConfig:
-    """The exported configuration of a target of Triton's own."""
+    """The exported configuration of target onnxruntime or tensorrt."""
     target = encoder.target
     file = folder / CONFIGS / f"{encoder.provider}.pbtxt" if target == "onnxruntime" else folder / CONFIG
     if not file.is_file():
@@ -189,7 +125,7 @@ def _parse(file: Path) -> pb.ModelConfig:
 
 
 def find_backend(binary: TritonBinary, encoder: EncoderSettings) -> Path | None:
-    """The folder of the backend that the target needs; none = it needs none, or the server will have to know.
+    """The folder of the backend that the target needs; `None` where it needs none, or only the server can tell.
 
     Raises:
         LaunchError: The server has no such backend, or one without the provider.
@@ -197,7 +133,7 @@ def find_backend(binary: TritonBinary, encoder: EncoderSettings) -> Path | None:
     target = encoder.target
     if target == "embedded":
         return None
-    beside = [binary.backends] if binary.backends is not None else own_backends(binary)
+    beside = [binary.backends] if binary.backends is not None else _own_backends(binary)
     places = [*([Path(encoder.backends)] if encoder.backends else []), *beside]
     for place in places:
         if (place / target / f"libtriton_{target}.so").is_file():
@@ -205,7 +141,7 @@ def find_backend(binary: TritonBinary, encoder: EncoderSettings) -> Path | None:
             if target == "onnxruntime":
                 _check_provider(encoder.provider, backend)
             return backend
-    if binary.backends is None and not beside and not encoder.backends:
+    if not places:
         return None
     where = " or ".join(map(str, places))
     raise LaunchError(
@@ -215,10 +151,10 @@ def find_backend(binary: TritonBinary, encoder: EncoderSettings) -> Path | None:
     )
 
 
-def own_backends(binary: TritonBinary) -> list[Path]:
-    """Where a server that was installed by other means has its backends: beside its folder, or in NVIDIA's place."""
+def _own_backends(binary: TritonBinary) -> list[Path]:
+    """Backends of a server that was installed by other means: beside its folder, or in NVIDIA's place."""
     places = (binary.server.resolve().parent.parent / "backends", Path("/opt/tritonserver/backends"))
-    return [place for place in places if os.path.isdir(place)]
+    return [place for place in places if place.is_dir()]
 
 
 def _check_provider(provider: Provider, backend: Path) -> None:

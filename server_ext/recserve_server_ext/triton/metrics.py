@@ -1,6 +1,7 @@
-"""Gauges that a thread sets once a second, for what changes with every request. Only in a Python model.
+"""Prometheus metrics of the models, through Triton. Importable only inside a Python model.
 
-Telling Triton a value is a message to the server's process, too dear for every interaction and every answer.
+A value that Triton refuses ends the whole server, also where the call is caught: every value is a finite float, and no
+counter decreases.
 """
 
 from __future__ import annotations
@@ -18,27 +19,51 @@ import triton_python_backend_utils as pb
 from recserve_server_ext.batching.revision_wait import WaitCounts
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import StoreError
-from recserve_server_ext.interactions.answer_log import LogCounts
+from recserve_server_ext.interactions.impression_log import LogCounts
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.catalogue.live import LiveCatalogue
-    from recserve_server_ext.interactions.answer_log import AnswerLog
+    from recserve_server_ext.interactions.impression_log import ImpressionLog
     from recserve_server_ext.services.interactions import InteractionService
 
 _EVERY_S: Final = 1.0
-#: How long the end of the process waits for a sample under way: it may wait for a database server.
+#: How long the end of the process waits for a sample under way, which may wait for a database server.
 _END_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Gauge(NamedTuple):
-    """What is looked at.
+class _Metric:
+    """A metric of Triton; it keeps its family, which must live as long."""
 
-    Attributes:
-        name: Of the gauge.
-        text: What it says.
-        read: Its value now; called by the thread. A StoreError, or what is not finite, leaves the gauge as it was.
-    """
+    def __init__(self, family: Any, **labels: str) -> None:
+        self._family = family
+        self._metric = family.Metric(labels=labels)
+        self._total = 0
+
+    def set(self, value: float) -> None:
+        """Set a gauge; a value that is not finite leaves it."""
+        if math.isfinite(value):
+            self._metric.set(float(value))
+
+    def count(self, total: int) -> None:
+        """Add what is new of a running total."""
+        if total > self._total:
+            self._metric.increment(float(total - self._total))
+        self._total = total
+
+
+def _gauge(name: str, text: str, **labels: str) -> _Metric:
+    return _Metric(pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE), **labels)
+
+
+def _counters(name: str, text: str, *reasons: str) -> list[_Metric]:
+    """A counter for each reason, or one without a label."""
+    family = pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.COUNTER)
+    return [_Metric(family, reason=reason) for reason in reasons] or [_Metric(family)]
+
+
+class Gauge(NamedTuple):
+    """A gauge that is sampled; a StoreError of `read` leaves it as it was."""
 
     name: str
     text: str
@@ -46,22 +71,15 @@ class Gauge(NamedTuple):
 
 
 class SampledMetrics:
-    """Sets gauges, one after the other, once a second."""
+    """Sets gauges once a second, for what changes with every request.
+
+    Telling Triton a value is a message to the server's process, too dear for every interaction and every answer.
+    """
 
     def __init__(self, gauges: Sequence[Gauge], *, every_s: float = _EVERY_S) -> None:
-        """Set them for the first time, and start the thread.
-
-        Args:
-            gauges: In the order they are looked at.
-            every_s: Between two looks.
-        """
-        self._gauges = gauges
+        """Set the gauges for the first time, and start the thread."""
+        self._gauges = [(gauge, _gauge(gauge.name, gauge.text)) for gauge in gauges]
         self._every_s = every_s
-        # The families must live as long as their metrics.
-        self._families = [
-            pb.MetricFamily(name=gauge.name, description=gauge.text, kind=pb.MetricFamily.GAUGE) for gauge in gauges
-        ]
-        self._metrics: list[Any] = [family.Metric(labels={}) for family in self._families]
         self._faults: set[str] = set()
         self._end = threading.Event()
         self.sample()
@@ -69,20 +87,16 @@ class SampledMetrics:
         self._thread.start()
 
     def sample(self) -> None:
-        """Look at each and set its gauge."""
-        for gauge, metric in zip(self._gauges, self._metrics, strict=True):
+        """Read each value and set its gauge."""
+        for gauge, metric in self._gauges:
             try:
-                value = float(gauge.read())
+                metric.set(gauge.read())
             except StoreError:
-                continue  # whoever needs the store tells of it
+                continue  # whoever needs the store reports it
             except Exception:
                 if gauge.name not in self._faults:  # once, not every second
                     _log.exception("the metric %s cannot be read", gauge.name)
                 self._faults.add(gauge.name)
-                continue
-            # A value that Triton refuses would end the whole server.
-            if math.isfinite(value):
-                metric.set(value)
 
     def close(self) -> None:
         """End the thread, after the sample under way."""
@@ -94,14 +108,10 @@ class SampledMetrics:
             self.sample()
 
 
-def recommend_metrics(live: LiveCatalogue, log: AnswerLog, *, clock: Callable[[], float] = time.time) -> SampledMetrics:
-    """Those of the model `recommend`.
-
-    Args:
-        live: The catalogue that is served.
-        log: The log of answers.
-        clock: Seconds since 1970.
-    """
+def recommend_metrics(
+    live: LiveCatalogue, log: ImpressionLog, *, clock: Callable[[], float] = time.time
+) -> SampledMetrics:
+    """The sampled metrics of the model `recommend`."""
     read_at = 0.0
 
     def lag() -> float:
@@ -110,54 +120,40 @@ def recommend_metrics(live: LiveCatalogue, log: AnswerLog, *, clock: Callable[[]
         read_at = clock()
         return found
 
-    return SampledMetrics(
-        [
-            Gauge("recserve_answers_waiting", "Answers that wait to be logged", lambda: log.waiting),
-            Gauge(
-                "recserve_milvus_waiting_deletes", "Rows that wait to be deleted from Milvus", lambda: live.forgetting
-            ),
-            Gauge("recserve_catalogue_revision_lag", "Changes of the catalogue store that are not served yet", lag),
-            Gauge(
-                "recserve_catalogue_store_read_timestamp_seconds",
-                "Moment the catalogue store was last read for that; 0 = it never was",
-                lambda: read_at,
-            ),
-        ]
-    )
+    gauges = [
+        ("recserve_answers_waiting", "Answers that wait to be logged", lambda: log.waiting),
+        ("recserve_milvus_waiting_deletes", "Rows that wait to be deleted from Milvus", lambda: live.forgetting),
+        ("recserve_catalogue_revision_lag", "Changes of the catalogue store that are not served yet", lag),
+        (
+            "recserve_catalogue_store_read_timestamp_seconds",
+            "Moment the catalogue store was last read for the revision lag; 0 = never",
+            lambda: read_at,
+        ),
+    ]
+    return SampledMetrics([Gauge(*gauge) for gauge in gauges])
 
 
-def interactions_metrics(desk: InteractionService) -> SampledMetrics:
-    """Those of the model `interactions`.
-
-    Args:
-        desk: What records.
-    """
-    return SampledMetrics(
-        [Gauge("recserve_interactions_waiting", "Interactions that wait for their commit", lambda: desk.waiting)]
-    )
-
-
-_GAUGES = {
-    "recserve_catalogue_revision": "Revision of the catalogue that is served",
-    "recserve_catalogue_snapshot_revision": "Revision of the snapshot under it",
-    "recserve_catalogue_snapshot_created_timestamp_seconds": "Moment that snapshot was made",
-    "recserve_catalogue_snapshot_items": "Items of that snapshot",
-    "recserve_catalogue_delta_items": "Items that changed since and are searched exactly",
-    "recserve_catalogue_unavailable_items": "Rows that are not recommended: removed, replaced or not available",
-}
+def interactions_metrics(service: InteractionService) -> SampledMetrics:
+    """The sampled metrics of the model `interactions`."""
+    text = "Interactions that wait for their commit"
+    return SampledMetrics([Gauge("recserve_interactions_waiting", text, lambda: service.waiting)])
 
 
 class ViewMetrics:
-    """Shows each view in gauges. A value that Triton refuses would end the whole server, so all are plain floats."""
+    """Gauges of the served view of the catalogue."""
 
     def __init__(self) -> None:
-        # The families must live as long as their metrics.
-        self._families = [
-            pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE) for name, text in _GAUGES.items()
+        self._gauges = [
+            _gauge(name, text)
+            for name, text in (
+                ("recserve_catalogue_revision", "Revision of the catalogue that is served"),
+                ("recserve_catalogue_snapshot_revision", "Revision of the snapshot under it"),
+                ("recserve_catalogue_snapshot_created_timestamp_seconds", "Moment that snapshot was made"),
+                ("recserve_catalogue_snapshot_items", "Items of that snapshot"),
+                ("recserve_catalogue_delta_items", "Items that changed since and are searched exactly"),
+                ("recserve_catalogue_unavailable_items", "Rows not recommended: removed, replaced, unavailable"),
+            )
         ]
-        self._gauges: dict[str, Any] = {
-            name: family.Metric(labels={}) for name, family in zip(_GAUGES, self._families, strict=True)
-        }
 
     def show(self, view: View) -> None:
         """Set every gauge."""
@@ -170,79 +166,49 @@ class ViewMetrics:
             0 if view.delta is None else view.delta.count,
             view.unavailable,
         )
-        for gauge, value in zip(self._gauges.values(), values, strict=True):
-            gauge.set(float(value))
+        for gauge, value in zip(self._gauges, values, strict=True):
+            gauge.set(value)
 
 
 class LogMetrics:
-    """Shows what became of the answers to log, in counters. Triton ends the server where one would decrease."""
+    """Counters of the impression log."""
 
     def __init__(self) -> None:
-        counter = pb.MetricFamily.COUNTER
-        self._families = [
-            pb.MetricFamily(name="recserve_answers_logged_total", description="Answers logged", kind=counter),
-            pb.MetricFamily(name="recserve_answers_lost_total", description="Answers not logged", kind=counter),
+        self._counters = [
+            *_counters("recserve_answers_logged_total", "Answers logged"),
+            *_counters("recserve_answers_lost_total", "Answers not logged", "full", "failed"),
         ]
-        logged, lost = self._families
-        self._counters: tuple[Any, ...] = (
-            logged.Metric(labels={}),
-            lost.Metric(labels={"reason": "full"}),
-            lost.Metric(labels={"reason": "failed"}),
-        )
-        self._shown = LogCounts()
 
     def show(self, counts: LogCounts) -> None:
-        """Add what is new."""
-        for counter, now, before in zip(self._counters, counts, self._shown, strict=True):
-            if now > before:
-                counter.increment(float(now - before))
-        self._shown = counts
+        """Add what is new of these totals."""
+        for counter, total in zip(self._counters, counts, strict=True):
+            counter.count(total)
 
 
 class WaitMetrics:
-    """Shows the requests that ask for a revision that is not there: how many wait, and what became of the others."""
+    """Metrics of the requests that ask for a revision that has not come yet."""
 
     def __init__(self) -> None:
-        counter = pb.MetricFamily.COUNTER
-        self._families = [
-            pb.MetricFamily(
-                name="recserve_revision_waiting_requests",
-                description="Requests that wait for their min_revision",
-                kind=pb.MetricFamily.GAUGE,
-            ),
-            pb.MetricFamily(
-                name="recserve_revision_waited_total", description="Requests that began to wait", kind=counter
-            ),
-            pb.MetricFamily(
-                name="recserve_revision_refused_total", description="Requests whose revision did not come", kind=counter
-            ),
+        self._waiting = _gauge("recserve_revision_waiting_requests", "Requests that wait for their min_revision")
+        refused = ("expired", "cancelled", "full")
+        self._counters = [
+            *_counters("recserve_revision_waited_total", "Requests that began to wait"),
+            *_counters("recserve_revision_refused_total", "Requests whose revision did not come", *refused),
         ]
-        waiting, waited, refused = self._families
-        self._waiting = waiting.Metric(labels={})
-        reasons = ("expired", "cancelled", "full")
-        self._counters = (waited.Metric(labels={}), *(refused.Metric(labels={"reason": name}) for name in reasons))
-        self._shown = WaitCounts()
 
     def show(self, counts: WaitCounts) -> None:
-        """Set the gauge, and add what is new to the counters."""
-        self._waiting.set(float(counts.waiting))
-        for counter, now, before in zip(self._counters, counts[1:], self._shown[1:], strict=True):
-            if now > before:
-                counter.increment(float(now - before))
-        self._shown = counts
+        """Set the gauge, and add what is new of the totals."""
+        self._waiting.set(counts.waiting)
+        for counter, total in zip(self._counters, counts[1:], strict=True):
+            counter.count(total)
 
 
 class EncoderMetrics:
-    """Shows how many requests of a model wait for the encoder, in a gauge."""
+    """The gauge of a model's requests that wait for the encoder."""
 
     def __init__(self, model: str) -> None:
-        self._family = pb.MetricFamily(
-            name="recserve_encoder_waiting_requests",
-            description="Requests that wait for the encoder",
-            kind=pb.MetricFamily.GAUGE,
-        )
-        self._waiting = self._family.Metric(labels={"model": model})
+        self._waiting = _gauge("recserve_encoder_waiting_requests", "Requests that wait for the encoder", model=model)
 
     def show(self, waiting: int) -> None:
         """Set the gauge."""
-        self._waiting.set(float(waiting))
+        self._waiting.set(waiting)

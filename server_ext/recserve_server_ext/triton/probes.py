@@ -1,4 +1,4 @@
-"""A real inference through every model: only that tells whether a Python process lives and works."""
+"""Real inferences through every model: only these tell whether a Python process is alive and works."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 
 import grpc
 import numpy as np
@@ -18,11 +19,11 @@ from recserve_server_ext.encoder.loaded import LoadedEncoder
 
 #: name, datatype, shape, raw content
 _Tensor = tuple[str, str, tuple[int, ...], bytes]
-_STATUS_SHOWN = 200
+_STATUS_SHOWN: Final = 200
 #: Models that need something outside: a store, or Milvus.
-_MAY_REFUSE = (names.ITEMS, names.INTERACTIONS, names.RECOMMEND, names.RECOMMEND_TEXT)
-#: gRPC would wait up to two minutes before it tries a server again that was away.
-_RECONNECT = [
+_MAY_REFUSE: Final = (names.ITEMS, names.INTERACTIONS, names.RECOMMEND, names.RECOMMEND_TEXT)
+#: By default gRPC waits up to two minutes before it tries a server again that was away.
+_RECONNECT: Final = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
@@ -31,11 +32,10 @@ _RECONNECT = [
 
 @dataclass(frozen=True)
 class ProbeSubject:
-    """What the probes need to know.
+    """What the probes ask about.
 
     Attributes:
         item: An item id of the catalogue.
-        encoder: What is served.
         has_store: Whether there is a catalogue store, and so the model `items`.
     """
 
@@ -56,20 +56,16 @@ class Probes:
 
     @property
     def models(self) -> list[str]:
-        """Names of the models probed, without the fingerprint in them."""
+        """Names of the probed models, without a fingerprint."""
         return list(self._requests)
 
     def run(self, timeout_s: float) -> dict[str, str]:
-        """Probe all models.
-
-        Returns:
-            The fault of each model that did not answer in time: status name and message.
-        """
+        """Probe all models; the fault, status name and message, of each model that did not answer in time."""
         outcomes = self._threads.map(lambda model: self._probe(model, timeout_s), self._requests)
         return {model: fault for model, fault in zip(self._requests, outcomes, strict=True) if fault is not None}
 
     def finished(self, timeout_s: float) -> dict[str, int]:
-        """Requests that each model has answered well since it was loaded; empty when the server does not say."""
+        """Number of requests that each model has answered well since it was loaded; empty without an answer."""
         try:
             statistics = self._stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout_s)
         except grpc.RpcError:
@@ -88,7 +84,7 @@ class Probes:
         try:
             self._stub.ModelInfer(self._requests[model], timeout=timeout_s)
         except grpc.RpcError as error:
-            # A model that says why it cannot answer is alive: what is away comes back without a restart.
+            # A model that says why it cannot answer is alive, and needs no restart.
             if model in _MAY_REFUSE and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
                 return None
             return f"{error.code().name}: {error.details()}"[:_STATUS_SHOWN]
@@ -96,16 +92,7 @@ class Probes:
 
 
 def server_version(address: str, timeout_s: float, until: Callable[[], bool]) -> str | None:
-    """Name and version of a server, asked until it answers.
-
-    Args:
-        address: host:port of gRPC.
-        timeout_s: How long to ask.
-        until: Whether to give up earlier.
-
-    Returns:
-        For example ``triton 2.51.0``; None = no answer.
-    """
+    """Name and version of a server, such as ``triton 2.51.0``, asked until it answers; `None` without an answer."""
     deadline = time.monotonic() + timeout_s
     with grpc.insecure_channel(address, options=_RECONNECT) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -120,7 +107,7 @@ def server_version(address: str, timeout_s: float, until: Callable[[], bool]) ->
 
 
 class Admin:
-    """Loads and unloads models of a running server."""
+    """Loads and unloads models of a running server. Its methods raise grpc.RpcError when the server refuses."""
 
     def __init__(self, address: str, metadata: list[tuple[str, str]]) -> None:
         self._channel = grpc.insecure_channel(address)
@@ -128,38 +115,22 @@ class Admin:
         self._metadata = metadata
 
     def load(self, model: str, timeout_s: float) -> None:
-        """Load a model, or take over its new configuration; what it was asked before is still answered as before.
-
-        Raises:
-            grpc.RpcError: The server refused, or did not answer in time.
-        """
+        """Load a model or its new configuration; earlier requests are still answered as before."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
         self._stub.RepositoryModelLoad(request, metadata=self._metadata, timeout=timeout_s)
 
     def unload(self, model: str, timeout_s: float) -> None:
-        """Unload a model, when it has answered what it was asked.
-
-        Raises:
-            grpc.RpcError: The server refused, or did not answer in time.
-        """
+        """Unload a model once it has answered its requests."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
         self._stub.RepositoryModelUnload(request, metadata=self._metadata, timeout=timeout_s)
 
     def reload(self, model: str, timeout_s: float) -> None:
-        """Unload and load a model; loading alone does nothing for a dead process.
-
-        Raises:
-            grpc.RpcError: The server refused, or did not answer in time.
-        """
+        """Unload and load a model; loading alone does nothing for a dead process."""
         self.unload(model, timeout_s)
         self.load(model, timeout_s)
 
     def length_of_a_vector(self, encoder: LoadedEncoder, timeout_s: float) -> float:
-        """Euclidean length of what an encoder makes of one token; not a number where it makes none.
-
-        Raises:
-            grpc.RpcError: It does not answer.
-        """
+        """Euclidean length of an encoder's vector of one token; NaN for a vector with NaN."""
         model = names.of_encoder(names.ENCODER, encoder.fingerprint)
         answer = self._stub.ModelInfer(_infer(model, *_one_token(encoder)), timeout=timeout_s)
         return float(np.linalg.norm(np.frombuffer(answer.raw_output_contents[0], "<f4")))
@@ -170,20 +141,19 @@ class Admin:
 
 
 def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]:
+    encoder, request, rows = subject.encoder, names.REQUEST.name, names.REQUEST_ROWS.name
     text = {"history": [{"text": "probe"}], "k": 1}
-    tokenize, pool = (names.of_encoder(name, subject.encoder.fingerprint) for name in (names.TOKENIZE, names.POOL))
-    vector = np.zeros((1, subject.encoder.dim), np.float32)
+    item = {"history": [{"item": subject.item}], "k": 1, "exclude_history": False}
+    tokenize, pool = (names.of_encoder(name, encoder.fingerprint) for name in (names.TOKENIZE, names.POOL))
+    vector = np.zeros((1, encoder.manifest.dim), np.float32)
     vector[0, 0] = 1
-    request, rows = names.REQUEST.name, names.REQUEST_ROWS.name
-    items = {names.ITEMS: _infer(names.ITEMS, _packed(request, {"op": "get", "ids": [subject.item]}))}
     history = {"op": "history", "user_id": "recserve probe", "limit": 1}
+    items = {names.ITEMS: _infer(names.ITEMS, _packed(request, {"op": "get", "ids": [subject.item]}))}
     return {
         **(items if subject.has_store else {}),
         names.INTERACTIONS: _infer(names.INTERACTIONS, _packed(request, history)),
-        names.ENCODER: _infer(names.ENCODER, *_one_token(subject.encoder)),
-        names.RECOMMEND: _infer(
-            names.RECOMMEND, _packed(request, {"history": [{"item": subject.item}], "k": 1, "exclude_history": False})
-        ),
+        names.ENCODER: _infer(names.ENCODER, *_one_token(encoder)),
+        names.RECOMMEND: _infer(names.RECOMMEND, _packed(request, item)),
         names.EMBED: _infer(names.EMBED, _packed(request, {"texts": ["probe"]})),
         names.TOKENIZE: _infer(tokenize, _packed(request, text)),
         names.POOL: _infer(pool, _packed(rows, text), (names.VECTOR, "FP32", vector.shape, vector.tobytes())),
@@ -192,7 +162,7 @@ def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]
 
 
 def _one_token(encoder: LoadedEncoder) -> list[_Tensor]:
-    ids, mask = np.zeros((2, 1, encoder.max_tokens), np.int64)
+    ids, mask = np.zeros((2, 1, encoder.manifest.max_tokens), np.int64)
     mask[0, 0] = 1
     return [
         (names.INPUT_IDS.name, "INT64", ids.shape, ids.tobytes()),
@@ -201,8 +171,7 @@ def _one_token(encoder: LoadedEncoder) -> list[_Tensor]:
 
 
 def _packed(name: str, body: object) -> _Tensor:
-    raw = json.dumps(body).encode()
-    return name, "BYTES", (1, 1), bytes_element(raw)
+    return name, "BYTES", (1, 1), bytes_element(json.dumps(body).encode())
 
 
 def _infer(model: str, *tensors: _Tensor) -> service_pb2.ModelInferRequest:

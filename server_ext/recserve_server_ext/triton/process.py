@@ -1,4 +1,4 @@
-"""One tritonserver process: its command line, its environment, its start and its end."""
+"""One tritonserver process: command line, environment, start and end."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from recserve_server_ext.common.errors import LaunchError
+from recserve_server_ext.common.units import MIB
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.repository import BACKENDS, LIBRARIES, MODELS
 
@@ -25,14 +26,14 @@ _PR_SET_PDEATHSIG = 1
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _ADMIN_HEADER = "recserve-admin"
-#: Where Linux keeps POSIX shared memory; every Python model has a region of about 1 MB there.
+#: POSIX shared memory of Linux; every Python model has a region of about 1 MB there.
 _SHARED = Path("/dev/shm")
 _LOG = "triton.log"
 _PREVIOUS_LOG = "triton.log.1"
-_LOG_BYTES = 32 * 1024 * 1024
-#: From the end of the log, where the cause of a fault stands.
+_LOG_BYTES = 32 * MIB
+#: Size of the end of the log that is searched for the cause of a fault.
 _QUOTED_BYTES = 64 * 1024
-#: Triton gives requests in flight this long when it is told to stop.
+#: How long Triton waits for requests in flight when it stops.
 _DRAIN_S = 20
 
 
@@ -56,28 +57,20 @@ class Endpoint:
 
 
 def claim_port(host: str, port: int, what: str) -> int:
-    """The port, or a free one for 0.
-
-    Raises:
-        LaunchError: Something listens there already, or the address is not this machine's.
-    """
+    """The port, or any free one for 0; raises LaunchError where this machine cannot listen there."""
     with _listen(host, port, what) as listener:
         return int(listener.getsockname()[1])
 
 
 def claim_endpoint(host: str, grpc_port: int, metrics_port: int) -> Endpoint:
-    """Two different ports that are free; 0 = any.
-
-    Raises:
-        LaunchError: As of `claim_port`.
-    """
+    """Two different free ports; 0 stands for any. Raises LaunchError."""
     with _listen(host, grpc_port, "grpc") as grpc, _listen(host, metrics_port, "metrics") as metrics:
         return Endpoint(host, int(grpc.getsockname()[1]), int(metrics.getsockname()[1]))
 
 
 def _listen(host: str, port: int, what: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    # Without it a port in TIME_WAIT would look taken; a port that is listened on stays refused.
+    # Otherwise a port in TIME_WAIT would look taken; a port with a listener stays refused.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -99,21 +92,15 @@ class TritonProcess:
     """A running tritonserver in a session of its own; it dies with the thread that started it."""
 
     def __init__(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> None:
-        """Start it; it is not ready yet.
-
-        Args:
-            binary: What to run.
-            folder: Assembled by `recserve_server_ext.triton.repository.assemble`.
-            endpoint: Free ports.
-        """
+        """Start the server, without waiting until it is ready."""
         self.log = folder / _LOG
         self._models = folder / MODELS
         self._secret = secrets.token_hex(16)
         self._regions = f"recserve_{secrets.token_hex(8)}_"
         # Looked up here: after the fork only what is safe in a process with threads may run.
         die_with_parent = partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
-        # Appending: what the server before this one said last must survive the restart, and what is written after
-        # `bound_log` must not start behind a hole.
+        # Appended: the last words of the server before must survive a restart, and after `bound_log` no hole must come
+        # before what is written.
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
@@ -133,22 +120,20 @@ class TritonProcess:
 
     @property
     def admin(self) -> list[tuple[str, str]]:
-        """gRPC metadata that opens the restricted protocols."""
+        """gRPC metadata that gives access to the restricted protocols."""
         return [(f"triton-grpc-protocol-{_ADMIN_HEADER}", self._secret)]
 
     def exit_code(self) -> int | None:
-        """Exit code, or None while it runs."""
+        """Exit code, or `None` while it runs."""
         return self._process.poll()
 
     def living_stubs(self) -> set[str]:
         """Names of the Python models whose process is alive."""
-        names = set()
         try:
-            for child in psutil.Process(self.pid).children():
-                names.update(self._model_of(child))
+            children = psutil.Process(self.pid).children()
         except psutil.NoSuchProcess:
             return set()
-        return names
+        return {name for child in children for name in self._model_of(child)}
 
     def _model_of(self, process: psutil.Process) -> set[str]:
         try:
@@ -160,15 +145,15 @@ class TritonProcess:
         return {path.relative_to(self._models).parts[0] for path in paths}
 
     def bound_log(self) -> None:
-        """Start the log anew when it has grown too large; one that is full is kept beside it."""
-        with suppress(OSError):  # a full disk or a removed log is no reason to stop watching
+        """Start the log anew when it has grown too large; the full one is kept beside it."""
+        with suppress(OSError):  # watching goes on with a full disk or without the log
             if self.log.stat().st_size > _LOG_BYTES:
                 shutil.copyfile(self.log, self.log.with_name(_PREVIOUS_LOG))
                 os.truncate(self.log, 0)
                 self._log_start = 0
 
     def last_lines(self, count: int = 5) -> str:
-        """The last lines of its log that tell of an error, or else just the last ones."""
+        """The last lines of its log about errors, or else the last lines."""
         with self.log.open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _QUOTED_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
@@ -176,7 +161,7 @@ class TritonProcess:
         return "\n".join((errors or lines)[-count:])
 
     def stop(self) -> None:
-        """Drain and end it; kill it when it does not end in time."""
+        """Let it finish its requests and end; kill it when it does not end in time."""
         if self.exit_code() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -186,7 +171,7 @@ class TritonProcess:
         self.kill()
 
     def kill(self) -> None:
-        """End it at once, with the Python processes and the shared memory that a dead server may have left behind."""
+        """End it at once, with the Python processes and the shared memory that a dead server leaves behind."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -199,7 +184,7 @@ class TritonProcess:
             f"--model-repository={folder / MODELS}",
             "--model-control-mode=explicit",
             "--load-model=*",
-            # The configurations are complete; completing them would start every Python model twice.
+            # The configurations are complete, and completing them would start every Python model twice.
             "--disable-auto-complete-config",
             "--allow-http=false",
             f"--grpc-address={endpoint.host}",
@@ -218,18 +203,13 @@ class TritonProcess:
 
 
 def child_environment(binary: TritonBinary, folder: Path) -> dict[str, str]:
-    """Environment of a server and its Python processes.
-
-    Args:
-        binary: The server.
-        folder: Assembled by `recserve_server_ext.triton.repository.assemble`.
-    """
+    """Environment of a server and its Python processes."""
     environment = dict(os.environ)
-    # A stub takes the first python3 on PATH for itself and looks for its standard library from there.
+    # A stub takes the first python3 on PATH for its own, and finds its standard library from there.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     # The wheel's stubs ignore it (see `recserve_server_ext.triton.repository`); another server may not.
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    # A thread pool of BLAS beside hnswlib's and onnxruntime's threads only fights them for the cores.
+    # Threads of BLAS would only compete with those of hnswlib and onnxruntime for the cores.
     environment["OPENBLAS_NUM_THREADS"] = environment["OMP_NUM_THREADS"] = "1"
     environment["TOKENIZERS_PARALLELISM"] = "true"
     environment["GLIBC_TUNABLES"] = with_huge_pages(environment.get("GLIBC_TUNABLES", ""))
@@ -240,10 +220,10 @@ def child_environment(binary: TritonBinary, folder: Path) -> dict[str, str]:
 
 
 def with_huge_pages(tunables: str) -> str:
-    """glibc's tunables with huge pages asked for what `malloc` hands out, unless they say otherwise already.
+    """glibc's tunables with huge pages for `malloc`, unless they already say otherwise.
 
     A graph search jumps through all vectors, and with pages of 4 KiB most jumps miss the TLB: huge pages make it 3 to
-    8% cheaper. Where the kernel has none (`transparent_hugepage/enabled` is `never`) nothing changes.
+    8% cheaper. Nothing changes where the kernel has none (`transparent_hugepage/enabled` is `never`).
     """
     if _HUGE_PAGES.partition("=")[0] in tunables:
         return tunables

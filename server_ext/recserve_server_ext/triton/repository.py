@@ -1,4 +1,4 @@
-"""The folder that tritonserver runs from: model repository, backend with the right stub."""
+"""The folder that tritonserver runs from: model repository, and backends with the right Python stub."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.triton.binary import TritonBinary
-from recserve_server_ext.triton.encoder_target import ServedEncoder
-from recserve_server_ext.triton.model_config import Model, PythonModel, config_text, has_process
+from recserve_server_ext.triton.encoder_config import write_warmup
+from recserve_server_ext.triton.model_config import Model, config_text
 
 MODELS = "models"
 BACKENDS = "backends"
 LIBRARIES = "lib"
-#: Version of this Python, and of the stubs' (see `recserve_server_ext.triton.binary`), as its zip file has it.
+#: Version of this Python and of the stubs (see `recserve_server_ext.triton.binary`), as in the name of its zip file.
 _VERSION = sysconfig.get_config_var("py_version_nodot")
-#: What the code of a model begins with.
+#: First lines of the code of every model.
 _PATHS = """\
 import os, sys
 _library = os.path.dirname(os.__file__)
@@ -29,11 +29,7 @@ sys.path[:] = dict.fromkeys([*{before!r}, *_own, *{after!r}, *sys.path])
 
 
 def model_sources() -> Path:
-    """The folder `model_repository`: inside an installed package, or beside this room in a checkout.
-
-    Raises:
-        LaunchError: It is in neither place.
-    """
+    """The folder `model_repository` in an installed package or in a checkout; raises LaunchError without it."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "model_repository", package.parents[1] / "model_repository"):
         if (folder / "recommend" / "1" / "model.py").is_file():
@@ -44,17 +40,7 @@ def model_sources() -> Path:
 
 
 def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: Path | None = None) -> None:
-    """Write `folder`/models and, for a server that needs them, `folder`/backends and `folder`/lib anew.
-
-    Args:
-        folder: To run from.
-        models: What to serve.
-        binary: What runs them.
-        backend: Folder of a backend that the models need besides that of Python.
-
-    Raises:
-        LaunchError: The folder cannot be written.
-    """
+    """Write `folder`/models anew, and for a server that needs them backends and lib; raises LaunchError."""
     try:
         for part in (MODELS, BACKENDS, LIBRARIES):
             shutil.rmtree(folder / part, ignore_errors=True)
@@ -80,22 +66,24 @@ def write_model(folder: Path, model: Model) -> None:
     """
     target = folder / MODELS / model.name
     (target / "1").mkdir(parents=True, exist_ok=True)
-    code = target / "1" / "model.py"
-    if isinstance(model, PythonModel):
-        shutil.copy(model_sources() / (model.source or model.name) / "1" / "model.py", code)
-    elif isinstance(model, ServedEncoder):
-        model.write_files(target, model_sources())
-    if has_process(model):
+    if model.code:
+        code = target / "1" / "model.py"
+        shutil.copy(model_sources() / model.code / "1" / "model.py", code)
         _hand_over_paths(code)
         _compile(code)
+    if model.exported is not None:
+        for file in (model.exported / "1").iterdir():
+            (target / "1" / file.name).symlink_to(file.resolve())
+    if model.warmup_tokens:
+        write_warmup(target, model.warmup_tokens)
     (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
 
 
 def _compile(code: Path) -> None:
     """Compile the code of a model.
 
-    A stub that has to do it writes into the model's folder, and then Triton takes the model for a changed one: it
-    would load it again together with the next ensemble that leads to it.
+    A stub that compiles it itself writes into the model's folder. Triton then takes the model for a changed one, and
+    loads it again together with the next ensemble that leads to it.
     """
     compiled = code.parent / "__pycache__" / f"{code.stem}.{sys.implementation.cache_tag}.pyc"
     py_compile.compile(str(code), cfile=str(compiled), doraise=True)
@@ -104,9 +92,9 @@ def _compile(code: Path) -> None:
 def _hand_over_paths(code: Path) -> None:
     """Make a model import what this process imports, from the same folders in the same order.
 
-    A stub may run an isolated interpreter, which ignores PYTHONPATH and the user's site-packages, and it imports
-    `model.py` before anything of the backend's: so that begins with the paths. The stub's own standard library stays,
-    in the place of ours: it fits the libpython that the stub is linked to.
+    A stub may run an isolated interpreter, which ignores PYTHONPATH and the user's site-packages. It imports `model.py`
+    before anything else, so the paths stand there. The stub's own standard library takes the place of ours: it fits the
+    libpython that the stub is linked to.
     """
     library = Path(sysconfig.get_path("stdlib"))
     own = {str(library), str(library / "lib-dynload"), str(library.parent / f"python{_VERSION}.zip")}
@@ -119,9 +107,9 @@ def _hand_over_paths(code: Path) -> None:
 
 
 def _link_backend(folder: Path, backend: Path, binary: TritonBinary) -> None:
-    """Put a backend beside that of Python, and the server's library under the name that it is linked to.
+    """Put a backend beside Python's, and the server's library under the name that the backend is linked to.
 
-    The wheel has that library under a name with a hash; the loader sees that both are one file and loads it once.
+    The wheel has that library under a name with a hash; the loader sees that both names are one file.
     """
     if not (folder / BACKENDS / backend.name).exists():
         (folder / BACKENDS / backend.name).symlink_to(backend, target_is_directory=True)
@@ -132,10 +120,10 @@ def _link_backend(folder: Path, backend: Path, binary: TritonBinary) -> None:
 
 
 def _link_libpython(folder: Path) -> None:
-    """Give the stubs the libpython of this interpreter where there is one, not whichever the system has."""
+    """Give the stubs the libpython of this interpreter, if it has one, instead of the system's."""
     name = sysconfig.get_config_var("INSTSONAME") or ""
     folder.mkdir()
-    # A Python that was moved after it was built still names the folder that it was built for.
+    # A Python that was moved still names the folder that it was built for.
     for directory in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"):
         if directory and ".so" in name and (library := Path(directory) / name).is_file():
             (folder / name).symlink_to(library)

@@ -1,4 +1,4 @@
-"""What searches a space: a batch of unit vectors in, the rows of the nearest items out."""
+"""Engines search a space: a batch of unit vectors in, the rows of the nearest items out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, wait
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,70 +18,48 @@ from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 Found = tuple[NDArray[Any], Scores]
 
 
-class Engine(Protocol):
-    """A way to find the items with the largest inner product; vectors are unit, so it is the cosine.
+class Engine(ABC):
+    """Finds the items with the largest inner product; vectors are unit, so it is the cosine.
 
-    Each engine is built from, or loaded beside, the item vectors of a snapshot, [items, dim].
+    An engine is built from, or loaded beside, the item vectors of a space, [items, dim].
 
     Attributes:
-        name: What manifests and options call it: ``hnsw``, ``scan``, ``exact`` or ``milvus``.
+        name: Name in manifests and options: ``hnsw``, ``scan``, ``exact`` or ``milvus``.
+        parameters: What it was built with and searches with by default; loading restores them.
     """
 
-    name: str
+    name: ClassVar[str]
+    parameters: dict[str, int]
 
+    @abstractmethod
     def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
         """The k best items of every query; safe to call from several threads.
 
         Args:
             queries: [n, dim] unit float32, finite.
             k: At least 1; may exceed the number of items.
-            ef: Width of an approximate search: candidates kept (hnsw) or scored exactly (scan); none = the engine's
-                own. An exact engine ignores it.
+            ef: Width of an approximate search: candidates kept (hnsw) or scored exactly (scan); `None` for the
+                engine's own. An exact engine ignores it.
 
         Returns:
             Rows [n, k] and scores [n, k], best first; row -1 and score -inf where there are fewer than k items.
         """
-        ...
 
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what the engine needs besides the item vectors into an existing folder."""
-        ...
 
-
-class BuiltEngine(Engine, Protocol):
-    """An engine that can be published in a snapshot.
-
-    Attributes:
-        parameters: What it was built with and searches with by default; loading gets them back.
-    """
-
-    parameters: dict[str, int]
-
+    @abstractmethod
     def with_parameters(self, parameters: Mapping[str, int]) -> Self:
-        """The same index, searched with these; those it was built with are ignored. Use one of the two at a time."""
-        ...
+        """The same index with other search parameters; building parameters are ignored. Use only one of the two."""
 
 
-class RemoteEngine(ABC):
-    """A `BuiltEngine` that several servers share, over the network: it evaluates filters itself, and may be away.
-
-    A class of its own rather than a protocol, so that retrieval can tell it quickly from the engines in this process.
-
-    Attributes:
-        name: As of any engine.
-        parameters: As of any built engine.
-    """
-
-    name: str
-    parameters: dict[str, int]
+class RemoteEngine(Engine):
+    """An engine that several servers share over the network: it evaluates filters itself, and may be away."""
 
     @abstractmethod
     def check(self, where: Filter) -> None:
-        """Refuse a filter that it cannot evaluate exactly.
-
-        Raises:
-            RequestError: invalid_request.
-        """
+        """Refuse a filter that it cannot evaluate exactly, with RequestError(invalid_request)."""
 
     @abstractmethod
     def search(
@@ -97,20 +75,12 @@ class RemoteEngine(ABC):
 
     @abstractmethod
     def forget(self, rows: Rows) -> None:
-        """Take note that these rows are not going to be recommended again; returns at once, never raises."""
+        """Note that these rows are never recommended again; returns at once, never raises."""
 
     @property
     @abstractmethod
     def forgetting(self) -> int:
-        """Rows that `forget` was told of and that are still to be deleted there; any thread may ask."""
-
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """As `Engine.save`."""
-
-    @abstractmethod
-    def with_parameters(self, parameters: Mapping[str, int]) -> Self:
-        """As `BuiltEngine.with_parameters`."""
+        """Number of forgotten rows that are still to be deleted; any thread may ask."""
 
 
 def no_results(queries: int, k: int) -> tuple[Rows, Scores]:
@@ -119,10 +89,10 @@ def no_results(queries: int, k: int) -> tuple[Rows, Scores]:
 
 
 def search_in_parts(search: Callable[[Vectors], Found], queries: Vectors, parts: int, pool: Executor) -> Found:
-    """Search for a batch with several threads, this one among them; returns when none of them searches any more.
+    """Search with several threads, this one among them; returns when all have ended.
 
     Args:
-        search: Searches for a part of the queries, safe to call from several threads.
+        search: Searches for a part of the queries; safe to call from several threads.
         queries: [n, dim].
         parts: At most n, unless n is 0.
         pool: Runs all parts but the first.

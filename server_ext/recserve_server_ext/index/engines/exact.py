@@ -1,4 +1,4 @@
-"""The exact engine: every inner product, in blocks. The reference for recall, and the fallback of the others."""
+"""The `exact` engine: every inner product, in blocks. The reference for recall, and the fallback of the others."""
 
 from __future__ import annotations
 
@@ -6,50 +6,40 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
-from recserve_server_ext.index.engines.engine import no_results
+from recserve_server_ext.index.engines.engine import Engine, no_results
 
 #: Scores held at once (32 MiB of float32); a block has at least one query.
 _BLOCK_SCORES = 1 << 23
-#: Rows whose vectors are gathered at once (24 MiB of 384 dimensions).
+#: Vectors gathered at once (24 MiB of 384 dimensions).
 _GATHERED = 1 << 14
 #: Columns of one group when candidates are picked.
 _GROUP = 64
 
 
-class ExactEngine:
-    """Scans all items. Ties are broken by the lower row, so the answer is unique.
+class ExactEngine(Engine):
+    """Scans all items; the lower row wins ties, so the answer is unique.
 
-    Mind the batch: one call with many queries is one large matrix product, far cheaper than many calls.
+    A call with many queries is one large matrix product, far cheaper than many calls.
     """
 
     name = "exact"
 
     def __init__(self, vectors: Vectors) -> None:
-        """Search these item vectors.
-
-        Args:
-            vectors: [items, dim] unit float32; kept as they are (they may be memory-mapped), never copied.
-        """
-        self.parameters: dict[str, int] = {}
+        """Search item vectors [items, dim], unit float32; they may be mapped and are not copied."""
+        self.parameters = {}
         self.vectors = vectors
 
-    @classmethod
-    def load(cls, folder: Path, vectors: Vectors) -> ExactEngine:
-        """The engine over a snapshot's vectors; it has no file of its own."""
-        return cls(vectors)
-
     def with_parameters(self, parameters: Mapping[str, int]) -> ExactEngine:
-        """Itself: it has none."""
+        """Itself: it has no parameters."""
         return self
 
     def save(self, folder: Path) -> None:
-        """Nothing to write: the vectors are all it needs."""
+        """Nothing to write."""
 
     def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
-        """See `recserve_server_ext.index.engines.engine.Engine.search`; bounded memory; `ef` is ignored."""
+        """See `Engine.search`; memory is bounded."""
         rows, scores = no_results(len(queries), k)
         items = len(self.vectors)
         found = min(k, items)
@@ -63,7 +53,7 @@ class ExactEngine:
 
 
 def search_among(vectors: Vectors, queries: Vectors, among: Rows, k: int) -> tuple[Rows, Scores]:
-    """The k best of some items; the vectors of these are gathered once for the whole batch, chunk by chunk.
+    """The k best of some items; their vectors are gathered once for the whole batch, chunk by chunk.
 
     Args:
         vectors: [items, dim] unit float32.
@@ -82,7 +72,7 @@ def search_among(vectors: Vectors, queries: Vectors, among: Rows, k: int) -> tup
         for first in range(0, len(queries), _BLOCK_SCORES // _GATHERED):
             part = slice(first, first + _BLOCK_SCORES // _GATHERED)
             places, values = best(queries[part] @ gathered.T, min(k, len(chunk)))
-            # Earlier chunks stand first, so equal scores stay in the order of the rows.
+            # Earlier chunks come first, so equal scores stay in the order of the rows.
             all_rows = np.concatenate([rows[part, :found], chunk[places]], axis=1)
             picked, scores[part, :kept] = best(np.concatenate([scores[part, :found], values], axis=1), kept)
             rows[part, :kept] = np.take_along_axis(all_rows, picked, axis=1)
@@ -107,16 +97,16 @@ def best(scores: Scores, k: int) -> tuple[Rows, Scores]:
     return rows[picked], values[picked]
 
 
-def _floor(scores: Scores, k: int) -> NDArray[np.float32]:
-    """[n]: for each line a score that at least k of its items reach, and few more.
+def _floor(scores: Scores, k: int) -> Scores:
+    """A score for each line [n] that at least k of its items reach, and few more.
 
-    The k-th largest of the maxima of disjoint groups is such a score, and maxima are one pass in vector registers,
-    many times faster than a partition of the whole line. Where there are fewer groups than k, the partition it is.
+    The k-th largest of the maxima of disjoint groups is such a score. Maxima are one pass in vector registers, many
+    times faster than a partition of the whole line, which is left for lines with few groups.
     """
     lines, items = scores.shape
     groups = items // _GROUP
     if groups >= 2 * k:
         scores = scores[:, : groups * _GROUP].reshape(lines, _GROUP, groups).max(axis=1)
     width = scores.shape[1]
-    floor: NDArray[np.float32] = np.partition(scores, width - k, axis=1)[:, width - k]
+    floor: Scores = np.partition(scores, width - k, axis=1)[:, width - k]
     return floor

@@ -13,28 +13,28 @@ import numpy as np
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
-from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.engine import Found, no_results, search_in_parts
+from recserve_server_ext.common.errors import REBUILD, SnapshotError
+from recserve_server_ext.common.files import reading
+from recserve_server_ext.index.engines.engine import Engine, Found, no_results, search_in_parts
 from recserve_server_ext.index.engines.exact import ExactEngine
 
 GRAPH = "graph.hnsw"
 _BUILD_CHUNK = 4096
-#: hnswlib searches with one thread where there are at most so many queries for each thread.
+#: hnswlib searches with one thread if there are at most so many queries for each thread.
 _ONE_THREAD_UP_TO = 4
 
 
-class HnswEngine:
-    """A graph over the item vectors, of which hnswlib keeps its own copy inside the graph file and in memory.
+class HnswEngine(Engine):
+    """A graph over the item vectors; hnswlib keeps its own copy of these in the graph file and in memory.
 
-    Queries of one width run at the same time; one of another width waits for those that run, since hnswlib has one
-    `ef` for the whole index. What the graph cannot answer (more items wanted than it reaches) comes from an exact
-    engine over the same vectors.
+    Queries of one width run at the same time. A query of another width waits for them, since hnswlib has one `ef` for
+    the whole index. Where the graph reaches fewer items than wanted, an exact engine over the same vectors answers.
     """
 
     name = "hnsw"
 
     def __init__(self, index: hnswlib.Index, vectors: Vectors, parameters: dict[str, int], threads: int) -> None:
-        """Wrap an index whose labels are rows of `vectors`; see `build` and `load`."""
+        """Wrap an index with the rows of `vectors` as labels; see `build` and `load`."""
         self.parameters = parameters
         self.threads = threads
         self._index = index
@@ -64,9 +64,9 @@ class HnswEngine:
             m: Links of an item on the upper levels; twice as many on the lowest.
             ef_construction: Width of the search for an item's neighbours while it is added.
             ef: Default width of a search.
-            threads: Of building and searching; default the usable cores.
-            seed: Of the levels that items are drawn to.
-            done: Called after every few thousand items with their number, for progress bars.
+            threads: Threads of building and searching; by default the usable cores.
+            seed: Seed of the levels of the items.
+            done: Called with the number of items of every chunk, for progress bars.
         """
         threads = threads or cpu.usable_cores()
         index = hnswlib.Index(space="ip", dim=vectors.shape[1])
@@ -83,35 +83,28 @@ class HnswEngine:
     def load(
         cls, folder: Path, vectors: Vectors, parameters: dict[str, int], *, threads: int | None = None
     ) -> HnswEngine:
-        """Load what `save` wrote beside the same vectors.
-
-        Raises:
-            SnapshotError: hnswlib cannot read the graph, or it is not one over these vectors.
-        """
+        """Load the graph that `save` wrote beside the same vectors; raises SnapshotError where it does not fit them."""
         index = hnswlib.Index(space="ip", dim=vectors.shape[1])
         path = folder / GRAPH
-        try:
+        with reading(path, SnapshotError, REBUILD):
             index.load_index(str(path), max_elements=len(vectors))
-        except RuntimeError as error:
-            raise SnapshotError(f"{path} cannot be read: {error}; rebuild it with: recserve index build") from error
         if index.element_count != len(vectors):
             raise SnapshotError(
-                f"{path} holds {index.element_count} items, the vectors beside it {len(vectors)}; "
-                "rebuild it with: recserve index build"
+                f"{path} holds {index.element_count} items, the vectors beside it {len(vectors)}; {REBUILD}"
             )
         return cls(index, vectors, dict(parameters), threads or cpu.usable_cores())
 
     def with_parameters(self, parameters: Mapping[str, int]) -> HnswEngine:
-        """The same graph with another default `ef`. Use one of the two at a time: they share one hnswlib index."""
-        ef = parameters["ef"]
-        return HnswEngine(self._index, self._exact.vectors, {**self.parameters, "ef": ef}, self.threads)
+        """The same graph with another default `ef`. Use only one of the two: they share one hnswlib index."""
+        chosen = {**self.parameters, "ef": parameters["ef"]}
+        return HnswEngine(self._index, self._exact.vectors, chosen, self.threads)
 
     def save(self, folder: Path) -> None:
-        """Write the graph (with hnswlib's copy of the vectors)."""
+        """Write the graph with hnswlib's copy of the vectors."""
         self._index.save_index(str(folder / GRAPH))
 
     def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
-        """See `recserve_server_ext.index.engines.engine.Engine.search`; hnswlib widens `ef` to k where k is larger."""
+        """See `Engine.search`; hnswlib widens `ef` to k where k is larger."""
         if not len(queries):
             return no_results(0, k)
         if k >= self._items:
@@ -120,14 +113,14 @@ class HnswEngine:
         try:
             labels, distances = self._knn_query(queries, k)
         except RuntimeError:
-            # "Cannot return the results in a contiguous 2D array": some query reached fewer than k items.
+            # "Cannot return the results in a contiguous 2D array": a query reached fewer than k items.
             return self._exact.search(queries, k)
         finally:
             self._width.leave()
         return labels.view(np.int64), np.subtract(1.0, distances, out=distances)
 
     def _knn_query(self, queries: Vectors, k: int) -> Found:
-        """Labels and distances; all threads take part in small batches too, where hnswlib itself uses one."""
+        """Labels and distances; small batches use all threads too, where hnswlib itself would use one."""
         if 1 < len(queries) <= _ONE_THREAD_UP_TO * self.threads:
             search = partial(self._index.knn_query, k=k, num_threads=1)
             return search_in_parts(search, queries, min(self.threads, len(queries)), self._pool)
@@ -136,13 +129,13 @@ class HnswEngine:
 
 
 class _Width:
-    """Lets searches of one `ef` run together and changes it only while none runs."""
+    """Lets searches of one `ef` run together, and changes it only while none runs."""
 
     def __init__(self, index: hnswlib.Index, ef: int) -> None:
         self._index = index
         self._ef = ef
         self._running = 0
-        # Held while waiting for a change: newcomers queue behind it, so that they cannot keep it waiting for ever.
+        # Held while waiting for a change: later searches queue behind it and cannot keep it waiting for ever.
         self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)

@@ -1,7 +1,7 @@
-"""The `scan` engine: faiss's 4-bit codes of the items in inverted lists, the best by code scored again exactly.
+"""The `scan` engine: faiss's 4-bit codes of the items in inverted lists; the best by code are scored exactly.
 
-User vectors are means and lie off the data, where a graph loses its way; a scan of short codes does not care where a
-query lies. The codes are those of "Quicker ADC" (Andre, Kermarrec, Le Scouarnec 2019) as faiss has them, `IVF,PQx4fs`,
+User vectors are means and lie off the data, where a graph loses its way; for a scan of short codes it does not matter
+where a query lies. The codes are those of "Quicker ADC" (Andre, Kermarrec, Le Scouarnec 2019), in faiss `IVF,PQx4fs`,
 of item vectors made shorter by a fit to user vectors; see `recserve_server_ext.index.engines.scan_fit`.
 """
 
@@ -17,34 +17,34 @@ import numpy as np
 
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 
-# Training has many short parallel steps. Where other programs use the CPU, OpenMP's threads spin away minutes of it
-# between them, unless they are told to sleep before their library is loaded.
+# Training has many short parallel steps. Between them OpenMP's threads would spin for minutes where other programs use
+# the CPU, unless they are told to sleep before their library is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import faiss
 
 from recserve_server_ext.common import cpu
-from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.engine import search_in_parts
+from recserve_server_ext.common.errors import REBUILD, SnapshotError
+from recserve_server_ext.index.engines.engine import Engine, search_in_parts
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.scan_fit import Fit
 
 CODES = "codes.faiss"
-#: faiss asks for this many training vectors a centre; fewer items than that for the 16 centres of a code are too few.
+#: Training vectors that faiss asks for a centre; a code has 16 centres.
 _TRAINING_PER_CENTRE = 39
 LEAST_ITEMS = 16 * _TRAINING_PER_CENTRE
-#: Power of k by which the items scored exactly grow for more than ten wanted. Measured (65,000 items, dim 384): recall
-#: .985 for random users needs 220 of them for 10 wanted, 384 for 32, 800 for 100 and 1,650 for 300.
+#: The items scored exactly grow with this power of k, beyond ten wanted. Measured (65,000 items, dim 384): recall .985
+#: for random users needs 220 of them for 10 wanted, 384 for 32, 800 for 100 and 1,650 for 300.
 _GROWTH = 0.6
-#: Fewest users that are worth a thread of their own.
+#: Least users of a thread.
 _LEAST_USERS = 4
 _CHUNK = 65_536
 
 
-class ScanEngine:
-    """Short codes in inverted lists. The item vectors are not copied: scores come from those the engine is given.
+class ScanEngine(Engine):
+    """Short codes in inverted lists, and exact scores from the item vectors, which are not copied.
 
-    What the probed lists do not hold (more items wanted than they have) comes from an exact engine.
+    Where the probed lists hold fewer items than wanted, an exact engine answers.
     """
 
     name = "scan"
@@ -52,14 +52,14 @@ class ScanEngine:
     def __init__(
         self, index: faiss.Index, fit: Fit, vectors: Vectors, parameters: dict[str, int], threads: int
     ) -> None:
-        """Wrap a faiss index of what `fit` makes of `vectors`, with their rows as ids; see `build` and `load`."""
+        """Wrap a faiss index of the shortened `vectors` with their rows as ids; see `build` and `load`."""
         self.parameters = parameters
         self.threads = threads
         self._fit = fit
         self._index = index
         self._vectors = vectors
         self._exact = ExactEngine(vectors)
-        # Not OpenMP's threads: idle ones of those may spin.
+        # Not OpenMP's threads, which may spin while idle.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
 
     @classmethod
@@ -75,17 +75,17 @@ class ScanEngine:
         threads: int | None = None,
         done: Callable[[int], None] | None = None,
     ) -> ScanEngine:
-        """Train the codes on these items and store those of all.
+        """Train the codes on these items, and store the codes of all.
 
         Args:
             vectors: [items, dim] unit float32, at least `LEAST_ITEMS`.
-            fit: To user vectors; only where candidates come from depends on it, scores are of the vectors as they are.
-            lists: Inverted lists.
-            codes: 4-bit codes of an item, each of `rank / codes` dimensions; divides the rank of `fit`.
+            fit: Fit to user vectors; candidates depend on it, scores do not.
+            lists: Number of inverted lists.
+            codes: Number of 4-bit codes of an item, each of `rank / codes` dimensions; divides the rank of `fit`.
             nprobe: Lists that a search looks into, at most `lists`.
             rescored: Items scored exactly where ten are wanted; for other numbers see `_GROWTH`.
-            threads: Of building and searching; default the usable cores.
-            done: Called with the number of items after every chunk of them, for progress bars.
+            threads: Threads of building and searching; by default the usable cores.
+            done: Called with the number of items of every chunk, for progress bars.
         """
         threads = threads or cpu.usable_cores()
         faiss.omp_set_num_threads(threads)
@@ -103,23 +103,18 @@ class ScanEngine:
     def load(
         cls, folder: Path, vectors: Vectors, parameters: dict[str, int], *, threads: int | None = None
     ) -> ScanEngine:
-        """Load what `save` wrote beside the same vectors.
-
-        Raises:
-            SnapshotError: The codes or the fit cannot be read, or are not those of these vectors.
-        """
+        """Load the codes and the fit that `save` wrote beside the same vectors; raises SnapshotError for others."""
         fit = Fit.load(folder, vectors.shape[1])
         path = folder / CODES
         try:
             index = faiss.read_index(str(path))
         except RuntimeError as error:
-            # Behind faiss's own place in its sources.
-            reason = str(error).rpartition("Error: ")[2].splitlines()[0]
-            raise SnapshotError(f"{path} cannot be read: {reason}; rebuild it with: recserve index build") from error
+            reason = str(error).rpartition("Error: ")[2].splitlines()[0]  # without a place in faiss's sources
+            raise SnapshotError(f"{path} cannot be read: {reason}; {REBUILD}") from error
         if (index.ntotal, index.d) != (len(vectors), fit.rank):
             raise SnapshotError(
                 f"{path} holds the codes of {index.ntotal} items of {index.d} dimensions, the vectors beside it make "
-                f"{[len(vectors), fit.rank]}; rebuild it with: recserve index build"
+                f"{[len(vectors), fit.rank]}; {REBUILD}"
             )
         return cls(index, fit, vectors, dict(parameters), threads or cpu.usable_cores())
 
@@ -134,7 +129,7 @@ class ScanEngine:
         faiss.write_index(self._index, str(folder / CODES))
 
     def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
-        """See `recserve_server_ext.index.engines.engine.Engine.search`; `ef` items are scored exactly, at least k."""
+        """See `Engine.search`; `ef` items are scored exactly, at least k."""
         if k >= len(self._vectors):
             return self._exact.search(queries, k)
         wanted = self.parameters["rescored"] * max(1.0, k / 10) ** _GROWTH if ef is None else ef

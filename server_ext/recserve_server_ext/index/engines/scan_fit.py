@@ -1,4 +1,4 @@
-"""Two matrices that make user vectors and item vectors short, so that their inner products change least."""
+"""The fit of the `scan` engine: two matrices that shorten user and item vectors with the least change of products."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Floats, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
+from recserve_server_ext.common.files import reading
 
 FITTED = "fitted.npy"
-#: Share of the mean eigenvalue that is added to all of them: a few thousand users leave some directions empty.
+#: Share of the mean eigenvalue that is added to all, since a few thousand users leave some directions empty.
 _LEAST_SHARE = 1e-3
-#: Items that the second moments are taken from, and rows turned into float64 at a time.
+#: Most items that the second moments are taken from, and rows turned into float64 at a time.
 _ITEMS = 65_536
 _CHUNK = 8192
 
 
 class Fit(NamedTuple):
-    """What queries and items are multiplied by before codes are made of them: (q Q).(v V) is about q.v.
+    """The matrices that queries and items are multiplied by before coding: (q Q).(v V) is about q.v.
 
     Attributes:
         queries: Q [dim, rank] float32.
@@ -32,19 +32,18 @@ class Fit(NamedTuple):
 
     @classmethod
     def to(cls, users: Vectors, vectors: Vectors, *, rank: int, seed: int = 0) -> Fit:
-        """The pair that loses least of the inner products of these users and items.
+        """The pair of `rank` columns with the least mean of (q.v - (q Q).(v V))^2 over users q and items v.
 
-        Of all pairs of `rank` columns it has the least mean of (q.v - (q Q).(v V))^2 over users q and items v. With
-        the second moments C_q and C_v that mean is |C_q^1/2 (I - Q V^T) C_v^1/2|^2 (Frobenius), so the best Q V^T is
-        what makes C_q^1/2 Q V^T C_v^1/2 the truncated singular value decomposition U S W^T of C_q^1/2 C_v^1/2 (Eckart
-        and Young 1936): Q = C_q^-1/2 U S^1/2 R and V = C_v^-1/2 W S^1/2 R with any rotation R. A random one makes the
-        variances of all dimensions alike, which codes of one length for each of them need.
+        With the second moments C_q and C_v that mean is |C_q^1/2 (I - Q V^T) C_v^1/2|^2 (Frobenius). The best Q V^T
+        makes C_q^1/2 Q V^T C_v^1/2 the truncated singular value decomposition U S W^T of C_q^1/2 C_v^1/2 (Eckart and
+        Young 1936): Q = C_q^-1/2 U S^1/2 R and V = C_v^-1/2 W S^1/2 R with any rotation R. A random rotation makes the
+        variances of all dimensions alike, as codes of equal length need.
 
         Args:
-            users: [users, dim] unit float32, at least one; of the kind that is searched for.
+            users: [users, dim] unit float32, at least one; like those that will search.
             vectors: [items, dim] unit float32, at least one.
             rank: Columns, at most dim.
-            seed: Of the rotation, and of the items taken where there are very many.
+            seed: Seed of the rotation, and of the sample of very many items.
         """
         random = np.random.default_rng(seed)
         if len(vectors) > _ITEMS:
@@ -58,20 +57,10 @@ class Fit(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path, dim: int) -> Fit:
-        """Read what `save` wrote.
-
-        Args:
-            folder: Of the snapshot.
-            dim: Length of its vectors.
-
-        Raises:
-            SnapshotError: It cannot be read, or is not a pair of matrices for such vectors.
-        """
+        """Read what `save` wrote, for vectors of length `dim`; raises SnapshotError where it does not fit."""
         path = folder / FITTED
-        try:
+        with reading(path, SnapshotError, REBUILD):
             pair = np.load(path)
-        except (OSError, ValueError, EOFError) as error:
-            raise SnapshotError(f"{path} cannot be read: {error}; {REBUILD}") from error
         if pair.dtype != np.float32 or pair.ndim != 3 or pair.shape[:2] != (2, dim):
             raise SnapshotError(
                 f"{path} holds {pair.dtype} {list(pair.shape)}, not float32 [2, {dim}, rank]; {REBUILD}"
@@ -80,7 +69,7 @@ class Fit(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """Length of what it makes of a vector."""
+        """Length of a shortened vector."""
         return self.queries.shape[1]
 
     def save(self, folder: Path) -> None:
@@ -88,7 +77,7 @@ class Fit(NamedTuple):
         np.save(folder / FITTED, np.stack(self))
 
 
-def _roots(vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _roots(vectors: Vectors) -> tuple[Floats, Floats]:
     """Square root of the second moment [dim, dim] of these vectors, and its inverse."""
     dim = vectors.shape[1]
     moment = np.zeros((dim, dim))

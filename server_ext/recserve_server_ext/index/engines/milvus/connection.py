@@ -1,4 +1,4 @@
-"""A connection to Milvus: made when it is first needed, every call with a deadline and one kind of error."""
+"""A connection to Milvus: made at the first call, every call with a deadline and one kind of error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from recserve_server_ext.common.errors import ConfigError, MilvusError
 from recserve_server_ext.config.milvus import MilvusSettings
 
-#: Before Milvus is asked again after it did not answer: until then callers are refused at once.
+#: Pause before Milvus is asked again after it did not answer; callers are refused meanwhile.
 _PAUSE_S = 1.0
 _CONNECT_S = 10.0
 #: Milvus's code of a refusal without a code of its own: it is there.
@@ -22,71 +22,50 @@ _log = logging.getLogger(__name__)
 
 
 class MilvusConnection:
-    """Calls methods of pymilvus's client; safe to use from several threads.
+    """Calls methods of pymilvus's client; several threads may use it.
 
-    pymilvus tries again within the deadline of a call, and its channel connects again by itself when Milvus comes
-    back; what is added here is that Milvus need not be there when a server starts, and that only one call a second
-    waits for a Milvus that is away.
+    pymilvus tries again within the deadline of a call, and reconnects when Milvus comes back. This class adds that a
+    server can start without Milvus, and that only one call a second waits for a Milvus that is away.
     """
 
     def __init__(self, settings: MilvusSettings) -> None:
-        """Connect later.
-
-        Args:
-            settings: Where Milvus is; without a `uri` every call is refused.
-        """
+        """Connect later; without a `uri` in the settings every call is refused."""
         self.settings = settings
-        self._name = _named(settings.uri)
         self._client: Any = None
         self._lock = threading.Lock()
         self._ask_again = 0.0
         self._fault = ""
 
-    def call(self, method: str, *arguments: Any, timeout_s: float, **options: Any) -> Any:
+    def call(self, method: str, *arguments: Any, timeout_s: float | None = None, **options: Any) -> Any:
         """Call a method of the client.
 
         Args:
-            method: Its name.
-            arguments: Handed over.
-            timeout_s: Deadline.
-            options: Handed over.
+            timeout_s: Deadline; by default that of loading.
 
         Raises:
             MilvusError: Milvus is away, refused, or did not answer in time.
-            ConfigError: pymilvus is not installed, or nothing says where Milvus is.
+            ConfigError: pymilvus is not installed, or the settings have no uri.
         """
+        timeout_s = self.settings.load_s if timeout_s is None else timeout_s
         client = self._connected(timeout_s)
-        # Here, since the package is an extra, which `_connect` has found by now.
+        # Imported here: the package is an extra, which `_connect` has found by now.
         import grpc
         from pymilvus.exceptions import MilvusException
 
+        what = f"{_named(self.settings.uri)}: {method}"
         try:
             return getattr(client, method)(*arguments, timeout=timeout_s, **options)
         except MilvusException as error:
-            fault = MilvusError(f"{self._name}: {method}: {_shown(error.message)}")
-            fault.is_away = error.code != _ANSWERED
-            raise fault from error
+            raise MilvusError(f"{what}: {_shown(error.message)}", is_away=error.code != _ANSWERED) from error
         except grpc.RpcError as error:
-            fault = MilvusError(f"{self._name}: {method}: {error.code().name}: {error.details()}")
-            fault.is_away = True
-            raise fault from error
+            raise MilvusError(f"{what}: {error.code().name}: {error.details()}", is_away=True) from error
 
     def check(self) -> None:
-        """See whether Milvus is there.
-
-        Raises:
-            MilvusError: It is not.
-            ConfigError: As `call`.
-        """
+        """Check that Milvus is there; for the errors see `call`."""
         self._connected(_CONNECT_S)
 
     def ask(self, method: str, *arguments: Any, timeout_s: float, **options: Any) -> Any:
-        """`call`, but when Milvus is away everybody is refused at once for a second.
-
-        Raises:
-            MilvusError: As `call`.
-            ConfigError: As `call`.
-        """
+        """As `call`, but after Milvus was away every caller is refused at once for a second."""
         if time.monotonic() < self._ask_again:
             raise MilvusError(self._fault)
         try:
@@ -120,16 +99,15 @@ def _connect(settings: MilvusSettings, timeout_s: float) -> Any:
     # It logs every refusal with a traceback, and the caller gets it as an error anyway.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     try:
-        # Also what a call spends at most on connecting again.
+        # This timeout also limits what a call spends on reconnecting.
         return MilvusClient(settings.uri, token=settings.token(), timeout=min(timeout_s / 2, _CONNECT_S))
     except MilvusException as error:
-        fault = MilvusError(f"{_named(settings.uri)} cannot be reached: {_shown(error.message)}")
-        fault.is_away = True
-        raise fault from error
+        text = f"{_named(settings.uri)} cannot be reached: {_shown(error.message)}"
+        raise MilvusError(text, is_away=True) from error
 
 
 def _named(uri: str) -> str:
-    """Milvus with its address, but without what a URI may say about users."""
+    """Milvus with its address, without credentials in the URI."""
     return f"Milvus at {urlsplit(uri).netloc.rpartition('@')[2]}"
 
 

@@ -1,7 +1,7 @@
 """The `milvus` engine: the vectors of a snapshot in a collection of Milvus, which also evaluates filters.
 
-The item vectors stay here too: what Milvus finds is scored again from them, so scores are the exact cosines, and what
-it does not find (k items must come back whenever k match) is searched here.
+The item vectors stay here too. Items that Milvus finds are scored again from them, so scores are the exact cosines.
+What it does not find is searched here, since k items must come back whenever k match.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract.filters import Filter
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
-from recserve_server_ext.common.errors import MilvusError, SnapshotError
+from recserve_server_ext.common.errors import REBUILD, MilvusError, SnapshotError
+from recserve_server_ext.common.files import reading
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.engines.engine import RemoteEngine, no_results
 from recserve_server_ext.index.engines.milvus.collection import (
@@ -36,18 +37,18 @@ from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
 from recserve_server_ext.index.engines.milvus.filter import AttributeKeys, check_translatable
 
 FILE = "milvus.json"
-#: Most items that Milvus gives for one query, and its widest search.
+#: Most items that Milvus gives for a query, and its widest search.
 _MOST_ITEMS, _MOST_EF = 16_384, 32_768
-#: Candidates that are scored at once (48 MiB of vectors of 384 dimensions), unless one user has more.
+#: Candidates scored at once (48 MiB of vectors of 384 dimensions), unless one user has more.
 _AT_ONCE = 1 << 15
-#: Rows of one delete, its deadline, and the pause after one that failed.
+#: Rows of a delete, its deadline, and the pause after a failed one.
 _DELETED, _DELETE_S, _PAUSE_S = 5000, 10.0, 5.0
 
 _log = logging.getLogger(__name__)
 
 
 class MilvusEngine(RemoteEngine):
-    """Searches the collection of one snapshot. Loading it does not ask Milvus: it may be away when a server starts."""
+    """Searches the collection of one snapshot. Loading does not ask Milvus, which may be away when a server starts."""
 
     name = "milvus"
 
@@ -80,35 +81,19 @@ class MilvusEngine(RemoteEngine):
         ef: int,
         done: Callable[[int], None] = lambda _: None,
     ) -> MilvusEngine:
-        """Load items into a new collection.
-
-        Args:
-            items: Those to search.
-            settings: Where Milvus is.
-            m: Neighbours of an item in the graph.
-            ef_construction: Width of the search for them.
-            ef: Width of a search.
-            done: Called with the number of items after every chunk of them.
-
-        Raises:
-            ServerError: Milvus is away or refused, or nothing says where it is.
-        """
+        """Load items into a new collection; for the arguments and errors see `collection.load`."""
         connection = MilvusConnection(settings)
         loaded = new_collection(items)
         load(connection, loaded, items, m=m, ef_construction=ef_construction, done=done)
         parameters = {"M": m, "ef_construction": ef_construction, "ef": ef}
-        # It is measured next, with more users at a time than are ever served.
+        # The deadline of loading: measurements search for more users at a time than are ever served.
         return cls(connection, loaded, items.vectors, parameters, settings.load_s)
 
     @classmethod
     def load(
         cls, folder: Path, vectors: Vectors, parameters: Mapping[str, int], settings: MilvusSettings
     ) -> MilvusEngine:
-        """The engine of a snapshot, whose collection `save` named.
-
-        Raises:
-            SnapshotError: The file that names it cannot be read.
-        """
+        """The engine of a snapshot, whose collection `save` named; raises SnapshotError."""
         return cls(MilvusConnection(settings), read_loaded(folder), vectors, parameters, settings.search_s)
 
     def save(self, folder: Path) -> None:
@@ -121,7 +106,7 @@ class MilvusEngine(RemoteEngine):
         return MilvusEngine(self.connection, self._loaded, self._vectors, chosen, self._deadline_s)
 
     def leave_out(self, rows: Rows) -> None:
-        """Delete rows that must not be found, before anybody searches; raises MilvusError."""
+        """Delete rows that must not be found, before the first search; raises MilvusError."""
         delete(self.connection, self.collection, rows)
 
     def discard(self) -> None:
@@ -135,11 +120,7 @@ class MilvusEngine(RemoteEngine):
     def search(
         self, queries: Vectors, k: int, *, ef: int | None = None, where: Filter | None = None
     ) -> tuple[Rows, Scores]:
-        """See `RemoteEngine.search`. At most 16,384 items are found for a query.
-
-        Raises:
-            RequestError: unavailable: Milvus is away, or did not answer in time.
-        """
+        """See `RemoteEngine.search`; at most 16,384 items are found for a query."""
         rows, scores = no_results(len(queries), k)
         wanted = min(k, len(self._vectors), _MOST_ITEMS)
         if not len(queries) or not wanted:
@@ -172,14 +153,14 @@ class MilvusEngine(RemoteEngine):
                 timeout_s=self._deadline_s,
             )
         except MilvusError as error:
-            # The log has the reason, which names addresses.
+            # The log has the reason, which may name addresses.
             raise RequestError(
                 ErrorKind.UNAVAILABLE, "Milvus, which searches this catalogue, is away; try again"
             ) from error
         return found
 
     def forget(self, rows: Rows) -> None:
-        """See `RemoteEngine.forget`: they are deleted from the collection in the background."""
+        """See `RemoteEngine.forget`: the rows are deleted from the collection in the background."""
         self._forgotten.add(rows)
         self._forgotten.send()
 
@@ -189,19 +170,19 @@ class MilvusEngine(RemoteEngine):
         return self._forgotten.waiting
 
     def wait(self) -> None:
-        """Return when the background has nothing more to do for now."""
+        """Wait until the background has nothing to do for now."""
         self._forgotten.wait()
 
 
 class _Forgotten:
-    """Rows to delete from a collection: what could not be deleted is tried again after the next search that worked."""
+    """Rows to delete from a collection; a failed delete is tried again after the next search that worked."""
 
     def __init__(self, connection: MilvusConnection, collection: str) -> None:
         self._connection = connection
         self._collection = collection
         self._rows: set[int] = set()
         self._lock = threading.Lock()
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="forget")  # started by the first delete
         self._running = False
         self._not_before = 0.0
 
@@ -218,14 +199,10 @@ class _Forgotten:
             if self._running or not self._rows or time.monotonic() < self._not_before:
                 return
             self._running = True
-            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="forget")
         self._thread.submit(self._delete)
 
     def wait(self) -> None:
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.submit(int).result()
+        self._thread.submit(int).result()
 
     def _delete(self) -> None:
         try:
@@ -250,13 +227,7 @@ class _Forgotten:
 
 
 def read_loaded(folder: Path) -> Loaded:
-    """What a snapshot says about its collection.
-
-    Raises:
-        SnapshotError: It cannot be read.
-    """
+    """What a snapshot keeps of its collection; raises SnapshotError."""
     path = folder / FILE
-    try:
+    with reading(path, SnapshotError, REBUILD):
         return msgspec.json.decode(path.read_bytes(), type=Loaded)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise SnapshotError(f"{path} cannot be read: {error}; rebuild it with: recserve index build") from error

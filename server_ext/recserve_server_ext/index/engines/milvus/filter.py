@@ -1,12 +1,11 @@
-"""Filters -> expressions of Milvus over the JSON of an item's attributes; what has no exact translation is refused.
+"""Filters -> expressions of Milvus over the attributes of an item; a filter without an exact translation is refused.
 
 The attributes of an item are one JSON object under short keys, so that no name can break an expression. Values are
-stored so that every translated condition means the same as on this side (`recserve_server_ext.attributes.filters`):
+stored so that every translated condition means the same as in `recserve_server_ext.attributes.filters`:
 
 - whole floats as integers, since Milvus compares the elements of a list by their own type;
-- strings cut behind `STRING_CHARS` + 1 characters: no condition with a shorter text can tell the difference;
-- numbers that are none in JSON (NaN) not at all, integers beyond 64 bits and objects as an empty object: they exist,
-  and equal nothing.
+- strings cut behind `STRING_CHARS` + 1 characters, which no condition with a shorter text can notice;
+- NaN not at all; integers beyond 64 bits and objects as an empty object, which exists and equals nothing.
 """
 
 from __future__ import annotations
@@ -37,28 +36,23 @@ from recserve_client.contract.filters import (
     leaf_values,
     leaves,
 )
+from recserve_server_ext.common.units import INT64
 
 #: Names of the fields of a collection.
 ROW: Final = "row"
 ATTRIBUTES: Final = "attributes"
-#: Longest text of a condition that is translated.
+#: Most characters of a text in a condition.
 STRING_CHARS: Final = BOUNDS.string_chars
-#: Smaller numbers are the same as a 64-bit float, and none that is larger is rounded to one of them.
+#: Smaller integers are exact as 64-bit floats, and no larger one is rounded to one of them.
 _EXACT: Final = 2**53
-_INT64: Final = range(-(2**63), 2**63)
 _NOTHING: Final = f"{ROW} < 0"
 _LAST_BEFORE_SURROGATES, _FIRST_BEHIND, _LAST = 0xD7FF, 0xE000, 0x10FFFF
 
 
 class AttributeKeys:
-    """The short key of every attribute.
-
-    Attributes:
-        names: The attributes that a collection has, in the order of their keys.
-    """
+    """The short key of every attribute; `names` has the attributes in the order of their keys."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Number these names."""
         self.names = list(names)
         self._keys = {name: f"a{number}" for number, name in enumerate(self.names)}
 
@@ -68,30 +62,19 @@ class AttributeKeys:
         return {key: value for key, value in values if value is not None}
 
     def expression(self, condition: Filter) -> str:
-        """The expression of Milvus that is true for the items that match.
-
-        Args:
-            condition: One that passed `check_translatable`.
-        """
+        """The expression of Milvus that is true for matching items, of a filter that passed `check_translatable`."""
         if isinstance(condition, Not):
             return f"not ({self.expression(condition.of)})"
         if isinstance(condition, And | Or):
             joint = " and " if isinstance(condition, And) else " or "
             return f"({joint.join(map(self.expression, condition.of))})"
         key = self._keys.get(condition.attribute)
-        # An attribute that only changed items have: nothing in the snapshot matches.
+        # Without a key only changed items have the attribute, and no item of the snapshot matches.
         return _NOTHING if key is None else _leaf(condition, f'{ATTRIBUTES}["{key}"]')
 
 
 def check_translatable(condition: Filter) -> None:
-    """Refuse a filter that Milvus cannot evaluate exactly.
-
-    Args:
-        condition: A filter that passed `recserve_client.contract.filters.check_filter`.
-
-    Raises:
-        RequestError: invalid_request; the message names the condition.
-    """
+    """Refuse a checked filter that Milvus cannot evaluate exactly, with RequestError(invalid_request)."""
     for leaf in leaves(condition):
         if isinstance(leaf, Within):
             raise _refused(leaf, "distances are not among its expressions")
@@ -112,7 +95,7 @@ def _refused(leaf: Leaf, why: str) -> RequestError:
 
 
 def _stored(value: Any) -> Any:
-    """A value as JSON that Milvus compares as we do; none = there is no value."""
+    """A value as JSON that Milvus compares as we do; `None` for no value."""
     if isinstance(value, str):
         return value[: STRING_CHARS + 1]
     if isinstance(value, bool) or value is None:
@@ -122,7 +105,7 @@ def _stored(value: Any) -> Any:
             return None if math.isnan(value) else {}
         return int(value) if value.is_integer() and abs(value) < _EXACT else value
     if isinstance(value, int):
-        return value if value in _INT64 else {}
+        return value if value in INT64 else {}
     if isinstance(value, list):
         return [part for part in map(_stored, value) if part is not None]
     return {}
@@ -130,7 +113,7 @@ def _stored(value: Any) -> Any:
 
 def _leaf(leaf: Leaf, field: str) -> str:
     if isinstance(leaf, Exists):
-        # In brackets: it would take all that follows for its own.
+        # In brackets, since `exists` would take all that follows.
         return f"(exists {field})"
     if isinstance(leaf, Eq):
         return _compared(field, "==", leaf.value)
@@ -152,7 +135,7 @@ def _all(parts: list[str]) -> str:
 
 
 def _compared(field: str, sign: str, value: Value) -> str:
-    # As a float, which is compared with integers and floats alike.
+    # A float is compared with integers and floats alike.
     literal = _literal(value if isinstance(value, str | bool) else float(value))
     return f"{field} {sign} {literal}"
 
@@ -166,7 +149,7 @@ def _is_in(field: str, values: Sequence[Value]) -> str:
 
 
 def _begins_with(field: str, prefix: str) -> str:
-    """As a range, since the wildcards of `like` cannot be escaped: from the prefix to the next text as long as it."""
+    """A range from the prefix to the next text of its length, since the wildcards of `like` cannot be escaped."""
     first = _compared(field, ">=", prefix)
     letters = prefix.rstrip(chr(_LAST))
     if not letters:
@@ -177,12 +160,12 @@ def _begins_with(field: str, prefix: str) -> str:
 
 
 def _element(value: Value) -> str:
-    """Whole numbers as integers, as they are stored."""
+    """A literal with whole numbers as integers, as they are stored."""
     if isinstance(value, float) and value.is_integer():
         return _literal(int(value))
     return _literal(value)
 
 
 def _literal(value: Value) -> str:
-    # JSON's escapes are those of Milvus, and texts stay in UTF-8.
+    # Milvus has the escapes of JSON, and texts stay in UTF-8.
     return repr(value) if type(value) in (int, float) else msgspec.json.encode(value).decode()

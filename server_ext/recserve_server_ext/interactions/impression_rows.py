@@ -1,8 +1,8 @@
-"""Logged answers in the interaction store: from packed answers to rows, and the statements that write and read them."""
+"""Rows of the impression log: from slates to rows, and the statements that write, read and trim them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 from operator import itemgetter
@@ -16,26 +16,26 @@ from recserve_client.contract import LoggedAnswer, Slate
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment, version_of
 from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.interactions.erasure import Mark, erased_since
 from recserve_server_ext.interactions.tables import answers, experiments, users
-from recserve_server_ext.interactions.writes import Mark, drop_empty, erased_since, forget_deleted, numbers_of
+from recserve_server_ext.interactions.writes import drop_empty, numbers_of
 
-#: Rows that one transaction removes at most.
+#: Most rows that one transaction removes.
 _TRIMMED: Final = 5000
-#: Rows that one statement inserts at most; a power of two.
+#: Most rows that one statement inserts; a power of two.
 _INSERTED: Final = 256
 _COLUMNS: Final = tuple(column.name for column in answers.c if column.name != "number")
 _VALUES: Final = itemgetter(*_COLUMNS)
 
 
 class Line(NamedTuple):
-    """One answer as it waits to be written.
+    """An answer that waits to be written.
 
     Attributes:
-        slate: The answer.
-        pseudonym: Of the user, or `None` where the request named nobody.
-        time_us: When, in microseconds since 1970.
-        sampling: Part of such answers that is logged.
-        keys: Fingerprint of the ring that the pseudonym was made by.
+        pseudonym: Pseudonym of the user; `None` where the request named no user.
+        time_us: Microseconds since 1970.
+        sampling: Share of such answers that is logged.
+        keys: Fingerprint of the ring that made the pseudonym.
     """
 
     slate: Slate
@@ -46,7 +46,7 @@ class Line(NamedTuple):
 
 
 def row_of(line: Line) -> dict[str, Any]:
-    """The columns of an answer, with the pseudonym in place of the number of the user."""
+    """The columns of an answer, with the pseudonym in place of the user's number."""
     slate = line.slate
     propensities = [1.0 if item.propensity is UNSET else item.propensity for item in slate.items]
     assigned = [] if slate.experiments is UNSET else slate.experiments
@@ -68,46 +68,35 @@ def row_of(line: Line) -> dict[str, Any]:
 
 
 def write(
-    connection: sa.Connection,
-    rows: Sequence[dict[str, Any]],
-    limits: InteractionLimits,
-    now_us: int,
-    mark: Mark,
+    connection: sa.Connection, rows: Sequence[dict[str, Any]], limits: InteractionLimits, now_us: int, mark: Mark
 ) -> None:
     """Write rows from `row_of`, without those of users that were erased since."""
     if not rows:
         return
-    # Of all tombstones the few that may concern these answers: a mark of every user would cost as much as writing them.
+    # Only tombstones that may concern these answers: a mark for every user would cost as much as writing them.
     erased_us = erased_since(connection, min(row["time_us"] for row in rows), now_us)
-    kept = [row for row in rows if not erased_us or row["time_us"] > _erased_us(row["user"], erased_us, mark)]
+
+    def is_erased(row: dict[str, Any]) -> bool:
+        return row["user"] is not None and row["time_us"] <= erased_us.get(mark(row["user"]), -1)
+
+    kept = [row for row in rows if not is_erased(row)] if erased_us else rows
     number_of = numbers_of(connection, {row["user"] for row in kept} - {None}, limits)
     _insert(connection, [{**row, "user": number_of.get(row["user"])} for row in kept])
 
 
-def _erased_us(pseudonym: str | None, erased_us: Mapping[str, int], mark: Mark) -> int:
-    return -1 if pseudonym is None else erased_us.get(mark(pseudonym), -1)
-
-
 def note_experiments(connection: sa.Connection, served: Sequence[Experiment], now_us: int) -> None:
-    """Remember the weights of experiments, by version, so that a report can compare with them."""
+    """Remember the weights of new versions of experiments, so that a report can compare with them."""
     known = {tuple(row) for row in connection.execute(sa.select(experiments.c.name, experiments.c.version))}
-    versions = [(experiment, version_of(experiment)) for experiment in served]
-    new = [
-        {
-            "name": experiment.name,
-            "version": version,
-            "first_us": now_us,
-            "weights": _json({variant.name: variant.weight for variant in experiment.variants}),
-        }
-        for experiment, version in versions
-        if (experiment.name, version) not in known
-    ]
-    if new:
-        connection.execute(sa.insert(experiments), new)
+    for experiment in served:
+        version = version_of(experiment)
+        if (experiment.name, version) not in known:
+            weights = _json({variant.name: variant.weight for variant in experiment.variants})
+            row = {"name": experiment.name, "version": version, "first_us": now_us, "weights": weights}
+            connection.execute(sa.insert(experiments), row)
 
 
 def trim(connection: sa.Connection, limits: InteractionLimits, now_us: int) -> int:
-    """Remove the oldest answers past the limits, 5,000 at most; how many went."""
+    """Remove the oldest answers past the limits, at most 5,000; how many went."""
     newest = connection.execute(sa.select(sa.func.max(answers.c.number))).scalar_one()
     if newest is None:
         return 0
@@ -118,7 +107,6 @@ def trim(connection: sa.Connection, limits: InteractionLimits, now_us: int) -> i
     last = connection.execute(sa.select(sa.func.max(oldest.c.number)).where(past)).scalar_one()
     if last is None:
         return 0
-    forget_deleted(connection)
     which = answers.c.number <= last
     answered = list(connection.execute(sa.select(answers.c.user).distinct().where(which)).scalars())
     gone = connection.execute(sa.delete(answers).where(which)).rowcount
@@ -127,7 +115,7 @@ def trim(connection: sa.Connection, limits: InteractionLimits, now_us: int) -> i
 
 
 def answers_of(connection: sa.Connection, pseudonym: str) -> list[dict[str, Any]]:
-    """All that was logged of a user, in its order, with the fields of `LoggedAnswer` that are given."""
+    """All logged answers of a user in their order, as the given fields of `LoggedAnswer`."""
     query = sa.select(answers).join_from(answers, users, answers.c.user == users.c.number)
     found = connection.execute(query.where(users.c.pseudonym == pseudonym).order_by(answers.c.number))
     fields = LoggedAnswer.__struct_fields__
@@ -145,12 +133,12 @@ def answers_of(connection: sa.Connection, pseudonym: str) -> list[dict[str, Any]
 def _insert(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Insert rows whose values need no conversion.
 
-    Straight through the driver, many in a statement: after every statement the thread has to win the interpreter back
-    from those that answer requests, which takes up to 5 ms, and the store is locked for other writers meanwhile.
+    Straight through the driver and many in a statement. After every statement the thread has to win the interpreter
+    lock back from the threads that answer requests. That takes up to 5 ms, and other writers wait meanwhile.
     """
     start = 0
     while start < len(rows):
-        # Powers of two: few statements, since each of another length is prepared anew and kept by the connection.
+        # Powers of two: a statement of each length is prepared anew and kept by the connection, so few lengths.
         count = min(1 << (len(rows) - start).bit_length() - 1, _INSERTED)
         values = tuple(chain.from_iterable(map(_VALUES, rows[start : start + count])))
         connection.exec_driver_sql(_statement(connection.dialect.name, count), values)

@@ -1,4 +1,4 @@
-"""The log of answers: a bounded queue and a thread that writes it; no request waits for it, or fails because of it."""
+"""The impression log: answers go through a bounded queue to a thread that writes; no request waits, none fails."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from recserve_client.contract import Slate
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment
-from recserve_server_ext.config.server import AnswerLogSettings
-from recserve_server_ext.interactions import answer_rows
-from recserve_server_ext.interactions.answer_rows import Line, row_of
+from recserve_server_ext.config.server import ImpressionLogSettings
+from recserve_server_ext.interactions import impression_rows
+from recserve_server_ext.interactions.impression_rows import Line, row_of
 from recserve_server_ext.interactions.store import InteractionStore
 
-#: Answers of one transaction: while it runs, nothing else can be written to the store.
+#: Answers of one transaction; while it runs, nothing else can be written to the store.
 _BATCH: Final = 500
-#: Between two looks for rows that are past the limits.
+#: Pause between two trims to the limits.
 _TRIM_S: Final = 10.0
-#: How long the end of the process waits for what is still to be written.
+#: How long the end of the process waits for the last answers to be written.
 _END_S: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
 class LogCounts(NamedTuple):
-    """What became of the answers that were to be logged, since the start.
+    """Counts of answers since the start.
 
     Attributes:
-        logged: Committed; those of users who were erased meanwhile count too.
-        full: Lost: the queue had no room.
-        failed: Lost: the store could not be written, or the keys were rotated while they waited.
+        logged: Written, including those that were dropped because their user was erased meanwhile.
+        full: Lost because the queue had no room.
+        failed: Lost because the store could not be written, or the keys were rotated while they waited.
     """
 
     logged: int = 0
@@ -42,13 +42,13 @@ class LogCounts(NamedTuple):
     failed: int = 0
 
 
-class AnswerLog:
+class ImpressionLog:
     """Takes answers from any thread and writes them a little later."""
 
     def __init__(
         self,
         store: Callable[[], InteractionStore],
-        settings: AnswerLogSettings,
+        settings: ImpressionLogSettings,
         served: Sequence[Experiment],
         *,
         show: Callable[[LogCounts], None] = lambda counts: None,
@@ -58,12 +58,10 @@ class AnswerLog:
         """Start the thread.
 
         Args:
-            store: Opens the interaction store.
-            settings: What is logged.
-            served: Experiments, which the store is told of first.
-            show: Called now and then, by the thread, with the counts.
+            served: The experiments; the thread writes them to the store first.
+            show: Called by the thread with the counts after every flush.
             clock: Seconds since 1970.
-            seed: Of the samples, or `None` for one from the system.
+            seed: Seed of the sampling, or `None` for one from the system.
         """
         self._open = store
         self._settings = settings
@@ -83,21 +81,20 @@ class AnswerLog:
 
     @property
     def counts(self) -> LogCounts:
-        """As they are now."""
+        """The counts now."""
         return LogCounts(self._logged, self._full, self._failed)
 
     @property
     def waiting(self) -> int:
-        """Answers in the queue; those that are being written have left it."""
+        """Number of answers in the queue, without those that are being written."""
         return len(self._lines)
 
     def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
-        """Log an answer, if it is drawn and there is room; returns at once.
+        """Log an answer if it is in the sample and there is room; returns at once.
 
         Args:
-            slate: The answer.
-            pseudonym: Of the user, or `None` where the request named nobody.
-            keys: Fingerprint of the ring that the pseudonym was made by.
+            pseudonym: Pseudonym of the user, or `None` where the request named no user.
+            keys: Fingerprint of the ring that made the pseudonym.
         """
         sampling = self._settings.plain if pseudonym is None else self._settings.by_user
         if sampling < 1 and self._random.random() >= sampling:
@@ -112,7 +109,7 @@ class AnswerLog:
             self._items = items
 
     def flush(self) -> None:
-        """Write what waits. Not to be called by two threads at a time."""
+        """Write the queue. Not to be called by two threads at a time."""
         try:
             self._note_and_trim()
             while lines := self._take():
@@ -120,11 +117,11 @@ class AnswerLog:
         except InteractionError as error:
             _log.error("answers could not be logged: %s", error)
         except Exception as error:
-            # The thread must live: what cannot be logged is counted, whatever the fault.
+            # The thread must survive any fault; the lost answers are counted.
             _log.error("answers could not be logged", exc_info=error)
 
     def close(self) -> None:
-        """Write what waits, for 5 s at most, and end the thread."""
+        """Write the queue, for at most 5 s, and end the thread."""
         self._end.set()
         self._thread.join(_END_S)
 
@@ -146,13 +143,12 @@ class AnswerLog:
             store = self._open()
             with store.database.writing() as connection:
                 store.check(connection)
-                # Only now, as no rotation can come between: a pseudonym of another ring is no user's any more.
-                ring = None if store.keys is None else store.keys.pseudonyms.fingerprint
-                if ring is not None:
-                    pairs = zip(lines, rows, strict=True)
+                # In the transaction, where no rotation can come between: a pseudonym of another ring names no user.
+                if store.keys is not None:
+                    ring, pairs = store.keys.pseudonyms.fingerprint, zip(lines, rows, strict=True)
                     rows = [row for line, row in pairs if line.pseudonym is None or line.keys == ring]
                 now_us = round(self._clock() * MICROSECONDS)
-                answer_rows.write(connection, rows, store.limits, now_us, store.mark_of)
+                impression_rows.write(connection, rows, store.limits, now_us, store.mark_of)
         except BaseException:
             self._failed += len(lines)
             raise
@@ -163,7 +159,7 @@ class AnswerLog:
         now_us = round(self._clock() * MICROSECONDS)
         if not self._noted:
             with self._open().database.writing() as connection:
-                answer_rows.note_experiments(connection, self._served, now_us)
+                impression_rows.note_experiments(connection, self._served, now_us)
             self._noted = True
         if self._logged and time.monotonic() >= self._next_trim:
             self._next_trim = time.monotonic() + _TRIM_S

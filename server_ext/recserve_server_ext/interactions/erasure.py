@@ -1,0 +1,83 @@
+"""Erasure of a user: the rows go, a tombstone refuses what would bring them back, a receipt proves it."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from recserve_client.contract import ErasureReceipt
+from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.tables import answers, erased, interactions, seen, state, users
+from recserve_server_ext.storage.database import next_revision
+
+#: Pseudonym -> mark of its tombstone.
+Mark = Callable[[str], str]
+_PURPOSE: Final = b"recserve erasure receipt"
+_IN_FORCE: Final = sa.select(erased.c.mark, erased.c.erased_us).where(erased.c.until_us > sa.bindparam("now_us"))
+_OF_USERS: Final = _IN_FORCE.where(erased.c.mark.in_(sa.bindparam("marks", expanding=True)))
+_SINCE: Final = _IN_FORCE.where(erased.c.erased_us >= sa.bindparam("since_us"))
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """The outcome of an erasure; `refused_until` is in seconds since 1970."""
+
+    interactions: int
+    refused_until: float
+    answers: int
+
+
+def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int, mark: Mark) -> Erased:
+    """Remove every row of a user and leave a tombstone."""
+    number = sa.select(users.c.number).where(users.c.pseudonym == pseudonym).scalar_subquery()
+    newest = sa.select(sa.func.max(interactions.c.time_us)).where(interactions.c.user == number)
+    # Timestamps may be somewhat ahead of the clock: a replay of the newest must be refused too.
+    erased_us = max(now_us, connection.execute(newest).scalar_one() or 0)
+    of_interactions, of_answers, _ = (
+        connection.execute(sa.delete(table).where(table.c.user == number)).rowcount
+        for table in (interactions, answers, seen)
+    )
+    connection.execute(sa.delete(users).where(users.c.pseudonym == pseudonym))
+    tombstone = {"mark": mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
+    connection.execute(sa.delete(erased).where(erased.c.mark == tombstone["mark"]))
+    connection.execute(sa.insert(erased), tombstone)
+    next_revision(connection, state)
+    return Erased(of_interactions, until_us / MICROSECONDS, of_answers)
+
+
+def erased_among(connection: sa.Connection, pseudonyms: set[str], now_us: int, mark: Mark) -> dict[str, int]:
+    """When each of these users was erased, in microseconds, as far as a tombstone is in force."""
+    user_of = {mark(pseudonym): pseudonym for pseudonym in pseudonyms}
+    found = connection.execute(_OF_USERS, {"marks": list(user_of), "now_us": now_us})
+    return {user_of[found_mark]: erased_us for found_mark, erased_us in found}
+
+
+def erased_since(connection: sa.Connection, since_us: int, now_us: int) -> dict[str, int]:
+    """When users were erased, in microseconds, by mark: the tombstones in force since a moment."""
+    found = connection.execute(_SINCE, {"since_us": since_us, "now_us": now_us})
+    return {row.mark: row.erased_us for row in found}
+
+
+def receipt_of(pseudonyms: Pseudonyms, pseudonym: str, erased: Erased, erased_at: float) -> ErasureReceipt:
+    """The receipt of an erasure; it does not name the user."""
+    proof = _proof(pseudonyms, pseudonym, erased_at, erased.interactions, erased.refused_until)
+    return ErasureReceipt(erased_at, erased.interactions, erased.refused_until, proof)
+
+
+def is_receipt_of(pseudonyms: Pseudonyms, pseudonym: str, receipt: ErasureReceipt) -> bool:
+    """Whether one of these keys signed this receipt for this user while it was the newest key."""
+    numbers = (receipt.erased_at, receipt.interactions, receipt.refused_until)
+    given = receipt.proof.encode(errors="replace")
+    return any(
+        hmac.compare_digest(_proof(ring, name, *numbers).encode(), given) for ring, name in pseudonyms.stages(pseudonym)
+    )
+
+
+def _proof(pseudonyms: Pseudonyms, pseudonym: str, erased_at: float, count: int, until: float) -> str:
+    """HMAC-SHA256 over the purpose, the pseudonym and the numbers, times in whole microseconds."""
+    erased_us, until_us = round(erased_at * MICROSECONDS), round(until * MICROSECONDS)
+    return pseudonyms.sign(b"%s\n%s\n%d\n%d\n%d" % (_PURPOSE, pseudonym.encode(), erased_us, count, until_us))

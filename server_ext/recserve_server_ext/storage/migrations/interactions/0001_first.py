@@ -1,0 +1,4 @@
+"""The first schema: a new store gets its tables from `recserve_server_ext.interactions.tables`, and begins here."""
+
+revision = "0001"
+down_revision = None
