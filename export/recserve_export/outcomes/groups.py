@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from recserve_export.outcomes.outcomes import Outcomes
 from recserve_export.outcomes.proportions import wilson
@@ -17,10 +16,10 @@ class Kind(NamedTuple):
     """Answers that agree in everything that groups are made by.
 
     Attributes:
-        strategy: See `strategy_of`.
+        strategy: From `strategy_of`.
         variants: JSON, as in the log.
-        size: Items of each.
-        answers: How many.
+        size: Items of each answer.
+        answers: Number of answers.
     """
 
     strategy: str
@@ -30,7 +29,7 @@ class Kind(NamedTuple):
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """A part of impressions, with its Wilson interval."""
+    """A share of impressions, with its Wilson interval."""
 
     count: int
     rate: float | None
@@ -42,11 +41,11 @@ class Group(msgspec.Struct, frozen=True):
     """Impressions with something in common.
 
     Attributes:
-        name: What that is.
-        answers: Answers.
-        impressions: Recommended items.
-        clicks: Of these, those that were clicked.
-        conversions: Those that were converted.
+        name: What they have in common.
+        answers: Number of answers.
+        impressions: Number of recommended items.
+        clicks: Impressions that were clicked.
+        conversions: Impressions that were converted.
     """
 
     name: str
@@ -58,14 +57,11 @@ class Group(msgspec.Struct, frozen=True):
 
 def by_name(kinds: Sequence[Kind], outcomes: Outcomes, names: Callable[[str, str], Sequence[str]]) -> list[Group]:
     """Groups by what `names` makes of strategy and variants, in alphabetical order; an answer may be in several."""
-    answered: Counter[str] = Counter()
-    impressions: Counter[str] = Counter()
+    answered, impressions, clicks, conversions = (Counter[str]() for _ in range(4))
     for kind in kinds:
         for name in names(kind.strategy, kind.variants):
             answered[name] += kind.answers
             impressions[name] += kind.answers * kind.size
-    clicks: Counter[str] = Counter()
-    conversions: Counter[str] = Counter()
     for answer, of in outcomes.of.items():
         for name in names(strategy_of(answer.strategy, has_user=answer.user is not None), answer.variants):
             clicks[name] += sum(outcome.clicked for outcome in of.values())
@@ -77,27 +73,20 @@ def by_name(kinds: Sequence[Kind], outcomes: Outcomes, names: Callable[[str, str
 
 def by_position(kinds: Sequence[Kind], outcomes: Outcomes) -> list[Group]:
     """Groups by position, from 1: an answer with n items has an impression at each of the first n."""
-    sizes: dict[int, int] = defaultdict(int)
-    for kind in kinds:
-        sizes[kind.size] += kind.answers
-    longest = max(sizes, default=0)
-    of_size = np.zeros(longest + 1, np.int64)
-    of_size[list(sizes)] = list(sizes.values())
-    # Answers with more than p items have one at position p.
-    shown = of_size[::-1].cumsum()[::-1][1:].tolist()
-    clicks: Counter[int] = Counter()
-    conversions: Counter[int] = Counter()
+    clicks, conversions = Counter[int](), Counter[int]()
     for of in outcomes.of.values():
         for place, outcome in of.items():
             clicks[place] += outcome.clicked
             conversions[place] += outcome.converted
+    longest = max((kind.size for kind in kinds), default=0)
+    shown = [sum(kind.answers for kind in kinds if kind.size > place) for place in range(longest)]
     return [
         _group(str(place + 1), count, count, clicks[place], conversions[place]) for place, count in enumerate(shown)
     ]
 
 
 def strategy_of(strategy: str, *, has_user: bool) -> str:
-    """The strategy, and where there was no user, that: such answers have no variants, and other callers."""
+    """The strategy, with a note for answers without a user: these have no variants, and come of other callers."""
     return strategy if has_user else f"{strategy}, no user"
 
 

@@ -1,4 +1,4 @@
-"""The report of outcomes: what was recommended, what came of it, and what experiments say."""
+"""Report of outcomes: what was recommended, what came of it, and what experiments say."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from recserve_server_ext.storage.database import Database
 
 
 class OutcomeReport(msgspec.Struct, frozen=True):
-    """All that is reported.
+    """The report of outcomes.
 
     Attributes:
         answers: Answers that count.
-        forced: Answers with variants that the request named; they do not count.
+        forced: Answers with variants that the request chose, which do not count.
         open: Answers younger than the window, whose outcomes may still come.
-        window_s: Until so long after its answer an interaction counts.
+        window_s: How long after its answer an interaction counts.
         lift: Relative lift that power is stated for.
         named: What became of the interactions that name a recommendation.
-        strategies: By strategy.
-        positions: By position, from 1.
-        variants: By experiment and variant.
+        strategies: Impressions by strategy.
+        positions: Impressions by position, from 1.
+        variants: Impressions by experiment and variant.
         experiments: Each version of each experiment.
     """
 
@@ -45,8 +45,8 @@ def report(database: Database, rules: OutcomeRules, *, now_s: float, lift: float
     """Make the report, from one state of the interaction store.
 
     Args:
-        database: Of the interaction store.
-        rules: What counts.
+        database: Database of the interaction store.
+        rules: What counts as an outcome.
         now_s: Seconds since 1970.
         lift: Relative lift over the first variant that power is stated for.
 
