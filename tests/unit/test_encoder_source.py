@@ -144,7 +144,7 @@ class TestRefusals:
 class TestSource:
     def test_default_is_found_without_importing_it(self) -> None:
         found = read_source()
-        assert (found.name, found.is_default) == ("all-MiniLM-L6-v2", True)
+        assert found.name == "all-MiniLM-L6-v2"
         assert (found.pooling, found.max_tokens) == ("mean", 256)
         assert read_source(default_folder()) == found
 

@@ -1,4 +1,4 @@
-"""The folder an export begins from: what it holds, whether this exporter can use it, and its checksum."""
+"""The source folder of an encoder export: what it holds, whether it can be exported, and its checksum."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class SourceOptions:
     """What the caller asks for, besides the folder.
 
     Attributes:
-        pooling: Instead of what the folder says.
-        max_tokens: Instead of what the folder says; at most the model's positions.
+        pooling: How token vectors become one; `None` takes what the folder says.
+        max_tokens: At most the model's positions; `None` takes what the folder says.
         dim: Keep only the first elements of a vector (Matryoshka), before the L2 normalisation.
         allow_pickle: Read pickled weights (pytorch_model.bin) where there are no safetensors.
         trust_remote_code: Run the Python code that comes with the model.
-        query_prompt: Put before the texts of a history, instead of what the folder says; `""` = nothing.
-        passage_prompt: Put before the texts of items, likewise.
+        query_prompt: Put before the texts of a history; `None` takes what the folder says.
+        passage_prompt: Put before the texts of items; `None` takes what the folder says.
         long_text: What becomes of an item's text that is too long.
     """
 
@@ -85,7 +85,6 @@ class EncoderSource:
         folder: Where it is.
         model_folder: Where the transformer and its tokenizer are: the folder itself, or one inside it.
         name: Name of the model.
-        is_default: Whether it is the all-MiniLM-L6-v2 that comes with the export extra.
         weights: Its safetensors files, or pickled ones.
         pooling: How token vectors become one.
         steps: Dense and Normalize modules behind the pooling.
@@ -99,7 +98,6 @@ class EncoderSource:
     folder: Path
     model_folder: Path
     name: str
-    is_default: bool
     weights: tuple[Path, ...]
     pooling: Pooling
     steps: tuple[Step, ...]
@@ -159,9 +157,9 @@ def read_source(
     """Look at a source folder without loading the model.
 
     Args:
-        folder: The folder; none = the default model.
-        options: What else the caller asks for.
-        name: Of the model; none = that of the folder.
+        folder: The folder; `None` takes the default model.
+        options: What the caller asks for.
+        name: Name of the model; `None` takes that of the folder.
 
     Raises:
         EncoderSourceError: Something is missing, damaged, not supported or not allowed.
@@ -181,7 +179,6 @@ def read_source(
         folder=folder,
         model_folder=model_folder,
         name=_DEFAULT_NAME if is_default else name or folder.resolve().name,
-        is_default=is_default,
         weights=_find_weights(model_folder, options),
         pooling=modules.pooling or _pooling_by_default(config),
         steps=modules.steps,

@@ -1,4 +1,4 @@
-"""The modules of a sentence-transformers folder, from their JSON files: where the model is, and what follows it."""
+"""Modules of a sentence-transformers folder, from their JSON files: pooling, Dense and Normalize."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULES: Final = "modules.json"
 CONFIG: Final = "config.json"
 
 _OLD_POOLING: Final = "1_Pooling"
-#: Names that sentence-transformers gives what is called something else here.
+#: Poolings by their names in sentence-transformers.
 _POOLINGS: Final[dict[str, Pooling]] = {
     "mean": "mean",
     "cls": "cls",
@@ -63,7 +63,7 @@ class SentenceModules:
 
     Attributes:
         model: Folder of the transformer inside the source, `""` for the source itself.
-        pooling: How token vectors become one; none = the folder does not say.
+        pooling: How token vectors become one; `None` where the folder does not say.
         steps: What follows the pooling, in this order; the L2 normalisation that ends every encoder is left out.
         configs: JSON files read, below the source.
     """
@@ -75,7 +75,7 @@ class SentenceModules:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; none = there is no such file.
+    """The JSON object in a file; `None` where there is no such file.
 
     Raises:
         EncoderSourceError: It cannot be read, or holds something else.
@@ -91,7 +91,7 @@ def read_modules(folder: Path, pooling: Pooling | None = None) -> SentenceModule
 
     Args:
         folder: The source.
-        pooling: Instead of what the folder says.
+        pooling: Pooling in place of what the folder says.
 
     Raises:
         EncoderSourceError: A file is damaged, or asks for something that the graph would leave out.

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from transformers.utils import is_sentencepiece_available
 
 from recserve_export.encoder.source.folder import EncoderSource
-from recserve_export.errors import EncoderSourceError
+from recserve_export.errors import EncoderSourceError, first_line
 
 #: Scripts, signs and lengths on which tokenizers have been known to differ.
 SAMPLE: Final = (
@@ -126,8 +126,3 @@ def _load_slow(source: EncoderSource, fast: Any) -> Any | str:
         raise EncoderSourceError(
             f"transformers cannot load {kind.__name__} of {folder}: {first_line(error)}"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what a library says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
