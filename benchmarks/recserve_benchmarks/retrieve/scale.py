@@ -16,9 +16,10 @@ import numpy as np
 
 from recserve_benchmarks.retrieve.corpus import some_of
 from recserve_benchmarks.retrieve.start import start
-from recserve_export.index.engine_choice import Settings, Stage, build_engine, ef_curve
+from recserve_export.index.engine_choice import Settings, build_engine, ef_curve
 from recserve_export.index.recall import CurvePoint, choose, reaches, sample_users
 from recserve_export.index.scan_budget import ScanBudget
+from recserve_export.stages import Stage
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import BuiltEngine
 from recserve_server_ext.index.engines.exact import ExactEngine
@@ -208,8 +209,8 @@ def _stages(what: str, done: Done) -> Stage:
     """The progress of building as this benchmark shows it."""
 
     @contextmanager
-    def stage(name: str, total: int) -> Iterator[Callable[[int], None]]:
-        counted = 0
+    def stage(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        counted, total = 0, total or 0
         done(what + name, 0, total)
 
         def advance(count: int) -> None:

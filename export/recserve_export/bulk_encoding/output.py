@@ -1,6 +1,6 @@
-"""The output of `recserve catalogue encode`, looked up by what each vector was made from.
+"""Output of `recserve catalogue encode`, looked up by what each vector was made from.
 
-Of a row 24 bytes are held; vectors are read where they are asked for, a few thousand at a time.
+24 bytes of a row are held in memory; vectors are read when they are asked for, a few thousand at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recserve_export.errors import ExportError
 from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.encoder.item_vectors import MADE_FROM_BYTES
 
-#: Digests as numpy compares and sorts them: by all their bytes, since all have the same number of them.
+#: Digests as numpy compares and sorts them.
 _DIGEST = f"S{MADE_FROM_BYTES}"
 #: Vectors read at a time.
 _ROWS = 4096
@@ -46,7 +46,7 @@ class _Index(NamedTuple):
 
 
 class EncodedVectors:
-    """Item vectors in an output folder; that of a job that was stopped has those that were done."""
+    """Item vectors in an output folder; a job that was stopped has those that were done."""
 
     def __init__(self, folder: Path, encoder: str, field_weights: Mapping[str, float]) -> None:
         """
@@ -72,7 +72,7 @@ class EncodedVectors:
         self._folder = folder
 
     def find(self, made_from: Sequence[bytes]) -> Ints:
-        """The place of the vector that was made from each of these, [n]; -1 = there is none.
+        """The place of the vector that was made from each of these, [n]; -1 where there is none.
 
         Args:
             made_from: Digests, see `recserve_server_ext.encoder.item_vectors.made_from`.
@@ -91,9 +91,9 @@ class EncodedVectors:
         """Put vectors where they belong.
 
         Args:
-            vectors: [items, dim]; changed.
-            rows: [n] rows of it.
-            places: [n] of the vectors for these, from `find`.
+            vectors: [items, dim], which is changed.
+            rows: [n] rows of `vectors`.
+            places: [n] places of their vectors, from `find`.
 
         Raises:
             ExportError: A file cannot be read, or has no unit vector of this length there; named.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import msgspec
 import numpy as np
 
 from recserve_export.index.recall import (
@@ -16,13 +14,14 @@ from recserve_export.index.recall import (
     Users,
     choose,
     measure,
-    next_ef,
     reaches,
     sample_users,
     users_of_log,
     users_to_fit,
 )
+from recserve_export.index.report import RecallReport
 from recserve_export.index.scan_budget import ScanBudget
+from recserve_export.stages import Stage, silent
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
@@ -31,9 +30,8 @@ from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 
 EngineName = Literal["auto", "hnsw", "scan", "exact", "milvus"]
-
-#: Opens a stage of known length; inside, call what it yields with the number of things done.
-Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+#: Widths of HNSW's search between those of the settings are multiples of this.
+_EF_STEP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +39,19 @@ class Settings:
     """How the engine and its parameters are chosen.
 
     Attributes:
-        engine: The engine to use; `auto` = the cheapest of those in this process that reaches the target.
+        engine: The engine to use; `auto` takes the cheapest of those in this process that reaches the target.
         recall: Target of recall@10 for user vectors of both kinds.
-        m: Graphs to build.
-        m_if_missed: One more, where nothing reaches the target.
-        ef_construction: Width of the search for neighbours in building.
-        ef: Widths of search to measure on each graph, before the steps between are.
-        refinements: Most widths measured between the last that misses the target and the first that reaches it.
+        m: Graphs of `hnsw` to build.
+        m_if_missed: One more graph, where nothing reaches the target.
+        ef_construction: Width of the search for neighbours in building a graph.
+        ef: Widths of search to measure on each graph first.
+        refinements: Most further widths, between the last that misses the target and the first that reaches it.
         items_per_list: Mean lengths of the inverted lists of `scan` to try.
-        dims_per_code: Dimensions of an item vector for each code of `scan`; the next where nothing reaches the target.
+        dims_per_code: Dimensions of a vector for each code of `scan`; the next where nothing reaches the target.
         rescored: Items that `scan` scores exactly where ten are wanted, to try; falling.
         users: User vectors of each kind.
-        seed: Of the users and of the graph.
-        threads: Of building and measuring; none = the usable cores.
+        seed: Seed of the users and of the graph.
+        threads: Threads of building and measuring; `None` takes the usable cores.
     """
 
     engine: EngineName = "auto"
@@ -71,59 +69,14 @@ class Settings:
     threads: int | None = None
 
 
-class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`report.json`: what the engine and its parameters were chosen from.
-
-    Attributes:
-        cpu: Name of the CPU.
-        cpu_flags: Those of its vector extensions that searching uses.
-        threads: Of the searches.
-        items: Number of items.
-        dim: Length of a vector.
-        k: Items searched for.
-        users: User vectors of each kind.
-        users_from: Which ones: `means of neighbours` (kinds `interests` and `random`), or `logged histories (n users)`
-            (kind `logged`).
-        seed: They were drawn with.
-        engine: The engine that was asked for.
-        target: Recall wanted.
-        choice: The point that was chosen.
-        points: All that was measured; the last is the exact engine, to compare with where it was not asked for.
-        encoded_texts: Distinct texts of the catalogue that were encoded for this index; the others were known.
-        truncated_texts: Of those, the ones that are longer than the encoder takes, and so were cut off.
-    """
-
-    cpu: str
-    cpu_flags: list[str]
-    threads: int
-    items: int
-    dim: int
-    k: int
-    users: int
-    users_from: str
-    seed: int
-    engine: EngineName
-    target: float
-    choice: Choice
-    points: list[CurvePoint]
-    encoded_texts: int = 0
-    truncated_texts: int = 0
-
-
-@contextmanager
-def silent(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A stage that shows nothing."""
-    yield lambda count: None
-
-
 class Curve(NamedTuple):
-    """What was measured of one index."""
+    """What was measured of one engine with several search parameters."""
 
     points: list[CurvePoint]
     engine: BuiltEngine
 
 
-class Trying(NamedTuple):
+class _Trying(NamedTuple):
     """What candidates are built of, and measured with."""
 
     vectors: Vectors
@@ -151,21 +104,22 @@ def build_engine(
     Args:
         vectors: [items, dim] unit float32, at least one.
         settings: How to choose.
-        logged: [users, dim] vectors of users to measure with; none = made up ones, see `sample_users`.
+        logged: [users, dim] vectors of users to measure with; `None` takes made up ones, see `sample_users`.
         stage: Shows progress.
         elsewhere: Builds the engine `milvus`, where it was asked for.
-        budget: Of the search for parameters of `scan`; none = no bound.
+        budget: Bounds the search for parameters of `scan`; `None` sets no bound.
 
     Raises:
         SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
     """
-    if logged is None:
-        users = sample_users(vectors, count=settings.users, seed=settings.seed)
-    else:
-        users = users_of_log(vectors, logged)
+    users = (
+        sample_users(vectors, count=settings.users, seed=settings.seed)
+        if logged is None
+        else users_of_log(vectors, logged)
+    )
     points: list[CurvePoint] = []
     best: BuiltEngine = ExactEngine(vectors)
-    trying = Trying(vectors, users, settings, stage, budget or ScanBudget())
+    trying = _Trying(vectors, users, settings, stage, budget or ScanBudget())
     curves = _curves(trying, points) if elsewhere is None else [elsewhere(users)]
     for curve in curves:
         points += curve.points
@@ -183,7 +137,7 @@ def build_engine(
     return best, _report(users, vectors, settings, choice, points)
 
 
-def _curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
+def _curves(trying: _Trying, points: list[CurvePoint]) -> Iterator[Curve]:
     """The curve of one index after another; `points` are those of all before it."""
     settings = trying.settings
     if settings.engine in ("auto", "scan"):
@@ -195,7 +149,7 @@ def _curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
             yield _hnsw_curve(trying, settings.m_if_missed)
 
 
-def _hnsw_curve(trying: Trying, m: int) -> Curve:
+def _hnsw_curve(trying: _Trying, m: int) -> Curve:
     vectors, users, settings, stage, _ = trying
     with stage(f"build graph, M {m}", len(vectors)) as advance:
         engine = HnswEngine.build(
@@ -227,7 +181,27 @@ def ef_curve(engine: BuiltEngine, users: Users, settings: Settings, stage: Stage
     return Curve(points, engine)
 
 
-def _scan_curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
+def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
+    """The `ef` to measure next, halfway between the last that misses the target and the first that reaches it.
+
+    Args:
+        points: Of one graph, in any order.
+        target: Recall wanted.
+
+    Returns:
+        None where the two are within an eighth of each other, or all points are on one side.
+    """
+    reaching = [point.parameters["ef"] for point in points if reaches(point, target)]
+    high = min(reaching, default=0)
+    missing = [point.parameters["ef"] for point in points if point.parameters["ef"] < high]
+    if not missing:
+        return None
+    low = max(missing)
+    middle = round((low + high) / 2 / _EF_STEP) * _EF_STEP
+    return middle if low < middle < high and high - low > high / 8 else None
+
+
+def _scan_curves(trying: _Trying, points: list[CurvePoint]) -> Iterator[Curve]:
     """A curve for each number of lists, with more codes where `points` miss the target; none for too few items."""
     # Here, since loading faiss takes a while and only this engine needs it.
     from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
@@ -258,7 +232,7 @@ def _scan_curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
             yield Curve(_scan_points(engine, trying), engine)
 
 
-def _scan_points(engine: BuiltEngine, trying: Trying) -> list[CurvePoint]:
+def _scan_points(engine: BuiltEngine, trying: _Trying) -> list[CurvePoint]:
     """The points along the border of what reaches the target.
 
     More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer lists

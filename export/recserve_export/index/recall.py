@@ -1,6 +1,6 @@
-"""Recall and cost of a search for user vectors, and the choice of an engine's parameters from them.
+"""Recall and cost of a search for user vectors, and the choice among what was measured.
 
-Means of behaviours lie off the data, where a graph finds less than it does for items: so recall is measured for users,
+Means of behaviours lie off the data, where a graph finds less than it does for items. So recall is measured for users
 of two kinds (docs/decisions/003-hnsw-parameters.md).
 """
 
@@ -37,7 +37,6 @@ _APART = 1_000_003
 TIE = 1e-6
 #: One-sided 95% of a normal distribution.
 _SIGMAS = 1.645
-_EF_STEP = 16
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +57,17 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     recall_low: dict[str, float]
     users_per_s: float
     cpu_us_per_user: float
+
+    @property
+    def name(self) -> str:
+        """Engine and parameters in words."""
+        return " ".join([self.engine, *(f"{name} {value}" for name, value in self.parameters.items())])
+
+    @property
+    def index(self) -> str:
+        """The index that was searched: engine and the parameters it was built with, in words."""
+        built = (f"{name} {value}" for name, value in self.parameters.items() if name in ("M", "lists"))
+        return " ".join([self.engine, *built])
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +90,7 @@ class Users:
         vectors: [users, dim] unit float32, by kind.
         last: [users] score of the last item of the exact answer, by kind.
         k: Items searched for: 10, or all where there are fewer.
-        origin: Where they come from.
+        origin: Where the users come from, in words.
     """
 
     vectors: dict[str, Vectors]
@@ -111,7 +121,7 @@ def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
     Args:
         vectors: [items, dim] unit float32, at least one.
         count: Users of each kind.
-        seed: The same seed gives the same users.
+        seed: Seed of the sample.
     """
     users = {
         kind: normalised_means(vectors[rows])
@@ -121,26 +131,21 @@ def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
 
 
 def users_to_fit(vectors: Vectors, *, seed: int) -> Vectors:
-    """Users of the kind `random` to fit the codes of `scan` to, [users, dim]: never those that are measured with.
+    """Users of the kind `random` to fit the codes of `scan` to, [users, dim]; none of them is measured with.
 
-    That kind is the hardest to search for, and what is fitted to it serves the others as well as what is fitted to both
+    That kind is the hardest to search for. What is fitted to it serves the others as well as what is fitted to both
     (docs/decisions/005-scan-engine.md).
 
     Args:
         vectors: [items, dim] unit float32, at least one.
-        seed: That of the users who are measured; these are drawn apart from them.
+        seed: Seed of the users who are measured; these are drawn apart from them.
     """
     random = np.random.default_rng(seed + _APART)
     return normalised_means(vectors[random.integers(len(vectors), size=(_USERS_TO_FIT, _BEHAVIOURS))])
 
 
 def users_of_log(vectors: Vectors, logged: Vectors) -> Users:
-    """Users of one kind, `logged`.
-
-    Args:
-        vectors: [items, dim] unit float32, at least one.
-        logged: [users, dim] their vectors; see `recserve_export.index.logged_users`.
-    """
+    """Users of one kind, `logged`, by their vectors [users, dim]; see `recserve_export.index.logged_users`."""
     return with_exact_answers(vectors, {"logged": logged}, f"logged histories ({len(logged):,} users)")
 
 
@@ -151,12 +156,7 @@ def with_exact_answers(vectors: Vectors, users: dict[str, Vectors], origin: str)
 
 
 def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
-    """Search for all users with this engine. An item that ties with the last of the exact answer counts as found.
-
-    Args:
-        engine: To be measured, with the parameters it has.
-        users: From `sample_users` of the same vectors.
-    """
+    """Recall and cost of an engine with the parameters it has, for users of the same vectors."""
     recall, low = {}, {}
     for kind, queries in users.vectors.items():
         scores = engine.search(queries, users.k)[1]
@@ -176,11 +176,11 @@ def measure(engine: BuiltEngine, users: Users) -> CurvePoint:
 
 
 def recall_of(scores: Vectors, last: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Recall of each user [users]: the share of the found items' scores [users, k] that reach the exact answer's last.
+    """Recall of each user, [users]: the share of the found scores that reach the last of the exact answer, or tie.
 
     Args:
-        scores: [users, k] of what was found.
-        last: [users] score of the last item of the exact answer; what ties with it counts as found.
+        scores: [users, k] scores of what was found.
+        last: [users] score of the last item of the exact answer.
     """
     return np.asarray((scores >= last[:, None] - TIE).mean(axis=1))
 
@@ -201,26 +201,6 @@ def choose(points: Sequence[CurvePoint], target: float) -> Choice:
     return Choice(
         max(range(len(points)), key=lambda at: (min(points[at].recall.values()), -points[at].cpu_us_per_user)), False
     )
-
-
-def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
-    """The `ef` to measure next, halfway between the last that misses the target and the first that reaches it.
-
-    Args:
-        points: Of one graph, in any order.
-        target: Recall wanted.
-
-    Returns:
-        None where the two are within an eighth of each other, or all points are on one side.
-    """
-    reaching = [point.parameters["ef"] for point in points if reaches(point, target)]
-    high = min(reaching, default=0)
-    missing = [point.parameters["ef"] for point in points if point.parameters["ef"] < high]
-    if not missing:
-        return None
-    low = max(missing)
-    middle = round((low + high) / 2 / _EF_STEP) * _EF_STEP
-    return middle if low < middle < high and high - low > high / 8 else None
 
 
 def _best_times(engine: BuiltEngine, queries: Vectors) -> tuple[float, float]:
