@@ -127,13 +127,7 @@ class Catalogue:
         return Origins(len(self.known), 0 if self.taken is None else len(self.taken.rows), len(self.unknown))
 
     def content(self, encoder: str, source: str, spaces: Mapping[str, SpaceContent] | None = None) -> Content:
-        """What a snapshot of these items is made of.
-
-        Args:
-            encoder: Runtime fingerprint of the encoder.
-            source: Identity of the catalogue store.
-            spaces: Spaces of the snapshot.
-        """
+        """What a snapshot of these items holds; `encoder` is a runtime fingerprint, `source` the store's identity."""
         return Content(
             spaces=spaces or {},
             ids=self.ids,
@@ -175,15 +169,12 @@ def read_catalogue(store: CatalogueStore, made_with: str = "", dim: int = 0, kno
 
 
 def item_vectors(catalogue: Catalogue, encoder: Encoder, *, done: Callable[[int], None] | None = None) -> Vectors:
-    """The item vectors, [items, dim] unit float32.
+    """The item vectors, [items, dim] unit float32; the vectors of all texts are held in memory at once.
 
-    Args:
-        catalogue: From `read_catalogue`.
-        encoder: Encodes the distinct texts; all their vectors are held in memory at once.
-        done: Called with the number of texts after each chunk of them, for progress bars.
+    `done` is called with the number of texts after each chunk of them.
 
     Raises:
-        CatalogueError: The text vectors of an item cancel out; named.
+        CatalogueError: The text vectors of an item cancel out.
         ExportError: Vectors that were encoded before cannot be read.
     """
     vectors = np.empty((len(catalogue.ids), encoder.dim), np.float32)

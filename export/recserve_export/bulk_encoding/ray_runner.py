@@ -24,7 +24,7 @@ def run_on_ray(
     Args:
         encoder: Encoder folder.
         job: From `prepare`.
-        pieces: Pieces to encode.
+        pieces: From `prepare`.
         done: Called with what became of each piece.
         address: Address of a cluster; `None` starts one here for this job.
 

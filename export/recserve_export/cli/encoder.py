@@ -259,5 +259,5 @@ def _say_what_is_served(workspace: Workspace, done: list[Exported]) -> None:
     if served is not None and wanted is not None and served.folder != wanted.folder:
         note(
             f"version {served.name} is still served; change encoder and index together with: "
-            f"recserve encoder activate {wanted.number or wanted.name} --reindex"
+            f"recserve encoder activate {wanted.number} --reindex"
         )

@@ -61,15 +61,9 @@ class Maker:
     cosines: dict[Precision, Floats] = field(default_factory=dict)
 
     def make(self, folder: Path, precision: Precision, fp32: Path) -> EncoderReport:
-        """Make the files of an encoder and compare it with PyTorch.
+        """Make the files of an encoder in an empty folder and compare it with PyTorch; the report has no speeds yet.
 
-        Args:
-            folder: Empty; receives the files.
-            precision: What to make.
-            fp32: Encoder folder that the other precisions are made from.
-
-        Returns:
-            The report, without speeds.
+        `fp32` is the encoder folder that the other precisions are made from.
 
         Raises:
             ExportError: The source cannot be exported, or the export does not agree with it.

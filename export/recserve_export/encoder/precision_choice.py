@@ -24,15 +24,7 @@ from recserve_server_ext.encoder.versions import new_version
 def make_and_choose(maker: Maker, workspace: Workspace, fp32: EncoderReport) -> Precision:
     """Make the int8 encoders beside a published fp32, and publish the one that wins, if fp32 does not.
 
-    Every candidate's figures go into the winner's report, and into that of fp32.
-
-    Args:
-        maker: Makes encoders of the same source.
-        workspace: Where fp32 is.
-        fp32: Report of fp32.
-
-    Returns:
-        The winner.
+    Every candidate's figures go into the winner's report, and into that of fp32. Returns the winner.
 
     Raises:
         ExportError: An encoder cannot be made, or none passes the gate.

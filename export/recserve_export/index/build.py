@@ -147,7 +147,7 @@ def build_index(
         vectors: [items, dim] unit float32.
         ids: Item id of each row, distinct.
         encoder: Runtime fingerprint of what made the vectors; serving refuses any other.
-        source: Identity of a catalogue store that they are of.
+        source: Identity of the catalogue store that they are of.
         settings: How to choose engine and parameters.
         logged: [users, dim] vectors of users to choose the engine with; `None` takes made up ones.
         stage: Shows progress.

@@ -31,16 +31,7 @@ def compact(
     """Publish a snapshot of the catalogue as it is now; servers change to it without a pause.
 
     Every vector that is there already is taken over: from the published snapshot, or as it was stored with the change.
-
-    Args:
-        store: The catalogue.
-        snapshots: Folder to publish in.
-        encoder_folder: What made the published snapshot.
-        threads: Threads of the build; `None` takes the usable cores.
-        milvus: Where Milvus is, for a catalogue that is searched there.
-
-    Returns:
-        What was published; `None` where nothing has changed.
+    Returns what was published, or `None` where nothing has changed. `encoder_folder` made the published snapshot.
 
     Raises:
         ServerError: The published snapshot is of another catalogue or encoder, or something cannot be read or written.

@@ -112,11 +112,8 @@ def build_engine(
     Raises:
         SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
     """
-    users = (
-        sample_users(vectors, count=settings.users, seed=settings.seed)
-        if logged is None
-        else users_of_log(vectors, logged)
-    )
+    users = None if logged is None else users_of_log(vectors, logged)
+    users = users or sample_users(vectors, count=settings.users, seed=settings.seed)
     points: list[CurvePoint] = []
     best: BuiltEngine = ExactEngine(vectors)
     trying = _Trying(vectors, users, settings, stage, budget or ScanBudget())
@@ -184,12 +181,7 @@ def ef_curve(engine: BuiltEngine, users: Users, settings: Settings, stage: Stage
 def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
     """The `ef` to measure next, halfway between the last that misses the target and the first that reaches it.
 
-    Args:
-        points: Of one graph, in any order.
-        target: Recall wanted.
-
-    Returns:
-        None where the two are within an eighth of each other, or all points are on one side.
+    `None` where the two are within an eighth of each other, or all points of the graph are on one side.
     """
     reaching = [point.parameters["ef"] for point in points if reaches(point, target)]
     high = min(reaching, default=0)

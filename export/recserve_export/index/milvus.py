@@ -46,12 +46,9 @@ def again_in_milvus(items: Loadable, chosen: Mapping[str, int], milvus: MilvusSe
 
 
 def write_with(engine: BuiltEngine, available: NDArray[np.bool_] | None, write: Callable[[], Path]) -> Path:
-    """Write a snapshot; where its engine is Milvus, the alias and the older collections follow.
+    """Publish a snapshot by `write`; where its engine is Milvus, the alias and the older collections follow.
 
-    Args:
-        engine: Engine of the snapshot's space `text`.
-        available: [items] which may be recommended; `None` when all may.
-        write: Publishes the snapshot and gives its folder.
+    `available` [items] says which may be recommended; `None` when all may.
 
     Raises:
         ServerError: `write` failed, and then the collection is removed; or Milvus is away.

@@ -23,8 +23,8 @@ class PreviewRow(msgspec.Struct, frozen=True):
 
     Attributes:
         subject: Item id or text.
-        is_item: Which of them.
-        type: Its type.
+        is_item: Whether the subject is an item id.
+        type: Type of the interaction.
         timestamp: Seconds since 1970.
         factors: By name; they multiply to the weight.
         weight: In the history.

@@ -105,14 +105,7 @@ class ExperimentReport(msgspec.Struct, frozen=True):
 def experiment_reports(
     connection: sa.Connection, rules: OutcomeRules, outcomes: Outcomes, lift: float
 ) -> list[ExperimentReport]:
-    """A report of each version of each experiment that has answers.
-
-    Args:
-        connection: Reads the same state of the store as the outcomes.
-        rules: What counts as an outcome.
-        outcomes: Outcomes by these rules.
-        lift: Relative lift over the first variant that power is stated for.
-    """
+    """A report of each version of each experiment that has answers, from one state of the interaction store."""
     counts = _counts(connection, rules, outcomes)
     columns = (experiments.c.name, experiments.c.version, experiments.c.weights)
     served = connection.execute(sa.select(*columns).order_by(experiments.c.name, experiments.c.first_us))

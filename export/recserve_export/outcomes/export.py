@@ -53,14 +53,7 @@ class Impression(msgspec.Struct, frozen=True):
 def export_outcomes(database: Database, path: Path, rules: OutcomeRules, file_format: OutcomeFormat) -> int:
     """Write a training set, answers in the order they were logged; the file is there whole or not at all.
 
-    Args:
-        database: Database of the interaction store.
-        path: The file; it is replaced.
-        rules: What counts as an outcome.
-        file_format: Format of the file.
-
-    Returns:
-        The number of rows.
+    Returns the number of rows.
 
     Raises:
         ExportError: The file cannot be written, or there are too many outcomes.

@@ -11,8 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from recserve_export.outcomes.experiments import Comparison, ExperimentReport
-from recserve_export.outcomes.groups import Group
-from recserve_export.outcomes.report import OutcomeReport
+from recserve_export.outcomes.report import Group, OutcomeReport
 from recserve_export.tables import table
 
 #: Positions in the table; the others are in the JSON.

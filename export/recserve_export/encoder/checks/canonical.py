@@ -123,13 +123,9 @@ def read_canonical(folder: Path, manifest: EncoderManifest) -> Canonical:
 
 
 def compare_canonical(canonical: Canonical, precision: str, vectors: Vectors, arithmetic: str) -> Verified:
-    """Hold vectors of the canonical texts against those that were kept.
+    """Compare vectors [20, dim] of the canonical texts with those that were kept.
 
-    Args:
-        canonical: What was kept.
-        precision: Precision of the encoder.
-        vectors: [20, dim] vectors of the texts.
-        arithmetic: int8 arithmetic of the CPU that made them.
+    `arithmetic` is the int8 arithmetic of the CPU that made them.
 
     Raises:
         FidelityError: They are too far away; names the worst text.

@@ -27,14 +27,7 @@ _OF_MODEL: Final = ("source_sha256", "pooling", "dim", "max_tokens", "prompts")
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Lower bounds of `Fidelity`.
-
-    Attributes:
-        mean_cos: Of the mean cosine.
-        p01_cos: Of the first percentile of the cosines.
-        overlap: Of the share of nearest neighbours.
-        spearman: Of the rank correlation.
-    """
+    """Lower bounds of the figures of the same names in `Fidelity`."""
 
     mean_cos: float = 0.995
     p01_cos: float = 0.985
@@ -131,11 +124,7 @@ def gate_where_it_runs(
 
 
 def fp32_beside(folder: Path, manifest: EncoderManifest) -> Path:
-    """The newest fp32 encoder of the same model among the versions beside an encoder; for fp32 itself.
-
-    Args:
-        folder: Encoder folder, a version or the link of a precision.
-        manifest: Its manifest.
+    """The newest fp32 encoder of the same model among the versions beside an encoder folder; fp32 itself for fp32.
 
     Raises:
         ExportError: There is none.

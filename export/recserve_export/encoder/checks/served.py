@@ -30,7 +30,7 @@ class ServedVectors(NamedTuple):
 
 
 def served_vectors(address: str, folder: Path, manifest: EncoderManifest, texts: Sequence[str]) -> ServedVectors:
-    """Ask a server's model `embed`.
+    """Vectors of texts by a server's model `embed`.
 
     Args:
         address: host:port of the server.

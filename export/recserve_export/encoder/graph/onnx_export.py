@@ -45,9 +45,7 @@ _MOST_WEIGHT_BYTES: Final = 2**31 - 2**24
 def load_model(source: EncoderSource, *, eager: bool) -> Any:
     """The transformers model of a source, in float32, for inference.
 
-    Args:
-        source: The source.
-        eager: Whether attention is written out as plain matrix products, or what transformers prefers.
+    `eager` writes attention out as plain matrix products; otherwise it is what transformers prefers.
 
     Raises:
         EncoderSourceError: transformers cannot load it, or weights are missing in the file.
@@ -77,16 +75,9 @@ def load_model(source: EncoderSource, *, eager: bool) -> Any:
 
 
 def write_onnx(source: EncoderSource, path: Path) -> int:
-    """Export a source to ONNX, float32, pooling, modules behind it and normalisation inside.
+    """Write the ONNX file of a source in float32; returns the number of token ids that the model knows.
 
     The graph takes `input_ids` and `attention_mask` [batch, sequence], int64, and gives `vector` [batch, dim].
-
-    Args:
-        source: What to export.
-        path: File to write.
-
-    Returns:
-        The number of token ids that the model knows.
 
     Raises:
         EncoderSourceError: The model cannot be loaded, or optimum knows no export of its architecture.

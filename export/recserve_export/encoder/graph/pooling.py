@@ -17,11 +17,7 @@ class PooledModel(nn.Module):  # type: ignore[misc]  # torch publishes its types
     """Token ids and mask -> unit vectors, as the graph computes them."""
 
     def __init__(self, model: Any, source: EncoderSource) -> None:
-        """Wrap a model.
-
-        Args:
-            model: A transformers model that gives `last_hidden_state` [batch, sequence, hidden].
-            source: Says what follows it.
+        """Put what the source says behind a transformers model.
 
         Raises:
             EncoderSourceError: The modules do not fit the model or one another, or give less than the `dim` asked for.

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Floats, Vectors
 
-#: Of the mean of H's diagonal, added to it: inputs that calibration saw little of must not carry large errors.
+#: Share of the mean of H's diagonal that is added to it: inputs that calibration saw little of must not carry large
+#: errors.
 _DAMPING: Final = 0.01
 #: Inputs after which the error is spread over all that are left; within, only over those of the block.
 _BLOCK: Final = 128

@@ -45,8 +45,8 @@ class OneSided(NamedTuple):
     """Bounds of an activation that hardly goes below zero.
 
     Attributes:
-        low: Its least value, at most 0.
-        high: What the largest value of nearly every token exceeds.
+        low: Least value, at most 0.
+        high: Value that the largest of nearly every token exceeds.
     """
 
     low: float
@@ -54,7 +54,7 @@ class OneSided(NamedTuple):
 
     @property
     def zero(self) -> int:
-        """What stands for zero: `low` of a token whose largest value is `high` is just held."""
+        """The uint8 that stands for zero: a token whose largest value is `high` just holds `low`."""
         return math.ceil(_LEVELS * -self.low / (self.high - self.low))
 
     @property
@@ -82,12 +82,7 @@ def weight_matmuls(model: Any, matrices: Collection[str]) -> list[Any]:
 
 
 def int8_inputs(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
-    """Names of the constant matrices that each activation is multiplied with in int8, by the activation's name.
-
-    Args:
-        model: The graph.
-        kept: Nodes that stay fp32.
-    """
+    """Names of the constant matrices that each activation is multiplied with in int8; the nodes of `kept` stay fp32."""
     found: dict[str, list[str]] = defaultdict(list)
     for node in weight_matmuls(model, matrices_of(model)):
         if node.name not in kept and node.input[1] not in found[node.input[0]]:
@@ -102,11 +97,11 @@ def quantise_products(
     kept: Collection[str] = (),
     bounds: Mapping[str, OneSided] | None = None,
 ) -> None:
-    """Replace the products with constant weights by int8 ones, in place.
+    """Replace the products with these rounded weights by int8 ones, in place.
 
     Args:
         model: The graph.
-        weights: Every constant 2-D weight of a product, by name.
+        weights: Every weight that is multiplied in int8, by name.
         kept: Names of nodes that stay fp32.
         bounds: One-sided activations, by name; all others are symmetric.
     """

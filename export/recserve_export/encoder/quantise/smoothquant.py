@@ -21,11 +21,8 @@ from recserve_server_ext.common.arrays import Vectors
 def weight_products(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
     """Names of the weights of int8 products by activation, without those that cannot be rescaled.
 
-    Those are weights behind several activations (ALBERT repeats one layer), or that other nodes read as well.
-
-    Args:
-        model: The graph.
-        kept: Nodes that stay fp32.
+    Those are weights behind several activations (ALBERT repeats one layer), or that other nodes read as well. The
+    nodes of `kept` stay fp32.
     """
     matrices = matrices_of(model)
     matmuls = weight_matmuls(model, matrices)

@@ -47,7 +47,7 @@ def activation_statistics(
     calibration: Sequence[Ints],
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, ActivationStatistics]:
-    """Run the calibration texts through a graph.
+    """Statistics of a graph's activations, by name, over calibration texts.
 
     Args:
         model: The graph.

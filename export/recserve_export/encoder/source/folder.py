@@ -156,17 +156,16 @@ def read_source(
 ) -> EncoderSource:
     """Look at a source folder without loading the model.
 
-    Args:
-        folder: The folder; `None` takes the default model.
-        options: What the caller asks for.
-        name: Name of the model; `None` takes that of the folder.
+    Without a folder it is the default model; without a name the model has that of the folder.
 
     Raises:
         EncoderSourceError: Something is missing, damaged, not supported or not allowed.
     """
-    default = default_folder() if folder is None else _default_or_none()
     folder = folder or default_folder()
-    _check_folder(folder)
+    if not folder.is_dir():
+        raise EncoderSourceError(
+            f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder, or a name like owner/model"
+        )
     modules = read_modules(folder, options.pooling)
     model_folder = folder / modules.model
     config = read_object(model_folder / CONFIG)
@@ -174,11 +173,10 @@ def read_source(
         raise EncoderSourceError(f"{model_folder} has no {CONFIG}; give a Hugging Face or sentence-transformers folder")
     _check_code(model_folder, config, options)
     length = read_object(model_folder / _LENGTH) or {}
-    is_default = default is not None and folder.resolve() == default.resolve()
     return EncoderSource(
         folder=folder,
         model_folder=model_folder,
-        name=_DEFAULT_NAME if is_default else name or folder.resolve().name,
+        name=name or _name_of(folder.resolve()),
         weights=_find_weights(model_folder, options),
         pooling=modules.pooling or _pooling_by_default(config),
         steps=modules.steps,
@@ -199,18 +197,8 @@ def dense_weights(layer: DenseLayer, options: SourceOptions) -> Path:
     return _find_weights(layer.folder, options)[0]
 
 
-def _default_or_none() -> Path | None:
-    try:
-        return default_folder()
-    except EncoderSourceError:
-        return None
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise EncoderSourceError(
-            f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder, or a name like owner/model"
-        )
+def _name_of(folder: Path) -> str:
+    return _DEFAULT_NAME if folder.parent.name == _DEFAULT_PACKAGE else folder.name
 
 
 def _check_code(folder: Path, config: dict[str, Any], options: SourceOptions) -> None:

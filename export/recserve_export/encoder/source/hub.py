@@ -36,11 +36,7 @@ class NamedFolder:
 
 
 def resolve(source: str, options: SourceOptions) -> NamedFolder:
-    """The folder of a source; a name of the form `owner/model` that is no folder here is looked up on the hub.
-
-    Args:
-        source: A folder, or a name on the hub.
-        options: Whether pickled weights and code may be fetched, too.
+    """The folder of a source: a folder here, or a name of the form `owner/model` on the hub.
 
     Raises:
         EncoderSourceError: The hub cannot be reached and the model is not in the cache, or not whole; or the hub has no

@@ -24,13 +24,6 @@ _POOLINGS: Final[dict[str, Pooling]] = {
     "lasttoken": "last",
     "weightedmean": "weighted_mean",
 }
-_FLAGS: Final = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "lasttoken",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-}
 _KINDS: Final = "Transformer, then Pooling, then any of Dense and Normalize"
 
 
@@ -89,9 +82,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 def read_modules(folder: Path, pooling: Pooling | None = None) -> SentenceModules:
     """Read `modules.json` and the files it names; a folder without it is a transformer with at most a `1_Pooling`.
 
-    Args:
-        folder: The source.
-        pooling: Pooling in place of what the folder says.
+    `pooling` takes the place of what the folder says.
 
     Raises:
         EncoderSourceError: A file is damaged, or asks for something that the graph would leave out.
@@ -144,7 +135,9 @@ def _read_pooling(path: Path) -> Pooling | None:
         return None
     modes = config.get("pooling_mode")
     if modes is None:
-        modes = [_FLAGS.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+        flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+        short = [key.removeprefix("pooling_mode_").removesuffix("s").removesuffix("_token") for key in flags]
+        modes = [name if name in _POOLINGS else flag for name, flag in zip(short, flags, strict=True)]
     if isinstance(modes, str):
         modes = [modes]
     if len(modes) == 1 and modes[0] in _POOLINGS:

@@ -56,13 +56,8 @@ def load_tokenizer(source: EncoderSource) -> Any:
 def write_tokenizer(source: EncoderSource, path: Path, vocabulary: int) -> str:
     """Write `tokenizer.json`: no padding, truncated to the source's `max_tokens`.
 
-    Args:
-        source: Where the tokenizer is.
-        path: File to write.
-        vocabulary: Token ids that the model knows.
-
-    Returns:
-        For the report: what it was compared with, or why with nothing.
+    `vocabulary` is the number of token ids that the model knows. Returns what the tokenizer was compared with, or why
+    with nothing.
 
     Raises:
         EncoderSourceError: The tokenizer cannot be loaded, gives ids that the model does not know, or gives a text

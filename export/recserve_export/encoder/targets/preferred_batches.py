@@ -6,9 +6,9 @@ kept in `batches.json` beside the encoder for its GPU targets.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Final
 
 import msgspec
@@ -41,20 +41,14 @@ _NEAR_BEST: Final = 0.95
 def preferred_batches(grid: Sequence[SpeedPoint], system: str, most: int) -> tuple[int, ...]:
     """Sizes of batches that were measured to be worth waiting for no longer than the batcher does by itself.
 
-    Args:
-        grid: Texts/s by length and batch.
-        system: Whose points count.
-        most: The largest size.
-
-    Returns:
-        Sizes within 5% of the best (geometric mean over the lengths), ascending; none where one text alone is among
-        them, for then no batch is better than another.
+    Those within 5% of the best (geometric mean over the lengths), ascending, up to `most` texts. None where one text
+    alone is among them, for then no batch is better than another. `system` says whose points count.
     """
-    rates: dict[int, list[float]] = {}
-    for point in grid:
-        if point.system == system and point.batch <= most:
-            rates.setdefault(point.batch, []).append(math.log(point.texts_per_s))
-    means = {batch: math.exp(sum(logs) / len(logs)) for batch, logs in rates.items()}
+    points = [point for point in grid if point.system == system and point.batch <= most]
+    means = {
+        batch: geometric_mean(point.texts_per_s for point in points if point.batch == batch)
+        for batch in {point.batch for point in points}
+    }
     best = max(means.values(), default=0.0)
     near = sorted(batch for batch, mean in means.items() if mean >= _NEAR_BEST * best)
     return () if not near or near[0] == 1 else tuple(near)
@@ -88,8 +82,7 @@ def read_batches(encoder: Path) -> list[SpeedPoint]:
 def measure_batches(encoder: Path, provider: Provider) -> dict[Path, list[int]]:
     """Measure texts/s by batch on a provider of this machine, and write the preferred batches of its configurations.
 
-    Returns:
-        The configurations that were written, and their preferred batches.
+    Returns the preferred batches by configuration.
 
     Raises:
         ServerError: The folder is damaged, or the provider cannot be had.
@@ -115,10 +108,8 @@ def measure_batches(encoder: Path, provider: Provider) -> dict[Path, list[int]]:
 def keep_batches(encoder: Path, provider: Provider, points: Sequence[SpeedPoint]) -> dict[Path, list[int]]:
     """Keep a measurement beside an encoder, and write the preferred batches into the configurations that are there.
 
-    Nothing else of a configuration changes. A plan of TensorRT gets those of onnxruntime's TensorRT provider.
-
-    Returns:
-        The configurations that were written, and their preferred batches.
+    Nothing else of a configuration changes. A plan of TensorRT gets those of onnxruntime's TensorRT provider. Returns
+    the preferred batches by configuration.
 
     Raises:
         ExportError: An earlier measurement cannot be read.

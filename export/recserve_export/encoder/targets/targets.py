@@ -67,14 +67,7 @@ def suiting(precisions: Collection[Precision], targets: Sequence[Target]) -> dic
 def write_target(
     encoder: Path, manifest: EncoderManifest, report: EncoderReport, target: Target, max_batch: int = DEFAULT_MAX_BATCH
 ) -> WrittenTarget:
-    """Write the Triton model folder of a target anew, whole or not at all.
-
-    Args:
-        encoder: Encoder folder; nobody else writes there.
-        manifest: Manifest of the encoder.
-        report: Its figures, which say the preferred batches.
-        target: One of `targets_of(manifest.precision)`.
-        max_batch: Texts of one batch.
+    """Write the Triton model folder of a target anew, whole or not at all; nobody else writes into the encoder folder.
 
     Raises:
         ExportError: A GPU is there, and the plan cannot be built; or what was measured there cannot be read.
