@@ -166,13 +166,7 @@ def _import(opened: _Opened, path: Path | str, refusals: Path | None, *, force: 
             return
         with refusal_writer(refusals) as write, position_bar(f"importing {opened.name}", opened.rows.total) as at:
             report = import_catalogue(
-                store,
-                opened.rows,
-                opened.mapping,
-                name=opened.name,
-                sha256=sha256,
-                on_refusal=write,
-                on_progress=at,
+                store, opened.rows, opened.mapping, name=opened.name, sha256=sha256, on_refusal=write, on_progress=at
             )
     record = report.record
     say(f"accepted {record.accepted:,} items of {record.name}, refused {record.refused:,} (revision {report.revision})")

@@ -76,16 +76,6 @@ class Curve(NamedTuple):
     engine: BuiltEngine
 
 
-class _Trying(NamedTuple):
-    """What candidates are built of, and measured with."""
-
-    vectors: Vectors
-    users: Users
-    settings: Settings
-    stage: Stage
-    budget: ScanBudget
-
-
 #: Builds one index and measures it with these users.
 Elsewhere = Callable[[Users], Curve]
 
@@ -116,8 +106,8 @@ def build_engine(
     users = users or sample_users(vectors, count=settings.users, seed=settings.seed)
     points: list[CurvePoint] = []
     best: BuiltEngine = ExactEngine(vectors)
-    trying = _Trying(vectors, users, settings, stage, budget or ScanBudget())
-    curves = _curves(trying, points) if elsewhere is None else [elsewhere(users)]
+    candidates = _Candidates(vectors, users, settings, stage, budget or ScanBudget(), points)
+    curves = candidates.curves() if elsewhere is None else [elsewhere(users)]
     for curve in curves:
         points += curve.points
         chosen = points[choose(points, settings.recall).point]
@@ -134,31 +124,104 @@ def build_engine(
     return best, _report(users, vectors, settings, choice, points)
 
 
-def _curves(trying: _Trying, points: list[CurvePoint]) -> Iterator[Curve]:
-    """The curve of one index after another; `points` are those of all before it."""
-    settings = trying.settings
-    if settings.engine in ("auto", "scan"):
-        yield from _scan_curves(trying, points)
-    if settings.engine in ("auto", "hnsw"):
-        for m in settings.m:
-            yield _hnsw_curve(trying, m)
-        if not choose(points, settings.recall).reached:
-            yield _hnsw_curve(trying, settings.m_if_missed)
+@dataclass(frozen=True)
+class _Candidates:
+    """The indexes to choose among, each built and measured in turn; `points` are those of all that were measured."""
 
+    vectors: Vectors
+    users: Users
+    settings: Settings
+    stage: Stage
+    budget: ScanBudget
+    points: list[CurvePoint]
 
-def _hnsw_curve(trying: _Trying, m: int) -> Curve:
-    vectors, users, settings, stage, _ = trying
-    with stage(f"build graph, M {m}", len(vectors)) as advance:
-        engine = HnswEngine.build(
-            vectors,
-            m=m,
-            ef_construction=settings.ef_construction,
-            ef=settings.ef[0],
-            threads=settings.threads,
-            seed=settings.seed,
-            done=advance,
-        )
-    return ef_curve(engine, users, settings, stage)
+    def curves(self) -> Iterator[Curve]:
+        """The curve of one index after another."""
+        settings = self.settings
+        if settings.engine in ("auto", "scan"):
+            yield from self._scan()
+        if settings.engine in ("auto", "hnsw"):
+            for m in settings.m:
+                yield self._hnsw(m)
+            if not choose(self.points, settings.recall).reached:
+                yield self._hnsw(settings.m_if_missed)
+
+    def _hnsw(self, m: int) -> Curve:
+        settings = self.settings
+        with self.stage(f"build graph, M {m}", len(self.vectors)) as advance:
+            engine = HnswEngine.build(
+                self.vectors,
+                m=m,
+                ef_construction=settings.ef_construction,
+                ef=settings.ef[0],
+                threads=settings.threads,
+                seed=settings.seed,
+                done=advance,
+            )
+        return ef_curve(engine, self.users, settings, self.stage)
+
+    def _scan(self) -> Iterator[Curve]:
+        """A curve for each number of lists, with more codes where all points miss the target."""
+        # Here, since loading faiss takes a while and only this engine needs it.
+        from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
+        from recserve_server_ext.index.engines.scan_fit import Fit
+
+        vectors, settings = self.vectors, self.settings
+        items, dim = vectors.shape
+        if items < LEAST_ITEMS:
+            if settings.engine == "scan":
+                raise SnapshotError(
+                    f"the engine scan needs {LEAST_ITEMS} items to train its codes on, there are {items}; "
+                    "let the engine be chosen: recserve index build --engine auto"
+                )
+            return
+        to_fit, most = users_to_fit(vectors, seed=settings.seed), max(settings.rescored)
+        for codes in sorted({max(1, dim // wanted) for wanted in settings.dims_per_code}):
+            if self.points and choose(self.points, settings.recall).reached:
+                return
+            fit = Fit.to(to_fit, vectors, rank=min(2 * codes, dim), seed=settings.seed)
+            for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
+                if not self.budget.allows(items, codes, lists):
+                    continue
+                what = f"build {codes} codes, {lists} lists"
+                with self.stage(what, items) as advance, self.budget.building(codes, lists):
+                    engine = ScanEngine.build(
+                        vectors, fit, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads,
+                        done=advance,
+                    )  # fmt: skip
+                yield Curve(self._scan_points(engine), engine)
+
+    def _scan_points(self, engine: BuiltEngine) -> list[CurvePoint]:
+        """The points along the border of what reaches the target.
+
+        More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer
+        lists while that reaches the target, then fewer items, with more lists again where these are too few.
+        """
+        settings, budget = self.settings, self.budget
+        codes, lists = engine.parameters["codes"], engine.parameters["lists"]
+        probes, points, is_cut = _probes(lists), list[CurvePoint](), False
+        most = 2 * len(probes) + len(settings.rescored)
+        with self.stage(f"measure recall, {lists} lists", most) as advance:
+
+            def reached(at: int, rescored: int) -> bool:
+                nonlocal is_cut
+                if points and budget.is_spent:
+                    is_cut = True
+                    return False
+                points.append(measure(engine.with_parameters({"nprobe": probes[at], "rescored": rescored}), self.users))
+                advance(1)
+                return reaches(points[-1], settings.recall)
+
+            at = 0 if reached(0, settings.rescored[0]) else -1
+            while 0 <= at < len(probes) - 1 and reached(at + 1, settings.rescored[0]):
+                at += 1
+            for rescored in settings.rescored[1:]:
+                while at >= 0 and not reached(at, rescored):
+                    at -= 1
+            advance(most - len(points))
+        if is_cut:
+            budget.cut(codes, lists, len(points))
+        return points
 
 
 def ef_curve(engine: BuiltEngine, users: Users, settings: Settings, stage: Stage) -> Curve:
@@ -191,69 +254,6 @@ def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
     low = max(missing)
     middle = round((low + high) / 2 / _EF_STEP) * _EF_STEP
     return middle if low < middle < high and high - low > high / 8 else None
-
-
-def _scan_curves(trying: _Trying, points: list[CurvePoint]) -> Iterator[Curve]:
-    """A curve for each number of lists, with more codes where `points` miss the target; none for too few items."""
-    # Here, since loading faiss takes a while and only this engine needs it.
-    from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
-    from recserve_server_ext.index.engines.scan_fit import Fit
-
-    vectors, _, settings, stage, budget = trying
-    items, dim = vectors.shape
-    if items < LEAST_ITEMS:
-        if settings.engine == "scan":
-            raise SnapshotError(
-                f"the engine scan needs {LEAST_ITEMS} items to train its codes on, there are {items}; "
-                "let the engine be chosen: recserve index build --engine auto"
-            )
-        return
-    to_fit, most = users_to_fit(vectors, seed=settings.seed), max(settings.rescored)
-    for codes in sorted({max(1, dim // wanted) for wanted in settings.dims_per_code}):
-        if points and choose(points, settings.recall).reached:
-            return
-        fit = Fit.to(to_fit, vectors, rank=min(2 * codes, dim), seed=settings.seed)
-        for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
-            if not budget.allows(items, codes, lists):
-                continue
-            with stage(f"build {codes} codes, {lists} lists", items) as advance, budget.building(codes, lists):
-                engine = ScanEngine.build(
-                    vectors, fit, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads,
-                    done=advance,
-                )  # fmt: skip
-            yield Curve(_scan_points(engine, trying), engine)
-
-
-def _scan_points(engine: BuiltEngine, trying: _Trying) -> list[CurvePoint]:
-    """The points along the border of what reaches the target.
-
-    More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer lists
-    while that reaches the target, then fewer items, with more lists again where these are too few.
-    """
-    _, users, settings, stage, budget = trying
-    codes, lists = engine.parameters["codes"], engine.parameters["lists"]
-    probes, points, is_cut = _probes(lists), list[CurvePoint](), False
-    with stage(f"measure recall, {lists} lists", 2 * len(probes) + len(settings.rescored)) as advance:
-
-        def reached(at: int, rescored: int) -> bool:
-            nonlocal is_cut
-            if points and budget.is_spent:
-                is_cut = True
-                return False
-            points.append(measure(engine.with_parameters({"nprobe": probes[at], "rescored": rescored}), users))
-            advance(1)
-            return reaches(points[-1], settings.recall)
-
-        at = 0 if reached(0, settings.rescored[0]) else -1
-        while 0 <= at < len(probes) - 1 and reached(at + 1, settings.rescored[0]):
-            at += 1
-        for rescored in settings.rescored[1:]:
-            while at >= 0 and not reached(at, rescored):
-                at -= 1
-        advance(2 * len(probes) + len(settings.rescored) - len(points))
-    if is_cut:
-        budget.cut(codes, lists, len(points))
-    return points
 
 
 def _probes(lists: int) -> list[int]:

@@ -42,10 +42,7 @@ class ActivationStatistics:
 
 
 def activation_statistics(
-    model: Any,
-    widths: Mapping[str, int],
-    calibration: Sequence[Ints],
-    done: Callable[[int], None] = lambda _: None,
+    model: Any, widths: Mapping[str, int], calibration: Sequence[Ints], done: Callable[[int], None] = lambda _: None
 ) -> dict[str, ActivationStatistics]:
     """Statistics of a graph's activations, by name, over calibration texts.
 

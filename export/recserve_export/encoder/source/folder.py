@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from recserve_export.encoder.source.sentence_modules import (
     CONFIG,
-    MODULES,
     DenseLayer,
     Pooling,
     Step,
@@ -29,19 +28,6 @@ _LENGTH: Final = "sentence_bert_config.json"
 _PROMPTS: Final = "config_sentence_transformers.json"
 #: Names that sentence-transformers' models give the two roles.
 _PROMPT_NAMES: Final[dict[Role, tuple[str, ...]]] = {"query": ("query",), "passage": ("passage", "document")}
-_TOKENIZER_FILES: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
 #: Their position numbers begin after the padding id, so that many positions of the table are never used.
 _POSITIONS_AFTER_PADDING: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"})
 #: Architectures that exist only as code of the model's own, and optimum exports none of it; the nearest supported one.
@@ -91,7 +77,7 @@ class EncoderSource:
         max_tokens: Longer texts are truncated to this many tokens.
         lowercase: Whether texts are lowercased before the tokenizer sees them.
         prompts: Put before texts.
-        configs: Names of JSON files that were read, below the folder.
+        folders: Where its files are, below the folder: of the transformer and of the modules.
         options: What the caller asked for.
     """
 
@@ -104,7 +90,7 @@ class EncoderSource:
     max_tokens: int
     lowercase: bool
     prompts: Prompts
-    configs: tuple[str, ...]
+    folders: tuple[str, ...]
     options: SourceOptions
 
     def sha256(self) -> str:
@@ -113,16 +99,13 @@ class EncoderSource:
         Raises:
             EncoderSourceError: A file cannot be read.
         """
-        below = self.model_folder
-        paths = [*self.weights, below / CONFIG, *(self.folder / name for name in self.configs)]
-        paths += [below / _LENGTH, self.folder / MODULES, *(below / name for name in _TOKENIZER_FILES)]
-        paths += [dense_weights(step, self.options) for step in self.steps if isinstance(step, DenseLayer)]
+        paths = {path for below in ("", *self.folders) for path in (self.folder / below).glob("*")}
         if self.options.trust_remote_code:
-            paths += sorted(self.folder.rglob("*.py"))
+            paths.update(self.folder.rglob("*.py"))
         digest = hashlib.sha256()
-        for path in paths:
+        for path in sorted(paths):
             try:
-                if path.is_file():
+                if path.suffix in suffixes(self.options) and path.name != _PROMPTS and path.is_file():
                     digest.update(f"{path.relative_to(self.folder)} {sha256_of(path)}\n".encode())
             except OSError as error:
                 raise EncoderSourceError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -134,6 +117,12 @@ class EncoderSource:
         if self.options.long_text != "truncate":
             digest.update(f"long_text {self.options.long_text}\n".encode())
         return digest.hexdigest()
+
+
+def suffixes(options: SourceOptions) -> list[str]:
+    """Endings of the files that an export reads; a model may have the same weights in other formats as well."""
+    more = [*([".bin"] if options.allow_pickle else []), *([".py"] if options.trust_remote_code else [])]
+    return [".json", ".safetensors", ".txt", ".model", *more]
 
 
 def default_folder() -> Path:
@@ -183,7 +172,7 @@ def read_source(
         max_tokens=_max_tokens(model_folder, config, length, options),
         lowercase=bool(length.get("do_lower_case")),
         prompts=_read_prompts(folder / _PROMPTS, options),
-        configs=modules.configs,
+        folders=modules.folders,
         options=options,
     )
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from recserve_export.encoder.source.folder import SourceOptions
+from recserve_export.encoder.source.folder import SourceOptions, suffixes
 from recserve_export.errors import EncoderSourceError, first_line
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-#: What an export reads; a repository holds the same weights in other formats as well.
-_FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model")
 _NOT_FILES: Final = ("onnx/*", "openvino/*", "*.onnx")
 #: Stands in the model's folder of the cache until all its files are there.
 _UNFINISHED: Final = "recserve.unfinished"
@@ -45,9 +43,8 @@ def resolve(source: str, options: SourceOptions) -> NamedFolder:
     folder = Path(source)
     if folder.exists() or not _NAME.fullmatch(source):
         return NamedFolder(folder, None)
-    patterns = [*_FILES, *(["*.bin"] if options.allow_pickle else []), *(["*.py"] if options.trust_remote_code else [])]
     with _explained(source):
-        return NamedFolder(_fetch(source, patterns), source)
+        return NamedFolder(_fetch(source, [f"*{suffix}" for suffix in suffixes(options)]), source)
 
 
 def _fetch(source: str, patterns: list[str]) -> Path:

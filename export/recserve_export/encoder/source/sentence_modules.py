@@ -58,13 +58,13 @@ class SentenceModules:
         model: Folder of the transformer inside the source, `""` for the source itself.
         pooling: How token vectors become one; `None` where the folder does not say.
         steps: What follows the pooling, in this order; the L2 normalisation that ends every encoder is left out.
-        configs: JSON files read, below the source.
+        folders: Folders of the modules below the source.
     """
 
     model: str
     pooling: Pooling | None
     steps: tuple[Step, ...]
-    configs: tuple[str, ...]
+    folders: tuple[str, ...]
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
@@ -91,7 +91,7 @@ def read_modules(folder: Path, pooling: Pooling | None = None) -> SentenceModule
     listed = _read(path)
     if listed is None:
         pooling = pooling or _read_pooling(folder / _OLD_POOLING / CONFIG)
-        return SentenceModules(model="", pooling=pooling, steps=(), configs=(f"{_OLD_POOLING}/{CONFIG}",))
+        return SentenceModules(model="", pooling=pooling, steps=(), folders=(_OLD_POOLING,))
     try:
         modules = [(str(module["type"]), str(module.get("path", ""))) for module in listed]
     except (TypeError, KeyError, AttributeError) as error:
@@ -104,20 +104,18 @@ def _in_order(folder: Path, modules: list[tuple[str, str]], pooling: Pooling | N
     kinds = [_kind(path, name) for name, _ in modules]
     if kinds[:1] != ["Transformer"] or kinds[1:2] not in ([], ["Pooling"]) or {"Transformer", "Pooling"} & {*kinds[2:]}:
         raise EncoderSourceError(f"{path} has the modules {', '.join(kinds) or 'none'}; supported are {_KINDS}")
-    configs: list[str] = []
     steps: list[Step] = []
     for kind, (_, below) in list(zip(kinds, modules, strict=True))[1:]:
         if kind == "Normalize":
             steps.append("normalise")
-            continue
-        configs.append(f"{below}/{CONFIG}")
-        if kind == "Pooling":
+        elif kind == "Pooling":
             pooling = pooling or _read_pooling(folder / below / CONFIG) or "mean"
         else:
             steps.append(_read_dense(folder / below))
     while steps and steps[-1] == "normalise":  # every graph ends in it
         steps.pop()
-    return SentenceModules(model=modules[0][1], pooling=pooling, steps=tuple(steps), configs=tuple(configs))
+    folders = tuple(below for _, below in modules)
+    return SentenceModules(model=folders[0], pooling=pooling, steps=tuple(steps), folders=folders)
 
 
 def _kind(path: Path, name: str) -> str:
