@@ -1,4 +1,4 @@
-"""Item vectors -> the engine that serves them at least cost: candidates are built and measured on user vectors."""
+"""Engine choice: the engine that serves vectors at least cost, with its parameters (HNSW, scan), by measurement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from recserve_export.index.recall import (
     users_to_fit,
 )
 from recserve_export.index.report import RecallReport
-from recserve_export.index.scan_budget import ScanBudget
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
@@ -87,7 +86,6 @@ def build_engine(
     logged: Vectors | None = None,
     stage: Stage = silent,
     elsewhere: Elsewhere | None = None,
-    budget: ScanBudget | None = None,
 ) -> tuple[BuiltEngine, RecallReport]:
     """Build the candidates, measure them and keep the cheapest one that reaches the target.
 
@@ -97,7 +95,6 @@ def build_engine(
         logged: [users, dim] vectors of users to measure with; `None` takes made up ones, see `sample_users`.
         stage: Shows progress.
         elsewhere: Builds the engine `milvus`, where it was asked for.
-        budget: Bounds the search for parameters of `scan`; `None` sets no bound.
 
     Raises:
         SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
@@ -106,7 +103,7 @@ def build_engine(
     users = users or sample_users(vectors, count=settings.users, seed=settings.seed)
     points: list[CurvePoint] = []
     best: BuiltEngine = ExactEngine(vectors)
-    candidates = _Candidates(vectors, users, settings, stage, budget or ScanBudget(), points)
+    candidates = _Candidates(vectors, users, settings, stage, points)
     curves = candidates.curves() if elsewhere is None else [elsewhere(users)]
     for curve in curves:
         points += curve.points
@@ -132,7 +129,6 @@ class _Candidates:
     users: Users
     settings: Settings
     stage: Stage
-    budget: ScanBudget
     points: list[CurvePoint]
 
     def curves(self) -> Iterator[Curve]:
@@ -181,10 +177,7 @@ class _Candidates:
                 return
             fit = Fit.to(to_fit, vectors, rank=min(2 * codes, dim), seed=settings.seed)
             for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
-                if not self.budget.allows(items, codes, lists):
-                    continue
-                what = f"build {codes} codes, {lists} lists"
-                with self.stage(what, items) as advance, self.budget.building(codes, lists):
+                with self.stage(f"build {codes} codes, {lists} lists", items) as advance:
                     engine = ScanEngine.build(
                         vectors, fit, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads,
                         done=advance,
@@ -197,17 +190,12 @@ class _Candidates:
         More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer
         lists while that reaches the target, then fewer items, with more lists again where these are too few.
         """
-        settings, budget = self.settings, self.budget
-        codes, lists = engine.parameters["codes"], engine.parameters["lists"]
-        probes, points, is_cut = _probes(lists), list[CurvePoint](), False
+        settings, lists = self.settings, engine.parameters["lists"]
+        probes, points = _probes(lists), list[CurvePoint]()
         most = 2 * len(probes) + len(settings.rescored)
         with self.stage(f"measure recall, {lists} lists", most) as advance:
 
             def reached(at: int, rescored: int) -> bool:
-                nonlocal is_cut
-                if points and budget.is_spent:
-                    is_cut = True
-                    return False
                 points.append(measure(engine.with_parameters({"nprobe": probes[at], "rescored": rescored}), self.users))
                 advance(1)
                 return reaches(points[-1], settings.recall)
@@ -219,8 +207,6 @@ class _Candidates:
                 while at >= 0 and not reached(at, rescored):
                     at -= 1
             advance(most - len(points))
-        if is_cut:
-            budget.cut(codes, lists, len(points))
         return points
 
 

@@ -27,7 +27,6 @@ PYTORCH: Final = "pytorch"
 LENGTHS: Final = (8, 32, 128)
 _BATCHES: Final = (1, 8, 32)
 _ROUNDS: Final = 3
-_GRID_ROUNDS: Final = 4
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,7 +87,7 @@ def measure_grid(
     vocabulary: int,
     lengths: Sequence[int],
     batches: Sequence[int] = _BATCHES,
-    rounds: int = _GRID_ROUNDS,
+    rounds: int | None = None,
 ) -> list[SpeedPoint]:
     """Speed by length and batch, after one call of each shape.
 
@@ -97,7 +96,7 @@ def measure_grid(
         vocabulary: Number of token ids.
         lengths: Tokens of a text.
         batches: Texts of a call.
-        rounds: Calls of each shape that are measured.
+        rounds: Calls of each shape that are measured; `None` takes three.
     """
     rng = np.random.default_rng(SEED)
     calls: dict[tuple[str, int, int], Callable[[], object]] = {}
@@ -108,7 +107,7 @@ def measure_grid(
                 calls[name, length, batch] = partial(run, ids)
     for call in calls.values():  # memory, and on TensorRT the kernels
         call()
-    return [speed_point(*shape, call_s) for shape, call_s in _in_turns(calls, rounds).items()]
+    return [speed_point(*shape, call_s) for shape, call_s in _in_turns(calls, rounds or _ROUNDS).items()]
 
 
 def speed_point(system: str, tokens: int, batch: int, call_s: float) -> SpeedPoint:
