@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -29,8 +28,7 @@ def table(
         right: Headings of the columns that are aligned to the right, and never broken.
         title: Above it.
     """
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
-    made.show_edge = made.pad_edge = False
+    made = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in columns:
         is_right = name in right
         made.add_column(name, justify="right" if is_right else "left", no_wrap=is_right, overflow="fold")

@@ -217,7 +217,7 @@ class TestPrompts:
         path.write_text(json.dumps({"prompts": {"query": "q: ", "passage": "p: "}}))
         assert read_source(copied, SourceOptions(query_prompt="x ", passage_prompt="")).prompts == Prompts(query="x ")
         path.write_text(json.dumps({"prompts": ["query"]}))
-        with pytest.raises(EncoderSourceError, match="prompts must be an object of strings"):
+        with pytest.raises(EncoderSourceError, match=r"Expected `object \| null`, got `array` - at `\$.prompts`"):
             read_source(copied)
 
     def test_a_text_gets_that_of_its_role(self, source: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from recserve_export.encoder.source.folder import SourceOptions
 from recserve_export.encoder.source.sentence_modules import Pooling
 from recserve_export.encoder.targets.targets import DEFAULT_MAX_BATCH
 from recserve_export.errors import ExportError
-from recserve_export.tables import table
+from recserve_export.tables import plain, table
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.server import Provider, Target
 from recserve_server_ext.encoder.manifest import LongText
@@ -240,7 +240,7 @@ def _print_targets(done: list[Exported]) -> None:
     """Print what was written for Triton, what is left to do, and what was not gated."""
     for exported in done:
         for target in exported.targets:
-            say(f"{exported.manifest.precision}, {target.target}: {target.folder}")
+            out.print(plain(f"{exported.manifest.precision}, {target.target}: {target.folder}"), highlight=False)
             if target.note:
                 note(f"{target.target}: {target.note}")
         if unknown := exported.report().not_gated:

@@ -117,7 +117,7 @@ def _check_size(model: Any, source: EncoderSource) -> None:
 
 def _check_architecture(source: EncoderSource) -> None:
     """Refuse what transformers does not know, and encoder-decoder models, before it says so in many lines."""
-    kind = (read_object(source.model_folder / CONFIG) or {}).get("model_type")
+    kind = read_object(source.model_folder / CONFIG).get("model_type")
     if source.options.trust_remote_code:
         return
     if kind not in CONFIG_MAPPING:

@@ -6,13 +6,17 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
 
 from recserve_export.encoder.source.sentence_modules import (
     CONFIG,
     DenseLayer,
     Pooling,
     Step,
+    read_json,
     read_modules,
     read_object,
 )
@@ -61,6 +65,20 @@ class SourceOptions:
 
 
 NO_OPTIONS: Final = SourceOptions()
+
+
+class _Length(msgspec.Struct):
+    """`sentence_bert_config.json`."""
+
+    max_seq_length: Annotated[int, Meta(ge=_LEAST_TOKENS)] | None = None
+    do_lower_case: bool | None = None
+
+
+class _SentenceConfig(msgspec.Struct):
+    """`config_sentence_transformers.json`."""
+
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +176,10 @@ def read_source(
     modules = read_modules(folder, options.pooling)
     model_folder = folder / modules.model
     config = read_object(model_folder / CONFIG)
-    if config is None:
+    if not config:
         raise EncoderSourceError(f"{model_folder} has no {CONFIG}; give a Hugging Face or sentence-transformers folder")
     _check_code(model_folder, config, options)
-    length = read_object(model_folder / _LENGTH) or {}
+    length = read_json(model_folder / _LENGTH, _Length) or _Length()
     return EncoderSource(
         folder=folder,
         model_folder=model_folder,
@@ -170,7 +188,7 @@ def read_source(
         pooling=modules.pooling or _pooling_by_default(config),
         steps=modules.steps,
         max_tokens=_max_tokens(model_folder, config, length, options),
-        lowercase=bool(length.get("do_lower_case")),
+        lowercase=bool(length.do_lower_case),
         prompts=_read_prompts(folder / _PROMPTS, options),
         folders=modules.folders,
         options=options,
@@ -201,7 +219,7 @@ def _check_code(folder: Path, config: dict[str, Any], options: SourceOptions) ->
     if options.trust_remote_code:
         return
     for name in (CONFIG, "tokenizer_config.json"):
-        if (read_object(folder / name) or {}).get("auto_map"):
+        if read_object(folder / name).get("auto_map"):
             raise EncoderSourceError(
                 f"{folder / name} asks to run Python code that comes with the model (auto_map); "
                 "read that code, then allow it with --trust-remote-code"
@@ -249,11 +267,9 @@ def _pooling_by_default(config: dict[str, Any]) -> Pooling:
 
 def _read_prompts(path: Path, options: SourceOptions) -> Prompts:
     """The prompts asked for, else those of the folder by role, else its default prompt for both."""
-    config = read_object(path) or {}
-    named = config.get("prompts") or {}
-    if not isinstance(named, dict) or not all(isinstance(prompt, str) for prompt in named.values()):
-        raise EncoderSourceError(f"{path}: prompts must be an object of strings, got {str(named)[:60]}")
-    default = named.get(config.get("default_prompt_name") or "", "")
+    config = read_json(path, _SentenceConfig) or _SentenceConfig()
+    named = config.prompts or {}
+    default = named.get(config.default_prompt_name or "", "")
     given = {"query": options.query_prompt, "passage": options.passage_prompt}
     found: dict[str, str] = {}
     for role, names in _PROMPT_NAMES.items():
@@ -263,19 +279,17 @@ def _read_prompts(path: Path, options: SourceOptions) -> Prompts:
     return Prompts(**found)
 
 
-def _max_tokens(folder: Path, config: dict[str, Any], length: dict[str, Any], options: SourceOptions) -> int:
+def _max_tokens(folder: Path, config: dict[str, Any], length: _Length, options: SourceOptions) -> int:
     positions = config.get("max_position_embeddings", config.get("n_positions", _MOST_TOKENS))
-    if config.get("model_type") in _POSITIONS_AFTER_PADDING and isinstance(positions, int):
+    if isinstance(positions, int) and config.get("model_type") in _POSITIONS_AFTER_PADDING:
         positions -= int(config.get("pad_token_id") or 1) + 1
-    wanted = length.get("max_seq_length")
-    path = folder / (CONFIG if wanted is None else _LENGTH)
-    tokens = min(positions, _MOST_TOKENS) if wanted is None else wanted
-    if not isinstance(tokens, int) or not isinstance(positions, int) or tokens < _LEAST_TOKENS:
+    if not isinstance(positions, int) or positions < _LEAST_TOKENS:
         raise EncoderSourceError(
-            f"{path}: the most tokens of a text must be a whole number of at least {_LEAST_TOKENS}"
+            f"{folder / CONFIG}: the positions of a text must be a whole number of at least {_LEAST_TOKENS}, "
+            f"got {positions!r}"
         )
     if options.max_tokens is None:
-        return min(tokens, positions)
+        return min(length.max_seq_length or _MOST_TOKENS, positions)
     if not _LEAST_TOKENS <= options.max_tokens <= positions:
         raise EncoderSourceError(
             f"--max-tokens {options.max_tokens}: {folder} takes texts of {_LEAST_TOKENS} to {positions} tokens"
