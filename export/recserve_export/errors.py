@@ -1,17 +1,17 @@
-"""Errors of this room.
+"""Errors of this package.
 
 ::
 
     ExportError
     ├── MappingError         a field mapping is wrong, or names a column that the source lacks
-    ├── SourceError          the source of a catalogue is missing or cannot be read
+    ├── SourceError          a file of items, interactions or texts is missing or cannot be read
     ├── EncoderSourceError   the folder of a model is missing, damaged or not supported
     └── FidelityError        an exported encoder does not agree with the model it came from
 """
 
 
 class ExportError(Exception):
-    """Root of this room's errors; the message says what was wrong, which value, and what to do."""
+    """Root of this package's errors; the message says what was wrong, which value, and what to do."""
 
 
 class MappingError(ExportError):
@@ -19,7 +19,7 @@ class MappingError(ExportError):
 
 
 class SourceError(ExportError):
-    """The source of a catalogue is missing or cannot be read."""
+    """A file of items, interactions or texts is missing or cannot be read."""
 
 
 class EncoderSourceError(ExportError):
@@ -28,3 +28,8 @@ class EncoderSourceError(ExportError):
 
 class FidelityError(ExportError):
     """An exported encoder does not agree with the model it came from."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from recserve_export.catalogue.films import FilmsSource, films_path
+from recserve_export.encoder.checks.fidelity_gate import Gate
 from recserve_export.encoder.export import ExportSettings, export_encoder
-from recserve_export.encoder.report.report import Gate
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.manifest import Precision
 

@@ -114,8 +114,9 @@ def add_modules(folder: Path, pooling: str, *more: tuple[str, dict[str, Any]]) -
 
 def quick_encoder(folder: Path, target: Path, options: SourceOptions = NO_OPTIONS) -> TextEncoder:
     """Export by the real functions, without the comparison and the measurements that `export_encoder` adds."""
-    from recserve_export.encoder.graph.pooled_model import quiet, write_onnx
+    from recserve_export.encoder.graph.onnx_export import write_onnx
     from recserve_export.encoder.source.tokenizer import write_tokenizer
+    from recserve_export.stages import quiet
 
     source = read_source(folder, options)
     target.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ import pytest
 
 from recserve_benchmarks.encode import fast as encode_fast
 from recserve_benchmarks.encode.fast import FAST, fast_encoder
+from recserve_export.encoder.checks.fidelity_gate import Gate
 from recserve_export.encoder.export import export_encoder
-from recserve_export.encoder.report.report import REPORT, Gate
+from recserve_export.encoder.report.report import REPORT
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.manifest import EncoderManifest, read_manifest
 from support.tiny_encoder import LOOSE, make_tiny_source

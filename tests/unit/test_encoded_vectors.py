@@ -14,7 +14,6 @@ import pytest
 
 from recserve_export.bulk_encoding import columns as catalogue_columns
 from recserve_export.bulk_encoding import job as encode_job
-from recserve_export.bulk_encoding import output as encoded_vectors
 from recserve_export.bulk_encoding.columns import Known, item_vectors, read_catalogue
 from recserve_export.bulk_encoding.job import JOB, SCHEMA, Job, Outcome, Piece, PieceEncoder
 from recserve_export.bulk_encoding.output import EncodedVectors
@@ -38,7 +37,7 @@ def write_job(folder: Path, **changed: object) -> None:
     (folder / JOB).write_bytes(msgspec.json.encode(job))
 
 
-def write_file(file: Path, rows: Sequence[Row]) -> None:
+def write_file(file: Path, rows: Sequence[Row], group: int = GROUP) -> None:
     """As the command writes it, in small row groups."""
     table = pa.table(
         {
@@ -49,7 +48,7 @@ def write_file(file: Path, rows: Sequence[Row]) -> None:
         },
         SCHEMA,
     )
-    pq.write_table(table, file, row_group_size=GROUP, write_page_checksum=True)
+    pq.write_table(table, file, row_group_size=group, write_page_checksum=True)
 
 
 def opened(folder: Path, encoder: str = ENCODER, weights: Mapping[str, float] = WEIGHTS) -> EncodedVectors:
@@ -74,15 +73,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "vectors"
 
 
-@pytest.mark.parametrize("batch", [1, 4, 1000])
-def test_every_vector_is_found_by_its_digest(folder: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr(encoded_vectors, "_ROWS", batch)
+@pytest.mark.parametrize("group", [1, 4, 1000])
+def test_every_vector_is_found_by_its_digest(folder: Path, group: int) -> None:
     names, values = digests(90), unit_vectors(90)
     rows: list[Row] = [*zip(names, values, strict=True)]
     rows[7:7] = [(None, None)] * 12  # more than a row group
     rows += [(None, None), rows[0]]  # and a vector that is there twice
     for name, part in (("a", rows[:31]), ("b", rows[31:32]), ("c", rows[32:])):
-        write_file(folder / f"{name}.parquet", part)
+        write_file(folder / f"{name}.parquet", part, group)
     (folder / ".a.parquet.0.tmp").write_text("cut off")
     encoded = opened(folder)
     order = np.random.default_rng(5).permutation(90)

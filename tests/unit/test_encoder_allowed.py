@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app
+from recserve_export.encoder.checks.fidelity_gate import Gate
 from recserve_export.encoder.export import ExportSettings
 from recserve_export.encoder.lock import LOCK
-from recserve_export.encoder.report.report import REPORT, Gate
+from recserve_export.encoder.report.report import REPORT
 from recserve_export.encoder.source.folder import SourceOptions, read_source
 from recserve_export.errors import EncoderSourceError, ExportError
 from recserve_server_ext.encoder.manifest import MANIFEST, Prompts, read_manifest
@@ -190,7 +191,7 @@ class TestRefused:
 
     def test_more_than_one_file_holds(self, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """At a lower limit: the tiny model has about 300 kB."""
-        monkeypatch.setattr("recserve_export.encoder.graph.pooled_model._MOST_WEIGHT_BYTES", 10**5)
+        monkeypatch.setattr("recserve_export.encoder.graph.onnx_export._MOST_WEIGHT_BYTES", 10**5)
         command = ["encoder", str(copied), "--home", str(tmp_path / "home"), "--precision", "fp32"]
         found = CliRunner().invoke(app, command)
         assert found.exit_code == 1
@@ -216,7 +217,7 @@ class TestPrompts:
         path.write_text(json.dumps({"prompts": {"query": "q: ", "passage": "p: "}}))
         assert read_source(copied, SourceOptions(query_prompt="x ", passage_prompt="")).prompts == Prompts(query="x ")
         path.write_text(json.dumps({"prompts": ["query"]}))
-        with pytest.raises(EncoderSourceError, match="prompts must be an object of strings"):
+        with pytest.raises(EncoderSourceError, match=r"Expected `object \| null`, got `array` - at `\$.prompts`"):
             read_source(copied)
 
     def test_a_text_gets_that_of_its_role(self, source: Path, tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ class TestCommandLine:
             texts=Path("t.txt"),
             force=True,
             targets=("embedded", "onnxruntime", "tensorrt"),
-            most=7,
+            max_batch=7,
         )
 
     def test_the_manifest_says_so(self, asked: Path) -> None:
@@ -285,7 +286,7 @@ class TestCommandLine:
     def test_it_was_compared_with_pytorch(self, asked: Path) -> None:
         report = json.loads((asked / REPORT).read_text())
         assert report["tokenizer"].startswith("equal to BertTokenizer on ")
-        assert report["agreement"]["min_cos"] >= 0.9999  # nearly all longer texts have several parts
+        assert report["fidelity"]["min_cos"] >= 0.9999  # nearly all longer texts have several parts
         # At most 32 parts of 14 tokens count: the four longest texts and few others have more.
         assert 4 <= report["truncated_texts"] <= 20
 

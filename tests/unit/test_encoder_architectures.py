@@ -14,9 +14,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export.encoder.graph.pooled_model import TESTED
+from recserve_export.encoder.graph.onnx_export import TESTED
 from recserve_export.encoder.quantise import int8 as quantise
-from recserve_export.encoder.report.recipe import FP32_FFN_SHARE, int8_recipe
+from recserve_export.encoder.recipe import FP32_FFN_SHARE, int8_recipe
 from recserve_export.encoder.source.folder import SourceOptions
 from recserve_export.errors import EncoderSourceError, ExportError
 from recserve_server_ext.common.files import sha256_of

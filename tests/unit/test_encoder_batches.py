@@ -13,10 +13,16 @@ from tritonclient.grpc import model_config_pb2 as pb
 from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app
-from recserve_export.encoder.report.report import REPORT, EncoderReport, SpeedPoint
-from recserve_export.encoder.targets import batches as encoder_batches
-from recserve_export.encoder.targets.batches import keep_batches, measure_batches
-from recserve_export.encoder.targets.batches_file import BATCHES, SYSTEMS, read_batches
+from recserve_export.encoder.checks.speed import SpeedPoint, speed_point
+from recserve_export.encoder.report.report import REPORT, EncoderReport
+from recserve_export.encoder.targets import preferred_batches as encoder_batches
+from recserve_export.encoder.targets.preferred_batches import (
+    BATCHES,
+    SYSTEMS,
+    keep_batches,
+    measure_batches,
+    read_batches,
+)
 from recserve_export.encoder.targets.targets import write_target
 from recserve_export.errors import ExportError
 from recserve_server_ext.common.arrays import Ints, Vectors
@@ -38,7 +44,7 @@ def encoder(tiny_home: Path, tmp_path: Path) -> Path:
 
 def write(folder: Path, target: Target) -> None:
     report = msgspec.json.decode((folder / REPORT).read_bytes(), type=EncoderReport)
-    write_target(folder, read_manifest(folder), report, target, most=64)
+    write_target(folder, read_manifest(folder), report, target, 64)
 
 
 def preferred(file: Path) -> list[int]:
@@ -54,21 +60,23 @@ def files(encoder: Path) -> dict[str, Path]:
 
 
 def rates(provider: Provider, found: dict[int, float]) -> list[SpeedPoint]:
-    return [SpeedPoint.of_calls(SYSTEMS[provider], 8, size, [size / rate]) for size, rate in found.items()]
+    return [speed_point(SYSTEMS[provider], 8, size, size / rate) for size, rate in found.items()]
 
 
 def test_every_shape_is_measured_by_a_real_run(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_batches, "_SIZES", (1, 4))
-    runner, shapes = GpuEncoder(encoder, "cpu"), []
+    real, shapes = GpuEncoder.run, []
 
-    def run(ids: Ints, mask: Ints) -> Vectors:
-        vectors = runner.run(ids, mask)
+    def run(self: GpuEncoder, ids: Ints, mask: Ints) -> Vectors:
+        vectors = real(self, ids, mask)
         assert vectors.shape == (len(ids), DIM)
         assert np.isfinite(vectors).all()
         shapes.append(ids.shape)
         return vectors
 
-    points = measure_batches(run, vocabulary=runner.vocabulary, widths=runner.widths, provider="cpu")
+    monkeypatch.setattr(GpuEncoder, "run", run)
+    assert list(measure_batches(encoder, "cpu")) == [files(encoder)["cpu"]]
+    points = read_batches(encoder)
     expected = {(tokens, size) for tokens in (8, 32, MAX_TOKENS) for size in (1, 4)}  # 128 is more than it takes
     assert {(point.tokens, point.batch) for point in points} == expected
     assert len(points) == len(expected)

@@ -11,10 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app
-from recserve_export.encoder.checks import fidelity
+from recserve_export.encoder.checks.fidelity import Fidelity
+from recserve_export.encoder.checks.fidelity_gate import Gate
+from recserve_export.encoder.checks.speed import Speed
 from recserve_export.encoder.checks.texts import LEAST_LINES, sample_texts
 from recserve_export.encoder.export import export_encoder
-from recserve_export.encoder.report.report import REPORT, Agreement, Candidate, EncoderReport, Gate, Neighbours, Speed
+from recserve_export.encoder.precision_choice import choose
+from recserve_export.encoder.report.report import REPORT, Candidate, EncoderReport
 from recserve_export.errors import FidelityError, SourceError
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import EncoderError
@@ -24,8 +27,9 @@ from recserve_server_ext.encoder.manifest import Precision
 from recserve_server_ext.encoder.selection import CHOICE, choose_encoder, read_choice
 from support.tiny_encoder import LOOSE
 
-_AGREEMENT = Agreement(texts=9, min_cos=0.99, mean_cos=0.998, p01_cos=0.99, max_abs_difference=0.1)
-_NEIGHBOURS = Neighbours(k=10, overlap=0.96, pairs=100, spearman=0.995)
+_FIDELITY = Fidelity(
+    texts=9, min_cos=0.99, mean_cos=0.998, p01_cos=0.99, max_abs_difference=0.1, overlap=0.96, pairs=100, spearman=0.995
+)
 
 
 def candidate(precision: Precision, titles: float, descriptions: float, *misses: str) -> Candidate:
@@ -33,8 +37,7 @@ def candidate(precision: Precision, titles: float, descriptions: float, *misses:
         precision=precision,
         recipe="1",
         size_bytes=1,
-        agreement=_AGREEMENT,
-        neighbours=_NEIGHBOURS,
+        fidelity=_FIDELITY,
         speed=Speed(titles=titles, descriptions=descriptions),
         misses=list(misses),
     )
@@ -43,7 +46,7 @@ def candidate(precision: Precision, titles: float, descriptions: float, *misses:
 class TestGate:
     def test_the_default_bounds(self) -> None:
         assert Gate() == Gate(mean_cos=0.995, p01_cos=0.985, overlap=0.95, spearman=0.99)
-        assert Gate().misses(_AGREEMENT, _NEIGHBOURS) == []
+        assert Gate().misses(_FIDELITY) == []
 
     @pytest.mark.parametrize(
         ("name", "low", "said"),
@@ -55,23 +58,18 @@ class TestGate:
         ],
     )
     def test_every_figure_counts(self, name: str, low: float, said: str) -> None:
-        agreement, neighbours = _AGREEMENT, _NEIGHBOURS
-        if name in agreement.__struct_fields__:
-            agreement = msgspec.structs.replace(agreement, **{name: low})
-        else:
-            neighbours = msgspec.structs.replace(neighbours, **{name: low})
-        assert Gate().misses(agreement, neighbours) == [said]
+        assert Gate().misses(msgspec.structs.replace(_FIDELITY, **{name: low})) == [said]
 
 
 class TestChoice:
     def test_the_fastest_that_passes_wins(self) -> None:
         slow, fast = candidate("fp32", 100, 10), candidate("int8", 90, 12)
-        assert fidelity.choose([slow, fast]) is fast
-        assert fidelity.choose([slow, candidate("int8-fast", 900, 90, "overlap@10 0.9 < 0.95")]) is slow
+        assert choose([slow, fast]) is fast
+        assert choose([slow, candidate("int8-fast", 900, 90, "overlap@10 0.9 < 0.95")]) is slow
 
     def test_none_passes(self) -> None:
         with pytest.raises(FidelityError, match=r"no precision passes the gate \(fp32: Spearman 0.1 < 0.9\)"):
-            fidelity.choose([candidate("fp32", 1, 1, "Spearman 0.1 < 0.9")])
+            choose([candidate("fp32", 1, 1, "Spearman 0.1 < 0.9")])
 
 
 @pytest.fixture(scope="module")

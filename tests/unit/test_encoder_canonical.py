@@ -20,8 +20,10 @@ from recserve_export.encoder.checks.canonical import (
     read_canonical,
     write_canonical,
 )
+from recserve_export.encoder.checks.fidelity import WorstText
+from recserve_export.encoder.checks.speed import PYTORCH
 from recserve_export.encoder.report.page import COSINES, PAGE, SPEED
-from recserve_export.encoder.report.report import PYTORCH, REPORT, EncoderReport, WorstText
+from recserve_export.encoder.report.report import REPORT, EncoderReport
 from recserve_export.errors import FidelityError
 from recserve_server_ext.common import cpu
 from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, read_manifest

@@ -17,11 +17,13 @@ from onnx import TensorProto
 from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app
-from recserve_export.encoder.checks import fidelity
+from recserve_export.encoder import recipe as encoder_recipe
+from recserve_export.encoder.checks import fidelity, fidelity_gate
+from recserve_export.encoder.checks.fidelity import BatchInvariance
+from recserve_export.encoder.checks.fidelity_gate import Gate, check_export
 from recserve_export.encoder.checks.texts import sample_texts
 from recserve_export.encoder.export import Exported, ExportSettings, export_encoder
-from recserve_export.encoder.report import recipe as encoder_recipe
-from recserve_export.encoder.report.report import REPORT, BatchInvariance, EncoderReport, Gate
+from recserve_export.encoder.report.report import REPORT, EncoderReport
 from recserve_export.encoder.source.folder import default_folder, read_source
 from recserve_export.errors import ExportError, FidelityError
 from recserve_server_ext.common import cpu
@@ -82,23 +84,23 @@ class TestGraph:
 class TestReport:
     def test_fp32_agrees_with_pytorch(self, exported: Path) -> None:
         report = json.loads((exported / "encoder" / "fp32" / REPORT).read_text())
-        assert report["agreement"]["texts"] == 2000
-        assert report["agreement"]["min_cos"] >= 0.9999
+        assert report["fidelity"]["texts"] == 2000
+        assert report["fidelity"]["min_cos"] >= 0.9999
         assert report["batch_invariance"]["max_abs_difference"] <= 1e-5
         assert report["machine"]["cpu"]
         assert report["sizes_bytes"][MODEL] == (exported / "encoder" / "fp32" / MODEL).stat().st_size
 
     def test_int8_is_compared_with_pytorch(self, exported: Path) -> None:
         report = json.loads((exported / "encoder" / "int8" / REPORT).read_text())
-        assert 0.9 < report["agreement"]["mean_cos"] < 0.99999
-        assert 0.5 < report["neighbours"]["overlap"] < 1
-        assert 0.8 < report["neighbours"]["spearman"] < 1
+        assert 0.9 < report["fidelity"]["mean_cos"] < 0.99999
+        assert 0.5 < report["fidelity"]["overlap"] < 1
+        assert 0.8 < report["fidelity"]["spearman"] < 1
         assert report["batch_invariance"]["is_bit_equal"]
         assert set(report["speeds"]) == {"fp32", "int8"}
         assert report["candidates"] == []
         cosines = [worst["cos"] for worst in report["worst"]]
         assert len(cosines) == 10
-        assert cosines[0] == pytest.approx(report["agreement"]["min_cos"])
+        assert cosines[0] == pytest.approx(report["fidelity"]["min_cos"])
         assert cosines == sorted(cosines)
         assert [len(worst["found"]) for worst in report["worst"]] == [10] * 10
 
@@ -122,10 +124,10 @@ class TestReport:
 
     def test_neighbours_of_equal_vectors_overlap_wholly(self) -> None:
         vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-        equal = fidelity.measure_neighbours(vectors, vectors)
+        equal = fidelity.compare(vectors, vectors)
         assert equal.overlap == 1
         assert equal.spearman == pytest.approx(1)
-        assert fidelity.measure_neighbours(vectors, -vectors[::-1]).overlap < 0.6
+        assert fidelity.compare(vectors, -vectors[::-1]).overlap < 0.6
 
 
 class TestReuse:
@@ -208,7 +210,7 @@ class TestRefusals:
     def test_disagreement_leaves_the_earlier_export(
         self, source: Path, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(fidelity, "LEAST_FP32_COS", 1.1)
+        monkeypatch.setattr(fidelity_gate, "LEAST_FP32_COS", 1.1)
         before = sorted(home.rglob("*"))
         with pytest.raises(FidelityError, match="differs from PyTorch: least cosine"):
             export_encoder(source, Workspace(home), "fp32", settings=ExportSettings(force=True))
@@ -232,9 +234,9 @@ class TestRefusals:
             raw = (exported / "encoder" / precision / REPORT).read_bytes()
             report = msgspec.json.decode(raw, type=EncoderReport)
             changed = BatchInvariance(texts=9, max_abs_difference=0.1, is_bit_equal=False)
-            fidelity.check(report)
+            check_export(report.what, report.precision, report.fidelity, report.batch_invariance)
             with pytest.raises(FidelityError, match=message):
-                fidelity.check(msgspec.structs.replace(report, batch_invariance=changed))
+                check_export(report.what, report.precision, report.fidelity, changed)
 
 
 @pytest.fixture(scope="module")
@@ -252,11 +254,11 @@ class TestMiniLM:
             Exported(minilm / "encoder" / one, read_manifest(minilm / "encoder" / one), False).report()
             for one in ("fp32", "int8")
         )
-        assert fp32.agreement.min_cos >= 0.9999
+        assert fp32.fidelity.min_cos >= 0.9999
         assert fp32.batch_invariance.max_abs_difference <= 1e-5
-        assert int8.agreement.mean_cos >= 0.995
-        assert int8.agreement.p01_cos >= 0.985
-        assert int8.neighbours.overlap >= 0.93  # AVX2 has 7-bit weights: .943 there, .955 with dot products
+        assert int8.fidelity.mean_cos >= 0.995
+        assert int8.fidelity.p01_cos >= 0.985
+        assert int8.fidelity.overlap >= 0.93  # AVX2 has 7-bit weights: .943 there, .955 with dot products
 
     def test_agrees_with_sentence_transformers(self, minilm: Path) -> None:
         from sentence_transformers import SentenceTransformer

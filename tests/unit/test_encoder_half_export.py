@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from onnx import TensorProto
 from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app
+from recserve_export.encoder.checks.fidelity_gate import fp32_beside
 from recserve_export.encoder.checks.texts import LEAST_LINES
 from recserve_export.encoder.export import Exported, export_encoder
 from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.gpu import GpuEncoder
 from recserve_server_ext.encoder.manifest import MODEL, Precision
+from recserve_server_ext.encoder.versions import VERSIONS
 from recserve_server_ext.triton.encoder_target import model_folder
 from support.tiny_encoder import LOOSE
 
@@ -50,7 +54,7 @@ def test_the_report_says_what_was_not_gated(made: dict[Precision, Exported]) -> 
     assert made["fp32"].report().not_gated == ""
     assert "those of a GPU are not gated" in made["fp16"].report().not_gated
     assert "nothing of bf16 was measured" in made["bf16"].report().not_gated
-    assert 0.9999 < made["fp16"].report().agreement.mean_cos < 1
+    assert 0.9999 < made["fp16"].report().fidelity.mean_cos < 1
     # Sums in another order may fall on the other side of a rounding to 11 bits.
     assert made["fp16"].report().batch_invariance.max_abs_difference < 1e-3
 
@@ -59,6 +63,28 @@ def test_embedded_is_written_where_it_suits(made: dict[Precision, Exported]) -> 
     written = {precision: [one.target for one in exported.targets] for precision, exported in made.items()}
     assert written == {"fp32": ["embedded"], "fp16": ["embedded"], "bf16": []}
     assert not model_folder(made["bf16"].folder, "embedded").exists()
+
+
+def test_the_gate_finds_the_fp32_encoder_beside_a_version(
+    made: dict[Precision, Exported], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the CPU's provider in the place of CUDA's."""
+    on_cpu = lambda folder, _: GpuEncoder(folder, "cpu")  # noqa: E731
+    monkeypatch.setattr("recserve_server_ext.encoder.gpu.GpuEncoder", on_cpu)
+    version = made["fp16"].folder.resolve()
+    assert version.parent.name == VERSIONS
+    fp32 = made["fp32"].folder.resolve()
+    for folder in (version, made["fp16"].folder):
+        assert fp32_beside(folder, made["fp16"].manifest) == fp32
+    words = ["gate", str(version), "--provider", "cuda", "--texts", str(version.parents[2] / "texts.txt")]
+    words += ["--min-overlap", "0.9"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "on cuda: mean cosine" in result.output
+    alone = shutil.copytree(version, tmp_path / version.name)
+    result = CliRunner().invoke(app, ["gate", str(alone), "--provider", "cuda"])
+    assert result.exit_code == 1
+    assert f"has no fp32 encoder of the model of {alone}; name one with --against" in " ".join(result.output.split())
 
 
 def test_the_command_says_how_to_gate_it(made: dict[Precision, Exported], source: Path) -> None:

@@ -17,11 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recserve_export.encoder.quantise import int8 as quantise
 from recserve_export.encoder.quantise import products as int8_products
+from recserve_export.encoder.quantise import smoothquant
 from recserve_export.encoder.quantise import statistics as activation_statistics
+from recserve_export.encoder.quantise.gptq import Gptq, RoundedWeight
 from recserve_export.encoder.quantise.products import OneSided
-from recserve_export.encoder.quantise.rounding import Compensation, RoundedWeight
 from recserve_export.encoder.quantise.statistics import ActivationStatistics
-from recserve_export.encoder.report.recipe import Int8Recipe
+from recserve_export.encoder.recipe import Int8Recipe
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.encoder.manifest import MODEL
@@ -60,7 +61,7 @@ class TestSmoothQuant:
         x = rng.normal(size=(5, 4)).astype(np.float32)
         (before,) = ReferenceEvaluator(model).run(None, {"x": x})
         ones = np.ones(6, np.float32)
-        quantise.smooth(model, quantise.weight_products(model), {"x": np.maximum(ranges, 1e-3), "r": ones}, alpha)
+        smoothquant.smooth(model, smoothquant.weight_products(model), {"x": np.maximum(ranges, 1e-3), "r": ones}, alpha)
         onnx.checker.check_model(model)
         (after,) = ReferenceEvaluator(model).run(None, {"x": x})
         assert np.allclose(before, after, rtol=1e-3, atol=1e-3)
@@ -68,13 +69,13 @@ class TestSmoothQuant:
     def test_scales(self) -> None:
         activation = np.array([4, 9, 0, 5], np.float32)
         weight = np.array([1, 4, 3, 0], np.float32)
-        assert quantise.channel_scales(activation, weight, 0.5).tolist() == [2, 1.5, 1, 1]
+        assert smoothquant.channel_scales(activation, weight, 0.5).tolist() == [2, 1.5, 1, 1]
 
     def test_weights_behind_several_activations_are_left_alone(self) -> None:
         model = _two_layers(np.ones((4, 4), np.float32))
-        assert quantise.weight_products(model) == {"x": ["W"], "r": ["V"]}
+        assert smoothquant.weight_products(model) == {"x": ["W"], "r": ["V"]}
         model.graph.node[2].input[1] = "W"
-        assert quantise.weight_products(model) == {}
+        assert smoothquant.weight_products(model) == {}
 
     def test_seven_bits(self, tiny_home: Path, tmp_path: Path) -> None:
         for bits, largest in ((7, 63), (8, 127)):
@@ -105,9 +106,9 @@ class TestSmoothQuant:
 
     def test_a_weight_that_also_stays_fp32_is_not_rescaled(self) -> None:
         model = _two_layers(np.ones((4, 4), np.float32))
-        assert quantise.weight_products(model, ["second"]) == {"x": ["W"]}
+        assert smoothquant.weight_products(model, ["second"]) == {"x": ["W"]}
         model.graph.node[2].input[1] = "W"
-        assert quantise.weight_products(model, ["second"]) == {}
+        assert smoothquant.weight_products(model, ["second"]) == {}
 
 
 class TestInt8Products:
@@ -188,7 +189,7 @@ class TestCompensatedRounding:
     @pytest.mark.parametrize("bits", [7, 8])
     def test_without_correlation_it_is_the_nearest_step(self, bits: int) -> None:
         weight = np.random.default_rng(0).normal(size=(200, 30)).astype(np.float32)
-        rounded = Compensation(np.diag(np.linspace(1, 2, 200))).rounded(weight, bits)
+        rounded = Gptq(np.diag(np.linspace(1, 2, 200))).rounded(weight, bits)
         levels = 2 ** (bits - 1) - 1
         assert np.allclose(rounded.scales, np.abs(weight).max(0) / levels)
         assert np.array_equal(rounded.steps, np.rint(weight / rounded.scales))
@@ -206,7 +207,7 @@ class TestCompensatedRounding:
 
         # Measured: .06 and .09 of the error.
         moments = np.asarray(x.T @ x, np.float64)
-        assert error(Compensation(moments).rounded(weight, 7)) < 0.15 * error(_nearest(weight, 7))
+        assert error(Gptq(moments).rounded(weight, 7)) < 0.15 * error(_nearest(weight, 7))
 
     def test_inputs_and_weights_that_are_always_zero(self) -> None:
         weight = np.zeros((4, 3), np.float32)
@@ -214,7 +215,7 @@ class TestCompensatedRounding:
         for first in (0.0, 1.0):
             moments: Floats = np.zeros((4, 4))
             moments[0, 0] = first
-            rounded = Compensation(moments).rounded(weight, 8)
+            rounded = Gptq(moments).rounded(weight, 8)
             assert np.array_equal(rounded.steps * rounded.scales, weight)
 
 
@@ -253,7 +254,7 @@ def _token_layers() -> Any:
 
 def _nearest(weight: np.ndarray[Any, Any], bits: int) -> RoundedWeight:
     """Every weight at its nearest step."""
-    return Compensation(np.eye(len(weight))).rounded(weight, bits)
+    return Gptq(np.eye(len(weight))).rounded(weight, bits)
 
 
 def _first_product(

@@ -20,9 +20,11 @@ from tritonclient.grpc import model_config_pb2 as pb
 from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app
+from recserve_export.encoder.checks.speed import SpeedPoint
 from recserve_export.encoder.export import export_encoder
-from recserve_export.encoder.report.report import REPORT, EncoderReport, SpeedPoint
-from recserve_export.encoder.targets.targets import BUILD, preferred_batches, suiting, write_target
+from recserve_export.encoder.report.report import REPORT, EncoderReport
+from recserve_export.encoder.targets.preferred_batches import preferred_batches
+from recserve_export.encoder.targets.targets import BUILD, suiting, write_target
 from recserve_export.encoder.targets.tensorrt import PLAN
 from recserve_export.errors import ExportError
 from recserve_server_ext.cli import serve as cli_serve
@@ -73,7 +75,7 @@ class TestExport:
 
     def test_all_of_one_that_is_up_to_date(self, source: Path, encoder: Path) -> None:
         before = (encoder / MANIFEST).stat().st_mtime_ns
-        settings = replace(LOOSE, targets=("embedded", "onnxruntime", "tensorrt"), most=16)
+        settings = replace(LOOSE, targets=("embedded", "onnxruntime", "tensorrt"), max_batch=16)
         (done,) = export_encoder(source, Workspace(encoder.parents[1]), "fp32", settings=settings)
         assert not done.is_new
         assert (encoder / MANIFEST).stat().st_mtime_ns == before
@@ -253,7 +255,7 @@ class TestServing:
         assert served_encoder(encoder, read_manifest(encoder), ServeSettings(), "{}").config.model_warmup
 
     def test_onnxruntime_serves_what_was_exported(self, encoder: Path, tmp_path: Path) -> None:
-        write(encoder, "onnxruntime", most=16)
+        write(encoder, "onnxruntime", max_batch=16)
         manifest = read_manifest(encoder)
         assert fitted(encoder, manifest, ON_TRITON).encoder_batch == 16
         assert fitted(encoder, manifest, ServeSettings()).encoder_batch == 256

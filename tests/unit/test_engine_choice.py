@@ -7,8 +7,7 @@ import pytest
 
 from recserve_export.index import engine_choice
 from recserve_export.index.engine_choice import EngineName, Settings, build_engine
-from recserve_export.index.recall import CurvePoint, Users, measure, reaches
-from recserve_export.index.scan_budget import ScanBudget
+from recserve_export.index.recall import CurvePoint, Users, reaches
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.engine import Engine
@@ -97,58 +96,3 @@ def test_too_few_items_for_codes_are_served_otherwise(vectors: Vectors) -> None:
     assert "scan" not in {point.engine for point in report.points}
     with pytest.raises(SnapshotError, match="scan needs 624 items to train its codes on, there are 300"):
         build_engine(vectors[:300], settings("scan"))
-
-
-def test_without_time_one_index_is_built_and_measured_once_and_the_rest_is_named(vectors: Vectors) -> None:
-    wanted = settings("scan", recall=1.0, items_per_list=(1024, 256), dims_per_code=(3, 2), rescored=(20, 10))
-    budget = ScanBudget(0.0)
-    engine, report = build_engine(vectors, wanted, budget=budget)
-    assert [point.engine for point in report.points] == ["scan", "exact"]
-    assert list(budget.build_s) == [(10, 4)]
-    assert engine.parameters == {"lists": 4, "codes": 10, "nprobe": 4, "rescored": 20}
-    assert [part.partition(" (")[0] for part in budget.left_out] == [
-        "10 codes, 16 lists",
-        "16 codes, 4 lists",
-        "16 codes, 16 lists",
-    ]
-
-
-def test_with_time_enough_nothing_is_left_out(vectors: Vectors) -> None:
-    wanted = settings("scan", recall=0.9, items_per_list=(1024, 256))
-    budget = ScanBudget()
-    build_engine(vectors, wanted, budget=budget)
-    assert list(budget.build_s) == [(16, 4), (16, 16)]
-    assert budget.left_out == []
-
-
-def test_a_search_that_runs_out_of_time_is_cut_off_and_keeps_what_it_has(
-    vectors: Vectors, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-
-    def later(engine: Engine, users: Users) -> CurvePoint:
-        now[0] += 10
-        return measure(engine, users)
-
-    monkeypatch.setattr(engine_choice, "measure", later)
-    budget = ScanBudget(25.0, clock=lambda: now[0])
-    _, report = build_engine(vectors, settings("scan", recall=0.5), budget=budget)
-    assert [point.engine for point in report.points] == ["scan"] * 3 + ["exact"]
-    assert budget.left_out == ["16 codes, 16 lists: parameters after the first 3"]
-
-
-def test_an_index_that_would_take_too_long_is_not_built() -> None:
-    now = [0.0]
-    budget = ScanBudget(600.0, clock=lambda: now[0])
-    assert budget.allows(1_000_000, 128, 1024)
-    with budget.building(128, 1024):
-        now[0] += 60
-    # A training item is compared with every centre in each of ten rounds, every item with each once more.
-    times = 4 * (10 * 1_000_000 + 1_000_000) / (10 * 256 * 1024 + 1_000_000)
-    assert budget.predict(1_000_000, 128, 4096) == pytest.approx(60 * times)
-    assert budget.allows(1_000_000, 64, 1024)
-    assert not budget.allows(1_000_000, 192, 4096)
-    assert budget.left_out == [f"192 codes, 4096 lists (predicted: {60 * times * 1.5:,.0f} s, spent: 60 s)"]
-    assert not budget.is_spent
-    now[0] += 540
-    assert budget.is_spent

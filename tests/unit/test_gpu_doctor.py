@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app as export_app
-from recserve_export.encoder.targets import gate as encoder_gate
+from recserve_export.encoder.checks import fidelity_gate
 from recserve_export.errors import ExportError
 from recserve_server_ext.cli import doctor as cli_doctor
 from recserve_server_ext.common.arrays import Vectors
@@ -160,4 +160,4 @@ class TestGate:
         manifest = read_manifest(tiny_home / "encoder" / "fp32")
         other = msgspec.structs.replace(manifest, source_sha256="0" * 64)
         with pytest.raises(ExportError, match="is of another model: source_sha256"):
-            encoder_gate._check_same_model(manifest, other, tmp_path)
+            fidelity_gate._check_same_model(manifest, other, tmp_path)

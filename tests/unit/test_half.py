@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 from onnxruntime import InferenceSession
 
 from recserve_export.encoder.checks.canonical import TEXTS
-from recserve_export.encoder.graph.half import behind_layers, write_fp16
+from recserve_export.encoder.graph.fp16 import behind_layers, write_fp16
 from recserve_server_ext.encoder.manifest import MODEL
 from recserve_server_ext.encoder.text_encoder import TextTokenizer
 from support.tiny_encoder import MAX_TOKENS

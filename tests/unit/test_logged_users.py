@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export.index.build import build_index, read_report
+from recserve_export.index.build import build_index
 from recserve_export.index.engine_choice import Settings, build_engine
 from recserve_export.index.logged_users import LEAST, MOST, logged_users
 from recserve_export.index.recall import NEIGHBOURS
+from recserve_export.index.report import read_report
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.index.snapshot import Snapshot

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from recserve_client.contract import AssignedVariant, Slate
 from recserve_export.cli.outcomes import app
 from recserve_export.errors import ExportError
-from recserve_export.outcomes.export import export_outcomes, open_format
+from recserve_export.outcomes.export import export_outcomes, format_of
 from recserve_export.outcomes.outcomes import OutcomeRules
 from recserve_export.outcomes.proportions import two_proportions, wilson
 from recserve_export.outcomes.report import OutcomeReport, report
@@ -192,7 +192,7 @@ def test_the_training_set_has_a_row_for_every_item(store: InteractionStore, tmp_
     logged(store, (by_user("r3", ["i1"], variant("control", forced=True)), ANN))
     store.record([named(ANN, "r1", "i2"), named(ANN, "r1", "i2", "like"), named(BOB, "r1", "i1")])
     path = tmp_path / name
-    assert export_outcomes(store.database, path, RULES, open_format(path, "auto")) == 3
+    assert export_outcomes(store.database, path, RULES, format_of(path)) == 3
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
     else:
@@ -209,7 +209,7 @@ def test_a_training_set_that_cannot_be_written_says_so(store: InteractionStore, 
     with pytest.raises(ExportError, match="none"):
         export_outcomes(store.database, tmp_path / "none" / "set.jsonl", RULES, "jsonl")
     with pytest.raises(ExportError, match="tells no format"):
-        open_format(tmp_path / "set.txt", "auto")
+        format_of(tmp_path / "set.txt")
 
 
 def run(*words: str) -> Any:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export.index.recall import Choice, CurvePoint, choose, measure, next_ef, reaches, sample_users
+from recserve_export.index.engine_choice import next_ef
+from recserve_export.index.recall import Choice, CurvePoint, choose, measure, reaches, sample_users
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine

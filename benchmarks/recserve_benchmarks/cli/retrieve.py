@@ -39,9 +39,6 @@ def retrieve(
     graph_budget: Annotated[
         float, typer.Option(help="Growth: leave out a graph that would take longer to build, seconds.", min=0)
     ] = 600.0,
-    scan_budget: Annotated[
-        float, typer.Option(help="Growth: for the search of scan's parameters at each size, seconds.", min=0)
-    ] = 600.0,
     quick: Annotated[bool, typer.Option("--quick", help="Few of all: to try it, not to quote it.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
@@ -62,7 +59,6 @@ def retrieve(
         users=50 if quick else 500,
         swap=swap,
         graph_budget_s=graph_budget,
-        scan_budget_s=scan_budget,
         seed=seed,
     )
     try:

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from recserve_export.encoder.export import Exported
-from recserve_export.encoder.report.recipe import RECIPE, recipe
-from recserve_export.encoder.report.report import Gate
+from recserve_export.encoder.checks.fidelity_gate import Gate
+from recserve_export.encoder.recipe import RECIPE, recipe
+from recserve_export.encoder.report.report import read_report
 from recserve_export.errors import ExportError
 from recserve_server_ext.common.cpu import has_int8_dot_product
 from recserve_server_ext.common.errors import EncoderError
@@ -72,7 +72,7 @@ def _in_home(home: Path, served: EncoderManifest) -> FastEncoder | None:
     try:
         manifest = read_manifest(folder)
         is_it = manifest.source_sha256 == served.source_sha256 and manifest.versions.get(RECIPE) == recipe(FAST)
-        return _gated(folder, manifest) if is_it else None
+        return _gated(folder) if is_it else None
     except (EncoderError, ExportError):  # missing, damaged, or with a report of another version
         return None
 
@@ -88,11 +88,11 @@ def _made(source: Path, home: Path) -> FastEncoder:
         said = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
         why = said[-1].removeprefix("error: ").partition(";")[0] if said else ran.stderr[-200:]
         return FastEncoder(absent=f"it could not be made: {why}")
-    return _gated(folder, read_manifest(folder))
+    return _gated(folder)
 
 
-def _gated(folder: Path, manifest: EncoderManifest) -> FastEncoder:
-    report = Exported(folder, manifest, is_new=False).report()
-    if misses := FAST_GATE.misses(report.agreement, report.neighbours):
+def _gated(folder: Path) -> FastEncoder:
+    fidelity = read_report(folder).fidelity
+    if misses := FAST_GATE.misses(fidelity):
         return FastEncoder(absent=f"it misses its gate: {', '.join(misses)}")
-    return FastEncoder(folder, mean_cos=report.agreement.mean_cos, overlap=report.neighbours.overlap)
+    return FastEncoder(folder, mean_cos=fidelity.mean_cos, overlap=fidelity.overlap)

@@ -12,7 +12,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 
 from recserve_client.contract import Behaviour, RecommendRequest, bytes_element, models, pack
-from recserve_export.index.build import Details, build_index
+from recserve_export.index.build import build_index
 from recserve_export.index.engine_choice import Settings
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.arrays import Rows, Vectors
@@ -127,8 +127,8 @@ def _snapshot(home: Workspace, texts: TextVectors, settings: Settings) -> Snapsh
     found = _published(home, texts.encoder, texts.source)
     if found is not None:
         return found
-    ids, details = _ids(len(texts.vectors)), Details(source=texts.source)
-    build_index(home.snapshots, texts.vectors, ids, encoder=texts.encoder, settings=settings, details=details)
+    ids = _ids(len(texts.vectors))
+    build_index(home.snapshots, texts.vectors, ids, encoder=texts.encoder, settings=settings, source=texts.source)
     return Snapshot.load(current(home.snapshots), encoder=texts.encoder)
 
 

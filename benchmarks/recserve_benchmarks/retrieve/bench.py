@@ -33,7 +33,6 @@ class Plan:
         users: User vectors of each kind to measure recall with.
         swap: Whether to measure a swap under load.
         graph_budget_s: Of growth: a graph that would take longer to build is left out.
-        scan_budget_s: Of growth: for the search of the parameters of `scan`, at each size.
         seed: Of everything drawn.
     """
 
@@ -42,7 +41,6 @@ class Plan:
     users: int = 500
     swap: bool = True
     graph_budget_s: float = 600.0
-    scan_budget_s: float = 600.0
     seed: int = 0
 
 
@@ -98,7 +96,6 @@ class RetrieveBench:
             recall=RECALL,
             users=plan.users,
             graph_budget_s=plan.graph_budget_s,
-            scan_budget_s=plan.scan_budget_s,
             seed=plan.seed,
         )
         return retrieve_scale.measure(vectors, len(real), growth, self._done)

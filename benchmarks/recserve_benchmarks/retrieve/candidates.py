@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from recserve_export.index.engine_choice import Curve, Settings, build_engine, ef_curve, silent
+from recserve_export.index.engine_choice import Curve, Settings, build_engine, ef_curve
 from recserve_export.index.recall import CurvePoint, Users, choose, recall_of, sample_users
+from recserve_export.stages import silent
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine

@@ -126,8 +126,6 @@ def scale_notes(scale: dict[str, Any]) -> list[str]:
                 f"  left out: hnsw, predicted to build {graph['predicted_build_s']:,.0f} s, "
                 f"budget {scale['graph_budget_s']:,.0f} s (--graph-budget)"
             )
-        parts = left_out.get("scan", {}).get("parts", [])
-        lines += [f"  left out: scan, {part}; --scan-budget {scale['scan_budget_s']:,.0f}" for part in parts]
     for step in scale["cpu_growth"]:
         grown = [f"{name} {step[name]:.1f} times" for name in ("hnsw", "scan", "exact") if step[name] is not None]
         lines.append(f"CPU a user at equal recall, {step['from']:,} to {step['to']:,} items: {', '.join(grown)}")

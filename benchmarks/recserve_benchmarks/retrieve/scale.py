@@ -16,9 +16,9 @@ import numpy as np
 
 from recserve_benchmarks.retrieve.corpus import some_of
 from recserve_benchmarks.retrieve.start import start
-from recserve_export.index.engine_choice import Settings, Stage, build_engine, ef_curve
+from recserve_export.index.engine_choice import Settings, build_engine, ef_curve
 from recserve_export.index.recall import CurvePoint, choose, reaches, sample_users
-from recserve_export.index.scan_budget import ScanBudget
+from recserve_export.stages import Stage
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
@@ -39,14 +39,12 @@ class Growth:
         recall: Recall@10 to choose for, and at which CPU time is compared.
         users: User vectors of each kind.
         graph_budget_s: A graph that would take longer to build is left out.
-        scan_budget_s: For the search of the parameters of `scan`, at each size; what it leaves out is named.
         seed: Of items, users and graphs.
     """
 
     recall: float
     users: int
     graph_budget_s: float
-    scan_budget_s: float
     seed: int
 
 
@@ -78,7 +76,6 @@ def measure(vectors: Vectors, real: int, growth: Growth, done: Done) -> dict[str
         "points": points,
         "recall": growth.recall,
         "graph_budget_s": growth.graph_budget_s,
-        "scan_budget_s": growth.scan_budget_s,
         "cpu_growth": _growth(points),
     }
 
@@ -88,8 +85,7 @@ def _at(items: Vectors, synthetic: int, growth: Growth, graph_s: dict[int, float
     stage = _stages(f"{len(items):,} items: ", done)
     began = time.perf_counter()
     settings = Settings(engine="scan", recall=growth.recall, users=growth.users, seed=growth.seed)
-    budget = ScanBudget(growth.scan_budget_s)
-    engine, report = build_engine(items, settings, stage=stage, budget=budget)
+    engine, report = build_engine(items, settings, stage=stage)
     choose_s = time.perf_counter() - began
     points = list(report.points)
     engines: dict[str, Engine] = {"scan": engine, "exact": ExactEngine(items)}
@@ -101,11 +97,8 @@ def _at(items: Vectors, synthetic: int, growth: Growth, graph_s: dict[int, float
         points += ef_curve(graph, users, settings, stage).points
     best = points[choose(points, growth.recall).point]
     own = {name: [point for point in points if point.engine == name] for name in ("hnsw", "scan", "exact")}
-    scan = report.points[report.choice.point].parameters
-    built_s = {"hnsw": graph_s.get(len(items)), "scan": budget.build_s[scan["codes"], scan["lists"]], "exact": 0.0}
+    built_s = {"hnsw": graph_s.get(len(items)), "scan": choose_s, "exact": 0.0}
     left_out: dict[str, Any] = {} if own["hnsw"] else {"hnsw": {"predicted_build_s": predicted_s}}
-    if budget.left_out:
-        left_out["scan"] = {"parts": budget.left_out}
     found: dict[str, Any] = {
         "items": len(items),
         "synthetic": synthetic,
@@ -208,8 +201,8 @@ def _stages(what: str, done: Done) -> Stage:
     """The progress of building as this benchmark shows it."""
 
     @contextmanager
-    def stage(name: str, total: int) -> Iterator[Callable[[int], None]]:
-        counted = 0
+    def stage(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        counted, total = 0, total or 0
         done(what + name, 0, total)
 
         def advance(count: int) -> None:

@@ -8,14 +8,14 @@ from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_export.bulk_encoding.output import EncodedVectors
 from recserve_server_ext.catalogue.store import CatalogueStore, ItemRow
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Ints, Mask, Vectors
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.encoder.item_vectors import PairCollector, Pairs, made_from, pooled
-from recserve_server_ext.index.snapshot import SnapshotVectors
+from recserve_server_ext.index.snapshot import Content, SnapshotVectors
+from recserve_server_ext.index.space import SpaceContent
 
 _NAMED = 5
 #: Items looked up at a time among vectors that were encoded before.
@@ -40,7 +40,7 @@ class Known:
     """Item vectors that need not be made again: those of an older snapshot, and those written with the items.
 
     Attributes:
-        encoded: Where those of the other items are looked for by their texts; none = nowhere.
+        encoded: Where those of the other items are looked for by their texts; `None` looks nowhere.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Known:
     ) -> None:
         """
         Args:
-            snapshot: Made by the same encoder with the same field weights from the same store; none = nothing to reuse.
+            snapshot: Made by the same encoder with the same field weights from the same store; `None` reuses nothing.
             imported_at: Revision of the last import: what is older is of another catalogue.
             encoded: Made by the same encoder.
         """
@@ -57,7 +57,7 @@ class Known:
         self._snapshot = snapshot if usable else None
 
     def vector(self, row: ItemRow, dim: int) -> Vectors | None:
-        """The vector of an item; none = it has to be made."""
+        """The vector of an item; `None` where it has to be made."""
         if row.vector is not None and len(row.vector) == 4 * dim:
             return np.frombuffer(row.vector, "<f4")
         snapshot = self._snapshot
@@ -72,13 +72,27 @@ class Taken(NamedTuple):
 
     Attributes:
         encoded: Where the vectors are.
-        rows: [n] of the items.
-        places: [n] of their vectors there.
+        rows: [n] rows of the items.
+        places: [n] places of their vectors in `encoded`.
     """
 
     encoded: EncodedVectors
-    rows: NDArray[np.int64]
-    places: NDArray[np.int64]
+    rows: Ints
+    places: Ints
+
+
+class Origins(NamedTuple):
+    """Where item vectors come from, in items.
+
+    Attributes:
+        known: An older snapshot, or the store, where they were written with the items.
+        taken: The vectors that were encoded before.
+        encoded: Made from their texts.
+    """
+
+    known: int
+    taken: int
+    encoded: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,26 +100,44 @@ class Catalogue:
     """The items of one revision as columns.
 
     Attributes:
-        revision: Of the catalogue.
+        revision: Revision of the catalogue.
         field_weights: a_f by text field.
         ids: Item id of each row.
-        available: [items].
+        available: [items] whether the item may be recommended.
         fields: Texts and attributes of each row; where both have a name, the attribute.
         known: Vectors by row that need not be made.
-        taken: Other rows whose vectors were encoded before; none = they were not looked for.
-        unknown: [n] the other rows.
+        taken: Rows whose vectors were encoded before; `None` where they were not looked for.
+        unknown: [n] the rows whose vectors have to be made.
         pairs: The weighted texts of those.
     """
 
     revision: int
     field_weights: Mapping[str, float]
     ids: list[str]
-    available: NDArray[np.bool_]
+    available: Mask
     fields: list[dict[str, Any]]
     known: dict[int, Vectors]
     taken: Taken | None
-    unknown: NDArray[np.int64]
+    unknown: Ints
     pairs: Pairs
+
+    @property
+    def origins(self) -> Origins:
+        """Where the item vectors come from."""
+        return Origins(len(self.known), 0 if self.taken is None else len(self.taken.rows), len(self.unknown))
+
+    def content(self, encoder: str, source: str, spaces: Mapping[str, SpaceContent] | None = None) -> Content:
+        """What a snapshot of these items holds; `encoder` is a runtime fingerprint, `source` the store's identity."""
+        return Content(
+            spaces=spaces or {},
+            ids=self.ids,
+            encoder=encoder,
+            revision=self.revision,
+            source=source,
+            available=self.available,
+            fields=self.fields,
+            field_weights=self.field_weights,
+        )
 
 
 def read_catalogue(store: CatalogueStore, made_with: str = "", dim: int = 0, known: Known | None = None) -> Catalogue:
@@ -133,29 +165,16 @@ def read_catalogue(store: CatalogueStore, made_with: str = "", dim: int = 0, kno
             f"no text with a weight in {_names(columns.without_text)}; "
             f"give text or change the field weights {head.field_weights}"
         )
-    return Catalogue(
-        revision=head.revision,
-        field_weights=head.field_weights,
-        ids=columns.ids,
-        available=np.array(columns.available, np.bool_),
-        fields=columns.fields,
-        known=columns.known,
-        taken=columns.all_taken(),
-        unknown=np.array(columns.unknown, np.int64),
-        pairs=columns.collector.pairs(),
-    )
+    return columns.catalogue(head.revision)
 
 
 def item_vectors(catalogue: Catalogue, encoder: Encoder, *, done: Callable[[int], None] | None = None) -> Vectors:
-    """The item vectors, [items, dim] unit float32.
+    """The item vectors, [items, dim] unit float32; the vectors of all texts are held in memory at once.
 
-    Args:
-        catalogue: From `read_catalogue`.
-        encoder: Encodes the distinct texts; all their vectors are held in memory at once.
-        done: Called with the number of texts after each chunk of them, for progress bars.
+    `done` is called with the number of texts after each chunk of them.
 
     Raises:
-        CatalogueError: The text vectors of an item cancel out; named.
+        CatalogueError: The text vectors of an item cancel out.
         ExportError: Vectors that were encoded before cannot be read.
     """
     vectors = np.empty((len(catalogue.ids), encoder.dim), np.float32)
@@ -179,15 +198,14 @@ class _Columns:
     """Collects items column by column."""
 
     def __init__(self, field_weights: Mapping[str, float], known: Known, dim: int) -> None:
-        self.collector = PairCollector(field_weights)
         self.ids: list[str] = []
-        self.available: list[bool] = []
-        self.fields: list[dict[str, Any]] = []
-        self.known: dict[int, Vectors] = {}
-        self.taken_rows: list[NDArray[np.int64]] = []
-        self.taken_places: list[NDArray[np.int64]] = []
-        self.unknown: list[int] = []
         self.without_text: list[str] = []
+        self._collector = PairCollector(field_weights)
+        self._available: list[bool] = []
+        self._fields: list[dict[str, Any]] = []
+        self._vectors: dict[int, Vectors] = {}
+        self._taken: list[tuple[Ints, Ints]] = []
+        self._unknown: list[int] = []
         self._field_weights = field_weights
         self._known = known
         self._dim = dim
@@ -197,17 +215,35 @@ class _Columns:
         missing: list[int] = []
         for number, row in enumerate(rows):
             if (vector := self._known.vector(row, self._dim)) is not None:
-                self.known[first + number] = vector
+                self._vectors[first + number] = vector
             else:
                 missing.append(number)
             self.ids.append(row.item.id)
-            self.available.append(row.item.available)
-            self.fields.append(row.item.fields)
+            self._available.append(row.item.available)
+            self._fields.append(row.item.fields)
         for number in self._not_encoded(rows, missing, first):
-            if self.collector.add(rows[number].item.texts):
-                self.unknown.append(first + number)
+            if self._collector.add(rows[number].item.texts):
+                self._unknown.append(first + number)
             else:
                 self.without_text.append(rows[number].item.id)
+
+    def catalogue(self, revision: int) -> Catalogue:
+        taken = None
+        if self._known.encoded is not None:
+            none = np.empty(0, np.int64)
+            rows, places = (np.concatenate([none, *(found[part] for found in self._taken)]) for part in (0, 1))
+            taken = Taken(self._known.encoded, rows, places)
+        return Catalogue(
+            revision=revision,
+            field_weights=self._field_weights,
+            ids=self.ids,
+            available=np.array(self._available, np.bool_),
+            fields=self._fields,
+            known=self._vectors,
+            taken=taken,
+            unknown=np.array(self._unknown, np.int64),
+            pairs=self._collector.pairs(),
+        )
 
     def _not_encoded(self, rows: Sequence[ItemRow], missing: list[int], first: int) -> list[int]:
         """Those of the missing whose vectors were not encoded before; where the others are is kept."""
@@ -216,17 +252,9 @@ class _Columns:
         digests = [made_from(rows[number].item.texts, self._field_weights) for number in missing]
         numbers, places = np.array(missing, np.int64), self._known.encoded.find(digests)
         found = places >= 0
-        self.taken_rows.append(first + numbers[found])
-        self.taken_places.append(places[found])
+        self._taken.append((first + numbers[found], places[found]))
         left: list[int] = numbers[~found].tolist()
         return left
-
-    def all_taken(self) -> Taken | None:
-        if self._known.encoded is None:
-            return None
-        none = np.empty(0, np.int64)
-        rows, places = (np.concatenate([none, *parts]) for parts in (self.taken_rows, self.taken_places))
-        return Taken(self._known.encoded, rows, places)
 
 
 def _names(ids: list[str]) -> str:

@@ -1,15 +1,14 @@
-"""Parquet with items -> Parquet with their vectors: in pieces, each done once, by this process or by Ray.
+"""Bulk encoding: Parquet with items -> Parquet with their vectors, in pieces that are each done once.
 
-A piece is a row group of an input file; its output is a file of its own under a name that only depends on it, written
-aside and renamed. So a job that was killed goes on where it stopped, a piece that is done twice gives the same file,
-and every input row has exactly one output row.
+A piece is a row group of an input file. Its output is a file under a name that only depends on it, written aside and
+renamed. So a killed job goes on where it stopped, and a piece that is done twice gives the same file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -28,7 +27,7 @@ from recserve_server_ext.encoder.manifest import read_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 
 JOB = "job.json"
-#: Of the files of the output. Lists of any length: those of a fixed size do not come back where some are missing.
+#: Schema of the output. Lists of any length: those of a fixed size do not come back where some are missing.
 SCHEMA: Final = pa.schema(
     {
         "id": pa.large_string(),
@@ -45,13 +44,13 @@ _ROWS = 2048
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an output folder was made with; `job.json` in it.
+    """What an output folder was made with: content of `job.json`.
 
     Attributes:
         encoder: Runtime fingerprint.
         mapping: How rows become items, with the field weights.
         dim: Length of a vector.
-        format: Of the output: another number when rows or this file mean something else.
+        format: Number of the output format.
     """
 
     encoder: str
@@ -66,8 +65,8 @@ class Piece(msgspec.Struct, frozen=True):
     Attributes:
         file: Path of the file.
         group: Number of the row group.
-        rows: Its rows.
-        output: Where its vectors go.
+        rows: Number of rows.
+        output: File that its vectors go to.
     """
 
     file: str
@@ -80,7 +79,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """What became of a piece.
 
     Attributes:
-        rows: Rows written.
+        rows: Rows that were written.
         refused: Rows among them without a vector.
     """
 
@@ -96,7 +95,7 @@ class PieceEncoder:
         Args:
             encoder: Encoder folder.
             job: From `prepare`.
-            threads: Of the encoder; none = the usable cores.
+            threads: Threads of the encoder; `None` takes the usable cores.
         """
         self._encoder = TextEncoder(encoder, threads=threads, verify=False)
         self._job = job
@@ -171,7 +170,7 @@ def prepare(source: Path, output: Path, encoder: Path, mapping: FieldMapping) ->
 
     Args:
         source: A Parquet file, or a folder of them.
-        output: Folder of the output; of this job, or empty.
+        output: Output folder of this job, or an empty folder.
         encoder: Encoder folder.
         mapping: A validated mapping.
 
@@ -187,6 +186,13 @@ def prepare(source: Path, output: Path, encoder: Path, mapping: FieldMapping) ->
     with exclusive(output / _LOCK):
         _claim(output, job)
     return job, pieces
+
+
+def run_locally(encoder: Path, job: Job, pieces: Iterable[Piece], done: Callable[[Outcome], None]) -> None:
+    """Encode one piece after the other in this process, with all cores."""
+    encode = PieceEncoder(encoder, job)
+    for piece in pieces:
+        done(encode(piece))
 
 
 def read_job(output: Path) -> Job:
@@ -243,11 +249,7 @@ def _pieces(source: Path, output: Path, mapping: FieldMapping) -> Iterator[Piece
 
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Say of a file of the output that it cannot be read, and what to do.
-
-    Raises:
-        ExportError: It cannot.
-    """
+    """Turn errors of reading a file of the output into `ExportError`."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:

@@ -1,7 +1,7 @@
-"""Vectors of texts kept on disk while a catalogue is encoded, so that a job that was killed goes on where it stopped.
+"""Vector journal: vectors of texts kept on disk while a catalogue is encoded, so that a killed build goes on.
 
-A part is one file: for each text a digest and its vector. It is written aside, fsynced and renamed, so it is there
-whole or not at all, and its name is its checksum.
+A part is one file with a digest and a vector for each text. It is there whole or not at all, and its name is its
+checksum.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHECKSUM: Final = 16
 
 
 class VectorJournal:
-    """An encoder that remembers, in a folder that belongs to it alone.
+    """An encoder that keeps what it encoded in a folder that belongs to it alone.
 
     Attributes:
         dim: Length of a vector.
@@ -36,8 +36,8 @@ class VectorJournal:
         """
         Args:
             encoder: What encodes the texts that are not known.
-            folder: Of this encoder; what other encoders left beside it is removed, and so are damaged parts.
-            part: Texts between two files.
+            folder: Folder of this encoder; what other encoders left beside it is removed, and so are damaged parts.
+            part: Texts of a part.
         """
         self.dim = encoder.dim
         self._encoder = encoder
@@ -55,9 +55,7 @@ class VectorJournal:
     def encode(self, texts: list[str], *, done: Callable[[int], None] | None = None) -> Vectors:
         """Unit vectors of the texts, [texts, dim]; those that are known are read.
 
-        Args:
-            texts: Any number of them.
-            done: Called with the number of texts that were known, and then after each part.
+        `done` is called with the number of texts that were known, and then after each part.
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
         digests = [_digest(text) for text in texts]

@@ -1,11 +1,11 @@
-"""The output of `recserve catalogue encode`, looked up by what each vector was made from.
+"""Output of `recserve catalogue encode`, looked up by what each vector was made from.
 
-Of a row 24 bytes are held; vectors are read where they are asked for, a few thousand at a time.
+24 bytes of a row are held in memory; vectors are read when they are asked for, one row group of a file at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +21,8 @@ from recserve_export.errors import ExportError
 from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.encoder.item_vectors import MADE_FROM_BYTES
 
-#: Digests as numpy compares and sorts them: by all their bytes, since all have the same number of them.
+#: Digests as numpy compares and sorts them.
 _DIGEST = f"S{MADE_FROM_BYTES}"
-#: Vectors read at a time.
-_ROWS = 4096
 #: How far the length of a unit vector may be from 1: far more than rounding, far less than another scale.
 _UNIT = 1e-3
 
@@ -46,7 +44,7 @@ class _Index(NamedTuple):
 
 
 class EncodedVectors:
-    """Item vectors in an output folder; that of a job that was stopped has those that were done."""
+    """Item vectors in an output folder; a job that was stopped has those that were done."""
 
     def __init__(self, folder: Path, encoder: str, field_weights: Mapping[str, float]) -> None:
         """
@@ -72,13 +70,10 @@ class EncodedVectors:
         self._folder = folder
 
     def find(self, made_from: Sequence[bytes]) -> Ints:
-        """The place of the vector that was made from each of these, [n]; -1 = there is none.
-
-        Args:
-            made_from: Digests, see `recserve_server_ext.encoder.item_vectors.made_from`.
+        """The place of the vector that was made from each of these digests, [n]; -1 where there is none.
 
         Raises:
-            ExportError: A file cannot be read; named.
+            ExportError: A file cannot be read.
         """
         index = self._index
         if not len(index.digests):
@@ -88,15 +83,10 @@ class EncodedVectors:
         return np.where(index.digests[at] == wanted, index.places[at], -1)
 
     def fill(self, vectors: Vectors, rows: Ints, places: Ints) -> None:
-        """Put vectors where they belong.
-
-        Args:
-            vectors: [items, dim]; changed.
-            rows: [n] rows of it.
-            places: [n] of the vectors for these, from `find`.
+        """Set `vectors[rows]` to the vectors at these places; rows and places [n], vectors [items, dim].
 
         Raises:
-            ExportError: A file cannot be read, or has no unit vector of this length there; named.
+            ExportError: A file cannot be read, or has no unit vector of this length there.
         """
         index = self._index
         order = np.argsort(places, kind="stable")
@@ -135,25 +125,16 @@ def _digests(file: Path) -> tuple[int, Ints, NDArray[np.bytes_]]:
 
 def _fill_from(file: Path, vectors: Vectors, rows: Ints, places: Ints) -> None:
     """`EncodedVectors.fill` from one file; places are rows of it, rising."""
-    done = 0
-    for first, column in _wanted(_opened(file), places):
-        start, stop = np.searchsorted(places, [first, first + len(column)])
-        taken = column.take(pa.array(places[start:stop] - first))
-        vectors[rows[start:stop]] = _checked(file, taken, vectors.shape[1])
-        done += stop - start
-    if done < len(places):
-        raise ExportError(f"{file} has fewer rows than before: it was changed meanwhile; try again")
-
-
-def _wanted(opened: pq.ParquetFile, places: Ints) -> Iterator[tuple[int, pa.ListArray]]:
-    """The first row and the vectors of each batch, of the row groups that have one of these rows."""
-    end = 0
+    opened, end = _opened(file), 0
     for group in range(opened.num_row_groups):
         first, end = end, end + opened.metadata.row_group(group).num_rows
-        if np.searchsorted(places, first) < np.searchsorted(places, end):
-            for batch in opened.iter_batches(_ROWS, row_groups=[group], columns=["vector"]):
-                yield first, batch["vector"]
-                first += len(batch)
+        start, stop = np.searchsorted(places, [first, end])
+        if start < stop:
+            column = opened.read_row_group(group, columns=["vector"])["vector"].combine_chunks()
+            taken = column.take(pa.array(places[start:stop] - first))
+            vectors[rows[start:stop]] = _checked(file, taken, vectors.shape[1])
+    if end <= places[-1]:
+        raise ExportError(f"{file} has fewer rows than before: it was changed meanwhile; try again")
 
 
 def _checked(file: Path, column: pa.ListArray, dim: int) -> Vectors:

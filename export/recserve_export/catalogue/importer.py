@@ -21,7 +21,7 @@ class ImportReport(msgspec.Struct, frozen=True):
     """What an import did.
 
     Attributes:
-        revision: Of the catalogue, afterwards.
+        revision: Revision of the catalogue afterwards.
         is_changed: Whether the catalogue was replaced: false when it was up to date, or when nothing was accepted.
         record: The source and the counts.
         examples: The first few refusals.
@@ -53,10 +53,10 @@ def import_catalogue(
 
     Args:
         store: Where the items go.
-        source: Its rows.
+        source: Where the rows come from.
         mapping: A validated mapping, the one the source was opened with.
         name: What the source is called.
-        sha256: Of the source file.
+        sha256: Checksum of the source file.
         on_refusal: Called for every refused row.
         on_progress: Called now and then with the source's `done`.
 

@@ -24,7 +24,7 @@ class TextField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A text field y_f.
 
     Attributes:
-        column: Column it comes from; empty = the column with the field's name.
+        column: Column it comes from; empty takes the column with the field's name.
         weight: a_f in v = normalise(sum_f a_f G(y_f)).
     """
 
@@ -36,8 +36,8 @@ class AttributeField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An attribute.
 
     Attributes:
-        column: Column it comes from; empty = the column with the attribute's name.
-        type: Of its value; `list` is a list of str, `place` latitude and longitude in degrees.
+        column: Column it comes from; empty takes the column with the attribute's name.
+        type: Type of its value; `list` is a list of str, `place` latitude and longitude in degrees.
         separator: Where a list that comes as one string is split.
     """
 
@@ -53,7 +53,7 @@ class FieldMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         id: Column of the item id.
         texts: Text fields by name.
         attributes: Attributes by name.
-        available: Column (bool) that says whether the item may be recommended; none = every item may.
+        available: Column (bool) that says whether the item may be recommended; `None` where every item may.
     """
 
     texts: dict[str, TextField]

@@ -17,7 +17,7 @@ from recserve_export.catalogue.mapping import AttributeField, AttributeType, Fie
 from recserve_server_ext.catalogue.item_checks import place_of
 from recserve_server_ext.catalogue.store import StoredItem
 
-#: Of an item id, in characters; the contract refuses longer ones in requests.
+#: Most characters of an item id; the contract refuses longer ones in requests.
 MAX_ID_LENGTH: Final = 512
 
 _INT: Final = re.compile(r"[+-]?[0-9]{1,19}")

@@ -18,7 +18,7 @@ class TextStats(msgspec.Struct, frozen=True):
     Attributes:
         weight: a_f of v = normalise(sum_f a_f G(y_f)).
         items: Items that have it.
-        mean_characters: Of its texts.
+        mean_characters: Mean length of its texts.
     """
 
     weight: float
@@ -31,7 +31,7 @@ class AttributeStats(msgspec.Struct, frozen=True):
 
     Attributes:
         items: Items that have it.
-        types: Of its values.
+        types: Types of its values.
     """
 
     items: int
@@ -42,7 +42,7 @@ class CatalogueStats(msgspec.Struct, frozen=True):
     """A catalogue in numbers.
 
     Attributes:
-        revision: Of the catalogue.
+        revision: Revision of the catalogue.
         items: Number of items.
         available: Number of items that may be recommended.
         source: What it was imported from.

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.console import fail, note
 from recserve_client.cli.recommend import fail_call
-from recserve_export.cli.common import explained
+from recserve_export.cli import options
+from recserve_export.cli.common import explained, position_bar, say
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ _BATCH = 500
 _SHOWN = 5
 _DEADLINE_S = 120.0
 
-AddressOption = Annotated[str, typer.Option(help="host:port of the server.")]
+Address = Annotated[str, typer.Option("--address", help="host:port of the server.")]
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 
 def upsert(
     file: Annotated[Path, typer.Argument(help="JSON Lines with one item each; - reads standard input.")],
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Put items into the catalogue of a running server; each is served from the moment it is acknowledged.
 
@@ -41,19 +42,17 @@ def upsert(
     """
     if str(file) != "-" and not file.is_file():
         fail(f"no file {file}", code=2)
-    with _client(address) as client, progress("items", None) as bar:
+    with _client(address) as client, position_bar("items", None) as at:
         totals, shown = Counter[str](), 0
         for start, batch in _batches(_lines(file)):
             answer = client.items.upsert(batch, request_id=uuid.uuid4().hex, deadline_s=_DEADLINE_S)
             shown = _refusals(answer, start, shown)
             totals.update(result.status for result in answer.results)
-            bar.update(bar.task_ids[0], completed=totals.total())
+            at(totals.total())
     _summary(totals, answer.revision if totals else None)
 
 
-def delete(
-    ids: Annotated[list[str], typer.Argument(help="Item ids.")], address: AddressOption = DEFAULT_ADDRESS
-) -> None:
+def delete(ids: Annotated[list[str], typer.Argument(help="Item ids.")], address: Address = DEFAULT_ADDRESS) -> None:
     """Take items out of the catalogue of a running server; none of them is recommended any more."""
     with _client(address) as client:
         answer = client.items.delete(ids)
@@ -63,8 +62,8 @@ def delete(
 
 def export(
     file: Annotated[Path, typer.Argument(help="JSON Lines file to write; - writes to standard output.")],
-    home: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = DEFAULT_HOME,
-    store: Annotated[str, typer.Option(help="URL of the catalogue store [default: the file in the home].")] = "",
+    home: options.Home = DEFAULT_HOME,
+    store: options.CatalogueUrl = "",
 ) -> None:
     """Write all items of the catalogue, as `recserve catalogue upsert` reads them."""
     from recserve_client.contract import NewItem
@@ -82,7 +81,7 @@ def export(
                 sys.stdout.buffer.write(line)
         else:
             write_chunks(file, lines(opened))
-            out.print(f"{opened.count():,} items of revision {opened.revision:,} written to {file}", highlight=False)
+            say(f"{opened.count():,} items of revision {opened.revision:,} written to {file}")
 
 
 @contextmanager
@@ -134,6 +133,6 @@ def _refusals(answer: ItemsChanged, start: int, shown: int) -> int:
 
 def _summary(totals: Counter[str], revision: int | None) -> None:
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(totals.items())) or "no items"
-    out.print(counts if revision is None else f"{counts}; revision {revision:,}", highlight=False)
+    say(counts if revision is None else f"{counts}; revision {revision:,}")
     if totals["refused"] + totals["conflict"]:
         raise typer.Exit(1)

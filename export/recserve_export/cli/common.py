@@ -1,48 +1,39 @@
-"""What the commands of this room share: the choice of a precision, errors as one line, progress of a stage."""
+"""Stores, rules and output that the commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
-from typing import Any, Final
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
 
-import typer
+import msgspec
 
-from recserve_client.cli.console import fail, progress
+from recserve_client.cli.console import fail, out, progress
 from recserve_export.errors import ExportError
+from recserve_export.tables import plain, table
 from recserve_server_ext.common.errors import ServerError
+from recserve_server_ext.common.workspace import Workspace, store_place
+from recserve_server_ext.config.history import HistoryRules, read_rules
 
-
-class Precision(StrEnum):
-    """Choices of `--precision`."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    INT8 = "int8"
-    INT8_FAST = "int8-fast"
-    FP16 = "fp16"
-    BF16 = "bf16"
-
-
-MILVUS_URI: Any = typer.Option(
-    "", "--milvus-uri", help="Where Milvus is, for an index that is there: http://host:port, /name for a database."
-)
-MILVUS_TOKEN: Any = typer.Option("", "--milvus-token-file", help="File with user:password or an API key of Milvus.")
-
-#: What an export of users says.
+#: Printed by every export of users.
 OWN_FILES: Final = "no erasure reaches exported files: they are yours to erase users from"
 
 
-def check_recall(recall: float) -> None:
-    """End with exit code 2 where a recall to reach is none."""
-    if not 0 < recall <= 1:
-        fail(f"--recall must be above 0 and at most 1, got {recall:g}", code=2)
+def interactions_at(home: Path, url: str) -> Path | str:
+    """The interaction store of a URL or file, or that in the home where none is named."""
+    return store_place(url) if url else Workspace(home).interactions
+
+
+def history_rules(path: Path | None) -> HistoryRules:
+    """The rules of a file, or the built-in ones."""
+    return HistoryRules() if path is None else read_rules(path)
 
 
 @contextmanager
 def explained(*others: type[Exception]) -> Iterator[None]:
-    """Errors of the rooms, and these others, as one line and exit code 1."""
+    """Print an error of the packages, or one of these others, as one line; exit code 1."""
     expected: tuple[type[Exception], ...] = (ExportError, ServerError, *others)
     try:
         yield
@@ -52,8 +43,61 @@ def explained(*others: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def stage_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar for one stage of the work; yields what moves it on."""
+    """A `Stage` with a progress bar."""
     with progress(what, total) as bar:
         yield lambda count: bar.advance(bar.task_ids[0], count)
         if total is None:
             bar.update(bar.task_ids[0], total=1, completed=1)
+
+
+@contextmanager
+def position_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar; yields what sets how much is done."""
+    with progress(what, total) as bar:
+        yield lambda done: bar.update(bar.task_ids[0], completed=done)
+
+
+@contextmanager
+def refusal_writer(path: Path | None) -> Iterator[Callable[[object], None]]:
+    """Yield what writes a refused row to a JSON Lines file; without a path it writes nothing."""
+    if path is None:
+        yield lambda refusal: None
+        return
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise ExportError(f"the refusals cannot be written to {path}: {error}") from error
+
+    def write(refusal: object) -> None:
+        file.write(msgspec.json.encode(refusal) + b"\n")
+
+    with file:
+        yield write
+
+
+def print_refusals(reasons: Mapping[str, int], columns: Sequence[str], examples: Sequence[Sequence[str]]) -> None:
+    """Print how many rows were refused, by reason, and the first of them."""
+    counts = [(name, f"{count:,}") for name, count in reasons.items()]
+    out.print(table(("refused because", "rows"), counts, right=("rows",)))
+    say(f"The first {len(examples)}:")
+    out.print(table(columns, examples, right=("row",)))
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    out.print(plain(line), highlight=False, soft_wrap=True)
+
+
+def say_json(value: object) -> None:
+    """Print a value as an indented JSON document."""
+    out.print_json(msgspec.json.encode(value).decode())
+
+
+def moment(seconds: float) -> str:
+    """Date and time of seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def utc_s(time: datetime) -> float:
+    """Seconds since 1970 of a date and time that was given in UTC."""
+    return time.replace(tzinfo=UTC).timestamp()

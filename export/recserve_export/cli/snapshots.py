@@ -6,25 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
 
 from recserve_client.cli.console import fail, note, out
-from recserve_export.cli.common import MILVUS_TOKEN, MILVUS_URI, Precision, explained
+from recserve_export.cli import options
+from recserve_export.cli.common import explained, say
+from recserve_export.tables import table
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
+from recserve_server_ext.config.milvus import MilvusSettings
 
 if TYPE_CHECKING:
     from recserve_server_ext.index.manifest import SnapshotManifest
 
-_HOME = typer.Option(DEFAULT_HOME, "--home", help="Folder of the encoder, the catalogue and the snapshots.")
-_PRECISION = typer.Option(Precision.AUTO, help="Encoder that is served; auto: as `recserve serve` chooses.")
 
-
-def list_snapshots(home: Path = _HOME) -> None:
+def list_snapshots(home: options.Home = DEFAULT_HOME) -> None:
     """List the snapshots, the newest first; `*` marks the one that is served."""
     _print(home, verify=False)
 
 
-def verify(home: Path = _HOME) -> None:
+def verify(home: options.Home = DEFAULT_HOME) -> None:
     """Check every file of every snapshot against its checksum; exit code 1 when one is damaged."""
     if _print(home, verify=True):
         raise typer.Exit(1)
@@ -32,44 +31,49 @@ def verify(home: Path = _HOME) -> None:
 
 def activate(
     name: str = typer.Argument(help="Name of the snapshot, see `recserve index list`."),
-    home: Path = _HOME,
-    precision: Precision = _PRECISION,
-    milvus_uri: str = MILVUS_URI,
-    milvus_token_file: str = MILVUS_TOKEN,
+    home: options.Home = DEFAULT_HOME,
+    precision: options.Precision = "auto",
+    milvus_uri: options.MilvusUri = "",
+    milvus_token_file: options.MilvusToken = "",
 ) -> None:
     """Serve another snapshot; running servers change to it at once, and add what changed since it was made."""
-    with explained(OSError):
-        from recserve_export.index.milvus import ready_in_milvus
-        from recserve_server_ext.config.milvus import MilvusSettings
-        from recserve_server_ext.index.snapshots import activate
-
-        ready = ready_in_milvus(MilvusSettings(uri=milvus_uri, token_file=milvus_token_file))
-        _say(activate(Workspace(home).snapshots, name, _fingerprint(home, precision), ready).id)
+    _publish(home, precision, MilvusSettings(milvus_uri, milvus_token_file), name)
 
 
 def rollback(
-    home: Path = _HOME,
-    precision: Precision = _PRECISION,
-    milvus_uri: str = MILVUS_URI,
-    milvus_token_file: str = MILVUS_TOKEN,
+    home: options.Home = DEFAULT_HOME,
+    precision: options.Precision = "auto",
+    milvus_uri: options.MilvusUri = "",
+    milvus_token_file: options.MilvusToken = "",
 ) -> None:
     """Serve the snapshot before the one that is served now."""
-    with explained(OSError):
-        from recserve_export.index.milvus import ready_in_milvus
-        from recserve_server_ext.config.milvus import MilvusSettings
-        from recserve_server_ext.index.snapshots import rollback
-
-        ready = ready_in_milvus(MilvusSettings(uri=milvus_uri, token_file=milvus_token_file))
-        _say(rollback(Workspace(home).snapshots, _fingerprint(home, precision), ready).id)
+    _publish(home, precision, MilvusSettings(milvus_uri, milvus_token_file))
 
 
-def gc(home: Path = _HOME) -> None:
+def gc(home: options.Home = DEFAULT_HOME) -> None:
     """Remove all snapshots but the one that is served."""
     with explained(OSError):
         from recserve_server_ext.index.snapshots import collect
 
         for name in collect(Workspace(home).snapshots):
             note(f"removed {name}")
+
+
+def _publish(home: Path, precision: options.Precision, milvus: MilvusSettings, name: str | None = None) -> None:
+    """Publish a snapshot; without a name the one before the published one."""
+    with explained(OSError):
+        from recserve_export.index.milvus import ready_in_milvus
+        from recserve_server_ext.encoder.manifest import read_manifest
+        from recserve_server_ext.encoder.selection import choose_encoder
+        from recserve_server_ext.index import snapshots
+
+        workspace, ready = Workspace(home), ready_in_milvus(milvus)
+        encoder = read_manifest(choose_encoder(workspace, precision), verify=False).runtime_fingerprint
+        if name is None:
+            found = snapshots.rollback(workspace.snapshots, encoder, ready)
+        else:
+            found = snapshots.activate(workspace.snapshots, name, encoder, ready)
+        say(f"snapshot {found.id} is published")
 
 
 def _engines(manifest: SnapshotManifest) -> str:
@@ -79,17 +83,6 @@ def _engines(manifest: SnapshotManifest) -> str:
     return ", ".join(f"{name} {of.engine.name}" for name, of in manifest.spaces.items())
 
 
-def _fingerprint(home: Path, precision: Precision) -> str:
-    from recserve_server_ext.encoder.manifest import read_manifest
-    from recserve_server_ext.encoder.selection import choose_encoder
-
-    return read_manifest(choose_encoder(Workspace(home), precision.value), verify=False).runtime_fingerprint
-
-
-def _say(name: str) -> None:
-    out.print(f"snapshot {name} is published", highlight=False)
-
-
 def _print(home: Path, *, verify: bool) -> bool:
     """Print the snapshots; whether one of them is damaged."""
     from recserve_server_ext.index.snapshots import kept
@@ -97,18 +90,16 @@ def _print(home: Path, *, verify: bool) -> bool:
     found = kept(Workspace(home).snapshots, verify=verify)
     if not found:
         fail(f"no snapshot in {Workspace(home).snapshots}; build one with: recserve index build")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("", "snapshot", "items", "revision", "engine", "encoder", "state"):
-        table.add_column(column, justify="right" if column in ("items", "revision") else "left")
+    rows = []
     for one in found:
-        state = "damaged" if one.fault else "whole" if verify else ""
-        manifest = one.manifest
-        cells = ["", "", "", ""]
+        manifest, cells = one.manifest, ["", "", "", ""]
         if manifest is not None:
             cells = [f"{manifest.items:,}", f"{manifest.revision:,}", _engines(manifest), manifest.encoder]
-        table.add_row("*" if one.is_current else "", one.name, *cells, state)
-    out.print(table)
-    for one in found:
-        if one.fault:
-            note(one.fault)
-    return any(one.fault for one in found)
+        state = "damaged" if one.fault else "whole" if verify else ""
+        rows.append(["*" if one.is_current else "", one.name, *cells, state])
+    columns = ("", "snapshot", "items", "revision", "engine", "encoder", "state")
+    out.print(table(columns, rows, right=("items", "revision")))
+    faults = [one.fault for one in found if one.fault]
+    for fault in faults:
+        note(fault)
+    return bool(faults)

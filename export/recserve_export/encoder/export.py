@@ -1,4 +1,4 @@
-"""A model's folder -> encoder folders that can be served, checked before they are published.
+"""Encoder export: a model's folder -> encoder folders that can be served, checked before they are published.
 
 torch, transformers and optimum are imported only when there is something to export.
 """
@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-import msgspec
-
+from recserve_export.encoder import recipe
+from recserve_export.encoder.checks.fidelity_gate import DEFAULT_GATE, Gate, check_gate
 from recserve_export.encoder.checks.texts import texts_name
 from recserve_export.encoder.lock import only_export
-from recserve_export.encoder.report import recipe as encoder_recipe
-from recserve_export.encoder.report.recipe import Stage, silent
-from recserve_export.encoder.report.report import DEFAULT_GATE, REPORT, EncoderReport, Gate, check_gate
+from recserve_export.encoder.report.report import EncoderReport, read_report
 from recserve_export.encoder.source.folder import NO_OPTIONS, EncoderSource, SourceOptions, read_source
 from recserve_export.encoder.source.hub import resolve
-from recserve_export.encoder.targets.targets import DEFAULT_MOST, WrittenTarget, suiting, write_target
+from recserve_export.encoder.targets.targets import DEFAULT_MAX_BATCH, WrittenTarget, suiting, write_target
 from recserve_export.errors import ExportError
+from recserve_export.stages import Stage, silent
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.common.workspace import Workspace
@@ -32,8 +31,8 @@ from recserve_server_ext.triton.encoder_target import CONFIG, model_folder, targ
 if TYPE_CHECKING:
     from recserve_export.encoder.make import Maker
 
-#: Written where they are missing, whatever is asked for.
-_DEFAULT: Final[tuple[Target, ...]] = ("embedded",)
+#: Written where it is missing, whatever is asked for.
+_DEFAULT: Final[Target] = "embedded"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Exported:
 
     Attributes:
         folder: Where it is: the link of its precision.
-        manifest: Its manifest.
+        manifest: Manifest of the encoder.
         is_new: Whether it was made just now, or was up to date.
         targets: Triton model folders that were written just now.
     """
@@ -58,11 +57,7 @@ class Exported:
         Raises:
             ExportError: The report is missing or cannot be read.
         """
-        path = self.folder / REPORT
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=EncoderReport)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ExportError(f"{path} cannot be read: {error}; export again with --force") from error
+        return read_report(self.folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +66,17 @@ class ExportSettings:
 
     Attributes:
         gate: The least figures.
-        texts: File with one text a line to calibrate, check and measure with; none = the films.
+        texts: File with one text a line to calibrate, check and measure with; `None` takes the films.
         force: Make the encoders anew even when they are up to date.
-        targets: Triton model folders to write, even where they are there; none = `embedded`, where it is missing.
-        most: Texts of one batch of a target.
+        targets: Triton model folders to write anew; without any, `embedded` where it is missing.
+        max_batch: Texts of one batch of a target.
     """
 
     gate: Gate = DEFAULT_GATE
     texts: Path | None = None
     force: bool = False
     targets: tuple[Target, ...] = ()
-    most: int = DEFAULT_MOST
+    max_batch: int = DEFAULT_MAX_BATCH
 
 
 def export_encoder(
@@ -98,11 +93,11 @@ def export_encoder(
     What is served stays. int8 is made from fp32, which is exported first where it is missing or out of date.
 
     Args:
-        model: A Hugging Face or sentence-transformers folder, or a name on the hub; none = the default model.
+        model: A Hugging Face or sentence-transformers folder, or a name on the hub; `None` takes the default model.
         workspace: Where to put it.
-        precision: What to make; `auto` = the fastest on this machine that passes the gate, and fp32.
-        options: Of the source: pooling, length, dim, and what is allowed.
-        settings: Gate and texts.
+        precision: What to make; `auto` makes fp32 and the fastest on this machine that passes the gate.
+        options: What to read of the source: pooling, length, dim, and what is allowed.
+        settings: Gate, texts and targets.
         stage: Shows progress.
 
     Returns:
@@ -116,13 +111,16 @@ def export_encoder(
     found = None if model is None else resolve(str(model), options)
     source = read_source(options=options) if found is None else read_source(found.folder, options, name=found.name)
     job = _Job(source, source.sha256(), workspace, settings, texts_name(settings.texts), stage)
-    job.check_targets(precision)
-    if (done := job.up_to_date(precision)) is not None and job.has_targets(done):
+    if precision != "auto":  # refused before anything is made
+        suiting([precision], settings.targets)
+    if (done := job.up_to_date(precision)) is not None and not any(job.targets_of(one) for one in done):
         return done
     try:
         with only_export(workspace.encoder):
             # Another process may have made it while this one waited for the lock or for nothing.
-            return job.with_targets(job.up_to_date(precision) or job.make(precision))
+            done = job.up_to_date(precision) or job.make(precision)
+            suiting([one.manifest.precision for one in done], settings.targets)
+            return [job.with_targets(one) for one in done]
     except OSError as error:
         raise ExportError(f"cannot write the encoder to {workspace.encoder}: {error.strerror or error}") from error
 
@@ -142,9 +140,11 @@ class _Job:
             return None
         if precision != "auto":
             found = self._current(precision)
-            if found is not None:
-                check_gate(found.report(), self.settings.gate)
-            return None if found is None else [found]
+            if found is None:
+                return None
+            report = found.report()
+            check_gate(report.what, report.fidelity, self.settings.gate)
+            return [found]
         fp32 = self._current("fp32")
         chosen = _read_choice(self.workspace)
         winner = None if chosen is None else self._current(chosen)
@@ -152,40 +152,21 @@ class _Job:
             return None
         return [fp32] if chosen == "fp32" else [fp32, winner]
 
-    def check_targets(self, precision: Precision | Literal["auto"]) -> None:
-        """Refuse what no target would come of, before anything is made.
+    def targets_of(self, one: Exported) -> list[Target]:
+        """The Triton model folders to write of an encoder."""
+        able = targets_of(one.manifest.precision)
+        if self.settings.targets:
+            return [target for target in self.settings.targets if target in able]
+        is_missing = not (model_folder(one.folder, _DEFAULT) / CONFIG).is_file()
+        return [_DEFAULT] if _DEFAULT in able and is_missing else []
 
-        Raises:
-            ExportError: None of the targets runs encoders of this precision.
-        """
-        if precision != "auto":
-            suiting([precision], self.settings.targets)
-
-    def has_targets(self, done: list[Exported]) -> bool:
-        """Whether no Triton model folder is to be written."""
-        return not self.settings.targets and all(
-            (model_folder(one.folder, target) / CONFIG).is_file()
-            for one in done
-            for target in _DEFAULT
-            if target in targets_of(one.manifest.precision)
-        )
-
-    def with_targets(self, done: list[Exported]) -> list[Exported]:
-        """Write the Triton model folders of these encoders."""
-        named = self.settings.targets
-        wanted = suiting([one.manifest.precision for one in done], named) if named else {}
-        return [self._with_targets(one, wanted.get(one.manifest.precision)) for one in done]
-
-    def _with_targets(self, one: Exported, named: list[Target] | None) -> Exported:
-        if named is None:
-            able = [target for target in _DEFAULT if target in targets_of(one.manifest.precision)]
-            named = [target for target in able if not (model_folder(one.folder, target) / CONFIG).is_file()]
-        report = one.report()
-        with self.stage("write Triton models", len(named)) as advance:
-            written = []
-            for target in named:
+    def with_targets(self, one: Exported) -> Exported:
+        """Write the Triton model folders of an encoder."""
+        targets, report, written = self.targets_of(one), one.report(), []
+        with self.stage("write Triton models", len(targets)) as advance:
+            for target in targets:
                 try:
-                    written.append(write_target(one.folder, one.manifest, report, target, most=self.settings.most))
+                    written.append(write_target(one.folder, one.manifest, report, target, self.settings.max_batch))
                 except OSError as error:
                     raise ExportError(
                         f"{one.folder} is complete, but its Triton model folder for {target} cannot be written: "
@@ -206,7 +187,7 @@ class _Job:
             fp32 = self._make(maker, "fp32", is_named=precision == "fp32")
         done = [fp32] if is_wanted or fp32.is_new else []
         if precision == "auto":
-            from recserve_export.encoder.candidates import make_and_choose
+            from recserve_export.encoder.precision_choice import make_and_choose
 
             winner = make_and_choose(maker, self.workspace, fp32.report())
             if winner != "fp32":
@@ -218,16 +199,11 @@ class _Job:
     def _make(self, maker: Maker, precision: Precision, *, is_named: bool) -> Exported:
         fp32 = self.workspace.encoder / "fp32"
         with new_version(self.workspace.encoder, precision) as aside:
-            is_fp32 = precision == "fp32"
-            if is_fp32:
-                report = maker.make_fp32(aside)
-            else:
-                make = maker.make_int8 if precision in INT8 else maker.make_half
-                report = make(aside, precision, fp32)
+            report = maker.make(aside, precision, fp32)
             if is_named:
-                check_gate(report, self.settings.gate)
-            speeds = maker.measure({precision: aside} if is_fp32 else {"fp32": fp32, precision: aside})
-            maker.write_report(aside, report, speeds)
+                check_gate(report.what, report.fidelity, self.settings.gate)
+            others: dict[Precision, Path] = {} if precision == "fp32" else {"fp32": fp32}
+            maker.write_report(aside, report, maker.measure({**others, precision: aside}))
         return self._exported(precision, is_new=True)
 
     def _exported(self, precision: Precision, *, is_new: bool) -> Exported:
@@ -246,20 +222,16 @@ class _Job:
     def _is_current(self, folder: Path, precision: Precision) -> bool:
         try:
             manifest = read_manifest(folder)
-        except EncoderError:
-            return False
-        same_recipe = manifest.versions.get(encoder_recipe.RECIPE) == encoder_recipe.recipe(precision)
-        if not same_recipe or manifest.source_sha256 != self.source_sha256:
-            return False
-        try:
-            return Exported(folder, manifest, is_new=False).report().texts == self.texts
-        except ExportError:  # missing, damaged or of another version
+            same = manifest.versions.get(recipe.RECIPE) == recipe.recipe(precision)
+            same = same and manifest.source_sha256 == self.source_sha256
+            return same and read_report(folder).texts == self.texts
+        except (EncoderError, ExportError):  # missing, damaged or of another version
             return False
 
     def _would_choose_again(self, report: EncoderReport) -> bool:
         """Whether `auto` would choose among the same candidates by the same gate on the same kind of CPU."""
         made = {one.precision: one.recipe for one in report.candidates}
-        now = {precision: encoder_recipe.recipe(precision) for precision in ("fp32", *INT8)}
+        now = {precision: recipe.recipe(precision) for precision in ("fp32", *INT8)}
         same_cpu = report.machine.int8_arithmetic == cpu.int8_arithmetic()
         return made == now and report.gate == self.settings.gate and same_cpu
 

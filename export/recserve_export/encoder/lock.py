@@ -1,4 +1,4 @@
-"""One export at a time into a folder of encoders, which begins without what a killed one left."""
+"""The export lock: one export at a time into a folder of encoders, which begins without what a killed one left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def only_export(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder of encoders; the kernel lets go when the process dies.
 
     Raises:
-        ExportError: Another process holds it; named.
+        ExportError: Another process holds it; the message names it.
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,32 +7,32 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_export.encoder.checks import canonical as encoder_canonical
-from recserve_export.encoder.checks import fidelity
+from recserve_export.encoder import recipe
+from recserve_export.encoder.checks import canonical, fidelity, fidelity_gate, speed
+from recserve_export.encoder.checks.fidelity_gate import Gate
+from recserve_export.encoder.checks.speed import Speed
 from recserve_export.encoder.checks.texts import SEED, EncoderTexts, sample_texts, texts_name
-from recserve_export.encoder.graph.pooled_model import quiet
-from recserve_export.encoder.report import page as encoder_page
-from recserve_export.encoder.report import recipe as encoder_recipe
-from recserve_export.encoder.report.recipe import Stage
-from recserve_export.encoder.report.report import REPORT, Candidate, EncoderReport, Gate, Speed
+from recserve_export.encoder.report.page import write_page
+from recserve_export.encoder.report.report import REPORT, Candidate, EncoderReport, Machine
 from recserve_export.encoder.source.folder import EncoderSource
-from recserve_server_ext.common.arrays import Ints, Vectors
-from recserve_server_ext.common.files import sha256_of, write_file
-from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
-from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_export.files import write_json
+from recserve_export.stages import Stage, quiet
+from recserve_server_ext.common.arrays import Floats, Ints, Vectors
+from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.encoder.manifest import INT8, MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
+from recserve_server_ext.encoder.text_encoder import TextEncoder, TokenTable
 
 if TYPE_CHECKING:
     from recserve_export.encoder.checks.reference import Reference
 
-#: Texts encoded one by one to see whether company changes them.
+#: Texts encoded one by one to see whether sharing a batch changes them.
 _ALONE: Final = 100
 #: Texts between two steps of a progress bar.
 _CHUNK: Final = 256
@@ -44,12 +44,12 @@ class Maker:
 
     Attributes:
         source: What to export.
-        source_sha256: Its checksum.
+        source_sha256: Checksum of the source.
         gate: The least figures.
-        texts_file: One text a line; none = the films.
+        texts_file: One text a line; `None` takes the films.
         stage: Shows progress.
         seconds: Time of each step, by name.
-        cosines: Of the checked texts with PyTorch, [texts], by precision.
+        cosines: [texts] cosines of the compared texts with PyTorch, by precision.
     """
 
     source: EncoderSource
@@ -58,80 +58,37 @@ class Maker:
     texts_file: Path | None
     stage: Stage
     seconds: dict[str, float] = field(default_factory=dict)
-    cosines: dict[Precision, NDArray[np.float64]] = field(default_factory=dict)
+    cosines: dict[Precision, Floats] = field(default_factory=dict)
 
-    def make_fp32(self, folder: Path) -> EncoderReport:
-        """Export through optimum and compare with PyTorch.
+    def make(self, folder: Path, precision: Precision, fp32: Path) -> EncoderReport:
+        """Make the files of an encoder in an empty folder and compare it with PyTorch; the report has no speeds yet.
 
-        Args:
-            folder: Empty; receives the files.
-
-        Returns:
-            The report without speeds.
+        `fp32` is the encoder folder that the other precisions are made from.
 
         Raises:
             ExportError: The source cannot be exported, or the export does not agree with it.
         """
-        with quiet():
-            with self._step("load torch and optimum"):
-                from recserve_export.encoder.graph import pooled_model
-                from recserve_export.encoder.source import tokenizer as tokenizer_file
-            with self._step("export to ONNX"):
-                vocabulary = pooled_model.write_onnx(self.source, folder / MODEL)
-                tokenizer = tokenizer_file.write_tokenizer(self.source, folder / TOKENIZER, vocabulary)
-        return msgspec.structs.replace(self._compared(self._load(folder, "fp32")), tokenizer=tokenizer)
-
-    def make_int8(self, folder: Path, precision: Precision, fp32: Path) -> EncoderReport:
-        """Quantise an fp32 encoder and compare it with PyTorch.
-
-        Args:
-            folder: Empty; receives the files.
-            precision: `int8` or `int8-fast`.
-            fp32: Folder of the encoder to make it from.
-
-        Returns:
-            The report without speeds.
-
-        Raises:
-            FidelityError: Company changes its vectors.
-        """
-        plain = TextEncoder(fp32)
-        with self._step(f"quantise to {precision}", len(self.texts.calibration)) as advance:
-            from recserve_export.encoder.quantise.int8 import write_int8
-
-            with quiet():
-                recipe = encoder_recipe.int8_recipe(precision)
-                write_int8(fp32 / MODEL, folder / MODEL, self._calibration(plain), recipe, done=advance)
-        shutil.copyfile(fp32 / TOKENIZER, folder / TOKENIZER)
-        return self._compared(self._load(folder, precision))
-
-    def make_half(self, folder: Path, precision: Precision, fp32: Path) -> EncoderReport:
-        """Make an encoder for GPUs from an fp32 one, and compare what the CPU makes of it with PyTorch.
-
-        Args:
-            folder: Empty; receives the files.
-            precision: `fp16` or `bf16`.
-            fp32: Folder of the encoder to make it from.
-
-        Returns:
-            The report without speeds; it says what it does not show.
-        """
-        with quiet(), self._step(f"convert to {precision}"):
-            if precision == "fp16":
-                from recserve_export.encoder.graph.half import write_fp16
-
-                write_fp16(fp32 / MODEL, folder / MODEL)
+        tokenizer = ""
+        if precision == "fp32":
+            tokenizer = self._export(folder)
+        else:
+            if precision in INT8:
+                self._quantise(folder, precision, fp32)
             else:
-                shutil.copyfile(fp32 / MODEL, folder / MODEL)
-        shutil.copyfile(fp32 / TOKENIZER, folder / TOKENIZER)
-        report = self._compared(self._load(folder, precision))
-        return msgspec.structs.replace(report, not_gated=encoder_recipe.NOT_GATED[precision])
+                self._halve(folder, precision, fp32)
+            shutil.copyfile(fp32 / TOKENIZER, folder / TOKENIZER)
+        encoder = self._load(folder, precision)
+        report = self._compared(folder, encoder)
+        fidelity_gate.check_export(report.what, precision, report.fidelity, report.batch_invariance)
+        vectors = encoder.encode(canonical.TEXTS, role="query")
+        canonical.write_canonical(folder, encoder.manifest, vectors, self.expected_canonical)
+        return msgspec.structs.replace(report, tokenizer=tokenizer, not_gated=recipe.NOT_GATED.get(precision, ""))
 
     def measure(self, folders: Mapping[Precision, Path]) -> dict[Precision, Speed]:
         """Texts/s of encoders that take turns."""
         encoders = {precision: TextEncoder(folder, verify=False) for precision, folder in folders.items()}
-        with self._step("measure speed", fidelity.speed_rounds(len(encoders))) as advance:
-            return fidelity.measure_speed(encoders, self.texts, advance)
+        with self._step("measure speed", speed.speed_calls(len(encoders))) as advance:
+            return speed.measure_speed(encoders, self.texts, advance)
 
     def write_report(
         self,
@@ -140,14 +97,8 @@ class Maker:
         speeds: Mapping[Precision, Speed],
         candidates: Sequence[Candidate] = (),
     ) -> None:
-        """Complete a report of `make_fp32` or `make_int8`, and write it and its page beside the encoder."""
+        """Complete a report of `make`, and write it and its page beside the encoder."""
         encoder, precision = TextEncoder(folder, verify=False), report.precision
-        grid = report.grid
-        if not grid:
-            with quiet(), self._step(f"measure {precision} beside PyTorch"):
-                from recserve_export.encoder.checks.speed import measure_grid
-
-                grid = measure_grid(encoder, self.reference)
         if precision not in self.cosines:  # it was up to date
             self.cosines[precision] = fidelity.cosines_of(encoder.encode(self.texts.checked), self.expected)
         done = msgspec.structs.replace(
@@ -155,11 +106,11 @@ class Maker:
             gate=self.gate,
             speeds=dict(speeds),
             candidates=list(candidates),
-            grid=grid,
+            grid=report.grid or self._grid(encoder),
             seconds={**report.seconds, **self.seconds},
         )
-        encoder_page.write_page(folder, done, self.cosines[precision])
-        write_file(folder / REPORT, msgspec.json.format(msgspec.json.encode(done), indent=2))
+        write_page(folder, done, self.cosines[precision])
+        write_json(folder / REPORT, done)
 
     @cached_property
     def texts(self) -> EncoderTexts:
@@ -188,7 +139,7 @@ class Maker:
     def expected_canonical(self) -> Vectors:
         """PyTorch's vectors of the canonical texts, [20, dim], as queries."""
         with quiet():
-            return np.concatenate(list(self.reference.vectors(list(encoder_canonical.TEXTS), role="query")))
+            return np.concatenate(list(self.reference.vectors(list(canonical.TEXTS), role="query")))
 
     @contextmanager
     def _step(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -197,12 +148,35 @@ class Maker:
             yield advance
         self.seconds[what] = round(time.perf_counter() - begin, 2)
 
-    def _calibration(self, encoder: TextEncoder) -> Iterator[Ints]:
-        tokens = encoder.tokenizer(self.texts.calibration, "passage")
-        for ids, length in zip(tokens.ids, tokens.lengths, strict=True):
-            yield ids[:length]
+    def _export(self, folder: Path) -> str:
+        """Write graph and tokenizer of fp32; returns what the tokenizer was compared with."""
+        with quiet():
+            with self._step("load torch and optimum"):
+                from recserve_export.encoder.graph.onnx_export import write_onnx
+                from recserve_export.encoder.source.tokenizer import write_tokenizer
+            with self._step("export to ONNX"):
+                vocabulary = write_onnx(self.source, folder / MODEL)
+                return write_tokenizer(self.source, folder / TOKENIZER, vocabulary)
 
-    def _load(self, folder: Path, precision: Precision) -> tuple[Path, TextEncoder]:
+    def _quantise(self, folder: Path, precision: Precision, fp32: Path) -> None:
+        texts = self.texts.calibration
+        with quiet(), self._step(f"quantise to {precision}", len(texts)) as advance:
+            from recserve_export.encoder.quantise.int8 import write_int8
+
+            tokens = TextEncoder(fp32).tokenizer(texts, "passage")
+            ids = [row[:length] for row, length in zip(tokens.ids, tokens.lengths, strict=True)]
+            write_int8(fp32 / MODEL, folder / MODEL, ids, recipe.int8_recipe(precision), done=advance)
+
+    def _halve(self, folder: Path, precision: Precision, fp32: Path) -> None:
+        with quiet(), self._step(f"convert to {precision}"):
+            if precision == "fp16":
+                from recserve_export.encoder.graph.fp16 import write_fp16
+
+                write_fp16(fp32 / MODEL, folder / MODEL)
+            else:
+                shutil.copyfile(fp32 / MODEL, folder / MODEL)
+
+    def _load(self, folder: Path, precision: Precision) -> TextEncoder:
         """Write the manifest and load the encoder the way serving does."""
         manifest = EncoderManifest(
             name=self.source.name,
@@ -212,47 +186,52 @@ class Maker:
             pooling=self.source.pooling,
             source_sha256=self.source_sha256,
             files={name: sha256_of(folder / name) for name in (MODEL, TOKENIZER)},
-            versions=encoder_recipe.versions(precision),
+            versions=recipe.versions(precision),
             prompts=self.source.prompts,
             long_text=self.source.options.long_text,
         )
-        write_file(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-        return folder, TextEncoder(folder, verify=False)
+        write_json(folder / MANIFEST, manifest)
+        return TextEncoder(folder, verify=False)
 
-    def _compared(self, loaded: tuple[Path, TextEncoder]) -> EncoderReport:
-        folder, encoder = loaded
-        manifest, texts, expected = encoder.manifest, self.texts, self.expected
-        with self._step(f"encode with {manifest.precision}", len(texts.checked)) as advance:
-            found = encoder.encode(texts.checked, chunk=_CHUNK, done=advance)
+    def _compared(self, folder: Path, encoder: TextEncoder) -> EncoderReport:
+        manifest, checked, expected = encoder.manifest, self.texts.checked, self.expected
+        with self._step(f"encode with {manifest.precision}", len(checked)) as advance:
+            found = encoder.encode(checked, chunk=_CHUNK, done=advance)
         truncated = encoder.truncated_texts
         self.cosines[manifest.precision] = fidelity.cosines_of(found, expected)
         with self._step(f"compare {manifest.precision} alone with batched", _ALONE) as advance:
-            invariance = fidelity.measure_batch_invariance(encoder, texts.checked[-_ALONE:], advance)
-        report = EncoderReport(
+            invariance = fidelity.measure_batch_invariance(encoder, checked[-_ALONE:], advance)
+        return EncoderReport(
             name=manifest.name,
             precision=manifest.precision,
             fingerprint=encoder.fingerprint,
             texts=texts_name(self.texts_file),
             truncated_texts=truncated,
-            agreement=fidelity.compare(found, expected),
-            neighbours=fidelity.measure_neighbours(found, expected),
-            worst=fidelity.worst_texts(texts.checked, found, expected),
+            fidelity=fidelity.compare(found, expected),
+            worst=fidelity.worst_texts(checked, found, expected),
             batch_invariance=invariance,
             gate=self.gate,
-            speeds={},
-            grid=[],
-            candidates=[],
-            machine=fidelity.machine(),
+            machine=Machine.here(),
             sizes_bytes={name: (folder / name).stat().st_size for name in manifest.files},
             source_bytes=sum(path.stat().st_size for path in self.source.weights),
-            seconds={},
             versions=manifest.versions,
             seed=SEED,
         )
-        fidelity.check(report)
-        vectors = encoder.encode(encoder_canonical.TEXTS, role="query")
-        encoder_canonical.write_canonical(folder, manifest, vectors, self.expected_canonical)
-        return report
+
+    def _grid(self, encoder: TextEncoder) -> list[speed.SpeedPoint]:
+        """Speed beside PyTorch. The encoder cuts a batch as serving does, on all cores; PyTorch runs it whole."""
+        precision, most = encoder.manifest.precision, encoder.manifest.max_tokens
+        with quiet(), self._step(f"measure {precision} beside PyTorch"):
+            systems: dict[str, Callable[[Ints], Vectors]] = {
+                precision: partial(_run, encoder),
+                speed.PYTORCH: self.reference.run,
+            }
+            lengths = sorted({min(length, most) for length in speed.LENGTHS})
+            return speed.measure_grid(systems, encoder.tokenizer.vocabulary, lengths)
+
+
+def _run(encoder: TextEncoder, ids: Ints) -> Vectors:
+    return encoder.run(TokenTable(ids, np.full(len(ids), ids.shape[1])))
 
 
 def _dim_of(model: Path) -> int:

@@ -1,6 +1,6 @@
-"""Which encoder is served, always together with its index: activate, go back, remove.
+"""Which encoder is served, always together with its index: activate, roll back, remove.
 
-A version is tried against its canonical vectors before anything is published, and what is published is one name, the
+A version is tried against its canonical vectors before anything is published. What is published is one name, the
 snapshot's: servers get both or neither.
 """
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from recserve_export.encoder.checks.canonical import verify_stored
 from recserve_export.encoder.lock import only_export
 from recserve_export.errors import ExportError
-from recserve_export.index.engine_choice import Settings, Stage, silent
+from recserve_export.index.engine_choice import Settings
+from recserve_export.index.milvus import ready_in_milvus
+from recserve_export.stages import Stage, silent
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.encoder.loaded import loaded
-from recserve_server_ext.encoder.manifest import EncoderManifest
 from recserve_server_ext.encoder.versions import Version, discard, find, made_by
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.index.snapshot import current, published_encoder
@@ -47,15 +48,15 @@ def activate(workspace: Workspace, name: str, *, store: str = "", milvus: Milvus
     Args:
         workspace: Where encoders, snapshots and catalogue are.
         name: Number, name or fingerprint of the version.
-        store: URL of the catalogue store; empty = the file in the workspace.
+        store: URL of the catalogue store; empty takes the file in the workspace.
         milvus: Where Milvus is, for an index that is searched there.
 
     Raises:
         ServerError: There is no such version, it is damaged, or the catalogue cannot be read.
         ExportError: It gives other vectors than at its export, or no index of today's catalogue was made by it.
     """
-    version, manifest = _proven(find(workspace.encoder, name))
-    fingerprint = manifest.runtime_fingerprint
+    version = _proven(find(workspace.encoder, name))
+    fingerprint = version.usable().runtime_fingerprint
     found = newest_of(workspace.snapshots, fingerprint)
     served = published_encoder(workspace.snapshots)
     if found is None or not _fits(workspace, store, found):
@@ -63,7 +64,7 @@ def activate(workspace: Workspace, name: str, *, store: str = "", milvus: Milvus
         raise ExportError(f"{what}, and none of today's catalogue by {fingerprint} ({version.name}); {_anew(version)}")
     if served == fingerprint:
         return Activated(version, read_manifest(current(workspace.snapshots), verify=False), is_new=False)
-    return Activated(version, _publish(workspace, found, milvus), is_new=True)
+    return _published(workspace, version, found, milvus)
 
 
 def activate_anew(
@@ -75,23 +76,13 @@ def activate_anew(
     milvus: MilvusSettings | None = None,
     stage: Stage = silent,
 ) -> Activated:
-    """Encode the catalogue with an encoder, and then serve it with the new index; goes on where it was killed.
+    """Build the index of an encoder and then serve both; goes on where it was killed.
 
-    Args:
-        workspace: Where encoders, snapshots and catalogue are.
-        name: Number, name or fingerprint of the version.
-        settings: How to choose the engine of the index.
-        store: URL of the catalogue store; empty = the file in the workspace.
-        milvus: Where Milvus is, for an index that is searched there.
-        stage: Shows progress.
-
-    Raises:
-        ServerError: There is no such version, it is damaged, or the catalogue cannot be read.
-        ExportError: It gives other vectors than at its export.
+    Arguments and errors are those of `recserve_export.index.build.build` and `activate`.
     """
     from recserve_export.index.build import build
 
-    version, _ = _proven(find(workspace.encoder, name))
+    version = _proven(find(workspace.encoder, name))
     built = build(workspace, version.folder, settings, store=store, milvus=milvus, stage=stage)
     return Activated(version, built.manifest, built.is_new)
 
@@ -99,10 +90,7 @@ def activate_anew(
 def roll_back(workspace: Workspace, *, store: str = "", milvus: MilvusSettings | None = None) -> Activated:
     """Serve the encoder and the index that were served before the encoder changed last.
 
-    Args:
-        workspace: Where encoders, snapshots and catalogue are.
-        store: URL of the catalogue store; empty = the file in the workspace.
-        milvus: Where Milvus is, for an index that is searched there.
+    Arguments are those of `activate`.
 
     Raises:
         ServerError: There are none, or they are gone or damaged.
@@ -117,8 +105,7 @@ def roll_back(workspace: Workspace, *, store: str = "", milvus: MilvusSettings |
         )
     if not _fits(workspace, store, snapshot):
         raise ExportError(f"snapshot {snapshot.id}, which was served before, is of an older import; {_anew(version)}")
-    version, _ = _proven(version)
-    return Activated(version, _publish(workspace, snapshot, milvus), is_new=True)
+    return _published(workspace, _proven(version), snapshot, milvus)
 
 
 def remove(workspace: Workspace, name: str) -> Version:
@@ -146,18 +133,19 @@ def remove(workspace: Workspace, name: str) -> Version:
     return version
 
 
-def _proven(version: Version) -> tuple[Version, EncoderManifest]:
+def _proven(version: Version) -> Version:
     """A version that gives the vectors of its export on this machine."""
-    manifest = version.usable()
+    version.usable()
     verify_stored(version.folder)
-    return version, manifest
+    return version
 
 
-def _publish(workspace: Workspace, snapshot: SnapshotManifest, milvus: MilvusSettings | None) -> SnapshotManifest:
-    from recserve_export.index.milvus import ready_in_milvus
-
+def _published(
+    workspace: Workspace, version: Version, snapshot: SnapshotManifest, milvus: MilvusSettings | None
+) -> Activated:
     ready = ready_in_milvus(milvus or MilvusSettings())
-    return publish_snapshot(workspace.snapshots, snapshot.id, snapshot.encoder, ready)
+    published = publish_snapshot(workspace.snapshots, snapshot.id, snapshot.encoder, ready)
+    return Activated(version, published, is_new=True)
 
 
 def _anew(version: Version) -> str:

@@ -1,4 +1,4 @@
-"""A new snapshot with the changes since the published one, by the engine and parameters that were chosen for that."""
+"""Compaction: a new snapshot with the changes since the published one, by the engine that was chosen for that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.milvus.collection import Loadable
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import Content, SnapshotVectors, current, write
+from recserve_server_ext.index.snapshot import SnapshotVectors, current, write
 from recserve_server_ext.index.snapshots import kept
 from recserve_server_ext.index.space import MILVUS, REPORT, TEXT, SpaceContent, space_folder
 
@@ -31,16 +31,7 @@ def compact(
     """Publish a snapshot of the catalogue as it is now; servers change to it without a pause.
 
     Every vector that is there already is taken over: from the published snapshot, or as it was stored with the change.
-
-    Args:
-        store: Of the catalogue.
-        snapshots: Where to publish.
-        encoder_folder: What made the published snapshot.
-        threads: Of the build; none = the usable cores.
-        milvus: Where Milvus is, for a catalogue that is searched there.
-
-    Returns:
-        What was published; none = nothing has changed.
+    Returns what was published, or `None` where nothing has changed. `encoder_folder` made the published snapshot.
 
     Raises:
         ServerError: The published snapshot is of another catalogue or encoder, or something cannot be read or written.
@@ -52,41 +43,29 @@ def compact(
         raise SnapshotError(f"snapshot {old.manifest.id} was made from another catalogue than {store}; {REBUILD}")
     if old.manifest.revision == head.revision:
         return None
-    catalogue = read_catalogue(
-        store, made_with(encoder.fingerprint, head.field_weights), encoder.dim, Known(old, head.imported_at)
-    )
+    known = Known(old, head.imported_at)
+    catalogue = read_catalogue(store, made_with(encoder.fingerprint, head.field_weights), encoder.dim, known)
     vectors = item_vectors(catalogue, encoder)
-    items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
     of, was = snapshots / old.manifest.id, old.manifest.text
     engine: Engine
     if was.engine.name == MILVUS:
+        items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
         engine = again_in_milvus(items, was.engine.parameters, milvus or MilvusSettings())
     else:
         engine = same_engine(vectors, was.engine, space_folder(of), threads)
+    report = space_folder(of) / REPORT
     text = SpaceContent(
         vectors=vectors,
         engine=engine,
         recall_target=was.recall_target,
         measured_with=was.measured_with,
-        report=_report(space_folder(of) / REPORT),
+        report=report.read_bytes() if report.is_file() else None,
     )
-    content = Content(
-        spaces={TEXT: text, **compacted_spaces(of, old.manifest, old.row_of, catalogue.ids, vectors, threads)},
-        ids=catalogue.ids,
-        encoder=encoder.fingerprint,
-        revision=catalogue.revision,
-        source=head.identity,
-        available=catalogue.available,
-        fields=catalogue.fields,
-        field_weights=catalogue.field_weights,
-    )
+    spaces = compacted_spaces(of, old.manifest, old.row_of, catalogue.ids, vectors, threads)
+    content = catalogue.content(encoder.fingerprint, head.identity, {TEXT: text, **spaces})
     # Not over what another encoder was activated with meanwhile.
     folder = write_with(engine, catalogue.available, lambda: write(snapshots, content, over=old.manifest.id))
     # The oldest one that may still be published again needs what changed since.
     oldest = min(found.manifest.revision for found in kept(snapshots) if found.manifest is not None)
     forget_before(store, oldest)
     return read_manifest(folder, verify=False)
-
-
-def _report(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None

@@ -1,13 +1,11 @@
-"""Item vectors -> the engine that serves them at least cost: candidates are built and measured on user vectors."""
+"""Engine choice: the engine that serves vectors at least cost, with its parameters (HNSW, scan), by measurement."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import msgspec
 import numpy as np
 
 from recserve_export.index.recall import (
@@ -16,13 +14,13 @@ from recserve_export.index.recall import (
     Users,
     choose,
     measure,
-    next_ef,
     reaches,
     sample_users,
     users_of_log,
     users_to_fit,
 )
-from recserve_export.index.scan_budget import ScanBudget
+from recserve_export.index.report import RecallReport
+from recserve_export.stages import Stage, silent
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
@@ -31,9 +29,8 @@ from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 
 EngineName = Literal["auto", "hnsw", "scan", "exact", "milvus"]
-
-#: Opens a stage of known length; inside, call what it yields with the number of things done.
-Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+#: Widths of HNSW's search between those of the settings are multiples of this.
+_EF_STEP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +38,19 @@ class Settings:
     """How the engine and its parameters are chosen.
 
     Attributes:
-        engine: The engine to use; `auto` = the cheapest of those in this process that reaches the target.
+        engine: The engine to use; `auto` takes the cheapest of those in this process that reaches the target.
         recall: Target of recall@10 for user vectors of both kinds.
-        m: Graphs to build.
-        m_if_missed: One more, where nothing reaches the target.
-        ef_construction: Width of the search for neighbours in building.
-        ef: Widths of search to measure on each graph, before the steps between are.
-        refinements: Most widths measured between the last that misses the target and the first that reaches it.
+        m: Graphs of `hnsw` to build.
+        m_if_missed: One more graph, where nothing reaches the target.
+        ef_construction: Width of the search for neighbours in building a graph.
+        ef: Widths of search to measure on each graph first.
+        refinements: Most further widths, between the last that misses the target and the first that reaches it.
         items_per_list: Mean lengths of the inverted lists of `scan` to try.
-        dims_per_code: Dimensions of an item vector for each code of `scan`; the next where nothing reaches the target.
+        dims_per_code: Dimensions of a vector for each code of `scan`; the next where nothing reaches the target.
         rescored: Items that `scan` scores exactly where ten are wanted, to try; falling.
         users: User vectors of each kind.
-        seed: Of the users and of the graph.
-        threads: Of building and measuring; none = the usable cores.
+        seed: Seed of the users and of the graph.
+        threads: Threads of building and measuring; `None` takes the usable cores.
     """
 
     engine: EngineName = "auto"
@@ -71,66 +68,11 @@ class Settings:
     threads: int | None = None
 
 
-class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`report.json`: what the engine and its parameters were chosen from.
-
-    Attributes:
-        cpu: Name of the CPU.
-        cpu_flags: Those of its vector extensions that searching uses.
-        threads: Of the searches.
-        items: Number of items.
-        dim: Length of a vector.
-        k: Items searched for.
-        users: User vectors of each kind.
-        users_from: Which ones: `means of neighbours` (kinds `interests` and `random`), or `logged histories (n users)`
-            (kind `logged`).
-        seed: They were drawn with.
-        engine: The engine that was asked for.
-        target: Recall wanted.
-        choice: The point that was chosen.
-        points: All that was measured; the last is the exact engine, to compare with where it was not asked for.
-        encoded_texts: Distinct texts of the catalogue that were encoded for this index; the others were known.
-        truncated_texts: Of those, the ones that are longer than the encoder takes, and so were cut off.
-    """
-
-    cpu: str
-    cpu_flags: list[str]
-    threads: int
-    items: int
-    dim: int
-    k: int
-    users: int
-    users_from: str
-    seed: int
-    engine: EngineName
-    target: float
-    choice: Choice
-    points: list[CurvePoint]
-    encoded_texts: int = 0
-    truncated_texts: int = 0
-
-
-@contextmanager
-def silent(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A stage that shows nothing."""
-    yield lambda count: None
-
-
 class Curve(NamedTuple):
-    """What was measured of one index."""
+    """What was measured of one engine with several search parameters."""
 
     points: list[CurvePoint]
     engine: Engine
-
-
-class Trying(NamedTuple):
-    """What candidates are built of, and measured with."""
-
-    vectors: Vectors
-    users: Users
-    settings: Settings
-    stage: Stage
-    budget: ScanBudget
 
 
 #: Builds one index and measures it with these users.
@@ -144,29 +86,25 @@ def build_engine(
     logged: Vectors | None = None,
     stage: Stage = silent,
     elsewhere: Elsewhere | None = None,
-    budget: ScanBudget | None = None,
 ) -> tuple[Engine, RecallReport]:
     """Build the candidates, measure them and keep the cheapest one that reaches the target.
 
     Args:
         vectors: [items, dim] unit float32, at least one.
         settings: How to choose.
-        logged: [users, dim] vectors of users to measure with; none = made up ones, see `sample_users`.
+        logged: [users, dim] vectors of users to measure with; `None` takes made up ones, see `sample_users`.
         stage: Shows progress.
         elsewhere: Builds the engine `milvus`, where it was asked for.
-        budget: Of the search for parameters of `scan`; none = no bound.
 
     Raises:
         SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
     """
-    if logged is None:
-        users = sample_users(vectors, count=settings.users, seed=settings.seed)
-    else:
-        users = users_of_log(vectors, logged)
+    users = None if logged is None else users_of_log(vectors, logged)
+    users = users or sample_users(vectors, count=settings.users, seed=settings.seed)
     points: list[CurvePoint] = []
     best: Engine = ExactEngine(vectors)
-    trying = Trying(vectors, users, settings, stage, budget or ScanBudget())
-    curves = _curves(trying, points) if elsewhere is None else [elsewhere(users)]
+    candidates = _Candidates(vectors, users, settings, stage, points)
+    curves = candidates.curves() if elsewhere is None else [elsewhere(users)]
     for curve in curves:
         points += curve.points
         chosen = points[choose(points, settings.recall).point]
@@ -183,31 +121,93 @@ def build_engine(
     return best, _report(users, vectors, settings, choice, points)
 
 
-def _curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
-    """The curve of one index after another; `points` are those of all before it."""
-    settings = trying.settings
-    if settings.engine in ("auto", "scan"):
-        yield from _scan_curves(trying, points)
-    if settings.engine in ("auto", "hnsw"):
-        for m in settings.m:
-            yield _hnsw_curve(trying, m)
-        if not choose(points, settings.recall).reached:
-            yield _hnsw_curve(trying, settings.m_if_missed)
+@dataclass(frozen=True)
+class _Candidates:
+    """The indexes to choose among, each built and measured in turn; `points` are those of all that were measured."""
 
+    vectors: Vectors
+    users: Users
+    settings: Settings
+    stage: Stage
+    points: list[CurvePoint]
 
-def _hnsw_curve(trying: Trying, m: int) -> Curve:
-    vectors, users, settings, stage, _ = trying
-    with stage(f"build graph, M {m}", len(vectors)) as advance:
-        engine = HnswEngine.build(
-            vectors,
-            m=m,
-            ef_construction=settings.ef_construction,
-            ef=settings.ef[0],
-            threads=settings.threads,
-            seed=settings.seed,
-            done=advance,
-        )
-    return ef_curve(engine, users, settings, stage)
+    def curves(self) -> Iterator[Curve]:
+        """The curve of one index after another."""
+        settings = self.settings
+        if settings.engine in ("auto", "scan"):
+            yield from self._scan()
+        if settings.engine in ("auto", "hnsw"):
+            for m in settings.m:
+                yield self._hnsw(m)
+            if not choose(self.points, settings.recall).reached:
+                yield self._hnsw(settings.m_if_missed)
+
+    def _hnsw(self, m: int) -> Curve:
+        settings = self.settings
+        with self.stage(f"build graph, M {m}", len(self.vectors)) as advance:
+            engine = HnswEngine.build(
+                self.vectors,
+                m=m,
+                ef_construction=settings.ef_construction,
+                ef=settings.ef[0],
+                threads=settings.threads,
+                seed=settings.seed,
+                done=advance,
+            )
+        return ef_curve(engine, self.users, settings, self.stage)
+
+    def _scan(self) -> Iterator[Curve]:
+        """A curve for each number of lists, with more codes where all points miss the target."""
+        # Here, since loading faiss takes a while and only this engine needs it.
+        from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
+        from recserve_server_ext.index.engines.scan_fit import Fit
+
+        vectors, settings = self.vectors, self.settings
+        items, dim = vectors.shape
+        if items < LEAST_ITEMS:
+            if settings.engine == "scan":
+                raise SnapshotError(
+                    f"the engine scan needs {LEAST_ITEMS} items to train its codes on, there are {items}; "
+                    "let the engine be chosen: recserve index build --engine auto"
+                )
+            return
+        to_fit, most = users_to_fit(vectors, seed=settings.seed), max(settings.rescored)
+        for codes in sorted({max(1, dim // wanted) for wanted in settings.dims_per_code}):
+            if self.points and choose(self.points, settings.recall).reached:
+                return
+            fit = Fit.to(to_fit, vectors, rank=min(2 * codes, dim), seed=settings.seed)
+            for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
+                with self.stage(f"build {codes} codes, {lists} lists", items) as advance:
+                    engine = ScanEngine.build(
+                        vectors, fit, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads,
+                        done=advance,
+                    )  # fmt: skip
+                yield Curve(self._scan_points(engine), engine)
+
+    def _scan_points(self, engine: Engine) -> list[CurvePoint]:
+        """The points along the border of what reaches the target.
+
+        More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer
+        lists while that reaches the target, then fewer items, with more lists again where these are too few.
+        """
+        settings, lists = self.settings, engine.parameters["lists"]
+        probes, points = _probes(lists), list[CurvePoint]()
+        most = 2 * len(probes) + len(settings.rescored)
+        with self.stage(f"measure recall, {lists} lists", most) as advance:
+
+            def reached(at: int, rescored: int) -> bool:
+                points.append(measure(engine.with_parameters({"nprobe": probes[at], "rescored": rescored}), self.users))
+                advance(1)
+                return reaches(points[-1], settings.recall)
+
+            at = 0 if reached(0, settings.rescored[0]) else -1
+            while 0 <= at < len(probes) - 1 and reached(at + 1, settings.rescored[0]):
+                at += 1
+            for rescored in settings.rescored[1:]:
+                while at >= 0 and not reached(at, rescored):
+                    at -= 1
+            advance(most - len(points))
+        return points
 
 
 def ef_curve(engine: Engine, users: Users, settings: Settings, stage: Stage) -> Curve:
@@ -227,67 +227,19 @@ def ef_curve(engine: Engine, users: Users, settings: Settings, stage: Stage) -> 
     return Curve(points, engine)
 
 
-def _scan_curves(trying: Trying, points: list[CurvePoint]) -> Iterator[Curve]:
-    """A curve for each number of lists, with more codes where `points` miss the target; none for too few items."""
-    # Here, since loading faiss takes a while and only this engine needs it.
-    from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
-    from recserve_server_ext.index.engines.scan_fit import Fit
+def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
+    """The `ef` to measure next, halfway between the last that misses the target and the first that reaches it.
 
-    vectors, _, settings, stage, budget = trying
-    items, dim = vectors.shape
-    if items < LEAST_ITEMS:
-        if settings.engine == "scan":
-            raise SnapshotError(
-                f"the engine scan needs {LEAST_ITEMS} items to train its codes on, there are {items}; "
-                "let the engine be chosen: recserve index build --engine auto"
-            )
-        return
-    to_fit, most = users_to_fit(vectors, seed=settings.seed), max(settings.rescored)
-    for codes in sorted({max(1, dim // wanted) for wanted in settings.dims_per_code}):
-        if points and choose(points, settings.recall).reached:
-            return
-        fit = Fit.to(to_fit, vectors, rank=min(2 * codes, dim), seed=settings.seed)
-        for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
-            if not budget.allows(items, codes, lists):
-                continue
-            with stage(f"build {codes} codes, {lists} lists", items) as advance, budget.building(codes, lists):
-                engine = ScanEngine.build(
-                    vectors, fit, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads,
-                    done=advance,
-                )  # fmt: skip
-            yield Curve(_scan_points(engine, trying), engine)
-
-
-def _scan_points(engine: Engine, trying: Trying) -> list[CurvePoint]:
-    """The points along the border of what reaches the target.
-
-    More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer lists
-    while that reaches the target, then fewer items, with more lists again where these are too few.
+    `None` where the two are within an eighth of each other, or all points of the graph are on one side.
     """
-    _, users, settings, stage, budget = trying
-    codes, lists = engine.parameters["codes"], engine.parameters["lists"]
-    probes, points, is_cut = _probes(lists), list[CurvePoint](), False
-    with stage(f"measure recall, {lists} lists", 2 * len(probes) + len(settings.rescored)) as advance:
-
-        def reached(at: int, rescored: int) -> bool:
-            nonlocal is_cut
-            if points and budget.is_spent:
-                is_cut = True
-                return False
-            points.append(measure(engine.with_parameters({"nprobe": probes[at], "rescored": rescored}), users))
-            advance(1)
-            return reaches(points[-1], settings.recall)
-
-        at = 0 if reached(0, settings.rescored[0]) else -1
-        while 0 <= at < len(probes) - 1 and reached(at + 1, settings.rescored[0]):
-            at += 1
-        for rescored in settings.rescored[1:]:
-            while at >= 0 and not reached(at, rescored):
-                at -= 1
-        advance(2 * len(probes) + len(settings.rescored) - len(points))
-    if is_cut:
-        budget.cut(codes, lists, len(points))
-    return points
+    reaching = [point.parameters["ef"] for point in points if reaches(point, target)]
+    high = min(reaching, default=0)
+    missing = [point.parameters["ef"] for point in points if point.parameters["ef"] < high]
+    if not missing:
+        return None
+    low = max(missing)
+    middle = round((low + high) / 2 / _EF_STEP) * _EF_STEP
+    return middle if low < middle < high and high - low > high / 8 else None
 
 
 def _probes(lists: int) -> list[int]:

@@ -1,10 +1,12 @@
-"""User vectors of logged histories, made as serving makes them: an engine is chosen with them, if there are enough."""
+"""User vectors of logged histories, made as serving makes them, to choose an engine with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -12,7 +14,9 @@ from recserve_client.contract import RecommendRequest
 from recserve_server_ext.catalogue.view import RowOf
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.config.server import Limits
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.recommend.profile import profile_of_user
@@ -23,6 +27,30 @@ from recserve_server_ext.strategies.text import CANCELLED, weighted_means
 LEAST: Final = 200
 MOST: Final = 2000
 _AT_ONCE: Final = 200
+
+
+class LoggedUsers(NamedTuple):
+    """Where the users of the log are.
+
+    Attributes:
+        where: The interaction store, a file or a URL.
+        rules: How interactions become weights.
+    """
+
+    where: Path | str
+    rules: HistoryRules
+
+    def vectors(self, ids: Sequence[str], vectors: Vectors, encoder: TextEncoder, seed: int) -> Vectors | None:
+        """Their vectors, see `logged_users`; `None` where there are too few, or there is no store.
+
+        Raises:
+            ServerError: The store cannot be read, or the rules need statistics and have none.
+        """
+        if isinstance(self.where, Path) and not self.where.exists():
+            return None
+        row_of = {name: row for row, name in enumerate(ids)}
+        with InteractionStore(self.where, InteractionLimits()) as store:
+            return logged_users(store, self.rules, row_of, vectors, partial(encoder.encode, role="query"), seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +77,7 @@ def logged_users(
         row_of: Row of each item.
         vectors: [items, dim] unit float32.
         encode: Encodes the texts of histories, as queries.
-        seed: Of the sample.
+        seed: Seed of the sample.
 
     Returns:
         [users, dim] unit float32 of at most `MOST` users; `None` when there are fewer than `LEAST`.
@@ -75,7 +103,7 @@ def logged_users(
 
 
 def _profiles(store: InteractionStore, rules: HistoryRules, row_of: RowOf, seed: int) -> list[Profile]:
-    """Usable ones of a sample of users."""
+    """The usable profiles of a sample of users."""
     users, items, limits = store.sample_users(MOST, seed), _Items(row_of), Limits()
     reader = UserHistories(lambda: store, rules)
     profiles = []

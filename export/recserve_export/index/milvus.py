@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_export.index.engine_choice import Curve, Elsewhere, Settings, Stage, ef_curve, silent
+from recserve_export.index.engine_choice import Curve, Elsewhere, Settings, ef_curve
 from recserve_export.index.recall import Users
+from recserve_export.stages import Stage
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.milvus.collection import Loadable, delete, drop_older, exists, load, publish
@@ -21,15 +22,8 @@ from recserve_server_ext.index.snapshots import kept
 from recserve_server_ext.index.space import MILVUS, space_folder
 
 
-def in_milvus(items: Loadable, settings: Settings, milvus: MilvusSettings, stage: Stage = silent) -> Elsewhere:
-    """What loads a collection and measures it.
-
-    Args:
-        items: Those to load.
-        settings: Of the graph, and the widths to measure.
-        milvus: Where Milvus is.
-        stage: Shows progress.
-    """
+def in_milvus(items: Loadable, settings: Settings, milvus: MilvusSettings, stage: Stage) -> Elsewhere:
+    """A function that loads a collection of items and measures it, with the last `m` of the settings."""
 
     def make(users: Users) -> Curve:
         with stage(f"load into Milvus, M {settings.m[-1]}", len(items.ids)) as advance:
@@ -52,15 +46,12 @@ def again_in_milvus(items: Loadable, chosen: Mapping[str, int], milvus: MilvusSe
 
 
 def write_with(engine: Engine, available: NDArray[np.bool_] | None, write: Callable[[], Path]) -> Path:
-    """Write a snapshot; where its engine is Milvus, the alias and the older collections follow.
+    """Publish a snapshot by `write`; where its engine is Milvus, the alias and the older collections follow.
 
-    Args:
-        engine: Of the snapshot.
-        available: [items] which may be recommended; none = all.
-        write: Publishes the snapshot and gives its folder.
+    `available` [items] says which may be recommended; `None` when all may.
 
     Raises:
-        ServerError: Of `write`: the collection is removed then; or Milvus is away.
+        ServerError: `write` failed, and then the collection is removed; or Milvus is away.
     """
     if not isinstance(engine, MilvusEngine):
         return write()
@@ -77,10 +68,10 @@ def write_with(engine: Engine, available: NDArray[np.bool_] | None, write: Calla
 
 
 def ready_in_milvus(milvus: MilvusSettings) -> Callable[[Path], None]:
-    """What makes a snapshot on disk ready to be published again.
+    """A function that makes a snapshot on disk ready to be published again; it raises ServerError.
 
-    Its collection is made anew from the files where it is gone, loaded into memory where it was released, and the alias
-    names it; a snapshot with another engine needs nothing. Raises ServerError.
+    The collection is made anew from the files where it is gone, and loaded where it was released; then the alias names
+    it. A snapshot with another engine needs nothing.
     """
 
     def make(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Recall and cost of a search for user vectors, and the choice of an engine's parameters from them.
+"""Recall and cost of a search for user vectors, and the choice among what was measured.
 
-Means of behaviours lie off the data, where a graph finds less than it does for items: so recall is measured for users,
+Means of behaviours lie off the data, where a graph finds less than it does for items. So recall is measured for users
 of two kinds (docs/decisions/003-hnsw-parameters.md).
 """
 
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Floats, Rows, Scores, Vectors
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 
@@ -37,19 +36,18 @@ _APART = 1_000_003
 TIE = 1e-6
 #: One-sided 95% of a normal distribution.
 _SIGMAS = 1.645
-_EF_STEP = 16
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One measurement: an engine with these parameters.
 
     Attributes:
-        engine: Its name.
+        engine: Name of the engine.
         parameters: What it was built with and searches with.
         recall: Mean recall@10 by kind of user.
-        recall_low: Its lower 95% confidence bound: other users of the kind find at least this much.
-        users_per_s: Users searched a second, all threads, in batches of 32, for 32 items each; the best of three.
-        cpu_us_per_user: CPU time of the process, microseconds a user; the best of three.
+        recall_low: Lower 95% confidence bound of the mean.
+        users_per_s: Users searched in a second by all threads, in batches of 32, for 32 items each; the best of three.
+        cpu_us_per_user: CPU time of the process in microseconds; the best of three.
     """
 
     engine: str
@@ -59,14 +57,20 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     users_per_s: float
     cpu_us_per_user: float
 
+    @property
+    def name(self) -> str:
+        """Engine and parameters in words."""
+        return " ".join([self.engine, *(f"{name} {value}" for name, value in self.parameters.items())])
+
+    @property
+    def index(self) -> str:
+        """The index that was searched: engine and the parameters it was built with, in words."""
+        built = (f"{name} {value}" for name, value in self.parameters.items() if name in ("M", "lists"))
+        return " ".join([self.engine, *built])
+
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The parameters to use.
-
-    Attributes:
-        point: Position in the curve.
-        reached: Whether that point reaches the target; if not it is the one that comes nearest.
-    """
+    """The parameters to use: position of a point in the curve, and whether it reaches the target or comes nearest."""
 
     point: int
     reached: bool
@@ -80,22 +84,20 @@ class Users:
         vectors: [users, dim] unit float32, by kind.
         last: [users] score of the last item of the exact answer, by kind.
         k: Items searched for: 10, or all where there are fewer.
-        origin: Where they come from.
+        origin: Where the users come from, in words.
     """
 
     vectors: dict[str, Vectors]
-    last: dict[str, NDArray[np.float32]]
+    last: dict[str, Scores]
     k: int
     origin: str
 
 
-def sample_histories(vectors: Vectors, *, count: int, seed: int) -> dict[str, NDArray[np.int64]]:
+def sample_histories(vectors: Vectors, *, count: int, seed: int) -> dict[str, Rows]:
     """Histories of 20 items, rows of `vectors` [count, 20], by kind; see `sample_users`."""
-    random = np.random.default_rng(seed)
-    items = len(vectors)
-    near, _ = ExactEngine(vectors).search(
-        vectors[random.integers(items, size=count * _INTERESTS)], min(_NEIGHBOURS, items)
-    )
+    random, items = np.random.default_rng(seed), len(vectors)
+    chosen = vectors[random.integers(items, size=count * _INTERESTS)]
+    near, _ = ExactEngine(vectors).search(chosen, min(_NEIGHBOURS, items))
     # A random order of each row's neighbours; the first few of it are a sample without repetition.
     shuffled = random.permuted(near, axis=1).reshape(count, _INTERESTS, -1)
     taken = [len(part) for part in np.array_split(np.arange(_BEHAVIOURS), _INTERESTS)]
@@ -104,59 +106,39 @@ def sample_histories(vectors: Vectors, *, count: int, seed: int) -> dict[str, ND
 
 
 def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
-    """User vectors, each the normalised mean of 20 items, of two kinds.
+    """User vectors, each the normalised mean of 20 items, `count` of each of two kinds.
 
-    `interests`: three random items, 6-7 of the 50 nearest of each. `random`: 20 random items.
-
-    Args:
-        vectors: [items, dim] unit float32, at least one.
-        count: Users of each kind.
-        seed: The same seed gives the same users.
+    `interests`: three random items, 6-7 of the 50 nearest of each. `random`: 20 random items. The items' vectors are
+    [items, dim] unit float32, at least one.
     """
-    users = {
-        kind: normalised_means(vectors[rows])
-        for kind, rows in sample_histories(vectors, count=count, seed=seed).items()
-    }
-    return with_exact_answers(vectors, users, NEIGHBOURS)
+    histories = sample_histories(vectors, count=count, seed=seed)
+    users = {kind: normalised_means(vectors[rows]) for kind, rows in histories.items()}
+    return _with_exact_answers(vectors, users, NEIGHBOURS)
 
 
 def users_to_fit(vectors: Vectors, *, seed: int) -> Vectors:
-    """Users of the kind `random` to fit the codes of `scan` to, [users, dim]: never those that are measured with.
+    """Users of the kind `random` to fit the codes of `scan` to, [users, dim]; none of them is measured with.
 
-    That kind is the hardest to search for, and what is fitted to it serves the others as well as what is fitted to both
-    (docs/decisions/005-scan-engine.md).
-
-    Args:
-        vectors: [items, dim] unit float32, at least one.
-        seed: That of the users who are measured; these are drawn apart from them.
+    That kind is the hardest to search for. What is fitted to it serves the others as well as what is fitted to both
+    (docs/decisions/005-scan-engine.md). `seed` is that of the users who are measured.
     """
     random = np.random.default_rng(seed + _APART)
     return normalised_means(vectors[random.integers(len(vectors), size=(_USERS_TO_FIT, _BEHAVIOURS))])
 
 
 def users_of_log(vectors: Vectors, logged: Vectors) -> Users:
-    """Users of one kind, `logged`.
-
-    Args:
-        vectors: [items, dim] unit float32, at least one.
-        logged: [users, dim] their vectors; see `recserve_export.index.logged_users`.
-    """
-    return with_exact_answers(vectors, {"logged": logged}, f"logged histories ({len(logged):,} users)")
+    """Users of one kind, `logged`, by their vectors [users, dim]; see `recserve_export.index.logged_users`."""
+    return _with_exact_answers(vectors, {"logged": logged}, f"logged histories ({len(logged):,} users)")
 
 
-def with_exact_answers(vectors: Vectors, users: dict[str, Vectors], origin: str) -> Users:
+def _with_exact_answers(vectors: Vectors, users: dict[str, Vectors], origin: str) -> Users:
     """Users with what an exact search finds for them."""
     exact, k = ExactEngine(vectors), min(K, len(vectors))
     return Users(users, {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}, k, origin)
 
 
 def measure(engine: Engine, users: Users) -> CurvePoint:
-    """Search for all users with this engine. An item that ties with the last of the exact answer counts as found.
-
-    Args:
-        engine: To be measured, with the parameters it has.
-        users: From `sample_users` of the same vectors.
-    """
+    """Recall and cost of an engine with the parameters it has, for users of the same vectors."""
     recall, low = {}, {}
     for kind, queries in users.vectors.items():
         scores = engine.search(queries, users.k)[1]
@@ -175,12 +157,12 @@ def measure(engine: Engine, users: Users) -> CurvePoint:
     )
 
 
-def recall_of(scores: Vectors, last: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Recall of each user [users]: the share of the found items' scores [users, k] that reach the exact answer's last.
+def recall_of(scores: Scores, last: Scores) -> Floats:
+    """Recall of each user, [users]: the share of the found scores that reach the last of the exact answer, or tie.
 
     Args:
-        scores: [users, k] of what was found.
-        last: [users] score of the last item of the exact answer; what ties with it counts as found.
+        scores: [users, k] scores of what was found.
+        last: [users] score of the last item of the exact answer.
     """
     return np.asarray((scores >= last[:, None] - TIE).mean(axis=1))
 
@@ -198,29 +180,8 @@ def choose(points: Sequence[CurvePoint], target: float) -> Choice:
     good = [at for at, point in enumerate(points) if reaches(point, target)]
     if good:
         return Choice(min(good, key=lambda at: points[at].cpu_us_per_user), True)
-    return Choice(
-        max(range(len(points)), key=lambda at: (min(points[at].recall.values()), -points[at].cpu_us_per_user)), False
-    )
-
-
-def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
-    """The `ef` to measure next, halfway between the last that misses the target and the first that reaches it.
-
-    Args:
-        points: Of one graph, in any order.
-        target: Recall wanted.
-
-    Returns:
-        None where the two are within an eighth of each other, or all points are on one side.
-    """
-    reaching = [point.parameters["ef"] for point in points if reaches(point, target)]
-    high = min(reaching, default=0)
-    missing = [point.parameters["ef"] for point in points if point.parameters["ef"] < high]
-    if not missing:
-        return None
-    low = max(missing)
-    middle = round((low + high) / 2 / _EF_STEP) * _EF_STEP
-    return middle if low < middle < high and high - low > high / 8 else None
+    worse = [(min(point.recall.values()), -point.cpu_us_per_user) for point in points]
+    return Choice(worse.index(max(worse)), False)
 
 
 def _best_times(engine: Engine, queries: Vectors) -> tuple[float, float]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from recserve_export.index.engine_choice import Settings, Stage, build_engine, silent
+from recserve_export.index.engine_choice import Settings, build_engine
+from recserve_export.stages import Stage, silent
 from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.engine import Engine
@@ -19,27 +20,17 @@ from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.space import MILVUS, TEXT, EngineManifest, Space, SpaceContent, space_folder
 from recserve_server_ext.index.trained import TrainedSpace, current_spaces
 
-#: Vectors of a space's users to choose its engine with, from its vectors and their rows; `None` takes made up ones.
-LoggedIn = Callable[[Vectors, Rows], Vectors | None]
-
 
 def trained_spaces(
-    spaces: Path,
-    ids: Sequence[str],
-    text: Vectors,
-    settings: Settings,
-    *,
-    logged: LoggedIn = lambda vectors, rows: None,
-    stage: Stage = silent,
+    spaces: Path, ids: Sequence[str], text: Vectors, settings: Settings, *, stage: Stage = silent
 ) -> dict[str, SpaceContent]:
     """The current version of every trained space over the items of a catalogue.
 
     Args:
         spaces: Folder of all trained spaces.
         ids: Item id of each row of the catalogue.
-        text: [rows, dim] their text vectors, for items that came after a training.
+        text: [rows, dim] text vectors of the items, for items that came after a training.
         settings: How to choose the engines; the engine `milvus` is for text only.
-        logged: Users to choose the engines with.
         stage: Shows progress.
 
     Raises:
@@ -55,8 +46,7 @@ def trained_spaces(
         vectors, own = placed(trained.vectors, rows, text, trained.text_map)
         if not len(own):
             raise SnapshotError(f"space {name!r} has no vector for any item of the catalogue; train it again")
-        of_users = logged(vectors, own)
-        engine, report = build_engine(vectors, settings, logged=of_users, stage=stage)
+        engine, report = build_engine(vectors, settings, stage=stage)
         found[name] = SpaceContent(
             vectors=vectors,
             engine=engine,
@@ -81,12 +71,12 @@ def compacted_spaces(
     """The spaces of a snapshot besides `text` over other items, each searched as it was.
 
     Args:
-        folder: Of the snapshot.
-        manifest: Of the snapshot.
-        row_of_old: Its row of each item id.
+        folder: Folder of the snapshot.
+        manifest: Manifest of the snapshot.
+        row_of_old: Row in that snapshot of each item id.
         ids: Item id of each row of the new snapshot.
-        text: [rows, dim] their text vectors.
-        threads: Of the build; `None` takes the usable cores.
+        text: [rows, dim] text vectors of the new snapshot.
+        threads: Threads of the build; `None` takes the usable cores.
 
     Raises:
         SnapshotError: A file cannot be read.
@@ -118,7 +108,7 @@ def placed(vectors: Vectors, rows: Rows, text: Vectors, text_map: Vectors | None
     """The vectors of a space by rising row, and these rows: those that are known, and those that can be mapped.
 
     Args:
-        vectors: [known, dim].
+        vectors: [known, dim] what is known.
         rows: [known] row of each; -1 for an item that is gone.
         text: [rows, text dim] text vectors of all rows.
         text_map: See `SpaceContent`.

@@ -24,8 +24,8 @@ class InteractionRefusal(msgspec.Struct, frozen=True):
 
     Attributes:
         row: From 1: the line of a JSON Lines file, the record after the header of a table as text, the row of another.
-        reason: Of reading (`recserve_export.catalogue.rows.Reason`) or of the store
-            (`recserve_server_ext.interactions.interaction.Refused`).
+        reason: `recserve_export.catalogue.rows.Reason` of reading, or
+            `recserve_server_ext.interactions.interaction.Refused` of the store.
         detail: Names the field and the value; never the user.
     """
 
@@ -41,9 +41,9 @@ class InteractionReport(msgspec.Struct, frozen=True):
         recorded: Interactions that are new.
         duplicates: Rows whose interaction was there already.
         refused: Rows that were refused.
-        refusals: These by reason, most frequent first.
+        refusals: Refused rows by reason, most frequent first.
         examples: The first few refusals.
-        revision: Of the store, afterwards.
+        revision: Revision of the store afterwards.
     """
 
     recorded: int

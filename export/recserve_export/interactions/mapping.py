@@ -24,8 +24,8 @@ class InteractionMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     Attributes:
         user: Column of the user id.
         timestamp: Column of the time: a number since 1970, or a date and time in ISO 8601 (UTC where it says nothing).
-        time_unit: Of numbers.
-        item: Column of the item id; none where there are only texts.
+        time_unit: Unit of times that are numbers.
+        item: Column of the item id; `None` where there are only texts.
         text: Column of a free text in place of an item.
         type: The type of every row, where there is no column of it.
         type_column: Column of the type.

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from recserve_export.tables import plain, table
 from recserve_server_ext.config.history import Fitted, HistoryRules
 from recserve_server_ext.history.weights import FACTORS, weigh
 from recserve_server_ext.interactions.columns import InteractionColumns
@@ -23,8 +23,8 @@ class PreviewRow(msgspec.Struct, frozen=True):
 
     Attributes:
         subject: Item id or text.
-        is_item: Which of them.
-        type: Its type.
+        is_item: Whether the subject is an item id.
+        type: Type of the interaction.
         timestamp: Seconds since 1970.
         factors: By name; they multiply to the weight.
         weight: In the history.
@@ -87,35 +87,27 @@ def preview_table(preview: Preview, rows: int) -> Table:
     """The first rows as a table; a factor that is 1 in all of them has no column."""
     shown = preview.rows[:rows]
     names = [name for name in FACTORS if any(row.factors[name] != 1 for row in shown)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("item or text", "type", "when (UTC)"):
-        table.add_column(name, overflow="fold")
-    for name in [*names, "weight"]:
-        table.add_column(name, justify="right", no_wrap=True)
+    cells: list[list[str | Text]] = []
     for row in shown:
-        subject = _plain(row.subject if row.is_item else f'"{row.subject}"')
+        subject = plain(row.subject if row.is_item else f'"{row.subject}"')
         subject.truncate(_SUBJECT_WIDTH, overflow="ellipsis")
         when = datetime.fromtimestamp(row.timestamp, UTC).strftime("%y-%m-%d %H:%M")
-        table.add_row(subject, row.type, when, *(_short(row.factors[name]) for name in names), _short(row.weight))
-    return table
+        numbers = [*(row.factors[name] for name in names), row.weight]
+        cells.append([subject, row.type, when, *map(_short, numbers)])
+    return table(("item or text", "type", "when (UTC)", *names, "weight"), cells, right=(*names, "weight"))
 
 
 def fitted_table(fitted: Fitted) -> Table:
     """The statistics, a feature a row."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("feature", "values", "mean", "std", "least", "median", "most"):
-        table.add_column(name, justify="left" if name == "feature" else "right")
+    figures = ("values", "mean", "std", "least", "median", "most")
+    cells = []
     for name in _FEATURES:
         of = getattr(fitted, name)
         numbers = (of.mean, of.std, of.least, of.knots[50], of.most) if of.count else ()
-        table.add_row(name, f"{of.count:,}", *(f"{number:.4g}" for number in numbers))
-    return table
+        cells.append([name, f"{of.count:,}", *(f"{number:.4g}" for number in numbers)])
+    return table(("feature", *figures), cells, right=figures)
 
 
 def _short(number: float) -> str:
     """Three digits; what is too small for four places after the point as a power of ten."""
     return f"{number:.3f}" if number == 0 or abs(number) >= 0.001 else f"{number:.0e}"
-
-
-def _plain(text: str) -> Text:
-    return Text("".join(character if character.isprintable() else ascii(character)[1:-1] for character in text))

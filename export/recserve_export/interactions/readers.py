@@ -70,7 +70,7 @@ def open_interactions(path: Path, mapping: InteractionMapping, file_format: Inte
     Args:
         path: The file.
         mapping: Which columns to read.
-        file_format: None = by the ending of the name.
+        file_format: `None` tells it by the ending of the name.
 
     Raises:
         SourceError: There is no such file, or its name does not tell the format.

@@ -24,7 +24,7 @@ class InteractionConverter:
 
         Args:
             mapping: A validated mapping.
-            pseudonyms: For the user ids; none = the column holds pseudonyms.
+            pseudonyms: Turns user ids into pseudonyms; `None` where the column holds pseudonyms.
             is_textual: Whether every value of the source is text (CSV), so that numbers have to be parsed.
         """
         self._mapping = mapping

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import csv
-import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from recserve_export.errors import ExportError
+from recserve_export.files import replacing, write_json_lines, write_parquet
 from recserve_export.interactions.readers import InteractionFormat
-from recserve_server_ext.common.files import fsync_path
 
 Row = dict[str, Any]
 
-_CHUNK: Final = 1000
 _STRINGS: Final = ("event_id", "user", "type", "item", "text", "recommendation_id", "session_id", "context")
 _NUMBERS: Final = ("timestamp", "value", "duration_s", "price", "quantity")
 #: Headings of RecBole's file by field; `.inter` has no quotes, so it holds no text and no context.
@@ -41,7 +35,7 @@ def write_interactions(path: Path, rows: Iterable[Row], file_format: Interaction
     Args:
         path: The file; it is replaced.
         rows: Fields of `recserve_server_ext.interactions.interaction.Interaction` that are given.
-        file_format: Of the file.
+        file_format: Format of the file.
 
     Returns:
         How many were written.
@@ -49,31 +43,14 @@ def write_interactions(path: Path, rows: Iterable[Row], file_format: Interaction
     Raises:
         ExportError: The file cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with _explained(path):
-            count = _WRITERS[file_format](aside, rows)
-            fsync_path(aside)
-            os.replace(aside, path)
-            fsync_path(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-    return count
-
-
-def _jsonl(path: Path, rows: Iterable[Row]) -> int:
-    count = 0
-    with path.open("wb") as file:
-        for count, row in enumerate(rows, start=1):  # noqa: B007  # the last one is the number of rows
-            file.write(msgspec.json.encode(row) + b"\n")
-    return count
+    with replacing(path) as aside:
+        return _WRITERS[file_format](aside, rows)
 
 
 def _csv(path: Path, rows: Iterable[Row]) -> int:
     names = [*_STRINGS, *_NUMBERS]
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        return _write_table(writer, names, names, map(_flat, rows))
+        return _write_table(csv.writer(file), names, names, map(_flat, rows))
 
 
 def _inter(path: Path, rows: Iterable[Row]) -> int:
@@ -93,33 +70,17 @@ def _write_table(writer: Any, header: list[str], names: list[str], rows: Iterabl
 
 def _parquet(path: Path, rows: Iterable[Row]) -> int:
     import pyarrow as pa
-    import pyarrow.parquet
 
     fields = [pa.field(name, pa.string()) for name in _STRINGS] + [pa.field(name, pa.float64()) for name in _NUMBERS]
-    schema = pa.schema(fields)
-    count = 0
-    rest = map(_flat, rows)
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        while chunk := list(islice(rest, _CHUNK)):
-            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
-            count += len(chunk)
-    return count
+    return write_parquet(path, map(_flat, rows), pa.schema(fields))
 
 
 def _flat(row: Row) -> Row:
     return {**row, "context": msgspec.json.encode(row["context"]).decode()} if "context" in row else row
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ExportError(f"{path} cannot be written: {error}") from error
-
-
 _WRITERS: Final[dict[InteractionFormat, Callable[[Path, Iterable[Row]], int]]] = {
-    "jsonl": _jsonl,
+    "jsonl": write_json_lines,
     "csv": _csv,
     "parquet": _parquet,
     "inter": _inter,

@@ -1,4 +1,4 @@
-"""What is reported of experiments: users and outcomes by variant, tests against the first one, the split of users."""
+"""Report of experiments: users and outcomes by variant, tests against the first variant, the split of users."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recserve_export.outcomes.proportions import (
 )
 from recserve_server_ext.interactions.tables import answers, experiments
 
-#: Users are split otherwise than configured where chance would do that less often (sample ratio mismatch).
+#: Alarm of a sample ratio mismatch: chance would split the users like that less often.
 SRM_ALPHA: Final = 0.001
 #: Columns of a user's counts.
 _IMPRESSIONS, _CLICKS, _CONVERSIONS = range(3)
@@ -35,13 +35,13 @@ class VariantUsers(msgspec.Struct, frozen=True):
     """One variant of an experiment, by user.
 
     Attributes:
-        name: Of the variant.
-        weight: As configured.
+        name: Name of the variant.
+        weight: Weight as configured.
         users: Users who were answered.
-        clicked: Of these, those who clicked.
-        converted: Those who converted.
+        clicked: Users who clicked.
+        converted: Users who converted.
         impressions: Recommended items.
-        clicks: Of these, those that were clicked.
+        clicks: Recommended items that were clicked.
     """
 
     name: str
@@ -54,19 +54,19 @@ class VariantUsers(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A variant against the first one; what cannot be computed is none.
+    """A variant against the first one; what cannot be computed is `None`.
 
     Attributes:
-        variant: Its name.
+        variant: Name of the variant.
         measure: `users who clicked` or `users who converted` (two-proportion z-test), or `clicks per impression`
             (delta method over users).
-        difference: Variant minus the first one.
-        low: Of the 95% interval of the difference.
-        high: The same.
+        difference: Rate of the variant minus that of the first one.
+        low: Lower bound of the difference's 95% interval.
+        high: Upper bound of that interval.
         z: Statistic.
         p: Two-sided, times the number of variants compared with the first one (Bonferroni).
-        power: Of finding a relative lift as asked for, given these users; none for clicks per impression.
-        detectable: The least lift of the rate that is found with a power of 0.8; none for clicks per impression.
+        power: Power of finding the relative lift asked for; `None` for clicks per impression.
+        detectable: Least lift of the rate that is found with a power of 0.8; `None` for clicks per impression.
     """
 
     variant: str
@@ -84,13 +84,13 @@ class ExperimentReport(msgspec.Struct, frozen=True):
     """One version of an experiment.
 
     Attributes:
-        name: Of the experiment.
-        version: Of its variants.
-        variants: In the order they are configured.
-        srm_p: Of the chi-square test that users are split by the weights.
-        srm_alarm: Whether that is below 0.001: something is wrong, and no comparison can be trusted.
-        moved: Users who were answered with two variants, which must be none.
-        comparisons: With the first variant.
+        name: Name of the experiment.
+        version: Version of its variants.
+        variants: The variants in the order they are configured.
+        srm_p: p of the chi-square test that users are split by the weights.
+        srm_alarm: Whether `srm_p` is below 0.001: something is wrong, and no comparison can be trusted.
+        moved: Users who were answered with two variants; there must be none.
+        comparisons: The other variants against the first one.
     """
 
     name: str
@@ -105,14 +105,7 @@ class ExperimentReport(msgspec.Struct, frozen=True):
 def experiment_reports(
     connection: sa.Connection, rules: OutcomeRules, outcomes: Outcomes, lift: float
 ) -> list[ExperimentReport]:
-    """A report of each version of each experiment that has answers.
-
-    Args:
-        connection: Reads the state of the store that the outcomes were read from.
-        rules: What counts.
-        outcomes: Joined by these rules.
-        lift: Relative lift over the first variant that power is stated for.
-    """
+    """A report of each version of each experiment that has answers, from one state of the interaction store."""
     counts = _counts(connection, rules, outcomes)
     columns = (experiments.c.name, experiments.c.version, experiments.c.weights)
     served = connection.execute(sa.select(*columns).order_by(experiments.c.name, experiments.c.first_us))
@@ -125,7 +118,7 @@ def experiment_reports(
 
 def _counts(connection: sa.Connection, rules: OutcomeRules, outcomes: Outcomes) -> UserCounts:
     counts: UserCounts = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: [0, 0, 0])))
-    # "{}" = no experiment.
+    # "{}" is no experiment.
     query = sa.select(answers.c.variants, answers.c.user, sa.func.sum(answers.c.size))
     query = query.where(in_range(rules), answers.c.user.is_not(None), answers.c.variants != "{}")
     for variants, user, size in connection.execute(query.group_by(answers.c.variants, answers.c.user)):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -13,31 +10,30 @@ import msgspec
 import sqlalchemy as sa
 
 from recserve_export.errors import ExportError
+from recserve_export.files import replacing, write_json_lines, write_parquet
 from recserve_export.outcomes.outcomes import Answered, Outcome, OutcomeRules, in_range, join
-from recserve_server_ext.common.files import fsync_path
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.tables import answers, users
 from recserve_server_ext.storage.database import Database
 
 OutcomeFormat = Literal["jsonl", "parquet"]
 _CHUNK: Final = 1000
-_ROWS: Final = 10_000
 
 
 class Impression(msgspec.Struct, frozen=True):
     """A recommended item.
 
     Attributes:
-        recommendation_id: Of the answer.
-        user: Pseudonym; none = the request named no user.
+        recommendation_id: Id of the answer.
+        user: Pseudonym; `None` where the request named no user.
         item: Item id.
-        position: From 1.
+        position: Position in the answer, from 1.
         propensity: Probability that the item was there, given the request; 1 where nothing is drawn.
-        sampling: Part of such answers that was logged.
+        sampling: Share of such answers that was logged.
         clicked: Whether it was clicked within the window.
         converted: Whether it was converted within the window.
-        timestamp: Of the answer, in seconds since 1970.
-        strategy: Of the answer.
+        timestamp: Time of the answer, in seconds since 1970.
+        strategy: Strategy of the answer.
         variants: Variant by experiment and version, as JSON.
     """
 
@@ -57,32 +53,17 @@ class Impression(msgspec.Struct, frozen=True):
 def export_outcomes(database: Database, path: Path, rules: OutcomeRules, file_format: OutcomeFormat) -> int:
     """Write a training set, answers in the order they were logged; the file is there whole or not at all.
 
-    Args:
-        database: Of the interaction store.
-        path: The file; it is replaced.
-        rules: What counts.
-        file_format: Of the file.
-
-    Returns:
-        Rows written.
+    Returns the number of rows.
 
     Raises:
         ExportError: The file cannot be written, or there are too many outcomes.
         InteractionError: The store cannot be read.
     """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    write = {"jsonl": _jsonl, "parquet": _parquet}[file_format]
-    try:
-        with database.reading() as connection:
-            count = write(aside, _impressions(connection, rules))
-        fsync_path(aside)
-        os.replace(aside, path)
-        fsync_path(path.parent)
-    except OSError as error:
-        raise ExportError(f"{path} cannot be written: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
-    return count
+    with replacing(path) as aside, database.reading() as connection:
+        rows = _impressions(connection, rules)
+        if file_format == "jsonl":
+            return write_json_lines(aside, rows)
+        return write_parquet(aside, map(msgspec.structs.asdict, rows), _schema())
 
 
 def _impressions(connection: sa.Connection, rules: OutcomeRules) -> Iterator[Impression]:
@@ -112,39 +93,21 @@ def _impressions(connection: sa.Connection, rules: OutcomeRules) -> Iterator[Imp
             )
 
 
-def _jsonl(path: Path, rows: Iterable[Impression]) -> int:
-    count = 0
-    with path.open("wb") as file:
-        for count, row in enumerate(rows, start=1):  # noqa: B007  # the last one is the number of rows
-            file.write(msgspec.json.encode(row) + b"\n")
-    return count
-
-
-def _parquet(path: Path, rows: Iterable[Impression]) -> int:
+def _schema() -> Any:
     import pyarrow as pa
-    import pyarrow.parquet
 
     types: dict[type, Any] = {str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_()}
-    named = msgspec.structs.fields(Impression)
     # The user is the only field that may be missing.
-    schema = pa.schema([pa.field(field.name, types.get(field.type, pa.string())) for field in named])
-    count = 0
-    rest = iter(rows)
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        while chunk := [msgspec.structs.asdict(row) for row in islice(rest, _ROWS)]:
-            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
-            count += len(chunk)
-    return count
+    fields = msgspec.structs.fields(Impression)
+    return pa.schema([pa.field(field.name, types.get(field.type, pa.string())) for field in fields])
 
 
-def open_format(path: Path, chosen: str) -> OutcomeFormat:
-    """The format of a file, by the ending of its name unless one is chosen.
+def format_of(path: Path) -> OutcomeFormat:
+    """The format that the ending of a file's name tells.
 
     Raises:
-        ExportError: The ending tells none.
+        ExportError: It tells none.
     """
-    if chosen in ("jsonl", "parquet"):
-        return "jsonl" if chosen == "jsonl" else "parquet"
     endings: dict[str, OutcomeFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
     if path.suffix not in endings:
         raise ExportError(f"the ending of {path.name} tells no format; give --format jsonl or --format parquet")

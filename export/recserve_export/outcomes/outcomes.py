@@ -1,4 +1,4 @@
-"""What came of logged answers: interactions that name one, joined with the item that was recommended in it."""
+"""Outcomes of logged answers: interactions that name an answer, joined with the item that was recommended in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.counts.clicks import CLICKS, SKEW_S, WINDOW_S
 from recserve_server_ext.interactions.tables import answers, interactions
 
-#: Outcomes of one report or export at most; they are held in memory.
+#: Most outcomes of one report or export, which are held in memory.
 MOST_OUTCOMES: Final = 5_000_000
 _CHUNK: Final = 1000
 
@@ -24,9 +24,9 @@ class OutcomeRules(msgspec.Struct, frozen=True):
     Attributes:
         clicks: Types of interactions that are clicks.
         conversions: Types that are conversions; a type may be both.
-        window_s: Until so long after its answer an interaction counts.
-        start_us: Answers from then on, in microseconds since 1970.
-        end_us: Answers before then.
+        window_s: How long after its answer an interaction counts.
+        start_us: Answers from this moment on count, in microseconds since 1970.
+        end_us: Answers before this moment count.
     """
 
     clicks: frozenset[str] = CLICKS
@@ -40,16 +40,16 @@ class Named(msgspec.Struct):
     """Interactions that name a recommendation, by what became of them.
 
     Attributes:
-        joined: Counted: the first of its kind with an item of an answer.
-        repeated: Of a kind that this item of this answer has already.
+        joined: The first click or conversion of an item of an answer; these count.
+        repeated: A further click or conversion of the same item of the same answer.
         late: After the window.
         early: Longer before the answer than clocks may differ.
-        unknown: They name no answer that is in the log: made up, not drawn for the log, lost, or past its limits.
+        unknown: Naming no answer of the log: made up, not drawn for the log, lost, or past its limits.
         not_in_slate: With an item that the answer does not have.
         other_user: By another user than the one who was answered.
         no_item: With a text.
         other_type: Neither a click nor a conversion.
-        forced: Of an answer whose variants the request named.
+        forced: Naming an answer whose variants the request chose.
     """
 
     joined: int = 0
@@ -68,9 +68,9 @@ class Answered(NamedTuple):
     """The answer that an outcome belongs to.
 
     Attributes:
-        number: Of the answer in the log.
-        user: Number of the user; none = the request named none.
-        strategy: Of the answer.
+        number: Number of the answer in the log.
+        user: Number of the user; `None` where the request named no user.
+        strategy: Strategy of the answer.
         variants: JSON, as in the log.
     """
 
@@ -81,12 +81,7 @@ class Answered(NamedTuple):
 
 
 class Outcome(msgspec.Struct):
-    """What came of one item of an answer.
-
-    Attributes:
-        clicked: Whether it was clicked.
-        converted: Whether it was converted.
-    """
+    """What came of one item of an answer."""
 
     clicked: bool = False
     converted: bool = False
@@ -97,7 +92,7 @@ class Outcomes(NamedTuple):
 
     Attributes:
         named: What became of the interactions that name a recommendation.
-        of: By answer and then by position, from 0.
+        of: Outcomes by answer and by position from 0.
     """
 
     named: Named
@@ -105,14 +100,12 @@ class Outcomes(NamedTuple):
 
 
 def join(connection: sa.Connection, rules: OutcomeRules) -> Outcomes:
-    """Join interactions with the answers they name; each item of an answer is clicked once, and converted once.
+    """Join interactions with the answers they name, from one state of the interaction store.
 
-    Args:
-        connection: Reads one state of the interaction store.
-        rules: What counts.
+    Each item of an answer is clicked at most once, and converted at most once.
 
     Raises:
-        ExportError: There are more than 5,000,000 outcomes.
+        ExportError: There are more than `MOST_OUTCOMES`.
     """
     named = Named()
     of: dict[Answered, dict[int, Outcome]] = {}
@@ -137,7 +130,7 @@ def join(connection: sa.Connection, rules: OutcomeRules) -> Outcomes:
 
 
 def in_range(rules: OutcomeRules) -> sa.ColumnElement[bool]:
-    """Whether an answer counts: in time, and with variants that were assigned and not named."""
+    """Whether an answer counts: in time, and with variants that the request did not choose."""
     return sa.and_(answers.c.time_us >= rules.start_us, answers.c.time_us < rules.end_us, sa.not_(answers.c.forced))
 
 
@@ -165,7 +158,7 @@ def _named(connection: sa.Connection) -> Iterator[Any]:
 
 
 def _fault(row: Any, rules: OutcomeRules) -> tuple[str, int]:
-    """Which counter of `Named` an interaction belongs to, empty = it counts; and the position of its item."""
+    """The counter of `Named` for an interaction that does not count, else an empty string; and its item's position."""
     if row.number is None:
         return "unknown", -1
     if row.answered is not None and row.answered != row.user:

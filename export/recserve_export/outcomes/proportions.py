@@ -20,7 +20,7 @@ from statsmodels.stats.proportion import (
 ALPHA: Final = 0.05
 #: The power that the least detectable difference is stated for.
 POWER: Final = 0.8
-#: Where the search for that difference begins: at 0 there is nothing to test.
+#: Where the search for the least detectable difference begins: at 0 there is nothing to test.
 _LEAST_LIFT: Final = 1e-12
 
 
@@ -32,13 +32,13 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A difference of two rates with its two-sided test; not a number where nothing can be tested.
+    """A difference of two rates with its two-sided test; nan where nothing can be tested.
 
     Attributes:
         value: Second minus first.
         interval: Confidence interval of the difference.
         z: Statistic, standard normal where there is no difference.
-        p: Probability of one as far from 0.
+        p: Probability of a statistic as far from 0.
     """
 
     value: float
@@ -62,8 +62,8 @@ def two_proportions(first: tuple[int, int], second: tuple[int, int]) -> Differen
     The interval of the difference is Newcombe's, of both Wilson intervals (Newcombe 1998, method 10).
 
     Args:
-        first: Successes and trials.
-        second: The same.
+        first: Successes and trials of the first.
+        second: Successes and trials of the second.
     """
     (a, n), (b, m) = first, second
     if not n or not m:
@@ -80,8 +80,8 @@ def ratio_difference(first: NDArray[np.float64], second: NDArray[np.float64]) ->
     2018), so clusters may be of any size and correlated within.
 
     Args:
-        first: [clusters, 2]: successes and trials of each.
-        second: The same.
+        first: [clusters, 2] successes and trials of each cluster of the first.
+        second: [clusters, 2] successes and trials of each cluster of the second.
     """
     (rate, variance), (other, more) = _ratio(first), _ratio(second)
     difference, error = other - rate, math.sqrt(variance + more)
@@ -91,11 +91,11 @@ def ratio_difference(first: NDArray[np.float64], second: NDArray[np.float64]) ->
 
 
 def power(rate: float, lift: float, first: int, second: int) -> float:
-    """Power of `two_proportions` against a true rate of `rate + lift` (Fleiss, Levin & Paik 2003, 4.2).
+    """Power of `two_proportions` where the true rates are `rate` and `rate + lift` (Fleiss, Levin & Paik 2003, 4.2).
 
     Args:
-        rate: Of the first.
-        lift: Added to it in the second.
+        rate: Rate of the first.
+        lift: Rate of the second minus that of the first.
         first: Trials of the first.
         second: Trials of the second.
     """
@@ -105,7 +105,7 @@ def power(rate: float, lift: float, first: int, second: int) -> float:
 
 
 def detectable(rate: float, first: int, second: int) -> float:
-    """The least lift above `rate` found with a power of 0.8 by `two_proportions`; not a number where there is none."""
+    """The least lift above `rate` found with a power of 0.8 by `two_proportions`; nan where there is none."""
     if not first or not second or not power(rate, 1.0 - rate, first, second) >= POWER:
         return math.nan
     return float(optimize.brentq(lambda lift: power(rate, lift, first, second) - POWER, _LEAST_LIFT, 1.0 - rate))

@@ -1,4 +1,4 @@
-"""The report of outcomes as lines and tables, at most 100 columns wide, and as a plot."""
+"""Report of outcomes as lines and tables, at most 100 columns wide, and as a plot."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from typing import Final
 import msgspec
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from recserve_export.outcomes.experiments import Comparison, ExperimentReport
-from recserve_export.outcomes.groups import Group, Rate
-from recserve_export.outcomes.report import OutcomeReport
+from recserve_export.outcomes.report import Group, OutcomeReport
+from recserve_export.tables import table
 
 #: Positions in the table; the others are in the JSON.
 _POSITIONS: Final = 10
-_NAME_WIDTH: Final = 40
-_RATES: Final = ("#4269d0", "#efb118")
 
 
 def shown(report: OutcomeReport) -> Iterator[RenderableType]:
@@ -43,52 +40,43 @@ def shown(report: OutcomeReport) -> Iterator[RenderableType]:
 
 def groups_table(title: str, groups: Sequence[Group]) -> Table:
     """Impressions and rates, a group a row."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(title, overflow="fold", max_width=_NAME_WIDTH)
-    for name in ("impressions", "clicks", "CTR (95%)", "conversions", "rate (95%)"):
-        table.add_column(name, justify="right", no_wrap=True)
+    figures = ("impressions", "clicks", "CTR (95%)", "conversions", "rate (95%)")
+    rows = []
     for group in groups:
-        table.add_row(
-            Text(group.name),
-            f"{group.impressions:,}",
-            f"{group.clicks.count:,}",
-            _interval(group.clicks),
-            f"{group.conversions.count:,}",
-            _interval(group.conversions),
-        )
-    return table
+        cells = [group.name, f"{group.impressions:,}"]
+        for rate in (group.clicks, group.conversions):
+            share = "" if rate.rate is None else f"{rate.rate:.2%} ({100 * rate.low:.2f}-{100 * rate.high:.2f})"
+            cells += [f"{rate.count:,}", share]
+        rows.append(cells)
+    return table((title, *figures), rows, right=figures)
 
 
 def draw(report: OutcomeReport, path: Path) -> None:
-    """Plot the rates by position, by strategy and by variant, with their intervals."""
-    import matplotlib as mpl
+    """Plot the rates by position, by strategy and by variant into a PNG, with their intervals."""
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    parts = [("position", report.positions), ("strategy", report.strategies), ("variant", report.variants)]
-    parts = [(title, groups) for title, groups in parts if groups]
-    figure, axes = plt.subplots(1, max(1, len(parts)), figsize=(4 * max(1, len(parts)), 4), layout="constrained")
-    for (title, groups), part in zip(parts, [axes] if len(parts) < 2 else axes, strict=True):
-        places = range(len(groups))
-        for shift, colour, name in ((-0.1, _RATES[0], "clicks"), (0.1, _RATES[1], "conversions")):
-            rates: list[Rate] = [getattr(group, name) for group in groups]
+    named = [("position", report.positions), ("strategy", report.strategies), ("variant", report.variants)]
+    parts = [(title, groups) for title, groups in named if groups]
+    figure = Figure(figsize=(4 * max(1, len(parts)), 4), layout="constrained")
+    for number, (title, groups) in enumerate(parts, start=1):
+        axes = figure.add_subplot(1, len(parts), number)
+        for shift, colour, name in ((-0.1, "#4269d0", "clicks"), (0.1, "#efb118", "conversions")):
+            rates = [group.clicks if name == "clicks" else group.conversions for group in groups]
             middles = [rate.rate or 0.0 for rate in rates]
             below = [middle - rate.low for middle, rate in zip(middles, rates, strict=True)]
             above = [rate.high - middle for middle, rate in zip(middles, rates, strict=True)]
-            at = [place + shift for place in places]
-            part.errorbar(at, middles, yerr=[below, above], fmt="o", color=colour, capsize=3, label=name)
-        part.set_xticks(list(places), [group.name.replace(" ", "\n") for group in groups])
-        part.set(xlabel=title, ylabel="part of impressions")
+            at = [place + shift for place in range(len(groups))]
+            axes.errorbar(at, middles, yerr=[below, above], fmt="o", color=colour, capsize=3, label=name)
+        axes.set_xticks(range(len(groups)), [group.name.replace(" ", "\n") for group in groups])
+        axes.set(xlabel=title, ylabel="part of impressions")
         # Otherwise a single group would have its two rates at the edges.
-        part.set_xlim(-0.5, len(groups) - 0.5)
-        part.set_ylim(bottom=0)
-        part.grid(visible=True, axis="y", alpha=0.3)
+        axes.set_xlim(-0.5, len(groups) - 0.5)
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=True, axis="y", alpha=0.3)
     if parts:
         figure.axes[0].legend()
     figure.suptitle(f"{_answers(report.answers)}; 95% Wilson intervals")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    figure.savefig(path, format="png", dpi=120)
 
 
 def _head(report: OutcomeReport) -> str:
@@ -106,15 +94,12 @@ def _answers(count: int) -> str:
 
 def _experiment(experiment: ExperimentReport, lift: float) -> Iterator[RenderableType]:
     yield f"\nexperiment {experiment.name}, version {experiment.version}, by user:"
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("variant")
-    for name in ("weight", "users", "who clicked", "who converted", "impressions", "clicks"):
-        table.add_column(name, justify="right", no_wrap=True)
+    figures = ("weight", "users", "who clicked", "who converted", "impressions", "clicks")
+    rows = []
     for of in experiment.variants:
-        clicked, converted = f"{of.clicked:,} {_part(of.clicked, of.users)}", _part(of.converted, of.users)
-        counts = (f"{of.users:,}", clicked, f"{of.converted:,} {converted}", f"{of.impressions:,}", f"{of.clicks:,}")
-        table.add_row(of.name, f"{of.weight:g}", *counts)
-    yield table
+        users = [f"{count:,} ({count / of.users:.1%})" if of.users else "0" for count in (of.clicked, of.converted)]
+        rows.append([of.name, f"{of.weight:g}", f"{of.users:,}", *users, f"{of.impressions:,}", f"{of.clicks:,}"])
+    yield table(("variant", *figures), rows, right=figures)
     yield ""
     yield _comparisons(experiment.comparisons, lift)
     yield "users: two-proportion z-test (intervals: Newcombe); clicks per impression: delta method over users"
@@ -127,31 +112,11 @@ def _experiment(experiment: ExperimentReport, lift: float) -> Iterator[Renderabl
 
 
 def _comparisons(comparisons: Sequence[Comparison], lift: float) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("variant", "measure", "difference", "95%", "z", "p", f"power {lift:+.0%}", "80% finds"):
-        table.add_column(name, justify="left" if name in ("variant", "measure") else "right", no_wrap=True)
+    figures = ("difference", "95%", "z", "p", f"power {lift:+.0%}", "80% finds")
+    rows = []
     for of in comparisons:
         interval = "" if of.low is None or of.high is None else f"{of.low:+.4f} to {of.high:+.4f}"
-        table.add_row(
-            of.variant,
-            of.measure,
-            _number(of.difference, "+.4f"),
-            interval,
-            _number(of.z, ".2f"),
-            _number(of.p, ".3g"),
-            _number(of.power, ".0%"),
-            _number(of.detectable, "+.4f"),
-        )
-    return table
-
-
-def _interval(rate: Rate) -> str:
-    return "" if rate.rate is None else f"{rate.rate:.2%} ({100 * rate.low:.2f}-{100 * rate.high:.2f})"
-
-
-def _part(count: int, users: int) -> str:
-    return f"({count / users:.1%})" if users else ""
-
-
-def _number(number: float | None, form: str) -> str:
-    return "" if number is None else format(number, form)
+        numbers = ((of.difference, "+.4f"), (of.z, ".2f"), (of.p, ".3g"), (of.power, ".0%"), (of.detectable, "+.4f"))
+        difference, *others = ("" if number is None else format(number, form) for number, form in numbers)
+        rows.append([of.variant, of.measure, difference, interval, *others])
+    return table(("variant", "measure", *figures), rows, right=figures)

@@ -1,4 +1,4 @@
-"""Twenty texts and their vectors, kept beside an encoder: does it still give them, here or on a server?"""
+"""Canonical vectors: those of twenty texts, kept beside an encoder to check that it still gives them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from recserve_client import Client, RecserveError
+from recserve_export.encoder.checks.served import served_vectors
 from recserve_export.errors import ExportError, FidelityError
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
@@ -41,9 +41,9 @@ TEXTS: Final = (
     "romance, drama, crime, thriller, comedy, animation, war, western, musical, horror",
     "A retired detective returns to the city where he began, and finds that nobody remembers him. " * 40,
 )
-#: Least cosine with what the same arithmetic gave at the export: other versions of onnxruntime sum in another order.
+#: Least cosine with the vectors of the export: other versions of onnxruntime sum in another order.
 LEAST_SAME_COS: Final = 0.9999
-#: Instead, for what a GPU computes with fewer bits than the CPU that exported it.
+#: The same where a GPU computes with fewer bits than the CPU of the export.
 LEAST_GPU_COS: Final = {"fp16": 0.999, "bf16": 0.99}
 #: Least cosine with PyTorch's vectors where int8 has another arithmetic.
 LEAST_OTHER_COS: Final = 0.97
@@ -53,12 +53,12 @@ class Canonical(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Content of `canonical.json`. Vectors are base64 of little-endian float32, [20, dim], with the query prompt.
 
     Attributes:
-        fingerprint: Of the encoder, without its arithmetic.
-        int8_arithmetic: Of the CPU that exported it.
+        fingerprint: Fingerprint of the encoder, without its arithmetic.
+        int8_arithmetic: int8 arithmetic of the CPU that exported it.
         dim: Length of a vector.
         texts: The texts.
-        vectors: By the encoder at its export.
-        pytorch: By the model it came from.
+        vectors: Vectors by the encoder at its export.
+        pytorch: Vectors by the model it came from.
     """
 
     fingerprint: str
@@ -74,11 +74,11 @@ class Verified:
     """What a comparison with the canonical vectors found.
 
     Attributes:
-        texts: Number of them.
+        texts: Number of texts.
         against: What the vectors were compared with: `export` or `PyTorch`.
         min_cos: Least cosine.
-        least: The bound it was held against.
-        other_arithmetic: Names both kinds where int8 was exported with another one; else empty.
+        least: Bound of the least cosine.
+        other_arithmetic: Both kinds of int8 arithmetic where they differ, in words.
     """
 
     texts: int
@@ -123,13 +123,9 @@ def read_canonical(folder: Path, manifest: EncoderManifest) -> Canonical:
 
 
 def compare_canonical(canonical: Canonical, precision: str, vectors: Vectors, arithmetic: str) -> Verified:
-    """Hold vectors of the canonical texts against those that were kept.
+    """Compare vectors [20, dim] of the canonical texts with those that were kept.
 
-    Args:
-        canonical: What was kept.
-        precision: Of the encoder.
-        vectors: [20, dim] of the texts in their order.
-        arithmetic: Of the CPU that made them.
+    `arithmetic` is the int8 arithmetic of the CPU that made them.
 
     Raises:
         FidelityError: They are too far away; names the worst text.
@@ -185,13 +181,5 @@ def verify_served(folder: Path, address: str) -> Verified:
     """
     manifest = read_manifest(folder)
     canonical = read_canonical(folder, manifest)
-    try:
-        with Client(address) as client:
-            served = client.server_info().encoder
-            fingerprint, _, arithmetic = served.partition("+")
-            if fingerprint != manifest.fingerprint:
-                raise FidelityError(f"{address} serves encoder {served}, {folder} holds {manifest.fingerprint}")
-            vectors = client.embed(canonical.texts)
-    except RecserveError as error:
-        raise ExportError(f"{address} does not answer: {error}; is a server running there?") from error
-    return compare_canonical(canonical, manifest.precision, vectors, arithmetic or cpu.int8_arithmetic())
+    served = served_vectors(address, folder, manifest, canonical.texts)
+    return compare_canonical(canonical, manifest.precision, served.vectors, served.arithmetic or cpu.int8_arithmetic())

@@ -1,4 +1,4 @@
-"""What the vectors should be, by transformers and sentence-transformers alone: no code of the exported graph."""
+"""Reference vectors of a source, by transformers and sentence-transformers: no code of the exported graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recserve_export.encoder.graph.pooled_model import load_model
+from recserve_export.encoder.graph.onnx_export import load_model
 from recserve_export.encoder.source.folder import EncoderSource
 from recserve_export.encoder.source.sentence_modules import DenseLayer, Pooling
 from recserve_export.encoder.source.tokenizer import load_tokenizer
@@ -21,8 +21,8 @@ from recserve_server_ext.encoder.text_encoder import MOST_CHUNKS
 class Reference:
     """The model of a source in PyTorch.
 
-    The tokenizer pads and truncates, attention is what transformers prefers, each text is pooled by itself, and Dense
-    modules are those of sentence-transformers. Without a padding token texts run one by one.
+    Each text is pooled by itself, and Dense modules are those of sentence-transformers. Without a padding token texts
+    run one by one.
     """
 
     def __init__(self, source: EncoderSource) -> None:
@@ -46,7 +46,7 @@ class Reference:
         has_parts = role == "passage" and source.options.long_text == "chunk_mean"
         if self._tokenizer.pad_token is None:
             batch = 1
-        # One thread: several wait for one another at every operation, which on busy cores is many times slower.
+        # With several threads, each operation waits for all of them: on busy cores that is many times slower.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

@@ -1,52 +1,135 @@
-"""Texts/s and latency by length and batch, of an encoder and of the model it came from in PyTorch."""
+"""Speed of encoders: texts/s and latency, medians of rounds in which what is compared takes turns."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
 import numpy as np
 
-from recserve_export.encoder.checks.reference import Reference
-from recserve_export.encoder.checks.texts import SEED
-from recserve_export.encoder.report.report import PYTORCH, SpeedPoint
+from recserve_export.encoder.checks.texts import SEED, EncoderTexts
 from recserve_server_ext.common.arrays import Ints
-from recserve_server_ext.encoder.text_encoder import TextEncoder, TokenTable
+from recserve_server_ext.encoder.manifest import Precision
 
-_LENGTHS: Final = (8, 32, 128)
+if TYPE_CHECKING:
+    from recserve_server_ext.encoder.text_encoder import TextEncoder
+
+T = TypeVar("T")
+
+#: What a `SpeedPoint` calls the model in PyTorch.
+PYTORCH: Final = "pytorch"
+#: Lengths of texts that are measured, in tokens.
+LENGTHS: Final = (8, 32, 128)
 _BATCHES: Final = (1, 8, 32)
-_TEXTS: Final = 32
-#: Calls of one measurement at most.
-_CALLS: Final = 4
 _ROUNDS: Final = 3
 
 
-def measure_grid(encoder: TextEncoder, reference: Reference) -> list[SpeedPoint]:
-    """Medians of rounds in which the two take turns; up to 32 texts of equal length, in batches.
+class Speed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts encoded in a second on all usable cores.
 
-    A batch is what one call gets. The encoder cuts it as serving does, on all cores; PyTorch runs it whole, with as
-    many threads as it takes by itself.
+    Attributes:
+        titles: Short texts.
+        descriptions: Longer texts.
     """
-    seconds: dict[tuple[str, int, int], list[float]] = defaultdict(list)
-    rng = np.random.default_rng(SEED)
-    calls: dict[str, Callable[[Ints], object]] = {
-        encoder.manifest.precision: lambda ids: encoder.run(TokenTable(ids, np.full(len(ids), ids.shape[1]))),
-        PYTORCH: reference.run,
+
+    titles: float
+    descriptions: float
+
+
+class SpeedPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts of one length in batches of one size.
+
+    Attributes:
+        system: The precision, `pytorch`, or a provider of onnxruntime.
+        tokens: Tokens of each text.
+        batch: Texts of one call.
+        texts_per_s: On all usable cores.
+        latency_ms: Median time of a call.
+    """
+
+    system: str
+    tokens: int
+    batch: int
+    texts_per_s: float
+    latency_ms: float
+
+
+def measure_speed(
+    encoders: Mapping[Precision, TextEncoder], texts: EncoderTexts, done: Callable[[int], None] = lambda _: None
+) -> dict[Precision, Speed]:
+    """Texts/s of encoders by precision; `done` gets 1 after each of `speed_calls` calls."""
+    calls: dict[tuple[Precision, bool], Callable[[], object]] = {}
+    for is_long, sample in ((False, texts.titles), (True, texts.longer)):
+        for precision, encoder in encoders.items():
+            calls[precision, is_long] = partial(encoder.encode, sample)
+    seconds = _in_turns(calls, _ROUNDS, done)
+    return {
+        precision: Speed(
+            titles=round(len(texts.titles) / seconds[precision, False], 1),
+            descriptions=round(len(texts.longer) / seconds[precision, True], 1),
+        )
+        for precision in encoders
     }
-    for _ in range(_ROUNDS):
-        for length in _lengths(encoder):
-            ids = rng.integers(0, encoder.tokenizer.vocabulary, (_TEXTS, length), np.int64)
-            for batch in _BATCHES:
-                texts = min(_TEXTS, _CALLS * batch)
-                for name, call in calls.items():
-                    for start in range(0, texts, batch):
-                        begin = time.perf_counter()
-                        call(ids[start : start + batch])
-                        seconds[name, length, batch].append(time.perf_counter() - begin)
-    return [SpeedPoint.of_calls(*shape, times) for shape, times in seconds.items()]
 
 
-def _lengths(encoder: TextEncoder) -> list[int]:
-    return sorted({min(length, encoder.manifest.max_tokens) for length in _LENGTHS})
+def speed_calls(encoders: int) -> int:
+    """Calls of `measure_speed` for so many encoders."""
+    return 2 * _ROUNDS * encoders
+
+
+def measure_grid(
+    systems: Mapping[str, Callable[[Ints], object]],
+    vocabulary: int,
+    lengths: Sequence[int],
+    batches: Sequence[int] = _BATCHES,
+    rounds: int | None = None,
+) -> list[SpeedPoint]:
+    """Speed by length and batch, after one call of each shape.
+
+    Args:
+        systems: What runs token ids [texts, tokens], by name.
+        vocabulary: Number of token ids.
+        lengths: Tokens of a text.
+        batches: Texts of a call.
+        rounds: Calls of each shape that are measured; `None` takes three.
+    """
+    rng = np.random.default_rng(SEED)
+    calls: dict[tuple[str, int, int], Callable[[], object]] = {}
+    for length in lengths:
+        for batch in batches:
+            ids = rng.integers(0, vocabulary, (batch, length), np.int64)
+            for name, run in systems.items():
+                calls[name, length, batch] = partial(run, ids)
+    for call in calls.values():  # memory, and on TensorRT the kernels
+        call()
+    return [speed_point(*shape, call_s) for shape, call_s in _in_turns(calls, rounds or _ROUNDS).items()]
+
+
+def speed_point(system: str, tokens: int, batch: int, call_s: float) -> SpeedPoint:
+    """The point of a call that takes so many seconds."""
+    return SpeedPoint(
+        system=system,
+        tokens=tokens,
+        batch=batch,
+        texts_per_s=round(batch / call_s, 1),
+        latency_ms=round(call_s * 1e3, 3),
+    )
+
+
+def _in_turns(
+    calls: Mapping[T, Callable[[], object]], rounds: int, done: Callable[[int], None] = lambda _: None
+) -> dict[T, float]:
+    """Median seconds of each call in rounds in which all take turns."""
+    seconds: dict[T, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - begin)
+            done(1)
+    return {name: median(found) for name, found in seconds.items()}

@@ -1,4 +1,4 @@
-"""Real texts to calibrate, check and measure encoders with: of the films, or of a file."""
+"""Texts to calibrate, check and measure encoders with: of the films, or of a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from recserve_export.catalogue.films import FilmsSource, films_path
-from recserve_export.encoder.report.recipe import CALIBRATION_TEXTS
+from recserve_export.encoder.recipe import CALIBRATION_TEXTS
 from recserve_export.errors import SourceError
 from recserve_server_ext.common.files import sha256_of
 
@@ -30,14 +30,12 @@ class EncoderTexts:
     """Disjoint samples; the first two are half titles and half longer texts.
 
     Attributes:
-        name: Where they come from.
-        calibration: For SmoothQuant.
-        checked: To compare the exported model with the original on; the last four are longer than most encoders take.
+        calibration: Texts to calibrate int8 with.
+        checked: Texts to compare with PyTorch on; the last four are longer than most encoders take.
         titles: Short texts, to measure speed on.
         longer: Longer texts, to measure speed on.
     """
 
-    name: str
     calibration: tuple[str, ...]
     checked: tuple[str, ...]
     titles: tuple[str, ...]
@@ -48,8 +46,8 @@ def sample_texts(path: Path | None = None, seed: int = SEED) -> EncoderTexts:
     """The samples for a seed.
 
     Args:
-        path: A UTF-8 file with one text a line; none = the films.
-        seed: Of the sample.
+        path: A UTF-8 file with one text a line; `None` takes the films.
+        seed: Seed of the sample.
 
     Raises:
         SourceError: The texts are missing, cannot be read, or are too few.
@@ -60,7 +58,7 @@ def sample_texts(path: Path | None = None, seed: int = SEED) -> EncoderTexts:
     rows = [row for _, row in FilmsSource(films_path()).rows() if isinstance(row, dict)]
     titles = _shuffled({row["Title"] for row in rows if row["Title"]}, rng)
     longer = _shuffled({row["Consensus"] or _credits(row) for row in rows}, rng)
-    return _split(FILMS, titles, longer, CALIBRATION_TEXTS, _CHECKED, (_TITLES, _LONGER))
+    return _split(titles, longer, (CALIBRATION_TEXTS, _CHECKED, _TITLES, _LONGER))
 
 
 def texts_name(path: Path | None) -> str:
@@ -92,24 +90,23 @@ def _sample_lines(path: Path, rng: np.random.Generator) -> EncoderTexts:
     half = len(by_length) // 2
     short, longer = (_shuffled(set(part), rng) for part in (by_length[:half], by_length[half:]))
     scale = min(1.0, half / (CALIBRATION_TEXTS / 2 + _CHECKED / 2 + 200 + _TITLES))
-    sizes = [2 * int(scale * count / 2) for count in (CALIBRATION_TEXTS, _CHECKED, _TITLES, _LONGER)]
-    return _split(path.name, short, longer, sizes[0], sizes[1], (sizes[2], sizes[3]))
+    sizes = (2 * int(scale * count / 2) for count in (CALIBRATION_TEXTS, _CHECKED, _TITLES, _LONGER))
+    return _split(short, longer, tuple(sizes))
 
 
-def _split(
-    name: str, titles: Iterator[str], longer: Iterator[str], calibration: int, checked: int, speed: tuple[int, int]
-) -> EncoderTexts:
+def _split(titles: Iterator[str], longer: Iterator[str], sizes: tuple[int, ...]) -> EncoderTexts:
+    """Samples of these sizes, in the order of `EncoderTexts`."""
+
     def take(count: int) -> tuple[str, ...]:
         return tuple(next(source) for _ in range(count // 2) for source in (titles, longer))
 
-    for_calibration, for_check = take(calibration), take(checked)
+    calibration, checked = take(sizes[0]), take(sizes[1])
     endless = tuple(" ".join(next(longer) for _ in range(40)) for _ in range(4))
     return EncoderTexts(
-        name=name,
-        calibration=for_calibration,
-        checked=for_check[: -len(endless)] + endless,
-        titles=tuple(next(titles) for _ in range(speed[0])),
-        longer=tuple(next(longer) for _ in range(speed[1])),
+        calibration=calibration,
+        checked=checked[: -len(endless)] + endless,
+        titles=tuple(next(titles) for _ in range(sizes[2])),
+        longer=tuple(next(longer) for _ in range(sizes[3])),
     )
 
 

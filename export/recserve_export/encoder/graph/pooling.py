@@ -1,4 +1,4 @@
-"""What stands behind a transformer in the exported graph: pooling, Dense and Normalize modules, L2 normalisation."""
+"""Pooling, Dense and Normalize modules and L2 normalisation behind a transformer, as the exported graph has them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ class PooledModel(nn.Module):  # type: ignore[misc]  # torch publishes its types
     """Token ids and mask -> unit vectors, as the graph computes them."""
 
     def __init__(self, model: Any, source: EncoderSource) -> None:
-        """Wrap a model.
-
-        Args:
-            model: Of transformers, giving `last_hidden_state` [batch, sequence, hidden].
-            source: Says what follows.
+        """Put what the source says behind a transformers model.
 
         Raises:
             EncoderSourceError: The modules do not fit the model or one another, or give less than the `dim` asked for.
@@ -75,8 +71,8 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Te
     weights = mask.to(hidden.dtype)
     if pooling == "weighted_mean":
         weights = weights * weights.cumsum(1)
-    # A matrix product for each text, since a plain sum is added up in another order in other company; of two equal
-    # rows, since onnxruntime adds up a single one in groups that end with the padding.
+    # A matrix product for each text: a plain sum is added up in another order in another batch. Of two equal rows:
+    # onnxruntime adds up a single one in groups that end with the padding.
     sums = torch.bmm(weights.unsqueeze(1).expand(-1, 2, -1), hidden)[:, 0]
     return sums / weights.sum(1, keepdim=True).clamp(min=1e-9)
 

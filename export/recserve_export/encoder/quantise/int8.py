@@ -1,15 +1,9 @@
-"""fp32 graph -> int8: rescaled inputs, weights rounded with compensation, then int8 products (`int8_products`).
-
-SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438): x W = (x / s)(s W). With
-s_c = amax(x_c)^a / amax(W_c)^(1 - a) for each channel c, the outliers of the activations, which one scale for a whole
-token cannot hold, move into the weights, which have a scale per output channel. Activations that hardly go below zero
-(behind GELU) are left as they are: their outliers cost less than a weight with the channels' factors in it.
-"""
+"""int8 quantisation of a graph: SmoothQuant, weights rounded by GPTQ, int8 products with a scale for each token."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,12 +12,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from recserve_export.encoder.quantise.products import one_sided, quantise_products
-from recserve_export.encoder.quantise.rounding import Compensation, RoundedWeight
+from recserve_export.encoder.quantise.gptq import Gptq, RoundedWeight
+from recserve_export.encoder.quantise.products import int8_inputs, one_sided, quantise_products, weight_matmuls
+from recserve_export.encoder.quantise.smoothquant import smooth, weight_products
 from recserve_export.encoder.quantise.statistics import activation_statistics
-from recserve_export.encoder.report.recipe import Int8Recipe
+from recserve_export.encoder.recipe import Int8Recipe
 from recserve_export.errors import ExportError
-from recserve_server_ext.common.arrays import Floats, Ints, Vectors
+from recserve_server_ext.common.arrays import Floats, Ints
 
 
 def write_int8(
@@ -37,13 +32,15 @@ def write_int8(
     """Quantise an encoder's graph.
 
     Only products with constant weights become int8; the embeddings and the products inside attention stay fp32.
+    Activations that hardly go below zero (behind GELU) are not smoothed: their outliers cost less than a weight with
+    the channels' factors in it.
 
     Args:
         fp32: File to read.
         int8: File to write.
         calibration: Token ids [tokens] of each text to calibrate with.
-        recipe: How.
-        done: Called after each calibration text with 1.
+        recipe: How to quantise.
+        done: Called with 1 after each calibration text.
 
     Raises:
         ExportError: The graph has no product with constant weights.
@@ -86,8 +83,8 @@ def _rounded_weights(
     matrices = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in activations}
     rounded: dict[str, RoundedWeight] = {}
     for of, weights in behind.items():
-        compensation = Compensation(np.sum([moments[one] for one in of], axis=0))
-        rounded |= {one: compensation.rounded(numpy_helper.to_array(matrices[one]), bits) for one in weights}
+        gptq = Gptq(np.sum([moments[one] for one in of], axis=0))
+        rounded |= {one: gptq.rounded(numpy_helper.to_array(matrices[one]), bits) for one in weights}
     return rounded
 
 
@@ -136,101 +133,6 @@ def ffn_outputs(model: Any) -> list[str]:
     them (GELU, a gate) makes the largest outliers, hence most of the loss.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    nodes = [(node.name, shapes[node.input[1]]) for node in _weight_matmuls(model, shapes)]
+    nodes = [(node.name, shapes[node.input[1]]) for node in weight_matmuls(model, shapes)]
     most = max((inputs for _, (inputs, _) in nodes), default=0)
     return [name for name, (inputs, outputs) in nodes if inputs == most and outputs < inputs]
-
-
-def int8_inputs(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
-    """Names of the constant 2-D weights that each activation is multiplied with in int8, by the activation's name.
-
-    Args:
-        model: The graph.
-        kept: Nodes that stay fp32.
-    """
-    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    found: dict[str, list[str]] = defaultdict(list)
-    for node in _weight_matmuls(model, matrices):
-        if node.name not in kept and node.input[1] not in found[node.input[0]]:
-            found[node.input[0]].append(node.input[1])
-    return {activation: weights for activation, weights in found.items() if weights}
-
-
-def weight_products(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
-    """Names of the constant 2-D weights that each activation is multiplied with, by the activation's name.
-
-    Weights that stand behind several activations (ALBERT repeats one layer), or that other nodes read as well, cannot
-    be scaled for each and are left out.
-
-    Args:
-        model: The graph.
-        kept: Nodes that stay fp32; they are left out.
-    """
-    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    pairs = {(node.input[0], node.input[1]) for node in _weight_matmuls(model, matrices) if node.name not in kept}
-    # Of every node: one that stays fp32, or is no product, must not find its weight rescaled for another.
-    products = {(node.input[0], node.input[1]) for node in _weight_matmuls(model, matrices)}
-    others = {(node.name, name) for node in model.graph.node for name in node.input if name in matrices}
-    others -= {(node.name, node.input[1]) for node in _weight_matmuls(model, matrices)}
-    uses = Counter(weight for _, weight in [*products, *others])
-    shared = {activation for activation, weight in pairs if uses[weight] > 1}
-    found: dict[str, list[str]] = defaultdict(list)
-    for activation, weight in sorted(pairs):
-        if activation not in shared:
-            found[activation].append(weight)
-    return dict(found)
-
-
-def _weight_matmuls(model: Any, matrices: Collection[str]) -> list[Any]:
-    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
-
-
-def smooth(model: Any, products: dict[str, list[str]], ranges: dict[str, Vectors], alpha: float) -> dict[str, Vectors]:
-    """Multiply each activation by 1/s and its weights by s, in place; the graph computes the same in float.
-
-    Args:
-        model: The graph.
-        products: Of `weight_products`.
-        ranges: Largest magnitude of each channel, [channels], by activation.
-        alpha: See the module.
-
-    Returns:
-        1/s [channels] of each activation.
-    """
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    factors: dict[str, Vectors] = {}
-    for activation, names in products.items():
-        matrices = {name: numpy_helper.to_array(tensors[name]) for name in names}
-        largest = np.max([np.abs(matrix).max(1) for matrix in matrices.values()], axis=0)
-        scale = channel_scales(ranges[activation], largest, alpha)
-        for name, matrix in matrices.items():
-            tensors[name].CopyFrom(numpy_helper.from_array(matrix * scale[:, None], name))
-        factors[activation] = (1 / scale).astype(np.float32)
-    _insert_factors(model, products, factors)
-    return factors
-
-
-def channel_scales(activation: Vectors, weight: Vectors, alpha: float) -> Vectors:
-    """s = amax(x)^alpha / amax(W)^(1 - alpha) for each channel, [channels]; 1 where either never leaves 0."""
-    is_alive = (activation > 0) & (weight > 0)
-    scale = np.ones_like(activation)
-    scale[is_alive] = activation[is_alive] ** alpha / weight[is_alive] ** (1 - alpha)
-    return scale
-
-
-def _insert_factors(model: Any, products: dict[str, list[str]], factors: dict[str, Vectors]) -> None:
-    nodes: list[Any] = []
-    inserted: set[str] = set()
-    for node in model.graph.node:
-        activation = node.input[0] if node.op_type == "MatMul" else ""
-        if activation in products and node.input[1] in products[activation]:
-            smoothed = f"{activation}_smoothed"
-            if activation not in inserted:
-                inserted.add(activation)
-                constant = numpy_helper.from_array(factors[activation], f"{activation}_factor")
-                model.graph.initializer.append(constant)
-                nodes.append(helper.make_node("Mul", [activation, constant.name], [smoothed], name=smoothed))
-            node.input[0] = smoothed
-        nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)

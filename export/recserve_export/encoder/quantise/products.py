@@ -1,27 +1,27 @@
-"""Matrix products with constant weights -> int8, with one scale for each token and one for each output channel.
+"""int8 matrix products with one scale for each token and one for each output channel of the constant weights.
 
-A token x (one row of the activations) becomes round(127 x / max|x|), so its numbers depend on no other token, and a
-text's vector on no other text of its batch: the products are sums of integers. Dynamic quantisation as onnxruntime
-writes it takes one scale for a whole tensor, which makes a text's vector depend on its company, and keeps less of each
-token.
+A token x, one row of the activations, becomes round(127 x / max|x|). So its numbers depend on no other token, and a
+text's vector on no other text of its batch: the products are sums of integers. onnxruntime's own dynamic quantisation
+takes one scale for a whole tensor: a text's vector then depends on its batch, and less of each token is kept.
 
-The product is onnxruntime's `MatMulIntegerToFloat`, which applies one scale for all tokens; that of a token is applied
+The product is onnxruntime's `MatMulIntegerToFloat`, which applies one scale for all tokens. That of a token is applied
 behind it: x W = max|x| / 127 * (q_x q_W) * s_W.
 
-An activation that hardly goes below zero (behind GELU) is quantised with a zero of its own, near the end of uint8, so
-that the levels are for what is above zero: nearly twice as many as a symmetric scale has there.
+An activation that hardly goes below zero (behind GELU) is quantised with a zero of its own near the end of uint8. What
+is above zero then has nearly twice as many levels as with a symmetric scale.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from onnx import helper, numpy_helper
 
-from recserve_export.encoder.quantise.rounding import RoundedWeight
+from recserve_export.encoder.quantise.gptq import RoundedWeight
 from recserve_export.encoder.quantise.statistics import ActivationStatistics
 
 _CONTRIB: Final = "com.microsoft"
@@ -45,8 +45,8 @@ class OneSided(NamedTuple):
     """Bounds of an activation that hardly goes below zero.
 
     Attributes:
-        low: Its least value, at most 0.
-        high: What the largest value of nearly every token exceeds.
+        low: Least value, at most 0.
+        high: Value that the largest of nearly every token exceeds.
     """
 
     low: float
@@ -54,7 +54,7 @@ class OneSided(NamedTuple):
 
     @property
     def zero(self) -> int:
-        """What stands for zero: `low` of a token whose largest value is `high` is just held."""
+        """The uint8 that stands for zero: a token whose largest value is `high` just holds `low`."""
         return math.ceil(_LEVELS * -self.low / (self.high - self.low))
 
     @property
@@ -64,11 +64,30 @@ class OneSided(NamedTuple):
 
 
 def one_sided(statistics: ActivationStatistics) -> OneSided | None:
-    """The bounds of an activation, if it is one-sided."""
+    """The bounds of a one-sided activation; `None` for any other."""
     if not statistics.tops:
         return None
     high = float(np.percentile(np.concatenate(statistics.tops), _SMALL_TOKEN))
     return OneSided(statistics.low, high) if high > 0 and -statistics.low <= _MOST_BELOW * high else None
+
+
+def matrices_of(model: Any) -> set[str]:
+    """Names of the constant matrices of a graph."""
+    return {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+
+
+def weight_matmuls(model: Any, matrices: Collection[str]) -> list[Any]:
+    """The MatMul nodes whose second input is one of these matrices."""
+    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
+
+
+def int8_inputs(model: Any, kept: Collection[str] = ()) -> dict[str, list[str]]:
+    """Names of the constant matrices that each activation is multiplied with in int8; the nodes of `kept` stay fp32."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for node in weight_matmuls(model, matrices_of(model)):
+        if node.name not in kept and node.input[1] not in found[node.input[0]]:
+            found[node.input[0]].append(node.input[1])
+    return {activation: weights for activation, weights in found.items() if weights}
 
 
 def quantise_products(
@@ -78,11 +97,11 @@ def quantise_products(
     kept: Collection[str] = (),
     bounds: Mapping[str, OneSided] | None = None,
 ) -> None:
-    """Replace the products with constant weights by int8 ones, in place.
+    """Replace the products with these rounded weights by int8 ones, in place.
 
     Args:
         model: The graph.
-        weights: Every constant 2-D weight of a product, by name.
+        weights: Every weight that is multiplied in int8, by name.
         kept: Names of nodes that stay fp32.
         bounds: One-sided activations, by name; all others are symmetric.
     """
@@ -105,7 +124,7 @@ class _Writer:
     """Writes the nodes of int8 products; an activation or weight that several products share is quantised once.
 
     Attributes:
-        tensors: Constants of the nodes written so far.
+        tensors: Constants of the nodes that were written.
     """
 
     def __init__(self, model: Any, weights: Mapping[str, RoundedWeight], bounds: Mapping[str, OneSided]) -> None:

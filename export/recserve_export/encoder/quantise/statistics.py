@@ -1,4 +1,4 @@
-"""What calibration texts tell of the activations that are multiplied with constant weights."""
+"""Statistics of activations over calibration texts: ranges for SmoothQuant, second moments for GPTQ."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from onnx import helper
 
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 
-#: Floats that are added up at a time; of larger encoders the calibration texts run several times.
+#: Moments that are added up at a time; the calibration texts of larger encoders run several times.
 _MOMENT_BYTES: Final = 1024**3
 
 
 @dataclass
 class ActivationStatistics:
-    """Of one activation over all tokens of the calibration texts.
+    """One activation over all tokens of the calibration texts.
 
     Attributes:
         largest: [channels] largest magnitude.
@@ -42,12 +42,9 @@ class ActivationStatistics:
 
 
 def activation_statistics(
-    model: Any,
-    widths: Mapping[str, int],
-    calibration: Sequence[Ints],
-    done: Callable[[int], None] = lambda _: None,
+    model: Any, widths: Mapping[str, int], calibration: Sequence[Ints], done: Callable[[int], None] = lambda _: None
 ) -> dict[str, ActivationStatistics]:
-    """Run the calibration texts through a graph.
+    """Statistics of a graph's activations, by name, over calibration texts.
 
     Args:
         model: The graph.

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recserve_export.encoder.report.report import PYTORCH, EncoderReport, WorstText
+from recserve_export.encoder.checks.fidelity import K, WorstText
+from recserve_export.encoder.checks.speed import PYTORCH
+from recserve_export.encoder.report.report import EncoderReport
+from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.common.files import write_file
 
 PAGE: Final = "report.html"
@@ -30,14 +32,8 @@ img { max-width: 100% } .miss { color: #b00020 } summary { cursor: pointer }
 """
 
 
-def write_page(folder: Path, report: EncoderReport, cosines: NDArray[np.float64]) -> None:
-    """Write the page and its plots beside the report.
-
-    Args:
-        folder: Of the encoder.
-        report: Complete.
-        cosines: [texts] of the checked texts with PyTorch.
-    """
+def write_page(folder: Path, report: EncoderReport, cosines: Floats) -> None:
+    """Write the page and its plots beside a report; `cosines` [texts] are those of the compared texts with PyTorch."""
     plots = {COSINES: _draw_cosines(report, cosines), SPEED: _draw_speed(report)}
     for name, png in plots.items():
         write_file(folder / name, png)
@@ -45,19 +41,20 @@ def write_page(folder: Path, report: EncoderReport, cosines: NDArray[np.float64]
 
 
 def _page(report: EncoderReport, plots: dict[str, bytes]) -> str:
-    misses = report.gate.misses(report.agreement, report.neighbours)
-    missed = f'<p class="miss">Misses the gate: {escape(", ".join(misses))}</p>'
+    misses = ", ".join(report.gate.misses(report.fidelity))
     images = {
-        name: f'<p><img alt="{name}" src="data:image/png;base64,{_base64(png)}"></p>' for name, png in plots.items()
+        name: f'<p><img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></p>'
+        for name, png in plots.items()
     }
     parts = [
         f"<h1>{escape(report.name)}, {report.precision}</h1>",
-        f"<p>Encoder {report.fingerprint}; {report.agreement.texts:,} texts ({escape(report.texts)}), of which "
+        f"<p>Encoder {report.fingerprint}; {report.fidelity.texts:,} texts ({escape(report.texts)}), of which "
         f"{report.truncated_texts:,} are longer than it takes; against PyTorch in fp32.</p>",
-        missed if misses else "<p>Passes the gate.</p>",
+        f'<p class="miss">Misses the gate: {escape(misses)}</p>' if misses else "<p>Passes the gate.</p>",
         f'<p class="miss">Not gated on this machine: {escape(report.not_gated)}.</p>' if report.not_gated else "",
         "<h2>Is it the same model?</h2>",
         _fidelity(report),
+        f"<p>Tokenizer: {escape(report.tokenizer)}.</p>" if report.tokenizer else "",
         images[COSINES],
         "<h2>How fast?</h2>",
         images[SPEED],
@@ -77,53 +74,42 @@ def _page(report: EncoderReport, plots: dict[str, bytes]) -> str:
 
 
 def _fidelity(report: EncoderReport) -> str:
-    agreement, neighbours, gate, alone = report.agreement, report.neighbours, report.gate, report.batch_invariance
+    found, gate, alone = report.fidelity, report.gate, report.batch_invariance
     same = "no bit" if alone.is_bit_equal else f"at most {alone.max_abs_difference:.2g}"
     figures = [
-        ("mean cosine", f"{agreement.mean_cos:.6f}", f"{gate.mean_cos:g}"),
-        ("1st percentile of the cosine", f"{agreement.p01_cos:.6f}", f"{gate.p01_cos:g}"),
-        ("least cosine", f"{agreement.min_cos:.6f}", ""),
-        (f"overlap@{neighbours.k} of nearest neighbours", f"{neighbours.overlap:.4f}", f"{gate.overlap:g}"),
-        (f"Spearman of {neighbours.pairs:,} pairs", f"{neighbours.spearman:.5f}", f"{gate.spearman:g}"),
-        (f"difference that company makes to {alone.texts:,} texts", same, ""),
+        ("mean cosine", f"{found.mean_cos:.6f}", f"{gate.mean_cos:g}"),
+        ("1st percentile of the cosine", f"{found.p01_cos:.6f}", f"{gate.p01_cos:g}"),
+        ("least cosine", f"{found.min_cos:.6f}", ""),
+        (f"overlap@{K} of nearest neighbours", f"{found.overlap:.4f}", f"{gate.overlap:g}"),
+        (f"Spearman of {found.pairs:,} pairs", f"{found.spearman:.5f}", f"{gate.spearman:g}"),
+        (f"difference that a batch makes to {alone.texts:,} texts", same, ""),
     ]
-    tokenizer = f"<p>Tokenizer: {escape(report.tokenizer)}.</p>" if report.tokenizer else ""
-    return _table(("figure", "measured", "gate"), figures) + tokenizer
+    return _table(("figure", "measured", "gate"), figures)
 
 
 def _speed(report: EncoderReport) -> str:
     """Texts/s and latency of the encoder beside PyTorch's, for each length and batch."""
     theirs = {(point.tokens, point.batch): point for point in report.grid if point.system == PYTORCH}
-    rows = []
-    for point in report.grid:
-        if point.system != PYTORCH:
-            other = theirs[point.tokens, point.batch]
-            rows.append(
-                (
-                    f"{point.tokens}",
-                    f"{point.batch}",
-                    f"{point.texts_per_s:,.0f}",
-                    f"{point.latency_ms:.2f}",
-                    f"{other.texts_per_s:,.0f}",
-                    f"{other.latency_ms:.2f}",
-                    f"{point.texts_per_s / other.texts_per_s:.2f}",
-                )
-            )
-    names = (
-        "tokens of a text",
-        "texts of a call",
-        "texts/s",
-        "ms a call",
-        "PyTorch: texts/s",
-        "ms a call",
-        "times as fast",
-    )
-    return _table(names, rows)
+    ours = [(point, theirs[point.tokens, point.batch]) for point in report.grid if point.system != PYTORCH]
+    rows = [
+        (
+            f"{point.tokens}",
+            f"{point.batch}",
+            f"{point.texts_per_s:,.0f}",
+            f"{point.latency_ms:.2f}",
+            f"{other.texts_per_s:,.0f}",
+            f"{other.latency_ms:.2f}",
+            f"{point.texts_per_s / other.texts_per_s:.2f}",
+        )
+        for point, other in ours
+    ]
+    of_ours = ("tokens of a text", "texts of a call", "texts/s", "ms a call")
+    return _table((*of_ours, "PyTorch: texts/s", "ms a call", "times as fast"), rows)
 
 
 def _sizes(report: EncoderReport) -> str:
     files = [(name, f"{size:,}") for name, size in sorted(report.sizes_bytes.items())]
-    total, source = sum(report.sizes_bytes.values()), report.source_bytes
+    total, source = report.size_bytes, report.source_bytes
     rows = [*files, ("together", f"{total:,}"), ("weights it was exported from", f"{source:,}")]
     return _table(("file", "bytes"), rows) + f"<p>{total / source:.0%} of the weights it was exported from.</p>"
 
@@ -143,28 +129,29 @@ def _machine(report: EncoderReport) -> str:
 def _candidates(report: EncoderReport) -> str:
     if not report.candidates:
         return ""
-    names = ("precision", "bytes", "mean cos", "1% cos", "overlap", "Spearman", "titles/s", "descriptions/s", "gate")
     rows = [
         (
             one.precision,
             f"{one.size_bytes:,}",
-            f"{one.agreement.mean_cos:.4f}",
-            f"{one.agreement.p01_cos:.4f}",
-            f"{one.neighbours.overlap:.3f}",
-            f"{one.neighbours.spearman:.4f}",
+            f"{one.fidelity.mean_cos:.4f}",
+            f"{one.fidelity.p01_cos:.4f}",
+            f"{one.fidelity.overlap:.3f}",
+            f"{one.fidelity.spearman:.4f}",
             f"{one.speed.titles:,.0f}",
             f"{one.speed.descriptions:,.0f}",
             ", ".join(one.misses) or ("chosen" if one.is_chosen else "passes"),
         )
         for one in report.candidates
     ]
+    names = ("precision", "bytes", "mean cos", "1% cos", "overlap", "Spearman", "titles/s", "descriptions/s", "gate")
     return "<h3>Candidates, in turn</h3>" + _table(names, rows)
 
 
 def _worst(one: WorstText) -> str:
     lists = zip(one.expected, one.found, strict=True)
-    rows = [(_cut(expected), _cut(found)) for expected, found in lists]
-    table = _table(("nearest by PyTorch", "nearest by the encoder"), rows)
+    table = _table(
+        ("nearest by PyTorch", "nearest by the encoder"), [(_cut(expected), _cut(found)) for expected, found in lists]
+    )
     return f"<details><summary>{one.cos:.5f} {escape(_cut(one.text))}</summary>{table}</details>"
 
 
@@ -178,25 +165,18 @@ def _cut(text: str, most: int = 160) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
-def _draw_cosines(report: EncoderReport, cosines: NDArray[np.float64]) -> bytes:
+def _draw_cosines(report: EncoderReport, cosines: Floats) -> bytes:
     figure, (axes,) = _figure(1)
     loss = np.maximum(1 - cosines, _LEAST_LOSS)
-    bins = np.logspace(np.log10(loss.min()) - 0.05, np.log10(loss.max()) + 0.05, 40)
-    axes.hist(loss, bins=bins, color="C0")
-    for bound, name, line in (
-        (report.gate.mean_cos, "gate, mean", "--"),
-        (report.gate.p01_cos, "gate, 1st percentile", ":"),
-    ):
+    axes.hist(loss, bins=np.logspace(np.log10(loss.min()) - 0.05, np.log10(loss.max()) + 0.05, 40), color="C0")
+    bounds = ((report.gate.mean_cos, "gate, mean", "--"), (report.gate.p01_cos, "gate, 1st percentile", ":"))
+    for bound, name, line in bounds:
         if bound < 1:
             axes.axvline(1 - bound, color="grey", linestyle=line, label=f"{name}: {bound:g}")
-    mean = max(1 - report.agreement.mean_cos, _LEAST_LOSS)
+    mean = max(1 - report.fidelity.mean_cos, _LEAST_LOSS)
     axes.axvline(mean, color="C3", label=f"mean: 1 - {mean:.1g}")
-    axes.set(
-        xscale="log",
-        xlabel="1 - cosine with PyTorch (left is better)",
-        ylabel="texts",
-        title=f"{report.name}, {report.precision}: {len(cosines):,} texts",
-    )
+    title = f"{report.name}, {report.precision}: {len(cosines):,} texts"
+    axes.set(xscale="log", xlabel="1 - cosine with PyTorch (left is better)", ylabel="texts", title=title)
     axes.legend(fontsize="small")
     return _png(figure)
 
@@ -229,7 +209,3 @@ def _png(figure: Any) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
     return content.getvalue()
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()

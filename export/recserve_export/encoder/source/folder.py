@@ -1,4 +1,4 @@
-"""The folder an export begins from: what it holds, whether this exporter can use it, and its checksum."""
+"""The source folder of an encoder export: what it holds, whether it can be exported, and its checksum."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
 
 from recserve_export.encoder.source.sentence_modules import (
     CONFIG,
-    MODULES,
     DenseLayer,
     Pooling,
     Step,
+    read_json,
     read_modules,
     read_object,
 )
@@ -29,19 +32,6 @@ _LENGTH: Final = "sentence_bert_config.json"
 _PROMPTS: Final = "config_sentence_transformers.json"
 #: Names that sentence-transformers' models give the two roles.
 _PROMPT_NAMES: Final[dict[Role, tuple[str, ...]]] = {"query": ("query",), "passage": ("passage", "document")}
-_TOKENIZER_FILES: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
 #: Their position numbers begin after the padding id, so that many positions of the table are never used.
 _POSITIONS_AFTER_PADDING: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"})
 #: Architectures that exist only as code of the model's own, and optimum exports none of it; the nearest supported one.
@@ -54,13 +44,13 @@ class SourceOptions:
     """What the caller asks for, besides the folder.
 
     Attributes:
-        pooling: Instead of what the folder says.
-        max_tokens: Instead of what the folder says; at most the model's positions.
+        pooling: How token vectors become one; `None` takes what the folder says.
+        max_tokens: At most the model's positions; `None` takes what the folder says.
         dim: Keep only the first elements of a vector (Matryoshka), before the L2 normalisation.
         allow_pickle: Read pickled weights (pytorch_model.bin) where there are no safetensors.
         trust_remote_code: Run the Python code that comes with the model.
-        query_prompt: Put before the texts of a history, instead of what the folder says; `""` = nothing.
-        passage_prompt: Put before the texts of items, likewise.
+        query_prompt: Put before the texts of a history; `None` takes what the folder says.
+        passage_prompt: Put before the texts of items; `None` takes what the folder says.
         long_text: What becomes of an item's text that is too long.
     """
 
@@ -77,6 +67,20 @@ class SourceOptions:
 NO_OPTIONS: Final = SourceOptions()
 
 
+class _Length(msgspec.Struct):
+    """`sentence_bert_config.json`."""
+
+    max_seq_length: Annotated[int, Meta(ge=_LEAST_TOKENS)] | None = None
+    do_lower_case: bool | None = None
+
+
+class _SentenceConfig(msgspec.Struct):
+    """`config_sentence_transformers.json`."""
+
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderSource:
     """A Hugging Face or sentence-transformers folder that can be exported.
@@ -85,28 +89,26 @@ class EncoderSource:
         folder: Where it is.
         model_folder: Where the transformer and its tokenizer are: the folder itself, or one inside it.
         name: Name of the model.
-        is_default: Whether it is the all-MiniLM-L6-v2 that comes with the export extra.
         weights: Its safetensors files, or pickled ones.
         pooling: How token vectors become one.
         steps: Dense and Normalize modules behind the pooling.
         max_tokens: Longer texts are truncated to this many tokens.
         lowercase: Whether texts are lowercased before the tokenizer sees them.
         prompts: Put before texts.
-        configs: Names of JSON files that were read, below the folder.
+        folders: Where its files are, below the folder: of the transformer and of the modules.
         options: What the caller asked for.
     """
 
     folder: Path
     model_folder: Path
     name: str
-    is_default: bool
     weights: tuple[Path, ...]
     pooling: Pooling
     steps: tuple[Step, ...]
     max_tokens: int
     lowercase: bool
     prompts: Prompts
-    configs: tuple[str, ...]
+    folders: tuple[str, ...]
     options: SourceOptions
 
     def sha256(self) -> str:
@@ -115,16 +117,13 @@ class EncoderSource:
         Raises:
             EncoderSourceError: A file cannot be read.
         """
-        below = self.model_folder
-        paths = [*self.weights, below / CONFIG, *(self.folder / name for name in self.configs)]
-        paths += [below / _LENGTH, self.folder / MODULES, *(below / name for name in _TOKENIZER_FILES)]
-        paths += [dense_weights(step, self.options) for step in self.steps if isinstance(step, DenseLayer)]
+        paths = {path for below in ("", *self.folders) for path in (self.folder / below).glob("*")}
         if self.options.trust_remote_code:
-            paths += sorted(self.folder.rglob("*.py"))
+            paths.update(self.folder.rglob("*.py"))
         digest = hashlib.sha256()
-        for path in paths:
+        for path in sorted(paths):
             try:
-                if path.is_file():
+                if path.suffix in suffixes(self.options) and path.name != _PROMPTS and path.is_file():
                     digest.update(f"{path.relative_to(self.folder)} {sha256_of(path)}\n".encode())
             except OSError as error:
                 raise EncoderSourceError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -136,6 +135,12 @@ class EncoderSource:
         if self.options.long_text != "truncate":
             digest.update(f"long_text {self.options.long_text}\n".encode())
         return digest.hexdigest()
+
+
+def suffixes(options: SourceOptions) -> list[str]:
+    """Endings of the files that an export reads; a model may have the same weights in other formats as well."""
+    more = [*([".bin"] if options.allow_pickle else []), *([".py"] if options.trust_remote_code else [])]
+    return [".json", ".safetensors", ".txt", ".model", *more]
 
 
 def default_folder() -> Path:
@@ -158,37 +163,34 @@ def read_source(
 ) -> EncoderSource:
     """Look at a source folder without loading the model.
 
-    Args:
-        folder: The folder; none = the default model.
-        options: What else the caller asks for.
-        name: Of the model; none = that of the folder.
+    Without a folder it is the default model; without a name the model has that of the folder.
 
     Raises:
         EncoderSourceError: Something is missing, damaged, not supported or not allowed.
     """
-    default = default_folder() if folder is None else _default_or_none()
     folder = folder or default_folder()
-    _check_folder(folder)
+    if not folder.is_dir():
+        raise EncoderSourceError(
+            f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder, or a name like owner/model"
+        )
     modules = read_modules(folder, options.pooling)
     model_folder = folder / modules.model
     config = read_object(model_folder / CONFIG)
-    if config is None:
+    if not config:
         raise EncoderSourceError(f"{model_folder} has no {CONFIG}; give a Hugging Face or sentence-transformers folder")
     _check_code(model_folder, config, options)
-    length = read_object(model_folder / _LENGTH) or {}
-    is_default = default is not None and folder.resolve() == default.resolve()
+    length = read_json(model_folder / _LENGTH, _Length) or _Length()
     return EncoderSource(
         folder=folder,
         model_folder=model_folder,
-        name=_DEFAULT_NAME if is_default else name or folder.resolve().name,
-        is_default=is_default,
+        name=name or _name_of(folder.resolve()),
         weights=_find_weights(model_folder, options),
         pooling=modules.pooling or _pooling_by_default(config),
         steps=modules.steps,
         max_tokens=_max_tokens(model_folder, config, length, options),
-        lowercase=bool(length.get("do_lower_case")),
+        lowercase=bool(length.do_lower_case),
         prompts=_read_prompts(folder / _PROMPTS, options),
-        configs=modules.configs,
+        folders=modules.folders,
         options=options,
     )
 
@@ -202,18 +204,8 @@ def dense_weights(layer: DenseLayer, options: SourceOptions) -> Path:
     return _find_weights(layer.folder, options)[0]
 
 
-def _default_or_none() -> Path | None:
-    try:
-        return default_folder()
-    except EncoderSourceError:
-        return None
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise EncoderSourceError(
-            f"{folder} is not a folder; give a Hugging Face or sentence-transformers folder, or a name like owner/model"
-        )
+def _name_of(folder: Path) -> str:
+    return _DEFAULT_NAME if folder.parent.name == _DEFAULT_PACKAGE else folder.name
 
 
 def _check_code(folder: Path, config: dict[str, Any], options: SourceOptions) -> None:
@@ -227,7 +219,7 @@ def _check_code(folder: Path, config: dict[str, Any], options: SourceOptions) ->
     if options.trust_remote_code:
         return
     for name in (CONFIG, "tokenizer_config.json"):
-        if (read_object(folder / name) or {}).get("auto_map"):
+        if read_object(folder / name).get("auto_map"):
             raise EncoderSourceError(
                 f"{folder / name} asks to run Python code that comes with the model (auto_map); "
                 "read that code, then allow it with --trust-remote-code"
@@ -275,11 +267,9 @@ def _pooling_by_default(config: dict[str, Any]) -> Pooling:
 
 def _read_prompts(path: Path, options: SourceOptions) -> Prompts:
     """The prompts asked for, else those of the folder by role, else its default prompt for both."""
-    config = read_object(path) or {}
-    named = config.get("prompts") or {}
-    if not isinstance(named, dict) or not all(isinstance(prompt, str) for prompt in named.values()):
-        raise EncoderSourceError(f"{path}: prompts must be an object of strings, got {str(named)[:60]}")
-    default = named.get(config.get("default_prompt_name") or "", "")
+    config = read_json(path, _SentenceConfig) or _SentenceConfig()
+    named = config.prompts or {}
+    default = named.get(config.default_prompt_name or "", "")
     given = {"query": options.query_prompt, "passage": options.passage_prompt}
     found: dict[str, str] = {}
     for role, names in _PROMPT_NAMES.items():
@@ -289,19 +279,17 @@ def _read_prompts(path: Path, options: SourceOptions) -> Prompts:
     return Prompts(**found)
 
 
-def _max_tokens(folder: Path, config: dict[str, Any], length: dict[str, Any], options: SourceOptions) -> int:
+def _max_tokens(folder: Path, config: dict[str, Any], length: _Length, options: SourceOptions) -> int:
     positions = config.get("max_position_embeddings", config.get("n_positions", _MOST_TOKENS))
-    if config.get("model_type") in _POSITIONS_AFTER_PADDING and isinstance(positions, int):
+    if isinstance(positions, int) and config.get("model_type") in _POSITIONS_AFTER_PADDING:
         positions -= int(config.get("pad_token_id") or 1) + 1
-    wanted = length.get("max_seq_length")
-    path = folder / (CONFIG if wanted is None else _LENGTH)
-    tokens = min(positions, _MOST_TOKENS) if wanted is None else wanted
-    if not isinstance(tokens, int) or not isinstance(positions, int) or tokens < _LEAST_TOKENS:
+    if not isinstance(positions, int) or positions < _LEAST_TOKENS:
         raise EncoderSourceError(
-            f"{path}: the most tokens of a text must be a whole number of at least {_LEAST_TOKENS}"
+            f"{folder / CONFIG}: the positions of a text must be a whole number of at least {_LEAST_TOKENS}, "
+            f"got {positions!r}"
         )
     if options.max_tokens is None:
-        return min(tokens, positions)
+        return min(length.max_seq_length or _MOST_TOKENS, positions)
     if not _LEAST_TOKENS <= options.max_tokens <= positions:
         raise EncoderSourceError(
             f"--max-tokens {options.max_tokens}: {folder} takes texts of {_LEAST_TOKENS} to {positions} tokens"

@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub -> folders, by huggingface_hub: its cache, its token, its offline mode."""
+"""Models of the Hugging Face hub as folders, by huggingface_hub: its cache, its token, its offline mode."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from recserve_export.encoder.source.folder import SourceOptions
-from recserve_export.errors import EncoderSourceError
+from recserve_export.encoder.source.folder import SourceOptions, suffixes
+from recserve_export.errors import EncoderSourceError, first_line
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-#: What an export reads; a repository holds the same weights in other formats as well.
-_FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model")
 _NOT_FILES: Final = ("onnx/*", "openvino/*", "*.onnx")
 #: Stands in the model's folder of the cache until all its files are there.
 _UNFINISHED: Final = "recserve.unfinished"
@@ -28,7 +26,7 @@ class NamedFolder:
 
     Attributes:
         folder: Where it is.
-        name: On the hub; none = that of the folder.
+        name: Name on the hub; `None` for a local folder.
     """
 
     folder: Path
@@ -36,11 +34,7 @@ class NamedFolder:
 
 
 def resolve(source: str, options: SourceOptions) -> NamedFolder:
-    """The folder of a source; a name of the form `owner/model` that is no folder here is looked up on the hub.
-
-    Args:
-        source: A folder, or a name on the hub.
-        options: Whether pickled weights and code may be fetched, too.
+    """The folder of a source: a folder here, or a name of the form `owner/model` on the hub.
 
     Raises:
         EncoderSourceError: The hub cannot be reached and the model is not in the cache, or not whole; or the hub has no
@@ -49,16 +43,15 @@ def resolve(source: str, options: SourceOptions) -> NamedFolder:
     folder = Path(source)
     if folder.exists() or not _NAME.fullmatch(source):
         return NamedFolder(folder, None)
-    patterns = [*_FILES, *(["*.bin"] if options.allow_pickle else []), *(["*.py"] if options.trust_remote_code else [])]
     with _explained(source):
-        return NamedFolder(_fetch(source, patterns), source)
+        return NamedFolder(_fetch(source, [f"*{suffix}" for suffix in suffixes(options)]), source)
 
 
 def _fetch(source: str, patterns: list[str]) -> Path:
     """The model's folder in the cache, whole.
 
-    Without a connection huggingface_hub gives what is in its cache, even when a download ended in the middle, and an
-    encoder without, say, its pooling's file would be another one. So a mark stands beside it while one is under way.
+    Without a connection huggingface_hub gives what is in its cache, even when a download ended in the middle. Without,
+    say, its pooling's file a model would be another one. So a mark stands beside it while a download is under way.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
@@ -70,7 +63,7 @@ def _fetch(source: str, patterns: list[str]) -> Path:
             HfApi().model_info(source, timeout=_TIMEOUT_S)
         except OSError as error:  # what requests raises, and what the hub refuses
             raise EncoderSourceError(
-                f"a download of {source} was broken off and cannot be completed now: {_first_line(error)}; "
+                f"a download of {source} was broken off and cannot be completed now: {first_line(error)}; "
                 "try again with a connection"
             ) from error
     if not constants.HF_HUB_OFFLINE:
@@ -113,9 +106,5 @@ def _explained(source: str) -> Iterator[None]:
         raise EncoderSourceError(f"{hint}, and the hub has no such model (or it is private)") from error
     except (HFValidationError, OSError) as error:  # OSError: of requests, of the hub, and of the disk
         raise EncoderSourceError(
-            f"{hint}, and it cannot be fetched from the hub: {_first_line(error)}; try again: what came is kept"
+            f"{hint}, and it cannot be fetched from the hub: {first_line(error)}; try again: what came is kept"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,14 +1,18 @@
-"""The modules of a sentence-transformers folder, from their JSON files: where the model is, and what follows it."""
+"""Modules of a sentence-transformers folder, from their JSON files: pooling, Dense and Normalize."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
+
+import msgspec
+from msgspec import Meta
 
 from recserve_export.errors import EncoderSourceError
 
+T = TypeVar("T")
 Pooling = Literal["mean", "cls", "max", "last", "weighted_mean"]
 Activation = Literal["Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "Softsign", "Hardtanh"]
 
@@ -16,20 +20,13 @@ MODULES: Final = "modules.json"
 CONFIG: Final = "config.json"
 
 _OLD_POOLING: Final = "1_Pooling"
-#: Names that sentence-transformers gives what is called something else here.
+#: Poolings by their names in sentence-transformers.
 _POOLINGS: Final[dict[str, Pooling]] = {
     "mean": "mean",
     "cls": "cls",
     "max": "max",
     "lasttoken": "last",
     "weightedmean": "weighted_mean",
-}
-_FLAGS: Final = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "lasttoken",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
 }
 _KINDS: Final = "Transformer, then Pooling, then any of Dense and Normalize"
 
@@ -63,70 +60,82 @@ class SentenceModules:
 
     Attributes:
         model: Folder of the transformer inside the source, `""` for the source itself.
-        pooling: How token vectors become one; none = the folder does not say.
+        pooling: How token vectors become one; `None` where the folder does not say.
         steps: What follows the pooling, in this order; the L2 normalisation that ends every encoder is left out.
-        configs: JSON files read, below the source.
+        folders: Folders of the modules below the source.
     """
 
     model: str
     pooling: Pooling | None
     steps: tuple[Step, ...]
-    configs: tuple[str, ...]
+    folders: tuple[str, ...]
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; none = there is no such file.
+class _Module(msgspec.Struct):
+    """An entry of `modules.json`."""
+
+    type: str
+    path: str = ""
+
+
+class _DenseConfig(msgspec.Struct):
+    """`config.json` of a Dense module."""
+
+    in_features: Annotated[int, Meta(ge=1)]
+    out_features: Annotated[int, Meta(ge=1)]
+    bias: bool = True
+    activation_function: str = "torch.nn.modules.activation.Tanh"
+    module_input_name: str | None = None
+    module_output_name: str | None = None
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """The content of a JSON file; `None` where there is no such file.
 
     Raises:
-        EncoderSourceError: It cannot be read, or holds something else.
+        EncoderSourceError: It cannot be read, or does not fit the type.
     """
-    content = _read(path)
-    if content is not None and not isinstance(content, dict):
-        raise EncoderSourceError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
+    try:
+        return msgspec.convert(json.loads(path.read_bytes()), kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, msgspec.ValidationError) as error:
+        raise EncoderSourceError(f"{path} cannot be read: {error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no such file. Errors as of `read_json`."""
+    return read_json(path, dict[str, Any]) or {}
 
 
 def read_modules(folder: Path, pooling: Pooling | None = None) -> SentenceModules:
     """Read `modules.json` and the files it names; a folder without it is a transformer with at most a `1_Pooling`.
 
-    Args:
-        folder: The source.
-        pooling: Instead of what the folder says.
+    `pooling` takes the place of what the folder says.
 
     Raises:
         EncoderSourceError: A file is damaged, or asks for something that the graph would leave out.
     """
     path = folder / MODULES
-    listed = _read(path)
-    if listed is None:
+    modules = read_json(path, list[_Module])
+    if modules is None:
         pooling = pooling or _read_pooling(folder / _OLD_POOLING / CONFIG)
-        return SentenceModules(model="", pooling=pooling, steps=(), configs=(f"{_OLD_POOLING}/{CONFIG}",))
-    try:
-        modules = [(str(module["type"]), str(module.get("path", ""))) for module in listed]
-    except (TypeError, KeyError, AttributeError) as error:
-        raise EncoderSourceError(f"{path} cannot be read: every module needs a type ({error!r})") from error
-    return _in_order(folder, modules, pooling)
-
-
-def _in_order(folder: Path, modules: list[tuple[str, str]], pooling: Pooling | None) -> SentenceModules:
-    path = folder / MODULES
-    kinds = [_kind(path, name) for name, _ in modules]
+        return SentenceModules(model="", pooling=pooling, steps=(), folders=(_OLD_POOLING,))
+    kinds = [_kind(path, module.type) for module in modules]
     if kinds[:1] != ["Transformer"] or kinds[1:2] not in ([], ["Pooling"]) or {"Transformer", "Pooling"} & {*kinds[2:]}:
         raise EncoderSourceError(f"{path} has the modules {', '.join(kinds) or 'none'}; supported are {_KINDS}")
-    configs: list[str] = []
     steps: list[Step] = []
-    for kind, (_, below) in list(zip(kinds, modules, strict=True))[1:]:
+    folders = tuple(module.path for module in modules)
+    for kind, below in list(zip(kinds, folders, strict=True))[1:]:
         if kind == "Normalize":
             steps.append("normalise")
-            continue
-        configs.append(f"{below}/{CONFIG}")
-        if kind == "Pooling":
+        elif kind == "Pooling":
             pooling = pooling or _read_pooling(folder / below / CONFIG) or "mean"
         else:
             steps.append(_read_dense(folder / below))
     while steps and steps[-1] == "normalise":  # every graph ends in it
         steps.pop()
-    return SentenceModules(model=modules[0][1], pooling=pooling, steps=tuple(steps), configs=tuple(configs))
+    return SentenceModules(model=folders[0], pooling=pooling, steps=tuple(steps), folders=folders)
 
 
 def _kind(path: Path, name: str) -> str:
@@ -139,12 +148,14 @@ def _kind(path: Path, name: str) -> str:
 
 
 def _read_pooling(path: Path) -> Pooling | None:
-    config = read_object(path)
+    config = read_json(path, dict[str, Any])
     if config is None:
         return None
     modes = config.get("pooling_mode")
     if modes is None:
-        modes = [_FLAGS.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+        flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+        short = [key.removeprefix("pooling_mode_").removesuffix("s").removesuffix("_token") for key in flags]
+        modes = [name if name in _POOLINGS else flag for name, flag in zip(short, flags, strict=True)]
     if isinstance(modes, str):
         modes = [modes]
     if len(modes) == 1 and modes[0] in _POOLINGS:
@@ -157,29 +168,23 @@ def _read_pooling(path: Path) -> Pooling | None:
 
 def _read_dense(folder: Path) -> DenseLayer:
     path = folder / CONFIG
-    config = read_object(path)
+    config = read_json(path, _DenseConfig)
     if config is None:
         raise EncoderSourceError(f"{folder} is a Dense module and has no {CONFIG}")
-    where = config.get("module_input_name") or "sentence_embedding"
-    if where != "sentence_embedding" or (config.get("module_output_name") or where) != where:
+    where = config.module_input_name or "sentence_embedding"
+    if where != "sentence_embedding" or (config.module_output_name or where) != where:
         raise EncoderSourceError(f"{path} is a Dense module of {where}; supported are those of sentence_embedding")
-    name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-    activation = next((one for one in get_args(Activation) if str(name).rpartition(".")[2] == one), None)
-    if activation is None or not str(name).startswith("torch.nn."):
+    package, _, name = config.activation_function.rpartition(".")
+    activation = next((one for one in get_args(Activation) if one == name), None)
+    if activation is None or not f"{package}.".startswith("torch.nn."):
         raise EncoderSourceError(
-            f"{path} has the activation {name}; supported are those of torch.nn: {', '.join(get_args(Activation))}"
+            f"{path} has the activation {config.activation_function}; supported are those of torch.nn: "
+            f"{', '.join(get_args(Activation))}"
         )
-    inputs, outputs = config.get("in_features"), config.get("out_features")
-    if not isinstance(inputs, int) or not isinstance(outputs, int) or min(inputs, outputs) < 1:
-        raise EncoderSourceError(f"{path} must give in_features and out_features as whole numbers of at least 1")
-    bias = config.get("bias", True) is not False
-    return DenseLayer(folder=folder, inputs=inputs, outputs=outputs, has_bias=bias, activation=activation)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise EncoderSourceError(f"{path} cannot be read: {error}") from error
+    return DenseLayer(
+        folder=folder,
+        inputs=config.in_features,
+        outputs=config.out_features,
+        has_bias=config.bias,
+        activation=activation,
+    )

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from transformers.utils import is_sentencepiece_available
 
 from recserve_export.encoder.source.folder import EncoderSource
-from recserve_export.errors import EncoderSourceError
+from recserve_export.errors import EncoderSourceError, first_line
 
 #: Scripts, signs and lengths on which tokenizers have been known to differ.
 SAMPLE: Final = (
@@ -56,13 +56,8 @@ def load_tokenizer(source: EncoderSource) -> Any:
 def write_tokenizer(source: EncoderSource, path: Path, vocabulary: int) -> str:
     """Write `tokenizer.json`: no padding, truncated to the source's `max_tokens`.
 
-    Args:
-        source: Where the tokenizer is.
-        path: File to write.
-        vocabulary: Token ids that the model knows.
-
-    Returns:
-        For the report: what it was compared with, or why with nothing.
+    `vocabulary` is the number of token ids that the model knows. Returns what the tokenizer was compared with, or why
+    with nothing.
 
     Raises:
         EncoderSourceError: The tokenizer cannot be loaded, gives ids that the model does not know, or gives a text
@@ -126,8 +121,3 @@ def _load_slow(source: EncoderSource, fast: Any) -> Any | str:
         raise EncoderSourceError(
             f"transformers cannot load {kind.__name__} of {folder}: {first_line(error)}"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what a library says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Collection, Sequence
@@ -15,27 +14,23 @@ import msgspec
 from google.protobuf import text_format
 
 from recserve_client.contract import models as names
-from recserve_export.encoder.report.recipe import HALF
-from recserve_export.encoder.report.report import EncoderReport, SpeedPoint
-from recserve_export.encoder.targets.batches_file import SYSTEMS, read_batches
+from recserve_export.encoder.recipe import HALF
+from recserve_export.encoder.report.report import EncoderReport
+from recserve_export.encoder.targets.preferred_batches import gpu_batches, preferred_batches
 from recserve_export.encoder.targets.tensorrt import PLAN, build_plan, build_script
 from recserve_export.errors import ExportError
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.files import new_folder
-from recserve_server_ext.config.server import ModelSettings, Provider, ServeSettings, Target
+from recserve_server_ext.config.server import ModelSettings, ServeSettings, Target
 from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
 from recserve_server_ext.triton.encoder_config import EncoderConfig, write_warmup
 from recserve_server_ext.triton.encoder_target import CONFIG, CONFIGS, TARGETS, model_folder, providers_of, targets_of
 from recserve_server_ext.triton.repository import model_sources
 
 #: Texts of one request to the encoder that a server sends by default.
-DEFAULT_MOST: Final = ServeSettings().encoder_batch
+DEFAULT_MAX_BATCH: Final = ServeSettings().encoder_batch
 #: A script beside the model of target tensorrt: the command that builds its plan.
 BUILD: Final = "build.sh"
-#: Preferred batches on a GPU until `export gate --batches` has measured there.
-_GPU_BATCHES: Final = (8, 16, 32, 64)
-#: A batch is preferred when it is at most this share slower than the best one.
-_NEAR_BEST: Final = 0.95
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class WrittenTarget:
     Attributes:
         target: What runs it.
         folder: The model folder.
-        note: What is still to be done; empty = nothing.
+        note: What is still to be done, in words.
     """
 
     target: Target
@@ -70,16 +65,9 @@ def suiting(precisions: Collection[Precision], targets: Sequence[Target]) -> dic
 
 
 def write_target(
-    encoder: Path, manifest: EncoderManifest, report: EncoderReport, target: Target, *, most: int = DEFAULT_MOST
+    encoder: Path, manifest: EncoderManifest, report: EncoderReport, target: Target, max_batch: int = DEFAULT_MAX_BATCH
 ) -> WrittenTarget:
-    """Write the Triton model folder of a target anew, whole or not at all.
-
-    Args:
-        encoder: The encoder's folder; nobody else writes there.
-        manifest: What it holds.
-        report: Its figures, which say the preferred batches.
-        target: One of `targets_of(manifest.precision)`.
-        most: Texts of one batch.
+    """Write the Triton model folder of a target anew, whole or not at all; nobody else writes into the encoder folder.
 
     Raises:
         ExportError: A GPU is there, and the plan cannot be built; or what was measured there cannot be read.
@@ -90,11 +78,11 @@ def write_target(
         precision=manifest.precision,
         dim=manifest.dim,
         max_tokens=manifest.max_tokens,
-        max_batch=most,
+        max_batch=max_batch,
         threads=cpu.usable_cores(),
     )
     if target == "embedded" or (target == "onnxruntime" and manifest.precision not in HALF):
-        config = replace(config, preferred=preferred_batches(report.grid, manifest.precision, most))
+        config = replace(config, preferred=preferred_batches(report.grid, manifest.precision, max_batch))
     _sweep(encoder / TARGETS)
     note = ""
     with new_folder(encoder / TARGETS / target) as aside:
@@ -108,28 +96,6 @@ def write_target(
         else:
             note = _write_tensorrt(encoder, aside, config)
     return WrittenTarget(target, model_folder(encoder, target), note)
-
-
-def preferred_batches(grid: Sequence[SpeedPoint], system: str, most: int) -> tuple[int, ...]:
-    """Sizes of batches that were measured to be worth waiting for no longer than the batcher does by itself.
-
-    Args:
-        grid: Texts/s by length and batch.
-        system: Whose.
-        most: The largest size.
-
-    Returns:
-        Sizes within 5% of the best (geometric mean over the lengths), ascending; none where one text alone is among
-        them, for then no batch is better than another.
-    """
-    rates: dict[int, list[float]] = {}
-    for point in grid:
-        if point.system == system and point.batch <= most:
-            rates.setdefault(point.batch, []).append(point.texts_per_s)
-    means = {batch: math.exp(sum(map(math.log, found)) / len(found)) for batch, found in rates.items()}
-    best = max(means.values(), default=0.0)
-    near = sorted(batch for batch, mean in means.items() if mean >= _NEAR_BEST * best)
-    return () if not near or near[0] == 1 else tuple(near)
 
 
 def _write_embedded(encoder: Path, model: Path, config: EncoderConfig) -> None:
@@ -150,15 +116,15 @@ def _write_onnxruntime(encoder: Path, model: Path, config: EncoderConfig) -> Non
     _link(encoder / MODEL, model / "1" / MODEL)
     (model / CONFIGS).mkdir()
     for provider in providers_of(config.precision):
-        preferred = config.preferred if provider == "cpu" else _gpu_batches(encoder, provider, config.max_batch)
+        preferred = config.preferred if provider == "cpu" else gpu_batches(encoder, provider, config.max_batch)
         proto = replace(config, provider=provider, preferred=preferred).proto()
         (model / CONFIGS / f"{provider}.pbtxt").write_text(text_format.MessageToString(proto), encoding="utf-8")
     shutil.copyfile(model / CONFIGS / "cpu.pbtxt", model / CONFIG)
 
 
 def _write_tensorrt(encoder: Path, folder: Path, config: EncoderConfig) -> str:
-    """Configuration and command, and the plan where there is a GPU; what is left to do."""
-    config = replace(config, preferred=_gpu_batches(encoder, "tensorrt", config.max_batch))
+    """Write the configuration and the command, and the plan where there is a GPU; returns what is left to do."""
+    config = replace(config, preferred=gpu_batches(encoder, "tensorrt", config.max_batch))
     model = folder / names.ENCODER
     _link(encoder / MODEL, folder / MODEL)
     (model / CONFIG).write_text(text_format.MessageToString(config.proto()), encoding="utf-8")
@@ -170,12 +136,6 @@ def _write_tensorrt(encoder: Path, folder: Path, config: EncoderConfig) -> str:
     return (
         f"no plan was built ({why_not}); on the GPU that will serve, run: sh {encoder / TARGETS / 'tensorrt' / BUILD}"
     )
-
-
-def _gpu_batches(encoder: Path, provider: Provider, most: int) -> tuple[int, ...]:
-    """Those measured on a GPU, if any were."""
-    points = [point for point in read_batches(encoder) if point.system == SYSTEMS[provider]]
-    return preferred_batches(points, SYSTEMS[provider], most) if points else _GPU_BATCHES
 
 
 def _link(source: Path, target: Path) -> None:

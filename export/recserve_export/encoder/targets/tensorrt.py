@@ -1,7 +1,6 @@
 """TensorRT plans: the command that builds one, and building it where there is a GPU.
 
-TensorRT 10 or newer: the inputs are 64-bit integers. Nothing here has run on a GPU; see
-docs/how-to/choose-what-runs-the-encoder.md.
+TensorRT 10 or newer: the inputs are 64-bit integers. Nothing here has run on a GPU.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def build_plan(config: EncoderConfig, onnx: Path, plan: Path) -> str:
     """Build a plan with trtexec, else with the package tensorrt.
 
     Returns:
-        Why it was not tried: there is no GPU, or neither of the two; empty = it was built.
+        Why it was not tried; empty where it was built.
 
     Raises:
         ExportError: It was tried, and failed; quotes what was said.

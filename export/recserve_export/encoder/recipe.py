@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -12,7 +10,7 @@ from recserve_server_ext.common import cpu
 from recserve_server_ext.encoder.manifest import Precision
 
 #: Raise it when a change to the exporter changes the files it writes.
-EXPORTER_VERSION: Final = 5
+EXPORTER_VERSION: Final = 6
 #: Key of the recipe in the manifest's `versions`.
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.
@@ -24,16 +22,13 @@ HALF: Final[dict[Precision, str]] = {
     "fp16": "half precision but for pooling and normalisation",
     "bf16": "the fp32 graph, which TensorRT computes in bf16",
 }
-#: What a report of theirs does not show: no CPU computes like that.
+#: What the reports of these precisions do not show: no CPU computes like that.
 NOT_GATED: Final[dict[Precision, str]] = {
     "fp16": "the figures are of fp16 weights with the sums of this CPU, which are fp32; those of a GPU are not gated",
     "bf16": "the figures are those of the fp32 graph on this CPU; nothing of bf16 was measured or gated",
 }
 #: Texts that SmoothQuant looks at.
 CALIBRATION_TEXTS: Final = 300
-
-#: Opens a stage of known or unknown length; inside, call what it yields with the number of things done.
-Stage = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 
 _PACKAGES: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
 
@@ -53,24 +48,14 @@ class Int8Recipe:
     fp32_ffn_share: float
 
 
-@contextmanager
-def silent(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A stage that shows nothing."""
-    del what, total
-    yield lambda _: None
-
-
-def weight_bits() -> int:
-    """Bits of an int8 encoder's weights: 8, or 7 where the CPU's int8 sums would saturate.
-
-    255 * 127 * 2 does not fit the 16-bit intermediate of a CPU without dot products; 255 * 64 * 2 does.
-    """
-    return 8 if cpu.has_int8_dot_product() else 7
-
-
 def int8_recipe(precision: Precision) -> Int8Recipe:
-    """How `int8` or `int8-fast` is made on this machine."""
-    return Int8Recipe(alpha=ALPHA, weight_bits=weight_bits(), fp32_ffn_share=FP32_FFN_SHARE[precision])
+    """How `int8` or `int8-fast` is made on this machine.
+
+    Weights have 7 bits where the CPU's int8 sums would saturate: 255 * 127 * 2 does not fit the 16-bit intermediate of
+    a CPU without dot products, 255 * 64 * 2 does.
+    """
+    bits = 8 if cpu.has_int8_dot_product() else 7
+    return Int8Recipe(alpha=ALPHA, weight_bits=bits, fp32_ffn_share=FP32_FFN_SHARE[precision])
 
 
 def recipe(precision: Precision) -> str:
@@ -82,7 +67,7 @@ def recipe(precision: Precision) -> str:
     how = int8_recipe(precision)
     return (
         f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, a scale for each token, {how.weight_bits}-bit weights rounded "
-        f"with compensation, FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32)"
+        f"by GPTQ, FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32)"
     )
 
 

@@ -1,4 +1,4 @@
-"""fp32 graph -> fp16 for GPUs: weights and layers in half precision, pooling and normalisation as they were."""
+"""fp16 graph for GPUs: weights and layers in half precision, pooling and normalisation in fp32."""
 
 from __future__ import annotations
 
@@ -20,10 +20,6 @@ def write_fp16(fp32: Path, fp16: Path) -> None:
 
     What stands behind the last matrix product or layer norm (pooling, the last sums, L2 normalisation) stays fp32: a
     sum of squares over many elements leaves the range and the precision of fp16 first, and costs nothing there.
-
-    Args:
-        fp32: File to read.
-        fp16: File to write.
     """
     model = onnx.load(fp32)
     kept = behind_layers(model)

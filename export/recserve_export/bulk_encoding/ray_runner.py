@@ -1,9 +1,9 @@
-"""Who encodes the pieces of a job: this process, or actors on a Ray cluster."""
+"""Ray: encodes the pieces of a job by actors on a cluster."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,20 @@ from recserve_export.bulk_encoding.job import Job, Outcome, Piece, PieceEncoder
 from recserve_export.errors import ExportError
 from recserve_server_ext.common import cpu
 
-#: Called with what became of each piece.
-Done = Callable[[Outcome], None]
 
+def run_on_ray(
+    encoder: Path, job: Job, pieces: Sequence[Piece], done: Callable[[Outcome], None], address: str | None = None
+) -> None:
+    """Encode the pieces by actors of one core each, on Ray Data.
 
-def run_locally(encoder: Path, job: Job, pieces: Iterable[Piece], done: Done) -> None:
-    """One piece after the other, with all cores."""
-    encode = PieceEncoder(encoder, job)
-    for piece in pieces:
-        done(encode(piece))
-
-
-def run_on_ray(encoder: Path, job: Job, pieces: Sequence[Piece], done: Done, address: str | None = None) -> None:
-    """With actors of one core each, on Ray Data; an actor or node that is lost is replaced and its pieces done again.
-
-    The paths must be the same on every node.
+    An actor or node that is lost is replaced and its pieces are done again. The paths must be the same on every node.
 
     Args:
         encoder: Encoder folder.
         job: From `prepare`.
-        pieces: Those to do.
+        pieces: From `prepare`.
         done: Called with what became of each piece.
-        address: Of a cluster; none = one is started here for this job.
+        address: Address of a cluster; `None` starts one here for this job.
 
     Raises:
         ExportError: Ray is not installed, or gives up.

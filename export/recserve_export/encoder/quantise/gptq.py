@@ -1,9 +1,9 @@
-"""Weights -> int8 such that what one weight loses by rounding, others make good where their inputs go together.
+"""GPTQ: weights rounded to int8 such that correlated inputs make good for each other's errors.
 
-Rounding every weight to the nearest step ignores that inputs are correlated. Here the inputs are taken one after the
-other, and the error that rounding leaves is spread over the inputs that are still to come, by the second moments H of
-the inputs: GPTQ (Frantar et al. 2022, https://arxiv.org/abs/2210.17323), equations 2 and 3, with the inverse of H as a
-Cholesky factor and the inputs of the largest moments first.
+Rounding to the nearest step ignores that inputs are correlated. GPTQ (Frantar et al. 2022,
+https://arxiv.org/abs/2210.17323, equations 2 and 3) takes one input after the other. The error that its rounding leaves
+is spread over the inputs still to come, by the second moments H of the inputs. Here the inverse of H is a Cholesky
+factor, and the inputs of the largest moments come first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Floats, Vectors
 
-#: Of the mean of H's diagonal, added to it: inputs that calibration saw little of must not carry large errors.
+#: Share of the mean of H's diagonal that is added to it: inputs that calibration saw little of must not carry large
+#: errors.
 _DAMPING: Final = 0.01
 #: Inputs after which the error is spread over all that are left; within, only over those of the block.
 _BLOCK: Final = 128
@@ -25,7 +26,7 @@ class RoundedWeight(NamedTuple):
     """A weight in whole steps.
 
     Attributes:
-        steps: int8 [inputs, outputs]; of 7 bits between -63 and 63, else between -127 and 127.
+        steps: int8 [inputs, outputs], between -127 and 127; with 7 bits between -63 and 63.
         scales: [outputs] what a step is worth.
     """
 
@@ -33,8 +34,8 @@ class RoundedWeight(NamedTuple):
     scales: Vectors
 
 
-class Compensation:
-    """Rounds the weights that stand behind the same inputs; what follows from the inputs is worked out once."""
+class Gptq:
+    """Rounds the weights behind the same inputs; what follows from the inputs is worked out once."""
 
     def __init__(self, moments: Floats) -> None:
         """
@@ -45,12 +46,7 @@ class Compensation:
         self._spread = _spread(moments[np.ix_(self._order, self._order)])
 
     def rounded(self, weight: Vectors, bits: int) -> RoundedWeight:
-        """Round a weight, with one scale for each output.
-
-        Args:
-            weight: [inputs, outputs].
-            bits: 8, or 7.
-        """
+        """Round a weight [inputs, outputs] to 7 or 8 bits, with one scale for each output."""
         levels = 2 ** (bits - 1) - 1
         scales = np.abs(weight).max(axis=0) / np.float32(levels)
         scales[scales == 0] = 1

@@ -1,10 +1,8 @@
-"""A transformers model and its way to ONNX through optimum, with pooling and L2 normalisation behind it."""
+"""ONNX export of a transformers model through optimum, with pooling and L2 normalisation inside the graph."""
 
 from __future__ import annotations
 
 import difflib
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +18,7 @@ from transformers.utils import logging as transformers_logging
 from recserve_export.encoder.graph.pooling import PooledModel
 from recserve_export.encoder.source.folder import EncoderSource
 from recserve_export.encoder.source.sentence_modules import CONFIG, read_object
-from recserve_export.encoder.source.tokenizer import first_line
-from recserve_export.errors import EncoderSourceError
+from recserve_export.errors import EncoderSourceError, first_line
 
 #: Architectures whose export is tested, by transformers' `model_type`; optimum knows more.
 TESTED: Final = (
@@ -48,9 +45,7 @@ _MOST_WEIGHT_BYTES: Final = 2**31 - 2**24
 def load_model(source: EncoderSource, *, eager: bool) -> Any:
     """The transformers model of a source, in float32, for inference.
 
-    Args:
-        source: Where it is.
-        eager: Whether attention is written out as plain matrix products; else what transformers prefers.
+    `eager` writes attention out as plain matrix products; otherwise it is what transformers prefers.
 
     Raises:
         EncoderSourceError: transformers cannot load it, or weights are missing in the file.
@@ -80,16 +75,9 @@ def load_model(source: EncoderSource, *, eager: bool) -> Any:
 
 
 def write_onnx(source: EncoderSource, path: Path) -> int:
-    """Export a source to ONNX, float32, pooling, modules behind it and normalisation inside.
+    """Write the ONNX file of a source in float32; returns the number of token ids that the model knows.
 
     The graph takes `input_ids` and `attention_mask` [batch, sequence], int64, and gives `vector` [batch, dim].
-
-    Args:
-        source: What to export.
-        path: File to write.
-
-    Returns:
-        Number of token ids that the model knows.
 
     Raises:
         EncoderSourceError: The model cannot be loaded, or optimum knows no export of its architecture.
@@ -129,7 +117,7 @@ def _check_size(model: Any, source: EncoderSource) -> None:
 
 def _check_architecture(source: EncoderSource) -> None:
     """Refuse what transformers does not know, and encoder-decoder models, before it says so in many lines."""
-    kind = (read_object(source.model_folder / CONFIG) or {}).get("model_type")
+    kind = read_object(source.model_folder / CONFIG).get("model_type")
     if source.options.trust_remote_code:
         return
     if kind not in CONFIG_MAPPING:
@@ -174,16 +162,3 @@ def _name_dim(path: Path, dim: int) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = dim
     onnx.checker.check_model(model)
     onnx.save(model, path)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence warnings and log lines below ERROR, of this process, inside the block."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
