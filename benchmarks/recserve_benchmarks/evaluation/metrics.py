@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import ir_measures
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from recserve_benchmarks.evaluation.ranking import Known
-from recserve_server_ext.common.arrays import Floats, Ints
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
 
 #: Lengths of the lists.
 CUTOFFS: Final = (5, 10, 20)
@@ -29,28 +27,7 @@ ACCURACY: Final = tuple(_MEASURES)
 _LIST: Final = 10
 
 
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """Users and targets apart.
-
-    Attributes:
-        with_history: [n] Users with something known.
-        cold: [n] Users without.
-        cold_items: [items] Items that nobody is known to have turned to.
-    """
-
-    with_history: NDArray[np.bool_]
-    cold: NDArray[np.bool_]
-    cold_items: NDArray[np.bool_]
-
-
-def groups_of(known: Known) -> Groups:
-    """Who and what is cold in a part."""
-    with_history = known.lengths > 0
-    return Groups(with_history, ~with_history, known.popularity == 0)
-
-
-def accuracy(rankings: Ints, targets: NDArray[np.bool_], names: tuple[str, ...] = ACCURACY) -> dict[str, Floats]:
+def accuracy(rankings: Ints, targets: Mask, names: tuple[str, ...] = ACCURACY) -> dict[str, Floats]:
     """Metrics by name, each [n]; NaN of a user with nothing to be found, 0 of one with an empty ranking.
 
     hr: whether a target is among the first k. ndcg: sum over targets in the list of 1 / log2(1 + place), divided by
@@ -118,16 +95,15 @@ def measured(rankings: Ints, known: Known) -> dict[str, dict[str, float]]:
 
     `ndcg@10_se` is the standard error of the mean over the users: what other users would have changed.
     """
-    groups = groups_of(known)
     values = accuracy(rankings, known.part.targets)
-    found = {"history": _means(values, groups.with_history), "cold_users": _means(values, groups.cold)}
-    of_cold = accuracy(rankings, known.part.targets & groups.cold_items, ("hr@10", "ndcg@10", "recall@10"))
+    found = {"history": _means(values, known.with_history), "cold_users": _means(values, ~known.with_history)}
+    of_cold = accuracy(rankings, known.part.targets & known.cold_items, ("hr@10", "ndcg@10", "recall@10"))
     found["cold_items"] = _means(of_cold, ~np.isnan(of_cold["hr@10"]))
-    found["lists"] = beyond_accuracy(rankings[groups.with_history], known)
+    found["lists"] = beyond_accuracy(rankings[known.with_history], known)
     return found
 
 
-def _means(values: dict[str, Floats], users: NDArray[np.bool_]) -> dict[str, float]:
+def _means(values: dict[str, Floats], users: Mask) -> dict[str, float]:
     count = int(users.sum())
     if not count:
         return {"users": 0.0}

@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from recserve_benchmarks.evaluation.split import Part
-from recserve_server_ext.common.arrays import Floats, Ints, Scores, Vectors
+from recserve_server_ext.common.arrays import Floats, Ints, Mask, Scores, Vectors
 from recserve_server_ext.history.features import select
 from recserve_server_ext.index.engines.exact import best
 from recserve_server_ext.interactions.columns import EventColumns
@@ -40,7 +39,7 @@ class Known:
         return of_users(self.columns, self.part.users)
 
     @cached_property
-    def seen(self) -> NDArray[np.bool_]:
+    def seen(self) -> Mask:
         """[n, items] What each user asked about has in the history."""
         seen = np.zeros((len(self.part.users), len(self.vectors)), np.bool_)
         seen[self.histories.user, self.histories.subject] = True
@@ -50,6 +49,16 @@ class Known:
     def lengths(self) -> Ints:
         """[n] Items in each user's history."""
         return np.asarray(self.seen.sum(axis=1), np.int64)
+
+    @property
+    def with_history(self) -> Mask:
+        """[n] Users with something known; the others are cold."""
+        return np.asarray(self.lengths > 0)
+
+    @property
+    def cold_items(self) -> Mask:
+        """[items] Items that nobody is known to have turned to."""
+        return np.asarray(self.popularity == 0)
 
     @cached_property
     def matrix(self) -> sparse.csr_array:
