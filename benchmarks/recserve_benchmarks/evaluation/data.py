@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -78,13 +77,13 @@ def read_dataset(place: Path) -> Dataset:
     return Dataset(columns, [texts_of.get(name, {}) for name in columns.subjects], fields, checksums)
 
 
-def encode_texts(dataset: Dataset, encoder: TextEncoder, done: Callable[[int], None] | None = None) -> Vectors:
+def encode_texts(dataset: Dataset, encoder: TextEncoder) -> Vectors:
     """Item vectors [items, dim] as the index build makes them with equal field weights; zeros without a text."""
     collector = PairCollector({})
     has_text = np.array([collector.add(texts) for texts in dataset.texts], np.bool_)
     vectors = np.zeros((dataset.items, encoder.dim), np.float32)
     if has_text.any():
-        found, cancelled = encode_items(collector, lambda texts: encoder.encode(texts, done=done))
+        found, cancelled = encode_items(collector, encoder.encode)
         found[cancelled] = 0.0
         vectors[has_text] = found
     return vectors
@@ -110,10 +109,7 @@ def _table(path: Path, wanted: tuple[str, ...]) -> tuple[pa.Table, dict[str, str
     kinds = {name: kind for name, _, kind in (heading.partition(":") for heading in headings)}
     if missing := [name for name in wanted if name not in kinds]:
         raise BenchmarkError(f"{path.name}: there is no column {missing[0]!r}; the file has {', '.join(kinds)}")
-    types = {
-        heading: pa.float64() if name in _NUMBERS else pa.string()
-        for heading, name in zip(headings, kinds, strict=True)
-    }
+    types = {name: pa.float64() if name.partition(":")[0] in _NUMBERS else pa.string() for name in headings}
     try:
         found = csv.read_csv(
             pa.BufferReader(content),

@@ -1,4 +1,4 @@
-"""Scores -> rankings of all items, and what a part of a dataset lets a system know."""
+"""Rankings of all items from scores, and what a part of a dataset lets a system know."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from scipy import sparse
 
 from recserve_benchmarks.evaluation.split import Part
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Scores, Vectors
@@ -45,15 +44,10 @@ class Known:
         seen[self.histories.user, self.histories.subject] = True
         return seen
 
-    @cached_property
-    def lengths(self) -> Ints:
-        """[n] Items in each user's history."""
-        return np.asarray(self.seen.sum(axis=1), np.int64)
-
     @property
     def with_history(self) -> Mask:
         """[n] Users with something known; the others are cold."""
-        return np.asarray(self.lengths > 0)
+        return np.asarray(self.seen.any(axis=1))
 
     @property
     def cold_items(self) -> Mask:
@@ -61,18 +55,10 @@ class Known:
         return np.asarray(self.popularity == 0)
 
     @cached_property
-    def matrix(self) -> sparse.csr_array:
-        """[all users, items] 1 where a user is known to have turned to an item."""
-        shape = (self.columns.users, len(self.vectors))
-        places = (self.columns.user, self.columns.subject)
-        counts = sparse.csr_array((np.ones(len(places[0]), np.float32), places), shape)
-        counts.data[:] = 1.0
-        return counts
-
-    @cached_property
     def popularity(self) -> Floats:
         """[items] How many users are known to have turned to each item."""
-        return np.asarray(self.matrix.sum(axis=0), np.float64)
+        pairs = np.unique(self.columns.user * len(self.vectors) + self.columns.subject)
+        return np.bincount(pairs % len(self.vectors), minlength=len(self.vectors)).astype(np.float64)
 
 
 def known_to(part: Part, columns: EventColumns, vectors: Vectors) -> Known:
