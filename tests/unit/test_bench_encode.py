@@ -20,11 +20,11 @@ from tokenizers import Tokenizer
 from recserve_benchmarks.encode import bench as encode_bench
 from recserve_benchmarks.encode import systems as encode_systems
 from recserve_benchmarks.encode.bench import GRPC, OURS, PLAIN, RATIOS, TORCH, EncodeBench, compared, ratios
-from recserve_benchmarks.encode.report import draw, notes, systems_table, targets, title
+from recserve_benchmarks.encode.report import draw, notes, targets, title
 from recserve_benchmarks.encode.systems import COMPARED, PEERS, SYSTEMS, EncodeJob, load, start, timed
 from recserve_benchmarks.encode.texts import KINDS, description, film_texts
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.harness.report import installed, targets_table
+from recserve_benchmarks.harness.report import installed, matrix, targets_table
 from recserve_benchmarks.harness.run import Rounds, Run
 from recserve_export.encoder.source.folder import default_folder
 from recserve_server_ext.common import cpu
@@ -264,8 +264,8 @@ def test_tables_fit_and_say_what_is_met(
     results: dict[str, Any], more_results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "has_int8_dot_product", lambda: False)
-    systems, goals = printed(systems_table(results)), printed(targets_table(results, targets()))
-    more = printed(systems_table(more_results))
+    systems, goals = printed(matrix(results["systems"])), printed(targets_table(results, targets()))
+    more = printed(matrix(more_results["systems"]))
     assert max(len(line) for line in systems + goals + more) <= 100
     assert len(systems) == 1 + len(RATES)
     assert len(more) == 1 + len(RATES) + len(PEERS)

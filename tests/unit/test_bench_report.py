@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from recserve_benchmarks.harness.report import Target, cautions, machine, targets_table, value_of
+from recserve_benchmarks.harness.report import Target, cautions, machine, matrix, targets_table, value_of
 from recserve_benchmarks.harness.run import Rounds, Run
 from recserve_benchmarks.recommend.bench import Sizes
-from recserve_benchmarks.recommend.report import costs_table, draw, parts, targets
+from recserve_benchmarks.recommend.report import draw, parts, targets
 from recserve_server_ext.common.workspace import Workspace
 
 MEASURED = (
@@ -82,9 +82,10 @@ def test_a_target_is_met_on_its_own_side_and_at_its_bound(*, at_least: bool, bel
 
 
 def test_tables_fit_and_name_all_that_was_measured() -> None:
-    costs, goals = printed(costs_table(RESULTS)), printed(targets_table(RESULTS, targets(RESULTS)))
+    costs, goals = printed(matrix(RESULTS["costs"])), printed(targets_table(RESULTS, targets(RESULTS)))
     assert max(len(line) for line in (costs + goals).splitlines()) <= 100
-    assert len(costs.splitlines()) == 1 + len(MEASURED)
+    assert [line.split()[0] for line in costs.splitlines()[1:]] == list(MEASURED)
+    assert costs.splitlines()[1].split()[1:] == ["1,234", "98,765"]
     assert "0.683-0.720" in goals.splitlines()[1]
     assert [line.split()[-1] for line in goals.splitlines()[1:]] == ["yes", "yes", "no", *["yes"] * 5]
 

@@ -17,6 +17,11 @@ from recserve_benchmarks.retrieve.items import grown, some_of
 from recserve_benchmarks.retrieve.swap import Swap, figures
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.milvus import MilvusSettings
+from recserve_server_ext.index.engines.milvus.collection import exists
+from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
+from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
+from support.milvus import MilvusProcess
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +109,20 @@ def test_engines_are_compared_at_equal_recall_in_every_round() -> None:
     assert found["engines"]["milvus"] == []
     assert found["at_recall"]["exact"]["cpu_us_per_user"] > 0
     assert all(len(ratios) == 2 and min(ratios) > 0 for ratios in found["to_hnsw"].values())
+
+
+def test_milvus_is_measured_where_it_is_named(real: Vectors, milvus: MilvusProcess) -> None:
+    vectors = grown(real, 1000, run_of(7))
+    with ExitStack() as stack:
+        built = build(vectors, 20, milvus.uri, run_of(7), stack)
+        assert built.chosen.engine.name != "milvus"
+        found = measure(built, vectors, 20, run_of(7))
+        assert len(found["engines"]["milvus"]) >= 5
+        engines = [one.engine for one in built.candidates]
+        (name,) = {engine.collection for engine in engines if isinstance(engine, MilvusEngine)}
+        connection = MilvusConnection(MilvusSettings(uri=milvus.uri))
+        assert exists(connection, name)
+    assert not exists(connection, name)
 
 
 def test_latency_is_told_before_and_during_a_swap() -> None:

@@ -19,7 +19,7 @@ from recserve_benchmarks.cli.common import (
     Seed,
     encoder_of,
 )
-from recserve_export.cli.common import MILVUS_URI, Precision
+from recserve_export.cli.common import Precision
 from recserve_server_ext.common.workspace import DEFAULT_HOME
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def retrieve(
     home: Home = DEFAULT_HOME,
     precision: EncoderPrecision = Precision.AUTO,
     items: Annotated[int, typer.Option(help="Largest number of items; synthetic beyond 65,000.", min=1000)] = 65_000,
-    milvus_uri: str = MILVUS_URI,
+    milvus_uri: Annotated[str, typer.Option(help="Where Milvus is, to measure it too: http://host:port.")] = "",
     rounds: RoundsOption = 5,
     quick: Quick = False,
     seed: Seed = 0,

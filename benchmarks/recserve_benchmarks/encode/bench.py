@@ -13,6 +13,7 @@ from recserve_benchmarks.encode import systems
 from recserve_benchmarks.encode.systems import COMPARED, PEERS, SYSTEMS, EncodeCost, EncodeJob
 from recserve_benchmarks.encode.texts import KINDS, Kind, film_texts
 from recserve_benchmarks.errors import BenchmarkError
+from recserve_benchmarks.harness.corpus import token_counts
 from recserve_benchmarks.harness.report import installed, setup
 from recserve_benchmarks.harness.requests import embed_requests
 from recserve_benchmarks.harness.run import Rounds, Run
@@ -22,7 +23,6 @@ from recserve_client import Client
 from recserve_client.contract import models
 from recserve_export.encoder.source.folder import read_source
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.encoder.text_encoder import TextTokenizer
 
 TORCH, PLAIN, OURS, GRPC = "torch_sentence_transformers", "onnx_plain", "embedded_in_process", "embedded_grpc"
 #: Ratio -> the systems whose texts/s are divided.
@@ -100,7 +100,7 @@ class EncodeBench:
             "agreement": agreement,
             "start": {"first_vector_s": first_vector_s},
             "torch_batch": batches,
-            "texts": self._lengths(),
+            "texts": {kind: token_counts(self._run, self._texts[kind]) for kind in KINDS},
             "peers": {
                 name: {"version": installed(package), "absent": self.absent.get(name, "")}
                 for name, package in PEERS.items()
@@ -175,20 +175,6 @@ class EncodeBench:
             self._rounds.add(f"batch.{model}", **{kind: batch})
         self._rounds.add(f"latency_ms.{kind}", p50=cost.outcome.p50_ms, p99=cost.outcome.p99_ms)
         return cost.outcome.users_per_s
-
-    def _lengths(self) -> dict[str, dict[str, float]]:
-        """Number and tokens of the texts, by kind."""
-        tokenizer = TextTokenizer(self._run.encoder, self._run.manifest.max_tokens)
-        lengths = {kind: tokenizer(self._texts[kind]).lengths for kind in KINDS}
-        return {
-            kind: {
-                "count": len(of),
-                "tokens_mean": float(of.mean()),
-                "tokens_p90": float(np.percentile(of, 90)),
-                "tokens_most": int(of.max()),
-            }
-            for kind, of in lengths.items()
-        }
 
 
 def ratios(rates: dict[str, float]) -> dict[str, float]:

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Final
+from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 
-from recserve_benchmarks.encode.bench import GRPC, OURS, PLAIN, TORCH
-from recserve_benchmarks.encode.systems import PEERS
+from recserve_benchmarks.encode.bench import GRPC, OURS
 from recserve_benchmarks.encode.texts import KINDS
 from recserve_benchmarks.harness import report
-from recserve_benchmarks.harness.report import Target, cautions, horizontal_bars, picture, table, targets_table
+from recserve_benchmarks.harness.report import Target, cautions, horizontal_bars, matrix, picture, targets_table
 from recserve_server_ext.common import cpu
-
-_LABELS: Final = {
-    TORCH: "sentence-transformers (torch)",
-    PLAIN: "onnxruntime, plain",
-    OURS: "recserve in process",
-    GRPC: "recserve over gRPC",
-    **{peer: peer for peer in PEERS},
-}
 
 
 def targets() -> list[Target]:
@@ -38,7 +28,13 @@ def targets() -> list[Target]:
 
 def parts(results: dict[str, Any]) -> list[RenderableType]:
     """Lines and tables, at most 100 columns wide."""
-    return [title(results), systems_table(results), *notes(results), targets_table(results, targets())]
+    return [
+        title(results),
+        matrix(results["systems"], "texts/s"),
+        matrix(results["cpu_us"], "CPU us a text"),
+        *notes(results),
+        targets_table(results, targets()),
+    ]
 
 
 def title(results: dict[str, Any]) -> str:
@@ -46,16 +42,6 @@ def title(results: dict[str, Any]) -> str:
     texts = results["texts"]
     kinds = ", ".join(f"{texts[kind]['count']:,} {kind} ({texts[kind]['tokens_mean']:.0f} tokens)" for kind in KINDS)
     return f"{report.title(results)}; {results['setup']['encoder']['precision']}; {kinds}"
-
-
-def systems_table(results: dict[str, Any]) -> Table:
-    """Texts/s and CPU time per text of every system, for both kinds of text."""
-    rows = []
-    for name in (name for name in _LABELS if name in results["systems"]):
-        rates, cpu_us = results["systems"][name], results["cpu_us"][name]
-        cells = (f"{of[kind]:,.0f}" for kind in KINDS for of in (rates, cpu_us))
-        rows.append((_LABELS[name], *cells))
-    return table(("", "titles/s", "CPU us", "descriptions/s", "CPU us"), rows)
 
 
 def notes(results: dict[str, Any]) -> list[str]:
@@ -74,11 +60,11 @@ def notes(results: dict[str, Any]) -> list[str]:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Plot texts/s of every system, one panel for each kind of text; whiskers are the range over the rounds."""
-    systems = [name for name in _LABELS if name in results["systems"]]
+    systems = sorted(results["systems"])
     colours = ["tab:blue" if name in (OURS, GRPC) else "tab:gray" for name in systems]
     with picture(path, title(results), 1, len(KINDS), (11, 1.6 + 0.5 * len(systems))) as panels:
         for axes, kind in zip(panels, KINDS, strict=True):
             ends = {name: results["spread"][f"systems.{name}.{kind}"] for name in systems}
-            values = {_LABELS[name]: (ends[name][0], results["systems"][name][kind], ends[name][1]) for name in systems}
+            values = {name: (ends[name][0], results["systems"][name][kind], ends[name][1]) for name in systems}
             horizontal_bars(axes, values, colours)
             axes.set(xlabel="texts/s", title=kind)

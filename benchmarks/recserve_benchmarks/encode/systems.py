@@ -37,25 +37,14 @@ _QUIET: Final = {
 
 
 class EncodeJob(NamedTuple):
-    """Texts to encode while the clock runs.
-
-    Attributes:
-        texts: The texts.
-        batch: Texts of one batch, where a system leaves that to its caller.
-    """
+    """Texts to encode while the clock runs, in batches of this size where a system leaves that to its caller."""
 
     texts: Sequence[str]
     batch: int
 
 
 class EncodeCost(NamedTuple):
-    """What texts cost.
-
-    Attributes:
-        texts_per_s: Texts a second.
-        cpu_us: CPU time of the process for each text, all threads, microseconds.
-        vectors: [texts, dim] vectors of the first `COMPARED` texts.
-    """
+    """CPU time of the process for each text (all threads), and the vectors [texts, dim] of the first `COMPARED`."""
 
     texts_per_s: float
     cpu_us: float
@@ -164,13 +153,7 @@ PEERS: Final = {"fastembed": "fastembed", "infinity": "infinity-emb"}
 
 
 def start(system: str, encoder: Path, source: Path) -> Worker[EncodeJob, EncodeCost]:
-    """The process of a system.
-
-    Args:
-        system: Name of one of `SYSTEMS`.
-        encoder: Folder of the encoder.
-        source: Folder that it was exported from.
-    """
+    """The process of one of `SYSTEMS`, with an encoder and the folder that it was exported from."""
     return Worker(system, timed, system, encoder, source, environment=_QUIET)
 
 

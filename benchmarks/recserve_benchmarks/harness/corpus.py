@@ -14,7 +14,7 @@ from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.encoder.text_encoder import TextEncoder, TextTokenizer
 from recserve_server_ext.index.snapshot import Snapshot, current
 
 
@@ -73,6 +73,12 @@ def with_graph(run: Run, corpus: Corpus) -> Corpus:
     """The same items in another home with an index of hnswlib, which raw search is measured on."""
     source = corpus.snapshot.manifest.source
     return _indexed(run, "bench", Settings(engine="hnsw"), source, lambda: corpus.vectors, corpus.titles)
+
+
+def token_counts(run: Run, texts: list[str]) -> dict[str, float]:
+    """How many texts there are, and how many tokens they have."""
+    lengths = TextTokenizer(run.encoder, run.manifest.max_tokens)(texts).lengths
+    return {"count": len(lengths), "tokens_mean": float(lengths.mean()), "tokens_most": int(lengths.max())}
 
 
 def _indexed(

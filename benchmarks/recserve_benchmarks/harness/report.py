@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from rich.table import Table
 
 from recserve_benchmarks.harness.run import CONTENTION, Run
@@ -34,7 +35,7 @@ class Target(NamedTuple):
     Attributes:
         name: Dotted path of the figure in the results.
         bound: What it has to reach.
-        goal: What it should reach one day, or `None` where that is the bound.
+        goal: What it should reach one day, or `None`.
         at_least: Whether more is better.
     """
 
@@ -116,6 +117,19 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int 
     return found
 
 
+def matrix(values: Mapping[str, Mapping[str, float]], corner: str = "") -> Table:
+    """A table of figures by row and column, with the names that they have in the JSON."""
+    columns = list(dict.fromkeys(column for of in values.values() for column in of))
+    rows = [(row, *(number(of[name]) if name in of else "" for name in columns)) for row, of in values.items()]
+    return table((corner, *columns), rows)
+
+
+def number(value: float) -> str:
+    """A figure with three digits at least."""
+    size = abs(value)
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 3}f}"
+
+
 def targets_table(results: Mapping[str, Any], wanted: Iterable[Target]) -> Table:
     """Targets, whether they are met, and the range of each figure over the rounds."""
     rows = []
@@ -124,25 +138,14 @@ def targets_table(results: Mapping[str, Any], wanted: Iterable[Target]) -> Table
         met = "[green]yes[/]" if target.met(value) else "[bold red]no[/]"
         bound = f"{'>=' if target.at_least else '<='} {target.bound:.4g}"
         goal = "" if target.goal is None else f"{target.goal:g}"
-        rounds = "-".join(f"{end:.3f}" for end in results.get("spread", {}).get(target.name, ()))
-        rows.append((target.name, f"{value:.3f}", rounds, bound, goal, met))
+        rounds = "-".join(map(number, results.get("spread", {}).get(target.name, ())))
+        rows.append((target.name, number(value), rounds, bound, goal, met))
     return table(("figure", "measured", "rounds", "target", "goal", "met"), rows)
 
 
 @contextmanager
 def picture(path: Path, title: str, rows: int, columns: int, size: tuple[float, float]) -> Iterator[list[Any]]:
-    """Draw a picture into a PNG.
-
-    Args:
-        path: Of the file.
-        title: Above the panels.
-        rows: Rows of panels.
-        columns: Columns of panels.
-        size: Width and height, inches.
-
-    Yields:
-        The axes of every panel, row by row.
-    """
+    """Draw rows and columns of panels into a PNG of this size (inches); yields their axes, row by row."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -160,11 +163,9 @@ def picture(path: Path, title: str, rows: int, columns: int, size: tuple[float, 
 
 def horizontal_bars(axes: Any, values: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
     """A bar for the middle of each sequence (least, middle, greatest), the first on top, with whiskers to the ends."""
-    names = list(values)
-    middles = [middle for _, middle, _ in values.values()]
-    below = [middle - least for least, middle, _ in values.values()]
-    above = [most - middle for _, middle, most in values.values()]
-    axes.barh(names, middles, color=colours, xerr=(below, above), error_kw={"capsize": 2, "alpha": 0.6})
+    least, middle, most = np.array(list(values.values())).T
+    whiskers = (middle - least, most - middle)
+    axes.barh(list(values), middle, color=colours, xerr=whiskers, error_kw={"capsize": 2, "alpha": 0.6})
     axes.set_xlim(left=0)
     axes.invert_yaxis()
 

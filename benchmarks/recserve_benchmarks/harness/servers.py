@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import grpc
 import psutil
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.harness.load import Load, Outcome, load_generator
@@ -116,9 +115,8 @@ class Server:
 
     def _batches(self, model: str) -> tuple[int, int]:
         """Requests answered and executions so far; the name of `encoder` may end with a fingerprint."""
-        with grpc.insecure_channel(self.address) as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            found = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=5).model_stats
+        with InferenceServerClient(self.address) as client:
+            found = client.get_inference_statistics(client_timeout=5).model_stats
         of_encoder = re.compile(rf"{model}_[0-9a-f]{{8}}")
         stats = [one for one in found if of_encoder.fullmatch(one.name)] or [one for one in found if one.name == model]
         return sum(one.inference_count for one in stats), sum(one.execution_count for one in stats)
@@ -126,12 +124,7 @@ class Server:
 
 @contextmanager
 def ours(home: Workspace, precision: str, *more: str) -> Iterator[Server]:
-    """`recserve serve` over a home.
-
-    Args:
-        home: To serve.
-        precision: Of the encoder.
-        more: More options of `recserve serve`.
+    """`recserve serve` over a home, with more options.
 
     Raises:
         LaunchError: It did not start.
@@ -154,10 +147,7 @@ def ours(home: Workspace, precision: str, *more: str) -> Iterator[Server]:
 
 @contextmanager
 def echo(answer_bytes: int) -> Iterator[Server]:
-    """A tritonserver with the model `echo` alone, batching as `recommend` does.
-
-    Args:
-        answer_bytes: Size of its answers.
+    """A tritonserver with the model `echo` alone, batching as `recommend` does, with answers of this size.
 
     Raises:
         LaunchError: It did not start.
@@ -165,13 +155,8 @@ def echo(answer_bytes: int) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as aside, load_generator() as generator:
         folder, binary = Path(aside), find_triton()
         code = folder / MODELS / ECHO / "1" / "model.py"
-        model = PythonModel(
-            name=ECHO,
-            inputs=(REQUEST,),
-            outputs=(RESPONSE,),
-            max_batch=ServeSettings().batch,
-            settings=str(answer_bytes),
-        )
+        batch, settings = ServeSettings().batch, str(answer_bytes)
+        model = PythonModel(name=ECHO, inputs=(REQUEST,), outputs=(RESPONSE,), max_batch=batch, settings=settings)
         assemble(folder, [], binary)
         code.parent.mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("echo_model.py"), code)
@@ -195,9 +180,8 @@ def _wait(is_ready: Callable[[], bool], has_ended: Callable[[], bool], log: Call
 
 
 def _is_ready(address: str) -> bool:
-    with grpc.insecure_channel(address) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    with InferenceServerClient(address) as client:
         try:
-            return bool(stub.ModelReady(service_pb2.ModelReadyRequest(name=ECHO), timeout=1).ready)
-        except grpc.RpcError:
+            return bool(client.is_model_ready(ECHO, client_timeout=1))
+        except InferenceServerException:
             return False

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from recserve_benchmarks.harness.corpus import prepare, with_graph
+from recserve_benchmarks.harness.corpus import prepare, token_counts, with_graph
 from recserve_benchmarks.harness.recall import recall_at_10
 from recserve_benchmarks.harness.report import setup
 from recserve_benchmarks.harness.requests import known_requests, text_requests, unseen_texts
@@ -19,7 +19,6 @@ from recserve_benchmarks.recommend.raw import RawCost, RawJob, raw_search
 from recserve_client.contract import Slate, models
 from recserve_export.index.recall import normalised_means, sample_histories
 from recserve_server_ext.common.arrays import Rows
-from recserve_server_ext.encoder.text_encoder import TextTokenizer
 
 _SOAK_PARTS: Final = 10
 #: Seeds of the parts of a run beside its rounds, so that no two parts have the same users.
@@ -35,8 +34,7 @@ class Sizes(NamedTuple):
         text_users: Users with unseen texts of each round.
         alone_users: Users of the lone caller of each round.
         recall_users: Users of each kind whose slates are compared with exact search.
-        sweep: Numbers of callers.
-        sweep_users: Users of each number of callers.
+        sweep: Numbers of callers, for `sweep_users` users each.
         soak: Requests between the two looks at memory.
     """
 
@@ -54,14 +52,7 @@ QUICK: Final = Sizes(200, 1000, 40, 40, 100, (1, 8, 32), 100, 500)
 
 
 class Systems(NamedTuple):
-    """What a round compares.
-
-    Attributes:
-        hnsw: `recserve serve` over the graph of the raw search.
-        chosen: `recserve serve` over the engine that the index build chose by itself.
-        echo: A Triton that does nothing.
-        raw: hnswlib in a process of its own.
-    """
+    """What a round compares: serving over the graph of raw search and over the chosen engine, an echo, raw search."""
 
     hnsw: Server
     chosen: Server
@@ -111,7 +102,7 @@ class RecommendBench:
         found = self._rounds.results()
         found["known"] |= known
         found["chosen"] |= of_chosen
-        found["texts"] |= self._token_counts()
+        found["texts"] |= token_counts(run, [text for history in self._histories_of_texts for text in history])
         engines = {"engine": self._hnsw.engine, "chosen_engine": self._chosen.engine}
         about = setup(run, items=len(self._vectors), **engines, callers=CALLERS, sizes=self._sizes._asdict())
         return {**found, "sweep": sweep, "memory": memory, "answer_bytes": answer_bytes, "setup": about}
@@ -181,12 +172,6 @@ class RecommendBench:
             batch=cost.batch[model],
         )  # fmt: skip
         return cost
-
-    def _token_counts(self) -> dict[str, float]:
-        """Tokens of the unseen texts."""
-        tokenizer = TextTokenizer(self._run.encoder, self._run.manifest.max_tokens)
-        lengths = tokenizer([text for history in self._histories_of_texts for text in history]).lengths
-        return {"tokens_mean": float(lengths.mean()), "tokens_most": int(lengths.max())}
 
     def _sweep(self, server: Server) -> list[dict[str, float]]:
         """Throughput and latency by number of callers."""

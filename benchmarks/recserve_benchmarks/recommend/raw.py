@@ -39,13 +39,7 @@ class RawJob(NamedTuple):
 
 
 class RawCost(NamedTuple):
-    """What users cost.
-
-    Attributes:
-        cpu_us: CPU time of the process for each user, all threads, microseconds.
-        users_per_s: Users a second.
-        p50_ms: Median of one call.
-    """
+    """What users cost: CPU time of the process for each user (all threads), and the median of one call."""
 
     cpu_us: float
     users_per_s: float
@@ -53,12 +47,7 @@ class RawCost(NamedTuple):
 
 
 def raw_search(home: Workspace, encoder: Path) -> Worker[RawJob, RawCost]:
-    """The process of a raw search.
-
-    Args:
-        home: With an index of hnswlib.
-        encoder: Folder of what encodes texts.
-    """
+    """The process of a raw search over the hnswlib index of a home; the encoder is for histories of texts."""
     return Worker("the raw search", searcher, home, encoder, environment=_ONE_BLAS_THREAD)
 
 

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 
-from recserve_benchmarks.harness.report import Target, cautions, picture, table, targets_table, title
-
-_LABELS: Final = {
-    "raw_interests": "raw hnswlib, interests",
-    "raw_random": "raw hnswlib, random",
-    "echo": "Triton echo",
-    "serve_interests": "recserve, interests",
-    "serve_random": "recserve, random",
-    "chosen_interests": "recserve, chosen engine, interests",
-    "chosen_random": "recserve, chosen engine, random",
-    "raw_texts": "raw encode + search, 5 texts",
-    "serve_texts": "recserve, 5 texts",
-}
+from recserve_benchmarks.harness.report import Target, cautions, matrix, picture, targets_table, title
 
 
 def targets(results: dict[str, Any]) -> list[Target]:
@@ -43,8 +30,8 @@ def parts(results: dict[str, Any]) -> list[RenderableType]:
     of, alone, memory = results["setup"], results["one_caller"], results["memory"]
     return [
         title(results),
-        costs_table(results),
-        *(f"{name}: {_words(of[key])}" for name, key in (("engine", "engine"), ("chosen engine", "chosen_engine"))),
+        matrix(results["costs"], "users"),
+        *(f"{of_name}: {_words(of[of_name])}" for of_name in ("engine", "chosen_engine")),
         f"one caller: p50 {alone['p50_ms']:.2f} ms (raw search {alone['raw_p50_ms']:.2f}, "
         f"echo {alone['echo_p50_ms']:.2f})",
         f"ready {memory['start_s']:.1f} s after the start",
@@ -53,16 +40,6 @@ def parts(results: dict[str, Any]) -> list[RenderableType]:
         *cautions(results),
         targets_table(results, targets(results)),
     ]
-
-
-def costs_table(results: dict[str, Any]) -> Table:
-    """CPU time per user, throughput, latency and batch size of raw search, echo and serving."""
-    rows = []
-    for what, label in _LABELS.items():
-        cost = results["costs"][what]
-        rest = [f"{cost[name]:.1f}" if name in cost else "" for name in ("p50_ms", "p99_ms", "batch")]
-        rows.append((label, f"{cost['cpu_us']:,.0f}", f"{cost['users_per_s']:,.0f}", *rest))
-    return table(("what", "CPU us/user", "users/s", "p50 ms", "p99 ms", "batch"), rows)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

@@ -54,8 +54,8 @@ def measure(run: Run, milvus: str, keep: Callable[[dict[str, Any]], None]) -> di
             built = curves.build(of_size, users, milvus, run, stack)
             found = curves.measure(built, of_size, users, run)
             chosen = built.chosen.engine.with_parameters(built.chosen.point.parameters)
-            about = {"items": size, "chosen": chosen.name, "built_s": built.built_s}
             del built  # the memory of its graphs
+            about = {"items": size, "chosen": chosen.name}
             results["sizes"].append({**about, **found, **start.measure(of_size, chosen, run.seed)})
             keep(results)
             if size == real:

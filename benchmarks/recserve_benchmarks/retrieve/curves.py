@@ -48,17 +48,10 @@ class Candidate(NamedTuple):
 
 
 class Built(NamedTuple):
-    """The engines over some items.
-
-    Attributes:
-        candidates: The points of their curves.
-        chosen: The one that `recserve index build` would choose of those in this process.
-        built_s: Seconds of building an engine and choosing its parameters, by name.
-    """
+    """The engines over some items, and the one that `recserve index build` would choose of those in this process."""
 
     candidates: list[Candidate]
     chosen: Candidate
-    built_s: dict[str, float]
 
 
 def build(vectors: Vectors, users: int, milvus: str, run: Run, stack: ExitStack) -> Built:
@@ -76,24 +69,17 @@ def build(vectors: Vectors, users: int, milvus: str, run: Run, stack: ExitStack)
     """
     settings = Settings(engine="scan", recall=RECALL, users=users, seed=run.seed, m=GRAPHS)
     measured_with = sample_users(vectors, count=users, seed=run.seed)
-    built_s: dict[str, float] = {}
-    began = time.perf_counter()
     scan, report = build_engine(vectors, settings, stage=run.stage)
-    built_s["scan"] = time.perf_counter() - began
     of_scan = [point for point in report.points if _index_of(point) == _index_of(report.points[report.choice.point])]
     found = [Candidate(scan.with_parameters(point.parameters), point) for point in of_scan]
     found.append(Candidate(ExactEngine(vectors), report.points[-1]))
     if len(vectors) <= MOST_GRAPH_ITEMS:
-        began = time.perf_counter()
         for m in GRAPHS:
             found += _graph(vectors, m, measured_with, settings, run)
-        built_s["hnsw"] = time.perf_counter() - began
     chosen = found[choose([candidate.point for candidate in found], RECALL).point]
     if milvus:
-        began = time.perf_counter()
         found += _in_milvus(vectors, measured_with, settings, milvus, run, stack)
-        built_s["milvus"] = time.perf_counter() - began
-    return Built(found, chosen, built_s)
+    return Built(found, chosen)
 
 
 def _index_of(point: CurvePoint) -> tuple[str, int | None, int | None]:

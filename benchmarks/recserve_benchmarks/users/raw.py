@@ -32,19 +32,14 @@ _USER, _TIME, _ITEM = (_COLUMNS.index(name) for name in ("user", "time_us", "ite
 
 
 class RawJob(NamedTuple):
-    """Interactions to copy while the clock runs.
-
-    Attributes:
-        interactions: How many of the next ones of the store.
-        size: Interactions of one transaction.
-    """
+    """How many of the next interactions to copy while the clock runs, and how many in a transaction."""
 
     interactions: int
     size: int
 
 
 def raw_store(source: Path, copy: Path) -> Worker[RawJob, float]:
-    """The process of a raw store; it answers with interactions/s.
+    """The process of a raw store, which answers with interactions/s.
 
     Args:
         source: SQLite file of an interaction store that a server writes.

@@ -6,68 +6,33 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import RenderableType
-from rich.table import Table
 
-from recserve_benchmarks.harness.report import Target, cautions, picture, table, targets_table, title
+from recserve_benchmarks.harness.report import Target, cautions, matrix, picture, targets_table, title
 
 TARGETS: Final = (
     Target("record.batched_ratio_to_raw", 0.25),
     Target("record.single_per_s", 2000),
     Target("recommend_by_user.50.ratio_to_caller_history", 0.7),
 )
-_RECORD: Final = {
-    "raw_per_s": "raw SQLite, 100 a transaction: interactions/s",
-    "raw_grouped_per_s": "raw SQLite, 3,200 a transaction: interactions/s",
-    "batched_per_s": "100 a request: interactions/s",
-    "single_per_s": "one a request, 32 callers: interactions/s",
-    "single_p50_ms": "one a request: p50 ms",
-    "single_p99_ms": "one a request: p99 ms",
-}
 
 
 def parts(results: dict[str, Any]) -> list[RenderableType]:
     """Lines and tables, at most 100 columns wide."""
-    of = results["setup"]
+    of, stores = results["setup"], _stores(results)
+    by_user = {
+        f"{store}, {events} interactions": figures
+        for store, of_store in stores.items()
+        for events, figures in of_store["recommend_by_user"].items()
+    }
     return [
         title(results),
         f"{results['interactions_before']:,} interactions and {of['users']:,} users in the store beforehand",
         *(f"{store} filled in {fill_s:.0f} s" for store, fill_s in results["fill_s"].items()),
         *cautions(results),
-        recommend_table(results),
-        record_table(results),
+        matrix(_turned(by_user), "recommend by user"),
+        matrix(_turned({store: of_store["record"] for store, of_store in stores.items()}), "record"),
         targets_table(results, TARGETS),
     ]
-
-
-def recommend_table(results: dict[str, Any]) -> Table:
-    """Users by id, the same with the caller's history, and by id a second time."""
-    rows = []
-    for store, figures in _stores(results).items():
-        for events, of in figures["recommend_by_user"].items():
-            speed = (f"{of['per_s']:,.0f}", f"{of['p50_ms']:.1f}", f"{of['p99_ms']:.1f}", f"{of['cpu_us']:,.0f}")
-            caller = (f"{of['caller_per_s']:,.0f}", f"{of['ratio_to_caller_history']:.2f}")
-            warm = (f"{of['warm_per_s']:,.0f}", f"{of['warm_ratio_to_caller_history']:.2f}")
-            rows.append((store, events, *speed, *caller, *warm))
-    headings = (
-        "store",
-        "history",
-        "users/s",
-        "p50 ms",
-        "p99 ms",
-        "CPU us",
-        "from caller/s",
-        "ratio",
-        "again/s",
-        "ratio",
-    )
-    return table(headings, rows)
-
-
-def record_table(results: dict[str, Any]) -> Table:
-    """Recording."""
-    stores = _stores(results)
-    rows = [(label, *(f"{of['record'][name]:,.1f}" for of in stores.values())) for name, label in _RECORD.items()]
-    return table(("what", *stores), rows)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -93,3 +58,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def _stores(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"SQLite": results, **({"PostgreSQL": results["postgres"]} if "postgres" in results else {})}
+
+
+def _turned(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Rows as columns."""
+    return {name: {column: of[name] for column, of in values.items()} for name in next(iter(values.values()))}
