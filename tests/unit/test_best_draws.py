@@ -11,7 +11,7 @@ from scipy import stats
 from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.slate.exploration import rank_chances
 
-#: What docs/users.md allows, and the cells of the reference.
+#: What docs/explanation/scoring.md allows, and the cells of the reference.
 _ERROR = 2e-4
 
 

@@ -1,4 +1,4 @@
-"""Every architecture that docs/export.md calls tested: its graph against transformers, and its int8 graph."""
+"""Every architecture that docs/reference/encoders.md lists: its graph against transformers, and its int8 graph."""
 
 from __future__ import annotations
 
@@ -155,11 +155,12 @@ def test_nomic_is_still_unknown_to_the_libraries() -> None:
 
 
 class TestDocs:
-    """The tables of docs/export.md say what these tests and the code say."""
+    """The tables of docs/reference/encoders.md say what these tests and the code say."""
 
     def rows(self, first: str) -> list[list[str]]:
         """Cells of the rows below the header that begins with this cell."""
-        lines = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8").splitlines()
+        page = Path(__file__).parents[2] / "docs" / "reference" / "encoders.md"
+        lines = page.read_text(encoding="utf-8").splitlines()
         start = next(at for at, line in enumerate(lines) if line.startswith(f"| {first} |")) + 2
         end = next(at for at in range(start, len(lines)) if not lines[at].startswith("|"))
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end]]

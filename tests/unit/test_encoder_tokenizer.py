@@ -56,7 +56,7 @@ def test_equals_the_slow_one(kind: str, pieces: bytes, tmp_path: Path) -> None:
 
 
 def test_those_of_albert_differ(pieces: bytes, tmp_path: Path) -> None:
-    """As docs/export.md says: transformers' own two do, already on a single space."""
+    """As docs/reference/encoders.md says: transformers' own two do, already on a single space."""
     source = source_with(pieces, tmp_path / "source", "albert")
     with pytest.raises(EncoderSourceError, match="gives the text ' ' other tokens than AlbertTokenizer"):
         write_tokenizer(source, tmp_path / "tokenizer.json", 1000)

@@ -1,4 +1,4 @@
-"""The complete example of docs/export.md: its script runs, and its model is exported and verified."""
+"""The complete example of docs/how-to/export-an-encoder.md: its script runs, and its model is exported and verified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from recserve_export.cli.encoder import app
 from recserve_server_ext.encoder.manifest import Prompts, read_manifest
 
-GUIDE = Path(__file__).parents[2] / "docs" / "export.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "export-an-encoder.md"
 
 
 def test_another_model_from_beginning_to_end(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ STATUS_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.INTERNAL: "INTERNAL",
 }
 
-#: What to do about each kind; printed in the protocol page.
+#: What each kind means; docs/reference/errors.md says the same.
 MEANING_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.INVALID_JSON: "The packed request is not JSON, or not UTF-8.",
     ErrorKind.INVALID_REQUEST: "The JSON does not fit the schema; the message names the path and the value.",

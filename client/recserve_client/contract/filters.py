@@ -5,7 +5,7 @@
     {"op": "and", "of": [{"op": "range", "attribute": "year", "ge": 1990},
                          {"op": "contains", "attribute": "genre", "value": "Drama"}]}
 
-What each condition means is in docs/retrieval.md; `recserve_client.where` writes and reads them as text.
+What each condition means is in docs/reference/filters.md; `recserve_client.where` writes and reads them as text.
 """
 
 from __future__ import annotations

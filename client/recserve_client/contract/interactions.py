@@ -190,7 +190,7 @@ class LoggedAnswer(Struct, frozen=True, omit_defaults=True, gc=False):
         recommendation_id: Of the slate.
         timestamp: Seconds since 1970.
         items: Item ids, best first.
-        strategy: What it was made by; `popularity` for what is popular.
+        strategy: What made the slate.
         sampling: Part of such answers that is logged.
         revision: Of the catalogue.
         encoder: Fingerprint.

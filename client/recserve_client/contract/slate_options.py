@@ -1,6 +1,6 @@
 """What shapes a slate beyond the score: diversity, groups, a least score, boosts, and business rules.
 
-Every default means "not used". docs/retrieval.md has an example of each option.
+Every default means "not used". docs/how-to/shape-a-slate.md has an example of each option.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Recency(
     Attributes:
         attribute: A number that grows with time: a year, a day, seconds since 1970.
         half_life: The age at which half of the weight is left, in the attribute's unit.
-        now: In the attribute's unit; none = the server's clock, in seconds since 1970.
+        now: In the attribute's unit; `None` takes the server's clock, in seconds since 1970.
         weight: Share of an item of age 0.
     """
 

@@ -1,6 +1,6 @@
 """Filters -> masks over all rows, by array operations on the attributes' columns.
 
-What a condition means where a value is missing or of another kind (docs/retrieval.md has the table):
+What a condition means where a value is missing or of another kind (docs/reference/filters.md has the table):
 
 - a missing value matches `not exists` and other negations; every condition on it is false, `ne` too;
 - numbers compare exactly across integers and floats; booleans are no numbers;

@@ -82,7 +82,7 @@ def _run(
     if not settings.host.startswith(_LOOPBACK):
         note(
             f"warning: listening on {settings.host}: Triton's front end is not made for open networks, and the one in "
-            "the wheel lacks the fixes of 2025; see docs/serving.md"
+            "the wheel lacks the fixes of 2025; see docs/how-to/run-a-server.md"
         )
     supervisor = Supervisor(plan, log)
     for number in (signal.SIGTERM, signal.SIGINT):

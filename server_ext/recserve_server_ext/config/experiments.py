@@ -16,7 +16,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: Within its experiment.
-        options: Fields of a `RecommendForRequest` that take the place of the caller's; none = as the caller asks.
+        options: Fields of a `RecommendRequest` that take the place of the caller's; without any the caller's count.
         weight: Its part of the experiment's users, relative to the other variants.
     """
 
@@ -31,7 +31,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: Of the experiment.
         variants: The first one is what the others are compared with.
-        layer: A user takes part in one experiment of a layer at most; empty = a layer of its own.
+        layer: A user takes part in one experiment of a layer at most; empty for a layer of its own.
         share: Part of all users; those of one layer add up to 1 at most.
     """
 

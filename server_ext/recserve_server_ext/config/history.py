@@ -124,16 +124,16 @@ class Fitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HistoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How interactions become weights: w = the product of the factors of `recserve_server_ext.history.weights`.
+    """How interactions become weights: the product of the factors of `recserve_server_ext.history.weights`.
 
     Attributes:
         base: Base weight by type; a type without one is left out. Negative ones push away.
         cleaning: What is left out.
         rating: How ratings count.
         features: How dwell time, clicks and amounts count; those that are not named do not.
-        half_life_s: After this much time a weight has halved; none = time does not count.
-        half_life_events: After this many newer interactions; none = position does not count.
-        half_life_sessions: After this many later sessions; none = sessions do not count.
+        half_life_s: Time after which a weight has halved, in seconds; with `None` time does not count.
+        half_life_events: Newer interactions after which a weight has halved; with `None` position does not count.
+        half_life_sessions: Later sessions after which a weight has halved; with `None` sessions do not count.
         session_gap_s: A longer pause begins a session.
         damps_repeats: Whether repeats of one item or text count less each.
         fitted: What `fit` found; methods of standardisation need it.

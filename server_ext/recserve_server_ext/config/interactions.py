@@ -18,16 +18,16 @@ class InteractionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     Attributes:
         future_s: How far ahead of the server's clock a timestamp may be.
-        max_age_s: Interactions older than this go when they expire; none = they stay.
+        max_age_s: Interactions older than this are removed by `recserve interactions expire`; with `None` they stay.
         per_user: Interactions kept of one user: the newest. Up to `slack` more are there between two cuts.
         seen_per_user: Entries kept of what one user saw: the newest, one for each item and kind. The same slack.
-        seen_max_age_s: Entries older than this go when they expire; none = they stay.
+        seen_max_age_s: Entries older than this are removed by the same command; with `None` they stay.
         slack: A user's rows are cut to the limits after this many interactions.
         tombstone_s: For how long after an erasure older interactions of that user are refused.
         batch: Interactions of one call, and of one transaction.
-        queue: Interactions that may wait for a transaction; more callers wait, at last in vain.
+        queue: Interactions that may wait for a transaction; beyond that callers wait, and are refused after 10 s.
         answers: Logged answers kept: the newest.
-        answers_max_age_s: Older ones go; none = they stay.
+        answers_max_age_s: Older ones are removed; with `None` they stay.
     """
 
     future_s: Annotated[float, Meta(ge=0)] = 300.0

@@ -15,9 +15,9 @@ class MilvusSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where Milvus is, and how it is asked.
 
     Attributes:
-        uri: ``http://host:19530``, or ``https``; ``/name`` behind it is a database other than the default one, and each
-            catalogue needs one of its own. Empty = there is no Milvus.
-        token_file: File that holds ``user:password`` or an API key; empty = none is asked for.
+        uri: `http://host:19530`, or `https`; `/name` behind it is a database other than the default one, and each
+            catalogue needs one of its own. Empty without Milvus.
+        token_file: File that holds `user:password` or an API key; empty where Milvus asks for none.
         consistency: Which deletes a search must have seen. A collection does not change otherwise, and what was deleted
             is left out of slates in any case, so a stronger level only saves searching a little wider.
         search_s: Deadline of a search. The supervisor's probes wait two seconds, so it is shorter.

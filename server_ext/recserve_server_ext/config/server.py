@@ -66,8 +66,8 @@ class AnswerLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """What is logged of the answers of `recommend`, and through which queue.
 
     Attributes:
-        by_user: Part of the answers to requests by user id that is logged.
-        plain: Part of the other ones; they name no user, and the supervisor's probes are among them.
+        by_user: Share of the answers to requests by user id that is logged.
+        plain: Share of the other answers; they name no user, and the supervisor's probes are among them.
         every_s: How often what waits is written.
         queue: Answers that may wait; what finds no room is not logged, and counted.
         queue_items: Items of the answers that may wait.
@@ -89,7 +89,7 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         limits: What the interaction store accepts and keeps.
         counts: What is counted of the log.
         log: What is logged of the answers.
-        experiments: Variants that are compared; see `recserve_server_ext.recommend.experiments`.
+        experiments: Variants that are compared.
     """
 
     store: str = ""
@@ -101,12 +101,12 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EncoderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What runs the encoder; each target is written by `recserve export encoder --target`.
+    """What runs the encoder; `recserve export encoder --target` writes each target.
 
     Attributes:
         target: `embedded` runs with any Triton; the others need the backend of their name.
         provider: Of target onnxruntime.
-        backends: Folder with more backends for the Triton of the wheel, such as `onnxruntime`; empty = none.
+        backends: Folder with more backends for the Triton of the wheel, such as `onnxruntime`; empty without any.
     """
 
     target: Target = "embedded"
@@ -131,7 +131,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         encoder_timeout_s: Deadline of one call to the encoder.
         store: URL of the catalogue store; empty = the SQLite file in the home.
         compact_after: Changed and removed items after which a new snapshot is made in the background; 0 = never.
-        limits: The largest request.
+        limits: The largest request, and what may wait.
         users: What users do, and recommendations by user id.
         strategy: What answers requests that name no strategy.
         fallback: What answers where nothing usable is known of a user.

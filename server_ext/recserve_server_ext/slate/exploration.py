@@ -121,7 +121,8 @@ def rank_chances(alpha: Floats, beta: Floats, asked: Ints, ranks: int) -> Floats
     With f_i the density of candidate i and S_j(x) = P(j draws more than x), it is the integral over x of f_i(x) times
     the coefficient of z^r in prod_{j != i} (1 - S_j(x) + S_j(x) z). Integrated by Simpson's rule over logit(x) on a
     grid of the quantiles of all candidates; the coefficients come from values on a circle (J. Abate and W. Whitt,
-    Numerical inversion of probability generating functions, 1992). docs/users.md says how far that is from exact.
+    Numerical inversion of probability generating functions, 1992). docs/explanation/scoring.md says how far that
+    is from exact.
 
     Args:
         alpha: [candidates] first parameters, at least 1.

@@ -1,6 +1,7 @@
 """TensorRT plans: the command that builds one, and building it where there is a GPU.
 
-TensorRT 10 or newer: the inputs are 64-bit integers. Nothing here has run on a GPU; see docs/export.md.
+TensorRT 10 or newer: the inputs are 64-bit integers. Nothing here has run on a GPU; see
+docs/how-to/choose-what-runs-the-encoder.md.
 """
 
 from __future__ import annotations
