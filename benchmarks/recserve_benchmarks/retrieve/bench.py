@@ -60,7 +60,6 @@ def measure(run: Run, milvus: str, keep: Callable[[dict[str, Any]], None]) -> di
             keep(results)
             if size == real:
                 results |= {**_compared(found["to_hnsw"]), **over_engine.measure(of_size, chosen, run)}
-                keep(results)
                 results["swap_under_load"] = swap.measure(of_size, chosen, run)
                 keep(results)
     results["cpu_growth"] = growth(results["sizes"])

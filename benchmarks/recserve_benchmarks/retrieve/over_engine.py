@@ -66,16 +66,25 @@ def measure(vectors: Vectors, engine: BuiltEngine, run: Run) -> dict[str, Any]:
         **filtered,
     }
     rates = _rates(calls, run)
-    found: dict[str, dict[str, Any]] = {name: {} for name in SHARES}
-    for (name, kind), call in filtered.items():
-        recall = recall_at_10(vectors, rows, call(slice(None)), masks[name, kind])
-        ratio = rates[name, kind] / rates["no_delta"]
-        found[name][kind] = {"recall_at_10": recall, "ratio_to_unfiltered": ratio}
-    for of in found.values():
-        kinds = [of[kind] for kind in MASKS]
-        of |= {figure: min(kind[figure] for kind in kinds) for figure in kinds[0]}
     ratios = {name: rates[name] / rates["bare"] for name in ("no_delta", "delta_1pct")}
-    return {"ratio_to_raw": {**ratios, "users_per_s": rates["bare"], "width": width}, "filtered": found}
+    recalls = {key: recall_at_10(vectors, rows, call(slice(None)), masks[key]) for key, call in filtered.items()}
+    return {
+        "ratio_to_raw": {**ratios, "users_per_s": rates["bare"], "width": width},
+        "filtered": {name: _of_share(name, recalls, rates) for name in SHARES},
+    }
+
+
+def _of_share(name: str, recalls: dict[Any, float], rates: dict[Any, float]) -> dict[str, Any]:
+    """Figures of a share of matching items: of the worse kind of mask, and of each."""
+    kinds = {
+        kind: {
+            "recall_at_10": recalls[name, kind],
+            "ratio_to_unfiltered": rates[name, kind] / rates["no_delta"],
+        }
+        for kind in MASKS
+    }
+    worse = {figure: min(of[figure] for of in kinds.values()) for figure in kinds[MASKS[0]]}
+    return {**worse, **kinds}
 
 
 def with_delta(view: View, share: float, seed: int) -> View:
