@@ -1,11 +1,5 @@
-"""Errors of this package.
-
-::
-
-    Exception
-    └── BenchmarkError    a measurement that would not mean anything; the message says what to do
-"""
+"""Errors of this package."""
 
 
 class BenchmarkError(Exception):
-    """A measurement failed, or would not mean anything."""
+    """A measurement failed, or would not mean anything; the message says what to do."""

@@ -1,67 +1,54 @@
-"""The ways to encode texts in process, each in a process of its own.
-
-Run as ``python -m recserve_benchmarks.encode.systems SYSTEM ENCODER SOURCE``; see `recserve_benchmarks.harness.worker`.
-"""
+"""The systems that encode texts in process: recserve, sentence-transformers, onnxruntime, fastembed and infinity."""
 
 from __future__ import annotations
 
-import os
-import sys
+import asyncio
+import json
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 
-from recserve_benchmarks.encode.peers import PEERS, Encode
-from recserve_benchmarks.harness.worker import Worker, work_on_jobs
+from recserve_benchmarks.harness.worker import Worker
+from recserve_export.encoder.source.folder import read_source
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, read_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 
+#: (texts, texts of one batch) -> unit vectors [texts, dim]. A system that batches by itself ignores the number.
+Encode = Callable[[Sequence[str], int], Vectors]
 #: Texts of a job whose vectors come back, to be compared with those of the other systems.
 COMPARED: Final = 32
+#: Files of a source that say which tokens are special.
+_SPECIAL: Final = ("config.json", "special_tokens_map.json", "tokenizer_config.json")
+#: Keeps transformers from its hub and its advice, and infinity from reporting its use.
+_QUIET: Final = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "true",
+    "DO_NOT_TRACK": "1",
+}
 
 
-class EncodeJob(msgspec.Struct, frozen=True):
-    """Texts to encode while the clock runs.
+class EncodeJob(NamedTuple):
+    """Texts to encode while the clock runs, in batches of this size where a system leaves that to its caller."""
 
-    Attributes:
-        texts: The texts.
-        batch: Texts of one batch, where a system leaves that to its caller.
-    """
-
-    texts: list[str]
+    texts: Sequence[str]
     batch: int
 
 
-class EncodeCost(msgspec.Struct, frozen=True):
-    """What they cost.
+class EncodeCost(NamedTuple):
+    """CPU time of the process for each text (all threads), and the vectors [texts, dim] of the first `COMPARED`."""
 
-    Attributes:
-        texts: Number of them.
-        cpu_s: CPU seconds of the process, all threads.
-        wall_s: Seconds that passed.
-        vectors: float32 bytes of the first `COMPARED` vectors.
-    """
-
-    texts: int
-    cpu_s: float
-    wall_s: float
-    vectors: bytes
-
-    @property
-    def texts_per_s(self) -> float:
-        """Texts a second."""
-        return self.texts / self.wall_s
-
-    @property
-    def cpu_us(self) -> float:
-        """Microseconds of CPU a text."""
-        return self.cpu_s / self.texts * 1e6
+    texts_per_s: float
+    cpu_us: float
+    vectors: Vectors
 
 
 def torch_sentence_transformers(encoder: Path, source: Path) -> Encode:
@@ -84,7 +71,7 @@ def torch_sentence_transformers(encoder: Path, source: Path) -> Encode:
 
 
 def onnx_plain(encoder: Path, source: Path) -> Encode:
-    """What one would write first: one session as it comes, batches in the order given, padded to their longest."""
+    """What one would write first: one onnxruntime session, batches in the order given, padded to their longest."""
     import onnxruntime
     from tokenizers import Tokenizer
 
@@ -105,42 +92,99 @@ def onnx_plain(encoder: Path, source: Path) -> Encode:
 
 
 def embedded_in_process(encoder: Path, source: Path) -> Encode:
-    """`TextEncoder`, which is what serving runs."""
+    """`TextEncoder`, which is what serving runs; it adds the prompt for queries itself."""
     ours = TextEncoder(encoder)
     return lambda texts, batch: ours.encode(texts, role="query")
 
 
-SYSTEMS: Final = {system.__name__: system for system in (torch_sentence_transformers, onnx_plain, embedded_in_process)}
+def fastembed(encoder: Path, source: Path) -> Encode:
+    """fastembed with the encoder's own ONNX file as a custom model, whose pooling is in the graph already."""
+    library: Any = import_module("fastembed")
+    described: Any = import_module("fastembed.common.model_description")
+    manifest, name = read_manifest(encoder, verify=False), "recserve/encoder"
+    library.TextEmbedding.add_custom_model(
+        model=name,
+        pooling=described.PoolingType.DISABLED,
+        normalization=False,
+        sources=described.ModelSource(hf=name),
+        dim=manifest.dim,
+        model_file=MODEL,
+    )
+    with TemporaryDirectory() as aside:
+        _lay_out(encoder, read_source(source).model_folder, manifest.max_tokens, Path(aside))
+        model = library.TextEmbedding(name, specific_model_path=aside, providers=["CPUExecutionProvider"])
+
+    def encode(texts: Sequence[str], batch: int) -> Vectors:
+        vectors: Vectors = np.stack(list(model.embed(list(texts), batch_size=batch))).astype(np.float32)
+        return vectors
+
+    return encode
+
+
+def infinity(encoder: Path, source: Path) -> Encode:
+    """infinity's engine of PyTorch on the folder that the encoder was exported from, with its own batching."""
+    logging.disable(logging.WARNING)  # it sets up its own log when it is imported, between the progress bars
+    library: Any = import_module("infinity_emb")
+    # No BetterTransformer and no compilation: the versions of PyTorch beside it here have neither for it.
+    arguments = library.EngineArgs(
+        model_name_or_path=str(source),
+        engine="torch",
+        device="cpu",
+        dtype="float32",
+        bettertransformer=False,
+        compile=False,
+        model_warmup=False,
+    )
+    engine = library.AsyncEmbeddingEngine.from_args(arguments)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(engine.astart())
+
+    def encode(texts: Sequence[str], batch: int) -> Vectors:
+        rows, _ = loop.run_until_complete(engine.embed(sentences=list(texts)))
+        vectors: Vectors = np.stack(rows).astype(np.float32)
+        return vectors
+
+    return encode
+
+
+SYSTEMS: Final = (torch_sentence_transformers, onnx_plain, embedded_in_process, fastembed, infinity)
+#: Systems that are measured where their package is installed; no dependencies of recserve.
+PEERS: Final = {"fastembed": "fastembed", "infinity": "infinity-emb"}
+
+
+def start(system: str, encoder: Path, source: Path) -> Worker[EncodeJob, EncodeCost]:
+    """The process of one of `SYSTEMS`, with an encoder and the folder that it was exported from."""
+    return Worker(system, timed, system, encoder, source, environment=_QUIET)
+
+
+def timed(system: str, encoder: Path, source: Path) -> Callable[[EncodeJob], EncodeCost]:
+    """What encodes the texts of a job by the clock, with the encoder's prompt for queries before each."""
+    encode = load(system, encoder, source)
+
+    def work(job: EncodeJob) -> EncodeCost:
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        vectors = encode(job.texts, job.batch)
+        cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
+        count = len(job.texts)
+        return EncodeCost(count / wall_s, cpu_s / count * 1e6, vectors[:COMPARED])
+
+    return work
 
 
 def load(system: str, encoder: Path, source: Path) -> Encode:
-    """A system or a peer; every one puts the encoder's prompt for queries before its texts, as `embed` does."""
-    if system == embedded_in_process.__name__:
-        return embedded_in_process(encoder, source)
-    plain = SYSTEMS[system](encoder, source) if system in SYSTEMS else PEERS[system].load(encoder, source)
-    prompt = read_manifest(encoder, verify=False).prompts.query
-    return lambda texts, batch: plain([prompt + text for text in texts], batch)
+    """A system; every one puts the encoder's prompt for queries before its texts, as the model `embed` does."""
+    encode = next(make for make in SYSTEMS if make.__name__ == system)(encoder, source)
+    prompt = "" if system == embedded_in_process.__name__ else read_manifest(encoder, verify=False).prompts.query
+    return lambda texts, batch: encode([prompt + text for text in texts], batch)
 
 
-def start(system: str, encoder: Path, source: Path) -> Worker[EncodeCost]:
-    """The process of a system or a peer."""
-    # Without these transformers looks for a newer model on its hub and prints advice between the progress bars.
-    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "true"}
-    # infinity tells its makers about its use otherwise.
-    quiet["DO_NOT_TRACK"] = "1"
-    module = "recserve_benchmarks.encode.systems"
-    return Worker(module, system, str(encoder), str(source), answer=EncodeCost, environment=quiet)
-
-
-def timed(encode: Encode, job: EncodeJob) -> EncodeCost:
-    """Encode the texts of a job by the clock."""
-    cpu_s, wall_s = time.process_time(), time.perf_counter()
-    vectors = encode(job.texts, job.batch)
-    cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
-    return EncodeCost(len(job.texts), cpu_s, wall_s, vectors[:COMPARED].astype("<f4").tobytes())
-
-
-if __name__ == "__main__":
-    encode = load(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
-    work_on_jobs(EncodeJob, lambda job: timed(encode, job))
-    os._exit(0)  # infinity's threads would keep the process
+def _lay_out(encoder: Path, source: Path, max_tokens: int, folder: Path) -> None:
+    """Fill a folder with the files that fastembed expects of a model."""
+    for name in (MODEL, TOKENIZER):
+        (folder / name).symlink_to((encoder / name).resolve())
+    for name in _SPECIAL:
+        path = source / name
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if name == "tokenizer_config.json":
+            content["model_max_length"] = content["max_length"] = max_tokens
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")

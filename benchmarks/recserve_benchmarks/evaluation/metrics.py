@@ -1,17 +1,15 @@
-"""What rankings are worth: accuracy through ir-measures, and coverage, novelty and popularity bias."""
+"""Metrics of rankings: accuracy through ir-measures, and coverage, novelty and popularity bias."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import ir_measures
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from recserve_benchmarks.evaluation.ranking import Known
-from recserve_server_ext.common.arrays import Floats, Ints
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
 
 #: Lengths of the lists.
 CUTOFFS: Final = (5, 10, 20)
@@ -29,37 +27,16 @@ ACCURACY: Final = tuple(_MEASURES)
 _LIST: Final = 10
 
 
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """Users and targets apart.
-
-    Attributes:
-        with_history: [n] Users with something known.
-        cold: [n] Users without.
-        cold_items: [items] Items that nobody is known to have turned to.
-    """
-
-    with_history: NDArray[np.bool_]
-    cold: NDArray[np.bool_]
-    cold_items: NDArray[np.bool_]
-
-
-def groups_of(known: Known) -> Groups:
-    """Who and what is cold in a part."""
-    with_history = known.lengths > 0
-    return Groups(with_history, ~with_history, known.popularity == 0)
-
-
-def accuracy(rankings: Ints, targets: NDArray[np.bool_], names: tuple[str, ...] = ACCURACY) -> dict[str, Floats]:
-    """Metrics by name, each [n]; NaN of a user with nothing to be found, 0 of one with an empty ranking.
+def accuracy(rankings: Ints, targets: Mask, names: tuple[str, ...] = ACCURACY) -> dict[str, Floats]:
+    """Accuracy metrics by name, each [n]: NaN for a user with nothing to be found, 0 for an empty ranking.
 
     hr: whether a target is among the first k. ndcg: sum over targets in the list of 1 / log2(1 + place), divided by
     the best possible. mrr: 1 / place of the first target, 0 beyond k. recall: share of the targets that are found.
 
     Args:
-        rankings: [n, k] items, best first; -1 = none. k is at least the greatest cut-off asked for.
-        targets: [n, items].
-        names: Which ones.
+        rankings: [n, k] items, best first, -1 after the last; k is at least the greatest cut-off asked for.
+        targets: [n, items] whether an item is to be found.
+        names: Metrics to compute.
     """
     asked = targets.any(axis=1)
     values = {name: np.where(asked, 0.0, np.nan) for name in names}
@@ -80,13 +57,13 @@ def accuracy(rankings: Ints, targets: NDArray[np.bool_], names: tuple[str, ...] 
 
 
 def beyond_accuracy(rankings: Ints, known: Known) -> dict[str, float]:
-    """Of the lists of ten of all users together; empty where nobody has a list.
+    """Metrics of the lists of ten of all users together; empty where nobody has a list.
 
     - coverage: share of all items that are in a list.
     - novelty: mean self-information -log2((c + 1) / (n + 1)) of the recommended items in bits, c of the n users
       being known to have turned to the item (T. Zhou et al., PNAS 107, 2010; + 1 keeps new items finite).
-    - gini: of how often each item is recommended: 0 = all equally, near 1 = always the same few.
-    - popularity_rank: mean rank by popularity of the recommended items as a share of all items: 0 = the most popular.
+    - gini: Gini coefficient of how often each item is recommended: 0 for all equally, near 1 for always the same few.
+    - popularity_rank: mean rank by popularity of the recommended items as a share of all items; the most popular is 0.
     """
     lists = rankings[:, :_LIST]
     shown = lists[lists >= 0]
@@ -114,20 +91,19 @@ def gini(counts: Ints) -> float:
 
 
 def measured(rankings: Ints, known: Known) -> dict[str, dict[str, float]]:
-    """All metrics: of users with history, of cold users, of cold items as targets (of all users), and of the lists.
+    """All metrics: of users with a history, of cold users, of cold items as targets, and of the lists.
 
-    `ndcg@10_se` is the standard error of the mean over the users: what other users would have changed.
+    `ndcg@10_se` is the standard error of the mean over the users.
     """
-    groups = groups_of(known)
     values = accuracy(rankings, known.part.targets)
-    found = {"history": _means(values, groups.with_history), "cold_users": _means(values, groups.cold)}
-    of_cold = accuracy(rankings, known.part.targets & groups.cold_items, ("hr@10", "ndcg@10", "recall@10"))
+    found = {"history": _means(values, known.with_history), "cold_users": _means(values, ~known.with_history)}
+    of_cold = accuracy(rankings, known.part.targets & known.cold_items, ("hr@10", "ndcg@10", "recall@10"))
     found["cold_items"] = _means(of_cold, ~np.isnan(of_cold["hr@10"]))
-    found["lists"] = beyond_accuracy(rankings[groups.with_history], known)
+    found["lists"] = beyond_accuracy(rankings[known.with_history], known)
     return found
 
 
-def _means(values: dict[str, Floats], users: NDArray[np.bool_]) -> dict[str, float]:
+def _means(values: dict[str, Floats], users: Mask) -> dict[str, float]:
     count = int(users.sum())
     if not count:
         return {"users": 0.0}

@@ -1,4 +1,4 @@
-"""Scores -> rankings of all items, and what a part of a dataset lets a system know."""
+"""Rankings of all items from scores, and what a part of a dataset lets a system know."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
 
 from recserve_benchmarks.evaluation.split import Part
-from recserve_server_ext.common.arrays import Floats, Ints, Scores, Vectors
+from recserve_server_ext.common.arrays import Floats, Ints, Mask, Scores, Vectors
 from recserve_server_ext.history.features import select
 from recserve_server_ext.index.engines.exact import best
 from recserve_server_ext.interactions.columns import InteractionColumns
@@ -40,30 +38,27 @@ class Known:
         return of_users(self.columns, self.part.users)
 
     @cached_property
-    def seen(self) -> NDArray[np.bool_]:
+    def seen(self) -> Mask:
         """[n, items] What each user asked about has in the history."""
         seen = np.zeros((len(self.part.users), len(self.vectors)), np.bool_)
         seen[self.histories.user, self.histories.subject] = True
         return seen
 
-    @cached_property
-    def lengths(self) -> Ints:
-        """[n] Items in each user's history."""
-        return np.asarray(self.seen.sum(axis=1), np.int64)
+    @property
+    def with_history(self) -> Mask:
+        """[n] Users with something known; the others are cold."""
+        return np.asarray(self.seen.any(axis=1))
 
-    @cached_property
-    def matrix(self) -> sparse.csr_array:
-        """[all users, items] 1 where a user is known to have turned to an item."""
-        shape = (self.columns.users, len(self.vectors))
-        places = (self.columns.user, self.columns.subject)
-        counts = sparse.csr_array((np.ones(len(places[0]), np.float32), places), shape)
-        counts.data[:] = 1.0
-        return counts
+    @property
+    def cold_items(self) -> Mask:
+        """[items] Items that nobody is known to have turned to."""
+        return np.asarray(self.popularity == 0)
 
     @cached_property
     def popularity(self) -> Floats:
         """[items] How many users are known to have turned to each item."""
-        return np.asarray(self.matrix.sum(axis=0), np.float64)
+        pairs = np.unique(self.columns.user * len(self.vectors) + self.columns.subject)
+        return np.bincount(pairs % len(self.vectors), minlength=len(self.vectors)).astype(np.float64)
 
 
 def known_to(part: Part, columns: InteractionColumns, vectors: Vectors) -> Known:

@@ -1,51 +1,71 @@
-"""The evaluation: settings chosen on validation, then one measurement on the test, over several seeds."""
+"""The evaluation: settings are chosen on validation, then measured once on the test, with several seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from recserve_benchmarks.evaluation.data import Dataset
-from recserve_benchmarks.evaluation.metrics import accuracy, groups_of, measured
+from recserve_benchmarks.evaluation.data import Dataset, encode_texts
+from recserve_benchmarks.evaluation.metrics import accuracy, measured
 from recserve_benchmarks.evaluation.ranking import Known, known_to, ranked
 from recserve_benchmarks.evaluation.split import PROTOCOLS, Protocol, split
 from recserve_benchmarks.evaluation.system import Settings, System
+from recserve_benchmarks.harness.report import machine
+from recserve_benchmarks.harness.run import Show
 from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.encoder.text_encoder import TextEncoder
 
-Done = Callable[[str, int, int], None]
 Figures = dict[str, dict[str, Any]]
-#: What settings are chosen by: the mean over users with a history, and over seeds.
+#: What settings are chosen by: its mean over users with a history, and over seeds.
 CHOSEN_BY: Final = "ndcg@10"
 _LONGEST: Final = 20
 
 
 def evaluate(
-    dataset: Dataset, vectors: Vectors, systems: Sequence[System], seeds: Sequence[int], done: Done
+    dataset: Dataset, encoder: TextEncoder, systems: Sequence[System], seeds: Sequence[int], show: Show
 ) -> dict[str, Any]:
-    """Measure all systems by both protocols.
+    """Measure systems by both protocols.
 
     Args:
-        dataset: The interactions.
-        vectors: [items, dim] item vectors.
+        dataset: Interactions and item texts.
+        encoder: Makes the item vectors.
         systems: To be measured.
         seeds: Of what breaks ties, in time and in scores.
-        done: Shows progress.
+        show: Shows progress.
+
+    Returns:
+        `setup`, and by protocol `parts` (what is known and asked, for each seed) and `systems`: settings, what each
+        setting reached on validation, and the figures on the test over the seeds and by seed.
     """
-    return {protocol: _by_protocol(dataset, vectors, systems, seeds, protocol, done) for protocol in PROTOCOLS}
+    show("encode item texts", 0, dataset.items)
+    vectors = encode_texts(dataset, encoder)
+    setup = {
+        **machine(),
+        "dataset": dataset.files,
+        "users": dataset.columns.users,
+        "items": dataset.items,
+        "items_with_text": int(vectors.any(axis=1).sum()),
+        "interactions": len(dataset.columns.time_us),
+        "text_fields": dataset.fields,
+        "encoder": {"name": encoder.manifest.name, "fingerprint": encoder.fingerprint},
+        "seeds": list(seeds),
+    }
+    protocols = {protocol: _by_protocol(dataset, vectors, systems, seeds, protocol, show) for protocol in PROTOCOLS}
+    return {"setup": setup, "protocols": protocols}
 
 
 def _by_protocol(
-    dataset: Dataset, vectors: Vectors, systems: Sequence[System], seeds: Sequence[int], protocol: Protocol, done: Done
+    dataset: Dataset, vectors: Vectors, systems: Sequence[System], seeds: Sequence[int], protocol: Protocol, show: Show
 ) -> dict[str, Any]:
     splits = [split(dataset.columns, protocol, seed) for seed in seeds]
     validations = [known_to(of.validation, dataset.columns, vectors) for of in splits]
     tests = [known_to(of.test, dataset.columns, vectors) for of in splits]
     found: dict[str, Any] = {}
     for place, system in enumerate(systems):
-        done(f"{protocol}: {system.name}", place, len(systems))
+        show(f"{protocol}: {system.name}", place, len(systems))
         settings, tried = choose(system, validations)
         by_seed = [_measured(system, settings, known) for known in tests]
         found[system.name] = {
@@ -55,7 +75,7 @@ def _by_protocol(
             "test": over_seeds(by_seed),
             "by_seed": by_seed,
         }
-    done(protocol, len(systems), len(systems))
+    show(protocol, len(systems), len(systems))
     return {"parts": [_described(known) for known in tests], "systems": found}
 
 
@@ -88,8 +108,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 def _validated(system: System, settings: Settings, known: Known) -> float:
     rankings = ranked(system.score(known, settings), known, 10)
     values = accuracy(rankings, known.part.targets, (CHOSEN_BY,))[CHOSEN_BY]
-    with_history = groups_of(known).with_history
-    return float(values[with_history].mean()) if with_history.any() else 0.0
+    return float(values[known.with_history].mean()) if known.with_history.any() else 0.0
 
 
 def _measured(system: System, settings: Settings, known: Known) -> dict[str, dict[str, float]]:
@@ -97,12 +116,11 @@ def _measured(system: System, settings: Settings, known: Known) -> dict[str, dic
 
 
 def _described(known: Known) -> dict[str, int]:
-    groups = groups_of(known)
     return {
         "known_interactions": len(known.part.known),
-        "users_with_history": int(groups.with_history.sum()),
-        "cold_users": int(groups.cold.sum()),
+        "users_with_history": int(known.with_history.sum()),
+        "cold_users": int((~known.with_history).sum()),
         "targets": int(known.part.targets.sum()),
-        "cold_items": int(groups.cold_items.sum()),
-        "targets_that_are_cold": int((known.part.targets & groups.cold_items).sum()),
+        "cold_items": int(known.cold_items.sum()),
+        "targets_that_are_cold": int((known.part.targets & known.cold_items).sum()),
     }

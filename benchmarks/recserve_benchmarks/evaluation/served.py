@@ -1,14 +1,14 @@
-"""Registered strategies as systems: requests by user id through the stages of the server."""
+"""Registered strategies as systems, by requests of users through the pipeline of the server."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from recserve_benchmarks.evaluation.ranking import NEVER, Known
+from recserve_benchmarks.evaluation.split import later_of_user
 from recserve_benchmarks.evaluation.system import Settings, System
 from recserve_client.contract import RecommendRequest, RequestError, Slate
 from recserve_server_ext.attributes.view import LiveFilters
@@ -45,11 +45,11 @@ def slates(
 
     Args:
         known: What may be known.
-        request: Of each; without a strategy it is `text`.
+        request: Of each user; without a strategy it is `text`.
         rules: How interactions become weights.
         registry: Of the strategies.
     """
-    ids = known.columns.subjects
+    ids, limits = known.columns.subjects, Limits()
     view = view_over(known.vectors, ExactEngine(known.vectors), ids)
     counts = _counts(known, counted_types(known.columns, rules))
     data = Data(view, LiveFilters(view).of(view), CountsView(counts, view))
@@ -58,12 +58,11 @@ def slates(
     seen: list[list[str]] = [[] for _ in known.part.users]
     for number, item in zip(known.histories.user.tolist(), known.histories.subject.tolist(), strict=True):
         seen[number].append(ids[item])
-    histories = recorded_histories(newest(known.histories), seen, rules)
-    limits = Limits()
+    recorded = recorded_histories(newest(known.histories), seen, rules)
     found: list[Slate | RequestError] = []
-    for start in range(0, len(histories), _BATCH):
+    for start in range(0, len(recorded), _BATCH):
         jobs = []
-        for history in histories[start : start + _BATCH]:
+        for history in recorded[start : start + _BATCH]:
             asked_us = history.newest_us if known.part.asked_us is None else known.part.asked_us
             job = Job(request, configured, data, "")
             build_query(job, profile_of_user(request, history, view, limits, asked_us))
@@ -74,10 +73,7 @@ def slates(
 
 def newest(histories: InteractionColumns) -> InteractionColumns:
     """The interactions of each user that a history is made from."""
-    order = np.lexsort([np.arange(len(histories.time_us)), histories.time_us, histories.user])
-    later = np.empty(len(order), np.int64)
-    later[order] = np.repeat(histories.offsets[1:], np.diff(histories.offsets)) - 1 - np.arange(len(order))
-    return select(histories, np.flatnonzero(later < WINDOW))
+    return select(histories, np.flatnonzero(later_of_user(histories, np.arange(len(histories.time_us))) < WINDOW))
 
 
 def counted_types(columns: InteractionColumns, rules: HistoryRules) -> tuple[str, ...]:
@@ -97,13 +93,7 @@ def _counts(known: Known, types: tuple[str, ...]) -> Counts:
 
 
 def by_strategy(name: str, known: Known, settings: Settings) -> Scores:
-    """[n, items] scores that rank as the slates of a strategy do; nothing else is ranked.
-
-    Args:
-        name: Of the strategy.
-        known: What may be known.
-        settings: Its options.
-    """
+    """[n, items] scores that rank as the slates of a strategy with these options do; nothing else is ranked."""
     request = RecommendRequest(user_id="", k=_LONGEST, strategy=name, options=dict(settings), explain=False)
     place_of = {item: place for place, item in enumerate(known.columns.subjects)}
     scores = np.full((len(known.part.users), len(known.vectors)), NEVER, np.float32)
@@ -113,9 +103,9 @@ def by_strategy(name: str, known: Known, settings: Settings) -> Scores:
     return scores
 
 
-def systems(settings: Mapping[str, Mapping[str, Any]] | None = None) -> Sequence[System]:
+def systems() -> list[System]:
     """A system for every registered strategy that can answer."""
-    registry = Registry(settings)
+    registry = Registry()
     vectors = np.ones((1, 1), np.float32)
     view = view_over(vectors, ExactEngine(vectors))
     data = Data(view, LiveFilters(view).of(view), CountsView(no_counts(), view))

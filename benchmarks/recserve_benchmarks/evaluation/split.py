@@ -1,4 +1,4 @@
-"""Splits: what may be known, and what is to be found. Every one holds for one seed."""
+"""Splits of a log into what may be known and what is to be found, for one seed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.interactions.columns import InteractionColumns
 
 Protocol = Literal["leave-one-out", "time"]
@@ -26,25 +25,21 @@ class Part:
         known: Places of the interactions that may be known, ascending: histories, and all that is fitted.
         users: [n] the users asked about, ascending.
         targets: [n, items] whether an item is to be found.
-        order: [n, items] each user's items in random order: among equal scores the earlier one wins.
-        asked_us: When they all ask, in microseconds since 1970; none = each right after the last known interaction.
+        order: [n, items] items in random order for each user: among equal scores the earlier one wins.
+        asked_us: When all users ask, in microseconds since 1970; `None` where each asks right after the last known
+            interaction.
     """
 
     known: Ints
     users: Ints
-    targets: NDArray[np.bool_]
+    targets: Mask
     order: Ints
     asked_us: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A part to choose hyperparameters on, and a later part that only measures.
-
-    Attributes:
-        validation: To choose on.
-        test: To measure on; what was to be found in `validation` may be known here.
-    """
+    """A part to choose settings on, and a later one to measure on; what the first asks for may be known to the test."""
 
     validation: Part
     test: Part
@@ -53,19 +48,18 @@ class Split:
 def split(columns: InteractionColumns, protocol: Protocol, seed: int) -> Split:
     """Split by a protocol.
 
-    - leave-one-out: of each user the last interaction is the test, the last but one the validation; a user with fewer
-      than three is in no validation, with fewer than two in no test. Random numbers order what has the same time.
-      Each asks right after the last known interaction: the time of what is to be found is not known.
-    - time: interactions before the first 80 % of the time-ordered log are known to validation, those before 90 % to
-      the test; what comes at the same time stays together. Of each user all new items are to be found, asked for at
-      the beginning of the part.
+    - leave-one-out: of each user the last interaction is the test, the last but one the validation. A user with fewer
+      than three is in no validation, with fewer than two in no test. Random numbers order interactions of the same
+      time. Each user asks right after the last known interaction: the time of what is to be found is not known.
+    - time: the first 80% of the log by time are known to validation, the first 90% to the test. Interactions of the
+      same time stay together. All new items of each user are to be found, asked for at the beginning of the part.
 
     Raises:
         BenchmarkError: Nothing is left to be found.
     """
     rng = np.random.default_rng(seed)
     if protocol == "leave-one-out":
-        before = _places_from_end(columns, rng)
+        before = later_of_user(columns, rng.random(len(columns.time_us)))
         parts = [_part(columns, before > last, before == last, rng) for last in (1, 0)]
     else:
         times = np.sort(columns.time_us)
@@ -78,9 +72,9 @@ def split(columns: InteractionColumns, protocol: Protocol, seed: int) -> Split:
     return Split(*parts)
 
 
-def _places_from_end(columns: InteractionColumns, rng: np.random.Generator) -> Ints:
-    """[events] How many interactions of the user come later."""
-    order = np.lexsort([rng.random(len(columns.time_us)), columns.time_us, columns.user])
+def later_of_user(columns: InteractionColumns, ties: Floats | Ints) -> Ints:
+    """[interactions] How many interactions of the same user come later, where `ties` order those of the same time."""
+    order = np.lexsort([ties, columns.time_us, columns.user])
     later = np.empty(len(order), np.int64)
     later[order] = np.repeat(columns.offsets[1:], np.diff(columns.offsets)) - 1 - np.arange(len(order))
     return later
@@ -88,8 +82,8 @@ def _places_from_end(columns: InteractionColumns, rng: np.random.Generator) -> I
 
 def _part(
     columns: InteractionColumns,
-    known: NDArray[np.bool_],
-    wanted: NDArray[np.bool_],
+    known: Mask,
+    wanted: Mask,
     rng: np.random.Generator,
     asked_us: int | None = None,
 ) -> Part:

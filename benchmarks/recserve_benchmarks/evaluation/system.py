@@ -1,4 +1,4 @@
-"""What every system of an evaluation is: a name, settings to choose from, and scores."""
+"""A system of an evaluation: a name, settings to choose from, and scores."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Kind = Literal["baseline", "strategy"]
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A system.
+    """What is evaluated.
 
     Attributes:
-        name: Of it, in tables.
+        name: Shown in tables.
         kind: Whether it is served, or there to compare with.
-        grid: Settings to choose from on validation; one = nothing to choose.
-        score: [n, items] of what is known and some settings; -inf = not ranked.
+        score: Scores [n, items] from what is known and settings; -inf where an item is not ranked.
+        grid: Settings to choose from on validation.
     """
 
     name: str

@@ -1,87 +1,173 @@
-"""What a benchmark leaves behind: targets, the machine it ran on, JSON, a table and a plot."""
+"""What the reports of the benchmarks are made of: the machine, targets, tables and pictures."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
-from importlib.metadata import version
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 from rich.table import Table
 
+from recserve_benchmarks.harness.run import CONTENTION, Run
 from recserve_server_ext.common import cpu
 
-#: Items that figures worth quoting are measured with, at least.
-LEAST_ITEMS = 60_000
-_LABELS = {
-    "raw_interests": "raw hnswlib, interests",
-    "raw_random": "raw hnswlib, random",
-    "huge_interests": "raw with huge pages, interests",
-    "echo": "Triton echo",
-    "serve_interests": "recserve, interests",
-    "serve_random": "recserve, random",
-    "chosen_interests": "recserve, chosen engine, interests",
-    "chosen_random": "recserve, chosen engine, random",
-    "raw_texts": "raw encode + search, 5 texts",
-    "serve_texts": "recserve, 5 texts",
-}
-_PACKAGES = ("recserve", "hnswlib", "numpy", "onnxruntime", "tokenizers", "tritonclient", "nvidia-pytriton")
+#: Fewer items than this are a trial.
+LEAST_ITEMS: Final = 60_000
+#: More CPU contention than this share of the cores makes figures doubtful.
+_MUCH_CONTENTION: Final = 0.05
+_PACKAGES: Final = (
+    "recserve", "faiss-cpu", "fastembed", "hnswlib", "infinity-emb", "ir-measures", "numpy", "nvidia-pytriton", "onnx",
+    "onnxruntime", "pymilvus", "pytrec-eval-terrier", "scipy", "sentence-transformers", "sqlalchemy", "tokenizers",
+    "torch", "transformers", "tritonclient",
+)  # fmt: skip
 
 
 class Target(NamedTuple):
     """A figure to reach.
 
     Attributes:
-        name: Path of the figure in the results.
+        name: Dotted path of the figure in the results.
         bound: What it has to reach.
-        goal: What it should reach one day; none = the bound.
+        goal: What it should reach one day, or `None`.
         at_least: Whether more is better.
     """
 
     name: str
     bound: float
-    goal: float | None
-    at_least: bool
+    goal: float | None = None
+    at_least: bool = True
 
     def met(self, value: float) -> bool:
-        """Whether the figure reaches the bound."""
+        """Whether a value reaches the bound."""
         return value >= self.bound if self.at_least else value <= self.bound
 
 
-def targets(results: dict[str, Any]) -> list[Target]:
-    """The targets of `recserve bench recommend`."""
-    return [
-        Target("known.ratio_to_raw", 0.7, 0.85, at_least=True),
-        Target("known.recall_at_10", 0.98, None, at_least=True),
-        Target("known.overhead_to_echo", 2.5, 1.5, at_least=False),
-        Target("texts.ratio_to_raw", 0.75, 0.9, at_least=True),
-        Target("one_caller.p50_ms", results["one_caller"]["allowed_ms"], None, at_least=False),
-        Target("chosen.recall_at_10", 0.98, None, at_least=True),
-        Target("chosen.p50_ms", results["one_caller"]["allowed_ms"], None, at_least=False),
-        Target("memory.growth_mb", 16, 0, at_least=False),
-    ]
-
-
-def value_of(results: dict[str, Any], name: str) -> float:
-    """The figure at a path such as ``known.ratio_to_raw``; keys between may hold dots (``filtered.0.05.recall``)."""
-    group, _, rest = name.partition(".")
-    middle, _, key = rest.rpartition(".")
-    return float(results[group][middle][key] if middle else results[group][rest])
+def value_of(results: Mapping[str, Any], name: str) -> float:
+    """The figure at a path such as ``known.ratio_to_raw``."""
+    return float(reduce(lambda group, key: group[key], name.split("."), results))  # type: ignore[arg-type]
 
 
 def machine() -> dict[str, Any]:
-    """Hardware, versions and commit; `+` after the commit: files differ from it. None outside a checkout."""
+    """The command, the hardware, versions, and the commit: with `+` where files differ, `None` outside a checkout."""
     return {
+        "command": " ".join(["recserve", *sys.argv[1:]]),
         "cpu": cpu.model_name(),
         "cores": cpu.usable_cores(),
         "int8_arithmetic": cpu.int8_arithmetic(),
         "cpu_flags": cpu.vector_flags(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: found for name in _PACKAGES if (found := installed(name)) is not None},
         "commit": _commit(),
     }
+
+
+def setup(run: Run, **more: Any) -> dict[str, Any]:
+    """What a benchmark ran with, and on which machine."""
+    encoder = {"name": run.manifest.name, "precision": run.manifest.precision}
+    return {
+        **machine(),
+        "encoder": {**encoder, "fingerprint": run.manifest.runtime_fingerprint},
+        "rounds": run.rounds,
+        "quick": run.quick,
+        "seed": run.seed,
+        **more,
+    }
+
+
+def installed(package: str) -> str | None:
+    """The installed version of a package, or `None`."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def title(results: Mapping[str, Any]) -> str:
+    """The CPU, its arithmetic, cores, and the number of items."""
+    of = results["setup"]
+    items = f"; {of['items']:,} items" if "items" in of else ""
+    return f"{of['cpu']}, {of['int8_arithmetic']}, {of['cores']} cores{items}"
+
+
+def cautions(results: Mapping[str, Any]) -> list[str]:
+    """Why the figures are not to be quoted: CPU contention, or too few items, users or texts."""
+    of, lines = results["setup"], []
+    most = max(results.get("rounds", {}).get(CONTENTION, [0.0]))
+    if most > _MUCH_CONTENTION:
+        lines.append(f"other programs used up to {most:.0%} of the cores in a round: measure again without them")
+    if of["quick"] or of.get("items", LEAST_ITEMS) < LEAST_ITEMS:
+        lines.append(f"a trial, not to be quoted: {'--quick' if of['quick'] else format(of['items'], ',') + ' items'}")
+    return lines
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, title: str | None = None) -> Table:
+    """A table of texts and figures; the first columns, as many as `texts`, are to the left."""
+    found = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        found.add_column(heading, justify="left" if place < texts or not heading else "right")
+    for row in rows:
+        found.add_row(*row)
+    return found
+
+
+def matrix(values: Mapping[str, Mapping[str, float]], corner: str = "") -> Table:
+    """A table of figures by row and column, with the names that they have in the JSON."""
+    columns = list(dict.fromkeys(column for of in values.values() for column in of))
+    rows = [(row, *(number(of[name]) if name in of else "" for name in columns)) for row, of in values.items()]
+    return table((corner, *columns), rows)
+
+
+def number(value: float) -> str:
+    """A figure with three digits at least."""
+    size = abs(value)
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 3}f}"
+
+
+def targets_table(results: Mapping[str, Any], wanted: Iterable[Target]) -> Table:
+    """Targets, whether they are met, and the range of each figure over the rounds."""
+    rows = []
+    for target in wanted:
+        value = value_of(results, target.name)
+        met = "[green]yes[/]" if target.met(value) else "[bold red]no[/]"
+        bound = f"{'>=' if target.at_least else '<='} {target.bound:.4g}"
+        goal = "" if target.goal is None else f"{target.goal:g}"
+        rounds = "-".join(map(number, results.get("spread", {}).get(target.name, ())))
+        rows.append((target.name, number(value), rounds, bound, goal, met))
+    return table(("figure", "measured", "rounds", "target", "goal", "met"), rows)
+
+
+@contextmanager
+def picture(path: Path, title: str, rows: int, columns: int, size: tuple[float, float]) -> Iterator[list[Any]]:
+    """Draw rows and columns of panels into a PNG of this size (inches); yields their axes, row by row."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    yield list(panels.flat)
+    for axes in panels.flat:
+        axes.grid(visible=True, alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def horizontal_bars(axes: Any, values: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
+    """A bar for the middle of each sequence (least, middle, greatest), the first on top, with whiskers to the ends."""
+    least, middle, most = np.array(list(values.values())).T
+    whiskers = (middle - least, most - middle)
+    axes.barh(list(values), middle, color=colours, xerr=whiskers, error_kw={"capsize": 2, "alpha": 0.6})
+    axes.set_xlim(left=0)
+    axes.invert_yaxis()
 
 
 def _commit() -> str | None:
@@ -92,73 +178,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}+" if changed else commit
-
-
-def targets_table(results: dict[str, Any], wanted: Sequence[Target]) -> Table:
-    """These targets and whether the medians meet them, with the range over the rounds; at most 100 columns wide."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("figure", "measured", "rounds", "target", "goal", "met"):
-        table.add_column(name, justify="left" if name in ("figure", "met") else "right")
-    for target in wanted:
-        value = value_of(results, target.name)
-        sign = ">=" if target.at_least else "<="
-        met = "[green]yes[/]" if target.met(value) else "[bold red]no[/]"
-        goal = "" if target.goal is None else f"{target.goal:g}"
-        rounds = "-".join(f"{end:.3f}" for end in results.get("spread", {}).get(target.name, ()))
-        table.add_row(target.name, f"{value:.3f}", rounds, f"{sign} {target.bound:.4g}", goal, met)
-    return table
-
-
-def costs_table(results: dict[str, Any]) -> Table:
-    """CPU per user, throughput, latency and batch size of raw search, echo and serving."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("what", "CPU us/user", "users/s", "p50 ms", "p99 ms", "batch"):
-        table.add_column(name, justify="left" if name == "what" else "right")
-    for what, label in _LABELS.items():
-        cost = results["costs"][what]
-        rest = [f"{cost[name]:.1f}" if name in cost else "" for name in ("p50_ms", "p99_ms", "batch")]
-        table.add_row(label, f"{cost['cpu_us']:,.0f}", f"{cost['users_per_s']:,.0f}", *rest)
-    return table
-
-
-def notes(results: dict[str, Any]) -> list[str]:
-    """What the tables leave out: one caller, memory, and why the figures are not to be quoted, if so."""
-    alone, memory, setup = results["one_caller"], results["memory"], results["setup"]
-    lines = [
-        f"one caller: p50 {alone['p50_ms']:.2f} ms (raw search {alone['raw_p50_ms']:.2f}, "
-        f"echo {alone['echo_p50_ms']:.2f})",
-        f"memory of the serving processes: {memory['start_mb']:,.0f} MiB at start, {memory['before_mb']:,.0f} "
-        f"before and {memory['after_mb']:,.0f} after {memory['requests']:,} requests",
-    ]
-    if setup["items"] < LEAST_ITEMS or setup["quick"]:
-        lines.append(f"a trial, not to be quoted: {setup['items']:,} items{', few users' if setup['quick'] else ''}")
-    return lines
-
-
-def draw(results: dict[str, Any], path: Path, title: str) -> None:
-    """Plot throughput against latency for each number of callers."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, StrMethodFormatter
-
-    points = results["sweep"]
-    throughput = [point["users_per_s"] for point in points]
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, marker in (("p99_ms", "s"), ("p50_ms", "o")):
-        axes.plot(throughput, [point[name] for point in points], marker=marker, label=name.partition("_")[0])
-    for point in points:
-        place = (point["users_per_s"], point["p50_ms"])
-        axes.annotate(f"{point['callers']:.0f}", place, textcoords="offset points", xytext=(0, -14), ha="center")
-    axes.set(xlabel="users/s", ylabel="latency, ms", yscale="log", title=title)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlim(left=0)
-    axes.margins(y=0.12)
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend(title="numbers: callers", loc="upper left")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

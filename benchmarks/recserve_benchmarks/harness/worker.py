@@ -1,99 +1,98 @@
-"""A process that works for a measurement: reads jobs, one JSON object a line, and answers with one each.
+"""A process of its own for a system that is measured, so that no thread pool of one system is part of another.
 
-What is measured side by side runs in processes of its own, so that no thread pool of one is part of another.
+It is run as ``python -m recserve_benchmarks.harness.worker`` and speaks pickles over its standard streams.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Generic, Self, TypeVar
-
-import msgspec
+from typing import Any, Final, Generic, Self, TypeVar
 
 from recserve_benchmarks.errors import BenchmarkError
 
-J = TypeVar("J", bound=msgspec.Struct)
-A = TypeVar("A", bound=msgspec.Struct)
+J = TypeVar("J")
+A = TypeVar("A")
+_END_S: Final = 10
 
-_END_S = 10
 
-
-class Worker(Generic[A]):
-    """The process, seen from the measurement; ends with the `with` block."""
+class Worker(Generic[J, A]):
+    """A process that answers one job after the other and ends with the `with` block."""
 
     def __init__(
         self,
-        module: str,
-        *arguments: str,
-        answer: type[A],
+        name: str,
+        make: Callable[..., Callable[[J], A]],
+        *arguments: Any,
         environment: Mapping[str, str] | None = None,
-        name: str | None = None,
     ) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            module: Run with ``python -m``; calls `work_on_jobs`.
-            arguments: Of its command line.
-            answer: Type of its answers.
-            environment: Variables beside this process's own.
-            name: For messages; default the module and its first argument.
+            name: Names the process in messages.
+            make: A function of a module, called in the process; returns what answers a job.
+            arguments: Of `make`; they and all jobs and answers must be picklable.
+            environment: Variables of the process beside those of this one.
         """
-        self._name = name or " ".join([module.rpartition(".")[2], *arguments[:1]])
-        self._answer = answer
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **(environment or {})},
-        )
+        self._name = name
+        command = [sys.executable, "-m", "recserve_benchmarks.harness.worker"]
+        environment = {**os.environ, **(environment or {})}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._jobs, self._answers = self._process.stdin, self._process.stdout
+        pickle.dump((make, arguments), self._jobs)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        # When it ended before, what was left in the buffer is lost with it.
         with suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._jobs.close()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
 
-    def ask(self, job: msgspec.Struct) -> A:
+    def ask(self, job: J) -> A:
         """Hand over a job and wait for the answer.
 
         Raises:
             BenchmarkError: The process ended.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
-            self._process.stdin.write(msgspec.json.encode(job) + b"\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = b""
-        if not line:
-            raise BenchmarkError(f"the process of {self._name} ended; its error is above")
-        return msgspec.json.decode(line, type=self._answer)
+            pickle.dump(job, self._jobs)
+            self._jobs.flush()
+            answer: A = pickle.load(self._answers)
+        except (EOFError, BrokenPipeError):
+            raise BenchmarkError(f"the process of {self._name} ended; its error is above") from None
+        return answer
 
 
-def work_on_jobs(job_type: type[J], work: Callable[[J], msgspec.Struct]) -> None:
-    """In the process: answer jobs until there are no more.
-
-    Libraries print to standard output now and then; what they print goes to standard error instead.
-    """
+def _answer_jobs() -> None:
+    """Answer the jobs of standard input until there are no more."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    for line in sys.stdin.buffer:
-        answers.write(msgspec.json.encode(work(msgspec.json.decode(line, type=job_type))) + b"\n")
-        answers.flush()
+    os.dup2(2, 1)  # what libraries print is no answer
+    make, arguments = pickle.load(sys.stdin.buffer)
+    work = make(*arguments)
+    with suppress(EOFError):
+        while True:
+            pickle.dump(work(pickle.load(sys.stdin.buffer)), answers)
+            answers.flush()
+
+
+if __name__ == "__main__":
+    try:
+        _answer_jobs()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # threads of a library must not keep the process

@@ -1,117 +1,90 @@
-"""`recserve bench retrieve`: every engine on user vectors, our retrieval over it, swaps under load, and growth."""
+"""`recserve bench retrieve`: the engines at several sizes, retrieval over the chosen one, and a swap under load."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from statistics import median
+from typing import Any, Final
 
-from recserve_benchmarks.harness.corpus import TextVectors
-from recserve_benchmarks.retrieve import filtered as retrieve_filtered
-from recserve_benchmarks.retrieve import scale as retrieve_scale
-from recserve_benchmarks.retrieve import swap as retrieve_swap
-from recserve_benchmarks.retrieve import views as retrieve_views
-from recserve_benchmarks.retrieve.candidates import Candidate, build_candidates
-from recserve_benchmarks.retrieve.corpus import grown, some_of
-from recserve_benchmarks.retrieve.curves import Curves
-from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.encoder.text_encoder import TextEncoder
-from recserve_server_ext.index.engines.engine import Engine
+from recserve_benchmarks.harness.corpus import prepare
+from recserve_benchmarks.harness.report import setup
+from recserve_benchmarks.harness.run import Run
+from recserve_benchmarks.retrieve import curves, over_engine, start, swap
+from recserve_benchmarks.retrieve.curves import ENGINES, RECALL
+from recserve_benchmarks.retrieve.items import grown, some_of
 
-Done = Callable[[str, int, int], None]
-#: Recall@10 of `interests` at which engines are compared.
-RECALL = 0.985
+#: Real texts that the films have, at most.
+REAL: Final = 65_000
+#: Sizes to measure below the number of items that is asked for.
+_SIZES: Final = (10_000, 100_000, 1_000_000)
+#: Users of each kind to measure recall with.
+_USERS, _QUICK_USERS = 500, 50
+_QUICK_ITEMS: Final = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How much to measure.
+def measure(run: Run, milvus: str, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measure all of it.
 
-    Attributes:
-        items: Of the curves; also the largest size that growth is measured at.
-        rounds: Rounds; medians are over them.
-        users: User vectors of each kind to measure recall with.
-        swap: Whether to measure a swap under load.
-        graph_budget_s: Of growth: a graph that would take longer to build is left out.
-        seed: Of everything drawn.
+    Args:
+        run: With the largest number of items; beyond the real ones they are synthetic.
+        milvus: Where Milvus is; empty leaves it out.
+        keep: Called with the results so far after each part, for a run that ends early.
+
+    Returns:
+        `sizes`: the figures of each number of items. `user_vectors`, `ratio_to_raw`, `filtered`, `swap_under_load`:
+        those of the largest number of real items. `cpu_growth`: between the sizes.
+
+    Raises:
+        BenchmarkError: Requests failed, or a process ended.
+        ServerError: A server did not start, or Milvus is away.
     """
-
-    items: int = 65_000
-    rounds: int = 5
-    users: int = 500
-    swap: bool = True
-    graph_budget_s: float = 600.0
-    seed: int = 0
-
-
-class RetrieveBench:
-    """Measures retrieval over the texts of a catalogue."""
-
-    def __init__(self, texts: TextVectors, encoder: TextEncoder, plan: Plan, done: Done) -> None:
-        self._texts = texts
-        self._encoder = encoder
-        self._plan = plan
-        self._done = done
-
-    def run(self, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Measure all of it.
-
-        Args:
-            keep: Called with what is measured so far, after every part: a long run that ends early leaves something.
-
-        Returns:
-            Figures by name; see docs/results/retrieval.md.
-
-        Raises:
-            BenchmarkError: Requests failed, or a process ended.
-            ServerError: A server did not start.
-        """
-        plan = self._plan
-        real = self._texts.vectors
-        items = some_of(real, plan.items, plan.seed)
-        results: dict[str, Any] = {}
-        candidates = build_candidates(items, RECALL, plan.users, plan.seed, self._done)
-        curves = Curves(candidates, RECALL)
-        curves.measure(items, plan.rounds, plan.seed, self._done)
-        results |= {"engines": curves.engines(), "user_vectors": curves.user_vectors()}
-        keep(results)
-        chosen = _chosen(candidates)
-        del candidates, curves  # the memory of their graphs
-        self._done("filters", 0, 1)
-        results["filtered"] = retrieve_filtered.measure(items, chosen, plan.rounds, plan.seed)
-        self._done("retrieval over the engine", 0, 1)
-        results["ratio_to_raw"] = retrieve_views.measure(items, chosen, plan.rounds, plan.seed)
-        keep(results)
-        if plan.swap:
-            results["swap_under_load"] = self._swap(items, chosen)
+    wanted = min(run.items, _QUICK_ITEMS) if run.quick else run.items
+    texts = prepare(run, min(wanted, REAL)).vectors
+    real = len(texts)
+    items = wanted if wanted > REAL else real
+    vectors = grown(texts, items, run)
+    users = _QUICK_USERS if run.quick else _USERS
+    results: dict[str, Any] = {"recall": RECALL, "sizes": [], "spread": {}}
+    results["setup"] = setup(run, items=items, real=real, users=users, milvus=milvus)
+    with ExitStack() as stack:
+        for size in sizes_up_to(items, real):
+            of_size = vectors[:size] if size >= real else some_of(texts, size, run.seed)
+            built = curves.build(of_size, users, milvus, run, stack)
+            found = curves.measure(built, of_size, users, run)
+            chosen = built.chosen.engine.with_parameters(built.chosen.point.parameters)
+            del built  # the memory of its graphs
+            about = {"items": size, "chosen": chosen.name}
+            results["sizes"].append({**about, **found, **start.measure(of_size, chosen, run.seed)})
             keep(results)
-        del chosen
-        results["scale"] = self._scale(real)
-        return results
-
-    def _scale(self, real: Vectors) -> dict[str, Any]:
-        plan = self._plan
-        vectors = grown(real, max(plan.items, len(real)), plan.seed, self._done)[: plan.items]
-        growth = retrieve_scale.Growth(
-            recall=RECALL,
-            users=plan.users,
-            graph_budget_s=plan.graph_budget_s,
-            seed=plan.seed,
-        )
-        return retrieve_scale.measure(vectors, len(real), growth, self._done)
-
-    def _swap(self, vectors: Vectors, engine: Engine) -> dict[str, Any]:
-        served = retrieve_swap.Served(
-            vectors=vectors,
-            engine=engine,
-            encoders=self._texts.encoders,
-            precision=self._encoder.manifest.precision,
-            fingerprint=self._encoder.fingerprint,
-        )
-        return retrieve_swap.measure(served, self._plan.seed, self._done)
+            if size == real:
+                results |= {**_compared(found["to_hnsw"]), **over_engine.measure(of_size, chosen, run)}
+                results["swap_under_load"] = swap.measure(of_size, chosen, run)
+                keep(results)
+    results["cpu_growth"] = growth(results["sizes"])
+    return results
 
 
-def _chosen(candidates: list[Candidate]) -> Engine:
-    """The engine that auto chose for both kinds of users, searching as it chose."""
-    chosen = next(candidate for candidate in candidates if "both" in candidate.chosen_for)
-    return chosen.engine.with_parameters(chosen.parameters) if chosen.parameters else chosen.engine
+def sizes_up_to(items: int, real: int) -> list[int]:
+    """Numbers of items to measure: the usual ones, all real items, and as many as there are."""
+    return sorted({*(size for size in _SIZES if size < items), real, items})
+
+
+def growth(sizes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How many times the CPU time of a user grows from each size to the next at equal recall, by engine."""
+    steps = []
+    for before, after in pairwise(sizes):
+        cpu_us = [{name: of["cpu_us_per_user"] for name, of in size["at_recall"].items()} for size in (before, after)]
+        ratios = {name: cpu_us[1][name] / cpu_us[0][name] for name in ENGINES if all(name in of for of in cpu_us)}
+        steps.append({"from": before["items"], "to": after["items"], **ratios})
+    return steps
+
+
+def _compared(to_hnsw: dict[str, list[float]]) -> dict[str, Any]:
+    """How many times as fast as hnswlib the chosen engine is; 0 where no graph reaches the recall."""
+    found = {"best_to_hnsw": to_hnsw["users_per_s"] or [0.0], "cpu_hnsw_to_best": to_hnsw["cpu"] or [0.0]}
+    return {
+        "user_vectors": {name: median(values) for name, values in found.items()},
+        "spread": {f"user_vectors.{name}": (min(values), max(values)) for name, values in found.items()},
+    }

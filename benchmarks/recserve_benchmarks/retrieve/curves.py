@@ -1,140 +1,205 @@
-"""Curves of recall@10 against users/s: every engine, both kinds of users, batches of 1, 8 and 32, interleaved."""
+"""Recall and speed of the engines on user vectors: their curves, and their cost at equal recall."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from statistics import median
-from typing import Any
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from recserve_benchmarks.retrieve.candidates import WANTED, Candidate
-from recserve_export.index.recall import sample_users
-from recserve_server_ext.common.arrays import Vectors
+from recserve_benchmarks.harness.corpus import item_ids
+from recserve_benchmarks.harness.recall import K
+from recserve_benchmarks.harness.run import Run
+from recserve_export.index.engine_choice import Settings, build_engine, ef_curve
+from recserve_export.index.milvus import in_milvus
+from recserve_export.index.recall import CurvePoint, Users, choose, recall_of, sample_users
+from recserve_server_ext.common.arrays import Floats, Vectors
+from recserve_server_ext.config.milvus import MilvusSettings
+from recserve_server_ext.index.engines.engine import Engine
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.hnsw import HnswEngine
+from recserve_server_ext.index.engines.milvus.collection import Loadable
+from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
 
-Done = Callable[[str, int, int], None]
-BATCHES = (1, 8, 32)
-KINDS = ("interests", "random")
-#: Users of a measurement by batch: enough for a clock, not so many that a batch of one takes minutes.
-_USERS = {1: 100, 8: 200, 32: 500}
-_COMPARED = 32
+#: Recall@10 of the worse kind of users at which engines are compared.
+RECALL: Final = 0.985
+ENGINES: Final = ("hnsw", "scan", "exact", "milvus")
+#: M of the graphs that are built.
+GRAPHS: Final = (16, 32)
+#: No graphs are built over more items: one of a million takes more than 20 minutes.
+MOST_GRAPH_ITEMS: Final = 200_000
+#: Users of a measurement by batch size: enough for a clock, not so many that a batch of one takes minutes.
+BATCHES: Final = {1: 100, 8: 200, 32: 640}
+#: Place of the batch size of CPU times and comparisons: what serving batches under load.
+_COMPARED: Final = 2
 
 
-class Curves:
-    """What the candidates take, round by round."""
+class Candidate(NamedTuple):
+    """An engine at a point of its curve; points of one graph share it and name the width with every search."""
 
-    def __init__(self, candidates: Sequence[Candidate], recall: float) -> None:
-        """Nothing is measured yet.
+    engine: Engine
+    point: CurvePoint
 
-        Args:
-            candidates: See `recserve_benchmarks.retrieve.candidates.build_candidates`.
-            recall: That engines are compared at.
-        """
-        self._candidates = list(candidates)
-        self._recall = recall
-        # Seconds a user of every round: wall clock, and CPU of the process.
-        self._wall_s: dict[tuple[int, str, int], list[float]] = {}
-        self._cpu_s: dict[tuple[int, str, int], list[float]] = {}
+    def search(self, queries: Vectors) -> Vectors:
+        """Scores of the ten best items of each query."""
+        return self.engine.search(queries, K, ef=self.point.parameters.get("ef"))[1]
 
-    def measure(self, vectors: Vectors, rounds: int, seed: int, done: Done) -> None:
-        """Measure every candidate in each of the rounds, one after the other.
 
-        Args:
-            vectors: [items, dim] that the engines search.
-            rounds: How many.
-            seed: Of the users, and of the order of the candidates, which differs from round to round.
-            done: Says how far it is.
-        """
-        users = sample_users(vectors, count=max(_USERS.values()), seed=seed + 2).vectors
-        random = np.random.default_rng(seed)
-        total = rounds * len(self._candidates)
-        for number in range(rounds):
-            for place, at in enumerate(random.permutation(len(self._candidates)).tolist()):
-                done("curves", number * len(self._candidates) + place, total)
-                for kind in KINDS:
-                    for batch in BATCHES:
-                        self._time(at, kind, batch, users[kind][: _USERS[batch]])
-        done("curves", total, total)
+class Built(NamedTuple):
+    """The engines over some items, and the one that `recserve index build` would choose of those in this process."""
 
-    def engines(self) -> dict[str, Any]:
-        """The curves.
+    candidates: list[Candidate]
+    chosen: Candidate
 
-        Returns:
-            engine -> kind -> list of {parameters, recall_at_10, users_per_s: {batch: ...}, cpu_us_per_user (batches of
-            32), is_chosen (by auto for both kinds), chosen_for, least_ef_for}.
-        """
-        names = dict.fromkeys(candidate.engine.name for candidate in self._candidates)
-        curves: dict[str, Any] = {name: {kind: [] for kind in KINDS} for name in names}
-        for at, candidate in enumerate(self._candidates):
-            for kind in KINDS:
-                curves[candidate.engine.name][kind].append(
-                    {
-                        "parameters": candidate.parameters,
-                        "recall_at_10": candidate.recall[kind],
-                        "users_per_s": {str(batch): 1 / median(self._wall_s[at, kind, batch]) for batch in BATCHES},
-                        "cpu_us_per_user": median(self._cpu_s[at, kind, _COMPARED]) * 1e6,
-                        "is_chosen": "both" in candidate.chosen_for,
-                        "chosen_for": list(candidate.chosen_for),
-                        "least_ef_for": list(candidate.least_ef_for),
-                    }
-                )
-        return curves
 
-    def user_vectors(self) -> dict[str, Any]:
-        """What auto chose against hnswlib's best setting, in batches of 32.
+def build(vectors: Vectors, users: int, milvus: str, run: Run, stack: ExitStack) -> Built:
+    """Build every engine and measure the points of its curve as `recserve index build` does.
 
-        Returns:
-            `best_to_hnsw`, that of `interests`, and a comparison for each name of `WANTED`; see `_comparison`.
-        """
-        compared = {name: self._comparison(name) for name in WANTED}
-        return {"best_to_hnsw": compared["interests"]["best_to_hnsw"], "recall": self._recall, **compared}
+    Args:
+        vectors: [items, dim] unit float32, enough for `scan`.
+        users: Users of each kind to measure recall with.
+        milvus: Where Milvus is; empty leaves it out.
+        run: Of the benchmark.
+        stack: Removes the collection of Milvus at the end.
 
-    def _comparison(self, name: str) -> dict[str, Any]:
-        """One comparison, where these users are wanted and searched for (of several kinds, as many of each).
+    Raises:
+        ServerError: Milvus is away or refused.
+    """
+    settings = Settings(engine="scan", recall=RECALL, users=users, seed=run.seed, m=GRAPHS)
+    measured_with = sample_users(vectors, count=users, seed=run.seed)
+    scan, report = build_engine(vectors, settings, stage=run.stage)
+    of_scan = [point for point in report.points if _index_of(point) == _index_of(report.points[report.choice.point])]
+    found = [Candidate(scan.with_parameters(point.parameters), point) for point in of_scan]
+    found.append(Candidate(ExactEngine(vectors), report.points[-1]))
+    if len(vectors) <= MOST_GRAPH_ITEMS:
+        for m in GRAPHS:
+            found += _graph(vectors, m, measured_with, settings, run)
+    chosen = found[choose([candidate.point for candidate in found], RECALL).point]
+    if milvus:
+        found += _in_milvus(vectors, measured_with, settings, milvus, run, stack)
+    return Built(found, chosen)
 
-        Returns:
-            best_to_hnsw: users/s of what auto chose over that of hnswlib's fastest setting, the median over the rounds
-            of the ratio within each; 0 where one of them misses the recall. cpu_hnsw_to_best: the same by CPU time.
-            rounds: those ratios. chosen, hnsw: what was compared; hnsw is null where no graph reaches the recall.
-        """
-        chosen = next(at for at, one in enumerate(self._candidates) if name in one.chosen_for)
-        graphs = [at for at, one in enumerate(self._candidates) if name in one.least_ef_for]
-        found: dict[str, Any] = {"best_to_hnsw": 0.0, "cpu_hnsw_to_best": 0.0, "rounds": []}
-        found |= {"chosen": self._setting(chosen, name), "hnsw": None}
-        if graphs:
-            best = min(graphs, key=lambda at: median(self._per_user(self._wall_s, at, name)))
-            found["hnsw"] = self._setting(best, name)
-            found["rounds"] = self._ratios(self._wall_s, best, chosen, name)
-            if min(found["chosen"]["recall_at_10"].values()) >= self._recall:
-                found["best_to_hnsw"] = median(found["rounds"])
-                found["cpu_hnsw_to_best"] = median(self._ratios(self._cpu_s, best, chosen, name))
-        return found
 
-    def _setting(self, at: int, name: str) -> dict[str, Any]:
-        candidate = self._candidates[at]
-        return {
-            "engine": candidate.engine.name,
-            "parameters": candidate.parameters,
-            "recall_at_10": {kind: candidate.recall[kind] for kind in WANTED[name]},
-            "users_per_s": 1 / median(self._per_user(self._wall_s, at, name)),
-            "cpu_us_per_user": median(self._per_user(self._cpu_s, at, name)) * 1e6,
-        }
+def _index_of(point: CurvePoint) -> tuple[str, int | None, int | None]:
+    return point.engine, point.parameters.get("lists"), point.parameters.get("codes")
 
-    def _ratios(self, seconds: dict[tuple[int, str, int], list[float]], of: int, to: int, name: str) -> list[float]:
-        """Seconds of one candidate over those of another, for each round."""
-        pairs = zip(self._per_user(seconds, of, name), self._per_user(seconds, to, name), strict=True)
-        return [dear / cheap for dear, cheap in pairs]
 
-    def _per_user(self, seconds: dict[tuple[int, str, int], list[float]], at: int, name: str) -> list[float]:
-        """Seconds a user in batches of 32 for each round, the mean over the kinds that are wanted."""
-        kinds = [seconds[at, kind, _COMPARED] for kind in WANTED[name]]
-        return [sum(of_round) / len(kinds) for of_round in zip(*kinds, strict=True)]
+def _graph(vectors: Vectors, m: int, users: Users, settings: Settings, run: Run) -> list[Candidate]:
+    with run.stage(f"build graph, M {m}", len(vectors)) as advance:
+        graph = HnswEngine.build(
+            vectors, m=m, ef_construction=settings.ef_construction, ef=settings.ef[0], seed=run.seed, done=advance
+        )
+    return [Candidate(graph, point) for point in ef_curve(graph, users, settings, run.stage).points]
 
-    def _time(self, at: int, kind: str, batch: int, queries: Vectors) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        for first in range(0, len(queries), batch):
-            self._candidates[at].search(queries[first : first + batch])
-        took = time.perf_counter() - wall, time.process_time() - cpu
-        for seconds, value in zip((self._wall_s, self._cpu_s), took, strict=True):
-            seconds.setdefault((at, kind, batch), []).append(value / len(queries))
+
+def _in_milvus(
+    vectors: Vectors, users: Users, settings: Settings, uri: str, run: Run, stack: ExitStack
+) -> list[Candidate]:
+    loadable = Loadable.of_items(vectors, item_ids(len(vectors)), None, "bench")
+    curve = in_milvus(loadable, settings, MilvusSettings(uri=uri), run.stage)(users)
+    assert isinstance(curve.engine, MilvusEngine)
+    stack.callback(curve.engine.discard)
+    return [Candidate(curve.engine, point) for point in curve.points]
+
+
+def measure(built: Built, vectors: Vectors, users: int, run: Run) -> dict[str, Any]:
+    """Time every candidate in interleaved rounds, each round in another random order.
+
+    Args:
+        built: The candidates.
+        vectors: [items, dim] that they search.
+        users: Users of each kind to measure recall with; half of the users that are timed are of each kind.
+        run: Of the benchmark.
+
+    Returns:
+        `engines`: by engine, its points with parameters, recall@10 by kind, users/s by batch, and CPU time a user in
+        batches of 32. `at_recall`: by engine that reaches it, users/s and CPU time at equal recall, medians over the
+        rounds. `to_hnsw`: how many times as fast as hnswlib the chosen engine is at equal recall in each round, by
+        `users_per_s` and by `cpu`; empty where no graph reaches it.
+    """
+    # Users apart from those that the parameters were chosen with.
+    reported = sample_users(vectors, count=users, seed=run.seed + 1)
+    recalls = [_recall(candidate, reported) for candidate in built.candidates]
+    seconds = _seconds(built.candidates, vectors, run)
+    engines: dict[str, list[dict[str, Any]]] = {}
+    costs: dict[str, Floats] = {}
+    for name in ENGINES:
+        mine = [at for at, candidate in enumerate(built.candidates) if candidate.engine.name == name]
+        engines[name] = [_described(built, at, recalls[at], seconds[at]) for at in mine]
+        reached = cost_at([min(recalls[at].values()) for at in mine], seconds[mine, :, _COMPARED]) if mine else None
+        if reached is not None:
+            costs[name] = reached
+    medians = {name: np.median(of, axis=0).tolist() for name, of in costs.items()}
+    at_recall = {
+        name: {"users_per_s": 1 / wall_s, "cpu_us_per_user": cpu_s * 1e6} for name, (wall_s, cpu_s) in medians.items()
+    }
+    chosen = built.chosen.engine.name
+    ratios = costs["hnsw"] / costs[chosen] if {"hnsw", chosen} <= set(costs) else np.empty((0, 2))
+    to_hnsw = {"users_per_s": ratios[:, 0].tolist(), "cpu": ratios[:, 1].tolist()}
+    return {"engines": engines, "at_recall": at_recall, "to_hnsw": to_hnsw}
+
+
+def _described(built: Built, at: int, recall: dict[str, float], seconds: Floats) -> dict[str, Any]:
+    """A point of a curve; seconds are [rounds, batches, 2]."""
+    of = np.median(seconds, axis=0)
+    return {
+        "parameters": built.candidates[at].point.parameters,
+        "is_chosen": built.candidates[at] is built.chosen,
+        "recall_at_10": recall,
+        "users_per_s": {str(batch): 1 / wall_s for batch, wall_s in zip(BATCHES, of[:, 0].tolist(), strict=True)},
+        "cpu_us_per_user": float(of[_COMPARED, 1]) * 1e6,
+    }
+
+
+def _recall(candidate: Candidate, users: Users) -> dict[str, float]:
+    """Mean recall@10 for each kind of user."""
+    return {
+        kind: float(recall_of(candidate.search(queries), users.last[kind]).mean())
+        for kind, queries in users.vectors.items()
+    }
+
+
+def _seconds(candidates: Sequence[Candidate], vectors: Vectors, run: Run) -> Floats:
+    """Wall clock and CPU time of this process for each user, [candidates, rounds, batches, 2]."""
+    kinds = sample_users(vectors, count=max(BATCHES.values()) // 2, seed=run.seed + 2).vectors
+    queries = np.stack(list(kinds.values()), axis=1).reshape(-1, vectors.shape[1])
+    random = np.random.default_rng(run.seed)
+    found = np.empty((len(candidates), run.rounds, len(BATCHES), 2))
+    order = [(at, number) for number in range(run.rounds) for at in random.permutation(len(candidates)).tolist()]
+    for at, number in run.each("curves", order):
+        for place, (batch, count) in enumerate(BATCHES.items()):
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            for first in range(0, count, batch):
+                candidates[at].search(queries[first : min(first + batch, count)])
+            took = time.perf_counter() - wall_s, time.process_time() - cpu_s
+            found[at, number, place] = np.array(took) / count
+    return found
+
+
+def cost_at(recalls: Sequence[float], costs: Floats, recall: float = RECALL) -> Floats | None:
+    """Costs at just this recall, between two points of a curve.
+
+    The curve goes through the points that no cheaper one equals in recall. Where the cheapest point finds more, its
+    cost counts.
+
+    Args:
+        recalls: [points] recall.
+        costs: [points, ...] costs of each; every one has a curve of its own.
+        recall: Wanted.
+
+    Returns:
+        [...] costs, or `None` where no point reaches the recall.
+    """
+    if max(recalls) < recall:
+        return None
+
+    def at(of: Floats) -> float:
+        front: list[tuple[float, float]] = []
+        for cost, found in sorted(zip(of.tolist(), recalls, strict=True), key=lambda point: (point[0], -point[1])):
+            if not front or found > front[-1][0]:
+                front.append((found, cost))
+        return float(np.interp(recall, *np.array(front).T))
+
+    return np.asarray(np.apply_along_axis(at, 0, costs), np.float64)

@@ -1,156 +1,93 @@
-"""Tables of `recserve bench retrieve`."""
+"""What `recserve bench retrieve` shows: curves of the engines, growth, targets, and a plot."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from rich.table import Table
+from rich.console import RenderableType
 
-from recserve_benchmarks.harness.report import Target
-from recserve_benchmarks.retrieve.candidates import WANTED
+from recserve_benchmarks.harness.report import Target, cautions, matrix, picture, targets_table, title
+from recserve_benchmarks.retrieve.curves import ENGINES
+from recserve_benchmarks.retrieve.over_engine import SHARES
 
-#: Parameters that are shown, and how: a table has 100 columns.
-_SHOWN = {"M": "M", "ef": "ef", "lists": "L", "codes": "C", "nprobe": "P", "rescored": "R"}
+_COLOURS: Final = {"hnsw": "tab:blue", "scan": "tab:orange", "exact": "tab:green", "milvus": "tab:purple"}
+
+TARGETS: Final = (
+    Target("user_vectors.best_to_hnsw", 4, 8),
+    Target("ratio_to_raw.no_delta", 0.9),
+    Target("ratio_to_raw.delta_1pct", 0.7),
+    *(Target(f"filtered.{share}.recall_at_10", 0.98) for share in SHARES),
+    *(Target(f"filtered.{share}.ratio_to_unfiltered", 0.25) for share in SHARES),
+    Target("swap_under_load.failed", 0, at_least=False),
+    Target("swap_under_load.p99_ratio", 3, at_least=False),
+)
 
 
-def targets(results: dict[str, Any]) -> list[Target]:
-    """What has to be reached."""
-    found = [
-        Target("user_vectors.best_to_hnsw", 4, 8, at_least=True),
-        Target("ratio_to_raw.no_delta", 0.9, None, at_least=True),
-        Target("ratio_to_raw.delta_1pct", 0.7, None, at_least=True),
-    ]
-    for share in results["filtered"]:
-        found.append(Target(f"filtered.{share}.recall_at_10", 0.98, None, at_least=True))
-        found.append(Target(f"filtered.{share}.ratio_to_unfiltered", 0.25, None, at_least=True))
-    if "swap_under_load" in results:
+def parts(results: dict[str, Any]) -> list[RenderableType]:
+    """Lines and tables, at most 100 columns wide; the curves are in the plot and the JSON."""
+    found: list[RenderableType] = [title(results)]
+    for size in results["sizes"]:
         found += [
-            Target("swap_under_load.failed", 0, None, at_least=False),
-            Target("swap_under_load.p99_ratio", 3, None, at_least=False),
+            f"{size['items']:,} items: chosen {size['chosen']}, {_shown(size)}; started in {size['start_s']:.2f} s",
+            f"  {size['private_mb']:,.0f} MiB private and {size['mapped_mb']:,.0f} MiB mapped; "
+            f"{size['disk_mb']:,.0f} MiB on disk",
+            matrix(size["at_recall"], f"at recall@10 {results['recall']}"),
         ]
-    return found
+    for step in results["cpu_growth"]:
+        grown = ", ".join(f"{name} {step[name]:.1f} times" for name in ENGINES if name in step)
+        found.append(f"CPU a user at equal recall, {step['from']:,} to {step['to']:,} items: {grown}")
+    swap = results["swap_under_load"]
+    found.append(
+        f"swap: p99 {swap['p99_before_ms']:.1f} ms before, {swap['p99_during_ms']:.1f} during "
+        f"{swap['compaction_s']:.1f} s of compaction, longest {swap['longest_during_ms']:.0f}; "
+        f"{swap['requests']:,} requests"
+    )
+    return [*found, *cautions(results), targets_table(results, TARGETS)]
 
 
-def curves_table(results: dict[str, Any]) -> Table:
-    """Every engine and its parameters: recall by kind of user, users/s of `interests` by batch; at most 100 columns."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("engine", "parameters"):
-        table.add_column(name)
-    for name in ("interests", "random", "users/s", "by 8", "by 32", "random,\nby 32"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for engine, kinds in results["engines"].items():
-        for point, other in zip(kinds["interests"], kinds["random"], strict=True):
-            speeds = [f"{point['users_per_s'][batch]:,.0f}" for batch in ("1", "8", "32")]
-            recalls = [f"{one['recall_at_10']:.4f}" for one in (point, other)]
-            last = f"{other['users_per_s']['32']:,.0f}"
-            table.add_row(engine, _shown(point["parameters"]), *recalls, *speeds, last, _mark(point))
-    return table
+def _shown(size: dict[str, Any]) -> str:
+    """The parameters that were chosen."""
+    (chosen,) = (point for points in size["engines"].values() for point in points if point["is_chosen"])
+    return " ".join(f"{name} {value}" for name, value in chosen["parameters"].items())
 
 
-def comparison_table(results: dict[str, Any]) -> Table:
-    """What auto chose against hnswlib's best setting, for `interests` alone and for both kinds; 100 columns at most."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("wanted", "", "parameters"):
-        table.add_column(name)
-    for name in ("recall@10", "32 users/s", "CPU us/user", "times hnsw", "by CPU"):
-        table.add_column(name, justify="right")
-    compared = results["user_vectors"]
-    for wanted in WANTED:
-        for what in ("hnsw", "chosen"):
-            if (of := compared[wanted][what]) is None:
-                table.add_row(wanted, what, "no graph reaches it")
-                continue
-            ratios = [f"{compared[wanted][name]:.2f}" for name in ("best_to_hnsw", "cpu_hnsw_to_best")]
-            table.add_row(
-                wanted,
-                of["engine"],
-                _shown(of["parameters"]),
-                f"{min(of['recall_at_10'].values()):.4f}",
-                f"{of['users_per_s']:,.0f}",
-                f"{of['cpu_us_per_user']:,.0f}",
-                *(ratios if what == "chosen" else ()),
-            )
-    return table
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Plot recall against speed of the real items, latency through the swap, and growth."""
+    real = next(size for size in results["sizes"] if size["items"] == results["setup"]["real"])
+    with picture(path, title(results), 2, 2, (12, 9)) as (alone, together, swap, grown):
+        for axes, batch in ((alone, "1"), (together, "32")):
+            _draw_curves(axes, real["engines"], batch)
+            axes.set(xlabel=f"users/s, batches of {batch}", ylabel="recall@10, worse kind of users", xscale="log")
+        _draw_swap(swap, results["swap_under_load"])
+        for name, colour in _COLOURS.items():
+            reached = [(of["items"], of["at_recall"][name]) for of in results["sizes"] if name in of["at_recall"]]
+            if reached:
+                cpu_us = [of["cpu_us_per_user"] for _, of in reached]
+                grown.plot([items for items, _ in reached], cpu_us, "o-", color=colour, label=name)
+        grown.set(xlabel="items", ylabel=f"CPU us a user at {results['recall']}", xscale="log", yscale="log")
+        for axes in (alone, swap, grown):
+            axes.legend(fontsize=8)
 
 
-def _shown(parameters: dict[str, int]) -> str:
-    return " ".join(f"{short} {parameters[name]}" for name, short in _SHOWN.items() if name in parameters)
+def _draw_curves(axes: Any, engines: dict[str, Any], batch: str) -> None:
+    """Recall against users/s, a line for each index; what the index build would choose is ringed."""
+    for name, points in engines.items():
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for point in points:
+            speed, recall = point["users_per_s"][batch], min(point["recall_at_10"].values())
+            of = point["parameters"]
+            lines.setdefault(f"{name} M {of['M']}" if "M" in of else name, []).append((recall, speed))
+            if point["is_chosen"]:
+                axes.plot(speed, recall, "ko", markersize=13, markerfacecolor="none", label="chosen")
+        for style, (label, line) in zip(("o-", "o--"), lines.items(), strict=False):
+            recalls, speeds = zip(*sorted(line), strict=True)
+            axes.plot(speeds, recalls, style, color=_COLOURS[name], label=label)
 
 
-def _mark(point: dict[str, Any]) -> str:
-    """Which comparisons a point is part of: * chosen by auto, = hnswlib's smallest ef."""
-    marks = [f"*{name}" for name in point["chosen_for"]] + [f"={name}" for name in point["least_ef_for"]]
-    return " ".join(marks)
-
-
-def scale_table(results: dict[str, Any]) -> Table:
-    """Growth with the number of items, every engine with what would be served; at most 100 columns wide."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("items", "engine", "parameters"):
-        table.add_column(name, justify="right" if name == "items" else "left")
-    for name in ("recall", "users/s", "CPU us/user", "at equal recall", "build s"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for point in results["scale"]["points"]:
-        for name, of in point["engines"].items():
-            table.add_row(
-                f"{point['items']:,}",
-                name,
-                _shown(of["parameters"]),
-                f"{min(of['recall_at_10'].values()):.4f}{'' if of['reached'] else ' misses'}",
-                f"{of['users_per_s']:,.0f}",
-                f"{of['cpu_us_per_user']:,.0f}",
-                "" if of["cpu_us_at_recall"] is None else f"{of['cpu_us_at_recall']:,.0f}",
-                "" if of["build_s"] is None else f"{of['build_s']:.1f}",
-                "chosen" if point["chosen"] == name else "",
-            )
-    return table
-
-
-def scale_notes(scale: dict[str, Any]) -> list[str]:
-    """Starts, memory, growth, and what was left out."""
-    lines = []
-    for point in scale["points"]:
-        lines.append(
-            f"{point['items']:,} items ({point['synthetic']:,} synthetic): starts in {point['start_s']:.2f} s, "
-            f"with cold files {point['cold_start_s']:.2f} s"
-        )
-        lines.append(
-            f"  {point['anonymous_mb']:,.0f} MiB of its own and {point['mapped_mb']:,.0f} MiB of mapped files touched; "
-            f"{point['disk_mb']:,.0f} MiB on disk"
-        )
-        left_out = point["left_out"]
-        if graph := left_out.get("hnsw"):
-            lines.append(
-                f"  left out: hnsw, predicted to build {graph['predicted_build_s']:,.0f} s, "
-                f"budget {scale['graph_budget_s']:,.0f} s (--graph-budget)"
-            )
-    for step in scale["cpu_growth"]:
-        grown = [f"{name} {step[name]:.1f} times" for name in ("hnsw", "scan", "exact") if step[name] is not None]
-        lines.append(f"CPU a user at equal recall, {step['from']:,} to {step['to']:,} items: {', '.join(grown)}")
-    return lines
-
-
-def notes(results: dict[str, Any]) -> list[str]:
-    """What the tables leave out."""
-    ratio = results["ratio_to_raw"]
-    lines = [
-        "of scan: L lists, C codes an item, P lists probed, R items rescored where ten are wanted",
-        "* = chosen by auto for these users; = the graph's smallest ef with recall@10 "
-        f"{results['user_vectors']['recall']} for them",
-        f"retrieval over the bare engine ({ratio['width']} items asked for): {ratio['no_delta']:.3f}; "
-        f"with a delta of 1%: {ratio['delta_1pct']:.3f}",
-        f"retrieval over a bare call for ten items: {ratio['no_delta_to_ten']:.3f}",
-    ]
-    if swap := results.get("swap_under_load"):
-        lines.append(
-            f"swap: p99 {swap['p99_before_ms']:.1f} ms before, {swap['p99_during_ms']:.1f} during "
-            f"{swap['compaction_s']:.1f} s of compaction, longest {swap['longest_during_ms']:.0f}"
-        )
-        lines.append(f"swap: {swap['requests']:,} requests, {swap['failed']} failed; {swap['upserts']:,} upserts")
-    lines += scale_notes(results["scale"])
-    setup = results["setup"]
-    if setup["items"] < 60_000 or setup["quick"]:
-        lines.append(f"a trial, not to be quoted: {setup['items']:,} items{', few users' if setup['quick'] else ''}")
-    return lines
+def _draw_swap(axes: Any, swap: dict[str, Any]) -> None:
+    line = swap["timeline"]
+    for name in ("p99_ms", "p50_ms"):
+        axes.plot(line["second"], line[name], label=name.partition("_")[0])
+    axes.axvspan(line["compaction_started_s"], line["swapped_s"], alpha=0.15, label="compaction until swap")
+    axes.set(xlabel="seconds", ylabel="latency, ms", title="a swap under load", ylim=(0, None))

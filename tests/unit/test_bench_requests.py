@@ -1,4 +1,4 @@
-"""Requests of the benchmark, and what it says about slates."""
+"""Requests of the benchmarks, and the recall of what was found."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from recserve_benchmarks.harness.corpus import (
+from recserve_benchmarks.harness.recall import recall_at_10
+from recserve_benchmarks.harness.requests import (
     TEXTS_PER_USER,
+    embed_requests,
     infer_requests,
     known_requests,
+    payload,
     text_requests,
     unseen_texts,
 )
-from recserve_benchmarks.recommend.slates import read_slate, recall_at_10
-from recserve_client.contract import RecommendRequest, RecommendTimings, Slate, SlateItem, Unpacker, pack
+from recserve_client.contract import EmbedRequest, RecommendRequest, Unpacker
 from recserve_export.index.recall import normalised_means
 
 TITLES = ["Star Wars", "The Matrix", "Alien", "A Bug's Life", "Blade Runner 2049"]
@@ -63,11 +65,14 @@ def test_means_are_unit_vectors_along_the_sum() -> None:
     np.testing.assert_allclose(normalised_means(vectors), expected, atol=1e-6)
 
 
-def test_slates_are_read_from_the_wire() -> None:
-    slate = Slate("id", [SlateItem("t7", 0.5)], [], 1, "test", RecommendTimings(1, 2, 3, 4, 5))
-    raw = pack(slate)
+def test_every_request_to_embed_has_one_text() -> None:
+    assert [Unpacker(EmbedRequest)(packed).texts for packed in embed_requests(TITLES)] == [[text] for text in TITLES]
+
+
+def test_packed_answers_are_read_from_the_wire() -> None:
+    raw = b'{"items": []}'
     response = service_pb2.ModelInferResponse(raw_output_contents=[len(raw).to_bytes(4, "little") + raw])
-    assert read_slate(response.SerializeToString()) == (raw, slate)
+    assert payload(response.SerializeToString()) == raw
 
 
 class TestRecall:
@@ -84,18 +89,30 @@ class TestRecall:
         self, vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
     ) -> None:
         rows = np.array([[0, 1, 2], [7, 8, 9]])
-        assert recall_at_10(vectors, rows, [self.best(vectors, list(line))[:10] for line in rows.tolist()]) == 1
+        found = [self.best(vectors, list(line))[:10] for line in rows.tolist()]
+        assert recall_at_10(vectors, rows, found, np.ones(60, np.bool_)) == 1
 
     def test_items_beyond_the_tenth_of_the_history_or_twice_do_not_count(
         self, vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
     ) -> None:
         best = self.best(vectors, [0, 1, 2])
         served = [*best[:6], best[0], 0, best[10], best[11]]
-        assert recall_at_10(vectors, np.array([[0, 1, 2]]), [served]) == pytest.approx(0.6)
+        assert recall_at_10(vectors, np.array([[0, 1, 2]]), [served], np.ones(60, np.bool_)) == pytest.approx(0.6)
 
     def test_an_item_that_ties_with_the_tenth_counts(
         self, vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
     ) -> None:
         best = self.best(vectors, [0, 1, 2])
         twins = np.concatenate([vectors, vectors[best[9]][None]])
-        assert recall_at_10(twins, np.array([[0, 1, 2]]), [[*best[:9], len(vectors)]]) == 1
+        found = [[*best[:9], len(vectors)]]
+        assert recall_at_10(twins, np.array([[0, 1, 2]]), found, np.ones(61, np.bool_)) == 1
+
+    def test_only_items_of_the_mask_are_wanted(
+        self, vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+    ) -> None:
+        best, mask = self.best(vectors, [0, 1, 2]), np.zeros(60, np.bool_)
+        mask[[0, *best[20:24]]] = True
+        rows = np.array([[0, 1, 2]])
+        assert recall_at_10(vectors, rows, [best[20:24]], mask) == 1
+        assert recall_at_10(vectors, rows, [best[20:23]], mask) == pytest.approx(0.75)
+        assert recall_at_10(vectors, rows, [best[:4]], mask) == 0

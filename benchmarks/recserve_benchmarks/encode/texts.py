@@ -1,31 +1,23 @@
-"""What `recserve bench encode` encodes: titles of the films, and descriptions made of their own fields."""
+"""The texts that are encoded: titles of the films, and descriptions made of the films' own fields."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.harness.corpus import infer_requests
-from recserve_client.contract import EmbedRequest, models, pack
 from recserve_export.catalogue.films import FilmsSource, films_path
 
 Kind = Literal["titles", "descriptions"]
 KINDS: Final[tuple[Kind, ...]] = ("titles", "descriptions")
-#: Names of the cast that go into a description: as many as make it 67 tokens long on average (MiniLM's tokenizer).
+#: Names of the cast in a description: they make it 67 tokens long on average (MiniLM's tokenizer).
 _CAST_NAMES: Final = 15
 _CREDITS: Final = ("Title", "Genre", "Director", "Writer", "Cast")
 
 
 def film_texts(titles: int, descriptions: int, seed: int) -> dict[Kind, list[str]]:
     """Distinct texts of the films, drawn with a seed, in random order.
-
-    Args:
-        titles: Number of titles.
-        descriptions: Number of descriptions.
-        seed: Of the draw.
 
     Raises:
         BenchmarkError: There are not as many.
@@ -47,15 +39,10 @@ def film_texts(titles: int, descriptions: int, seed: int) -> dict[Kind, list[str
 
 
 def description(row: dict[str, Any]) -> str:
-    """Title, genre, director, writer and the first of the cast, and the critics' consensus where there is one.
+    """Title, genre, director, writer, the first of the cast, and the critics' consensus where there is one.
 
-    The films come without plots, and this year's data without the consensus.
+    The films come without plots.
     """
     cast = ", ".join((row["Cast"] or "").split(", ")[:_CAST_NAMES])
     parts = [*(row[name] for name in _CREDITS[:-1]), cast, row.get("Consensus")]
     return ". ".join(str(part) for part in parts if part)
-
-
-def embed_requests(texts: Sequence[str]) -> list[bytes]:
-    """Serialised requests for `embed`, one text each."""
-    return list(infer_requests(models.EMBED, [pack(EmbedRequest([text])) for text in texts]))

@@ -1,0 +1,67 @@
+"""Packed requests of the benchmarks, and how they travel to Triton and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+from recserve_client.contract import Behaviour, EmbedRequest, RecommendRequest, bytes_element, models, pack
+from recserve_server_ext.common.arrays import Rows
+
+#: Texts in the history of a user who is known by texts alone.
+TEXTS_PER_USER: Final = 5
+
+
+def known_requests(histories: Rows) -> list[bytes]:
+    """A request for each history of known items [users, behaviours]: ten items wanted, contributions on."""
+    return [pack(RecommendRequest(history=[Behaviour(item=f"t{row}") for row in line])) for line in histories.tolist()]
+
+
+def text_requests(histories: Sequence[Sequence[str]]) -> list[bytes]:
+    """A request for each history of texts."""
+    return [pack(RecommendRequest(history=[Behaviour(text=text) for text in history])) for history in histories]
+
+
+def embed_requests(texts: Sequence[str]) -> list[bytes]:
+    """A request for `embed` for each text."""
+    return [pack(EmbedRequest([text])) for text in texts]
+
+
+def unseen_texts(titles: Sequence[str], users: int, seed: int) -> list[list[str]]:
+    """Histories of five titles that no film has and no other user gets, so that no cache helps.
+
+    A title is the first words of one film's title with the last words of another's, and a number where that is needed
+    to make it new.
+    """
+    random = np.random.default_rng([seed, 77])
+    seen = set(titles)
+    histories = []
+    for _ in range(users):
+        history: list[str] = []
+        while len(history) < TEXTS_PER_USER:
+            first, second = (titles[row].split() for row in random.integers(len(titles), size=2))
+            title = " ".join(first[: max(1, len(first) // 2)] + second[len(second) // 2 :])
+            while title in seen:
+                title = f"{title} {len(seen)}"
+            seen.add(title)
+            history.append(title)
+        histories.append(history)
+    return histories
+
+
+def infer_requests(model: str, packed: Sequence[bytes]) -> Iterator[bytes]:
+    """Serialised ModelInferRequests of packed requests."""
+    for raw in packed:
+        request = service_pb2.ModelInferRequest(model_name=model)
+        request.inputs.add(name=models.REQUEST.name, datatype=models.REQUEST.datatype, shape=(1, 1))
+        request.raw_input_contents.append(bytes_element(raw))
+        yield request.SerializeToString()
+
+
+def payload(answer: bytes) -> bytes:
+    """The packed response in a serialised ModelInferResponse."""
+    raw: bytes = service_pb2.ModelInferResponse.FromString(answer).raw_output_contents[0]
+    return raw[4:]  # after its length
