@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from recserve_export.cli.encoder import app
 from recserve_server_ext.encoder.manifest import Prompts, read_manifest
 
-GUIDE = Path(__file__).parents[2] / "docs" / "export.md"
+GUIDE = Path(__file__).parents[4] / "docs" / "export.md"
 
 
 def test_another_model_from_beginning_to_end(tmp_path: Path) -> None:

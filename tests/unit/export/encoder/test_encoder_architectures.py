@@ -159,7 +159,7 @@ class TestDocs:
 
     def rows(self, first: str) -> list[list[str]]:
         """Cells of the rows below the header that begins with this cell."""
-        lines = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8").splitlines()
+        lines = (Path(__file__).parents[4] / "docs" / "export.md").read_text(encoding="utf-8").splitlines()
         start = next(at for at, line in enumerate(lines) if line.startswith(f"| {first} |")) + 2
         end = next(at for at in range(start, len(lines)) if not lines[at].startswith("|"))
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end]]
