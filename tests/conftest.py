@@ -15,13 +15,12 @@ from recserve_client import Client, ClientOptions
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.workspace import Workspace
 from support.engines import EngineMaker, engine_maker
+from support.exports import Exports
 from support.imports import Importer
 from support.inference_server import InferenceServer, listening
 from support.milvus import MilvusProcess, NoMilvusError, milvus_server
 from support.postgres import NoPostgresError, Postgres, postgres_cluster
 from support.served import Served, served
-from support.tiny_encoder import make_tiny_source
-from support.tiny_home import make_tiny_home
 from support.wire import Wire
 
 #: What belongs to a server that ran in a home.
@@ -45,15 +44,22 @@ def kills(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session")
-def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the tiny encoder, some films and their snapshot; not to be changed."""
-    return make_tiny_home(tmp_path_factory.mktemp("tiny") / "home")
+def exports(pytestconfig: pytest.Config) -> Exports:
+    """The tiny encoders, each exported once."""
+    assert pytestconfig.cache is not None
+    return Exports(pytestconfig.cache.mkdir("exports"))
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_home(exports: Exports, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the tiny encoder, some films and their snapshot; not to be changed."""
+    return shutil.copytree(exports.home(), tmp_path_factory.mktemp("tiny") / "home", symlinks=True)
+
+
+@pytest.fixture(scope="session")
+def source(exports: Exports) -> Path:
     """What the encoder of `tiny_home` was exported from; not to be changed."""
-    return make_tiny_source(tmp_path_factory.mktemp("source") / "tiny")
+    return exports.source()
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from recserve_server_ext.triton.encoder_target import model_folder
 from recserve_server_ext.triton.probes import server_version
 from recserve_server_ext.triton.process import TritonProcess, claim_endpoint
 from recserve_server_ext.triton.repository import MODELS, assemble
+from support.exports import Exports
 from support.served import Served, served
 from support.tiny_home import make_tiny_home
 from support.wire import RawTensor, Wire
@@ -182,9 +183,9 @@ def test_crafted_sizes_are_refused_and_harm_nothing(native: Wire, shape: tuple[i
 
 
 def test_int8_gives_the_same_bits_alone_in_company_and_embedded(
-    backends: str, tmp_path_factory: pytest.TempPathFactory
+    backends: str, exports: Exports, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    home = make_tiny_home(tmp_path_factory.mktemp("int8") / "home", "int8")
+    home = make_tiny_home(tmp_path_factory.mktemp("int8") / "home", exports.encoders("int8"), "int8")
     folder = home / "encoder" / "int8"
     texts = [" ".join(TEXTS[: n % 20 + 1]) for n in range(60)]
     with native_server(home, folder, backends) as server, Client(server.grpc) as client:

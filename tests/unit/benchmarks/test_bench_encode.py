@@ -44,7 +44,8 @@ from recserve_export.encoder.source.folder import default_folder
 from recserve_server_ext.common import cpu
 from recserve_server_ext.encoder.manifest import MANIFEST, TOKENIZER
 from recserve_server_ext.encoder.text_encoder import TextEncoder
-from support.tiny_encoder import DIM, make_tiny_source
+from support.exports import OTHER_SEED, Exports
+from support.tiny_encoder import DIM
 
 TEXTS = ["star wars", "alien", "a long night in the city of lost children", "heat"]
 
@@ -347,8 +348,8 @@ def test_the_plot_is_a_picture(results: dict[str, Any], more_results: dict[str, 
     assert heights[0] < heights[1]  # a bar for each system
 
 
-def test_an_encoder_of_another_source_is_refused(tiny_home: Path, encoder: Path, tmp_path: Path) -> None:
-    other = make_tiny_source(tmp_path / "other", seed=8)
+def test_an_encoder_of_another_source_is_refused(tiny_home: Path, encoder: Path, exports: Exports) -> None:
+    other = exports.source(OTHER_SEED)
     with pytest.raises(BenchmarkError, match="was not exported from"):
         EncodeBench(tiny_home, encoder, other, EncodePlan(titles=10, descriptions=10), lambda *_: None)
 

@@ -10,19 +10,16 @@ import pytest
 
 from recserve_benchmarks.encode import fast as encode_fast
 from recserve_benchmarks.encode.fast import FAST, fast_encoder
-from recserve_export.encoder.export import export_encoder
 from recserve_export.encoder.report.report import REPORT, Gate
-from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.manifest import EncoderManifest, read_manifest
-from support.tiny_encoder import LOOSE, make_tiny_source
+from support.exports import Exports
+from support.tiny_encoder import LOOSE
 
 
 @pytest.fixture(scope="module")
-def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(exports: Exports) -> Path:
     """Home with fp32 and int8-fast of the tiny model; not to be changed."""
-    home = tmp_path_factory.mktemp("fast")
-    export_encoder(source, Workspace(home), FAST, settings=LOOSE)
-    return home
+    return exports.encoders(FAST)
 
 
 @pytest.fixture
@@ -93,7 +90,7 @@ def test_an_export_that_fails_says_why(served: EncoderManifest, copied: Path, tm
 
 @pytest.mark.parametrize("what", ["another source", "an older report"])
 def test_an_encoder_that_does_not_belong_to_the_served_one_is_made_anew(
-    what: str, exported: Path, served: EncoderManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, exported: Path, served: EncoderManifest, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = shutil.copytree(exported, tmp_path / "home", symlinks=True)
     if what == "another source":
@@ -107,6 +104,5 @@ def test_an_encoder_that_does_not_belong_to_the_served_one_is_made_anew(
         return encode_fast.FastEncoder(absent="seen")
 
     monkeypatch.setattr(encode_fast, "_made", make)
-    source = make_tiny_source(tmp_path / "tiny")
-    assert absent(home, served, source) == "seen"
-    assert made == [source]
+    assert absent(home, served, copied) == "seen"
+    assert made == [copied]

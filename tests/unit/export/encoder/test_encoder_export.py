@@ -29,15 +29,14 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, read_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.encoder.versions import discard, versions
-from support.tiny_encoder import DIM, LOOSE, MAX_TOKENS, make_tiny_source
+from support.exports import OTHER_SEED, Exports
+from support.tiny_encoder import DIM, LOOSE, MAX_TOKENS
 
 
 @pytest.fixture(scope="module")
-def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(exports: Exports) -> Path:
     """Home with both precisions of the tiny model; tests do not change it."""
-    home = tmp_path_factory.mktemp("home")
-    export_encoder(source, Workspace(home), "int8", settings=LOOSE)
-    return home
+    return exports.encoders("int8")
 
 
 @pytest.fixture
@@ -153,8 +152,8 @@ class TestReuse:
         done = export_encoder(source, Workspace(home), "int8", settings=replace(LOOSE, force=True))
         assert [(one.manifest.precision, one.is_new) for one in done] == [("int8", True)]
 
-    def test_another_source_is_exported(self, home: Path, tmp_path: Path) -> None:
-        other = make_tiny_source(tmp_path / "tiny", seed=8)
+    def test_another_source_is_exported(self, home: Path, exports: Exports) -> None:
+        other = exports.source(OTHER_SEED)
         before = read_manifest(home / "encoder" / "fp32").fingerprint
         done = export_encoder(other, Workspace(home), "int8", settings=LOOSE)
         assert [(one.manifest.precision, one.is_new) for one in done] == [("fp32", True), ("int8", True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from recserve_export.encoder.checks.texts import sample_texts
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, read_manifest
 from recserve_server_ext.encoder.text_encoder import TOKEN_BUDGET, TextEncoder, TextTokenizer, plan_runs
-from support.tiny_encoder import DIM, MAX_TOKENS, make_tiny_encoder
+from support.exports import Exports
+from support.tiny_encoder import DIM, MAX_TOKENS
 
 _UNICODE = [
     "Amélie",
@@ -30,10 +32,8 @@ _UNICODE = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("tiny")
-    make_tiny_encoder(home, "int8")
-    return home
+def home(exports: Exports) -> Path:
+    return exports.encoders("int8")
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +152,8 @@ def test_fingerprint_is_that_of_the_manifest(home: Path, fp32: TextEncoder, int8
     assert int8.fingerprint.startswith(read_manifest(home / "encoder" / "int8").fingerprint + "+")
 
 
-def test_a_damaged_model_is_refused(tmp_path: Path) -> None:
-    folder = make_tiny_encoder(tmp_path)
+def test_a_damaged_model_is_refused(home: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(home / "encoder" / "fp32", tmp_path / "fp32")
     model = folder / MODEL
     model.write_bytes(model.read_bytes()[:-100])
     with pytest.raises(EncoderError, match=r"model\.onnx is damaged"):

@@ -17,12 +17,12 @@ from recserve_server_ext.services.embed import Embedder
 from recserve_server_ext.services.encoder import EncoderModel
 from recserve_server_ext.services.recommend_text import texts_of, with_vectors
 from support.calls import Call
-from support.tiny_encoder import make_tiny_encoder
+from support.exports import Exports
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
-    return TextEncoder(make_tiny_encoder(tmp_path_factory.mktemp("home")))
+def encoder(exports: Exports) -> TextEncoder:
+    return TextEncoder(exports.encoders("fp32") / "encoder" / "fp32")
 
 
 def test_embed_gives_the_encoders_vectors(encoder: TextEncoder) -> None:
