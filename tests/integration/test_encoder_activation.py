@@ -37,7 +37,7 @@ from support.exports import Exports
 from support.served import Served, served
 from support.wire import Wire
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
+pytestmark = pytest.mark.triton
 
 Answer = tuple[str, list[str], dict[str, Any]]
 

@@ -36,6 +36,16 @@ def make_tiny_home(home: Path, encoders: Path, precision: Precision = "fp32") ->
     return home
 
 
+def copy_home(home: Path, copy: Path) -> Path:
+    """Copy a home to change it, without what servers left in it.
+
+    Returns:
+        `copy`.
+    """
+    left = shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
+    return shutil.copytree(home, copy, symlinks=True, ignore=left)
+
+
 def _films() -> list[StoredItem]:
     convert = RowConverter(MAPPING, is_textual=FilmsSource.is_textual)
     rows = itertools.islice(FilmsSource(films_path()).rows(), ITEMS)

@@ -63,7 +63,6 @@ def test_texts_are_distinct_and_follow_the_seed() -> None:
     assert texts["titles"] != film_texts(300, 200, 2)["titles"]
 
 
-@pytest.mark.realdata
 def test_descriptions_are_as_long_as_the_docs_say() -> None:
     tokenizer = Tokenizer.from_file(str(default_folder() / TOKENIZER))
     tokenizer.no_padding()
@@ -106,6 +105,7 @@ def with_prompt(encoder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.benches
 @pytest.mark.parametrize("name", sorted(PEERS))
 def test_a_peer_makes_the_vectors_of_the_encoder(name: str, encoder: Path, source: Path, tmp_path: Path) -> None:
     pytest.importorskip(PEERS[name].module)

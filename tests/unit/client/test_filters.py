@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from recserve_client.contract import RequestError
 from recserve_client.contract.filters import (
@@ -34,7 +34,6 @@ def test_the_documented_form() -> None:
     assert unpack_filter(DRAMA) == And([Range("year", ge=1990), Contains("genre", "Drama")])
 
 
-@settings(deadline=None)
 @given(filters(NAMES, VALUES))
 def test_json_and_back(condition: Filter) -> None:
     raw = msgspec.json.encode(condition)

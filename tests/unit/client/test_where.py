@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recserve_client.contract import RequestError
@@ -48,7 +48,6 @@ def test_what_a_text_says(text: str, condition: Filter) -> None:
     assert msgspec.json.encode(parse_where(text)) == msgspec.json.encode(condition)
 
 
-@settings(deadline=None)
 @given(filters(NAMES, VALUES))
 @example(Within("p", 0.1, 1e-7, 1e300))
 @example(Within("p", 90.0, -0.0, 0.0))
@@ -68,7 +67,6 @@ def refusal(text: str) -> RequestError | None:
     return None
 
 
-@settings(deadline=None)
 @given(st.text() | st.lists(st.sampled_from(WORDS)).map(" ".join))
 def test_any_text_is_a_filter_or_refused_in_two_lines(text: str) -> None:
     error = refusal(text)

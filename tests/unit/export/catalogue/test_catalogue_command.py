@@ -130,7 +130,6 @@ def test_command_help(name: tuple[str, ...]) -> None:
     assert "catalogue" in result.stdout or "item" in result.stdout
 
 
-@pytest.mark.realdata
 def test_command_imports_the_films(command: Command) -> None:
     result = command("import", "films")
     assert "accepted 17,470 items of films, refused 2 (revision 1)" in result.stdout

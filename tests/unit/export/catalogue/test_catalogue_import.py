@@ -150,7 +150,6 @@ def test_memory_does_not_grow_with_the_file(file_format: FileFormat, tmp_path: P
     assert peaks[1] - peaks[0] < 9 * 2**20
 
 
-@pytest.mark.realdata
 def test_the_films(importer: Importer) -> None:
     path = films_path()
     mapping = validated(MAPPING)

@@ -42,6 +42,8 @@ PRODUCTS = {
     "qwen2": 14,
 }
 LAYERS = {"modernbert": 3}
+#: Of the default tier: a WordPiece encoder, one whose positions begin behind the padding, and a decoder.
+USUAL = ("bert", "xlm-roberta", "qwen2")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class Made:
     encoder_folder: Path
 
 
-@pytest.fixture(scope="module", params=TESTED)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=() if kind in USUAL else pytest.mark.architectures) for kind in TESTED],
+)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     make_tiny_model(folder / "source", kind)

@@ -107,6 +107,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 # The graph does not fit, or all but the report does not.
+@pytest.mark.kills
 @pytest.mark.parametrize("size", ["200k", "520k"])
 def test_full_disk(size: str, source: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", size) as home:
@@ -118,6 +119,7 @@ def test_full_disk(size: str, source: Path, tmp_path: Path) -> None:
         assert left(home) == []
 
 
+@pytest.mark.kills
 def test_full_disk_behind_a_complete_encoder(source: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", "2m") as home:
         assert export(source, home)[0] == 0

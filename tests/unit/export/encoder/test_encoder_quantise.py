@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from onnx import TensorProto, helper, numpy_helper
@@ -25,6 +25,7 @@ from recserve_export.encoder.report.recipe import Int8Recipe
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.encoder.manifest import MODEL
+from support.examples import examples
 
 
 def _two_layers(weight: np.ndarray[Any, Any]) -> Any:
@@ -46,7 +47,7 @@ def _two_layers(weight: np.ndarray[Any, Any]) -> Any:
 
 
 class TestSmoothQuant:
-    @settings(max_examples=30, deadline=None)
+    @examples(30)
     @given(
         ranges=numpy_strategies.arrays(np.float32, 4, elements=st.floats(0, 100, width=32)),
         alpha=st.floats(0, 1),
@@ -111,7 +112,7 @@ class TestSmoothQuant:
 
 
 class TestInt8Products:
-    @settings(max_examples=30, deadline=None)
+    @examples(30)
     @given(
         x=numpy_strategies.arrays(np.float32, (5, 4), elements=st.floats(-100, 100, width=32)),
         # 8-bit products saturate on a CPU without int8 dot products, which is why the export writes 7 there.
@@ -161,7 +162,7 @@ class TestOneSided:
         assert int8_products.one_sided(replace(gelu, tops=[])) is None
         assert int8_products.one_sided(replace(gelu, tops=[np.zeros(3, np.float32)], low=0.0)) is None
 
-    @settings(max_examples=30, deadline=None)
+    @examples(30)
     @given(
         x=numpy_strategies.arrays(np.float32, (5, 4), elements=st.floats(-0.125, 100, width=32)),
         low=st.sampled_from([0.0, -0.125]),

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -34,6 +34,7 @@ from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.index.space import REPORT, VECTORS, space_folder
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.store import InteractionStore
+from support.examples import examples
 
 DIM = 12
 QUICK = Settings(engine="hnsw", m=(4, 8), ef_construction=40, ef=(16, 64), users=20, threads=1)
@@ -132,7 +133,7 @@ def test_item_vector_is_the_normalised_weighted_sum(workspace: Workspace) -> Non
     assert set(encoder.encoded) == {text for item in films(120) for text in item.texts.values()}
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 4), st.floats(-2, 2, width=32)), min_size=1, max_size=4), min_size=1))
 def test_weighted_sums_are_those_of_a_loop(items: list[list[tuple[int, float]]]) -> None:
     of_texts = np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_client.contract import RequestError
@@ -12,6 +12,7 @@ from recserve_client.contract.slate_options import Boost, Popularity, Recency
 from recserve_server_ext.attributes.boosts import boost_shares, check_boosts, popularity, recency
 from recserve_server_ext.attributes.columns import AttributeColumns
 from recserve_server_ext.attributes.values import Source, candidate_mask, candidate_numbers, candidate_values
+from support.examples import examples
 from support.plain_filter import equal
 
 SCALARS = st.sampled_from(["", "1", "a", 1, 1.0, 0, -0.0, 0.5, 2**53 + 1, 2.0**53, True, False, 1e300])
@@ -28,7 +29,7 @@ def sources(items: list[Any], split: int, users: int) -> list[Source]:
     ]
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(st.lists(VALUES, max_size=8), st.integers(0, 8), st.integers(1, 3))
 def test_candidates_share_keys_where_they_share_values(items: list[Any], split: int, users: int) -> None:
     found = candidate_values("x", sources(items, split, users))
@@ -47,7 +48,6 @@ def test_candidates_share_keys_where_they_share_values(items: list[Any], split: 
                 assert len(keys[user * n + one] & keys[other]) == len(shared)
 
 
-@settings(deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=8), st.integers(0, 8))
 def test_numbers(items: list[Any], split: int) -> None:
     numbers = candidate_numbers("x", sources(items, split, 2))

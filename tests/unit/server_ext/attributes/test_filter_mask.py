@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from recserve_client.contract import RequestError
@@ -16,6 +16,7 @@ from recserve_server_ext.attributes.columns import AttributeColumns
 from recserve_server_ext.attributes.filters import check_attributes, count_matches, filter_mask
 from recserve_server_ext.index.fields import ItemFields, write_fields
 from support.any_filter import filters
+from support.examples import examples
 from support.plain_filter import distance_m, matches
 
 WORDS = st.sampled_from(["", "a", "ab", "b", "é", "\U0001f600"])
@@ -56,7 +57,7 @@ def on_a_boundary(items: list[dict[str, Any]], condition: Filter) -> bool:
     return any(abs(distance_m(place, leaf) - leaf.radius_m) < 0.1 for leaf in circles for place in places)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(items=ITEMS, condition=filters(NAMES, VALUES))
 def test_equal_to_plain_python(items: Any, condition: Filter) -> None:
     assume(not on_a_boundary(items, condition))
@@ -86,7 +87,6 @@ def test_every_value_against_every_value(kinds: list[type]) -> None:
             assert filter_mask(condition, columns).tolist() == [matches(item, condition) for item in items], condition
 
 
-@settings(deadline=None)
 @given(items=ITEMS, condition=filters(NAMES, VALUES))
 def test_both_sources_refuse_the_same(items: Any, condition: Filter) -> None:
     def refusal(columns: AttributeColumns) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_client.contract.filters import And, Eq, Filter, In, Not, Or
@@ -48,7 +48,6 @@ def test_another_key(one: str, other: str) -> None:
     assert canonical_key(parse_where(one)) != canonical_key(parse_where(other))
 
 
-@settings(deadline=None)
 @given(st.lists(filters(st.sampled_from(["x", "y"]), st.sampled_from([0, 1, 1.0, True, "a"])), min_size=2, max_size=6))
 def test_filters_with_one_key_match_the_same_items(conditions: list[Filter]) -> None:
     values = [None, 0, 1, 0.5, True, "a", "ab", ["a", 1]]

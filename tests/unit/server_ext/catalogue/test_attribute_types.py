@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from recserve_server_ext.catalogue.attribute_types import type_of
@@ -17,6 +17,7 @@ from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
 from recserve_server_ext.catalogue.tables import attribute_types
 from recserve_server_ext.common.errors import CatalogueError
 from support.edited import Edited
+from support.examples import examples
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ items = st.tuples(st.integers(0, 4), st.booleans(), st.dictionaries(st.sampled_f
 batches = st.lists(st.tuples(st.booleans(), st.lists(items, min_size=1, max_size=4, unique_by=lambda item: item[0])))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds=batches)
 def test_the_table_always_says_what_the_items_have(
     tmp_path_factory: pytest.TempPathFactory, rounds: list[tuple[bool, list[tuple[int, bool, dict[str, Any]]]]]

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_server_ext.catalogue.store import CatalogueStore, ImportRecord, StoredItem
 from recserve_server_ext.common.errors import CatalogueError
+from support.examples import examples
 
 WEIGHTS = {"title": 2.0, "genre": 1.0}
 RECORD = ImportRecord("films", "ab" * 32, "cd" * 32, 2, 1, {"duplicate_id": 1})
@@ -63,7 +64,7 @@ def test_a_new_store_is_empty(path: Path) -> None:
         assert list(store.items()) == []
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(items, max_size=8, unique_by=lambda item: item.id), st.integers(1, 3))
 def test_items_come_back_as_they_were_and_in_order(written: list[StoredItem], chunk: int) -> None:
     with tempfile.TemporaryDirectory() as folder, CatalogueStore(Path(folder) / "c.db", create=True) as store:

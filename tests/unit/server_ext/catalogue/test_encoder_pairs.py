@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -29,6 +29,7 @@ from recserve_server_ext.index.snapshots import before_last_encoder, newest_of
 from recserve_server_ext.services.recommend import RecommendService
 from support.calls import Call
 from support.edited import ENCODER, Edited, item_vector, vector_of
+from support.examples import examples
 from support.service import without_users
 
 OTHER = "other"
@@ -181,7 +182,7 @@ ops = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ops)
 def test_no_view_mixes_encoders(tmp_path: Path, script: list[tuple[str, int, int]]) -> None:
     """Snapshots by either encoder, and changes written with either: every view has vectors of one, of all items."""

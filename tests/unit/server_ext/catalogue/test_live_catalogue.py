@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from recserve_server_ext.catalogue import live as live_catalogue
@@ -22,6 +22,7 @@ from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.index.snapshot import CURRENT, Snapshot
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 from support.edited import ENCODER, Edited, item_vector, vector_of
+from support.examples import examples
 
 NOBODY = np.empty(0, np.int64)
 
@@ -109,7 +110,7 @@ ops = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ops)
 def test_every_view_is_the_store(tmp_path: Path, script: list[Op]) -> None:
     """Whatever happens in whatever order, what is found is what an exact search over the store finds."""

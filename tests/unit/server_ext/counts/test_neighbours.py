@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -14,6 +14,7 @@ from recserve_server_ext.counts.counts import FEWEST, LogColumns, counts_of
 from recserve_server_ext.counts.neighbours import neighbours_of
 from recserve_server_ext.strategies.item_knn import Pairs
 from recserve_server_ext.strategies.sparse import Sparse
+from support.examples import examples
 
 
 def similarities(histories: list[list[int]], items: int, shrink: float) -> NDArray[np.float64]:
@@ -29,7 +30,7 @@ def similarities(histories: list[list[int]], items: int, shrink: float) -> NDArr
 LOGS = st.lists(st.lists(st.integers(0, 11), max_size=12), min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     histories=LOGS,
     shrink=st.sampled_from([0.0, 3.0]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -16,6 +16,7 @@ from recserve_export.encoder.checks.texts import sample_texts
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, read_manifest
 from recserve_server_ext.encoder.text_encoder import TOKEN_BUDGET, TextEncoder, TextTokenizer, plan_runs
+from support.examples import examples
 from support.exports import Exports
 from support.tiny_encoder import DIM, MAX_TOKENS
 
@@ -91,7 +92,7 @@ def test_int8_is_bit_equal_with_any_threads_and_chunks(home: Path, int8: TextEnc
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_order_is_kept(
     precision: str, fp32: TextEncoder, int8: TextEncoder, texts: list[str], data: st.DataObject

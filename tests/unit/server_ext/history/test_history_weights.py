@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_server_ext.common.errors import ConfigError
@@ -18,6 +18,7 @@ from recserve_server_ext.config.history import Cleaning, Feature, FeatureName, H
 from recserve_server_ext.history.features import fit
 from recserve_server_ext.history.weights import FACTORS, WeightedEvents, weigh
 from recserve_server_ext.interactions.columns import EventRow, event_columns
+from support.examples import examples
 from support.plain_weights import plain_clean, plain_factors, plain_features, plain_statistics
 
 # Sums in another order differ in the last bits of a double.
@@ -68,7 +69,7 @@ def fitted(of: list[list[EventRow]], rules: HistoryRules, start_us: int = 0, end
         return msgspec.structs.replace(rules, features={}, rating=Rating())
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(users, rules_of)
 def test_weights_are_those_of_plain_python(of: list[list[EventRow]], rules: HistoryRules) -> None:
     rules = fitted(of, rules)
@@ -91,7 +92,7 @@ def test_weights_are_those_of_plain_python(of: list[list[EventRow]], rules: Hist
     assert counters == {"read": first, "kept": len(found.index), **totals}
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(users, rules_of)
 def test_statistics_are_those_of_plain_python(of: list[list[EventRow]], rules: HistoryRules) -> None:
     start_us, end_us = 1_700_000_040 * SECOND, 1_700_000_180 * SECOND
@@ -120,7 +121,7 @@ def test_statistics_are_those_of_plain_python(of: list[list[EventRow]], rules: H
             np.testing.assert_allclose(getattr(here, field), getattr(expected, field), rtol=CLOSE, atol=CLOSE)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(users, rules_of, st.randoms(use_true_random=False))
 def test_the_order_of_the_input_does_not_matter(
     of: list[list[EventRow]], rules: HistoryRules, chance: random.Random
@@ -140,7 +141,7 @@ def by_content(of: list[list[EventRow]], found: WeightedEvents) -> list[tuple[An
     return sorted(((*map(repr, flat[place]), round(weight, 9) + 0.0, session) for place, weight, session in pairs))
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(users, rules_of)
 def test_what_lies_outside_the_range_does_not_touch_a_fit(of: list[list[EventRow]], rules: HistoryRules) -> None:
     start_us, end_us = 1_700_000_040 * SECOND, 1_700_000_180 * SECOND

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from recserve_server_ext.index.engines.exact import ExactEngine, best
 from recserve_server_ext.index.engines.hnsw import GRAPH, HnswEngine
 from recserve_server_ext.index.engines.scan import CODES, ScanEngine
 from recserve_server_ext.index.engines.scan_fit import Fit
+from support.examples import examples
 
 DIM = 16
 
@@ -46,7 +47,7 @@ def hnsw(vectors: Vectors) -> HnswEngine:
     return HnswEngine.build(vectors, m=16, ef_construction=200, ef=64, threads=2)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     scores=st.tuples(st.integers(0, 4), st.integers(1, 300)).flatmap(
         # Few distinct values: most examples have ties at the k-th place.

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -27,6 +27,7 @@ from recserve_server_ext.index.fields import ItemFields, write_fields
 from recserve_server_ext.index.manifest import MANIFEST, SnapshotManifest, write_manifest
 from recserve_server_ext.index.snapshot import CURRENT, FIELDS, IDS, Content, Snapshot, current, write
 from recserve_server_ext.index.space import REPORT, TEXT, VECTORS
+from support.examples import examples
 from support.small_snapshot import text_space
 
 ITEMS = 300
@@ -329,7 +330,7 @@ _VALUE = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(items=st.lists(st.dictionaries(st.sampled_from(["title", "year", "cast"]), _VALUE), max_size=6), data=st.data())
 def test_fields_come_back_as_they_were(
     items: list[dict[str, Any]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

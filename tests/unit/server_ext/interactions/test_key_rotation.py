@@ -4,127 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.errors import ConfigError, InteractionError, UserKeysError
-from recserve_server_ext.config.experiments import Experiment, Variant
 from recserve_server_ext.interactions.erasure_receipts import is_receipt_of, receipt_of
-from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import KEY_VARIABLE, read_pseudonyms
 from recserve_server_ext.interactions.key_rotation import rotate
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.interactions.tables import answers, erased, state, users
+from recserve_server_ext.interactions.tables import erased, state
 from support import rotating_process
-from support.answers import by_user, log_of, plain
 from support.events import NOW, event
-from support.small_snapshot import small_snapshot
-from support.user_service import Service
-from support.users import Desk, act
+from support.rotation import GONE, NAMES, all_held, check_whole, events_of, filled, held, of, opened
 
-NAMES = [f"user {n}" for n in range(12)]
-GONE = "erased user"
 LONG_S = 60
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "keys" / "pseudonym.key"
-    read_pseudonyms(path, {})
-    return path
-
-
-@pytest.fixture(autouse=True)
-def no_given_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
-
-
-def opened(where: Path | str, key_file: Path) -> InteractionStore:
-    """A store with the keys of the file, as a process that starts now has them."""
-    store = InteractionStore(where, create=True, clock=lambda: NOW, keys=UserKeys(lambda: read_pseudonyms(key_file)))
-    assert store.keys is not None
-    store.keys.settle(store.database)
-    return store
-
-
-def of(store: InteractionStore, name: str) -> str:
-    assert store.keys is not None
-    return store.keys.pseudonyms.of(name)
-
-
-def events_of(ring: Pseudonyms) -> list[Interaction]:
-    """What all users did: some with an id, some with a text, and with every field that a made id depends on."""
-    rng = np.random.default_rng(7)
-    made = []
-    for name in NAMES:
-        for n in range(8):
-            subject = {"item": None, "text": f"text é {n}"} if n == 3 else {"item": f"i{rng.integers(20)}"}
-            fields: dict[str, Any] = {
-                "type": str(rng.choice(["view", "purchase", "dislike"])),
-                "timestamp": NOW - float(rng.uniform(1, 1e6)),
-                "value": float(rng.normal()) if n % 2 else None,
-                "quantity": float(n) if n == 4 else None,
-                "session_id": "s" if n == 5 else None,
-                "context": {"device": "phone", "n": n, "part": 0.1, "is": True} if n > 5 else {},
-                "event_id": f"{name}-{n}" if n == 0 else None,
-            }
-            made.append(event(ring.of(name), **subject, **fields))
-    return made
-
-
-def filled(where: Path | str, key_file: Path) -> InteractionStore:
-    """A store with users, logged answers and one that was erased."""
-    store = opened(where, key_file)
-    assert store.keys is not None
-    ring = store.keys.pseudonyms
-    store.record([*events_of(ring), event(ring.of(GONE))])
-    log = log_of(store, plain=1.0)
-    for n, name in enumerate([*NAMES, GONE]):
-        log.offer(by_user(f"r{n}"), ring.of(name), ring.fingerprint)
-    log.offer(plain("nobody"), None)
-    log.close()
-    store.erase(ring.of(GONE))
-    return store
-
-
-def held(store: InteractionStore, name: str) -> dict[str, Any]:
-    """All of a user, but for what a rotation changes."""
-    found = store.export(of(store, name))
-    for row in found["interactions"]:
-        row.pop("user")
-    found.pop("user")
-    return found
-
-
-def all_held(store: InteractionStore) -> dict[str, dict[str, Any]]:
-    return {name: held(store, name) for name in [*NAMES, GONE]}
-
-
-def check_whole(store: InteractionStore, before: dict[str, dict[str, Any]]) -> None:
-    """Everything is there under the keys in force, once, and nothing else is."""
-    assert store.keys is not None
-    ring = store.keys.pseudonyms
-    assert all_held(store) == before
-    with store.database.reading() as connection:
-        known = set(connection.execute(sa.select(users.c.pseudonym)).scalars())
-        by = sa.select(users.c.pseudonym).outerjoin_from(answers, users, answers.c.user == users.c.number)
-        logged = set(connection.execute(by).scalars())
-        marks = set(connection.execute(sa.select(erased.c.mark)).scalars())
-    assert known == {ring.of(name) for name in NAMES}
-    assert logged == {None, *known}
-    assert marks == {ring.tombstone(ring.of(GONE))}
-    assert {answer.status for answer in store.record(events_of(ring))} == {"duplicate"}
-    (late,) = store.record([event(ring.of(GONE))])
-    assert late.reason == "erased"
 
 
 def test_everything_of_every_user_is_there_under_new_pseudonyms(store_place: Path | str, key_file: Path) -> None:
@@ -331,114 +228,3 @@ def test_a_reader_in_the_way_leaves_traces_that_the_next_run_clears(
         found = rotate(store, key_file)
     assert (found.resumed, found.keys) == (True, 2)
     assert old not in b"".join(path.read_bytes() for path in tmp_path.glob("i.db*"))
-
-
-def test_a_running_server_refuses_one_batch_and_goes_on(store_place: Path | str, key_file: Path) -> None:
-    desk = Desk(store_place, read=lambda: read_pseudonyms(key_file))
-    assert desk.ask(op="record", interactions=[act()])["results"][0]["status"] == "recorded"
-    with InteractionStore(store_place) as other:
-        rotate(other, key_file)
-    for request in ({"op": "record", "interactions": [act(item="i2")]}, {"op": "history", "user_id": "ann"}):
-        (refused,) = desk.batch(request)
-        if request["op"] == "record":
-            assert isinstance(refused, RequestError)
-            assert (refused.kind, "rotated" in refused.text) == (ErrorKind.UNAVAILABLE, True)
-        else:
-            assert refused["read"] == 1
-    assert [row["status"] for row in desk.ask(op="record", interactions=[act(), act(item="i2")])["results"]] == [
-        "duplicate",
-        "recorded",
-    ]
-    assert desk.store.stats().users == 1
-    desk.close()
-
-
-def test_what_is_acknowledged_during_rotations_is_there_once(tmp_path: Path, key_file: Path) -> None:
-    where = tmp_path / "i.db"
-    desks = [Desk(where, read=lambda: read_pseudonyms(key_file)) for _ in range(2)]
-    stop = threading.Event()
-
-    def work(number: int) -> list[str]:
-        done: list[str] = []
-        n = 0
-        while not stop.is_set():
-            n += 1
-            request = {"op": "record", "interactions": [act(f"user {n % 5}", item=f"{number}-{n}")]}
-            (answer,) = desks[number].batch(request)
-            if isinstance(answer, RequestError):
-                assert answer.kind is ErrorKind.UNAVAILABLE
-            else:
-                assert answer["results"][0]["status"] == "recorded"
-                done.append(f"{number}-{n}")
-        return done
-
-    with ThreadPoolExecutor(2) as pool, InteractionStore(where) as other:
-        working = [pool.submit(work, number) for number in range(2)]
-        try:
-            for _ in range(5):
-                revision = other.revision
-                while other.revision < revision + 4:
-                    assert not any(found.done() for found in working)
-                rotate(other, key_file)
-        finally:
-            stop.set()
-        acknowledged = [item for found in working for item in found.result(LONG_S)]
-    with opened(where, key_file) as store:
-        assert store.stats().users == 5
-        found = [row["item"] for n in range(5) for row in store.export(of(store, f"user {n}"))["interactions"]]
-        assert sorted(found) == sorted(acknowledged)
-    for desk in desks:
-        desk.close()
-
-
-def test_recommendations_go_on_and_variants_stay(tmp_path: Path, store_place: Path | str, key_file: Path) -> None:
-    split = Experiment("mix", [Variant("a"), Variant("b"), Variant("c")])
-    snapshot = small_snapshot(tmp_path / "s")
-    service = Service(snapshot, store_place, experiments=[split], read=lambda: read_pseudonyms(key_file))
-    keys = service.store.keys
-    assert keys is not None
-    service.store.record([event(keys.pseudonyms.of(name), item="i9") for name in NAMES])
-
-    def variants() -> list[str]:
-        found = [service.recommend_for(name) for name in NAMES]
-        assert {one.strategy for one in found} == {"text"}
-        assert isinstance(found[0].experiments, list)
-        return [one.experiments[0].variant for one in found if isinstance(one.experiments, list)]
-
-    before, old = variants(), keys.pseudonyms
-    assert len(set(before)) == 3
-    rotate(service.store, key_file)
-    (refused,) = service.batch({"user_id": NAMES[0]})
-    assert isinstance(refused, RequestError)
-    assert refused.kind is ErrorKind.UNAVAILABLE
-    assert variants() == before
-    assert keys.pseudonyms.rotations == 1
-    kept = service.handler._histories._kept
-    assert set(kept) == {keys.pseudonyms.of(name) for name in NAMES}
-    assert not set(kept) & {old.of(name) for name in NAMES}
-    service.store.close()
-
-
-def test_answers_that_wait_for_the_log_during_a_rotation_are_lost_and_counted(
-    store_place: Path | str, key_file: Path
-) -> None:
-    with opened(store_place, key_file) as store:
-        assert store.keys is not None
-        ring = store.keys.pseudonyms
-        log = log_of(store, plain=1.0)
-        log.offer(by_user("r1"), ring.of("user 1"), ring.fingerprint)
-        rotate(store, key_file)
-        log.flush()
-        assert (log.counts.logged, log.counts.failed) == (0, 1)
-        log.offer(by_user("r2"), ring.of("user 1"), ring.fingerprint)
-        log.offer(plain("r3"), None)
-        assert store.keys.follow(lambda: store.database)
-        new = store.keys.pseudonyms
-        log.offer(by_user("r4"), new.of("user 1"), new.fingerprint)
-        log.flush()
-        log.close()
-        assert (log.counts.logged, log.counts.failed) == (2, 2)
-        with store.database.reading() as connection:
-            by = sa.select(answers.c.recommendation_id, users.c.pseudonym)
-            rows = connection.execute(by.outerjoin_from(answers, users, answers.c.user == users.c.number)).all()
-        assert {tuple(row) for row in rows} == {("r3", None), ("r4", new.of("user 1"))}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recserve_server_ext.recommend.interests import interests_of, sainte_lague
+from support.examples import examples
 
 DIM = 8
 
@@ -44,7 +45,7 @@ def test_what_pushes_away_belongs_to_the_nearest_interest() -> None:
     assert found[3] == found[2] == found[4] != found[0]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(sizes=st.lists(st.integers(1, 150), min_size=1, max_size=4), most=st.integers(1, 8), seed=st.integers(0, 99))
 def test_users_do_not_change_each_other(sizes: list[int], most: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

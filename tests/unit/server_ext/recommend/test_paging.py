@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
@@ -18,6 +18,7 @@ from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.snapshot import Snapshot
 from support.edited import ENCODER, Edited
+from support.examples import examples
 from support.service import Service
 from support.small_snapshot import small_snapshot
 
@@ -129,7 +130,7 @@ changes = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds=st.lists(st.tuples(st.integers(1, 8), changes), min_size=2, max_size=8), is_shaped=st.booleans())
 def test_pages_of_a_catalogue_that_changes(
     tmp_path_factory: pytest.TempPathFactory, rounds: list[tuple[int, list[tuple[str, int]]]], is_shaped: bool

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_client.contract import Slate
@@ -22,6 +22,7 @@ from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.snapshot import Content, Snapshot, write
 from support.edited import ENCODER, Edited, vector_of
+from support.examples import examples
 from support.plain_slate import User, plain_slate
 from support.service import Service
 from support.small_snapshot import DIM, text_space
@@ -75,7 +76,7 @@ popularity_boosts = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(
     asked=st.lists(
         st.tuples(st.integers(HIDDEN, ITEMS - 1), st.integers(1, 40), st.booleans(), st.booleans()),

@@ -7,7 +7,7 @@ import dataclasses
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ from recserve_server_ext.index.space import EngineManifest, Space
 from recserve_server_ext.retrieval import search as retrieval
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 from support.engines import EngineMaker
+from support.examples import examples
 
 ITEMS, DIM, USERS = 4000, 32, 40
 NOBODY = np.empty(0, np.int64)
@@ -103,7 +104,7 @@ def test_recall(
     assert hits / (10 * USERS) >= 0.98
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 50), share=st.floats(0, 1), selective=st.booleans())
 def test_k_items_whenever_k_match(seed: int, k: int, share: float, selective: bool) -> None:
     rng = np.random.default_rng(seed)

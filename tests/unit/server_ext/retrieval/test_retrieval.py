@@ -1,13 +1,14 @@
 """Retrieval gives k allowed items whenever there are k, and with an exact engine the very best ones."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.retrieval.search import CandidateSpec, search
+from support.examples import examples
 
 
 def unit(rng: np.random.Generator, rows: int, dim: int = 8) -> NDArray[np.float32]:
@@ -35,7 +36,7 @@ class Narrow:
         raise AssertionError("not used")
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(seed=st.integers(0, 2**32 - 1), items=st.integers(1, 60), narrow=st.booleans(), data=st.data())
 def test_the_best_allowed_items(seed: int, items: int, narrow: bool, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)

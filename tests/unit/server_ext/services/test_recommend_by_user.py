@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
@@ -20,6 +20,7 @@ from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.strategies.base import mixed
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
+from support.examples import examples
 from support.service import vector_of
 from support.small_snapshot import small_snapshot
 from support.user_service import Service
@@ -44,7 +45,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(done=EVENTS, k=st.integers(1, 30))
 def test_equals_recommend_with_the_history_that_preview_shows(
     service: Service, done: list[tuple[int, str, int]], k: int

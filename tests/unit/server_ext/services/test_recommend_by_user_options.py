@@ -7,19 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError, Slate, SlateItem
 from recserve_client.where import parse_where
-from recserve_server_ext.config.history import HistoryRules
-from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.strategies.fusion import FusionOptions
 from support.answers import by_user, log_of
-from support.events import ANN, BOB, NOW, PSEUDONYMS, event
+from support.events import BOB, NOW, PSEUDONYMS, event
 from support.small_snapshot import small_snapshot
 from support.user_service import Service
 
@@ -388,55 +383,3 @@ def test_what_cannot_be_is_refused(service: Service, request_: dict[str, Any], n
     with pytest.raises(RequestError, match=named) as refused:
         service.recommend_for(**request_)
     assert refused.value.kind is ErrorKind.INVALID_REQUEST
-
-
-def test_what_is_kept_of_a_user_is_as_new_as_the_store(anywhere: Service, store_place: Path | str) -> None:
-    service = anywhere
-    histories = UserHistories(lambda: service.store, service.rules)
-    # As another process would.
-    with InteractionStore(store_place, InteractionLimits(), clock=lambda: NOW) as other:
-        other.record([event(item="i1"), event(BOB, item="i2")])
-        first = histories.read([ANN, BOB])
-        assert histories.read([ANN, BOB])[ANN] is first[ANN]
-        other.record([event(BOB, item="i3", timestamp=NOW - 9000)])
-        # Bob is not asked for at the new mark: that must not make his old past count as new.
-        assert histories.read([ANN])[ANN] is first[ANN]
-        assert histories.read([BOB])[BOB].subjects == ["i2", "i3"]
-        other.erase(ANN)
-        other.record([event(item="i4", timestamp=NOW + 1)])
-        assert histories.read([ANN])[ANN].subjects == ["i4"]
-        other.erase(BOB)
-        histories.forget_erased()
-        assert not histories._kept
-
-
-def test_of_the_pasts_those_least_recently_asked_for_go_first(service: Service) -> None:
-    histories = UserHistories(lambda: service.store, HistoryRules(), kept=5)
-    for user in OTHERS[:4]:
-        service.store.record([event(user, item="i1"), event(user, item="i2")])
-        histories.read([user])
-        histories.read([OTHERS[0]])
-    assert set(histories._kept) == {OTHERS[0], OTHERS[3]}
-    assert histories._kept.currsize == 4
-    past = histories.read(OTHERS[:4])
-    assert all(np.sort(past[user].subjects).tolist() == ["i1", "i2"] for user in OTHERS[:4])
-
-
-def test_a_past_larger_than_what_is_kept_is_read_every_time(service: Service) -> None:
-    histories = UserHistories(lambda: service.store, HistoryRules(), kept=5)
-    service.store.record([event(item=f"i{n}") for n in range(5)])
-    assert histories.read([ANN])[ANN] is histories.read([ANN])[ANN]
-    service.store.record([event(item="i5")])
-    for _ in range(2):
-        assert len(histories.read([ANN])[ANN].subjects) == 6
-        assert not histories._kept
-
-
-def test_users_of_whom_only_answers_are_held_are_bounded_too(service: Service) -> None:
-    histories = UserHistories(lambda: service.store, HistoryRules(), kept=3)
-    log = log_of(service.store)
-    for number, user in enumerate(OTHERS[:5]):
-        log.offer(by_user(f"r{number}"), user, PSEUDONYMS.fingerprint)
-    log.close()
-    assert all(past.size == 0 for past in histories.read(OTHERS[:5]).values())
-    assert set(histories._kept) == set(OTHERS[2:5])

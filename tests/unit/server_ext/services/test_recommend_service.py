@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -21,6 +21,7 @@ from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.recommend.query import Job
 from support.calls import Call
+from support.examples import examples
 from support.service import Service, vector_of
 from support.small_snapshot import DIM, small_snapshot
 
@@ -41,7 +42,7 @@ def reference(snapshot: Snapshot, history: list[tuple[NDArray[np.float32], float
     return np.asarray(snapshot.text.vectors @ (user / np.linalg.norm(user)))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     rows=st.lists(st.integers(7, 199), min_size=1, max_size=12, unique=True),
     texts=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
@@ -214,7 +215,7 @@ def test_an_unreadable_tensor_fails_alone(service: Service) -> None:
     assert isinstance(unread, RequestError)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(raw=st.binary(max_size=200) | st.text(max_size=80).map(lambda text: json.dumps({"history": text}).encode()))
 def test_any_bytes_get_an_answer(snapshot: Snapshot, raw: bytes) -> None:
     (answer,) = Service(snapshot, Limits()).send(raw)

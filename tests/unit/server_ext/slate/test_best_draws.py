@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.slate.exploration import rank_chances
+from support.examples import examples
 
 #: What docs/users.md allows, and the cells of the reference.
 _ERROR = 2e-4
@@ -34,7 +35,7 @@ def plain(alpha: Floats, beta: Floats, ranks: int) -> Floats:
     return found
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(data=st.data(), n=st.integers(1, 7), prior=st.floats(1, 50))
 def test_it_is_what_a_plain_sum_gives(data: st.DataObject, n: int, prior: float) -> None:
     shown = np.array(data.draw(st.lists(st.integers(0, 5000), min_size=n, max_size=n)))

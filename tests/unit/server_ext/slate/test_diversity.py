@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -25,7 +25,6 @@ def worth(
     return {i: (1 - diversify) * scores[i] - diversify * max(float(exact[i] @ exact[j]) for j in chosen) for i in left}
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     users=st.integers(1, 4),
@@ -49,7 +48,6 @@ def test_every_pick_is_the_best_by_definition(seed: int, users: int, n: int, k: 
             assert values[row[place]] >= max(values.values()) - 1e-6
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=10), st.sampled_from([0, 0.5, 1]))
 def test_ties_go_to_the_first(candidates: list[tuple[int, int]], diversify: float) -> None:
     # Quarters and unit axes: every sum is exact, so ties are ties.

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -12,6 +12,7 @@ from recserve_client.contract.slate_options import Bury, Group, Pin, Quota, Slat
 from recserve_server_ext.attributes.columns import AttributeColumns
 from recserve_server_ext.attributes.values import Source, candidate_values
 from recserve_server_ext.slate.rules import Candidates, Slates, arrange
+from support.examples import examples
 from support.plain_slate import User, allowed, plain_slate
 
 ANY = Exists("x")
@@ -83,7 +84,7 @@ def chosen(slates: Slates, user: int) -> list[int]:
     return row[:count]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(cases())
 def test_equal_to_plain_python(case: tuple[SlateOptions, list[User], int]) -> None:
     options, users, k = case
@@ -96,7 +97,7 @@ def test_equal_to_plain_python(case: tuple[SlateOptions, list[User], int]) -> No
             assert slates.moved_by(number, place) == [names[rule] for rule in sorted(rules)]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(cases())
 def test_what_holds_for_every_slate(case: tuple[SlateOptions, list[User], int]) -> None:
     options, users, k = case
@@ -125,7 +126,6 @@ def test_what_holds_for_every_slate(case: tuple[SlateOptions, list[User], int]) 
                 assert not (missed and those & set(left)) or len(pinned) > k - sum(q.at_least for q in options.quotas)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(SCORES, st.sampled_from("abcde")), min_size=1, max_size=12), st.integers(1, 3))
 def test_k_items_whenever_single_values_allow_them(items: list[tuple[float, str]], at_most: int) -> None:
     user = User([score for score, _ in items], values=[[{value} for _, value in items]])
@@ -137,7 +137,6 @@ def test_k_items_whenever_single_values_allow_them(items: list[tuple[float, str]
     assert slate == sorted(slate, key=lambda c: (-user.scores[c], c))
 
 
-@settings(deadline=None)
 @given(st.lists(SCORES, min_size=1, max_size=12), st.sampled_from([None, 0.25]))
 def test_without_rules_it_is_the_stable_order(scores: list[float], min_score: float | None) -> None:
     fit = [c for c, score in enumerate(scores) if score > -np.inf and (min_score is None or score >= min_score)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -18,8 +17,9 @@ from recserve_server_ext.interactions.store import InteractionStore
 from support.load import Recording
 from support.lock import locked
 from support.served import Served, served
+from support.tiny_home import copy_home
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
+pytestmark = pytest.mark.triton
 ONCE = ClientOptions(tries=1, deadline_s=30)
 FILM = "tt0033467"
 
@@ -32,10 +32,8 @@ def store(small_disk: Path) -> Path:
 
 @pytest.fixture
 def live(tiny_home: Path, store: Path, tmp_path: Path) -> Iterator[Served]:
-    ignored = shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
-    home = shutil.copytree(tiny_home, tmp_path / "home", symlinks=True, ignore=ignored)
-    (home / "settings.toml").write_text(f'[users]\nstore = "{store}"\nlog.by_user = 0\n')
-    with served(home, "--config", str(home / "settings.toml")) as server:
+    home = copy_home(tiny_home, tmp_path / "home")
+    with served(home, settings=f'[users]\nstore = "{store}"\nlog.by_user = 0\n') as server:
         yield server
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -14,34 +12,16 @@ from recserve_client.errors import RecserveError, Unavailable
 from recserve_server_ext.interactions.store import InteractionStore
 from support.load import Recording
 from support.postgres import Postgres
-from support.served import Served
-from support.two_servers import both_served, film_ids, home_of_two
+from support.two_servers import Pair
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
+pytestmark = pytest.mark.triton
 ONCE = ClientOptions(tries=1, deadline_s=30)
 
 
-@pytest.fixture(scope="module")
-def home(tiny_home: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose interactions are in PostgreSQL."""
-    return home_of_two(tiny_home, tmp_path_factory.mktemp("users-pg"), postgres.empty())
-
-
-@pytest.fixture(scope="module")
-def servers(home: Path) -> Iterator[tuple[Served, Served]]:
-    with both_served(home) as servers:
-        yield servers
-
-
-@pytest.fixture(scope="module")
-def films(home: Path) -> list[str]:
-    """Ids of the catalogue."""
-    return film_ids(home)
-
-
 def test_a_database_that_crashes_under_load_loses_nothing_acknowledged(
-    servers: tuple[Served, Served], postgres: Postgres, films: list[str]
+    on_postgres: Pair, postgres: Postgres, films: list[str]
 ) -> None:
+    servers = on_postgres.one, on_postgres.other
     with Client(servers[0].grpc, ONCE) as client:
         client.interactions.record([interaction("reader", "like", films[0])])
     answers: list[str] = []
@@ -76,7 +56,7 @@ def test_a_database_that_crashes_under_load_loses_nothing_acknowledged(
     assert "the interactions store postgresql://" in recording.refused[0].message
     assert answers[0] == answers[-1] == "text"
     assert not [event for served in servers for event in served.events() if event["event"] == "server_restarted"]
-    with InteractionStore(postgres.url()) as store, store.all() as rows:
+    with InteractionStore(on_postgres.interactions) as store, store.all() as rows:
         held = [row["event_id"] for row in rows]
     assert len(held) == len(set(held))
     assert set(recording.acknowledged) <= set(held)

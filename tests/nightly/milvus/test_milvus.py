@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from recserve_server_ext.index.engines.milvus.engine import read_loaded
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.index.space import space_folder
 from support.milvus import MilvusProcess
-from support.served import Served
+from support.served import Served, served
+from support.tiny_home import copy_home
 
 pytestmark = pytest.mark.triton
 
@@ -37,16 +39,19 @@ def connection(milvus: MilvusProcess) -> MilvusConnection:
 
 
 @pytest.fixture(scope="module")
-def home(home: Path, milvus: MilvusProcess) -> Path:
+def home(tiny_home: Path, milvus: MilvusProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tiny home whose index is in Milvus."""
+    home = copy_home(tiny_home, tmp_path_factory.mktemp("milvus") / "home")
     settings = Settings(engine="milvus", m=(16,), ef=(64, 128), users=20)
     build(Workspace(home), home / "encoder" / "fp32", settings, milvus=MilvusSettings(uri=milvus.uri))
     return home
 
 
 @pytest.fixture(scope="module")
-def settings_toml(milvus: MilvusProcess) -> str:
-    return f'compact_after = 60\n[milvus]\nuri = "{milvus.uri}"\nconsistency = "Strong"\n'
+def live(home: Path, milvus: MilvusProcess) -> Iterator[Served]:
+    settings = f'compact_after = 60\n[milvus]\nuri = "{milvus.uri}"\nconsistency = "Strong"\n'
+    with served(home, settings=settings) as server:
+        yield server
 
 
 def film(item_id: str, title: str, **more: Any) -> NewItem:

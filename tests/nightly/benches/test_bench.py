@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.interactions.store import InteractionStore
 from support.postgres import Postgres
-from support.tiny_encoder import make_tiny_source
+from support.tiny_home import copy_home
 
 PROGRAM = [sys.executable, "-m", "recserve_client.cli.main", "bench"]
 
@@ -27,10 +26,9 @@ def bench(*options: str, command: str = "recommend") -> subprocess.CompletedProc
 
 
 @pytest.mark.triton
-@pytest.mark.slow
 def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "bench.json", tmp_path / "bench.png"
-    shutil.copytree(tiny_home, home, symlinks=True, ignore=shutil.ignore_patterns("run"))
+    copy_home(tiny_home, home)
     sizes = ["--items", "1000", "--rounds", "2", "--soak", "100", "--quick"]
     ran = bench("--home", str(home), *sizes, "--json", str(report), "--plot", str(plot))
     assert ran.returncode == 0, ran.stderr
@@ -57,10 +55,9 @@ def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.triton
-@pytest.mark.slow
 def test_a_tiny_run_retrieves_in_every_way(tiny_home: Path, tmp_path: Path) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "retrieve.json", tmp_path / "retrieve.png"
-    shutil.copytree(tiny_home, home, symlinks=True, ignore=shutil.ignore_patterns("run"))
+    copy_home(tiny_home, home)
     options = ["--home", str(home), "--items", "1000", "--rounds", "1", "--quick", "--scan-budget", "0"]
     ran = bench(*options, "--json", str(report), "--plot", str(plot), command="retrieve")
     assert ran.returncode == 0, ran.stderr
@@ -102,27 +99,11 @@ def test_a_tiny_run_retrieves_in_every_way(tiny_home: Path, tmp_path: Path) -> N
     assert plot.stat().st_size > 0
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
-        (("--json", "nowhere/at/all.json"), 2, "nowhere/at/all.json"),
-        (("--items", "5"), 2, "--items"),
-        ((), 1, "recserve export encoder"),
-    ],
-)
-def test_what_cannot_run_says_so_in_a_line(tmp_path: Path, options: tuple[str, ...], code: int, message: str) -> None:
-    ran = bench("--home", str(tmp_path), *options)
-    assert ran.returncode == code
-    assert message in ran.stderr
-    assert "Traceback" not in ran.stderr
-
-
 @pytest.mark.triton
-@pytest.mark.slow
-def test_a_tiny_run_encodes_in_every_way(tiny_home: Path, tmp_path: Path) -> None:
+def test_a_tiny_run_encodes_in_every_way(tiny_home: Path, source: Path, tmp_path: Path) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "encode.json", tmp_path / "encode.png"
-    shutil.copytree(tiny_home, home, symlinks=True, ignore=shutil.ignore_patterns("run"))
-    options = ["--home", str(home), "--source", str(make_tiny_source(tmp_path / "tiny")), "--rounds", "2", "--quick"]
+    copy_home(tiny_home, home)
+    options = ["--home", str(home), "--source", str(source), "--rounds", "2", "--quick"]
     ran = bench(*options, "--json", str(report), "--plot", str(plot), command="encode")
     assert ran.returncode == 0, ran.stderr
     assert max(map(len, ran.stdout.splitlines()[1:])) <= 100
@@ -151,18 +132,10 @@ def test_a_tiny_run_encodes_in_every_way(tiny_home: Path, tmp_path: Path) -> Non
     assert plot.stat().st_size > 0
 
 
-def test_encoding_that_cannot_run_says_so_in_a_line(tmp_path: Path) -> None:
-    ran = bench("--home", str(tmp_path), command="encode")
-    assert ran.returncode == 1
-    assert "recserve export encoder" in ran.stderr
-    assert "Traceback" not in ran.stderr
-
-
 @pytest.mark.triton
-@pytest.mark.slow
 def test_a_tiny_run_measures_users_in_both_stores(tiny_home: Path, tmp_path: Path, postgres: Postgres) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "users.json", tmp_path / "users.png"
-    shutil.copytree(tiny_home, home, symlinks=True, ignore=shutil.ignore_patterns("run"))
+    copy_home(tiny_home, home)
     before = {path for path in home.rglob("*") if path.name.startswith(("interactions.db", "pseudonym.key"))}
     url = postgres.empty()
     options = ["--home", str(home), "--items", "1000", "--rounds", "1", "--users", "300", "--quick"]

@@ -53,7 +53,6 @@ def expected(upto: int) -> dict[str, str]:
     return items
 
 
-@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_and_nothing_is_half_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

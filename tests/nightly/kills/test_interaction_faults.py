@@ -20,11 +20,9 @@ from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import events, seen
 from support import recording_process
-from support.events import ANN, event
-from support.lock import locked
+from support.events import event
 from support.postgres import Postgres
 
-pytestmark = pytest.mark.slow
 LONG_S = 60.0
 
 
@@ -166,16 +164,3 @@ def test_a_full_disk_loses_nothing_acknowledged_and_takes_more_when_there_is_roo
         subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
         record(100_000)
         check(store, acknowledged)
-
-
-def test_a_store_locked_by_another_process_says_so_and_then_takes_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("recserve_server_ext.storage.database.WAIT_S", 0.1)
-    path = tmp_path / "i.db"
-    with InteractionStore(path, create=True) as store:
-        with locked(path):
-            with pytest.raises(InteractionError, match="another process is writing to it, try again"):
-                store.record([event(event_id="e", timestamp=1)])
-            assert store.export(ANN)["interactions"] == []  # readers are not kept out
-        assert [answer.status for answer in store.record([event(event_id="e", timestamp=1)])] == ["recorded"]

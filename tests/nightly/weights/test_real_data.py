@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,30 +18,17 @@ from recserve_export.index.engine_choice import Settings
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.text_encoder import TextEncoder
+from support.demo import Demo, run_demo
 from support.served import served
 from support.tiny_encoder import LOOSE
 from support.wire import Wire
 
-pytestmark = [pytest.mark.triton, pytest.mark.realdata, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.triton, pytest.mark.timeout(900)]
 
 Precision = Literal["fp32", "int8"]
 
 
-def run_demo(home: Path, result: Path) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "recserve_client.cli.main", "demo", "--home", str(home), "--json", str(result)]
-    return subprocess.run(program, capture_output=True, text=True, timeout=800, check=False)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
-    """The home the demo made from nothing, its results, and what it printed."""
-    folder = tmp_path_factory.mktemp("demo")
-    done = run_demo(folder / "home", folder / "result.json")
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder / "home", json.loads((folder / "result.json").read_text()), done.stdout
-
-
-def test_the_demo_recommends_films_with_reasons(demo: tuple[Path, dict[str, Any], str]) -> None:
+def test_the_demo_recommends_films_with_reasons(demo: Demo) -> None:
     _, result, printed = demo
     assert set(result) == {"server", "encoder", "catalogue", "recommendations", "user", "timings_s"}
     assert result["server"]["name"] == "triton"
@@ -66,7 +51,7 @@ def test_the_demo_recommends_films_with_reasons(demo: tuple[Path, dict[str, Any]
     assert row[1:3] == ["5", "1"]
 
 
-def test_a_second_demo_reuses_everything(demo: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+def test_a_second_demo_reuses_everything(demo: Demo, tmp_path: Path) -> None:
     home, first, _ = demo
     before = {path: path.stat().st_mtime_ns for path in (home / "encoder").rglob("*.onnx")}
     snapshot = (home / "snapshots" / "CURRENT").read_text()
@@ -79,11 +64,9 @@ def test_a_second_demo_reuses_everything(demo: tuple[Path, dict[str, Any], str],
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_vector_does_not_depend_on_its_batch(
-    demo: tuple[Path, dict[str, Any], str], tmp_path: Path, precision: Precision
-) -> None:
+def test_a_vector_does_not_depend_on_its_batch(demo: Demo, tmp_path: Path, precision: Precision) -> None:
     """Over gRPC, mixed concurrent requests: int8 has the same bits every time, fp32 differs by 1e-5 at most."""
-    films, home = Workspace(demo[0]), Workspace(tmp_path)
+    films, home = Workspace(demo.home), Workspace(tmp_path)
     home.encoder.symlink_to(films.encoder.resolve(), target_is_directory=True)
     export_encoder(None, home, precision, settings=LOOSE)
     with CatalogueStore(films.store) as source, CatalogueStore(home.store, create=True) as store:
