@@ -41,14 +41,14 @@ def test_a_database_that_crashes_under_load_loses_nothing_acknowledged(
     with ThreadPoolExecutor(1) as threads, recording:
         asking = threads.submit(ask)
         try:
-            recording.wait(lambda: len(recording.acknowledged) > 50)
+            recording.wait(lambda: len(recording.acknowledged) > 50 and bool(answers))
             postgres.stop("immediate")
             try:
                 recording.wait(lambda: len(recording.refused) > 5)
             finally:
                 postgres.start()
-            after = len(recording.acknowledged)
-            recording.wait(lambda: len(recording.acknowledged) > after + 50)
+            after, answered = len(recording.acknowledged), len(answers)
+            recording.wait(lambda: len(recording.acknowledged) > after + 50 and len(answers) > answered)
         finally:
             over.set()
         asking.result(60)
