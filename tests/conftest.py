@@ -45,15 +45,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    nightly = Path(__file__).with_name("nightly")
+    tests = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(nightly):
-            item.add_marker(item.path.relative_to(nightly).parts[0])
+        folder = item.path.parent.relative_to(tests)
+        if folder.parts[:1] == ("nightly",):
+            item.add_marker(folder.parts[1])
         markers = {marker.name for marker in item.iter_markers()}
         if not markers.isdisjoint(NIGHTLY):
             item.add_marker(pytest.mark.nightly)
+        # One process runs all that share servers, another one all that need torch, which takes seconds to import.
+        group = item.path.name
         if not markers.isdisjoint(SERVERS):
-            item.add_marker(pytest.mark.xdist_group("servers"))
+            group = "servers"
+        elif folder == Path("unit/export/encoder"):
+            group = "torch"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

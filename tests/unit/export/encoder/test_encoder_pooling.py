@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recserve_export.encoder.checks.reference import Reference
 from recserve_export.encoder.source.folder import NO_OPTIONS, SourceOptions, read_source
 from recserve_export.errors import EncoderSourceError
 from support.tiny_models import DIM, TEXTS, add_modules, make_tiny_model, quick_encoder
@@ -34,6 +33,8 @@ def by_sentence_transformers(folder: Path) -> NDArray[np.float32]:
 
 def least_cosine(folder: Path, out: Path, options: SourceOptions = NO_OPTIONS) -> float:
     """Of the graph, and of the reference of the export, with sentence-transformers."""
+    from recserve_export.encoder.checks.reference import Reference
+
     expected = by_sentence_transformers(folder)
     found = quick_encoder(folder, out, options).encode(TEXTS)
     reference = np.concatenate(list(Reference(read_source(folder, options)).vectors(list(TEXTS), batch=3)))

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recserve_export.encoder.source import tokenizer as tokenizer_file
 from recserve_export.encoder.source.folder import EncoderSource, read_source
-from recserve_export.encoder.source.tokenizer import SAMPLE, write_tokenizer
 from recserve_export.errors import EncoderSourceError
 from support.tiny_models import make_tiny_model
 
@@ -21,13 +19,28 @@ KINDS = {
 }
 
 
+def write_tokenizer(source: EncoderSource, path: Path, vocabulary: int) -> str:
+    """That of the package, which imports transformers."""
+    from recserve_export.encoder.source import tokenizer
+
+    return tokenizer.write_tokenizer(source, path, vocabulary)
+
+
 @pytest.fixture(scope="module")
-def pieces(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def sample() -> tuple[str, ...]:
+    """The texts that both tokenizers are compared on."""
+    from recserve_export.encoder.source.tokenizer import SAMPLE
+
+    return SAMPLE
+
+
+@pytest.fixture(scope="module")
+def pieces(sample: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A sentencepiece model over the characters of the sample."""
     import sentencepiece
 
     path = tmp_path_factory.mktemp("pieces") / "pieces"
-    lines = [line for text in SAMPLE for line in text.split("\n") if line.strip()]
+    lines = [line for text in sample for line in text.split("\n") if line.strip()]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines * 3), model_prefix=str(path), vocab_size=600, hard_vocab_limit=False,
         character_coverage=1.0, pad_id=-1, max_sentence_length=20_000, num_threads=1, minloglevel=2,
@@ -49,10 +62,10 @@ def source_with(pieces: bytes, folder: Path, kind: str) -> EncoderSource:
 
 
 @pytest.mark.parametrize("kind", ["xlm-roberta", "deberta-v2"])
-def test_equals_the_slow_one(kind: str, pieces: bytes, tmp_path: Path) -> None:
+def test_equals_the_slow_one(kind: str, sample: tuple[str, ...], pieces: bytes, tmp_path: Path) -> None:
     source = source_with(pieces, tmp_path / "source", kind)
     said = write_tokenizer(source, tmp_path / "tokenizer.json", 1000)
-    assert said == f"equal to {KINDS[kind][0]} on {len(SAMPLE)} texts"
+    assert said == f"equal to {KINDS[kind][0]} on {len(sample)} texts"
 
 
 def test_those_of_albert_differ(pieces: bytes, tmp_path: Path) -> None:
@@ -75,7 +88,7 @@ def test_without_sentencepiece_the_report_says_so(
 ) -> None:
     source = source_with(pieces, tmp_path / "source", "xlm-roberta")
     monkeypatch.setattr("transformers.XLMRobertaTokenizerFast.slow_tokenizer_class", None)
-    monkeypatch.setattr(tokenizer_file, "is_sentencepiece_available", lambda: False)
+    monkeypatch.setattr("recserve_export.encoder.source.tokenizer.is_sentencepiece_available", lambda: False)
     said = write_tokenizer(source, tmp_path / "tokenizer.json", 1000)
     assert said == "not compared: the slow tokenizer needs the package sentencepiece, which is not installed"
 
@@ -83,14 +96,14 @@ def test_without_sentencepiece_the_report_says_so(
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("bert", f"equal to BertTokenizer on {len(SAMPLE)} texts"),
-        ("gpt2", f"equal to GPT2Tokenizer on {len(SAMPLE)} texts"),
+        ("bert", "equal to BertTokenizer on {texts} texts"),
+        ("gpt2", "equal to GPT2Tokenizer on {texts} texts"),
         ("modernbert", "not compared: transformers has no slow tokenizer beside PreTrainedTokenizerFast"),
     ],
 )
-def test_what_the_report_says(kind: str, said: str, tmp_path: Path) -> None:
+def test_what_the_report_says(kind: str, said: str, sample: tuple[str, ...], tmp_path: Path) -> None:
     source = read_source(make_tiny_model(tmp_path / "source", kind))
-    assert write_tokenizer(source, tmp_path / "tokenizer.json", 1000) == said
+    assert write_tokenizer(source, tmp_path / "tokenizer.json", 1000) == said.format(texts=len(sample))
 
 
 def test_a_source_without_vocabulary(tmp_path: Path) -> None:
