@@ -4,13 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := serve,export,bench,dev
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test test-nightly test-all lint docs install clean
 
 demo: install
 	$(BIN)/recserve demo
 
+# Servers are shared, so their tests run in one process; another one takes the rest.
+PYTEST = $(BIN)/pytest --dist loadgroup -n 2
+
 test: install
-	$(BIN)/pytest
+	$(PYTEST) -m 'not nightly'
+
+# One group of the nightly tests: make test-nightly GROUP=kills; wide is the default tier with more examples.
+test-nightly: install
+ifeq ($(GROUP),wide)
+	$(PYTEST) -m 'not nightly and not triton' --hypothesis-profile wide
+else
+	$(PYTEST) -m '$(GROUP)'
+endif
+
+test-all: install
+	$(PYTEST)
+	$(MAKE) test-nightly GROUP=wide
 
 lint: install
 	$(BIN)/ruff check --no-cache .

@@ -1,4 +1,7 @@
-"""Shared fixtures: one tiny home, one served real Triton, and a small gRPC server without Triton."""
+"""Shared fixtures, the profiles of hypothesis, and which tests belong to which tier and worker.
+
+A test with the marker of a nightly group, or in its folder below tests/nightly, is `nightly`: `make test` omits it.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,48 @@ from recserve_client import Client, ClientOptions
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.workspace import Workspace
 from support.engines import EngineMaker, engine_maker
+from support.exports import Exports
 from support.imports import Importer
 from support.inference_server import InferenceServer, listening
 from support.milvus import MilvusProcess, NoMilvusError, milvus_server
 from support.postgres import NoPostgresError, Postgres, postgres_cluster
 from support.served import Served, served
-from support.tiny_encoder import make_tiny_source
-from support.tiny_home import make_tiny_home
+from support.tiny_home import copy_home
 from support.wire import Wire
 
-#: What belongs to a server that ran in a home.
-_OF_A_SERVER = shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
+#: Each has a marker, and its tests run together once a week (.ci/run).
+NIGHTLY = ("weights", "benches", "milvus", "ray", "kills", "architectures")
+#: Tests of these markers start servers, which they share where one process runs them all.
+SERVERS = ("triton", "milvus", "ray")
+
+# By the clock of a machine that others use, too, no example is too slow. `examples` in support/examples.py
+# multiplies the number of examples: `wide` is for one night of the week.
+_SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", _SHARED, max_examples=50, derandomize=True, database=None)
+settings.register_profile("wide", _SHARED, max_examples=500, print_blob=True)
+settings.load_profile("fast")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often a served process is killed while it records")
 
 
-def pytest_configure() -> None:
-    # By the clock of a machine that others use, too, no example is too slow.
-    settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("shared")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        folder = item.path.parent.relative_to(tests)
+        if folder.parts[:1] == ("nightly",):
+            item.add_marker(folder.parts[1])
+        markers = {marker.name for marker in item.iter_markers()}
+        if not markers.isdisjoint(NIGHTLY):
+            item.add_marker(pytest.mark.nightly)
+        # One process runs all that share servers, another one all that need torch, which takes seconds to import.
+        group = item.path.name
+        if not markers.isdisjoint(SERVERS):
+            group = "servers"
+        elif folder == Path("unit/export/encoder"):
+            group = "torch"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
@@ -45,15 +69,29 @@ def kills(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session")
-def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the tiny encoder, some films and their snapshot; not to be changed."""
-    return make_tiny_home(tmp_path_factory.mktemp("tiny") / "home")
+def exports(pytestconfig: pytest.Config) -> Exports:
+    """The tiny encoders, each exported once."""
+    assert pytestconfig.cache is not None
+    return Exports(pytestconfig.cache.mkdir("exports"))
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_home(exports: Exports, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the tiny encoder, some films and their snapshot; not to be changed."""
+    return copy_home(exports.home(), tmp_path_factory.mktemp("tiny") / "home")
+
+
+@pytest.fixture(scope="session")
+def films(tiny_home: Path) -> list[str]:
+    """Ids of its catalogue."""
+    with CatalogueStore(Workspace(tiny_home).store) as store:
+        return [row.id for row in store.page("", 300)[1]]
+
+
+@pytest.fixture(scope="session")
+def source(exports: Exports) -> Path:
     """What the encoder of `tiny_home` was exported from; not to be changed."""
-    return make_tiny_source(tmp_path_factory.mktemp("source") / "tiny")
+    return exports.source()
 
 
 @pytest.fixture
@@ -73,6 +111,39 @@ def tiny_server(tiny_home: Path) -> Iterator[Served]:
 def wire(tiny_server: Served) -> Wire:
     """Raw calls to the tiny server."""
     return Wire(tiny_server.grpc)
+
+
+# One more server for all tests that change what is served: each with items and users of its own names.
+
+_LIVE = """
+compact_after = 50
+[limits]
+revision_wait_ms = 1500
+revision_waiting = 8
+[users]
+counts.every_s = 0.1
+log.every_s = 0.1
+"""
+
+
+@pytest.fixture(scope="session")
+def live(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A real Triton over a copy of the tiny home."""
+    with served(copy_home(tiny_home, tmp_path_factory.mktemp("live") / "home"), settings=_LIVE) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def home(live: Served) -> Path:
+    """What `live` serves; modules with a server of their own have another one."""
+    return live.home
+
+
+@pytest.fixture
+def client(live: Served) -> Iterator[Client]:
+    """A patient client of `live`."""
+    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+        yield client
 
 
 @pytest.fixture
@@ -110,7 +181,7 @@ def milvus() -> Iterator[MilvusProcess]:
         yield server
 
 
-@pytest.fixture(scope="module", params=["exact", "hnsw", "scan", "milvus"])
+@pytest.fixture(scope="module", params=["exact", "hnsw", "scan", pytest.param("milvus", marks=pytest.mark.milvus)])
 def make_engine(request: pytest.FixtureRequest) -> Iterator[EngineMaker]:
     """Builds one of the engines, each in turn; what they leave elsewhere is removed at the end."""
     uri = request.getfixturevalue("milvus").uri if request.param == "milvus" else ""
@@ -150,41 +221,3 @@ def importer(tmp_path: Path) -> Iterator[Importer]:
     """Imports files into an empty catalogue."""
     with CatalogueStore(tmp_path / "catalogue.db", create=True) as store:
         yield Importer(store)
-
-
-# A server of its own for each module that changes its home; the module gives the settings.
-
-
-@pytest.fixture(scope="module")
-def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tiny home to change."""
-    return shutil.copytree(tiny_home, tmp_path_factory.mktemp("live") / "home", symlinks=True, ignore=_OF_A_SERVER)
-
-
-@pytest.fixture(scope="module")
-def settings_toml() -> str:
-    """What `live` is configured with; a module names its own."""
-    return ""
-
-
-@pytest.fixture(scope="module")
-def live(home: Path, settings_toml: str) -> Iterator[Served]:
-    """A server over the home of the module."""
-    settings = home / "settings.toml"
-    settings.write_text(settings_toml)
-    with served(home, "--config", str(settings)) as server:
-        yield server
-
-
-@pytest.fixture
-def client(live: Served) -> Iterator[Client]:
-    """A patient client of it."""
-    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def films(home: Path) -> list[str]:
-    """Ids of its catalogue."""
-    with CatalogueStore(Workspace(home).store) as store:
-        return [row.id for row in store.page("", 300)[1]]

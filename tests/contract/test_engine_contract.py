@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -22,6 +22,7 @@ from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
 from support.any_filter import filters
 from support.engines import EngineMaker
+from support.examples import examples
 
 ITEMS, DIM = 2000, 16
 WORDS = ["", "a", "ab", "b", "é", "\U0001f600", "50%", "a_b", 'q"\\\n', "\ud7ff", "\U0010ffff"]
@@ -154,7 +155,7 @@ VALUES: st.SearchStrategy[Value] = st.sampled_from(
 
 
 @elsewhere
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(condition=filters(st.sampled_from([*NAMES, "absent"]), VALUES))
 def test_a_filter_means_the_same_there_as_here(
     remote: MilvusEngine, fields: list[dict[str, Any]], condition: Filter

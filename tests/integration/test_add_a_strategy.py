@@ -15,6 +15,7 @@ from recserve_client import Client, ClientOptions, item
 from recserve_client.contract.slate_options import Pin, SlateOptions
 from recserve_client.errors import InvalidRequest
 from support.served import served
+from support.tiny_home import copy_home
 
 pytestmark = pytest.mark.triton
 PAGE = Path(__file__).parents[2] / "docs/how-to/add-a-strategy.md"
@@ -44,12 +45,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def client(installed: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client(installed: Path, tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     _, settings = blocks("toml")
-    config = tmp_path_factory.mktemp("settings") / "serve.toml"
-    config.write_text(settings)
+    home = copy_home(tiny_home, tmp_path_factory.mktemp("own-strategy") / "home")
     with (
-        served(home, "--config", str(config)) as live,
+        served(home, settings=settings) as live,
         Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client,
     ):
         yield client

@@ -23,8 +23,6 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client import Client, ClientOptions
-from recserve_export.encoder.export import export_encoder
-from recserve_export.encoder.source.folder import SourceOptions
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.common.workspace import Workspace
@@ -35,24 +33,19 @@ from recserve_server_ext.encoder.versions import VERSIONS, active, find, version
 from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
 from recserve_server_ext.index.manifest import write_manifest
 from recserve_server_ext.index.snapshot import current, publish
+from support.exports import Exports
 from support.served import Served, served
-from support.tiny_encoder import LOOSE, make_tiny_source
 from support.wire import Wire
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
+pytestmark = pytest.mark.triton
 
-OTHER_DIM = 16
 Answer = tuple[str, list[str], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tiny home with a second encoder: other weights, other length of vectors."""
-    copy = tmp_path_factory.mktemp("switch") / "home"
-    shutil.copytree(tiny_home, copy, symlinks=True, ignore=shutil.ignore_patterns("run"))
-    source = make_tiny_source(tmp_path_factory.mktemp("other") / "other", seed=8)
-    export_encoder(source, Workspace(copy), options=SourceOptions(dim=OTHER_DIM), settings=LOOSE)
-    return copy
+def home(exports: Exports, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a second encoder: other weights, other length of vectors."""
+    return shutil.copytree(exports.home_of_two(), tmp_path_factory.mktemp("switch") / "home", symlinks=True)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,6 @@ from recserve_client import Client, NewItem, Page, RecommendRequest, SlateOption
 from recserve_client.contract import Behaviour, Slate
 from recserve_client.contract.slate_options import Pin
 from recserve_client.errors import ExpiredCursor, InvalidRequest
-from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import current, first_id
 from support.served import Served
 from support.wire import Wire
 
@@ -20,8 +17,8 @@ pytestmark = pytest.mark.triton
 
 
 @pytest.fixture(scope="module")
-def known(home: Path) -> str:
-    return first_id(current(Workspace(home).snapshots))
+def known(films: list[str]) -> str:
+    return films[0]
 
 
 @pytest.fixture
@@ -79,17 +76,17 @@ def test_bad_slates_and_cursors(raw: Wire, client: Client, known: str) -> None:
 
 def test_a_filter_over_changed_items_is_right_at_once(client: Client, known: str) -> None:
     new = [
-        NewItem(f"new{n}", {"title": "a brand new film"}, attributes={"batch": n % 2, "made": 2030 + n})
+        NewItem(f"batch{n}", {"title": "a brand new film"}, attributes={"batch": n % 2, "made": 2030 + n})
         for n in range(6)
     ]
     client.items.upsert(new)
     slate = client.recommend([item(known)], where="batch = 1 and made >= 2030", count=True, fields=["made"])
-    assert sorted(found.id for found in slate.items) == ["new1", "new3", "new5"]
+    assert sorted(found.id for found in slate.items) == ["batch1", "batch3", "batch5"]
     assert slate.count == 3
-    client.items.upsert([NewItem("new1", {"title": "a brand new film"}, attributes={"batch": 0, "made": 2031})])
-    client.items.delete(["new3"])
-    assert [found.id for found in client.recommend([item(known)], where="batch = 1").items] == ["new5"]
-    assert [found.id for found in client.similar("new5", where="exists(made)", k=2).items] != []
+    client.items.upsert([NewItem("batch1", {"title": "a brand new film"}, attributes={"batch": 0, "made": 2031})])
+    client.items.delete(["batch3"])
+    assert [found.id for found in client.recommend([item(known)], where="batch = 1").items] == ["batch5"]
+    assert [found.id for found in client.similar("batch5", where="exists(made)", k=2).items] != []
 
 
 def test_pages_and_many_requests(client: Client, known: str) -> None:

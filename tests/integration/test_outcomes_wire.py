@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ from recserve_client import Client, Explore, interaction, item
 from recserve_client.errors import InvalidRequest
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.interactions.key_file import read_pseudonyms
-from support.served import Served
+from support.served import Served, served
+from support.tiny_home import copy_home
 
 pytestmark = pytest.mark.triton
 
@@ -32,8 +34,9 @@ variants = [{ name = "short", options = { k = 2 } }, { name = "long", options = 
 
 
 @pytest.fixture(scope="module")
-def settings_toml() -> str:
-    return _SETTINGS
+def live(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(copy_home(tiny_home, tmp_path_factory.mktemp("outcomes") / "home"), settings=_SETTINGS) as server:
+        yield server
 
 
 def logged(client: Client, user: str, count: int) -> list[Any]:

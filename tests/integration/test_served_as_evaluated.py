@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +25,7 @@ from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.strategies.registry import Registry
 from support.served import served
+from support.tiny_home import copy_home
 
 pytestmark = pytest.mark.triton
 USERS = 40
@@ -34,10 +34,7 @@ TYPES = ["view", "like", "dislike", "purchase"]
 
 @pytest.fixture(scope="module")
 def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = tmp_path_factory.mktemp("evaluated") / "home"
-    return shutil.copytree(
-        tiny_home, copy, symlinks=True, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
-    )
+    return copy_home(tiny_home, tmp_path_factory.mktemp("evaluated") / "home")
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,9 @@ from recserve_server_ext.triton.encoder_target import model_folder
 from recserve_server_ext.triton.probes import server_version
 from recserve_server_ext.triton.process import TritonProcess, claim_endpoint
 from recserve_server_ext.triton.repository import MODELS, assemble
+from support.exports import Exports
 from support.served import Served, served
-from support.tiny_home import make_tiny_home
+from support.tiny_home import copy_home, make_tiny_home
 from support.wire import RawTensor, Wire
 
 pytestmark = pytest.mark.triton
@@ -90,7 +91,7 @@ def backends() -> str:
 @pytest.fixture(scope="module")
 def on_triton(tiny_home: Path, backends: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The tiny home, its encoder on Triton's own onnxruntime."""
-    home = shutil.copytree(tiny_home, tmp_path_factory.mktemp("native") / "home", symlinks=True)
+    home = copy_home(tiny_home, tmp_path_factory.mktemp("native") / "home")
     with native_server(home, home / "encoder" / "fp32", backends) as server:
         yield server
 
@@ -101,10 +102,8 @@ def native_server(home: Path, folder: Path, backends: str) -> Iterator[Served]:
     manifest = read_manifest(folder)
     report = msgspec.json.decode((folder / REPORT).read_bytes(), type=EncoderReport)
     write_target(folder, manifest, report, "onnxruntime")
-    config = home / "serve.toml"
     settings = f'precision = "{manifest.precision}"\n[encoder]\ntarget = "onnxruntime"\nbackends = "{backends}"\n'
-    config.write_text(settings)
-    with served(home, "--config", str(config)) as server:
+    with served(home, settings=settings) as server:
         yield server
 
 
@@ -182,9 +181,9 @@ def test_crafted_sizes_are_refused_and_harm_nothing(native: Wire, shape: tuple[i
 
 
 def test_int8_gives_the_same_bits_alone_in_company_and_embedded(
-    backends: str, tmp_path_factory: pytest.TempPathFactory
+    backends: str, exports: Exports, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    home = make_tiny_home(tmp_path_factory.mktemp("int8") / "home", "int8")
+    home = make_tiny_home(tmp_path_factory.mktemp("int8") / "home", exports.encoders("int8"), "int8")
     folder = home / "encoder" / "int8"
     texts = [" ".join(TEXTS[: n % 20 + 1]) for n in range(60)]
     with native_server(home, folder, backends) as server, Client(server.grpc) as client:

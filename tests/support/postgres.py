@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 _USER = "postgres"
 _LIMIT_S = 60
@@ -46,6 +47,12 @@ class Postgres:
             connection.execute("DROP SCHEMA public CASCADE")
             connection.execute("CREATE SCHEMA public")
         return self.url()
+
+    def another(self, name: str) -> str:
+        """URL of a new database that `empty` leaves alone."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return f"postgresql://{_USER}@/{name}?host={self.folder}"
 
     def start(self) -> None:
         """Start it and wait until it answers."""

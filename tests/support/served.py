@@ -27,12 +27,14 @@ class Served:
     """A running server.
 
     Attributes:
+        home: What it serves.
         grpc: host:port.
         metrics: host:port.
         process: The `recserve serve` process.
         log: What it wrote.
     """
 
+    home: Path
     grpc: str
     metrics: str
     process: subprocess.Popen[bytes]
@@ -75,25 +77,28 @@ def serve_command(home: Path, *options: str) -> list[str]:
 
 
 @contextmanager
-def served(home: Path, *options: str, code: int = 0) -> Iterator[Served]:
+def served(home: Path, *options: str, settings: str = "", code: int = 0) -> Iterator[Served]:
     """Start a server, wait until it is ready, and stop it with SIGTERM: it must exit with 0, leaving nothing behind.
 
     Args:
         home: What to serve.
         options: Of `recserve serve`.
+        settings: TOML that the server is configured with.
         code: Exit code it must have instead, when the test ends it itself.
     """
     with tempfile.TemporaryDirectory() as aside:
-        ready, log = Path(aside) / "ready.json", Path(aside) / "serve.log"
+        ready, log, config = (Path(aside) / name for name in ("ready.json", "serve.log", "settings.toml"))
+        config.write_text(settings)
         with log.open("wb") as stream:
-            command = serve_command(home, "--ready-file", str(ready), *options)
+            configured = ("--config", str(config)) if settings else ()
+            command = serve_command(home, "--ready-file", str(ready), *configured, *options)
             # No environment of ours on PATH: what the server needs it has to find by itself.
             environment = {**os.environ, "COLUMNS": "100", "PATH": os.defpath}
             process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
         try:
             _wait_ready(process, ready, log)
             addresses = json.loads(ready.read_text())
-            yield Served(addresses["grpc"], addresses["metrics"], process, log)
+            yield Served(home, addresses["grpc"], addresses["metrics"], process, log)
         finally:
             family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.send_signal(signal.SIGTERM)

@@ -11,14 +11,17 @@ import re
 import string
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 from recserve_export.catalogue.films import FilmsSource, films_path
 from recserve_export.encoder.checks.fidelity_gate import Gate
 from recserve_export.encoder.export import ExportSettings, export_encoder
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.encoder.manifest import Precision
 
 MAX_TOKENS: Final = 64
 DIM: Final = 32
@@ -64,17 +67,14 @@ def make_tiny_source(folder: Path, *, seed: int = 7) -> Path:
     return folder
 
 
-def make_tiny_encoder(home: Path, precision: Precision = "fp32", *, seed: int = 7) -> Path:
-    """Export the tiny model into `home`, through the real export.
+@contextmanager
+def measured_once() -> Iterator[None]:
+    """Within the block exports measure their speed with as few calls as they can: no test looks at how fast one is."""
+    from recserve_export.encoder.checks import speed
 
-    Returns:
-        The encoder folder.
-    """
-    workspace = Workspace(home)
-    with tempfile.TemporaryDirectory() as aside:
-        source = make_tiny_source(Path(aside) / "tiny", seed=seed)
-        export_encoder(source, workspace, precision, settings=LOOSE)
-    return workspace.encoder / precision
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "_ROUNDS", 1)
+        yield
 
 
 def _vocabulary() -> list[str]:
@@ -99,7 +99,10 @@ def main() -> None:
     parser.add_argument("home", type=Path)
     parser.add_argument("--precision", choices=("fp32", "int8", "int8-fast"), default="fp32")
     arguments = parser.parse_args()
-    print(make_tiny_encoder(arguments.home, arguments.precision))
+    with tempfile.TemporaryDirectory() as aside:
+        source = make_tiny_source(Path(aside) / "tiny")
+        export_encoder(source, Workspace(arguments.home), arguments.precision, settings=LOOSE)
+    print(Workspace(arguments.home).encoder / arguments.precision)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""The cache of users' pasts: as new as the store, bounded, and empty of whom was erased."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.history.user_histories import UserHistories
+from recserve_server_ext.interactions.store import InteractionStore
+from support.answers import by_user, log_of
+from support.events import ANN, BOB, NOW, PSEUDONYMS, event
+
+OTHERS = [PSEUDONYMS.of(f"other{n}") for n in range(30)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[InteractionStore]:
+    with InteractionStore(tmp_path / "store.db", create=True, clock=lambda: NOW) as store:
+        yield store
+
+
+@pytest.fixture
+def anywhere(store_place: Path | str) -> Iterator[InteractionStore]:
+    """On SQLite, and on PostgreSQL where there is one."""
+    with InteractionStore(store_place, create=True, clock=lambda: NOW) as store:
+        yield store
+
+
+def test_what_is_cache_of_a_user_is_as_new_as_the_store(anywhere: InteractionStore, store_place: Path | str) -> None:
+    histories = UserHistories(lambda: anywhere, HistoryRules())
+    # As another process would.
+    with InteractionStore(store_place, InteractionLimits(), clock=lambda: NOW) as other:
+        other.record([event(item="i1"), event(BOB, item="i2")])
+        first = histories.read([ANN, BOB])
+        assert histories.read([ANN, BOB])[ANN] is first[ANN]
+        other.record([event(BOB, item="i3", timestamp=NOW - 9000)])
+        # Bob is not asked for at the new mark: that must not make his old past count as new.
+        assert histories.read([ANN])[ANN] is first[ANN]
+        assert histories.read([BOB])[BOB].subjects == ["i2", "i3"]
+        other.erase(ANN)
+        other.record([event(item="i4", timestamp=NOW + 1)])
+        assert histories.read([ANN])[ANN].subjects == ["i4"]
+        other.erase(BOB)
+        histories.forget_erased()
+        assert not histories._cache
+
+
+def test_of_the_pasts_those_least_recently_asked_for_go_first(store: InteractionStore) -> None:
+    histories = UserHistories(lambda: store, HistoryRules(), max_cached=5)
+    for user in OTHERS[:4]:
+        store.record([event(user, item="i1"), event(user, item="i2")])
+        histories.read([user])
+        histories.read([OTHERS[0]])
+    assert set(histories._cache) == {OTHERS[0], OTHERS[3]}
+    assert histories._cache.currsize == 4
+    past = histories.read(OTHERS[:4])
+    assert all(np.sort(past[user].subjects).tolist() == ["i1", "i2"] for user in OTHERS[:4])
+
+
+def test_a_past_larger_than_what_is_cache_is_read_every_time(store: InteractionStore) -> None:
+    histories = UserHistories(lambda: store, HistoryRules(), max_cached=5)
+    store.record([event(item=f"i{n}") for n in range(5)])
+    assert histories.read([ANN])[ANN] is histories.read([ANN])[ANN]
+    store.record([event(item="i5")])
+    for _ in range(2):
+        assert len(histories.read([ANN])[ANN].subjects) == 6
+        assert not histories._cache
+
+
+def test_users_of_whom_only_answers_are_held_are_bounded_too(store: InteractionStore) -> None:
+    histories = UserHistories(lambda: store, HistoryRules(), max_cached=3)
+    log = log_of(store)
+    for number, user in enumerate(OTHERS[:5]):
+        log.offer(by_user(f"r{number}"), user, PSEUDONYMS.fingerprint)
+    log.close()
+    assert all(past.size == 0 for past in histories.read(OTHERS[:5]).values())
+    assert set(histories._cache) == set(OTHERS[2:5])

@@ -1,0 +1,98 @@
+"""Windows of interactions, on SQLite and on a real PostgreSQL: the newest of many users in one read."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import sqlalchemy as sa
+
+from recserve_server_ext.interactions.reads import change_numbers, window_query
+from recserve_server_ext.interactions.store import InteractionStore
+from support.events import ANN, BOB, NOW, PSEUDONYMS, event
+
+#: 100,000 interactions of Ann, a second apart.
+MANY = """
+INSERT INTO interactions ("user", event_id, time_us, type, item)
+WITH RECURSIVE counted(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counted WHERE n < 99999)
+SELECT number, 'made ' || n, CAST(:newest AS BIGINT) - 1000000 * CAST(n AS BIGINT), 'view', 'x'
+FROM counted, interaction_users WHERE pseudonym = :ann
+"""
+
+
+def test_a_window_holds_the_newest_of_each_user(store: InteractionStore) -> None:
+    store.record([event(item=f"i{number}", timestamp=NOW - number, value=number) for number in (5, 1, 4, 2, 3)])
+    store.record([event(BOB, None, text="jazz", type="search"), event(BOB, duration_s=3.0, price=2, quantity=4)])
+    nobody = PSEUDONYMS.of("nobody")
+    found = store.window([BOB, nobody, ANN], limit=3)
+    assert found.offsets.tolist() == [0, 2, 2, 5]
+    assert [found.subjects[code] for code in found.subject] == ["i1", "jazz", "i1", "i2", "i3"]
+    assert [bool(found.is_item[code]) for code in found.subject] == [True, False, True, True, True]
+    assert [found.types[code] for code in found.type] == ["view", "search", "view", "view", "view"]
+    assert found.value[2:].tolist() == [1, 2, 3]
+    assert [found.duration_s[0], found.price[0], found.quantity[0]] == [3, 2, 4]
+    assert math.isnan(found.value[0])
+
+
+def test_a_text_and_an_item_of_the_same_name_are_two_subjects(store: InteractionStore) -> None:
+    store.record([event(), event(item=None, text="i1")])
+    found = store.window([ANN])
+    assert (found.subjects, sorted(found.is_item.tolist())) == (["i1", "i1"], [False, True])
+
+
+def test_the_window_of_a_busy_user_is_read_by_the_index_alone(store: InteractionStore) -> None:
+    store.record([event(BOB, timestamp=NOW - number) for number in range(500)])
+    store.record([event()])
+    with store.database.writing() as connection:
+        connection.execute(sa.text(MANY), {"newest": round((NOW - 1) * 1e6), "ann": ANN})
+        connection.exec_driver_sql("ANALYZE")
+    with store.database.reading() as connection:
+        numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
+        query = window_query(connection.dialect.name, with_seen=False).params(numbers=numbers, most=500)
+        compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
+        explain = "EXPLAIN QUERY PLAN" if store.database.is_sqlite else "EXPLAIN (ANALYZE, TIMING OFF, FORMAT TEXT)"
+        plan = [" ".join(map(str, row)) for row in connection.execute(sa.text(f"{explain} {compiled}"))]
+    text = "\n".join(plan)
+    if store.database.is_sqlite:
+        assert "SEARCH newest USING COVERING INDEX ix_interactions_user_time (user=?)" in text
+        # Nothing looks at the rows themselves, and no other index is walked.
+        assert text.count("newest") == 1
+        assert "SEARCH interactions " not in text
+        assert "SCAN interactions " not in text
+    else:
+        assert re.search("Index (Only )?Scan Backward using ix_interactions_user_time", text)
+        assert "Seq Scan on interactions" not in text
+        (walked,) = [line for line in plan if "ix_interactions_user_time" in line]
+        assert "rows=500 loops=2" in walked or "rows=500.00 loops=2" in walked
+    found = store.window([ANN, BOB])
+    assert found.offsets.tolist() == [0, 500, 1000]
+    assert found.time_us[0] == (NOW - 1) * 1e6
+
+
+def test_a_window_has_every_field_as_it_was_recorded(store: InteractionStore) -> None:
+    numbers = [0.1 + 0.2, -1 / 3, 4e-324, 123456789012.34567]
+    given = [
+        event(item='with "quotes" \\ and ☃', value=numbers[0], timestamp=NOW - 1),
+        event(item=None, text="words, not an item", type="search", timestamp=NOW - 2),
+        event(type="rating", value=numbers[1], duration_s=numbers[2], price=numbers[3], timestamp=NOW - 3),
+        event(item=None, text='more "words"', type="search", quantity=2.0, timestamp=NOW - 4),
+    ]
+    store.record([given[2], given[0], given[3], given[1], event(BOB)])
+    found = store.window([BOB, ANN])
+    assert found.offsets.tolist() == [0, 1, 5]
+    own = slice(1, 5)
+    assert found.time_us[own].tolist() == [round((NOW - age) * 1e6) for age in (1, 2, 3, 4)]
+    assert [found.types[code] for code in found.type[own]] == [row.type for row in given]
+    subjects = [(found.subjects[code], bool(found.is_item[code])) for code in found.subject[own]]
+    assert subjects == [(row.item or row.text, row.item is not None) for row in given]
+    for name in ("value", "duration_s", "price", "quantity"):
+        wanted = [getattr(row, name) for row in given]
+        assert [None if np.isnan(n) else n for n in getattr(found, name)[own].tolist()] == wanted
+
+
+def test_between_reads_a_range_of_all_users(store: InteractionStore) -> None:
+    store.record([event(user, timestamp=NOW - age) for user in (ANN, BOB) for age in (10, 20, 30)])
+    found = store.between(NOW - 30, NOW - 10)
+    assert found.offsets.tolist() == [0, 2, 4]
+    assert sorted(set(found.time_us.tolist())) == [(NOW - 30) * 1e6, (NOW - 20) * 1e6]
