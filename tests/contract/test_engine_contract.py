@@ -93,7 +93,8 @@ def remote(engine: Engine) -> MilvusEngine:
 
 
 #: Of those that evaluate filters themselves.
-elsewhere = pytest.mark.parametrize("make_engine", ["milvus"], indirect=True, scope="module")
+MILVUS = pytest.param("milvus", marks=pytest.mark.milvus)
+elsewhere = pytest.mark.parametrize("make_engine", [MILVUS], indirect=True, scope="module")
 
 
 @pytest.mark.parametrize("users", [1, 3, 40])

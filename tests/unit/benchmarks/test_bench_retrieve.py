@@ -111,6 +111,7 @@ def test_engines_are_compared_at_equal_recall_in_every_round() -> None:
     assert all(len(ratios) == 2 and min(ratios) > 0 for ratios in found["to_hnsw"].values())
 
 
+@pytest.mark.milvus
 def test_milvus_is_measured_where_it_is_named(real: Vectors, milvus: MilvusProcess) -> None:
     vectors = grown(real, 1000, run_of(7))
     with ExitStack() as stack:
