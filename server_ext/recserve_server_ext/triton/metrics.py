@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import triton_python_backend_utils as pb
 
-from recserve_server_ext.batching.revision_wait import WaitCounts
-from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import StoreError
-from recserve_server_ext.interactions.impression_log import LogCounts
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
+    from recserve_server_ext.batching.revision_wait import WaitCounts
     from recserve_server_ext.catalogue.live import LiveCatalogue
-    from recserve_server_ext.interactions.impression_log import ImpressionLog
+    from recserve_server_ext.catalogue.view import View
+    from recserve_server_ext.interactions.impression_log import ImpressionLog, LogCounts
     from recserve_server_ext.services.interactions import InteractionService
 
 _EVERY_S: Final = 1.0
