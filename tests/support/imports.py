@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from recserve_export.catalogue.readers import FileFormat, checksum, open_source
 
 from recserve_export.catalogue.importer import ImportReport, import_catalogue
 from recserve_export.catalogue.mapping import (
     FieldMapping,
     mapping_from_options,
 )
-from recserve_export.catalogue.readers import FileFormat, checksum, open_source
 from recserve_export.catalogue.rows import Reason, Refusal
 from recserve_server_ext.catalogue.store import CatalogueStore
 

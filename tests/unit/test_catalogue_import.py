@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from recserve_export.catalogue.readers import FileFormat, checksum, open_source
 
 from recserve_export.catalogue.films import MAPPING, FilmsSource, films_path
 from recserve_export.catalogue.importer import import_catalogue, mapping_hash, up_to_date
@@ -15,7 +16,6 @@ from recserve_export.catalogue.mapping import (
     mapping_from_options,
     validated,
 )
-from recserve_export.catalogue.readers import FileFormat, checksum, open_source
 from recserve_export.catalogue.rows import Reason
 from recserve_export.errors import MappingError, SourceError
 from recserve_server_ext.catalogue.store import StoredItem

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recserve_export.catalogue.readers import FileFormat
 
 from recserve_export.catalogue.mapping import (
     AttributeField,
@@ -22,7 +23,6 @@ from recserve_export.catalogue.mapping import (
     mapping_from_options,
     validated,
 )
-from recserve_export.catalogue.readers import FileFormat
 from recserve_export.catalogue.rows import Reason, Refusal, RowConverter, RowError
 from recserve_server_ext.catalogue.store import StoredItem
 from support.imports import BOOKS, COLUMNS, DUNE, EMMA, FORMATS, Importer, Rows, write_rows

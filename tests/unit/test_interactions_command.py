@@ -15,9 +15,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from recserve_export.catalogue.readers import JsonLinesSource
 from typer.testing import CliRunner, Result
 
-from recserve_export.catalogue.readers import JsonLinesSource
 from recserve_export.cli.interactions import app
 from recserve_export.errors import MappingError
 from recserve_export.interactions.importer import import_interactions

@@ -66,7 +66,7 @@ class ItemChecks:
                     f"the item has {len(raw):,} bytes; limits.item_bytes allows {self._limits.item_bytes:,}"
                 )
             item = self._old(bytes(raw)) if weights is None else self._new(bytes(raw))
-            _check_id(item.id)
+            check_id(item.id)
             if item.id in seen:
                 raise ValueError(f"{shown(item.id)} is in this request already")
             seen.add(item.id)
@@ -98,7 +98,26 @@ class ItemChecks:
         return StoredItem(item.id, texts, attributes, item.available)
 
 
-def _check_id(item_id: str) -> None:
+def check_size(item: StoredItem, limits: Limits) -> None:
+    """Refuse an item that no request could bring or change.
+
+    Raises:
+        ValueError: It has too many bytes or attributes.
+    """
+    if len(item.attributes) > limits.attributes:
+        raise ValueError(
+            f"$.attributes has {len(item.attributes):,} of them; limits.attributes allows {limits.attributes:,}"
+        )
+    if (size := len(msgspec.json.encode(item))) > limits.item_bytes:
+        raise ValueError(f"the item has {size:,} bytes; limits.item_bytes allows {limits.item_bytes:,}")
+
+
+def check_id(item_id: str) -> None:
+    """Refuse an id that is blank or holds control characters.
+
+    Raises:
+        ValueError: It does.
+    """
     if item_id.isspace() or any(ord(character) < 32 for character in item_id):
         raise ValueError(f"$.id is {shown(item_id)}: blank, or with control characters")
 
