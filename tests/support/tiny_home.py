@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from recserve_export.catalogue.films import MAPPING, FilmsSource, films_path
-from recserve_export.catalogue.rows import RowConverter, RowError
+from recserve_export.catalogue.rows import RowConverter
 from recserve_export.index.build import build
 from recserve_export.index.engine_choice import Settings
+from recserve_export.tabular.rows import RowError
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
 from recserve_server_ext.common.workspace import Workspace
 from support.tiny_encoder import make_tiny_encoder
@@ -32,6 +33,6 @@ def make_tiny_home(home: Path, precision: Literal["fp32", "int8"] = "fp32") -> P
 
 
 def _films() -> list[StoredItem]:
-    convert = RowConverter(MAPPING, is_textual=FilmsSource.is_textual)
+    convert = RowConverter(MAPPING)
     rows = itertools.islice(FilmsSource(films_path()).rows(), ITEMS)
     return [convert(values) for _, values in rows if not isinstance(values, RowError)]

@@ -101,6 +101,7 @@ class FilmsSource:
 
     def rows(self) -> Iterator[Row]:
         """Every film in the order of the file; see `Source`."""
+        self.done = 0
         for values in self._select(_COLUMNS):
             self.done += 1
             names = (values["Cast"] or "").split(", ")[:_CAST_NAMES]

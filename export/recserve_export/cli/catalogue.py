@@ -183,12 +183,12 @@ def stats(home: options.Home = DEFAULT_HOME, store: options.CatalogueUrl = "", a
         ]
         headings = ("text field", "weight", "items", "mean characters")
         out.print(table(headings, texts, right=headings[1:]))
-        attributes = [
+        rows = [
             (name, f"{of.items:,}", ", ".join(of.types), f"{of.distinct:,}", ", ".join(value[:20] for value in of.most))
             for name, of in found.attributes.items()
         ]
-        headings = ("attribute", "items", "types", "distinct", "most frequent")
-        out.print(table(headings, attributes, right=("items", "distinct")))
+        columns = ("attribute", "items", "types", "distinct", "most frequent")
+        out.print(table(columns, rows, right=("items", "distinct")))
         if not store:
             _say_what_fits(opened, home, is_error=False)
 

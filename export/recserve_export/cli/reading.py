@@ -95,4 +95,4 @@ def check_refusals(refusals: Path | None, *others: Path | str | None) -> None:
             if is_same:
                 raise ExportError(f"--refusals {refusals} is {name} itself, which would be emptied; name another file")
     if refusals.is_dir() or not refusals.absolute().parent.is_dir():
-        raise ExportError(f"--refusals {refusals} cannot be written; name a file in a folder that is there")
+        raise ExportError(f"the refusals cannot be written to {refusals}; name a file in a folder that is there")

@@ -20,8 +20,9 @@ from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.writes import BulkRow
 
-#: Rows of a transaction, which is bounded so that a serving process gets its turn; and characters of their texts.
-_BATCH: Final = 20_000
+#: Rows of a transaction, and characters of their items. Bounded, so that a serving process gets its turn; large, since
+#: every transaction writes most pages of the indexes anew (decision 019).
+_BATCH: Final = 100_000
 _BATCH_CHARACTERS: Final = 8 << 20
 _EXAMPLES: Final = 5
 #: Rows that the scale of ratings is found in.

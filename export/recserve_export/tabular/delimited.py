@@ -73,7 +73,7 @@ class DelimitedSource:
             header = self._header(records)
             width = len(header)
             for number, record in enumerate(records, start=1):
-                if not number % 500:
+                if number % 500 == 1:
                     self.done = self._stream.done
                 if isinstance(record, RowError):
                     yield number, record

@@ -51,7 +51,7 @@ class JsonLinesSource:
         paths = nested(self._wanted.columns)
         with self._stream.open() as raw:
             for number, line in enumerate(text_lines(raw, self._encoding), start=1):
-                if not number % 500:
+                if number % 500 == 1:
                     self.done = self._stream.done
                 if line.isspace():
                     continue
