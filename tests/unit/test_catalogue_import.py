@@ -101,7 +101,7 @@ def test_files_that_cannot_be_read(name: str, content: bytes, message: str, tmp_
 def test_a_header_that_is_not_in_its_encoding(tmp_path: Path, importer: Importer) -> None:
     (tmp_path / "x.csv").write_bytes(b"id,titl\xff\n")
     mapping = msgspec.structs.replace(mapping_from_options(texts=["title"]), read=ReadOptions(encoding="utf-8"))
-    with pytest.raises(SourceError, match="header line of .* cannot be read"):
+    with pytest.raises(SourceError, match=r"header line of .* cannot be read"):
         importer(tmp_path / "x.csv", mapping)
 
 

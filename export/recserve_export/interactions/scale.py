@@ -51,7 +51,7 @@ class Scale(msgspec.Struct, frozen=True):
     @property
     def said(self) -> str:
         """What was found, in a line; empty without ratings."""
-        if self.kind == "none":
+        if self.kind == "none" or self.least == self.most:
             return ""
         if self.kind == "thumbs":
             return f"ratings are thumbs: {self.up:g} is recorded as like, the other value as dislike"

@@ -182,5 +182,9 @@ def _array_in(found: Any) -> list[Any] | None:
         return found
     if not isinstance(found, dict):
         return None
-    arrays = (value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict))
-    return next(arrays, [found])
+    return next(filter(is_array_of_objects, found.values()), [found])
+
+
+def is_array_of_objects(value: object) -> bool:
+    """Whether a value is an array whose first element is an object."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)

@@ -10,7 +10,7 @@ from typing import IO, Final
 from recserve_export.errors import SourceError
 from recserve_export.tabular.encodings import Encoding
 
-_CHUNK: Final = 1 << 18
+_CHUNK: Final = 1 << 14
 #: Characters of a line that are kept; the rest of a longer one is passed over, so that memory stays flat.
 MAX_LINE: Final = 4 << 20
 
@@ -24,7 +24,8 @@ def text_lines(stream: IO[bytes], encoding: Encoding) -> Iterator[str]:
     Raises:
         SourceError: The text is not in this encoding.
     """
-    decode = codecs.getincrementaldecoder(encoding.name)("surrogateescape").decode
+    errors = "strict" if encoding.name.startswith(("utf-16", "utf-32")) else "surrogateescape"
+    decode = codecs.getincrementaldecoder(encoding.name)(errors).decode
     end, rest, is_cut = "", "", False
     try:
         while chunk := stream.read(_CHUNK):

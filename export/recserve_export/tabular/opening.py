@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Final
 
 from recserve_export.errors import SourceError
 from recserve_export.tabular.delimited import DelimitedSource
-from recserve_export.tabular.documents import JsonLinesSource, JsonSource
+from recserve_export.tabular.documents import JsonLinesSource, JsonSource, is_array_of_objects
+from recserve_export.tabular.encodings import guess_encoding
 from recserve_export.tabular.options import ENDINGS, FileFormat, ReadOptions
 from recserve_export.tabular.parquet import ParquetSource, check_folder, parts_checksum
 from recserve_export.tabular.rows import Columns, Source
 from recserve_export.tabular.sheets import SheetSource
 from recserve_export.tabular.sql import SqlSource
 from recserve_export.tabular.streams import Stream
+from recserve_export.tabular.values import literal
 
 _URL: Final = re.compile(r"[a-z][a-z0-9+]+://")
 _HEAD: Final = 1 << 16
+#: Most fields of a document whose rows are in one of them.
+_MOST_BESIDE: Final = 4
 _MARKS: Final = b"\xef\xbb\xbf \t\r\n"
 
 
@@ -115,11 +120,17 @@ def _format_of(stream: Stream) -> FileFormat:
     if text.startswith(b"["):
         return "json"
     if text.startswith(b"{"):
-        return "jsonl" if _is_object(text.splitlines()[0]) else "json"
-    if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")) and head.count(b"\0") < len(head) // 4:
+        return "json" if _is_document(text) else "jsonl"
+    if b"\0" in head and not guess_encoding(io.BytesIO(head)).name.startswith(("utf-16", "utf-32")):
         raise SourceError(f"neither the name of {stream.where} nor its content does tell its format; add --format")
     return "csv"
 
 
-def _is_object(line: bytes) -> bool:
-    return line.rstrip().endswith(b"}") or len(line) >= _HEAD - 8
+def _is_document(text: bytes) -> bool:
+    """Whether an object is a whole document: it goes on over lines, or is alone and little but an array of objects."""
+    first, *others = text.splitlines()
+    if others or len(text) >= _HEAD - len(_MARKS):
+        return not first.rstrip().endswith(b"}") and len(first) < _HEAD - len(_MARKS)
+    found = literal(first.decode(errors="replace"))
+    arrays = [one for one in found.values() if is_array_of_objects(one)] if isinstance(found, dict) else []
+    return len(arrays) == 1 and len(found) <= _MOST_BESIDE
