@@ -186,6 +186,7 @@ def recommend_text(
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
+    check_list(texts, "texts")
     if weights is None:
         weights = [1.0] * len(texts)
     if len(weights) != len(texts):
@@ -202,6 +203,7 @@ def embed(texts: Sequence[str], *, deadline_s: float | None = None) -> Call[NDAr
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
+    check_list(texts, "$.texts")
     return model_call(models.EMBED, EmbedRequest(list(texts)), _vectors, deadline_s)
 
 
@@ -294,8 +296,16 @@ def request_fields(options: RecommendOptions) -> dict[str, Any]:
         fields["where"] = filter_of(options["where"])
     for name, kind in (("exclude", list), ("fields", list), ("options", dict), ("context", dict)):
         if name in fields:
+            if kind is list:
+                check_list(fields[name], f"$.{name}")
             fields[name] = kind(fields[name])
     return fields
+
+
+def check_list(values: object, name: str) -> None:
+    """Refuse a string where a list of strings is expected: its characters would be taken one by one."""
+    if isinstance(values, str | bytes):
+        raise _refused(f"{name} is the string {shown(values)}; give a list, [{shown(values)}]")
 
 
 def check_weights(behaviours: Sequence[Behaviour], name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from recserve_client.calls import Call, model_call, reader
+from recserve_client.calls import Call, check_list, model_call, reader
 from recserve_client.contract import (
     DeleteItems,
     GetItems,
@@ -17,10 +17,12 @@ from recserve_client.contract import (
     ListItems,
     NewItem,
     OldItem,
+    RequestError,
     UpsertItems,
     models,
     pack,
 )
+from recserve_client.errors import from_request
 
 _changed: Final = reader(ItemsChanged)
 _found: Final = reader(ItemsFound)
@@ -47,7 +49,7 @@ def upsert(
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    raws = [msgspec.Raw(pack(item)) for item in items]
+    raws = [_raw(item) for item in items]
     return model_call(models.ITEMS, UpsertItems(raws, _id(request_id)), _changed, deadline_s)
 
 
@@ -64,7 +66,8 @@ def delete(
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    raws = [msgspec.Raw(pack(OldItem(item) if isinstance(item, str) else item)) for item in ids]
+    check_list(ids, "ids")
+    raws = [_raw(OldItem(item) if isinstance(item, str) else item) for item in ids]
     return model_call(models.ITEMS, DeleteItems(raws, _id(request_id)), _changed, deadline_s)
 
 
@@ -74,6 +77,7 @@ def get(ids: Sequence[str], *, deadline_s: float | None = None) -> Call[ItemsFou
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
+    check_list(ids, "ids")
     return model_call(models.ITEMS, GetItems(list(ids)), _found, deadline_s)
 
 
@@ -89,6 +93,13 @@ def page(*, after: str = "", limit: int = 100, deadline_s: float | None = None) 
         RecserveError: See `recserve_client.errors`.
     """
     return model_call(models.ITEMS, ListItems(after, limit), _found, deadline_s)
+
+
+def _raw(item: NewItem | OldItem) -> msgspec.Raw:
+    try:
+        return msgspec.Raw(pack(item))
+    except RequestError as error:
+        raise from_request(error) from None
 
 
 def _id(request_id: str | None) -> str:

@@ -17,9 +17,9 @@ from recserve_client.contract.filters import Filter
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_client.errors import from_status
 from recserve_export.bulk_encoding.job import SCHEMA, Job
-from recserve_export.catalogue.rows import Reason
 from recserve_export.outcomes.export import Impression
 from recserve_export.outcomes.outcomes import Named
+from recserve_export.tabular.rows import Reason
 from recserve_server_ext.catalogue import tables as catalogue_tables
 from recserve_server_ext.encoder.manifest import EncoderManifest
 from recserve_server_ext.encoder.selection import EncoderChoice

@@ -15,8 +15,10 @@ from recserve_export.catalogue.mapping import (
     FieldMapping,
     mapping_from_options,
 )
-from recserve_export.catalogue.readers import FileFormat, checksum, open_source
-from recserve_export.catalogue.rows import Reason, Refusal
+from recserve_export.catalogue.rows import Refusal
+from recserve_export.tabular.opening import Opened
+from recserve_export.tabular.options import FileFormat
+from recserve_export.tabular.rows import Reason
 from recserve_server_ext.catalogue.store import CatalogueStore
 
 FORMATS: tuple[FileFormat, ...] = ("jsonl", "csv", "parquet")
@@ -53,9 +55,15 @@ class Importer:
         self.refusals: list[Refusal] = []
 
     def __call__(self, path: Path, mapping: FieldMapping = BOOKS) -> ImportReport:
-        source = open_source(path, mapping)
+        opened = Opened(path, mapping.read)
         return import_catalogue(
-            self.store, source, mapping, name=path.name, sha256=checksum(path), on_refusal=self.refusals.append
+            self.store,
+            opened.source(mapping),
+            mapping,
+            name=path.name,
+            sha256=opened.checksum(),
+            identity=opened.identity,
+            on_refusal=self.refusals.append,
         )
 
     @property

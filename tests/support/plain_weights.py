@@ -34,7 +34,12 @@ def plain_clean(rows: Rows, rules: HistoryRules) -> tuple[list[int], dict[str, i
     most_at_once = 0
     for place in left:
         start = rows[place].time_us
-        most_at_once = max(most_at_once, sum(start <= rows[other].time_us < start + window_us for other in left))
+        within = [rows[other].time_us for other in left if start <= rows[other].time_us < start + window_us]
+        # More than a bot's number, of which that many after the first are not all at its time.
+        ordered = sorted(within)
+        most = rules.cleaning.bot_interactions
+        if len(ordered) > most and any(late > early for early, late in zip(ordered, ordered[most:], strict=False)):
+            most_at_once = len(ordered)
     if most_at_once > rules.cleaning.bot_interactions:
         counts["bots"], counts["bot_users"] = len(left), 1
         left = []

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 from recserve_export.catalogue.films import MAPPING, FilmsSource, films_path
-from recserve_export.catalogue.rows import RowConverter, RowError
+from recserve_export.catalogue.rows import RowConverter
 from recserve_export.index.build import build
 from recserve_export.index.engine_choice import Settings
+from recserve_export.tabular.rows import RowError
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.manifest import Precision
@@ -47,6 +48,6 @@ def copy_home(home: Path, copy: Path) -> Path:
 
 
 def _films() -> list[StoredItem]:
-    convert = RowConverter(MAPPING, is_textual=FilmsSource.is_textual)
+    convert = RowConverter(MAPPING)
     rows = itertools.islice(FilmsSource(films_path()).rows(), ITEMS)
     return [convert(values) for _, values in rows if not isinstance(values, RowError)]

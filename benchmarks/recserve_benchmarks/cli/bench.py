@@ -124,3 +124,26 @@ def _run(home: Path, precision: Precision, **settings: Any) -> Run:
 
     workspace, encoder = encoder_of(home, precision)
     return Run(workspace=workspace, encoder=encoder, **settings)
+
+
+@app.command("import")
+def import_(
+    rows: Annotated[int, typer.Option(min=1000, help="Rows of each file.")] = 200_000,
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure imports into SQLite against pyarrow and plain statements."""
+    output = Output(json_file, None)
+    with output.measuring():
+        from recserve_benchmarks.imports.bench import measure
+        from recserve_client.cli.console import out
+
+        results = measure(rows, seed)
+    for kind, of_kind in results.items():
+        for name, found in of_kind.items():
+            out.print(
+                f"{kind} {name}: {found['rows_per_s']:,.0f} rows/s, {found['ratio_to_library']:.2f} of the library, "
+                f"peak {found['peak_mib']:,.0f} MiB",
+                highlight=False,
+            )
+    output.keep(results)

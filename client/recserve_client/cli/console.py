@@ -17,15 +17,20 @@ out = Console(width=None if sys.stdout.isatty() else 100)
 err = Console(stderr=True)
 
 
+def visible(text: str) -> str:
+    """Text whose control characters are escaped, so that none reaches the terminal; line breaks stay."""
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
 def fail(message: str, *, code: int = 1) -> NoReturn:
     """Print an error line on standard error, and exit with this code."""
-    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    err.print(f"[bold red]error:[/] {escape(visible(message))}", soft_wrap=True, highlight=False)
     raise typer.Exit(code)
 
 
 def note(message: str) -> None:
     """Print a line for the user on standard error."""
-    err.print(escape(message), soft_wrap=True, highlight=False)
+    err.print(escape(visible(message)), soft_wrap=True, highlight=False)
 
 
 @contextmanager

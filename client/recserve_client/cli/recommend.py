@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -68,13 +69,17 @@ def recommend(
     from recserve_client.errors import RecserveError
     from recserve_client.results import behaviours_of
 
-    history = [
-        *(_item(value, 1) for value in item or []),
-        *(Behaviour(text=value) for value in text or []),
-        *(_item(value, -1) for value in not_item or []),
-        *(Behaviour(text=value, weight=-1.0) for value in not_text or []),
-    ]
-    if not history and user is None:
+    liked, disliked = item or [], not_item or []
+
+    def history_of(known: Collection[str]) -> list[Behaviour]:
+        return [
+            *(_item(value, 1, known) for value in liked),
+            *(Behaviour(text=value) for value in text or []),
+            *(_item(value, -1, known) for value in disliked),
+            *(Behaviour(text=value, weight=-1.0) for value in not_text or []),
+        ]
+
+    if not history_of(()) and user is None:
         fail("nothing to recommend from: give at least one --item or --text, or a --user (see --help)", code=2)
     try:
         options = strategy_options(option or [])
@@ -91,6 +96,11 @@ def recommend(
         fail(str(error), code=2)
     try:
         with Client(address) as client:
+            # An id may hold an equals sign, so the whole value is tried as an id first.
+            doubtful = [value for value in (*liked, *disliked) if "=" in value]
+            found = client.items.get(doubtful, deadline_s=deadline_s).items if doubtful else []
+            known = {one.id for one in found}
+            history = history_of(known)
             ask = partial(client.recommend, history)
             if user is not None:
                 ask = partial(client.recommend_for, user, session=history)
@@ -156,17 +166,17 @@ def _where(words: str | None) -> Filter | None:
         fail(f"--where cannot be read:\n{error.text}", code=2)
 
 
-def _item(value: str, sign: int) -> Behaviour:
-    """Parse `NAME` or `NAME=WEIGHT`."""
+def _item(value: str, sign: int, known: Collection[str]) -> Behaviour:
+    """Parse `NAME` or `NAME=WEIGHT`; a known id is never split."""
     from recserve_client.contract import Behaviour
 
     name, separator, weight = value.rpartition("=")
-    if not separator:
+    if not separator or value in known:
         return Behaviour(item=value, weight=float(sign))
     try:
         number = float(weight)
     except ValueError:
-        fail(f"the weight {weight!r} of {name!r} is not a number; write --item ID or --item ID=2.5", code=2)
+        return Behaviour(item=value, weight=float(sign))  # an id with an equals sign
     if sign < 0 and number < 0:
         fail(f"--not-item {value}: it pushes away already; write --not-item {name}={-number:g}", code=2)
     return Behaviour(item=name, weight=sign * number)

@@ -14,7 +14,19 @@ from recserve_client.contract.errors import STATUS_OF, ErrorKind
 
 M = TypeVar("M", bound=msgspec.Struct)
 
-_ENCODER: Final = msgspec.json.Encoder()
+
+def _plain(value: Any) -> Any:
+    """What a data frame holds, as JSON has it: numpy's scalars and arrays, its times as seconds since 1970."""
+    if isinstance(value, str):
+        return str(value)
+    if type(value).__module__ == "numpy":
+        if value.dtype.kind == "M":
+            return value.astype("datetime64[us]").astype("int64").item() / 1e6
+        return value.tolist()
+    raise TypeError(f"{shown(value)} of type {type(value).__name__} cannot be sent")
+
+
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain, decimal_format="number")
 _PATH: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>\$[^`]*)`$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`", re.DOTALL)
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
@@ -62,6 +74,8 @@ def pack(message: msgspec.Struct) -> bytes:
             ErrorKind.INVALID_REQUEST,
             f"text with a lone surrogate: {shown(error.object)}; send valid Unicode",
         ) from None
+    except TypeError as error:
+        raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
 
 
 def bytes_element(content: bytes) -> bytes:

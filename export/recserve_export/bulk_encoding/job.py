@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recserve_export.catalogue.mapping import FieldMapping
-from recserve_export.catalogue.rows import RowConverter, RowError
+from recserve_export.catalogue.rows import RowConverter
 from recserve_export.errors import ExportError
+from recserve_export.tabular.rows import RowError
 from recserve_server_ext.common.files import exclusive, fsync_path, write_file
 from recserve_server_ext.encoder.item_vectors import MADE_FROM_BYTES, PairCollector, encode_items, made_from
 from recserve_server_ext.encoder.manifest import read_manifest
@@ -99,7 +100,7 @@ class PieceEncoder:
         """
         self._encoder = TextEncoder(encoder, threads=threads, verify=False)
         self._job = job
-        self._convert = RowConverter(job.mapping, is_textual=False)
+        self._convert = RowConverter(job.mapping)
         self._weights = job.mapping.field_weights
 
     def __call__(self, piece: Piece) -> Outcome:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from recserve_export.catalogue.mapping import AttributeField, FieldMapping, TextField
-from recserve_export.catalogue.readers import Row
 from recserve_export.errors import SourceError
+from recserve_export.tabular.rows import Row
 
 NAME: Final = "films"
 _PACKAGE: Final = "bokeh_sampledata"
@@ -84,10 +84,10 @@ def films_path() -> Path:
 
 
 class FilmsSource:
-    """The films, row by row; a `recserve_export.catalogue.readers.Source`."""
+    """The films, row by row; a `recserve_export.tabular.rows.Source`."""
 
     format = "films"
-    is_textual = False
+    how = "the films of bokeh-sampledata"
 
     def __init__(self, path: Path) -> None:
         """Open the SQLite file.
@@ -101,6 +101,7 @@ class FilmsSource:
 
     def rows(self) -> Iterator[Row]:
         """Every film in the order of the file; see `Source`."""
+        self.done = 0
         for values in self._select(_COLUMNS):
             self.done += 1
             names = (values["Cast"] or "").split(", ")[:_CAST_NAMES]

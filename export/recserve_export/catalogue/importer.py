@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from recserve_export.catalogue.mapping import FieldMapping
-from recserve_export.catalogue.readers import Source
-from recserve_export.catalogue.rows import Reason, Refusal, RowConverter, RowError
+from recserve_export.catalogue.mapping import FieldMapping, with_separators
+from recserve_export.catalogue.rows import Refusal, RowConverter
+from recserve_export.tabular.preview import Column, columns_of, sample_of
+from recserve_export.tabular.rows import Reason, RowError, Source
 from recserve_server_ext.catalogue.store import CatalogueStore, ImportRecord, StoredItem
 
 _EXAMPLES = 5
 _ROWS_PER_REPORT = 500
+#: Rows that separators of lists are guessed from.
+_SAMPLE = 1000
 
 
 class ImportReport(msgspec.Struct, frozen=True):
@@ -25,12 +28,16 @@ class ImportReport(msgspec.Struct, frozen=True):
         is_changed: Whether the catalogue was replaced: false when it was up to date, or when nothing was accepted.
         record: The source and the counts.
         examples: The first few refusals.
+        said: What was decided or left out while reading, a line each.
+        columns: The columns of the source.
     """
 
     revision: int
     is_changed: bool
     record: ImportRecord
     examples: list[Refusal]
+    said: list[str]
+    columns: list[Column]
 
 
 class _NothingAcceptedError(Exception):
@@ -44,6 +51,7 @@ def import_catalogue(
     *,
     name: str,
     sha256: str,
+    identity: str,
     on_refusal: Callable[[Refusal], None] = lambda _: None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> ImportReport:
@@ -56,7 +64,8 @@ def import_catalogue(
         source: Where the rows come from.
         mapping: A validated mapping, the one the source was opened with.
         name: What the source is called.
-        sha256: Checksum of the source file.
+        sha256: Checksum of the source.
+        identity: How the source is read; part of what tells two imports apart.
         on_refusal: Called for every refused row.
         on_progress: Called now and then with the source's `done`.
 
@@ -69,26 +78,32 @@ def import_catalogue(
     def record() -> ImportRecord:
         if not run.accepted:
             raise _NothingAcceptedError
-        return run.record(name, sha256)
+        return run.record(name, sha256, identity)
 
     try:
         revision = store.replace_all(run.items(), field_weights=mapping.field_weights, source=record)
     except _NothingAcceptedError:
-        return ImportReport(store.revision, False, run.record(name, sha256), run.examples)
-    return ImportReport(revision, True, run.record(name, sha256), run.examples)
+        return ImportReport(
+            store.revision, False, run.record(name, sha256, identity), run.examples, run.said(), run.columns
+        )
+    return ImportReport(revision, True, run.record(name, sha256, identity), run.examples, run.said(), run.columns)
 
 
-def up_to_date(store: CatalogueStore, source_format: str, mapping: FieldMapping, sha256: str) -> ImportRecord | None:
-    """The record of the import that made the catalogue, if importing this source again would change nothing."""
-    record = store.source()
-    if record is None or record.sha256 != sha256 or record.mapping_sha256 != mapping_hash(source_format, mapping):
+def up_to_date(store: CatalogueStore, identity: str, mapping: FieldMapping, sha256: str) -> ImportRecord | None:
+    """The record of the import that made the catalogue, if importing this source again would change nothing.
+
+    `None` as well where the catalogue was changed since, or the source has no checksum.
+    """
+    record, head = store.source(), store.head()
+    if record is None or not sha256 or head.revision != head.imported_at:
         return None
-    return record
+    is_same = record.sha256 == sha256 and record.mapping_sha256 == mapping_hash(identity, mapping)
+    return record if is_same else None
 
 
-def mapping_hash(source_format: str, mapping: FieldMapping) -> str:
+def mapping_hash(identity: str, mapping: FieldMapping) -> str:
     """Hash of what decides how the rows of a file become items: its format and the mapping."""
-    return hashlib.sha256(f"{source_format}\n{mapping.sha256}".encode()).hexdigest()
+    return hashlib.sha256(f"{identity}\n{mapping.sha256}".encode()).hexdigest()
 
 
 class _Run:
@@ -109,17 +124,20 @@ class _Run:
         self._on_progress = on_progress
         self._counts: Counter[Reason] = Counter()
         self._row_of_id: dict[str, int] = {}
+        sample = sample_of(source, _SAMPLE)
+        self.columns = columns_of(sample)
+        self._guessed = with_separators(mapping, sample)
+        self._convert = RowConverter(self._guessed)
 
     def items(self) -> Iterator[StoredItem]:
         """The accepted items, in order."""
-        convert = RowConverter(self._mapping, is_textual=self._source.is_textual)
         for number, values in self._source.rows():
             if number % _ROWS_PER_REPORT == 0:
                 self._on_progress(self._source.done)
             try:
                 if isinstance(values, RowError):
                     raise values
-                item = convert(values)
+                item = self._convert(values)
                 self._claim(item.id, number)
             except RowError as error:
                 self._refuse(Refusal(number, error.item_id, error.reason, error.detail))
@@ -128,16 +146,32 @@ class _Run:
                 yield item
         self._on_progress(self._source.done)
 
-    def record(self, name: str, sha256: str) -> ImportRecord:
+    def record(self, name: str, sha256: str, identity: str) -> ImportRecord:
         """What is remembered of this import."""
         return ImportRecord(
             name=name,
             sha256=sha256,
-            mapping_sha256=mapping_hash(self._source.format, self._mapping),
+            mapping_sha256=mapping_hash(identity, self._mapping),
             accepted=self.accepted,
             refused=self._counts.total(),
             refusals={reason.value: count for reason, count in self._counts.most_common()},
+            left_out=dict(self._convert.left_out.most_common()),
         )
+
+    def said(self) -> list[str]:
+        """What was decided or left out while reading, a line each."""
+        lines = []
+        for name, field in self._guessed.attributes.items():
+            if field.separator is not None and self._mapping.attributes[name].separator is None:
+                lines.append(f"lists of {name} are split at {field.separator!r}; another separator: --separator")
+        if self._convert.whole_ids:
+            lines.append(f"{self._convert.whole_ids:,} ids were numbers such as 1.0 and are taken as 1")
+        if self._convert.missing:
+            shown = ", ".join(f"{text} {count:,}" for text, count in self._convert.missing.most_common(8))
+            lines.append(f"read as missing: {shown}; others: --null")
+        for name, count in self._convert.left_out.most_common():
+            lines.append(f"left out {count:,} values of {name}, the first: {self._convert.first[name]}")
+        return lines
 
     def _claim(self, item_id: str, number: int) -> None:
         first = self._row_of_id.setdefault(item_id, number)

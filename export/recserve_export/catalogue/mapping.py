@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import msgspec
 
 from recserve_client.contract import nearest
 from recserve_export.errors import MappingError
-
-AttributeType = Literal["str", "int", "float", "bool", "list", "place"]
+from recserve_export.tabular.options import ReadOptions
+from recserve_export.tabular.rows import check_columns
+from recserve_export.tabular.values import ValueType, guess_separator
 
 #: Goes into the mapping's hash; raise it when the same rows begin to give other items.
-_RULES: Final = 1
+_RULES: Final = 2
 _MAX_WEIGHT: Final = 1e6
 
 
@@ -38,12 +39,12 @@ class AttributeField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         column: Column it comes from; empty takes the column with the attribute's name.
         type: Type of its value; `list` is a list of str, `place` latitude and longitude in degrees.
-        separator: Where a list that comes as one string is split.
+        separator: Where a list that comes as one string is split; `None` for guessed.
     """
 
     column: str = ""
-    type: AttributeType = "str"
-    separator: str = ";"
+    type: ValueType = "str"
+    separator: str | None = None
 
 
 class FieldMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,12 +55,18 @@ class FieldMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         texts: Text fields by name.
         attributes: Attributes by name.
         available: Column (bool) that says whether the item may be recommended; `None` where every item may.
+        nulls: Texts that stand for a missing value; `None` for the usual ones.
+        read: How the source is to be read.
+        is_lenient: Whether the source may lack columns other than the id and one text, as recipes allow.
     """
 
     texts: dict[str, TextField]
     attributes: dict[str, AttributeField] = {}
     id: str = "id"
     available: str | None = None
+    nulls: tuple[str, ...] | None = None
+    read: ReadOptions = ReadOptions()
+    is_lenient: bool = False
 
     @property
     def field_weights(self) -> dict[str, float]:
@@ -86,20 +93,12 @@ class FieldMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             MappingError: Names the column and the nearest that there is.
         """
-        check_columns(self.columns, known)
-
-
-def check_columns(columns: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse a column that the source does not have.
-
-    Raises:
-        MappingError: Names the column and the nearest that there is.
-    """
-    names = sorted(set(known))
-    for column in columns:
-        if column not in names:
-            shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise MappingError(f"the source has no column {column!r}{nearest(column, names)}; it has: {shown}")
+        names = list(known)
+        texts = [text.column for text in self.texts.values()]
+        if self.is_lenient and (found := [column for column in texts if column in names]):
+            check_columns([self.id, found[0]], names)
+        else:
+            check_columns(self.columns, names)
 
 
 def validated(mapping: FieldMapping) -> FieldMapping:
@@ -118,7 +117,7 @@ def validated(mapping: FieldMapping) -> FieldMapping:
                 f"the weight of text field {name!r} is {text.weight}: it must be in (0, {_MAX_WEIGHT:g}]"
             )
     for name, attribute in mapping.attributes.items():
-        if not attribute.separator:
+        if attribute.separator == "":
             raise MappingError(f"the separator of attribute {name!r} is empty")
     return msgspec.structs.replace(
         mapping,
@@ -132,6 +131,19 @@ def validated(mapping: FieldMapping) -> FieldMapping:
     )
 
 
+def with_separators(mapping: FieldMapping, sample: Iterable[Mapping[str, Any]]) -> FieldMapping:
+    """The mapping with the separators of lists guessed from some rows, where it does not give them."""
+    rows = list(sample)
+
+    def guessed(field: AttributeField) -> AttributeField:
+        if field.type != "list" or field.separator is not None:
+            return field
+        return msgspec.structs.replace(field, separator=guess_separator(row.get(field.column) for row in rows) or None)
+
+    attributes = {name: guessed(field) for name, field in mapping.attributes.items()}
+    return msgspec.structs.replace(mapping, attributes=attributes)
+
+
 def read_mapping(path: Path) -> FieldMapping:
     """Read a mapping from a TOML file.
 
@@ -139,7 +151,8 @@ def read_mapping(path: Path) -> FieldMapping:
         MappingError: The file cannot be read, is not TOML, or does not fit the schema.
     """
     try:
-        return validated(msgspec.toml.decode(path.read_bytes(), type=FieldMapping))
+        # Editors on Windows put a byte order mark before it.
+        return validated(msgspec.toml.decode(path.read_text(encoding="utf-8-sig"), type=FieldMapping))
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise MappingError(f"the mapping {path} cannot be read: {error}") from error
 
@@ -150,7 +163,7 @@ def mapping_from_options(
     texts: Sequence[str] = (),
     attributes: Sequence[str] = (),
     columns: Sequence[str] = (),
-    separator: str = ";",
+    separator: str | None = None,
     available: str | None = None,
 ) -> FieldMapping:
     """A mapping from command-line options.
@@ -160,7 +173,7 @@ def mapping_from_options(
         texts: ``NAME`` or ``NAME=WEIGHT``.
         attributes: ``NAME`` or ``NAME:TYPE``.
         columns: ``NAME=COLUMN`` for fields whose column has another name.
-        separator: Where lists that come as one string are split.
+        separator: Where lists that come as one string are split; `None` for guessed.
         available: Column that says whether an item may be recommended.
 
     Raises:
@@ -195,14 +208,14 @@ def _text_option(option: str) -> tuple[str, float]:
         raise MappingError(f"--text {option}: {weight!r} is no number; write NAME or NAME=WEIGHT") from None
 
 
-def _attribute_option(option: str) -> tuple[str, AttributeType]:
+def _attribute_option(option: str) -> tuple[str, ValueType]:
     name, separator, type_ = option.rpartition(":")
     if not separator:
         return option, "str"
     try:
-        return name, msgspec.convert(type_, AttributeType)
+        return name, msgspec.convert(type_, ValueType)
     except msgspec.ValidationError:
-        known = get_args(AttributeType)
+        known = get_args(ValueType)
         raise MappingError(
             f"--attribute {option}: no type {type_!r}{nearest(type_, known)}; types: {', '.join(known)}"
         ) from None

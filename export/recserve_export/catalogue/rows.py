@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
-import math
-import re
-from collections.abc import Callable, Mapping
-from decimal import Decimal
-from enum import StrEnum
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from recserve_client.contract import shown
-from recserve_export.catalogue.mapping import AttributeField, AttributeType, FieldMapping, TextField
-from recserve_server_ext.catalogue.item_checks import place_of
+from recserve_export.catalogue.mapping import AttributeField, FieldMapping
+from recserve_export.tabular.rows import Reason, RowError
+from recserve_export.tabular.values import NULLS, NULLS_OF_LISTS, TEXT_NULLS, id_of, text_of, typed, valid
+from recserve_server_ext.catalogue.item_checks import check_id, check_size
 from recserve_server_ext.catalogue.store import StoredItem
+from recserve_server_ext.config.server import Limits
 
 #: Most characters of an item id; the contract refuses longer ones in requests.
 MAX_ID_LENGTH: Final = 512
-
-_INT: Final = re.compile(r"[+-]?[0-9]{1,19}")
-_FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_BOOLS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-class Reason(StrEnum):
-    """Why a row is refused."""
-
-    MALFORMED = "malformed"
-    INVALID_TEXT = "invalid_text"
-    MISSING_ID = "missing_id"
-    ID_TOO_LONG = "id_too_long"
-    DUPLICATE_ID = "duplicate_id"
-    WRONG_TYPE = "wrong_type"
-    EMPTY_TEXT = "empty_text"
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -53,37 +36,32 @@ class Refusal(msgspec.Struct, frozen=True):
     detail: str
 
 
-class RowError(Exception):
-    """A row that cannot become an item.
+class RowConverter:
+    """Makes items from rows by a field mapping.
 
     Attributes:
-        reason: Which of the typed reasons.
-        detail: Names the field and the value.
-        item_id: Item id where the row has a usable one.
+        left_out: By attribute, how many of its values could not be read and were left out.
+        first: By attribute, why the first of them was.
+        missing: By spelling, such as `nan`, how many values were taken as missing.
+        whole_ids: Number of ids that were floats.
     """
 
-    def __init__(self, reason: Reason, detail: str, item_id: str | None = None) -> None:
-        super().__init__(f"{reason.value}: {detail}")
-        self.reason = reason
-        self.detail = detail
-        self.item_id = item_id
-
-
-class RowConverter:
-    """Makes items from rows by a field mapping."""
-
-    def __init__(self, mapping: FieldMapping, *, is_textual: bool) -> None:
-        """Prepare a mapping.
-
-        Args:
-            mapping: A validated mapping.
-            is_textual: Whether every value of the source is text (CSV), so that numbers have to be parsed.
-        """
+    def __init__(self, mapping: FieldMapping, limits: Limits | None = None) -> None:
+        """Prepare a validated mapping."""
+        self.left_out: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+        self.missing: Counter[str] = Counter()
+        self.whole_ids = 0
         self._mapping = mapping
-        self._is_textual = is_textual
+        self._limits = limits or Limits()
+        self._nulls = NULLS if mapping.nulls is None else frozenset(mapping.nulls)
+        self._list_nulls = NULLS_OF_LISTS if mapping.nulls is None else self._nulls
+        self._text_nulls = TEXT_NULLS if mapping.nulls is None else self._nulls
 
     def __call__(self, values: Mapping[str, Any]) -> StoredItem:
         """The item of a row given as column -> value; a missing or empty value leaves its field out.
+
+        An attribute that cannot be read as its type is left out and counted.
 
         Raises:
             RowError: With the reason.
@@ -96,154 +74,76 @@ class RowConverter:
             if not texts:
                 fields = ", ".join(self._mapping.texts)
                 raise RowError(Reason.EMPTY_TEXT, f"no text in any of the text fields: {fields}")
+            item = StoredItem(item_id, texts, attributes, available)
+            try:
+                check_size(item, self._limits)
+            except ValueError as error:
+                raise RowError(Reason.TOO_LARGE, str(error)) from None
         except RowError as error:
             error.item_id = item_id
             raise
-        return StoredItem(item_id, texts, attributes, available)
+        return item
 
     def _id(self, values: Mapping[str, Any]) -> str:
         column = self._mapping.id
         value = values.get(column)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(_int(column, value))
-        if value is None or value == "" or (isinstance(value, str) and value.isspace()):
+        found = id_of(column, value)
+        if found is None or found in self._text_nulls or found.isspace():
             raise RowError(Reason.MISSING_ID, f"no id in column {column}")
-        if not isinstance(value, str):
-            raise _wrong(column, value, "a string or an integer")
-        if len(value) > MAX_ID_LENGTH:
+        self.whole_ids += isinstance(value, float)
+        if len(found) > MAX_ID_LENGTH:
             raise RowError(
-                Reason.ID_TOO_LONG, f"{column} has {len(value)} characters, at most {MAX_ID_LENGTH}: {shown(value)}"
+                Reason.ID_TOO_LONG, f"{column} has {len(found)} characters, at most {MAX_ID_LENGTH}: {shown(found)}"
             )
-        return _valid(column, value)
+        valid(column, found)
+        try:
+            check_id(found)
+        except ValueError as error:
+            raise RowError(Reason.INVALID_ID, str(error)) from None
+        return found
 
     def _texts(self, values: Mapping[str, Any]) -> dict[str, str]:
-        fields = ((name, _text(name, field, values)) for name, field in self._mapping.texts.items())
-        return {name: text for name, text in fields if text}
+        texts = {}
+        for name, field in self._mapping.texts.items():
+            value = values.get(field.column)
+            if value is not None and (text := text_of(field.column, value).strip()):
+                if text in self._text_nulls:
+                    self.missing[text] += 1
+                else:
+                    texts[name] = valid(field.column, text)
+        return texts
 
     def _attributes(self, values: Mapping[str, Any]) -> dict[str, Any]:
         attributes = {}
         for name, field in self._mapping.attributes.items():
             value = values.get(field.column)
             value = value.strip() if isinstance(value, str) else value
-            if value is not None and value != "" and value != []:
-                attributes[name] = self._attribute(name, field, value)
+            if value is None or value == "" or value == [] or self._is_missing(value, field):
+                continue
+            try:
+                found = typed(name, value, field.type, field.separator or "")
+            except RowError as error:
+                self.left_out[name] += 1
+                self.first.setdefault(name, error.detail)
+                continue
+            if field.type == "list":
+                found = [part for part in found if part not in self._list_nulls]
+            attributes[name] = found
         return attributes
 
-    def _attribute(self, name: str, field: AttributeField, value: Any) -> Any:
-        if field.type == "list":
-            return _list(name, value, field.separator)
-        if self._is_textual and field.type != "str":
-            value = parsed(name, value, field.type)
-        return _CHECKS[field.type](name, value)
+    def _is_missing(self, value: Any, field: AttributeField) -> bool:
+        if isinstance(value, str):
+            nulls = {"str": self._text_nulls, "list": self._list_nulls}.get(field.type, self._nulls)
+            if value in nulls:
+                self.missing[value] += 1
+                return True
+            return False
+        return isinstance(value, float) and value != value
 
     def _available(self, values: Mapping[str, Any]) -> bool:
         column = self._mapping.available
         value = None if column is None else values.get(column)
-        if column is None or value is None or value == "":
+        value = value.strip() if isinstance(value, str) else value
+        if column is None or value is None or value == "" or value in self._nulls:
             return True
-        return _bool(column, parsed(column, value.strip(), "bool") if self._is_textual else value)
-
-
-def _wrong(name: str, value: object, expected: str) -> RowError:
-    return RowError(Reason.WRONG_TYPE, f"{name} is {shown(value)}: expected {expected}")
-
-
-def _valid(name: str, text: str) -> str:
-    """The text itself, if UTF-8 can carry it: undecodable bytes and lone surrogates arrive here as surrogates."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise RowError(Reason.INVALID_TEXT, f"{name} is not valid UTF-8: {shown(text)}") from None
-    return text
-
-
-def _text(name: str, field: TextField, values: Mapping[str, Any]) -> str:
-    value = values.get(field.column)
-    if value is None:
-        return ""
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        value = ", ".join(part.strip() for part in value if part.strip())
-    if not isinstance(value, str):
-        raise _wrong(name, value, "text")
-    return _valid(name, value.strip())
-
-
-def parsed(name: str, text: str, type_: AttributeType) -> Any:
-    """The value that a string of a textual source stands for."""
-    if type_ == "int" and _INT.fullmatch(text):
-        return int(text)
-    if type_ == "float" and _FLOAT.fullmatch(text) and math.isfinite(float(text)):
-        return float(text)
-    if type_ == "bool" and text.lower() in _BOOLS:
-        return _BOOLS[text.lower()]
-    if type_ == "place" and (place := _place_in(text)) is not None:
-        return place
-    raise _wrong(name, text, _EXPECTED[type_])
-
-
-def _place_in(text: str) -> list[float] | None:
-    parts = [part.strip() for part in text.split(",")]
-    return place_of([float(part) for part in parts]) if all(map(_FLOAT.fullmatch, parts)) else None
-
-
-def _str(name: str, value: Any) -> str:
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    if not isinstance(value, str):
-        raise _wrong(name, value, _EXPECTED["str"])
-    return _valid(name, value)
-
-
-def _int(name: str, value: Any) -> int:
-    # Tables that know no missing integers (pandas, SQLite's REAL) write 1977 as 1977.0.
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise _wrong(name, value, _EXPECTED["int"])
-    return value
-
-
-def _float(name: str, value: Any) -> float:
-    if not isinstance(value, (int, float, Decimal)) or isinstance(value, bool):
-        raise _wrong(name, value, _EXPECTED["float"])
-    try:
-        number = float(value)
-    except (OverflowError, ValueError):
-        number = math.inf
-    if not math.isfinite(number):
-        raise _wrong(name, value, _EXPECTED["float"])
-    return number
-
-
-def _bool(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(name, value, _EXPECTED["bool"])
-    return value
-
-
-def _list(name: str, value: Any, separator: str) -> list[str]:
-    if isinstance(value, str):
-        value = value.split(separator)
-    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-        raise _wrong(name, value, _EXPECTED["list"])
-    return [_valid(name, part.strip()) for part in value if part.strip()]
-
-
-def _place(name: str, value: Any) -> list[float]:
-    if (place := place_of(value)) is None:
-        raise _wrong(name, value, _EXPECTED["place"])
-    return place
-
-
-_EXPECTED: Final[dict[AttributeType, str]] = {
-    "str": "a string",
-    "int": "an integer of 64 bits",
-    "float": "a finite number",
-    "bool": "true or false",
-    "list": "a list of strings",
-    "place": "a place, latitude and longitude in degrees",
-}
-_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
-    "str": _str, "int": _int, "float": _float, "bool": _bool, "place": _place
-}  # fmt: skip
+        return bool(typed(column, value, "bool"))

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from recserve_client.cli.console import fail, note, out
-from recserve_export.catalogue.mapping import FieldMapping, mapping_from_options, read_mapping
-from recserve_export.cli import catalogue_changes, catalogue_encode, options
-from recserve_export.cli.common import explained, position_bar, print_refusals, refusal_writer, say, say_json
+from recserve_export.catalogue.mapping import FieldMapping, mapping_from_options, read_mapping, validated
+from recserve_export.cli import catalogue_changes, catalogue_encode, options, reading
+from recserve_export.cli.common import (
+    explained,
+    position_bar,
+    print_refusals,
+    refusal_writer,
+    say,
+    say_fit,
+    say_json,
+)
+from recserve_export.cli.previews import print_preview
 from recserve_export.errors import MappingError
 from recserve_export.tables import table
+from recserve_export.tabular.options import ReadOptions
+from recserve_export.tabular.preview import read_as, sample_of
+from recserve_export.tabular.recipes import fitting, read_recipe
+from recserve_export.tabular.rows import AllColumns, Source
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
-    from recserve_export.catalogue.readers import Source
+    from recserve_export.tabular.opening import Opened
     from recserve_server_ext.catalogue.store import CatalogueStore, ImportRecord
 
 app = typer.Typer(help="Import a catalogue of items, and look at it.", no_args_is_help=True)
@@ -25,58 +41,126 @@ for command in (catalogue_changes.upsert, catalogue_changes.delete, catalogue_ch
     app.command()(command)
 
 _FILMS = "films"
+#: Rows that the form of a data set is found in.
+_SAMPLE = 100
 
 Attributes = Annotated[
     list[str] | None, typer.Option(help="NAME or NAME:TYPE (str, int, float, bool, list, place); repeatable.")
-]
-Format = Annotated[
-    Literal["auto", "jsonl", "csv", "parquet"], typer.Option("--format", help="auto: by the ending of the name.")
 ]
 
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="JSON Lines, CSV or Parquet file, or films (of bokeh-sampledata).")],
+    source: Annotated[str, typer.Argument(help="File, folder of Parquet, URL of a database, - or films.")],
     home: options.Home = DEFAULT_HOME,
     store: options.CatalogueUrl = "",
-    file_format: Format = "auto",
+    file_format: reading.Format = "auto",
+    delimiter: reading.Delimiter = None,
+    quote: reading.Quote = None,
+    encoding: reading.Encoding = None,
+    compression: reading.Compressed = "auto",
+    header: reading.Columns = None,
+    sheet: reading.Sheet = None,
+    query: reading.Query = None,
+    null: reading.Nulls = None,
+    recipe: reading.Recipe = None,
     mapping: options.MappingFile = None,
     id_field: options.IdField = "id",
     text: options.TextFields = None,
     attribute: Attributes = None,
     columns: options.ColumnNames = None,
-    separator: Annotated[str, typer.Option(help="Splits a list that comes as one string.")] = ";",
+    separator: Annotated[
+        str | None, typer.Option(help="Splits a list that comes as one string.", show_default="guessed")
+    ] = None,
     available_field: Annotated[str | None, typer.Option(help="Column that says whether an item is available.")] = None,
     refusals: options.Refusals = None,
     force: options.Force = False,
 ) -> None:
     """Replace the catalogue by the items of SOURCE; every row that cannot become an item is named and counted.
 
-    Exit code 0 when items were accepted or the catalogue is up to date, 1 when nothing was accepted.
+    Exit code 0 when items were accepted or the catalogue is up to date, 1 when nothing was accepted, or when no
+    interaction of the log names an item of it.
     """
+    from recserve_export.tabular.opening import Opened
+
     with explained():
-        has_options = bool(text or attribute or columns or available_field or (id_field, separator) != ("id", ";"))
-        if source == _FILMS and (has_options or mapping is not None):
+        given = (text, attribute, columns, available_field, separator, null)
+        has_options = any(given) or id_field != "id"
+        if source == _FILMS and (has_options or mapping is not None or recipe is not None):
             raise MappingError(f"{_FILMS} has its own field mapping; leave out the options for fields")
-        if mapping is not None and has_options:
+        if mapping is not None and (has_options or recipe is not None):
             raise MappingError(f"--mapping {mapping} holds the whole mapping; leave out the options for fields")
+        place = Workspace(home).store_at(store)
+        reading.check_refusals(refusals, source, mapping, place, Workspace(home).interactions)
         if source == _FILMS:
-            opened = _films()
+            _import(_films(), place, refusals, home=home, force=force)
+            return
+        from_options = partial(
+            mapping_from_options,
+            id_field=id_field,
+            texts=text or (),
+            attributes=attribute or (),
+            columns=columns or (),
+            separator=separator,
+            available=available_field,
+        )
+        if recipe is not None:
+            found = read_recipe(recipe, "catalogue", FieldMapping)
         else:
-            fields = (
-                read_mapping(mapping)
-                if mapping is not None
-                else mapping_from_options(
-                    id_field=id_field,
-                    texts=text or (),
-                    attributes=attribute or (),
-                    columns=columns or (),
-                    separator=separator,
-                    available=available_field,
-                )
-            )
-            opened = _opened(Path(source), None if file_format == "auto" else file_format, fields)
-        _import(opened, Workspace(home).store_at(store), refusals, force=force)
+            found = [read_mapping(mapping) if mapping is not None else from_options()]
+        read = reading.read_options(
+            found[0].read,
+            file_format=file_format,
+            delimiter=delimiter,
+            quote=quote,
+            encoding=encoding,
+            compression=compression,
+            columns=header,
+            sheet=sheet,
+            query=query,
+        )
+        opened = Opened(source, read)
+        fields = _chosen(found, opened)
+        if recipe is not None and has_options:
+            fields = _overridden(fields, from_options(texts=text or list(fields.texts)))
+        fields = msgspec.structs.replace(fields, read=read, nulls=tuple(null) if null else fields.nulls)
+        fields = validated(fields)
+        one = _Opened(opened.name, opened.source(fields), fields, opened.checksum(), opened.identity)
+        _import(one, place, refusals, home=home, force=force)
+        if opened.grew:
+            note(f"{opened.name} grew by {opened.grew:,} bytes while it was read; import it again to have them")
+
+
+@app.command()
+def preview(
+    source: Annotated[str, typer.Argument(help="File, folder of Parquet, URL of a database, or -.")],
+    file_format: reading.Format = "auto",
+    delimiter: reading.Delimiter = None,
+    quote: reading.Quote = None,
+    encoding: reading.Encoding = None,
+    compression: reading.Compressed = "auto",
+    header: reading.Columns = None,
+    sheet: reading.Sheet = None,
+    query: reading.Query = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show how SOURCE would be read, and the command that imports it; nothing is changed."""
+    from recserve_export.catalogue.suggestion import suggested_import
+    from recserve_export.tabular.opening import Opened
+
+    with explained():
+        read = reading.read_options(
+            ReadOptions(),
+            file_format=file_format,
+            delimiter=delimiter,
+            quote=quote,
+            encoding=encoding,
+            compression=compression,
+            columns=header,
+            sheet=sheet,
+            query=query,
+        )
+        print_preview(Opened(source, read), suggested_import, as_json=as_json)
 
 
 @app.command()
@@ -99,8 +183,14 @@ def stats(home: options.Home = DEFAULT_HOME, store: options.CatalogueUrl = "", a
         ]
         headings = ("text field", "weight", "items", "mean characters")
         out.print(table(headings, texts, right=headings[1:]))
-        attributes = [(name, f"{of.items:,}", ", ".join(of.types)) for name, of in found.attributes.items()]
-        out.print(table(("attribute", "items", "types"), attributes, right=("items",)))
+        rows = [
+            (name, f"{of.items:,}", ", ".join(of.types), f"{of.distinct:,}", ", ".join(value[:20] for value in of.most))
+            for name, of in found.attributes.items()
+        ]
+        columns = ("attribute", "items", "types", "distinct", "most frequent")
+        out.print(table(columns, rows, right=("items", "distinct")))
+        if not store:
+            _say_what_fits(opened, home, is_error=False)
 
 
 @app.command()
@@ -132,51 +222,93 @@ class _Opened:
     """A source that is ready to be read, with the mapping for it."""
 
     name: str
-    path: Path
     rows: Source
     mapping: FieldMapping
+    sha256: str
+    identity: str
 
 
 def _films() -> _Opened:
     from recserve_export.catalogue import films
-    from recserve_export.catalogue.mapping import validated
+    from recserve_export.tabular.streams import Stream
 
     path = films.films_path()
-    return _Opened(_FILMS, path, films.FilmsSource(path), validated(films.MAPPING))
+    return _Opened(_FILMS, films.FilmsSource(path), validated(films.MAPPING), Stream(path).sha256(), _FILMS)
 
 
-def _opened(path: Path, file_format: Literal["jsonl", "csv", "parquet"] | None, mapping: FieldMapping) -> _Opened:
-    from recserve_export.catalogue.readers import open_source
+def _chosen(mappings: Sequence[FieldMapping], opened: Opened) -> FieldMapping:
+    """The mapping, of several forms of a data set, that fits the columns of the source."""
+    if len(mappings) == 1:
+        return mappings[0]
+    sample = sample_of(opened.source(AllColumns()), _SAMPLE)
+    names = {name for row in sample for name in row}
+    return fitting(mappings, [(mapping.id, *mapping.texts) for mapping in mappings], names)
 
-    return _Opened(path.name, path, open_source(path, mapping, file_format), mapping)
+
+def _overridden(recipe: FieldMapping, given: FieldMapping) -> FieldMapping:
+    """A recipe with what the options name in its place."""
+    texts = {name: recipe.texts.get(name, field) if field.weight == 1 else field for name, field in given.texts.items()}
+    return msgspec.structs.replace(
+        recipe,
+        id=given.id if given.id != "id" else recipe.id,
+        texts=texts,
+        attributes={**recipe.attributes, **given.attributes},
+        available=given.available or recipe.available,
+    )
 
 
-def _import(opened: _Opened, path: Path | str, refusals: Path | None, *, force: bool) -> None:
+def _import(opened: _Opened, path: Path | str, refusals: Path | None, *, home: Path, force: bool) -> None:
     from recserve_export.catalogue.importer import import_catalogue, up_to_date
-    from recserve_export.catalogue.readers import checksum
     from recserve_server_ext.catalogue.store import CatalogueStore
 
-    sha256 = checksum(opened.path)
     with CatalogueStore(path, create=True) as store:
-        record = None if force else up_to_date(store, opened.rows.format, opened.mapping, sha256)
+        record = None if force else up_to_date(store, opened.identity, opened.mapping, opened.sha256)
         if record is not None:
             say(f"up to date (revision {store.revision}): {record.accepted:,} items of {record.name}")
             if record.refused:
                 note(f"{record.refused:,} rows were refused when it was imported; --force imports and names them again")
             return
+        head, before = store.head(), store.source()
+        if before is not None and before.sha256 == opened.sha256 and head.revision != head.imported_at:
+            say(f"{head.revision - head.imported_at:,} changes since the last import are replaced by the file")
         with refusal_writer(refusals) as write, position_bar(f"importing {opened.name}", opened.rows.total) as at:
             report = import_catalogue(
-                store, opened.rows, opened.mapping, name=opened.name, sha256=sha256, on_refusal=write, on_progress=at
+                store,
+                opened.rows,
+                opened.mapping,
+                name=opened.name,
+                sha256=opened.sha256,
+                identity=opened.identity,
+                on_refusal=write,
+                on_progress=at,
             )
-    record = report.record
-    say(f"accepted {record.accepted:,} items of {record.name}, refused {record.refused:,} (revision {report.revision})")
-    if record.refused:
-        examples = [(str(one.row), one.id or "", one.reason.value, one.detail) for one in report.examples]
-        print_refusals(record.refusals, ("row", "id", "reason", "detail"), examples)
-    if refusals is not None:
-        note(f"every refused row is in {refusals}")
-    if not record.accepted:
-        fail("nothing was accepted, the catalogue is as it was; check the field mapping against the reasons above")
+        record = report.record
+        say(read_as(opened.rows, report.columns, record.accepted + record.refused))
+        for line in report.said:
+            say(line)
+        say(
+            f"accepted {record.accepted:,} items of {record.name}, refused {record.refused:,} "
+            f"(revision {report.revision})"
+        )
+        if record.refused:
+            examples = [(str(one.row), one.id or "", one.reason.value, one.detail) for one in report.examples]
+            print_refusals(record.refusals, ("row", "id", "reason", "detail"), examples)
+        if refusals is not None:
+            note(f"every refused row is in {refusals}")
+        if not record.accepted:
+            fail("nothing was accepted, the catalogue is as it was; check the field mapping against the reasons above")
+        _say_what_fits(store, home)
+
+
+def _say_what_fits(store: CatalogueStore, home: Path, *, is_error: bool = True) -> None:
+    from recserve_export.interactions.fits import fit_of
+    from recserve_server_ext.interactions.store import InteractionStore
+
+    log = Workspace(home).interactions
+    if not log.is_file():
+        return
+    with InteractionStore(log) as interactions:
+        say_fit(fit_of(interactions, store), is_error=is_error)
 
 
 def _store(home: Path, store: str) -> CatalogueStore:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from recserve_client.contract import ItemsChanged
 
 _BATCH = 500
+_BATCH_BYTES = 8 << 20
 _SHOWN = 5
 _DEADLINE_S = 120.0
 
@@ -103,6 +104,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
         stream = sys.stdin.buffer if str(file) == "-" else file.open("rb")
         with stream:
             for number, line in enumerate(stream, start=1):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
                     yield number, line
 
@@ -112,7 +114,7 @@ def _batches(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, list[New
     from recserve_client.contract import NewItem, RequestError, Unpacker
 
     unpack = Unpacker[NewItem](NewItem)
-    while part := list(islice(lines, _BATCH)):
+    for part in _parts(lines):
         batch = []
         for number, line in part:
             try:
@@ -120,6 +122,20 @@ def _batches(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, list[New
             except RequestError as error:
                 fail(f"line {number} is no item: {error.text}; items before line {part[0][0]} were put in")
         yield part[0][0], batch
+
+
+def _parts(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """Lines in parts that fit a request, by their number and their bytes."""
+    part: list[tuple[int, bytes]] = []
+    size = 0
+    for number, line in lines:
+        if part and (len(part) >= _BATCH or size + len(line) > _BATCH_BYTES):
+            yield part
+            part, size = [], 0
+        part.append((number, line))
+        size += len(line)
+    if part:
+        yield part
 
 
 def _refusals(answer: ItemsChanged, start: int, shown: int) -> int:

@@ -12,6 +12,7 @@ import msgspec
 
 from recserve_client.cli.console import fail, out, progress
 from recserve_export.errors import ExportError
+from recserve_export.interactions.fits import Fit
 from recserve_export.tables import plain, table
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import Workspace, store_place
@@ -86,6 +87,15 @@ def print_refusals(reasons: Mapping[str, int], columns: Sequence[str], examples:
 def say(line: str) -> None:
     """Print a line as it is."""
     out.print(plain(line), highlight=False, soft_wrap=True)
+
+
+def say_fit(fit: Fit, *, is_error: bool = True) -> None:
+    """Say which interactions name an item of the catalogue; that none does may be an error."""
+    if not fit.interactions or not fit.items:
+        return
+    if fit.is_disjoint and is_error:
+        fail(f"{fit.said}; are these the same ids?")
+    say(fit.said)
 
 
 def say_json(value: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from recserve_client.cli.console import fail, note, out, progress
-from recserve_export.cli import options
+from recserve_export.cli import options, reading
 from recserve_export.cli.common import (
     OWN_FILES,
     explained,
@@ -23,6 +23,7 @@ from recserve_export.cli.common import (
     print_refusals,
     refusal_writer,
     say,
+    say_fit,
     say_json,
     utc_s,
 )
@@ -30,21 +31,32 @@ from recserve_export.errors import MappingError
 from recserve_export.files import replacing, write_json
 from recserve_export.interactions.mapping import (
     InteractionMapping,
-    TimeUnit,
+    Zeros,
     field_columns,
     named_columns,
+    named_types,
+    overridden,
     read_interaction_mapping,
     validated,
 )
 from recserve_export.tables import table
+from recserve_export.tabular.options import ReadOptions
+from recserve_export.tabular.preview import sample_of
+from recserve_export.tabular.recipes import fitting, read_recipe
+from recserve_export.tabular.rows import AllColumns
+from recserve_export.tabular.times import TimeUnit
 from recserve_server_ext.common.units import DAY_S
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.interactions import InteractionLimits
 
 if TYPE_CHECKING:
     from recserve_export.interactions.importer import InteractionReport
+    from recserve_export.tabular.opening import Opened
     from recserve_server_ext.interactions.keys import UserKeys
     from recserve_server_ext.interactions.store import InteractionStore
+
+#: Rows that the form of a data set is found in.
+_SAMPLE = 100
 
 app = typer.Typer(help="Import what users did, export it, and look at it.", no_args_is_help=True)
 
@@ -59,18 +71,34 @@ Named = Annotated[list[str] | None, typer.Option(help="NAME or NAME=COLUMN; repe
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="JSON Lines, CSV, Parquet or RecBole .inter file.")],
+    source: Annotated[str, typer.Argument(help="File, folder of Parquet, URL of a database, or -.")],
     home: options.Home = DEFAULT_HOME,
     store: options.InteractionsUrl = "",
-    file_format: Format = "auto",
+    file_format: reading.Format = "auto",
+    delimiter: reading.Delimiter = None,
+    quote: reading.Quote = None,
+    encoding: reading.Encoding = None,
+    compression: reading.Compressed = "auto",
+    header: reading.Columns = None,
+    sheet: reading.Sheet = None,
+    query: reading.Query = None,
+    null: reading.Nulls = None,
+    recipe: reading.Recipe = None,
     mapping: options.MappingFile = None,
     user_field: Annotated[str, typer.Option(help="Column of the user id.")] = "user_id",
     item_field: Annotated[str, typer.Option(help="Column of the item id; empty where there is none.")] = "item_id",
     text_field: Annotated[str | None, typer.Option(help="Column of a text in place of an item.")] = None,
     time_field: Annotated[str, typer.Option(help="Column of the timestamp.")] = "timestamp",
-    time_unit: Annotated[TimeUnit, typer.Option(help="Of timestamps that are numbers.")] = "s",
+    time: Annotated[
+        str | None, typer.Option(help="For a log without times: row for the order of the rows, or one time.")
+    ] = None,
+    time_unit: Annotated[TimeUnit, typer.Option(help="Of timestamps that are numbers; auto: by their size.")] = "auto",
+    time_zone: Annotated[str, typer.Option(help="Of dates and times that name none.")] = "UTC",
+    day_first: Annotated[bool, typer.Option("--day-first", help="03/04/2024 is the third of April.")] = False,
     type_field: Annotated[str | None, typer.Option(help="Column of the type.")] = None,
     type_: Annotated[str | None, typer.Option("--type", help="Type of every row, as in --type rating.")] = None,
+    map_type: Annotated[list[str] | None, typer.Option(help="NAME=TYPE; repeatable.")] = None,
+    zeros: Annotated[Zeros, typer.Option(help="What a rating of 0 is; auto: by the scale.")] = "auto",
     field: Named = None,
     context: Named = None,
     pseudonyms: ArePseudonyms = False,
@@ -78,37 +106,91 @@ def import_(
 ) -> None:
     """Record the interactions of SOURCE; every row that cannot be one is named and counted.
 
-    Exit code 0 when rows were recorded or are there already, 1 when every row was refused.
+    Exit code 0 when rows were recorded or are there already, 1 when every row was refused, or when no interaction of
+    the log names an item of the catalogue.
     """
+    from recserve_export.tabular.opening import Opened
+
     with explained():
         by_options = InteractionMapping(
             user=user_field,
             timestamp=time_field,
+            time=time,
             time_unit=time_unit,
+            time_zone=time_zone,
+            day_first=day_first,
             item=item_field or None,
             text=text_field,
             type=type_,
             type_column=type_field,
+            types=named_types(map_type or ()),
+            zeros=zeros,
             fields=field_columns(field or ()),
             context=named_columns("--context", context or ()),
+            nulls=tuple(null) if null else None,
         )
-        if mapping is not None and by_options != InteractionMapping():
+        if mapping is not None and (by_options != InteractionMapping() or recipe is not None):
             raise MappingError(f"--mapping {mapping} holds the whole mapping; leave out the options for fields")
-        fields = validated(by_options) if mapping is None else read_interaction_mapping(mapping)
-        chosen = None if file_format == "auto" else file_format
-        with _store(home, store, keys=_keys(home, pseudonyms, imports=True), create=True) as opened:
-            report = _import(source, chosen, fields, opened, refusals, pseudonyms=pseudonyms)
-        say(
-            f"recorded {report.recorded:,} interactions of {source.name}, {report.duplicates:,} were there already, "
-            f"refused {report.refused:,} (revision {report.revision})"
+        place = interactions_at(home, store)
+        reading.check_refusals(
+            refusals, source, mapping, place, Workspace(home).pseudonym_key, Workspace(home).store_at("")
         )
-        if report.refused:
-            examples = [(str(one.row), one.reason, one.detail) for one in report.examples]
-            print_refusals(report.refusals, ("row", "reason", "detail"), examples)
-        if refusals is not None:
-            note(f"every refused row is in {refusals}")
-        if not report.recorded + report.duplicates:
-            fail("nothing was accepted; check the field mapping against the reasons above")
+        if recipe is not None:
+            found = [overridden(one, by_options) for one in read_recipe(recipe, "interactions", InteractionMapping)]
+        else:
+            found = [by_options if mapping is None else read_interaction_mapping(mapping)]
+        read = reading.read_options(
+            found[0].read,
+            file_format=file_format,
+            delimiter=delimiter,
+            quote=quote,
+            encoding=encoding,
+            compression=compression,
+            columns=header,
+            sheet=sheet,
+            query=query,
+        )
+        file = Opened(source, read)
+        fields = validated(_chosen(found, file))
+        with _store(home, store, keys=_keys(home, pseudonyms, imports=True), create=True) as opened:
+            report = _import(file, fields, opened, refusals, pseudonyms=pseudonyms)
+            _say_report(report, file.name, refusals)
+            if file.grew:
+                note(f"{file.name} grew by {file.grew:,} bytes while it was read; import it again to have them")
+            say_what_fits(opened, home)
+
+
+@app.command("preview-file")
+def preview_file(
+    source: Annotated[str, typer.Argument(help="File, folder of Parquet, URL of a database, or -.")],
+    file_format: reading.Format = "auto",
+    delimiter: reading.Delimiter = None,
+    quote: reading.Quote = None,
+    encoding: reading.Encoding = None,
+    compression: reading.Compressed = "auto",
+    header: reading.Columns = None,
+    sheet: reading.Sheet = None,
+    query: reading.Query = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show how SOURCE would be read, and the command that imports it; nothing is changed."""
+    from recserve_export.cli.previews import print_preview
+    from recserve_export.interactions.suggestion import suggested_import
+    from recserve_export.tabular.opening import Opened
+
+    with explained():
+        read = reading.read_options(
+            ReadOptions(),
+            file_format=file_format,
+            delimiter=delimiter,
+            quote=quote,
+            encoding=encoding,
+            compression=compression,
+            columns=header,
+            sheet=sheet,
+            query=query,
+        )
+        print_preview(Opened(source, read), suggested_import, as_json=as_json)
 
 
 @app.command()
@@ -121,7 +203,7 @@ def export(
     pseudonyms: ArePseudonyms = False,
 ) -> None:
     """Write all interactions to TARGET, by pseudonym, or all that is held of one user."""
-    from recserve_export.interactions.readers import format_of
+    from recserve_export.interactions.formats import format_of
     from recserve_export.interactions.writers import write_interactions
 
     with explained(), _store(home, store, keys=None if user is None else _keys(home, pseudonyms)) as opened:
@@ -159,6 +241,8 @@ def stats(
         if found.types:
             types = [(name, f"{count:,}") for name, count in found.types.items()]
             out.print(table(("type", "interactions"), types, right=("interactions",)))
+        if not store:
+            say_what_fits(opened, home, is_error=False)
 
 
 @app.command()
@@ -288,21 +372,51 @@ def _pseudonym(user: str, store: InteractionStore, is_one: bool) -> str:
     return user if is_one or store.keys is None else store.keys.pseudonyms.of(user)
 
 
+def _chosen(mappings: Sequence[InteractionMapping], file: Opened) -> InteractionMapping:
+    """The mapping, of several forms of a data set, that fits the columns of the source."""
+    if len(mappings) == 1:
+        return mappings[0]
+    names = {name for row in sample_of(file.source(AllColumns()), _SAMPLE) for name in row}
+    return fitting(mappings, [mapping.columns for mapping in mappings], names)
+
+
 def _import(
-    path: Path,
-    file_format: Literal["jsonl", "csv", "parquet", "inter"] | None,
-    mapping: InteractionMapping,
-    store: InteractionStore,
-    refusals: Path | None,
-    *,
-    pseudonyms: bool,
+    file: Opened, mapping: InteractionMapping, store: InteractionStore, refusals: Path | None, *, pseudonyms: bool
 ) -> InteractionReport:
     from recserve_export.interactions.importer import import_interactions
-    from recserve_export.interactions.readers import open_interactions
-    from recserve_export.interactions.rows import InteractionConverter
+    from recserve_export.tabular.documents import CheckedSource, JsonLinesSource
 
-    rows = open_interactions(path, mapping, file_format)
+    found = file.source(mapping)
+    rows = CheckedSource(found) if isinstance(found, JsonLinesSource) else found
     of_users = None if pseudonyms or store.keys is None else store.keys.pseudonyms
-    convert = InteractionConverter(mapping, of_users, is_textual=rows.is_textual)
-    with refusal_writer(refusals) as write, position_bar(f"importing {path.name}", rows.total) as at:
-        return import_interactions(store, rows, convert, on_refusal=write, on_progress=at)
+    with refusal_writer(refusals) as write, position_bar(f"importing {file.name}", rows.total) as at:
+        return import_interactions(store, rows, mapping, of_users, on_refusal=write, on_progress=at)
+
+
+def _say_report(report: InteractionReport, name: str, refusals: Path | None) -> None:
+    say(report.read_as)
+    for line in report.said:
+        say(line)
+    say(
+        f"recorded {report.recorded:,} interactions of {name}, {report.duplicates:,} were there already, "
+        f"refused {report.refused:,} (revision {report.revision})"
+    )
+    if report.refused:
+        examples = [(str(one.row), one.reason, one.detail) for one in report.examples]
+        print_refusals(report.refusals, ("row", "reason", "detail"), examples)
+    if refusals is not None:
+        note(f"every refused row is in {refusals}")
+    if not report.recorded + report.duplicates:
+        fail("nothing was accepted; check the field mapping against the reasons above")
+
+
+def say_what_fits(log: InteractionStore, home: Path, *, is_error: bool = True) -> None:
+    """Say which interactions name an item of the home's catalogue, where there is one."""
+    from recserve_export.interactions.fits import fit_of
+    from recserve_server_ext.catalogue.store import CatalogueStore
+
+    catalogue = Workspace(home).store_at("")
+    if isinstance(catalogue, Path) and not catalogue.is_file():
+        return
+    with CatalogueStore(catalogue) as store:
+        say_fit(fit_of(log, store), is_error=is_error)

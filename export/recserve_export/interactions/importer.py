@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -9,14 +10,26 @@ from typing import Final
 
 import msgspec
 
-from recserve_export.catalogue.readers import Source
-from recserve_export.catalogue.rows import RowError
+from recserve_export.interactions.mapping import ROW, InteractionMapping
 from recserve_export.interactions.rows import InteractionConverter
-from recserve_server_ext.interactions.interaction import Interaction, RefusedError
+from recserve_export.interactions.scale import Scale, find_scale
+from recserve_export.tabular.preview import columns_of, read_as, sample_of
+from recserve_export.tabular.rows import RowError, Source
+from recserve_server_ext.config.history import BASE_WEIGHTS
+from recserve_server_ext.interactions.interaction import Refused, RefusedError
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.interactions.writes import BulkRow
 
-_BATCH: Final = 1000
+#: Rows of a transaction, and characters of their items. Bounded, so that a serving process gets its turn; large, since
+#: every transaction writes most pages of the indexes anew (decision 019).
+_BATCH: Final = 100_000
+_BATCH_CHARACTERS: Final = 8 << 20
 _EXAMPLES: Final = 5
+#: Rows that the scale of ratings is found in.
+_SAMPLE: Final = 50_000
+#: Rows that the kinds of columns are found in.
+_ROWS: Final = 200
 
 
 class InteractionRefusal(msgspec.Struct, frozen=True):
@@ -24,7 +37,7 @@ class InteractionRefusal(msgspec.Struct, frozen=True):
 
     Attributes:
         row: From 1: the line of a JSON Lines file, the record after the header of a table as text, the row of another.
-        reason: `recserve_export.catalogue.rows.Reason` of reading, or
+        reason: `recserve_export.tabular.rows.Reason` of reading, or
             `recserve_server_ext.interactions.interaction.Refused` of the store.
         detail: Names the field and the value; never the user.
     """
@@ -44,6 +57,8 @@ class InteractionReport(msgspec.Struct, frozen=True):
         refusals: Refused rows by reason, most frequent first.
         examples: The first few refusals.
         revision: Revision of the store afterwards.
+        said: What was decided while reading, a line each.
+        read_as: How the source was read, in a line.
     """
 
     recorded: int
@@ -52,60 +67,141 @@ class InteractionReport(msgspec.Struct, frozen=True):
     refusals: dict[str, int]
     examples: list[InteractionRefusal]
     revision: int
+    said: list[str]
+    read_as: str
 
 
 def import_interactions(
     store: InteractionStore,
     source: Source,
-    convert: InteractionConverter,
+    mapping: InteractionMapping,
+    pseudonyms: Pseudonyms | None,
     *,
     on_refusal: Callable[[InteractionRefusal], None] = lambda _: None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> InteractionReport:
-    """Record the rows of a source, a thousand a transaction; memory does not grow with the file.
+    """Record the rows of a source, thousands a transaction; memory does not grow with the file.
 
     What was recorded before an error stays, and importing the file again adds only the rest.
+
+    Args:
+        store: Where the interactions go.
+        source: Where the rows come from.
+        mapping: A validated mapping.
+        pseudonyms: Turns user ids into pseudonyms; `None` where the column holds pseudonyms.
+        on_refusal: Called for every refused row.
+        on_progress: Called now and then with the source's `done`.
 
     Raises:
         ExportError: The source cannot be read, or lacks a column of the mapping.
         InteractionError: The store cannot be written.
     """
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    examples: list[InteractionRefusal] = []
-
-    def refuse(row: int, reason: str, detail: str) -> None:
-        refusal = InteractionRefusal(row, reason, detail)
-        reasons[reason] += 1
-        if len(examples) < _EXAMPLES:
-            examples.append(refusal)
-        on_refusal(refusal)
-
-    rows = _converted(source, convert, refuse)
-    while batch := list(islice(rows, _BATCH)):
-        answers = store.record([interaction for _, interaction in batch])
-        for (number, _), answer in zip(batch, answers, strict=True):
-            if answer.reason is None:
-                counts[answer.status] += 1
-            else:
-                refuse(number, answer.reason.value, answer.detail)
-        on_progress(source.done)
+    run = _Run(store, source, mapping, pseudonyms, on_refusal)
+    was_enabled = gc.isenabled()
+    gc.disable()  # rows make no cycles, and looking for some takes a tenth of the time
+    try:
+        for batch in run.batches():
+            run.record(batch)
+            on_progress(source.done)
+    finally:
+        if was_enabled:
+            gc.enable()
     on_progress(source.done)
-    by_reason = dict(reasons.most_common())
+    reasons = run.reasons
     return InteractionReport(
-        counts["recorded"], counts["duplicate"], reasons.total(), by_reason, examples, store.revision
+        run.recorded,
+        run.duplicates,
+        reasons.total(),
+        dict(reasons.most_common()),
+        run.examples,
+        store.revision,
+        run.said(),
+        read_as(source, run.columns, run.recorded + run.duplicates + reasons.total()),
     )
 
 
-def _converted(
-    source: Source, convert: InteractionConverter, refuse: Callable[[int, str, str], None]
-) -> Iterator[tuple[int, Interaction]]:
-    for number, values in source.rows():
-        try:
-            if isinstance(values, RowError):
-                raise values
-            interaction = convert(values)
-        except (RowError, RefusedError) as error:
-            refuse(number, error.reason.value, error.detail)
-        else:
-            yield number, interaction
+class _Run:
+    """One import: what was recorded and refused so far."""
+
+    def __init__(
+        self,
+        store: InteractionStore,
+        source: Source,
+        mapping: InteractionMapping,
+        pseudonyms: Pseudonyms | None,
+        on_refusal: Callable[[InteractionRefusal], None],
+    ) -> None:
+        self.recorded = self.duplicates = 0
+        self.reasons: Counter[str] = Counter()
+        self.examples: list[InteractionRefusal] = []
+        self._types: Counter[str] = Counter()
+        self._store = store
+        self._source = source
+        self._mapping = mapping
+        self._on_refusal = on_refusal
+        rows = sample_of(source, _ROWS)
+        self.columns = columns_of(rows)
+        self._ids = [row.get(column) for row in rows for column in (mapping.user, mapping.item or "")]
+        self._scale = Scale()
+        if "value" in mapping.fields:
+            sample = (values for _, values in islice(source.rows(), _SAMPLE) if not isinstance(values, RowError))
+            self._scale = find_scale(mapping, sample)
+        self._convert = InteractionConverter(mapping, pseudonyms, scale=self._scale, latest_s=store.latest_s)
+
+    def batches(self) -> Iterator[list[tuple[int, BulkRow]]]:
+        """The rows that can be stored, in batches."""
+        convert = self._convert.row
+        batch: list[tuple[int, BulkRow]] = []
+        characters = 0
+        for number, values in self._source.rows():
+            try:
+                if isinstance(values, RowError):
+                    raise values
+                row = convert(number, values)
+            except (RowError, RefusedError) as error:
+                self._refuse(number, error.reason.value, error.detail)
+                continue
+            batch.append((number, row))
+            characters += len(row.item or row.text or "")
+            if len(batch) >= _BATCH or characters > _BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
+        if batch:
+            yield batch
+
+    def record(self, batch: list[tuple[int, BulkRow]]) -> None:
+        """Record a batch in one transaction."""
+        outcome = self._store.record_bulk([row for _, row in batch])
+        for place in outcome.erased:
+            self._refuse(batch[place][0], Refused.ERASED.value, "the user was erased after this timestamp")
+        self.recorded += outcome.recorded
+        self.duplicates += len(batch) - outcome.recorded - len(outcome.erased)
+        self._types.update([row.type for _, row in batch])
+
+    def said(self) -> list[str]:
+        """What was decided while reading, a line each."""
+        lines = [self._scale.said] if self._scale.said else []
+        if self._mapping.time == ROW:
+            lines.append("there are no times: the order of the rows stands for them, and recency does not count")
+        elif self._mapping.time is not None:
+            lines.append(f"there are no times: every interaction has the time {self._mapping.time}")
+        if any(isinstance(value, float) for value in self._ids):
+            lines.append("ids that are numbers such as 1.0 are taken as 1")
+        renamed = [f"{old!r} is {new}" for old, new in self._convert.types.items() if old != new]
+        if renamed:
+            lines.append(f"types: {', '.join(renamed[:10])}")
+        weightless = {name: count for name, count in self._types.most_common() if name not in BASE_WEIGHTS}
+        if weightless:
+            shown = ", ".join(f"{name} {count:,}" for name, count in list(weightless.items())[:10])
+            lines.append(
+                f"types without a weight, which no recommendation uses: {shown}; "
+                "rename them with --map-type NAME=TYPE, or give them a weight in the rules"
+            )
+        return lines
+
+    def _refuse(self, row: int, reason: str, detail: str) -> None:
+        refusal = InteractionRefusal(row, reason, detail)
+        self.reasons[reason] += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(refusal)
+        self._on_refusal(refusal)

@@ -9,13 +9,17 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from recserve_client.contract import nearest
-from recserve_export.catalogue.mapping import check_columns
 from recserve_export.errors import MappingError
+from recserve_export.tabular.options import ReadOptions
+from recserve_export.tabular.rows import check_columns
+from recserve_export.tabular.times import Times, TimeUnit
 
-TimeUnit = Literal["s", "ms", "us"]
 #: Fields that may be mapped besides user, item, text, timestamp and type.
 FieldName = Literal["event_id", "value", "duration_s", "price", "quantity", "recommendation_id", "session_id"]
-UNITS_PER_SECOND: Final[dict[TimeUnit, int]] = {"s": 1, "ms": 1000, "us": 1_000_000}
+#: What zeros among ratings are; `auto` finds it by the scale.
+Zeros = Literal["auto", "rating", "unrated"]
+#: In place of a column of times: the order of the rows.
+ROW: Final = "row"
 
 
 class InteractionMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,30 +27,45 @@ class InteractionMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     Attributes:
         user: Column of the user id.
-        timestamp: Column of the time: a number since 1970, or a date and time in ISO 8601 (UTC where it says nothing).
-        time_unit: Unit of times that are numbers.
+        timestamp: Column of the time: a number since 1970, or a date and time (ISO 8601 and other usual forms).
+        time: In place of that column: `row` for the order of the rows, or one time for all.
+        time_unit: Unit of times that are numbers; `auto` tells it by their size.
+        time_zone: Time zone of dates and times that name none.
+        day_first: Whether 03/04/2024 is the third of April.
         item: Column of the item id; `None` where there are only texts.
         text: Column of a free text in place of an item.
         type: The type of every row, where there is no column of it.
         type_column: Column of the type.
+        types: Type by what the source calls it, such as `transaction`.
+        zeros: What a rating of 0 is.
         fields: Column by field.
         context: Column by name in the context.
+        nulls: Texts that stand for a missing value; `None` for the usual ones.
+        read: How the source is to be read.
     """
 
     user: str = "user_id"
     timestamp: str = "timestamp"
-    time_unit: TimeUnit = "s"
+    time: str | None = None
+    time_unit: TimeUnit = "auto"
+    time_zone: str = "UTC"
+    day_first: bool = False
     item: str | None = "item_id"
     text: str | None = None
     type: str | None = None
     type_column: str | None = None
+    types: dict[str, str] = {}
+    zeros: Zeros = "auto"
     fields: dict[FieldName, str] = {}
     context: dict[str, str] = {}
+    nulls: tuple[str, ...] | None = None
+    read: ReadOptions = ReadOptions()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are read, each once."""
-        columns = [self.user, self.timestamp, self.item, self.text, self.type_column]
+        timestamp = self.timestamp if self.time is None else None
+        columns = [self.user, timestamp, self.item, self.text, self.type_column]
         columns += [*self.fields.values(), *self.context.values()]
         return tuple(dict.fromkeys(column for column in columns if column is not None))
 
@@ -56,7 +75,20 @@ class InteractionMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         Raises:
             MappingError: Names the column and the nearest that there is.
         """
-        check_columns(self.columns, known)
+        names = set(known)
+        if self.time is None and self.timestamp not in names:
+            try:
+                check_columns([self.timestamp], names)
+            except MappingError as error:
+                raise MappingError(
+                    f"{error}; a log without times is read with --time row (their order) or --time 2024-03-01"
+                ) from None
+        check_columns(self.columns, names)
+
+    @property
+    def times(self) -> Times:
+        """What reads times."""
+        return Times(self.time_unit, self.time_zone, day_first=self.day_first)
 
 
 def validated(mapping: InteractionMapping) -> InteractionMapping:
@@ -71,6 +103,12 @@ def validated(mapping: InteractionMapping) -> InteractionMapping:
         raise MappingError("neither a column of items nor one of texts; name one: --item-field COLUMN")
     if "" in mapping.columns or "" in mapping.context or mapping.type == "":
         raise MappingError("the name of a field, column or type is empty")
+    try:
+        times = mapping.times
+    except (ValueError, KeyError, OSError) as error:
+        raise MappingError(f"no time zone {mapping.time_zone!r}; write one as in Europe/Berlin") from error
+    if mapping.time not in (None, ROW) and times.seconds(mapping.time) is None:
+        raise MappingError(f"--time {mapping.time} is no time; write row, or a time such as 2024-03-01T12:00")
     return mapping
 
 
@@ -81,7 +119,7 @@ def read_interaction_mapping(path: Path) -> InteractionMapping:
         MappingError: The file cannot be read, is not TOML, or does not fit the schema.
     """
     try:
-        return validated(msgspec.toml.decode(path.read_bytes(), type=InteractionMapping))
+        return validated(msgspec.toml.decode(path.read_text(encoding="utf-8-sig"), type=InteractionMapping))
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise MappingError(f"the mapping {path} cannot be read: {error}") from error
 
@@ -101,6 +139,37 @@ def named_columns(option: str, values: Sequence[str]) -> dict[str, str]:
             raise MappingError(f"{option} names {name!r} twice")
         found[name] = column or name
     return found
+
+
+def named_types(values: Sequence[str]) -> dict[str, str]:
+    """Type by the source's name of it, of ``--map-type NAME=TYPE``.
+
+    Raises:
+        MappingError: A value has another form, or a name occurs twice.
+    """
+    found: dict[str, str] = {}
+    for value in values:
+        name, _, type_ = value.rpartition("=")
+        if not name or not type_ or name in found:
+            raise MappingError(f"--map-type {value}: write NAME=TYPE, each name once")
+        found[name] = type_
+    return found
+
+
+def overridden(recipe: InteractionMapping, given: InteractionMapping) -> InteractionMapping:
+    """A recipe with what the options name in its place."""
+    default = InteractionMapping()
+    changed = {
+        name: getattr(given, name)
+        for name in InteractionMapping.__struct_fields__
+        if getattr(given, name) != getattr(default, name)
+    }
+    if "type" in changed or "type_column" in changed:
+        changed = {"type": None, "type_column": None, **changed}
+    for name in ("fields", "context", "types"):
+        if name in changed:
+            changed[name] = {**getattr(recipe, name), **changed[name]}
+    return msgspec.structs.replace(recipe, **changed)
 
 
 def field_columns(values: Sequence[str]) -> dict[FieldName, str]:

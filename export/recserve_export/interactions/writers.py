@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from recserve_export.files import replacing, write_json_lines, write_parquet
-from recserve_export.interactions.readers import InteractionFormat
+from recserve_export.interactions.formats import InteractionFormat
 
 Row = dict[str, Any]
 

@@ -66,7 +66,8 @@ class ItemChecks:
                     f"the item has {len(raw):,} bytes; limits.item_bytes allows {self._limits.item_bytes:,}"
                 )
             item = self._old(bytes(raw)) if weights is None else self._new(bytes(raw))
-            _check_id(item.id)
+            if isinstance(item, NewItem):  # what is stored can be deleted, whatever its id is
+                check_id(item.id)
             if item.id in seen:
                 raise ValueError(f"{shown(item.id)} is in this request already")
             seen.add(item.id)
@@ -83,10 +84,8 @@ class ItemChecks:
         for name, text in item.texts.items():
             if weights and name not in weights:
                 raise ValueError(f"$.texts has {shown(name)}, which is no text field{nearest(name, tuple(weights))}")
-            if len(text) * 4 > limits.text_bytes and (size := len(text.encode())) > limits.text_bytes:
-                raise ValueError(
-                    f"$.texts.{name} has {size:,} bytes; limits.text_bytes allows {limits.text_bytes:,}: {shown(text)}"
-                )
+            if "\0" in text:
+                raise ValueError(f"$.texts.{name} holds NUL: {shown(text)}")
         texts = {name: text.strip() for name, text in item.texts.items() if text and not text.isspace()}
         if not any(weights.get(name, 1.0) for name in texts):
             raise ValueError(f"no text with a weight in $.texts {shown(item.texts)}")
@@ -98,7 +97,26 @@ class ItemChecks:
         return StoredItem(item.id, texts, attributes, item.available)
 
 
-def _check_id(item_id: str) -> None:
+def check_size(item: StoredItem, limits: Limits) -> None:
+    """Refuse an item that no request could bring or change.
+
+    Raises:
+        ValueError: It has too many bytes or attributes.
+    """
+    if len(item.attributes) > limits.attributes:
+        raise ValueError(
+            f"$.attributes has {len(item.attributes):,} of them; limits.attributes allows {limits.attributes:,}"
+        )
+    if (size := len(msgspec.json.encode(item))) > limits.item_bytes:
+        raise ValueError(f"the item has {size:,} bytes; limits.item_bytes allows {limits.item_bytes:,}")
+
+
+def check_id(item_id: str) -> None:
+    """Refuse an id that is blank or holds control characters.
+
+    Raises:
+        ValueError: It does.
+    """
     if item_id.isspace() or any(ord(character) < 32 for character in item_id):
         raise ValueError(f"$.id is {shown(item_id)}: blank, or with control characters")
 
@@ -107,6 +125,8 @@ def _attribute(name: str, value: Any) -> Any:
     """The value to store: a place becomes two floats, so that all places have one type; other values stay."""
     if not 0 < len(name) <= _NAME_LENGTH:
         raise ValueError(f"$.attributes has a name of {len(name)} characters, {shown(name)}; 1 to {_NAME_LENGTH}")
+    if any(isinstance(part, str) and "\0" in part for part in (value if isinstance(value, list) else [value])):
+        raise ValueError(f"$.attributes.{name} holds NUL: {shown(value)}")
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return value
     if isinstance(value, int) and (isinstance(value, bool) or value in INT64):

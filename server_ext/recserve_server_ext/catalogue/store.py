@@ -22,6 +22,7 @@ from recserve_server_ext.storage.database import Database, Store, next_revision
 
 _CHUNK: Final = 1000
 _FIELDS: Final = (items.c.id, items.c.texts, items.c.attributes, items.c.available)
+_KNOWN_IDS: Final = sa.select(items.c.id).where(items.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 
 class StoredItem(msgspec.Struct, frozen=True):
@@ -50,6 +51,7 @@ class ImportRecord(msgspec.Struct, frozen=True):
     Attributes:
         sha256: SHA-256 of the source file.
         mapping_sha256: SHA-256 of everything that decides how rows become items.
+        left_out: By attribute, values that could not be read and were left out.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ImportRecord(msgspec.Struct, frozen=True):
     accepted: int
     refused: int
     refusals: dict[str, int]
+    left_out: dict[str, int] = {}
 
 
 class ItemRow(NamedTuple):
@@ -157,6 +160,11 @@ class CatalogueStore(Store):
         """The items with these ids; unknown ids are left out."""
         with self.database.reading() as connection:
             return {row.id: StoredItem(*row[:4]) for row in rows_of(connection, ids)}
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of these ids, at most a thousand, that the catalogue has."""
+        with self.database.reading() as connection:
+            return set(connection.execute(_KNOWN_IDS, {"ids": ids}).scalars())
 
     def get_rows(self, ids: Sequence[str]) -> tuple[int, dict[str, CatalogueItem]]:
         """The revision, and the items with these ids with the revisions of their last changes."""

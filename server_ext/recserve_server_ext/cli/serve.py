@@ -30,14 +30,14 @@ def _port(port: int | None) -> int | None:
 def serve(
     home: Annotated[Path, typer.Option(help="Folder with encoder, catalogue and snapshots.")] = DEFAULT_HOME,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; the options here win.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     grpc_port: Annotated[
-        int | None, typer.Option(callback=_port, help="Port of gRPC; 0 = any free one [default: 8001].")
+        int | None, typer.Option(callback=_port, help="Port of gRPC; 0 for any free one.", show_default="8001")
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(callback=_port, help="Port of metrics; 0 = any free one [default: 8002].")
+        int | None, typer.Option(callback=_port, help="Port of metrics; 0 for any free one.", show_default="8002")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, int8 or int8-fast [default: auto].")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, int8 or int8-fast.", show_default="auto")] = None,
     triton: Annotated[Path | None, typer.Option(help="A tritonserver to run instead of the one found.")] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log events as JSON lines.")] = False,
     ready_file: Annotated[
@@ -70,6 +70,8 @@ def _run(
     from recserve_server_ext.supervisor.supervisor import Supervisor, prepare
     from recserve_server_ext.triton.binary import find_triton
 
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)  # what an earlier process left says nothing of this one
     log = EventLog(as_json=log_json)
     plan = prepare(workspace, settings, find_triton(triton), log)
     if not settings.host.startswith(_LOOPBACK):
@@ -77,7 +79,13 @@ def _run(
             f"warning: listening on {settings.host}: Triton's front end is not made for open networks, and the one in "
             "the wheel lacks the fixes of 2025; see docs/how-to/run-a-server.md"
         )
-    supervisor = Supervisor(plan, log)
+
+    def write_ready(server_pid: int) -> None:
+        if ready_file is not None:
+            addresses = {"grpc": plan.endpoint.grpc, "metrics": plan.endpoint.metrics}
+            write_file(ready_file, msgspec.json.encode({**addresses, "pid": os.getpid(), "server_pid": server_pid}))
+
+    supervisor = Supervisor(plan, log, on_ready=write_ready)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.request_stop())
     try:
@@ -88,10 +96,11 @@ def _run(
     if not ready:
         supervisor.stop()
         return
-    if ready_file is not None:
-        addresses = {"grpc": plan.endpoint.grpc, "metrics": plan.endpoint.metrics}
-        write_file(ready_file, msgspec.json.encode({**addresses, "pid": os.getpid(), "server_pid": supervisor.pid}))
     if not log_json:
         note(f"serving on {plan.endpoint.grpc} (gRPC), metrics on http://{plan.endpoint.metrics}/metrics")
         note(f'try: recserve recommend --address {plan.endpoint.grpc} --text "space opera"')
-    supervisor.watch()
+    try:
+        supervisor.watch()
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         request_bytes: Size of a packed request.
         history: Behaviours of a history.
         exclude: Excluded ids of a request.
-        text_bytes: Size of a text, in UTF-8.
+        text_bytes: Size of a text of a history or of a request to `embed`, in UTF-8.
         texts: Texts of a history or of a request to `embed`.
         items_bytes: Size of a packed request to `items`.
         item_bytes: Size of an item of such a request.

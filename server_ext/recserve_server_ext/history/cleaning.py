@@ -88,12 +88,16 @@ def is_newest_first(user: Ints, time_us: Ints) -> bool:
 
 
 def _bots(columns: InteractionColumns, places: Ints, most: int, window_s: float) -> Ints:
-    """Users with more than `most` interactions within less than the window."""
+    """Users with more than `most` interactions within less than the window.
+
+    Equal times do not count as fast: a log of whole days or hours tells nothing of speed.
+    """
     user, time_us = columns.user[places], columns.time_us[places]
     if np.bincount(user).max(initial=0) <= most:
         return np.empty(0, np.int64)
     order = np.lexsort([time_us, user])
     user, time_us = user[order], time_us[order]
-    is_fast = (user[most:] == user[:-most]) & (time_us[most:] - time_us[:-most] < window_s * 1e6)
+    passed_us = time_us[most:] - time_us[:-most]
+    is_fast = (user[most:] == user[:-most]) & (passed_us > 0) & (passed_us < window_s * 1e6)
     bots: Ints = np.unique(user[most:][is_fast])
     return bots

@@ -16,6 +16,8 @@ from recserve_server_ext.interactions.columns import InteractionColumns
 
 #: Factors of a weight, in the order of their multiplication.
 FACTORS: Final = ("base", "rating", "dwell", "clicks", "amount", "age", "position", "session", "repeats")
+#: Microseconds of the first year since 1970.
+ORDINALS_US: Final = 365 * 86_400 * 1_000_000
 _FEATURES: Final[tuple[FeatureName, ...]] = ("dwell", "clicks", "amount")
 
 
@@ -53,6 +55,7 @@ def weigh(columns: InteractionColumns, rules: HistoryRules) -> WeightedInteracti
     - age: 2^(-t / half-life), t = the time to the user's newest kept interaction. It is not the time to now: only
       ratios within a user matter, and the weights of a user long inactive would vanish.
     - position: 2^(-p / half-life), p = the number of newer kept interactions; equal timestamps have equal p.
+      Age and position are 1 for times in 1970, which stand for the order of rows in a log without times.
     - session: 2^(-q / half-life), q = the number of later sessions. A pause longer than the gap begins a session.
     - repeats: 1 / (1 + ln n), n = the user's kept interactions with the same item or text. Together, n interactions of
       weight w count as w n / (1 + ln n).
@@ -71,8 +74,10 @@ def weigh(columns: InteractionColumns, rules: HistoryRules) -> WeightedInteracti
     base = np.array([rules.base.get(name, 0.0) for name in columns.types], np.float64)
     factors = {"base": base[columns.type[kept]], "rating": _rating(values["rating"], user, columns.users, rules)}
     factors |= {name: _feature(name, values[name], rules) for name in _FEATURES}
-    factors["age"] = _halved(age_s, rules.half_life_s)
-    factors["position"] = _halved(newer, rules.half_life_interactions)
+    # Times of the first year are the order of rows in a log without times: nothing is newer than anything.
+    is_timed = columns.time_us[kept] >= ORDINALS_US
+    factors["age"] = np.where(is_timed, _halved(age_s, rules.half_life_s), 1.0)
+    factors["position"] = np.where(is_timed, _halved(newer, rules.half_life_interactions), 1.0)
     factors["session"] = _halved(session, rules.half_life_sessions)
     factors["repeats"] = _repeats(columns, kept) if rules.damps_repeats else np.ones(len(kept))
     weight = np.ones(len(kept))

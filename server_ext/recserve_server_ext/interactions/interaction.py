@@ -121,7 +121,7 @@ def checked(interaction: Interaction, latest_s: float) -> dict[str, Any]:
     """
     if not is_pseudonym(interaction.user):
         raise RefusedError(Refused.USER, "user is no pseudonym (64 or 96 hexadecimal digits)")
-    if not isinstance(interaction.type, str) or not _TYPE.fullmatch(interaction.type):
+    if not is_type(interaction.type):
         raise _refused(Refused.TYPE, "type", interaction.type, "expected a lower-case word of at most 32 characters")
     columns = {
         "time_us": _microseconds(interaction.timestamp, latest_s),
@@ -135,6 +135,11 @@ def checked(interaction: Interaction, latest_s: float) -> dict[str, Any]:
     return {"event_id": event_id or content_id(columns), **columns}
 
 
+def is_type(name: object) -> bool:
+    """Whether a value can be the type of an interaction."""
+    return isinstance(name, str) and _TYPE.fullmatch(name) is not None
+
+
 def content_id(columns: dict[str, Any]) -> str:
     """The event id of an interaction without one; the same interaction sent again gets the same id.
 
@@ -142,8 +147,31 @@ def content_id(columns: dict[str, Any]) -> str:
     time_us (integer), item, text, recommendation_id, session_id (strings), value, duration_s, price, quantity (always
     written as floats), context.
     """
-    given = {name: value for name, value in columns.items() if value is not None}
-    return hashlib.sha256(msgspec.json.encode(given, order="deterministic")).hexdigest()
+    return content_hash(Content(**columns))
+
+
+class Content(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the event id of an interaction is a hash of; the fields are sorted by name."""
+
+    context: dict[str, Scalar] | None = None
+    duration_s: float | None = None
+    item: str | None = None
+    price: float | None = None
+    quantity: float | None = None
+    recommendation_id: str | None = None
+    session_id: str | None = None
+    text: str | None = None
+    time_us: int | None = None
+    type: str | None = None
+    value: float | None = None
+
+
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+
+
+def content_hash(content: Content) -> str:
+    """Hexadecimal SHA-256 of the content."""
+    return hashlib.sha256(_encode(content)).hexdigest()
 
 
 def _refused(reason: Refused, name: str, value: object, rule: str) -> RefusedError:

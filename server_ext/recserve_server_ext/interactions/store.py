@@ -23,7 +23,7 @@ from recserve_server_ext.interactions.interaction import Interaction, Recorded, 
 from recserve_server_ext.interactions.keys import UserKeys, check_without
 from recserve_server_ext.interactions.pseudonyms import is_pseudonym, tombstone_mark
 from recserve_server_ext.interactions.tables import SCHEMA, answers, erased, interactions, seen, state, users
-from recserve_server_ext.interactions.writes import Row
+from recserve_server_ext.interactions.writes import BulkOutcome, BulkRow, Row
 from recserve_server_ext.storage.database import WAIT_S, Database, Store
 from recserve_server_ext.storage.group_commit import GroupCommit, QueueFullError
 
@@ -31,6 +31,9 @@ from recserve_server_ext.storage.group_commit import GroupCommit, QueueFullError
 MAX_USERS: Final = 5000
 MAX_BETWEEN: Final = 5_000_000
 _USERS_PER_STEP: Final = 500
+#: Of a connection that writes in bulk: a cache of 256 MiB for the indexes, whose keys come in no order, and a log that
+#: is copied to the file after 160 MiB.
+_BULK_PRAGMAS: Final = ("cache_size=-262144", "wal_autocheckpoint=40000")
 
 
 class StoreStats(msgspec.Struct, frozen=True):
@@ -124,7 +127,7 @@ class InteractionStore(Store):
         limits = self.limits
         if len(batch) > limits.batch:
             raise InteractionError(f"a batch of {len(batch):,} interactions; send at most {limits.batch:,} at a time")
-        latest_s = self._clock() + limits.future_s
+        latest_s = self.latest_s
         outcomes: list[Recorded | None] = []
         rows: list[Row] = []
         for interaction in batch:
@@ -141,6 +144,26 @@ class InteractionStore(Store):
                 f"{limits.queue:,} interactions wait for {self} to take them; send this batch again later"
             ) from None
         return [next(committed) if outcome is None else outcome for outcome in outcomes]
+
+    def record_bulk(self, rows: Sequence[BulkRow]) -> BulkOutcome:
+        """Store checked interactions in one transaction, committed and fsynced when this returns.
+
+        For imports: no other call shares the transaction, and the outcome is counted, not told row by row.
+
+        Raises:
+            InteractionError: The store cannot be written; nothing of the rows is stored.
+        """
+        with self.database.writing() as connection:
+            if self.database.is_sqlite:
+                for pragma in _BULK_PRAGMAS:
+                    connection.exec_driver_sql(f"PRAGMA {pragma}")
+            self.check(connection)
+            return writes.record_bulk(connection, rows, self.limits, self._now_us(), self.mark_of)
+
+    @property
+    def latest_s(self) -> float:
+        """Newest timestamp that is accepted now, in seconds since 1970."""
+        return self._clock() + self.limits.future_s
 
     def sample_users(self, most: int, seed: int) -> list[str]:
         """Pseudonyms of users with interactions, drawn evenly by a seed, in a fixed order."""
@@ -196,6 +219,15 @@ class InteractionStore(Store):
         """All interactions in the order they came, as of one moment, as the given fields of `Interaction`."""
         with self.database.reading() as connection, closing(reads.all_interactions(connection)) as rows:
             yield rows
+
+    @contextmanager
+    def item_counts(self) -> Iterator[Iterator[tuple[str, int]]]:
+        """Every item of the log with its number of interactions, as of one moment."""
+        item = interactions.c.item
+        query = sa.select(item, sa.func.count()).where(item.is_not(None)).group_by(item)
+        with self.database.reading() as connection:
+            rows = connection.execution_options(yield_per=_USERS_PER_STEP).execute(query)
+            yield ((name, count) for name, count in rows)
 
     def stats(self) -> StoreStats:
         """The store in numbers, as of one moment; reads all of it."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -14,12 +17,15 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions.erasure import Mark, erased_among
 from recserve_server_ext.interactions.interaction import Recorded, Refused
-from recserve_server_ext.interactions.tables import answers, interactions, seen, state, users
+from recserve_server_ext.interactions.tables import answers, erased, interactions, seen, state, users
 from recserve_server_ext.storage.database import next_revision
 
 #: Kind of an entry in the seen items, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
 _SEEN: Final = "seen"
+#: Users of a statement.
+_CHUNK: Final = 5000
+Key = TypeVar("Key")
 _Upsert = sqlite.Insert | postgresql.Insert
 _INSERTS: Final[dict[str, Callable[[sa.Table], _Upsert]]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -50,6 +56,31 @@ _INSERT: Final = sa.insert(interactions)
 _ADD_USERS: Final = sa.insert(users).returning(users.c.pseudonym, users.c.number)
 _UPSERT_USERS: Final = {dialect: _upsert_users(insert(users)) for dialect, insert in _INSERTS.items()}
 _UPSERT_SEEN: Final = {dialect: _upsert_seen(insert(seen)) for dialect, insert in _INSERTS.items()}
+_ANY_ERASED: Final = sa.select(erased.c.mark).where(erased.c.until_us > sa.bindparam("now_us")).limit(1)
+_NEWEST: Final = sa.select(sa.func.max(interactions.c.number))
+_IS_NEW: Final = interactions.c.number > sa.bindparam("before")
+_ADDED: Final = sa.select(interactions.c.user, sa.func.count()).where(_IS_NEW).group_by(interactions.c.user)
+_CHANGES: Final = sa.select(users.c.number, users.c.changes).where(
+    users.c.number.in_(sa.bindparam("numbers", expanding=True))
+)
+_COUNT: Final = (
+    sa.update(users)
+    .where(users.c.number == sa.bindparam("which"))
+    .values({users.c.changes: users.c.changes + sa.bindparam("added")})
+)
+
+
+def _seen_of_new(insert: _Upsert) -> _Upsert:
+    kind = sa.case(KINDS, value=interactions.c.type, else_=_SEEN)
+    new = (
+        sa.select(interactions.c.user, interactions.c.item, kind, sa.func.max(interactions.c.time_us))
+        .where(_IS_NEW, interactions.c.item.is_not(None))
+        .group_by(interactions.c.user, interactions.c.item, kind)
+    )
+    return _upsert_seen(insert.from_select(["user", "item", "kind", "last_us"], new))
+
+
+_SEEN_OF_NEW: Final = {dialect: _seen_of_new(insert(seen)) for dialect, insert in _INSERTS.items()}
 
 
 class Row(NamedTuple):
@@ -82,6 +113,105 @@ def record(
         _insert(connection, new, limits)
         next_revision(connection, state)
     return outcomes
+
+
+class BulkRow(NamedTuple):
+    """A checked interaction as the columns of its table, for `record_bulk`; `user` is the pseudonym."""
+
+    user: str
+    event_id: str
+    time_us: int
+    type: str
+    item: str | None
+    text: str | None
+    value: float | None
+    duration_s: float | None
+    price: float | None
+    quantity: float | None
+    recommendation_id: str | None
+    session_id: str | None
+    context: str | None
+
+
+def bulk_row(row: Row) -> BulkRow:
+    """The row of a checked interaction."""
+    context = row.columns["context"]
+    packed = None if context is None else msgspec.json.encode(context).decode()
+    return BulkRow(row.user, **{**row.columns, "context": packed})
+
+
+class BulkOutcome(NamedTuple):
+    """What became of rows that were recorded in bulk.
+
+    Attributes:
+        recorded: Number of rows that are new; the others are duplicates or refused.
+        erased: Positions of the rows that were refused, since their users were erased after them.
+    """
+
+    recorded: int
+    erased: list[int]
+
+
+def record_bulk(
+    connection: sa.Connection, rows: Sequence[BulkRow], limits: InteractionLimits, now_us: int, mark: Mark
+) -> BulkOutcome:
+    """Write interactions, except duplicates and those of erased users, with few statements for many rows."""
+    counts = Counter(row.user for row in rows)
+    erased_us: dict[str, int] = {}
+    refused: list[int] = []
+    if connection.execute(_ANY_ERASED, {"now_us": now_us}).first() is not None:
+        for users_ in _chunks(counts):
+            erased_us |= erased_among(connection, set(users_), now_us, mark)
+    if erased_us:
+        refused = [place for place, row in enumerate(rows) if row.time_us <= erased_us.get(row.user, -1)]
+        gone = set(refused)
+        rows = [row for place, row in enumerate(rows) if place not in gone]
+    if not rows:
+        return BulkOutcome(0, refused)
+    before = connection.execute(_NEWEST).scalar_one() or 0
+    number_of: dict[str, int] = {}
+    with connection.begin_nested() as savepoint:
+        for users_ in _chunks(dict.fromkeys(row.user for row in rows)):
+            number_of |= numbers_of(connection, users_, limits)
+        connection.exec_driver_sql(_bulk_insert(connection), [(number_of[row[0]], *row[1:]) for row in rows])
+        added: dict[int, int] = dict(connection.execute(_ADDED, {"before": before}).all())
+        if not added:
+            savepoint.rollback()  # all are there already: no user may be left without a row
+            return BulkOutcome(0, refused)
+    _count_changes(connection, added, before, limits)
+    next_revision(connection, state)
+    return BulkOutcome(sum(added.values()), refused)
+
+
+def _count_changes(connection: sa.Connection, added: dict[int, int], before: int, limits: InteractionLimits) -> None:
+    """Count the new interactions of each user, note what was seen, and cut users that have too much."""
+    connection.execute(_COUNT, [{"which": number, "added": count} for number, count in added.items()])
+    connection.execute(_SEEN_OF_NEW[connection.dialect.name], {"before": before})
+    slack = limits.slack
+    full = []
+    for numbers in _chunks(added):
+        found = connection.execute(_CHANGES, {"numbers": list(numbers)})
+        full += [number for number, changes in found if changes // slack > (changes - added[number]) // slack]
+    trim(connection, full, limits)
+
+
+@cache
+def _bulk_statement(dialect: str) -> str:
+    mark = "?" if dialect == "sqlite" else "%s"
+    names = ", ".join(f'"{name}"' for name in BulkRow._fields)
+    return (
+        f"INSERT INTO interactions ({names}) VALUES ({', '.join(mark for _ in BulkRow._fields)}) ON CONFLICT DO NOTHING"
+    )
+
+
+def _bulk_insert(connection: sa.Connection) -> str:
+    return _bulk_statement(connection.dialect.name)
+
+
+def _chunks(names: Iterable[Key]) -> Iterator[list[Key]]:
+    rest = iter(names)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk
 
 
 def trim(connection: sa.Connection, numbers: Iterable[int], limits: InteractionLimits) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -153,8 +154,22 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
 class Supervisor:
     """Runs one server until it is told to stop. Start and watch in one thread: the server dies with that thread."""
 
-    def __init__(self, plan: Plan, log: EventLog, timing: Timing = _TIMING) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        log: EventLog,
+        timing: Timing = _TIMING,
+        on_ready: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """
+        Args:
+            plan: What to serve.
+            log: Where events go.
+            timing: When to look, and how long to wait.
+            on_ready: Called with the process id of the server whenever it has become ready, also after a restart.
+        """
         self._plan = plan
+        self._on_ready = on_ready
         self._log = log
         self._timing = timing
         self._stop = threading.Event()
@@ -206,6 +221,7 @@ class Supervisor:
         self._health = self._all_well()
         self._unhealthy.clear()
         self._log("ready", grpc=self._plan.endpoint.grpc, metrics=self._plan.endpoint.metrics)
+        self._on_ready(self.pid)
         return True
 
     def watch(self) -> None:

@@ -146,7 +146,6 @@ def test_nobody_listens() -> None:
     ("words", "named"),
     [
         ([], "--item"),
-        (["--item", "a=b"], "'b'"),
         (["--not-item", "a=-1"], "a=1"),
         (["-k", "many"], "-k"),
         (["--item", "a", "--option", "x"], "NAME=VALUE"),

@@ -104,7 +104,7 @@ def test_command_stats(command: Command, books: Path) -> None:
     found = json.loads(command("stats", "--json").stdout)
     assert found["texts"]["title"] == {"weight": 2.0, "items": 2, "mean_characters": 4.0}
     assert found["texts"]["blurb"]["items"] == 1
-    assert found["attributes"] == {"year": {"items": 1, "types": ["int"]}}
+    assert found["attributes"] == {"year": {"items": 1, "types": ["int"], "distinct": 1, "most": {"1965": 1}}}
 
 
 def test_command_show(command: Command, books: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,9 +16,10 @@ from recserve_export.catalogue.mapping import (
     mapping_from_options,
     validated,
 )
-from recserve_export.catalogue.readers import FileFormat, checksum, open_source
-from recserve_export.catalogue.rows import Reason
 from recserve_export.errors import MappingError, SourceError
+from recserve_export.tabular.opening import Opened
+from recserve_export.tabular.options import FileFormat, ReadOptions
+from recserve_export.tabular.rows import Reason
 from recserve_server_ext.catalogue.store import StoredItem
 from support.imports import BOOKS, DUNE, EMMA, FORMATS, Importer, Rows, write_rows
 
@@ -34,7 +36,7 @@ def test_rows_become_items(file_format: FileFormat, tmp_path: Path, importer: Im
     assert importer.store.head().field_weights == {"title": 2.0, "blurb": 1.0}
     assert (report.revision, report.is_changed, importer.refusals) == (1, True, [])
     assert importer.store.source() == report.record
-    assert (report.record.name, report.record.accepted, report.record.sha256) == (path.name, 2, checksum(path))
+    assert (report.record.name, report.record.accepted, report.record.sha256) == (path.name, 2, Opened(path).checksum())
 
 
 def test_jsonl_with_bom_and_blank_lines(tmp_path: Path, importer: Importer) -> None:
@@ -85,7 +87,6 @@ def test_nothing_accepted_leaves_the_old_catalogue(file_format: FileFormat, tmp_
     [
         ("x.csv", b"", "no header line"),
         ("x.csv", b"id,title,id\n", "column 'id' twice"),
-        ("x.csv", b"id,titl\xff\n", "header line of .* cannot be read"),
         ("x.parquet", b"PAR1 not really", "cannot be read"),
         ("x.txt", b"", "does not tell its format; add --format"),
     ],
@@ -95,6 +96,13 @@ def test_files_that_cannot_be_read(name: str, content: bytes, message: str, tmp_
     with pytest.raises(SourceError, match=message):
         importer(tmp_path / name, mapping_from_options(texts=["title"]))
     assert importer.store.revision == 0
+
+
+def test_a_header_that_is_not_in_its_encoding(tmp_path: Path, importer: Importer) -> None:
+    (tmp_path / "x.csv").write_bytes(b"id,titl\xff\n")
+    mapping = msgspec.structs.replace(mapping_from_options(texts=["title"]), read=ReadOptions(encoding="utf-8"))
+    with pytest.raises(SourceError, match=r"header line of .* cannot be read"):
+        importer(tmp_path / "x.csv", mapping)
 
 
 def test_a_parquet_file_cut_short_after_its_start_is_an_error(tmp_path: Path, importer: Importer) -> None:
@@ -112,11 +120,11 @@ def test_a_parquet_file_cut_short_after_its_start_is_an_error(tmp_path: Path, im
 
 def test_up_to_date_by_file_mapping_and_format(tmp_path: Path, importer: Importer) -> None:
     path = write_rows(tmp_path / "x.jsonl", "jsonl", [{"blurb": "", **DUNE}])
-    assert up_to_date(importer.store, "jsonl", BOOKS, checksum(path)) is None
+    assert up_to_date(importer.store, "jsonl", BOOKS, Opened(path).checksum()) is None
     record = importer(path).record
-    assert up_to_date(importer.store, "jsonl", BOOKS, checksum(path)) == record
-    assert up_to_date(importer.store, "csv", BOOKS, checksum(path)) is None
-    assert up_to_date(importer.store, "jsonl", mapping_from_options(texts=["title"]), checksum(path)) is None
+    assert up_to_date(importer.store, "jsonl", BOOKS, Opened(path).checksum()) == record
+    assert up_to_date(importer.store, "csv", BOOKS, Opened(path).checksum()) is None
+    assert up_to_date(importer.store, "jsonl", mapping_from_options(texts=["title"]), Opened(path).checksum()) is None
     assert up_to_date(importer.store, "jsonl", BOOKS, "0" * 64) is None
     assert record.mapping_sha256 == mapping_hash("jsonl", BOOKS)
 
@@ -125,7 +133,7 @@ def test_up_to_date_by_file_mapping_and_format(tmp_path: Path, importer: Importe
 def test_sources_are_read_as_a_stream(file_format: FileFormat, tmp_path: Path) -> None:
     rows: Rows = [{"sku": str(number), "title": "x" * 50} for number in range(5000)]
     path = write_rows(tmp_path / f"x.{file_format}", file_format, rows)
-    source = open_source(path, mapping_from_options(id_field="sku", texts=["title"]))
+    source = Opened(path).source(mapping_from_options(id_field="sku", texts=["title"]))
     reading = source.rows()
     next(reading)
     assert 0 < source.done < source.total / 10
@@ -158,7 +166,8 @@ def test_the_films(importer: Importer) -> None:
         FilmsSource(path),
         mapping,
         name="films",
-        sha256=checksum(path),
+        sha256=Opened(path).checksum(),
+        identity="films",
         on_refusal=importer.refusals.append,
     )
     assert (report.record.accepted, report.record.refusals) == (17_470, {"duplicate_id": 2})

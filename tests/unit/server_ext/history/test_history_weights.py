@@ -170,7 +170,8 @@ def test_the_first_rating_of_a_user_counts_against_the_middle() -> None:
 
 
 def test_a_weight_halves_by_time_position_and_session() -> None:
-    events = [row(0, "click", "a"), row(100, "click", "b"), row(110, "click", "c")]
+    # Not in 1970, whose times are the order of rows.
+    events = [row(at, "click", name) for at, name in ((10**9, "a"), (10**9 + 100, "b"), (10**9 + 110, "c"))]
     rules = {
         "age": {"half_life_s": 10.0},
         "position": {"half_life_interactions": 1.0},
@@ -258,3 +259,15 @@ def test_rules_are_read_from_toml(tmp_path: Path) -> None:
         read_rules(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_rules(tmp_path / "none.toml")
+
+
+def test_equal_times_make_no_bot() -> None:
+    rules = msgspec.structs.replace(PLAIN, cleaning=Cleaning(bot_interactions=10, bot_window_s=5.0))
+    of_one_day = [row(0, item=str(number)) for number in range(205)]
+    assert weigh(interaction_columns([of_one_day]), rules).counters.bots == 0
+
+
+def test_the_order_of_rows_is_no_recency() -> None:
+    ordinals = [row(0, item=str(number))._replace(time_us=number * SECOND) for number in range(1, 30)]
+    found = weigh(interaction_columns([ordinals]), HistoryRules())
+    assert set(found.factors["age"]) == set(found.factors["position"]) == {1.0}

@@ -1,0 +1,118 @@
+"""The encoding of a text file, guessed from all of its bytes."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import IO, Final, NamedTuple
+
+from recserve_export.errors import SourceError
+
+_CHUNK: Final = 1 << 20
+#: Bytes of lines that are not ASCII which are looked at to tell 8-bit encodings apart.
+_SAMPLE: Final = 1 << 16
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_VALID: Final = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]"
+    rb"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2}"
+)
+_LETTER: Final = re.compile(rb"[A-Za-z]")
+#: With fewer characters beyond ASCII an 8-bit encoding cannot be told from them.
+_FEW: Final = 20
+_HIGH: Final = re.compile(rb"[\x80-\xff]+")
+
+
+class Encoding(NamedTuple):
+    """An encoding.
+
+    Attributes:
+        name: As Python knows it.
+        shown: As it is said.
+        has_mark: Whether the file begins with a byte order mark.
+    """
+
+    name: str
+    shown: str
+    has_mark: bool
+
+
+def named_encoding(name: str, head: bytes) -> Encoding:
+    """The encoding that was asked for.
+
+    Raises:
+        SourceError: Python does not know it.
+    """
+    try:
+        found = codecs.lookup(name).name
+    except LookupError as error:
+        raise SourceError(f"no encoding {name!r}; some are: utf-8, utf-16, latin-1, cp1252") from error
+    has_mark = any(head.startswith(mark) for mark, _ in _MARKS)
+    if found == "utf-8" and head.startswith(codecs.BOM_UTF8):
+        return Encoding("utf-8-sig", "utf-8", True)
+    return Encoding(found, _shown(found), has_mark)
+
+
+def guess_encoding(stream: IO[bytes]) -> Encoding:
+    """The encoding of a text: its byte order mark, UTF-8 where that fits, else the likeliest 8-bit encoding."""
+    chunk = stream.read(_CHUNK)
+    for mark, name in _MARKS:
+        if chunk.startswith(mark):
+            return Encoding(name, _shown(name), True)
+    if (wide := _unmarked_wide(chunk)) is not None:
+        return Encoding(wide, wide, False)
+    valid, bad, sample = 0, 0, b""
+    rest = b""
+    while chunk:
+        if rest or not chunk.isascii():
+            text = rest + chunk
+            # A character may go on in the next chunk.
+            cut = max(len(text) - 3, 0) if len(chunk) == _CHUNK else len(text)
+            rest, text = text[cut:], text[:cut]
+            good = sum(map(len, _VALID.findall(text)))
+            high = sum(map(len, _HIGH.findall(text)))
+            valid, bad = valid + good, bad + high - good
+            if len(sample) < _SAMPLE:
+                sample += b"\n".join(line for line in text.splitlines() if not line.isascii())[:_SAMPLE]
+        chunk = stream.read(_CHUNK)
+    if bad == 0 or valid > 2 * bad:
+        # Few bad bytes in a UTF-8 file: only their own rows are refused.
+        return Encoding("utf-8", "utf-8", False)
+    name = _eight_bit(sample)
+    return Encoding(name, _shown(name), False)
+
+
+def _unmarked_wide(head: bytes) -> str | None:
+    """UTF-16 without a mark: of mostly Latin text, every second byte is NUL."""
+    head = head[: len(head) // 2 * 2][:4096]
+    if len(head) < 4:
+        return None
+    even, odd = head[::2].count(0) / (len(head) // 2), head[1::2].count(0) / (len(head) // 2)
+    if odd > 0.4 and even < 0.1:
+        return "utf-16-le"
+    return "utf-16-be" if even > 0.4 and odd < 0.1 else None
+
+
+def _eight_bit(sample: bytes) -> str:
+    """An 8-bit encoding by what its text would look like; with little text, that of Windows in the West."""
+    from charset_normalizer import from_bytes
+
+    western = "cp1252" if any(0x80 <= byte < 0xA0 for byte in sample) else "latin-1"
+    high = sum(map(len, _HIGH.findall(sample)))
+    letters = len(_LETTER.findall(sample))
+    if high < _FEW or (high < 10 * _FEW and high < 0.25 * (letters + high)):
+        return western
+    best = from_bytes(sample).best()
+    if best is None or best.encoding.startswith(("utf", "ascii")):
+        return western
+    # Where both read the same, the common name is said.
+    return western if str(best) == sample.decode(western, errors="replace") else best.encoding
+
+
+def _shown(name: str) -> str:
+    shown = {"utf-8-sig": "utf-8", "iso8859-1": "latin-1", "iso8859_1": "latin-1"}.get(name, name)
+    return shown.replace("_", "-") if shown.startswith("utf") else shown

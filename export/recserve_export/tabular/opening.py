@@ -1,0 +1,136 @@
+"""Opening a source by what it is: a file of any format, a folder, a pipe, or a database by URL."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Final
+
+from recserve_export.errors import SourceError
+from recserve_export.tabular.delimited import DelimitedSource
+from recserve_export.tabular.documents import JsonLinesSource, JsonSource, is_array_of_objects
+from recserve_export.tabular.encodings import guess_encoding
+from recserve_export.tabular.options import ENDINGS, FileFormat, ReadOptions
+from recserve_export.tabular.parquet import ParquetSource, check_folder, parts_checksum
+from recserve_export.tabular.rows import Columns, Source
+from recserve_export.tabular.sheets import SheetSource
+from recserve_export.tabular.sql import SqlSource
+from recserve_export.tabular.streams import Stream
+from recserve_export.tabular.values import literal
+
+_URL: Final = re.compile(r"[a-z][a-z0-9+]+://")
+_HEAD: Final = 1 << 16
+#: Most fields of a document whose rows are in one of them.
+_MOST_BESIDE: Final = 4
+_MARKS: Final = b"\xef\xbb\xbf \t\r\n"
+
+
+class Opened:
+    """A source that is open: its bytes, and how rows come from them.
+
+    Attributes:
+        name: What it is called.
+        where: The file, or the URL.
+        format: How it is read.
+    """
+
+    def __init__(self, where: str | Path, options: ReadOptions | None = None) -> None:
+        """Find the source and its format.
+
+        Raises:
+            SourceError: There is no such source, or nothing tells its format.
+        """
+        options = options or ReadOptions()
+        self.where = str(where)
+        self._options = options
+        self._stream: Stream | None = None
+        path = Path(where)
+        self.format: FileFormat = options.format or "csv"
+        self.name = path.name
+        if _URL.match(self.where) or (options.query is not None and path.suffix not in ENDINGS):
+            self.format = "sql"
+        elif path.is_dir():
+            check_folder(path)
+            self.format = "parquet"
+        else:
+            self._stream = Stream(where, options.compression)
+            self.name = self._stream.name
+            self.format = options.format or _format_of(self._stream)
+            if self.format == "sql":
+                self._stream = None
+        if self.format == "sql" and not _URL.match(self.where):
+            self.where = f"sqlite:///{path.resolve()}"
+
+    @property
+    def grew(self) -> int:
+        """Bytes that the file has got since it was opened."""
+        return 0 if self._stream is None else self._stream.grew
+
+    def checksum(self) -> str:
+        """Hex SHA-256 of the source; empty for a database, which has none."""
+        if self._stream is not None:
+            return self._stream.sha256()
+        return "" if self.format == "sql" else parts_checksum(Path(self.where))
+
+    @property
+    def identity(self) -> str:
+        """What decides how bytes become rows: the format and what was asked for."""
+        return f"{self.format}{self._options.identity}"
+
+    def source(self, wanted: Columns) -> Source:
+        """The rows of the wanted columns.
+
+        Raises:
+            SourceError: The source cannot be read.
+        """
+        import msgspec
+
+        options = msgspec.structs.replace(self._options, format=self.format)
+        if self.format == "sql":
+            return SqlSource(self.where, wanted, options)
+        if self._stream is None:
+            return ParquetSource(Path(self.where), wanted)
+        if self.format == "parquet":
+            return ParquetSource(self._stream, wanted)
+        if self.format == "xlsx":
+            return SheetSource(self._stream, wanted, options)
+        if self.format == "jsonl":
+            return JsonLinesSource(self._stream, wanted, options)
+        if self.format == "json":
+            return JsonSource(self._stream, wanted, options)
+        return DelimitedSource(self._stream, wanted, options)
+
+
+def _format_of(stream: Stream) -> FileFormat:
+    """The format by the ending of the name, else by what the bytes look like."""
+    ending = Path(stream.inner_name).suffix.lower()
+    if ending in ENDINGS:
+        return ENDINGS[ending]
+    head = stream.head(_HEAD)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"SQLite format 3\0"):
+        return "sql"
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        return "xlsx"
+    text = head.lstrip(_MARKS)
+    if not text:
+        raise SourceError(f"{stream.where} is empty, and its name does not tell its format; add --format")
+    if text.startswith(b"["):
+        return "json"
+    if text.startswith(b"{"):
+        return "json" if _is_document(text) else "jsonl"
+    if b"\0" in head and not guess_encoding(io.BytesIO(head)).name.startswith(("utf-16", "utf-32")):
+        raise SourceError(f"neither the name of {stream.where} nor its content does tell its format; add --format")
+    return "csv"
+
+
+def _is_document(text: bytes) -> bool:
+    """Whether an object is a whole document: it goes on over lines, or is alone and little but an array of objects."""
+    first, *others = text.splitlines()
+    if others or len(text) >= _HEAD - len(_MARKS):
+        return not first.rstrip().endswith(b"}") and len(first) < _HEAD - len(_MARKS)
+    found = literal(first.decode(errors="replace"))
+    arrays = [one for one in found.values() if is_array_of_objects(one)] if isinstance(found, dict) else []
+    return len(arrays) == 1 and len(found) <= _MOST_BESIDE
