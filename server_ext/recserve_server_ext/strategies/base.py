@@ -194,9 +194,11 @@ class Strategy(ABC):
         per_request: Options that a request may set; the server's settings can narrow their values.
         is_personal: Whether it needs a usable profile; a request without one gets the fallback strategy.
         is_ranked: Whether `candidates` are ordered by score.
+        is_filled_up: Whether the fallback strategy fills its slates where it proposes too few items.
         answers_cold: Whether it can also answer without a usable profile.
         needs_texts: Whether the texts of a profile must be encoded first.
         counts: Statistics of the log that it reads.
+        trainings: Names of the trained spaces and matrices that it reads.
         grid: Options that an evaluation chooses from, on validation data.
 
     Attributes:
@@ -207,9 +209,11 @@ class Strategy(ABC):
     per_request: ClassVar[frozenset[str]] = frozenset()
     is_personal: ClassVar[bool] = True
     is_ranked: ClassVar[bool] = True
+    is_filled_up: ClassVar[bool] = False
     answers_cold: bool = False
     needs_texts: bool = False
     counts: frozenset[Count] = frozenset()
+    trainings: frozenset[str] = frozenset()
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     def __init__(self, name: str) -> None:

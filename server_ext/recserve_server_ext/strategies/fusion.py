@@ -135,6 +135,7 @@ class Fusion(Strategy):
         strategies = [component.strategy for component in self.prepare(defaults).components]
         self.needs_texts = any(strategy.needs_texts for strategy in strategies)
         self.counts = frozenset().union(*(strategy.counts for strategy in strategies))
+        self.trainings = frozenset().union(*(strategy.trainings for strategy in strategies))
         self.answers_cold = any(not strategy.is_personal for strategy in strategies)
 
     def prepare(self, options: Any) -> PreparedOptions:

@@ -11,20 +11,30 @@ from cachetools import LRUCache
 
 from recserve_client.contract import ErrorKind, RequestError, nearest, shown
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.strategies.als import Als
 from recserve_server_ext.strategies.base import Strategy
+from recserve_server_ext.strategies.ease import Ease
 from recserve_server_ext.strategies.fusion import Fusion
+from recserve_server_ext.strategies.item2vec import Item2Vec
 from recserve_server_ext.strategies.item_knn import ItemKnn
 from recserve_server_ext.strategies.popular import Popular
 from recserve_server_ext.strategies.text import Text
+from recserve_server_ext.strategies.transitions import Transitions
+from recserve_server_ext.strategies.vectors import OwnVectors
 
 #: Entry point group by which an installed package adds strategies: name = the class.
 GROUP: Final = "recserve.strategies"
 #: A strategy is one file, and one line here.
 BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
+    "als": Als,
+    "ease": Ease,
     "fusion": Fusion,
+    "item2vec": Item2Vec,
     "item_knn": ItemKnn,
     "popular": Popular,
     "text": Text,
+    "transitions": Transitions,
+    "vectors": OwnVectors,
 }
 #: Strategies that are others with options of their own.
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
