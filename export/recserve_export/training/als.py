@@ -67,16 +67,16 @@ def item_factors(confidence: Any, settings: AlsSettings) -> Vectors:
     from implicit.cpu.als import AlternatingLeastSquares
     from threadpoolctl import threadpool_limits
 
-    model = AlternatingLeastSquares(
-        factors=settings.factors,
-        regularization=settings.regularization,
-        alpha=1.0,
-        iterations=settings.iterations,
-        use_cg=False,  # exact steps: the result does not depend on where a solver stops
-        random_state=settings.seed,
-    )
     # Its own threads and those of the linear algebra would take the cores from each other.
     with threadpool_limits(1, "blas"):
+        model = AlternatingLeastSquares(
+            factors=settings.factors,
+            regularization=settings.regularization,
+            alpha=1.0,
+            iterations=settings.iterations,
+            use_cg=False,  # exact steps: the result does not depend on where a solver stops
+            random_state=settings.seed,
+        )
         model.fit(confidence, show_progress=False)
     factors: Vectors = np.ascontiguousarray(model.item_factors, np.float32)
     return factors

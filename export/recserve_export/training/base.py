@@ -131,10 +131,12 @@ class Trainer(ABC):
 
     Class attributes:
         Settings: Type of its settings.
+        is_for_all: Whether `recserve train all` includes it.
         grid: Settings that an evaluation chooses from, on validation data.
     """
 
     Settings: ClassVar[type[TrainSettings]] = TrainSettings
+    is_for_all: ClassVar[bool] = True
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     @abstractmethod

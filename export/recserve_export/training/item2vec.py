@@ -34,6 +34,7 @@ class Item2VecTrainer(Trainer):
     """Unit vectors of items; one thread, so that the same log gives the same vectors."""
 
     Settings = Item2VecSettings
+    is_for_all = False  # it loses against the others on every log that was tried
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: Item2VecSettings) -> Learned:
         """Learn vectors of the items that somebody had to do with."""
