@@ -30,7 +30,7 @@ class AlsSettings(TrainSettings, frozen=True):
 
     factors: Annotated[int, Meta(ge=1, le=1024)] = 64
     alpha: Annotated[float, Meta(gt=0, le=1e6)] = 10.0
-    regularization: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    regularization: Annotated[float, Meta(gt=0, le=1e6)] = 10.0
     iterations: Annotated[int, Meta(ge=1, le=1000)] = 15
 
 

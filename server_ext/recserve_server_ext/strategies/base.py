@@ -208,8 +208,8 @@ class Strategy(ABC):
     Options: ClassVar[type[msgspec.Struct]] = Options
     per_request: ClassVar[frozenset[str]] = frozenset()
     is_personal: ClassVar[bool] = True
-    is_ranked: ClassVar[bool] = True
     is_filled_up: ClassVar[bool] = False
+    is_ranked: bool = True
     answers_cold: bool = False
     needs_texts: bool = False
     counts: frozenset[Count] = frozenset()

@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from recserve_client.contract import ErrorKind, RequestError, nearest, shown
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.strategies.als import Als
+from recserve_server_ext.strategies.auto import Auto
 from recserve_server_ext.strategies.base import Strategy
 from recserve_server_ext.strategies.ease import Ease
 from recserve_server_ext.strategies.fusion import Fusion
@@ -27,6 +28,7 @@ GROUP: Final = "recserve.strategies"
 #: A strategy is one file, and one line here.
 BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
     "als": Als,
+    "auto": Auto,
     "ease": Ease,
     "fusion": Fusion,
     "item2vec": Item2Vec,
@@ -146,7 +148,7 @@ class Registry:
         if strategy_class is None:
             raise ConfigError(f"strategies.{name}: no kind {kind!r}; there are: {', '.join(sorted(self._kinds))}")
         try:
-            if issubclass(strategy_class, Fusion):
+            if issubclass(strategy_class, Fusion | Auto):
                 options = _converted(strategy_class, name, given)
                 strategy: Strategy = strategy_class(name, self._component, options)
             else:
@@ -159,7 +161,7 @@ class Registry:
         return _Entry(defaults, given, bounds)
 
     def _component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
-        """A component of a fusion, with its options on top of the server's."""
+        """A component of a fusion or of `auto`, with its options on top of the server's."""
         entry = self._entry(name)
         if not options:
             return entry.defaults

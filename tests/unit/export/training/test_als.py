@@ -42,7 +42,7 @@ def query_of(view: View, rows: Rows, half_life: float = 1e6) -> Query:
 
 
 def test_a_user_is_folded_in_as_the_package_does(log: TrainingLog, view: View) -> None:
-    model = implicit.cpu.als.AlternatingLeastSquares(factors=6, regularization=1.0, alpha=1.0, use_cg=False)
+    model = implicit.cpu.als.AlternatingLeastSquares(factors=6, regularization=10.0, alpha=1.0, use_cg=False)
     items = np.flatnonzero(log.counts)
     model.item_factors = item_factors(confidences(log, items, 5.0), AlsSettings(factors=6, alpha=5.0))
     rows = items[[3, 8, 1, 20]]
