@@ -54,7 +54,7 @@ def slates(
     """
     ids, limits = known.columns.subjects, Limits()
     configured = registry.choose(request.strategy or TEXT, request.options)
-    learned = {name: _learned(known, name) for name in sorted(configured.strategy.trainings)}
+    learned = {name: _learned(known, name) for name in sorted(configured.strategy.trainings(configured.options))}
     view = view_over(known.vectors, ExactEngine(known.vectors), ids, None, *in_memory(learned, known.vectors))
     counts = _counts(known, counted_types(known.columns, rules))
     data = Data(view, LiveFilters(view).of(view), CountsView(counts, view))
@@ -122,7 +122,8 @@ def systems() -> list[System]:
     found = []
     for name in registry.names:
         strategy, options = registry.choose(name, {})
-        if (strategy.trainings and strategy.trainings <= TRAINERS.keys()) or strategy.lacking(data, options) is None:
+        trainings = strategy.trainings(options)
+        if (trainings and trainings <= TRAINERS.keys()) or strategy.lacking(data, options) is None:
             grid = tuple(strategy.grid)
             found.append(System(name=name, kind="strategy", score=partial(by_strategy, name), grid=grid))
     return found

@@ -81,7 +81,6 @@ class Auto(Strategy):
         self.needs_texts = any(strategy.needs_texts for strategy in strategies)
         self.is_ranked = all(strategy.is_ranked for strategy in strategies)
         self.counts = frozenset().union(*(strategy.counts for strategy in strategies))
-        self.trainings = frozenset().union(*(strategy.trainings for strategy in strategies))
 
     def prepare(self, options: Any) -> PreparedOptions:
         """Find the strategies that the options name.
@@ -109,6 +108,10 @@ class Auto(Strategy):
     def std(self, queries: Sequence[Query]) -> Floats:
         """The standard deviations of the strategy of each query."""
         return np.array(self._asked(queries, lambda chosen, own, _: chosen.std(own).tolist()))
+
+    def trainings(self, options: PreparedOptions) -> frozenset[str]:
+        """Those of the chosen strategies."""
+        return frozenset().union(*(of.strategy.trainings(of.options) for chain in options for of in chain))
 
     def lacking(self, data: Data, options: Any) -> RequestError | None:
         """Nothing: what is not trained is passed over."""

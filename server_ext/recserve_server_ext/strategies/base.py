@@ -198,7 +198,6 @@ class Strategy(ABC):
         answers_cold: Whether it can also answer without a usable profile.
         needs_texts: Whether the texts of a profile must be encoded first.
         counts: Statistics of the log that it reads.
-        trainings: Names of the trained spaces and matrices that it reads.
         grid: Options that an evaluation chooses from, on validation data.
 
     Attributes:
@@ -213,7 +212,6 @@ class Strategy(ABC):
     answers_cold: bool = False
     needs_texts: bool = False
     counts: frozenset[Count] = frozenset()
-    trainings: frozenset[str] = frozenset()
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     def __init__(self, name: str) -> None:
@@ -226,6 +224,10 @@ class Strategy(ABC):
             RequestError: The options cannot be used.
         """
         return options
+
+    def trainings(self, options: Any) -> frozenset[str]:
+        """Names of the trained spaces and matrices that it reads, with prepared options."""
+        return frozenset()
 
     def lacking(self, data: Data, options: Any) -> RequestError | None:
         """Why the strategy cannot answer yet, such as a missing training; `None` when it can."""

@@ -135,7 +135,6 @@ class Fusion(Strategy):
         strategies = [component.strategy for component in self.prepare(defaults).components]
         self.needs_texts = any(strategy.needs_texts for strategy in strategies)
         self.counts = frozenset().union(*(strategy.counts for strategy in strategies))
-        self.trainings = frozenset().union(*(strategy.trainings for strategy in strategies))
         self.answers_cold = any(not strategy.is_personal for strategy in strategies)
 
     def prepare(self, options: Any) -> PreparedOptions:
@@ -151,6 +150,10 @@ class Fusion(Strategy):
             if weight
         ]
         return PreparedOptions(options, components)
+
+    def trainings(self, options: PreparedOptions) -> frozenset[str]:
+        """Those of its components."""
+        return frozenset().union(*(component.strategy.trainings(component.options) for component in options.components))
 
     def lacking(self, data: Data, options: PreparedOptions) -> RequestError | None:
         """Needs at least one component, and whatever the components need."""

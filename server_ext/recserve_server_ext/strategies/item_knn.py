@@ -5,6 +5,8 @@ F. Aiolli, "Efficient top-N recommendation for very large scale binary rated dat
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from recserve_server_ext.common.arrays import Floats, Ints
@@ -24,7 +26,10 @@ class ItemKnn(PairStrategy):
     """
 
     counts = frozenset({"neighbours"})
-    trainings = frozenset({TRAINED})
+
+    def trainings(self, options: Any) -> frozenset[str]:
+        """The neighbours over the whole log."""
+        return frozenset({TRAINED})
 
     def pairs(self, query: Query, behaviours: Ints, weights: Floats) -> Pairs:
         """The neighbours of the items of the history."""

@@ -39,9 +39,9 @@ class LearnedSpace(VectorSpace):
     needs_texts = True
     grid = tuple({"half_life": half_life} for half_life in (1.0, 2.0, 4.0, 8.0, 16.0, 1e6))
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.trainings = frozenset({self.space})
+    def trainings(self, options: RecencyOptions) -> frozenset[str]:
+        """Its space."""
+        return frozenset({self.space})
 
     def user_vectors(self, queries: Sequence[Query]) -> UserVectors:
         """The recency-weighted means of the behaviours' input vectors."""

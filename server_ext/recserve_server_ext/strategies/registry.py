@@ -45,6 +45,19 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "weights": {"text": 0.1, "item_knn": 0.9, "popular": 1.0},
         "options": {"popular": {"by": "recent"}},
     },
+    # Equal weights won on validation, by both protocols of docs/results/quality.md.
+    "hybrid": {
+        "kind": "fusion",
+        "weights": {"ease": 1.0, "transitions": 1.0, "als": 1.0, "popular": 1.0},
+        "prior": 2.0,
+        "options": {"popular": {"by": "recent"}},
+    },
+    "linear": {
+        "kind": "fusion",
+        "by": "rank",
+        "weights": {"ease": 1.0, "transitions": 1.0, "als": 1.0},
+        "prior": 0.0,
+    },
 }
 #: Prepared options of requests that are cached.
 _CACHED: Final = 256

@@ -32,7 +32,10 @@ class Transitions(PairStrategy):
     """score(i) = sum_j w_j W_ji: W the weights of a ridge regression from decayed histories to their next items."""
 
     Options = TransitionsOptions
-    trainings = frozenset({NAME})
+
+    def trainings(self, options: Any) -> frozenset[str]:
+        """Its matrix."""
+        return frozenset({NAME})
 
     def lacking(self, data: Data, options: Any) -> RequestError | None:
         """Needs its matrix in the index."""
