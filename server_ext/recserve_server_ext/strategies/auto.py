@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
-from recserve_client.contract import RequestError
+from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Floats, Rows
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.chosen import MOST_FEW, Choice
@@ -18,6 +18,7 @@ from recserve_server_ext.strategies.fusion import Resolve
 #: What answers where nothing is chosen, or where the chosen strategy cannot use the profile.
 _TEXT: Final = Choice("text")
 _POPULAR: Final = Choice("popular")
+_NO_HISTORY: Final = RequestError(ErrorKind.EMPTY_HISTORY, "no usable interaction of the user is recorded")
 T = TypeVar("T")
 
 
@@ -43,7 +44,7 @@ class _Chosen(NamedTuple):
 
 
 class PreparedOptions(NamedTuple):
-    """The strategies to ask for each activity, the first one first; the last one can always answer.
+    """The strategies to ask for each activity, the first one first.
 
     Attributes:
         cold: For users without a behaviour.
@@ -62,7 +63,7 @@ class PreparedOptions(NamedTuple):
 
 
 class Auto(Strategy):
-    """Asks the chosen strategy, `text` where that cannot use the profile, and `popular` where neither can."""
+    """Asks the chosen strategy, and `text` where that is not trained or cannot use the profile."""
 
     Options = AutoOptions
     answers_cold = True
@@ -91,7 +92,13 @@ class Auto(Strategy):
         assert isinstance(options, AutoOptions)
         text, popular = self._found(_TEXT), self._found(_POPULAR)
         cold, few, many = (self._found(choice) for choice in (options.cold, options.few, options.many))
-        return PreparedOptions([cold, popular], [few, text, popular], [many, text, popular])
+        return PreparedOptions([cold, popular], [few, text], [many, text])
+
+    def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
+        """Refuses profiles that neither the chosen strategy nor `text` can use, as `text` does."""
+        self._choose(queries)
+        kept = (query.kept[self] for query in queries)
+        return [found if isinstance(found, RequestError) else None for found in kept]
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The candidates of the strategy of each query."""
@@ -136,38 +143,35 @@ class Auto(Strategy):
         return [answers[place] for place in range(len(queries))]
 
     def _chosen(self, queries: Sequence[Query]) -> list[_Chosen]:
-        """[queries] the first strategy of each that is trained and can use the profile, found once."""
-        open_ = [query for query in queries if self not in query.kept]
-        step = 0
-        while open_:
-            groups: dict[int, list[Query]] = defaultdict(list)
-            chains = {id(query): query.options.of(query) for query in open_}
-            for query in open_:
-                groups[id(chains[id(query)])].append(query)
-            left = []
-            for group in groups.values():
-                chain = chains[id(group[0])]
-                chosen = chain[step]
-                is_last = step == len(chain) - 1
-                for query, usable in zip(group, _usable(chosen, group, is_last=is_last), strict=True):
-                    if usable:
-                        query.kept[self] = chosen
-                    else:
-                        left.append(query)
-            open_, step = left, step + 1
+        """[queries] the first strategy of each that is trained and can use the profile; none is cold."""
+        self._choose(queries)
         return [query.kept[self] for query in queries]
 
+    def _choose(self, queries: Sequence[Query]) -> None:
+        """Keep the strategy of each query, or why none can use the profile."""
+        groups: dict[int, list[Query]] = defaultdict(list)
+        for query in queries:
+            if self not in query.kept:
+                groups[id(query.options.of(query))].append(query)
+        for group in groups.values():
+            for chosen in group[0].options.of(group[0]):
+                left = []
+                for query, reason in zip(group, _reasons(chosen, group), strict=True):
+                    query.kept[self] = chosen if reason is None else reason
+                    if reason is not None:
+                        left.append(query)
+                group = left
+                if not group:
+                    break
 
-def _usable(chosen: _Chosen, queries: Sequence[Query], *, is_last: bool) -> list[bool]:
-    """[queries] whether a strategy can answer them."""
+
+def _reasons(chosen: _Chosen, queries: Sequence[Query]) -> list[RequestError | None]:
+    """[queries] why a strategy cannot answer them."""
     strategy, options = chosen
-    if is_last:
-        return [True] * len(queries)
-    if strategy.lacking(queries[0].data, options) is not None:
-        return [False] * len(queries)
-    if not strategy.is_personal:
-        return [True] * len(queries)
-    usable = [query.profile.is_usable for query in queries]
-    own = [query.with_options(options) for query, is_usable in zip(queries, usable, strict=True) if is_usable]
-    reasons = iter(strategy.cold(own) if own else [])
-    return [is_usable and next(reasons) is None for is_usable in usable]
+    lacking = strategy.lacking(queries[0].data, options)
+    if lacking is not None or not strategy.is_personal:
+        return [lacking] * len(queries)
+    usable = [query for query in queries if query.profile.is_usable]
+    reasons = iter(strategy.cold([query.with_options(options) for query in usable]) if usable else [])
+    without = None if strategy.answers_cold else _NO_HISTORY
+    return [next(reasons) if query.profile.is_usable else without for query in queries]

@@ -77,6 +77,17 @@ def test_a_profile_that_the_chosen_strategy_cannot_use_goes_to_text(views: dict[
     assert names_of(views["trained"], configured, [[ITEMS - 1], [0]]) == ["text", "ease"]
 
 
+def test_a_profile_that_nobody_can_use_is_refused_as_text_does(views: dict[str, View]) -> None:
+    configured = auto(few={"strategy": "ease"})
+    query = query_of(views["trained"], [1, 1], configured.options)
+    query.profile.weights = np.array([1.0, -1.0])
+    query.profile.session_weights = np.zeros(2)
+    query.profile.undecayed_weights = np.zeros(2)
+    (reason,) = configured.strategy.cold([query])
+    assert reason is not None
+    assert "no direction is left" in reason.text
+
+
 def test_the_scores_are_those_of_the_chosen_strategy(views: dict[str, View]) -> None:
     view, configured = views["trained"], auto(few={"strategy": "ease"})
     ease, options = Registry().choose("ease", {})
