@@ -100,6 +100,10 @@ class Auto(Strategy):
         kept = (query.kept[self] for query in queries)
         return [found if isinstance(found, RequestError) else None for found in kept]
 
+    def answering(self, query: Query) -> str:
+        """The chosen strategy."""
+        return self._chosen([query])[0].strategy.name
+
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The candidates of the strategy of each query."""
         return self._asked(queries, lambda chosen, own, places: chosen.candidates(own, [n[at] for at in places]))

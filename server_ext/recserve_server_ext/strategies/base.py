@@ -237,6 +237,10 @@ class Strategy(ABC):
         """[queries] why a profile is too thin for this strategy; `None` for a profile that is usable."""
         return [None] * len(queries)
 
+    def answering(self, query: Query) -> str:
+        """Name of the strategy that answers a query: another one where this one hands queries on."""
+        return self.name
+
     @abstractmethod
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """About n rows for each query that its `spec` allows; best first where `is_ranked`.

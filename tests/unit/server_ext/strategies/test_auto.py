@@ -53,7 +53,9 @@ def names_of(view: View, configured: ConfiguredStrategy, histories: list[list[in
     queries = [query_of(view, rows, configured.options) for rows in histories]
     rows = configured.strategy.candidates(queries, [5] * len(queries))
     explained = configured.strategy.explain(queries, [Candidates(own) for own in rows])
-    return [next(iter(of.parts)) for of in explained]
+    found = [next(iter(of.parts)) for of in explained]
+    assert found == [configured.strategy.answering(query) for query in queries]
+    return found
 
 
 def test_users_get_what_was_chosen_for_their_activity(views: dict[str, View]) -> None:
