@@ -35,9 +35,11 @@ def train(
 ) -> None:
     """Learn NAME from the log, and publish it for the next index build."""
     with explained(OSError):
-        from recserve_export.training.own_vectors import NAME, publish_own
-        from recserve_export.training.publish import Range, names_of, train_home
-
+        try:
+            from recserve_export.training.own_vectors import NAME, publish_own
+            from recserve_export.training.publish import Range, names_of, train_home
+        except ModuleNotFoundError as error:
+            fail(f"recserve train needs the module {error.name!r}: pip install 'recserve[train]'")
         workspace = Workspace(home)
         if (name == NAME) != (vectors is not None):
             fail(f"`recserve train {NAME} --from FILE.parquet` takes vectors of your own; other trainings take no file")

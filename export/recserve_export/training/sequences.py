@@ -11,26 +11,28 @@ from recserve_export.training.base import TrainingLog
 from recserve_server_ext.common.arrays import Ints
 
 
-def decayed_histories(log: TrainingLog, half_life: float, window: int) -> tuple[Any, Ints]:
-    """What came before each interaction, and which interactions have anything before them.
+def decayed_histories(log: TrainingLog, half_life: float, window: int, first: int, end: int) -> tuple[Any, Ints]:
+    """What came before each of some interactions, and which of them have anything before them.
 
     Args:
         log: The log.
         half_life: Number of newer interactions after which one counts half as much.
         window: Interactions before that count.
+        first: The first of these interactions.
+        end: The interaction after the last one.
 
     Returns:
-        [windows, items] float32 sparse rows, and [windows] the interactions that follow them.
+        [windows, items] float32 sparse rows, and [windows] the interaction that follows each.
     """
     rows, columns, values = [], [], []
-    place = np.arange(len(log.item))
     for lag in range(1, window + 1):
-        later = place[lag:][log.user[lag:] == log.user[:-lag]]
-        rows.append(later)
+        later = np.arange(max(first, lag), end)
+        later = later[log.user[later] == log.user[later - lag]]
+        rows.append(later - first)
         columns.append(log.item[later - lag])
         values.append(np.full(len(later), 2.0 ** (-(lag - 1) / half_life), np.float32))
-    shape = len(log.item), len(log.items)
+    shape = end - first, len(log.items)
     parts = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
     histories = sparse.coo_array(parts, shape).tocsr()
     following = np.flatnonzero(np.diff(histories.indptr))
-    return histories[following], following
+    return histories[following], first + following

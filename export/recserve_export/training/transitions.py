@@ -5,7 +5,7 @@ M. Choi et al., "Session-aware linear item-item models for session-based recomme
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import Meta
@@ -14,7 +14,10 @@ from scipy import linalg, sparse
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings
 from recserve_export.training.linear import heaviest_of_sparse
 from recserve_export.training.sequences import decayed_histories
-from recserve_server_ext.common.arrays import Ints, Vectors
+from recserve_server_ext.common.arrays import Floats, Ints, Vectors
+
+#: Interactions whose histories are in memory at once.
+_AT_ONCE: Final = 1_000_000
 
 
 class TransitionsSettings(TrainSettings, frozen=True):
@@ -44,32 +47,58 @@ class TransitionsTrainer(Trainer):
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: TransitionsSettings) -> Learned:
         """Learn the weights of all pairs of items, of which the largest of each item are kept."""
-        histories, following = decayed_histories(log, settings.half_life, settings.window)
-        items = len(log.items)
-        ones = np.ones(len(following), np.float32)
-        nexts = sparse.csr_array((ones, (np.arange(len(following)), log.item[following])), (len(following), items))
-        targets = (histories.T @ nexts).tocsr()
-        squares = np.bincount(histories.indices, histories.data.astype(np.float64) ** 2, minlength=items)
-        # One by one: the weights of X alone, as if histories had one item each.
-        weights = sparse.diags_array((1.0 / (squares + settings.l2)).astype(np.float32)) @ targets
         frequent = np.argsort(-log.counts, kind="stable")[: settings.exact_items]
         frequent = np.sort(frequent[log.counts[frequent] > 0])
+        products = _products(log, frequent, settings)
+        # One by one: the weights of X alone, as if histories had one item each.
+        weights = sparse.diags_array((1.0 / (products.squares + settings.l2)).astype(np.float32)) @ products.targets
         if len(frequent):
-            weights = _with_block(weights.tocsr(), frequent, _regressed(histories, targets, frequent, settings))
-        return Learned(items=np.arange(items), matrix=heaviest_of_sparse(weights.tocsr(), settings.most))
+            weights = _with_block(weights.tocsr(), frequent, _regressed(products, frequent, settings.l2))
+        return Learned(items=np.arange(len(log.items)), matrix=heaviest_of_sparse(weights.tocsr(), settings.most))
 
     def needed_bytes(self, log: TrainingLog, settings: TransitionsSettings) -> int:
-        """The windows of all histories with their pairs, and three dense matrices of the frequent items."""
+        """The windows that are counted at once, all pairs of items, and dense matrices of the frequent items."""
         frequent = min(int(np.count_nonzero(log.counts)), settings.exact_items)
-        return 60 * settings.window * len(log.item) + 40 * frequent * frequent
+        windows = settings.window * min(len(log.item), _AT_ONCE)
+        return 60 * windows + 40 * settings.window * len(log.item) + 40 * frequent * frequent
 
 
-def _regressed(histories: Any, targets: Any, frequent: Ints, settings: TransitionsSettings) -> Vectors:
+class _Products(NamedTuple):
+    """Products of the histories X and the items Y that follow.
+
+    Attributes:
+        targets: [items, items] sparse X'Y.
+        squares: [items] diagonal of X'X.
+        gram: [frequent, frequent] X'X of the frequent items.
+    """
+
+    targets: Any
+    squares: Floats
+    gram: Floats
+
+
+def _products(log: TrainingLog, frequent: Ints, settings: TransitionsSettings) -> _Products:
+    """The products of all histories, of some interactions at a time."""
+    items = len(log.items)
+    targets, squares = sparse.csr_array((items, items), dtype=np.float32), np.zeros(items)
+    gram = np.zeros((len(frequent), len(frequent)))
+    for first in range(0, len(log.item), _AT_ONCE):
+        end = min(first + _AT_ONCE, len(log.item))
+        histories, following = decayed_histories(log, settings.half_life, settings.window, first, end)
+        ones = np.ones(len(following), np.float32)
+        nexts = sparse.csr_array((ones, (np.arange(len(following)), log.item[following])), (len(following), items))
+        targets = (targets + histories.T @ nexts).tocsr()
+        squares += np.bincount(histories.indices, histories.data.astype(np.float64) ** 2, minlength=items)
+        own = histories[:, frequent]
+        gram += (own.T @ own).toarray()
+    return _Products(targets, squares, gram)
+
+
+def _regressed(products: _Products, frequent: Ints, l2: float) -> Vectors:
     """[frequent, frequent] weights that are regressed together."""
-    own = histories[:, frequent]
-    gram = (own.T @ own).toarray().astype(np.float64)
-    gram[np.diag_indices(len(frequent))] += settings.l2
-    aims = targets[frequent][:, frequent].toarray().astype(np.float64)
+    gram = products.gram
+    gram[np.diag_indices(len(frequent))] += l2
+    aims = products.targets[frequent][:, frequent].toarray().astype(np.float64)
     solved: Vectors = linalg.solve(gram, aims, assume_a="pos", overwrite_a=True, overwrite_b=True).astype(np.float32)
     return solved
 

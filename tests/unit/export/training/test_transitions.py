@@ -38,7 +38,9 @@ def log() -> TrainingLog:
     return log_of(30, 20, 300)
 
 
-def test_the_regression_is_the_closed_form(log: TrainingLog) -> None:
+@pytest.mark.parametrize("at_once", [7, 10**9])
+def test_the_regression_is_the_closed_form(log: TrainingLog, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recserve_export.training.transitions._AT_ONCE", at_once)
     x, y = windows(log, 2.0, 5)
     expected = np.linalg.solve(x.T @ x + 3.0 * np.eye(20), x.T @ y)
     np.fill_diagonal(expected, 0.0)
