@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache, partial
 from typing import Final
 
@@ -42,7 +43,11 @@ _FALLBACK: Final = "popular"
 
 
 def slates(
-    known: Known, request: RecommendRequest, rules: HistoryRules, registry: Registry
+    known: Known,
+    request: RecommendRequest,
+    rules: HistoryRules,
+    registry: Registry,
+    trainings: Collection[str] = TRAINERS.keys(),
 ) -> list[Slate | RequestError]:
     """The slate of each user asked about.
 
@@ -51,10 +56,14 @@ def slates(
         request: Of each user; without a strategy it is `text`.
         rules: How interactions become weights.
         registry: Of the strategies.
+        trainings: Names of the trainings that are done, on what is known, where the strategy reads them.
     """
     ids, limits = known.columns.subjects, Limits()
     configured = registry.choose(request.strategy or TEXT, request.options)
-    learned = {name: _learned(known, name) for name in sorted(configured.strategy.trainings(configured.options))}
+    learned = {
+        name: _learned(known, name)
+        for name in sorted(configured.strategy.trainings(configured.options) & set(trainings))
+    }
     view = view_over(known.vectors, ExactEngine(known.vectors), ids, None, *in_memory(learned, known.vectors))
     counts = _counts(known, counted_types(known.columns, rules))
     data = Data(view, LiveFilters(view).of(view), CountsView(counts, view))
