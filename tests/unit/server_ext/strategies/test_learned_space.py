@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recserve_export.index.engine_choice import Settings
-from recserve_export.index.spaces import trained_matrices, trained_spaces
+from recserve_export.index.spaces import compacted_matrices, compacted_spaces, trained_matrices, trained_spaces
 from recserve_export.training.base import Learned, TrainingLog
 from recserve_export.training.publish import publish
 from recserve_export.training.registry import train
@@ -18,7 +18,7 @@ from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.index.engines.exact import ExactEngine
-from recserve_server_ext.index.snapshot import Content, Snapshot, write
+from recserve_server_ext.index.snapshot import Content, Snapshot, current, write
 from recserve_server_ext.strategies.base import Candidates, Profile, Query
 from recserve_server_ext.strategies.registry import Registry
 from support.data import data_over, spec_of
@@ -171,3 +171,31 @@ def test_unknown_items_make_a_user_cold(edited: Edited, log: TrainingLog) -> Non
         queries = [query_of(view, names, name) for names in (["i29"], ["unknown"], ["i1"])]
         cold = Registry().choose(name, {}).strategy.cold(queries)
         assert [reason is not None for reason in cold] == [True, True, False]
+
+
+def test_compaction_keeps_inputs_and_matrices(edited: Edited, log: TrainingLog, text: Vectors) -> None:
+    view_of(edited, log, learned_of(log, text))
+    snapshot = Snapshot.load(current(edited.snapshots))
+    # Other rows: one item is gone, one is new, and the order is another.
+    ids = ["new", *[name for name in reversed(snapshot.ids) if name != "i4"]]
+    vectors = np.stack([item_vector({"title": name}) for name in ids])
+    arguments = current(edited.snapshots), snapshot.manifest, snapshot.row_of, ids
+    ease = compacted_spaces(*arguments, vectors)["ease"]
+    before = snapshot.spaces["ease"]
+    assert ease.inputs is not None
+    assert before.inputs is not None
+    assert before.text_map is not None
+    for row, name in enumerate(ids[1:], start=1):
+        np.testing.assert_array_equal(ease.inputs[row], before.inputs[snapshot.row_of[name]])
+        np.testing.assert_array_equal(ease.vectors[row], before.vectors[snapshot.row_of[name]])
+    mapped = vectors[0] @ before.text_map[:-1] + before.text_map[-1]
+    np.testing.assert_allclose(np.concatenate([ease.vectors[0], ease.inputs[0]]), mapped, atol=1e-5)
+    for name, matrix in compacted_matrices(*arguments).items():
+        old, gone = snapshot.matrices[name], snapshot.row_of["i4"]
+        for row, item in enumerate(ids[1:], start=1):
+            found, expected = matrix.of_rows(np.array([row])), old.of_rows(np.array([snapshot.row_of[item]]))
+            kept = expected.column != gone
+            names = [snapshot.ids[column] for column in expected.column[kept]]
+            assert [ids[column] for column in found.column] == names
+            np.testing.assert_array_equal(found.weight, expected.weight[kept])
+        assert not len(matrix.of_rows(np.array([0])).column)
