@@ -6,6 +6,7 @@
     ├── MappingError         a field mapping is wrong, or names a column that the source lacks
     ├── SourceError          a file of items, interactions or texts is missing or cannot be read
     ├── EncoderSourceError   the folder of a model is missing, damaged or not supported
+    ├── TrainingError        a training is unknown, set up wrongly, lacks data, or does not fit into memory
     └── FidelityError        an exported encoder does not agree with the model it came from
 """
 
@@ -24,6 +25,10 @@ class SourceError(ExportError):
 
 class EncoderSourceError(ExportError):
     """The folder of a model is missing, damaged or not supported."""
+
+
+class TrainingError(ExportError):
+    """A training is unknown, set up wrongly, lacks data, or does not fit into memory."""
 
 
 class FidelityError(ExportError):

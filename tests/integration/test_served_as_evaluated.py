@@ -103,7 +103,7 @@ def test_the_offline_list_is_the_answer(client: Client, known: Known, options: d
     of_now = replace(known, part=replace(known.part, asked_us=(asked_us + time.time_ns() // 1000) // 2))
     assert answers[0].strategy == options.get("strategy", "text")
     assert answers[-1].strategy == options.get("strategy", "popular")
-    for user, slate in enumerate(slates(of_now, request, HistoryRules(), Registry())):
+    for user, slate in enumerate(slates(of_now, request, HistoryRules(), Registry(), trainings=())):
         found = answers[user]
         assert isinstance(slate, Slate)
         assert [item.id for item in found.items] == [item.id for item in slate.items]

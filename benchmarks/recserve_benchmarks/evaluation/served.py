@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache, partial
 from typing import Final
 
@@ -11,6 +12,9 @@ from recserve_benchmarks.evaluation.ranking import NEVER, Known
 from recserve_benchmarks.evaluation.split import later_of_user
 from recserve_benchmarks.evaluation.system import Settings, System
 from recserve_client.contract import RecommendRequest, RequestError, Slate
+from recserve_export.training.base import Learned, training_log
+from recserve_export.training.memory import in_memory
+from recserve_export.training.registry import TRAINERS, train
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Scores
@@ -39,7 +43,11 @@ _FALLBACK: Final = "popular"
 
 
 def slates(
-    known: Known, request: RecommendRequest, rules: HistoryRules, registry: Registry
+    known: Known,
+    request: RecommendRequest,
+    rules: HistoryRules,
+    registry: Registry,
+    trainings: Collection[str] = TRAINERS.keys(),
 ) -> list[Slate | RequestError]:
     """The slate of each user asked about.
 
@@ -48,12 +56,17 @@ def slates(
         request: Of each user; without a strategy it is `text`.
         rules: How interactions become weights.
         registry: Of the strategies.
+        trainings: Names of the trainings that are done, on what is known, where the strategy reads them.
     """
     ids, limits = known.columns.subjects, Limits()
-    view = view_over(known.vectors, ExactEngine(known.vectors), ids)
+    configured = registry.choose(request.strategy or TEXT, request.options)
+    learned = {
+        name: _learned(known, name)
+        for name in sorted(configured.strategy.trainings(configured.options) & set(trainings))
+    }
+    view = view_over(known.vectors, ExactEngine(known.vectors), ids, None, *in_memory(learned, known.vectors))
     counts = _counts(known, counted_types(known.columns, rules))
     data = Data(view, LiveFilters(view).of(view), CountsView(counts, view))
-    configured = registry.choose(request.strategy or TEXT, request.options)
     pipeline = Pipeline(registry.choose(_FALLBACK, {}), RankingCache(1))
     seen: list[list[str]] = [[] for _ in known.part.users]
     for number, item in zip(known.histories.user.tolist(), known.histories.subject.tolist(), strict=True):
@@ -92,6 +105,12 @@ def _counts(known: Known, types: tuple[str, ...]) -> Counts:
     return counts_of(log, int(columns.time_us.max()), CountSettings())
 
 
+@lru_cache(maxsize=32)
+def _learned(known: Known, name: str) -> Learned:
+    """What a training finds in what is known."""
+    return train(name, training_log(known.columns), known.vectors)
+
+
 def by_strategy(name: str, known: Known, settings: Settings) -> Scores:
     """[n, items] scores that rank as the slates of a strategy with these options do; nothing else is ranked."""
     request = RecommendRequest(user_id="", k=_LONGEST, strategy=name, options=dict(settings), explain=False)
@@ -112,7 +131,8 @@ def systems() -> list[System]:
     found = []
     for name in registry.names:
         strategy, options = registry.choose(name, {})
-        if strategy.lacking(data, options) is None:
+        trainings = strategy.trainings(options)
+        if (trainings and trainings <= TRAINERS.keys()) or strategy.lacking(data, options) is None:
             grid = tuple(strategy.grid)
             found.append(System(name=name, kind="strategy", score=partial(by_strategy, name), grid=grid))
     return found

@@ -15,7 +15,7 @@ from recserve_export.index.engine_choice import Settings, build_engine
 from recserve_export.index.logged_users import LoggedUsers
 from recserve_export.index.milvus import in_milvus, write_with
 from recserve_export.index.report import RecallReport, read_report
-from recserve_export.index.spaces import trained_spaces
+from recserve_export.index.spaces import trained_matrices, trained_spaces
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.arrays import Vectors
@@ -187,7 +187,8 @@ def _publish(
         report=msgspec.json.encode(report),
     )
     trained = {} if spaces is None else trained_spaces(spaces, content.ids, vectors, settings, stage=stage)
-    content = replace(content, spaces={TEXT: text, **trained})
+    matrices = {} if spaces is None else trained_matrices(spaces, content.ids)
+    content = replace(content, spaces={TEXT: text, **trained}, matrices=matrices)
     folder = write_with(engine, content.available, lambda: write(snapshots, content))
     return Built(folder, True, read_manifest(folder, verify=False), report)
 
@@ -228,7 +229,7 @@ def _up_to_date(snapshots: Path, wanted: _Wanted) -> Built | None:
         field_weights=found.field_weights,
         recall=found.text.recall_target,
         engine=report.engine,
-        spaces={name: of.version for name, of in found.spaces.items() if name != TEXT},
+        spaces=found.trained,
     )
     return Built(folder, False, found, report) if made_from == wanted else None
 

@@ -84,15 +84,17 @@ def build_engine(
     settings: Settings,
     *,
     logged: Vectors | None = None,
+    inputs: Vectors | None = None,
     stage: Stage = silent,
     elsewhere: Elsewhere | None = None,
 ) -> tuple[Engine, RecallReport]:
     """Build the candidates, measure them and keep the cheapest one that reaches the target.
 
     Args:
-        vectors: [items, dim] unit float32, at least one.
+        vectors: [items, dim] float32, at least one.
         settings: How to choose.
         logged: [users, dim] vectors of users to measure with; `None` takes made up ones, see `sample_users`.
+        inputs: [items, dim] vectors of items as behaviours, where they are others.
         stage: Shows progress.
         elsewhere: Builds the engine `milvus`, where it was asked for.
 
@@ -100,10 +102,10 @@ def build_engine(
         SnapshotError: `scan` was asked for, and there are too few items to train its codes on.
     """
     users = None if logged is None else users_of_log(vectors, logged)
-    users = users or sample_users(vectors, count=settings.users, seed=settings.seed)
+    users = users or sample_users(vectors, count=settings.users, seed=settings.seed, inputs=inputs)
     points: list[CurvePoint] = []
     best: Engine = ExactEngine(vectors)
-    candidates = _Candidates(vectors, users, settings, stage, points)
+    candidates = _Candidates(vectors, vectors if inputs is None else inputs, users, settings, stage, points)
     curves = candidates.curves() if elsewhere is None else [elsewhere(users)]
     for curve in curves:
         points += curve.points
@@ -126,6 +128,7 @@ class _Candidates:
     """The indexes to choose among, each built and measured in turn; `points` are those of all that were measured."""
 
     vectors: Vectors
+    inputs: Vectors
     users: Users
     settings: Settings
     stage: Stage
@@ -171,7 +174,7 @@ class _Candidates:
                     "let the engine be chosen: recserve index build --engine auto"
                 )
             return
-        to_fit, most = users_to_fit(vectors, seed=settings.seed), max(settings.rescored)
+        to_fit, most = users_to_fit(self.inputs, seed=settings.seed), max(settings.rescored)
         for codes in sorted({max(1, dim // wanted) for wanted in settings.dims_per_code}):
             if self.points and choose(self.points, settings.recall).reached:
                 return

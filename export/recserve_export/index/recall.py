@@ -105,14 +105,15 @@ def sample_histories(vectors: Vectors, *, count: int, seed: int) -> dict[str, Ro
     return {"interests": interests, "random": random.integers(items, size=(count, _BEHAVIOURS))}
 
 
-def sample_users(vectors: Vectors, *, count: int, seed: int) -> Users:
+def sample_users(vectors: Vectors, *, count: int, seed: int, inputs: Vectors | None = None) -> Users:
     """User vectors, each the normalised mean of 20 items, `count` of each of two kinds.
 
     `interests`: three random items, 6-7 of the 50 nearest of each. `random`: 20 random items. The items' vectors are
-    [items, dim] unit float32, at least one.
+    [items, dim] float32, at least one. A user is a mean of `inputs`, where items have other vectors as behaviours.
     """
     histories = sample_histories(vectors, count=count, seed=seed)
-    users = {kind: normalised_means(vectors[rows]) for kind, rows in histories.items()}
+    of = vectors if inputs is None else inputs
+    users = {kind: normalised_means(of[rows]) for kind, rows in histories.items()}
     return _with_exact_answers(vectors, users, NEIGHBOURS)
 
 

@@ -17,8 +17,9 @@ from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.manifest import SnapshotManifest
+from recserve_server_ext.index.matrix import ItemMatrix, is_matrix, matrix_folder
 from recserve_server_ext.index.space import MILVUS, TEXT, EngineManifest, Space, SpaceContent, space_folder
-from recserve_server_ext.index.trained import TrainedSpace, current_spaces
+from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, current_spaces
 
 
 def trained_spaces(
@@ -41,23 +42,60 @@ def trained_spaces(
         settings = replace(settings, engine="auto")
     row_of = {name: row for row, name in enumerate(ids)}
     for name, folder in current_spaces(spaces).items():
+        if is_matrix(folder):
+            continue
         trained = TrainedSpace.load(folder)
         rows = np.array([row_of.get(item, -1) for item in trained.ids], np.int64)
-        vectors, own = placed(trained.vectors, rows, text, trained.text_map)
+        vectors, inputs, own = placed(trained.vectors, trained.inputs, rows, text, trained.text_map)
         if not len(own):
             raise SnapshotError(f"space {name!r} has no vector for any item of the catalogue; train it again")
-        engine, report = build_engine(vectors, settings, stage=stage)
+        engine, report = build_engine(vectors, settings, inputs=inputs, stage=stage)
         found[name] = SpaceContent(
             vectors=vectors,
             engine=engine,
             rows=None if len(own) == len(ids) else own,
+            inputs=inputs,
             text_map=trained.text_map,
             version=trained.manifest.version,
+            parameters=trained.manifest.parameters,
             recall_target=settings.recall,
             measured_with=report.users_from,
             report=msgspec.json.encode(report),
         )
     return found
+
+
+def trained_matrices(spaces: Path, ids: Sequence[str]) -> dict[str, ItemMatrix]:
+    """The current version of every trained item-to-item matrix over the items of a catalogue.
+
+    Args:
+        spaces: Folder of all trained spaces and matrices.
+        ids: Item id of each row of the catalogue.
+
+    Raises:
+        SnapshotError: A matrix is damaged.
+    """
+    row_of = {name: row for row, name in enumerate(ids)}
+    found = {}
+    for name, folder in current_spaces(spaces).items():
+        if is_matrix(folder):
+            trained = TrainedMatrix.load(folder)
+            rows = np.array([row_of.get(item, -1) for item in trained.ids], np.int64)
+            found[name] = trained.matrix.renumbered(rows, len(ids))
+    return found
+
+
+def compacted_matrices(
+    folder: Path, manifest: SnapshotManifest, row_of_old: Mapping[str, int], ids: Sequence[str]
+) -> dict[str, ItemMatrix]:
+    """The item-to-item matrices of a snapshot over other items; for the arguments see `compacted_spaces`."""
+    rows = np.full(manifest.items, -1, np.int64)
+    old_rows = np.array([row_of_old.get(item, -1) for item in ids], np.int64)
+    rows[old_rows[old_rows >= 0]] = np.flatnonzero(old_rows >= 0)
+    return {
+        name: ItemMatrix.load(matrix_folder(folder, name), manifest.items, of.version).renumbered(rows, len(ids))
+        for name, of in manifest.matrices.items()
+    }
 
 
 def compacted_spaces(
@@ -89,37 +127,50 @@ def compacted_spaces(
         old_rows = np.array([row_of_old.get(item, -1) for item in ids], np.int64)
         places = np.where(old_rows >= 0, space.place_of[old_rows], -1)
         known = np.flatnonzero(places >= 0)
-        vectors, own = placed(space.vectors[places[known]], known, text, space.text_map)
+        inputs_of_known = None if space.inputs is None else space.inputs[places[known]]
+        vectors, inputs, own = placed(space.vectors[places[known]], inputs_of_known, known, text, space.text_map)
         if not len(own):
             continue
         found[name] = SpaceContent(
             vectors=vectors,
             engine=same_engine(vectors, of.engine, space_folder(folder, name), threads),
             rows=None if len(own) == len(ids) else own,
+            inputs=inputs,
             text_map=space.text_map,
             version=of.version,
+            parameters=of.parameters,
             recall_target=of.recall_target,
             measured_with=of.measured_with,
         )
     return found
 
 
-def placed(vectors: Vectors, rows: Rows, text: Vectors, text_map: Vectors | None) -> tuple[Vectors, Rows]:
-    """The vectors of a space by rising row, and these rows: those that are known, and those that can be mapped.
+def placed(
+    vectors: Vectors, inputs: Vectors | None, rows: Rows, text: Vectors, text_map: Vectors | None
+) -> tuple[Vectors, Vectors | None, Rows]:
+    """The vectors and inputs of a space by rising row, and these rows: those that are known or can be mapped.
 
     Args:
         vectors: [known, dim] what is known.
+        inputs: [known, dim] the same items as behaviours; `None` where these are the vectors.
         rows: [known] row of each; -1 for an item that is gone.
         text: [rows, text dim] text vectors of all rows.
         text_map: See `SpaceContent`.
     """
     there = rows >= 0
+    joint = vectors if inputs is None else np.hstack([vectors, inputs])
     if text_map is None:
         order = np.argsort(rows[there], kind="stable")
-        return np.ascontiguousarray(vectors[there][order]), rows[there][order]
-    mapped: Vectors = (text @ text_map[:-1] + text_map[-1]).astype(np.float32)
-    mapped[rows[there]] = vectors[there]
-    return mapped, np.arange(len(text))
+        found, own = joint[there][order], rows[there][order]
+    else:
+        found, own = (text @ text_map[:-1] + text_map[-1]).astype(np.float32), np.arange(len(text))
+        found[rows[there]] = joint[there]
+    dim = vectors.shape[1]
+    return (
+        np.ascontiguousarray(found[:, :dim]),
+        None if inputs is None else np.ascontiguousarray(found[:, dim:]),
+        own,
+    )
 
 
 def same_engine(vectors: Vectors, chosen: EngineManifest, folder: Path, threads: int | None) -> Engine:

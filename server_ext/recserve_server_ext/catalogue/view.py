@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from recserve_server_ext.common.arrays import Mask, Rows, Vectors
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.fields import ItemFields
 from recserve_server_ext.index.manifest import SnapshotManifest
+from recserve_server_ext.index.matrix import Entries, ItemMatrix
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.space import TEXT, EngineManifest, Space, SpaceManifest
 
@@ -76,6 +77,7 @@ class SpaceView:
     Attributes:
         items: Number of items in the snapshot: the rows before those of the delta.
         changed: [changed items, dim] vectors of the delta's items; zeros for an item without a vector.
+        changed_inputs: [changed items, dim] their vectors as behaviours.
         present: [rows] whether the item has a vector; `None` where all have.
         usable: [rows] whether the item is available and has a vector.
     """
@@ -90,7 +92,9 @@ class SpaceView:
         elif space.name == TEXT:
             self.changed = delta.vectors
         else:
-            self.changed, changed_present = _placed(space, delta, view.snapshot.row_of)
+            joint, changed_present = _placed(space, delta, view.snapshot.row_of)
+            self.changed = np.ascontiguousarray(joint[:, : self.dim])
+        self.changed_inputs = self.changed if delta is None or space.inputs is None else joint[:, self.dim :]
         all_present = space.rows is None and (delta is None or space.name == TEXT)
         self.present: Mask | None = None if all_present else np.concatenate([space.present, changed_present])
         self.usable: Mask = view.available if self.present is None else view.available & self.present
@@ -112,35 +116,80 @@ class SpaceView:
 
     def vectors(self, rows: Rows) -> Vectors:
         """A copy of the vectors of these rows, [*rows.shape, dim]; zeros where there is none, anything for row -1."""
+        return self._taken(self.space.vectors, self.changed, rows)
+
+    def inputs(self, rows: Rows) -> Vectors:
+        """A copy of the vectors that these rows have as behaviours; zeros where there is none, and for row -1."""
+        stored = self.space.vectors if self.space.inputs is None else self.space.inputs
+        taken = self._taken(stored, self.changed_inputs, rows)
+        taken[rows < 0] = 0.0
+        return taken
+
+    def _taken(self, stored: Vectors, of_changed: Vectors, rows: Rows) -> Vectors:
         space, items = self.space, self.items
-        known = np.minimum(rows, items - 1) if len(self.changed) else rows
+        known = np.minimum(rows, items - 1) if len(of_changed) else rows
         taken: Vectors
         if space.rows is None:
-            taken = space.vectors[known]
+            taken = stored[known]
         else:
             places = space.place_of[known]
-            taken = space.vectors[places]
+            taken = stored[places]
             taken[places < 0] = 0.0
-        if len(self.changed):
+        if len(of_changed):
             changed = rows >= items
             if changed.any():
-                taken[changed] = self.changed[rows[changed] - items]
+                taken[changed] = of_changed[rows[changed] - items]
         return taken
 
 
+class MatrixView:
+    """An item-to-item matrix as a view sees it: by its rows, where a changed item keeps what it had."""
+
+    def __init__(self, view: View, matrix: ItemMatrix) -> None:
+        self.matrix = matrix
+        items, delta = len(view.snapshot.ids), view.delta
+        self._stored: Rows | None = None
+        self._current: Rows | None = None
+        if delta is not None:
+            row_of = view.snapshot.row_of
+            changed = [row_of.get(item.id, -1) for item in delta.items[: delta.count]]
+            self._stored = np.concatenate([np.arange(items), np.array(changed, np.int64)])
+            self._current = np.arange(items)
+            for name, row in delta.row_of.items():
+                if (stored := row_of.get(name)) is not None:
+                    self._current[stored] = row
+
+    def entries(self, rows: Rows) -> Entries:
+        """The entries of some rows of the view, by rows of the view; none for row -1 and for items without a row."""
+        if self._stored is None or self._current is None:
+            return self.matrix.of_rows(rows)
+        found = self.matrix.of_rows(np.where(rows >= 0, self._stored[rows], -1))
+        column = self._current[found.column]
+        kept = column >= 0
+        return Entries(found.place[kept], column[kept], found.weight[kept])
+
+    def has_entries(self, rows: Rows) -> Mask:
+        """Whether each row has any entry."""
+        stored = rows if self._stored is None else np.where(rows >= 0, self._stored[rows], -1)
+        return np.asarray((stored >= 0) & (self.matrix.offsets[stored + 1] > self.matrix.offsets[stored]))
+
+
 def _placed(space: Space, delta: Delta, row_of: dict[str, int]) -> tuple[Vectors, Mask]:
-    """The vectors of changed items in a trained space, and which have one.
+    """The vectors of changed items in a trained space, beside them their inputs, and which items have them.
 
     An item of the snapshot keeps its vector. A new item has the vector of its text where the space has a map.
     """
-    vectors = np.zeros((delta.count, space.manifest.dim), np.float32)
+    vectors = np.zeros((delta.count, space.manifest.dim * (1 if space.inputs is None else 2)), np.float32)
     present = np.zeros(delta.count, np.bool_)
     if space.text_map is not None:
         vectors = (delta.vectors @ space.text_map[:-1] + space.text_map[-1]).astype(np.float32)
         present[:] = True
     rows = np.array([row_of.get(item.id, -1) for item in delta.items[: delta.count]], np.int64)
     places = np.where(rows >= 0, space.place_of[rows], -1)
-    vectors[places >= 0] = space.vectors[places[places >= 0]]
+    known = places[places >= 0]
+    vectors[places >= 0, : space.manifest.dim] = space.vectors[known]
+    if space.inputs is not None:
+        vectors[places >= 0, space.manifest.dim :] = space.inputs[known]
     return vectors, present | (places >= 0)
 
 
@@ -194,8 +243,19 @@ class View:
             found = self._spaces[name] = SpaceView(self, self.snapshot.spaces[name])
         return found
 
+    def matrix(self, name: str) -> MatrixView:
+        """An item-to-item matrix of the snapshot, with what changed since; raises KeyError for an unknown name."""
+        found = self._matrices.get(name)
+        if found is None:
+            found = self._matrices[name] = MatrixView(self, self.snapshot.matrices[name])
+        return found
+
     @cached_property
     def _spaces(self) -> dict[str, SpaceView]:
+        return {}
+
+    @cached_property
+    def _matrices(self) -> dict[str, MatrixView]:
         return {}
 
     @cached_property
@@ -228,14 +288,21 @@ class View:
 
 
 def view_over(
-    vectors: Vectors, engine: Engine, ids: Sequence[str] | None = None, available: Mask | None = None
+    vectors: Vectors,
+    engine: Engine,
+    ids: Sequence[str] | None = None,
+    available: Mask | None = None,
+    spaces: Mapping[str, Space] | None = None,
+    matrices: Mapping[str, ItemMatrix] | None = None,
 ) -> View:
-    """A catalogue in memory: without files, without fields, and with the space `text` alone.
+    """A catalogue in memory: without files and without fields.
 
     Args:
         vectors: [items, dim] unit float32.
         ids: Item id of each row; by default ``i0``, ``i1`` ...
         available: [items] whether the item may be recommended; `None` when all may.
+        spaces: Spaces besides `text`, by name.
+        matrices: Item-to-item matrices, by name.
     """
     items, dim = vectors.shape
     names = [f"i{row}" for row in range(items)] if ids is None else list(ids)
@@ -249,6 +316,7 @@ def view_over(
         row_of={name: row for row, name in enumerate(names)},
         available=np.ones(items, np.bool_) if available is None else available,
         fields=ItemFields(pa.table({})),
-        spaces={TEXT: Space(name=TEXT, manifest=of, items=items, vectors=vectors, engine=engine)},
+        spaces={TEXT: Space(name=TEXT, manifest=of, items=items, vectors=vectors, engine=engine), **(spaces or {})},
+        matrices=matrices or {},
     )
     return View(snapshot)

@@ -55,6 +55,11 @@ class Workspace:
         return self.home / "spaces"
 
     @property
+    def evaluation(self) -> Path:
+        """What `recserve evaluate` found on the home's own log; see `recserve_server_ext.strategies.chosen`."""
+        return self.home / "evaluation.json"
+
+    @property
     def encoding(self) -> Path:
         """Vectors that an unfinished index build has encoded, a folder for each encoder."""
         return self.home / "encoding"

@@ -157,7 +157,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compact_after: Annotated[int, Meta(ge=0)] = 2000
     limits: Limits = Limits()
     users: UserSettings = UserSettings()
-    strategy: str = "text"
+    strategy: str = "auto"
     fallback: str = "popular"
     strategies: dict[str, dict[str, Any]] = {}
     milvus: MilvusSettings = MilvusSettings()

@@ -9,10 +9,11 @@ import msgspec
 
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import reading, verify_files
+from recserve_server_ext.index.matrix import MatrixManifest
 from recserve_server_ext.index.space import TEXT, SpaceManifest
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 
 
 class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,6 +27,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         source: Identity of the catalogue store.
         items: Number of items.
         spaces: Its spaces by name; `text` is always among them.
+        matrices: Its item-to-item matrices by name.
         field_weights: Weight a_f of each text field in the item vectors.
         versions: Versions of the packages that made it.
         files: SHA-256 of every other file of the folder, by path.
@@ -40,11 +42,18 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     source: str = ""
     items: int
     spaces: dict[str, SpaceManifest]
+    matrices: dict[str, MatrixManifest] = {}
     field_weights: dict[str, float] = {}
     versions: dict[str, str] = {}
     files: dict[str, str]
     format: int = FORMAT
     checksum: str = ""
+
+    @property
+    def trained(self) -> dict[str, str]:
+        """Version of each trained space and matrix, by name."""
+        spaces = {name: of.version for name, of in self.spaces.items() if name != TEXT}
+        return spaces | {name: of.version for name, of in self.matrices.items()}
 
     @property
     def text(self) -> SpaceManifest:

@@ -21,6 +21,7 @@ from recserve_server_ext.common.files import exclusive, new_folder, reading, sha
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.fields import ItemFields, read_table, write_fields, write_table
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest, write_manifest
+from recserve_server_ext.index.matrix import ItemMatrix, matrix_folder
 from recserve_server_ext.index.space import TEXT, VECTORS, Space, SpaceContent, map_array, space_folder
 
 CURRENT = "CURRENT"
@@ -51,6 +52,7 @@ class Snapshot:
     available: Mask
     fields: ItemFields
     spaces: Mapping[str, Space]
+    matrices: Mapping[str, ItemMatrix] = field(default_factory=dict)
 
     @property
     def text(self) -> Space:
@@ -90,6 +92,10 @@ class Snapshot:
             spaces={
                 name: Space.load(folder, name, of, manifest.items, threads, milvus)
                 for name, of in manifest.spaces.items()
+            },
+            matrices={
+                name: ItemMatrix.load(matrix_folder(folder, name), manifest.items, of.version)
+                for name, of in manifest.matrices.items()
             },
         )
 
@@ -154,6 +160,7 @@ class Content:
 
     Attributes:
         spaces: Its spaces by name, with `text`, in which every row has a vector.
+        matrices: Its item-to-item matrices by name, over all rows.
         ids: Item id of each row, distinct.
         available: [items] whether the item may be recommended; `None` when all may.
         fields: Fields of each item, in the order of the rows; `None` for no fields.
@@ -163,6 +170,7 @@ class Content:
     ids: Sequence[str]
     encoder: str
     revision: int
+    matrices: Mapping[str, ItemMatrix] = field(default_factory=dict)
     source: str = ""
     available: Mask | None = None
     fields: Iterable[Mapping[str, Any]] | None = None
@@ -221,6 +229,8 @@ def _write_files(folder: Path, content: Content) -> None:
         raise SnapshotError(f"a snapshot of {items} vectors needs the fields of as many items, got {with_fields}")
     for name, space in content.spaces.items():
         space.write(space_folder(folder, name))
+    for name, matrix in content.matrices.items():
+        matrix.write(matrix_folder(folder, name))
 
 
 def _manifest(content: Content, name: str, created: str, files: dict[str, str]) -> SnapshotManifest:
@@ -232,6 +242,7 @@ def _manifest(content: Content, name: str, created: str, files: dict[str, str]) 
         source=content.source,
         items=len(content.ids),
         spaces={space: of.manifest() for space, of in content.spaces.items()},
+        matrices={matrix: of.manifest() for matrix, of in content.matrices.items()},
         field_weights=dict(content.field_weights),
         versions={package: version(package) for package in ("recserve", "faiss-cpu", "hnswlib", "numpy", "pyarrow")},
         files=files,
@@ -245,10 +256,13 @@ def _check(content: Content) -> None:
     text = content.spaces.get(TEXT)
     if text is None or text.rows is not None:
         raise SnapshotError("a snapshot needs the space 'text', with a vector for every item")
-    for name, space in content.spaces.items():
+    for name in (*content.spaces, *content.matrices):
         if not _NAME.fullmatch(name):
             raise SnapshotError(f"a space cannot be called {name!r}: it names a folder")
+    for name, space in content.spaces.items():
         space.check(name, items)
+    for name, matrix in content.matrices.items():
+        matrix.check(name, items)
     if content.available is not None and content.available.shape != (items,):
         raise SnapshotError(f"`available` must be [{items}], got {list(content.available.shape)}")
 

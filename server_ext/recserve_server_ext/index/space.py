@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from recserve_server_ext.index.engines.hnsw import HnswEngine
 TEXT: Final = "text"
 MILVUS: Final = "milvus"
 VECTORS: Final = "vectors.npy"
+INPUTS: Final = "inputs.npy"
 TEXT_MAP: Final = "text_map.npy"
 REPORT: Final = "report.json"
 _ROWS: Final = "rows.npy"
@@ -52,6 +54,7 @@ class SpaceManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         dim: Length of a vector.
         vectors: Number of items with a vector.
         version: Version of the trained space that its vectors come from; empty for the encoder's vectors.
+        parameters: Numbers that its strategy needs, by name.
         recall_target: Recall@10 that the engine's parameters were chosen for.
         measured_with: Users that the recall was measured with; empty without a measurement.
     """
@@ -60,6 +63,7 @@ class SpaceManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     vectors: int
     engine: EngineManifest
     version: str = ""
+    parameters: dict[str, float] = {}
     recall_target: float | None = None
     measured_with: str = ""
 
@@ -72,16 +76,20 @@ class SpaceContent:
         vectors: [vectors, dim] float32, at least one; of unit length in the text space.
         engine: Built over these vectors.
         rows: [vectors] row of the snapshot that each vector belongs to, ascending; `None` where every row has one.
+        inputs: [vectors, dim] float32: the vectors that items have as behaviours; `None` where they are `vectors`.
         text_map: [text dim + 1, dim] float32: (an item's vector of the text space, 1) times this is its vector here,
-            for items that came after the training; `None` without such a map.
+            for items that came after the training; `None` without such a map. With `inputs` it has 2 dim columns: the
+            vector, then the input.
         report: JSON document kept beside the engine: how its parameters were chosen.
     """
 
     vectors: Vectors
     engine: Engine
     rows: Rows | None = None
+    inputs: Vectors | None = None
     text_map: Vectors | None = None
     version: str = ""
+    parameters: Mapping[str, float] = field(default_factory=dict)
     recall_target: float | None = None
     measured_with: str = ""
     report: bytes | None = None
@@ -93,6 +101,7 @@ class SpaceContent:
             vectors=len(self.vectors),
             engine=EngineManifest(name=self.engine.name, parameters=self.engine.parameters),
             version=self.version,
+            parameters=dict(self.parameters),
             recall_target=self.recall_target,
             measured_with=self.measured_with,
         )
@@ -104,12 +113,15 @@ class SpaceContent:
             raise SnapshotError(
                 f"a space needs float32 vectors [items, dim], {name!r} has {vectors.dtype} {vectors.shape}"
             )
+        if self.inputs is not None and (self.inputs.shape != vectors.shape or self.inputs.dtype != np.float32):
+            raise SnapshotError(f"space {name!r} has {vectors.shape} vectors and {self.inputs.shape} inputs")
         _check_rows(name, self.rows, len(vectors), items)
 
     def write(self, folder: Path) -> None:
         """Write the vectors, the engine and what belongs to them into a new folder."""
         folder.mkdir(parents=True)
-        for name, array in ((VECTORS, self.vectors), (_ROWS, self.rows), (TEXT_MAP, self.text_map)):
+        arrays = (VECTORS, self.vectors), (_ROWS, self.rows), (INPUTS, self.inputs), (TEXT_MAP, self.text_map)
+        for name, array in arrays:
             if array is not None:
                 np.save(folder / name, array)
         if self.report is not None:
@@ -127,6 +139,7 @@ class Space:
         vectors: [vectors, dim] float32, read-only; of unit length in the text space.
         engine: Searches the space; its rows are those of `vectors`.
         rows: See `SpaceContent`.
+        inputs: See `SpaceContent`; read-only.
         text_map: See `SpaceContent`.
     """
 
@@ -136,6 +149,7 @@ class Space:
     vectors: Vectors
     engine: Engine
     rows: Rows | None = None
+    inputs: Vectors | None = None
     text_map: Vectors | None = None
 
     @classmethod
@@ -158,12 +172,21 @@ class Space:
             SnapshotError: A file is missing, damaged, or does not fit the manifest.
         """
         own = space_folder(folder, name)
-        vectors = map_array(own / VECTORS, (manifest.vectors, manifest.dim))
+        shape = manifest.vectors, manifest.dim
+        vectors = map_array(own / VECTORS, shape)
+        inputs = map_array(own / INPUTS, shape) if (own / INPUTS).is_file() else None
         rows, text_map = load_array(own / _ROWS), load_array(own / TEXT_MAP)
         _check_rows(own, rows, manifest.vectors, items)
         engine = _load_engine(manifest.engine, own, vectors, threads, milvus or MilvusSettings())
         return cls(
-            name=name, manifest=manifest, items=items, vectors=vectors, engine=engine, rows=rows, text_map=text_map
+            name=name,
+            manifest=manifest,
+            items=items,
+            vectors=vectors,
+            engine=engine,
+            rows=rows,
+            inputs=inputs,
+            text_map=text_map,
         )
 
     @cached_property

@@ -151,6 +151,10 @@ class Fusion(Strategy):
         ]
         return PreparedOptions(options, components)
 
+    def trainings(self, options: PreparedOptions) -> frozenset[str]:
+        """Those of its components."""
+        return frozenset().union(*(component.strategy.trainings(component.options) for component in options.components))
+
     def lacking(self, data: Data, options: PreparedOptions) -> RequestError | None:
         """Needs at least one component, and whatever the components need."""
         if not options.components:
@@ -175,11 +179,15 @@ class Fusion(Strategy):
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The candidates of all components that count, one component after the other."""
         lists: list[list[Rows]] = [[] for _ in queries]
-        for component, _, places in self._counting(queries):
+        states, is_by_rank = self._states(queries), _is_by_rank(queries)
+        for component, number, places in self._counting(queries):
             wanted = [max(n[place], _AT_LEAST, _TIMES * queries[place].spec.n) for place in places]
             candidates = component.strategy.candidates([component.query(queries[place]) for place in places], wanted)
             for place, rows in zip(places, candidates, strict=True):
                 lists[place].append(rows)
+                # The first list of a query is that of its own filter; those of quotas share its state.
+                if is_by_rank and states[place].rankings[number] is None:
+                    states[place].rankings[number] = rows
         return [distinct_rows(rows) for rows in lists]
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:

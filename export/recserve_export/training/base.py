@@ -1,0 +1,185 @@
+"""The interface of trainings: from a log and the text vectors of items to what a strategy needs of each item."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from scipy import sparse
+
+from recserve_export.errors import TrainingError
+from recserve_server_ext.common.arrays import Floats, Ints, Vectors
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.history.weights import weigh
+from recserve_server_ext.index.matrix import ItemMatrix
+from recserve_server_ext.interactions.columns import InteractionColumns
+
+
+class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of a training.
+
+    Attributes:
+        seed: Of everything random.
+    """
+
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingLog:
+    """Positive interactions with items, sorted by user and time, oldest first.
+
+    Attributes:
+        user: [interactions] number of the user, ascending.
+        item: [interactions] position in `items`.
+        time_us: [interactions] microseconds since 1970.
+        weight: [interactions] above 0: base weight of the type, features, and damping of repeats.
+        users: Number of users.
+        items: Item ids; some may have no interaction.
+    """
+
+    user: Ints
+    item: Ints
+    time_us: Ints
+    weight: Floats
+    users: int
+    items: list[str]
+
+    @cached_property
+    def seen(self) -> sparse.csr_array:
+        """[users, items] float32: 1 where a user had to do with an item."""
+        pairs = np.unique(self.user * len(self.items) + self.item)
+        user, item = np.divmod(pairs, len(self.items))
+        return sparse.csr_array((np.ones(len(pairs), np.float32), (user, item)), (self.users, len(self.items)))
+
+    @cached_property
+    def weighted(self) -> sparse.csr_array:
+        """[users, items] float32: sum of the weights of each pair."""
+        matrix = sparse.coo_array((self.weight.astype(np.float32), (self.user, self.item)), self.seen.shape).tocsr()
+        matrix.sum_duplicates()
+        return matrix
+
+    @cached_property
+    def counts(self) -> Ints:
+        """[items] number of users of each item."""
+        return np.bincount(self.seen.indices, minlength=len(self.items))
+
+
+def training_log(columns: InteractionColumns, rules: HistoryRules | None = None) -> TrainingLog:
+    """What can be learned from interactions: cleaned by the rules of histories, of types with a positive weight.
+
+    Neither age nor the value of a rating counts: what somebody rated low was chosen, too.
+
+    Raises:
+        ConfigError: The rules need fitted statistics and have none.
+    """
+    rules = rules or HistoryRules()
+    ageless = msgspec.structs.replace(
+        rules,
+        half_life_s=None,
+        half_life_interactions=None,
+        half_life_sessions=None,
+        rating=msgspec.structs.replace(rules.rating, types=()),
+    )
+    weighted = weigh(columns, ageless)
+    positive = (weighted.weight > 0) & columns.is_item[columns.subject[weighted.index]]
+    index, weight = weighted.index[positive], weighted.weight[positive]
+    user, time_us = columns.user[index], columns.time_us[index]
+    order = np.lexsort([time_us, user])
+    items = int(np.count_nonzero(columns.is_item))  # item ids come first among the subjects
+    return TrainingLog(
+        user[order],
+        columns.subject[index][order],
+        time_us[order],
+        weight[order],
+        columns.users,
+        columns.subjects[:items],
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Learned:
+    """What a training found: the vectors of a space, or a sparse item-to-item matrix.
+
+    Attributes:
+        items: [vectors] position in the log's items of each vector, ascending; of all items for a matrix.
+        vectors: [vectors, dim] float32 that are searched; `None` for a matrix.
+        inputs: [vectors, dim] float32 that items have as behaviours; `None` where they are the same.
+        text_map: See `recserve_server_ext.index.space.SpaceContent`.
+        parameters: Numbers that the strategy needs, by name.
+        matrix: Over the log's items; `None` for a space.
+        figures: What the training says of itself, by name.
+    """
+
+    items: Ints
+    vectors: Vectors | None = None
+    inputs: Vectors | None = None
+    text_map: Vectors | None = None
+    parameters: dict[str, float] = field(default_factory=dict)
+    matrix: ItemMatrix | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+class Trainer(ABC):
+    """A training; one instance serves all.
+
+    Class attributes:
+        Settings: Type of its settings.
+        is_for_all: Whether `recserve train all` includes it.
+        grid: Settings that an evaluation chooses from, on validation data.
+    """
+
+    Settings: ClassVar[type[TrainSettings]] = TrainSettings
+    is_for_all: ClassVar[bool] = True
+    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+
+    @abstractmethod
+    def train(self, log: TrainingLog, text: Vectors | None, settings: Any) -> Learned:
+        """Learn from a log.
+
+        Args:
+            log: At least one interaction.
+            text: [items, dim] text vectors of the log's items; zeros where an item has none, `None` where none has.
+            settings: Of the type `Settings`.
+        """
+
+    @abstractmethod
+    def needed_bytes(self, log: TrainingLog, settings: Any) -> int:
+        """Memory that the training takes at most, besides the log."""
+
+
+def text_map(text: Vectors | None, items: Ints, learned: Vectors, ridge: float = 3.0) -> Vectors | None:
+    """[text dim + 1, dim] ridge regression from text vectors to what was learned of the same items.
+
+    Args:
+        text: [all items, text dim].
+        items: [vectors] items that something was learned of.
+        learned: [vectors, dim].
+        ridge: Strength of the regularisation.
+    """
+    if text is None:
+        return None
+    known = text[items].any(axis=1)
+    x = text[items][known].astype(np.float64)
+    if not len(x):
+        return None
+    y = learned[known].astype(np.float64)
+    centre, mean = x.mean(axis=0), y.mean(axis=0)
+    x -= centre
+    slope = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ (y - mean))
+    return np.vstack([slope, mean - centre @ slope]).astype(np.float32)
+
+
+def check_trainable(log: TrainingLog) -> None:
+    """Raise TrainingError where nothing can be learned."""
+    if not len(log.item):
+        raise TrainingError(
+            "there is nothing to train on: the log has no interaction with an item that counts; "
+            "import some with: recserve interactions import FILE"
+        )

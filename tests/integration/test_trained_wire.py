@@ -1,0 +1,113 @@
+"""Trained strategies over a real Triton: trained, taken over by an index, served; what came after counts at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recserve_client import Client, ClientOptions, NewItem, interaction, item, text
+from recserve_client.errors import Unavailable
+from recserve_export.index.build import build
+from recserve_export.index.engine_choice import Settings
+from recserve_export.training.publish import names_of, train_home
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.encoder.selection import choose_encoder
+from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.interactions.interaction import Interaction
+from recserve_server_ext.interactions.key_file import read_pseudonyms
+from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.strategies.chosen import Choice, Chosen, EvaluationFile, write_evaluation
+from support.served import served
+
+pytestmark = pytest.mark.triton
+USERS, LIKED = 60, 40
+
+
+@pytest.fixture(scope="module")
+def films(tiny_home: Path) -> list[str]:
+    return Snapshot.load(current(Workspace(tiny_home).snapshots)).ids
+
+
+@pytest.fixture(scope="module")
+def home(tiny_home: Path, films: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a log of two crowds: one likes the first films, one those after them."""
+    copy = tmp_path_factory.mktemp("trained") / "home"
+    ignored = shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
+    shutil.copytree(tiny_home, copy, symlinks=True, ignore=ignored)
+    workspace, random = Workspace(copy), np.random.default_rng(4)
+    pseudonyms = read_pseudonyms(workspace.pseudonym_key)
+    events = [
+        Interaction(
+            user=pseudonyms.of(f"user{user}"),
+            type="like",
+            item=films[LIKED * (user % 2) + place],
+            timestamp=1_700_000_000.0 + 100 * user + n,
+        )
+        for user in range(USERS)
+        for n, place in enumerate(random.choice(LIKED, 8, replace=False).tolist())
+    ]
+    with InteractionStore(workspace.interactions, create=True) as store:
+        assert {found.status for found in store.record(events)} == {"recorded"}
+    train_home(workspace, names_of("all"), workspace.interactions, HistoryRules(), {"ease": {"l2": 5.0}})
+    build(workspace, choose_encoder(workspace, "auto"), Settings(engine="exact"))
+    chosen = Chosen(few=Choice("ease"), many=Choice("hybrid"))
+    write_evaluation(workspace.evaluation, EvaluationFile(chosen=chosen))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[Client]:
+    with served(home) as live, Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("strategy", ["ease", "als", "transitions", "item_knn", "linear"])
+def test_users_get_what_their_crowd_likes(client: Client, films: list[str], strategy: str) -> None:
+    for user in (0, 1):
+        slate = client.recommend_for(f"user{user}", k=5, strategy=strategy)
+        crowd = set(films[LIKED * user : LIKED * (user + 1)])
+        assert len({found.id for found in slate.items} & crowd) >= 4
+        for found in slate.items:
+            assert sum(found.contributions or []) == pytest.approx(found.score, abs=1e-5)
+
+
+def test_a_new_interaction_counts_at_once(client: Client, films: list[str]) -> None:
+    for place, crowd in ((3, 0), (LIKED + 3, 1)):
+        client.interactions.record([interaction("fresh", "like", films[place])])
+        best = client.recommend_for("fresh", k=1, strategy="ease", options={"half_life": 0.1}).items[0].id
+        assert films.index(best) // LIKED == crowd
+
+
+def test_a_new_item_is_in_the_space_by_its_texts(client: Client, films: list[str]) -> None:
+    client.items.upsert([NewItem("brandnew", {"title": "a film about lighthouses"})])
+    every = client.recommend([item(films[3])], k=300, strategy="als").items
+    assert "brandnew" in {found.id for found in every}
+    assert client.recommend([item("brandnew")], k=3, strategy="als").items
+    assert client.recommend([text("a film about lighthouses")], k=3, strategy="als").items
+    client.items.delete(["brandnew"])
+    every = client.recommend([item(films[3])], k=300, strategy="als").items
+    assert "brandnew" not in {found.id for found in every}
+
+
+def test_a_short_slate_is_filled_up(client: Client) -> None:
+    slate = client.recommend_for("user0", k=100, strategy="transitions")
+    scores = [found.score for found in slate.items]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] == 0.0
+    assert len({found.id for found in slate.items}) == len(slate.items) > LIKED
+
+
+def test_the_default_is_what_was_chosen_by_activity(client: Client, films: list[str]) -> None:
+    client.interactions.record([interaction("little", "like", films[5])])
+    answers = [client.recommend_for(user).strategy for user in ("nobody", "little", "user0")]
+    assert answers == ["popular", "ease", "hybrid"]
+
+
+def test_what_is_not_trained_is_refused_with_the_command(client: Client) -> None:
+    with pytest.raises(Unavailable, match="recserve train item2vec && recserve index build"):
+        client.recommend_for("user0", strategy="item2vec")
