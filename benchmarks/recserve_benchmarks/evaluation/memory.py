@@ -51,12 +51,14 @@ def users_at_once(bound_bytes: int, interactions: int, items: int, dim: int) -> 
 
 
 class Peak:
-    """The largest memory of this process while a block ran.
+    """The largest memory of this process in MiB; NaN where the system does not tell.
 
     Attributes:
-        mib: In MiB; NaN where the system does not tell.
+        before_mib: Since the measurement before this one, up to the block.
+        mib: While the block ran.
     """
 
+    before_mib: float = float("nan")
     mib: float = float("nan")
 
 
@@ -64,9 +66,15 @@ class Peak:
 def peak_memory() -> Iterator[Peak]:
     """Measure a block: Linux counts the peak anew after `clear_refs`."""
     peak = Peak()
+    peak.before_mib = _peak_mib()
     with suppress(OSError):
         _REFERENCES.write_text("5")
     yield peak
+    peak.mib = _peak_mib()
+
+
+def _peak_mib() -> float:
     with suppress(OSError):
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        peak.mib = int(line.split()[1]) / 1024
+        return int(line.split()[1]) / 1024
+    return float("nan")

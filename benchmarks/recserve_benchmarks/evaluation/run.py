@@ -88,6 +88,7 @@ class _Evaluation:
         self.seconds: dict[str, float] = defaultdict(float)
         self._peak_mib: dict[str, float] = defaultdict(float)
         self.parts: list[dict[str, Any]] = []
+        self._shared_s = self._highest_mib = 0.0
 
     def by_protocol(self, protocol: Protocol) -> tuple[dict[str, Any], Votes]:
         """The figures of a protocol, empty where it asks for nothing; and what was voted for on its validation."""
@@ -142,15 +143,19 @@ class _Evaluation:
                 found[trial] = self._ranked(system.fit(known, system.grid[trial.settings]), known)
             self.seconds[system.name] += time.perf_counter() - start
             self._peak_mib[system.name] = max(self._peak_mib[system.name], peak.mib)
+            self._highest_mib = max(self._highest_mib, peak.before_mib, peak.mib)
         return found
 
     def _prepare(self, known: Known) -> None:
-        """Make what strategies share, so that the first of them does not pay for it."""
-        for system in self._systems:
-            if system.prepare is not None:
-                for name, seconds in system.prepare(known).items():
-                    self.seconds[name] += seconds
-                return
+        """Make what strategies share, so that the first of them does not pay for it: counts and trainings."""
+        prepare = next((system.prepare for system in self._systems if system.prepare is not None), None)
+        if prepare is None:
+            return
+        start = time.perf_counter()
+        trainings = prepare(known)
+        self._shared_s += time.perf_counter() - start - sum(trainings.values())
+        for name, seconds in trainings.items():
+            self.seconds[name] += seconds
 
     def _ranked(self, rank: Ranker, known: Known) -> Ints:
         users = np.arange(len(known.part.users))
@@ -189,6 +194,8 @@ class _Evaluation:
             "seeds": list(self._plan.seeds),
             "memory_mib": self._plan.memory_bytes // 2**20,
             "users_at_once": self._block,
+            "shared_s": self._shared_s,
+            "peak_mib": self._highest_mib,
             "parts": self.parts,
         }
 
