@@ -73,7 +73,20 @@ def _options(kind: type[Strategy]) -> list[str]:
         )
         for field, of in schema["properties"].items()
     ]
-    return table(("option", "type", "default", "in a request", "meaning"), *rows)
+    lines = table(("option", "type", "default", "in a request", "meaning"), *rows)
+    for part in schemas.keys() - {name}:
+        lines += ["", f"### {part}", "", *_fields(schemas[part])]
+    return lines
+
+
+def _fields(schema: dict[str, Any]) -> list[str]:
+    """The table of a struct that is the value of an option."""
+    _, meaning_of = described(schema["description"])
+    rows = [
+        (f"`{field}`", type_words(of), default_words(field, schema), meaning_of.get(field, ""))
+        for field, of in schema["properties"].items()
+    ]
+    return table(("field", "type", "default", "meaning"), *rows)
 
 
 def _preset(name: str, given: Any, registry: Registry) -> Iterator[str]:

@@ -12,7 +12,7 @@ from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.counts import neighbours
 from recserve_server_ext.counts.counts import MIN_USERS, LogColumns, counts_of
 from recserve_server_ext.counts.neighbours import neighbours_of
-from recserve_server_ext.strategies.item_knn import NeighbourPairs
+from recserve_server_ext.strategies.pairs import Pairs
 from recserve_server_ext.strategies.sparse import SparseVector
 
 
@@ -101,6 +101,6 @@ def test_sparse_values_and_the_best_of_them() -> None:
 
 
 def test_pairs_add_up_by_row_and_by_behaviour() -> None:
-    pairs = NeighbourPairs(np.array([0, 1, 1]), np.array([4, 4, 7]), np.array([0.5, 0.25, 1.0]))
+    pairs = Pairs(np.array([0, 1, 1]), np.array([4, 4, 7]), np.array([0.5, 0.25, 1.0]))
     assert pairs.summed().at(np.array([4, 7, 1])).tolist() == [0.75, 1.0, 0.0]
     assert pairs.contributions(np.array([7, 4]), 3).tolist() == [[0.0, 1.0, 0.0], [0.5, 0.25, 0.0]]

@@ -84,7 +84,10 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     said = refused(Registry(), "populr", {})
     assert "'populr'" in said
     assert "did you mean 'popular'?" in said
-    assert "blend, fusion, item_knn, popular, text" in said
+    assert (
+        "als, auto, blend, ease, fusion, hybrid, item2vec, item_knn, linear, popular, text, transitions, vectors"
+        in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_settings_name_new_ones_made_of_others() -> None:
     ("settings", "named"),
     [
         ({"mine": {}}, "strategies.mine: no kind 'mine'"),
-        ({"mine": {"kind": "magic"}}, "no kind 'magic'; there are: fusion"),
+        ({"mine": {"kind": "magic"}}, "no kind 'magic'; there are: als, auto, ease, fusion"),
         ({"popular": {"window": "century"}}, "strategies.popular"),
         ({"popular": {"bounds": {"colour": [1]}}}, "'colour' is no option of a request"),
         ({"mine": {"kind": "fusion", "weights": {"mine": 1.0}}}, "part of itself"),

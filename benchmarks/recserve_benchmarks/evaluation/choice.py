@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from scipy import stats
 
 from recserve_benchmarks.evaluation.system import System
 from recserve_server_ext.common.arrays import Floats, Ints, Mask
@@ -16,7 +17,7 @@ from recserve_server_ext.strategies.chosen import MOST_FEW, Activity, Choice, Ch
 #: What settings are chosen by: its mean over users with a history.
 CHOSEN_BY: Final = "ndcg_at_10"
 ACTIVITIES: Final[tuple[Activity, ...]] = ("cold", "few", "many")
-#: With fewer users of an activity on validation, all users decide.
+#: With fewer users of an activity on validation, all of them decide.
 _LEAST_USERS: Final = 30
 
 
@@ -79,8 +80,9 @@ class Votes:
     def best(self, activity: Activity) -> Trial | None:
         """The trial of a strategy that is best for users of an activity; `None` before any part.
 
-        With few such users, cold ones get what is best for everybody without a history, others what is best for all
-        with one.
+        Users with a history get what is best for all of them, unless another is better for their activity by more than
+        a standard error of the paired difference. With few cold users, those get what is best for everybody among the
+        strategies that need no history.
         """
         if not self._interactions:
             return None
@@ -89,13 +91,20 @@ class Votes:
         # Equal figures come from the same fallback: the strategy that needs no history is named.
         trials = sorted(self._values, key=lambda trial: self._systems[trial.system].is_personal)
         trials = [trial for trial in trials if self._systems[trial.system].kind == "strategy"]
-        if users.sum() < _LEAST_USERS:
-            users = np.ones(len(users), np.bool_) if activity == "cold" else interactions > 0
-            if activity == "cold":
+        if activity == "cold":
+            if users.sum() < _LEAST_USERS:
                 trials = [trial for trial in trials if not self._systems[trial.system].is_personal]
-        if not trials or not users.any():
-            return None
-        return max(trials, key=lambda trial: self._mean(trial, users))
+                users = np.ones(len(users), np.bool_)
+            return self._first(trials, users)
+        overall, own = self._first(trials, interactions > 0), self._first(trials, users)
+        if overall is None or own is None or users.sum() < _LEAST_USERS:
+            return overall
+        gain = self._of(own)[users] - self._of(overall)[users]
+        return own if gain.mean() > stats.sem(gain) else overall
+
+    def _first(self, trials: Sequence[Trial], users: Mask) -> Trial | None:
+        """The trial with the greatest mean over some users, the first of equal ones; `None` without any."""
+        return max(trials, key=lambda trial: self._mean(trial, users)) if trials and users.any() else None
 
     def best_system(self) -> int | None:
         """Place of the strategy that is best for users with a history; `None` without any."""
@@ -119,5 +128,7 @@ class Votes:
         return np.concatenate(self._interactions) if self._interactions else np.empty(0, np.int64)
 
     def _mean(self, trial: Trial, users: Mask) -> float:
-        values = self._values.get(trial)
-        return float(np.concatenate(values)[users].mean()) if values and users.any() else 0.0
+        return float(self._of(trial)[users].mean()) if trial in self._values and users.any() else 0.0
+
+    def _of(self, trial: Trial) -> Floats:
+        return np.concatenate(self._values[trial])

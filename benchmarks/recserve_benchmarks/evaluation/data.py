@@ -12,6 +12,7 @@ import numpy as np
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.evaluation.files import read_pair
 from recserve_benchmarks.harness.run import Show
+from recserve_export.training.store_log import read_log
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import Workspace
@@ -21,7 +22,6 @@ from recserve_server_ext.history.features import select
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.interactions.whole_log import read_log
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,22 +55,32 @@ def of_home(workspace: Workspace, store: Path | str, show: Show) -> Dataset:
         InteractionError: The log cannot be read.
     """
     snapshot = Snapshot.load(current(workspace.snapshots), verify=False)
-    with InteractionStore(store) as opened, opened.database.reading() as connection:
-        log = read_log(connection, snapshot.ids, on_progress=lambda done, total: show("read the log", done, total))
-    count = len(log.columns.time_us)
+    show("read the log", 0, 1)
+    with InteractionStore(store) as opened:
+        log = read_log(opened)
+    columns = among(log.columns, snapshot.ids)
+    count, read = len(columns.time_us), len(log.columns.time_us)
     if not count:
         raise BenchmarkError(
-            f"none of the {log.unknown:,} interactions with items names an item of the catalogue; "
+            f"none of the {read:,} interactions with items names an item of the catalogue; "
             "import some with: recserve interactions import FILE"
         )
     source = {
         "snapshot": snapshot.manifest.id,
         "encoder": snapshot.manifest.encoder,
-        "of_unknown_items": log.unknown,
-        "without_item": log.texts,
-        "last_number": log.last_number,
+        "of_unknown_items": read - count,
+        "last_number": log.number,
     }
-    return Dataset(log.columns, snapshot.text.vectors, source)
+    return Dataset(columns, snapshot.text.vectors, source)
+
+
+def among(columns: InteractionColumns, items: Sequence[str]) -> InteractionColumns:
+    """The interactions with these items, which become the `subjects`."""
+    place_of = {item: place for place, item in enumerate(items)}
+    place = np.array([place_of.get(name, -1) for name in columns.subjects], np.int64)
+    kept = select(columns, np.flatnonzero(place[columns.subject] >= 0))
+    is_item = np.ones(len(items), np.bool_)
+    return replace(kept, subject=place[kept.subject], subjects=list(items), is_item=is_item)
 
 
 def of_files(interactions: Path, items: Path | None, encoder: TextEncoder, show: Show) -> Dataset:

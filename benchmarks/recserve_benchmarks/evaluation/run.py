@@ -147,12 +147,13 @@ class _Evaluation:
         return found
 
     def _prepare(self, known: Known) -> None:
-        """Make what strategies share, so that the first of them does not pay for it: counts and trainings."""
-        prepare = next((system.prepare for system in self._systems if system.prepare is not None), None)
-        if prepare is None:
-            return
+        """Count and train, which systems share, so that the first of them does not pay for it."""
         start = time.perf_counter()
-        trainings = prepare(known)
+        trainings: dict[str, float] = {}
+        for system in self._systems:
+            if system.prepare is not None:
+                self._show(f"prepare {system.name}", 0, 1)
+                trainings |= system.prepare(known)
         self._shared_s += time.perf_counter() - start - sum(trainings.values())
         for name, seconds in trainings.items():
             self.seconds[name] += seconds
@@ -186,7 +187,7 @@ class _Evaluation:
             **machine(),
             **self._dataset.source,
             "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "users": columns.users,
+            "users": int((np.diff(columns.offsets) > 0).sum()),
             "items": len(vectors),
             "items_with_text": int(vectors.any(axis=1).sum()),
             "interactions": len(columns.time_us),

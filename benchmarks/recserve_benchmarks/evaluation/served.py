@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
@@ -12,9 +13,11 @@ import numpy as np
 from recserve_benchmarks.evaluation.ranking import LENGTH, Known, of_users
 from recserve_benchmarks.evaluation.split import later_of_user
 from recserve_benchmarks.evaluation.system import AUTO, Ranker, Settings, System, nothing
-from recserve_benchmarks.evaluation.trained import Trained, stand_ins, trained
 from recserve_client.contract import RecommendRequest, RequestError, Slate
-from recserve_export.training.registry import TRAINERS
+from recserve_export.errors import TrainingError
+from recserve_export.training.base import Learned, TrainingLog, training_log
+from recserve_export.training.memory import in_memory
+from recserve_export.training.registry import TRAINERS, train
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Ints
@@ -35,7 +38,6 @@ from recserve_server_ext.recommend.profile import profile_of_user
 from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.strategies.base import Data
 from recserve_server_ext.strategies.counts_view import CountsView
-from recserve_server_ext.strategies.fusion import Fusion
 from recserve_server_ext.strategies.registry import Registry
 
 _BATCH: Final = 64
@@ -45,35 +47,57 @@ _FALLBACK: Final = "popular"
 
 
 class Server:
-    """What a server would answer if the known part of the log were all there is."""
+    """What a server would answer if the known part of the log were all there is.
 
-    def __init__(self, known: Known, rules: HistoryRules | None = None, trainings: Sequence[str] = ()) -> None:
+    Attributes:
+        seconds: Duration of each training.
+    """
+
+    def __init__(self, known: Known, rules: HistoryRules | None = None) -> None:
         """
         Args:
             known: What may be known.
             rules: How interactions become weights.
-            trainings: Names of what is trained on it.
         """
         self._known = known
         self._rules = rules or HistoryRules()
-        self._trainings = trainings
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
+        self._learned: dict[str, Learned | None] = {}
+        self._data: dict[frozenset[str], Data] = {}
+        self.seconds: dict[str, float] = {}
+
+    def data(self, trainings: frozenset[str] = frozenset()) -> Data:
+        """The catalogue and the counts, and what trainings learned from the known part.
+
+        A training that finds nothing to learn from leaves its strategies without what they need.
+        """
+        found = self._data.get(trainings)
+        if found is None:
+            known, vectors = self._known, self._known.vectors
+            learned = {name: of for name in sorted(trainings) if (of := self._trained(name)) is not None}
+            ids, available = known.columns.subjects, known.part.candidates
+            view = view_over(vectors, ExactEngine(vectors), ids, available, *in_memory(learned, vectors))
+            found = self._data[trainings] = Data(view, LiveFilters(view).of(view), CountsView(self._counts, view))
+        return found
+
+    def _trained(self, name: str) -> Learned | None:
+        if name not in self._learned:
+            start = time.perf_counter()
+            try:
+                self._learned[name] = train(name, self._log, self._known.vectors)
+            except TrainingError:
+                self._learned[name] = None
+            self.seconds[name] = time.perf_counter() - start
+        return self._learned[name]
 
     @cached_property
-    def data(self) -> Data:
-        """The catalogue, the counts, and what was trained."""
-        known, vectors = self._known, self._known.vectors
-        learned = self.trained
-        ids, available = known.columns.subjects, known.part.candidates
-        view = view_over(vectors, ExactEngine(vectors), ids, available, learned.spaces, learned.matrices)
-        counts = _counts(known, counted_types(known.columns, self._rules))
-        return Data(view, LiveFilters(view).of(view), CountsView(counts, view))
+    def _log(self) -> TrainingLog:
+        return training_log(self._known.columns, self._rules)
 
     @cached_property
-    def trained(self) -> Trained:
-        """What the trainings gave."""
-        return trained(self._known, self._rules, self._trainings)
+    def _counts(self) -> Counts:
+        return _counted(self._known, counted_types(self._known.columns, self._rules))
 
     def answers(
         self, request: RecommendRequest, registry: Registry, users: Ints
@@ -86,15 +110,16 @@ class Server:
             users: Ascending.
         """
         configured = registry.choose(request.strategy or TEXT, request.options)
+        data = self.data(configured.strategy.trainings(configured.options))
         pipeline = Pipeline(registry.choose(_FALLBACK, {}), RankingCache(1))
         asked_us = self._known.part.asked_us
         found: list[tuple[Job, Slate | RequestError]] = []
         for start in range(0, len(users), _BATCH):
             jobs = []
             for history in self._recorded(users[start : start + _BATCH]):
-                job = Job(request, configured, self.data, "")
+                job = Job(request, configured, data, "")
                 now_us = history.newest_us if asked_us is None else asked_us
-                build_query(job, profile_of_user(request, history, self.data.view, self._limits, now_us))
+                build_query(job, profile_of_user(request, history, data.view, self._limits, now_us))
                 jobs.append(job)
             found += zip(jobs, pipeline.run(jobs), strict=True)
         return found
@@ -128,7 +153,7 @@ def counted_types(columns: InteractionColumns, rules: HistoryRules) -> tuple[str
     return tuple(name for name in columns.types if rules.base.get(name, 0.0) > 0)
 
 
-def _counts(known: Known, types: tuple[str, ...]) -> Counts:
+def _counted(known: Known, types: tuple[str, ...]) -> Counts:
     """What the server counts of the log: by time, of the types that count."""
     columns = known.columns
     order = np.argsort(columns.time_us, kind="stable")
@@ -137,18 +162,18 @@ def _counts(known: Known, types: tuple[str, ...]) -> Counts:
     return counts_of(log, int(columns.time_us.max()), CountSettings())
 
 
-def _prepared(trainings: tuple[str, ...], known: Known) -> dict[str, float]:
-    """Count and train; the seconds of each training."""
-    server = server_of(known, None, trainings)
-    assert server.data is not None
-    return server.trained.seconds
+def _prepared(trainings: frozenset[str], known: Known) -> dict[str, float]:
+    """Count, and train; the seconds of each training."""
+    server = server_of(known)
+    server.data(trainings)
+    return {name: server.seconds[name] for name in trainings if name in server.seconds}
 
 
-def by_strategy(name: str, registry: Registry, trainings: tuple[str, ...], known: Known, settings: Settings) -> Ranker:
+def by_strategy(name: str, registry: Registry, known: Known, settings: Settings) -> Ranker:
     """Ranks as the slates of a strategy with these options do; nothing where it lacks something."""
-    server = server_of(known, None, trainings)
+    server = server_of(known)
     strategy, options = registry.choose(name, settings)
-    if strategy.lacking(server.data, options) is not None:
+    if strategy.lacking(server.data(strategy.trainings(options)), options) is not None:
         return nothing
     request = RecommendRequest(user_id="", k=LENGTH, strategy=name, options=dict(settings), explain=False)
 
@@ -166,27 +191,28 @@ def by_strategy(name: str, registry: Registry, trainings: tuple[str, ...], known
 def systems(names: Sequence[str] = ()) -> list[System]:
     """A system for every registered strategy that can answer, or for some of them; `auto` is put together from these.
 
-    Trained are the strategies that are evaluated, and all of them where one is a fusion.
+    A strategy that needs a training is trained on each part. One whose training `recserve train all` leaves out is
+    only evaluated by name.
     """
     registry = Registry()
-    asked = [name for name in registry.names if (not names or name in names) and name != AUTO]
-    has_fusion = any(isinstance(registry.choose(name, {}).strategy, Fusion) for name in asked)
-    trainings = tuple(name for name in TRAINERS if has_fusion or name in asked)
-    vectors, ready = np.ones((1, 1), np.float32), stand_ins()
-    view = view_over(vectors, ExactEngine(vectors), spaces=ready.spaces, matrices=ready.matrices)
+    vectors = np.ones((1, 1), np.float32)
+    view = view_over(vectors, ExactEngine(vectors))
     data = Data(view, LiveFilters(view).of(view), CountsView(no_counts(), view))
     found = []
-    for name in asked:
+    for name in registry.names:
         strategy, options = registry.choose(name, {})
-        if strategy.lacking(data, options) is None:
-            fit = partial(by_strategy, name, registry, trainings)
-            system = System(
-                name=name,
-                kind="strategy",
-                fit=fit,
-                grid=tuple(strategy.grid),
-                is_personal=strategy.is_personal,
-                prepare=partial(_prepared, trainings),
-            )
-            found.append(system)
+        trainings = strategy.trainings(options)
+        can_answer = (trainings and trainings <= TRAINERS.keys()) or strategy.lacking(data, options) is None
+        is_asked = name in names if names else all(TRAINERS[of].is_for_all for of in trainings & TRAINERS.keys())
+        if name == AUTO or not is_asked or not can_answer:
+            continue
+        system = System(
+            name=name,
+            kind="strategy",
+            fit=partial(by_strategy, name, registry),
+            grid=tuple(strategy.grid),
+            is_personal=strategy.is_personal,
+            prepare=partial(_prepared, trainings),
+        )
+        found.append(system)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
@@ -130,9 +131,13 @@ class Trainer(ABC):
 
     Class attributes:
         Settings: Type of its settings.
+        is_for_all: Whether `recserve train all` includes it.
+        grid: Settings that an evaluation chooses from, on validation data.
     """
 
     Settings: ClassVar[type[TrainSettings]] = TrainSettings
+    is_for_all: ClassVar[bool] = True
+    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     @abstractmethod
     def train(self, log: TrainingLog, text: Vectors | None, settings: Any) -> Learned:

@@ -37,6 +37,7 @@ class EaseTrainer(Trainer):
     """B = I - P diag(P)^-1, P = (X'X + l2 I)^-1, X [users, items] of 0 and 1; rank-d factors of B are the vectors."""
 
     Settings = EaseSettings
+    grid = ({}, {"l2": 100.0}, {"l2": 300.0}, {"l2": 3000.0})
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: EaseSettings) -> Learned:
         """Learn input and output vectors of the items that somebody had to do with."""

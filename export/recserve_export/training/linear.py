@@ -25,16 +25,6 @@ def truncated_svd(matrix: Any, rank: int, seed: int) -> tuple[Vectors, Floats, V
     return u.astype(np.float32), s.astype(np.float64), vt.astype(np.float32)
 
 
-def heaviest(weights: Vectors, most: int) -> ItemMatrix:
-    """The largest weights above 0 of each row of a dense [items, items] matrix, without its diagonal."""
-    items = len(weights)
-    most = min(most, items)
-    np.fill_diagonal(weights, 0.0)
-    columns = np.argpartition(-weights, most - 1, axis=1)[:, :most]
-    values = np.take_along_axis(weights, columns, axis=1)
-    return from_rows(np.repeat(np.arange(items), most), columns.ravel(), values.ravel(), items)
-
-
 def from_rows(row: Any, column: Any, weight: Any, items: int) -> ItemMatrix:
     """A matrix from entries above 0, each row ordered by weight, the largest first."""
     kept = np.flatnonzero(weight > 0)

@@ -9,12 +9,20 @@ import msgspec
 
 from recserve_client.contract import nearest
 from recserve_export.errors import TrainingError
+from recserve_export.training.als import AlsTrainer
 from recserve_export.training.base import Learned, Trainer, TrainingLog, check_trainable
 from recserve_export.training.ease import EaseTrainer
+from recserve_export.training.item2vec import Item2VecTrainer
+from recserve_export.training.item_knn import ItemKnnTrainer
+from recserve_export.training.transitions import TransitionsTrainer
 from recserve_server_ext.common.arrays import Vectors
 
 TRAINERS: Final[Mapping[str, Trainer]] = {
+    "als": AlsTrainer(),
     "ease": EaseTrainer(),
+    "item2vec": Item2VecTrainer(),
+    "item_knn": ItemKnnTrainer(),
+    "transitions": TransitionsTrainer(),
 }
 
 

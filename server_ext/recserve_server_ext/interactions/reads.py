@@ -245,6 +245,26 @@ def item_columns(
             yield columns
 
 
+def log_columns(connection: sa.Connection, last: int, since_us: int, until_us: int) -> Parts:
+    """All interactions about items with since <= timestamp < until, in the order they came, some thousand at a time.
+
+    Each part has the columns user, item, type, time in microseconds, and those of `MEASURES`; see `item_columns`.
+
+    Args:
+        last: Number of the last interaction.
+    """
+    names = ("user", "item", "type", "time_us", *MEASURES)
+    chosen = sa.select(*(interactions.c[name] for name in names))
+    chosen = chosen.where(interactions.c.number > sa.bindparam("first"), interactions.c.number <= sa.bindparam("last"))
+    chosen = chosen.where(interactions.c.time_us >= since_us, interactions.c.time_us < until_us)
+    query = in_columns(
+        connection.dialect.name, chosen.where(interactions.c.item.is_not(None)).order_by(interactions.c.number)
+    )
+    for start in range(0, last, _PART):
+        packed = connection.execute(query, {"first": start, "last": min(start + _PART, last)}).scalar_one()
+        yield msgspec.json.decode(packed)
+
+
 def in_columns(dialect: str, rows: sa.Select[Any]) -> sa.Select[Any]:
     """The rows of a query as one text: a JSON array of columns, each an array."""
     pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array

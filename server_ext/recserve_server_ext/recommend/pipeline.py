@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -64,7 +64,7 @@ class Pipeline:
         _split_by_interest([job for job in live if job.request.interests > 1])
         self._handle_cold_start(live)
         live = [job for job in live if job.error is None]
-        _rank([job for job in live if job.page is None])
+        _rank([job for job in live if job.page is None], self._fallback)
         for job in live:
             if job.request.page is not None:
                 self._cut_page(job, job.request.page.size)
@@ -163,24 +163,25 @@ def _cold_reasons(lists: Sequence[CandidateList]) -> list[RequestError | None]:
     return _by_strategy(lists, ask)
 
 
-def _rank(jobs: Sequence[Job]) -> None:
+def _rank(jobs: Sequence[Job], fallback: ConfiguredStrategy) -> None:
     """Rank the items of each job's slate."""
     plain = [job for job in jobs if job.is_plain]
-    _propose(plain, 1)
+    _propose(plain, 1, fallback)
     for job in plain:
         job.ranked = RankedItems(job.lists[0].candidates.rows[: job.request.k], is_by_score=True)
     shaped = [job for job in jobs if job.ranked is None]
     if not shaped:
         return
     # A group limit may exclude all candidates that are left; more candidates may hold others.
-    if short := _shape(shaped, 1):
-        _shape(short, _WIDER)
+    if short := _shape(shaped, 1, fallback):
+        _shape(short, _WIDER, fallback)
     for job in shaped:
         _explore(job)
 
 
-def _propose(jobs: Sequence[Job], times: int) -> None:
-    """Fill the candidate lists: the strategy's candidates, enough for each quota, then pinned and new items."""
+def _propose(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> None:
+    """Fill the candidate lists: the strategy's candidates, enough for each quota, then those of
+    the fallback strategy where there are too few, pinned and new items."""
     targets: list[CandidateList] = []
     queries: list[Query] = []
     wanted: list[int] = []
@@ -199,11 +200,27 @@ def _propose(jobs: Sequence[Job], times: int) -> None:
     rows: dict[int, list[Rows]] = defaultdict(list)
     for target, found in zip(targets, _by_strategy(targets, ask), strict=True):
         rows[id(target)].append(found)
+    _fill_up(jobs, rows, times, fallback)
     for job in jobs:
         named = [] if job.is_plain else _named_candidates(job)
         for target in job.lists:
             parts = [*rows[id(target)], *named]
             target.candidates = Candidates(parts[0] if len(parts) == 1 else distinct_rows(parts))
+
+
+def _fill_up(jobs: Sequence[Job], rows: Mapping[int, list[Rows]], times: int, fallback: ConfiguredStrategy) -> None:
+    """Add candidates of the fallback strategy to lists that are too short, where the strategy asks for that."""
+    short: list[tuple[CandidateList, int]] = []
+    for job in jobs:
+        n = times * _width(job)
+        if job.configured.strategy.is_filled_up and job.falls_back and not job.is_cold:
+            short += [(target, n) for target in job.lists if len(rows[id(target)][0]) < n]
+    if short:
+        queries = [target.query.with_options(fallback.options) for target, _ in short]
+        found = fallback.strategy.candidates(queries, [n for _, n in short])
+        for (target, n), more in zip(short, found, strict=True):
+            own = rows[id(target)]
+            own[0] = distinct_rows([own[0], more])[:n]
 
 
 def _width(job: Job) -> int:
@@ -239,9 +256,9 @@ def _named_candidates(job: Job) -> list[Rows]:
     return named
 
 
-def _shape(jobs: Sequence[Job], times: int) -> list[Job]:
+def _shape(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> list[Job]:
     """Propose and score candidates, and apply the slate rules; returns the jobs that group limits left short."""
-    _propose(jobs, times)
+    _propose(jobs, times, fallback)
     lists = [candidate_list for job in jobs for candidate_list in job.lists]
 
     def ask(strategy: Strategy, positions: list[int]) -> list[Floats]:

@@ -194,6 +194,7 @@ class Strategy(ABC):
         per_request: Options that a request may set; the server's settings can narrow their values.
         is_personal: Whether it needs a usable profile; a request without one gets the fallback strategy.
         is_ranked: Whether `candidates` are ordered by score.
+        is_filled_up: Whether the fallback strategy fills its slates where it proposes too few items.
         answers_cold: Whether it can also answer without a usable profile.
         needs_texts: Whether the texts of a profile must be encoded first.
         counts: Statistics of the log that it reads.
@@ -206,7 +207,8 @@ class Strategy(ABC):
     Options: ClassVar[type[msgspec.Struct]] = Options
     per_request: ClassVar[frozenset[str]] = frozenset()
     is_personal: ClassVar[bool] = True
-    is_ranked: ClassVar[bool] = True
+    is_filled_up: ClassVar[bool] = False
+    is_ranked: bool = True
     answers_cold: bool = False
     needs_texts: bool = False
     counts: frozenset[Count] = frozenset()
@@ -222,6 +224,10 @@ class Strategy(ABC):
             RequestError: The options cannot be used.
         """
         return options
+
+    def trainings(self, options: Any) -> frozenset[str]:
+        """Names of the trained spaces and matrices that it reads, with prepared options."""
+        return frozenset()
 
     def lacking(self, data: Data, options: Any) -> RequestError | None:
         """Why the strategy cannot answer yet, such as a missing training; `None` when it can."""

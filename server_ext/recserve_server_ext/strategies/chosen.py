@@ -66,6 +66,12 @@ def write_evaluation(path: Path, found: EvaluationFile) -> None:
     write_file(path, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
 
 
+def chosen_options(path: Path) -> dict[str, Any]:
+    """What was chosen, as options of the strategy `auto`; raises ConfigError as `read_chosen`."""
+    found = msgspec.structs.asdict(read_chosen(path))
+    return {activity: msgspec.to_builtins(choice) for activity, choice in found.items() if choice is not None}
+
+
 def read_chosen(path: Path) -> Chosen:
     """What was chosen; nothing where there is no file. Raises ConfigError for a file that cannot be read."""
     if not path.is_file():

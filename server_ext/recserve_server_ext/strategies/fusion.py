@@ -151,6 +151,10 @@ class Fusion(Strategy):
         ]
         return PreparedOptions(options, components)
 
+    def trainings(self, options: PreparedOptions) -> frozenset[str]:
+        """Those of its components."""
+        return frozenset().union(*(component.strategy.trainings(component.options) for component in options.components))
+
     def lacking(self, data: Data, options: PreparedOptions) -> RequestError | None:
         """Needs at least one component, and whatever the components need."""
         if not options.components:

@@ -11,20 +11,32 @@ from cachetools import LRUCache
 
 from recserve_client.contract import ErrorKind, RequestError, nearest, shown
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.strategies.als import Als
+from recserve_server_ext.strategies.auto import Auto
 from recserve_server_ext.strategies.base import Strategy
+from recserve_server_ext.strategies.ease import Ease
 from recserve_server_ext.strategies.fusion import Fusion
+from recserve_server_ext.strategies.item2vec import Item2Vec
 from recserve_server_ext.strategies.item_knn import ItemKnn
 from recserve_server_ext.strategies.popular import Popular
 from recserve_server_ext.strategies.text import Text
+from recserve_server_ext.strategies.transitions import Transitions
+from recserve_server_ext.strategies.vectors import OwnVectors
 
 #: Entry point group by which an installed package adds strategies: name = the class.
 GROUP: Final = "recserve.strategies"
 #: A strategy is one file, and one line here.
 BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
+    "als": Als,
+    "auto": Auto,
+    "ease": Ease,
     "fusion": Fusion,
+    "item2vec": Item2Vec,
     "item_knn": ItemKnn,
     "popular": Popular,
     "text": Text,
+    "transitions": Transitions,
+    "vectors": OwnVectors,
 }
 #: Strategies that are others with options of their own.
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -32,6 +44,19 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "kind": "fusion",
         "weights": {"text": 0.1, "item_knn": 0.9, "popular": 1.0},
         "options": {"popular": {"by": "recent"}},
+    },
+    # Equal weights won on validation, by both protocols of docs/results/quality.md.
+    "hybrid": {
+        "kind": "fusion",
+        "weights": {"ease": 1.0, "transitions": 1.0, "als": 1.0, "popular": 1.0},
+        "prior": 2.0,
+        "options": {"popular": {"by": "recent"}},
+    },
+    "linear": {
+        "kind": "fusion",
+        "by": "rank",
+        "weights": {"ease": 1.0, "transitions": 1.0, "als": 1.0},
+        "prior": 0.0,
     },
 }
 #: Prepared options of requests that are cached.
@@ -136,7 +161,7 @@ class Registry:
         if strategy_class is None:
             raise ConfigError(f"strategies.{name}: no kind {kind!r}; there are: {', '.join(sorted(self._kinds))}")
         try:
-            if issubclass(strategy_class, Fusion):
+            if issubclass(strategy_class, Fusion | Auto):
                 options = _converted(strategy_class, name, given)
                 strategy: Strategy = strategy_class(name, self._component, options)
             else:
@@ -149,7 +174,7 @@ class Registry:
         return _Entry(defaults, given, bounds)
 
     def _component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
-        """A component of a fusion, with its options on top of the server's."""
+        """A component of a fusion or of `auto`, with its options on top of the server's."""
         entry = self._entry(name)
         if not options:
             return entry.defaults

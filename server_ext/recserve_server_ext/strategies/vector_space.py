@@ -10,13 +10,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from recserve_client.contract import ErrorKind, RequestError
+from recserve_client.contract import RequestError
 from recserve_server_ext.catalogue.view import SpaceView
-from recserve_server_ext.common.arrays import Floats, Mask, Rows, Vectors
+from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows, Vectors
 from recserve_server_ext.index.space import Space
 from recserve_server_ext.retrieval.boosted import search_boosted
 from recserve_server_ext.retrieval.search import pool_size, search
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Parts, Query, Strategy
+from recserve_server_ext.strategies.training_needed import not_trained
 
 #: Item vectors that the covariance of a space is estimated from.
 _SAMPLE: Final = 20_000
@@ -33,6 +34,7 @@ class UserVectors:
         behaviours: [users, behaviours, dim] behaviour vectors, where the user vector is a weighted sum of them;
             `None` where it is not.
         shares: [users, behaviours] the weights of that sum.
+        places: [users, behaviours] positions of these behaviours in the history; `None` where they are all of it.
     """
 
     vectors: Vectors
@@ -40,6 +42,7 @@ class UserVectors:
     refusal: Callable[[int], RequestError]
     behaviours: Vectors | None = None
     shares: Floats | None = None
+    places: Ints | None = None
 
 
 #: The vector of one user: an array of vectors and the user's position in it.
@@ -67,11 +70,7 @@ class VectorSpace(Strategy):
         """Needs its space in the index."""
         if self.space in data.view.snapshot.spaces:
             return None
-        return RequestError(
-            ErrorKind.UNAVAILABLE,
-            f"the strategy {self.name!r} needs the space {self.space!r}, which the index does not have: train it, and "
-            "build the index with: recserve index build",
-        )
+        return not_trained(self.name, self.space)
 
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
         """Refuses profiles without a user vector."""
@@ -125,7 +124,11 @@ class VectorSpace(Strategy):
             contributions = users.shares[part][:, None, :] * np.matmul(
                 item_vectors, users.behaviours[part].swapaxes(1, 2)
             )
-            for number, of_user, score in zip(numbers, contributions, contributions.sum(axis=2), strict=True):
+            scores = contributions.sum(axis=2)
+            if users.places is not None:
+                chosen, contributions = contributions, np.zeros((*scores.shape, len(queries[numbers[0]].profile.rows)))
+                np.put_along_axis(contributions, users.places[part][:, None, :], chosen, axis=2)
+            for number, of_user, score in zip(numbers, contributions, scores, strict=True):
                 explained[number] = Explanation({self.name: score}, of_user)
         return [explanation for explanation in explained if explanation is not None]
 

@@ -6,8 +6,10 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import grpc
+import msgspec
 
 from recserve_server_ext.catalogue.store import CatalogueStore, opener
 from recserve_server_ext.common.errors import ConfigError, LaunchError
@@ -20,6 +22,7 @@ from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.recommend.experiments import Experiments
+from recserve_server_ext.strategies.chosen import chosen_options
 from recserve_server_ext.strategies.registry import Registry
 from recserve_server_ext.supervisor.compactor import Compactor, compact_command
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
@@ -87,6 +90,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     Raises:
         ServerError: Encoder or snapshot is missing, damaged or does not fit the other; a port is taken.
     """
+    settings = _with_chosen(settings, workspace.evaluation)
     first = first_pair(workspace, settings)
     backend = find_backend(binary, settings.encoder)
     if first.snapshot.text.engine.name == MILVUS and not settings.milvus.uri:
@@ -120,6 +124,12 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         compactor=_compactor(workspace, settings, store, log),
         switch=switch,
     )
+
+
+def _with_chosen(settings: ServeSettings, evaluation: Path) -> ServeSettings:
+    """The settings with what an evaluation chose as options of `auto`; options of the settings win."""
+    auto = {**chosen_options(evaluation), **settings.strategies.get("auto", {})}
+    return msgspec.structs.replace(settings, strategies={**settings.strategies, "auto": auto})
 
 
 def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: EventLog) -> Compactor | None:

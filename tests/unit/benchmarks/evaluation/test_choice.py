@@ -76,6 +76,20 @@ def test_where_few_users_tell_all_of_them_decide() -> None:
     )
 
 
+def test_an_activity_has_a_strategy_of_its_own_only_for_a_clear_gain() -> None:
+    rng, n = np.random.default_rng(1), 60
+    noise = (0.3 * rng.standard_normal(n)).tolist()
+    zeros = [0.0] * (2 * n)
+
+    def chosen(gain: float) -> Choice | None:
+        popular = [0.2 + gain + of for of in noise] + [0.1] * n
+        found = votes([3] * n + [50] * n, popularity=zeros, short=[0.2] * n + [0.4] * n, long=zeros, popular=popular)
+        return found.chosen().few
+
+    assert chosen(0.01 - float(np.mean(noise))) == Choice("item_knn", {"half_life": 1.0})
+    assert chosen(0.10 - float(np.mean(noise))) == Choice("popular")
+
+
 def test_nothing_is_chosen_without_validation() -> None:
     assert Votes(SYSTEMS).chosen() == Chosen()
     assert Votes(SYSTEMS).best_settings(1) == 0

@@ -9,15 +9,7 @@ from recserve_export.errors import TrainingError
 from recserve_export.training.base import TrainingLog
 from recserve_export.training.registry import train
 from recserve_server_ext.common.arrays import Floats
-
-
-def log_of(users: int, items: int, interactions: int, seed: int = 0) -> TrainingLog:
-    """Random interactions with a skew, and two items without any."""
-    random = np.random.default_rng(seed)
-    user = np.sort(random.integers(users, size=interactions))
-    item = (random.random(interactions) ** 2 * (items - 2)).astype(np.int64)
-    time_us = np.arange(interactions) * 1_000_000
-    return TrainingLog(user, item, time_us, np.ones(interactions), users, [f"i{n}" for n in range(items)])
+from support.training_logs import log_of
 
 
 def closed_form(log: TrainingLog, l2: float) -> Floats:

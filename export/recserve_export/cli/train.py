@@ -1,0 +1,72 @@
+"""`recserve train`: learns strategies from the log of the home."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from recserve_client.cli.console import fail, note
+from recserve_export.cli import options
+from recserve_export.cli.common import explained, history_rules, interactions_at, say, stage_bar
+from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
+
+app = typer.Typer(help="Learn strategies from the log of the home.")
+
+
+@app.callback(invoke_without_command=True)
+def train(
+    name: Annotated[str, typer.Argument(help="Name of a training, `all`, or `vectors` for vectors of your own.")],
+    home: options.Home = DEFAULT_HOME,
+    store: options.InteractionsUrl = "",
+    since: Annotated[datetime | None, typer.Option(help="Leave out older interactions (UTC).")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Leave out interactions from this time on (UTC).")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting of the training; repeatable.")
+    ] = None,
+    rules: options.Rules = None,
+    vectors: Annotated[Path | None, typer.Option("--from", help="Parquet file with your own vectors.")] = None,
+    id_field: options.IdField = "id",
+    vector_field: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
+) -> None:
+    """Learn NAME from the log, and publish it for the next index build."""
+    with explained(OSError):
+        from recserve_export.training.own_vectors import NAME, publish_own
+        from recserve_export.training.publish import Range, names_of, train_home
+
+        workspace = Workspace(home)
+        if (name == NAME) != (vectors is not None):
+            fail(f"`recserve train {NAME} --from FILE.parquet` takes vectors of your own; other trainings take no file")
+        if vectors is not None:
+            say(f"{vectors.name} in {publish_own(workspace.spaces, vectors, id_field, vector_field)}")
+        else:
+            given = {"seed": seed, **dict(map(_setting, set_ or []))}
+            names = names_of(name)
+            if set_ and len(names) > 1:
+                fail("--set is for one training; name it", code=2)
+            done = train_home(
+                workspace,
+                names,
+                interactions_at(home, store),
+                history_rules(rules),
+                dict.fromkeys(names, given),
+                Range(since, until),
+                stage=stage_bar,
+            )
+            for one in done:
+                say(f"{one.name}: {one.size}, {one.seconds:.1f} s, in {one.folder}")
+        note("serve it with: recserve index build")
+
+
+def _setting(given: str) -> tuple[str, Any]:
+    name, equals, value = given.partition("=")
+    if not equals:
+        fail(f"--set {given}: NAME=VALUE is needed", code=2)
+    try:
+        return name, msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return name, value

@@ -1,0 +1,103 @@
+"""Reads the whole interaction store as columns, to train on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import numpy as np
+import psutil
+
+from recserve_export.errors import TrainingError
+from recserve_export.stages import Stage, silent
+from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.interactions import reads
+from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.interactions.interaction import MEASURES
+from recserve_server_ext.interactions.store import InteractionStore
+
+#: Memory that reading and weighing takes at most, for each interaction.
+_BYTES: Final = 500
+_GIB: Final = 2**30
+
+
+class StoreLog(NamedTuple):
+    """What was read of a store.
+
+    Attributes:
+        columns: Interactions with items, by user; those of erased users are not in the store.
+        number: Number of the last interaction; later ones were not read.
+        revision: Revision of the store.
+    """
+
+    columns: InteractionColumns
+    number: int
+    revision: int
+
+
+def read_log(
+    store: InteractionStore,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    stage: Stage = silent,
+) -> StoreLog:
+    """All interactions with items of a range of time, as of one moment.
+
+    Raises:
+        TrainingError: It does not fit into memory.
+        InteractionError: The store cannot be read.
+    """
+    since_us, until_us = (_us(since) if since else 0), (_us(until) if until else 2**62)
+    with store.database.reading() as connection:
+        number, revision = reads.last_number(connection), store.revision
+        check_memory(number * _BYTES, f"reading {number:,} interactions")
+        item_of: dict[str, int] = {}
+        type_of: dict[str, int] = {}
+        parts: list[list[Ints]] = []
+        measures = []
+        with stage("read the log", number) as advance:
+            for users, items, types, times, *values in reads.log_columns(connection, number, since_us, until_us):
+                codes = [item_of.setdefault(item, len(item_of)) for item in items]
+                kinds = [type_of.setdefault(name, len(type_of)) for name in types]
+                parts.append([np.array(column, np.int64) for column in (users, codes, kinds, times)])
+                measures.append(np.array(values, np.float64))
+                advance(len(users))
+    joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] if parts else [np.empty(0, np.int64)] * 4
+    measured = np.concatenate(measures, axis=1) if measures else np.empty((len(MEASURES), 0))
+    return StoreLog(_columns(joined, measured, list(type_of), list(item_of)), number, revision)
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raise TrainingError where so many bytes are not free."""
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise TrainingError(
+            f"{what} takes {needed / _GIB:.1f} GiB of memory, and {free / _GIB:.1f} GiB are free; train on less, as "
+            "with --since, or on a larger machine"
+        )
+
+
+def _us(time: datetime) -> int:
+    return round(time.replace(tzinfo=UTC).timestamp() * MICROSECONDS)
+
+
+def _columns(joined: list[Ints], measures: np.ndarray, types: list[str], items: list[str]) -> InteractionColumns:  # type: ignore[type-arg]
+    user, item, kind, time_us = joined
+    order = np.argsort(user, kind="stable")
+    _, lengths = np.unique(user, return_counts=True)
+    value, duration_s, price, quantity = measures[:, order]
+    return InteractionColumns(
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        time_us=time_us[order],
+        type=kind[order],
+        subject=item[order],
+        value=value,
+        duration_s=duration_s,
+        price=price,
+        quantity=quantity,
+        types=types,
+        subjects=items,
+        is_item=np.ones(len(items), np.bool_),
+    )

@@ -1,0 +1,14 @@
+"""The refusal of a strategy that has not been trained."""
+
+from __future__ import annotations
+
+from recserve_client.contract import ErrorKind, RequestError
+
+
+def not_trained(strategy: str, training: str) -> RequestError:
+    """Says what to run."""
+    return RequestError(
+        ErrorKind.UNAVAILABLE,
+        f"the strategy {strategy!r} needs the space {training!r}, which the index does not have; run: "
+        f"recserve train {training} && recserve index build",
+    )

@@ -1,0 +1,102 @@
+"""`auto`: asks what was chosen for the activity of a user, and falls back where that cannot answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recserve_export.training.memory import in_memory
+from recserve_export.training.registry import train
+from recserve_server_ext.catalogue.view import View, view_over
+from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.strategies.base import Candidates, Profile, Query
+from recserve_server_ext.strategies.chosen import Choice, Chosen, EvaluationFile, chosen_options, write_evaluation
+from recserve_server_ext.strategies.registry import ConfiguredStrategy, Registry
+from support.data import data_over, spec_of
+from support.training_logs import log_of
+
+ITEMS = 40
+
+
+@pytest.fixture(scope="module")
+def views() -> dict[str, View]:
+    """The same catalogue with a training, and without."""
+    log = log_of(60, ITEMS, 700)
+    text = np.random.default_rng(5).normal(size=(ITEMS, 8)).astype(np.float32)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    learned = {name: train(name, log, None, {}) for name in ("ease", "transitions")}
+    engine = ExactEngine(text)
+    return {
+        "trained": view_over(text, engine, log.items, None, *in_memory(learned, text)),
+        "untrained": view_over(text, engine, log.items),
+    }
+
+
+def query_of(view: View, rows: list[int], options: Any) -> Query:
+    n = len(rows)
+    profile = Profile(
+        np.ones(n), np.array(rows, np.int64), {}, {}, [], np.zeros(n), np.arange(n) * 1.0, np.ones(n), count=n
+    )
+    return Query(profile, data_over(view), spec_of(5), options)
+
+
+def auto(**options: Any) -> ConfiguredStrategy:
+    return Registry({"auto": options}).choose("auto", {})
+
+
+def names_of(view: View, configured: ConfiguredStrategy, histories: list[list[int]]) -> list[str]:
+    """The strategy that scored each user: the name of the only part."""
+    queries = [query_of(view, rows, configured.options) for rows in histories]
+    rows = configured.strategy.candidates(queries, [5] * len(queries))
+    explained = configured.strategy.explain(queries, [Candidates(own) for own in rows])
+    return [next(iter(of.parts)) for of in explained]
+
+
+def test_users_get_what_was_chosen_for_their_activity(views: dict[str, View]) -> None:
+    configured = auto(few={"strategy": "transitions"}, many={"strategy": "ease", "options": {"half_life": 2.0}})
+    found = names_of(views["trained"], configured, [[], [1, 2], [1, 2, 3, 4, 5, 6], [1]])
+    assert found == ["popular", "transitions", "ease", "transitions"]
+
+
+def test_without_a_choice_it_is_text(views: dict[str, View]) -> None:
+    assert names_of(views["trained"], auto(), [[], [1], list(range(9))]) == ["popular", "text", "text"]
+
+
+def test_what_is_not_trained_is_passed_over(views: dict[str, View]) -> None:
+    configured = auto(few={"strategy": "transitions"}, many={"strategy": "ease"})
+    assert configured.strategy.lacking(data_over(views["untrained"]), configured.options) is None
+    assert names_of(views["untrained"], configured, [[1], list(range(9))]) == ["text", "text"]
+
+
+def test_a_profile_that_the_chosen_strategy_cannot_use_goes_to_text(views: dict[str, View]) -> None:
+    configured = auto(few={"strategy": "ease"})
+    assert names_of(views["trained"], configured, [[ITEMS - 1], [0]]) == ["text", "ease"]
+
+
+def test_the_scores_are_those_of_the_chosen_strategy(views: dict[str, View]) -> None:
+    view, configured = views["trained"], auto(few={"strategy": "ease"})
+    ease, options = Registry().choose("ease", {})
+    rows = np.arange(10)
+    (found,) = configured.strategy.score([query_of(view, [1, 2], configured.options)], [Candidates(rows)])
+    (expected,) = ease.score([query_of(view, [1, 2], options)], [Candidates(rows)])
+    np.testing.assert_array_equal(found["ease"], expected["ease"])
+    assert configured.strategy.trainings(configured.options) == {"ease"}
+
+
+def test_a_wrong_choice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nothing_such"):
+        auto(few={"strategy": "nothing_such"})
+    with pytest.raises(ConfigError, match="a part of itself"):
+        auto(few={"strategy": "auto"})
+
+
+def test_what_an_evaluation_wrote_becomes_options(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    assert chosen_options(path) == {}
+    write_evaluation(path, EvaluationFile(chosen=Chosen(many=Choice("ease", {"half_life": 8.0}))))
+    assert chosen_options(path) == {"many": {"strategy": "ease", "options": {"half_life": 8.0}}}
+    auto(**chosen_options(path))
