@@ -58,6 +58,7 @@ def evaluate(
 
         from recserve_benchmarks.evaluation import data, page, report, run
         from recserve_benchmarks.evaluation import memory as bound
+        from recserve_benchmarks.evaluation.served import trainings_of
         from recserve_benchmarks.evaluation.systems import named
         from recserve_server_ext.encoder.text_encoder import TextEncoder
         from recserve_server_ext.strategies.chosen import write_evaluation
@@ -79,3 +80,5 @@ def evaluate(
     if dataset is None and at is None and not system:
         write_evaluation(workspace.evaluation, evaluation)
         note(f"what is best is in {workspace.evaluation}: the strategy auto reads it")
+        for name in trainings_of(evaluation.chosen):
+            note(f"it needs: recserve train {name}, then recserve index build")

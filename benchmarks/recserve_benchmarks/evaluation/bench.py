@@ -69,7 +69,9 @@ def _in_a_process(size: Size, systems: Sequence[str], users: int, seed: int) -> 
     command = [sys.executable, "-m", "recserve_benchmarks.evaluation.bench", arguments]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
-        raise BenchmarkError(f"the evaluation failed: {ran.stderr.strip().splitlines()[-1]}")
+        raise BenchmarkError(
+            f"the evaluation failed: {(ran.stderr.strip().splitlines() or [f'exit code {ran.returncode}'])[-1]}"
+        )
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return found
 

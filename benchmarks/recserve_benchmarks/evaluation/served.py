@@ -37,6 +37,7 @@ from recserve_server_ext.recommend.pipeline import Pipeline
 from recserve_server_ext.recommend.profile import profile_of_user
 from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.strategies.base import Data
+from recserve_server_ext.strategies.chosen import Chosen
 from recserve_server_ext.strategies.counts_view import CountsView
 from recserve_server_ext.strategies.registry import Registry
 
@@ -53,14 +54,16 @@ class Server:
         seconds: Duration of each training.
     """
 
-    def __init__(self, known: Known, rules: HistoryRules | None = None) -> None:
+    def __init__(self, known: Known, rules: HistoryRules | None = None, *, trains: bool = True) -> None:
         """
         Args:
             known: What may be known.
             rules: How interactions become weights.
+            trains: Whether it learns what strategies need; otherwise it serves as a home that was never trained.
         """
         self._known = known
         self._rules = rules or HistoryRules()
+        self._trains = trains
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
         self._learned: dict[str, Learned | None] = {}
@@ -72,6 +75,7 @@ class Server:
 
         A training that finds nothing to learn from leaves its strategies without what they need.
         """
+        trainings = trainings if self._trains else frozenset()
         found = self._data.get(trainings)
         if found is None:
             known, vectors = self._known, self._known.vectors
@@ -216,3 +220,13 @@ def systems(names: Sequence[str] = ()) -> list[System]:
         )
         found.append(system)
     return found
+
+
+def trainings_of(chosen: Chosen) -> list[str]:
+    """Names of the trainings that what was chosen needs, sorted."""
+    registry, found = Registry(), set[str]()
+    for choice in (chosen.cold, chosen.few, chosen.many):
+        if choice is not None:
+            strategy, options = registry.choose(choice.strategy, choice.options)
+            found |= strategy.trainings(options)
+    return sorted(found)
