@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from recserve_benchmarks.evaluation.ranking import Known, known_to
-from recserve_benchmarks.evaluation.served import slates
+from recserve_benchmarks.evaluation.served import Server
 from recserve_benchmarks.evaluation.split import Part
 from recserve_client import Client, ClientOptions
 from recserve_client.contract import RecommendRequest, Slate
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.interaction import Interaction
@@ -25,7 +26,6 @@ from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.strategies.registry import Registry
 from support.served import served
-from support.tiny_home import copy_home
 
 pytestmark = pytest.mark.triton
 USERS = 40
@@ -34,7 +34,10 @@ TYPES = ["view", "like", "dislike", "purchase"]
 
 @pytest.fixture(scope="module")
 def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_home(tiny_home, tmp_path_factory.mktemp("evaluated") / "home")
+    copy = tmp_path_factory.mktemp("evaluated") / "home"
+    return shutil.copytree(
+        tiny_home, copy, symlinks=True, ignore=shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +68,8 @@ def known(home: Path) -> Known:
     ]  # fmt: skip
     with InteractionStore(place.interactions, create=True) as store:
         assert {found.status for found in store.record(events)} == {"recorded"}
-    users, order = np.arange(USERS), np.tile(np.arange(items), (USERS, 1))
-    part = Part(np.arange(total), users, np.zeros((USERS, items), np.bool_), order)
+    targets = sparse.csr_array((USERS, items), dtype=np.bool_)
+    part = Part(known=np.ones(total, np.bool_), users=np.arange(USERS), targets=targets)
     return known_to(part, columns, np.asarray(snapshot.text.vectors))
 
 
@@ -103,7 +106,8 @@ def test_the_offline_list_is_the_answer(client: Client, known: Known, options: d
     of_now = replace(known, part=replace(known.part, asked_us=(asked_us + time.time_ns() // 1000) // 2))
     assert answers[0].strategy == options.get("strategy", "text")
     assert answers[-1].strategy == options.get("strategy", "popular")
-    for user, slate in enumerate(slates(of_now, request, HistoryRules(), Registry(), trainings=())):
+    server = Server(of_now, trains=False)
+    for user, (_, slate) in enumerate(server.answers(request, Registry(), np.arange(USERS))):
         found = answers[user]
         assert isinstance(slate, Slate)
         assert [item.id for item in found.items] == [item.id for item in slate.items]

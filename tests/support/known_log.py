@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from recserve_benchmarks.evaluation.ranking import Known, known_to
 from recserve_benchmarks.evaluation.split import Part
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.interactions.columns import InteractionColumns, InteractionRow, interaction_columns
 
 
@@ -44,6 +45,12 @@ def known_of(histories: list[list[int]], items: int, seed: int = 0, vectors: Vec
     """All of it known, of all users, and nothing in particular to be found; item ids are the numbers."""
     columns = log_of(histories, items)
     users = np.arange(len(histories))
-    order = np.random.default_rng(seed).permuted(np.tile(np.arange(items), (len(users), 1)), axis=1)
-    part = Part(np.arange(len(columns.time_us)), users, np.zeros((len(users), items), np.bool_), order)
+    known = np.ones(len(columns.time_us), np.bool_)
+    targets = sparse.csr_array((len(users), items), dtype=np.bool_)
+    part = Part(known=known, users=users, targets=targets, seed=seed)
     return known_to(part, columns, np.zeros((items, 2), np.float32) if vectors is None else vectors)
+
+
+def everybody(known: Known) -> Ints:
+    """Places of all users asked about."""
+    return np.arange(len(known.part.users))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -116,6 +116,26 @@ def users(
         run = _run(home, precision, items=items, rounds=rounds, quick=quick, seed=seed, show=show)
         results = UsersBench(run, filled, postgres).measure()
     output.write(results, report.parts(results), report.draw)
+
+
+@app.command()
+def evaluate(
+    log: Annotated[
+        Literal["small", "medium", "large", "all"],
+        typer.Option(help="Made-up log: 100,000 interactions of 1,700 or 9,066 items, or 1.15 million of 271,000."),
+    ] = "all",
+    system: Annotated[list[str] | None, typer.Option(help="Only this system; repeatable (all if none).")] = None,
+    most_users: Annotated[int, typer.Option("--users", help="Users of a part at most; 0 for all.", min=0)] = 2000,
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure the duration and the memory of `recserve evaluate` on made-up logs; it needs no home."""
+    output = Output(json_file, None)
+    with output.measuring() as show:
+        from recserve_benchmarks.evaluation import bench
+
+        results = bench.measure(list(bench.SIZES) if log == "all" else [log], system or [], most_users, seed, show)
+    output.write(results, bench.parts(results), lambda *_: None)
 
 
 def _run(home: Path, precision: Precision, **settings: Any) -> Run:

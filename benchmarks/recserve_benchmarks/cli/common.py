@@ -35,10 +35,12 @@ class Output:
     Attributes:
         json_file: All figures, or `None`.
         plot: The picture, or `None`.
+        html: The page, or `None`; for those that make one.
     """
 
     json_file: Path | None
     plot: Path | None
+    html: Path | None = None
 
     @contextmanager
     def measuring(self) -> Iterator[Callable[[str, int, int], None]]:
@@ -46,7 +48,7 @@ class Output:
 
         Files that cannot be written end it before the measurement, with exit code 2.
         """
-        for path in (self.json_file, self.plot):
+        for path in (self.json_file, self.plot, self.html):
             if path is not None and not path.absolute().parent.is_dir():
                 fail(f"cannot write {path}: there is no folder {path.parent}", code=2)
         with explained(BenchmarkError, RecserveError), progress("prepare", None) as bar:

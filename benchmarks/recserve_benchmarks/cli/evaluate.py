@@ -2,42 +2,83 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from recserve_benchmarks.cli.common import Home, JsonFile, Output, Plot, encoder_of
-from recserve_export.cli.options import Precision
-from recserve_server_ext.common.workspace import DEFAULT_HOME
+from recserve_client.cli.console import fail, note
+from recserve_export.cli.common import interactions_at
+from recserve_export.cli.options import InteractionsUrl, Precision
+from recserve_server_ext.common.units import MIB
+from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
-app = typer.Typer(help="Measure offline how good recommendations are.", no_args_is_help=True)
+_MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+app = typer.Typer(help="Measure offline how good recommendations are, on the log of the home or on files.")
 
 
-@app.callback()
-def evaluate() -> None:
-    """Measure offline how good recommendations are."""
-
-
-@app.command()
-def history(
-    dataset: Annotated[Path, typer.Option(help="RecBole .inter file, or a folder with one; .item beside it.")],
+@app.callback(invoke_without_command=True)
+def evaluate(
     home: Home = DEFAULT_HOME,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Interactions in a file in place of the home's log; of RecBole also a folder."),
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Items of the data set.", show_default="the .item file beside it")
+    ] = None,
+    store: InteractionsUrl = "",
     precision: Precision = "auto",
-    seeds: Annotated[int, typer.Option(help="Seeds that break ties; figures are means over them.", min=3, max=20)] = 3,
+    at: Annotated[
+        datetime | None,
+        typer.Option(help="As of this moment (UTC): what came later is left out.", formats=_MOMENTS),
+    ] = None,
+    users: Annotated[int, typer.Option(help="Users of each part at most, drawn at random; 0 for all.", min=0)] = 2000,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB that may be used.", show_default="half of what is free", min=0.0)
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds that break ties of the leave-one-out test.", min=1, max=20)] = 3,
     system: Annotated[list[str] | None, typer.Option(help="Only this system; repeatable (all if none).")] = None,
     json_file: JsonFile = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page with everything.")] = None,
     plot: Plot = None,
 ) -> None:
-    """Rank all items for users of a log: baselines, and every registered strategy as it is served."""
-    output = Output(json_file, plot)
+    """Rank all items for users of the log: baselines, and every registered strategy as it is served.
+
+    Settings are chosen on validation. What is best for users of each activity is written to the home, where the
+    strategy auto reads it, unless files or a moment are evaluated.
+    """
+    output = Output(json_file, plot, html)
+    if items is not None and dataset is None:
+        fail("--items belongs to --dataset", code=2)
     with output.measuring() as show:
-        from recserve_benchmarks.evaluation import report, run
-        from recserve_benchmarks.evaluation.data import read_dataset
+        import msgspec
+
+        from recserve_benchmarks.evaluation import data, page, report, run
+        from recserve_benchmarks.evaluation import memory as bound
+        from recserve_benchmarks.evaluation.served import trainings_of
         from recserve_benchmarks.evaluation.systems import named
         from recserve_server_ext.encoder.text_encoder import TextEncoder
+        from recserve_server_ext.strategies.chosen import write_evaluation
 
-        chosen, data = named(system or []), read_dataset(dataset)
-        _, folder = encoder_of(home, precision)
-        results = run.evaluate(data, TextEncoder(folder), chosen, range(seeds), show)
+        chosen, workspace = named(system or []), Workspace(home)
+        memory_bytes = bound.default_bound() if memory is None else round(memory * 1024 * MIB)
+        plan = run.Plan(seeds=range(seeds), most_users=users or None, memory_bytes=memory_bytes)
+        if dataset is None:
+            found = data.of_home(workspace, interactions_at(home, store), show)
+        else:
+            found = data.of_files(dataset, items, TextEncoder(encoder_of(home, precision)[1]), show)
+        if at is not None:
+            found = found.as_of(at.replace(tzinfo=UTC).timestamp())
+        evaluation = run.evaluate(found, chosen, plan, show)
+    results = msgspec.to_builtins(evaluation)
     output.write(results, report.parts(results), report.draw)
+    if html is not None:
+        page.write_page(results, html)
+    if dataset is None and at is None and not system:
+        write_evaluation(workspace.evaluation, evaluation)
+        note(f"what is best is in {workspace.evaluation}: the strategy auto reads it")
+        for name in trainings_of(evaluation.chosen):
+            note(f"it needs: recserve train {name}, then recserve index build")

@@ -1,12 +1,13 @@
-"""Rankings of all items from scores, and what a part of a dataset lets a system know."""
+"""What a part of a log lets a system know, and rankings of all items from scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from scipy import sparse
 
 from recserve_benchmarks.evaluation.split import Part
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Scores, Vectors
@@ -16,6 +17,8 @@ from recserve_server_ext.interactions.columns import InteractionColumns
 
 #: No item with this score is ranked.
 NEVER: Final = np.float32(-np.inf)
+#: Length of a ranking.
+LENGTH: Final = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +28,17 @@ class Known:
     Attributes:
         part: The question; its targets are not for systems.
         columns: All that is known, of all users.
-        vectors: [items, dim] item vectors; zeros without a text.
+        vectors: [items, dim] unit item vectors; zeros without a text.
     """
 
     part: Part
     columns: InteractionColumns
     vectors: Vectors
+
+    @property
+    def items(self) -> int:
+        """Number of items."""
+        return len(self.vectors)
 
     @cached_property
     def histories(self) -> InteractionColumns:
@@ -38,32 +46,39 @@ class Known:
         return of_users(self.columns, self.part.users)
 
     @cached_property
-    def seen(self) -> Mask:
-        """[n, items] What each user asked about has in the history."""
-        seen = np.zeros((len(self.part.users), len(self.vectors)), np.bool_)
-        seen[self.histories.user, self.histories.subject] = True
-        return seen
+    def seen(self) -> Any:
+        """Sparse [n, items] what each user asked about has in the history."""
+        shape = len(self.part.users), self.items
+        return pair_matrix(self.histories.user, self.histories.subject, shape)
 
-    @property
-    def with_history(self) -> Mask:
-        """[n] Users with something known; the others are cold."""
-        return np.asarray(self.seen.any(axis=1))
-
-    @property
-    def cold_items(self) -> Mask:
-        """[items] Items that nobody is known to have turned to."""
-        return np.asarray(self.popularity == 0)
+    @cached_property
+    def activity(self) -> Ints:
+        """[n] number of known interactions of each user asked about; 0 for cold users."""
+        return np.diff(self.histories.offsets)
 
     @cached_property
     def popularity(self) -> Floats:
-        """[items] How many users are known to have turned to each item."""
-        pairs = np.unique(self.columns.user * len(self.vectors) + self.columns.subject)
-        return np.bincount(pairs % len(self.vectors), minlength=len(self.vectors)).astype(np.float64)
+        """[items] number of users who are known to have turned to each item."""
+        pairs = np.unique(self.columns.user * self.items + self.columns.subject)
+        return np.bincount(pairs % self.items, minlength=self.items).astype(np.float64)
+
+    @cached_property
+    def first_us(self) -> Ints:
+        """[items] time of the first known interaction with each item; the greatest integer for cold items."""
+        first = np.full(self.items, np.iinfo(np.int64).max)
+        np.minimum.at(first, self.columns.subject, self.columns.time_us)
+        return first
 
 
 def known_to(part: Part, columns: InteractionColumns, vectors: Vectors) -> Known:
     """What systems may look at in this part."""
-    return Known(part, select(columns, part.known), vectors)
+    return Known(part, select(columns, np.flatnonzero(part.known)), vectors)
+
+
+def pair_matrix(rows: Ints, columns: Ints, shape: tuple[int, int]) -> Any:
+    """Sparse [rows, columns] bool: true at these pairs, of which some may be equal."""
+    row, column = np.divmod(np.unique(rows * shape[1] + columns), shape[1])
+    return sparse.csr_array((np.ones(len(row), np.bool_), (row, column)), shape)
 
 
 def of_users(columns: InteractionColumns, users: Ints) -> InteractionColumns:
@@ -76,14 +91,43 @@ def of_users(columns: InteractionColumns, users: Ints) -> InteractionColumns:
     return InteractionColumns(**{**vars(chosen), "offsets": offsets})
 
 
-def ranked(scores: Scores, known: Known, k: int) -> Ints:
+def ranked(scores: Scores, known: Known, users: Ints, k: int) -> Ints:
     """[n, k] The best items that a user has not seen, best first; -1 where no more have a score.
 
-    Equal scores are ordered by the part's random order.
+    Equal scores are in random order, the same for the users of one call.
+
+    Args:
+        scores: [n, items] of these users; overwritten.
+        users: [n] places of the users in the part, ascending.
+        k: Length of a ranking.
     """
-    order = known.part.order
     lowest = np.finfo(np.float32).min
-    free = np.where(known.seen | ~np.isfinite(scores), lowest, scores).astype(np.float32)
-    places, values = best(np.take_along_axis(free, order, axis=1), min(k, free.shape[1]))
-    items: Ints = np.where(values > lowest, np.take_along_axis(order, places, axis=1), -1)
+    seen = known.seen[users].tocoo()
+    scores[seen.row, seen.col] = lowest
+    if known.part.candidates is not None:
+        scores[:, ~known.part.candidates] = lowest
+    np.maximum(scores, lowest, out=scores)
+    order = np.random.default_rng([known.part.seed, *users[:1].tolist()]).permutation(known.items)
+    places, values = best(scores[:, order], min(k, known.items))
+    items = np.full((len(users), k), -1, np.int64)
+    items[:, : places.shape[1]] = np.where(values > lowest, order[places], -1)
     return items
+
+
+def item_popularity_groups(known: Known) -> dict[str, Mask]:
+    """[items] the most popular items with half of all pairs of a user and an item, the next 30%, and the rest."""
+    order = np.argsort(-known.popularity, kind="stable")
+    share = np.empty(known.items)
+    share[order] = (np.cumsum(known.popularity[order]) - known.popularity[order]) / max(known.popularity.sum(), 1.0)
+    is_known = known.popularity > 0
+    head, middle = share < 0.5, (share >= 0.5) & (share < 0.8)
+    return {"head": head & is_known, "middle": middle & is_known, "tail": (share >= 0.8) & is_known}
+
+
+def item_age_groups(known: Known) -> dict[str, Mask]:
+    """[items] the fifth of the known items whose first interaction is the newest, and the older ones."""
+    is_known = known.popularity > 0
+    if not is_known.any():
+        return {"new": is_known, "old": is_known}
+    since = np.quantile(known.first_us[is_known], 0.8)
+    return {"new": is_known & (known.first_us > since), "old": is_known & (known.first_us <= since)}

@@ -1,126 +1,211 @@
-"""The evaluation: settings are chosen on validation, then measured once on the test, with several seeds."""
+"""The evaluation: settings are chosen on validation parts, then measured on the parts that follow them."""
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
-from recserve_benchmarks.evaluation.data import Dataset, encode_texts
-from recserve_benchmarks.evaluation.metrics import accuracy, measured
-from recserve_benchmarks.evaluation.ranking import Known, known_to, ranked
-from recserve_benchmarks.evaluation.split import PROTOCOLS, Protocol, split
-from recserve_benchmarks.evaluation.system import Settings, System
+from recserve_benchmarks.errors import BenchmarkError
+from recserve_benchmarks.evaluation import memory
+from recserve_benchmarks.evaluation.choice import ACTIVITIES, CHOSEN_BY, Trial, Votes, of_activity
+from recserve_benchmarks.evaluation.data import Dataset
+from recserve_benchmarks.evaluation.figures import Observations
+from recserve_benchmarks.evaluation.metrics import Lists, accuracy, item_kinds
+from recserve_benchmarks.evaluation.ranking import LENGTH, Known, known_to
+from recserve_benchmarks.evaluation.split import PROTOCOLS, Part, Protocol, Splitter
+from recserve_benchmarks.evaluation.system import AUTO, Ranker, System
 from recserve_benchmarks.harness.report import machine
 from recserve_benchmarks.harness.run import Show
-from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.strategies.chosen import Chosen, EvaluationFile
 
-Figures = dict[str, dict[str, Any]]
-#: What settings are chosen by: its mean over users with a history, and over seeds.
-CHOSEN_BY: Final = "ndcg@10"
-_LONGEST: Final = 20
+#: Users of a part at most, unless asked otherwise.
+MOST_USERS: Final = 2000
+_NOT_STARTED: Final = "nothing is left to be found: the log has too few interactions"
 
 
-def evaluate(
-    dataset: Dataset, encoder: TextEncoder, systems: Sequence[System], seeds: Sequence[int], show: Show
-) -> dict[str, Any]:
-    """Measure systems by both protocols.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How to evaluate.
 
-    Args:
-        dataset: Interactions and item texts.
-        encoder: Makes the item vectors.
-        systems: To be measured.
-        seeds: Of what breaks ties, in time and in scores.
-        show: Shows progress.
-
-    Returns:
-        `setup`, and by protocol `parts` (what is known and asked, for each seed) and `systems`: settings, what each
-        setting reached on validation, and the figures on the test over the seeds and by seed.
+    Attributes:
+        seeds: Of what breaks ties; the leave-one-out test is repeated with each.
+        most_users: Users of a part at most, drawn at random; `None` for all.
+        memory_bytes: Memory that may be used.
     """
-    show("encode item texts", 0, dataset.items)
-    vectors = encode_texts(dataset, encoder)
-    setup = {
-        **machine(),
-        "dataset": dataset.files,
-        "users": dataset.columns.users,
-        "items": dataset.items,
-        "items_with_text": int(vectors.any(axis=1).sum()),
-        "interactions": len(dataset.columns.time_us),
-        "text_fields": dataset.fields,
-        "encoder": {"name": encoder.manifest.name, "fingerprint": encoder.fingerprint},
-        "seeds": list(seeds),
-    }
-    protocols = {protocol: _by_protocol(dataset, vectors, systems, seeds, protocol, show) for protocol in PROTOCOLS}
-    return {"setup": setup, "protocols": protocols}
+
+    seeds: Sequence[int] = (0, 1, 2)
+    most_users: int | None = MOST_USERS
+    memory_bytes: int = field(default_factory=memory.default_bound)
 
 
-def _by_protocol(
-    dataset: Dataset, vectors: Vectors, systems: Sequence[System], seeds: Sequence[int], protocol: Protocol, show: Show
-) -> dict[str, Any]:
-    splits = [split(dataset.columns, protocol, seed) for seed in seeds]
-    validations = [known_to(of.validation, dataset.columns, vectors) for of in splits]
-    tests = [known_to(of.test, dataset.columns, vectors) for of in splits]
-    found: dict[str, Any] = {}
-    for place, system in enumerate(systems):
-        show(f"{protocol}: {system.name}", place, len(systems))
-        settings, tried = choose(system, validations)
-        by_seed = [_measured(system, settings, known) for known in tests]
-        found[system.name] = {
-            "kind": system.kind,
-            "settings": msgspec.to_builtins(settings),
-            "validation": tried,
-            "test": over_seeds(by_seed),
-            "by_seed": by_seed,
+def evaluate(dataset: Dataset, systems: Sequence[System], plan: Plan, show: Show) -> EvaluationFile:
+    """Measure systems by both protocols, and choose what `auto` is to serve.
+
+    Raises:
+        BenchmarkError: The log is too small to ask for anything, or too large for the memory.
+    """
+    start = time.perf_counter()
+    evaluation = _Evaluation(dataset, systems, plan, show)
+    chosen: dict[str, Chosen] = {}
+    protocols: dict[str, dict[str, Any]] = {}
+    for protocol in PROTOCOLS:
+        figures, votes = evaluation.by_protocol(protocol)
+        if figures:
+            protocols[protocol], chosen[protocol] = figures, votes.chosen()
+    if not protocols:
+        raise BenchmarkError(_NOT_STARTED)
+    data = {**evaluation.described(), "seconds": time.perf_counter() - start}
+    # By time nothing of the future is known: that is what a server will face.
+    best = chosen.get("time", Chosen())
+    fallback = chosen.get("leave_one_out", Chosen())
+    picked = {activity: getattr(best, activity) or getattr(fallback, activity) for activity in ACTIVITIES}
+    return EvaluationFile(data=data, protocols=protocols, seconds=dict(evaluation.seconds), chosen=Chosen(**picked))
+
+
+class _Evaluation:
+    """What the parts share.
+
+    Attributes:
+        seconds: Duration by system: learning and ranking, over all parts and settings.
+        parts: What each part asked for.
+    """
+
+    def __init__(self, dataset: Dataset, systems: Sequence[System], plan: Plan, show: Show) -> None:
+        items, dim = dataset.vectors.shape
+        self._dataset, self._systems, self._plan, self._show = dataset, systems, plan, show
+        self._block = memory.users_at_once(plan.memory_bytes, len(dataset.columns.time_us), items, dim)
+        show("kinds of items", 0, 1)
+        self._kinds = item_kinds(dataset.vectors)
+        self._splitter = Splitter(dataset.columns, plan.seeds, plan.most_users)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._peak_mib: dict[str, float] = defaultdict(float)
+        self.parts: list[dict[str, Any]] = []
+        self._shared_s = self._highest_mib = 0.0
+
+    def by_protocol(self, protocol: Protocol) -> tuple[dict[str, Any], Votes]:
+        """The figures of a protocol, empty where it asks for nothing; and what was voted for on its validation."""
+        votes, observed = Votes(self._systems), Observations(self._systems)
+        for part in self._splitter.parts(protocol):
+            self._measure(protocol, part, votes, observed)
+        if not observed:
+            return {}, votes
+        if protocol == "leave_one_out":
+            for part in self._splitter.held_out():
+                self._measure(protocol, part, votes, observed)
+        best = votes.best_system()
+        reference = self._systems[0].name if best is None else self._systems[best].name
+        figures = observed.figures(reference, self._plan.seeds[0])
+        for place, system in enumerate(self._systems):
+            of = figures[system.name]
+            of["validation"] = votes.described(place)
+            of["peak_mib"] = self._peak_mib[system.name]
+        return figures, votes
+
+    def _measure(self, protocol: Protocol, part: Part, votes: Votes, observed: Observations) -> None:
+        known = known_to(part, self._dataset.columns, self._dataset.vectors)
+        self._describe(protocol, known)
+        rankings = self._rankings(f"{protocol}: {part.name}", known, self._trials(part, votes))
+        if part.is_test:
+            observed.begin(known, Lists(known, self._kinds))
+            for place, system in enumerate(self._systems):
+                observed.add(system.name, rankings[Trial(place, votes.best_settings(place))])
+            observed.add(AUTO, _auto(known.activity, rankings, votes))
+        if part.is_validation:
+            names = (CHOSEN_BY,)
+            reached = {trial: accuracy(of, part.targets, names)[CHOSEN_BY] for trial, of in rankings.items()}
+            votes.add(known.activity, reached)
+
+    def _trials(self, part: Part, votes: Votes) -> list[Trial]:
+        """All settings on validation; otherwise those that are best so far, overall or for an activity."""
+        every = [Trial(place, n) for place, system in enumerate(self._systems) for n in range(len(system.grid))]
+        if part.is_validation:
+            return every
+        wanted = {Trial(place, votes.best_settings(place)) for place in range(len(self._systems))}
+        wanted |= {trial for activity in ACTIVITIES if (trial := votes.best(activity)) is not None}
+        return [trial for trial in every if trial in wanted]
+
+    def _rankings(self, what: str, known: Known, trials: Sequence[Trial]) -> dict[Trial, Ints]:
+        found: dict[Trial, Ints] = {}
+        self._prepare(known)
+        for done, trial in enumerate(trials):
+            system = self._systems[trial.system]
+            self._show(f"{what}: {system.name}", done, len(trials))
+            start = time.perf_counter()
+            with memory.peak_memory() as peak:
+                found[trial] = self._ranked(system.fit(known, system.grid[trial.settings]), known)
+            self.seconds[system.name] += time.perf_counter() - start
+            self._peak_mib[system.name] = max(self._peak_mib[system.name], peak.mib)
+            self._highest_mib = max(self._highest_mib, peak.before_mib, peak.mib)
+        return found
+
+    def _prepare(self, known: Known) -> None:
+        """Count and train, which systems share, so that the first of them does not pay for it."""
+        start = time.perf_counter()
+        trainings: dict[str, float] = {}
+        for system in self._systems:
+            if system.prepare is not None:
+                self._show(f"prepare {system.name}", 0, 1)
+                trainings |= system.prepare(known)
+        self._shared_s += time.perf_counter() - start - sum(trainings.values())
+        for name, seconds in trainings.items():
+            self.seconds[name] += seconds
+
+    def _ranked(self, rank: Ranker, known: Known) -> Ints:
+        users = np.arange(len(known.part.users))
+        blocks = [rank(users[start : start + self._block]) for start in range(0, len(users), self._block)]
+        return np.concatenate([np.empty((0, LENGTH), np.int64), *blocks])
+
+    def _describe(self, protocol: Protocol, known: Known) -> None:
+        part = known.part
+        self.parts.append(
+            {
+                "protocol": protocol,
+                "name": part.name,
+                "known_interactions": len(known.columns.time_us),
+                "users": len(part.users),
+                "sample_of_users": part.asked,
+                "cold_users": int((known.activity == 0).sum()),
+                "targets": int(part.targets.nnz),
+                "is_validation": part.is_validation,
+                "is_test": part.is_test,
+                "is_held_out": part.candidates is not None,
+            }
+        )
+
+    def described(self) -> dict[str, Any]:
+        """What was evaluated, and how."""
+        columns, vectors = self._dataset.columns, self._dataset.vectors
+        return {
+            **machine(),
+            **self._dataset.source,
+            "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "users": int((np.diff(columns.offsets) > 0).sum()),
+            "items": len(vectors),
+            "items_with_text": int(vectors.any(axis=1).sum()),
+            "interactions": len(columns.time_us),
+            "newest": int(columns.time_us.max()) / MICROSECONDS,
+            "seeds": list(self._plan.seeds),
+            "memory_mib": self._plan.memory_bytes // 2**20,
+            "users_at_once": self._block,
+            "shared_s": self._shared_s,
+            "peak_mib": self._highest_mib,
+            "parts": self.parts,
         }
-    show(protocol, len(systems), len(systems))
-    return {"parts": [_described(known) for known in tests], "systems": found}
 
 
-def choose(system: System, validations: Sequence[Known]) -> tuple[Settings, list[dict[str, Any]]]:
-    """The settings of the grid with the greatest mean on validation, and what each of them reached."""
-    tried: list[dict[str, Any]] = []
-    values: list[float] = []
-    for settings in system.grid:
-        values.append(float(np.mean([_validated(system, settings, known) for known in validations])))
-        tried.append({"settings": msgspec.to_builtins(settings), CHOSEN_BY: values[-1]})
-    return system.grid[int(np.argmax(values))], tried
-
-
-def over_seeds(by_seed: Sequence[Figures]) -> Figures:
-    """Mean, least and greatest of every figure over the seeds."""
-    found: Figures = {}
-    for group in by_seed[0]:
-        # A group may be empty by one seed and not by another.
-        names = dict.fromkeys(name for of in by_seed for name in of[group])
-        found[group] = {name: _spread([of[group][name] for of in by_seed if name in of[group]]) for name in names}
+def _auto(activity: Ints, rankings: dict[Trial, Ints], votes: Votes) -> Ints:
+    """The rankings by the best strategy for the activity of each user."""
+    found = np.full((len(activity), LENGTH), -1, np.int64)
+    for name in ACTIVITIES:
+        trial, users = votes.best(name), of_activity(name, activity)
+        if trial is not None:
+            found[users] = rankings[trial][users]
     return found
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    least, most = min(values), max(values)
-    # Rounding may put the mean of equal values beyond them.
-    return {"mean": float(np.clip(np.mean(values), least, most)), "min": least, "max": most}
-
-
-def _validated(system: System, settings: Settings, known: Known) -> float:
-    rankings = ranked(system.score(known, settings), known, 10)
-    values = accuracy(rankings, known.part.targets, (CHOSEN_BY,))[CHOSEN_BY]
-    return float(values[known.with_history].mean()) if known.with_history.any() else 0.0
-
-
-def _measured(system: System, settings: Settings, known: Known) -> dict[str, dict[str, float]]:
-    return measured(ranked(system.score(known, settings), known, _LONGEST), known)
-
-
-def _described(known: Known) -> dict[str, int]:
-    return {
-        "known_interactions": len(known.part.known),
-        "users_with_history": int(known.with_history.sum()),
-        "cold_users": int((~known.with_history).sum()),
-        "targets": int(known.part.targets.sum()),
-        "cold_items": int(known.cold_items.sum()),
-        "targets_that_are_cold": int((known.part.targets & known.cold_items).sum()),
-    }

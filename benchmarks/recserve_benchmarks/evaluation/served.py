@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from functools import lru_cache, partial
+import time
+from collections.abc import Sequence
+from functools import cached_property, lru_cache, partial
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
-from recserve_benchmarks.evaluation.ranking import NEVER, Known
+from recserve_benchmarks.evaluation.ranking import LENGTH, Known, of_users
 from recserve_benchmarks.evaluation.split import later_of_user
-from recserve_benchmarks.evaluation.system import Settings, System
+from recserve_benchmarks.evaluation.system import AUTO, Ranker, Settings, System, nothing
 from recserve_client.contract import RecommendRequest, RequestError, Slate
-from recserve_export.training.base import Learned, training_log
+from recserve_export.errors import TrainingError
+from recserve_export.training.base import Learned, TrainingLog, training_log
 from recserve_export.training.memory import in_memory
 from recserve_export.training.registry import TRAINERS, train
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
-from recserve_server_ext.common.arrays import Scores
+from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.counts.counts import Counts, LogColumns, counts_of, no_counts
 from recserve_server_ext.history.cleaning import of_types
 from recserve_server_ext.history.features import select
-from recserve_server_ext.history.user_histories import WINDOW, recorded_histories
+from recserve_server_ext.history.user_histories import WINDOW, RecordedHistory, recorded_histories
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.space import TEXT
 from recserve_server_ext.interactions.columns import InteractionColumns
@@ -34,54 +37,114 @@ from recserve_server_ext.recommend.pipeline import Pipeline
 from recserve_server_ext.recommend.profile import profile_of_user
 from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.strategies.base import Data
+from recserve_server_ext.strategies.chosen import Chosen
 from recserve_server_ext.strategies.counts_view import CountsView
 from recserve_server_ext.strategies.registry import Registry
 
-_LONGEST: Final = 20
 _BATCH: Final = 64
+#: Batches of histories that are kept from one strategy to the next.
+_KEPT: Final = 512
 _FALLBACK: Final = "popular"
 
 
-def slates(
-    known: Known,
-    request: RecommendRequest,
-    rules: HistoryRules,
-    registry: Registry,
-    trainings: Collection[str] = TRAINERS.keys(),
-) -> list[Slate | RequestError]:
-    """The slate of each user asked about.
+class Server:
+    """What a server would answer if the known part of the log were all there is.
 
-    Args:
-        known: What may be known.
-        request: Of each user; without a strategy it is `text`.
-        rules: How interactions become weights.
-        registry: Of the strategies.
-        trainings: Names of the trainings that are done, on what is known, where the strategy reads them.
+    Attributes:
+        seconds: Duration of each training.
     """
-    ids, limits = known.columns.subjects, Limits()
-    configured = registry.choose(request.strategy or TEXT, request.options)
-    learned = {
-        name: _learned(known, name)
-        for name in sorted(configured.strategy.trainings(configured.options) & set(trainings))
-    }
-    view = view_over(known.vectors, ExactEngine(known.vectors), ids, None, *in_memory(learned, known.vectors))
-    counts = _counts(known, counted_types(known.columns, rules))
-    data = Data(view, LiveFilters(view).of(view), CountsView(counts, view))
-    pipeline = Pipeline(registry.choose(_FALLBACK, {}), RankingCache(1))
-    seen: list[list[str]] = [[] for _ in known.part.users]
-    for number, item in zip(known.histories.user.tolist(), known.histories.subject.tolist(), strict=True):
-        seen[number].append(ids[item])
-    recorded = recorded_histories(newest(known.histories), seen, rules)
-    found: list[Slate | RequestError] = []
-    for start in range(0, len(recorded), _BATCH):
-        jobs = []
-        for history in recorded[start : start + _BATCH]:
-            asked_us = history.newest_us if known.part.asked_us is None else known.part.asked_us
-            job = Job(request, configured, data, "")
-            build_query(job, profile_of_user(request, history, view, limits, asked_us))
-            jobs.append(job)
-        found += pipeline.run(jobs)
-    return found
+
+    def __init__(self, known: Known, rules: HistoryRules | None = None, *, trains: bool = True) -> None:
+        """
+        Args:
+            known: What may be known.
+            rules: How interactions become weights.
+            trains: Whether it learns what strategies need; otherwise it serves as a home that was never trained.
+        """
+        self._known = known
+        self._rules = rules or HistoryRules()
+        self._trains = trains
+        self._limits = Limits()
+        self._histories: dict[int, list[RecordedHistory]] = {}
+        self._learned: dict[str, Learned | None] = {}
+        self._data: dict[frozenset[str], Data] = {}
+        self.seconds: dict[str, float] = {}
+
+    def data(self, trainings: frozenset[str] = frozenset()) -> Data:
+        """The catalogue and the counts, and what trainings learned from the known part.
+
+        A training that finds nothing to learn from leaves its strategies without what they need.
+        """
+        trainings = trainings if self._trains else frozenset()
+        found = self._data.get(trainings)
+        if found is None:
+            known, vectors = self._known, self._known.vectors
+            learned = {name: of for name in sorted(trainings) if (of := self._trained(name)) is not None}
+            ids, available = known.columns.subjects, known.part.candidates
+            view = view_over(vectors, ExactEngine(vectors), ids, available, *in_memory(learned, vectors))
+            found = self._data[trainings] = Data(view, LiveFilters(view).of(view), CountsView(self._counts, view))
+        return found
+
+    def _trained(self, name: str) -> Learned | None:
+        if name not in self._learned:
+            start = time.perf_counter()
+            try:
+                self._learned[name] = train(name, self._log, self._known.vectors)
+            except TrainingError:
+                self._learned[name] = None
+            self.seconds[name] = time.perf_counter() - start
+        return self._learned[name]
+
+    @cached_property
+    def _log(self) -> TrainingLog:
+        return training_log(self._known.columns, self._rules)
+
+    @cached_property
+    def _counts(self) -> Counts:
+        return _counted(self._known, counted_types(self._known.columns, self._rules))
+
+    def answers(
+        self, request: RecommendRequest, registry: Registry, users: Ints
+    ) -> list[tuple[Job, Slate | RequestError]]:
+        """The job and the slate of users, given by their places in the part.
+
+        Args:
+            request: Of each user; without a strategy it is `text`.
+            registry: Of the strategies.
+            users: Ascending.
+        """
+        configured = registry.choose(request.strategy or TEXT, request.options)
+        data = self.data(configured.strategy.trainings(configured.options))
+        pipeline = Pipeline(registry.choose(_FALLBACK, {}), RankingCache(1))
+        asked_us = self._known.part.asked_us
+        found: list[tuple[Job, Slate | RequestError]] = []
+        for start in range(0, len(users), _BATCH):
+            jobs = []
+            for history in self._recorded(users[start : start + _BATCH]):
+                job = Job(request, configured, data, "")
+                now_us = history.newest_us if asked_us is None else asked_us
+                build_query(job, profile_of_user(request, history, data.view, self._limits, now_us))
+                jobs.append(job)
+            found += zip(jobs, pipeline.run(jobs), strict=True)
+        return found
+
+    def _recorded(self, users: Ints) -> list[RecordedHistory]:
+        key = int(users[0])
+        kept = self._histories.get(key)
+        if kept is None or len(kept) != len(users):
+            if len(self._histories) >= _KEPT:
+                self._histories.clear()
+            own = newest(of_users(self._known.histories, users))
+            kept = self._histories[key] = recorded_histories(own, self._seen(users), self._rules)
+        return kept
+
+    def _seen(self, users: Ints) -> list[list[str]]:
+        seen, ids = self._known.seen[users], self._known.columns.subjects
+        return [[ids[item] for item in seen.indices[start:end].tolist()] for start, end in pairwise(seen.indptr)]
+
+
+# The settings of all strategies are tried one after the other on a part.
+server_of = lru_cache(maxsize=1)(Server)
 
 
 def newest(histories: InteractionColumns) -> InteractionColumns:
@@ -94,9 +157,7 @@ def counted_types(columns: InteractionColumns, rules: HistoryRules) -> tuple[str
     return tuple(name for name in columns.types if rules.base.get(name, 0.0) > 0)
 
 
-# Settings are tried one after the other on the parts of all seeds.
-@lru_cache(maxsize=8)
-def _counts(known: Known, types: tuple[str, ...]) -> Counts:
+def _counted(known: Known, types: tuple[str, ...]) -> Counts:
     """What the server counts of the log: by time, of the types that count."""
     columns = known.columns
     order = np.argsort(columns.time_us, kind="stable")
@@ -105,25 +166,38 @@ def _counts(known: Known, types: tuple[str, ...]) -> Counts:
     return counts_of(log, int(columns.time_us.max()), CountSettings())
 
 
-@lru_cache(maxsize=32)
-def _learned(known: Known, name: str) -> Learned:
-    """What a training finds in what is known."""
-    return train(name, training_log(known.columns), known.vectors)
+def _prepared(trainings: frozenset[str], known: Known) -> dict[str, float]:
+    """Count, and train; the seconds of each training."""
+    server = server_of(known)
+    server.data(trainings)
+    return {name: server.seconds[name] for name in trainings if name in server.seconds}
 
 
-def by_strategy(name: str, known: Known, settings: Settings) -> Scores:
-    """[n, items] scores that rank as the slates of a strategy with these options do; nothing else is ranked."""
-    request = RecommendRequest(user_id="", k=_LONGEST, strategy=name, options=dict(settings), explain=False)
-    place_of = {item: place for place, item in enumerate(known.columns.subjects)}
-    scores = np.full((len(known.part.users), len(known.vectors)), NEVER, np.float32)
-    for line, slate in zip(scores, slates(known, request, HistoryRules(), Registry()), strict=True):
-        if isinstance(slate, Slate):
-            line[[place_of[item.id] for item in slate.items]] = -np.arange(len(slate.items), dtype=np.float32)
-    return scores
+def by_strategy(name: str, registry: Registry, known: Known, settings: Settings) -> Ranker:
+    """Ranks as the slates of a strategy with these options do; nothing where it lacks something."""
+    server = server_of(known)
+    strategy, options = registry.choose(name, settings)
+    if strategy.lacking(server.data(strategy.trainings(options)), options) is not None:
+        return nothing
+    request = RecommendRequest(user_id="", k=LENGTH, strategy=name, options=dict(settings), explain=False)
+
+    def rank(users: Ints) -> Ints:
+        rankings = nothing(users)
+        for line, (job, slate) in zip(rankings, server.answers(request, registry, users), strict=True):
+            if isinstance(slate, Slate) and job.ranked is not None:
+                rows = job.ranked.rows[:LENGTH]
+                line[: len(rows)] = rows
+        return rankings
+
+    return rank
 
 
-def systems() -> list[System]:
-    """A system for every registered strategy that can answer."""
+def systems(names: Sequence[str] = ()) -> list[System]:
+    """A system for every registered strategy that can answer, or for some of them; `auto` is put together from these.
+
+    A strategy that needs a training is trained on each part. One whose training `recserve train all` leaves out is
+    only evaluated by name.
+    """
     registry = Registry()
     vectors = np.ones((1, 1), np.float32)
     view = view_over(vectors, ExactEngine(vectors))
@@ -132,7 +206,27 @@ def systems() -> list[System]:
     for name in registry.names:
         strategy, options = registry.choose(name, {})
         trainings = strategy.trainings(options)
-        if (trainings and trainings <= TRAINERS.keys()) or strategy.lacking(data, options) is None:
-            grid = tuple(strategy.grid)
-            found.append(System(name=name, kind="strategy", score=partial(by_strategy, name), grid=grid))
+        can_answer = (trainings and trainings <= TRAINERS.keys()) or strategy.lacking(data, options) is None
+        is_asked = name in names if names else all(TRAINERS[of].is_for_all for of in trainings & TRAINERS.keys())
+        if name == AUTO or not is_asked or not can_answer:
+            continue
+        system = System(
+            name=name,
+            kind="strategy",
+            fit=partial(by_strategy, name, registry),
+            grid=tuple(strategy.grid),
+            is_personal=strategy.is_personal,
+            prepare=partial(_prepared, trainings),
+        )
+        found.append(system)
     return found
+
+
+def trainings_of(chosen: Chosen) -> list[str]:
+    """Names of the trainings that what was chosen needs, sorted."""
+    registry, found = Registry(), set[str]()
+    for choice in (chosen.cold, chosen.few, chosen.many):
+        if choice is not None:
+            strategy, options = registry.choose(choice.strategy, choice.options)
+            found |= strategy.trainings(options)
+    return sorted(found)

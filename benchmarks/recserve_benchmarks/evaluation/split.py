@@ -1,75 +1,128 @@
-"""Splits of a log into what may be known and what is to be found, for one seed."""
+"""Parts of a log: what may be known, and what is to be found."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+from scipy import sparse
 
-from recserve_benchmarks.errors import BenchmarkError
 from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.interactions.columns import InteractionColumns
 
-Protocol = Literal["leave-one-out", "time"]
-PROTOCOLS: Final[tuple[Protocol, ...]] = ("leave-one-out", "time")
-#: Shares of the interactions before validation and before the test, by time.
-_BEFORE: Final = (0.8, 0.9)
+Protocol = Literal["leave_one_out", "time"]
+PROTOCOLS: Final[tuple[Protocol, ...]] = ("leave_one_out", "time")
+#: Shares of the interactions before each cut, by time. The first cut is only for validation.
+CUTS: Final = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+#: Share of the items that are held out of what is known, to measure new items.
+_HELD_OUT: Final = 0.1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
     """A question to systems: from these interactions, which items do these users turn to next?
 
     Attributes:
-        known: Places of the interactions that may be known, ascending: histories, and all that is fitted.
+        name: Shown while it is measured.
+        known: [interactions] which may be known: histories, and all that is learned.
         users: [n] the users asked about, ascending.
-        targets: [n, items] whether an item is to be found.
-        order: [n, items] items in random order for each user: among equal scores the earlier one wins.
+        targets: Sparse [n, items] bool: whether an item is to be found.
+        seed: Orders items of equal scores.
         asked_us: When all users ask, in microseconds since 1970; `None` where each asks right after the last known
             interaction.
+        candidates: [items] that may be ranked; `None` for all.
+        is_validation: Whether settings are chosen by it, for later parts.
+        is_test: Whether figures are measured on it.
+        asked: Number of users that `users` are a sample of.
     """
 
-    known: Ints
+    name: str = ""
+    known: Mask
     users: Ints
-    targets: Mask
-    order: Ints
+    targets: Any
+    seed: int = 0
     asked_us: int | None = None
+    candidates: Mask | None = None
+    is_validation: bool = False
+    is_test: bool = False
+    asked: int = 0
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """A part to choose settings on, and a later one to measure on; what the first asks for may be known to the test."""
+class Splitter:
+    """Makes the parts of a log, one after the other.
 
-    validation: Part
-    test: Part
+    A part that asks for nothing, or of which nothing is known, is left out.
 
-
-def split(columns: InteractionColumns, protocol: Protocol, seed: int) -> Split:
-    """Split by a protocol.
-
-    - leave-one-out: of each user the last interaction is the test, the last but one the validation. A user with fewer
-      than three is in no validation, with fewer than two in no test. Random numbers order interactions of the same
-      time. Each user asks right after the last known interaction: the time of what is to be found is not known.
-    - time: the first 80% of the log by time are known to validation, the first 90% to the test. Interactions of the
-      same time stay together. All new items of each user are to be found, asked for at the beginning of the part.
-
-    Raises:
-        BenchmarkError: Nothing is left to be found.
+    Attributes:
+        columns: The log.
+        seeds: Of what breaks ties, in time and in scores.
+        most_users: Users of a part at most; a larger number is sampled.
     """
-    rng = np.random.default_rng(seed)
-    if protocol == "leave-one-out":
-        before = later_of_user(columns, rng.random(len(columns.time_us)))
-        parts = [_part(columns, before > last, before == last, rng) for last in (1, 0)]
-    else:
-        times = np.sort(columns.time_us)
-        first, second = (int(times[int(share * len(times))]) for share in _BEFORE)
-        time_us = columns.time_us
-        parts = [
-            _part(columns, time_us < first, (time_us >= first) & (time_us < second), rng, first),
-            _part(columns, time_us < second, time_us >= second, rng, second),
-        ]
-    return Split(*parts)
+
+    columns: InteractionColumns
+    seeds: Sequence[int] = (0,)
+    most_users: int | None = None
+
+    def parts(self, protocol: Protocol) -> Iterator[Part]:
+        """The parts of a protocol, validation before test.
+
+        - leave_one_out: of each user the last interaction is the test, the last but one the validation. Random numbers
+          order interactions of the same time, anew for each seed. Each user asks right after the last known
+          interaction: the time of what is to be found is not known.
+        - time: rolling cuts. What came before a cut is known, and the new items of each user in the next tenth of the
+          log are to be found, asked for at the cut. Each cut is the validation of the later ones.
+        """
+        found = self._leave_one_out() if protocol == "leave_one_out" else self._rolling()
+        return (part for part in found if part is not None)
+
+    def held_out(self) -> Iterator[Part]:
+        """Cold items: a tenth of the items is unknown to all, and only these are ranked."""
+        rng = np.random.default_rng(self.seeds[0])
+        items = np.unique(self.columns.subject)
+        chosen = rng.choice(items, max(1, round(_HELD_OUT * len(items))), replace=False)
+        is_out = np.zeros(len(self.columns.subjects), np.bool_)
+        is_out[chosen] = True
+        wanted = is_out[self.columns.subject]
+        part = self._part("cold items", ~wanted, wanted, self.seeds[0], candidates=is_out, is_test=True)
+        if part is not None:
+            yield part
+
+    def _leave_one_out(self) -> Iterator[Part | None]:
+        for seed in self.seeds:
+            later = later_of_user(self.columns, np.random.default_rng(seed).random(len(self.columns.time_us)))
+            if seed == self.seeds[0]:
+                yield self._part("validation", later > 1, later == 1, seed, is_validation=True)
+            yield self._part(f"test, seed {seed}", later > 0, later == 0, seed, is_test=True)
+
+    def _rolling(self) -> Iterator[Part | None]:
+        time_us = self.columns.time_us
+        times = np.sort(time_us)
+        ends = [*(int(times[int(share * len(times))]) for share in CUTS), int(times[-1]) + 1]
+        for share, start, end in zip(CUTS, ends, ends[1:], strict=False):
+            kinds = {"is_validation": share != CUTS[-1], "is_test": share != CUTS[0]}
+            wanted = (time_us >= start) & (time_us < end)
+            yield self._part(f"cut at {share:.0%}", time_us < start, wanted, self.seeds[0], asked_us=start, **kinds)
+
+    def _part(self, name: str, known: Mask, wanted: Mask, seed: int, **fields: Any) -> Part | None:
+        columns, items = self.columns, len(self.columns.subjects)
+        every_user = columns.user
+        pairs = np.unique(every_user[wanted] * items + columns.subject[wanted])
+        pairs = pairs[~np.isin(pairs, every_user[known] * items + columns.subject[known])]
+        if not len(pairs) or not known.any():
+            return None
+        user_of, item_of = np.divmod(pairs, items)
+        users = np.unique(user_of)
+        asked = len(users)
+        if self.most_users is not None and asked > self.most_users:
+            users = np.sort(np.random.default_rng(seed).choice(users, self.most_users, replace=False))
+            is_kept = np.isin(user_of, users)
+            user_of, item_of = user_of[is_kept], item_of[is_kept]
+        places = np.searchsorted(users, user_of), item_of
+        targets = sparse.csr_array((np.ones(len(user_of), np.bool_), places), (len(users), items))
+        return Part(name=name, known=known, users=users, targets=targets, seed=seed, asked=asked, **fields)
 
 
 def later_of_user(columns: InteractionColumns, ties: Floats | Ints) -> Ints:
@@ -78,21 +131,3 @@ def later_of_user(columns: InteractionColumns, ties: Floats | Ints) -> Ints:
     later = np.empty(len(order), np.int64)
     later[order] = np.repeat(columns.offsets[1:], np.diff(columns.offsets)) - 1 - np.arange(len(order))
     return later
-
-
-def _part(
-    columns: InteractionColumns,
-    known: Mask,
-    wanted: Mask,
-    rng: np.random.Generator,
-    asked_us: int | None = None,
-) -> Part:
-    users, items = columns.users, len(columns.subjects)
-    targets = np.zeros((users, items), np.bool_)
-    targets[columns.user[wanted], columns.subject[wanted]] = True
-    targets[columns.user[known], columns.subject[known]] = False
-    asked = np.flatnonzero(targets.any(axis=1))
-    if not len(asked):
-        raise BenchmarkError("nothing is left to be found: the dataset has too few interactions for this protocol")
-    order = rng.permuted(np.tile(np.arange(items), (len(asked), 1)), axis=1)
-    return Part(np.flatnonzero(known), asked, targets[asked], order, asked_us)

@@ -15,9 +15,10 @@ def named(names: Sequence[str]) -> list[System]:
     Raises:
         BenchmarkError: There is none with such a name.
     """
-    known = {system.name: system for system in (*baselines.SYSTEMS, *served.systems())}
+    known = {system.name: system for system in (*baselines.SYSTEMS, *served.systems(names))}
     for name in names:
         if name not in known:
-            raise BenchmarkError(f"there is no system {name!r}; there are: {', '.join(known)}")
+            every = ", ".join([*(system.name for system in baselines.SYSTEMS), *(of.name for of in served.systems())])
+            raise BenchmarkError(f"there is no system {name!r}; there are: {every}")
     wanted = {"popularity", *names} if names else set(known)
     return [system for system in known.values() if system.name in wanted]

@@ -23,8 +23,8 @@ LEAST_ITEMS: Final = 60_000
 #: More CPU contention than this share of the cores makes figures doubtful.
 _MUCH_CONTENTION: Final = 0.05
 _PACKAGES: Final = (
-    "recserve", "faiss-cpu", "fastembed", "hnswlib", "infinity-emb", "ir-measures", "numpy", "nvidia-pytriton", "onnx",
-    "onnxruntime", "pymilvus", "pytrec-eval-terrier", "scipy", "sentence-transformers", "sqlalchemy", "tokenizers",
+    "recserve", "faiss-cpu", "fastembed", "hnswlib", "infinity-emb", "numpy", "nvidia-pytriton", "onnx",
+    "onnxruntime", "pymilvus", "scipy", "sentence-transformers", "sqlalchemy", "statsmodels", "tokenizers",
     "torch", "transformers", "tritonclient",
 )  # fmt: skip
 

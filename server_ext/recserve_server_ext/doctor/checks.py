@@ -26,6 +26,10 @@ _GLIBC = (2, 35)
 _INSTALL = "pip install 'recserve[serve]'"
 _ORIGINS = {"path": "as given", "PATH": "from PATH", "wheel": "from the wheel nvidia-pytriton"}
 _START_S = 20.0
+#: A log with fewer interactions needs no evaluation, and one this many times longer needs a new one.
+_LEAST_INTERACTIONS = 1000
+_MUCH_LONGER = 1.5
+_EVALUATE = "run: recserve evaluate"
 #: Exit code of the dynamic loader when a library is missing.
 _NOT_LOADED = 127
 
@@ -61,6 +65,7 @@ def examine(
         ("encoder target", lambda: _target(workspace, settings, triton)),
         ("snapshot", lambda: _snapshot(workspace, settings)),
         ("catalogue store", lambda: _store(workspace, settings)),
+        ("evaluation", lambda: _evaluation(workspace, settings)),
         ("gRPC port", lambda: _port(settings.host, settings.grpc_port, "grpc")),
         ("metrics port", lambda: _port(settings.host, settings.metrics_port, "metrics")),
     ]
@@ -198,6 +203,24 @@ def _store(workspace: Workspace, settings: ServeSettings) -> Outcome:
         if manifest.source != head.identity or head.imported_at > manifest.revision:
             return f"{found}, from another import", "run: recserve index build"
         return f"{found}, {store.pending(manifest.revision):,} changes since", ""
+
+
+def _evaluation(workspace: Workspace, settings: ServeSettings) -> Outcome:
+    """Whether the strategies for this log were chosen on it, or on a log that was much shorter."""
+    from recserve_server_ext.interactions import reads
+    from recserve_server_ext.interactions.store import InteractionStore
+    from recserve_server_ext.strategies.chosen import read_evaluated
+
+    place = settings.users.store or workspace.interactions
+    if isinstance(place, Path) and not place.is_file():
+        return "none: there is no interaction log", ""
+    evaluated = read_evaluated(workspace.evaluation)
+    with InteractionStore(place) as store, store.database.reading() as connection:
+        count = reads.last_number(connection)
+    if evaluated is None:
+        return f"none, {count:,} interactions", "" if count < _LEAST_INTERACTIONS else _EVALUATE
+    found = f"of {evaluated:,} interactions, {count:,} now"
+    return found, _EVALUATE if count > _MUCH_LONGER * max(evaluated, _LEAST_INTERACTIONS) else ""
 
 
 def _port(host: str, port: int, what: str) -> Outcome:

@@ -57,6 +57,14 @@ class EvaluationFile(msgspec.Struct, frozen=True, kw_only=True):
     chosen: Chosen = Chosen()
 
 
+class _Evaluated(msgspec.Struct, frozen=True):
+    last_number: int = 0
+
+
+class _OnlyData(msgspec.Struct, frozen=True):
+    data: _Evaluated = _Evaluated()
+
+
 class _OnlyChosen(msgspec.Struct, frozen=True):
     chosen: Chosen = Chosen()
 
@@ -64,6 +72,14 @@ class _OnlyChosen(msgspec.Struct, frozen=True):
 def write_evaluation(path: Path, found: EvaluationFile) -> None:
     """Replace the file atomically."""
     write_file(path, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+
+
+def read_evaluated(path: Path) -> int | None:
+    """Number of the newest interaction that was evaluated; `None` without a file. Errors are those of `read_chosen`."""
+    if not path.is_file():
+        return None
+    with reading(path, ConfigError, "evaluate again: recserve evaluate"):
+        return msgspec.json.decode(path.read_bytes(), type=_OnlyData).data.last_number
 
 
 def chosen_options(path: Path) -> dict[str, Any]:

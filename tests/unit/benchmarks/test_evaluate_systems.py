@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from recserve_benchmarks.evaluation.baselines import plain_mean, popularity
-from recserve_benchmarks.evaluation.ranking import Known, ranked
-from recserve_benchmarks.evaluation.run import choose
+from recserve_benchmarks.evaluation.baselines import plain_mean, popularity, predicted_popularity, recent_popularity
+from recserve_benchmarks.evaluation.ranking import LENGTH, ranked
 from recserve_benchmarks.evaluation.served import by_strategy, systems
-from recserve_benchmarks.evaluation.system import Settings, System
 from recserve_client.contract import Slate
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.engines.exact import ExactEngine
-from support.known_log import known_of
+from recserve_server_ext.strategies.registry import Registry
+from support.known_log import everybody, known_of
 from support.service import Service
 
 DIM = 16
@@ -39,8 +38,8 @@ def test_the_plain_mean_is_what_is_served_for_a_history() -> None:
     vectors = unit_vectors(150)
     histories = [rng.choice(150, size, replace=False).tolist() for size in (1, 3, 3, 8, 40)]
     known = known_of(histories, 150, vectors=vectors)
-    scores = plain_mean(known, {})
-    rankings = ranked(scores, known, 10)
+    scores = plain_mean(known)(everybody(known))
+    rankings = ranked(scores.copy(), known, everybody(known), 10)
     slates = served(vectors, histories)
     assert len(slates) == len(histories)
     for user, slate in enumerate(slates):
@@ -52,14 +51,15 @@ def test_the_plain_mean_is_what_is_served_for_a_history() -> None:
 def test_items_without_a_text_and_users_without_a_history_have_no_text_score() -> None:
     vectors = unit_vectors(6)
     vectors[4] = 0.0
-    scores = plain_mean(known_of([[0, 1], [], [4]], 6, vectors=vectors), {})
+    known = known_of([[0, 1], [], [4]], 6, vectors=vectors)
+    scores = plain_mean(known)(everybody(known))
     assert np.isneginf(scores[:, 4]).all()
     assert np.isneginf(scores[1:]).all()
     assert np.isfinite(scores[0, [0, 1, 2, 3, 5]]).all()
 
 
 def test_popularity_counts_users() -> None:
-    assert popularity(known_of([[0, 1], [0], []], 3), {}).tolist() == [[2, 1, 0]] * 3
+    assert popularity(known_of([[0, 1], [0], []], 3))(np.arange(3)).tolist() == [[2, 1, 0]] * 3
 
 
 def test_every_registered_strategy_that_can_answer_is_a_system() -> None:
@@ -69,35 +69,48 @@ def test_every_registered_strategy_that_can_answer_is_a_system() -> None:
     assert "fusion" not in found  # it has no parts until a request names some
     for system in found.values():
         for settings in system.grid:
-            assert system.score(known, settings).shape == (2, 8)
+            assert system.fit(known, settings)(everybody(known)).shape == (2, LENGTH)
 
 
 def test_a_strategy_ranks_what_its_slate_holds() -> None:
     # Whoever turned to 0 also turned to 1.
     known = known_of([[0, 1]] * 3 + [[0, 1, 2]] * 2 + [[0], [3, 4]], 6)
-    scores = by_strategy("item_knn", known, {"half_life": 1e6})
-    rankings = ranked(scores, known, 3)
+    rankings = by_strategy("item_knn", Registry(), known, {"half_life": 1e6})(everybody(known))
     # 0 has no more neighbours: the slate is filled up with what is popular.
-    assert rankings[5].tolist() == [1, 2, 3]
+    assert rankings[5, :3].tolist() == [1, 2, 3]
 
 
 def test_users_of_whom_nothing_is_known_get_what_is_popular() -> None:
     known = known_of([[0, 1], [0], [0, 2], []], 4)
-    rankings = ranked(by_strategy("text", known, {}), known, 1)
-    assert rankings[3].tolist() == [0]
+    rankings = by_strategy("text", Registry(), known, {})(everybody(known))
+    assert rankings[3, 0] == 0
 
 
-def test_the_best_settings_on_validation_are_chosen() -> None:
-    known = known_of([[0], [1]], 4)
-    known.part.targets[:, 3] = True
+def test_rankings_of_some_users_are_those_of_all() -> None:
+    rng = np.random.default_rng(4)
+    histories = [rng.choice(60, size, replace=False).tolist() for size in (1, 3, 0, 8, 20)]
+    known = known_of(histories, 60, vectors=unit_vectors(60))
+    # Spaces learned from five users hold items of equal scores, which rounding orders.
+    for system in systems(["text", "popular", "item_knn"]):
+        rank = system.fit(known, system.grid[0])
+        every, some = rank(everybody(known)), rank(np.array([1, 4]))
+        assert every[[1, 4]].tolist() == some.tolist()
 
-    def score(of: Known, settings: Settings) -> Vectors:
-        scores = np.zeros((2, 4), np.float32)
-        scores[:, settings["first"]] = 1.0
-        return scores
 
-    system = System(name="b", kind="strategy", score=score, grid=({"first": 2}, {"first": 3}))
-    settings, tried = choose(system, [known])
-    assert settings == {"first": 3}
-    assert tried[1]["ndcg@10"] == 1.0
-    assert tried[0]["ndcg@10"] < 1.0
+def test_recent_popularity_counts_the_last_week() -> None:
+    known = known_of([[0, 1], [0, 1], [0, 2], [2]], 4)
+    week_us = 7 * 86_400 * 10**6
+    # Everything but the interactions with item 2 is long ago.
+    known.columns.time_us[known.columns.subject != 2] -= 2 * week_us
+    assert np.argsort(-recent_popularity(known)(np.zeros(1, np.int64))[0]).tolist() == [2, 0, 1, 3]
+
+
+def test_popularity_is_predicted_from_text() -> None:
+    vectors = unit_vectors(400)
+    users = np.round(np.exp(3 + 2 * vectors[:, 0]))
+    users[300:] = 0  # not learned from
+    vectors[399] = 0.0
+    found = predicted_popularity(vectors, users)
+    assert np.isneginf(found[399])
+    assert np.corrcoef(found[300:399], vectors[300:399, 0])[0, 1] > 0.95
+    assert np.isneginf(predicted_popularity(vectors, np.zeros(400))).all()

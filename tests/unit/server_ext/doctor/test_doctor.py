@@ -35,6 +35,7 @@ CHECKS = [
     "encoder target",
     "snapshot",
     "catalogue store",
+    "evaluation",
     "gRPC port",
     "metrics port",
 ]

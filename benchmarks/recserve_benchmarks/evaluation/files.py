@@ -1,0 +1,223 @@
+"""A pair of files to evaluate: what users did with items, and the texts of the items."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from recserve_benchmarks.errors import BenchmarkError
+from recserve_export.errors import ExportError
+from recserve_export.interactions.mapping import ROW, FieldName, InteractionMapping
+from recserve_export.interactions.rows import InteractionConverter
+from recserve_export.tabular.opening import Opened
+from recserve_export.tabular.preview import sample_of
+from recserve_export.tabular.rows import RowError
+from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.interactions.interaction import RefusedError
+
+#: Names of columns, the first that a file has is taken.
+_USER: Final = ("user_id", "user", "userId", "userid", "uid", "reviewerID", "visitorid", "customer_id")
+_ITEM: Final = (
+    "item_id", "item", "itemId", "id", "movie_id", "movieId", "product_id", "parent_asin", "asin", "book_id", "isbn",
+    "business_id", "track_id", "sku",
+)  # fmt: skip
+_TIME: Final = ("timestamp", "time", "ts", "unixReviewTime", "event_time", "datetime", "date", "created_at")
+_VALUE: Final = ("rating", "value", "stars", "overall", "score")
+_TYPE: Final = ("type", "event", "event_type", "behavior", "action")
+_TEXTS: Final = frozenset({
+    "title", "movie_title", "name", "text", "description", "genre", "genres", "class", "category", "categories", "tags",
+    "brand", "author", "authors", "artist",
+})  # fmt: skip
+#: Type of interactions of a file that has none, with a rating and without.
+_RATED: Final = "rating"
+_CLICKED: Final = "click"
+_NONE: Final = float("nan")
+#: Rows that the columns are found in.
+_HEAD: Final = 200
+
+
+class Pair(NamedTuple):
+    """What was read.
+
+    Attributes:
+        columns: Interactions, users in the order they first occur; `subjects` are the ids of all items.
+        texts: [items] by field.
+        fields: Names of the text fields.
+        times: Column of the times; `row` where the order of the rows stands for them.
+        files: SHA-256 of the files, by name.
+        refused: Rows that could not be read.
+    """
+
+    columns: InteractionColumns
+    texts: list[dict[str, str]]
+    fields: tuple[str, ...]
+    times: str
+    files: dict[str, str]
+    refused: int
+
+
+class _Found:
+    """Takes the columns of a file that have a known name, when the reader has seen its header."""
+
+    def __init__(self) -> None:
+        self.known: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns."""
+        return self.known
+
+    def check_columns(self, known: Iterable[str]) -> None:
+        """Refuses nothing."""
+        self.known = tuple(known)
+
+    def first(self, names: Sequence[str]) -> str | None:
+        """The first of these names that is a column."""
+        return next((name for name in names if name in self.known), None)
+
+
+def read_pair(interactions: Path, items: Path | None = None) -> Pair:
+    """Read a file of interactions and the file of items that belongs to it.
+
+    Columns are found by common names. Without times, the order of the rows stands for them.
+
+    Args:
+        interactions: File of any format that `recserve interactions import` reads, or a folder with one `.inter` file.
+        items: File of items; `None` takes the `.item` file of the same name beside the interactions, if there is one.
+
+    Raises:
+        BenchmarkError: A file or a column is missing, or no row can be read.
+    """
+    events = _events_file(interactions)
+    beside = events.with_suffix(".item")
+    described = items or (beside if beside.is_file() else None)
+    try:
+        fields, texts_of = _read_items(described) if described is not None else ((), {})
+        return _read_interactions(events, described, fields, texts_of)
+    except ExportError as error:
+        raise BenchmarkError(str(error)) from error
+
+
+def _events_file(place: Path) -> Path:
+    if place.is_file():
+        return place
+    found = sorted(place.glob("*.inter")) if place.is_dir() else []
+    if len(found) != 1:
+        what = f"has {len(found)} .inter files" if place.is_dir() else "is neither a folder nor a file"
+        raise BenchmarkError(f"{place} {what}; name one: --dataset FOLDER/ml-100k.inter")
+    return found[0]
+
+
+def _rows(path: Path, found: _Found) -> Iterator[dict[str, Any] | None]:
+    """The rows of a file, `None` for one that cannot be read: the only place that knows the readers of an import."""
+    source = Opened(path).source(found)
+    # JSON has no header: its columns are those of the first rows.
+    found.known = tuple(dict.fromkeys([*(name for row in sample_of(source, _HEAD) for name in row), *found.known]))
+    for _, values in source.rows():
+        yield None if isinstance(values, RowError) else values
+
+
+def _read_items(path: Path) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:
+    """Names of the text fields, and the texts of each item."""
+    found, texts_of = _Found(), dict[str, dict[str, str]]()
+    kinds = _texts_of_recbole(path) if path.suffix == ".item" else []
+    fields: tuple[str, ...] = ()
+    for values in _rows(path, found):
+        name = found.first(_ITEM)
+        if name is None:
+            raise BenchmarkError(f"{path.name}: no column of item ids; the file has: {', '.join(found.known)}")
+        if not fields:
+            fields = tuple(column for column in found.known if column in (kinds or _TEXTS))
+        if values is not None and values.get(name) not in (None, ""):
+            texts = ((field, _text(values.get(field))) for field in fields)
+            texts_of[str(values[name])] = {field: text for field, text in texts if text}
+    return fields, texts_of
+
+
+def _texts_of_recbole(path: Path) -> list[str]:
+    """Names of the columns of texts, by the types in RecBole's header."""
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline().rstrip("\r\n").split("\t")
+    return [name for name, _, kind in (column.partition(":") for column in header) if kind == "token_seq"]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(part.strip() for part in value if isinstance(part, str) and part.strip())
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _read_interactions(
+    path: Path, described: Path | None, fields: tuple[str, ...], texts_of: dict[str, dict[str, str]]
+) -> Pair:
+    found, convert, timed = _Found(), None, ""
+    users: dict[str, int] = {}
+    items = {name: place for place, name in enumerate(texts_of)}
+    types: dict[str, int] = {}
+    numbers, values_of, refused = array("q"), array("d"), 0
+    for number, values in enumerate(_rows(path, found)):
+        if convert is None:
+            mapping, timed = _mapping(path, found)
+            convert = InteractionConverter(mapping, None)
+        try:
+            interaction = convert(values or {}, number + 1)
+        except (RowError, RefusedError):
+            refused += 1
+            continue
+        if interaction.item is None:
+            refused += 1
+            continue
+        codes = (
+            (of.setdefault(name, len(of)))
+            for of, name in ((users, interaction.user), (items, interaction.item), (types, interaction.type))
+        )
+        numbers.extend((*codes, round(interaction.timestamp * MICROSECONDS)))
+        values_of.append(_NONE if interaction.value is None else interaction.value)
+    if not len(values_of):
+        raise BenchmarkError(f"{path.name}: there are no interactions that can be read, {refused:,} rows are refused")
+    columns = _columns(np.array(numbers, np.int64).reshape(-1, 4), np.array(values_of), list(types), list(items))
+    texts = [texts_of.get(name, {}) for name in items]
+    files = {file.name: sha256_of(file) for file in (path, described) if file is not None}
+    return Pair(columns, texts, fields, timed, files, refused)
+
+
+def _mapping(path: Path, found: _Found) -> tuple[InteractionMapping, str]:
+    """The mapping by the names of the columns, and the column of times."""
+    user, item = found.first(_USER), found.first(_ITEM)
+    for what, name in (("users", user), ("items", item)):
+        if name is None:
+            raise BenchmarkError(f"{path.name}: no column of {what}; the file has: {', '.join(found.known)}")
+    time, value, kind = found.first(_TIME), found.first(_VALUE), found.first(_TYPE)
+    measures: dict[FieldName, str] = {} if value is None else {"value": value}
+    one_type = None if kind is not None else _CLICKED if value is None else _RATED
+    mapping = InteractionMapping(
+        user=user or "", item=item, timestamp=time or "timestamp", time=None if time else ROW, type=one_type,
+        type_column=kind, fields=measures,
+    )  # fmt: skip
+    return mapping, time or ROW
+
+
+def _columns(numbers: Any, values: Any, types: list[str], items: list[str]) -> InteractionColumns:
+    """Columns sorted by user."""
+    user, item, kind, time_us = numbers.T
+    order = np.argsort(user, kind="stable")
+    nothing = np.full(len(order), np.nan)
+    return InteractionColumns(
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(user))]),
+        time_us=time_us[order],
+        type=kind[order],
+        subject=item[order],
+        value=values[order],
+        duration_s=nothing,
+        price=nothing,
+        quantity=nothing,
+        types=types,
+        subjects=items,
+        is_item=np.ones(len(items), np.bool_),
+    )
