@@ -43,6 +43,13 @@ class _Chosen(NamedTuple):
     options: Any
 
 
+class _Asked(NamedTuple):
+    """What was chosen for a query, and the query to ask it with."""
+
+    chosen: _Chosen
+    query: Query
+
+
 class PreparedOptions(NamedTuple):
     """The strategies to ask for each activity, the first one first.
 
@@ -102,7 +109,7 @@ class Auto(Strategy):
 
     def answering(self, query: Query) -> str:
         """The chosen strategy."""
-        return self._chosen([query])[0].strategy.name
+        return self._chosen([query])[0].chosen.strategy.name
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The candidates of the strategy of each query."""
@@ -135,18 +142,17 @@ class Auto(Strategy):
         self, queries: Sequence[Query], ask: Callable[[Strategy, list[Query], list[int]], Sequence[T]]
     ) -> list[T]:
         """[queries] what the strategy of each says; `ask` asks one about the queries at some places."""
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        chosen = self._chosen(queries)
-        for place, (strategy, options) in enumerate(chosen):
-            groups[id(strategy), id(options)].append(place)
+        groups: dict[int, list[int]] = defaultdict(list)
+        asked = self._chosen(queries)
+        for place, (chosen, _) in enumerate(asked):
+            groups[id(chosen)].append(place)
         answers: dict[int, T] = {}
         for places in groups.values():
-            strategy, options = chosen[places[0]]
-            own = [queries[place].with_options(options) for place in places]
-            answers.update(zip(places, ask(strategy, own, places), strict=True))
+            own = [asked[place].query for place in places]
+            answers.update(zip(places, ask(asked[places[0]].chosen.strategy, own, places), strict=True))
         return [answers[place] for place in range(len(queries))]
 
-    def _chosen(self, queries: Sequence[Query]) -> list[_Chosen]:
+    def _chosen(self, queries: Sequence[Query]) -> list[_Asked]:
         """[queries] the first strategy of each that is trained and can use the profile; none is cold."""
         self._choose(queries)
         return [query.kept[self] for query in queries]
@@ -160,8 +166,9 @@ class Auto(Strategy):
         for group in groups.values():
             for chosen in group[0].options.of(group[0]):
                 left = []
-                for query, reason in zip(group, _reasons(chosen, group), strict=True):
-                    query.kept[self] = chosen if reason is None else reason
+                own = [query.with_options(chosen.options) for query in group]
+                for query, asked, reason in zip(group, own, _reasons(chosen, own), strict=True):
+                    query.kept[self] = _Asked(chosen, asked) if reason is None else reason
                     if reason is not None:
                         left.append(query)
                 group = left
@@ -170,12 +177,12 @@ class Auto(Strategy):
 
 
 def _reasons(chosen: _Chosen, queries: Sequence[Query]) -> list[RequestError | None]:
-    """[queries] why a strategy cannot answer them."""
+    """[queries] why a strategy cannot answer them; they have its options."""
     strategy, options = chosen
     lacking = strategy.lacking(queries[0].data, options)
     if lacking is not None or not strategy.is_personal:
         return [lacking] * len(queries)
     usable = [query for query in queries if query.profile.is_usable]
-    reasons = iter(strategy.cold([query.with_options(options) for query in usable]) if usable else [])
+    reasons = iter(strategy.cold(usable) if usable else [])
     without = None if strategy.answers_cold else _NO_HISTORY
     return [next(reasons) if query.profile.is_usable else without for query in queries]

@@ -10,8 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -106,6 +105,10 @@ def mixed(session: Floats, log: Floats, mix: float) -> Floats:
     return session / masses[0] * mix + log / masses[1] * (1.0 - mix)
 
 
+#: Key of the mask `usable` in what is kept of a query.
+_USABLE: Final = "usable"
+
+
 @dataclass(frozen=True, eq=False)
 class Query:
     """A profile with everything that is asked of the candidates; immutable but for the cache `kept`.
@@ -116,7 +119,7 @@ class Query:
         spec: How many candidates are wanted, and which ones are allowed.
         options: Options of the strategy that is asked.
         context: Context of this visit, such as the device.
-        kept: Cache of what strategies computed from this query, by strategy.
+        kept: Cache of what was computed from this query: by strategy, and the mask `usable`.
     """
 
     profile: Profile
@@ -126,19 +129,20 @@ class Query:
     context: Mapping[str, str] = field(default_factory=dict)
     kept: dict[Any, Any] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def usable(self) -> Mask:
         """[rows] items that may be recommended: available, matching the filter, and not banned."""
-        spec = self.spec
-        usable = (self.data.view.available if spec.allowed is None else spec.allowed.mask).copy()
-        usable[spec.banned] = False
-        return usable
+        spec, found = self.spec, self.kept.get(_USABLE)
+        # A query for a quota has the same cache and another filter.
+        if found is None or found[0] is not spec.allowed or found[1] is not spec.banned:
+            usable = (self.data.view.available if spec.allowed is None else spec.allowed.mask).copy()
+            usable[spec.banned] = False
+            found = self.kept[_USABLE] = spec.allowed, spec.banned, usable
+        return found[2]  # type: ignore[no-any-return]
 
     def with_options(self, options: Any) -> Query:
         """This query for a strategy with other options; both share the cache `kept`."""
-        query = replace(self, options=options)
-        query.__dict__["usable"] = self.usable
-        return query
+        return self if options is self.options else replace(self, options=options)
 
     def with_data(self, data: Data) -> Query:
         """This query over other counts."""
