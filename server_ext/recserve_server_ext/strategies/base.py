@@ -138,7 +138,7 @@ class Query:
             usable = (self.data.view.available if spec.allowed is None else spec.allowed.mask).copy()
             usable[spec.banned] = False
             found = self.kept[_USABLE] = spec.allowed, spec.banned, usable
-        return found[2]  # type: ignore[no-any-return]
+        return found[2]
 
     def with_options(self, options: Any) -> Query:
         """This query for a strategy with other options; both share the cache `kept`."""
