@@ -43,13 +43,6 @@ class _Chosen(NamedTuple):
     options: Any
 
 
-class _Asked(NamedTuple):
-    """What was chosen for a query, and the query to ask it with."""
-
-    chosen: _Chosen
-    query: Query
-
-
 class PreparedOptions(NamedTuple):
     """The strategies to ask for each activity, the first one first.
 
@@ -109,7 +102,7 @@ class Auto(Strategy):
 
     def answering(self, query: Query) -> str:
         """The chosen strategy."""
-        return self._chosen([query])[0].chosen.strategy.name
+        return self._chosen([query])[0].strategy.name
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The candidates of the strategy of each query."""
@@ -143,16 +136,18 @@ class Auto(Strategy):
     ) -> list[T]:
         """[queries] what the strategy of each says; `ask` asks one about the queries at some places."""
         groups: dict[int, list[int]] = defaultdict(list)
-        asked = self._chosen(queries)
-        for place, (chosen, _) in enumerate(asked):
-            groups[id(chosen)].append(place)
+        chosen = self._chosen(queries)
+        for place, one in enumerate(chosen):
+            groups[id(one)].append(place)
         answers: dict[int, T] = {}
         for places in groups.values():
-            own = [asked[place].query for place in places]
-            answers.update(zip(places, ask(asked[places[0]].chosen.strategy, own, places), strict=True))
+            strategy, options = chosen[places[0]]
+            # Not kept in the query: they share its cache, and requests must make no cycles.
+            own = [queries[place].with_options(options) for place in places]
+            answers.update(zip(places, ask(strategy, own, places), strict=True))
         return [answers[place] for place in range(len(queries))]
 
-    def _chosen(self, queries: Sequence[Query]) -> list[_Asked]:
+    def _chosen(self, queries: Sequence[Query]) -> list[_Chosen]:
         """[queries] the first strategy of each that is trained and can use the profile; none is cold."""
         self._choose(queries)
         return [query.kept[self] for query in queries]
@@ -167,8 +162,8 @@ class Auto(Strategy):
             for chosen in group[0].options.of(group[0]):
                 left = []
                 own = [query.with_options(chosen.options) for query in group]
-                for query, asked, reason in zip(group, own, _reasons(chosen, own), strict=True):
-                    query.kept[self] = _Asked(chosen, asked) if reason is None else reason
+                for query, reason in zip(group, _reasons(chosen, own), strict=True):
+                    query.kept[self] = chosen if reason is None else reason
                     if reason is not None:
                         left.append(query)
                 group = left
