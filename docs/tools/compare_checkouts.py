@@ -113,7 +113,7 @@ async def worker(address: str) -> None:
             print(count * CALLERS, flush=True)
 
 
-def main(old: Path, new: Path, home: Path, rounds: int = 5) -> None:
+def main(old: Path, new: Path, home: Path, rounds: int = 7) -> None:
     """Measure and print a table."""
     pair = {"old": Checkout(old, home / "old"), "new": Checkout(new, home / "new")}
     figures: dict[str, list[tuple[float, float]]] = {}
