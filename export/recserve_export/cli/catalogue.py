@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,14 +25,12 @@ from recserve_export.cli.common import (
 from recserve_export.cli.previews import print_preview
 from recserve_export.errors import MappingError
 from recserve_export.tables import table
-from recserve_export.tabular.options import ReadOptions
-from recserve_export.tabular.preview import read_as, sample_of
-from recserve_export.tabular.recipes import fitting, read_recipe
-from recserve_export.tabular.rows import AllColumns, Source
+from recserve_export.tabular.preview import read_as
+from recserve_export.tabular.recipes import read_recipe
+from recserve_export.tabular.rows import Source
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
-    from recserve_export.tabular.opening import Opened
     from recserve_server_ext.catalogue.store import CatalogueStore, ImportRecord
 
 app = typer.Typer(help="Import a catalogue of items, and look at it.", no_args_is_help=True)
@@ -41,8 +38,6 @@ for command in (catalogue_changes.upsert, catalogue_changes.delete, catalogue_ch
     app.command()(command)
 
 _FILMS = "films"
-#: Rows that the form of a data set is found in.
-_SAMPLE = 100
 
 Attributes = Annotated[
     list[str] | None, typer.Option(help="NAME or NAME:TYPE (str, int, float, bool, list, place); repeatable.")
@@ -50,18 +45,12 @@ Attributes = Annotated[
 
 
 @app.command("import")
+@reading.with_options
 def import_(
     source: Annotated[str, typer.Argument(help="File, folder of Parquet, URL of a database, - or films.")],
     home: options.Home = DEFAULT_HOME,
     store: options.CatalogueUrl = "",
-    file_format: reading.Format = "auto",
-    delimiter: reading.Delimiter = None,
-    quote: reading.Quote = None,
-    encoding: reading.Encoding = None,
-    compression: reading.Compressed = "auto",
-    header: reading.Columns = None,
-    sheet: reading.Sheet = None,
-    query: reading.Query = None,
+    read_options: reading.Options = reading.NOTHING_GIVEN,
     null: reading.Nulls = None,
     recipe: reading.Recipe = None,
     mapping: options.MappingFile = None,
@@ -108,19 +97,9 @@ def import_(
             found = read_recipe(recipe, "catalogue", FieldMapping)
         else:
             found = [read_mapping(mapping) if mapping is not None else from_options()]
-        read = reading.read_options(
-            found[0].read,
-            file_format=file_format,
-            delimiter=delimiter,
-            quote=quote,
-            encoding=encoding,
-            compression=compression,
-            columns=header,
-            sheet=sheet,
-            query=query,
-        )
+        read = read_options(found[0].read)
         opened = Opened(source, read)
-        fields = _chosen(found, opened)
+        fields = reading.fitting_one(found, opened, lambda one: (one.id, *one.texts))
         if recipe is not None and has_options:
             fields = _overridden(fields, from_options(texts=text or list(fields.texts)))
         fields = msgspec.structs.replace(fields, read=read, nulls=tuple(null) if null else fields.nulls)
@@ -132,16 +111,10 @@ def import_(
 
 
 @app.command()
+@reading.with_options
 def preview(
     source: Annotated[str, typer.Argument(help="File, folder of Parquet, URL of a database, or -.")],
-    file_format: reading.Format = "auto",
-    delimiter: reading.Delimiter = None,
-    quote: reading.Quote = None,
-    encoding: reading.Encoding = None,
-    compression: reading.Compressed = "auto",
-    header: reading.Columns = None,
-    sheet: reading.Sheet = None,
-    query: reading.Query = None,
+    read_options: reading.Options = reading.NOTHING_GIVEN,
     as_json: options.Json = False,
 ) -> None:
     """Show how SOURCE would be read, and the command that imports it; nothing is changed."""
@@ -149,18 +122,7 @@ def preview(
     from recserve_export.tabular.opening import Opened
 
     with explained():
-        read = reading.read_options(
-            ReadOptions(),
-            file_format=file_format,
-            delimiter=delimiter,
-            quote=quote,
-            encoding=encoding,
-            compression=compression,
-            columns=header,
-            sheet=sheet,
-            query=query,
-        )
-        print_preview(Opened(source, read), suggested_import, as_json=as_json)
+        print_preview(Opened(source, read_options()), suggested_import, as_json=as_json)
 
 
 @app.command()
@@ -234,15 +196,6 @@ def _films() -> _Opened:
 
     path = films.films_path()
     return _Opened(_FILMS, films.FilmsSource(path), validated(films.MAPPING), Stream(path).sha256(), _FILMS)
-
-
-def _chosen(mappings: Sequence[FieldMapping], opened: Opened) -> FieldMapping:
-    """The mapping, of several forms of a data set, that fits the columns of the source."""
-    if len(mappings) == 1:
-        return mappings[0]
-    sample = sample_of(opened.source(AllColumns()), _SAMPLE)
-    names = {name for row in sample for name in row}
-    return fitting(mappings, [(mapping.id, *mapping.texts) for mapping in mappings], names)
 
 
 def _overridden(recipe: FieldMapping, given: FieldMapping) -> FieldMapping:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -40,10 +40,7 @@ from recserve_export.interactions.mapping import (
     validated,
 )
 from recserve_export.tables import table
-from recserve_export.tabular.options import ReadOptions
-from recserve_export.tabular.preview import sample_of
-from recserve_export.tabular.recipes import fitting, read_recipe
-from recserve_export.tabular.rows import AllColumns
+from recserve_export.tabular.recipes import read_recipe
 from recserve_export.tabular.times import TimeUnit
 from recserve_server_ext.common.units import DAY_S
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
@@ -54,9 +51,6 @@ if TYPE_CHECKING:
     from recserve_export.tabular.opening import Opened
     from recserve_server_ext.interactions.keys import UserKeys
     from recserve_server_ext.interactions.store import InteractionStore
-
-#: Rows that the form of a data set is found in.
-_SAMPLE = 100
 
 app = typer.Typer(help="Import what users did, export it, and look at it.", no_args_is_help=True)
 
@@ -70,18 +64,12 @@ Named = Annotated[list[str] | None, typer.Option(help="NAME or NAME=COLUMN; repe
 
 
 @app.command("import")
+@reading.with_options
 def import_(
     source: Annotated[str, typer.Argument(help="File, folder of Parquet, URL of a database, or -.")],
     home: options.Home = DEFAULT_HOME,
     store: options.InteractionsUrl = "",
-    file_format: reading.Format = "auto",
-    delimiter: reading.Delimiter = None,
-    quote: reading.Quote = None,
-    encoding: reading.Encoding = None,
-    compression: reading.Compressed = "auto",
-    header: reading.Columns = None,
-    sheet: reading.Sheet = None,
-    query: reading.Query = None,
+    read_options: reading.Options = reading.NOTHING_GIVEN,
     null: reading.Nulls = None,
     recipe: reading.Recipe = None,
     mapping: options.MappingFile = None,
@@ -139,19 +127,9 @@ def import_(
             found = [overridden(one, by_options) for one in read_recipe(recipe, "interactions", InteractionMapping)]
         else:
             found = [by_options if mapping is None else read_interaction_mapping(mapping)]
-        read = reading.read_options(
-            found[0].read,
-            file_format=file_format,
-            delimiter=delimiter,
-            quote=quote,
-            encoding=encoding,
-            compression=compression,
-            columns=header,
-            sheet=sheet,
-            query=query,
-        )
+        read = read_options(found[0].read)
         file = Opened(source, read)
-        fields = validated(_chosen(found, file))
+        fields = validated(reading.fitting_one(found, file, lambda one: one.columns))
         with _store(home, store, keys=_keys(home, pseudonyms, imports=True), create=True) as opened:
             report = _import(file, fields, opened, refusals, pseudonyms=pseudonyms)
             _say_report(report, file.name, refusals)
@@ -161,16 +139,10 @@ def import_(
 
 
 @app.command("preview-file")
+@reading.with_options
 def preview_file(
     source: Annotated[str, typer.Argument(help="File, folder of Parquet, URL of a database, or -.")],
-    file_format: reading.Format = "auto",
-    delimiter: reading.Delimiter = None,
-    quote: reading.Quote = None,
-    encoding: reading.Encoding = None,
-    compression: reading.Compressed = "auto",
-    header: reading.Columns = None,
-    sheet: reading.Sheet = None,
-    query: reading.Query = None,
+    read_options: reading.Options = reading.NOTHING_GIVEN,
     as_json: options.Json = False,
 ) -> None:
     """Show how SOURCE would be read, and the command that imports it; nothing is changed."""
@@ -179,18 +151,7 @@ def preview_file(
     from recserve_export.tabular.opening import Opened
 
     with explained():
-        read = reading.read_options(
-            ReadOptions(),
-            file_format=file_format,
-            delimiter=delimiter,
-            quote=quote,
-            encoding=encoding,
-            compression=compression,
-            columns=header,
-            sheet=sheet,
-            query=query,
-        )
-        print_preview(Opened(source, read), suggested_import, as_json=as_json)
+        print_preview(Opened(source, read_options()), suggested_import, as_json=as_json)
 
 
 @app.command()
@@ -370,14 +331,6 @@ def _keys(home: Path, are_pseudonyms: bool, *, imports: bool = False) -> UserKey
 
 def _pseudonym(user: str, store: InteractionStore, is_one: bool) -> str:
     return user if is_one or store.keys is None else store.keys.pseudonyms.of(user)
-
-
-def _chosen(mappings: Sequence[InteractionMapping], file: Opened) -> InteractionMapping:
-    """The mapping, of several forms of a data set, that fits the columns of the source."""
-    if len(mappings) == 1:
-        return mappings[0]
-    names = {name for row in sample_of(file.source(AllColumns()), _SAMPLE) for name in row}
-    return fitting(mappings, [mapping.columns for mapping in mappings], names)
 
 
 def _import(

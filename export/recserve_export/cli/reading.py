@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
 import msgspec
 import typer
 
 from recserve_export.errors import ExportError, MappingError
 from recserve_export.tabular.options import Compression, FileFormat, ReadOptions, delimiter_of
+from recserve_export.tabular.preview import sample_of
+from recserve_export.tabular.recipes import fitting
+from recserve_export.tabular.rows import AllColumns
+
+if TYPE_CHECKING:
+    from recserve_export.tabular.opening import Opened
+
+M = TypeVar("M")
+#: Rows that the form of a data set is found in.
+_SAMPLE: Final = 100
 
 Format = Annotated[
     Literal["auto", "jsonl", "json", "csv", "parquet", "inter", "xlsx", "sql"],
@@ -42,23 +55,23 @@ Recipe = Annotated[str | None, typer.Option("--recipe", help="Mapping for a publ
 
 
 def read_options(
-    base: ReadOptions,
+    base: ReadOptions = ReadOptions(),  # noqa: B008 - immutable
     *,
-    file_format: str = "auto",
-    delimiter: str | None = None,
-    quote: str | None = None,
-    encoding: str | None = None,
-    compression: str = "auto",
-    columns: str | None = None,
-    sheet: str | None = None,
-    query: str | None = None,
+    file_format: Format = "auto",
+    delimiter: Delimiter = None,
+    quote: Quote = None,
+    encoding: Encoding = None,
+    compression: Compressed = "auto",
+    header: Columns = None,
+    sheet: Sheet = None,
+    query: Query = None,
 ) -> ReadOptions:
     """The options given, over those of a mapping.
 
     Raises:
         MappingError: A delimiter or a name of a column is empty, or a quote is no character.
     """
-    if delimiter == "" or (columns is not None and "" in columns.split(",")):
+    if delimiter == "" or (header is not None and "" in header.split(",")):
         raise MappingError("a delimiter and the names of --columns must not be empty")
     if quote is not None and quote != "none" and len(quote) != 1:
         raise MappingError(f"--quote {quote}: write one character, or none")
@@ -68,11 +81,50 @@ def read_options(
         "quote": "" if quote == "none" else quote,
         "encoding": encoding,
         "compression": None if compression == "auto" else msgspec.convert(compression, Compression),
-        "columns": None if columns is None else tuple(columns.split(",")),
+        "columns": None if header is None else tuple(header.split(",")),
         "sheet": sheet,
         "query": query,
     }
     return msgspec.structs.replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+#: The reading options of a command line: gives them over those of a mapping, and raises MappingError as `read_options`.
+Options = Callable[..., ReadOptions]
+NOTHING_GIVEN: Final[Options] = read_options
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the keyword options of the function `read_options`, in place of its parameter of that name."""
+    given = list(inspect.signature(read_options).parameters.values())[1:]
+    names = [parameter.name for parameter in given]
+
+    @wraps(command)
+    def called(**values: Any) -> None:
+        reading = {name: values.pop(name) for name in names}
+        command(**values, read_options=partial(read_options, **reading))
+
+    hints = {**get_type_hints(command, include_extras=True), **get_type_hints(read_options, include_extras=True)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        parameters += given if parameter.name == "read_options" else [parameter]
+    # Typer reads the annotations of the signature, and evaluates those that are strings by `__wrapped__`.
+    evaluated = [one.replace(kind=one.KEYWORD_ONLY, annotation=hints[one.name]) for one in parameters]
+    called.__signature__ = inspect.Signature(evaluated)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in evaluated}
+    del called.__wrapped__
+    return called
+
+
+def fitting_one(mappings: Sequence[M], opened: Opened, needed: Callable[[M], Iterable[str]]) -> M:
+    """The mapping, of several forms of a data set, that fits the columns of the source.
+
+    Args:
+        needed: The columns that a mapping cannot do without.
+    """
+    if len(mappings) == 1:
+        return mappings[0]
+    names = {name for row in sample_of(opened.source(AllColumns()), _SAMPLE) for name in row}
+    return fitting(mappings, [needed(mapping) for mapping in mappings], names)
 
 
 def check_refusals(refusals: Path | None, *others: Path | str | None) -> None:
