@@ -21,7 +21,7 @@ from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.strategies.chosen import Choice, Chosen, EvaluationFile, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
 from support.served import served
 
 pytestmark = pytest.mark.triton

@@ -9,7 +9,7 @@ from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.counts.counts import Counts, no_counts
 from recserve_server_ext.retrieval.search import CandidateSpec
 from recserve_server_ext.strategies.base import Data
-from recserve_server_ext.strategies.counts_view import CountsView
+from recserve_server_ext.strategies.parts.counts_view import CountsView
 
 
 def data_over(view: View, counts: Counts | None = None) -> Data:

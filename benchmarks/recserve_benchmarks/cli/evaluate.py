@@ -56,12 +56,14 @@ def evaluate(
     with output.measuring() as show:
         import msgspec
 
-        from recserve_benchmarks.evaluation import data, page, report, run
         from recserve_benchmarks.evaluation import memory as bound
+        from recserve_benchmarks.evaluation import run
+        from recserve_benchmarks.evaluation.log import data
+        from recserve_benchmarks.evaluation.reporting import page, report
         from recserve_benchmarks.evaluation.served import trainings_of
         from recserve_benchmarks.evaluation.systems import named
         from recserve_server_ext.encoder.text_encoder import TextEncoder
-        from recserve_server_ext.strategies.chosen import write_evaluation
+        from recserve_server_ext.strategies.parts.chosen import write_evaluation
 
         chosen, workspace = named(system or []), Workspace(home)
         memory_bytes = bound.default_bound() if memory is None else round(memory * 1024 * MIB)

@@ -78,8 +78,8 @@ def _in_a_process(size: Size, systems: Sequence[str], users: int, seed: int) -> 
 
 def _evaluated(size: Size, systems: Sequence[str], users: int, seed: int) -> dict[str, Any]:
     """Evaluate a made-up log in this process, with random text vectors."""
-    from recserve_benchmarks.evaluation.data import Dataset
-    from recserve_benchmarks.evaluation.made_log import made_log, unit_vectors
+    from recserve_benchmarks.evaluation.log.data import Dataset
+    from recserve_benchmarks.evaluation.log.made_log import made_log, unit_vectors
     from recserve_benchmarks.evaluation.run import Plan, evaluate
     from recserve_benchmarks.evaluation.systems import named
 

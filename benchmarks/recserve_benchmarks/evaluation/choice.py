@@ -12,7 +12,7 @@ from scipy import stats
 
 from recserve_benchmarks.evaluation.system import System
 from recserve_server_ext.common.arrays import Floats, Ints, Mask
-from recserve_server_ext.strategies.chosen import MOST_FEW, Activity, Choice, Chosen
+from recserve_server_ext.strategies.parts.chosen import MOST_FEW, Activity, Choice, Chosen
 
 #: What settings are chosen by: its mean over users with a history.
 CHOSEN_BY: Final = "ndcg_at_10"

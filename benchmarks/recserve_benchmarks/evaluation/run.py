@@ -14,17 +14,17 @@ import numpy as np
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.evaluation import memory
 from recserve_benchmarks.evaluation.choice import ACTIVITIES, CHOSEN_BY, Trial, Votes, of_activity
-from recserve_benchmarks.evaluation.data import Dataset
-from recserve_benchmarks.evaluation.figures import Observations
+from recserve_benchmarks.evaluation.log.data import Dataset
 from recserve_benchmarks.evaluation.metrics import Lists, accuracy, item_kinds
 from recserve_benchmarks.evaluation.ranking import LENGTH, Known, known_to
+from recserve_benchmarks.evaluation.reporting.figures import Observations
 from recserve_benchmarks.evaluation.split import PROTOCOLS, Part, Protocol, Splitter
 from recserve_benchmarks.evaluation.system import AUTO, Ranker, System
 from recserve_benchmarks.harness.report import machine
 from recserve_benchmarks.harness.run import Show
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.strategies.chosen import Chosen, EvaluationFile
+from recserve_server_ext.strategies.parts.chosen import Chosen, EvaluationFile
 
 #: Users of a part at most, unless asked otherwise.
 MOST_USERS: Final = 2000

@@ -37,8 +37,8 @@ from recserve_server_ext.recommend.pipeline import Pipeline
 from recserve_server_ext.recommend.profile import profile_of_user
 from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.strategies.base import Data
-from recserve_server_ext.strategies.chosen import Chosen
-from recserve_server_ext.strategies.counts_view import CountsView
+from recserve_server_ext.strategies.parts.chosen import Chosen
+from recserve_server_ext.strategies.parts.counts_view import CountsView
 from recserve_server_ext.strategies.registry import Registry
 
 _BATCH: Final = 64

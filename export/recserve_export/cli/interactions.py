@@ -337,7 +337,7 @@ def _import(
     file: Opened, mapping: InteractionMapping, store: InteractionStore, refusals: Path | None, *, pseudonyms: bool
 ) -> InteractionReport:
     from recserve_export.interactions.importer import import_interactions
-    from recserve_export.tabular.documents import CheckedSource, JsonLinesSource
+    from recserve_export.tabular.formats.documents import CheckedSource, JsonLinesSource
 
     found = file.source(mapping)
     rows = CheckedSource(found) if isinstance(found, JsonLinesSource) else found

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from recserve_export.errors import SourceError
-from recserve_export.tabular.delimited import DelimitedSource
-from recserve_export.tabular.documents import JsonLinesSource, JsonSource, is_array_of_objects
 from recserve_export.tabular.encodings import guess_encoding
+from recserve_export.tabular.formats.delimited import DelimitedSource
+from recserve_export.tabular.formats.documents import JsonLinesSource, JsonSource, is_array_of_objects
+from recserve_export.tabular.formats.parquet import ParquetSource, check_folder, parts_checksum
+from recserve_export.tabular.formats.sheets import SheetSource
+from recserve_export.tabular.formats.sql import SqlSource
 from recserve_export.tabular.options import ENDINGS, FileFormat, ReadOptions
-from recserve_export.tabular.parquet import ParquetSource, check_folder, parts_checksum
 from recserve_export.tabular.rows import Columns, Source
-from recserve_export.tabular.sheets import SheetSource
-from recserve_export.tabular.sql import SqlSource
 from recserve_export.tabular.streams import Stream
 from recserve_export.tabular.values import literal
 

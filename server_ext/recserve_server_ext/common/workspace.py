@@ -56,7 +56,7 @@ class Workspace:
 
     @property
     def evaluation(self) -> Path:
-        """What `recserve evaluate` found on the home's own log; see `recserve_server_ext.strategies.chosen`."""
+        """What `recserve evaluate` found on the home's own log; see `recserve_server_ext.strategies.parts.chosen`."""
         return self.home / "evaluation.json"
 
     @property

@@ -209,7 +209,7 @@ def _evaluation(workspace: Workspace, settings: ServeSettings) -> Outcome:
     """Whether the strategies for this log were chosen on it, or on a log that was much shorter."""
     from recserve_server_ext.interactions import reads
     from recserve_server_ext.interactions.store import InteractionStore
-    from recserve_server_ext.strategies.chosen import read_evaluated
+    from recserve_server_ext.strategies.parts.chosen import read_evaluated
 
     place = settings.users.store or workspace.interactions
     if isinstance(place, Path) and not place.is_file():

@@ -27,7 +27,7 @@ from recserve_server_ext.recommend.profile import profile_of_history, profile_of
 from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.recommend.requests import check_request, check_shape, for_encoder, unpack
 from recserve_server_ext.strategies.base import Data
-from recserve_server_ext.strategies.counts_view import CountsView
+from recserve_server_ext.strategies.parts.counts_view import CountsView
 from recserve_server_ext.strategies.registry import ConfiguredStrategy, Registry
 
 #: Time until a store that could not be read is asked again, and between two checks for erased users.

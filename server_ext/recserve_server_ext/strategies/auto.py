@@ -12,8 +12,8 @@ import numpy as np
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Floats, Rows
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
-from recserve_server_ext.strategies.chosen import MOST_FEW, Choice
 from recserve_server_ext.strategies.fusion import Resolve
+from recserve_server_ext.strategies.parts.chosen import MOST_FEW, Choice
 
 #: What answers where nothing is chosen, or where the chosen strategy cannot use the profile.
 _TEXT: Final = Choice("text")

@@ -20,7 +20,7 @@ from recserve_server_ext.attributes.view import ViewFilters
 from recserve_server_ext.catalogue.view import SpaceView, View
 from recserve_server_ext.common.arrays import Floats, Mask, Rows, Vectors
 from recserve_server_ext.retrieval.search import CandidateSpec
-from recserve_server_ext.strategies.counts_view import CountsView
+from recserve_server_ext.strategies.parts.counts_view import CountsView
 
 #: Available items that `Strategy.std` is estimated from.
 _SAMPLE = 1000

@@ -11,8 +11,8 @@ import numpy as np
 
 from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.strategies.base import Query
-from recserve_server_ext.strategies.counts_view import CountsView
-from recserve_server_ext.strategies.pairs import Pairs, PairStrategy, matrix_pairs
+from recserve_server_ext.strategies.parts.counts_view import CountsView
+from recserve_server_ext.strategies.parts.pairs import Pairs, PairStrategy, matrix_pairs
 
 #: Name of the neighbours over the whole log, where they were trained.
 TRAINED = "item_knn"

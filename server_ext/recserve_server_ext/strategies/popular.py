@@ -10,8 +10,8 @@ import numpy as np
 from recserve_server_ext.common.arrays import Floats, Rows
 from recserve_server_ext.counts.popularity import PopularWindow
 from recserve_server_ext.strategies.base import Candidates, Explanation, Options, Parts, Query, Strategy
-from recserve_server_ext.strategies.counts_view import PopularRows
-from recserve_server_ext.strategies.sparse import SparseVector
+from recserve_server_ext.strategies.parts.counts_view import PopularRows
+from recserve_server_ext.strategies.parts.sparse import SparseVector
 
 
 class PopularOptions(Options, frozen=True):

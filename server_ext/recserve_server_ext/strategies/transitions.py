@@ -12,8 +12,8 @@ from msgspec import Meta
 from recserve_client.contract import RequestError
 from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.strategies.base import Data, Query
-from recserve_server_ext.strategies.pairs import PairOptions, Pairs, PairStrategy, matrix_pairs
-from recserve_server_ext.strategies.training_needed import not_trained
+from recserve_server_ext.strategies.parts.pairs import PairOptions, Pairs, PairStrategy, matrix_pairs
+from recserve_server_ext.strategies.parts.training_needed import not_trained
 
 NAME = "transitions"
 

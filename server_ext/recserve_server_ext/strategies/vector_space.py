@@ -17,7 +17,7 @@ from recserve_server_ext.index.space import Space
 from recserve_server_ext.retrieval.boosted import search_boosted
 from recserve_server_ext.retrieval.search import pool_size, search
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Parts, Query, Strategy
-from recserve_server_ext.strategies.training_needed import not_trained
+from recserve_server_ext.strategies.parts.training_needed import not_trained
 
 #: Item vectors that the covariance of a space is estimated from.
 _SAMPLE: Final = 20_000

@@ -23,7 +23,7 @@ from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.recommend.experiments import Experiments
-from recserve_server_ext.strategies.chosen import chosen_options
+from recserve_server_ext.strategies.parts.chosen import chosen_options
 from recserve_server_ext.strategies.registry import Registry
 from recserve_server_ext.supervisor.compactor import Compactor, compact_command
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch

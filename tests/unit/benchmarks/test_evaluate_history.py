@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from recserve_benchmarks.cli.evaluate import app
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.evaluation.files import read_pair
-from recserve_benchmarks.evaluation.report import figure, notes
+from recserve_benchmarks.evaluation.log.files import read_pair
+from recserve_benchmarks.evaluation.reporting.report import figure, notes
 from recserve_benchmarks.evaluation.split import Part, Protocol, Splitter
 from recserve_benchmarks.evaluation.systems import named
 from recserve_server_ext.interactions.columns import InteractionColumns

@@ -6,7 +6,7 @@ import numpy as np
 
 from recserve_benchmarks.evaluation.choice import Trial, Votes, of_activity
 from recserve_benchmarks.evaluation.system import Kind, Settings, System, nothing
-from recserve_server_ext.strategies.chosen import Choice, Chosen
+from recserve_server_ext.strategies.parts.chosen import Choice, Chosen
 
 
 def system(name: str, *grid: Settings, kind: Kind = "strategy", is_personal: bool = True) -> System:

@@ -7,7 +7,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from recserve_benchmarks.evaluation.comparison import compared, mean_and_error
+from recserve_benchmarks.evaluation.reporting.comparison import compared, mean_and_error
 
 RNG = np.random.default_rng(8)
 

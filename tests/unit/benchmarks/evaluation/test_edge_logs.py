@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.evaluation.data import Dataset
-from recserve_benchmarks.evaluation.files import read_pair
-from recserve_benchmarks.evaluation.made_log import made_log, unit_vectors
+from recserve_benchmarks.evaluation.log.data import Dataset
+from recserve_benchmarks.evaluation.log.files import read_pair
+from recserve_benchmarks.evaluation.log.made_log import made_log, unit_vectors
 from recserve_benchmarks.evaluation.run import Plan, evaluate
 from recserve_benchmarks.evaluation.system import System
 from recserve_benchmarks.evaluation.systems import named
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.interactions.columns import InteractionColumns
-from recserve_server_ext.strategies.chosen import EvaluationFile
+from recserve_server_ext.strategies.parts.chosen import EvaluationFile
 
 
 def evaluated(columns: InteractionColumns, vectors: Vectors, systems: list[System], **plan: int) -> EvaluationFile:

@@ -18,7 +18,7 @@ from recserve_server_ext.doctor.checks import examine
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.strategies.chosen import EvaluationFile, read_chosen, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import EvaluationFile, read_chosen, write_evaluation
 from recserve_server_ext.strategies.registry import Registry
 from support.events import PSEUDONYMS
 

@@ -21,7 +21,7 @@ from recserve_export.cli.interactions import app
 from recserve_export.errors import MappingError
 from recserve_export.interactions.importer import import_interactions
 from recserve_export.interactions.mapping import InteractionMapping, field_columns, named_columns
-from recserve_export.tabular.documents import JsonLinesSource
+from recserve_export.tabular.formats.documents import JsonLinesSource
 from recserve_export.tabular.options import ReadOptions
 from recserve_export.tabular.streams import Stream
 from recserve_server_ext.common.workspace import Workspace

@@ -15,7 +15,7 @@ from recserve_server_ext.common.arrays import Rows
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.strategies.als import Als
 from recserve_server_ext.strategies.base import Candidates, Profile, Query
-from recserve_server_ext.strategies.learned_space import RecencyOptions
+from recserve_server_ext.strategies.parts.learned_space import RecencyOptions
 from support.data import data_over, spec_of
 from support.training_logs import log_of
 

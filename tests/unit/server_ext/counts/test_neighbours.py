@@ -12,8 +12,8 @@ from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.counts import neighbours
 from recserve_server_ext.counts.counts import MIN_USERS, LogColumns, counts_of
 from recserve_server_ext.counts.neighbours import neighbours_of
-from recserve_server_ext.strategies.pairs import Pairs
-from recserve_server_ext.strategies.sparse import SparseVector
+from recserve_server_ext.strategies.parts.pairs import Pairs
+from recserve_server_ext.strategies.parts.sparse import SparseVector
 from support.examples import examples
 
 

@@ -14,7 +14,7 @@ from recserve_server_ext.catalogue.view import View, view_over
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.strategies.base import Candidates, Profile, Query
-from recserve_server_ext.strategies.chosen import Choice, Chosen, EvaluationFile, chosen_options, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, chosen_options, write_evaluation
 from recserve_server_ext.strategies.registry import ConfiguredStrategy, Registry
 from support.data import data_over, spec_of
 from support.training_logs import log_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recserve_server_ext.common.errors import ConfigError
-from recserve_server_ext.strategies.chosen import Choice, Chosen, EvaluationFile, read_chosen, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, read_chosen, write_evaluation
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

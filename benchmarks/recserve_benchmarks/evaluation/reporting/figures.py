@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from recserve_benchmarks.evaluation.comparison import compared, mean_and_error
 from recserve_benchmarks.evaluation.metrics import ACCURACY, Lists, accuracy, restricted
 from recserve_benchmarks.evaluation.ranking import Known, item_age_groups, item_popularity_groups
+from recserve_benchmarks.evaluation.reporting.comparison import compared, mean_and_error
 from recserve_benchmarks.evaluation.system import AUTO, Kind, System
 from recserve_server_ext.common.arrays import Floats, Ints, Mask
 

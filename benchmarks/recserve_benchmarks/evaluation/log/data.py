@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.evaluation.files import read_pair
+from recserve_benchmarks.evaluation.log.files import read_pair
 from recserve_benchmarks.harness.run import Show
 from recserve_export.training.store_log import read_log
 from recserve_server_ext.common.arrays import Vectors

@@ -10,9 +10,9 @@ from typing import Final
 
 from recserve_client.contract import shown
 from recserve_export.errors import MappingError, SourceError
-from recserve_export.tabular.dialects import SAMPLE_LINES, Dialect, guess_dialect
 from recserve_export.tabular.encodings import guess_encoding, named_encoding
-from recserve_export.tabular.lines import Lines, text_lines
+from recserve_export.tabular.formats.dialects import SAMPLE_LINES, Dialect, guess_dialect
+from recserve_export.tabular.formats.lines import Lines, text_lines
 from recserve_export.tabular.options import ReadOptions
 from recserve_export.tabular.rows import Columns, Reason, Row, RowError
 from recserve_export.tabular.streams import Stream

@@ -13,7 +13,7 @@ from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.counts.counts import Counts
 from recserve_server_ext.counts.popularity import PopularityCounts, PopularWindow
-from recserve_server_ext.strategies.sparse import SparseVector
+from recserve_server_ext.strategies.parts.sparse import SparseVector
 
 #: Popularity rankings that are cached, by context and window.
 _RANKINGS: Final = 64

@@ -10,7 +10,7 @@ import msgspec
 from recserve_client.contract import shown
 from recserve_export.errors import SourceError
 from recserve_export.tabular.encodings import Encoding, guess_encoding, named_encoding
-from recserve_export.tabular.lines import MAX_LINE, text_lines
+from recserve_export.tabular.formats.lines import MAX_LINE, text_lines
 from recserve_export.tabular.options import ReadOptions
 from recserve_export.tabular.rows import Columns, Reason, Row, RowError, flattened, nested
 from recserve_export.tabular.streams import Stream

@@ -13,7 +13,7 @@ from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.catalogue.view import MatrixView
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.strategies.base import Candidates, Explanation, Options, Parts, Query, Strategy
-from recserve_server_ext.strategies.sparse import SparseVector
+from recserve_server_ext.strategies.parts.sparse import SparseVector
 
 #: Behaviours whose pairs are scored: the heaviest of a history. The rest hardly changes a score.
 _HEAVIEST: Final = 64

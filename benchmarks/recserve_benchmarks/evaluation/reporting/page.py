@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from recserve_benchmarks.evaluation import report
 from recserve_benchmarks.evaluation.metrics import CUTOFFS
+from recserve_benchmarks.evaluation.reporting import report
 from recserve_server_ext.common.files import write_file
 
 _ALL: Final = tuple(
@@ -40,7 +40,7 @@ _TABLES: Final = (
 def write_page(results: dict[str, Any], path: Path) -> None:
     """Write the page, atomically."""
     environment = Environment(
-        loader=PackageLoader("recserve_benchmarks.evaluation", "."),
+        loader=PackageLoader("recserve_benchmarks.evaluation.reporting", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
