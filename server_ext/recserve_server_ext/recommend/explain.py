@@ -150,7 +150,7 @@ def _slate_items(job: Job, explanation: Explanation) -> list[SlateItem]:
         view.fields(request.fields, rows) if request.fields and len(rows) else unset,
     ]
     # A single part with the strategy's name repeats the score.
-    has_parts = request.explain and list(parts) != [_answering(job)]
+    has_parts = request.explain and list(parts) != [job.lists[0].configured.strategy.name]
     if has_parts or boosts is not None or not ranked.is_by_score or facts is not None:
         columns += [
             _by_item(parts) if has_parts else unset,
@@ -199,7 +199,7 @@ def _slate(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: 
             explain_us=explain_ns // 1000,
             engine=view.text.space.manifest.engine.name,
         ),
-        strategy=_answering(job),
+        strategy=strategy.name,
         count=_count(job) if request.count else UNSET,
         cursor=job.cursor,
         history=history,
@@ -207,12 +207,6 @@ def _slate(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: 
         interests=job.cluster_shares if has_clusters else UNSET,
         experiments=job.variants or UNSET,
     )
-
-
-def _answering(job: Job) -> str:
-    """Name of the strategy that made the slate."""
-    answered = job.lists[0]
-    return answered.configured.strategy.answering(answered.query)
 
 
 def _count(job: Job) -> int | UnsetType:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, field
 
 from recserve_client.contract import AssignedVariant, RecommendRequest, RequestError
 from recserve_client.contract.slate_options import SlateOptions
@@ -15,15 +15,13 @@ from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.recommend.paging import PagePosition
 from recserve_server_ext.recommend.profile import ReportedHistory
 from recserve_server_ext.recommend.ranked_items import RankedItems
-from recserve_server_ext.strategies.base import Candidates, Data, Profile, Query
-from recserve_server_ext.strategies.registry import ConfiguredStrategy
+from recserve_server_ext.strategies.base import Candidates, ConfiguredStrategy, Data, Profile, Query
 
 _NO_ROWS = np.empty(0, np.int64)
 _NO_SCORES = np.empty(0)
 
 
-@dataclass(slots=True, eq=False)
-class CandidateList:
+class CandidateList(msgspec.Struct, eq=False):
     """Candidates of one interest cluster, or of the whole history where it is not split.
 
     Attributes:
@@ -43,8 +41,7 @@ class CandidateList:
     scores: Floats = field(default_factory=lambda: _NO_SCORES)
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One accepted request and what the stages made of it so far; times are in nanoseconds.
 
     Attributes:
@@ -120,7 +117,7 @@ class Job:
             and request.explore is None
             and request.new_items is None
             and request.interests == 1
-            and self.configured.strategy.is_ranked
+            and self.lists[0].configured.strategy.is_ranked
         )
 
     @property

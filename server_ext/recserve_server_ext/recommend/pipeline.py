@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Final, TypeVar
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from recserve_client.contract import ErrorKind, RequestError, Slate
 from recserve_client.contract.slate_options import SlateOptions
@@ -31,13 +30,13 @@ from recserve_server_ext.slate.exploration import explored
 from recserve_server_ext.slate.maker import SlateSpec, make_slates
 from recserve_server_ext.strategies.base import (
     Candidates,
+    ConfiguredStrategy,
     Query,
     Strategy,
     behaviour_vectors,
     distinct_rows,
     total,
 )
-from recserve_server_ext.strategies.registry import ConfiguredStrategy
 
 #: Candidates of each interest cluster, and of new items: this many times the items wanted, and at least so many.
 _TIMES: Final = 4
@@ -74,8 +73,7 @@ class Pipeline:
 
     def _handle_cold_start(self, jobs: Sequence[Job]) -> None:
         """Give the fallback strategy to jobs without a usable profile, or an error where the request refuses it."""
-        lists = [candidate_list for job in jobs for candidate_list in job.lists]
-        reasons = _cold_reasons(lists)
+        reasons = _cold_reasons([candidate_list for job in jobs for candidate_list in job.lists])
         if not any(reasons):
             return
         reason_of = iter(reasons)
@@ -96,6 +94,8 @@ class Pipeline:
         configured = job.configured if job.configured.strategy.answers_cold else self._fallback
         query = Query(empty_profile(), job.data, job.query.spec, configured.options, job.query.context)
         job.lists = [CandidateList(query, configured)]
+        if configured.strategy.is_selector:
+            (job.error,) = _hand_over(configured.strategy, job.lists)
 
     def _cut_page(self, job: Job, size: int) -> None:
         """Reduce the ranked items to a page, and set the cursor of the next one."""
@@ -143,6 +143,8 @@ def _by_strategy(lists: Sequence[CandidateList], ask: Callable[[Strategy, list[i
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for position, candidate_list in enumerate(lists):
         groups[id(candidate_list.configured.strategy), id(candidate_list.configured.options)].append(position)
+    if len(groups) == 1:
+        return list(ask(lists[0].configured.strategy, list(range(len(lists)))))
     answers: dict[int, T] = {}
     for positions in groups.values():
         answers.update(zip(positions, ask(lists[positions[0]].configured.strategy, positions), strict=True))
@@ -150,17 +152,33 @@ def _by_strategy(lists: Sequence[CandidateList], ask: Callable[[Strategy, list[i
 
 
 def _cold_reasons(lists: Sequence[CandidateList]) -> list[RequestError | None]:
-    """[lists] why the profile is not usable; `None` where it is."""
+    """[lists] why the profile is not usable; `None` where it is. Selectors hand over to what they select."""
 
     def ask(strategy: Strategy, positions: list[int]) -> list[RequestError | None]:
         if not strategy.is_personal:
             return [None] * len(positions)
-        usable = [position for position in positions if lists[position].query.profile.is_usable]
-        reasons = strategy.cold([lists[position].query for position in usable]) if usable else []
-        reason_of = dict(zip(usable, reasons, strict=True))
-        return [reason_of.get(position, _NOTHING_USABLE) for position in positions]
+        own = [lists[position] for position in positions]
+        usable = [candidate_list for candidate_list in own if candidate_list.query.profile.is_usable]
+        if strategy.is_selector:
+            found = iter(_hand_over(strategy, usable))
+        else:
+            found = iter(strategy.cold([one.query for one in usable]) if usable else [])
+        return [next(found) if one.query.profile.is_usable else _NOTHING_USABLE for one in own]
 
     return _by_strategy(lists, ask)
+
+
+def _hand_over(selector: Strategy, lists: Sequence[CandidateList]) -> list[RequestError | None]:
+    """Give lists to the strategies that a selector selects for them; returns why none can answer."""
+    reasons: list[RequestError | None] = []
+    for candidate_list, selected in zip(lists, selector.selected([own.query for own in lists]), strict=True):
+        if isinstance(selected, RequestError):
+            reasons.append(selected)
+            continue
+        reasons.append(None)
+        candidate_list.configured = selected
+        candidate_list.query = candidate_list.query.with_options(selected.options)
+    return reasons
 
 
 def _rank(jobs: Sequence[Job], fallback: ConfiguredStrategy) -> None:
@@ -213,8 +231,12 @@ def _fill_up(jobs: Sequence[Job], rows: Mapping[int, list[Rows]], times: int, fa
     short: list[tuple[CandidateList, int]] = []
     for job in jobs:
         n = times * _width(job)
-        if job.configured.strategy.is_filled_up and job.falls_back and not job.is_cold:
-            short += [(target, n) for target in job.lists if len(rows[id(target)][0]) < n]
+        if job.falls_back and not job.is_cold:
+            short += [
+                (target, n)
+                for target in job.lists
+                if target.configured.strategy.is_filled_up and len(rows[id(target)][0]) < n
+            ]
     if short:
         queries = [target.query.with_options(fallback.options) for target, _ in short]
         found = fallback.strategy.candidates(queries, [n for _, n in short])
@@ -308,7 +330,7 @@ def _merged(job: Job) -> tuple[SlateSpec, Ints]:
     _, first = np.unique(rows[order], return_index=True)
     order = order[np.sort(first)]
     # Boosts and the minimum score are applied to the candidates already.
-    options = msgspec.structs.replace(options, boosts=[], min_score=None)
+    options = replace(options, boosts=[], min_score=None)
     return SlateSpec(options, job.wanted, job.rules, pins, rows[order], values[order]), source[order]
 
 

@@ -26,9 +26,9 @@ from recserve_server_ext.recommend.pipeline import Pipeline
 from recserve_server_ext.recommend.profile import profile_of_history, profile_of_user
 from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.recommend.requests import check_request, check_shape, for_encoder, unpack
-from recserve_server_ext.strategies.base import Data
+from recserve_server_ext.strategies.base import ConfiguredStrategy, Data
 from recserve_server_ext.strategies.parts.counts_view import CountsView
-from recserve_server_ext.strategies.registry import ConfiguredStrategy, Registry
+from recserve_server_ext.strategies.registry import Registry
 
 #: Time until a store that could not be read is asked again, and between two checks for erased users.
 _PAUSE_S: Final = 1.0
@@ -205,9 +205,9 @@ class RecommendService(Handler[Job]):
             if counts is not self._data.counts.counts:
                 self._data = self._data._replace(counts=CountsView(counts, self._data.view))
             for job in jobs:
-                job.data = self._data
-                if job.query is not None:
-                    job.query = job.query.with_data(self._data)
+                if job.data is not self._data:
+                    job.data = self._data
+                    job.query = None if job.query is None else job.query.with_data(self._data)
 
     def _resolve_users(self, jobs: Sequence[Job]) -> None:
         """Give jobs by user id their queries; the store is read once for all of them."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
-import numpy as np
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.common.arrays import Floats, Rows
-from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
+from recserve_server_ext.common.arrays import Rows
+from recserve_server_ext.strategies.base import Candidates, ConfiguredStrategy, Data, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.fusion import Resolve
 from recserve_server_ext.strategies.parts.chosen import MOST_FEW, Choice
 
@@ -19,7 +18,6 @@ from recserve_server_ext.strategies.parts.chosen import MOST_FEW, Choice
 _TEXT: Final = Choice("text")
 _POPULAR: Final = Choice("popular")
 _NO_HISTORY: Final = RequestError(ErrorKind.EMPTY_HISTORY, "no usable interaction of the user is recorded")
-T = TypeVar("T")
 
 
 class AutoOptions(Options, frozen=True):
@@ -36,13 +34,6 @@ class AutoOptions(Options, frozen=True):
     many: Choice = _TEXT
 
 
-class _Chosen(NamedTuple):
-    """A strategy with prepared options."""
-
-    strategy: Strategy
-    options: Any
-
-
 class PreparedOptions(NamedTuple):
     """The strategies to ask for each activity, the first one first.
 
@@ -52,22 +43,22 @@ class PreparedOptions(NamedTuple):
         many: For users with many behaviours.
     """
 
-    cold: list[_Chosen]
-    few: list[_Chosen]
-    many: list[_Chosen]
+    cold: list[ConfiguredStrategy]
+    few: list[ConfiguredStrategy]
+    many: list[ConfiguredStrategy]
 
-    def of(self, query: Query) -> list[_Chosen]:
+    def of(self, query: Query) -> list[ConfiguredStrategy]:
         """The strategies for the user of a query."""
         count = query.profile.count
         return self.cold if not count else self.few if count <= MOST_FEW else self.many
 
 
 class Auto(Strategy):
-    """Asks the chosen strategy, and `text` where that is not trained or cannot use the profile."""
+    """Selects the chosen strategy, and `text` where that is not trained or cannot use the profile."""
 
     Options = AutoOptions
     answers_cold = True
-    is_filled_up = True
+    is_selector = True
 
     def __init__(self, name: str, resolve: Resolve, defaults: msgspec.Struct) -> None:
         """
@@ -80,7 +71,6 @@ class Auto(Strategy):
         self._resolve = resolve
         strategies = {chosen.strategy for chain in self.prepare(defaults) for chosen in chain}
         self.needs_texts = any(strategy.needs_texts for strategy in strategies)
-        self.is_ranked = all(strategy.is_ranked for strategy in strategies)
         self.counts = frozenset().union(*(strategy.counts for strategy in strategies))
 
     def prepare(self, options: Any) -> PreparedOptions:
@@ -94,31 +84,30 @@ class Auto(Strategy):
         cold, few, many = (self._found(choice) for choice in (options.cold, options.few, options.many))
         return PreparedOptions([cold, popular], [few, text], [many, text])
 
-    def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
-        """Refuses profiles that neither the chosen strategy nor `text` can use, as `text` does."""
-        self._choose(queries)
-        kept = (query.kept[self] for query in queries)
-        return [found if isinstance(found, RequestError) else None for found in kept]
-
-    def answering(self, query: Query) -> str:
-        """The chosen strategy."""
-        return self._chosen([query])[0].strategy.name
+    def selected(self, queries: Sequence[Query]) -> list[ConfiguredStrategy | RequestError]:
+        """The first strategy of each query that is trained and can use the profile, or the last one's refusal."""
+        selected: list[ConfiguredStrategy | RequestError] = [_NO_HISTORY] * len(queries)
+        groups: dict[int, list[int]] = defaultdict(list)
+        for place, query in enumerate(queries):
+            groups[id(query.options.of(query))].append(place)
+        for places in groups.values():
+            for configured in queries[places[0]].options.of(queries[places[0]]):
+                own = [queries[place].with_options(configured.options) for place in places]
+                reasons = _reasons(configured, own)
+                for place, reason in zip(places, reasons, strict=True):
+                    selected[place] = configured if reason is None else reason
+                places = [place for place, reason in zip(places, reasons, strict=True) if reason is not None]
+                if not places:
+                    break
+        return selected
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
-        """The candidates of the strategy of each query."""
-        return self._asked(queries, lambda chosen, own, places: chosen.candidates(own, [n[at] for at in places]))
+        """Never asked: the selected strategies propose the candidates."""
+        raise NotImplementedError
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
-        """The scores of the strategy of each query."""
-        return self._asked(queries, lambda chosen, own, places: chosen.score(own, [candidates[at] for at in places]))
-
-    def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
-        """The explanations of the strategy of each query."""
-        return self._asked(queries, lambda chosen, own, places: chosen.explain(own, [picks[at] for at in places]))
-
-    def std(self, queries: Sequence[Query]) -> Floats:
-        """The standard deviations of the strategy of each query."""
-        return np.array(self._asked(queries, lambda chosen, own, _: chosen.std(own).tolist()))
+        """Never asked: the selected strategies score the candidates."""
+        raise NotImplementedError
 
     def trainings(self, options: PreparedOptions) -> frozenset[str]:
         """Those of the chosen strategies."""
@@ -128,52 +117,13 @@ class Auto(Strategy):
         """Nothing: what is not trained is passed over."""
         return None
 
-    def _found(self, choice: Choice) -> _Chosen:
-        return _Chosen(*self._resolve(choice.strategy, choice.options))
-
-    def _asked(
-        self, queries: Sequence[Query], ask: Callable[[Strategy, list[Query], list[int]], Sequence[T]]
-    ) -> list[T]:
-        """[queries] what the strategy of each says; `ask` asks one about the queries at some places."""
-        groups: dict[int, list[int]] = defaultdict(list)
-        chosen = self._chosen(queries)
-        for place, one in enumerate(chosen):
-            groups[id(one)].append(place)
-        answers: dict[int, T] = {}
-        for places in groups.values():
-            strategy, options = chosen[places[0]]
-            # Not kept in the query: they share its cache, and requests must make no cycles.
-            own = [queries[place].with_options(options) for place in places]
-            answers.update(zip(places, ask(strategy, own, places), strict=True))
-        return [answers[place] for place in range(len(queries))]
-
-    def _chosen(self, queries: Sequence[Query]) -> list[_Chosen]:
-        """[queries] the first strategy of each that is trained and can use the profile; none is cold."""
-        self._choose(queries)
-        return [query.kept[self] for query in queries]
-
-    def _choose(self, queries: Sequence[Query]) -> None:
-        """Keep the strategy of each query, or why none can use the profile."""
-        groups: dict[int, list[Query]] = defaultdict(list)
-        for query in queries:
-            if self not in query.kept:
-                groups[id(query.options.of(query))].append(query)
-        for group in groups.values():
-            for chosen in group[0].options.of(group[0]):
-                left = []
-                own = [query.with_options(chosen.options) for query in group]
-                for query, reason in zip(group, _reasons(chosen, own), strict=True):
-                    query.kept[self] = chosen if reason is None else reason
-                    if reason is not None:
-                        left.append(query)
-                group = left
-                if not group:
-                    break
+    def _found(self, choice: Choice) -> ConfiguredStrategy:
+        return ConfiguredStrategy(*self._resolve(choice.strategy, choice.options))
 
 
-def _reasons(chosen: _Chosen, queries: Sequence[Query]) -> list[RequestError | None]:
+def _reasons(configured: ConfiguredStrategy, queries: Sequence[Query]) -> list[RequestError | None]:
     """[queries] why a strategy cannot answer them; they have its options."""
-    strategy, options = chosen
+    strategy, options = configured
     lacking = strategy.lacking(queries[0].data, options)
     if lacking is not None or not strategy.is_personal:
         return [lacking] * len(queries)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import field
+from msgspec.structs import replace
 
 from recserve_client.contract import RequestError
 from recserve_server_ext.attributes.view import ViewFilters
@@ -46,8 +47,7 @@ class Data(NamedTuple):
     counts: CountsView
 
 
-@dataclass(slots=True, eq=False)
-class Profile:
+class Profile(msgspec.Struct, eq=False):
     """The weighted history of a user: behaviours in one order, [behaviours] in each array.
 
     Attributes:
@@ -109,8 +109,7 @@ def mixed(session: Floats, log: Floats, mix: float) -> Floats:
 _USABLE: Final = "usable"
 
 
-@dataclass(frozen=True, eq=False)
-class Query:
+class Query(msgspec.Struct, frozen=True, eq=False):
     """A profile with everything that is asked of the candidates; immutable but for the cache `kept`.
 
     Attributes:
@@ -153,8 +152,7 @@ class Query:
         return np.asarray(rows[self.usable[rows]][:n])
 
 
-@dataclass(slots=True, eq=False)
-class Candidates:
+class Candidates(msgspec.Struct, eq=False):
     """Candidate rows of one query.
 
     Attributes:
@@ -174,6 +172,18 @@ class Candidates:
 
 #: Named parts of the candidates' scores, [n] each. A score is the sum of its parts.
 Parts = dict[str, Floats]
+
+
+class ConfiguredStrategy(NamedTuple):
+    """A strategy with prepared options.
+
+    Attributes:
+        strategy: The strategy.
+        options: What its queries carry; the same object for equal options, so that a batch can be grouped by it.
+    """
+
+    strategy: Strategy
+    options: Any
 
 
 class Explanation(NamedTuple):
@@ -200,6 +210,7 @@ class Strategy(ABC):
         is_ranked: Whether `candidates` are ordered by score.
         is_filled_up: Whether the fallback strategy fills its slates where it proposes too few items.
         answers_cold: Whether it can also answer without a usable profile.
+        is_selector: Whether it only selects the strategy that answers each query, and proposes nothing itself.
         needs_texts: Whether the texts of a profile must be encoded first.
         counts: Statistics of the log that it reads.
         grid: Options that an evaluation chooses from, on validation data.
@@ -214,6 +225,7 @@ class Strategy(ABC):
     is_filled_up: ClassVar[bool] = False
     is_ranked: bool = True
     answers_cold: bool = False
+    is_selector: ClassVar[bool] = False
     needs_texts: bool = False
     counts: frozenset[Count] = frozenset()
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
@@ -241,9 +253,9 @@ class Strategy(ABC):
         """[queries] why a profile is too thin for this strategy; `None` for a profile that is usable."""
         return [None] * len(queries)
 
-    def answering(self, query: Query) -> str:
-        """Name of the strategy that answers a query: another one where this one hands queries on."""
-        return self.name
+    def selected(self, queries: Sequence[Query]) -> list[ConfiguredStrategy | RequestError]:
+        """[queries] the strategy that answers each, or why none can; only asked of a selector."""
+        raise NotImplementedError
 
     @abstractmethod
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:

@@ -13,7 +13,7 @@ from recserve_client.contract import ErrorKind, RequestError, nearest, shown
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.strategies.als import Als
 from recserve_server_ext.strategies.auto import Auto
-from recserve_server_ext.strategies.base import Strategy
+from recserve_server_ext.strategies.base import ConfiguredStrategy, Strategy
 from recserve_server_ext.strategies.ease import Ease
 from recserve_server_ext.strategies.fusion import Fusion
 from recserve_server_ext.strategies.item2vec import Item2Vec
@@ -63,18 +63,6 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
 _CACHED: Final = 256
 _KIND: Final = "kind"
 _BOUNDS: Final = "bounds"
-
-
-class ConfiguredStrategy(NamedTuple):
-    """A strategy with prepared options.
-
-    Attributes:
-        strategy: The strategy.
-        options: What its queries carry; the same object for equal options, so that a batch can be grouped by it.
-    """
-
-    strategy: Strategy
-    options: Any
 
 
 class _Entry(NamedTuple):
@@ -176,6 +164,8 @@ class Registry:
     def _component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
         """A component of a fusion or of `auto`, with its options on top of the server's."""
         entry = self._entry(name)
+        if entry.defaults.strategy.is_selector:
+            raise _invalid(f"the strategy {name!r} selects among others and cannot be a part of one")
         if not options:
             return entry.defaults
         strategy = entry.defaults.strategy

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recserve_client.contract import RequestError
 from recserve_export.training.memory import in_memory
 from recserve_export.training.registry import train
 from recserve_server_ext.catalogue.view import View, view_over
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.index.engines.exact import ExactEngine
-from recserve_server_ext.strategies.base import Candidates, Profile, Query
+from recserve_server_ext.strategies.base import ConfiguredStrategy, Profile, Query
 from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, chosen_options, write_evaluation
-from recserve_server_ext.strategies.registry import ConfiguredStrategy, Registry
+from recserve_server_ext.strategies.registry import Registry
 from support.data import data_over, spec_of
 from support.training_logs import log_of
 
@@ -49,13 +50,10 @@ def auto(**options: Any) -> ConfiguredStrategy:
 
 
 def names_of(view: View, configured: ConfiguredStrategy, histories: list[list[int]]) -> list[str]:
-    """The strategy that scored each user: the name of the only part."""
-    queries = [query_of(view, rows, configured.options) for rows in histories]
-    rows = configured.strategy.candidates(queries, [5] * len(queries))
-    explained = configured.strategy.explain(queries, [Candidates(own) for own in rows])
-    found = [next(iter(of.parts)) for of in explained]
-    assert found == [configured.strategy.answering(query) for query in queries]
-    return found
+    """The strategy selected for each user."""
+    selected = configured.strategy.selected([query_of(view, rows, configured.options) for rows in histories])
+    assert not [found for found in selected if isinstance(found, RequestError)]
+    return [found.strategy.name for found in selected if isinstance(found, ConfiguredStrategy)]
 
 
 def test_users_get_what_was_chosen_for_their_activity(views: dict[str, View]) -> None:
@@ -85,18 +83,16 @@ def test_a_profile_that_nobody_can_use_is_refused_as_text_does(views: dict[str, 
     query.profile.weights = np.array([1.0, -1.0])
     query.profile.session_weights = np.zeros(2)
     query.profile.undecayed_weights = np.zeros(2)
-    (reason,) = configured.strategy.cold([query])
-    assert reason is not None
+    (reason,) = configured.strategy.selected([query])
+    assert isinstance(reason, RequestError)
     assert "no direction is left" in reason.text
 
 
-def test_the_scores_are_those_of_the_chosen_strategy(views: dict[str, View]) -> None:
-    view, configured = views["trained"], auto(few={"strategy": "ease"})
-    ease, options = Registry().choose("ease", {})
-    rows = np.arange(10)
-    (found,) = configured.strategy.score([query_of(view, [1, 2], configured.options)], [Candidates(rows)])
-    (expected,) = ease.score([query_of(view, [1, 2], options)], [Candidates(rows)])
-    np.testing.assert_array_equal(found["ease"], expected["ease"])
+def test_the_options_are_those_of_the_choice(views: dict[str, View]) -> None:
+    configured = auto(few={"strategy": "ease", "options": {"half_life": 2.0}})
+    (selected,) = configured.strategy.selected([query_of(views["trained"], [1, 2], configured.options)])
+    assert isinstance(selected, ConfiguredStrategy)
+    assert selected.options.half_life == 2.0
     assert configured.strategy.trainings(configured.options) == {"ease"}
 
 
@@ -105,6 +101,8 @@ def test_a_wrong_choice_is_refused() -> None:
         auto(few={"strategy": "nothing_such"})
     with pytest.raises(ConfigError, match="a part of itself"):
         auto(few={"strategy": "auto"})
+    with pytest.raises(ConfigError, match="'auto' selects among others"):
+        Registry({"mine": {"kind": "fusion", "weights": {"auto": 1.0, "text": 1.0}}})
 
 
 def test_what_an_evaluation_wrote_becomes_options(tmp_path: Path) -> None:
