@@ -54,6 +54,8 @@ def names_of(name: str) -> list[str]:
     """The trainings of a name on the command line; raises TrainingError for an unknown one."""
     if name == ALL:
         return [known for known, trainer in TRAINERS.items() if trainer.is_for_all]
+    # A name is written with a hyphen or an underscore.
+    name = name.replace("-", "_")
     trainer_of(name)
     return [name]
 

@@ -1,0 +1,120 @@
+"""`text_head`: what belongs together comes closer, also for items that nobody had to do with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recserve_export.errors import TrainingError
+from recserve_export.training.base import Learned, TrainingLog
+from recserve_export.training.registry import train
+from recserve_server_ext.common.arrays import Ints, Vectors
+from support.training_logs import log_of
+
+ITEMS, GROUPS, DIM = 480, 8, 16
+#: The last items are in no history.
+WARM = 400
+QUICK = {"steps": 80, "batch": 64, "hidden": 64, "rate": 3e-3, "scale": 5.0}
+
+
+def texts() -> tuple[Vectors, Ints]:
+    """Text vectors that say little of the group of an item, and the groups."""
+    random = np.random.default_rng(3)
+    group = np.arange(ITEMS) % GROUPS
+    hint = np.eye(GROUPS, DIM)[group]
+    text = (random.normal(size=(ITEMS, DIM)) + 2.0 * hint).astype(np.float32)
+    return text / np.linalg.norm(text, axis=1, keepdims=True), group
+
+
+def histories(heavy: int = 0) -> TrainingLog:
+    """Users who stay in one group of the warm items; user 0 has so many interactions more, across the groups."""
+    random = np.random.default_rng(4)
+    users = np.repeat(np.arange(200), 8)
+    item = random.integers(WARM // GROUPS, size=len(users)) * GROUPS + users % GROUPS
+    users = np.concatenate([np.zeros(heavy, np.int64), users])
+    item = np.concatenate([random.integers(WARM, size=heavy), item])
+    names = [f"i{n}" for n in range(ITEMS)]
+    return TrainingLog(users, item, np.arange(len(users)), np.ones(len(users)), 200, names)
+
+
+def separation(vectors: Vectors, group: Ints, rows: slice) -> float:
+    """Mean cosine within the groups less that between them."""
+    cosines, same = vectors[rows] @ vectors[rows].T, group[rows][:, None] == group[rows][None]
+    return float(cosines[same & ~np.eye(len(same), dtype=bool)].mean() - cosines[~same].mean())
+
+
+def vectors_of(learned: Learned) -> Vectors:
+    assert learned.vectors is not None
+    return learned.vectors
+
+
+def test_groups_come_together_also_among_items_without_interactions() -> None:
+    text, group = texts()
+    learned = train("text_head", histories(), text, {**QUICK, "steps": 500})
+    vectors = vectors_of(learned)
+    assert learned.items.tolist() == list(range(ITEMS))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+    assert separation(vectors, group, slice(WARM)) > 2 * separation(text, group, slice(WARM))
+    unseen = slice(WARM, ITEMS)
+    assert separation(vectors, group, unseen) > 1.2 * separation(text, group, unseen)
+
+
+def test_the_map_for_later_items_is_close_to_the_network() -> None:
+    text, _ = texts()
+    learned = train("text_head", histories(), text, QUICK)
+    assert learned.text_map is not None
+    mapped = text @ learned.text_map[:-1] + learned.text_map[-1]
+    cosines = (mapped * vectors_of(learned)).sum(axis=1) / np.linalg.norm(mapped, axis=1)
+    assert cosines.mean() > 0.9
+
+
+def test_it_begins_as_the_text_vectors_and_can_be_held_there() -> None:
+    text, _ = texts()
+    first = vectors_of(train("text_head", histories(), text, {**QUICK, "steps": 1, "rate": 1e-9}))
+    np.testing.assert_allclose(first, text, atol=1e-5)
+    free = vectors_of(train("text_head", histories(), text, QUICK))
+    held = vectors_of(train("text_head", histories(), text, {**QUICK, "keep": 20.0}))
+    assert (held * text).sum(axis=1).mean() > (free * text).sum(axis=1).mean() + 0.1
+
+
+def test_only_the_newest_500_interactions_of_a_user_count() -> None:
+    text, _ = texts()
+    heavy = histories(100_000)
+    newest = slice(100_000 + 8 - 500, None)
+    bounded = TrainingLog(
+        heavy.user[newest], heavy.item[newest], heavy.time_us[newest], heavy.weight[newest], heavy.users, heavy.items
+    )
+    expected, found = (vectors_of(train("text_head", log, text, QUICK)) for log in (bounded, heavy))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_same_seed_gives_the_same_vectors() -> None:
+    text, _ = texts()
+    one, same, other = (vectors_of(train("text_head", histories(), text, {**QUICK, "seed": s})) for s in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_identical_texts_stay_identical() -> None:
+    text, _ = texts()
+    text[:10] = text[0]
+    vectors = vectors_of(train("text_head", histories(), text, QUICK))
+    np.testing.assert_allclose(vectors[:10], np.broadcast_to(vectors[0], (10, DIM)), atol=1e-5)
+
+
+def test_an_item_without_a_text_has_no_vector() -> None:
+    text, _ = texts()
+    text[7] = 0.0
+    assert 7 not in train("text_head", histories(), text, QUICK).items.tolist()
+
+
+@pytest.mark.parametrize("text", [None, np.zeros((40, 8), np.float32)])
+def test_without_text_vectors_it_is_refused(text: Vectors | None) -> None:
+    with pytest.raises(TrainingError, match="needs text vectors"):
+        train("text_head", log_of(20, 40, 100), text, QUICK)
+
+
+def test_a_log_without_pairs_is_refused() -> None:
+    log = TrainingLog(np.arange(5), np.zeros(5, np.int64), np.arange(5), np.ones(5), 5, ["a"])
+    with pytest.raises(TrainingError, match="0 pairs"):
+        train("text_head", log, np.ones((1, 4), np.float32), QUICK)
