@@ -1,4 +1,4 @@
-"""Reference vectors of a source, by sentence-transformers, which loads the folder itself: no code of the exported graph."""
+"""Reference vectors of a source, by sentence-transformers, which loads the folder: no code of the exported graph."""
 
 from __future__ import annotations
 
