@@ -337,10 +337,10 @@ def _import(
     file: Opened, mapping: InteractionMapping, store: InteractionStore, refusals: Path | None, *, pseudonyms: bool
 ) -> InteractionReport:
     from recserve_export.interactions.importer import import_interactions
-    from recserve_export.tabular.formats.documents import CheckedSource, JsonLinesSource
+    from recserve_export.tabular.formats.documents import CheckedSource, JsonLinesSource, JsonSource
 
     found = file.source(mapping)
-    rows = CheckedSource(found) if isinstance(found, JsonLinesSource) else found
+    rows = CheckedSource(found) if isinstance(found, JsonLinesSource | JsonSource) else found
     of_users = None if pseudonyms or store.keys is None else store.keys.pseudonyms
     with refusal_writer(refusals) as write, position_bar(f"importing {file.name}", rows.total) as at:
         return import_interactions(store, rows, mapping, of_users, on_refusal=write, on_progress=at)
