@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.common.units import ORDINALS_US
 from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.counts.clicks import ClickCounts
 from recserve_server_ext.counts.neighbours import Neighbours, neighbours_of
@@ -41,6 +42,12 @@ class LogColumns:
     items: list[str]
     context: Mapping[str, Sequence[str | None]]
 
+    def before(self, time_us: int) -> LogColumns:
+        """The interactions before a time, in microseconds since 1970; with the same `items`."""
+        kept = np.flatnonzero(self.time_us < time_us)
+        context = {name: [values[place] for place in kept.tolist()] for name, values in self.context.items()}
+        return LogColumns(self.user[kept], self.item[kept], self.time_us[kept], self.items, context)
+
 
 class Counts(NamedTuple):
     """Counts of the interaction log.
@@ -71,7 +78,7 @@ def no_counts() -> Counts:
 
 
 def counts_of(log: LogColumns, now_us: int, settings: CountSettings, *, full: bool = True) -> Counts:
-    """Count a log.
+    """Count a log; to times that are the order of rows, nothing is newer than anything.
 
     Args:
         log: The interactions.
@@ -80,7 +87,7 @@ def counts_of(log: LogColumns, now_us: int, settings: CountSettings, *, full: bo
         full: Whether to count item-to-item neighbours too, which takes longest.
     """
     rank = _alphabetic(log.items)
-    age_us = np.maximum(now_us - log.time_us, 0)
+    age_us = np.maximum(now_us - np.where(log.time_us < ORDINALS_US, 0, log.time_us), 0)
     newest_us = int(age_us.min(initial=np.iinfo(np.int64).max))
 
     def popularity(places: Ints | slice) -> PopularityCounts:
