@@ -23,12 +23,12 @@ from support.events import KEY
 
 DAY = datetime.date(2024, 3, 1)
 MOMENT = datetime.datetime(2024, 3, 1, 12, 30, 15)
-ITEMS = [
+ITEMS: list[list[Any]] = [
     ["id", "title", "year", "price", "used", "added"],
     [1, "Heat", 1995, 9.5, True, DAY],
     ["b-2", "Ran", None, 12, False, MOMENT],
 ]
-LOG = [["user_id", "item_id", "timestamp"], [7, 1, MOMENT], ["u8", "b-2", DAY]]
+LOG: list[list[Any]] = [["user_id", "item_id", "timestamp"], [7, 1, MOMENT], ["u8", "b-2", DAY]]
 
 
 def workbook(path: Path, **sheets: list[list[Any]]) -> Path:
