@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -58,6 +59,7 @@ class Counts(NamedTuple):
         items: Item ids of `neighbours`.
         neighbours: Item-to-item neighbours.
         clicks: Impressions and clicks.
+        named: Counted interactions of each item that they name, whether the catalogue has it or not.
     """
 
     overall: PopularityCounts
@@ -65,6 +67,7 @@ class Counts(NamedTuple):
     items: list[str]
     neighbours: Neighbours
     clicks: ClickCounts = ClickCounts()
+    named: Mapping[str, int] = MappingProxyType({})
 
     def popularity_in(self, context: Mapping[str, str]) -> PopularityCounts:
         """Popularity in a context: that of its most specific value, the one with the fewest active users."""
@@ -104,7 +107,8 @@ def counts_of(log: LogColumns, now_us: int, settings: CountSettings, *, full: bo
                 if counted.active[-1] >= MIN_USERS:
                     by_context[name, str(distinct[code])] = counted
     items, neighbours = _neighbours(log, rank, settings) if full else no_counts()[2:4]
-    return Counts(popularity(slice(None)), by_context, items, neighbours)
+    named = dict(zip(log.items, np.bincount(log.item, minlength=len(log.items)).tolist(), strict=True))
+    return Counts(popularity(slice(None)), by_context, items, neighbours, named=named)
 
 
 def _alphabetic(items: list[str]) -> Ints:

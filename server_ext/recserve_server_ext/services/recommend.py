@@ -93,8 +93,18 @@ class RecommendService(Handler[Job]):
         view = newest()
         self._filters = LiveFilters(view)
         self._data = Data(view, self._filters.of(view), CountsView(counter.last, view))
+        self._named: tuple[object, object, tuple[int, int]] = (None, None, (0, 0))
         self._retry_at = self._next_erasure_check = 0.0
         self._store_error = ""
+
+    def named_interactions(self) -> tuple[int, int]:
+        """Counted interactions that name an item, and those among them whose item the served catalogue has."""
+        view, named = self._data.view, self._data.counts.counts.named
+        if self._named[0] is not named or self._named[1] is not view.snapshot:
+            row_of = view.row_of.get
+            known = sum(count for item, count in named.items() if row_of(item, -1) >= 0)
+            self._named = named, view.snapshot, (sum(named.values()), known)
+        return self._named[2]
 
     def begin(self) -> None:
         """Take the current catalogue and keys, and check periodically for erased users."""

@@ -293,3 +293,11 @@ def test_the_order_of_rows_is_no_recency_in_any_strategy(service: Service, is_or
     own = {item: sum(name == item for _, name in rows) for _, item in rows}
     counts = {item.id: round(float(np.expm1(item.score)), 3) for item in recent.items}
     assert (counts == own) == is_ordinal
+
+
+def test_interactions_whose_item_the_catalogue_has_are_counted(service: Service) -> None:
+    assert service.handler.named_interactions() == (0, 0)
+    service.store.record([event(item=f"i{row}", timestamp=NOW - row) for row in (7, 8, 9)])
+    service.store.record([event(item="elsewhere", timestamp=NOW - 5), event(item="elsewhere", timestamp=NOW - 4)])
+    service.recommend_for("new", strategy="popular")
+    assert service.handler.named_interactions() == (5, 3)
