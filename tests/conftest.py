@@ -122,6 +122,7 @@ compact_after = 50
 [limits]
 revision_wait_ms = 1500
 revision_waiting = 8
+replay_s = 1e8
 [users]
 counts.every_s = 0.1
 log.every_s = 0.1

@@ -96,6 +96,7 @@ class RecommendOptions(TypedDict, total=False):
         explore: Exploration of other candidates.
         new_items: Boost of new items, which also makes the newest ones candidates.
         on_cold: What happens without a usable profile: the server's `fallback` strategy answers, or an `error`.
+        now: Moment of the request in seconds since 1970, for replays, where the server takes one.
     """
 
     k: int
@@ -115,6 +116,7 @@ class RecommendOptions(TypedDict, total=False):
     explore: Explore | None
     new_items: Recency | None
     on_cold: Literal["fallback", "error"] | None
+    now: float | None
 
 
 def recommend(

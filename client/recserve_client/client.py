@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
@@ -15,6 +16,7 @@ from tritonclient.grpc import service_pb2_grpc
 from recserve_client import calls, item_calls, user_calls
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
+from recserve_client.contract.addresses import channel_options, proxy_in_the_way
 from recserve_client.errors import DeadlineExceeded, RecserveError, StaleRevision, Unavailable, from_rpc
 from recserve_client.options import ClientOptions
 
@@ -27,9 +29,10 @@ MAX_CONCURRENT = 64
 
 def _open_channel(api: Any, address: str, options: ClientOptions) -> Any:
     """A channel of `grpc` or `grpc.aio`."""
+    channel = [*options.channel(), *channel_options(address)]
     if options.credentials is None:
-        return api.insecure_channel(address, options=options.channel())
-    return api.secure_channel(address, options.credentials, options=options.channel())
+        return api.insecure_channel(address, options=channel)
+    return api.secure_channel(address, options.credentials, options=channel)
 
 
 class _Runner(Protocol):
@@ -59,7 +62,8 @@ def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[_AsyncRunner,
 class _Tries:
     """The deadline and the retries of one call."""
 
-    def __init__(self, options: ClientOptions, deadline_s: float | None) -> None:
+    def __init__(self, address: str, options: ClientOptions, deadline_s: float | None) -> None:
+        self._address = address
         self._end = time.monotonic() + (options.deadline_s if deadline_s is None else deadline_s)
         self._pauses = options.pauses()
 
@@ -85,6 +89,9 @@ class _Tries:
         is_retryable = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
         pause = next(self._pauses, None) if is_retryable else None
         if pause is None or time.monotonic() + pause >= self._end:
+            if isinstance(failure, Unavailable) and failure.kind is None and (name := proxy_in_the_way(self._address)):
+                told = f"{failure.message}; the connection may go through the proxy of {name}: see no_proxy"
+                raise Unavailable(told, status=failure.status) from None
             raise failure from None
         return pause
 
@@ -175,6 +182,7 @@ class Client:
             address: host:port of the server's gRPC.
             options: Deadline, retries and connection.
         """
+        self._address = address
         self._options = options or ClientOptions()
         self._channel = _open_channel(grpc, address, self._options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
@@ -219,7 +227,7 @@ class Client:
             return list(pool.map(settle, requests))
 
     def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._options, call.deadline_s)
+        tries = _Tries(self._address, self._options, call.deadline_s)
         while True:
             send = getattr(self._stub, call.method)
             try:
@@ -253,15 +261,16 @@ class AsyncClient:
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None) -> None:
-        """Prepare a connection inside a running event loop; it is opened by the first call.
+        """Prepare a client; the first call of each event loop opens a connection, so `asyncio.run` may come again.
 
         Args:
             address: host:port of the server's gRPC.
             options: Deadline, retries and connection.
         """
+        self._address = address
         self._options = options or ClientOptions()
-        self._channel = _open_channel(grpc.aio, address, self._options)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        #: By event loop, since a channel of grpc.aio works in the one that made it.
+        self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
         self.items = AsyncItems(self)
         self.interactions = AsyncInteractions(self)
         self.users = AsyncUsers(self)
@@ -302,9 +311,10 @@ class AsyncClient:
         return await asyncio.gather(*map(settle, requests))
 
     async def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._options, call.deadline_s)
+        tries = _Tries(self._address, self._options, call.deadline_s)
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel())
         while True:
-            send = getattr(self._stub, call.method)
+            send = getattr(stub, call.method)
             try:
                 answer = await send(call.request, timeout=tries.left_s())
             except grpc.RpcError as error:
@@ -315,9 +325,19 @@ class AsyncClient:
                 return result
             call = result
 
+    def _channel(self) -> Any:
+        """The channel of the running event loop."""
+        loop = asyncio.get_running_loop()
+        channel = self._channels.get(loop)
+        if channel is None:
+            channel = self._channels[loop] = _open_channel(grpc.aio, self._address, self._options)
+        return channel
+
     async def close(self) -> None:
-        """Close the connection."""
-        await self._channel.close(None)
+        """Close the connection of the running event loop."""
+        channel = self._channels.pop(asyncio.get_running_loop(), None)
+        if channel is not None:
+            await channel.close(None)
 
     async def __aenter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 import pytest
 
@@ -254,3 +255,31 @@ def test_the_commands_show_export_and_erase(client: Client, live: Served, films:
     assert msgspec.json.decode(run("export", "shell").stdout)["interactions"] == []
     refused = run("history", "", code=1)
     assert "empty" in refused.stderr
+
+
+def test_a_request_as_of_a_moment_knows_nothing_that_came_later(client: Client, films: list[str]) -> None:
+    now = time.time()
+    then = now - 3600
+    recorded(
+        client,
+        interaction("replayed", "like", films[5], timestamp=then - 60),
+        interaction("replayed", "like", films[60], timestamp=then + 60),
+    )
+    past = client.recommend_for("replayed", k=5, now=then)
+    expected = client.recommend([item(films[5])], k=5)
+    assert [found.id for found in past.items] == [found.id for found in expected.items]
+    assert isinstance(past.history, list)
+    assert [used.item for used in past.history] == [films[5]]
+    today = client.recommend_for("replayed", k=5)
+    assert isinstance(today.history, list)
+    assert [used.item for used in today.history] == [films[60], films[5]]
+    assert client.recommend_for("replayed", now=then - 3600).strategy == "popular"
+    assert client.recommend([item(films[5])], strategy="popular", k=3, now=then).strategy == "popular"
+    for moment in (now + 3600, now - 2e8):
+        with pytest.raises(InvalidRequest, match=r"\$\.now is"):
+            client.recommend_for("replayed", now=moment)
+
+
+def test_moments_are_refused_where_no_setting_allows_them(wire: Wire, films: list[str]) -> None:
+    with pytest.raises(grpc.RpcError, match=r"limits\.replay_s"):
+        wire.ask("recommend", {"history": [{"item": films[5]}], "now": time.time() - 5})

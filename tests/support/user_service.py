@@ -46,6 +46,7 @@ class Service:
         experiments: Sequence[Experiment] = (),
         read: Callable[[], Pseudonyms] = lambda: PSEUDONYMS,
         strategies: Mapping[str, dict[str, Any]] | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
         self.logged: list[tuple[str | None, str]] = []
         keys = UserKeys(read)
@@ -59,7 +60,7 @@ class Service:
             lambda: view,
             TextCaches(100),
             ServeSettings(
-                limits=LIMITS,
+                limits=limits,
                 users=UserSettings(experiments=list(experiments)),
                 strategies=dict(strategies or {}),
             ),

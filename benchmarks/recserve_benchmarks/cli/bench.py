@@ -152,7 +152,7 @@ def import_(
     seed: Seed = 0,
     json_file: JsonFile = None,
 ) -> None:
-    """Measure imports into SQLite against pyarrow and plain statements."""
+    """Measure imports into SQLite against the same job by pyarrow and sqlite3: the same tables and durability."""
     output = Output(json_file, None)
     with output.measuring():
         from recserve_benchmarks.imports.bench import measure

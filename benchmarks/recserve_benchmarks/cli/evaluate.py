@@ -12,6 +12,7 @@ from recserve_benchmarks.cli.common import Home, JsonFile, Output, Plot, encoder
 from recserve_client.cli.console import fail, note
 from recserve_export.cli.common import interactions_at
 from recserve_export.cli.options import InteractionsUrl, Precision
+from recserve_export.cli.reading import Recipe
 from recserve_server_ext.common.units import MIB
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
@@ -29,6 +30,7 @@ def evaluate(
     items: Annotated[
         Path | None, typer.Option(help="Items of the data set.", show_default="the .item file beside it")
     ] = None,
+    recipe: Recipe = None,
     store: InteractionsUrl = "",
     precision: Precision = "auto",
     at: Annotated[
@@ -51,8 +53,8 @@ def evaluate(
     strategy auto reads it, unless files or a moment are evaluated.
     """
     output = Output(json_file, plot, html)
-    if items is not None and dataset is None:
-        fail("--items belongs to --dataset", code=2)
+    if (items is not None or recipe is not None) and dataset is None:
+        fail("--items and --recipe belong to --dataset", code=2)
     with output.measuring() as show:
         import msgspec
 
@@ -71,7 +73,7 @@ def evaluate(
         if dataset is None:
             found = data.of_home(workspace, interactions_at(home, store), show)
         else:
-            found = data.of_files(dataset, items, TextEncoder(encoder_of(home, precision)[1]), show)
+            found = data.of_files(dataset, items, TextEncoder(encoder_of(home, precision)[1]), show, recipe)
         if at is not None:
             found = found.as_of(at.replace(tzinfo=UTC).timestamp())
         evaluation = run.evaluate(found, chosen, plan, show)

@@ -16,6 +16,7 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 
 from recserve_benchmarks.harness.worker import Worker
+from recserve_client.contract.addresses import channel_options
 from recserve_server_ext.common.arrays import Floats
 
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
@@ -86,7 +87,8 @@ async def _send(load: Load) -> Outcome:
     answers = [b""] * len(load.requests) if load.keep_answers else []
     moments: list[tuple[float, float]] = []
     numbered = _numbered(load)
-    async with grpc.aio.insecure_channel(load.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+    options = [("grpc.max_receive_message_length", -1), *channel_options(load.address)]
+    async with grpc.aio.insecure_channel(load.address, options=options) as channel:
         infer = channel.unary_unary(_METHOD, None, None)
         await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
 

@@ -117,6 +117,10 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
         allow_repeat: Interaction types; an item that the user had only such interactions with may be recommended again.
         variants: Forces experiment variants, by experiment, for tests. Such answers are marked, and reports do not
             count them.
+        now: Moment of the request in seconds since 1970, for replays of a log; `None` for the server's time. What was
+            recorded of a later time does not count: in histories, seen items, popularity and counted neighbours.
+            Recency is as of then. Trained spaces and the catalogue are those of today. The answer is not logged.
+            Refused outside of the server's bounds, which take none by default.
     """
 
     history: list[Behaviour] = []
@@ -147,6 +151,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     exclude_seen: bool = True
     allow_repeat: Annotated[list[TypeName], Meta(max_length=32)] = []
     variants: Annotated[dict[str, str], Meta(max_length=20)] = {}
+    now: Annotated[float, Meta(ge=0, le=1e11)] | None = None
 
 
 class RecommendTimings(Struct, frozen=True, gc=False):

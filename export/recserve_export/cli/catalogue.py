@@ -19,8 +19,8 @@ from recserve_export.cli.common import (
     print_refusals,
     refusal_writer,
     say,
-    say_fit,
     say_json,
+    say_what_fits,
 )
 from recserve_export.cli.previews import print_preview
 from recserve_export.errors import MappingError
@@ -152,7 +152,7 @@ def stats(home: options.Home = DEFAULT_HOME, store: options.CatalogueUrl = "", a
         columns = ("attribute", "items", "types", "distinct", "most frequent")
         out.print(table(columns, rows, right=("items", "distinct")))
         if not store:
-            _say_what_fits(opened, home, is_error=False)
+            say_what_fits(Workspace(home).interactions, Workspace(home).store_at(store), is_error=False)
 
 
 @app.command()
@@ -250,18 +250,7 @@ def _import(opened: _Opened, path: Path | str, refusals: Path | None, *, home: P
             note(f"every refused row is in {refusals}")
         if not record.accepted:
             fail("nothing was accepted, the catalogue is as it was; check the field mapping against the reasons above")
-        _say_what_fits(store, home)
-
-
-def _say_what_fits(store: CatalogueStore, home: Path, *, is_error: bool = True) -> None:
-    from recserve_export.interactions.fits import fit_of
-    from recserve_server_ext.interactions.store import InteractionStore
-
-    log = Workspace(home).interactions
-    if not log.is_file():
-        return
-    with InteractionStore(log) as interactions:
-        say_fit(fit_of(interactions, store), is_error=is_error)
+        say_what_fits(Workspace(home).interactions, path)
 
 
 def _store(home: Path, store: str) -> CatalogueStore:

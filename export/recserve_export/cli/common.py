@@ -12,7 +12,6 @@ import msgspec
 
 from recserve_client.cli.console import fail, out, progress
 from recserve_export.errors import ExportError
-from recserve_export.interactions.fits import Fit
 from recserve_export.tables import plain, table
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import Workspace, store_place
@@ -89,8 +88,22 @@ def say(line: str) -> None:
     out.print(plain(line), highlight=False, soft_wrap=True)
 
 
-def say_fit(fit: Fit, *, is_error: bool = True) -> None:
-    """Say which interactions name an item of the catalogue; that none does may be an error."""
+def say_what_fits(log: Path | str, catalogue: Path | str, *, is_error: bool = True) -> None:
+    """Say which interactions of a log name an item of a catalogue, where there are both.
+
+    That none does is an error, unless told otherwise.
+
+    Raises:
+        StoreError: One of the stores cannot be read.
+    """
+    from recserve_server_ext.catalogue.store import CatalogueStore
+    from recserve_server_ext.history.fits import fit_of
+    from recserve_server_ext.interactions.store import InteractionStore
+
+    if any(isinstance(place, Path) and not place.is_file() for place in (log, catalogue)):
+        return
+    with InteractionStore(log) as interactions, CatalogueStore(catalogue) as items:
+        fit = fit_of(interactions, items)
     if not fit.interactions or not fit.items:
         return
     if fit.is_disjoint and is_error:

@@ -23,8 +23,8 @@ from recserve_export.cli.common import (
     print_refusals,
     refusal_writer,
     say,
-    say_fit,
     say_json,
+    say_what_fits,
     utc_s,
 )
 from recserve_export.errors import MappingError
@@ -135,7 +135,7 @@ def import_(
             _say_report(report, file.name, refusals)
             if file.grew:
                 note(f"{file.name} grew by {file.grew:,} bytes while it was read; import it again to have them")
-            say_what_fits(opened, home)
+            say_what_fits(place, Workspace(home).store_at(""))
 
 
 @app.command("preview-file")
@@ -203,7 +203,7 @@ def stats(
             types = [(name, f"{count:,}") for name, count in found.types.items()]
             out.print(table(("type", "interactions"), types, right=("interactions",)))
         if not store:
-            say_what_fits(opened, home, is_error=False)
+            say_what_fits(interactions_at(home, store), Workspace(home).store_at(""), is_error=False)
 
 
 @app.command()
@@ -337,10 +337,10 @@ def _import(
     file: Opened, mapping: InteractionMapping, store: InteractionStore, refusals: Path | None, *, pseudonyms: bool
 ) -> InteractionReport:
     from recserve_export.interactions.importer import import_interactions
-    from recserve_export.tabular.formats.documents import CheckedSource, JsonLinesSource
+    from recserve_export.tabular.formats.documents import CheckedSource, JsonLinesSource, JsonSource
 
     found = file.source(mapping)
-    rows = CheckedSource(found) if isinstance(found, JsonLinesSource) else found
+    rows = CheckedSource(found) if isinstance(found, JsonLinesSource | JsonSource) else found
     of_users = None if pseudonyms or store.keys is None else store.keys.pseudonyms
     with refusal_writer(refusals) as write, position_bar(f"importing {file.name}", rows.total) as at:
         return import_interactions(store, rows, mapping, of_users, on_refusal=write, on_progress=at)
@@ -361,15 +361,3 @@ def _say_report(report: InteractionReport, name: str, refusals: Path | None) -> 
         note(f"every refused row is in {refusals}")
     if not report.recorded + report.duplicates:
         fail("nothing was accepted; check the field mapping against the reasons above")
-
-
-def say_what_fits(log: InteractionStore, home: Path, *, is_error: bool = True) -> None:
-    """Say which interactions name an item of the home's catalogue, where there is one."""
-    from recserve_export.interactions.fits import fit_of
-    from recserve_server_ext.catalogue.store import CatalogueStore
-
-    catalogue = Workspace(home).store_at("")
-    if isinstance(catalogue, Path) and not catalogue.is_file():
-        return
-    with CatalogueStore(catalogue) as store:
-        say_fit(fit_of(log, store), is_error=is_error)

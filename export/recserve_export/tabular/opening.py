@@ -10,7 +10,7 @@ from typing import Final
 from recserve_export.errors import SourceError
 from recserve_export.tabular.encodings import guess_encoding
 from recserve_export.tabular.formats.delimited import DelimitedSource
-from recserve_export.tabular.formats.documents import JsonLinesSource, JsonSource, is_array_of_objects
+from recserve_export.tabular.formats.documents import JsonLinesSource, JsonSource, is_array_of_objects, opens_array
 from recserve_export.tabular.formats.parquet import ParquetSource, check_folder, parts_checksum
 from recserve_export.tabular.formats.sheets import SheetSource
 from recserve_export.tabular.formats.sql import SqlSource
@@ -21,6 +21,8 @@ from recserve_export.tabular.values import literal
 
 _URL: Final = re.compile(r"[a-z][a-z0-9+]+://")
 _HEAD: Final = 1 << 16
+#: Most bytes of a character that is one in UTF-8.
+_WIDEST: Final = 4
 #: Most fields of a document whose rows are in one of them.
 _MOST_BESIDE: Final = 4
 _MARKS: Final = b"\xef\xbb\xbf \t\r\n"
@@ -114,6 +116,11 @@ def _format_of(stream: Stream) -> FileFormat:
         return "sql"
     if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         return "xlsx"
+    if b"\0" in head:
+        encoding = guess_encoding(io.BytesIO(head)).name
+        if not encoding.startswith(("utf-16", "utf-32")):
+            raise SourceError(f"neither the name of {stream.where} nor its content does tell its format; add --format")
+        head = head.decode(encoding, errors="ignore").encode()
     text = head.lstrip(_MARKS)
     if not text:
         raise SourceError(f"{stream.where} is empty, and its name does not tell its format; add --format")
@@ -121,16 +128,16 @@ def _format_of(stream: Stream) -> FileFormat:
         return "json"
     if text.startswith(b"{"):
         return "json" if _is_document(text) else "jsonl"
-    if b"\0" in head and not guess_encoding(io.BytesIO(head)).name.startswith(("utf-16", "utf-32")):
-        raise SourceError(f"neither the name of {stream.where} nor its content does tell its format; add --format")
     return "csv"
 
 
 def _is_document(text: bytes) -> bool:
     """Whether an object is a whole document: it goes on over lines, or is alone and little but an array of objects."""
     first, *others = text.splitlines()
-    if others or len(text) >= _HEAD - len(_MARKS):
-        return not first.rstrip().endswith(b"}") and len(first) < _HEAD - len(_MARKS)
+    if others:
+        return not first.rstrip().endswith(b"}")
+    if len(text) >= _HEAD // _WIDEST:
+        return opens_array(first, _MOST_BESIDE)
     found = literal(first.decode(errors="replace"))
     arrays = [one for one in found.values() if is_array_of_objects(one)] if isinstance(found, dict) else []
     return len(arrays) == 1 and len(found) <= _MOST_BESIDE

@@ -101,4 +101,7 @@ class Times:
 
 def _scale_of(value: float) -> float:
     size = abs(value)
-    return next((scale for least, scale in _MAGNITUDES if size >= least), 1)
+    for least, scale in _MAGNITUDES:
+        if size >= least:
+            return scale
+    return 1

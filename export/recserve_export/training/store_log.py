@@ -13,7 +13,7 @@ from recserve_export.stages import Stage, silent
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions import reads
-from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.interactions.columns import InteractionColumns, columns_by_user
 from recserve_server_ext.interactions.interaction import MEASURES
 from recserve_server_ext.interactions.store import InteractionStore
 
@@ -66,7 +66,9 @@ def read_log(
                 advance(len(users))
     joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] if parts else [np.empty(0, np.int64)] * 4
     measured = np.concatenate(measures, axis=1) if measures else np.empty((len(MEASURES), 0))
-    return StoreLog(_columns(joined, measured, list(type_of), list(item_of)), number, revision)
+    user, item, kind, time_us = joined
+    columns = columns_by_user(user, time_us, (kind, list(type_of)), (item, list(item_of)), measured)
+    return StoreLog(columns, number, revision)
 
 
 def check_memory(needed: int, what: str) -> None:
@@ -81,23 +83,3 @@ def check_memory(needed: int, what: str) -> None:
 
 def _us(time: datetime) -> int:
     return round(time.replace(tzinfo=UTC).timestamp() * MICROSECONDS)
-
-
-def _columns(joined: list[Ints], measures: np.ndarray, types: list[str], items: list[str]) -> InteractionColumns:  # type: ignore[type-arg]
-    user, item, kind, time_us = joined
-    order = np.argsort(user, kind="stable")
-    _, lengths = np.unique(user, return_counts=True)
-    value, duration_s, price, quantity = measures[:, order]
-    return InteractionColumns(
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        time_us=time_us[order],
-        type=kind[order],
-        subject=item[order],
-        value=value,
-        duration_s=duration_s,
-        price=price,
-        quantity=quantity,
-        types=types,
-        subjects=items,
-        is_item=np.ones(len(items), np.bool_),
-    )

@@ -30,11 +30,11 @@ class TritonPythonModel:
         keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
         self._log = ImpressionLog(interactions, users.log, users.experiments, show=LogMetrics().show)
-        self._sampled = recommend_metrics(live, self._log)
         service = RecommendService(
             live.view, TextCaches(serve.text_cache), serve, keys=keys, histories=UserHistories(interactions, rules),
             counter=LogCounter(interactions, rules, users.counts), log=self._log,
         )  # fmt: skip
+        self._sampled = recommend_metrics(live, self._log, service.named_interactions)
         limits, waiting = serve.limits, EncoderMetrics("recommend")
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(

@@ -32,11 +32,11 @@ def check_boosts(boosts: Sequence[Boost], known: Sequence[AttributeColumns]) -> 
             )
 
 
-def at_moment(options: SlateOptions) -> SlateOptions:
-    """The options with the server's time, in whole seconds, where a recency boost names no `now`."""
+def at_moment(options: SlateOptions, now: float | None = None) -> SlateOptions:
+    """The options with a moment where a recency boost names no `now`: by default the server's, in whole seconds."""
     if not any(isinstance(boost, Recency) and boost.now is None for boost in options.boosts):
         return options
-    now = float(math.floor(time.time()))
+    now = float(math.floor(time.time())) if now is None else now
     boosts = [
         replace(boost, now=now) if isinstance(boost, Recency) and boost.now is None else boost
         for boost in options.boosts

@@ -117,6 +117,8 @@ def check_id(item_id: str) -> None:
     Raises:
         ValueError: It does.
     """
+    if item_id.isascii() and item_id.isprintable() and not item_id.isspace():
+        return  # most are
     if item_id.isspace() or any(ord(character) < 32 for character in item_id):
         raise ValueError(f"$.id is {shown(item_id)}: blank, or with control characters")
 

@@ -20,6 +20,7 @@ from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.storage.database import Database, Store, next_revision
 
+_encode = msgspec.json.Encoder().encode
 _CHUNK: Final = 1000
 _FIELDS: Final = (items.c.id, items.c.texts, items.c.attributes, items.c.available)
 _KNOWN_IDS: Final = sa.select(items.c.id).where(items.c.id.in_(sa.bindparam("ids", expanding=True)))
@@ -265,15 +266,21 @@ def rows_of(connection: sa.Connection, ids: Sequence[str]) -> Iterator[sa.Row[*t
 
 def row_values(item: StoredItem, revision: int, texts_revision: int) -> dict[str, Any]:
     """The columns of an item; raises CatalogueError for a value that cannot be stored."""
+    _packed(item)
+    return {**msgspec.structs.asdict(item), "revision": revision, "texts_revision": texts_revision}
+
+
+def _packed(item: StoredItem) -> tuple[str, str, str]:
+    """Id, texts and attributes of an item as the database holds them; raises CatalogueError as `row_values`."""
     for name, value in item.attributes.items():
         # JSON has no NaN: it would come back as null.
         if isinstance(value, float) and not math.isfinite(value):
             raise CatalogueError(f"item {item.id!r}: attribute {name!r} is {value}; numbers must be finite")
     try:
-        msgspec.json.encode(item)
+        item.id.encode()
+        return item.id, _encode(item.texts).decode(), _encode(item.attributes).decode()
     except (UnicodeEncodeError, TypeError, msgspec.MsgspecError) as error:
         raise CatalogueError(f"item {item.id!r} cannot be stored: {error}") from None
-    return {**msgspec.structs.asdict(item), "revision": revision, "texts_revision": texts_revision}
 
 
 def _head(connection: sa.Connection) -> Head:
@@ -294,14 +301,19 @@ def _insert(connection: sa.Connection, new_items: Iterable[StoredItem], revision
     rest = iter(new_items)
     position = 0
     types = AttributeTypes()
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    statement = (
+        "INSERT INTO items (id, texts, attributes, available, revision, texts_revision) "
+        f"VALUES ({', '.join([mark] * 6)})"
+    )
     while chunk := list(islice(rest, _CHUNK)):
-        rows = [row_values(item, revision, revision) for item in chunk]
+        rows = [(*_packed(item), item.available, revision, revision) for item in chunk]
         for item in chunk:
             if conflict := types.conflict(item.attributes):
                 raise CatalogueError(f"item {item.id!r}: {conflict}")
             types.replace({}, item.attributes if item.available else {})
         try:
-            connection.execute(sa.insert(items), rows)
+            connection.exec_driver_sql(statement, rows)
         except sa.exc.IntegrityError as error:
             where = f"items {position} to {position + len(chunk) - 1}, {chunk[0].id!r} to {chunk[-1].id!r}"
             raise CatalogueError(f"item ids must be distinct: one of {where}, occurred before") from error

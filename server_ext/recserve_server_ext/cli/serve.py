@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Serve the encoder and the index on Triton, watched, until SIGTERM or Ctrl-C.")
 
-_LOOPBACK = ("127.", "::1", "localhost")
-
 
 def _port(port: int | None) -> int | None:
     if port is not None and not 0 <= port <= 65535:
@@ -74,7 +72,7 @@ def _run(
         ready_file.unlink(missing_ok=True)  # what an earlier process left says nothing of this one
     log = EventLog(as_json=log_json)
     plan = prepare(workspace, settings, find_triton(triton), log)
-    if not settings.host.startswith(_LOOPBACK):
+    if not plan.endpoint.is_local:
         note(
             f"warning: listening on {settings.host}: Triton's front end is not made for open networks, and the one in "
             "the wheel lacks the fixes of 2025; see docs/how-to/run-a-server.md"

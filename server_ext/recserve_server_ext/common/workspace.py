@@ -7,7 +7,8 @@ from pathlib import Path
 
 
 def store_place(place: str) -> Path | str:
-    """A store from its name on a command line or in the settings: a URL, or else a file."""
+    """A store from its name on a command line or in the settings: a URL, or else a file, also as sqlite:///FILE."""
+    place = place.removeprefix("sqlite:///")
     return place if "://" in place else Path(place)
 
 

@@ -45,6 +45,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         interaction_bytes: Size of an interaction of such a request.
         revision_wait_ms: How long a request waits for its `min_revision`; 0 for not at all.
         revision_waiting: Requests that may wait for a revision at a time.
+        replay_s: How far `now` of a request may lie in the past, for replays of a log; 0 refuses any. Each moment
+            counts the log anew while other requests wait, so it is for tests and evaluations.
     """
 
     request_bytes: Positive = 4 * MIB
@@ -61,6 +63,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interaction_bytes: Positive = 256 * 1024
     revision_wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 2000
     revision_waiting: Positive = 256
+    replay_s: Annotated[float, Meta(ge=0, le=1e11)] = 0.0
 
 
 class ImpressionLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

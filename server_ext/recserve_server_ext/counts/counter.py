@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from cachetools import LRUCache
+
 from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.counts import CountSettings
@@ -22,6 +24,8 @@ from recserve_server_ext.interactions.store import InteractionStore
 
 #: The pause after a count is at least this many times its duration.
 _PAUSE: Final = 20
+#: Moments of replays whose counts are kept.
+_MAX_REPLAYED: Final = 8
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +59,8 @@ class LogCounter:
         self._erasures: Change = (0, 0)
         self._unchanged_until_us = 0
         self._thread: threading.Thread | None = None
+        self._replayed: LRUCache[tuple[int, bool], Counts] = LRUCache(_MAX_REPLAYED)
+        self._replayed_state: tuple[int, Change] = -1, (0, 0)
 
     @property
     def last(self) -> Counts:
@@ -80,6 +86,28 @@ class LogCounter:
             self._thread = threading.Thread(target=self.count, kwargs=wanted, name="count the log", daemon=True)
             self._thread.start()
         return self._counts
+
+    def counts_before(self, time_us: int, *, full: bool) -> Counts:
+        """The counts as of a moment, in microseconds since 1970; the caller waits for them. Not thread-safe.
+
+        Args:
+            time_us: The moment; interactions at this time or later do not count.
+            full: Whether neighbours are needed. Clicks are not counted.
+
+        Raises:
+            InteractionError: The store cannot be read.
+        """
+        store = self._open()
+        with store.database.reading() as connection:
+            state = store.revision, interaction_reads.erasures(connection)
+        if state != self._replayed_state:
+            self._replayed.clear()
+            self._replayed_state = state
+        counts: Counts | None = self._replayed.get((time_us, full))
+        if counts is None:
+            log = self._reader.read(store).before(time_us)
+            counts = self._replayed[time_us, full] = counts_of(log, time_us, self._settings, full=full)
+        return counts
 
     def forget_erased(self, erasures: Change) -> None:
         """Forget the interactions read, if a user was erased since; see `LogReader.forget_erased`."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.common.units import ORDINALS_US
 from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.counts.clicks import ClickCounts
 from recserve_server_ext.counts.neighbours import Neighbours, neighbours_of
@@ -41,6 +43,12 @@ class LogColumns:
     items: list[str]
     context: Mapping[str, Sequence[str | None]]
 
+    def before(self, time_us: int) -> LogColumns:
+        """The interactions before a time, in microseconds since 1970; with the same `items`."""
+        kept = np.flatnonzero(self.time_us < time_us)
+        context = {name: [values[place] for place in kept.tolist()] for name, values in self.context.items()}
+        return LogColumns(self.user[kept], self.item[kept], self.time_us[kept], self.items, context)
+
 
 class Counts(NamedTuple):
     """Counts of the interaction log.
@@ -51,6 +59,7 @@ class Counts(NamedTuple):
         items: Item ids of `neighbours`.
         neighbours: Item-to-item neighbours.
         clicks: Impressions and clicks.
+        named: Counted interactions of each item that they name, whether the catalogue has it or not.
     """
 
     overall: PopularityCounts
@@ -58,6 +67,7 @@ class Counts(NamedTuple):
     items: list[str]
     neighbours: Neighbours
     clicks: ClickCounts = ClickCounts()
+    named: Mapping[str, int] = MappingProxyType({})
 
     def popularity_in(self, context: Mapping[str, str]) -> PopularityCounts:
         """Popularity in a context: that of its most specific value, the one with the fewest active users."""
@@ -71,7 +81,7 @@ def no_counts() -> Counts:
 
 
 def counts_of(log: LogColumns, now_us: int, settings: CountSettings, *, full: bool = True) -> Counts:
-    """Count a log.
+    """Count a log; to times that are the order of rows, nothing is newer than anything.
 
     Args:
         log: The interactions.
@@ -80,7 +90,7 @@ def counts_of(log: LogColumns, now_us: int, settings: CountSettings, *, full: bo
         full: Whether to count item-to-item neighbours too, which takes longest.
     """
     rank = _alphabetic(log.items)
-    age_us = np.maximum(now_us - log.time_us, 0)
+    age_us = np.maximum(now_us - np.where(log.time_us < ORDINALS_US, 0, log.time_us), 0)
     newest_us = int(age_us.min(initial=np.iinfo(np.int64).max))
 
     def popularity(places: Ints | slice) -> PopularityCounts:
@@ -97,7 +107,8 @@ def counts_of(log: LogColumns, now_us: int, settings: CountSettings, *, full: bo
                 if counted.active[-1] >= MIN_USERS:
                     by_context[name, str(distinct[code])] = counted
     items, neighbours = _neighbours(log, rank, settings) if full else no_counts()[2:4]
-    return Counts(popularity(slice(None)), by_context, items, neighbours)
+    named = dict(zip(log.items, np.bincount(log.item, minlength=len(log.items)).tolist(), strict=True))
+    return Counts(popularity(slice(None)), by_context, items, neighbours, named=named)
 
 
 def _alphabetic(items: list[str]) -> Ints:

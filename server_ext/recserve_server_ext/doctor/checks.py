@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import LaunchError, ServerError
-from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.common.workspace import Workspace, store_place
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.doctor.gpu import Outcome, gpu_checks
 from recserve_server_ext.encoder.manifest import read_manifest
@@ -65,6 +65,7 @@ def examine(
         ("encoder target", lambda: _target(workspace, settings, triton)),
         ("snapshot", lambda: _snapshot(workspace, settings)),
         ("catalogue store", lambda: _store(workspace, settings)),
+        ("log", lambda: _log(workspace, settings)),
         ("evaluation", lambda: _evaluation(workspace, settings)),
         ("gRPC port", lambda: _port(settings.host, settings.grpc_port, "grpc")),
         ("metrics port", lambda: _port(settings.host, settings.metrics_port, "metrics")),
@@ -205,13 +206,31 @@ def _store(workspace: Workspace, settings: ServeSettings) -> Outcome:
         return f"{found}, {store.pending(manifest.revision):,} changes since", ""
 
 
+def _log(workspace: Workspace, settings: ServeSettings) -> Outcome:
+    """Which interactions name an item of the catalogue."""
+    from recserve_server_ext.catalogue.store import CatalogueStore
+    from recserve_server_ext.history.fits import fit_of
+    from recserve_server_ext.interactions.store import InteractionStore
+
+    log = store_place(settings.users.store) if settings.users.store else workspace.interactions
+    catalogue = workspace.store_at(settings.store)
+    for place, what in ((log, "interaction log"), (catalogue, "catalogue store")):
+        if isinstance(place, Path) and not place.is_file():
+            return f"not compared with the catalogue: there is no {what}", ""
+    with InteractionStore(log) as interactions, CatalogueStore(catalogue) as items:
+        fit = fit_of(interactions, items)
+    if not fit.interactions:
+        return "no interaction names an item", ""
+    return fit.said, "import both with the same ids" if fit.is_disjoint else ""
+
+
 def _evaluation(workspace: Workspace, settings: ServeSettings) -> Outcome:
     """Whether the strategies for this log were chosen on it, or on a log that was much shorter."""
     from recserve_server_ext.interactions import reads
     from recserve_server_ext.interactions.store import InteractionStore
     from recserve_server_ext.strategies.parts.chosen import read_evaluated
 
-    place = settings.users.store or workspace.interactions
+    place = store_place(settings.users.store) if settings.users.store else workspace.interactions
     if isinstance(place, Path) and not place.is_file():
         return "none: there is no interaction log", ""
     evaluated = read_evaluated(workspace.evaluation)

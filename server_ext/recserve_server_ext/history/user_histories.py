@@ -152,6 +152,8 @@ class UserHistories:
     includes what was acknowledged before it. The cache is emptied when any user is erased.
 
     Attributes:
+        open_store: Opens the interaction store.
+        rules: Rules by which interactions become weights.
         erasures: Erasures of the store at the last look.
         version: Version of the rules.
     """
@@ -166,8 +168,8 @@ class UserHistories:
             max_cached: Cached behaviours and seen items of all users together, least recently used users go first; an
                 empty history counts as one.
         """
-        self._open = store
-        self._rules = rules
+        self.open_store = store
+        self.rules = rules
         self._max_cached = max_cached
         self._cache = self._empty_cache()
         self._mark: int | None = None
@@ -180,7 +182,7 @@ class UserHistories:
         Raises:
             InteractionError: The store cannot be read.
         """
-        store = self._open()
+        store = self.open_store()
         # The mark is read first: later commits are looked for again next time.
         mark = store.mark()
         histories = {
@@ -203,7 +205,7 @@ class UserHistories:
         users = [user for user in allowed if user in self._cache]
         if not users:
             return {}
-        store = self._open()
+        store = self.open_store()
         with store.database.reading() as connection:
             store.check(connection)
             numbers = [self._cache[user].change[0] for user in users]
@@ -217,7 +219,7 @@ class UserHistories:
 
     def follow(self, keys: UserKeys) -> None:
         """Take the keys in force; new keys make new pseudonyms, so that the cache is emptied."""
-        if keys.follow(lambda: self._open().database):
+        if keys.follow(lambda: self.open_store().database):
             self._cache = self._empty_cache()
 
     def forget_erased(self) -> None:
@@ -226,7 +228,7 @@ class UserHistories:
         Raises:
             InteractionError: The store cannot be read.
         """
-        store = self._open()
+        store = self.open_store()
         if store.mark() != self._mark:
             with store.database.reading() as connection:
                 self._drop_erased(interaction_reads.erasures(connection))
@@ -244,7 +246,7 @@ class UserHistories:
             stale = [user for user in pseudonyms if user not in histories]
             columns, seen = interaction_reads.pasts(connection, [changes[user][0] for user in stale], WINDOW)
         self._mark = mark
-        for user, history in zip(stale, recorded_histories(columns, seen, self._rules), strict=True):
+        for user, history in zip(stale, recorded_histories(columns, seen, self.rules), strict=True):
             histories[user] = history
             self._cache.pop(user, None)
             if history.size <= self._max_cached:

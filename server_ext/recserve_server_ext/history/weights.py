@@ -9,6 +9,7 @@ import numpy as np
 
 from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.common.units import ORDINALS_US
 from recserve_server_ext.config.history import FeatureName, HistoryRules, Statistics
 from recserve_server_ext.history.cleaning import Counters, clean, is_newest_first
 from recserve_server_ext.history.features import CLIP, features, same_subject, standardised
@@ -16,8 +17,6 @@ from recserve_server_ext.interactions.columns import InteractionColumns
 
 #: Factors of a weight, in the order of their multiplication.
 FACTORS: Final = ("base", "rating", "dwell", "clicks", "amount", "age", "position", "session", "repeats")
-#: Microseconds of the first year since 1970.
-ORDINALS_US: Final = 365 * 86_400 * 1_000_000
 _FEATURES: Final[tuple[FeatureName, ...]] = ("dwell", "clicks", "amount")
 
 
@@ -55,8 +54,8 @@ def weigh(columns: InteractionColumns, rules: HistoryRules) -> WeightedInteracti
     - age: 2^(-t / half-life), t = the time to the user's newest kept interaction. It is not the time to now: only
       ratios within a user matter, and the weights of a user long inactive would vanish.
     - position: 2^(-p / half-life), p = the number of newer kept interactions; equal timestamps have equal p.
-      Age and position are 1 for times in 1970, which stand for the order of rows in a log without times.
     - session: 2^(-q / half-life), q = the number of later sessions. A pause longer than the gap begins a session.
+      Times in 1970 stand for the order of rows in a log without times: then t, p and q are 0.
     - repeats: 1 / (1 + ln n), n = the user's kept interactions with the same item or text. Together, n interactions of
       weight w count as w n / (1 + ln n).
 
@@ -74,10 +73,8 @@ def weigh(columns: InteractionColumns, rules: HistoryRules) -> WeightedInteracti
     base = np.array([rules.base.get(name, 0.0) for name in columns.types], np.float64)
     factors = {"base": base[columns.type[kept]], "rating": _rating(values["rating"], user, columns.users, rules)}
     factors |= {name: _feature(name, values[name], rules) for name in _FEATURES}
-    # Times of the first year are the order of rows in a log without times: nothing is newer than anything.
-    is_timed = columns.time_us[kept] >= ORDINALS_US
-    factors["age"] = np.where(is_timed, _halved(age_s, rules.half_life_s), 1.0)
-    factors["position"] = np.where(is_timed, _halved(newer, rules.half_life_interactions), 1.0)
+    factors["age"] = _halved(age_s, rules.half_life_s)
+    factors["position"] = _halved(newer, rules.half_life_interactions)
     factors["session"] = _halved(session, rules.half_life_sessions)
     factors["repeats"] = _repeats(columns, kept) if rules.damps_repeats else np.ones(len(kept))
     weight = np.ones(len(kept))
@@ -142,7 +139,8 @@ def _recency(user: Ints, time_us: Ints, gap_s: float) -> tuple[Floats, Ints, Int
     newer = np.maximum.accumulate(np.where(is_new_time, place, 0)) - start
     sessions = np.cumsum(~is_first & (pause_us > gap_s * 1e6))
     age_s, rank, session = np.empty(len(order)), np.empty_like(place), np.empty_like(place)
-    age_s[order] = (times[start] - times) / 1e6
-    rank[order] = newer
-    session[order] = sessions - sessions[start]
+    is_timed = times >= ORDINALS_US
+    age_s[order] = np.where(is_timed, (times[start] - times) / 1e6, 0.0)
+    rank[order] = np.where(is_timed, newer, 0)
+    session[order] = np.where(is_timed, sessions - sessions[start], 0)
     return age_s, rank, session

@@ -118,6 +118,36 @@ def columns_of(
     )
 
 
+def columns_by_user(
+    user: Ints, time_us: Ints, types: tuple[Ints, list[str]], items: tuple[Ints, list[str]], measures: Floats
+) -> InteractionColumns:
+    """Columns of interactions with items, sorted by user; the others keep their order.
+
+    Args:
+        user: [interactions] number of the user; users without interactions get no place.
+        time_us: [interactions] microseconds since 1970.
+        types: [interactions] codes, and the names of the types.
+        items: [interactions] codes, and the item ids.
+        measures: [4, interactions] value, duration_s, price and quantity; NaN where there is none.
+    """
+    order = np.argsort(user, kind="stable")
+    _, lengths = np.unique(user, return_counts=True)
+    value, duration_s, price, quantity = measures[:, order]
+    return InteractionColumns(
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        time_us=time_us[order],
+        type=types[0][order],
+        subject=items[0][order],
+        value=value,
+        duration_s=duration_s,
+        price=price,
+        quantity=quantity,
+        types=types[1],
+        subjects=items[1],
+        is_item=np.ones(len(items[1]), np.bool_),
+    )
+
+
 def _codes(names: Sequence[str | None]) -> dict[str, int]:
     """A number for each name, in the order in which they first occur."""
     distinct = [name for name in dict.fromkeys(names) if name is not None]

@@ -59,15 +59,15 @@ _NO_PAST: Final = _Past()
 
 
 @cache
-def window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
+def window_query(dialect: str, *, with_seen: bool, is_past: bool = False) -> sa.Select[Any]:
     """Number of each user and a `_Past` of the `most` newest interactions as JSON.
 
     It walks the index (user, time, number, ...) backwards and stops after `most`: older interactions cost nothing, and
     the rows themselves are not read. It gives one text a user, since most of the time went into a tuple for each
     interaction. Measures are only counted: each gathered column costs as much as finding the rows, and most
-    interactions have none.
+    interactions have none. With `is_past` it takes those before the time `before_us`.
     """
-    found = _newest("type", "item", *MEASURES)
+    found = _newest("type", "item", *MEASURES, is_past=is_past)
     parts = [gathered(dialect, found.c[name]) for name in ("time_us", "type", "item")]
     parts.append(gathered(dialect, found.c.number, found.c.item.is_(None)))
     parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in MEASURES))))
@@ -78,17 +78,19 @@ def window_query(dialect: str, *, with_seen: bool) -> sa.Select[Any]:
 
 
 @cache
-def _measures_query(dialect: str) -> sa.Select[Any]:
+def _measures_query(dialect: str, *, is_past: bool = False) -> sa.Select[Any]:
     """Number of each user and a JSON array of the columns `MEASURES` of the same interactions."""
-    found = _newest(*MEASURES)
+    found = _newest(*MEASURES, is_past=is_past)
     exact = _sqlite_numbers if dialect == "sqlite" else partial(gathered, dialect)
     return _of_users(dialect, [exact(found.c[name]) for name in MEASURES])
 
 
-def _newest(*names: str) -> sa.Subquery:
+def _newest(*names: str, is_past: bool = False) -> sa.Subquery:
     """The newest interactions of a user with these columns, newest first."""
     inner = interactions.alias("newest")
     chosen = sa.select(*(inner.c[name] for name in ("number", "time_us", *names))).where(inner.c.user == users.c.number)
+    if is_past:
+        chosen = chosen.where(inner.c.time_us < sa.bindparam("before_us", type_=sa.BigInteger))
     chosen = chosen.order_by(inner.c.time_us.desc(), inner.c.number.desc())
     return chosen.limit(sa.bindparam("most", type_=sa.Integer)).correlate(users).subquery("found")
 
@@ -145,14 +147,39 @@ def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tupl
     return columns, [past.seen for past in found]
 
 
+def window_before(
+    connection: sa.Connection, numbers: Sequence[int | None], limit: int, before_us: int
+) -> InteractionColumns:
+    """As `window`, of the interactions before a time in microseconds since 1970."""
+    return _columns(connection, numbers, limit, with_seen=False, before_us=before_us)[0]
+
+
+def types_before(connection: sa.Connection, numbers: Sequence[int], before_us: int) -> dict[int, dict[str, set[str]]]:
+    """By number of the user: the items that each had to do with before a time, and the types of these interactions."""
+    of = interactions.c
+    query = sa.select(of.user, of.item, of.type).distinct()
+    query = query.where(of.user.in_(numbers), of.time_us < before_us, of.item.is_not(None))
+    found: dict[int, dict[str, set[str]]] = {}
+    for user, item, type_ in connection.execute(query.order_by(of.user, of.item)):
+        found.setdefault(user, {}).setdefault(item, set()).add(type_)
+    return found
+
+
 def _columns(
-    connection: sa.Connection, numbers: Sequence[int | None], limit: int, *, with_seen: bool
+    connection: sa.Connection,
+    numbers: Sequence[int | None],
+    limit: int,
+    *,
+    with_seen: bool,
+    before_us: int | None = None,
 ) -> tuple[InteractionColumns, list[_Past]]:
     wanted = [number for number in numbers if number is not None]
     if not wanted:
         return interaction_columns([[]] * len(numbers)), [_NO_PAST] * len(numbers)
-    dialect = connection.dialect.name
-    rows = _tuples(connection, window_query(dialect, with_seen=with_seen), {"numbers": wanted, "most": limit})
+    dialect, is_past = connection.dialect.name, before_us is not None
+    bound = {"most": limit, "before_us": before_us} if is_past else {"most": limit}
+    query = window_query(dialect, with_seen=with_seen, is_past=is_past)
+    rows = _tuples(connection, query, {"numbers": wanted, **bound})
     past_of = {number: _PAST.decode(past) for number, past in rows}
     pasts = [_NO_PAST if number is None else past_of.get(number, _NO_PAST) for number in numbers]
     offsets = np.array(list(accumulate((len(past.times) for past in pasts), initial=0)), np.int64)
@@ -162,8 +189,8 @@ def _columns(
     measured = {number: place for place, number in enumerate(numbers) if number is not None and pasts[place].measured}
     measures = np.full((len(MEASURES), len(times)), np.nan)
     if measured:
-        parameters = {"numbers": list(measured), "most": limit}
-        for number, packed in _tuples(connection, _measures_query(dialect), parameters):
+        parameters = {"numbers": list(measured), **bound}
+        for number, packed in _tuples(connection, _measures_query(dialect, is_past=is_past), parameters):
             place = measured[number]
             measures[:, offsets[place] : offsets[place + 1]] = np.array(_MEASURED.decode(packed), np.float64)
     return columns_of(offsets, times, types, items, _texts(connection, texts), measures), pasts

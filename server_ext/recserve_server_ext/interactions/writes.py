@@ -53,7 +53,6 @@ _NUMBERS: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).
     users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
 )
 _INSERT: Final = sa.insert(interactions)
-_ADD_USERS: Final = sa.insert(users).returning(users.c.pseudonym, users.c.number)
 _UPSERT_USERS: Final = {dialect: _upsert_users(insert(users)) for dialect, insert in _INSERTS.items()}
 _UPSERT_SEEN: Final = {dialect: _upsert_seen(insert(seen)) for dialect, insert in _INSERTS.items()}
 _ANY_ERASED: Final = sa.select(erased.c.mark).where(erased.c.until_us > sa.bindparam("now_us")).limit(1)
@@ -63,10 +62,9 @@ _ADDED: Final = sa.select(interactions.c.user, sa.func.count()).where(_IS_NEW).g
 _CHANGES: Final = sa.select(users.c.number, users.c.changes).where(
     users.c.number.in_(sa.bindparam("numbers", expanding=True))
 )
+_NEW: Final = _ADDED.with_only_columns(interactions.c.user, sa.func.count().label("added")).subquery("new")
 _COUNT: Final = (
-    sa.update(users)
-    .where(users.c.number == sa.bindparam("which"))
-    .values({users.c.changes: users.c.changes + sa.bindparam("added")})
+    sa.update(users).where(users.c.number == _NEW.c.user).values({users.c.changes: users.c.changes + _NEW.c.added})
 )
 
 
@@ -185,7 +183,7 @@ def record_bulk(
 
 def _count_changes(connection: sa.Connection, added: dict[int, int], before: int, limits: InteractionLimits) -> None:
     """Count the new interactions of each user, note what was seen, and cut users that have too much."""
-    connection.execute(_COUNT, [{"which": number, "added": count} for number, count in added.items()])
+    connection.execute(_COUNT, {"before": before})
     connection.execute(_SEEN_OF_NEW[connection.dialect.name], {"before": before})
     slack = limits.slack
     full = []
@@ -259,9 +257,12 @@ def drop_empty(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None
 def numbers_of(connection: sa.Connection, pseudonyms: Collection[str], limits: InteractionLimits) -> dict[str, int]:
     """The numbers of users; new users get one."""
     found = {pseudonym: number for pseudonym, number, _ in connection.execute(_NUMBERS, {"pseudonyms": pseudonyms})}
-    new = [{"pseudonym": of, "changes": _first_change(limits.slack)} for of in pseudonyms if of not in found]
+    new = [(of, _first_change(limits.slack)) for of in pseudonyms if of not in found]
     if new:
-        found |= dict(connection.execute(_ADD_USERS, new).all())
+        mark = "?" if connection.dialect.name == "sqlite" else "%s"
+        connection.exec_driver_sql(f"INSERT INTO {users.name} (pseudonym, changes) VALUES ({mark}, {mark})", new)
+        added = connection.execute(_NUMBERS, {"pseudonyms": [of for of, _ in new]})
+        found |= {pseudonym: number for pseudonym, number, _ in added}
     return found
 
 

@@ -16,7 +16,7 @@ from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, 
 from recserve_server_ext.batching.request_checks import check_texts
 from recserve_server_ext.catalogue.view import RowOf, View
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows, Vectors
-from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.common.units import MICROSECONDS, ORDINALS_US
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.history.user_histories import RecordedHistory, RowLookup
 from recserve_server_ext.strategies.base import Profile, mixed
@@ -138,7 +138,8 @@ def profile_of_user(
     if not history.is_item.all():
         profile.missing = {n: history.subjects[n] for n in np.flatnonzero(~history.is_item).tolist()}
     profile.count = int(np.count_nonzero(profile.weights))
-    profile.idle_s = 0.0 if session else max(now_us - recorded.newest_us, 0) / MICROSECONDS
+    if not session and recorded.newest_us >= ORDINALS_US:
+        profile.idle_s = max(now_us - recorded.newest_us, 0) / MICROSECONDS
     banned = _banned(seen, session_rows, repeatable, view.row_of) if request.exclude_seen else _NO_ROWS
     return ResolvedProfile(profile, history, banned)
 

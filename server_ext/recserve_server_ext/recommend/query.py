@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from msgspec.structs import replace
 
 from recserve_server_ext.attributes.boosts import at_moment, boost_shares, check_boosts
 from recserve_server_ext.common.arrays import Floats, Rows
@@ -23,7 +24,7 @@ def build_query(job: Job, resolved: ResolvedProfile) -> None:
     allowed = None if request.where is None else data.filters.allowed(request.where)
     boosts = None
     if request.slate is not None:
-        job.options = at_moment(request.slate)
+        job.options = at_moment(request.slate, request.now)
         job.rules = check_options(job.options, data.filters)
         boosts = data.filters.boosts(job.options.boosts)
     if request.new_items is not None:
@@ -53,7 +54,8 @@ def boosts_of(job: Job, rows: Rows) -> Floats | None:
     """[rows, boosts] what each boost adds to the scores, `new_items` last; `None` without boosts."""
     boosts = [] if job.options is None else list(job.options.boosts)
     if job.request.new_items is not None:
-        boosts.append(job.request.new_items)
+        new_items = job.request.new_items
+        boosts.append(replace(new_items, now=job.request.now) if new_items.now is None else new_items)
     if not boosts:
         return None
     if not len(rows):

@@ -52,6 +52,25 @@ def check_request(request: RecommendRequest, limits: Limits) -> None:
         raise _invalid("diversify and interests exclude each other: both diversify a slate; leave one of them out")
 
 
+def check_now(request: RecommendRequest, limits: Limits, now_s: float) -> None:
+    """Check the moment of a replay against the server's time, in seconds since 1970.
+
+    Raises:
+        RequestError: invalid_request: the server takes no moment, or not this one, or it does not go with exploration.
+    """
+    if request.now is None:
+        return
+    if not limits.replay_s:
+        raise _invalid("$.now is not taken by this server: replays are off (the setting limits.replay_s is 0)")
+    if not now_s - limits.replay_s <= request.now <= now_s:
+        raise _invalid(
+            f"$.now is {request.now:.3f}: this server takes {now_s - limits.replay_s:.3f} to {now_s:.3f} "
+            "(the setting limits.replay_s)"
+        )
+    if request.explore is not None and request.explore.kind == "thompson":
+        raise _invalid("now and explore by thompson exclude each other: clicks are counted up to today")
+
+
 def check_shape(request: RecommendRequest, limits: Limits, fields: tuple[str, ...]) -> None:
     """Check the fields, the filter and the slate options of a request.
 

@@ -17,6 +17,7 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.server import Limits, ServeSettings
 from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.encoder.text_cache import TextCaches
+from recserve_server_ext.history.replay import histories_before
 from recserve_server_ext.history.user_histories import RecordedHistory, UserHistories
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.recommend.experiments import Experiments
@@ -25,7 +26,7 @@ from recserve_server_ext.recommend.paging import RankingCache
 from recserve_server_ext.recommend.pipeline import Pipeline
 from recserve_server_ext.recommend.profile import profile_of_history, profile_of_user
 from recserve_server_ext.recommend.query import build_query
-from recserve_server_ext.recommend.requests import check_request, check_shape, for_encoder, unpack
+from recserve_server_ext.recommend.requests import check_now, check_request, check_shape, for_encoder, unpack
 from recserve_server_ext.strategies.base import ConfiguredStrategy, Data
 from recserve_server_ext.strategies.parts.counts_view import CountsView
 from recserve_server_ext.strategies.registry import Registry
@@ -92,8 +93,18 @@ class RecommendService(Handler[Job]):
         view = newest()
         self._filters = LiveFilters(view)
         self._data = Data(view, self._filters.of(view), CountsView(counter.last, view))
+        self._named: tuple[object, object, tuple[int, int]] = (None, None, (0, 0))
         self._retry_at = self._next_erasure_check = 0.0
         self._store_error = ""
+
+    def named_interactions(self) -> tuple[int, int]:
+        """Counted interactions that name an item, and those among them whose item the served catalogue has."""
+        view, named = self._data.view, self._data.counts.counts.named
+        if self._named[0] is not named or self._named[1] is not view.snapshot:
+            row_of = view.row_of.get
+            known = sum(count for item, count in named.items() if row_of(item, -1) >= 0)
+            self._named = named, view.snapshot, (sum(named.values()), known)
+        return self._named[2]
 
     def begin(self) -> None:
         """Take the current catalogue and keys, and check periodically for erased users."""
@@ -119,6 +130,7 @@ class RecommendService(Handler[Job]):
             NotYetError: The request asks for a revision that is not served yet.
         """
         request = unpack(raw, self._limits)
+        check_now(request, self._limits, self._clock())
         view = self._data.view
         if request.min_revision > view.revision:
             raise NotYetError(request.min_revision, lambda: self._data.view.revision)
@@ -161,9 +173,13 @@ class RecommendService(Handler[Job]):
 
     def look_up(self, jobs: Sequence[Job]) -> None:
         """Read the histories of the batch's users, take the counts of the log, and fill in cached vectors of texts."""
-        self._take_counts(jobs)
-        if user_jobs := [job for job in jobs if job.pseudonym is not None]:
+        of_today = [job for job in jobs if job.request.now is None]
+        self._take_counts(of_today)
+        if user_jobs := [job for job in of_today if job.pseudonym is not None]:
             self._resolve_users(user_jobs)
+        for job in jobs:
+            if job.request.now is not None:
+                self._replay(job, round(job.request.now * MICROSECONDS))
         if texts := _missing_texts(jobs):
             view = self._data.view
             vectors, is_cached = self._caches.of(view.encoder, view.text.dim).get(texts)
@@ -189,7 +205,8 @@ class RecommendService(Handler[Job]):
         for job, result in zip(jobs, self._pipeline.run(jobs), strict=True):
             if isinstance(result, Slate):
                 answers.append(pack(result))
-                self._log.offer(result, job.pseudonym, job.keys)
+                if job.request.now is None:
+                    self._log.offer(result, job.pseudonym, job.keys)
             else:
                 answers.append(result)
         return answers
@@ -208,6 +225,26 @@ class RecommendService(Handler[Job]):
                 if job.data is not self._data:
                     job.data = self._data
                     job.query = None if job.query is None else job.query.with_data(self._data)
+
+    def _replay(self, job: Job, now_us: int) -> None:
+        """Give a job the counts and the history as of a moment."""
+        wanted = job.configured.strategy.counts | (self._fallback.strategy.counts if job.falls_back else frozenset())
+        request, view = job.request, self._data.view
+        try:
+            if wanted:
+                counts = self._counter.counts_before(now_us, full="neighbours" in wanted)
+                job.data = self._data._replace(counts=CountsView(counts, view))
+            if job.pseudonym is not None:
+                job.history_rules = self._histories.version
+                found = histories_before(self._histories, [job.pseudonym], now_us)[job.pseudonym]
+                again = found.repeatable(request.allow_repeat)
+                build_query(job, profile_of_user(request, found.history, view, self._limits, now_us, again))
+            elif job.query is not None:
+                job.query = job.query.with_data(job.data)
+        except InteractionError as error:
+            job.error = RequestError(ErrorKind.UNAVAILABLE, str(error))
+        except RequestError as error:
+            job.error = error
 
     def _resolve_users(self, jobs: Sequence[Job]) -> None:
         """Give jobs by user id their queries; the store is read once for all of them."""

@@ -108,9 +108,13 @@ class SampledMetrics:
 
 
 def recommend_metrics(
-    live: LiveCatalogue, log: ImpressionLog, *, clock: Callable[[], float] = time.time
+    live: LiveCatalogue,
+    log: ImpressionLog,
+    named: Callable[[], tuple[int, int]],
+    *,
+    clock: Callable[[], float] = time.time,
 ) -> SampledMetrics:
-    """The sampled metrics of the model `recommend`."""
+    """The sampled metrics of the model `recommend`; for `named` see `RecommendService.named_interactions`."""
     read_at = 0.0
 
     def lag() -> float:
@@ -128,6 +132,8 @@ def recommend_metrics(
             "Moment the catalogue store was last read for the revision lag; 0 = never",
             lambda: read_at,
         ),
+        ("recserve_log_interactions", "Counted interactions that name an item", lambda: named()[0]),
+        ("recserve_log_known_interactions", "Of these, with an item of the served catalogue", lambda: named()[1]),
     ]
     return SampledMetrics([Gauge(*gauge) for gauge in gauges])
 

@@ -22,8 +22,10 @@ _Tensor = tuple[str, str, tuple[int, ...], bytes]
 _STATUS_SHOWN: Final = 200
 #: Models that need something outside: a store, or Milvus.
 _MAY_REFUSE: Final = (names.ITEMS, names.INTERACTIONS, names.RECOMMEND, names.RECOMMEND_TEXT)
-#: By default gRPC waits up to two minutes before it tries a server again that was away.
-_RECONNECT: Final = [
+#: By default gRPC waits up to two minutes before it tries a server again that was away, and asks a proxy for one that
+#: listens on this machine.
+_CHANNEL: Final = [
+    ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
@@ -48,7 +50,7 @@ class Probes:
     """Probe requests for every model, sent in parallel."""
 
     def __init__(self, address: str, subject: ProbeSubject) -> None:
-        self._channel = grpc.insecure_channel(address, options=_RECONNECT)
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._requests = _requests(subject)
         self._name_of = {request.model_name: name for name, request in self._requests.items()}
@@ -94,7 +96,7 @@ class Probes:
 def server_version(address: str, timeout_s: float, until: Callable[[], bool]) -> str | None:
     """Name and version of a server, such as ``triton 2.51.0``, asked until it answers; `None` without an answer."""
     deadline = time.monotonic() + timeout_s
-    with grpc.insecure_channel(address, options=_RECONNECT) as channel:
+    with grpc.insecure_channel(address, options=_CHANNEL) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         while time.monotonic() < deadline and not until():
             try:
@@ -110,7 +112,7 @@ class Admin:
     """Loads and unloads models of a running server. Its methods raise grpc.RpcError when the server refuses."""
 
     def __init__(self, address: str, metadata: list[tuple[str, str]]) -> None:
-        self._channel = grpc.insecure_channel(address)
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metadata = metadata
 

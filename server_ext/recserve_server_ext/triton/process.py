@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import os
 import secrets
 import shutil
@@ -39,7 +40,13 @@ _DRAIN_S = 20
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server listens."""
+    """Where a server listens.
+
+    Attributes:
+        host: An IP address; that of a wildcard (0.0.0.0, ::) stands for all of this machine.
+        grpc_port: Port of gRPC.
+        metrics_port: Port of the Prometheus metrics.
+    """
 
     host: str
     grpc_port: int
@@ -47,25 +54,61 @@ class Endpoint:
 
     @property
     def grpc(self) -> str:
-        """host:port of gRPC."""
-        return f"{_in_url(self.host)}:{self.grpc_port}"
+        """host:port at which a caller on this machine reaches gRPC."""
+        return f"{_in_url(self._reached)}:{self.grpc_port}"
 
     @property
     def metrics(self) -> str:
-        """host:port of the Prometheus metrics."""
-        return f"{_in_url(self.host)}:{self.metrics_port}"
+        """host:port at which a caller on this machine reaches the Prometheus metrics."""
+        return f"{_in_url(self._reached)}:{self.metrics_port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def options(self) -> list[str]:
+        """Options of tritonserver; its gRPC and its metrics write IPv6 addresses in two ways."""
+        return [
+            f"--grpc-address={_in_url(self.host)}",
+            f"--grpc-port={self.grpc_port}",
+            f"--metrics-address={'ipv6:' * (':' in self.host)}{self.host}",
+            f"--metrics-port={self.metrics_port}",
+        ]
+
+    @property
+    def _reached(self) -> str:
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
 
 
 def claim_port(host: str, port: int, what: str) -> int:
     """The port, or any free one for 0; raises LaunchError where this machine cannot listen there."""
-    with _listen(host, port, what) as listener:
+    with _listen(_resolved(host), port, what) as listener:
         return int(listener.getsockname()[1])
 
 
 def claim_endpoint(host: str, grpc_port: int, metrics_port: int) -> Endpoint:
     """Two different free ports; 0 stands for any. Raises LaunchError."""
-    with _listen(host, grpc_port, "grpc") as grpc, _listen(host, metrics_port, "metrics") as metrics:
-        return Endpoint(host, int(grpc.getsockname()[1]), int(metrics.getsockname()[1]))
+    address = _resolved(host)
+    with _listen(address, grpc_port, "grpc") as grpc, _listen(address, metrics_port, "metrics") as metrics:
+        return Endpoint(address, int(grpc.getsockname()[1]), int(metrics.getsockname()[1]))
+
+
+def _resolved(host: str) -> str:
+    """The IP address of a host, IPv4 where it has both: Triton's metrics take no names.
+
+    Raises:
+        LaunchError: It has none.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM) if host else []
+    except (OSError, UnicodeError):
+        found = []
+    addresses = [str(address[0]) for _, _, _, _, address in sorted(found, key=lambda one: one[0] != socket.AF_INET)]
+    if not addresses:
+        raise LaunchError(f"{host!r} is no address to listen on; name an IP address or a host of this machine: --host")
+    return addresses[0].partition("%")[0]
 
 
 def _listen(host: str, port: int, what: str) -> socket.socket:
@@ -187,11 +230,8 @@ class TritonProcess:
             # The configurations are complete, and completing them would start every Python model twice.
             "--disable-auto-complete-config",
             "--allow-http=false",
-            f"--grpc-address={endpoint.host}",
-            f"--grpc-port={endpoint.grpc_port}",
+            *endpoint.options,
             f"--grpc-restricted-protocol={_RESTRICTED}:{_ADMIN_HEADER}={self._secret}",
-            f"--metrics-address={endpoint.host}",
-            f"--metrics-port={endpoint.metrics_port}",
             "--allow-gpu-metrics=false",
             "--strict-readiness=true",
             f"--exit-timeout-secs={_DRAIN_S}",

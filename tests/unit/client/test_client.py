@@ -30,6 +30,7 @@ from recserve_client.contract import (
     pack,
     split_message,
 )
+from recserve_client.contract.addresses import channel_options, is_this_machine, proxy_in_the_way
 from recserve_client.errors import (
     ERROR_OF,
     Cancelled,
@@ -174,6 +175,60 @@ async def awaited(address: str) -> ServerInfo:
     async with AsyncClient(address) as client:
         assert await client.ready()
         return await client.server_info()
+
+
+def test_an_async_client_works_in_a_second_event_loop(address: str) -> None:
+    client = AsyncClient(address)
+
+    async def ask() -> ServerInfo:
+        return await client.server_info()
+
+    async def ask_and_close() -> ServerInfo:
+        async with client:
+            return await client.server_info()
+
+    assert asyncio.run(ask()) == asyncio.run(ask()) == asyncio.run(ask_and_close()) == asyncio.run(ask())
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_connections_to_this_machine_ignore_proxies(
+    server: InferenceServer, ask: Ask, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    assert ask([item("a")]).recommendation_id == "r"
+
+
+@pytest.mark.parametrize(
+    ("address", "is_here"),
+    [
+        ("127.0.0.1:8001", True),
+        ("localhost:8001", True),
+        ("[::1]:8001", True),
+        ("0.0.0.0:8001", True),
+        ("[::]:8001", True),
+        ("dns:///localhost:8001", True),
+        ("ipv6:[::1]:8001", True),
+        ("unix:/run/x.sock", True),
+        ("localhost", True),
+        ("192.0.2.1:8001", False),
+        ("localhost.example:8001", False),
+        ("127.0.0.1.example:8001", False),
+        ("recserve:8001", False),
+    ],
+)
+def test_addresses_of_this_machine(address: str, is_here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    assert is_this_machine(address) == is_here
+    assert bool(channel_options(address)) == is_here
+    assert proxy_in_the_way(address) == ("" if is_here else "https_proxy")
+
+
+def test_a_proxy_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:word@127.0.0.1:9")
+    options = ClientOptions(tries=2, pause_s=0.001)
+    with Client("recserve.invalid:8001", options) as client, pytest.raises(Unavailable, match="http_proxy") as caught:
+        client.recommend([item("a")], deadline_s=5)
+    assert "word" not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [grpc.StatusCode.INTERNAL, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE])

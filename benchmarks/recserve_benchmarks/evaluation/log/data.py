@@ -83,7 +83,9 @@ def among(columns: InteractionColumns, items: Sequence[str]) -> InteractionColum
     return replace(kept, subject=place[kept.subject], subjects=list(items), is_item=is_item)
 
 
-def of_files(interactions: Path, items: Path | None, encoder: TextEncoder, show: Show) -> Dataset:
+def of_files(
+    interactions: Path, items: Path | None, encoder: TextEncoder, show: Show, recipe: str | None = None
+) -> Dataset:
     """The log and the catalogue of a pair of files.
 
     Args:
@@ -91,11 +93,12 @@ def of_files(interactions: Path, items: Path | None, encoder: TextEncoder, show:
         items: File of items; `None` looks beside the interactions.
         encoder: Makes the item vectors.
         show: Shows progress.
+        recipe: See `read_pair`.
 
     Raises:
         BenchmarkError: A file cannot be read.
     """
-    pair = read_pair(interactions, items)
+    pair = read_pair(interactions, items, recipe)
     show("encode item texts", 0, len(pair.texts))
     vectors = encode_texts(pair.texts, encoder)
     source = {

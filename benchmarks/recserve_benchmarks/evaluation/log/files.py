@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
 from recserve_benchmarks.errors import BenchmarkError
+from recserve_export.catalogue.mapping import FieldMapping
+from recserve_export.catalogue.mapping import validated as fields_validated
+from recserve_export.catalogue.rows import RowConverter
+from recserve_export.cli.reading import fitting_one
 from recserve_export.errors import ExportError
-from recserve_export.interactions.mapping import ROW, FieldName, InteractionMapping
+from recserve_export.interactions.mapping import ROW, FieldName, InteractionMapping, validated
 from recserve_export.interactions.rows import InteractionConverter
+from recserve_export.interactions.scale import Scale, find_scale
 from recserve_export.tabular.opening import Opened
 from recserve_export.tabular.preview import sample_of
-from recserve_export.tabular.rows import RowError
+from recserve_export.tabular.recipes import Kind, read_recipe
+from recserve_export.tabular.rows import RowError, Source
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.interactions.columns import InteractionColumns
-from recserve_server_ext.interactions.interaction import RefusedError
+from recserve_server_ext.interactions.columns import InteractionColumns, columns_by_user
+from recserve_server_ext.interactions.interaction import MEASURES, RefusedError
 
 #: Names of columns, the first that a file has is taken.
 _USER: Final = ("user_id", "user", "userId", "userid", "uid", "reviewerID", "visitorid", "customer_id")
@@ -40,6 +48,10 @@ _CLICKED: Final = "click"
 _NONE: Final = float("nan")
 #: Rows that the columns are found in.
 _HEAD: Final = 200
+#: Rows that the scale of ratings is found in.
+_SAMPLE: Final = 50_000
+M = TypeVar("M", InteractionMapping, FieldMapping)
+Opening = tuple[Opened, M]
 
 
 class Pair(NamedTuple):
@@ -62,6 +74,18 @@ class Pair(NamedTuple):
     refused: int
 
 
+class Texts(NamedTuple):
+    """Texts of items.
+
+    Attributes:
+        fields: Names of the text fields.
+        of: Texts by field, by item id.
+    """
+
+    fields: tuple[str, ...] = ()
+    of: Mapping[str, dict[str, str]] = MappingProxyType({})
+
+
 class _Found:
     """Takes the columns of a file that have a known name, when the reader has seen its header."""
 
@@ -82,14 +106,14 @@ class _Found:
         return next((name for name in names if name in self.known), None)
 
 
-def read_pair(interactions: Path, items: Path | None = None) -> Pair:
+def read_pair(interactions: Path, items: Path | None = None, recipe: str | None = None) -> Pair:
     """Read a file of interactions and the file of items that belongs to it.
-
-    Columns are found by common names. Without times, the order of the rows stands for them.
 
     Args:
         interactions: File of any format that `recserve interactions import` reads, or a folder with one `.inter` file.
         items: File of items; `None` takes the `.item` file of the same name beside the interactions, if there is one.
+        recipe: Name or TOML file of a recipe. Without one, columns are found by common names, and where there are no
+            times, the order of the rows stands for them.
 
     Raises:
         BenchmarkError: A file or a column is missing, or no row can be read.
@@ -98,8 +122,18 @@ def read_pair(interactions: Path, items: Path | None = None) -> Pair:
     beside = events.with_suffix(".item")
     described = items or (beside if beside.is_file() else None)
     try:
-        fields, texts_of = _read_items(described) if described is not None else ((), {})
-        return _read_interactions(events, described, fields, texts_of)
+        if recipe is None:
+            found = _Found()
+            of_items = _read_items(described) if described is not None else Texts()
+            return _read_interactions(
+                events, _rows(events, found), lambda: _mapping(events, found), described, of_items
+            )
+        of_items = _items_by_recipe(described, recipe) if described is not None else Texts()
+        opened, mapping = _by_recipe(events, recipe, "interactions", InteractionMapping, lambda one: one.columns)
+        mapping = validated(mapping)
+        timed = mapping.timestamp if mapping.time is None else mapping.time
+        rows = _readable(opened.source(mapping))
+        return _read_interactions(events, rows, lambda: (mapping, timed), described, of_items)
     except ExportError as error:
         raise BenchmarkError(str(error)) from error
 
@@ -114,16 +148,42 @@ def _events_file(place: Path) -> Path:
     return found[0]
 
 
+def _by_recipe(path: Path, recipe: str, kind: Kind, type_: type[M], needed: Callable[[M], Iterable[str]]) -> Opening[M]:
+    """A file, and the mapping of a recipe that fits it."""
+    found = read_recipe(recipe, kind, type_)
+    opened = Opened(path, found[0].read)
+    return opened, fitting_one(found, opened, needed)
+
+
+def _items_by_recipe(path: Path, recipe: str) -> Texts:
+    """The texts of the items that an import by this recipe would accept."""
+    opened, mapping = _by_recipe(path, recipe, "catalogue", FieldMapping, lambda one: (one.id, *one.texts))
+    mapping = fields_validated(mapping)
+    convert, texts_of = RowConverter(mapping), dict[str, dict[str, str]]()
+    for values in _readable(opened.source(mapping)):
+        try:
+            item = convert(values or {})
+        except RowError:
+            continue
+        texts_of.setdefault(item.id, item.texts)
+    return Texts(tuple(mapping.texts), texts_of)
+
+
+def _readable(source: Source) -> Iterator[dict[str, Any] | None]:
+    """The rows of a source, `None` for one that cannot be read."""
+    for _, values in source.rows():
+        yield None if isinstance(values, RowError) else values
+
+
 def _rows(path: Path, found: _Found) -> Iterator[dict[str, Any] | None]:
     """The rows of a file, `None` for one that cannot be read: the only place that knows the readers of an import."""
     source = Opened(path).source(found)
     # JSON has no header: its columns are those of the first rows.
     found.known = tuple(dict.fromkeys([*(name for row in sample_of(source, _HEAD) for name in row), *found.known]))
-    for _, values in source.rows():
-        yield None if isinstance(values, RowError) else values
+    yield from _readable(source)
 
 
-def _read_items(path: Path) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:
+def _read_items(path: Path) -> Texts:
     """Names of the text fields, and the texts of each item."""
     found, texts_of = _Found(), dict[str, dict[str, str]]()
     kinds = _texts_of_recbole(path) if path.suffix == ".item" else []
@@ -137,7 +197,7 @@ def _read_items(path: Path) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]
         if values is not None and values.get(name) not in (None, ""):
             texts = ((field, _text(values.get(field))) for field in fields)
             texts_of[str(values[name])] = {field: text for field, text in texts if text}
-    return fields, texts_of
+    return Texts(fields, texts_of)
 
 
 def _texts_of_recbole(path: Path) -> list[str]:
@@ -154,19 +214,24 @@ def _text(value: Any) -> str:
 
 
 def _read_interactions(
-    path: Path, described: Path | None, fields: tuple[str, ...], texts_of: dict[str, dict[str, str]]
+    path: Path,
+    rows: Iterator[dict[str, Any] | None],
+    mapped: Callable[[], tuple[InteractionMapping, str]],
+    described: Path | None,
+    of_items: Texts,
 ) -> Pair:
-    found, convert, timed = _Found(), None, ""
+    """Read interactions; the mapping, and what stands for the times, are known when the first rows are read."""
     users: dict[str, int] = {}
-    items = {name: place for place, name in enumerate(texts_of)}
+    items = {name: place for place, name in enumerate(of_items.of)}
     types: dict[str, int] = {}
     numbers, values_of, refused = array("q"), array("d"), 0
-    for number, values in enumerate(_rows(path, found)):
-        if convert is None:
-            mapping, timed = _mapping(path, found)
-            convert = InteractionConverter(mapping, None)
+    sample = list(islice(rows, _SAMPLE))
+    mapping, timed = mapped()
+    scale = find_scale(mapping, (values for values in sample if values is not None)) if mapping.fields else Scale()
+    convert = InteractionConverter(mapping, None, scale=scale)
+    for number, values in enumerate(chain(sample, rows), start=1):
         try:
-            interaction = convert(values or {}, number + 1)
+            interaction = convert(values or {}, number)
         except (RowError, RefusedError):
             refused += 1
             continue
@@ -181,10 +246,13 @@ def _read_interactions(
         values_of.append(_NONE if interaction.value is None else interaction.value)
     if not len(values_of):
         raise BenchmarkError(f"{path.name}: there are no interactions that can be read, {refused:,} rows are refused")
-    columns = _columns(np.array(numbers, np.int64).reshape(-1, 4), np.array(values_of), list(types), list(items))
-    texts = [texts_of.get(name, {}) for name in items]
+    user, item, kind, time_us = np.array(numbers, np.int64).reshape(-1, 4).T
+    measures = np.full((len(MEASURES), len(values_of)), np.nan)
+    measures[MEASURES.index("value")] = values_of
+    columns = columns_by_user(user, time_us, (kind, list(types)), (item, list(items)), measures)
+    texts = [of_items.of.get(name, {}) for name in items]
     files = {file.name: sha256_of(file) for file in (path, described) if file is not None}
-    return Pair(columns, texts, fields, timed, files, refused)
+    return Pair(columns, texts, of_items.fields, timed, files, refused)
 
 
 def _mapping(path: Path, found: _Found) -> tuple[InteractionMapping, str]:
@@ -201,23 +269,3 @@ def _mapping(path: Path, found: _Found) -> tuple[InteractionMapping, str]:
         type_column=kind, fields=measures,
     )  # fmt: skip
     return mapping, time or ROW
-
-
-def _columns(numbers: Any, values: Any, types: list[str], items: list[str]) -> InteractionColumns:
-    """Columns sorted by user."""
-    user, item, kind, time_us = numbers.T
-    order = np.argsort(user, kind="stable")
-    nothing = np.full(len(order), np.nan)
-    return InteractionColumns(
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(user))]),
-        time_us=time_us[order],
-        type=kind[order],
-        subject=item[order],
-        value=values[order],
-        duration_s=nothing,
-        price=nothing,
-        quantity=nothing,
-        types=types,
-        subjects=items,
-        is_item=np.ones(len(items), np.bool_),
-    )

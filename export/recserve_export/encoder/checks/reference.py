@@ -1,126 +1,110 @@
-"""Reference vectors of a source, by transformers and sentence-transformers: no code of the exported graph."""
+"""Reference vectors of a source, by sentence-transformers, which loads the folder: no code of the exported graph."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recserve_export.encoder.graph.onnx_export import load_model
 from recserve_export.encoder.source.folder import EncoderSource
-from recserve_export.encoder.source.sentence_modules import DenseLayer, Pooling
-from recserve_export.encoder.source.tokenizer import load_tokenizer
+from recserve_export.encoder.source.sentence_modules import MODULES, POOLINGS
+from recserve_export.errors import EncoderSourceError, first_line
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.text_encoder import MOST_CHUNKS
 
+_NAMES: Final = {ours: theirs for theirs, ours in POOLINGS.items()}
+
 
 class Reference:
-    """The model of a source in PyTorch.
+    """The model of a source in sentence-transformers.
 
-    Each text is pooled by itself, and Dense modules are those of sentence-transformers. Without a padding token texts
-    run one by one.
+    It reads pooling, modules and length from the folder; only what the caller of the export asked for is set here.
+    Prompts are given, since `encode_document` passes over the name `passage` that older models have.
     """
 
     def __init__(self, source: EncoderSource) -> None:
         """Load it.
 
         Raises:
-            EncoderSourceError: transformers cannot load it.
+            EncoderSourceError: sentence-transformers cannot load it.
         """
         self._source = source
-        self._tokenizer, self._model = load_tokenizer(source), load_model(source, eager=False)
+        self._model = _loaded(source)
+        self._tokenizer = self._model.tokenizer
         self._tokenizer.padding_side = "right"
-        self._finish = _Finish(source)
 
     def vectors(self, texts: list[str], *, role: Role = "passage", batch: int = 16) -> Iterator[Vectors]:
         """Unit vectors, [up to `batch`, dim] each, in the order of the texts."""
         source = self._source
         prompt: str = getattr(source.prompts, role)
-        rows = [prompt + text for text in texts]
-        if source.lowercase:
-            rows = [row.lower() for row in rows]
         has_parts = role == "passage" and source.options.long_text == "chunk_mean"
         if self._tokenizer.pad_token is None:
-            batch = 1
+            # With one text a batch nothing is padded, but a token has to be named.
+            batch, self._tokenizer.pad_token = 1, self._tokenizer.eos_token
         # With several threads, each operation waits for all of them: on busy cores that is many times slower.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            for start in range(0, len(rows), batch):
-                part = rows[start : start + batch]
-                yield np.stack([self._mean_of_parts(row) for row in part]) if has_parts else self._encode(part)
+            for start in range(0, len(texts), batch):
+                part = texts[start : start + batch]
+                if has_parts:
+                    yield np.stack([self._mean_of_parts(prompt + text) for text in part])
+                else:
+                    found = self._model.encode(part, prompt=prompt, batch_size=batch, show_progress_bar=False)
+                    yield self._unit(found)
         finally:
             torch.set_num_threads(threads)
 
     def run(self, ids: NDArray[np.int64]) -> Vectors:
         """Unit vectors [texts, dim] of texts of equal length, in one batch; ids [texts, tokens]."""
         tensor = torch.from_numpy(ids)
-        return self._pooled({"input_ids": tensor, "attention_mask": torch.ones_like(tensor)})
+        with torch.inference_mode():
+            found = self._model({"input_ids": tensor, "attention_mask": torch.ones_like(tensor)})
+        return self._unit(found["sentence_embedding"].numpy())
 
-    def _encode(self, rows: list[str]) -> Vectors:
-        tokens = self._tokenizer(
-            rows, padding=len(rows) > 1, truncation=True, max_length=self._source.max_tokens, return_tensors="pt"
-        )
-        return self._pooled(tokens)
-
-    def _mean_of_parts(self, row: str) -> Vectors:
-        ids = self._tokenizer(row, truncation=True, max_length=self._source.max_tokens, return_overflowing_tokens=True)[
-            "input_ids"
-        ]
+    def _mean_of_parts(self, text: str) -> Vectors:
+        """The unit mean of a long text's parts, which sentence-transformers does not know."""
+        most = self._model.max_seq_length
+        ids = self._tokenizer(text, truncation=True, max_length=most, return_overflowing_tokens=True)["input_ids"]
         parts = ids[:MOST_CHUNKS] if ids and isinstance(ids[0], list) else [ids]
-        tensors = [torch.tensor([part]) for part in parts]
-        vectors = [self._pooled({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0] for ids in tensors]
-        mean = np.sum(vectors, axis=0)
+        mean = np.sum([self.run(np.array([part], np.int64))[0] for part in parts], axis=0)
         unit: Vectors = mean / np.linalg.norm(mean)
         return unit
 
-    def _pooled(self, tokens: Any) -> Vectors:
-        with torch.inference_mode():
-            # No token types: one text has only zeros, and some models (DistilBERT) take none.
-            inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-            hidden = self._model(**inputs).last_hidden_state.numpy()
-        lengths = tokens["attention_mask"].sum(1).tolist()
-        return np.stack([self._finish(row[:length]) for row, length in zip(hidden, lengths, strict=True)])
-
-
-def pool_one(tokens: Vectors, pooling: Pooling) -> Vectors:
-    """The pooled vector [hidden] of one text's token vectors [tokens, hidden]."""
-    pooled: Vectors
-    if pooling in ("cls", "last"):
-        pooled = tokens[0 if pooling == "cls" else -1]
-    elif pooling == "max":
-        pooled = tokens.max(0)
-    else:
-        weights = np.arange(1, len(tokens) + 1) if pooling == "weighted_mean" else None
-        pooled = np.average(tokens, axis=0, weights=weights).astype(np.float32)
-    return pooled
-
-
-class _Finish:
-    """Token vectors of one text -> its unit vector."""
-
-    def __init__(self, source: EncoderSource) -> None:
-        from sentence_transformers.models import Dense
-
-        self._pooling = source.pooling
-        self._dim = source.options.dim
-        self._steps: list[Any] = [
-            Dense.load(str(step.folder)).eval() if isinstance(step, DenseLayer) else None for step in source.steps
-        ]
-
-    def __call__(self, tokens: Vectors) -> Vectors:
-        vector = pool_one(tokens, self._pooling)
-        for dense in self._steps:
-            if dense is None:
-                vector = vector / np.linalg.norm(vector)
-                continue
-            with torch.inference_mode():
-                features = dense({"sentence_embedding": torch.from_numpy(vector)[None]})
-            vector = features["sentence_embedding"][0].numpy()
-        kept = vector[: self._dim]
-        unit: Vectors = (kept / np.linalg.norm(kept)).astype(np.float32)
+    def _unit(self, vectors: Vectors) -> Vectors:
+        kept = vectors[:, : self._source.options.dim]
+        unit: Vectors = (kept / np.linalg.norm(kept, axis=1, keepdims=True)).astype(np.float32)
         return unit
+
+
+def _loaded(source: EncoderSource) -> Any:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    options = source.options
+    how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
+    loading = {**how, "use_safetensors": source.weights[0].suffix == ".safetensors"}
+    is_whole = (source.folder / MODULES).is_file()
+    try:
+        if is_whole:
+            model = SentenceTransformer(str(source.folder), device="cpu", model_kwargs=loading, **how)
+        else:
+            # Without a list of modules, files of sentence-transformers beside the model mean nothing to it.
+            transformer = Transformer(str(source.folder), do_lower_case=source.lowercase, model_kwargs=loading)
+            pooling = Pooling(transformer.get_embedding_dimension(), _NAMES[source.pooling])
+            model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    except Exception as error:  # it raises OSError, ValueError, KeyError, RuntimeError and others
+        raise EncoderSourceError(f"sentence-transformers cannot load {source.folder}: {first_line(error)}") from error
+    if is_whole and options.pooling is not None:
+        for place, module in enumerate(model):
+            if isinstance(module, Pooling):
+                model[place] = Pooling(module.embedding_dimension, _NAMES[source.pooling])
+    # Longer texts than there are positions would fail.
+    own = model.max_seq_length or source.positions + 1
+    if not is_whole or options.max_tokens is not None or own > source.positions:
+        model.max_seq_length = source.max_tokens
+    return model.float().eval()

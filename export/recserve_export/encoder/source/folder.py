@@ -29,6 +29,7 @@ _DEFAULT_NAME: Final = "all-MiniLM-L6-v2"
 _MOST_TOKENS: Final = 512
 _LEAST_TOKENS: Final = 3
 _LENGTH: Final = "sentence_bert_config.json"
+_TOKENIZER: Final = "tokenizer_config.json"
 _PROMPTS: Final = "config_sentence_transformers.json"
 #: Names that sentence-transformers' models give the two roles.
 _PROMPT_NAMES: Final[dict[Role, tuple[str, ...]]] = {"query": ("query",), "passage": ("passage", "document")}
@@ -93,6 +94,7 @@ class EncoderSource:
         pooling: How token vectors become one.
         steps: Dense and Normalize modules behind the pooling.
         max_tokens: Longer texts are truncated to this many tokens.
+        positions: Most tokens that the model takes.
         lowercase: Whether texts are lowercased before the tokenizer sees them.
         prompts: Put before texts.
         folders: Where its files are, below the folder: of the transformer and of the modules.
@@ -106,6 +108,7 @@ class EncoderSource:
     pooling: Pooling
     steps: tuple[Step, ...]
     max_tokens: int
+    positions: int
     lowercase: bool
     prompts: Prompts
     folders: tuple[str, ...]
@@ -180,6 +183,13 @@ def read_source(
         raise EncoderSourceError(f"{model_folder} has no {CONFIG}; give a Hugging Face or sentence-transformers folder")
     _check_code(model_folder, config, options)
     length = read_json(model_folder / _LENGTH, _Length) or _Length()
+    prompts = _read_prompts(folder / _PROMPTS, options)
+    if not modules.pools_prompt and prompts != Prompts():
+        raise EncoderSourceError(
+            f"the pooling of {folder} leaves the tokens of prompts out (include_prompt is false), which no exported "
+            "graph does; vectors without prompts are made with --query-prompt '' --passage-prompt ''"
+        )
+    positions = _positions(model_folder, config)
     return EncoderSource(
         folder=folder,
         model_folder=model_folder,
@@ -187,9 +197,10 @@ def read_source(
         weights=_find_weights(model_folder, options),
         pooling=modules.pooling or _pooling_by_default(config),
         steps=modules.steps,
-        max_tokens=_max_tokens(model_folder, config, length, options),
+        max_tokens=_max_tokens(model_folder, positions, length, options),
+        positions=positions,
         lowercase=bool(length.do_lower_case),
-        prompts=_read_prompts(folder / _PROMPTS, options),
+        prompts=prompts,
         folders=modules.folders,
         options=options,
     )
@@ -218,7 +229,7 @@ def _check_code(folder: Path, config: dict[str, Any], options: SourceOptions) ->
         )
     if options.trust_remote_code:
         return
-    for name in (CONFIG, "tokenizer_config.json"):
+    for name in (CONFIG, _TOKENIZER):
         if read_object(folder / name).get("auto_map"):
             raise EncoderSourceError(
                 f"{folder / name} asks to run Python code that comes with the model (auto_map); "
@@ -279,7 +290,8 @@ def _read_prompts(path: Path, options: SourceOptions) -> Prompts:
     return Prompts(**found)
 
 
-def _max_tokens(folder: Path, config: dict[str, Any], length: _Length, options: SourceOptions) -> int:
+def _positions(folder: Path, config: dict[str, Any]) -> int:
+    """Most tokens that a model takes."""
     positions = config.get("max_position_embeddings", config.get("n_positions", _MOST_TOKENS))
     if isinstance(positions, int) and config.get("model_type") in _POSITIONS_AFTER_PADDING:
         positions -= int(config.get("pad_token_id") or 1) + 1
@@ -288,8 +300,16 @@ def _max_tokens(folder: Path, config: dict[str, Any], length: _Length, options: 
             f"{folder / CONFIG}: the positions of a text must be a whole number of at least {_LEAST_TOKENS}, "
             f"got {positions!r}"
         )
+    return positions
+
+
+def _max_tokens(folder: Path, positions: int, length: _Length, options: SourceOptions) -> int:
+    """The length asked for, else that of the folder as sentence-transformers finds it."""
     if options.max_tokens is None:
-        return min(length.max_seq_length or _MOST_TOKENS, positions)
+        of_tokenizer = read_object(folder / _TOKENIZER).get("model_max_length")
+        # "Any length" is written as 1e30.
+        most = of_tokenizer if isinstance(of_tokenizer, int | float) and of_tokenizer >= _LEAST_TOKENS else positions
+        return int(min(length.max_seq_length or most, positions))
     if not _LEAST_TOKENS <= options.max_tokens <= positions:
         raise EncoderSourceError(
             f"--max-tokens {options.max_tokens}: {folder} takes texts of {_LEAST_TOKENS} to {positions} tokens"

@@ -21,7 +21,7 @@ CONFIG: Final = "config.json"
 
 _OLD_POOLING: Final = "1_Pooling"
 #: Poolings by their names in sentence-transformers.
-_POOLINGS: Final[dict[str, Pooling]] = {
+POOLINGS: Final[dict[str, Pooling]] = {
     "mean": "mean",
     "cls": "cls",
     "max": "max",
@@ -63,12 +63,14 @@ class SentenceModules:
         pooling: How token vectors become one; `None` where the folder does not say.
         steps: What follows the pooling, in this order; the L2 normalisation that ends every encoder is left out.
         folders: Folders of the modules below the source.
+        pools_prompt: Whether the tokens of a prompt are pooled like those of the text.
     """
 
     model: str
     pooling: Pooling | None
     steps: tuple[Step, ...]
     folders: tuple[str, ...]
+    pools_prompt: bool = True
 
 
 class _Module(msgspec.Struct):
@@ -125,17 +127,21 @@ def read_modules(folder: Path, pooling: Pooling | None = None) -> SentenceModule
     if kinds[:1] != ["Transformer"] or kinds[1:2] not in ([], ["Pooling"]) or {"Transformer", "Pooling"} & {*kinds[2:]}:
         raise EncoderSourceError(f"{path} has the modules {', '.join(kinds) or 'none'}; supported are {_KINDS}")
     steps: list[Step] = []
+    pools_prompt = True
     folders = tuple(module.path for module in modules)
     for kind, below in list(zip(kinds, folders, strict=True))[1:]:
         if kind == "Normalize":
             steps.append("normalise")
         elif kind == "Pooling":
+            pools_prompt = read_object(folder / below / CONFIG).get("include_prompt", True) is True
             pooling = pooling or _read_pooling(folder / below / CONFIG) or "mean"
         else:
             steps.append(_read_dense(folder / below))
     while steps and steps[-1] == "normalise":  # every graph ends in it
         steps.pop()
-    return SentenceModules(model=folders[0], pooling=pooling, steps=tuple(steps), folders=folders)
+    return SentenceModules(
+        model=folders[0], pooling=pooling, steps=tuple(steps), folders=folders, pools_prompt=pools_prompt
+    )
 
 
 def _kind(path: Path, name: str) -> str:
@@ -155,11 +161,11 @@ def _read_pooling(path: Path) -> Pooling | None:
     if modes is None:
         flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
         short = [key.removeprefix("pooling_mode_").removesuffix("s").removesuffix("_token") for key in flags]
-        modes = [name if name in _POOLINGS else flag for name, flag in zip(short, flags, strict=True)]
+        modes = [name if name in POOLINGS else flag for name, flag in zip(short, flags, strict=True)]
     if isinstance(modes, str):
         modes = [modes]
-    if len(modes) == 1 and modes[0] in _POOLINGS:
-        return _POOLINGS[modes[0]]
+    if len(modes) == 1 and modes[0] in POOLINGS:
+        return POOLINGS[modes[0]]
     named = ", ".join(map(str, modes)) or "none"
     raise EncoderSourceError(
         f"{path} asks for pooling {named}; choose one of {', '.join(get_args(Pooling))} with --pooling"

@@ -1,14 +1,18 @@
-"""JSON: an object a line, or one array of objects."""
+"""JSON: an object a line, or one array of objects; neither is held in memory."""
 
 from __future__ import annotations
 
+import codecs
+import io
+import math
 from collections.abc import Iterator
-from typing import Any, Final
+from contextlib import contextmanager
+from typing import IO, Any, Final
 
 import msgspec
 
 from recserve_client.contract import shown
-from recserve_export.errors import SourceError
+from recserve_export.errors import SourceError, first_line
 from recserve_export.tabular.encodings import Encoding, guess_encoding, named_encoding
 from recserve_export.tabular.formats.lines import MAX_LINE, text_lines
 from recserve_export.tabular.options import ReadOptions
@@ -69,36 +73,25 @@ class JsonLinesSource:
 
 
 class JsonSource:
-    """A document with one array of objects, or objects one after another over several lines.
+    """A document with one array of objects, read an element at a time. Columns are only known at the end.
 
-    The array is the document itself or the first array of objects in it. It is held in memory as a whole.
+    The array is the document itself or the first array of objects in it; a document without one is a row.
     """
 
     format = "json"
 
     def __init__(self, stream: Stream, wanted: Columns, options: ReadOptions) -> None:
-        """Decode the document.
+        """Find the array.
 
         Raises:
-            SourceError: It cannot be read, is no JSON, or holds no array of objects.
+            SourceError: It cannot be read, or is no JSON up to there.
         """
         self._stream = stream
         self._wanted = wanted
-        with stream.open() as raw:
-            content = raw.read()
-        self._encoding = _encoding_of(options, content[:_HEAD])
-        try:
-            text = content.decode(self._encoding.name)
-            found = msgspec.json.decode(text)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-            raise SourceError(f"{stream.where} is no JSON: {error}") from error
-        rows = _array_in(found)
-        if rows is None:
-            raise SourceError(
-                f"{stream.where} holds no array of objects; one object a line is read with --format jsonl"
-            )
-        self._rows = rows
-        self.total = len(rows)
+        self._encoding = _encoding_of(options, stream.head(_HEAD))
+        with self._opened() as file:
+            self._prefix = _prefix_of(file)
+        self.total = stream.size
         self.done = 0
 
     @property
@@ -108,22 +101,39 @@ class JsonSource:
 
     def rows(self) -> Iterator[Row]:
         """Every row, in order; see `Source`."""
-        known = {name for row in self._rows if isinstance(row, dict) for name in row}
+        import ijson
+
+        known: set[str] = set()
+        paths = nested(self._wanted.columns)
+        with self._opened() as file:
+            for number, row in enumerate(ijson.items(file, self._prefix, use_float=True), start=1):
+                self.done = self._stream.done
+                if isinstance(row, dict):
+                    known.update(row)
+                    yield number, flattened(row, paths)
+                else:
+                    yield number, RowError(Reason.MALFORMED, f"not a JSON object: {shown(row)}")
+        self.done = self._stream.done
         if known:
             self._wanted.check_columns(known)
-        paths = nested(self._wanted.columns)
-        for number, row in enumerate(self._rows, start=1):
-            self.done = number
-            if isinstance(row, dict):
-                yield number, flattened(dict(row), paths)
-            else:
-                yield number, RowError(Reason.MALFORMED, f"not a JSON object: {shown(row)}")
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """The document in UTF-8."""
+        import ijson
+
+        try:
+            with self._stream.open() as raw:
+                name = self._encoding.name
+                yield raw if name == "utf-8" else _InUtf8(raw, name)
+        except (ijson.JSONError, UnicodeError) as error:
+            raise SourceError(f"{self._stream.where} is no JSON: {first_line(error)}") from error
 
 
 class CheckedSource:
     """A source without a header, read twice, so that a missing column shows before anything is stored."""
 
-    def __init__(self, source: JsonLinesSource) -> None:
+    def __init__(self, source: JsonLinesSource | JsonSource) -> None:
         self._source = source
         self.format = source.format
         self.total = source.total
@@ -148,8 +158,6 @@ class CheckedSource:
 def _encoding_of(options: ReadOptions, head: bytes) -> Encoding:
     if options.encoding is not None:
         return named_encoding(options.encoding, head)
-    import io
-
     found = guess_encoding(io.BytesIO(head))
     return found if found.name.startswith("utf") else Encoding("utf-8", "utf-8", False)
 
@@ -176,13 +184,49 @@ def _decoded(line: str) -> dict[str, Any] | RowError:
     )
 
 
-def _array_in(found: Any) -> list[Any] | None:
-    """The document's array of objects: itself, or the first one in it; a lone object is an array of one."""
-    if isinstance(found, list):
-        return found
-    if not isinstance(found, dict):
-        return None
-    return next(filter(is_array_of_objects, found.values()), [found])
+class _InUtf8:
+    """A file of another encoding, read as UTF-8."""
+
+    def __init__(self, raw: IO[bytes], encoding: str) -> None:
+        self._raw = raw
+        self._decode = codecs.getincrementaldecoder(encoding)().decode
+
+    def read(self, size: int = -1) -> bytes:
+        """Some bytes; none at the end."""
+        text = ""
+        while size and not text:
+            chunk = self._raw.read(size)
+            text = self._decode(chunk, final=not chunk)
+            if not chunk:
+                break
+        return text.encode()
+
+
+def opens_array(head: bytes, most_beside: int) -> bool:
+    """Whether the beginning of a document opens an array of objects, after at most so many other fields."""
+    import ijson
+
+    try:
+        return bool(_prefix_of(io.BytesIO(head), most_beside + 1))
+    except ijson.JSONError:  # it ends before
+        return False
+
+
+def _prefix_of(file: Any, most_fields: float = math.inf) -> str:
+    """Where ijson finds the rows of a document: in its array, its first array of objects, or the document itself."""
+    import ijson
+
+    before, fields = "", 0
+    for prefix, event, _ in ijson.parse(file):
+        fields += (prefix, event) == ("", "map_key")
+        if fields > most_fields:
+            return ""
+        if (prefix, event) == ("", "start_array"):
+            return "item"
+        if event == "start_map" and before and prefix == f"{before}.item":
+            return str(prefix)
+        before = prefix if event == "start_array" else ""
+    return ""
 
 
 def is_array_of_objects(value: object) -> bool:

@@ -58,7 +58,7 @@ class SqlSource:
                 yield self.done, flattened(values, paths) if paths else values
 
     def _checked(self, connection: sa.Connection, query: str | None) -> tuple[str, int]:
-        tables = [*sa.inspect(connection).get_table_names(), *sa.inspect(connection).get_view_names()]
+        tables = sorted([*sa.inspect(connection).get_table_names(), *sa.inspect(connection).get_view_names()])
         if query is None:
             if len(tables) != 1:
                 raise SourceError(

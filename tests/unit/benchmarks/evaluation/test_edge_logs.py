@@ -96,3 +96,21 @@ def test_the_size_of_a_block_changes_no_figure_that_has_no_ties() -> None:
     for protocol, of in wide.protocols.items():
         for name in ("mean of texts", "item_knn"):
             assert of[name]["ndcg_at_10"] == narrow.protocols[protocol][name]["ndcg_at_10"]
+
+
+def test_a_pair_of_files_by_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "ratings.dat").write_text("1::1::5::978300760\n2::2::3::978302109\n2::9::x::978302109\n")
+    (tmp_path / "movies.dat").write_text("1::Toy Story (1995)::Animation|Comedy\n2::Amélie (2001)::Comedy\n", "latin-1")
+    pair = read_pair(tmp_path / "ratings.dat", tmp_path / "movies.dat", "movielens-1m")
+    assert pair.columns.subjects == ["1", "2"]
+    assert [of["title"] for of in pair.texts] == ["Toy Story (1995)", "Amélie (2001)"]
+    assert (pair.columns.types, pair.columns.value.tolist(), pair.refused) == (["rating"], [5.0, 3.0], 1)
+    assert set(pair.files) == {"ratings.dat", "movies.dat"}
+    with pytest.raises(BenchmarkError, match="did you mean 'movielens'"):
+        read_pair(tmp_path / "ratings.dat", None, "movielense")
+
+
+def test_zeros_of_a_recipe_are_views(tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text("user_id,book_id,is_read,rating,is_reviewed\n0,2,1,5,0\n0,3,1,0,0\n1,2,1,4,0\n")
+    columns = read_pair(tmp_path / "i.csv", None, "goodreads").columns
+    assert [columns.types[kind] for kind in columns.type] == ["rating", "view", "rating"]

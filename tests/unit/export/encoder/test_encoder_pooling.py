@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from recserve_export.encoder.source.folder import NO_OPTIONS, SourceOptions, read_source
 from recserve_export.errors import EncoderSourceError
+from recserve_server_ext.encoder.manifest import Prompts
 from support.tiny_models import DIM, TEXTS, add_modules, make_tiny_model, quick_encoder
 
 POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last", "weightedmean": "weighted_mean"}
@@ -69,6 +70,14 @@ class TestPooling:
         path.write_text(json.dumps({"word_embedding_dimension": DIM, "pooling_mode_weightedmean_tokens": True}))
         assert read_source(folder).pooling == "weighted_mean"
 
+    def test_a_prompt_that_is_not_pooled_is_refused(self, folder: Path) -> None:
+        add_modules(folder, "mean")
+        path = folder / "1_Pooling" / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "include_prompt": False}))
+        assert read_source(folder).prompts == Prompts()
+        with pytest.raises(EncoderSourceError, match="include_prompt is false"):
+            read_source(folder, SourceOptions(query_prompt="search: "))
+
     def test_poolings_differ(self, folder: Path, tmp_path: Path) -> None:
         found = {
             ours: quick_encoder(folder, tmp_path / ours, SourceOptions(pooling=ours)).encode(TEXTS[2:3])[0]  # type: ignore[arg-type]
@@ -92,6 +101,17 @@ class TestPooling:
         assert read_source(folder).pooling == "mean"
         (folder / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen2ForCausalLM"]}))
         assert read_source(folder).pooling == "last"
+
+    @pytest.mark.parametrize("length", [8, 64])
+    def test_the_length_of_a_model_that_was_saved_again(self, length: int, folder: Path, tmp_path: Path) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        add_modules(folder, "mean")
+        model = SentenceTransformer(str(folder), device="cpu")
+        model.max_seq_length = length
+        model.save_pretrained(str(tmp_path / "saved"))
+        assert read_source(tmp_path / "saved").max_tokens == length
+        assert least_cosine(tmp_path / "saved", tmp_path / "out") >= 0.9999
 
     def test_saved_by_sentence_transformers(self, folder: Path, tmp_path: Path) -> None:
         from sentence_transformers import SentenceTransformer

@@ -157,10 +157,13 @@ class TestSource:
         found = read_source(copied)
         assert (found.pooling, found.max_tokens, found.lowercase) == ("mean", MAX_TOKENS, False)
 
-    def test_length_is_capped(self, copied: Path) -> None:
+    def test_length_is_that_of_sentence_transformers(self, copied: Path) -> None:
         (copied / "sentence_bert_config.json").unlink()
         change(copied / "config.json", max_position_embeddings=8192)
+        change(copied / "tokenizer_config.json", model_max_length=512)
         assert read_source(copied).max_tokens == 512
+        change(copied / "tokenizer_config.json", model_max_length=int(1e30))
+        assert read_source(copied).max_tokens == 8192
         change(copied / "config.json", max_position_embeddings=514, model_type="roberta", pad_token_id=1)
         assert read_source(copied).max_tokens == 512
         write(copied / "sentence_bert_config.json", {"max_seq_length": 8192})

@@ -10,6 +10,7 @@ import lzma
 import os
 import sqlite3
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from decimal import Decimal
@@ -264,6 +265,43 @@ def test_json_in_its_forms(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
     rows, _ = read(tmp_path / "x.json", "id", "a.b")
     assert [(row["id"], row["a.b"]) for row in values(rows)] == [(1, "x"), (2, None)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_arrays_are_read_an_element_at_a_time(encoding: str, tmp_path: Path) -> None:
+    with (tmp_path / "x.json").open("w", encoding=encoding) as file:
+        file.write('{"made": {"by": ["x"]}, "none": [], "rows": [')
+        file.write(", ".join(f'{{"id": {number}, "title": "{"é" * 500}", "price": 0.5}}' for number in range(20_000)))
+        file.write("]}")
+    source = Opened(tmp_path / "x.json").source(AllColumns())
+    tracemalloc.start()
+    try:
+        numbers = [row["id"] for _, row in source.rows() if isinstance(row, dict)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert numbers == list(range(20_000))
+    assert peak < 4 << 20
+    assert source.done == source.total == (tmp_path / "x.json").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"id": 1}, {"id": 2', '[{"id": 1}, {id: 2}]', '[{"id": 1}] x', '{"rows": [{"id": 1}, ']
+)
+def test_a_damaged_array_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(SourceError, match="is no JSON"):
+        read(tmp_path / "x.json", format="json")
+
+
+def test_what_is_no_object_is_refused_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('[{"id": 1}, 7, null, [{"id": 2}], {"id": 3}]')
+    rows, how = read(tmp_path / "x.json", "id")
+    assert [row["id"] for row in values(rows)] == [1, 3]
+    assert [number for number, row in rows if isinstance(row, RowError)] == [2, 3, 4]
+    assert how == "utf-8, JSON array"
+    with pytest.raises(MappingError, match="no column 'title'"):
+        read(tmp_path / "x.json", "title")
 
 
 def test_types_of_parquet_are_kept(tmp_path: Path) -> None:

@@ -58,12 +58,15 @@ def test_equals_the_similarities_by_definition(
         assert dense[one, chosen] == pytest.approx(expected[one, chosen], abs=1e-6)
 
 
+_START = 20_000  # days: times of the first year would be no times
+
+
 def log_of(rows: list[tuple[int, str, float, str | None]]) -> LogColumns:
     """User, item, time in days, device."""
     items = list(dict.fromkeys(row[1] for row in rows))
     return LogColumns(
         np.array([row[0] for row in rows]), np.array([items.index(row[1]) for row in rows]),
-        np.array([row[2] * 86_400e6 for row in rows], np.int64), items, {"device": [row[3] for row in rows]},
+        np.array([(row[2] + _START) * 86_400e6 for row in rows], np.int64), items, {"device": [row[3] for row in rows]},
     )  # fmt: skip
 
 
@@ -73,7 +76,7 @@ def test_windows_and_a_context_decide_what_is_popular() -> None:
         (n, "phone", 25.0, "phone") for n in range(MIN_USERS - 1)
     ]
     rows += [(99, "phone", 39.5, "tv"), (98, "tv", 40.0, None), (98, "tv", 40.0, None)]
-    counts = counts_of(log_of(rows), round(40 * 86_400e6), CountSettings(recent_half_life_s=10 * 86_400.0))
+    counts = counts_of(log_of(rows), round((_START + 40) * 86_400e6), CountSettings(recent_half_life_s=10 * 86_400.0))
     everybody = counts.overall
     users = dict(zip(everybody.items, everybody.users.tolist(), strict=True))
     # Within a day, a week, 30 days, and at all.

@@ -14,13 +14,17 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_client.contract import models as names
+from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.cli import doctor as cli_doctor
 from recserve_server_ext.cli import serve as cli_serve
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.doctor.checks import examine
+from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.triton.process import claim_port
+from support.events import event
 from support.fake_triton import fake_triton
+from support.tiny_home import copy_home
 
 CHECKS = [
     "Python",
@@ -35,6 +39,7 @@ CHECKS = [
     "encoder target",
     "snapshot",
     "catalogue store",
+    "log",
     "evaluation",
     "gRPC port",
     "metrics port",
@@ -69,6 +74,22 @@ def test_a_complete_installation_is_well(tiny_home: Path, tmp_path: Path) -> Non
     assert {check: finding["advice"] for check, finding in found.items() if not finding["ok"]} == {}
     assert code == 0
     assert found["Triton"]["found"] == "triton 0.0.1, as given"
+
+
+def test_ids_that_do_not_fit_are_found(tiny_home: Path, tmp_path: Path) -> None:
+    home = copy_home(tiny_home, tmp_path / "home")
+    with CatalogueStore(Workspace(home).store) as items:
+        known = next(items.items()).id
+    triton = fake_triton(tmp_path).server
+    with InteractionStore(Workspace(home).interactions, create=True) as log:
+        log.record([event(item="elsewhere", timestamp=1.7e9)])
+        _, found = diagnose(home, triton)
+        assert "0.0% of 1 interactions name an item" in found["log"]["found"]
+        assert found["log"]["advice"] == "import both with the same ids"
+        log.record([event(item=known, timestamp=1.7e9)])
+        _, found = diagnose(home, triton)
+    assert "50.0% of 2 interactions name an item" in found["log"]["found"]
+    assert found["log"]["ok"]
 
 
 def test_each_fault_has_advice(tmp_path: Path, taken: int) -> None:

@@ -184,7 +184,7 @@ def test_a_weight_halves_by_time_position_and_session() -> None:
 
 
 def test_a_pause_as_long_as_the_gap_begins_no_session() -> None:
-    events = [row(0, item="a"), row(50, item="b"), row(100.001, item="c"), row(100.001, item="d")]
+    events = [row(1.7e9 + at, item=item) for at, item in ((0, "a"), (50, "b"), (100.001, "c"), (100.001, "d"))]
     found = weigh(interaction_columns([events, events[:1]]), msgspec.structs.replace(PLAIN, session_gap_s=50.0))
     assert found.session.tolist() == [1, 1, 0, 0, 0]
 
@@ -271,3 +271,7 @@ def test_the_order_of_rows_is_no_recency() -> None:
     ordinals = [row(0, item=str(number))._replace(time_us=number * SECOND) for number in range(1, 30)]
     found = weigh(interaction_columns([ordinals]), HistoryRules())
     assert set(found.factors["age"]) == set(found.factors["position"]) == {1.0}
+    assert set(found.newer) == {0}
+    far_apart = [row(0, item=str(number))._replace(time_us=number * 10_000 * SECOND) for number in range(1, 30)]
+    found = weigh(interaction_columns([far_apart]), msgspec.structs.replace(HistoryRules(), half_life_sessions=1.0))
+    assert set(found.factors["session"]) == {1.0}

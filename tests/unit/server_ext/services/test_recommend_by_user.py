@@ -275,3 +275,29 @@ def test_a_user_is_answered_by_the_options_of_a_variant_and_told_which(snapshot:
     with pytest.raises(RequestError, match="length: short, long"):
         service.recommend_for(variants={"length": "bob-the-secret"})
     service.store.close()
+
+
+@pytest.mark.parametrize("is_ordinal", [True, False])
+def test_the_order_of_rows_is_no_recency_in_any_strategy(service: Service, is_ordinal: bool) -> None:
+    start = 0.0 if is_ordinal else NOW - 1000 * 86_400.0
+    day = 1.0 if is_ordinal else 86_400.0
+    rows = [(f"u{n % 7}", f"i{20 + n % 5}") for n in range(350)] + [("ann", "i20"), ("ann", "i21"), ("ann", "i22")]
+    log = [event(PSEUDONYMS.of(user), item, timestamp=start + day * (n + 1)) for n, (user, item) in enumerate(rows)]
+    service.store.record(log)
+    service.counter.count()
+    ask: dict[str, Any] = {"strategy": "item_knn", "exclude_seen": False, "k": 5}
+    short, long = (service.recommend_for(**ask, options={"half_life": of}) for of in (0.5, 1e6))
+    scores = [{item.id: round(item.score, 6) for item in slate.items} for slate in (short, long)]
+    assert (scores[0] == scores[1]) == is_ordinal
+    recent = service.recommend_for("new", strategy="popular", options={"by": "recent", "window": "all"}, k=5)
+    own = {item: sum(name == item for _, name in rows) for _, item in rows}
+    counts = {item.id: round(float(np.expm1(item.score)), 3) for item in recent.items}
+    assert (counts == own) == is_ordinal
+
+
+def test_interactions_whose_item_the_catalogue_has_are_counted(service: Service) -> None:
+    assert service.handler.named_interactions() == (0, 0)
+    service.store.record([event(item=f"i{row}", timestamp=NOW - row) for row in (7, 8, 9)])
+    service.store.record([event(item="elsewhere", timestamp=NOW - 5), event(item="elsewhere", timestamp=NOW - 4)])
+    service.recommend_for("new", strategy="popular")
+    assert service.handler.named_interactions() == (5, 3)

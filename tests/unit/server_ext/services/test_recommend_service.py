@@ -262,3 +262,24 @@ def test_a_fault_while_accepting_fails_alone(service: Service, monkeypatch: pyte
     assert isinstance(good, bytes)
     assert isinstance(bad, RequestError)
     assert bad.kind is ErrorKind.INTERNAL
+
+
+@pytest.mark.parametrize(
+    "slate",
+    [
+        {"pins": [{"item": "i20", "place": 1}]},
+        {"pins": [{"item": "i20", "place": 1}], "min_score": 0.9},
+        {"diversify": 0.5, "pins": [{"item": "i20", "place": 3}]},
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"interests": 3}, {"explore": {"epsilon": 0.5}}, {"page": {"size": 2}}])
+def test_pins_where_nothing_else_is_left(service: Service, slate: dict[str, Any], options: dict[str, Any]) -> None:
+    if "diversify" in slate and "interests" in options:
+        pytest.skip("they exclude each other")
+    everything = [f"i{row}" for row in range(200)]
+    service = Service(service.snapshot, Limits(exclude=200))
+    found = service.ask(history=[{"item": "i8"}], slate=slate, exclude=everything, **options)
+    assert found.items == []
+    others = [name for name in everything if name != "i20"]
+    found = service.ask(history=[{"item": "i8"}], slate=slate, exclude=others, **options)
+    assert [item.id for item in found.items] == ["i20"]

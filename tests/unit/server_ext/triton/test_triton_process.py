@@ -157,8 +157,30 @@ def test_free_ports_differ() -> None:
     assert 0 < endpoint.grpc_port != endpoint.metrics_port > 0
 
 
-def test_an_ipv6_address_is_bracketed() -> None:
-    assert Endpoint("::1", 1, 2).grpc == "[::1]:1"
+@pytest.mark.parametrize(
+    ("host", "reached", "options"),
+    [
+        ("127.0.0.1", "127.0.0.1", ["--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1"]),
+        ("0.0.0.0", "127.0.0.1", ["--grpc-address=0.0.0.0", "--metrics-address=0.0.0.0"]),
+        ("::1", "[::1]", ["--grpc-address=[::1]", "--metrics-address=ipv6:::1"]),
+        ("::", "[::1]", ["--grpc-address=[::]", "--metrics-address=ipv6:::"]),
+    ],
+)
+def test_both_fronts_listen_on_the_host(host: str, reached: str, options: list[str]) -> None:
+    endpoint = Endpoint(host, 1, 2)
+    assert (endpoint.grpc, endpoint.metrics) == (f"{reached}:1", f"{reached}:2")
+    assert [option for option in endpoint.options if "address" in option] == options
+    assert endpoint.is_local == (host in ("127.0.0.1", "::1"))
+
+
+def test_a_name_is_resolved_for_triton() -> None:
+    assert claim_endpoint("localhost", 0, 0).host in ("127.0.0.1", "::1")
+
+
+@pytest.mark.parametrize("host", ["", "no-such-host.invalid", "a b", "x" * 300])
+def test_no_address_is_refused(host: str) -> None:
+    with pytest.raises(LaunchError, match="is no address to listen on"):
+        claim_endpoint(host, 0, 0)
 
 
 def test_an_explicit_server_has_to_be_executable(tmp_path: Path) -> None:

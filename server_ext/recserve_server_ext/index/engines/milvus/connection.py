@@ -8,6 +8,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from recserve_client.contract.addresses import channel_options
 from recserve_server_ext.common.errors import ConfigError, MilvusError
 from recserve_server_ext.config.milvus import MilvusSettings
 
@@ -100,7 +101,12 @@ def _connect(settings: MilvusSettings, timeout_s: float) -> Any:
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     try:
         # This timeout also limits what a call spends on reconnecting.
-        return MilvusClient(settings.uri, token=settings.token(), timeout=min(timeout_s / 2, _CONNECT_S))
+        return MilvusClient(
+            settings.uri,
+            token=settings.token(),
+            timeout=min(timeout_s / 2, _CONNECT_S),
+            grpc_options=dict(channel_options(urlsplit(settings.uri).netloc.rpartition("@")[2])),
+        )
     except MilvusException as error:
         text = f"{_named(settings.uri)} cannot be reached: {_shown(error.message)}"
         raise MilvusError(text, is_away=True) from error
