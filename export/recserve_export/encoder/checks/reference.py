@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from recserve_export.encoder.graph.onnx_export import load_model
 from recserve_export.encoder.source.folder import EncoderSource
 from recserve_export.encoder.source.sentence_modules import DenseLayer, Pooling
 from recserve_export.encoder.source.tokenizer import load_tokenizer
+from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.text_encoder import MOST_CHUNKS
@@ -36,8 +38,18 @@ class Reference:
         self._tokenizer.padding_side = "right"
         self._finish = _Finish(source)
 
-    def vectors(self, texts: list[str], *, role: Role = "passage", batch: int = 16) -> Iterator[Vectors]:
-        """Unit vectors, [up to `batch`, dim] each, in the order of the texts."""
+    def vectors(
+        self,
+        texts: list[str],
+        *,
+        role: Role = "passage",
+        batch: int = 16,
+        done: Callable[[int], None] = lambda _: None,
+    ) -> Vectors:
+        """Unit vectors [texts, dim]; `done` is called with the number of texts of each batch.
+
+        Texts of similar length share a batch of up to `batch`, and several batches run at a time.
+        """
         source = self._source
         prompt: str = getattr(source.prompts, role)
         rows = [prompt + text for text in texts]
@@ -46,15 +58,26 @@ class Reference:
         has_parts = role == "passage" and source.options.long_text == "chunk_mean"
         if self._tokenizer.pad_token is None:
             batch = 1
-        # With several threads, each operation waits for all of them: on busy cores that is many times slower.
+        by_length = sorted(range(len(rows)), key=lambda at: len(rows[at]))
+        parts = [by_length[start : start + batch] for start in range(0, len(rows), batch)]
+
+        def encoded(part: list[int]) -> Vectors:
+            found = [rows[at] for at in part]
+            vectors = np.stack([self._mean_of_parts(row) for row in found]) if has_parts else self._encode(found)
+            done(len(part))
+            return vectors
+
+        # With several threads in an operation, each waits for all of them: on busy cores that is many times slower.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            for start in range(0, len(rows), batch):
-                part = rows[start : start + batch]
-                yield np.stack([self._mean_of_parts(row) for row in part]) if has_parts else self._encode(part)
+            with ThreadPoolExecutor(cpu.usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                in_order = np.concatenate(list(pool.map(encoded, parts)))
         finally:
             torch.set_num_threads(threads)
+        vectors = np.empty_like(in_order)
+        vectors[by_length] = in_order
+        return vectors
 
     def run(self, ids: NDArray[np.int64]) -> Vectors:
         """Unit vectors [texts, dim] of texts of equal length, in one batch; ids [texts, tokens]."""
