@@ -160,6 +160,25 @@ def test_rolling_cuts_know_nothing_of_later(log: Path) -> None:
             assert at.min() < end
 
 
+def test_cuts_that_are_asked_for(log: Path) -> None:
+    columns = read_pair(log).columns
+    first, last = Splitter(columns, cuts=(0.8, 0.9)).parts("time")
+    assert [first.name, last.name] == ["cut at 80%", "cut at 90%"]
+    assert [(part.is_validation, part.is_test) for part in (first, last)] == [(True, False), (False, True)]
+
+
+def test_a_quick_evaluation_trains_nothing_and_asks_by_time_alone(log: Path, tiny_home: Path, tmp_path: Path) -> None:
+    words = ["--quick", "--dataset", log, "--home", tiny_home, "--precision", "fp32", "--json", tmp_path / "quick.json"]
+    ran = CliRunner().invoke(app, list(map(str, words)))
+    assert ran.exit_code == 0, ran.output
+    found = json.loads((tmp_path / "quick.json").read_text())["protocols"]
+    assert list(found) == ["time"]
+    without = {system.name for system in named([], trains=False)}
+    assert set(found["time"]) == {*without, "auto"}
+    assert {"text", "item_knn", "popularity"} <= without
+    assert not {"als", "ease"} & without
+
+
 def test_users_are_sampled(log: Path) -> None:
     columns = read_pair(log).columns
     whole = next(Splitter(columns).parts("leave_one_out"))
