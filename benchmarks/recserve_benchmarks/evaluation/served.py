@@ -192,11 +192,11 @@ def by_strategy(name: str, registry: Registry, known: Known, settings: Settings)
     return rank
 
 
-def systems(names: Sequence[str] = (), *, trains: bool = True) -> list[System]:
+def systems(names: Sequence[str] = ()) -> list[System]:
     """A system for every registered strategy that can answer, or for some of them; `auto` is put together from these.
 
-    A strategy that needs a training is trained on each part, or left out unless `trains`. One whose training
-    `recserve train all` leaves out is only evaluated by name.
+    A strategy that needs a training is trained on each part. One whose training `recserve train all` leaves out is
+    only evaluated by name.
     """
     registry = Registry()
     vectors = np.ones((1, 1), np.float32)
@@ -208,7 +208,7 @@ def systems(names: Sequence[str] = (), *, trains: bool = True) -> list[System]:
         trainings = strategy.trainings(options)
         can_answer = (trainings and trainings <= TRAINERS.keys()) or strategy.lacking(data, options) is None
         is_asked = name in names if names else all(TRAINERS[of].is_for_all for of in trainings & TRAINERS.keys())
-        if name == AUTO or not is_asked or not can_answer or (trainings and not trains):
+        if name == AUTO or not is_asked or not can_answer:
             continue
         system = System(
             name=name,

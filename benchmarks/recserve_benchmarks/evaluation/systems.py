@@ -9,13 +9,13 @@ from recserve_benchmarks.evaluation import baselines, served
 from recserve_benchmarks.evaluation.system import System
 
 
-def named(names: Sequence[str], *, trains: bool = True) -> list[System]:
-    """Popularity and the systems with these names; all where none is named, or all that need no training.
+def named(names: Sequence[str]) -> list[System]:
+    """Popularity and the systems with these names; all where none is named.
 
     Raises:
         BenchmarkError: There is none with such a name.
     """
-    known = {system.name: system for system in (*baselines.SYSTEMS, *served.systems(names, trains=trains))}
+    known = {system.name: system for system in (*baselines.SYSTEMS, *served.systems(names))}
     for name in names:
         if name not in known:
             every = ", ".join([*(system.name for system in baselines.SYSTEMS), *(of.name for of in served.systems())])

@@ -9,9 +9,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET, structs
 
 from recserve_client.cli.console import note, out
+
+if TYPE_CHECKING:
+    from recserve_client.contract import Slate
 
 #: The package that ships MovieLens 100k, and where in it.
 _PACKAGE: Final = "recbole==1.2.1"
@@ -80,16 +85,27 @@ def show_log(
         (own / "encoder").symlink_to(Path("..") / "encoder", target_is_directory=True)
     items, log = (str(own / "files" / name) for name in _FILES)
     place = ["--home", str(own)]
-    run(["catalogue", "import", items, "--recipe", "recbole", "--map", "title=movie_title", *place])
+    run(["catalogue", "import", items, "--recipe", "recbole", *place])
     run(["interactions", "import", log, "--recipe", "recbole", *place])
+    run(["train", "all", *place])
     run(["index", "build", *place])
     run(["evaluate", "--quick", "--users", _USERS, *place])
     with served(own) as address, Client(address) as client:
-        slate = client.recommend_for(_USER, k=_K, fields=["title", "release_year"], deadline_s=_DEADLINE_S)
+        slate = client.recommend_for(_USER, k=_K, fields=["movie_title", "release_year"], deadline_s=_DEADLINE_S)
         history = behaviours_of(slate)
         out.print(
             f"\n[bold]User {_USER}, by id, served by auto: {slate.strategy}[/], from {len(history)} behaviours",
             highlight=False,
         )
-        out.print(slate_table(slate, history))
+        out.print(slate_table(_titled(slate), history))
     return {"user": _USER, "strategy": slate.strategy, "recommended": [item.id for item in slate.items]}
+
+
+def _titled(slate: Slate) -> Slate:
+    """The slate with the names of fields that the table knows."""
+    items = []
+    for item in slate.items:
+        fields = {} if item.fields is UNSET else item.fields
+        shown = {"title": fields.get("movie_title"), "year": fields.get("release_year")}
+        items.append(structs.replace(item, fields=shown))
+    return structs.replace(slate, items=items)
