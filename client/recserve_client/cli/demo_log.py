@@ -27,6 +27,8 @@ _DOWNLOAD_S: Final = 120.0
 _USERS: Final = "300"
 #: One of the 943 users.
 _USER: Final = "196"
+#: Star Wars.
+_RATED: Final = "50"
 _DEADLINE_S: Final = 30.0
 _K: Final = 5
 
@@ -71,6 +73,7 @@ def show_log(
     from recserve_client.cli.slate_table import slate_table
     from recserve_client.client import Client
     from recserve_client.results import behaviours_of
+    from recserve_client.user_calls import interaction
 
     own = home / "movielens"
     out.print("\n[bold]Second scene: a log of real users, MovieLens 100k[/]", highlight=False)
@@ -90,15 +93,27 @@ def show_log(
     run(["train", "all", *place])
     run(["index", "build", *place])
     run(["evaluate", "--quick", "--users", _USERS, *place])
+    titles = _titles(own / "files" / _FILES[0])
     with served(own) as address, Client(address) as client:
+        # The log is of 1998. After such a pause the best strategies say what is popular; so the user comes back first.
+        client.interactions.record([interaction(_USER, "rating", _RATED, value=5)])
         slate = client.recommend_for(_USER, k=_K, fields=["movie_title", "release_year"], deadline_s=_DEADLINE_S)
         history = behaviours_of(slate)
         out.print(
-            f"\n[bold]User {_USER}, by id, served by auto: {slate.strategy}[/], from {len(history)} behaviours",
+            f"\n[bold]User {_USER} comes back, likes {titles.get(_RATED, _RATED)}, and is served by auto: "
+            f"{slate.strategy}[/], from {len(history)} behaviours",
             highlight=False,
         )
-        out.print(slate_table(_titled(slate), history))
+        out.print(slate_table(_titled(slate), history, titles))
     return {"user": _USER, "strategy": slate.strategy, "recommended": [item.id for item in slate.items]}
+
+
+def _titles(items: Path) -> dict[str, str]:
+    """Titles by item id, the first two columns of the file."""
+    if not items.is_file():
+        return {}
+    rows = (line.split("\t") for line in items.read_text(encoding="utf-8").splitlines()[1:])
+    return {row[0]: row[1] for row in rows}
 
 
 def _titled(slate: Slate) -> Slate:

@@ -295,7 +295,7 @@ def test_the_second_scene_evaluates_a_log_and_serves_what_was_best(
         ran = (commands / "ran").read_text().splitlines()
         second = ["catalogue import", "interactions import", "train all", "index build", "evaluate --quick"]
         assert ran[-7:-1] == [*second, "serve --home"]
-    assert "User 196, by id, served by auto: item_knn" in " ".join(result.stdout.split())
+    assert "User 196 comes back, likes 50, and is served by auto: item_knn" in " ".join(result.stdout.split())
     written = json.loads((commands / "result.json").read_text())
     assert written["movielens"] == {"user": "196", "strategy": "item_knn", "recommended": ["a"]}
     assert (commands / "home" / "movielens" / "encoder").readlink() == Path("../encoder")
