@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +43,7 @@ def evaluate(
         float | None, typer.Option(help="GiB that may be used.", show_default="half of what is free", min=0.0)
     ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds that break ties of the leave-one-out test.", min=1, max=20)] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the last two cuts by time.")] = False,
     system: Annotated[list[str] | None, typer.Option(help="Only this system; repeatable (all if none).")] = None,
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option(help="Write one page with everything.")] = None,
@@ -63,6 +65,7 @@ def evaluate(
         from recserve_benchmarks.evaluation.log import data
         from recserve_benchmarks.evaluation.reporting import page, report
         from recserve_benchmarks.evaluation.served import trainings_of
+        from recserve_benchmarks.evaluation.split import CUTS
         from recserve_benchmarks.evaluation.systems import named
         from recserve_server_ext.encoder.text_encoder import TextEncoder
         from recserve_server_ext.strategies.parts.chosen import write_evaluation
@@ -70,6 +73,8 @@ def evaluate(
         chosen, workspace = named(system or []), Workspace(home)
         memory_bytes = bound.default_bound() if memory is None else round(memory * 1024 * MIB)
         plan = run.Plan(seeds=range(seeds), most_users=users or None, memory_bytes=memory_bytes)
+        if quick:
+            plan = replace(plan, protocols=("time",), cuts=CUTS[-2:])
         if dataset is None:
             found = data.of_home(workspace, interactions_at(home, store), show)
         else:

@@ -18,7 +18,7 @@ from recserve_benchmarks.evaluation.log.data import Dataset
 from recserve_benchmarks.evaluation.metrics import Lists, accuracy, item_kinds
 from recserve_benchmarks.evaluation.ranking import LENGTH, Known, known_to
 from recserve_benchmarks.evaluation.reporting.figures import Observations
-from recserve_benchmarks.evaluation.split import PROTOCOLS, Part, Protocol, Splitter
+from recserve_benchmarks.evaluation.split import CUTS, PROTOCOLS, Part, Protocol, Splitter
 from recserve_benchmarks.evaluation.system import AUTO, Ranker, System
 from recserve_benchmarks.harness.report import machine
 from recserve_benchmarks.harness.run import Show
@@ -39,11 +39,15 @@ class Plan:
         seeds: Of what breaks ties; the leave-one-out test is repeated with each.
         most_users: Users of a part at most, drawn at random; `None` for all.
         memory_bytes: Memory that may be used.
+        protocols: The questions that are asked.
+        cuts: See `Splitter`.
     """
 
     seeds: Sequence[int] = (0, 1, 2)
     most_users: int | None = MOST_USERS
     memory_bytes: int = field(default_factory=memory.default_bound)
+    protocols: Sequence[Protocol] = PROTOCOLS
+    cuts: Sequence[float] = CUTS
 
 
 def evaluate(dataset: Dataset, systems: Sequence[System], plan: Plan, show: Show) -> EvaluationFile:
@@ -56,7 +60,7 @@ def evaluate(dataset: Dataset, systems: Sequence[System], plan: Plan, show: Show
     evaluation = _Evaluation(dataset, systems, plan, show)
     chosen: dict[str, Chosen] = {}
     protocols: dict[str, dict[str, Any]] = {}
-    for protocol in PROTOCOLS:
+    for protocol in plan.protocols:
         figures, votes = evaluation.by_protocol(protocol)
         if figures:
             protocols[protocol], chosen[protocol] = figures, votes.chosen()
@@ -84,7 +88,7 @@ class _Evaluation:
         self._block = memory.users_at_once(plan.memory_bytes, len(dataset.columns.time_us), items, dim)
         show("kinds of items", 0, 1)
         self._kinds = item_kinds(dataset.vectors)
-        self._splitter = Splitter(dataset.columns, plan.seeds, plan.most_users)
+        self._splitter = Splitter(dataset.columns, plan.seeds, plan.most_users, plan.cuts)
         self.seconds: dict[str, float] = defaultdict(float)
         self._peak_mib: dict[str, float] = defaultdict(float)
         self.parts: list[dict[str, Any]] = []

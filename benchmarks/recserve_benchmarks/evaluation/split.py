@@ -60,11 +60,13 @@ class Splitter:
         columns: The log.
         seeds: Of what breaks ties, in time and in scores.
         most_users: Users of a part at most; a larger number is sampled.
+        cuts: Shares of the interactions before each cut, rising; the first is only for validation.
     """
 
     columns: InteractionColumns
     seeds: Sequence[int] = (0,)
     most_users: int | None = None
+    cuts: Sequence[float] = CUTS
 
     def parts(self, protocol: Protocol) -> Iterator[Part]:
         """The parts of a protocol, validation before test.
@@ -100,9 +102,9 @@ class Splitter:
     def _rolling(self) -> Iterator[Part | None]:
         time_us = self.columns.time_us
         times = np.sort(time_us)
-        ends = [*(int(times[int(share * len(times))]) for share in CUTS), int(times[-1]) + 1]
-        for share, start, end in zip(CUTS, ends, ends[1:], strict=False):
-            kinds = {"is_validation": share != CUTS[-1], "is_test": share != CUTS[0]}
+        ends = [*(int(times[int(share * len(times))]) for share in self.cuts), int(times[-1]) + 1]
+        for share, start, end in zip(self.cuts, ends, ends[1:], strict=False):
+            kinds = {"is_validation": share != self.cuts[-1], "is_test": share != self.cuts[0]}
             wanted = (time_us >= start) & (time_us < end)
             yield self._part(f"cut at {share:.0%}", time_us < start, wanted, self.seeds[0], asked_us=start, **kinds)
 

@@ -12,7 +12,7 @@ import numpy as np
 from recserve_benchmarks.harness.corpus import item_ids
 from recserve_benchmarks.harness.recall import K
 from recserve_benchmarks.harness.run import Run
-from recserve_export.index.engine_choice import Settings, build_engine, ef_curve
+from recserve_export.index.engine_choice import Settings, ef_curve, measure_all
 from recserve_export.index.milvus import in_milvus
 from recserve_export.index.recall import CurvePoint, Users, choose, recall_of, sample_users
 from recserve_server_ext.common.arrays import Floats, Vectors
@@ -69,7 +69,7 @@ def build(vectors: Vectors, users: int, milvus: str, run: Run, stack: ExitStack)
     """
     settings = Settings(engine="scan", recall=RECALL, users=users, seed=run.seed, m=GRAPHS)
     measured_with = sample_users(vectors, count=users, seed=run.seed)
-    scan, report = build_engine(vectors, settings, stage=run.stage)
+    scan, report = measure_all(vectors, settings, stage=run.stage)
     of_scan = [point for point in report.points if _index_of(point) == _index_of(report.points[report.choice.point])]
     found = [Candidate(scan.with_parameters(point.parameters), point) for point in of_scan]
     found.append(Candidate(ExactEngine(vectors), report.points[-1]))

@@ -10,7 +10,17 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 #: Results alone go to standard output, so that it can be piped.
 out = Console(width=None if sys.stdout.isatty() else 100)
@@ -33,10 +43,29 @@ def note(message: str) -> None:
     err.print(escape(visible(message)), soft_wrap=True, highlight=False)
 
 
+class _Rate(ProgressColumn):
+    """Things done in a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate; nothing before the first step, or where there is no total."""
+        speed = task.finished_speed or task.speed
+        if speed is None or task.total is None:
+            return Text("")
+        return Text(f"{speed:,.0f}/s" if speed >= 1 else f"{speed:.2g}/s")
+
+
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Progress]:
-    """A progress bar on standard error with a single task, whose id is 0."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    """A progress bar on standard error with a single task, whose id is 0: done of all, rate, time spent and left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("" if total is None else "left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err, transient=False) as bar:
         bar.add_task(what, total=total)
         yield bar

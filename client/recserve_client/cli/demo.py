@@ -1,4 +1,4 @@
-"""`recserve demo`: runs the commands from an empty folder to recommended films."""
+"""`recserve demo`: runs the commands from an empty folder to recommended films, and then with a log of users."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def demo(
     home: Annotated[Path, typer.Option(help="Folder to work in; existing results in it are reused.")] = _HOME,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
 ) -> None:
+    from recserve_client.cli.demo_log import show_log
     from recserve_client.errors import RecserveError
 
     if json_file is not None and not json_file.resolve().parent.is_dir():
@@ -77,6 +78,8 @@ def demo(
         try:
             with _served(home, timings) as address:
                 shown, user, server, dim = _recommendations(address, home, timings)
+            with _timed(timings, "second_scene"):
+                of_log = show_log(home, _run, lambda own: _served(own, {}))
         except RecserveError as error:
             fail(f"the server did not recommend: {error.message}")
     if json_file is not None:
@@ -86,6 +89,7 @@ def demo(
             "catalogue": {"items": _items(home)},
             "recommendations": [_as_json(history, slate) for history, slate, _ in shown],
             "user": user,
+            "movielens": of_log,
             "timings_s": timings,
         }
         json_file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

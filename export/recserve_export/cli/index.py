@@ -9,7 +9,15 @@ import typer
 
 from recserve_client.cli.console import note, out
 from recserve_export.cli import options, snapshots
-from recserve_export.cli.common import explained, history_rules, interactions_at, say, say_json, stage_bar
+from recserve_export.cli.common import (
+    explained,
+    history_rules,
+    interactions_at,
+    say,
+    say_json,
+    say_what_fits,
+    stage_bar,
+)
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.milvus import MilvusSettings
 
@@ -31,6 +39,7 @@ def build(
     precision: options.Precision = "auto",
     engine: options.Engine = "auto",
     recall: options.Recall = options.DEFAULT_RECALL,
+    thorough: options.Thorough = False,
     force: options.Force = False,
     vectors: Annotated[
         Path | None, typer.Option(help="Output of `recserve catalogue encode`, whose vectors are taken.")
@@ -43,7 +52,7 @@ def build(
     milvus_uri: options.MilvusUri = "",
     milvus_token_file: options.MilvusToken = "",
 ) -> None:
-    """Encode the catalogue, choose the engine and its parameters by measurement, publish a snapshot."""
+    """Encode the catalogue, choose and build the engine that serves it at least cost, publish a snapshot."""
     with explained(OSError):
         from recserve_export.encoder.checks.canonical import verify_stored
         from recserve_export.index.build import build as build_snapshot
@@ -60,7 +69,7 @@ def build(
         built = build_snapshot(
             workspace,
             encoder,
-            Settings(engine=engine, recall=recall),
+            Settings(engine=engine, recall=recall, thorough=thorough),
             store=store,
             force=force,
             encoded=vectors,
@@ -69,6 +78,7 @@ def build(
             stage=stage_bar,
         )
         _print_built(built, vectors)
+        say_what_fits(interactions_at(home, interactions), workspace.store_at(store), is_error=False)
 
 
 @app.command()
@@ -134,6 +144,8 @@ def _print_built(built: Built, vectors: Path | None) -> None:
     say(f"snapshot {manifest.id}: {manifest.items:,} items of revision {manifest.revision}")
     say(f"encoder {manifest.encoder}, {report.chosen.name}")
     say(f"recall@10 for user vectors: {recalls} (measured with {report.users_from})")
+    if built.is_new:
+        say(f"engine: {report.how}")
     if vectors is not None and built.origins is not None:
         known, taken, encoded = built.origins
         say(f"item vectors: {taken:,} from {vectors}, {encoded:,} encoded, {known:,} there already")

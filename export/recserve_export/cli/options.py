@@ -39,6 +39,9 @@ Engine = Annotated[
     Literal["auto", "hnsw", "scan", "exact", "milvus"],
     typer.Option("--engine", help="What searches; auto: the cheapest of hnsw, scan and exact that reaches the recall."),
 ]
+Thorough = Annotated[
+    bool, typer.Option("--thorough", help="Measure every engine over all items, not over a sample of them.")
+]
 Recall = Annotated[
     float, typer.Option("--recall", callback=_recall, help="Recall@10 to reach for user vectors, against exact search.")
 ]

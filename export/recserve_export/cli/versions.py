@@ -56,6 +56,7 @@ def activate(
     ] = False,
     engine: options.Engine = "auto",
     recall: options.Recall = options.DEFAULT_RECALL,
+    thorough: options.Thorough = False,
     threads: options.Threads = 0,
     store: options.CatalogueUrl = "",
     milvus_uri: options.MilvusUri = "",
@@ -63,7 +64,7 @@ def activate(
 ) -> None:
     """Serve another encoder together with its index; running servers change to both at once, without a pause.
 
-    --engine, --recall and --threads go with --reindex.
+    --engine, --recall, --thorough and --threads go with --reindex.
     """
     with explained(OSError):
         from recserve_export.index.activate import activate as activate_version
@@ -72,7 +73,7 @@ def activate(
 
         workspace, milvus = Workspace(home), MilvusSettings(milvus_uri, milvus_token_file)
         if reindex:
-            settings = Settings(engine=engine, recall=recall, threads=threads or None)
+            settings = Settings(engine=engine, recall=recall, thorough=thorough, threads=threads or None)
             _say(activate_anew(workspace, version, settings, store=store, milvus=milvus, stage=stage_bar))
         else:
             _say(activate_version(workspace, version, store=store, milvus=milvus))

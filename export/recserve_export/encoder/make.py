@@ -27,10 +27,11 @@ from recserve_export.stages import Stage, quiet
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.encoder.manifest import INT8, MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
-from recserve_server_ext.encoder.text_encoder import TextEncoder, TokenTable
+from recserve_server_ext.encoder.text_encoder import TextEncoder, TextTokenizer, TokenTable
 
 if TYPE_CHECKING:
     from recserve_export.encoder.checks.reference import Reference
+    from recserve_export.encoder.quantise.statistics import ActivationStatistics
 
 #: Texts encoded one by one to see whether sharing a batch changes them.
 _ALONE: Final = 100
@@ -50,6 +51,7 @@ class Maker:
         stage: Shows progress.
         seconds: Time of each step, by name.
         cosines: [texts] cosines of the compared texts with PyTorch, by precision.
+        calibration: Statistics of the activations, by name, once int8 is made.
     """
 
     source: EncoderSource
@@ -59,6 +61,7 @@ class Maker:
     stage: Stage
     seconds: dict[str, float] = field(default_factory=dict)
     cosines: dict[Precision, Floats] = field(default_factory=dict)
+    calibration: dict[str, ActivationStatistics] = field(default_factory=dict)
 
     def make(self, folder: Path, precision: Precision, fp32: Path) -> EncoderReport:
         """Make the files of an encoder in an empty folder and compare it with PyTorch; the report has no speeds yet.
@@ -128,18 +131,15 @@ class Maker:
     @cached_property
     def expected(self) -> Vectors:
         """PyTorch's vectors of the texts to check, [texts, dim], as passages."""
-        texts, parts = list(self.texts.checked), []
+        texts = list(self.texts.checked)
         with quiet(), self._step("encode with PyTorch", len(texts)) as advance:
-            for rows in self.reference.vectors(texts):
-                parts.append(rows)
-                advance(len(rows))
-        return np.concatenate(parts)
+            return self.reference.vectors(texts, done=advance)
 
     @cached_property
     def expected_canonical(self) -> Vectors:
         """PyTorch's vectors of the canonical texts, [20, dim], as queries."""
         with quiet():
-            return np.concatenate(list(self.reference.vectors(list(canonical.TEXTS), role="query")))
+            return self.reference.vectors(list(canonical.TEXTS), role="query")
 
     @contextmanager
     def _step(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -159,13 +159,16 @@ class Maker:
                 return write_tokenizer(self.source, folder / TOKENIZER, vocabulary)
 
     def _quantise(self, folder: Path, precision: Precision, fp32: Path) -> None:
-        texts = self.texts.calibration
-        with quiet(), self._step(f"quantise to {precision}", len(texts)) as advance:
-            from recserve_export.encoder.quantise.int8 import write_int8
+        from recserve_export.encoder.quantise.int8 import calibrated, write_int8
 
-            tokens = TextEncoder(fp32).tokenizer(texts, "passage")
-            ids = [row[:length] for row, length in zip(tokens.ids, tokens.lengths, strict=True)]
-            write_int8(fp32 / MODEL, folder / MODEL, ids, recipe.int8_recipe(precision), done=advance)
+        if not self.calibration:  # the same for every recipe
+            texts = self.texts.calibration
+            with quiet(), self._step("calibrate int8", len(texts)) as advance:
+                tokens = TextTokenizer(fp32, self.source.max_tokens)(texts, "passage")
+                ids = [row[:length] for row, length in zip(tokens.ids, tokens.lengths, strict=True)]
+                self.calibration.update(calibrated(fp32 / MODEL, ids, advance))
+        with quiet(), self._step(f"quantise to {precision}"):
+            write_int8(fp32 / MODEL, folder / MODEL, self.calibration, recipe.int8_recipe(precision))
 
     def _halve(self, folder: Path, precision: Precision, fp32: Path) -> None:
         with quiet(), self._step(f"convert to {precision}"):

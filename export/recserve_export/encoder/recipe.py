@@ -10,7 +10,7 @@ from recserve_server_ext.common import cpu
 from recserve_server_ext.encoder.manifest import Precision
 
 #: Raise it when a change to the exporter changes the files it writes.
-EXPORTER_VERSION: Final = 6
+EXPORTER_VERSION: Final = 7
 #: Key of the recipe in the manifest's `versions`.
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.
@@ -67,7 +67,7 @@ def recipe(precision: Precision) -> str:
     how = int8_recipe(precision)
     return (
         f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, a scale for each token, {how.weight_bits}-bit weights rounded "
-        f"by GPTQ, FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32)"
+        f"by GPTQ, FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32, token table by rows)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Index build: catalogue -> vectors -> a published snapshot whose engines were chosen by measurement."""
+"""Index build: catalogue -> vectors -> a published snapshot with an engine for each of its spaces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import msgspec
 from recserve_export.bulk_encoding.columns import Catalogue, Known, Origins, item_vectors, read_catalogue
 from recserve_export.bulk_encoding.journal import VectorJournal
 from recserve_export.bulk_encoding.output import EncodedVectors
-from recserve_export.index.engine_choice import Settings, build_engine
+from recserve_export.index.engine_build import build_engine, last_choice
+from recserve_export.index.engine_choice import Settings
 from recserve_export.index.logged_users import LoggedUsers
 from recserve_export.index.milvus import in_milvus, write_with
 from recserve_export.index.report import RecallReport, read_report
@@ -27,7 +28,7 @@ from recserve_server_ext.encoder.manifest import read_manifest as read_encoder_m
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.milvus.collection import Loadable
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import Content, SnapshotVectors, current, write
+from recserve_server_ext.index.snapshot import Content, SnapshotVectors, current, published_encoder, write
 from recserve_server_ext.index.snapshots import newest_of
 from recserve_server_ext.index.space import MILVUS, TEXT, SpaceContent
 from recserve_server_ext.index.trained import current_spaces
@@ -66,6 +67,7 @@ class _Wanted:
     recall: float | None
     engine: str
     spaces: dict[str, str]
+    thorough: bool
 
 
 def build(
@@ -105,7 +107,14 @@ def build(
         head = opened.head()
         trained = {name: folder.name for name, folder in current_spaces(workspace.spaces).items()}
         wanted = _Wanted(
-            fingerprint, head.revision, head.identity, head.field_weights, settings.recall, settings.engine, trained
+            encoder=fingerprint,
+            revision=head.revision,
+            source=head.identity,
+            field_weights=head.field_weights,
+            recall=settings.recall,
+            engine=settings.engine,
+            spaces=trained,
+            thorough=settings.thorough,
         )
         before = None if encoded is None else EncodedVectors(encoded, fingerprint, head.field_weights)
         if not force and (done := _up_to_date(workspace.snapshots, wanted)) is not None:
@@ -123,6 +132,7 @@ def build(
         logged=None if log is None else log.vectors(catalogue.ids, vectors, encoder, settings.seed),
         texts=(len(catalogue.pairs.texts), encoder.truncated_texts),
         spaces=workspace.spaces,
+        is_anew=force,
         stage=stage,
     )
     journal.forget()
@@ -169,15 +179,22 @@ def _publish(
     logged: Vectors | None = None,
     texts: tuple[int, int] = (0, 0),
     spaces: Path | None = None,
+    is_anew: bool = False,
     stage: Stage = silent,
 ) -> Built:
-    """Choose the engine of every space and publish; `content` has no spaces, `texts` are encoded and cut off."""
+    """Choose the engine of every space and publish; `content` has no spaces, `texts` are encoded and cut off.
+
+    `is_anew` takes over no engine of the published snapshot.
+    """
     elsewhere = None
+    older = None if is_anew else snapshots
     if settings.engine == MILVUS:
         fields = None if content.fields is None else list(content.fields)
         items = Loadable.of_items(vectors, content.ids, fields, content.source)
         elsewhere = in_milvus(items, settings, milvus or MilvusSettings(), stage)
-    engine, report = build_engine(vectors, settings, logged=logged, stage=stage, elsewhere=elsewhere)
+    is_same = published_encoder(snapshots) == content.encoder
+    last = last_choice(older, TEXT, vectors.shape, settings) if older is not None and is_same else None
+    engine, report = build_engine(vectors, settings, logged=logged, last=last, stage=stage, elsewhere=elsewhere)
     report = msgspec.structs.replace(report, encoded_texts=texts[0], truncated_texts=texts[1])
     text = SpaceContent(
         vectors=vectors,
@@ -186,7 +203,7 @@ def _publish(
         measured_with=report.users_from,
         report=msgspec.json.encode(report),
     )
-    trained = {} if spaces is None else trained_spaces(spaces, content.ids, vectors, settings, stage=stage)
+    trained = {} if spaces is None else trained_spaces(spaces, content.ids, vectors, settings, older=older, stage=stage)
     matrices = {} if spaces is None else trained_matrices(spaces, content.ids)
     content = replace(content, spaces={TEXT: text, **trained}, matrices=matrices)
     folder = write_with(engine, content.available, lambda: write(snapshots, content))
@@ -202,7 +219,7 @@ def _encoded(
     stage: Stage,
 ) -> tuple[Catalogue, Vectors]:
     """The catalogue and its vectors; what changed while it was encoded is encoded too, a few times over."""
-    what = "encode distinct texts"
+    what = "encode texts"
     for _ in range(_ROUNDS):
         head = store.head()
         known = Known(older, head.imported_at, before)
@@ -230,6 +247,7 @@ def _up_to_date(snapshots: Path, wanted: _Wanted) -> Built | None:
         recall=found.text.recall_target,
         engine=report.engine,
         spaces=found.trained,
+        thorough=report.thorough and wanted.thorough,
     )
     return Built(folder, False, found, report) if made_from == wanted else None
 

@@ -1,12 +1,11 @@
-"""Engine choice: the engine that serves vectors at least cost, with its parameters (HNSW, scan), by measurement."""
+"""Engine choice by measuring every engine over all items: settings, curves, the cheapest that reaches the target."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from recserve_export.index.recall import (
     Choice,
@@ -27,6 +26,10 @@ from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
+
+if TYPE_CHECKING:
+    from recserve_server_ext.index.engines.scan import ScanEngine
+    from recserve_server_ext.index.engines.scan_fit import Fit
 
 EngineName = Literal["auto", "hnsw", "scan", "exact", "milvus"]
 #: Widths of HNSW's search between those of the settings are multiples of this.
@@ -51,6 +54,7 @@ class Settings:
         users: User vectors of each kind.
         seed: Seed of the users and of the graph.
         threads: Threads of building and measuring; `None` takes the usable cores.
+        thorough: Measure every engine over all items, instead of what a sample of them promises.
     """
 
     engine: EngineName = "auto"
@@ -66,6 +70,7 @@ class Settings:
     users: int = 500
     seed: int = 0
     threads: int | None = None
+    thorough: bool = False
 
 
 class Curve(NamedTuple):
@@ -79,7 +84,7 @@ class Curve(NamedTuple):
 Elsewhere = Callable[[Users], Curve]
 
 
-def build_engine(
+def measure_all(
     vectors: Vectors,
     settings: Settings,
     *,
@@ -120,7 +125,7 @@ def build_engine(
     choice = choose(points if is_candidate else points[:-1], settings.recall)
     if choice.point == len(points) - 1:
         best = exact
-    return best, _report(users, vectors, settings, choice, points)
+    return best, report_of(users, vectors, settings, choice, points)
 
 
 @dataclass(frozen=True)
@@ -146,55 +151,27 @@ class _Candidates:
                 yield self._hnsw(settings.m_if_missed)
 
     def _hnsw(self, m: int) -> Curve:
-        settings = self.settings
-        with self.stage(f"build graph, M {m}", len(self.vectors)) as advance:
-            engine = HnswEngine.build(
-                self.vectors,
-                m=m,
-                ef_construction=settings.ef_construction,
-                ef=settings.ef[0],
-                threads=settings.threads,
-                seed=settings.seed,
-                done=advance,
-            )
-        return ef_curve(engine, self.users, settings, self.stage)
+        engine = build_graph(self.vectors, m, self.settings, self.stage)
+        return ef_curve(engine, self.users, self.settings, self.stage)
 
     def _scan(self) -> Iterator[Curve]:
         """A curve for each number of lists, with more codes where all points miss the target."""
-        # Here, since loading faiss takes a while and only this engine needs it.
-        from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
-        from recserve_server_ext.index.engines.scan_fit import Fit
-
         vectors, settings = self.vectors, self.settings
         items, dim = vectors.shape
-        if items < LEAST_ITEMS:
-            if settings.engine == "scan":
-                raise SnapshotError(
-                    f"the engine scan needs {LEAST_ITEMS} items to train its codes on, there are {items}; "
-                    "let the engine be chosen: recserve index build --engine auto"
-                )
+        if not can_scan(items, settings):
             return
-        to_fit, most = users_to_fit(self.inputs, seed=settings.seed), max(settings.rescored)
-        for codes in sorted({max(1, dim // wanted) for wanted in settings.dims_per_code}):
+        for codes in codes_of(dim, settings):
             if self.points and choose(self.points, settings.recall).reached:
                 return
-            fit = Fit.to(to_fit, vectors, rank=min(2 * codes, dim), seed=settings.seed)
-            for lists in sorted({1 << max(0, round(np.log2(items / wanted))) for wanted in settings.items_per_list}):
-                with self.stage(f"build {codes} codes, {lists} lists", items) as advance:
-                    engine = ScanEngine.build(
-                        vectors, fit, lists=lists, codes=codes, nprobe=lists, rescored=most, threads=settings.threads,
-                        done=advance,
-                    )  # fmt: skip
+            fit = fit_scan(vectors, self.inputs, codes, settings)
+            for lists in sorted({lists_of(items, wanted) for wanted in settings.items_per_list}):
+                engine = build_scan(vectors, fit, codes, lists, settings, self.stage)
                 yield Curve(self._scan_points(engine), engine)
 
     def _scan_points(self, engine: Engine) -> list[CurvePoint]:
-        """The points along the border of what reaches the target.
-
-        More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer
-        lists while that reaches the target, then fewer items, with more lists again where these are too few.
-        """
+        """The points along the border of what reaches the target, see `walk_border`."""
         settings, lists = self.settings, engine.parameters["lists"]
-        probes, points = _probes(lists), list[CurvePoint]()
+        probes, points = probes_of(lists), list[CurvePoint]()
         most = 2 * len(probes) + len(settings.rescored)
         with self.stage(f"measure recall, {lists} lists", most) as advance:
 
@@ -203,14 +180,28 @@ class _Candidates:
                 advance(1)
                 return reaches(points[-1], settings.recall)
 
-            at = 0 if reached(0, settings.rescored[0]) else -1
-            while 0 <= at < len(probes) - 1 and reached(at + 1, settings.rescored[0]):
-                at += 1
-            for rescored in settings.rescored[1:]:
-                while at >= 0 and not reached(at, rescored):
-                    at -= 1
+            walk_border(len(probes), settings.rescored, reached)
             advance(most - len(points))
         return points
+
+
+def walk_border(probes: int, rescored: Sequence[int], reached: Callable[[int, int], bool]) -> None:
+    """Walk along the border of what reaches the target by `scan`.
+
+    More lists probed and more items scored exactly never find less. So from the most of both it goes down: fewer lists
+    while that reaches the target, then fewer items, with more lists again where these are too few.
+
+    Args:
+        probes: Numbers of lists to probe that there are; the first is that of most lists.
+        rescored: Items scored exactly, falling.
+        reached: Measures with a number of lists, by its place, and of items; says whether that reaches the target.
+    """
+    at = 0 if reached(0, rescored[0]) else -1
+    while 0 <= at < probes - 1 and reached(at + 1, rescored[0]):
+        at += 1
+    for items in rescored[1:]:
+        while at >= 0 and not reached(at, items):
+            at -= 1
 
 
 def ef_curve(engine: Engine, users: Users, settings: Settings, stage: Stage) -> Curve:
@@ -240,20 +231,91 @@ def next_ef(points: Sequence[CurvePoint], target: float) -> int | None:
     missing = [point.parameters["ef"] for point in points if point.parameters["ef"] < high]
     if not missing:
         return None
-    low = max(missing)
+    return between(max(missing), high)
+
+
+def between(low: int, high: int) -> int | None:
+    """An `ef` halfway between these two; `None` where they are within an eighth of each other."""
     middle = round((low + high) / 2 / _EF_STEP) * _EF_STEP
     return middle if low < middle < high and high - low > high / 8 else None
 
 
-def _probes(lists: int) -> list[int]:
+def build_graph(vectors: Vectors, m: int, settings: Settings, stage: Stage) -> HnswEngine:
+    """A graph with the least width of search."""
+    with stage(f"build graph, M {m}", len(vectors)) as advance:
+        return HnswEngine.build(
+            vectors,
+            m=m,
+            ef_construction=settings.ef_construction,
+            ef=settings.ef[0],
+            threads=settings.threads,
+            seed=settings.seed,
+            done=advance,
+        )
+
+
+def can_scan(items: int, settings: Settings) -> bool:
+    """Whether there are items enough to train the codes of `scan` on.
+
+    Raises:
+        SnapshotError: There are not, and `scan` was asked for.
+    """
+    # Here, since loading faiss takes a while and only this engine needs it.
+    from recserve_server_ext.index.engines.scan import LEAST_ITEMS
+
+    if items < LEAST_ITEMS and settings.engine == "scan":
+        raise SnapshotError(
+            f"the engine scan needs {LEAST_ITEMS} items to train its codes on, there are {items}; "
+            "let the engine be chosen: recserve index build --engine auto"
+        )
+    return items >= LEAST_ITEMS
+
+
+def codes_of(dim: int, settings: Settings) -> list[int]:
+    """Numbers of codes of `scan` to try, rising."""
+    return sorted({max(1, dim // wanted) for wanted in settings.dims_per_code})
+
+
+def lists_of(items: int, items_per_list: int) -> int:
+    """Inverted lists of about this length, a power of two."""
+    return 1 << max(0, round(math.log2(items / items_per_list)))
+
+
+def fit_scan(vectors: Vectors, inputs: Vectors, codes: int, settings: Settings) -> Fit:
+    """The fit of so many codes to users; for `inputs` see `measure_all`."""
+    from recserve_server_ext.index.engines.scan_fit import Fit
+
+    to_fit = users_to_fit(inputs, seed=settings.seed)
+    return Fit.to(to_fit, vectors, rank=min(2 * codes, vectors.shape[1]), seed=settings.seed)
+
+
+def build_scan(vectors: Vectors, fit: Fit, codes: int, lists: int, settings: Settings, stage: Stage) -> ScanEngine:
+    """Codes with the widest search."""
+    from recserve_server_ext.index.engines.scan import ScanEngine
+
+    with stage(f"build {codes} codes, {lists} lists", len(vectors)) as advance:
+        return ScanEngine.build(
+            vectors,
+            fit,
+            lists=lists,
+            codes=codes,
+            nprobe=lists,
+            rescored=max(settings.rescored),
+            threads=settings.threads,
+            done=advance,
+        )
+
+
+def probes_of(lists: int) -> list[int]:
     """Numbers of lists to probe: all of them, three quarters, half, three eighths and so on."""
     halves = [lists >> step for step in range(lists.bit_length())]
     return sorted({*halves, *(half * 3 // 4 for half in halves if half >= 4)}, reverse=True)
 
 
-def _report(
+def report_of(
     users: Users, vectors: Vectors, settings: Settings, choice: Choice, points: list[CurvePoint]
 ) -> RecallReport:
+    """What was measured, on this machine."""
     return RecallReport(
         cpu=cpu.model_name(),
         cpu_flags=sorted(cpu.flags() & {"avx2", "avx512f", "avx512_vnni", "avx_vnni"}),
@@ -265,6 +327,7 @@ def _report(
         users_from=users.origin,
         seed=settings.seed,
         engine=settings.engine,
+        thorough=settings.thorough,
         target=settings.recall,
         choice=choice,
         points=points,

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -44,6 +45,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes:
         engine: Name of the engine.
         parameters: What it was built with and searches with.
+        items: Items that were searched: all, or a sample of them.
         recall: Mean recall@10 by kind of user.
         recall_low: Lower 95% confidence bound of the mean.
         users_per_s: Users searched in a second by all threads, in batches of 32, for 32 items each; the best of three.
@@ -52,6 +54,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     engine: str
     parameters: dict[str, int]
+    items: int
     recall: dict[str, float]
     recall_low: dict[str, float]
     users_per_s: float
@@ -84,12 +87,14 @@ class Users:
         vectors: [users, dim] unit float32, by kind.
         last: [users] score of the last item of the exact answer, by kind.
         k: Items searched for: 10, or all where there are fewer.
+        items: Items that are searched.
         origin: Where the users come from, in words.
     """
 
     vectors: dict[str, Vectors]
     last: dict[str, Scores]
     k: int
+    items: int
     origin: str
 
 
@@ -135,24 +140,46 @@ def users_of_log(vectors: Vectors, logged: Vectors) -> Users:
 def _with_exact_answers(vectors: Vectors, users: dict[str, Vectors], origin: str) -> Users:
     """Users with what an exact search finds for them."""
     exact, k = ExactEngine(vectors), min(K, len(vectors))
-    return Users(users, {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}, k, origin)
+    last = {kind: exact.search(queries, k)[1][:, -1] for kind, queries in users.items()}
+    return Users(users, last, k, len(vectors), origin)
 
 
-def measure(engine: Engine, users: Users) -> CurvePoint:
-    """Recall and cost of an engine with the parameters it has, for users of the same vectors."""
-    recall, low = {}, {}
+class Recalls(NamedTuple):
+    """Recall@10 by kind of user.
+
+    Attributes:
+        mean: Mean over the users.
+        low: Lower 95% confidence bound of the mean.
+    """
+
+    mean: dict[str, float]
+    low: dict[str, float]
+
+
+def recalls(engine: Engine, users: Users) -> Recalls:
+    """Recall of an engine with the parameters it has, for users of the same vectors."""
+    mean, low = {}, {}
     for kind, queries in users.vectors.items():
-        scores = engine.search(queries, users.k)[1]
-        found = recall_of(scores, users.last[kind])
-        recall[kind] = float(found.mean())
-        low[kind] = recall[kind] - _SIGMAS * float(found.std()) / math.sqrt(len(found))
-    queries = np.concatenate(list(users.vectors.values()))
+        found = recall_of(engine.search(queries, users.k)[1], users.last[kind])
+        mean[kind] = float(found.mean())
+        low[kind] = mean[kind] - _SIGMAS * float(found.std()) / math.sqrt(len(found))
+    return Recalls(mean, low)
+
+
+def measure(engine: Engine, users: Users, timed: int | None = None) -> CurvePoint:
+    """Recall and cost of an engine with the parameters it has, for users of the same vectors.
+
+    `timed` is the number of users of each kind that are timed; `None` times all.
+    """
+    found = recalls(engine, users)
+    queries = np.concatenate([of[:timed] for of in users.vectors.values()])
     wall_s, cpu_s = _best_times(engine, queries)
     return CurvePoint(
         engine=engine.name,
         parameters=dict(engine.parameters),
-        recall=recall,
-        recall_low=low,
+        items=users.items,
+        recall=found.mean,
+        recall_low=found.low,
         users_per_s=len(queries) / wall_s,
         cpu_us_per_user=cpu_s / len(queries) * 1e6,
     )
@@ -168,9 +195,10 @@ def recall_of(scores: Scores, last: Scores) -> Floats:
     return np.asarray((scores >= last[:, None] - TIE).mean(axis=1))
 
 
-def reaches(point: CurvePoint, target: float) -> bool:
+def reaches(point: CurvePoint | Recalls, target: float) -> bool:
     """Whether the recall of every kind of user is at least the target, by its lower bound."""
-    return min(point.recall_low.values()) >= target
+    low = point.low if isinstance(point, Recalls) else point.recall_low
+    return min(low.values()) >= target
 
 
 def choose(points: Sequence[CurvePoint], target: float) -> Choice:

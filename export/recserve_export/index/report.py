@@ -34,9 +34,12 @@ class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             `logged`).
         seed: Seed of the users.
         engine: The engine that was asked for.
+        thorough: Whether every engine was measured over all items.
         target: Recall wanted.
         choice: The point that was chosen.
-        points: All that was measured; the last is the exact engine, to compare with.
+        points: All that was measured. The chosen one is of all items; others may be of samples.
+        from_last: Whether the choice is that of the snapshot before, verified again.
+        seconds: Time of each part of the choice: `sample`, `build` and `verify`.
         encoded_texts: Distinct texts of the catalogue that were encoded for this index; the others were known.
         truncated_texts: Of those, the ones that are longer than the encoder takes, and so were cut off.
     """
@@ -51,9 +54,12 @@ class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     users_from: str
     seed: int
     engine: str
+    thorough: bool
     target: float
     choice: Choice
     points: list[CurvePoint]
+    from_last: bool = False
+    seconds: dict[str, float] = {}
     encoded_texts: int = 0
     truncated_texts: int = 0
 
@@ -61,6 +67,25 @@ class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def chosen(self) -> CurvePoint:
         """The point that was chosen."""
         return self.points[self.choice.point]
+
+    @property
+    def how(self) -> str:
+        """What the engine was chosen by, and the time that took, in words."""
+        if self.thorough:
+            return "every engine was measured over all items"
+        sampled = {point.items for point in self.points} - {self.items}
+        if self.from_last:
+            by = "taken over from the snapshot before"
+        elif sampled:
+            by = f"chosen over a sample of {max(sampled):,} items"
+        else:
+            by = "chosen over all items"
+        spent = {"sample": by, "build": "built", "verify": "verified over all items"}
+        return ", ".join(
+            f"{what} in {self.seconds[part]:.1f} s" if self.seconds.get(part) else what
+            for part, what in spent.items()
+            if self.seconds.get(part) or part == "sample"
+        )
 
     @property
     def cut(self) -> str:
@@ -102,6 +127,9 @@ def shown(report: RecallReport) -> Iterator[RenderableType]:
         costs = [f"{point.users_per_s:,.0f}", f"{point.cpu_us_per_user:,.0f}"]
         rows.append([point.engine, parameters, *recalls, *costs, "chosen" if point is report.chosen else ""])
     right = (*kinds, "users/s", "CPU us/user")
+    if any(point.items < report.items for point in report.points):
+        right = ("items", *right)
+        rows = [[*row[:2], f"{point.items:,}", *row[2:]] for row, point in zip(rows, report.points, strict=True)]
     title = f"recall@{report.k} for user vectors against exact search"
     yield table(("engine", "parameters", *right, ""), rows, right=right, title=title)
     yield f"{report.items:,} items of {report.dim} dimensions, {report.chosen.name}"
@@ -111,6 +139,7 @@ def shown(report: RecallReport) -> Iterator[RenderableType]:
     )
     missed = "" if report.choice.reached else ": not reached, the nearest was chosen"
     yield f"target {report.target:g} for the worse kind, by its lower 95% bound{missed}"
+    yield report.how
     yield report.cut
 
 
@@ -120,11 +149,12 @@ def draw(report: RecallReport, path: Path) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    for number, index in enumerate(dict.fromkeys(point.index for point in report.points)):
-        points = [point for point in report.points if point.index == index]
+    for number, (index, items) in enumerate(dict.fromkeys((point.index, point.items) for point in report.points)):
+        points = [point for point in report.points if (point.index, point.items) == (index, items)]
+        name = index if items == report.items else f"{index} of {items:,} items"
         for kind, line in zip(points[0].recall, ("-", "--", ":"), strict=False):
             axes.plot(*_axes_of(points, kind), "o", color=f"C{number}", markersize=3, alpha=0.5)
-            axes.plot(*_axes_of(_front(points, kind), kind), f"o{line}", color=f"C{number}", label=f"{index}, {kind}")
+            axes.plot(*_axes_of(_front(points, kind), kind), f"o{line}", color=f"C{number}", label=f"{name}, {kind}")
     speed = report.chosen.users_per_s
     axes.axhline(report.target, color="grey", linewidth=1, label=f"target {report.target:g}")
     axes.axvline(speed, color="grey", linewidth=1, linestyle=":", label=f"chosen: {report.chosen.name}")

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from recserve_export.index.engine_choice import Settings, build_engine
+from recserve_export.index.engine_build import build_engine, last_choice
+from recserve_export.index.engine_choice import Settings
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.common.errors import SnapshotError
@@ -23,7 +24,13 @@ from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, curre
 
 
 def trained_spaces(
-    spaces: Path, ids: Sequence[str], text: Vectors, settings: Settings, *, stage: Stage = silent
+    spaces: Path,
+    ids: Sequence[str],
+    text: Vectors,
+    settings: Settings,
+    *,
+    older: Path | None = None,
+    stage: Stage = silent,
 ) -> dict[str, SpaceContent]:
     """The current version of every trained space over the items of a catalogue.
 
@@ -32,6 +39,7 @@ def trained_spaces(
         ids: Item id of each row of the catalogue.
         text: [rows, dim] text vectors of the items, for items that came after a training.
         settings: How to choose the engines; the engine `milvus` is for text only.
+        older: Snapshots whose published one has engines to take over; `None` chooses all anew.
         stage: Shows progress.
 
     Raises:
@@ -49,7 +57,8 @@ def trained_spaces(
         vectors, inputs, own = placed(trained.vectors, trained.inputs, rows, text, trained.text_map)
         if not len(own):
             raise SnapshotError(f"space {name!r} has no vector for any item of the catalogue; train it again")
-        engine, report = build_engine(vectors, settings, inputs=inputs, stage=stage)
+        last = None if older is None else last_choice(older, name, vectors.shape, settings)
+        engine, report = build_engine(vectors, settings, inputs=inputs, last=last, stage=stage)
         found[name] = SpaceContent(
             vectors=vectors,
             engine=engine,

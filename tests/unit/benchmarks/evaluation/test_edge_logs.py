@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.strategies.parts.chosen import EvaluationFile
 
 
-def evaluated(columns: InteractionColumns, vectors: Vectors, systems: list[System], **plan: int) -> EvaluationFile:
+def evaluated(columns: InteractionColumns, vectors: Vectors, systems: list[System], **plan: Any) -> EvaluationFile:
     return evaluate(Dataset(columns, vectors, {}), systems, Plan(seeds=(0,), **plan), lambda *_: None)
 
 

@@ -84,7 +84,8 @@ def test_int8(made: Made, precision: Precision, tmp_path: Path) -> None:
     """Every product with constant weights that is to be int8 is, close to fp32, with the same bits in any company."""
     tokens = made.encoder.tokenizer(TEXTS)
     calibration = [ids[:length] for ids, length in zip(tokens.ids, tokens.lengths, strict=True)]
-    quantise.write_int8(made.encoder_folder / MODEL, tmp_path / MODEL, calibration, int8_recipe(precision))
+    statistics = quantise.calibrated(made.encoder_folder / MODEL, calibration)
+    quantise.write_int8(made.encoder_folder / MODEL, tmp_path / MODEL, statistics, int8_recipe(precision))
     kinds = [node.op_type for node in onnx.load(tmp_path / MODEL).graph.node]
     kept = math.ceil(FP32_FFN_SHARE[precision] * LAYERS.get(made.kind, 2))
     assert kinds.count("MatMulIntegerToFloat") == PRODUCTS[made.kind] - kept
@@ -104,7 +105,7 @@ def test_int8_without_products_is_refused(tmp_path: Path) -> None:
     )
     onnx.save(onnx.helper.make_model(graph), tmp_path / MODEL)
     with pytest.raises(ExportError, match="has none that end a feed-forward network; take --precision fp32"):
-        quantise.write_int8(tmp_path / MODEL, tmp_path / "int8.onnx", [], int8_recipe("int8"))
+        quantise.write_int8(tmp_path / MODEL, tmp_path / "int8.onnx", {}, int8_recipe("int8"))
     assert not (tmp_path / "int8.onnx").exists()
 
 

@@ -38,7 +38,7 @@ def least_cosine(folder: Path, out: Path, options: SourceOptions = NO_OPTIONS) -
 
     expected = by_sentence_transformers(folder)
     found = quick_encoder(folder, out, options).encode(TEXTS)
-    reference = np.concatenate(list(Reference(read_source(folder, options)).vectors(list(TEXTS), batch=3)))
+    reference = Reference(read_source(folder, options)).vectors(list(TEXTS), batch=3)
     return float(min(np.einsum("td,td->t", one, expected).min() for one in (found, reference)))
 
 

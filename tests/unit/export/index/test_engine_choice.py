@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recserve_export.index import engine_choice
-from recserve_export.index.engine_choice import EngineName, Settings, build_engine
+from recserve_export.index.engine_choice import EngineName, Settings, measure_all
 from recserve_export.index.recall import CurvePoint, Users, reaches
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
@@ -29,7 +29,7 @@ def settings(engine: EngineName, **others: object) -> Settings:
 
 
 def test_auto_measures_all_engines_and_takes_the_cheapest_that_reaches(vectors: Vectors) -> None:
-    engine, report = build_engine(vectors, settings("auto"))
+    engine, report = measure_all(vectors, settings("auto"))
     assert {point.engine for point in report.points} == {"scan", "hnsw", "exact"}
     chosen = report.points[report.choice.point]
     assert report.choice.reached
@@ -43,12 +43,12 @@ def test_auto_serves_what_was_cheapest(vectors: Vectors, monkeypatch: pytest.Mon
     def measure(engine: Engine, users: Users) -> CurvePoint:
         good = {"interests": 1.0, "random": 1.0}
         return CurvePoint(
-            engine=engine.name, parameters=dict(engine.parameters), recall=good, recall_low=good, users_per_s=1.0,
-            cpu_us_per_user=1.0 if engine.name == cheapest else 2.0,
+            engine=engine.name, parameters=dict(engine.parameters), items=users.items, recall=good, recall_low=good,
+            users_per_s=1.0, cpu_us_per_user=1.0 if engine.name == cheapest else 2.0,
         )  # fmt: skip
 
     monkeypatch.setattr(engine_choice, "measure", measure)
-    engine, report = build_engine(vectors, settings("auto"))
+    engine, report = measure_all(vectors, settings("auto"))
     assert engine.name == report.points[report.choice.point].engine == cheapest
 
 
@@ -56,7 +56,7 @@ def test_auto_serves_what_was_cheapest(vectors: Vectors, monkeypatch: pytest.Mon
 def test_an_engine_that_is_asked_for_is_taken_and_compared_with_exact_search(
     vectors: Vectors, wanted: EngineName
 ) -> None:
-    engine, report = build_engine(vectors, settings(wanted))
+    engine, report = measure_all(vectors, settings(wanted))
     assert engine.name == wanted == report.points[report.choice.point].engine == report.engine
     assert {point.engine for point in report.points} == {wanted, "exact"}
     assert report.points[-1].engine == "exact"
@@ -65,7 +65,7 @@ def test_an_engine_that_is_asked_for_is_taken_and_compared_with_exact_search(
 def test_scan_walks_along_the_border_of_the_target(vectors: Vectors) -> None:
     """From all lists and the most items scored downwards; with fewer of these, no fewer lists do."""
     wanted = settings("scan", rescored=(320, 80, 40, 20))
-    _, report = build_engine(vectors, wanted)
+    _, report = measure_all(vectors, wanted)
     measured = {(p.parameters["nprobe"], p.parameters["rescored"]): reaches(p, 0.98) for p in report.points[:-1]}
     assert next(iter(measured)) == (16, 320)
     assert any(measured.values())
@@ -79,20 +79,20 @@ def test_scan_walks_along_the_border_of_the_target(vectors: Vectors) -> None:
 def test_scan_takes_more_codes_only_where_fewer_miss_the_target(
     vectors: Vectors, target: float, tried: set[int]
 ) -> None:
-    engine, report = build_engine(vectors, settings("scan", recall=target, rescored=(20,), dims_per_code=(3, 2)))
+    engine, report = measure_all(vectors, settings("scan", recall=target, rescored=(20,), dims_per_code=(3, 2)))
     assert {point.parameters["codes"] for point in report.points[:-1]} == tried
     assert engine.parameters == report.points[report.choice.point].parameters
 
 
 def test_scan_that_cannot_reach_the_target_is_given_up_at_once(vectors: Vectors) -> None:
-    _, report = build_engine(vectors, settings("scan", recall=1.0, rescored=(20, 10)))
+    _, report = measure_all(vectors, settings("scan", recall=1.0, rescored=(20, 10)))
     assert [point.engine for point in report.points] == ["scan", "exact"]
     assert not report.choice.reached
 
 
 def test_too_few_items_for_codes_are_served_otherwise(vectors: Vectors) -> None:
-    engine, report = build_engine(vectors[:300], settings("auto"))
+    engine, report = measure_all(vectors[:300], settings("auto"))
     assert engine.name in {"hnsw", "exact"}
     assert "scan" not in {point.engine for point in report.points}
     with pytest.raises(SnapshotError, match="scan needs 624 items to train its codes on, there are 300"):
-        build_engine(vectors[:300], settings("scan"))
+        measure_all(vectors[:300], settings("scan"))

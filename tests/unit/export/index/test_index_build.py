@@ -316,14 +316,27 @@ def test_command_measures_with_the_log_and_counts_what_was_cut(
     store_of(workspace.store, [*films(120), *long], {"title": 2.0, "plot": 0.5})
     code, out, err = invoke("build", "--home", workspace.home)
     assert code == 0, err
-    assert "measured with logged histories (250 users)" in " ".join(out.split())
+    assert "measured with logged histories (20 users)" in " ".join(out.split())
+    assert "100.0% of 750 interactions name an item of the catalogue" in out
     distinct = {text for item in [*films(120), *long] for text in item.texts.values()}
     cut = sum(len(text) > 20 for text in distinct)
     said = f"{cut} of {len(distinct)} texts that were encoded are longer than the encoder takes and were cut off"
     assert said in " ".join(err.split())
     code, out, _ = invoke("report", "--home", workspace.home)
-    assert "logged histories (250 users): 250 users of each kind" in out
+    assert "logged histories (20 users): 20 users of each kind" in out
     assert said in " ".join(out.split())
+
+
+def test_command_measures_all_engines_where_that_is_asked(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "Settings", lambda **asked: Settings(**{**vars(QUICK), **asked}))
+    assert invoke("build", "--home", workspace.home)[0] == 0
+    code, out, err = invoke("build", "--home", workspace.home, "--thorough")
+    assert (code, "up to date" in err) == (0, False)
+    assert "engine: every engine was measured over all items" in out
+    for options in (["--thorough"], []):
+        assert "up to date" in invoke("build", "--home", workspace.home, *options)[2]
 
 
 def test_command_says_what_is_missing(tmp_path: Path, workspace: Workspace) -> None:

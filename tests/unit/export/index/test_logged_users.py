@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from recserve_export.index.build import build_index
-from recserve_export.index.engine_choice import Settings, build_engine
+from recserve_export.index.engine_build import build_engine
+from recserve_export.index.engine_choice import Settings
 from recserve_export.index.logged_users import LEAST, MOST, logged_users
 from recserve_export.index.recall import NEIGHBOURS
 from recserve_export.index.report import read_report
@@ -99,11 +101,13 @@ def test_report_and_manifest_say_who_was_measured_with(
 ) -> None:
     record(store, LEAST)
     logged = vectors_of(store, snapshot)
-    _, report = build_engine(snapshot.text.vectors, QUICK, logged=logged)
+    _, report = build_engine(snapshot.text.vectors, replace(QUICK, users=200), logged=logged)
     assert (report.users_from, report.users) == ("logged histories (200 users)", 200)
     assert set(report.points[0].recall) == {"logged"}
-    ids = list(snapshot.row_of)
-    built = build_index(tmp_path / "logged", snapshot.text.vectors, ids, encoder="test", settings=QUICK, logged=logged)
+    ids, all_of_log = list(snapshot.row_of), replace(QUICK, users=200)
+    built = build_index(
+        tmp_path / "logged", snapshot.text.vectors, ids, encoder="test", settings=all_of_log, logged=logged
+    )
     assert built.manifest.text.measured_with == read_report(built.folder).users_from == "logged histories (200 users)"
     plain = build_index(tmp_path / "plain", snapshot.text.vectors, ids, encoder="test", settings=QUICK)
     assert plain.manifest.text.measured_with == read_report(plain.folder).users_from == NEIGHBOURS

@@ -23,6 +23,7 @@ def point(m: int, ef: int, interests: float, random: float, cost: float, *, marg
     return CurvePoint(
         engine="hnsw",
         parameters={"M": m, "ef_construction": 200, "ef": ef},
+        items=1000,
         recall=recall,
         recall_low={kind: value - margin for kind, value in recall.items()},
         users_per_s=1e6 / cost,
