@@ -19,8 +19,10 @@ from recserve_server_ext.strategies.fusion import Fusion
 from recserve_server_ext.strategies.item2vec import Item2Vec
 from recserve_server_ext.strategies.item_knn import ItemKnn
 from recserve_server_ext.strategies.popular import Popular
+from recserve_server_ext.strategies.ranker import Ranker
 from recserve_server_ext.strategies.text import Text
 from recserve_server_ext.strategies.transitions import Transitions
+from recserve_server_ext.strategies.user_knn import UserKnn
 from recserve_server_ext.strategies.vectors import OwnVectors
 
 #: Entry point group by which an installed package adds strategies: name = the class.
@@ -34,8 +36,10 @@ BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
     "item2vec": Item2Vec,
     "item_knn": ItemKnn,
     "popular": Popular,
+    "ranker": Ranker,
     "text": Text,
     "transitions": Transitions,
+    "user_knn": UserKnn,
     "vectors": OwnVectors,
 }
 #: Strategies that are others with options of their own.
@@ -161,7 +165,7 @@ class Registry:
         if strategy_class is None:
             raise ConfigError(f"strategies.{name}: no kind {kind!r}; there are: {', '.join(sorted(self._kinds))}")
         try:
-            if issubclass(strategy_class, Fusion | Auto):
+            if issubclass(strategy_class, Fusion | Auto | Ranker):
                 options = _converted(strategy_class, name, given)
                 strategy: Strategy = strategy_class(name, self._component, options)
             else:
@@ -174,7 +178,7 @@ class Registry:
         return _Entry(defaults, given, bounds)
 
     def _component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
-        """A component of a fusion or of `auto`, with its options on top of the server's."""
+        """A component of a fusion, of `auto` or of the ranker, with its options on top of the server's."""
         entry = self._entry(name)
         if not options:
             return entry.defaults
