@@ -46,6 +46,7 @@ class Service:
         experiments: Sequence[Experiment] = (),
         read: Callable[[], Pseudonyms] = lambda: PSEUDONYMS,
         strategies: Mapping[str, dict[str, Any]] | None = None,
+        chosen: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.logged: list[tuple[str | None, str]] = []
         keys = UserKeys(read)
@@ -67,6 +68,7 @@ class Service:
             histories=UserHistories(lambda: self.store, self.rules),
             counter=self.counter,
             log=self,
+            chosen=chosen,
             clock=lambda: NOW,
         )
 

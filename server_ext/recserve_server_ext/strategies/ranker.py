@@ -55,6 +55,7 @@ def default_sources() -> dict[str, Choice]:
         "transitions": Choice("transitions"),
         "als": Choice("als"),
         "item_knn": Choice("item_knn"),
+        "user_knn": Choice("user_knn"),
         "popular": Choice("popular", {"by": "recent"}),
     }
 

@@ -55,11 +55,13 @@ class Lists(NamedTuple):
         features: [candidates, features].
         labels: [candidates] whether the user turned to it.
         lengths: [lists] candidates of each.
+        is_visit: [candidates] whether the user asked right after a behaviour.
     """
 
     features: Floats
     labels: Ints
     lengths: Ints
+    is_visit: Mask
 
     def joined(self, more: Lists) -> Lists:
         """These lists, and more after them."""
@@ -148,10 +150,13 @@ def listed(question: Question, trainings: frozenset[str], options: PreparedOptio
         rows = [of.pool for of in of_kept]
         matrix = features(sources, [queries[place] for place in kept], of_kept, rows)
         lengths = np.array([len(of) for of in rows])
-        found.append(Lists(matrix, np.concatenate([labels[place] for place in kept]).astype(np.int64), lengths))
+        is_visit = np.full(len(matrix), question.asked_us is None)
+        found.append(
+            Lists(matrix, np.concatenate([labels[place] for place in kept]).astype(np.int64), lengths, is_visit)
+        )
     if not found:
         none = np.empty(0, np.int64)
-        return Lists(np.empty((0, len(feature_names(list(options.sources))))), none, none)
+        return Lists(np.empty((0, len(feature_names(list(options.sources))))), none, none, np.empty(0, np.bool_))
     return Lists(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 

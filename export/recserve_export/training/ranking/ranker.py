@@ -26,6 +26,8 @@ class RankerSettings(TrainSettings, frozen=True):
         leaves: Leaves of a tree at most.
         rate: Factor of what each tree adds.
         least: Candidates in a leaf at least.
+        l2: Strength of the regularisation of leaves.
+        visit: Weight of a question within a visit, beside 1 for one after a pause.
         cuts: Cuts in time that are learned from at most; each trains all sources on what came before.
         lists: Users of each kind that are learned from at most, those with the newest behaviours.
     """
@@ -34,6 +36,8 @@ class RankerSettings(TrainSettings, frozen=True):
     leaves: Annotated[int, Meta(ge=2, le=255)] = 7
     rate: Annotated[float, Meta(gt=0, le=1)] = 0.05
     least: Annotated[int, Meta(ge=1, le=100_000)] = 50
+    l2: Annotated[float, Meta(ge=0, le=1e6)] = 10.0
+    visit: Annotated[float, Meta(gt=0, le=1e6)] = 0.3
     cuts: Annotated[int, Meta(ge=0, le=9)] = 5
     lists: Annotated[int, Meta(ge=1, le=100_000)] = 2000
 
@@ -55,7 +59,12 @@ class RankerTrainer(Trainer):
         names = list(options.sources)
         if found is None or not len(found.lengths):
             # Trees without a split: all candidates score the same, and stay in the order of the pool.
-            found = Lists(np.zeros((1, len(feature_names(names)))), np.zeros(1, np.int64), np.ones(1, np.int64))
+            found = Lists(
+                np.zeros((1, len(feature_names(names)))),
+                np.zeros(1, np.int64),
+                np.ones(1, np.int64),
+                np.ones(1, np.bool_),
+            )
         figures = {"trees": settings.trees, "lists": len(found.lengths), "candidates": len(found.labels)}
         booster = _fitted(found, settings, feature_names(names))
         arrays = dict(model_arrays(booster, names))
@@ -78,12 +87,14 @@ def _fitted(found: Lists, settings: RankerSettings, names: list[str]) -> str:
         "num_leaves": settings.leaves,
         "learning_rate": settings.rate,
         "min_data_in_leaf": settings.least,
+        "lambda_l2": settings.l2,
         "seed": settings.seed,
         "deterministic": True,
         "force_row_wise": True,
         "num_threads": 1,  # sums of several threads would depend on their number
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(found.features, found.labels, group=found.lengths, feature_name=names)
+    weights = np.where(found.is_visit, settings.visit, 1.0)
+    data = lightgbm.Dataset(found.features, found.labels, group=found.lengths, weight=weights, feature_name=names)
     booster: str = lightgbm.train(parameters, data, settings.trees).model_to_string()
     return booster

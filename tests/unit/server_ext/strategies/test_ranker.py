@@ -40,7 +40,7 @@ def log() -> TrainingLog:
 
 @pytest.fixture(scope="module")
 def learned(log: TrainingLog) -> dict[str, Learned]:
-    found = {name: train(name, log, None) for name in ("ease", "transitions", "als", "item_knn")}
+    found = {name: train(name, log, None) for name in ("ease", "transitions", "als", "item_knn", "user_knn")}
     return {**found, "ranker": train("ranker", log, None, SETTINGS)}
 
 
@@ -135,7 +135,7 @@ def test_a_training_is_the_same_again(log: TrainingLog, learned: dict[str, Learn
     assert learned["ranker"].model is not None
     np.testing.assert_array_equal(again.model[BOOSTER], learned["ranker"].model[BOOSTER])
     booster = Booster(model_str=again.model[BOOSTER].tobytes().decode())
-    assert booster.feature_name() == feature_names(["ease", "transitions", "als", "item_knn", "popular"])
+    assert booster.feature_name() == feature_names(["ease", "transitions", "als", "item_knn", "user_knn", "popular"])
 
 
 def test_sources_do_not_know_what_is_asked_for(log: TrainingLog) -> None:
