@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_the_file_is_read_again_when_it_was_replaced(tmp_path: Path, caplog: pyt
 
 
 def test_options_of_the_settings_win() -> None:
-    settings = {"auto": {"few": {"strategy": "text"}}, "blend": {"prior": 1.0}}
+    settings: dict[str, dict[str, Any]] = {"auto": {"few": {"strategy": "text"}}, "blend": {"prior": 1.0}}
     chosen = {"few": {"strategy": "ease"}, "many": {"strategy": "als"}}
     assert with_chosen(settings, chosen) == {
         "auto": {"few": {"strategy": "text"}, "many": {"strategy": "als"}},
