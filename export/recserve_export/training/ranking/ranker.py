@@ -71,9 +71,15 @@ class RankerTrainer(Trainer):
         return Learned(items=np.empty(0, np.int64), model=arrays, figures=figures)
 
     def needed_bytes(self, log: TrainingLog, settings: RankerSettings) -> int:
-        """The features of all candidates; the sources say for themselves what they need."""
-        features = len(feature_names(["source"] * 5))
-        return 16 * features * 200 * 2 * min(settings.lists, log.users)
+        """The features of all candidates, and what the most expensive of the sources needs."""
+        # Here, since the registry names this training.
+        from recserve_export.training.registry import settings_of, trainer_of
+
+        strategy, options = Registry().choose(NAME, {})
+        names = strategy.trainings(options) - {NAME}
+        sources = max(trainer_of(name).needed_bytes(log, settings_of(name, {})) for name in names)
+        rows: int = 2 * options.options.pool * min(settings.lists, log.users)
+        return sources + 16 * rows * len(feature_names(list(options.sources)))
 
 
 def _fitted(found: Lists, settings: RankerSettings, names: list[str]) -> str:
