@@ -26,6 +26,7 @@ SETTINGS = ModelSettings(
     serve=ServeSettings(batch=16, encoder_batch=32),
     interactions="/interactions.db",
     pseudonym_key="/pseudonym.key",
+    evaluation="/evaluation.json",
 )
 ENCODER = loaded_encoder("0123456789abcdef", dim=384, max_tokens=256)
 MODELS = {model.name: model for model in all_models(SETTINGS, ENCODER)}

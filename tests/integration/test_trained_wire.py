@@ -14,6 +14,7 @@ from recserve_client.errors import Unavailable
 from recserve_export.index.build import build
 from recserve_export.index.engine_choice import Settings
 from recserve_export.training.publish import names_of, train_home
+from recserve_server_ext.common.files import write_file
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.encoder.selection import choose_encoder
@@ -66,7 +67,7 @@ def client(home: Path) -> Iterator[Client]:
         yield client
 
 
-@pytest.mark.parametrize("strategy", ["ease", "als", "transitions", "item_knn", "linear"])
+@pytest.mark.parametrize("strategy", ["ease", "als", "transitions", "item_knn", "user_knn", "linear"])
 def test_users_get_what_their_crowd_likes(client: Client, films: list[str], strategy: str) -> None:
     for user in (0, 1):
         slate = client.recommend_for(f"user{user}", k=5, strategy=strategy)
@@ -106,6 +107,25 @@ def test_the_default_is_what_was_chosen_by_activity(client: Client, films: list[
     client.interactions.record([interaction("little", "like", films[5])])
     answers = [client.recommend_for(user).strategy for user in ("nobody", "little", "user0")]
     assert answers == ["popular", "ease", "hybrid"]
+
+
+def test_the_ranker_is_served_with_parts_that_add_up(client: Client) -> None:
+    slate = client.recommend_for("user0", k=5, strategy="ranker")
+    assert slate.strategy == "ranker"
+    assert len(slate.items) == 5
+    for found in slate.items:
+        assert isinstance(found.parts, dict)
+        assert {"ease", "user_knn", "popularity", "history", "base"} <= found.parts.keys()
+        assert sum(found.parts.values()) == pytest.approx(found.score, abs=1e-6)
+
+
+def test_a_new_choice_is_served_without_a_restart(client: Client, home: Path) -> None:
+    path = Workspace(home).evaluation
+    before = path.read_bytes()
+    write_evaluation(path, EvaluationFile(chosen=Chosen(many=Choice("ranker"))))
+    assert client.recommend_for("user0").strategy == "ranker"
+    write_file(path, before)
+    assert client.recommend_for("user0").strategy == "hybrid"
 
 
 def test_what_is_not_trained_is_refused_with_the_command(client: Client) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from recserve_export.training.base import TrainingLog
+from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.interactions.columns import InteractionColumns
 
 
 def log_of(users: int, items: int, interactions: int, seed: int = 0) -> TrainingLog:
@@ -12,5 +15,23 @@ def log_of(users: int, items: int, interactions: int, seed: int = 0) -> Training
     random = np.random.default_rng(seed)
     user = np.sort(random.integers(users, size=interactions))
     item = (random.random(interactions) ** 2 * (items - 2)).astype(np.int64)
-    time_us = np.arange(interactions) * 1_000_000
-    return TrainingLog(user, item, time_us, np.ones(interactions), users, [f"i{n}" for n in range(items)])
+    return log_from(user, item, users, items)
+
+
+def log_from(user: Ints, item: Ints, users: int, items: int) -> TrainingLog:
+    """The log of these interactions, sorted by user, a second apart."""
+    time_us, missing = np.arange(len(user)) * 1_000_000, np.full(len(user), np.nan)
+    columns = InteractionColumns(
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(user, minlength=users))]),
+        time_us=time_us,
+        type=np.zeros(len(user), np.int64),
+        subject=item,
+        value=missing,
+        duration_s=missing,
+        price=missing,
+        quantity=missing,
+        types=["view"],
+        subjects=[f"i{n}" for n in range(items)],
+        is_item=np.ones(items, np.bool_),
+    )
+    return TrainingLog(user, item, time_us, np.ones(len(user)), users, columns.subjects, columns, HistoryRules())

@@ -47,6 +47,7 @@ class Service:
         read: Callable[[], Pseudonyms] = lambda: PSEUDONYMS,
         strategies: Mapping[str, dict[str, Any]] | None = None,
         limits: Limits = LIMITS,
+        chosen: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.logged: list[tuple[str | None, str]] = []
         keys = UserKeys(read)
@@ -68,6 +69,7 @@ class Service:
             histories=UserHistories(lambda: self.store, self.rules),
             counter=self.counter,
             log=self,
+            chosen=chosen,
             clock=lambda: NOW,
         )
 

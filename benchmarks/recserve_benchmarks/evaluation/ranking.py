@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-from scipy import sparse
 
 from recserve_benchmarks.evaluation.split import Part
+from recserve_export.training.ranking.past import of_users, pair_matrix
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Scores, Vectors
 from recserve_server_ext.history.features import select
 from recserve_server_ext.index.engines.exact import best
@@ -73,22 +73,6 @@ class Known:
 def known_to(part: Part, columns: InteractionColumns, vectors: Vectors) -> Known:
     """What systems may look at in this part."""
     return Known(part, select(columns, np.flatnonzero(part.known)), vectors)
-
-
-def pair_matrix(rows: Ints, columns: Ints, shape: tuple[int, int]) -> Any:
-    """Sparse [rows, columns] bool: true at these pairs, of which some may be equal."""
-    row, column = np.divmod(np.unique(rows * shape[1] + columns), shape[1])
-    return sparse.csr_array((np.ones(len(row), np.bool_), (row, column)), shape)
-
-
-def of_users(columns: InteractionColumns, users: Ints) -> InteractionColumns:
-    """The interactions of some users (ascending) as if there were no others."""
-    wanted = np.zeros(columns.users, np.bool_)
-    wanted[users] = True
-    chosen = select(columns, np.flatnonzero(wanted[columns.user]))
-    lengths = np.diff(chosen.offsets)[users]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return InteractionColumns(**{**vars(chosen), "offsets": offsets})
 
 
 def ranked(scores: Scores, known: Known, users: Ints, k: int) -> Ints:

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from functools import cached_property, lru_cache, partial
-from itertools import pairwise
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
 
-from recserve_benchmarks.evaluation.ranking import LENGTH, Known, of_users
-from recserve_benchmarks.evaluation.split import later_of_user
+from recserve_benchmarks.evaluation.ranking import LENGTH, Known
 from recserve_benchmarks.evaluation.system import AUTO, Ranker, Settings, System, nothing
 from recserve_client.contract import RecommendRequest, RequestError, Slate
-from recserve_export.errors import TrainingError
-from recserve_export.training.base import Learned, TrainingLog, training_log
-from recserve_export.training.memory import in_memory
-from recserve_export.training.registry import TRAINERS, train
+from recserve_export.training.ranking.past import Past, histories_of, of_users
+from recserve_export.training.registry import TRAINERS
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Ints
-from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.counts.counts import Counts, LogColumns, counts_of, no_counts
-from recserve_server_ext.history.cleaning import of_types
-from recserve_server_ext.history.features import select
-from recserve_server_ext.history.user_histories import WINDOW, RecordedHistory, recorded_histories
+from recserve_server_ext.counts.counts import no_counts
+from recserve_server_ext.history.user_histories import RecordedHistory
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.space import TEXT
-from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.recommend.job import Job
 from recserve_server_ext.recommend.paging import RankingCache
 from recserve_server_ext.recommend.pipeline import Pipeline
@@ -62,46 +53,12 @@ class Server:
             trains: Whether it learns what strategies need; otherwise it serves as a home that was never trained.
         """
         self._known = known
-        self._rules = rules or HistoryRules()
-        self._trains = trains
+        available = known.part.candidates
+        self._past = Past(known.columns, known.vectors, rules or HistoryRules(), available=available, trains=trains)
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
-        self._learned: dict[str, Learned | None] = {}
-        self._data: dict[frozenset[str], Data] = {}
-        self.seconds: dict[str, float] = {}
-
-    def data(self, trainings: frozenset[str] = frozenset()) -> Data:
-        """The catalogue and the counts, and what trainings learned from the known part.
-
-        A training that finds nothing to learn from leaves its strategies without what they need.
-        """
-        trainings = trainings if self._trains else frozenset()
-        found = self._data.get(trainings)
-        if found is None:
-            known, vectors = self._known, self._known.vectors
-            learned = {name: of for name in sorted(trainings) if (of := self._trained(name)) is not None}
-            ids, available = known.columns.subjects, known.part.candidates
-            view = view_over(vectors, ExactEngine(vectors), ids, available, *in_memory(learned, vectors))
-            found = self._data[trainings] = Data(view, LiveFilters(view).of(view), CountsView(self._counts, view))
-        return found
-
-    def _trained(self, name: str) -> Learned | None:
-        if name not in self._learned:
-            start = time.perf_counter()
-            try:
-                self._learned[name] = train(name, self._log, self._known.vectors)
-            except TrainingError:
-                self._learned[name] = None
-            self.seconds[name] = time.perf_counter() - start
-        return self._learned[name]
-
-    @cached_property
-    def _log(self) -> TrainingLog:
-        return training_log(self._known.columns, self._rules)
-
-    @cached_property
-    def _counts(self) -> Counts:
-        return _counted(self._known, counted_types(self._known.columns, self._rules))
+        self.data = self._past.data
+        self.seconds = self._past.seconds
 
     def answers(
         self, request: RecommendRequest, registry: Registry, users: Ints
@@ -134,36 +91,13 @@ class Server:
         if kept is None or len(kept) != len(users):
             if len(self._histories) >= _KEPT:
                 self._histories.clear()
-            own = newest(of_users(self._known.histories, users))
-            kept = self._histories[key] = recorded_histories(own, self._seen(users), self._rules)
+            own = of_users(self._known.histories, users)
+            kept = self._histories[key] = histories_of(own, self._past.rules)
         return kept
-
-    def _seen(self, users: Ints) -> list[list[str]]:
-        seen, ids = self._known.seen[users], self._known.columns.subjects
-        return [[ids[item] for item in seen.indices[start:end].tolist()] for start, end in pairwise(seen.indptr)]
 
 
 # The settings of all strategies are tried one after the other on a part.
 server_of = lru_cache(maxsize=1)(Server)
-
-
-def newest(histories: InteractionColumns) -> InteractionColumns:
-    """The interactions of each user that a history is made from."""
-    return select(histories, np.flatnonzero(later_of_user(histories, np.arange(len(histories.time_us))) < WINDOW))
-
-
-def counted_types(columns: InteractionColumns, rules: HistoryRules) -> tuple[str, ...]:
-    """Types of interactions that count for everybody."""
-    return tuple(name for name in columns.types if rules.base.get(name, 0.0) > 0)
-
-
-def _counted(known: Known, types: tuple[str, ...]) -> Counts:
-    """What the server counts of the log: by time, of the types that count."""
-    columns = known.columns
-    order = np.argsort(columns.time_us, kind="stable")
-    order = order[of_types(columns, types)[order]]
-    log = LogColumns(columns.user[order], columns.subject[order], columns.time_us[order], columns.subjects, {})
-    return counts_of(log, int(columns.time_us.max()), CountSettings())
 
 
 def _prepared(trainings: frozenset[str], known: Known) -> dict[str, float]:

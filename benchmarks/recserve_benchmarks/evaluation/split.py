@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from scipy import sparse
 
-from recserve_server_ext.common.arrays import Floats, Ints, Mask
+from recserve_export.training.ranking.past import later_of_user
+from recserve_server_ext.common.arrays import Ints, Mask
 from recserve_server_ext.interactions.columns import InteractionColumns
 
 Protocol = Literal["leave_one_out", "time"]
@@ -125,11 +126,3 @@ class Splitter:
         places = np.searchsorted(users, user_of), item_of
         targets = sparse.csr_array((np.ones(len(user_of), np.bool_), places), (len(users), items))
         return Part(name=name, known=known, users=users, targets=targets, seed=seed, asked=asked, **fields)
-
-
-def later_of_user(columns: InteractionColumns, ties: Floats | Ints) -> Ints:
-    """[interactions] How many interactions of the same user come later, where `ties` order those of the same time."""
-    order = np.lexsort([ties, columns.time_us, columns.user])
-    later = np.empty(len(order), np.int64)
-    later[order] = np.repeat(columns.offsets[1:], np.diff(columns.offsets)) - 1 - np.arange(len(order))
-    return later

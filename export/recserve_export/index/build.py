@@ -16,7 +16,7 @@ from recserve_export.index.engine_choice import Settings
 from recserve_export.index.logged_users import LoggedUsers
 from recserve_export.index.milvus import in_milvus, write_with
 from recserve_export.index.report import RecallReport, read_report
-from recserve_export.index.spaces import trained_matrices, trained_spaces
+from recserve_export.index.spaces import trained_matrices, trained_models, trained_spaces
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.arrays import Vectors
@@ -205,7 +205,8 @@ def _publish(
     )
     trained = {} if spaces is None else trained_spaces(spaces, content.ids, vectors, settings, older=older, stage=stage)
     matrices = {} if spaces is None else trained_matrices(spaces, content.ids)
-    content = replace(content, spaces={TEXT: text, **trained}, matrices=matrices)
+    models = {} if spaces is None else trained_models(spaces)
+    content = replace(content, spaces={TEXT: text, **trained}, matrices=matrices, models=models)
     folder = write_with(engine, content.available, lambda: write(snapshots, content))
     return Built(folder, True, read_manifest(folder, verify=False), report)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recserve_export.bulk_encoding.columns import Known, item_vectors, read_catalogue
 from recserve_export.index.milvus import again_in_milvus, write_with
-from recserve_export.index.spaces import compacted_matrices, compacted_spaces, same_engine
+from recserve_export.index.spaces import compacted_matrices, compacted_spaces, models_of, same_engine
 from recserve_server_ext.catalogue.changes import forget_before
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
@@ -64,7 +64,8 @@ def compact(
     )
     spaces = compacted_spaces(of, old.manifest, old.row_of, catalogue.ids, vectors, threads)
     content = catalogue.content(encoder.fingerprint, head.identity, {TEXT: text, **spaces})
-    content = replace(content, matrices=compacted_matrices(of, old.manifest, old.row_of, catalogue.ids))
+    matrices = compacted_matrices(of, old.manifest, old.row_of, catalogue.ids)
+    content = replace(content, matrices=matrices, models=models_of(of, old.manifest))
     # Not over what another encoder was activated with meanwhile.
     folder = write_with(engine, catalogue.available, lambda: write(snapshots, content, over=old.manifest.id))
     # The oldest one that may still be published again needs what changed since.

@@ -19,8 +19,10 @@ from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.matrix import ItemMatrix, is_matrix, matrix_folder
+from recserve_server_ext.index.model import Model, is_model
+from recserve_server_ext.index.snapshot import load_model
 from recserve_server_ext.index.space import MILVUS, TEXT, EngineManifest, Space, SpaceContent, space_folder
-from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, current_spaces
+from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, current_spaces, load_trained_model
 
 
 def trained_spaces(
@@ -50,7 +52,7 @@ def trained_spaces(
         settings = replace(settings, engine="auto")
     row_of = {name: row for row, name in enumerate(ids)}
     for name, folder in current_spaces(spaces).items():
-        if is_matrix(folder):
+        if is_matrix(folder) or is_model(folder):
             continue
         trained = TrainedSpace.load(folder)
         rows = np.array([row_of.get(item, -1) for item in trained.ids], np.int64)
@@ -92,6 +94,16 @@ def trained_matrices(spaces: Path, ids: Sequence[str]) -> dict[str, ItemMatrix]:
             rows = np.array([row_of.get(item, -1) for item in trained.ids], np.int64)
             found[name] = trained.matrix.renumbered(rows, len(ids))
     return found
+
+
+def trained_models(spaces: Path) -> dict[str, Model]:
+    """The current version of every trained model; raises SnapshotError where one is damaged."""
+    return {name: load_trained_model(folder) for name, folder in current_spaces(spaces).items() if is_model(folder)}
+
+
+def models_of(folder: Path, manifest: SnapshotManifest) -> dict[str, Model]:
+    """The models of a snapshot, which stay as they are over other items."""
+    return {name: load_model(folder, name, of) for name, of in manifest.models.items()}
 
 
 def compacted_matrices(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 from scipy import sparse
 
 from recserve_export.errors import TrainingError
@@ -42,6 +43,8 @@ class TrainingLog:
         weight: [interactions] above 0: base weight of the type, features, and damping of repeats.
         users: Number of users.
         items: Item ids; some may have no interaction.
+        columns: All interactions that it was made from, negative ones too; their subjects begin with `items`.
+        rules: How they became weights.
     """
 
     user: Ints
@@ -50,6 +53,8 @@ class TrainingLog:
     weight: Floats
     users: int
     items: list[str]
+    columns: InteractionColumns
+    rules: HistoryRules
 
     @cached_property
     def seen(self) -> sparse.csr_array:
@@ -100,20 +105,23 @@ def training_log(columns: InteractionColumns, rules: HistoryRules | None = None)
         weight[order],
         columns.users,
         columns.subjects[:items],
+        columns,
+        rules,
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Learned:
-    """What a training found: the vectors of a space, or a sparse item-to-item matrix.
+    """What a training found: the vectors of a space, a sparse item-to-item matrix, or a model.
 
     Attributes:
         items: [vectors] position in the log's items of each vector, ascending; of all items for a matrix.
-        vectors: [vectors, dim] float32 that are searched; `None` for a matrix.
+        vectors: [vectors, dim] float32 that are searched; `None` without.
         inputs: [vectors, dim] float32 that items have as behaviours; `None` where they are the same.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
         parameters: Numbers that the strategy needs, by name.
-        matrix: Over the log's items; `None` for a space.
+        matrix: Over the log's items; `None` without.
+        model: Arrays of a model by name, which name `items` by their position there; `None` without.
         figures: What the training says of itself, by name.
     """
 
@@ -123,6 +131,7 @@ class Learned:
     text_map: Vectors | None = None
     parameters: dict[str, float] = field(default_factory=dict)
     matrix: ItemMatrix | None = None
+    model: Mapping[str, NDArray[Any]] | None = None
     figures: dict[str, Any] = field(default_factory=dict)
 
 

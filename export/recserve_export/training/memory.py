@@ -1,8 +1,8 @@
-"""What was learned, as the spaces and matrices of a catalogue in memory: for evaluations."""
+"""What was learned, as the spaces, matrices and models of a catalogue in memory: for evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from recserve_export.index.spaces import placed
@@ -10,6 +10,7 @@ from recserve_export.training.base import Learned
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.matrix import ItemMatrix
+from recserve_server_ext.index.model import Model
 from recserve_server_ext.index.space import EngineManifest, Space, SpaceManifest
 
 
@@ -18,19 +19,23 @@ class InMemory(NamedTuple):
 
     spaces: dict[str, Space]
     matrices: dict[str, ItemMatrix]
+    models: dict[str, Model]
 
 
-def in_memory(learned: Mapping[str, Learned], text: Vectors) -> InMemory:
-    """Spaces and matrices by name, searched exactly.
+def in_memory(learned: Mapping[str, Learned], text: Vectors, ids: Sequence[str]) -> InMemory:
+    """Spaces, matrices and models by name; spaces are searched exactly.
 
     Args:
         learned: What was learned of the items of a catalogue, by name.
         text: [items, dim] their text vectors.
+        ids: [items] their ids.
     """
-    spaces, matrices = {}, {}
+    spaces, matrices, models = {}, {}, {}
     for name, found in learned.items():
         if found.matrix is not None:
             matrices[name] = found.matrix
+        if found.model is not None:
+            models[name] = Model(found.model, [ids[item] for item in found.items.tolist()])
         if found.vectors is None:
             continue
         vectors, inputs, rows = placed(found.vectors, found.inputs, found.items, text, found.text_map)
@@ -50,4 +55,4 @@ def in_memory(learned: Mapping[str, Learned], text: Vectors) -> InMemory:
             inputs=inputs,
             text_map=found.text_map,
         )
-    return InMemory(spaces, matrices)
+    return InMemory(spaces, matrices, models)

@@ -19,8 +19,9 @@ from recserve_export.training.store_log import check_memory, read_log
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.index.model import Model
 from recserve_server_ext.index.snapshot import SnapshotVectors, current, published, published_encoder
-from recserve_server_ext.index.trained import publish_matrix, publish_space
+from recserve_server_ext.index.trained import publish_matrix, publish_model, publish_space
 from recserve_server_ext.interactions.store import InteractionStore
 
 #: Name on the command line for all trainings that are worth serving.
@@ -119,11 +120,14 @@ def publish(spaces: Path, name: str, log: TrainingLog, learned: Learned, made_fr
     """Publish what was learned of the items of a log; the folder of the version."""
     if learned.matrix is not None:
         return publish_matrix(spaces, name, log.items, learned.matrix, made_from=made_from)
+    ids = [log.items[item] for item in learned.items.tolist()]
+    if learned.model is not None:
+        return publish_model(spaces, name, Model(learned.model, ids), made_from=made_from)
     assert learned.vectors is not None
     return publish_space(
         spaces,
         name,
-        [log.items[item] for item in learned.items.tolist()],
+        ids,
         learned.vectors,
         inputs=learned.inputs,
         text_map=learned.text_map,
@@ -146,5 +150,7 @@ def text_vectors(workspace: Workspace, items: Sequence[str]) -> Vectors | None:
 def _size(learned: Learned) -> str:
     if learned.matrix is not None:
         return f"{len(learned.matrix.columns):,} weights between {learned.matrix.items:,} items"
+    if learned.model is not None:
+        return ", ".join(f"{value:,} {what}" for what, value in learned.figures.items() if isinstance(value, int))
     assert learned.vectors is not None
     return f"{len(learned.vectors):,} items, {learned.vectors.shape[1]} dimensions"

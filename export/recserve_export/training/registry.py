@@ -14,8 +14,10 @@ from recserve_export.training.base import Learned, Trainer, TrainingLog, check_t
 from recserve_export.training.ease import EaseTrainer
 from recserve_export.training.item2vec import Item2VecTrainer
 from recserve_export.training.item_knn import ItemKnnTrainer
+from recserve_export.training.ranking.ranker import RankerTrainer
 from recserve_export.training.text_head import TextHeadTrainer
 from recserve_export.training.transitions import TransitionsTrainer
+from recserve_export.training.user_knn import UserKnnTrainer
 from recserve_server_ext.common.arrays import Vectors
 
 TRAINERS: Final[Mapping[str, Trainer]] = {
@@ -24,7 +26,9 @@ TRAINERS: Final[Mapping[str, Trainer]] = {
     "item2vec": Item2VecTrainer(),
     "item_knn": ItemKnnTrainer(),
     "text_head": TextHeadTrainer(),
+    "ranker": RankerTrainer(),
     "transitions": TransitionsTrainer(),
+    "user_knn": UserKnnTrainer(),
 }
 
 

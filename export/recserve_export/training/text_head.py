@@ -57,7 +57,8 @@ class TextHeadTrainer(Trainer):
             )
         items = np.flatnonzero(text.any(axis=1))
         pairs = _Pairs(log, items, settings.apart)
-        vectors, loss = _trained(text[items], pairs, settings)
+        # A log without pairs says nothing, and the network stays what it begins as.
+        vectors, loss = _trained(text[items], pairs, settings, settings.steps if pairs.count else 0)
         figures = {"pairs": pairs.count, "loss": round(loss, 4)}
         return Learned(items=items, vectors=vectors, text_map=text_map(text, items, vectors), figures=figures)
 
@@ -87,14 +88,10 @@ class _Pairs:
             found.append(later[is_pair])
         self._later, self._ends = np.concatenate(found), np.cumsum([len(later) for later in found])
         self.count = len(self._later)
-        if self.count < 2:
-            raise TrainingError(
-                f"the training 'text_head' needs users with two items that have a text, the log has {self.count} pairs"
-            )
         earlier = self._later - np.repeat(np.arange(1, apart + 1), [len(later) for later in found])
         counts = np.bincount(self._item[self._later], minlength=len(items))
         counts += np.bincount(self._item[earlier], minlength=len(items))
-        self.share = counts / counts.sum()
+        self.share = counts / max(1, counts.sum())
 
     def drawn(self, random: np.random.Generator, n: int) -> tuple[Ints, Ints]:
         """Two lists of n items each, a pair in each place."""
@@ -104,7 +101,7 @@ class _Pairs:
         return self._item[later - lag], self._item[later]
 
 
-def _trained(text: Vectors, pairs: _Pairs, settings: TextHeadSettings) -> tuple[Vectors, float]:
+def _trained(text: Vectors, pairs: _Pairs, settings: TextHeadSettings, steps: int) -> tuple[Vectors, float]:
     """[items, dim] unit vectors of the trained network, and the mean loss of the last tenth of the steps."""
     # Here, since loading torch takes a while.
     import torch
@@ -117,7 +114,7 @@ def _trained(text: Vectors, pairs: _Pairs, settings: TextHeadSettings) -> tuple[
     network = _network(text.shape[1], settings.hidden)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=0.0)
     losses = []
-    for _ in range(settings.steps):
+    for _ in range(steps):
         first, second = (torch.from_numpy(items) for items in pairs.drawn(random, settings.batch))
         used, place = torch.unique(torch.cat([first, second]), return_inverse=True)
         outputs = functional.normalize(inputs[used] + network(inputs[used]), dim=1)
@@ -131,7 +128,7 @@ def _trained(text: Vectors, pairs: _Pairs, settings: TextHeadSettings) -> tuple[
         optimizer.step()
     with torch.no_grad():
         parts = [functional.normalize(part + network(part), dim=1).numpy() for part in torch.split(inputs, _AT_ONCE)]
-    return np.concatenate(parts), float(np.mean(losses[-max(1, len(losses) // 10) :]))
+    return np.concatenate(parts), float(np.mean(losses[-max(1, steps // 10) :] or [0.0]))
 
 
 def _network(dim: int, hidden: int) -> Any:

@@ -15,6 +15,7 @@ from recserve_server_ext.interactions.impression_log import ImpressionLog
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.services.recommend import RecommendService
+from recserve_server_ext.strategies.parts.chosen import ChosenFile
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.triton.metrics import EncoderMetrics, LogMetrics, ViewMetrics, WaitMetrics, recommend_metrics
 
@@ -33,6 +34,7 @@ class TritonPythonModel:
         service = RecommendService(
             live.view, TextCaches(serve.text_cache), serve, keys=keys, histories=UserHistories(interactions, rules),
             counter=LogCounter(interactions, rules, users.counts), log=self._log,
+            chosen=ChosenFile(Path(settings.evaluation)).options,
         )  # fmt: skip
         self._sampled = recommend_metrics(live, self._log, service.named_interactions)
         limits, waiting = serve.limits, EncoderMetrics("recommend")

@@ -16,6 +16,7 @@ from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.fields import ItemFields
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.matrix import Entries, ItemMatrix
+from recserve_server_ext.index.model import Model
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.space import TEXT, EngineManifest, Space, SpaceManifest
 
@@ -294,6 +295,7 @@ def view_over(
     available: Mask | None = None,
     spaces: Mapping[str, Space] | None = None,
     matrices: Mapping[str, ItemMatrix] | None = None,
+    models: Mapping[str, Model] | None = None,
 ) -> View:
     """A catalogue in memory: without files and without fields.
 
@@ -303,6 +305,7 @@ def view_over(
         available: [items] whether the item may be recommended; `None` when all may.
         spaces: Spaces besides `text`, by name.
         matrices: Item-to-item matrices, by name.
+        models: Other models, by name.
     """
     items, dim = vectors.shape
     names = [f"i{row}" for row in range(items)] if ids is None else list(ids)
@@ -318,5 +321,6 @@ def view_over(
         fields=ItemFields(pa.table({})),
         spaces={TEXT: Space(name=TEXT, manifest=of, items=items, vectors=vectors, engine=engine), **(spaces or {})},
         matrices=matrices or {},
+        models=models or {},
     )
     return View(snapshot)

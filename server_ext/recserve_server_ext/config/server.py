@@ -176,6 +176,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         serve: Settings of the server.
         interactions: File or URL of the interaction store.
         pseudonym_key: Key file of the pseudonyms.
+        evaluation: What an evaluation of the log chose for `auto`; see `recserve_server_ext.strategies.parts.chosen`.
         encoder: Encoder folder, for the models of one encoder.
     """
 
@@ -185,6 +186,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: ServeSettings
     interactions: str
     pseudonym_key: str
+    evaluation: str = ""
     encoder: str = ""
 
 

@@ -35,12 +35,14 @@ class PopularityCounts(NamedTuple):
         users: [items, windows] users who had the item.
         recent: [items, windows] interactions with the item, each decayed by its age.
         active: [windows] users who had any item.
+        age_s: [items] seconds since the first interaction with the item.
     """
 
     items: list[str]
     users: Ints
     recent: Floats
     active: Ints
+    age_s: Floats
 
     def shares(self, window: PopularWindow = "mixed") -> Floats:
         """[items] share of a window's active users that had the item; for `mixed` see `smoothed_shares`."""
@@ -70,7 +72,9 @@ class PopularityCounts(NamedTuple):
 def no_popularity() -> PopularityCounts:
     """The counts of an empty log."""
     windows = len(WINDOWS)
-    return PopularityCounts([], np.empty((0, windows), np.int64), np.empty((0, windows)), np.zeros(windows, np.int64))
+    return PopularityCounts(
+        [], np.empty((0, windows), np.int64), np.empty((0, windows)), np.zeros(windows, np.int64), np.empty(0)
+    )
 
 
 def smoothed_shares(users: Ints, active: Ints) -> Floats:
@@ -118,13 +122,15 @@ def count_popularity(
         users.append(np.bincount(pairs[youngest <= length_us] % n, minlength=n))
         recent.append(np.bincount(item[inside], recent_weight[inside], minlength=n))
         active.append(int((youngest_of_user <= length_us).sum()))
-    counts = PopularityCounts(names, np.stack(users, axis=1), np.stack(recent, axis=1), np.array(active))
+    age_s = np.zeros(n)
+    np.maximum.at(age_s, item, age_us / MICROSECONDS)
+    counts = PopularityCounts(names, np.stack(users, axis=1), np.stack(recent, axis=1), np.array(active), age_s)
     rankings = [counts.shares(), *counts.users.T, *counts.recent.T]
     best = [np.lexsort([rank, -values])[:MAX_ITEMS] for values in rankings]
     kept = np.array(list(dict.fromkeys(np.concatenate(best).tolist())), np.int64)
     kept = kept[counts.users[kept, -1] > 0]
     ids = [names[place] for place in kept.tolist()]
-    return PopularityCounts(ids, counts.users[kept], counts.recent[kept], counts.active)
+    return PopularityCounts(ids, counts.users[kept], counts.recent[kept], counts.active, age_s[kept])
 
 
 def unchanged_until(time_us: Ints, now_us: int) -> int:

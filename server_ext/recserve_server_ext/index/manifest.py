@@ -10,6 +10,7 @@ import msgspec
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import reading, verify_files
 from recserve_server_ext.index.matrix import MatrixManifest
+from recserve_server_ext.index.model import ModelManifest
 from recserve_server_ext.index.space import TEXT, SpaceManifest
 
 MANIFEST = "manifest.json"
@@ -28,6 +29,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         items: Number of items.
         spaces: Its spaces by name; `text` is always among them.
         matrices: Its item-to-item matrices by name.
+        models: Its other models by name.
         field_weights: Weight a_f of each text field in the item vectors.
         versions: Versions of the packages that made it.
         files: SHA-256 of every other file of the folder, by path.
@@ -43,6 +45,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     items: int
     spaces: dict[str, SpaceManifest]
     matrices: dict[str, MatrixManifest] = {}
+    models: dict[str, ModelManifest] = {}
     field_weights: dict[str, float] = {}
     versions: dict[str, str] = {}
     files: dict[str, str]
@@ -51,9 +54,10 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @property
     def trained(self) -> dict[str, str]:
-        """Version of each trained space and matrix, by name."""
+        """Version of each trained space, matrix and model, by name."""
         spaces = {name: of.version for name, of in self.spaces.items() if name != TEXT}
-        return spaces | {name: of.version for name, of in self.matrices.items()}
+        matrices = {name: of.version for name, of in self.matrices.items()}
+        return spaces | matrices | {name: of.version for name, of in self.models.items()}
 
     @property
     def text(self) -> SpaceManifest:

@@ -22,6 +22,7 @@ from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.fields import ItemFields, read_table, write_fields, write_table
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest, write_manifest
 from recserve_server_ext.index.matrix import ItemMatrix, matrix_folder
+from recserve_server_ext.index.model import Model, ModelManifest, model_folder
 from recserve_server_ext.index.space import TEXT, VECTORS, Space, SpaceContent, map_array, space_folder
 
 CURRENT = "CURRENT"
@@ -53,6 +54,7 @@ class Snapshot:
     fields: ItemFields
     spaces: Mapping[str, Space]
     matrices: Mapping[str, ItemMatrix] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)
 
     @property
     def text(self) -> Space:
@@ -97,6 +99,7 @@ class Snapshot:
                 name: ItemMatrix.load(matrix_folder(folder, name), manifest.items, of.version)
                 for name, of in manifest.matrices.items()
             },
+            models={name: load_model(folder, name, of) for name, of in manifest.models.items()},
         )
 
 
@@ -124,6 +127,15 @@ def _manifest_of(folder: Path, encoder: str | None, verify: bool) -> SnapshotMan
             f"snapshot {folder} was made with encoder {manifest.encoder}, not with {encoder}; {REBUILD}"
         )
     return manifest
+
+
+def load_model(folder: Path, name: str, manifest: ModelManifest) -> Model:
+    """A model of the snapshot in a folder; raises SnapshotError where it is damaged."""
+    own = model_folder(folder, name)
+    ids: list[str] = read_table(own / IDS)["id"].to_pylist()
+    if len(ids) != manifest.ids:
+        raise SnapshotError(f"the model {name!r} names {len(ids)} items, the manifest says {manifest.ids}; {REBUILD}")
+    return Model.load(own, ids, manifest.version)
 
 
 def current(snapshots: Path) -> Path:
@@ -161,6 +173,7 @@ class Content:
     Attributes:
         spaces: Its spaces by name, with `text`, in which every row has a vector.
         matrices: Its item-to-item matrices by name, over all rows.
+        models: Its other models by name.
         ids: Item id of each row, distinct.
         available: [items] whether the item may be recommended; `None` when all may.
         fields: Fields of each item, in the order of the rows; `None` for no fields.
@@ -171,6 +184,7 @@ class Content:
     encoder: str
     revision: int
     matrices: Mapping[str, ItemMatrix] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)
     source: str = ""
     available: Mask | None = None
     fields: Iterable[Mapping[str, Any]] | None = None
@@ -231,6 +245,10 @@ def _write_files(folder: Path, content: Content) -> None:
         space.write(space_folder(folder, name))
     for name, matrix in content.matrices.items():
         matrix.write(matrix_folder(folder, name))
+    for name, model in content.models.items():
+        own = model_folder(folder, name)
+        model.write(own)
+        write_table(own / IDS, pa.table({"id": pa.array(model.ids, pa.large_string())}))
 
 
 def _manifest(content: Content, name: str, created: str, files: dict[str, str]) -> SnapshotManifest:
@@ -243,6 +261,7 @@ def _manifest(content: Content, name: str, created: str, files: dict[str, str]) 
         items=len(content.ids),
         spaces={space: of.manifest() for space, of in content.spaces.items()},
         matrices={matrix: of.manifest() for matrix, of in content.matrices.items()},
+        models={model: of.manifest() for model, of in content.models.items()},
         field_weights=dict(content.field_weights),
         versions={package: version(package) for package in ("recserve", "faiss-cpu", "hnswlib", "numpy", "pyarrow")},
         files=files,
@@ -256,7 +275,7 @@ def _check(content: Content) -> None:
     text = content.spaces.get(TEXT)
     if text is None or text.rows is not None:
         raise SnapshotError("a snapshot needs the space 'text', with a vector for every item")
-    for name in (*content.spaces, *content.matrices):
+    for name in (*content.spaces, *content.matrices, *content.models):
         if not _NAME.fullmatch(name):
             raise SnapshotError(f"a space cannot be called {name!r}: it names a folder")
     for name, space in content.spaces.items():

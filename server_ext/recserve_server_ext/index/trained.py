@@ -1,7 +1,8 @@
-"""Trained spaces and matrices on disk, by item id; new snapshots take over the current version.
+"""Trained spaces, matrices and models on disk, by item id; new snapshots take over the current version.
 
 `HOME/spaces/NAME/VERSION` holds `manifest.json`, `ids.arrow`, and `vectors.npy` with perhaps `inputs.npy` and
-`text_map.npy`, or an item-to-item matrix; see `recserve_server_ext.index.matrix`.
+`text_map.npy`, an item-to-item matrix (`recserve_server_ext.index.matrix`), or a model
+(`recserve_server_ext.index.model`).
 `HOME/spaces/NAME/CURRENT` names the current version.
 """
 
@@ -24,6 +25,7 @@ from recserve_server_ext.common.files import exclusive, new_folder, reading, sha
 from recserve_server_ext.index.fields import read_table, write_table
 from recserve_server_ext.index.manifest import MANIFEST
 from recserve_server_ext.index.matrix import ItemMatrix
+from recserve_server_ext.index.model import Model
 from recserve_server_ext.index.snapshot import CURRENT, IDS, LOCK
 from recserve_server_ext.index.space import INPUTS, TEXT, TEXT_MAP, VECTORS, load_array, map_array
 
@@ -37,7 +39,7 @@ class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     Attributes:
         version: Name of its folder.
         created: When it was made, UTC, ISO 8601.
-        dim: Length of a vector; 0 for a matrix.
+        dim: Length of a vector; 0 for a matrix or a model.
         items: Number of items.
         parameters: Numbers that the strategy needs, by name.
         made_from: What it was trained from, and how.
@@ -96,6 +98,12 @@ class TrainedMatrix(NamedTuple):
         """Open a version, verifying every file; raises SnapshotError where it is missing or damaged."""
         manifest = read_trained(folder)
         return cls(manifest, _ids(folder), ItemMatrix.load(folder, manifest.items, manifest.version, _TRAIN_AGAIN))
+
+
+def load_trained_model(folder: Path) -> Model:
+    """A version of a trained model, verifying every file; raises SnapshotError where it is missing or damaged."""
+    manifest = read_trained(folder)
+    return Model.load(folder, _ids(folder), manifest.version, _TRAIN_AGAIN)
 
 
 def read_trained(folder: Path) -> TrainedManifest:
@@ -168,6 +176,18 @@ def publish_matrix(
     matrix.check(name, len(ids))
     made = TrainedManifest(version="", created="", dim=0, items=len(ids), made_from=dict(made_from or {}), files={})
     return _publish(spaces, name, ids, made, matrix.write)
+
+
+def publish_model(spaces: Path, name: str, model: Model, *, made_from: Mapping[str, Any] | None = None) -> Path:
+    """Write a version of a trained model and make it the current one; its folder.
+
+    Raises:
+        SnapshotError: The name is wrong, or an item is named twice.
+    """
+    _check_ids(name, model.ids, len(model.ids))
+    items = len(model.ids)
+    made = TrainedManifest(version="", created="", dim=0, items=items, made_from=dict(made_from or {}), files={})
+    return _publish(spaces, name, model.ids, made, model.write)
 
 
 def _publish(spaces: Path, name: str, ids: Sequence[str], made: TrainedManifest, write: Callable[[Path], None]) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, Slate, models, pack
 from recserve_server_ext.attributes.view import LiveFilters
@@ -12,7 +13,7 @@ from recserve_server_ext.batching.batcher import Answer, Handler, ModelCall
 from recserve_server_ext.batching.revision_wait import NotYetError
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.common.errors import InteractionError, UserIdError, UserKeysError
+from recserve_server_ext.common.errors import ConfigError, InteractionError, UserIdError, UserKeysError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.server import Limits, ServeSettings
 from recserve_server_ext.counts.counter import LogCounter
@@ -28,9 +29,11 @@ from recserve_server_ext.recommend.profile import profile_of_history, profile_of
 from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.recommend.requests import check_now, check_request, check_shape, for_encoder, unpack
 from recserve_server_ext.strategies.base import ConfiguredStrategy, Data
+from recserve_server_ext.strategies.parts.chosen import with_chosen
 from recserve_server_ext.strategies.parts.counts_view import CountsView
 from recserve_server_ext.strategies.registry import Registry
 
+_log = logging.getLogger(__name__)
 #: Time until a store that could not be read is asked again, and between two checks for erased users.
 _PAUSE_S: Final = 1.0
 
@@ -60,6 +63,7 @@ class RecommendService(Handler[Job]):
         histories: UserHistories,
         counter: LogCounter,
         log: AnswerSink,
+        chosen: Callable[[], Mapping[str, Any]] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -71,6 +75,8 @@ class RecommendService(Handler[Job]):
             histories: Reads the histories of users.
             counter: Counts the interaction log.
             log: Logs the answers.
+            chosen: Options of the strategy `auto` that an evaluation chose; those of the settings win. Another object
+                means another choice.
             clock: Seconds since 1970.
 
         Raises:
@@ -85,11 +91,10 @@ class RecommendService(Handler[Job]):
         self._counter = counter
         self._log = log
         self._clock = clock
-        self._strategies = Registry(settings.strategies)
-        self._experiments = Experiments(settings.users.experiments, settings.limits, self._strategies)
-        self._fallback = self._strategies.choose(settings.fallback, {})
+        self._settings = settings
         self._rankings = RankingCache(settings.limits.cursors)
-        self._pipeline = Pipeline(self._fallback, self._rankings)
+        self._choose, self._chosen = chosen, chosen()
+        self._take_strategies(self._chosen)
         view = newest()
         self._filters = LiveFilters(view)
         self._data = Data(view, self._filters.of(view), CountsView(counter.last, view))
@@ -111,6 +116,7 @@ class RecommendService(Handler[Job]):
         view = self._newest()
         if view is not self._data.view:
             self._data = Data(view, self._filters.of(view), CountsView(self._data.counts.counts, view))
+        self._follow_choice()
         now = time.monotonic()
         if now >= self._retry_at:
             self._histories.follow(self._keys)
@@ -121,6 +127,25 @@ class RecommendService(Handler[Job]):
                 self._counter.forget_erased(self._histories.erasures)
             except InteractionError as error:
                 self._retry_at, self._store_error = now + _PAUSE_S, str(error)
+
+    def _follow_choice(self) -> None:
+        """Serve what an evaluation chose since."""
+        chosen = self._choose()
+        if chosen is not self._chosen:
+            self._chosen = chosen
+            try:
+                self._take_strategies(chosen)
+            except ConfigError as error:
+                _log.error("the choice of the evaluation stays as it was: %s", error)
+
+    def _take_strategies(self, chosen: Mapping[str, Any]) -> None:
+        """Serve by the settings, and by what was chosen for `auto`; raises ConfigError where that is invalid."""
+        settings = self._settings
+        strategies = Registry(with_chosen(settings.strategies, chosen))
+        experiments = Experiments(settings.users.experiments, settings.limits, strategies)
+        fallback = strategies.choose(settings.fallback, {})
+        self._strategies, self._experiments, self._fallback = strategies, experiments, fallback
+        self._pipeline = Pipeline(fallback, self._rankings)
 
     def accept(self, raw: bytes) -> Job:
         """Decode and check a request; its user is looked up later, with the others of the batch.

@@ -19,9 +19,11 @@ from recserve_server_ext.strategies.fusion import Fusion
 from recserve_server_ext.strategies.item2vec import Item2Vec
 from recserve_server_ext.strategies.item_knn import ItemKnn
 from recserve_server_ext.strategies.popular import Popular
+from recserve_server_ext.strategies.ranker import Ranker
 from recserve_server_ext.strategies.text import Text
 from recserve_server_ext.strategies.text_head import TextHead
 from recserve_server_ext.strategies.transitions import Transitions
+from recserve_server_ext.strategies.user_knn import UserKnn
 from recserve_server_ext.strategies.vectors import OwnVectors
 
 #: Entry point group by which an installed package adds strategies: name = the class.
@@ -35,9 +37,11 @@ BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
     "item2vec": Item2Vec,
     "item_knn": ItemKnn,
     "popular": Popular,
+    "ranker": Ranker,
     "text": Text,
     "text_head": TextHead,
     "transitions": Transitions,
+    "user_knn": UserKnn,
     "vectors": OwnVectors,
 }
 #: Strategies that are others with options of their own.
@@ -151,7 +155,7 @@ class Registry:
         if strategy_class is None:
             raise ConfigError(f"strategies.{name}: no kind {kind!r}; there are: {', '.join(sorted(self._kinds))}")
         try:
-            if issubclass(strategy_class, Fusion | Auto):
+            if issubclass(strategy_class, Fusion | Auto | Ranker):
                 options = _converted(strategy_class, name, given)
                 strategy: Strategy = strategy_class(name, self._component, options)
             else:
@@ -164,7 +168,7 @@ class Registry:
         return _Entry(defaults, given, bounds)
 
     def _component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
-        """A component of a fusion or of `auto`, with its options on top of the server's."""
+        """A component of a fusion, of `auto` or of the ranker, with its options on top of the server's."""
         entry = self._entry(name)
         if entry.defaults.strategy.is_selector:
             raise _invalid(f"the strategy {name!r} selects among others and cannot be a part of one")

@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import grpc
-import msgspec
 
 from recserve_server_ext.catalogue.store import CatalogueStore, opener
 from recserve_server_ext.common.errors import ConfigError, LaunchError
@@ -23,7 +21,7 @@ from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.recommend.experiments import Experiments
-from recserve_server_ext.strategies.parts.chosen import chosen_options
+from recserve_server_ext.strategies.parts.chosen import chosen_options, with_chosen
 from recserve_server_ext.strategies.registry import Registry
 from recserve_server_ext.supervisor.compactor import Compactor, compact_command
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
@@ -91,7 +89,6 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     Raises:
         ServerError: Encoder or snapshot is missing, damaged or does not fit the other; a port is taken.
     """
-    settings = _with_chosen(settings, workspace.evaluation)
     first = first_pair(workspace, settings)
     backend = find_backend(binary, settings.encoder)
     if first.snapshot.text.engine.name == MILVUS and not settings.milvus.uri:
@@ -108,6 +105,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         serve=settings,
         interactions=_interactions(workspace, settings),
         pseudonym_key=str(workspace.pseudonym_key.resolve()),
+        evaluation=str(workspace.evaluation.resolve()),
     )
     if store:
         with CatalogueStore(store_place(store)) as opened:
@@ -125,12 +123,6 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         compactor=_compactor(workspace, settings, store, log),
         switch=switch,
     )
-
-
-def _with_chosen(settings: ServeSettings, evaluation: Path) -> ServeSettings:
-    """The settings with what an evaluation chose as options of `auto`; options of the settings win."""
-    auto = {**chosen_options(evaluation), **settings.strategies.get("auto", {})}
-    return msgspec.structs.replace(settings, strategies={**settings.strategies, "auto": auto})
 
 
 def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: EventLog) -> Compactor | None:
@@ -153,7 +145,7 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     with InteractionStore(store_place(where), users.limits, create=True) as store:
         keys.settle(store.database)
     weigh(interaction_columns([]), rules_of(users))
-    strategies = Registry(settings.strategies)
+    strategies = Registry(with_chosen(settings.strategies, chosen_options(workspace.evaluation)))
     Experiments(users.experiments, settings.limits, strategies)
     for name in (settings.strategy, settings.fallback):
         if name not in strategies.names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -12,7 +14,9 @@ from recserve_server_ext.common.files import reading, write_file
 
 #: A user with at most so many behaviours has few of them.
 MOST_FEW: Final = 5
+_AUTO: Final = "auto"
 Activity = Literal["cold", "few", "many"]
+_log = logging.getLogger(__name__)
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,6 +90,49 @@ def chosen_options(path: Path) -> dict[str, Any]:
     """What was chosen, as options of the strategy `auto`; raises ConfigError as `read_chosen`."""
     found = msgspec.structs.asdict(read_chosen(path))
     return {activity: msgspec.to_builtins(choice) for activity, choice in found.items() if choice is not None}
+
+
+def with_chosen(strategies: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The settings of strategies with what was chosen as options of `auto`; options of the settings win."""
+    return {**strategies, _AUTO: {**chosen, **strategies.get(_AUTO, {})}}
+
+
+class ChosenFile:
+    """What an evaluation chose, read again when its file was replaced. Not thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: `evaluation.json` of the home, which may not be there yet.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        self._path = path
+        self._seen = self._stamp()
+        self._options = chosen_options(path)
+
+    def options(self) -> dict[str, Any]:
+        """Options of the strategy `auto`; the same object while the file is the same.
+
+        A file that cannot be read is logged, and what was chosen before stays.
+        """
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._seen = stamp
+            try:
+                self._options = chosen_options(self._path)
+            except ConfigError as error:
+                _log.error("the choice of the evaluation stays as it was: %s", error)
+        return self._options
+
+    def _stamp(self) -> tuple[int, int, int]:
+        """Changes whenever the file is replaced; zeros without a file."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return 0, 0, 0
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def read_chosen(path: Path) -> Chosen:

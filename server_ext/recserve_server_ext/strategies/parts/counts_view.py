@@ -24,6 +24,7 @@ class PopularRows:
 
     Attributes:
         rows: [items] rows of the counted items, ascending.
+        age_s: Seconds since the first interaction with each item; 0 without one.
     """
 
     def __init__(self, counts: PopularityCounts, window: PopularWindow, view: View) -> None:
@@ -36,6 +37,7 @@ class PopularRows:
             by: SparseVector(self.rows, values[order]).sorted()
             for by, values in (("users", counts.shares(window)), ("recent", np.log1p(counts.recent_in(window))))
         }
+        self.age_s = SparseVector(self.rows, counts.age_s[order])
         self._stds: dict[str, float] = {}
         users, windows = counts.facts(window)
         self._users: list[int] = users[order].tolist()

@@ -32,7 +32,7 @@ def log() -> TrainingLog:
 def view(log: TrainingLog) -> View:
     learned = train("als", log, None, {"factors": 6, "alpha": 5.0})
     text = np.eye(ITEMS, dtype=np.float32)
-    return view_over(text, ExactEngine(text), log.items, None, *in_memory({"als": learned}, text))
+    return view_over(text, ExactEngine(text), log.items, None, *in_memory({"als": learned}, text, log.items))
 
 
 def query_of(view: View, rows: Rows, half_life: float = 1e6) -> Query:
@@ -72,7 +72,7 @@ def test_a_map_from_texts_puts_new_items_into_the_space(log: TrainingLog) -> Non
     text = np.random.default_rng(1).normal(size=(ITEMS, 3)).astype(np.float32)
     learned = train("als", log, text, {"factors": 4})
     assert learned.text_map is not None
-    space = in_memory({"als": learned}, text).spaces["als"]
+    space = in_memory({"als": learned}, text, log.items).spaces["als"]
     assert space.rows is None
     expected = text[39] @ learned.text_map[:-1] + learned.text_map[-1]
     np.testing.assert_allclose(space.vectors[39], expected, atol=1e-5)

@@ -59,7 +59,8 @@ def test_a_map_from_texts_is_fitted() -> None:
 
 def test_nothing_to_train_on_is_refused() -> None:
     none = np.empty(0, np.int64)
-    empty = TrainingLog(none, none, none, np.empty(0), 0, [])
+    some = log_of(1, 3, 1)
+    empty = TrainingLog(none, none, none, np.empty(0), 0, [], some.columns, some.rules)
     with pytest.raises(TrainingError, match="recserve interactions import"):
         train("ease", empty, None)
     with pytest.raises(TrainingError, match="no training 'eas'"):

@@ -35,6 +35,8 @@ def test_odd_logs_are_learned_from(name: str, log: TrainingLog) -> None:
     assert TRAINERS[name].needed_bytes(log, settings_of(name, {})) > 0
     if learned.matrix is not None:
         learned.matrix.check(name, len(log.items))
+    elif learned.model is not None:
+        assert all(len(array) for array in learned.model.values())
     else:
         assert learned.vectors is not None
         assert len(learned.vectors) == len(learned.items) == len(log.items)

@@ -21,7 +21,14 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.index.matrix import is_matrix
-from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, current_spaces, read_trained
+from recserve_server_ext.index.model import is_model
+from recserve_server_ext.index.trained import (
+    TrainedMatrix,
+    TrainedSpace,
+    current_spaces,
+    load_trained_model,
+    read_trained,
+)
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW, PSEUDONYMS, event
 
@@ -57,8 +64,12 @@ def test_all_that_is_worth_serving_is_published(workspace: Workspace) -> None:
     assert [one.name for one in done] == names
     assert current_spaces(workspace.spaces) == {one.name: one.folder for one in done}
     for one in done:
-        ids = TrainedMatrix.load(one.folder).ids if is_matrix(one.folder) else TrainedSpace.load(one.folder).ids
-        assert set(ids) - {"bad"} == {f"i{n}" for n in range(ITEMS)}
+        if is_matrix(one.folder):
+            ids = TrainedMatrix.load(one.folder).ids
+        else:
+            ids = load_trained_model(one.folder).ids if is_model(one.folder) else TrainedSpace.load(one.folder).ids
+        assert set(ids) - {"bad"} == ({f"i{n}" for n in range(ITEMS)} if one.name != "ranker" else set())
+        assert one.size
 
 
 def test_the_manifest_says_what_it_was_trained_from(workspace: Workspace) -> None:

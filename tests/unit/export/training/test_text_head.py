@@ -9,7 +9,7 @@ from recserve_export.errors import TrainingError
 from recserve_export.training.base import Learned, TrainingLog
 from recserve_export.training.registry import train
 from recserve_server_ext.common.arrays import Ints, Vectors
-from support.training_logs import log_of
+from support.training_logs import log_from, log_of
 
 ITEMS, GROUPS, DIM = 480, 8, 16
 #: The last items are in no history.
@@ -33,8 +33,7 @@ def histories(heavy: int = 0) -> TrainingLog:
     item = random.integers(WARM // GROUPS, size=len(users)) * GROUPS + users % GROUPS
     users = np.concatenate([np.zeros(heavy, np.int64), users])
     item = np.concatenate([random.integers(WARM, size=heavy), item])
-    names = [f"i{n}" for n in range(ITEMS)]
-    return TrainingLog(users, item, np.arange(len(users)), np.ones(len(users)), 200, names)
+    return log_from(users, item, 200, ITEMS)
 
 
 def separation(vectors: Vectors, group: Ints, rows: slice) -> float:
@@ -81,9 +80,7 @@ def test_only_the_newest_500_interactions_of_a_user_count() -> None:
     text, _ = texts()
     heavy = histories(100_000)
     newest = slice(100_000 + 8 - 500, None)
-    bounded = TrainingLog(
-        heavy.user[newest], heavy.item[newest], heavy.time_us[newest], heavy.weight[newest], heavy.users, heavy.items
-    )
+    bounded = log_from(heavy.user[newest], heavy.item[newest], heavy.users, ITEMS)
     expected, found = (vectors_of(train("text_head", log, text, QUICK)) for log in (bounded, heavy))
     np.testing.assert_array_equal(found, expected)
 
@@ -114,7 +111,8 @@ def test_without_text_vectors_it_is_refused(text: Vectors | None) -> None:
         train("text_head", log_of(20, 40, 100), text, QUICK)
 
 
-def test_a_log_without_pairs_is_refused() -> None:
-    log = TrainingLog(np.arange(5), np.zeros(5, np.int64), np.arange(5), np.ones(5), 5, ["a"])
-    with pytest.raises(TrainingError, match="0 pairs"):
-        train("text_head", log, np.ones((1, 4), np.float32), QUICK)
+def test_a_log_without_pairs_leaves_the_text_vectors_as_they_are() -> None:
+    text, _ = texts()
+    learned = train("text_head", log_from(np.arange(5), np.zeros(5, np.int64), 5, ITEMS), text, QUICK)
+    np.testing.assert_allclose(vectors_of(learned), text, atol=1e-5)
+    assert learned.figures["pairs"] == 0

@@ -53,6 +53,19 @@ def busy(service: Service) -> Service:
     return service
 
 
+def test_a_new_choice_is_served_without_a_restart(snapshot: Snapshot, tmp_path: Path) -> None:
+    choices: list[dict[str, Any]] = [{}]
+    service = Service(snapshot, tmp_path / "store.db", chosen=lambda: choices[-1])
+    service.store.record([event(item="i20")])
+    assert service.recommend_for(strategy="auto").strategy == "text"
+    choices.append({"few": {"strategy": "blend", "options": {"prior": 3.0}}})
+    assert service.recommend_for(strategy="auto").strategy == "blend"
+    # What cannot be served stays as it was.
+    choices.append({"few": {"strategy": "gone"}})
+    assert service.recommend_for(strategy="auto").strategy == "blend"
+    service.store.close()
+
+
 def ids(found: Slate) -> list[str]:
     return [item.id for item in found.items]
 

@@ -32,7 +32,7 @@ def views() -> dict[str, View]:
     learned = {name: train(name, log, None, {}) for name in ("ease", "transitions")}
     engine = ExactEngine(text)
     return {
-        "trained": view_over(text, engine, log.items, None, *in_memory(learned, text)),
+        "trained": view_over(text, engine, log.items, None, *in_memory(learned, text, log.items)),
         "untrained": view_over(text, engine, log.items),
     }
 

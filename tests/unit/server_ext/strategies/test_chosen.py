@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recserve_server_ext.common.errors import ConfigError
-from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, read_chosen, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import (
+    Choice,
+    Chosen,
+    ChosenFile,
+    EvaluationFile,
+    read_chosen,
+    with_chosen,
+    write_evaluation,
+)
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -27,3 +36,28 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"evaluation\.json cannot be read: .*; evaluate again: recserve evaluate"):
         read_chosen(path)
+
+
+def test_the_file_is_read_again_when_it_was_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "evaluation.json"
+    file = ChosenFile(path)
+    assert file.options() == {}
+    assert file.options() is file.options()
+    write_evaluation(path, EvaluationFile(chosen=Chosen(many=Choice("ease"))))
+    found = file.options()
+    assert found == {"many": {"strategy": "ease", "options": {}}}
+    assert file.options() is found
+    path.write_text("{")
+    assert file.options() is found
+    assert "evaluation.json cannot be read" in caplog.text
+    path.unlink()
+    assert file.options() == {}
+
+
+def test_options_of_the_settings_win() -> None:
+    settings: dict[str, dict[str, Any]] = {"auto": {"few": {"strategy": "text"}}, "blend": {"prior": 1.0}}
+    chosen = {"few": {"strategy": "ease"}, "many": {"strategy": "als"}}
+    assert with_chosen(settings, chosen) == {
+        "auto": {"few": {"strategy": "text"}, "many": {"strategy": "als"}},
+        "blend": {"prior": 1.0},
+    }

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from recserve_export.index.engine_choice import Settings
-from recserve_export.index.spaces import compacted_matrices, compacted_spaces, trained_matrices, trained_spaces
+from recserve_export.index.spaces import compacted_matrices, compacted_spaces
 from recserve_export.training.base import Learned, TrainingLog
-from recserve_export.training.publish import publish
 from recserve_export.training.registry import train
-from recserve_server_ext.catalogue.live import LiveCatalogue
-from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.common.arrays import Rows, Vectors
-from recserve_server_ext.index.engines.exact import ExactEngine
-from recserve_server_ext.index.snapshot import Content, Snapshot, current, write
-from recserve_server_ext.strategies.base import Candidates, Profile, Query
+from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.strategies.base import Candidates
 from recserve_server_ext.strategies.registry import Registry
-from support.data import data_over, spec_of
-from support.edited import ENCODER, Edited, item_vector
-from support.small_snapshot import text_space
+from support.data import data_over
+from support.edited import Edited, item_vector
+from support.published import query_of, ranked, rows_of, serving
 from support.training_logs import log_of
 
 ITEMS = 30
@@ -56,49 +50,9 @@ def learned_of(log: TrainingLog, text: Vectors | None) -> dict[str, Learned]:
     }
 
 
-def view_of(edited: Edited, log: TrainingLog, learned: dict[str, Learned]) -> LiveCatalogue:
-    """What is learned, published, taken over by a snapshot and served."""
-    spaces = edited.snapshots.parent / "spaces"
-    for name, of in learned.items():
-        publish(spaces, name, log, of, {})
-    items = list(edited.store.items())
-    vectors, ids = np.stack([item_vector(item.texts) for item in items]), [item.id for item in items]
-    content = Content(
-        spaces={
-            **text_space(vectors, ExactEngine(vectors)),
-            **trained_spaces(spaces, ids, vectors, Settings(engine="exact")),
-        },
-        matrices=trained_matrices(spaces, ids),
-        ids=ids,
-        encoder=ENCODER,
-        revision=edited.store.revision,
-        source=edited.store.head().identity,
-        fields=[item.fields for item in items],
-        field_weights=edited.store.head().field_weights,
-    )
-    write(edited.snapshots, content)
-    return LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
-
-
-def query_of(view: View, names: list[str], strategy: str, n: int = 100) -> Query:
-    rows = np.array([view.row_of.get(name, -1) for name in names], np.int64)
-    ones = np.ones(len(rows))
-    profile = Profile(ones, rows, {}, {}, [], np.zeros(len(rows)), np.arange(len(rows)) * 1.0, ones, count=len(rows))
-    return Query(profile, data_over(view), spec_of(n), Registry().choose(strategy, {}).options)
-
-
-def ranked(view: View, names: list[str], strategy: str, n: int = 100) -> list[str]:
-    (rows,) = Registry().choose(strategy, {}).strategy.candidates([query_of(view, names, strategy, n)], [n])
-    return view.ids(rows)
-
-
-def rows_of(view: View, names: list[str]) -> Rows:
-    return np.array([view.row_of.get(name, -1) for name in names], np.int64)
-
-
 def test_ease_ranks_by_its_weights(edited: Edited, log: TrainingLog) -> None:
     learned = learned_of(log, None)
-    view = view_of(edited, log, learned).view()
+    view = serving(edited, log, learned).view()
     ease = learned["ease"]
     assert ease.inputs is not None
     assert ease.vectors is not None
@@ -113,7 +67,7 @@ def test_ease_ranks_by_its_weights(edited: Edited, log: TrainingLog) -> None:
 @pytest.mark.parametrize("strategy", ["ease", "transitions", "item_knn"])
 @pytest.mark.parametrize("length", [3, 200])
 def test_behaviours_add_up_to_the_score(edited: Edited, log: TrainingLog, strategy: str, length: int) -> None:
-    view = view_of(edited, log, learned_of(log, None)).view()
+    view = serving(edited, log, learned_of(log, None)).view()
     names = [f"i{n % 27}" for n in range(length - 1)] + ["unknown"]
     rows = rows_of(view, [f"i{n}" for n in range(ITEMS)])
     query, own = query_of(view, names, strategy), Registry().choose(strategy, {}).strategy
@@ -127,7 +81,7 @@ def test_behaviours_add_up_to_the_score(edited: Edited, log: TrainingLog, strate
 
 
 def test_new_items_and_texts_go_through_the_map(edited: Edited, log: TrainingLog, text: Vectors) -> None:
-    live = view_of(edited, log, learned_of(log, text))
+    live = serving(edited, log, learned_of(log, text))
     edited.change("upsert", [{"id": "new", "texts": {"title": "brand new"}}])
     edited.change("delete", [{"id": "i4"}])
     view = live.view()
@@ -146,7 +100,7 @@ def test_new_items_and_texts_go_through_the_map(edited: Edited, log: TrainingLog
 
 @pytest.mark.parametrize("strategy", ["transitions", "item_knn"])
 def test_changed_items_keep_their_weights(edited: Edited, log: TrainingLog, strategy: str) -> None:
-    live = view_of(edited, log, learned_of(log, None))
+    live = serving(edited, log, learned_of(log, None))
     before = ranked(live.view(), ["i1", "i2"], strategy)
     gone = before[-1]
     edited.change("upsert", [{"id": "i1", "texts": {"title": "other"}}, {"id": before[0], "texts": {"title": "more"}}])
@@ -155,7 +109,7 @@ def test_changed_items_keep_their_weights(edited: Edited, log: TrainingLog, stra
 
 
 def test_a_strategy_that_is_not_trained_says_what_to_run(edited: Edited, log: TrainingLog) -> None:
-    view = view_of(edited, log, {}).view()
+    view = serving(edited, log, {}).view()
     for name in ("ease", "als", "transitions", "item2vec", "vectors"):
         strategy, options = Registry().choose(name, {})
         lacking = strategy.lacking(data_over(view), options)
@@ -166,7 +120,7 @@ def test_a_strategy_that_is_not_trained_says_what_to_run(edited: Edited, log: Tr
 
 
 def test_unknown_items_make_a_user_cold(edited: Edited, log: TrainingLog) -> None:
-    view = view_of(edited, log, learned_of(log, None)).view()
+    view = serving(edited, log, learned_of(log, None)).view()
     for name in ("ease", "transitions", "item_knn"):
         queries = [query_of(view, names, name) for names in (["i29"], ["unknown"], ["i1"])]
         cold = Registry().choose(name, {}).strategy.cold(queries)
@@ -174,7 +128,7 @@ def test_unknown_items_make_a_user_cold(edited: Edited, log: TrainingLog) -> Non
 
 
 def test_compaction_keeps_inputs_and_matrices(edited: Edited, log: TrainingLog, text: Vectors) -> None:
-    view_of(edited, log, learned_of(log, text))
+    serving(edited, log, learned_of(log, text))
     snapshot = Snapshot.load(current(edited.snapshots))
     # Other rows: one item is gone, one is new, and the order is another.
     ids = ["new", *[name for name in reversed(snapshot.ids) if name != "i4"]]

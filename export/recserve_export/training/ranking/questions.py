@@ -1,0 +1,170 @@
+"""What the ranker learns from: parts of the log that came after what its sources know, and their candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from recserve_client.contract import RecommendRequest
+from recserve_export.training.base import TrainingLog
+from recserve_export.training.ranking.past import Past, counted_types
+from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
+from recserve_server_ext.config.server import Limits
+from recserve_server_ext.history.cleaning import of_types
+from recserve_server_ext.history.features import select
+from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.recommend.profile import profile_of_user
+from recserve_server_ext.retrieval.search import CandidateSpec
+from recserve_server_ext.strategies.base import Data, Query
+from recserve_server_ext.strategies.parts.ranking import feature_names, features, propose
+from recserve_server_ext.strategies.ranker import PreparedOptions
+
+#: Users whose candidates are made at once.
+_AT_ONCE: Final = 256
+#: Share of the interactions after each cut in time.
+_STEP: Final = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What users turned to after a part of the log.
+
+    Attributes:
+        past: The part.
+        users: Users with a history and a target, ascending.
+        target_user: [targets] the user of each target.
+        target_item: [targets] the item.
+        asked_us: When all users ask, in microseconds since 1970; `None` where each asks right after the last known
+            interaction.
+    """
+
+    past: Past
+    users: Ints
+    target_user: Ints
+    target_item: Ints
+    asked_us: int | None = None
+
+
+class Lists(NamedTuple):
+    """Candidates with their features, a list for each user.
+
+    Attributes:
+        features: [candidates, features].
+        labels: [candidates] whether the user turned to it.
+        lengths: [lists] candidates of each.
+        is_visit: [candidates] whether the user asked right after a behaviour.
+    """
+
+    features: Floats
+    labels: Ints
+    lengths: Ints
+    is_visit: Mask
+
+    def joined(self, more: Lists) -> Lists:
+        """These lists, and more after them."""
+        return Lists(*(np.concatenate(both) for both in zip(self, more, strict=True)))
+
+
+def questions(log: TrainingLog, vectors: Vectors, seed: int, cuts: int, most: int) -> Iterator[Question]:
+    """The questions of a log: the last item of each user, and rolling cuts in time, the newest first.
+
+    With the first, users ask within a visit; with the others, after a pause. Nothing of what is asked for is known to
+    the sources. A question has at most `most` users, the ones whose targets are the newest. Cuts end when they have
+    as many together.
+    """
+    columns, rules = log.columns, log.rules
+    is_target = of_types(columns, counted_types(columns, rules)) & columns.is_item[columns.subject]
+    last = _last(columns, is_target, seed)
+    last = np.sort(last[np.argsort(-columns.time_us[last], kind="stable")[:most]])
+    known = np.ones(len(is_target), np.bool_)
+    known[last] = False
+    if len(last):
+        yield _question(log, vectors, known, ~known)
+    times, asked = np.sort(columns.time_us), 0
+    for number in range(1, cuts + 1):
+        places = [int((1.0 - _STEP * back) * len(times)) for back in (number, number - 1)]
+        if places[0] <= 0 or asked >= most:
+            break
+        start, end = int(times[places[0]]), int(times[min(places[1], len(times) - 1)])
+        wanted = is_target & (columns.time_us >= start) & ((columns.time_us < end) | (number == 1))
+        question = _question(log, vectors, columns.time_us < start, wanted, start, most - asked)
+        asked += len(question.users)
+        if len(question.users):
+            yield question
+
+
+def _last(columns: InteractionColumns, is_target: Mask, seed: int) -> Ints:
+    """The last target of each user with others before it; random numbers order those of the same time."""
+    places = np.flatnonzero(is_target)
+    user, ties = columns.user[places], np.random.default_rng(seed).random(len(places))
+    order = np.lexsort([ties, columns.time_us[places], user])
+    ordered = user[order]
+    is_last = np.append(ordered[1:] != ordered[:-1], True)[: len(order)]
+    has_others = np.append(False, ordered[1:] == ordered[:-1])[: len(order)]
+    return np.asarray(places[order[is_last & has_others]])
+
+
+def _question(
+    log: TrainingLog, vectors: Vectors, known: Mask, wanted: Mask, asked_us: int | None = None, most: int | None = None
+) -> Question:
+    """The new items of users with a history; of the users with the newest ones, where there are too many."""
+    columns, items = log.columns, len(log.columns.subjects)
+    user = columns.user
+    known_pairs = user[known] * items + columns.subject[known]
+    pairs = np.unique(user[wanted] * items + columns.subject[wanted])
+    pairs = pairs[~np.isin(pairs, known_pairs)]
+    target_user, target_item = np.divmod(pairs, items)
+    users = np.intersect1d(target_user, user[known])
+    if most is not None and len(users) > most:
+        newest = np.zeros(columns.users, np.int64)
+        np.maximum.at(newest, user[wanted], columns.time_us[wanted])
+        users = np.sort(users[np.argsort(-newest[users], kind="stable")[:most]])
+    past = Past(select(columns, np.flatnonzero(known)), vectors, log.rules)
+    return Question(past, users, target_user, target_item, asked_us)
+
+
+def listed(question: Question, trainings: frozenset[str], options: PreparedOptions) -> Lists:
+    """The candidates of each user of a question, of whom at least one was turned to."""
+    data, items = question.past.data(trainings), len(question.past.columns.subjects)
+    sources = [of for of in options.sources.values() if of.strategy.lacking(data, of.options) is None]
+    wanted = np.sort(question.target_user * items + question.target_item)
+    found = []
+    # Where a source could not learn from the part, the ranker could not be served with it.
+    askable = question.users if len(sources) == len(options.sources) else question.users[:0]
+    for start in range(0, len(askable), _AT_ONCE):
+        users = askable[start : start + _AT_ONCE]
+        asked = list(zip(users.tolist(), _queries(question, users, data), strict=True))
+        asked = [(user, query) for user, query in asked if query.profile.is_usable]
+        if not asked:
+            continue
+        queries = [query for _, query in asked]
+        proposed = propose(sources, queries, options.options.pool)
+        labels = [np.isin(user * items + of.pool, wanted) for (user, _), of in zip(asked, proposed, strict=True)]
+        kept = [place for place, of_user in enumerate(labels) if of_user.any()]
+        if not kept:
+            continue
+        of_kept = [proposed[place] for place in kept]
+        rows = [of.pool for of in of_kept]
+        matrix = features(sources, [queries[place] for place in kept], of_kept, rows)
+        lengths = np.array([len(of) for of in rows])
+        is_visit = np.full(len(matrix), question.asked_us is None)
+        found.append(
+            Lists(matrix, np.concatenate([labels[place] for place in kept]).astype(np.int64), lengths, is_visit)
+        )
+    if not found:
+        none = np.empty(0, np.int64)
+        return Lists(np.empty((0, len(feature_names(list(options.sources))))), none, none, np.empty(0, np.bool_))
+    return Lists(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _queries(question: Question, users: Ints, data: Data) -> list[Query]:
+    """The query of each user, as the server makes it."""
+    request, limits, queries = RecommendRequest(user_id=""), Limits(), []
+    for history in question.past.histories(users):
+        now_us = history.newest_us if question.asked_us is None else question.asked_us
+        resolved = profile_of_user(request, history, data.view, limits, now_us)
+        queries.append(Query(resolved.profile, data, CandidateSpec(request.k, resolved.banned)))
+    return queries

@@ -1,0 +1,200 @@
+"""The strategy `user_knn`: what the users most like this one turned to.
+
+J. Herlocker, J. Konstan, A. Borchers and J. Riedl, "An algorithmic framework for performing collaborative filtering",
+SIGIR 1999.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, NamedTuple
+
+import numpy as np
+from msgspec import Meta
+
+from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.catalogue.view import View
+from recserve_server_ext.common.arrays import Floats, Ints, Rows
+from recserve_server_ext.index.model import Model
+from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
+from recserve_server_ext.strategies.parts.sparse import SparseVector
+from recserve_server_ext.strategies.parts.training_needed import not_trained
+
+NAME: Final = "user_knn"
+#: Arrays of the model: [users + 1] and [entries] items of each user, [items + 1] and [entries] users of each item.
+OFFSETS_BY_USER: Final = "offsets_by_user"
+BY_USER: Final = "items_by_user"
+OFFSETS_BY_ITEM: Final = "offsets_by_item"
+BY_ITEM: Final = "users_by_item"
+#: Behaviours that neighbours are found by: the heaviest of a history.
+_HEAVIEST: Final = 64
+_NO_NEIGHBOUR: Final = RequestError(
+    ErrorKind.EMPTY_HISTORY, "no user of the training had an item of the user's history"
+)
+
+
+class UserKnnOptions(Options, frozen=True):
+    """Options of `user_knn`.
+
+    Attributes:
+        half_life: Number of the user's newer interactions after which a behaviour counts half as much.
+        neighbours: Users whose items are recommended.
+    """
+
+    half_life: Annotated[float, Meta(gt=0, le=1e6)] = 4.0
+    neighbours: Annotated[int, Meta(ge=1, le=2000)] = 50
+
+
+class _Neighbours(NamedTuple):
+    """The neighbours of a profile.
+
+    Attributes:
+        behaviours: [known] positions in the history of the items that neighbours were found by.
+        items: [known] their places in the model.
+        shares: [known] w_j / |w|.
+        users: [n] the neighbours.
+        scores: Sum of the cosines of the neighbours that had each row.
+    """
+
+    behaviours: Ints
+    items: Ints
+    shares: Floats
+    users: Ints
+    scores: SparseVector
+
+
+class _Mapped(NamedTuple):
+    """The items of a model as rows of a view, and the other way round; -1 for an item that the other lacks."""
+
+    view: View
+    model: Model
+    row_of: Rows
+    item_of: Ints
+
+
+class UserKnn(Strategy):
+    """score(i) = sum_v cos(u, v) x_vi over the nearest users v, cos(u, v) = sum_j w_j x_vj / (|w| |x_v|).
+
+    x_vi is 1 where user v had item i, and w_j the recency weight of behaviour j.
+    """
+
+    Options = UserKnnOptions
+    per_request = frozenset({"half_life", "neighbours"})
+    is_filled_up = True
+    grid = tuple(
+        {"half_life": half_life, "neighbours": neighbours}
+        for half_life in (2.0, 4.0, 16.0)
+        for neighbours in (20, 50, 200)
+    )
+    _mapping: _Mapped | None = None
+
+    def trainings(self, options: Any) -> frozenset[str]:
+        """Its model."""
+        return frozenset({NAME})
+
+    def lacking(self, data: Data, options: Any) -> RequestError | None:
+        """Needs its model in the index."""
+        return None if NAME in data.view.snapshot.models else not_trained(self.name, NAME)
+
+    def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
+        """Refuses profiles without a neighbour."""
+        return [None if len(self._near(query).users) else _NO_NEIGHBOUR for query in queries]
+
+    def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
+        """The items with the highest scores."""
+        return [self._near(query).scores.best(wanted, query.usable) for query, wanted in zip(queries, n, strict=True)]
+
+    def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
+        """Scores of the candidates."""
+        return [
+            {self.name: self._near(query).scores.at(items.rows)}
+            for query, items in zip(queries, candidates, strict=True)
+        ]
+
+    def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
+        """What each behaviour adds to the cosines of the neighbours that had an item."""
+        explained = []
+        for query, items in zip(queries, picks, strict=True):
+            near, mapped = self._near(query), self._mapped(query.data.view)
+            contributions = np.zeros((len(items.rows), len(query.profile.rows)))
+            had = _had(mapped.model, near.users, mapped.item_of[items.rows])
+            known = _had(mapped.model, near.users, near.items) / _norms(mapped.model, near.users)[:, None]
+            contributions[:, near.behaviours] = (had.T @ known) * near.shares
+            explained.append(Explanation({self.name: contributions.sum(axis=1)}, contributions))
+        return explained
+
+    def std(self, queries: Sequence[Query]) -> Floats:
+        """Standard deviation of the scores over the whole catalogue."""
+        items = len(queries[0].data.view.available)
+        return np.array([self._near(query).scores.std(items) for query in queries])
+
+    def _near(self, query: Query) -> _Neighbours:
+        """The neighbours of a profile, found once."""
+        found: _Neighbours | None = query.kept.get(self)
+        if found is None:
+            mapped, options = self._mapped(query.data.view), query.options
+            weights = query.profile.recency_weights(options.half_life)
+            items = np.where(query.profile.rows >= 0, mapped.item_of[query.profile.rows], -1)
+            behaviours = np.flatnonzero((items >= 0) & (weights > 0))
+            behaviours = behaviours[np.argsort(-weights[behaviours], kind="stable")[:_HEAVIEST]]
+            shares = weights[behaviours] / (float(np.linalg.norm(weights[behaviours])) or 1.0)
+            found = query.kept[self] = _neighbours(mapped, behaviours, items[behaviours], shares, options.neighbours)
+        return found
+
+    def _mapped(self, view: View) -> _Mapped:
+        """The items of the model as rows of a view, looked up once for each."""
+        model, found = view.snapshot.models[NAME], self._mapping
+        if found is None or found.view is not view or found.model is not model:
+            row_of = np.array([view.row_of.get(item, -1) for item in model.ids], np.int64)
+            item_of = np.full(len(view.available), -1, np.int64)
+            item_of[row_of[row_of >= 0]] = np.flatnonzero(row_of >= 0)
+            found = self._mapping = _Mapped(view, model, row_of, item_of)
+        return found
+
+
+def _neighbours(mapped: _Mapped, behaviours: Ints, items: Ints, shares: Floats, most: int) -> _Neighbours:
+    """The nearest users, and the scores of their items."""
+    arrays = mapped.model.arrays
+    place, users = _entries(arrays[OFFSETS_BY_ITEM], arrays[BY_ITEM], items)
+    found, inverse = np.unique(users, return_inverse=True)
+    cosines = np.bincount(inverse, shares[place], minlength=len(found)) / _norms(mapped.model, found)
+    # Ties by number: the newest user first.
+    nearest = np.argsort(-cosines, kind="stable")[:most]
+    found = found[nearest]
+    # Again from all items of the neighbours: an item of many users is looked up for some of them only.
+    cosines = _had(mapped.model, found, items) @ shares / _norms(mapped.model, found)
+    place, had = _entries(arrays[OFFSETS_BY_USER], arrays[BY_USER], found)
+    rows = mapped.row_of[had]
+    known = rows >= 0
+    distinct, inverse = np.unique(rows[known], return_inverse=True)
+    scores = np.bincount(inverse, cosines[place[known]], minlength=len(distinct)).astype(np.float64)
+    return _Neighbours(behaviours, items, shares, found, SparseVector(distinct, scores))
+
+
+def _entries(offsets: Ints, entries: Any, rows: Ints) -> tuple[Ints, Ints]:
+    """The entries of some sparse rows, and the position of the row of each."""
+    starts = offsets[rows]
+    lengths = offsets[rows + 1] - starts
+    place = np.repeat(np.arange(len(rows)), lengths)
+    at = np.arange(len(place)) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return place, entries[at].astype(np.int64)
+
+
+def _norms(model: Model, users: Ints) -> Floats:
+    """[users] |x_v|."""
+    offsets = model.arrays[OFFSETS_BY_USER]
+    norms: Floats = np.sqrt(np.maximum(offsets[users + 1] - offsets[users], 1))
+    return norms
+
+
+def _had(model: Model, users: Ints, items: Ints) -> Floats:
+    """[users, items] 1 where a user had an item; 0 for item -1."""
+    distinct, column = np.unique(items, return_inverse=True)
+    found = np.zeros((len(users), len(distinct)))
+    if len(distinct):
+        place, had = _entries(model.arrays[OFFSETS_BY_USER], model.arrays[BY_USER], users)
+        at = np.minimum(np.searchsorted(distinct, had), len(distinct) - 1)
+        is_asked = distinct[at] == had
+        found[place[is_asked], at[is_asked]] = 1.0
+    taken: Floats = found[:, column]
+    return taken
