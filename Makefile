@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := serve,export,train,bench,dev
+EXTRAS := serve,export,train,bench,http,dev
 
 .PHONY: demo test test-nightly test-all lint docs install clean
 

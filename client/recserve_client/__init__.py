@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recserve_client.calls import ServerInfo, item, text
+    from recserve_client.calls import item, text
     from recserve_client.client import AsyncClient, Client
     from recserve_client.contract import (
         Behaviour,
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from recserve_client.errors import RecserveError
     from recserve_client.options import ClientOptions
     from recserve_client.results import Reason, reasons
+    from recserve_client.server_calls import ServerInfo
     from recserve_client.user_calls import interaction
 
 _NAMES = {
-    "calls": ("ServerInfo", "item", "text"),
+    "calls": ("item", "text"),
     "client": ("AsyncClient", "Client"),
     "contract": (
         "Behaviour", "Explore", "NewInteraction", "NewItem", "OldItem", "Page", "RecommendRequest", "Slate",
@@ -36,6 +37,7 @@ _NAMES = {
     "errors": ("RecserveError",),
     "options": ("ClientOptions",),
     "results": ("Reason", "reasons"),
+    "server_calls": ("ServerInfo",),
     "user_calls": ("interaction",),
 }  # fmt: skip
 _MODULE_OF = {name: f"recserve_client.{module}" for module, names in _NAMES.items() for name in names}

@@ -30,7 +30,7 @@ from recserve_client.contract import (
 )
 from recserve_client.contract.filters import Filter
 from recserve_client.contract.slate_options import Recency, SlateOptions
-from recserve_client.errors import Cancelled, RecserveError, ServerFault, from_request
+from recserve_client.errors import RecserveError, ServerFault, from_request
 
 M = TypeVar("M", bound=msgspec.Struct)
 R = TypeVar("R")
@@ -152,7 +152,7 @@ def request(message: RecommendRequest, *, deadline_s: float | None = None) -> Ca
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    return model_call(models.RECOMMEND, message, _slate, deadline_s)
+    return model_call(models.RECOMMEND, message, slate_of, deadline_s)
 
 
 def similar(item_id: str, *, deadline_s: float | None = None, **options: Unpack[RecommendOptions]) -> Call[Slate]:
@@ -196,7 +196,7 @@ def recommend_text(
     history = [text(content, weight) for content, weight in zip(texts, weights, strict=True)]
     check_weights(history, "history")
     message = RecommendRequest(history, **request_fields(options))
-    return model_call(models.RECOMMEND_TEXT, message, _slate, deadline_s)
+    return model_call(models.RECOMMEND_TEXT, message, slate_of, deadline_s)
 
 
 def embed(texts: Sequence[str], *, deadline_s: float | None = None) -> Call[NDArray[np.float32]]:
@@ -207,63 +207,6 @@ def embed(texts: Sequence[str], *, deadline_s: float | None = None) -> Call[NDAr
     """
     check_list(texts, "$.texts")
     return model_call(models.EMBED, EmbedRequest(list(texts)), _vectors, deadline_s)
-
-
-def ready(*, deadline_s: float | None = None) -> Call[bool]:
-    """Whether the server can recommend now; it is asked for a real recommendation from a text.
-
-    Triton's own readiness stays true after the process behind a model has died.
-    """
-
-    def read(answer: Any) -> bool:
-        _slate(answer)
-        return True
-
-    return model_call(models.RECOMMEND_TEXT, _PROBE, read, deadline_s, _is_ready)
-
-
-@dataclass(frozen=True)
-class ServerInfo:
-    """A server and what it serves.
-
-    Attributes:
-        name: Name of the server.
-        version: Version of the server.
-        encoder: Fingerprint of the encoder.
-        revision: Revision of the catalogue.
-    """
-
-    name: str
-    version: str
-    encoder: str
-    revision: int
-
-
-def server_info(*, deadline_s: float | None = None) -> Call[ServerInfo]:
-    """The server's name and version, the fingerprint of its encoder, and the revision of its catalogue.
-
-    Raises:
-        RecserveError: See `recserve_client.errors`.
-    """
-
-    def served(metadata: Any) -> Call[ServerInfo]:
-        def read(answer: Any) -> ServerInfo:
-            slate = _slate(answer)
-            return ServerInfo(metadata.name, metadata.version, slate.encoder, slate.revision)
-
-        return model_call(models.RECOMMEND, _PROBE, read, deadline_s)
-
-    return Call("ServerMetadata", service_pb2.ServerMetadataRequest(), served, deadline_s)
-
-
-#: A request that every served catalogue can answer.
-_PROBE: Final = RecommendRequest(history=[text("probe")], k=1, explain=False)
-
-
-def _is_ready(error: RecserveError) -> bool:
-    if isinstance(error, Cancelled):
-        raise error
-    return False
 
 
 def filter_of(where: Filter | str | None) -> Filter | None:
@@ -324,7 +267,7 @@ def model_call(
     deadline_s: float | None,
     failed: Callable[[RecserveError], R] | None = None,
 ) -> Call[R]:
-    """A call that sends a packed message to a model; see `Call` for the arguments.
+    """A call that sends a message to a model; see `Call` for the arguments.
 
     Raises:
         RecserveError: The message cannot be packed.
@@ -333,21 +276,34 @@ def model_call(
         raw = pack(message)
     except RequestError as error:
         raise from_request(error) from None
+    return packed_call(model, raw, read, deadline_s, failed)
+
+
+def packed_call(
+    model: str,
+    raw: bytes,
+    read: Callable[[Any], R | Call[R]],
+    deadline_s: float | None,
+    failed: Callable[[RecserveError], R] | None = None,
+) -> Call[R]:
+    """A call that sends a packed message to a model; see `Call` for the arguments."""
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name=models.REQUEST.name, datatype=models.REQUEST.datatype, shape=(1, 1))
     request.raw_input_contents.append(bytes_element(raw))
     return Call("ModelInfer", request, read, deadline_s, failed)
 
 
-def _packed(answer: Any) -> bytes:
+def packed_answer(answer: Any) -> bytes:
+    """The packed message of a protobuf answer; raises ServerFault where there is none."""
     contents = answer.raw_output_contents
     if len(contents) != 1 or len(contents[0]) < 4:
-        raise _unreadable("no packed message")
+        raise unreadable("no packed message")
     packed: bytes = contents[0][4:]
     return packed
 
 
-def _unreadable(what: str) -> ServerFault:
+def unreadable(what: str) -> ServerFault:
+    """The error for an answer that is not one of a recserve server."""
     return ServerFault(f"the answer holds {what}; is this a recserve server of this version?", status="INTERNAL")
 
 
@@ -357,14 +313,15 @@ def reader(message_type: type[M]) -> Callable[[Any], M]:
 
     def read(answer: Any) -> M:
         try:
-            return decoder.decode(_packed(answer))
+            return decoder.decode(packed_answer(answer))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise _unreadable(f"an unexpected message ({error})") from None
+            raise unreadable(f"an unexpected message ({error})") from None
 
     return read
 
 
-_slate: Final = reader(Slate)
+#: The slate of a protobuf answer.
+slate_of: Final = reader(Slate)
 _embedded: Final = reader(EmbedResponse)
 
 
@@ -374,4 +331,4 @@ def _vectors(answer: Any) -> NDArray[np.float32]:
         flat = np.frombuffer(base64.b64decode(embedded.vectors), "<f4").astype(np.float32)
         return flat.reshape(embedded.count, embedded.dim)
     except ValueError as error:
-        raise _unreadable(f"vectors of another size than it says ({error})") from None
+        raise unreadable(f"vectors of another size than it says ({error})") from None

@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from recserve_client import calls, item_calls, user_calls
+from recserve_client import calls, item_calls, server_calls, user_calls
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
 from recserve_client.contract.addresses import channel_options, proxy_in_the_way
@@ -195,8 +195,9 @@ class Client:
     recommend_for = _blocking(user_calls.recommend_for)
     recommend_text = _blocking(calls.recommend_text)
     embed = _blocking(calls.embed)
-    ready = _blocking(calls.ready)
-    server_info = _blocking(calls.server_info)
+    ready = _blocking(server_calls.ready)
+    server_info = _blocking(server_calls.server_info)
+    strategies = _blocking(server_calls.strategies)
 
     def run(self, call: Call[R]) -> R:
         """Make a call, with retries where they are safe."""
@@ -269,8 +270,9 @@ class AsyncClient:
         """
         self._address = address
         self._options = options or ClientOptions()
-        #: By event loop, since a channel of grpc.aio works in the one that made it.
-        self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
+        #: A channel and its methods by event loop, since a channel of grpc.aio works in the one that made it.
+        self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, Any]]
+        self._connections = weakref.WeakKeyDictionary()
         self.items = AsyncItems(self)
         self.interactions = AsyncInteractions(self)
         self.users = AsyncUsers(self)
@@ -280,8 +282,9 @@ class AsyncClient:
     recommend_for = _awaiting(user_calls.recommend_for)
     recommend_text = _awaiting(calls.recommend_text)
     embed = _awaiting(calls.embed)
-    ready = _awaiting(calls.ready)
-    server_info = _awaiting(calls.server_info)
+    ready = _awaiting(server_calls.ready)
+    server_info = _awaiting(server_calls.server_info)
+    strategies = _awaiting(server_calls.strategies)
 
     async def run(self, call: Call[R]) -> R:
         """Make a call, with retries where they are safe."""
@@ -312,7 +315,7 @@ class AsyncClient:
 
     async def _answer(self, call: Call[R]) -> R:
         tries = _Tries(self._address, self._options, call.deadline_s)
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel())
+        stub = self._stub()
         while True:
             send = getattr(stub, call.method)
             try:
@@ -325,19 +328,20 @@ class AsyncClient:
                 return result
             call = result
 
-    def _channel(self) -> Any:
-        """The channel of the running event loop."""
+    def _stub(self) -> Any:
+        """The methods of the running event loop's connection."""
         loop = asyncio.get_running_loop()
-        channel = self._channels.get(loop)
-        if channel is None:
-            channel = self._channels[loop] = _open_channel(grpc.aio, self._address, self._options)
-        return channel
+        connection = self._connections.get(loop)
+        if connection is None:
+            channel = _open_channel(grpc.aio, self._address, self._options)
+            connection = self._connections[loop] = (channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
+        return connection[1]
 
     async def close(self) -> None:
         """Close the connection of the running event loop."""
-        channel = self._channels.pop(asyncio.get_running_loop(), None)
-        if channel is not None:
-            await channel.close(None)
+        connection = self._connections.pop(asyncio.get_running_loop(), None)
+        if connection is not None:
+            await connection[0].close(None)
 
     async def __aenter__(self) -> Self:
         return self

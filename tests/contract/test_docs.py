@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import typer
 
-from recserve_client import AsyncClient, Client, calls, item_calls, user_calls
+from recserve_client import AsyncClient, Client, calls, item_calls, server_calls, user_calls
 from recserve_client.cli.main import build_app
 from recserve_export.catalogue.mapping import FieldMapping
 from recserve_export.interactions.mapping import InteractionMapping
@@ -38,8 +38,9 @@ CALLS: Final[dict[str, Callable[..., Any]]] = {
     "recommend_for": user_calls.recommend_for,
     "recommend_text": calls.recommend_text,
     "embed": calls.embed,
-    "ready": calls.ready,
-    "server_info": calls.server_info,
+    "ready": server_calls.ready,
+    "server_info": server_calls.server_info,
+    "strategies": server_calls.strategies,
     "items.upsert": item_calls.upsert,
     "items.delete": item_calls.delete,
     "items.get": item_calls.get,

@@ -21,9 +21,9 @@ from rich.progress import TaskID
 from recserve_client.cli.console import fail, note, out, progress
 
 if TYPE_CHECKING:
-    from recserve_client.calls import ServerInfo
     from recserve_client.client import Client
     from recserve_client.contract import Behaviour, Slate
+    from recserve_client.server_calls import ServerInfo
 
 _HELP = "Export an encoder, import films, build an index, serve it on Triton, and show recommendations."
 app = typer.Typer(help=_HELP)

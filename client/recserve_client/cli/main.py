@@ -17,6 +17,7 @@ _EXTRA_OF_PACKAGE = {
     "recserve_benchmarks": "bench",
     "recserve_client": "serve,export",
 }
+_EXTRA_OF_COMMAND = {"http": "http"}
 
 
 def build_app(command: str = "") -> typer.Typer:
@@ -70,7 +71,7 @@ def _add_missing(app: typer.Typer, entry: EntryPoint, module: str) -> None:
 
 
 def _extra(entry: EntryPoint) -> str:
-    return _EXTRA_OF_PACKAGE[entry.module.partition(".")[0]]
+    return _EXTRA_OF_COMMAND.get(entry.name) or _EXTRA_OF_PACKAGE[entry.module.partition(".")[0]]
 
 
 def _needs(entry: EntryPoint, module: str) -> str:

@@ -48,6 +48,7 @@ from recserve_client.contract.recommend import (
     SlateItem,
     UsedBehaviour,
 )
+from recserve_client.contract.strategies import ServedStrategies, ServedStrategy
 
 __all__ = [
     "MEANING_OF",
@@ -86,6 +87,8 @@ __all__ = [
     "RecordInteractions",
     "RequestError",
     "SeenItem",
+    "ServedStrategies",
+    "ServedStrategy",
     "Slate",
     "SlateItem",
     "Unpacker",

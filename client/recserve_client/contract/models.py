@@ -13,6 +13,9 @@ ENCODER: Final = "encoder"
 TOKENIZE: Final = "tokenize"
 POOL: Final = "pool"
 
+#: Parameter of the configuration of `recommend` that holds the packed `ServedStrategies`.
+STRATEGIES: Final = "strategies"
+
 #: Characters of an encoder's fingerprint in the names of its models.
 _FINGERPRINT: Final = 8
 

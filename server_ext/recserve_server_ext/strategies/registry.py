@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from cachetools import LRUCache
 
-from recserve_client.contract import ErrorKind, RequestError, nearest, shown
+from recserve_client.contract import ErrorKind, RequestError, ServedStrategies, ServedStrategy, nearest, shown
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.strategies.als import Als
 from recserve_server_ext.strategies.auto import Auto
@@ -114,6 +114,16 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         """Names of all strategies, sorted."""
         return tuple(sorted(self._entries))
+
+    def served(self, default: str, fallback: str) -> ServedStrategies:
+        """What clients are told of the strategies.
+
+        Args:
+            default: Name of the strategy of requests that name none.
+            fallback: Name of the strategy of requests without a usable profile.
+        """
+        options = {name: sorted(self._entries[name].defaults.strategy.per_request) for name in self.names}
+        return ServedStrategies(default, fallback, [ServedStrategy(name, of) for name, of in options.items()])
 
     def choose(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
         """A strategy with the options of a request on top of the server's.

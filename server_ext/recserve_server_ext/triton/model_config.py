@@ -16,6 +16,7 @@ from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.server import ModelSettings, ServeSettings
 from recserve_server_ext.encoder.loaded import LoadedEncoder
 from recserve_server_ext.encoder.manifest import EncoderManifest
+from recserve_server_ext.strategies.registry import Registry
 from recserve_server_ext.triton.encoder_target import exported_config, model_folder
 
 _DATATYPES = {"BYTES": pb.TYPE_STRING, "INT64": pb.TYPE_INT64, "FP32": pb.TYPE_FP32}
@@ -58,11 +59,13 @@ def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
     """Every model of a server that starts, each after those it asks; raises EncoderError as `encoder_models`."""
     packed = [names.RECOMMEND, names.EMBED, *([names.ITEMS] if settings.store else []), names.INTERACTIONS]
     handed, batch = msgspec.json.encode(settings).decode(), settings.serve.batch
-    return [
-        *encoder_models(settings, encoder),
-        *(python_model(name, (names.REQUEST,), (names.RESPONSE,), max_batch=batch, settings=handed) for name in packed),
-        *ensembles(settings, encoder),
-    ]
+    served = {
+        name: python_model(name, (names.REQUEST,), (names.RESPONSE,), max_batch=batch, settings=handed)
+        for name in packed
+    }
+    told = Registry(settings.serve.strategies).served(settings.serve.strategy, settings.serve.fallback)
+    served[names.RECOMMEND].config.parameters[names.STRATEGIES].string_value = msgspec.json.encode(told).decode()
+    return [*encoder_models(settings, encoder), *served.values(), *ensembles(settings, encoder)]
 
 
 def encoder_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:

@@ -1,0 +1,56 @@
+"""`recserve http`: serves JSON over HTTP in front of a running server."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recserve_client.cli.console import err, fail, note
+
+app = typer.Typer(help="Serve JSON over HTTP in front of a running server.")
+
+
+@app.callback(invoke_without_command=True)
+def http(
+    address: Annotated[str, typer.Option(help="host:port of the server's gRPC.")] = "127.0.0.1:8001",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8080,
+    cors: Annotated[list[str] | None, typer.Option("--cors", help="Origin whose pages may call; repeatable.")] = None,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for a request to the server.")] = 5.0,
+    ready_file: Annotated[Path | None, typer.Option(help="Write the address there when ready.")] = None,
+) -> None:
+    """Serve JSON over HTTP in front of a running server, until SIGTERM or Ctrl-C."""
+    from recserve_client.contract.addresses import is_this_machine
+    from recserve_client.http.app import AppOptions
+    from recserve_client.http.serve import listen, serve
+    from recserve_client.options import ClientOptions
+
+    try:
+        bound = listen(host, port)
+    except OSError as error:
+        fail(f"cannot listen on {host}:{port}: {error.strerror or error}")
+    number = bound.getsockname()[1]
+    where = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+    is_local = is_this_machine(where) and not _is_everywhere(bound.getsockname()[0])
+    if not is_local:
+        err.print(f"[bold yellow]warning:[/] {where} is open to others, without encryption or a log-in")
+
+    def ready() -> None:
+        note(
+            f"JSON over HTTP at http://{where}, of the server at {address}; what there is: http://{where}/v1/openapi.json"
+        )
+        if ready_file is not None:
+            aside = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
+            aside.write_text(json.dumps({"http": where, "pid": os.getpid()}) + "\n")
+            aside.replace(ready_file)
+
+    options = AppOptions(cors=tuple(cors or ()), local=is_local)
+    serve(bound, address, options, ClientOptions(deadline_s=deadline), ready)
+
+
+def _is_everywhere(host: str) -> bool:
+    return host in ("0.0.0.0", "::")

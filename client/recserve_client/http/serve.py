@@ -1,0 +1,121 @@
+"""Runs the HTTP API by uvicorn, over a client of a server's gRPC."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from recserve_client.client import AsyncClient
+from recserve_client.contract import ErrorKind
+from recserve_client.http.app import AppOptions, make_app
+from recserve_client.http.problems import CONTENT_TYPE, ProblemError
+from recserve_client.options import ClientOptions
+
+#: Most bytes of the request line and the headers of a request.
+_HEAD_BYTES: Final = 64 * 1024
+#: Seconds that requests under way have to end when the program is told to stop.
+_DRAIN_S: Final = 10
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 with a bound on headers; what cannot be parsed is a problem document, too."""
+
+    _head_bytes = 0
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._bound(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._bound(name + value)
+        super().on_header(name, value)
+
+    def send_400_response(self, msg: str) -> None:
+        error = ProblemError(
+            ErrorKind.INVALID_REQUEST, "this is no HTTP request that can be read, or its head is too large"
+        )
+        problem = msgspec.json.encode(error.problem(secrets.token_hex(16)))
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {CONTENT_TYPE}\r\ncontent-length: {len(problem)}\r\n"
+        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + problem)
+        self.transport.close()
+
+    def _bound(self, part: bytes) -> None:
+        self._head_bytes += len(part)
+        if self._head_bytes > _HEAD_BYTES:
+            raise ValueError("the head of the request is too large")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound to an address; raises OSError where that is taken or not of this machine."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    bound = socket.socket(family, kind)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def serve(
+    bound: socket.socket,
+    address: str,
+    options: AppOptions,
+    client_options: ClientOptions,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, and let requests under way end.
+
+    Args:
+        bound: Where to listen.
+        address: host:port of the server's gRPC.
+        options: Options of the API.
+        client_options: Deadline and retries of what it asks.
+        on_ready: Called when it listens.
+    """
+
+    @asynccontextmanager
+    async def open_client() -> AsyncIterator[Any]:
+        async with AsyncClient(address, client_options) as client:
+            yield client
+
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    config = uvicorn.Config(
+        make_app(open_client, options),
+        http=_Protocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+    _Server(config, on_ready).run(sockets=[bound])
