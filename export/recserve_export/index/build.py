@@ -138,6 +138,7 @@ def build_index(
     source: str = "",
     settings: Settings | None = None,
     logged: Vectors | None = None,
+    spaces: Path | None = None,
     stage: Stage = silent,
 ) -> Built:
     """Publish a snapshot of vectors that are there already: no store, no encoder.
@@ -150,13 +151,14 @@ def build_index(
         source: Identity of the catalogue store that they are of.
         settings: How to choose engine and parameters.
         logged: [users, dim] vectors of users to choose the engine with; `None` takes made up ones.
+        spaces: Folder of trained spaces to take over; `None` for none.
         stage: Shows progress.
 
     Raises:
         ServerError: The arguments do not fit together.
     """
     content = Content(spaces={}, ids=ids, encoder=encoder, revision=0, source=source)
-    return _publish(snapshots, vectors, content, settings or Settings(), logged=logged, stage=stage)
+    return _publish(snapshots, vectors, content, settings or Settings(), logged=logged, spaces=spaces, stage=stage)
 
 
 def _publish(
