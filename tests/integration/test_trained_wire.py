@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +16,15 @@ from recserve_client import Client, ClientOptions, NewItem, interaction, item, t
 from recserve_client.errors import Unavailable
 from recserve_export.index.build import build
 from recserve_export.index.engine_choice import Settings
+from recserve_export.index.space_change import activate_space, roll_back_space
 from recserve_export.training.publish import names_of, train_home
+from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.trained import TrainedSpace, publish_space
+from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
@@ -61,8 +68,14 @@ def home(tiny_home: Path, films: list[str], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def client(home: Path) -> Iterator[Client]:
-    with served(home) as live, Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+def address(home: Path) -> Iterator[str]:
+    with served(home) as live:
+        yield live.grpc
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Client]:
+    with Client(address, ClientOptions(deadline_s=30, tries=10)) as client:
         yield client
 
 
@@ -109,5 +122,44 @@ def test_the_default_is_what_was_chosen_by_activity(client: Client, films: list[
 
 
 def test_what_is_not_trained_is_refused_with_the_command(client: Client) -> None:
-    with pytest.raises(Unavailable, match="recserve train item2vec && recserve index build"):
+    with pytest.raises(Unavailable, match="recserve train item2vec"):
         client.recommend_for("user0", strategy="item2vec")
+
+
+def test_spaces_change_under_load_without_a_failed_request(
+    client: Client, address: str, home: Path, films: list[str]
+) -> None:
+    """A version with vectors twice as long doubles the scores; one that is damaged changes nothing."""
+    workspace, over = Workspace(home), threading.Event()
+    before = TrainedSpace.load(current_spaces(workspace.spaces)["ease"])
+    new = publish_space(workspace.spaces, "ease", before.ids, 2 * before.vectors, inputs=before.inputs)
+
+    def ask(strategy: str) -> list[float]:
+        scores = []
+        with Client(address, ClientOptions(tries=1, deadline_s=30)) as own:
+            while not over.is_set():
+                scores.append(own.recommend([item(films[3])], k=1, strategy=strategy).items[0].score)
+        return scores
+
+    def wait_until(score: float) -> None:
+        deadline = time.monotonic() + 60
+        while client.recommend([item(films[3])], k=1, strategy="ease").items[0].score != pytest.approx(score):
+            assert time.monotonic() < deadline
+
+    score = client.recommend([item(films[3])], k=1, strategy="ease").items[0].score
+    with ThreadPoolExecutor(3) as threads:
+        asked = [threads.submit(ask, strategy) for strategy in ("ease", "ease", "text")]
+        try:
+            activate_space(workspace, "ease", new.name)
+            wait_until(2 * score)
+            roll_back_space(workspace, "ease")
+            wait_until(score)
+            (new / "vectors.npy").write_bytes(b"damaged")
+            with pytest.raises(SpaceError, match="damaged"):
+                activate_space(workspace, "ease", new.name)
+            wait_until(score)
+        finally:
+            over.set()
+        seen = {round(found / score, 3) for future in asked[:2] for found in future.result()}
+        assert seen == {1.0, 2.0}
+        assert len({round(found, 5) for found in asked[2].result()}) == 1

@@ -24,6 +24,8 @@ from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.trained import Origin
+from recserve_server_ext.index.trained_versions import make_current
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import read_pseudonyms
@@ -108,7 +110,7 @@ def _make(run: Run, home: Workspace, columns: InteractionColumns, source: str) -
     columns.subjects[:] = item_ids(items)
     log = training_log(columns)
     for name in run.each(f"train for {items:,} items", names_of(ALL)):
-        publish(home.spaces, name, log, train(name, log, vectors), {"log": source})
+        make_current(publish(home.spaces, name, log, train(name, log, vectors), Origin(source, encoder)))
     build_index(
         home.snapshots, vectors, columns.subjects, encoder=encoder, source=source, settings=Settings(),
         spaces=home.spaces, stage=run.stage,

@@ -33,18 +33,23 @@ def train(
     id_field: options.IdField = "id",
     vector_field: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
 ) -> None:
-    """Learn NAME from the log, and publish it for the next index build."""
+    """Learn NAME from the log, and serve it."""
     with explained(OSError):
         try:
+            from recserve_export.index.space_change import serve_versions
             from recserve_export.training.own_vectors import NAME, publish_own
             from recserve_export.training.publish import Range, names_of, train_home
         except ModuleNotFoundError as error:
             fail(f"recserve train needs the module {error.name!r}: pip install 'recserve[train]'")
+        from recserve_server_ext.index.snapshot import published
+
         workspace = Workspace(home)
         if (name == NAME) != (vectors is not None):
             fail(f"`recserve train {NAME} --from FILE.parquet` takes vectors of your own; other trainings take no file")
         if vectors is not None:
-            say(f"{vectors.name} in {publish_own(workspace.spaces, vectors, id_field, vector_field)}")
+            folder = publish_own(workspace.spaces, vectors, id_field, vector_field)
+            serve_versions(workspace, {NAME: folder}, stage=stage_bar)
+            say(f"{vectors.name} in {folder}")
         else:
             given = {"seed": seed, **dict(map(_setting, set_ or []))}
             names = names_of(name)
@@ -61,7 +66,8 @@ def train(
             )
             for one in done:
                 say(f"{one.name}: {one.size}, {one.seconds:.1f} s, in {one.folder}")
-        note("serve it with: recserve index build")
+        if not published(workspace.snapshots):
+            note("serve it with: recserve index build")
 
 
 def _setting(given: str) -> tuple[str, Any]:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from recserve_export.errors import TrainingError
+from recserve_export.index.space_change import serve_versions
 from recserve_export.stages import Stage, silent
 from recserve_export.training.base import Learned, TrainingLog, check_trainable, training_log
 from recserve_export.training.registry import TRAINERS, settings_of, trainer_of
@@ -19,8 +20,9 @@ from recserve_export.training.store_log import check_memory, read_log
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
+from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.index.snapshot import SnapshotVectors, current, published, published_encoder
-from recserve_server_ext.index.trained import publish_matrix, publish_space
+from recserve_server_ext.index.trained import Origin, publish_matrix, publish_space
 from recserve_server_ext.interactions.store import InteractionStore
 
 #: Name on the command line for all trainings that are worth serving.
@@ -68,7 +70,7 @@ def train_home(
     *,
     stage: Stage = silent,
 ) -> list[Published]:
-    """Train on the log of a home and publish; the next index build takes over what was learned.
+    """Train on the log of a home, publish, and serve what was learned, where there is an index.
 
     Args:
         workspace: The home.
@@ -92,6 +94,7 @@ def train_home(
     log = training_log(read.columns, rules)
     check_trainable(log)
     text = text_vectors(workspace, log.items)
+    index = _index_of(workspace)
     made_from = {
         "log": {"number": read.number, "revision": read.revision, "interactions": len(log.item), "users": log.users},
         "since": span.since and span.since.isoformat(),
@@ -99,6 +102,7 @@ def train_home(
         "rules": rules.version,
         "snapshot": published(workspace.snapshots),
     }
+    origin = Origin(index.source, index.encoder, made_from) if index is not None else Origin(made_from=made_from)
     for name, own in prepared.items():
         check_memory(trainer_of(name).needed_bytes(log, own), f"the training {name!r}")
     done = []
@@ -108,15 +112,21 @@ def train_home(
             learned = trainer_of(name).train(log, text, own)
         seconds = time.perf_counter() - start
         more = {"settings": msgspec.to_builtins(own), "figures": {**learned.figures, "seconds": round(seconds, 2)}}
-        folder = publish(workspace.spaces, name, log, learned, {**made_from, **more})
+        folder = publish(workspace.spaces, name, log, learned, origin._replace(made_from={**made_from, **more}))
         done.append(Published(name, folder, _size(learned), seconds))
+    serve_versions(workspace, {one.name: one.folder for one in done}, stage=stage)
     return done
 
 
-def publish(spaces: Path, name: str, log: TrainingLog, learned: Learned, made_from: Mapping[str, Any]) -> Path:
-    """Publish what was learned of the items of a log; the folder of the version."""
+def _index_of(workspace: Workspace) -> SnapshotManifest | None:
+    """The manifest of the published snapshot; `None` without one."""
+    return read_manifest(current(workspace.snapshots), verify=False) if published(workspace.snapshots) else None
+
+
+def publish(spaces: Path, name: str, log: TrainingLog, learned: Learned, origin: Origin) -> Path:
+    """Publish what was learned of the items of a log, not served yet; the folder of the version."""
     if learned.matrix is not None:
-        return publish_matrix(spaces, name, log.items, learned.matrix, made_from=made_from)
+        return publish_matrix(spaces, name, log.items, learned.matrix, origin=origin)
     assert learned.vectors is not None
     return publish_space(
         spaces,
@@ -126,7 +136,7 @@ def publish(spaces: Path, name: str, log: TrainingLog, learned: Learned, made_fr
         inputs=learned.inputs,
         text_map=learned.text_map,
         parameters=learned.parameters,
-        made_from=made_from,
+        origin=origin,
     )
 
 

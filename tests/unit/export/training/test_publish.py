@@ -21,7 +21,8 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.index.matrix import is_matrix
-from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, current_spaces, read_trained
+from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, read_trained
+from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW, PSEUDONYMS, event
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recserve_export.index.engine_choice import Settings
-from recserve_export.index.spaces import compacted_matrices, compacted_spaces, trained_matrices, trained_spaces
+from recserve_export.index.spaces import Index, compacted_matrices, compacted_spaces, taken_over
 from recserve_export.training.base import Learned, TrainingLog
 from recserve_export.training.publish import publish
 from recserve_export.training.registry import train
@@ -19,6 +19,8 @@ from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.snapshot import Content, Snapshot, current, write
+from recserve_server_ext.index.trained import Origin
+from recserve_server_ext.index.trained_versions import current_spaces, make_current
 from recserve_server_ext.strategies.base import Candidates, Profile, Query
 from recserve_server_ext.strategies.registry import Registry
 from support.data import data_over, spec_of
@@ -60,15 +62,14 @@ def view_of(edited: Edited, log: TrainingLog, learned: dict[str, Learned]) -> Li
     """What is learned, published, taken over by a snapshot and served."""
     spaces = edited.snapshots.parent / "spaces"
     for name, of in learned.items():
-        publish(spaces, name, log, of, {})
+        make_current(publish(spaces, name, log, of, Origin()))
     items = list(edited.store.items())
     vectors, ids = np.stack([item_vector(item.texts) for item in items]), [item.id for item in items]
+    index = Index(ids, vectors, edited.store.head().identity, ENCODER)
+    taken = taken_over(current_spaces(spaces), index, Settings(engine="exact"))
     content = Content(
-        spaces={
-            **text_space(vectors, ExactEngine(vectors)),
-            **trained_spaces(spaces, ids, vectors, Settings(engine="exact")),
-        },
-        matrices=trained_matrices(spaces, ids),
+        spaces={**text_space(vectors, ExactEngine(vectors)), **taken.spaces},
+        matrices=taken.matrices,
         ids=ids,
         encoder=ENCODER,
         revision=edited.store.revision,
@@ -160,7 +161,7 @@ def test_a_strategy_that_is_not_trained_says_what_to_run(edited: Edited, log: Tr
         strategy, options = Registry().choose(name, {})
         lacking = strategy.lacking(data_over(view), options)
         assert lacking is not None
-        assert f"recserve train {name} && recserve index build" in lacking.text
+        assert f"recserve train {name}" in lacking.text
     strategy, options = Registry().choose("item_knn", {})
     assert strategy.lacking(data_over(view), options) is None
 
