@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,10 +18,9 @@ from recserve_client.errors import Unavailable
 from recserve_export.index.build import build
 from recserve_export.index.engine_choice import Settings
 from recserve_export.index.space_change import activate_space, roll_back_space
-from recserve_export.training.publish import names_of, train_home
+from recserve_export.training.publish import Request, names_of, train_home
 from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.index.trained import TrainedSpace, publish_space
@@ -60,7 +60,7 @@ def home(tiny_home: Path, films: list[str], tmp_path_factory: pytest.TempPathFac
     ]
     with InteractionStore(workspace.interactions, create=True) as store:
         assert {found.status for found in store.record(events)} == {"recorded"}
-    train_home(workspace, names_of("all"), workspace.interactions, HistoryRules(), {"ease": {"l2": 5.0}})
+    train_home(workspace, workspace.interactions, Request(names=names_of("all"), settings={"ease": {"l2": 5.0}}))
     build(workspace, choose_encoder(workspace, "auto"), Settings(engine="exact"))
     chosen = Chosen(few=Choice("ease"), many=Choice("hybrid"))
     write_evaluation(workspace.evaluation, EvaluationFile(chosen=chosen))
@@ -163,3 +163,40 @@ def test_spaces_change_under_load_without_a_failed_request(
         seen = {round(found / score, 3) for future in asked[:2] for found in future.result()}
         assert seen == {1.0, 2.0}
         assert len({round(found, 5) for found in asked[2].result()}) == 1
+
+
+def test_a_server_trains_by_itself_and_forgets_who_was_erased(home: Path, tmp_path: Path, films: list[str]) -> None:
+    """Beside serving, without a failed request; the receipt names the models that saw the user, until none did."""
+    copy = shutil.copytree(home, tmp_path / "home", symlinks=True, ignore=shutil.ignore_patterns("run"))
+    shutil.rmtree(Workspace(copy).spaces)
+    over = threading.Event()
+    with served(copy, settings="train_every = 1.0") as live:
+
+        def ask() -> int:
+            asked = 0
+            with Client(live.grpc, ClientOptions(tries=1, deadline_s=30)) as own:
+                while not over.is_set():
+                    assert own.recommend([item(films[3])], k=3, strategy="text").items
+                    asked += 1
+            return asked
+
+        with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client, ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(ask)
+            try:
+                (first, *_) = live.wait_for("trained", "training_failed", timeout_s=240)
+                names = {"als", "ease", "item_knn", "transitions"}
+                assert names <= set(first)
+                receipt = client.users.erase("user1")
+                assert {one.name for one in receipt.models} == names
+                assert all(one.until is not None and one.until > 0 for one in receipt.models)
+                assert client.users.verify_erasure("user1", receipt).is_valid
+                forged = msgspec.structs.replace(receipt, models=[])
+                assert not client.users.verify_erasure("user1", forged).is_valid
+                count = len(live.logged("trained"))
+                while client.users.erase("nobody").models:
+                    count += 1
+                    live.wait_for("trained", "training_failed", count=count, timeout_s=240)
+            finally:
+                over.set()
+            assert asked.result() > 0
+        assert not live.logged("training_failed")

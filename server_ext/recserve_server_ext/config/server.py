@@ -132,6 +132,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         encoder_timeout_s: Deadline of a call to the encoder.
         store: URL of the catalogue store; empty for the SQLite file in the home.
         compact_after: Changed and removed items after which a new snapshot is made in the background; 0 for never.
+        train_every: Seconds after a training until all is trained again in the background; 0 for never.
         limits: The largest request, and how much may wait.
         users: Users, and recommendations by user id.
         strategy: Strategy of requests that name none.
@@ -155,6 +156,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoder_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
     store: str = ""
     compact_after: Annotated[int, Meta(ge=0)] = 2000
+    train_every: Annotated[float, Meta(ge=0)] = 0.0
     limits: Limits = Limits()
     users: UserSettings = UserSettings()
     strategy: str = "auto"
@@ -174,6 +176,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         interactions: File or URL of the interaction store.
         pseudonym_key: Key file of the pseudonyms.
         encoder: Encoder folder, for the models of one encoder.
+        spaces: Folder of trained spaces; empty without.
     """
 
     run: str
@@ -183,6 +186,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interactions: str
     pseudonym_key: str
     encoder: str = ""
+    spaces: str = ""
 
 
 def read_settings(path: Path) -> ServeSettings:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,12 @@ def kept_versions(spaces: Path, *, verify: bool = False) -> list[KeptVersion]:
                 fault = str(error)
             found.append(KeptVersion(own.name, folder, manifest, fault, folder.name == named(own, CURRENT)))
     return found
+
+
+def last_training(spaces: Path) -> float | None:
+    """When a space was trained last, in seconds since 1970; `None` without any."""
+    made = [one.manifest.created for one in kept_versions(spaces) if one.manifest is not None]
+    return max((datetime.fromisoformat(created).timestamp() for created in made), default=None)
 
 
 def find_version(spaces: Path, name: str, version: str) -> Path:
