@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 from recserve_export.errors import TrainingError
-from recserve_export.index.build import build_index
-from recserve_export.index.engine_choice import Settings
 from recserve_export.training.publish import Done, Request, train_home
 from recserve_export.training.registry import TRAINERS
 from recserve_export.training.run.judge import Verdict
@@ -21,10 +19,9 @@ from recserve_server_ext.index.snapshot import current
 from recserve_server_ext.index.snapshots import kept
 from recserve_server_ext.index.trained import TrainedSpace, read_trained
 from recserve_server_ext.index.trained_versions import current_spaces, kept_versions
-from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.services.model_traces import model_traces, traced_versions
-from support.crowds import CROWDS, LIKED, USERS, crowd, record
-from support.events import NOW, PSEUDONYMS, event
+from support.crowds import USERS, crowd, make_crowd_home, opened, record
+from support.events import PSEUDONYMS, event
 
 BAD = {"l2": 1e9, "rank": 1}
 
@@ -32,20 +29,7 @@ BAD = {"l2": 1e9, "rank": 1}
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """A home with an index and a log of four crowds."""
-    workspace = Workspace(tmp_path)
-    vectors = np.random.default_rng(0).normal(size=(CROWDS * LIKED, 8)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    ids = [f"i{n}" for n in range(CROWDS * LIKED)]
-    build_index(workspace.snapshots, vectors, ids, encoder="abc", settings=Settings(engine="exact", users=10))
-    with opened(workspace) as store:
-        record(store, crowd(day=30, each=8))
-    return workspace
-
-
-@contextmanager
-def opened(workspace: Workspace) -> Iterator[InteractionStore]:
-    with InteractionStore(workspace.interactions, create=True, clock=lambda: NOW) as store:
-        yield store
+    return make_crowd_home(tmp_path)
 
 
 def trained(workspace: Workspace, *names: str, **more: Any) -> Done:
