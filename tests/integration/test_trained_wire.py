@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from recserve_client import Client, ClientOptions, NewItem, interaction, item, text
 from recserve_client.errors import Unavailable
@@ -165,12 +166,29 @@ def test_spaces_change_under_load_without_a_failed_request(
         assert len({round(found, 5) for found in asked[2].result()}) == 1
 
 
+def check_young_places(client: Client, films: list[str]) -> None:
+    """Of ten places the last two are of items that no training knows: films that nobody had to do with."""
+    liked = set(films[: 2 * LIKED])
+    for strategy in ("ease", "text", "hybrid"):
+        slate = client.recommend([item(films[3])], k=10, strategy=strategy).items
+        assert len({found.id for found in slate}) == 10
+        young = [found.rules is not UNSET and "young" in found.rules for found in slate]
+        assert sum(young) <= 2
+        assert sum(found.id not in liked for found in slate) >= 2
+        assert all(found.id not in liked for found, is_young in zip(slate, young, strict=True) if is_young)
+    assert [found.rules for found in client.recommend([item(films[3])], k=10, strategy="linear").items][-2:] == [
+        ["young"],
+        ["young"],
+    ]
+    assert not any(found.rules for found in client.recommend([item(films[3])], k=3, strategy="linear").items)
+
+
 def test_a_server_trains_by_itself_and_forgets_who_was_erased(home: Path, tmp_path: Path, films: list[str]) -> None:
     """Beside serving, without a failed request; the receipt names the models that saw the user, until none did."""
     copy = shutil.copytree(home, tmp_path / "home", symlinks=True, ignore=shutil.ignore_patterns("run"))
     shutil.rmtree(Workspace(copy).spaces)
     over = threading.Event()
-    with served(copy, settings="train_every = 1.0") as live:
+    with served(copy, settings="train_every = 1.0\nyoung_share = 0.25") as live:
 
         def ask() -> int:
             asked = 0
@@ -186,6 +204,7 @@ def test_a_server_trains_by_itself_and_forgets_who_was_erased(home: Path, tmp_pa
                 (first, *_) = live.wait_for("trained", "training_failed", timeout_s=240)
                 names = {"als", "ease", "item_knn", "transitions"}
                 assert names <= set(first)
+                check_young_places(client, films)
                 receipt = client.users.erase("user1")
                 assert {one.name for one in receipt.models} == names
                 assert all(one.until is not None and one.until > 0 for one in receipt.models)

@@ -135,6 +135,8 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         train_every: Seconds after a training until all is trained again in the background; 0 for never.
         limits: The largest request, and how much may wait.
         users: Users, and recommendations by user id.
+        young_share: Share of the places of a slate that items younger than the last training get, where there are some;
+            their `rules` say `young`.
         strategy: Strategy of requests that name none.
         fallback: Strategy for users of whom nothing usable is known.
         strategies: Options by the name of a strategy, with two more entries. `kind` makes a strategy of a new name from
@@ -159,6 +161,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train_every: Annotated[float, Meta(ge=0)] = 0.0
     limits: Limits = Limits()
     users: UserSettings = UserSettings()
+    young_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
     strategy: str = "auto"
     fallback: str = "popular"
     strategies: dict[str, dict[str, Any]] = {}

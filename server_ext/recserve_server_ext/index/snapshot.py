@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ class Snapshot:
     def text(self) -> Space:
         """The space of the encoder's vectors, where every row has one."""
         return self.spaces[TEXT]
+
+    @cached_property
+    def young(self) -> Mask:
+        """[items] items of which no space that maps texts has learned; none where there is no such space."""
+        learned = [(space, space.learned) for space in self.spaces.values() if space.learned is not None]
+        young = np.full(len(self.ids), bool(learned))
+        for space, is_learned in learned:
+            rows = np.arange(len(is_learned)) if space.rows is None else space.rows
+            young[rows[is_learned]] = False
+        return young
 
     @classmethod
     def load(

@@ -88,7 +88,7 @@ class RecommendService(Handler[Job]):
         self._experiments = Experiments(settings.users.experiments, settings.limits, self._strategies)
         self._fallback = self._strategies.choose(settings.fallback, {})
         self._rankings = RankingCache(settings.limits.cursors)
-        self._pipeline = Pipeline(self._fallback, self._rankings)
+        self._pipeline = Pipeline(self._fallback, self._rankings, settings.young_share)
         view = newest()
         self._filters = LiveFilters(view)
         self._data = Data(view, self._filters.of(view), CountsView(counter.last, view))

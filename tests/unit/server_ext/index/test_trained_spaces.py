@@ -14,7 +14,7 @@ from recserve_client.contract import RequestError
 from recserve_export.index import compact as index_compact
 from recserve_export.index.compact import compact
 from recserve_export.index.engine_choice import Settings
-from recserve_export.index.spaces import Index, taken_over
+from recserve_export.index.spaces import Index, compacted_spaces, taken_over
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Rows, Vectors
@@ -274,3 +274,29 @@ def test_a_strategy_searches_its_own_space(tmp_path: Path, edited: Edited, engin
     (explained,) = strategy.explain([query], [Candidates(rows)])
     assert explained.contributions is not None
     np.testing.assert_allclose(explained.contributions.sum(axis=1), parts["taste"], atol=1e-5)
+
+
+def test_items_that_no_training_knows_are_young(tmp_path: Path, edited: Edited) -> None:
+    ids = [f"i{n}" for n in range(20)]
+    make_current(publish_space(tmp_path / "spaces", NAME, ids, taste(ids), text_map=text_map()))
+    snapshot = published(edited, tmp_path / "spaces")
+    view = View(snapshot)
+    assert {name for name, young in zip(snapshot.ids, view.young, strict=True) if young} == set(snapshot.ids) - set(ids)
+    live = LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
+    changed = [{"id": name, "texts": {"title": f"other {name}"}} for name in ("i3", "i25", "new")]
+    edited.change("upsert", changed)
+    view = live.view()
+    assert [bool(view.young[view.row_of.get(name, -1)]) for name in ("i3", "i25", "new")] == [False, True, True]
+    ids, text = ["new", "i3", "i25"], np.ones((3, DIM), np.float32)
+    compacted = compacted_spaces(current(edited.snapshots), snapshot.manifest, snapshot.row_of, ids, text)[NAME]
+    assert compacted.learned is not None
+    assert compacted.learned.tolist() == [False, True, False]
+
+
+def test_without_a_map_from_texts_nothing_is_young(tmp_path: Path, edited: Edited) -> None:
+    make_current(publish_space(tmp_path / "spaces", NAME, ["i1"], taste(["i1"])))
+    published(edited, tmp_path / "spaces")
+    live = LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
+    edited.change("upsert", [{"id": "new", "texts": {"title": "brand new"}}])
+    assert not live.view().young.any()
+    assert len(live.view().young) == len(live.view().available)
