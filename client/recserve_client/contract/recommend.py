@@ -187,7 +187,8 @@ class SlateItem(Struct, frozen=True, gc=False):
         parts: Parts of the score by name, such as the strategies of a fusion. Absent with `explain: false`, and where
             the only part is the slate's strategy.
         boosts: What each boost of the request adds to the score, in the order of the request. Absent without boosts.
-        rules: Names of the pins, bury rules and quotas that moved the item. Absent where none did.
+        rules: Names of the pins, bury rules and quotas that moved the item; `young` where the server's `young_share`
+            gave it a place, as it is younger than the last training. Absent where none did.
         interest: Number of the interest cluster that the item comes from. Absent with `interests: 1`.
         explored: Whether the item was drawn to explore. Absent without exploration.
         propensity: Probability with which the item got its place. Absent without exploration: it is 1.

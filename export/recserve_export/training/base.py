@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -20,6 +20,9 @@ from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.weights import weigh
 from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.interactions.columns import InteractionColumns
+
+#: Interactions of a user that are trained on, the newest ones: nobody decides alone what is learned.
+_MOST_OF_USER: Final = 20_000
 
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +82,8 @@ class TrainingLog:
 def training_log(columns: InteractionColumns, rules: HistoryRules | None = None) -> TrainingLog:
     """What can be learned from interactions: cleaned by the rules of histories, of types with a positive weight.
 
-    Neither age nor the value of a rating counts: what somebody rated low was chosen, too.
+    Neither age nor the value of a rating counts: what somebody rated low was chosen, too. Of a user the newest 20,000
+    count.
 
     Raises:
         ConfigError: The rules need fitted statistics and have none.
@@ -97,6 +101,8 @@ def training_log(columns: InteractionColumns, rules: HistoryRules | None = None)
     index, weight = weighted.index[positive], weighted.weight[positive]
     user, time_us = columns.user[index], columns.time_us[index]
     order = np.lexsort([time_us, user])
+    lengths = np.bincount(user, minlength=columns.users)
+    order = order[np.repeat(np.cumsum(lengths), lengths) - np.arange(len(order)) <= _MOST_OF_USER]
     items = int(np.count_nonzero(columns.is_item))  # item ids come first among the subjects
     return TrainingLog(
         user[order],
@@ -141,11 +147,13 @@ class Trainer(ABC):
     Class attributes:
         Settings: Type of its settings.
         is_for_all: Whether `recserve train all` includes it.
+        needs_text: Whether it cannot train without text vectors; `recserve train all` leaves it out then.
         grid: Settings that an evaluation chooses from, on validation data.
     """
 
     Settings: ClassVar[type[TrainSettings]] = TrainSettings
     is_for_all: ClassVar[bool] = True
+    needs_text: ClassVar[bool] = False
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     @abstractmethod

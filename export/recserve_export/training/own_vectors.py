@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 from recserve_export.errors import TrainingError
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.files import reading, sha256_of
-from recserve_server_ext.index.trained import publish_space
+from recserve_server_ext.index.trained import Origin, publish_space
 
 #: Name of the space and of the strategy.
 NAME = "vectors"
 
 
 def publish_own(spaces: Path, file: Path, id_column: str = "id", vector_column: str = "vector") -> Path:
-    """Publish the vectors of a Parquet file, each scaled to unit length; the folder of the version.
+    """Publish the vectors of a Parquet file, each scaled to unit length, not served yet; the folder of the version.
 
     Args:
         spaces: Folder of all trained spaces.
@@ -32,9 +32,8 @@ def publish_own(spaces: Path, file: Path, id_column: str = "id", vector_column: 
             zero or of another length.
     """
     ids, vectors = read_vectors(file, id_column, vector_column)
-    return publish_space(
-        spaces, NAME, ids, vectors, made_from={"file": file.name, "sha256": sha256_of(file), "vectors": len(ids)}
-    )
+    made_from = {"file": file.name, "sha256": sha256_of(file), "vectors": len(ids)}
+    return publish_space(spaces, NAME, ids, vectors, origin=Origin(made_from=made_from))
 
 
 def read_vectors(file: Path, id_column: str, vector_column: str) -> tuple[list[str], Vectors]:

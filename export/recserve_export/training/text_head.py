@@ -47,6 +47,7 @@ class TextHeadTrainer(Trainer):
     """Unit vectors of all items with a text, f(x) = normalise(x + W2 gelu(W1 x + b1) + b2), which begins as x."""
 
     Settings = TextHeadSettings
+    needs_text = True
     grid = ({}, {"steps": 600}, {"keep": 1.0})
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: TextHeadSettings) -> Learned:
@@ -55,7 +56,7 @@ class TextHeadTrainer(Trainer):
             raise TrainingError(
                 "the training 'text_head' needs text vectors of the log's items; run: recserve index build"
             )
-        items = np.flatnonzero(text.any(axis=1))
+        items = np.flatnonzero(text[: len(log.items)].any(axis=1))
         pairs = _Pairs(log, items, settings.apart)
         # A log without pairs says nothing, and the network stays what it begins as.
         vectors, loss = _trained(text[items], pairs, settings, settings.steps if pairs.count else 0)

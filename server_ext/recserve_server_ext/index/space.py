@@ -27,6 +27,7 @@ INPUTS: Final = "inputs.npy"
 TEXT_MAP: Final = "text_map.npy"
 REPORT: Final = "report.json"
 _ROWS: Final = "rows.npy"
+_LEARNED: Final = "learned.npy"
 
 
 def space_folder(snapshot: Path, name: str = TEXT) -> Path:
@@ -80,6 +81,7 @@ class SpaceContent:
         text_map: [text dim + 1, dim] float32: (an item's vector of the text space, 1) times this is its vector here,
             for items that came after the training; `None` without such a map. With `inputs` it has 2 dim columns: the
             vector, then the input.
+        learned: [vectors] whether the vector was learned, where others come from `text_map`; `None` without such a map.
         report: JSON document kept beside the engine: how its parameters were chosen.
     """
 
@@ -88,6 +90,7 @@ class SpaceContent:
     rows: Rows | None = None
     inputs: Vectors | None = None
     text_map: Vectors | None = None
+    learned: Mask | None = None
     version: str = ""
     parameters: Mapping[str, float] = field(default_factory=dict)
     recall_target: float | None = None
@@ -120,7 +123,10 @@ class SpaceContent:
     def write(self, folder: Path) -> None:
         """Write the vectors, the engine and what belongs to them into a new folder."""
         folder.mkdir(parents=True)
-        arrays = (VECTORS, self.vectors), (_ROWS, self.rows), (INPUTS, self.inputs), (TEXT_MAP, self.text_map)
+        arrays = (
+            (VECTORS, self.vectors), (_ROWS, self.rows), (INPUTS, self.inputs), (TEXT_MAP, self.text_map),
+            (_LEARNED, self.learned),
+        )  # fmt: skip
         for name, array in arrays:
             if array is not None:
                 np.save(folder / name, array)
@@ -141,6 +147,7 @@ class Space:
         rows: See `SpaceContent`.
         inputs: See `SpaceContent`; read-only.
         text_map: See `SpaceContent`.
+        learned: See `SpaceContent`.
     """
 
     name: str
@@ -151,6 +158,7 @@ class Space:
     rows: Rows | None = None
     inputs: Vectors | None = None
     text_map: Vectors | None = None
+    learned: Mask | None = None
 
     @classmethod
     def load(
@@ -187,6 +195,7 @@ class Space:
             rows=rows,
             inputs=inputs,
             text_map=text_map,
+            learned=load_array(own / _LEARNED),
         )
 
     @cached_property

@@ -25,12 +25,14 @@ from recserve_server_ext.recommend.paging import CachedRanking, PagePosition, Ra
 from recserve_server_ext.recommend.profile import empty_profile
 from recserve_server_ext.recommend.query import boosts_of, pinned_rows
 from recserve_server_ext.recommend.ranked_items import RankedItems
+from recserve_server_ext.recommend.young import placed, wanted, young_rows
 from recserve_server_ext.retrieval.search import pool_size
 from recserve_server_ext.slate.exploration import explored
 from recserve_server_ext.slate.maker import SlateSpec, make_slates
 from recserve_server_ext.strategies.base import (
     Candidates,
     ConfiguredStrategy,
+    Parts,
     Query,
     Strategy,
     behaviour_vectors,
@@ -50,8 +52,15 @@ T = TypeVar("T")
 class Pipeline:
     """Makes the slates of batches; `fallback` answers where no profile is usable. Not thread-safe."""
 
-    def __init__(self, fallback: ConfiguredStrategy, rankings: RankingCache) -> None:
+    def __init__(self, fallback: ConfiguredStrategy, rankings: RankingCache, young_share: float = 0.0) -> None:
+        """
+        Args:
+            fallback: Answers where no profile is usable.
+            rankings: Rankings kept for later pages.
+            young_share: See `ServeSettings`.
+        """
         self._fallback = fallback
+        self._young_share = young_share
         self._rankings = rankings
 
     def run(self, jobs: Sequence[Job]) -> list[Slate | RequestError]:
@@ -64,6 +73,8 @@ class Pipeline:
         self._handle_cold_start(live)
         live = [job for job in live if job.error is None]
         _rank([job for job in live if job.page is None], self._fallback)
+        if self._young_share:
+            _place_young(live, self._young_share)
         for job in live:
             if job.request.page is not None:
                 self._cut_page(job, job.request.page.size)
@@ -332,6 +343,21 @@ def _merged(job: Job) -> tuple[SlateSpec, Ints]:
     # Boosts and the minimum score are applied to the candidates already.
     options = replace(options, boosts=[], min_score=None)
     return SlateSpec(options, job.wanted, job.rules, pins, rows[order], values[order]), source[order]
+
+
+def _place_young(jobs: Sequence[Job], share: float) -> None:
+    """Give the last places of slates to the best of the items that are younger than the last training."""
+    short = [(job, n) for job in jobs if (n := wanted(job, share))]
+    candidates = [Candidates(young_rows(job)) for job, _ in short]
+    lists = [job.lists[0] for job, _ in short]
+
+    def ask(strategy: Strategy, positions: list[int]) -> list[Parts]:
+        return strategy.score([lists[n].query for n in positions], [candidates[n] for n in positions])
+
+    scored = _by_strategy(lists, ask)
+    for (job, n), own, parts in zip(short, candidates, scored, strict=True):
+        order = np.argsort(-total(parts, len(own.rows)), kind="stable")[:n]
+        job.ranked = placed(job, own.rows[order])
 
 
 def _explore(job: Job) -> None:

@@ -145,7 +145,7 @@ class RecommendService(Handler[Job]):
         experiments = Experiments(settings.users.experiments, settings.limits, strategies)
         fallback = strategies.choose(settings.fallback, {})
         self._strategies, self._experiments, self._fallback = strategies, experiments, fallback
-        self._pipeline = Pipeline(fallback, self._rankings)
+        self._pipeline = Pipeline(fallback, self._rankings, settings.young_share)
 
     def accept(self, raw: bytes) -> Job:
         """Decode and check a request; its user is looked up later, with the others of the batch.
