@@ -31,6 +31,7 @@ from recserve_server_ext.history.user_histories import WINDOW, RecordedHistory, 
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.space import TEXT
 from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.networks.runner import InProcess
 from recserve_server_ext.recommend.job import Job
 from recserve_server_ext.recommend.paging import RankingCache
 from recserve_server_ext.recommend.pipeline import Pipeline
@@ -68,6 +69,7 @@ class Server:
         self._histories: dict[int, list[RecordedHistory]] = {}
         self._learned: dict[str, Learned | None] = {}
         self._data: dict[frozenset[str], Data] = {}
+        self._networks: dict[str, InProcess] = {}
         self.seconds: dict[str, float] = {}
 
     def data(self, trainings: frozenset[str] = frozenset()) -> Data:
@@ -125,8 +127,24 @@ class Server:
                 now_us = history.newest_us if asked_us is None else asked_us
                 build_query(job, profile_of_user(request, history, data.view, self._limits, now_us))
                 jobs.append(job)
+            self._call_networks(pipeline, jobs, data)
             found += zip(jobs, pipeline.run(jobs), strict=True)
         return found
+
+    def _call_networks(self, pipeline: Pipeline, jobs: Sequence[Job], data: Data) -> None:
+        """Make the calls that jobs wait for, all of a batch together, in this process."""
+        while waiting := [(job, call) for job in jobs if (call := pipeline.pending(job)) is not None]:
+            model = waiting[0][1].model
+            group = [(job, call) for job, call in waiting if call.model == model]
+            network = data.view.snapshot.spaces[model].network
+            assert network is not None
+            fingerprint = network.manifest.fingerprint
+            if fingerprint not in self._networks:
+                self._networks[fingerprint] = InProcess(network)
+            inputs = [value for _, call in group for value in call.inputs]
+            results = dict(zip(inputs, self._networks[fingerprint](inputs), strict=True))
+            for job, _ in group:
+                pipeline.resume(job, results)
 
     def _recorded(self, users: Ints) -> list[RecordedHistory]:
         key = int(users[0])

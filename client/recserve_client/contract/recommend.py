@@ -254,6 +254,7 @@ class Slate(Struct, frozen=True, gc=False):
         history_rules: Version of the rules that weighted the history. Absent without `user_id`.
         interests: Share of each interest cluster in the history, largest first. Absent with `interests: 1`.
         experiments: Variants of the experiments that the user takes part in. Absent without any.
+        approximate: Whether the contributions are approximate: they need not add up to the score. Absent where they do.
     """
 
     recommendation_id: str
@@ -269,3 +270,4 @@ class Slate(Struct, frozen=True, gc=False):
     history_rules: str | UnsetType = UNSET
     interests: list[float] | UnsetType = UNSET
     experiments: list[AssignedVariant] | UnsetType = UNSET
+    approximate: bool | UnsetType = UNSET

@@ -58,6 +58,7 @@ def trained_spaces(
             text_map=trained.text_map,
             version=trained.manifest.version,
             parameters=trained.manifest.parameters,
+            network=trained.network,
             recall_target=settings.recall,
             measured_with=report.users_from,
             report=msgspec.json.encode(report),
@@ -139,6 +140,7 @@ def compacted_spaces(
             text_map=space.text_map,
             version=of.version,
             parameters=of.parameters,
+            network=space.network,
             recall_target=of.recall_target,
             measured_with=of.measured_with,
         )

@@ -19,6 +19,7 @@ from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.weights import weigh
 from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.networks.network import Network
 
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,6 +114,7 @@ class Learned:
         inputs: [vectors, dim] float32 that items have as behaviours; `None` where they are the same.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
         parameters: Numbers that the strategy needs, by name.
+        network: Makes user vectors in the space; `None` where arithmetic does.
         matrix: Over the log's items; `None` for a space.
         figures: What the training says of itself, by name.
     """
@@ -122,6 +124,7 @@ class Learned:
     inputs: Vectors | None = None
     text_map: Vectors | None = None
     parameters: dict[str, float] = field(default_factory=dict)
+    network: Network | None = None
     matrix: ItemMatrix | None = None
     figures: dict[str, Any] = field(default_factory=dict)
 

@@ -39,6 +39,7 @@ def in_memory(learned: Mapping[str, Learned], text: Vectors) -> InMemory:
             vectors=len(vectors),
             engine=EngineManifest(name=ExactEngine.name),
             parameters=found.parameters,
+            network=None if found.network is None else found.network.manifest,
         )
         spaces[name] = Space(
             name=name,
@@ -49,5 +50,6 @@ def in_memory(learned: Mapping[str, Learned], text: Vectors) -> InMemory:
             rows=None if len(rows) == len(text) else rows,
             inputs=inputs,
             text_map=found.text_map,
+            network=found.network,
         )
     return InMemory(spaces, matrices)

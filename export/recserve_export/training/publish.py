@@ -126,6 +126,7 @@ def publish(spaces: Path, name: str, log: TrainingLog, learned: Learned, made_fr
         inputs=learned.inputs,
         text_map=learned.text_map,
         parameters=learned.parameters,
+        network=learned.network,
         made_from=made_from,
     )
 

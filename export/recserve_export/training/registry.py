@@ -14,6 +14,7 @@ from recserve_export.training.base import Learned, Trainer, TrainingLog, check_t
 from recserve_export.training.ease import EaseTrainer
 from recserve_export.training.item2vec import Item2VecTrainer
 from recserve_export.training.item_knn import ItemKnnTrainer
+from recserve_export.training.sequence.trainer import SequenceTrainer
 from recserve_export.training.transitions import TransitionsTrainer
 from recserve_server_ext.common.arrays import Vectors
 
@@ -22,6 +23,7 @@ TRAINERS: Final[Mapping[str, Trainer]] = {
     "ease": EaseTrainer(),
     "item2vec": Item2VecTrainer(),
     "item_knn": ItemKnnTrainer(),
+    "sequence": SequenceTrainer(),
     "transitions": TransitionsTrainer(),
 }
 

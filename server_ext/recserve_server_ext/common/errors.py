@@ -23,8 +23,8 @@ class SnapshotError(ServerError):
     """A snapshot is missing, damaged or made by another encoder."""
 
 
-class EncoderNotLoadedError(SnapshotError):
-    """The encoder that made a snapshot is not loaded, or not yet."""
+class ModelNotLoadedError(SnapshotError):
+    """A model that a snapshot needs is not loaded, or not yet."""
 
 
 class StoreError(ServerError):

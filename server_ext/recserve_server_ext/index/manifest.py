@@ -11,6 +11,7 @@ from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import reading, verify_files
 from recserve_server_ext.index.matrix import MatrixManifest
 from recserve_server_ext.index.space import TEXT, SpaceManifest
+from recserve_server_ext.networks.network import NetworkManifest
 
 MANIFEST = "manifest.json"
 FORMAT = 3
@@ -54,6 +55,11 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """Version of each trained space and matrix, by name."""
         spaces = {name: of.version for name, of in self.spaces.items() if name != TEXT}
         return spaces | {name: of.version for name, of in self.matrices.items()}
+
+    @property
+    def networks(self) -> list[NetworkManifest]:
+        """The networks of its spaces."""
+        return [space.network for space in self.spaces.values() if space.network is not None]
 
     @property
     def text(self) -> SpaceManifest:

@@ -1,7 +1,7 @@
 """Trained spaces and matrices on disk, by item id; new snapshots take over the current version.
 
 `HOME/spaces/NAME/VERSION` holds `manifest.json`, `ids.arrow`, and `vectors.npy` with perhaps `inputs.npy` and
-`text_map.npy`, or an item-to-item matrix; see `recserve_server_ext.index.matrix`.
+`text_map.npy` and `network.onnx`, or an item-to-item matrix; see `recserve_server_ext.index.matrix`.
 `HOME/spaces/NAME/CURRENT` names the current version.
 """
 
@@ -26,6 +26,7 @@ from recserve_server_ext.index.manifest import MANIFEST
 from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.index.snapshot import CURRENT, IDS, LOCK
 from recserve_server_ext.index.space import INPUTS, TEXT, TEXT_MAP, VECTORS, load_array, map_array
+from recserve_server_ext.networks.network import NETWORK, Network, NetworkManifest, read_network
 
 _TRAIN_AGAIN: Final = "train the space again"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -40,6 +41,7 @@ class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         dim: Length of a vector; 0 for a matrix.
         items: Number of items.
         parameters: Numbers that the strategy needs, by name.
+        network: See `recserve_server_ext.index.space.SpaceManifest`.
         made_from: What it was trained from, and how.
         files: SHA-256 of every other file of the folder.
     """
@@ -49,6 +51,7 @@ class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     dim: int
     items: int
     parameters: dict[str, float] = {}
+    network: NetworkManifest | None = None
     made_from: dict[str, Any] = {}
     files: dict[str, str]
 
@@ -62,6 +65,7 @@ class TrainedSpace:
         vectors: [items, dim] float32.
         inputs: See `recserve_server_ext.index.space.SpaceContent`.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
+        network: See `recserve_server_ext.index.space.SpaceContent`.
     """
 
     manifest: TrainedManifest
@@ -69,6 +73,7 @@ class TrainedSpace:
     vectors: Vectors
     inputs: Vectors | None
     text_map: Vectors | None
+    network: Network | None
 
     @classmethod
     def load(cls, folder: Path) -> TrainedSpace:
@@ -77,7 +82,8 @@ class TrainedSpace:
         shape = manifest.items, manifest.dim
         vectors = map_array(folder / VECTORS, shape)
         inputs = map_array(folder / INPUTS, shape) if (folder / INPUTS).is_file() else None
-        return cls(manifest, _ids(folder), vectors, inputs, load_array(folder / TEXT_MAP))
+        network = read_network(folder, manifest.network, _TRAIN_AGAIN)
+        return cls(manifest, _ids(folder), vectors, inputs, load_array(folder / TEXT_MAP), network)
 
 
 class TrainedMatrix(NamedTuple):
@@ -120,6 +126,7 @@ def publish_space(
     inputs: Vectors | None = None,
     text_map: Vectors | None = None,
     parameters: Mapping[str, float] | None = None,
+    network: Network | None = None,
     made_from: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a version of a trained space and make it the current one, which the next snapshot takes over; its folder.
@@ -130,6 +137,7 @@ def publish_space(
         inputs: See `recserve_server_ext.index.space.SpaceContent`.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
         parameters: Numbers that the strategy needs, by name.
+        network: See `recserve_server_ext.index.space.SpaceContent`.
         made_from: What it was trained from, and how.
 
     Raises:
@@ -143,10 +151,12 @@ def publish_space(
         for file, array in ((VECTORS, vectors), (INPUTS, inputs), (TEXT_MAP, text_map)):
             if array is not None:
                 np.save(folder / file, array)
+        if network is not None:
+            (folder / NETWORK).write_bytes(network.content)
 
     made = TrainedManifest(
         version="", created="", dim=vectors.shape[1], items=len(vectors), parameters=dict(parameters or {}),
-        made_from=dict(made_from or {}), files={},
+        network=None if network is None else network.manifest, made_from=dict(made_from or {}), files={},
     )  # fmt: skip
     return _publish(spaces, name, ids, made, write)
 

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.batching.batcher import ModelCall
 from recserve_server_ext.common.arrays import Floats, Rows
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.fusion import Resolve
@@ -93,6 +94,14 @@ class Auto(Strategy):
         text, popular = self._found(_TEXT), self._found(_POPULAR)
         cold, few, many = (self._found(choice) for choice in (options.cold, options.few, options.many))
         return PreparedOptions([cold, popular], [few, text], [many, text])
+
+    def pending(self, query: Query) -> ModelCall | None:
+        """What the first strategy waits for that is trained."""
+        for chosen in query.options.of(query):
+            if chosen.strategy.lacking(query.data, chosen.options) is None:
+                call: ModelCall | None = chosen.strategy.pending(query.with_options(chosen.options))
+                return call
+        return None
 
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
         """Refuses profiles that neither the chosen strategy nor `text` can use, as `text` does."""

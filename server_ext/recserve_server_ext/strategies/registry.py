@@ -19,6 +19,7 @@ from recserve_server_ext.strategies.fusion import Fusion
 from recserve_server_ext.strategies.item2vec import Item2Vec
 from recserve_server_ext.strategies.item_knn import ItemKnn
 from recserve_server_ext.strategies.popular import Popular
+from recserve_server_ext.strategies.sequence import SequenceStrategy
 from recserve_server_ext.strategies.text import Text
 from recserve_server_ext.strategies.transitions import Transitions
 from recserve_server_ext.strategies.vectors import OwnVectors
@@ -34,6 +35,7 @@ BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
     "item2vec": Item2Vec,
     "item_knn": ItemKnn,
     "popular": Popular,
+    "sequence": SequenceStrategy,
     "text": Text,
     "transitions": Transitions,
     "vectors": OwnVectors,

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.common.errors import EncoderError, EncoderNotLoadedError, SnapshotError
+from recserve_server_ext.common.errors import EncoderError, ModelNotLoadedError, SnapshotError
 from recserve_server_ext.config.server import ModelSettings, ServeSettings
 from recserve_server_ext.encoder.loaded import SERVING, LoadedEncoder, ServedEncoders, loaded
 from recserve_server_ext.index.snapshot import CURRENT
@@ -230,7 +230,7 @@ def test_the_other_models_follow_what_recommend_says(switched: Switched) -> None
 
     encoders = ServedEncoders(switched.folder, make)
     assert encoders.serving() == FIRST.fingerprint  # before anybody has said so
-    with pytest.raises(EncoderNotLoadedError):
+    with pytest.raises(ModelNotLoadedError):
         encoders.require(SECOND.fingerprint)
     with pytest.raises(RequestError) as caught:
         encoders(["a"], SECOND.fingerprint)
