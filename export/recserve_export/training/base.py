@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -129,6 +130,19 @@ class Learned:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What surrounds a long training.
+
+    Attributes:
+        done: Called with 1 after each step that is worth showing.
+        folder: Folder for what a training that was ended goes on from; `None` keeps nothing.
+    """
+
+    done: Callable[[int], None] = lambda _: None
+    folder: Path | None = None
+
+
 class Trainer(ABC):
     """A training; one instance serves all.
 
@@ -151,6 +165,10 @@ class Trainer(ABC):
             text: [items, dim] text vectors of the log's items; zeros where an item has none, `None` where none has.
             settings: Of the type `Settings`.
         """
+
+    def work(self, log: TrainingLog, text: Vectors | None, settings: Any, work: Work) -> Learned:
+        """Learn from a log, showing progress and going on where a training was ended; by default it only trains."""
+        return self.train(log, text, settings)
 
     @abstractmethod
     def needed_bytes(self, log: TrainingLog, settings: Any) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from recserve_export.errors import TrainingError
 from recserve_export.stages import Stage, silent
-from recserve_export.training.base import Learned, TrainingLog, check_trainable, training_log
+from recserve_export.training.base import Learned, TrainingLog, Work, check_trainable, training_log
 from recserve_export.training.registry import TRAINERS, settings_of, trainer_of
 from recserve_export.training.store_log import check_memory, read_log
 from recserve_server_ext.common.arrays import Vectors
@@ -104,8 +104,8 @@ def train_home(
     done = []
     for name, own in prepared.items():
         start = time.perf_counter()
-        with stage(f"train {name}", None):
-            learned = trainer_of(name).train(log, text, own)
+        with stage(f"train {name}", None) as advance:
+            learned = trainer_of(name).work(log, text, own, Work(advance, workspace.spaces / name))
         seconds = time.perf_counter() - start
         more = {"settings": msgspec.to_builtins(own), "figures": {**learned.figures, "seconds": round(seconds, 2)}}
         folder = publish(workspace.spaces, name, log, learned, {**made_from, **more})

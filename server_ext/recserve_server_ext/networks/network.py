@@ -17,6 +17,7 @@ from recserve_server_ext.common.files import reading
 
 #: File of a network, in the folder of its space.
 NETWORK: Final = "network.onnx"
+Precision = Literal["fp32", "int8"]
 #: Most rows of a request to a network.
 MAX_ROWS: Final = 256
 
@@ -34,7 +35,7 @@ class NetworkManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     fingerprint: str
     dim: int
     length: int
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Precision = "fp32"
 
 
 class Network(NamedTuple):
@@ -44,7 +45,7 @@ class Network(NamedTuple):
     content: bytes
 
 
-def new_network(content: bytes, dim: int, length: int, precision: Literal["fp32", "int8"] = "fp32") -> Network:
+def new_network(content: bytes, dim: int, length: int, precision: Precision = "fp32") -> Network:
     """A network from the content of its ONNX file."""
     fingerprint = hashlib.sha256(content).hexdigest()[:16]
     return Network(NetworkManifest(fingerprint=fingerprint, dim=dim, length=length, precision=precision), content)

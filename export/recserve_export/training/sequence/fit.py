@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from recserve_export.training.base import TrainingLog
+from recserve_export.training.sequence.checkpoint import Checkpoint, Saved
 from recserve_export.training.sequence.network import Network
 from recserve_export.training.sequence.settings import SequenceSettings
 from recserve_export.training.sequence.start import start_vectors
@@ -45,9 +45,8 @@ def fit(
     log: TrainingLog,
     items: Ints,
     settings: SequenceSettings,
-    *,
+    checkpoint: Checkpoint,
     done: Callable[[int], None] = lambda _: None,
-    checkpoint: Path | None = None,
 ) -> Fitted:
     """Find the number of epochs with the newest part of the log held out, then train on all of it for so many.
 
@@ -55,26 +54,35 @@ def fit(
         log: The log.
         items: [items] those with interactions, ascending.
         settings: Settings.
-        done: Called after each epoch.
-        checkpoint: File that is written after each epoch; a training that was ended goes on from it.
+        checkpoint: Written after each epoch; a training that was ended goes on from it.
+        done: Called with 1 after each epoch.
     """
-    torch.manual_seed(settings.seed)
-    losses: list[float] = []
-    held_us = int(np.quantile(log.time_us, 1.0 - settings.held_out, method="higher")) if settings.held_out else _NEVER
-    epochs = settings.epochs
-    if held_us < _NEVER and log.time_us[0] != log.time_us[-1]:
-        search = Training(log, items, settings, held_us)
-        while len(losses) < settings.epochs and not _is_over(losses, settings.patience):
-            search.epoch()
-            losses.append(search.held_loss())
-            done(1)
-        epochs = int(np.argmin(losses)) + 1
-    training = Training(log, items, settings)
-    for _ in range(epochs):
+    saved = checkpoint.read() or Saved([], 0, 0, {})
+    losses, epochs = list(saved.losses), saved.epochs
+    if not epochs:
+        epochs = settings.epochs
+        if (held_us := _held_us(log, settings.held_out)) < _NEVER:
+            search = Training(log, items, settings, held_us, saved.state)
+            while len(losses) < settings.epochs and not _is_over(losses, settings.patience):
+                search.epoch()
+                losses.append(search.held_loss())
+                checkpoint.write(Saved(losses, 0, 0, search.state()))
+                done(1)
+            epochs = int(np.argmin(losses)) + 1
+        saved = Saved(losses, epochs, 0, {})
+    training = Training(log, items, settings, state=saved.state)
+    for number in range(saved.done, epochs):
         training.epoch()
+        checkpoint.write(Saved(losses, epochs, number + 1, training.state()))
         done(1)
     vectors: Vectors = training.table.detach().numpy().copy()
     return Fitted(training.network.eval(), vectors, losses, epochs)
+
+
+def _held_us(log: TrainingLog, share: float) -> int:
+    """Time from which this share of the log is held out; never where no time does that."""
+    found = int(np.quantile(log.time_us, 1.0 - share, method="higher")) if share else _NEVER
+    return found if found > log.time_us.min() else _NEVER
 
 
 def _is_over(losses: list[float], patience: int) -> bool:
@@ -85,8 +93,15 @@ def _is_over(losses: list[float], patience: int) -> bool:
 class Training:
     """A training in progress: the network, the item vectors, and the optimiser."""
 
-    def __init__(self, log: TrainingLog, items: Ints, settings: SequenceSettings, held_us: int = _NEVER) -> None:
-        """Start from factors of what stands near; behaviours from `held_us` on are no targets."""
+    def __init__(
+        self,
+        log: TrainingLog,
+        items: Ints,
+        settings: SequenceSettings,
+        held_us: int = _NEVER,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start anew, or go on from a state; behaviours from `held_us` on are no targets."""
         torch.manual_seed(settings.seed)
         self._log, self._items, self._settings, self._held_us = log, items, settings, held_us
         self._random = np.random.default_rng(settings.seed)
@@ -103,6 +118,25 @@ class Training:
         self._optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.decay)
         share = np.sqrt(log.counts[items])
         self._share = torch.from_numpy(share / share.sum()).float()
+        if state:
+            self._restore(state)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on."""
+        return {
+            "network": self.network.state_dict(),
+            "table": self.table.detach(),
+            "optimiser": self._optimiser.state_dict(),
+            "torch": torch.random.get_rng_state(),
+            "numpy": self._random.bit_generator.state,
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.table.data.copy_(state["table"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        torch.random.set_rng_state(state["torch"])
+        self._random.bit_generator.state = state["numpy"]
 
     def epoch(self) -> None:
         """Pass over the windows of all histories once."""

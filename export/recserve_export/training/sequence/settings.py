@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from recserve_export.training.base import TrainSettings
+from recserve_server_ext.networks.network import Precision
 
 
 class SequenceSettings(TrainSettings, frozen=True):
@@ -28,6 +29,8 @@ class SequenceSettings(TrainSettings, frozen=True):
         patience: Epochs without a gain on that part after which the search ends.
         exact_items: With more items the softmax is over drawn ones.
         negatives: Items that are drawn for a step.
+        precision: Of the exported network. int8 is refused where it ranks otherwise than fp32; it is faster from a
+            `dim` of 128 on.
     """
 
     objective: Literal["next", "masked"] = "next"
@@ -44,3 +47,4 @@ class SequenceSettings(TrainSettings, frozen=True):
     patience: Annotated[int, Meta(ge=1, le=100)] = 2
     exact_items: Annotated[int, Meta(ge=0, le=100_000)] = 10_000
     negatives: Annotated[int, Meta(ge=1, le=100_000)] = 1024
+    precision: Precision = "fp32"

@@ -85,8 +85,8 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     assert "'populr'" in said
     assert "did you mean 'popular'?" in said
     assert (
-        "als, auto, blend, ease, fusion, hybrid, item2vec, item_knn, linear, popular, text, transitions, vectors"
-        in said
+        "als, auto, blend, ease, fusion, hybrid, item2vec, item_knn, linear, popular, sequence, text, transitions, "
+        "vectors" in said
     )
 
 
