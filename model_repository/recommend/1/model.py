@@ -40,7 +40,7 @@ class TritonPythonModel:
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(
             service, {ENCODER: encoders, SEQUENCE: networks}, at_once=serve.encoding, max_batch=serve.batch,
-            revision_queue=waits, show_waiting=waiting.show,
+            in_run=[SEQUENCE], revision_queue=waits, show_waiting=waiting.show,
         )  # fmt: skip
         settle_memory()
 
