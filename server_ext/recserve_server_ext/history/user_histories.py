@@ -294,9 +294,9 @@ def recorded_histories(
         others = [] if items.issuperset(user_seen) else [item for item in user_seen if item not in items]
         own_weights = _bounded(weights[start:end]) if any_too_heavy else weights[start:end].copy()
         newest_us = int(times[start:end].max(initial=0))
-        own_newer, own_undecayed, own_times = (part[start:end].copy() for part in (newer, undecayed, times))
-        arrays = own_is_item, own_weights, own_newer, own_undecayed, own_times
-        histories.append(RecordedHistory(own, *arrays, others, newest_us))
+        own_past = newer[start:end].copy(), undecayed[start:end].copy()
+        own_times = times[start:end].copy()
+        histories.append(RecordedHistory(own, own_is_item, own_weights, *own_past, own_times, others, newest_us))
     return histories
 
 

@@ -12,12 +12,12 @@ import torch
 
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import Learned, TrainingLog, Work
-from recserve_export.training.registry import train
+from recserve_export.training.registry import settings_of, train
 from recserve_export.training.sequence.export import difference, example, to_onnx
 from recserve_export.training.sequence.network import Network
-from recserve_export.training.sequence.settings import SequenceSettings
 from recserve_export.training.sequence.start import start_vectors
 from recserve_export.training.sequence.trainer import SequenceTrainer
+from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.networks.network import Behaviours
 from recserve_server_ext.networks.runner import InProcess
 from support.training_logs import log_of
@@ -32,6 +32,11 @@ def in_a_circle() -> TrainingLog:
     item = (user * 7 + np.tile(np.arange(STEPS), USERS)) % ITEMS
     time_us = np.tile(np.arange(STEPS), USERS) * 10_000_000
     return TrainingLog(user, item, time_us, np.ones(len(user)), USERS, [f"i{n}" for n in range(ITEMS)])
+
+
+def vectors_of(learned: Learned) -> Vectors:
+    assert learned.vectors is not None
+    return learned.vectors
 
 
 def following(learned: Learned, history: list[int]) -> int:
@@ -53,7 +58,7 @@ def test_the_same_log_gives_the_same_file() -> None:
     log = log_of(40, 30, 800)
     one, again = (train("sequence", log, None, {**SMALL, "epochs": 3, "held_out": 0.1}) for _ in range(2))
     other = train("sequence", log, None, {**SMALL, "epochs": 3, "held_out": 0.1, "seed": 1})
-    np.testing.assert_array_equal(one.vectors, again.vectors)
+    np.testing.assert_array_equal(vectors_of(one), vectors_of(again))
     assert one.network == again.network
     assert one.network != other.network
 
@@ -146,7 +151,10 @@ class Ended(Exception):  # noqa: N818  # stands for kill -9
 
 @pytest.mark.parametrize("held_out", [0.0, 0.2])
 def test_a_training_that_was_ended_goes_on(held_out: float, tmp_path: Path) -> None:
-    log, settings = log_of(40, 30, 800), SequenceSettings(**{**SMALL, "epochs": 4, "held_out": held_out, "patience": 9})
+    log, settings = (
+        log_of(40, 30, 800),
+        settings_of("sequence", {**SMALL, "epochs": 4, "held_out": held_out, "patience": 9}),
+    )
     whole = SequenceTrainer().train(log, None, settings)
     total: list[int] = []
 
@@ -159,13 +167,13 @@ def test_a_training_that_was_ended_goes_on(held_out: float, tmp_path: Path) -> N
         with suppress(Ended):
             learned = SequenceTrainer().work(log, None, settings, Work(ended_each_time, tmp_path))
     assert len(total) == whole.figures["epochs"] + len(whole.figures["held_out_losses"])
-    np.testing.assert_array_equal(learned.vectors, whole.vectors)
+    np.testing.assert_array_equal(vectors_of(learned), vectors_of(whole))
     assert learned.network == whole.network
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_log_or_a_damaged_checkpoint_begins_anew(tmp_path: Path) -> None:
-    settings = SequenceSettings(**{**SMALL, "epochs": 3})
+    settings = settings_of("sequence", {**SMALL, "epochs": 3})
 
     def end(_: int) -> None:
         raise Ended
