@@ -82,8 +82,8 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     behaviours, and n0 = 5. Items that the catalogue lacks are skipped.
 
     Attributes:
-        history: Weighted behaviours; only for a request without `user_id`. Strategies that look at their order read them
-            as oldest first, and so that of `session`.
+        history: Weighted behaviours; only for a request without `user_id`. Strategies that look at their order read
+            them as oldest first, and so that of `session`.
         k: Number of items wanted.
         exclude: Item ids that must not be in the slate; ids that the catalogue lacks are ignored.
         exclude_history: Whether the items of `history` are excluded from the slate; only without `user_id`.
