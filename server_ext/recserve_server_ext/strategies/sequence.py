@@ -139,11 +139,12 @@ def in_order(profile: Profile) -> Ints:
     A history that the request brought is in its own order.
     """
     weighs = profile.recency_weights(_ENDLESS) > 0
-    if profile.session_weights is None:
+    if profile.session_weights is None or profile.newer is None:
         return np.flatnonzero(weighs)
     in_session = profile.session_weights > 0
-    # Logged behaviours come newest first.
-    return np.concatenate([np.flatnonzero(weighs & ~in_session)[::-1], np.flatnonzero(weighs & in_session)])
+    logged = np.flatnonzero(weighs & ~in_session)
+    logged = logged[np.argsort(-profile.newer[logged], kind="stable")]
+    return np.concatenate([logged, np.flatnonzero(weighs & in_session)])
 
 
 def pauses(profile: Profile, order: Ints) -> Any:

@@ -72,20 +72,20 @@ def test_the_score_is_the_product_with_what_the_network_gives(view: View) -> Non
     assert rows.tolist() == np.argsort(-(every @ user), kind="stable").tolist()
 
 
-def test_a_logged_history_is_turned_round_and_the_session_follows(view: View) -> None:
+def test_a_logged_history_is_put_in_order_and_the_session_follows(view: View) -> None:
     strategy, options = strategy_of()
-    # One behaviour of the session, then logged ones, the newest first, then a stated interest.
+    # One behaviour of the session, then logged ones in any order, then a stated interest.
     profile = Profile(
         np.ones(5),
-        np.array([7, 2, 5, 9, 0]),
+        np.array([7, 5, 2, 9, 0]),
         {},
         {},
         [],
         session_weights=np.array([1.0, 0, 0, 0, 0]),
-        newer=np.array([0.0, 0, 1, 2, 0]),
+        newer=np.array([0.0, 1, 0, 2, 0]),
         undecayed_weights=np.array([0.0, 1, 1, 1, 0]),
         count=5,
-        time_us=np.array([100, 40, 30, 10, 100]) * SECOND,
+        time_us=np.array([100, 30, 40, 10, 100]) * SECOND,
     )
     (asked,) = answered(strategy, query_of(view, profile, options))
     np.testing.assert_array_equal(asked.vectors, VECTORS[[9, 5, 2, 7]])
