@@ -82,7 +82,8 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     behaviours, and n0 = 5. Items that the catalogue lacks are skipped.
 
     Attributes:
-        history: Weighted behaviours; only for a request without `user_id`.
+        history: Weighted behaviours; only for a request without `user_id`. Strategies that look at their order read
+            them as oldest first, and so that of `session`.
         k: Number of items wanted.
         exclude: Item ids that must not be in the slate; ids that the catalogue lacks are ignored.
         exclude_history: Whether the items of `history` are excluded from the slate; only without `user_id`.
@@ -260,6 +261,7 @@ class Slate(Struct, frozen=True, gc=False):
         history_rules: Version of the rules that weighted the history. Absent without `user_id`.
         interests: Share of each interest cluster in the history, largest first. Absent with `interests: 1`.
         experiments: Variants of the experiments that the user takes part in. Absent without any.
+        approximate: Whether the contributions are approximate: they need not add up to the score. Absent where they do.
     """
 
     recommendation_id: str
@@ -275,3 +277,4 @@ class Slate(Struct, frozen=True, gc=False):
     history_rules: str | UnsetType = UNSET
     interests: list[float] | UnsetType = UNSET
     experiments: list[AssignedVariant] | UnsetType = UNSET
+    approximate: bool | UnsetType = UNSET

@@ -127,6 +127,7 @@ def _space(
         learned=None if trained.text_map is None else np.isin(own, rows),
         version=trained.manifest.version,
         parameters=trained.manifest.parameters,
+        network=trained.network,
         recall_target=settings.recall,
         measured_with=report.users_from,
         report=msgspec.json.encode(report),
@@ -201,6 +202,7 @@ def compacted_spaces(
             learned=None if space.learned is None else np.isin(own, known[space.learned[places[known]]]),
             version=of.version,
             parameters=of.parameters,
+            network=space.network,
             recall_target=of.recall_target,
             measured_with=of.measured_with,
         )

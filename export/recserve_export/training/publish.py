@@ -17,7 +17,7 @@ import numpy as np
 from recserve_export.errors import TrainingError
 from recserve_export.index.space_change import serve_versions
 from recserve_export.stages import Stage, silent
-from recserve_export.training.base import Learned, TrainingLog, check_trainable, training_log
+from recserve_export.training.base import Learned, TrainingLog, Work, check_trainable, training_log
 from recserve_export.training.registry import TRAINERS, settings_of, trainer_of
 from recserve_export.training.run.journal import Journal
 from recserve_export.training.run.judge import Slice, Verdict, champion_of, judged, newest_slice
@@ -155,8 +155,8 @@ def train_home(
             if request.budget_s is not None and clock() - start >= request.budget_s:
                 left.append(name)
                 continue
-            with stage(f"train {name}", None):
-                journal.finish(name, run.trained(name, own).name)
+            with stage(f"train {name}", None) as advance:
+                journal.finish(name, run.trained(name, own, advance).name)
         done = [_described(workspace.spaces / name / version) for name, version in journal.finished.items()]
         serving = {one.name: one.folder for one in done if one.verdict.serves}
         snapshot = serve_versions(workspace, serving, stage=stage)
@@ -199,7 +199,7 @@ class _Run:
     def text(self) -> Vectors | None:
         return text_vectors(self.workspace, self.read.columns.subjects)
 
-    def trained(self, name: str, settings: Any) -> Path:
+    def trained(self, name: str, settings: Any, advance: Callable[[int], None]) -> Path:
         """Train, judge and publish; the folder of the version."""
         start, columns = time.perf_counter(), self.read.columns
         folder = current_spaces(self.workspace.spaces).get(name)
@@ -208,7 +208,7 @@ class _Run:
         if since_us is not None and not len(self.log(since_us).item):
             since_us = None
         log = self.log(since_us)
-        learned = trainer_of(name).train(log, self.text, settings)
+        learned = trainer_of(name).work(log, self.text, settings, Work(advance, self.workspace.spaces / name))
         seconds = time.perf_counter() - start
         if self.request.force:
             verdict = Verdict(serves=True, why="forced")
@@ -274,6 +274,7 @@ def publish(spaces: Path, name: str, log: TrainingLog, learned: Learned, origin:
         inputs=learned.inputs,
         text_map=learned.text_map,
         parameters=learned.parameters,
+        network=learned.network,
         origin=origin,
     )
 

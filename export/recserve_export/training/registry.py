@@ -15,6 +15,7 @@ from recserve_export.training.ease import EaseTrainer
 from recserve_export.training.item2vec import Item2VecTrainer
 from recserve_export.training.item_knn import ItemKnnTrainer
 from recserve_export.training.ranking.ranker import RankerTrainer
+from recserve_export.training.sequence.trainer import SequenceTrainer
 from recserve_export.training.text_head import TextHeadTrainer
 from recserve_export.training.transitions import TransitionsTrainer
 from recserve_export.training.user_knn import UserKnnTrainer
@@ -25,8 +26,9 @@ TRAINERS: Final[Mapping[str, Trainer]] = {
     "ease": EaseTrainer(),
     "item2vec": Item2VecTrainer(),
     "item_knn": ItemKnnTrainer(),
-    "text_head": TextHeadTrainer(),
     "ranker": RankerTrainer(),
+    "sequence": SequenceTrainer(),
+    "text_head": TextHeadTrainer(),
     "transitions": TransitionsTrainer(),
     "user_knn": UserKnnTrainer(),
 }

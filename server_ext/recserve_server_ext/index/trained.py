@@ -1,7 +1,7 @@
 """Trained spaces, matrices and models on disk, by item id; new snapshots take over the current version.
 
 `HOME/spaces/NAME/VERSION` holds `manifest.json`, `ids.arrow`, and `vectors.npy` with perhaps `inputs.npy` and
-`text_map.npy`, an item-to-item matrix (`recserve_server_ext.index.matrix`), or a model
+`text_map.npy` and `network.onnx`, an item-to-item matrix (`recserve_server_ext.index.matrix`), or a model
 (`recserve_server_ext.index.model`).
 `HOME/spaces/NAME/CURRENT` names the current version; see `recserve_server_ext.index.trained_versions`.
 """
@@ -31,6 +31,7 @@ from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.index.snapshot import IDS, LOCK
 from recserve_server_ext.index.space import INPUTS, TEXT, TEXT_MAP, VECTORS, load_array, map_array
+from recserve_server_ext.networks.network import NETWORK, Network, NetworkManifest, read_network
 
 _TRAIN_AGAIN: Final = "train the space again"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -48,6 +49,7 @@ class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         source: Identity of the catalogue store whose items it is of; empty for any.
         encoder: Runtime fingerprint of the encoder whose text vectors it maps; empty without such a map.
         parameters: Numbers that the strategy needs, by name.
+        network: See `recserve_server_ext.index.space.SpaceManifest`.
         made_from: What it was trained from, and how.
         files: SHA-256 of every other file of the folder.
         format: Version of this layout.
@@ -61,6 +63,7 @@ class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     source: str = ""
     encoder: str = ""
     parameters: dict[str, float] = {}
+    network: NetworkManifest | None = None
     made_from: dict[str, Any] = {}
     files: dict[str, str]
     format: int = _FORMAT
@@ -91,6 +94,7 @@ class TrainedSpace:
         vectors: [items, dim] float32.
         inputs: See `recserve_server_ext.index.space.SpaceContent`.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
+        network: See `recserve_server_ext.index.space.SpaceContent`.
     """
 
     manifest: TrainedManifest
@@ -98,6 +102,7 @@ class TrainedSpace:
     vectors: Vectors
     inputs: Vectors | None
     text_map: Vectors | None
+    network: Network | None
 
     @classmethod
     def load(cls, folder: Path) -> TrainedSpace:
@@ -106,7 +111,8 @@ class TrainedSpace:
         shape = manifest.items, manifest.dim
         vectors = map_array(folder / VECTORS, shape)
         inputs = map_array(folder / INPUTS, shape) if (folder / INPUTS).is_file() else None
-        return cls(manifest, _ids(folder), vectors, inputs, load_array(folder / TEXT_MAP))
+        network = read_network(folder, manifest.network, _TRAIN_AGAIN)
+        return cls(manifest, _ids(folder), vectors, inputs, load_array(folder / TEXT_MAP), network)
 
 
 class Origin(NamedTuple):
@@ -199,6 +205,7 @@ def publish_space(
     inputs: Vectors | None = None,
     text_map: Vectors | None = None,
     parameters: Mapping[str, float] | None = None,
+    network: Network | None = None,
     origin: Origin = _ANYWHERE,
 ) -> Path:
     """Write a version of a trained space, not the current one yet; its folder.
@@ -209,6 +216,7 @@ def publish_space(
         inputs: See `recserve_server_ext.index.space.SpaceContent`.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
         parameters: Numbers that the strategy needs, by name.
+        network: See `recserve_server_ext.index.space.SpaceContent`.
         origin: Where it comes from.
 
     Raises:
@@ -222,11 +230,13 @@ def publish_space(
         for file, array in ((VECTORS, vectors), (INPUTS, inputs), (TEXT_MAP, text_map)):
             if array is not None:
                 np.save(folder / file, array)
+        if network is not None:
+            (folder / NETWORK).write_bytes(network.content)
 
     made = TrainedManifest(
         version="", created="", dim=vectors.shape[1], items=len(vectors), parameters=dict(parameters or {}),
         source=origin.source, encoder="" if text_map is None else origin.encoder, made_from=dict(origin.made_from),
-        files={},
+        network=None if network is None else network.manifest, files={},
     )  # fmt: skip
     return _publish(spaces, name, ids, made, write)
 

@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta
 
 from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.batching.batcher import ModelCall
 from recserve_server_ext.common.arrays import Floats, Rows
 from recserve_server_ext.strategies.base import (
     Candidates,
@@ -172,6 +173,12 @@ class Fusion(Strategy):
         reasons = (component.strategy.lacking(data, component.options) for component in options.components)
         return next((reason for reason in reasons if reason is not None), None)
 
+    def pending(self, query: Query) -> ModelCall | None:
+        """The first call that a component waits for."""
+        components: list[Component] = query.options.components
+        calls = (component.strategy.pending(component.query(query)) for component in components)
+        return next((call for call in calls if call is not None), None)
+
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
         """Refuses profiles that no personal component can use."""
         reasons: list[RequestError | None] = [None] * len(queries)
@@ -226,6 +233,7 @@ class Fusion(Strategy):
             np.zeros((len(items.rows), len(query.profile.rows))) for query, items in zip(queries, picks, strict=True)
         ]
         facts: list[list[dict[str, Any]] | None] = [None] * len(queries)
+        are_approximate = [False] * len(queries)
         is_by_rank = _is_by_rank(queries)
         scratch = np.zeros(len(queries[0].data.view.available)) if is_by_rank else np.empty(0)
         for component, number, places in self._counting(queries):
@@ -243,9 +251,11 @@ class Fusion(Strategy):
                 parts[place] |= {name: factor * values for name, values in explanation.parts.items()}
                 if explanation.contributions is not None:
                     contributions[place] += np.asarray(factor)[..., None] * explanation.contributions
+                    are_approximate[place] |= explanation.is_approximate
                 if not queries[place].profile.count:
                     facts[place] = explanation.facts
-        return [Explanation(*explanation) for explanation in zip(parts, contributions, facts, strict=True)]
+        explanations = zip(parts, contributions, facts, are_approximate, strict=True)
+        return [Explanation(*explanation) for explanation in explanations]
 
     def std(self, queries: Sequence[Query]) -> Floats:
         """1 for a sum of standardised scores; otherwise estimated from a sample."""

@@ -20,6 +20,7 @@ from recserve_server_ext.strategies.item2vec import Item2Vec
 from recserve_server_ext.strategies.item_knn import ItemKnn
 from recserve_server_ext.strategies.popular import Popular
 from recserve_server_ext.strategies.ranker import Ranker
+from recserve_server_ext.strategies.sequence import SequenceStrategy
 from recserve_server_ext.strategies.text import Text
 from recserve_server_ext.strategies.text_head import TextHead
 from recserve_server_ext.strategies.transitions import Transitions
@@ -38,6 +39,7 @@ BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
     "item_knn": ItemKnn,
     "popular": Popular,
     "ranker": Ranker,
+    "sequence": SequenceStrategy,
     "text": Text,
     "text_head": TextHead,
     "transitions": Transitions,

@@ -27,6 +27,7 @@ from recserve_server_ext.supervisor.compactor import Compactor, compact_command
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.supervisor.health import Health
+from recserve_server_ext.supervisor.network_switch import NetworkSwitch
 from recserve_server_ext.supervisor.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.supervisor.served_pair import first_pair, published_pair
 from recserve_server_ext.supervisor.trainer import Trainer, train_command
@@ -114,15 +115,16 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     if store:
         with CatalogueStore(store_place(store)) as opened:
             opened.check_known(first.snapshot.revision)
-    models = all_models(handed, first.encoder)
+    models = all_models(handed, first.encoder, first.networks)
     assemble(folder.path, models, binary, backend)
-    switch = EncoderSwitch(handed, first.encoder, lambda: published_pair(workspace, settings).encoder, log)
+    networks = NetworkSwitch(handed, first.networks, log)
+    switch = EncoderSwitch(handed, first.encoder, lambda: published_pair(workspace, settings).encoder, networks, log)
     python_models = frozenset(model.name for model in models if model.has_process)
     return Plan(
         binary=binary,
         folder=folder,
         endpoint=endpoint,
-        subject=ProbeSubject(first.item, first.encoder, has_store=bool(store)),
+        subject=ProbeSubject(first.item, first.encoder, bool(store), networks.loaded),
         python_models=python_models - switch.models,
         compactor=_compactor(workspace, settings, store, log),
         trainer=_trainer(workspace, settings, handed.interactions, log),
@@ -269,12 +271,13 @@ class Supervisor:
         return process
 
     def _follow(self, switch: EncoderSwitch) -> None:
-        """Serve the encoder of the published snapshot, and probe its models."""
+        """Serve the encoder and the networks of the published snapshot, and probe their models."""
         assert self._process is not None
         process = self._process
         switch.check(lambda: Admin(self._plan.endpoint.grpc, process.admin))
-        if switch.served != self._subject.encoder:
-            self._subject = replace(self._subject, encoder=switch.served)
+        subject = replace(self._subject, encoder=switch.served, networks=switch.networks.loaded)
+        if subject != self._subject:
+            self._subject = subject
             self._probes.close()
             self._probes = Probes(self._plan.endpoint.grpc, self._subject)
 

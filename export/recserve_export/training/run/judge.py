@@ -14,7 +14,7 @@ from scipy import stats
 
 from recserve_client.contract import RecommendRequest
 from recserve_export.training.base import Learned
-from recserve_export.training.memory import in_memory
+from recserve_export.training.memory import Networks, in_memory
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
@@ -113,6 +113,7 @@ def champion_of(folder: Path | None, items: list[str]) -> Champion | str:
         inputs=None if found.inputs is None else found.inputs[known],
         text_map=found.text_map,
         parameters=found.manifest.parameters,
+        network=found.network,
     )
     return Champion(found.manifest, newest_us, learned)
 
@@ -224,7 +225,7 @@ def _ndcg(name: str, learned: Learned, of: Slice) -> Floats:
     configured = registry.choose(name, {})
     pipeline = Pipeline(registry.choose("popular", {}), RankingCache(1))
     request = RecommendRequest(user_id="", k=_K, strategy=name, explain=False, on_cold="error")
-    users, found = list(of.targets), []
+    users, found, networks = list(of.targets), [], Networks()
     for start in range(0, len(users), _BATCH):
         some = users[start : start + _BATCH]
         seen = [[ids[item] for item in of.seen[user].tolist()] for user in some]
@@ -233,6 +234,7 @@ def _ndcg(name: str, learned: Learned, of: Slice) -> Floats:
             job = Job(request, configured, data, "")
             build_query(job, profile_of_user(request, history, data.view, Limits(), of.since_us))
             jobs.append(job)
+        networks.answer(pipeline, jobs, data)
         pipeline.run(jobs)
         found += [_ndcg_of(job.ranked, of.targets[user]) for job, user in zip(jobs, some, strict=True)]
     return np.array(found)

@@ -52,7 +52,7 @@ class LearnedSpace(VectorSpace):
         if rows.shape[1] > _HEAVIEST:
             places = np.argsort(-weights, axis=1, kind="stable")[:, :_HEAVIEST]
             weights, rows = np.take_along_axis(weights, places, axis=1), np.take_along_axis(rows, places, axis=1)
-        inputs = _inputs(space, queries, rows, places)
+        inputs = input_vectors(space, queries, rows, places)
         weights = np.where(inputs.any(axis=2), weights, 0.0)
         behaviours, shares = self.fold_in(space, inputs, weights)
         vectors = np.matmul(shares.astype(np.float32)[:, None, :], behaviours)[:, 0]
@@ -76,8 +76,15 @@ class LearnedSpace(VectorSpace):
         )
 
 
-def _inputs(space: SpaceView, queries: Sequence[Query], rows: Ints, places: Ints | None) -> Vectors:
-    """[users, behaviours, dim] input vectors of behaviours; those of texts by the space's map, where it has one."""
+def input_vectors(space: SpaceView, queries: Sequence[Query], rows: Ints, places: Ints | None) -> Vectors:
+    """[users, behaviours, dim] input vectors of behaviours; those of texts by the space's map, where it has one.
+
+    Args:
+        space: The space.
+        queries: [users].
+        rows: [users, behaviours] rows of these behaviours.
+        places: [users, behaviours] their positions in the history; `None` where they are all of it.
+    """
     inputs = space.inputs(rows)
     if space.space.text_map is None or rows.min(initial=0) >= 0:
         return inputs
