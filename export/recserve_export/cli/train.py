@@ -44,8 +44,8 @@ def train(
     with explained(OSError):
         try:
             from recserve_export.index.space_change import serve_versions
-            from recserve_export.training.own_vectors import NAME, publish_own
             from recserve_export.training.publish import Range, Request, names_of, train_home
+            from recserve_export.training.spaces.own_vectors import NAME, publish_own
         except ModuleNotFoundError as error:
             fail(f"recserve train needs the module {error.name!r}: pip install 'recserve[train]'")
         from recserve_server_ext.index.snapshot import published

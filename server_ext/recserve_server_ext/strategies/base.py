@@ -1,7 +1,7 @@
 """The strategy interface: a strategy proposes candidates for queries and scores them.
 
 A strategy of your own derives from `Strategy` and writes `candidates` and `score`. One that only turns a profile into a
-vector derives from `recserve_server_ext.strategies.vector_space.VectorSpace` and writes `user_vectors`.
+vector derives from `recserve_server_ext.strategies.spaces.vector_space.VectorSpace` and writes `user_vectors`.
 docs/how-to/add-a-strategy.md builds one.
 """
 

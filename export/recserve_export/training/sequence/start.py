@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from recserve_export.training.base import TrainingLog
-from recserve_export.training.linear import truncated_svd
+from recserve_export.training.spaces.linear import truncated_svd
 from recserve_server_ext.common.arrays import Ints, Vectors
 
 #: Items on either side whose co-occurrence counts.

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from recserve_export.cli.train import train
 from recserve_export.errors import TrainingError
-from recserve_export.training.own_vectors import read_vectors
 from recserve_export.training.publish import Range, Request, names_of, train_home
+from recserve_export.training.spaces.own_vectors import read_vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits

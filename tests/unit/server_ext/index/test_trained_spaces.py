@@ -28,7 +28,7 @@ from recserve_server_ext.index.trained import Origin, TrainedSpace, publish_spac
 from recserve_server_ext.index.trained_versions import current_spaces, make_current
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 from recserve_server_ext.strategies.base import Candidates, Profile, Query
-from recserve_server_ext.strategies.vector_space import UserVectors, VectorSpace
+from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
 from support.data import data_over, spec_of
 from support.edited import DIM, ENCODER, Edited, item_vector
 from support.small_snapshot import text_space

@@ -17,7 +17,7 @@ from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.strategies import registry as registry_module
 from recserve_server_ext.strategies.base import Candidates, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.registry import BUILT_IN, PRESETS, Registry
-from recserve_server_ext.strategies.vector_space import UserVectors, VectorSpace
+from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
 from support.data import data_over
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recserve_server_ext.strategies.parts.learned_space import LearnedSpace
+from recserve_server_ext.strategies.spaces.learned_space import LearnedSpace
 
 
 class OwnVectors(LearnedSpace):

@@ -19,9 +19,9 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.index.space import Space
 from recserve_server_ext.networks.network import Behaviours, NetworkManifest
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Profile, Query
-from recserve_server_ext.strategies.parts.learned_space import input_vectors
 from recserve_server_ext.strategies.parts.training_needed import not_trained
-from recserve_server_ext.strategies.vector_space import UserVectors, VectorSpace
+from recserve_server_ext.strategies.spaces.learned_space import input_vectors
+from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
 
 _SPACE: Final = "sequence"
 #: A half-life of no decay.

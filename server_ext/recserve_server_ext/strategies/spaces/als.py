@@ -10,7 +10,7 @@ import numpy as np
 from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Vectors
 from recserve_server_ext.index.space import Space
-from recserve_server_ext.strategies.parts.learned_space import LearnedSpace
+from recserve_server_ext.strategies.spaces.learned_space import LearnedSpace
 
 
 class Als(LearnedSpace):

@@ -5,7 +5,7 @@ H. Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019.
 
 from __future__ import annotations
 
-from recserve_server_ext.strategies.parts.learned_space import LearnedSpace
+from recserve_server_ext.strategies.spaces.learned_space import LearnedSpace
 
 
 class Ease(LearnedSpace):

@@ -5,7 +5,7 @@ O. Barkan and N. Koenigstein, "Item2Vec: neural item embedding for collaborative
 
 from __future__ import annotations
 
-from recserve_server_ext.strategies.parts.learned_space import LearnedSpace
+from recserve_server_ext.strategies.spaces.learned_space import LearnedSpace
 
 
 class Item2Vec(LearnedSpace):

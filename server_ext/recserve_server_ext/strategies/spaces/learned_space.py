@@ -12,7 +12,7 @@ from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 from recserve_server_ext.strategies.base import Options, Query
-from recserve_server_ext.strategies.vector_space import UserVectors, VectorSpace
+from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
 
 #: Behaviours that a user vector is made from: the heaviest of a history. The rest hardly changes it.
 _HEAVIEST: Final = 64

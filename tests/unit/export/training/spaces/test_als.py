@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from recserve_export.training.als import AlsSettings, confidences, item_factors
 from recserve_export.training.base import TrainingLog
 from recserve_export.training.memory import in_memory
 from recserve_export.training.registry import train
+from recserve_export.training.spaces.als import AlsSettings, confidences, item_factors
 from recserve_server_ext.catalogue.view import View, view_over
 from recserve_server_ext.common.arrays import Rows
 from recserve_server_ext.index.engines.exact import ExactEngine
-from recserve_server_ext.strategies.als import Als
 from recserve_server_ext.strategies.base import Candidates, Profile, Query
-from recserve_server_ext.strategies.parts.learned_space import RecencyOptions
+from recserve_server_ext.strategies.spaces.als import Als
+from recserve_server_ext.strategies.spaces.learned_space import RecencyOptions
 from support.data import data_over, spec_of
 from support.training_logs import log_of
 

@@ -11,7 +11,7 @@ from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Floats, Vectors
 from recserve_server_ext.index.space import TEXT
 from recserve_server_ext.strategies.base import Query, behaviour_vectors
-from recserve_server_ext.strategies.vector_space import UserVectors, VectorSpace
+from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
 
 #: A weighted sum shorter than this share of the sum of the weights is float32 noise: it has no direction.
 CANCELLED: Final = 1e-4

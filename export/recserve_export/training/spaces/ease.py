@@ -12,7 +12,7 @@ from msgspec import Meta
 from scipy import linalg
 
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, text_map
-from recserve_export.training.linear import truncated_svd
+from recserve_export.training.spaces.linear import truncated_svd
 from recserve_server_ext.common.arrays import Ints, Vectors
 
 

@@ -12,7 +12,8 @@ import typer
 
 from recserve_client.cli.console import fail, note, out
 from recserve_export.catalogue.mapping import FieldMapping, mapping_from_options, read_mapping, validated
-from recserve_export.cli import catalogue_changes, catalogue_encode, options, reading
+from recserve_export.cli import options, reading
+from recserve_export.cli.catalogue import changes, encode
 from recserve_export.cli.common import (
     explained,
     position_bar,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from recserve_server_ext.catalogue.store import CatalogueStore, ImportRecord
 
 app = typer.Typer(help="Import a catalogue of items, and look at it.", no_args_is_help=True)
-for command in (catalogue_changes.upsert, catalogue_changes.delete, catalogue_changes.export, catalogue_encode.encode):
+for command in (changes.upsert, changes.delete, changes.export, encode.encode):
     app.command()(command)
 
 _FILMS = "films"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.strategies.base import Candidates, Profile, Query
-from recserve_server_ext.strategies.text import CANCELLED, Text, weighted_means
+from recserve_server_ext.strategies.spaces.text import CANCELLED, Text, weighted_means
 from support.data import data_over, spec_of
 
 
