@@ -90,4 +90,4 @@ def evaluate(
         write_evaluation(workspace.evaluation, evaluation)
         note(f"what is best is in {workspace.evaluation}: the strategy auto reads it")
         for name in trainings_of(evaluation.chosen):
-            note(f"it needs: recserve train {name}, then recserve index build")
+            note(f"it needs: recserve train {name}")

@@ -11,6 +11,7 @@ import numpy as np
 from recserve_benchmarks.evaluation.ranking import LENGTH, Known
 from recserve_benchmarks.evaluation.system import AUTO, Ranker, Settings, System, nothing
 from recserve_client.contract import RecommendRequest, RequestError, Slate
+from recserve_export.training.memory import Networks
 from recserve_export.training.ranking.past import Past, histories_of, of_users
 from recserve_export.training.registry import TRAINERS
 from recserve_server_ext.attributes.view import LiveFilters
@@ -57,6 +58,7 @@ class Server:
         self._past = Past(known.columns, known.vectors, rules or HistoryRules(), available=available, trains=trains)
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
+        self._networks = Networks()
         self.data = self._past.data
         self.seconds = self._past.seconds
 
@@ -82,6 +84,7 @@ class Server:
                 now_us = history.newest_us if asked_us is None else asked_us
                 build_query(job, profile_of_user(request, history, data.view, self._limits, now_us))
                 jobs.append(job)
+            self._networks.answer(pipeline, jobs, data)
             found += zip(jobs, pipeline.run(jobs), strict=True)
         return found
 

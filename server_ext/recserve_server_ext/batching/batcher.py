@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -138,6 +138,7 @@ class Batcher(Generic[J]):
         *,
         at_once: int = 1,
         max_batch: int = 1,
+        in_run: Collection[str] = (),
         revision_queue: RevisionWaitQueue | None = None,
         show_waiting: Callable[[int], None] = lambda waiting: None,
     ) -> None:
@@ -149,12 +150,14 @@ class Batcher(Generic[J]):
                 for the batch, and defers nothing.
             max_batch: Most requests in one call to a model; a larger batch goes alone. As many may wait, and then `run`
                 blocks.
+            in_run: Models that `run` itself calls, once for the batch, since they answer in less time than it takes to
+                defer. A request that has waited for another model is deferred for these, too.
             revision_queue: Queue of requests that wait for a revision; `None` where no request asks for one.
             show_waiting: Called with the number of requests that wait for the encoder, whenever it changes.
         """
         self._handler = handler
         self._call = call
-        self._calls_in_run = not at_once
+        self._in_run = frozenset(in_run if at_once else call)
         self._queues: dict[str, CallQueue[_Deferred[J]]] = {}
         for model in call if at_once else ():
             show = show_waiting if model == models.ENCODER else _ignore
@@ -177,9 +180,7 @@ class Batcher(Generic[J]):
             if isinstance(job, NotYetError):
                 answers[number] = self._revision_queue.admit(calls[number].read(), calls[number], job)
         answerable = self._defer(accepted, lambda number: calls[number].defer())
-        if self._calls_in_run and (error := self._call_all([job for _, job in answerable])):
-            return [error if answer is None else answer for answer in answers]
-        for (number, _), answer in zip(answerable, self._answer([job for _, job in answerable]), strict=True):
+        for number, answer in self._answered(answerable):
             answers[number] = answer
         return answers
 
@@ -221,8 +222,18 @@ class Batcher(Generic[J]):
                     job.refusal(ErrorKind.UNAVAILABLE, "the catalogue went back to an older revision; try again")
                 )
         answerable = self._defer(accepted, lambda number: ready[number].send)
-        for (number, _), answer in zip(answerable, self._answer([job for _, job in answerable]), strict=True):
+        for number, answer in self._answered(answerable):
             ready[number].send(answer)
+
+    def _answered(self, answerable: list[tuple[int, J]]) -> Iterator[tuple[int, Answer]]:
+        """The answers to jobs that are not deferred, with their positions; calls the models that they wait for."""
+        waiting = [(number, job) for number, job in answerable if self._handler.pending(job) is not None]
+        if waiting and (error := self._call_all([job for _, job in waiting])):
+            failed = {number for number, _ in waiting}
+            yield from ((number, error) for number in failed)
+            answerable = [(number, job) for number, job in answerable if number not in failed]
+        answers = self._answer([job for _, job in answerable])
+        yield from ((number, answer) for (number, _), answer in zip(answerable, answers, strict=True))
 
     def _defer(
         self,
@@ -235,7 +246,8 @@ class Batcher(Generic[J]):
         for number, job in enumerate(accepted):
             if isinstance(job, RequestError | NotYetError):
                 continue
-            if not self._calls_in_run and (pending := self._handler.pending(job)) is not None:
+            pending = self._handler.pending(job)
+            if pending is not None and pending.model not in self._in_run:
                 deferred.append(_Deferred(sender(number), job, pending))
             else:
                 answerable.append((number, job))
