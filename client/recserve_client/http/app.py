@@ -16,14 +16,21 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from recserve_client.contract import RequestError, shown
+from recserve_client.contract import shown
 from recserve_client.contract.addresses import is_this_machine
-from recserve_client.errors import RecserveError
 from recserve_client.http.exchange import Asked, Exchange, Handle, json_response
 from recserve_client.http.openapi import PATH as OPENAPI_PATH
 from recserve_client.http.openapi import openapi_json
 from recserve_client.http.operations import OPERATIONS
-from recserve_client.http.problems import HttpKind, ProblemError, busy, fault, problem_of, problem_response
+from recserve_client.http.problems import (
+    KNOWN_ERRORS,
+    HttpKind,
+    ProblemError,
+    busy,
+    fault,
+    problem_of,
+    problem_response,
+)
 
 #: A request id that a caller may give.
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -98,7 +105,7 @@ class _Edge:
         try:
             self._check(headers)
             await self._router(scope, receive, sending)
-        except (RecserveError, RequestError, ProblemError) as error:
+        except KNOWN_ERRORS as error:
             await problem_response(problem_of(error), request_id)(scope, receive, sending)
         except Exception as error:
             problem = fault(error, request_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -73,7 +73,7 @@ class Exchange:
         Raises:
             ProblemError: A parameter is unknown, repeated or invalid.
         """
-        lists = {field.encode_name for field in msgspec.structs.fields(kind) if _is_list(field.type)}
+        lists = _lists(kind)
         given: dict[str, Any] = {}
         for name, value in self._parameters:
             if name in lists:
@@ -173,5 +173,9 @@ def invalid(text: str) -> RequestError:
     return RequestError(ErrorKind.INVALID_REQUEST, text)
 
 
-def _is_list(kind: Any) -> bool:
-    return getattr(kind, "__origin__", None) is list
+@cache
+def _lists(kind: type[msgspec.Struct]) -> frozenset[str]:
+    """Names of the fields of a struct that are lists."""
+    found = msgspec.inspect.type_info(kind)
+    assert isinstance(found, msgspec.inspect.StructType)
+    return frozenset(field.encode_name for field in found.fields if isinstance(field.type, msgspec.inspect.ListType))

@@ -67,10 +67,15 @@ def documented(schema: dict[str, Any], kind: type | None = None) -> dict[str, An
     found = {**schema, "description": text} if text else dict(schema)
     if "properties" in schema:
         found["properties"] = {
-            name: {"description": meaning_of[name], **of} if name in meaning_of else of
-            for name, of in schema["properties"].items()
+            name: _with_text(of, meaning_of.get(name, "")) for name, of in schema["properties"].items()
         }
     return found
+
+
+def _with_text(schema: dict[str, Any], text: str) -> dict[str, Any]:
+    """A schema with more text in its description."""
+    whole = " ".join(filter(None, (text, schema.get("description"))))
+    return {**schema, "description": whole} if whole else schema
 
 
 def _types() -> list[type]:

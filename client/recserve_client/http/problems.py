@@ -82,7 +82,7 @@ class Problem(Struct, frozen=True, omit_defaults=True, gc=False):
         detail: What was wrong, which value, and what to do.
         kind: Reason, by which programs tell problems apart; see docs/reference/errors.md.
         request_id: Id of the request, as in the header `X-Request-Id`.
-        line: Number of the line that the problem is about, from 1. Absent outside of streams.
+        line: Number of the first line of a stream that has no result, from 1. Absent outside of streams.
     """
 
     type: str
@@ -101,7 +101,7 @@ class ProblemError(Exception):
         kind: A value of `ErrorKind` or `HttpKind`.
         detail: What was wrong, which value, and what to do.
         headers: Further headers of the answer.
-        line: Number of the line of a stream, from 1.
+        line: Number of the first line of a stream that has no result, from 1.
     """
 
     def __init__(self, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
@@ -117,6 +117,10 @@ class ProblemError(Exception):
         title = kind.replace("_", " ").capitalize()
         urn = f"urn:problem-type:recserve:{kind}"
         return Problem(urn, title, HTTP_STATUS_OF[self.kind], self.detail, kind, request_id, self.line)
+
+
+#: Errors that are refusals, and tell why.
+KNOWN_ERRORS: Final = (RecserveError, RequestError, ProblemError)
 
 
 def problem_of(error: RecserveError | RequestError | ProblemError) -> ProblemError:

@@ -11,10 +11,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from recserve_client.contract import RequestError
-from recserve_client.errors import RecserveError
 from recserve_client.http.exchange import NDJSON, Exchange, too_large
-from recserve_client.http.problems import ProblemError, fault, problem_of
+from recserve_client.http.problems import KNOWN_ERRORS, ProblemError, fault, problem_of
 
 #: Answers some lines: a line for each.
 AnswerLines = Callable[[list[bytes]], Awaitable[list[bytes]]]
@@ -92,12 +90,10 @@ async def _read(
             answered = await answer(lines) if lines else []
             await results.put(b"".join(line + b"\n" for line in answered))
             done += count
-    except (RecserveError, RequestError, ProblemError) as error:
-        problem = problem_of(error)
+    except Exception as error:
+        problem = problem_of(error) if isinstance(error, KNOWN_ERRORS) else fault(error, exchange.id)
         problem.line = done + 1
         await results.put(problem)
-    except Exception as error:
-        await results.put(fault(error, exchange.id))
     await results.put(None)
 
 
