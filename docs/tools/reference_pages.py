@@ -8,6 +8,7 @@ from typing import Final
 
 import protocol_pages
 from commands_page import commands_page
+from http_page import http_page
 from settings_page import settings_page
 from strategies_page import strategies_page
 
@@ -18,6 +19,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "commands.md": commands_page,
     "settings.md": settings_page,
     "strategies.md": strategies_page,
+    "http.md": http_page,
     "protocol/index.md": protocol_pages.index_page,
     "protocol/recommend.md": protocol_pages.recommend_page,
     "protocol/embed.md": protocol_pages.embed_page,

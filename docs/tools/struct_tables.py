@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import textwrap
 from typing import Any
 
 import msgspec
 
+from recserve_client.http import docstrings
+
 
 def described(docstring: str) -> tuple[str, dict[str, str]]:
-    """The text of a docstring before its attributes, and what it says of each attribute."""
-    head, _, tail = inspect.cleandoc(docstring).partition("Attributes:\n")
-    meaning_of: dict[str, str] = {}
-    name = ""
-    for line in textwrap.dedent(tail).splitlines():
-        if line and not line[0].isspace():
-            name, _, meaning_of[name] = line.partition(": ")
-        elif name:
-            meaning_of[name] += " " + line.strip()
-    return head.strip(), {field: cell(text.strip()) for field, text in meaning_of.items()}
+    """The text of a docstring before its attributes, and what it says of each attribute, as a cell of a table."""
+    text, meaning_of = docstrings.described(docstring)
+    return text, {name: cell(meaning) for name, meaning in meaning_of.items()}
 
 
 def schemas_of(*types: type) -> tuple[list[str], dict[str, dict[str, Any]]]:

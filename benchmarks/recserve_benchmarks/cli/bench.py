@@ -119,6 +119,26 @@ def users(
 
 
 @app.command()
+def http(
+    home: Home = DEFAULT_HOME,
+    precision: Precision = "auto",
+    items: Items = 65_000,
+    rounds: RoundsOption = 5,
+    quick: Quick = False,
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure recommending over HTTP against gRPC, over the same server."""
+    output = Output(json_file, None)
+    with output.measuring() as show:
+        from recserve_benchmarks.http import bench
+
+        run = _run(home, precision, items=items, rounds=rounds, quick=quick, seed=seed, show=show)
+        results = bench.measure(run)
+    output.write(results, bench.parts(results), lambda *_: None)
+
+
+@app.command()
 def evaluate(
     log: Annotated[
         Literal["small", "medium", "large", "all"],

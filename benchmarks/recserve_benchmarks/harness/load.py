@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, takewhile
 from pathlib import Path
@@ -81,34 +81,60 @@ def _sender() -> Callable[[Load], Outcome]:
     return lambda load: asyncio.run(_send(load))
 
 
+#: Sends a request; the answer. Raises LoadError.
+Send = Callable[[bytes], Awaitable[bytes]]
+
+
+class LoadError(Exception):
+    """A request that failed, by the name of its status."""
+
+
 async def _send(load: Load) -> Outcome:
-    latencies = HdrHistogram(1, _HIGHEST_US, 3)
-    errors: Counter[str] = Counter()
-    answers = [b""] * len(load.requests) if load.keep_answers else []
-    moments: list[tuple[float, float]] = []
-    numbered = _numbered(load)
     options = [("grpc.max_receive_message_length", -1), *channel_options(load.address)]
     async with grpc.aio.insecure_channel(load.address, options=options) as channel:
         infer = channel.unary_unary(_METHOD, None, None)
         await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
 
-        async def caller() -> None:
-            for number, request in numbered:
-                start = time.perf_counter()
-                try:
-                    answer = await infer(request, timeout=_DEADLINE_S)
-                except grpc.RpcError as error:
-                    errors[error.code().name] += 1
-                    continue
-                took_s = time.perf_counter() - start
-                latencies.record_value(max(1, int(took_s * 1e6)))
-                moments.append((time.time(), took_s * 1000))
-                if load.keep_answers:
-                    answers[number] = answer
+        async def send(request: bytes) -> bytes:
+            try:
+                answer: bytes = await infer(request, timeout=_DEADLINE_S)
+            except grpc.RpcError as error:
+                raise LoadError(error.code().name) from None
+            return answer
 
-        start = time.perf_counter()
-        await asyncio.gather(*(caller() for _ in range(load.callers)))
-        wall_s = time.perf_counter() - start
+        return await send_all(load, [send] * load.callers)
+
+
+async def send_all(load: Load, callers: Sequence[Send]) -> Outcome:
+    """Send a load.
+
+    Args:
+        load: What to send.
+        callers: Sends the requests of each caller, one after the other.
+    """
+    latencies = HdrHistogram(1, _HIGHEST_US, 3)
+    errors: Counter[str] = Counter()
+    answers = [b""] * len(load.requests) if load.keep_answers else []
+    moments: list[tuple[float, float]] = []
+    numbered = _numbered(load)
+
+    async def call(send: Send) -> None:
+        for number, request in numbered:
+            start = time.perf_counter()
+            try:
+                answer = await send(request)
+            except LoadError as error:
+                errors[str(error)] += 1
+                continue
+            took_s = time.perf_counter() - start
+            latencies.record_value(max(1, int(took_s * 1e6)))
+            moments.append((time.time(), took_s * 1000))
+            if load.keep_answers:
+                answers[number] = answer
+
+    start = time.perf_counter()
+    await asyncio.gather(*map(call, callers))
+    wall_s = time.perf_counter() - start
     p50_ms, p99_ms = (latencies.get_value_at_percentile(percentile) / 1000 for percentile in (50, 99))
     seen = np.array(moments, np.float64).reshape(-1, 2)
     return Outcome(latencies.total_count, dict(errors), wall_s, p50_ms, p99_ms, answers, seen)

@@ -42,6 +42,9 @@ from recserve_client.http.messages import (
 )
 from recserve_client.server_calls import ServerInfo
 
+#: Meaning of the status 200 where there is no more to say.
+DONE: Final = "Done."
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -73,7 +76,7 @@ class Operation:
     query: type | None = None
     line: tuple[type, type] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    statuses: Mapping[int, str] = field(default_factory=lambda: {200: "Done."})
+    statuses: Mapping[int, str] = field(default_factory=lambda: {200: DONE})
     problems: tuple[int, ...] = ()
     example: Any = None
 
@@ -87,7 +90,7 @@ _IF: Final = {
 _IF_NONE: Final = {"If-None-Match": "`*`: the item is written only if it does not exist."}
 _KNOWN: Final = {"If-None-Match": "ETag of the item that the caller has: the answer is 304 where it is still the same."}
 _EXAMPLE_ITEM: Final = {
-    "texts": {"title": "The Clockmaker's Comet", "description": "An engineer follows a comet across the sky."},
+    "texts": {"title": "The Clockmaker's Comet"},
     "attributes": {"year": 1968},
 }
 _EXAMPLE_INTERACTION: Final = {"user_id": "ann", "type": "like", "item": "example-1", "timestamp": 1790000000}
@@ -143,7 +146,7 @@ OPERATIONS: Final = (
     ),
     Operation(
         "get_item", "GET", "/v1/items/{item_id}", items.get_one, "Read an item", CatalogueItem, headers=_KNOWN,
-        statuses={200: "Done.", 304: "The caller has this revision of the item."}, problems=(404,),
+        statuses={200: DONE, 304: "The caller has this revision of the item."}, problems=(404,),
     ),
     Operation(
         "delete_item", "DELETE", "/v1/items/{item_id}", items.delete_one, "Delete an item", ItemChanged,

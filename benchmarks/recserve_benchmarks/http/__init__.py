@@ -1,0 +1,1 @@
+"""The HTTP API against gRPC, over the same server."""
