@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import secrets
 import signal
 import socket
@@ -23,6 +24,8 @@ from recserve_client.options import ClientOptions
 
 #: Most bytes of the request line and the headers of a request.
 _HEAD_BYTES: Final = 64 * 1024
+#: What a header takes beside its name and value.
+_HEADER_BYTES: Final = 32
 #: Seconds that requests under way have to end when the program is told to stop.
 _DRAIN_S: Final = 10
 
@@ -37,11 +40,11 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._bound(url)
+        self._bound(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._bound(name + value)
+        self._bound(len(name) + len(value) + _HEADER_BYTES)
         super().on_header(name, value)
 
     def send_400_response(self, msg: str) -> None:
@@ -53,8 +56,8 @@ class _Protocol(HttpToolsProtocol):
         self.transport.write(head.encode() + b"connection: close\r\n\r\n" + problem)
         self.transport.close()
 
-    def _bound(self, part: bytes) -> None:
-        self._head_bytes += len(part)
+    def _bound(self, more_bytes: int) -> None:
+        self._head_bytes += more_bytes
         if self._head_bytes > _HEAD_BYTES:
             raise ValueError("the head of the request is too large")
 
@@ -107,6 +110,9 @@ def serve(
         async with AsyncClient(address, client_options) as client:
             yield client
 
+    # A connection is a file; the usual soft limit is 1,024.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # uvicorn stops by its own handlers, then raises the signal once more for those that were there before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))

@@ -62,6 +62,22 @@ def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.triton
+def test_a_tiny_run_measures_http_beside_grpc(tiny_home: Path, tmp_path: Path) -> None:
+    home, report = tmp_path / "home", tmp_path / "http.json"
+    copy_home(tiny_home, home)
+    sizes = ["--items", "1000", "--rounds", "2", "--quick"]
+    ran = bench("--home", str(home), *sizes, "--json", str(report), command="http")
+    assert ran.returncode == 0, ran.stderr
+    assert "HTTP has" in ran.stdout
+    results = json.loads(report.read_text())
+    for of in results["of"].values():
+        assert of["users_per_s"] > 0
+        assert 0 < of["p50_ms"] <= of["p99_ms"]
+    assert len(results["rounds"]["ratio.users"]) == 2
+    assert results["ratio"]["http_cpu_us"] > 0
+
+
+@pytest.mark.triton
 def test_a_tiny_run_measures_each_strategy_that_is_trained(tiny_home: Path, tmp_path: Path) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "strategies.json", tmp_path / "strategies.png"
     copy_home(tiny_home, home)
