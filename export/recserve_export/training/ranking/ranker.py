@@ -46,6 +46,7 @@ class RankerTrainer(Trainer):
     """Boosted trees that order the candidates of a user by what the user turned to next."""
 
     Settings = RankerSettings
+    is_slow = True
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: RankerSettings) -> Learned:
         """Train the sources on older parts of the log, and the model on what users did after these."""
