@@ -55,7 +55,9 @@ class Server:
         """
         self._known = known
         available = known.part.candidates
-        self._past = Past(known.columns, known.vectors, rules or HistoryRules(), available=available, trains=trains)
+        self._past = Past(
+            known.columns, known.vectors, rules or HistoryRules(), TRAINERS, available=available, trains=trains
+        )
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
         self._networks = Networks()
