@@ -189,6 +189,6 @@ def test_without_a_training_it_is_refused_with_the_command(untrained: Path) -> N
     with (
         served(untrained) as live,
         Client(live.grpc, ClientOptions(deadline_s=30)) as client,
-        pytest.raises(Unavailable, match="recserve train sequence && recserve index build"),
+        pytest.raises(Unavailable, match="run: recserve train sequence"),
     ):
         client.recommend_for("user0", strategy="sequence")

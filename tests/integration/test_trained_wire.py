@@ -226,7 +226,7 @@ def test_a_server_trains_by_itself_and_forgets_who_was_erased(home: Path, tmp_pa
             asked = threads.submit(ask)
             try:
                 (first, *_) = live.wait_for("trained", "training_failed", timeout_s=240)
-                names = {"als", "ease", "item_knn", "transitions"}
+                names = set(names_of("all"))
                 assert names <= set(first)
                 check_young_places(client, films)
                 receipt = client.users.erase("user1")

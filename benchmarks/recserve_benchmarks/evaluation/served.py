@@ -55,7 +55,9 @@ class Server:
         """
         self._known = known
         available = known.part.candidates
-        self._past = Past(known.columns, known.vectors, rules or HistoryRules(), available=available, trains=trains)
+        self._past = Past(
+            known.columns, known.vectors, rules or HistoryRules(), TRAINERS, available=available, trains=trains
+        )
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
         self._networks = Networks()
@@ -129,11 +131,11 @@ def by_strategy(name: str, registry: Registry, known: Known, settings: Settings)
     return rank
 
 
-def systems(names: Sequence[str] = ()) -> list[System]:
+def systems(names: Sequence[str] = (), *, quick: bool = False) -> list[System]:
     """A system for every registered strategy that can answer, or for some of them; `auto` is put together from these.
 
     A strategy that needs a training is trained on each part. One whose training `recserve train all` leaves out is
-    only evaluated by name.
+    only evaluated by name. With `quick` also those are left out whose training is slow.
     """
     registry = Registry()
     vectors = np.ones((1, 1), np.float32)
@@ -144,7 +146,8 @@ def systems(names: Sequence[str] = ()) -> list[System]:
         strategy, options = registry.choose(name, {})
         trainings = strategy.trainings(options)
         can_answer = (trainings and trainings <= TRAINERS.keys()) or strategy.lacking(data, options) is None
-        is_asked = name in names if names else all(TRAINERS[of].is_for_all for of in trainings & TRAINERS.keys())
+        trainers = [TRAINERS[of] for of in trainings & TRAINERS.keys()]
+        is_asked = name in names if names else all(of.is_for_all and not (quick and of.is_slow) for of in trainers)
         if name == AUTO or not is_asked or not can_answer:
             continue
         system = System(

@@ -164,12 +164,14 @@ class Trainer(ABC):
     Class attributes:
         Settings: Type of its settings.
         is_for_all: Whether `recserve train all` includes it.
+        is_slow: Whether it takes minutes where others take seconds; a quick evaluation leaves it out.
         needs_text: Whether it cannot train without text vectors; `recserve train all` leaves it out then.
         grid: Settings that an evaluation chooses from, on validation data.
     """
 
     Settings: ClassVar[type[TrainSettings]] = TrainSettings
     is_for_all: ClassVar[bool] = True
+    is_slow: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 

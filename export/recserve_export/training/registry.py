@@ -21,17 +21,18 @@ from recserve_export.training.transitions import TransitionsTrainer
 from recserve_export.training.user_knn import UserKnnTrainer
 from recserve_server_ext.common.arrays import Vectors
 
-TRAINERS: Final[Mapping[str, Trainer]] = {
+_PLAIN: Final[Mapping[str, Trainer]] = {
     "als": AlsTrainer(),
     "ease": EaseTrainer(),
     "item2vec": Item2VecTrainer(),
     "item_knn": ItemKnnTrainer(),
-    "ranker": RankerTrainer(),
     "sequence": SequenceTrainer(),
     "text_head": TextHeadTrainer(),
     "transitions": TransitionsTrainer(),
     "user_knn": UserKnnTrainer(),
 }
+#: By name; the ranker trains others first.
+TRAINERS: Final[Mapping[str, Trainer]] = {**_PLAIN, "ranker": RankerTrainer(_PLAIN)}
 
 
 def trainer_of(name: str) -> Trainer:

@@ -24,7 +24,7 @@ from recserve_server_ext.encoder.loaded import ServedEncoders
 from recserve_server_ext.index.engines.engine import RemoteEngine
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
-from recserve_server_ext.index.snapshots import first_usable
+from recserve_server_ext.index.snapshot_versions import first_usable
 from recserve_server_ext.networks.loaded import ServedNetworks
 
 _log = logging.getLogger(__name__)

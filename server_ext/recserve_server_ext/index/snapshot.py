@@ -259,11 +259,7 @@ def write_over(
         if (found := published(snapshots)) != base:
             raise SnapshotError(f"snapshot {found} was published meanwhile over {base}; begin anew")
         manifest = read_manifest(snapshots / base)
-        _check_names((*spaces, *matrices, *models))
-        for name, space in spaces.items():
-            space.check(name, manifest.items)
-        for name, matrix in matrices.items():
-            matrix.check(name, manifest.items)
+        _check_trained(manifest.items, spaces, matrices, models)
         replaced = [space_folder(Path(), name) for name in spaces]
         replaced += [matrix_folder(Path(), name) for name in matrices]
         replaced += [model_folder(Path(), name) for name in models]
@@ -359,19 +355,21 @@ def _check(content: Content) -> None:
     text = content.spaces.get(TEXT)
     if text is None or text.rows is not None:
         raise SnapshotError("a snapshot needs the space 'text', with a vector for every item")
-    _check_names((*content.spaces, *content.matrices, *content.models))
-    for name, space in content.spaces.items():
-        space.check(name, items)
-    for name, matrix in content.matrices.items():
-        matrix.check(name, items)
+    _check_trained(items, content.spaces, content.matrices, content.models)
     if content.available is not None and content.available.shape != (items,):
         raise SnapshotError(f"`available` must be [{items}], got {list(content.available.shape)}")
 
 
-def _check_names(names: Iterable[str]) -> None:
-    for name in names:
+def _check_trained(
+    items: int, spaces: Mapping[str, SpaceContent], matrices: Mapping[str, ItemMatrix], models: Iterable[str]
+) -> None:
+    for name in (*spaces, *matrices, *models):
         if not _NAME.fullmatch(name):
             raise SnapshotError(f"a space cannot be called {name!r}: it names a folder")
+    for name, space in spaces.items():
+        space.check(name, items)
+    for name, matrix in matrices.items():
+        matrix.check(name, items)
 
 
 def published(snapshots: Path) -> str:

@@ -15,7 +15,7 @@ from recserve_server_ext.encoder.versions import made_by
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
 from recserve_server_ext.index.snapshot import current, first_id
-from recserve_server_ext.index.snapshots import first_usable
+from recserve_server_ext.index.snapshot_versions import first_usable
 from recserve_server_ext.triton.encoder_target import fitted
 from recserve_server_ext.triton.network_config import SnapshotNetwork, networks_of
 

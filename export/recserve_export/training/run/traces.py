@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import published
-from recserve_server_ext.index.snapshots import kept
+from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.services.model_traces import traced_versions

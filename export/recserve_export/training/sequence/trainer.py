@@ -19,6 +19,7 @@ class SequenceTrainer(Trainer):
     """Item vectors and the network that makes user vectors; one thread, so that the same log gives the same files."""
 
     Settings = SequenceSettings
+    is_slow = True
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: SequenceSettings) -> Learned:
         """Learn vectors of the items that somebody had to do with, the network, and a map from texts for the others."""

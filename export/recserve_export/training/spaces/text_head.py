@@ -47,6 +47,7 @@ class TextHeadTrainer(Trainer):
     """Unit vectors of all items with a text, f(x) = normalise(x + W2 gelu(W1 x + b1) + b2), which begins as x."""
 
     Settings = TextHeadSettings
+    is_slow = True
     needs_text = True
     grid = ({}, {"steps": 600}, {"keep": 1.0})
 

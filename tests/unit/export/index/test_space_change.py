@@ -19,7 +19,7 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.manifest import MANIFEST
 from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.index.snapshot import Snapshot, current, write_over
-from recserve_server_ext.index.snapshots import rollback
+from recserve_server_ext.index.snapshot_versions import rollback
 from recserve_server_ext.index.space import VECTORS, space_folder
 from recserve_server_ext.index.trained import Origin, publish_matrix, publish_space
 from recserve_server_ext.index.trained_versions import collect_versions, current_spaces, kept_versions, make_current

@@ -22,7 +22,7 @@ from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, Snapshot, current, write
-from recserve_server_ext.index.snapshots import rollback
+from recserve_server_ext.index.snapshot_versions import rollback
 from recserve_server_ext.index.space import VECTORS, SpaceContent, space_folder
 from recserve_server_ext.index.trained import Origin, TrainedSpace, publish_space
 from recserve_server_ext.index.trained_versions import current_spaces, make_current

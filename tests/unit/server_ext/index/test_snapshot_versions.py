@@ -12,7 +12,7 @@ import pytest
 
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
-from recserve_server_ext.index.snapshots import activate, collect, first_usable, kept, rollback
+from recserve_server_ext.index.snapshot_versions import activate, collect, first_usable, kept, rollback
 from support.edited import ENCODER, Edited
 
 
