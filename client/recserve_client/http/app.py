@@ -103,7 +103,7 @@ class _Edge:
         scope[_ID] = request_id
         self._under_way += 1
         try:
-            self._check(headers)
+            self._check(headers, scope["path"])
             await self._router(scope, receive, sending)
         except KNOWN_ERRORS as error:
             await problem_response(problem_of(error), request_id)(scope, receive, sending)
@@ -115,8 +115,9 @@ class _Edge:
         finally:
             self._under_way -= 1
 
-    def _check(self, headers: Mapping[bytes, bytes]) -> None:
-        if self._under_way > self._options.most_requests:
+    def _check(self, headers: Mapping[bytes, bytes], path: str) -> None:
+        # A busy process is live.
+        if self._under_way > self._options.most_requests and path != "/v1/health/live":
             raise busy(self._options.most_requests)
         host = headers.get(b"host", b"").decode("latin-1")
         if self._options.local and not is_this_machine(host):

@@ -132,9 +132,12 @@ def problem_of(error: RecserveError | RequestError | ProblemError) -> ProblemErr
     if error.kind is not None:
         return ProblemError(error.kind, error.message)
     kind = _KIND_OF_STATUS.get(error.status, ErrorKind.INTERNAL)
-    # Triton's words for a fault may hold paths of its machine.
-    detail = "the server failed; its log has the details" if kind is ErrorKind.INTERNAL else error.message
-    return ProblemError(kind, detail)
+    # The words of Triton and gRPC may hold paths and addresses of other machines.
+    hidden: dict[str, str] = {
+        ErrorKind.INTERNAL: "the server failed; its log has the details",
+        ErrorKind.UNAVAILABLE: "the server cannot be reached, or is being brought back; try again later",
+    }
+    return ProblemError(kind, hidden.get(kind, error.message))
 
 
 def busy(most: int) -> ProblemError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from rich.console import RenderableType
 
 from recserve_client.cli.console import fail, out, progress
 from recserve_export.errors import ExportError
@@ -86,6 +87,37 @@ def print_refusals(reasons: Mapping[str, int], columns: Sequence[str], examples:
 def say(line: str) -> None:
     """Print a line as it is."""
     out.print(plain(line), highlight=False, soft_wrap=True)
+
+
+def show_report(
+    title: str,
+    parts: Sequence[RenderableType],
+    html: Path | None,
+    *,
+    quiet: bool = False,
+    draw: Callable[[Path], None] | None = None,
+) -> None:
+    """Print the lines and tables of a report, and write its page.
+
+    Args:
+        title: Heading of the page.
+        parts: Lines and tables.
+        html: File of the page; `None` without one.
+        quiet: Whether nothing is printed, since the report is printed as JSON.
+        draw: Draws the picture of the page into a PNG.
+    """
+    if html is not None:
+        from recserve_export.pages.page import write_report
+
+        write_report(html, title, parts, draw)
+    for part in () if quiet else parts:
+        out.print(plain(part) if isinstance(part, str) else part, highlight=False, soft_wrap=isinstance(part, str))
+
+
+def check_folder(path: Path | None) -> None:
+    """End with a line where the folder of a file to write is missing."""
+    if path is not None and not path.absolute().parent.is_dir():
+        fail(f"cannot write {path}: there is no folder {path.parent}", code=2)
 
 
 def say_what_fits(log: Path | str, catalogue: Path | str, *, is_error: bool = True) -> None:

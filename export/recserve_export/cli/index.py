@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recserve_client.cli.console import note, out
+from recserve_client.cli.console import note
 from recserve_export.cli import options, snapshots
 from recserve_export.cli.common import (
+    check_folder,
     explained,
     history_rules,
     interactions_at,
     say,
     say_json,
     say_what_fits,
+    show_report,
     stage_bar,
 )
+from recserve_export.tables import plain
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.milvus import MilvusSettings
 
@@ -87,8 +91,10 @@ def report(
     as_json: options.Json = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the curve into this PNG.")] = None,
     space: Annotated[str, typer.Option(help="Space of the index.")] = "text",
+    html: options.Html = None,
 ) -> None:
     """Print the recall curve of the published index, with the chosen parameters marked."""
+    check_folder(html)
     with explained(OSError):
         from recserve_export.index.report import draw, read_report, shown
         from recserve_server_ext.index.snapshot import current
@@ -99,10 +105,10 @@ def report(
             draw(found, plot)
         if as_json:
             say_json(found)
-            return
-        say(f"snapshot {folder.name}")
-        for part in shown(found):
-            out.print(part, highlight=False, markup=False)
+        # As texts, so that long lines are broken.
+        lines = (plain(part) if isinstance(part, str) else part for part in shown(found))
+        parts = [f"snapshot {folder.name}", *lines]
+        show_report("How well the index finds neighbours", parts, html, quiet=as_json, draw=partial(draw, found))
 
 
 @app.command()

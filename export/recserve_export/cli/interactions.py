@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
+from rich.console import RenderableType
 
 from recserve_client.cli.console import fail, note, out, progress
 from recserve_export.cli import options, reading
 from recserve_export.cli.common import (
     OWN_FILES,
+    check_folder,
     explained,
     history_rules,
     interactions_at,
@@ -25,6 +27,7 @@ from recserve_export.cli.common import (
     say,
     say_json,
     say_what_fits,
+    show_report,
     utc_s,
 )
 from recserve_export.errors import MappingError
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     from recserve_export.interactions.importer import InteractionReport
     from recserve_export.tabular.opening import Opened
     from recserve_server_ext.interactions.keys import UserKeys
-    from recserve_server_ext.interactions.store import InteractionStore
+    from recserve_server_ext.interactions.store import InteractionStore, StoreStats
 
 app = typer.Typer(help="Import what users did, export it, and look at it.", no_args_is_help=True)
 
@@ -185,26 +188,35 @@ def export(
 
 @app.command()
 def stats(
-    home: options.Home = DEFAULT_HOME, store: options.InteractionsUrl = "", as_json: options.Json = False
+    home: options.Home = DEFAULT_HOME,
+    store: options.InteractionsUrl = "",
+    as_json: options.Json = False,
+    html: options.Html = None,
 ) -> None:
     """Say what the store holds."""
+    check_folder(html)
     with explained(), _store(home, store) as opened:
         found = opened.stats()
         if as_json:
             say_json(found)
-            return
-        say(
-            f"{found.interactions:,} interactions of {found.users:,} users with {found.items:,} items, "
-            f"revision {found.revision}"
-        )
-        if found.oldest is not None and found.newest is not None:
-            say(f"from {moment(found.oldest)} to {moment(found.newest)}")
-        say(f"{found.seen:,} seen items, {found.answers:,} logged answers, {found.erased:,} erased users")
-        if found.types:
-            types = [(name, f"{count:,}") for name, count in found.types.items()]
-            out.print(table(("type", "interactions"), types, right=("interactions",)))
-        if not store:
+        show_report("What the interaction store holds", _stats_parts(found), html, quiet=as_json)
+        if not store and not as_json:
             say_what_fits(interactions_at(home, store), Workspace(home).store_at(""), is_error=False)
+
+
+def _stats_parts(found: StoreStats) -> list[RenderableType]:
+    """Statistics of the store as lines and a table."""
+    parts: list[RenderableType] = [
+        f"{found.interactions:,} interactions of {found.users:,} users with {found.items:,} items, "
+        f"revision {found.revision}"
+    ]
+    if found.oldest is not None and found.newest is not None:
+        parts.append(f"from {moment(found.oldest)} to {moment(found.newest)}")
+    parts.append(f"{found.seen:,} seen items, {found.answers:,} logged answers, {found.erased:,} erased users")
+    if found.types:
+        types = [(name, f"{count:,}") for name, count in found.types.items()]
+        parts.append(table(("type", "interactions"), types, right=("interactions",)))
+    return parts
 
 
 @app.command()

@@ -25,6 +25,7 @@ CatalogueUrl = Annotated[
 InteractionsUrl = Annotated[
     str, typer.Option("--store", help="URL of the interaction store.", show_default="the file in the home")
 ]
+Html = Annotated[Path | None, typer.Option(help="Write a page into this HTML file, which needs nothing else.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MappingFile = Annotated[Path | None, typer.Option("--mapping", help="TOML file with the whole mapping.")]
 Refusals = Annotated[Path | None, typer.Option("--refusals", help="Write the refused rows to this JSON Lines file.")]

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
 
-from recserve_client.cli.console import fail, note, out
+from recserve_client.cli.console import note
 from recserve_export.cli import options
-from recserve_export.cli.common import OWN_FILES, explained, interactions_at, say, say_json, utc_s
+from recserve_export.cli.common import (
+    OWN_FILES,
+    check_folder,
+    explained,
+    interactions_at,
+    say,
+    say_json,
+    show_report,
+    utc_s,
+)
 from recserve_server_ext.common.workspace import DEFAULT_HOME
 
 if TYPE_CHECKING:
@@ -45,10 +55,11 @@ def report(
     lift: Annotated[float, typer.Option(min=0.001, max=10, help="Relative lift that power is stated for.")] = 0.1,
     as_json: options.Json = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the rates into this PNG.")] = None,
+    html: options.Html = None,
 ) -> None:
     """Report impressions, clicks and conversions by strategy, position and variant, and what experiments say."""
-    if plot is not None and not plot.absolute().parent.is_dir():
-        fail(f"cannot write {plot}: there is no folder {plot.parent}", code=2)
+    for file in (plot, html):
+        check_folder(file)
     from recserve_export.outcomes.report import report as make
     from recserve_export.outcomes.tables import draw, shown
     from recserve_server_ext.interactions.store import InteractionStore
@@ -60,9 +71,7 @@ def report(
         draw(found, plot)
     if as_json:
         say_json(found)
-        return
-    for part in shown(found):
-        out.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    show_report("What came of recommendations", list(shown(found)), html, quiet=as_json, draw=partial(draw, found))
 
 
 @app.command()

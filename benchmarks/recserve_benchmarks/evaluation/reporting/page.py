@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from recserve_benchmarks.evaluation.metrics import CUTOFFS
 from recserve_benchmarks.evaluation.reporting import report
+from recserve_export.pages.page import picture_url, render
 from recserve_server_ext.common.files import write_file
 
 _ALL: Final = tuple(
@@ -39,18 +37,13 @@ _TABLES: Final = (
 
 def write_page(results: dict[str, Any], path: Path) -> None:
     """Write the page, atomically."""
-    environment = Environment(
-        loader=PackageLoader("recserve_benchmarks.evaluation.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("page.html.j2").render(
+    page = render(
+        "recserve_benchmarks.evaluation.reporting",
+        "page.html.j2",
         title=report.title(results),
         results=results,
         notes=report.notes(results),
-        picture=_picture(results),
+        picture=picture_url(partial(report.draw, results)),
         protocols=[
             (protocol, report.asked(results, protocol), [(about, _table(systems, of)) for about, of in _TABLES])
             for protocol, systems in results["protocols"].items()
@@ -60,7 +53,7 @@ def write_page(results: dict[str, Any], path: Path) -> None:
         settings=_settings(results),
         setup={name: value for name, value in results["data"].items() if isinstance(value, str | int | float)},
     )
-    write_file(path, page.encode())
+    write_file(path, page)
 
 
 def _table(systems: dict[str, Any], columns: tuple[tuple[str, str], ...]) -> dict[str, Any]:
@@ -98,11 +91,3 @@ def _settings(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
                 options = ", ".join(f"{key} {value}" for key, value in tried["settings"].items())
                 found.append((protocol, name, options, report.short(tried["ndcg_at_10"])))
     return found
-
-
-def _picture(results: dict[str, Any]) -> str:
-    """The plot as a data URL."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "plot.png"
-        report.draw(results, file)
-        return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()

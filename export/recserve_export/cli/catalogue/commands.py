@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from rich.console import RenderableType
 
 from recserve_client.cli.console import fail, note, out
 from recserve_export.catalogue.mapping import FieldMapping, mapping_from_options, read_mapping, validated
 from recserve_export.cli import options, reading
 from recserve_export.cli.catalogue import changes, encode
 from recserve_export.cli.common import (
+    check_folder,
     explained,
     position_bar,
     print_refusals,
@@ -22,6 +24,7 @@ from recserve_export.cli.common import (
     say,
     say_json,
     say_what_fits,
+    show_report,
 )
 from recserve_export.cli.previews import print_preview
 from recserve_export.errors import MappingError
@@ -32,6 +35,7 @@ from recserve_export.tabular.rows import Source
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
+    from recserve_export.catalogue.stats import CatalogueStats
     from recserve_server_ext.catalogue.store import CatalogueStore, ImportRecord
 
 app = typer.Typer(help="Import a catalogue of items, and look at it.", no_args_is_help=True)
@@ -127,33 +131,46 @@ def preview(
 
 
 @app.command()
-def stats(home: options.Home = DEFAULT_HOME, store: options.CatalogueUrl = "", as_json: options.Json = False) -> None:
+def stats(
+    home: options.Home = DEFAULT_HOME,
+    store: options.CatalogueUrl = "",
+    as_json: options.Json = False,
+    html: options.Html = None,
+) -> None:
     """Say what the catalogue holds and where it came from."""
     from recserve_export.catalogue.stats import collect_stats
 
+    check_folder(html)
     with explained(), _store(home, store) as opened:
         with position_bar("reading", opened.count()) as at:
             found = collect_stats(opened, at)
         if as_json:
             say_json(found)
-            return
-        say(f"{found.items:,} items ({found.available:,} available), revision {found.revision}")
-        if found.source is not None:
-            _print_source(found.source)
-        texts = [
-            (name, f"{field.weight:g}", f"{field.items:,}", f"{field.mean_characters:.0f}")
-            for name, field in found.texts.items()
-        ]
-        headings = ("text field", "weight", "items", "mean characters")
-        out.print(table(headings, texts, right=headings[1:]))
-        rows = [
-            (name, f"{of.items:,}", ", ".join(of.types), f"{of.distinct:,}", ", ".join(value[:20] for value in of.most))
-            for name, of in found.attributes.items()
-        ]
-        columns = ("attribute", "items", "types", "distinct", "most frequent")
-        out.print(table(columns, rows, right=("items", "distinct")))
-        if not store:
+        show_report("What the catalogue holds", _stats_parts(found), html, quiet=as_json)
+        if not store and not as_json:
             say_what_fits(Workspace(home).interactions, Workspace(home).store_at(store), is_error=False)
+
+
+def _stats_parts(found: CatalogueStats) -> list[RenderableType]:
+    """Statistics of the catalogue as lines and tables."""
+    parts: list[RenderableType] = [f"{found.items:,} items ({found.available:,} available), revision {found.revision}"]
+    if found.source is not None:
+        parts.append(_source_line(found.source))
+    texts = [
+        (name, f"{field.weight:g}", f"{field.items:,}", f"{field.mean_characters:.0f}")
+        for name, field in found.texts.items()
+    ]
+    headings = ("text field", "weight", "items", "mean characters")
+    rows = [
+        (name, f"{of.items:,}", ", ".join(of.types), f"{of.distinct:,}", ", ".join(value[:20] for value in of.most))
+        for name, of in found.attributes.items()
+    ]
+    columns = ("attribute", "items", "types", "distinct", "most frequent")
+    return [
+        *parts,
+        table(headings, texts, right=headings[1:]),
+        table(columns, rows, right=("items", "distinct")),
+    ]
 
 
 @app.command()
@@ -260,9 +277,9 @@ def _store(home: Path, store: str) -> CatalogueStore:
     return CatalogueStore(Workspace(home).store_at(store))
 
 
-def _print_source(record: ImportRecord) -> None:
+def _source_line(record: ImportRecord) -> str:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in record.refusals.items())
-    say(
+    return (
         f"imported from {record.name} (SHA-256 {record.sha256[:12]}): accepted {record.accepted:,}, "
         f"refused {record.refused:,}" + (f" ({reasons})" if reasons else "")
     )

@@ -229,7 +229,9 @@ def test_a_refusal_keeps_its_kind(http: TestClient, fake: FakeClient, kind: Erro
 )
 def test_a_status_without_a_kind_has_one(http: TestClient, fake: FakeClient, status: str, code: int, kind: str) -> None:
     fake.answers["recommend"] = from_status(status, "Triton says why")
-    assert refused(http.post("/v1/recommend", json={}), code, kind)["detail"] == "Triton says why"
+    detail = refused(http.post("/v1/recommend", json={}), code, kind)["detail"]
+    # What cannot be reached is not named: it may be an address of another machine.
+    assert (detail == "Triton says why") == (kind != "unavailable")
 
 
 def test_a_fault_of_triton_is_not_quoted(http: TestClient, fake: FakeClient) -> None:
@@ -366,9 +368,10 @@ def test_large_answers_are_compressed(http: TestClient, fake: FakeClient, encodi
 
 def test_too_many_requests_at_a_time_are_put_off(fake: FakeClient) -> None:
     with TestClient(make_app(fake.opened, AppOptions(most_requests=0)), "http://localhost") as http:
-        answer = http.get("/v1/health/live")
+        answer = http.get("/v1/strategies")
         refused(answer, 503, "unavailable")
         assert answer.headers["retry-after"] == "1"
+        assert http.get("/v1/health/live").status_code == 200
 
 
 def test_a_head_is_a_get_for_its_headers(http: TestClient, fake: FakeClient) -> None:

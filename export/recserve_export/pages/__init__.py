@@ -1,0 +1,1 @@
+"""Reports as HTML pages: one file that needs nothing else."""
