@@ -85,26 +85,28 @@ def parts(results: dict[str, Any]) -> list[str]:
     """Lines for people."""
     lines = [
         f"{name}: {of['users_per_s']:,.0f} users/s, p50 {of['p50_ms']:.2f} ms, p99 {of['p99_ms']:.2f} ms by {CALLERS}; "
-        f"alone p50 {of['alone_p50_ms']:.2f} ms"
+        f"alone p50 {of['alone_p50_ms']:.2f} ms; {of['cpu_us']:.0f} us of CPU a request"
         for name, of in results["of"].items()
     ]
     ratio = results["ratio"]
     return [
         *lines,
         f"HTTP has {ratio['users']:.2f} of the users/s of gRPC, {ratio['p99']:.2f} of its p99, "
-        f"and adds {ratio['added_p50_ms']:.2f} ms to the p50 of one caller; "
-        f"{ratio['http_cpu_us']:.0f} us of CPU a request",
+        f"and adds {ratio['added_p50_ms']:.2f} ms to the p50 of one caller; by CPU, of which its process takes "
+        f"{ratio['http_cpu_us']:.0f} us, {ratio['cpu']:.2f}",
     ]
 
 
 def _round(rounds: Rounds, server: Server, http: HttpApi, packed: Sequence[bytes]) -> None:
-    plain = server.ask(models.RECOMMEND, packed)
-    cpu_s = http.cpu_s()
+    plain = server.cost(models.RECOMMEND, packed)
+    serving_s, http_s = server.cpu_s(), http.cpu_s()
     over = http.ask(packed, CALLERS)
-    cpu_us = (http.cpu_s() - cpu_s) / over.users * 1e6
-    for name, of in (("grpc", plain), ("http", over)):
-        rounds.add(f"of.{name}", users_per_s=of.users_per_s, p50_ms=of.p50_ms, p99_ms=of.p99_ms)
-    rounds.add("ratio", users=over.users_per_s / plain.users_per_s, p99=over.p99_ms / plain.p99_ms, http_cpu_us=cpu_us)
+    serving_us = (server.cpu_s() - serving_s) / over.users * 1e6
+    http_us = (http.cpu_s() - http_s) / over.users * 1e6
+    for name, of, cpu_us in (("grpc", plain.outcome, plain.cpu_us), ("http", over, serving_us + http_us)):
+        rounds.add(f"of.{name}", users_per_s=of.users_per_s, p50_ms=of.p50_ms, p99_ms=of.p99_ms, cpu_us=cpu_us)
+    users, p99 = over.users_per_s / plain.outcome.users_per_s, over.p99_ms / plain.outcome.p99_ms
+    rounds.add("ratio", users=users, p99=p99, cpu=plain.cpu_us / (serving_us + http_us), http_cpu_us=http_us)
 
 
 def _alone(rounds: Rounds, server: Server, http: HttpApi, packed: Sequence[bytes]) -> None:
