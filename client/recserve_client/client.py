@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -11,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client import calls, item_calls, user_calls
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
 from recserve_client.contract.addresses import channel_options, proxy_in_the_way
-from recserve_client.errors import DeadlineExceeded, RecserveError, StaleRevision, Unavailable, from_rpc
-from recserve_client.options import ClientOptions
+from recserve_client.errors import DeadlineExceeded, Overloaded, RecserveError, StaleRevision, Unavailable, from_rpc
+from recserve_client.options import ClientOptions, RetryBudget
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,13 +63,16 @@ def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[_AsyncRunner,
 class _Tries:
     """The deadline and the retries of one call."""
 
-    def __init__(self, address: str, options: ClientOptions, deadline_s: float | None) -> None:
+    def __init__(self, address: str, options: ClientOptions, budget: RetryBudget, deadline_s: float | None) -> None:
         self._address = address
+        self._options = options
+        self._budget = budget
+        budget.earn()
         self._end = time.monotonic() + (options.deadline_s if deadline_s is None else deadline_s)
         self._pauses = options.pauses()
 
-    def left_s(self) -> float:
-        """Seconds until the deadline.
+    def prepared(self, request: Any) -> float:
+        """Seconds until the deadline, which the request tells the server too: it drops what comes too late.
 
         Raises:
             DeadlineExceeded: The deadline has passed.
@@ -76,6 +80,8 @@ class _Tries:
         left = self._end - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded("the deadline passed before the call was sent", status="DEADLINE_EXCEEDED")
+        if isinstance(request, service_pb2.ModelInferRequest):
+            request.parameters["timeout"].int64_param = math.ceil(left * 1e6)
         return left
 
     def pause_after(self, error: grpc.RpcError) -> float:
@@ -88,7 +94,9 @@ class _Tries:
         # The server has waited for a stale revision already.
         is_retryable = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
         pause = next(self._pauses, None) if is_retryable else None
-        if pause is None or time.monotonic() + pause >= self._end:
+        if pause is not None and isinstance(failure, Overloaded) and failure.retry_after_ms is not None:
+            pause = self._options.pause_after(failure.retry_after_ms / 1000)
+        if pause is None or time.monotonic() + pause >= self._end or not self._budget.spend():
             if isinstance(failure, Unavailable) and failure.kind is None and (name := proxy_in_the_way(self._address)):
                 told = f"{failure.message}; the connection may go through the proxy of {name}: see no_proxy"
                 raise Unavailable(told, status=failure.status) from None
@@ -184,6 +192,7 @@ class Client:
         """
         self._address = address
         self._options = options or ClientOptions()
+        self._budget = RetryBudget(self._options.retry_share)
         self._channel = _open_channel(grpc, address, self._options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = Items(self)
@@ -227,11 +236,11 @@ class Client:
             return list(pool.map(settle, requests))
 
     def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._address, self._options, call.deadline_s)
+        tries = _Tries(self._address, self._options, self._budget, call.deadline_s)
         while True:
             send = getattr(self._stub, call.method)
             try:
-                answer = send(call.request, timeout=tries.left_s())
+                answer = send(call.request, timeout=tries.prepared(call.request))
             except grpc.RpcError as error:
                 time.sleep(tries.pause_after(error))
                 continue
@@ -269,6 +278,7 @@ class AsyncClient:
         """
         self._address = address
         self._options = options or ClientOptions()
+        self._budget = RetryBudget(self._options.retry_share)
         #: By event loop, since a channel of grpc.aio works in the one that made it.
         self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
         self.items = AsyncItems(self)
@@ -311,12 +321,12 @@ class AsyncClient:
         return await asyncio.gather(*map(settle, requests))
 
     async def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._address, self._options, call.deadline_s)
+        tries = _Tries(self._address, self._options, self._budget, call.deadline_s)
         stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel())
         while True:
             send = getattr(stub, call.method)
             try:
-                answer = await send(call.request, timeout=tries.left_s())
+                answer = await send(call.request, timeout=tries.prepared(call.request))
             except grpc.RpcError as error:
                 await asyncio.sleep(tries.pause_after(error))
                 continue

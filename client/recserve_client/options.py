@@ -3,10 +3,41 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import grpc
+
+
+class RetryBudget:
+    """Retries that a client may make: a share of its calls, and some in reserve for when it makes few; thread-safe.
+
+    As in the retry throttling of gRPC (proposal A6), with tokens that calls earn and retries spend.
+    """
+
+    #: Tokens at first and at most.
+    _MOST: Final = 10.0
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._tokens = self._MOST
+        self._lock = threading.Lock()
+
+    def earn(self) -> None:
+        """Count a call."""
+        with self._lock:
+            self._tokens = min(self._MOST, self._tokens + self._share)
+
+    def spend(self) -> bool:
+        """Take a retry, where one is left."""
+        with self._lock:
+            # Sums of tenths are a little less than the whole they should be.
+            if self._tokens < 1 - 1e-9:
+                return False
+            self._tokens -= 1
+            return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +48,8 @@ class ClientOptions:
         deadline_s: Seconds for a call with all its tries, unless the call has its own deadline.
         tries: Most tries of a call. Only UNAVAILABLE is retried: calls only read, or have an id that makes a repeated
             change safe.
+        retry_share: Most retries for each call, over all calls of the client, beyond the first ten. So a server with
+            too much to do gets at most this share of load in addition.
         pause_s: Longest pause before the second try; it doubles before each further one. The actual pause is drawn
             uniformly from 0 to this length (full jitter), so that callers do not retry at the same time.
         keepalive_s: Idle time in seconds after which the connection is probed.
@@ -27,6 +60,7 @@ class ClientOptions:
 
     deadline_s: float = 5.0
     tries: int = 4
+    retry_share: float = 0.1
     pause_s: float = 0.05
     keepalive_s: float = 30.0
     max_message_bytes: int = 64 * 1024 * 1024
@@ -40,7 +74,13 @@ class ClientOptions:
                 f"deadline_s={self.deadline_s}, tries={self.tries}, pause_s={self.pause_s}: "
                 "the deadline must be positive, tries at least 1, the pause not negative"
             )
+        if self.retry_share < 0:
+            raise ValueError(f"retry_share={self.retry_share}: the share of retries must not be negative")
         object.__setattr__(self, "_random", random.Random(self.seed))
+
+    def pause_after(self, retry_after_s: float) -> float:
+        """A pause of at least this length, and at most twice it: callers that were refused together come back apart."""
+        return retry_after_s * (1 + self._random.random())
 
     def pauses(self) -> Iterator[float]:
         """The pause before each try after the first."""

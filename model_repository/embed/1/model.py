@@ -12,7 +12,8 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = model_settings(args)
         encoders = served_encoders(settings)
-        self._model = Batcher(Embedder(encoders.serving, settings.serve.limits), {ENCODER: encoders}, at_once=0)
+        service, batch = Embedder(encoders.serving, settings.serve.limits), settings.serve.batch
+        self._model = Batcher(service, {ENCODER: encoders}, at_once=0, full_batch=batch)
         settle_memory()
 
     def execute(self, requests):

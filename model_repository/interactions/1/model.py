@@ -25,7 +25,10 @@ class TritonPythonModel:
             rules_of(users),
             settings.serve.limits,
         )
-        self._model, self._sampled = Batcher(service, {}), interactions_metrics(service)
+        self._model, self._sampled = (
+            Batcher(service, {}, full_batch=settings.serve.batch),
+            interactions_metrics(service),
+        )
         settle_memory()
 
     def execute(self, requests):

@@ -13,10 +13,13 @@ class TritonPythonModel:
 
     def initialize(self, args):
         settings = model_settings(args)
+        serve = settings.serve
         encoders = served_encoders(settings, role="passage")
-        service = ItemService(opener(settings.store), encoders.serving, settings.serve.limits)
+        service = ItemService(opener(settings.store), encoders.serving, serve.limits)
         show = EncoderMetrics("items").show
-        self._model = Batcher(service, {ENCODER: encoders}, at_once=settings.serve.encoding, show_waiting=show)
+        self._model = Batcher(
+            service, {ENCODER: encoders}, at_once=serve.encoding, full_batch=serve.batch, show_waiting=show
+        )
         settle_memory()
 
     def execute(self, requests):

@@ -40,8 +40,8 @@ class TritonPythonModel:
         limits, waiting = serve.limits, EncoderMetrics("recommend")
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(
-            service, {ENCODER: encoders}, at_once=serve.encoding, max_batch=serve.batch, revision_queue=waits,
-            show_waiting=waiting.show,
+            service, {ENCODER: encoders}, at_once=serve.encoding, max_batch=serve.batch, full_batch=serve.batch,
+            revision_queue=waits, show_waiting=waiting.show,
         )  # fmt: skip
         settle_memory()
 
