@@ -1,10 +1,10 @@
 """Admission: which requests are worked on, and which are refused at once because the work would come too late.
 
-A queue holds as much as is done in `WAIT_NS`. More would only make every answer later, since whatever waits in front of
-a model already keeps it busy. The number of requests that fit is found by additive increase and multiplicative decrease
-(AIMD): Chiu and Jain, "Analysis of the increase and decrease algorithms for congestion avoidance in computer networks",
-1989. The sign of congestion is the wait in the queue, as in Zhou et al., "Overload control for scaling WeChat
-microservices", SoCC 2018. A request that would wait beyond its deadline, by the measured rate, is refused as well.
+A request should spend at most a quarter of its time in a queue: more waiting only makes every answer later, since a
+model with a queue is busy already. The number of requests that fit is found by additive increase and multiplicative
+decrease (AIMD): Chiu and Jain, "Analysis of the increase and decrease algorithms for congestion avoidance in computer
+networks", 1989. The sign of congestion is the wait in the queue, as in Zhou et al., "Overload control for scaling
+WeChat microservices", SoCC 2018. A request that would wait beyond its deadline, by the measured rate, is refused.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from recserve_client.contract import RequestError, overloaded
 
 #: A request without a deadline may be answered at any time.
 NO_DEADLINE: Final = 2**63 - 1
-#: Longest wait in a queue that is no congestion.
-WAIT_NS: Final = 100_000_000
+#: Time of a request without a deadline.
+_PATIENCE_NS: Final = 60_000_000_000
+#: Greatest share of its time that a request waits in a queue without congestion.
+_SHARE: Final = 0.25
 #: Requests of one queue: at first, at least (one waits while another one is worked on), and at most.
 _FIRST, _LEAST, _MOST = 64.0, 2.0, 1024.0
 #: Factor on the limit after a call whose oldest request waited too long.
@@ -35,6 +37,11 @@ _WHY: Final[dict[Reason, str]] = {
     "late": "the wait would be longer than the deadline allows",
     "expired": "the deadline passed in the queue",
 }
+
+
+def waited_share(since_ns: int, start_ns: int, deadline_ns: int) -> float:
+    """Share of the time of a request that it waited: from its arrival to the start of the work."""
+    return (start_ns - since_ns) / max(1, min(deadline_ns - since_ns, _PATIENCE_NS))
 
 
 class AdmissionCounts(NamedTuple):
@@ -118,19 +125,19 @@ class Admission:
         with self._lock:
             return self._refuse("expired", self._ns_per_size * self._size)
 
-    def measure(self, size: int, took_ns: int, waited_ns: int) -> None:
+    def measure(self, size: int, took_ns: int, waited_share: float) -> None:
         """Learn from work that was done.
 
         Args:
             size: Sizes of its requests together.
             took_ns: Duration of the work.
-            waited_ns: Longest wait among its requests before the work began.
+            waited_share: Greatest share of their times that its requests waited before the work began.
         """
         with self._lock:
             newest = took_ns / max(1, size)
             known = self._ns_per_size or newest
             self._ns_per_size = known + _NEWEST * (newest - known)
-            if waited_ns > WAIT_NS:
+            if waited_share > _SHARE:
                 self._limit = max(_LEAST, self._limit * _DECREASE)
             elif self._was_full:
                 self._limit = min(_MOST, self._limit + 1)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from recserve_client.contract import RequestError
-from recserve_server_ext.batching.admission import Admission
+from recserve_server_ext.batching.admission import Admission, waited_share
 from recserve_server_ext.batching.revision_wait import Answer, Caller
 
 #: Size of all packed requests of a backlog.
@@ -107,8 +107,8 @@ class Backlog:
                 if answer is not None:
                     call.send(answer)
             if live:
-                waited_ns = start_ns - live[0].since_ns
-                self._admission.measure(len(live), time.monotonic_ns() - start_ns, waited_ns)
+                waited = max(waited_share(call.since_ns, start_ns, call.deadline_ns) for call in live)
+                self._admission.measure(len(live), time.monotonic_ns() - start_ns, waited)
             for _ in taken:
                 self._admission.leave(1)
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from recserve_client.contract import ErrorKind, RequestError, models
-from recserve_server_ext.batching.admission import Admission
+from recserve_server_ext.batching.admission import Admission, waited_share
 from recserve_server_ext.batching.backlog import Backlog
 from recserve_server_ext.batching.call_queue import Batch, CallQueue
 from recserve_server_ext.batching.revision_wait import Answer as Answer
@@ -343,7 +343,10 @@ class Batcher(Generic[J]):
                     admission.leave(len(deferred.call.inputs))
             if waiting and error is None:
                 size = sum(len(deferred.call.inputs) for deferred in waiting)
-                admission.measure(size, time.monotonic_ns() - now_ns, now_ns - batches[0].since_ns)
+                waited = max(
+                    waited_share(batch.since_ns, now_ns, one.deadline_ns) for batch in live for one in batch.jobs
+                )
+                admission.measure(size, time.monotonic_ns() - now_ns, waited)
             for deferred in taken:
                 if deferred.deadline_ns <= now_ns:
                     deferred.send(admission.expire())

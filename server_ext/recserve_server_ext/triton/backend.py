@@ -119,6 +119,8 @@ class TritonCall:
     def defer(self) -> Callable[[Answer], None]:
         """See `Call.defer`."""
         sender = self._sender = self._request.get_response_sender()
+        # The request dies with `execute`, in its thread: freed by another one it can kill the process.
+        self._request = None
 
         def send(answer: Answer) -> None:
             sender.send(response(answer), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -86,8 +86,9 @@ class Probes:
         try:
             self._stub.ModelInfer(self._requests[model], timeout=timeout_s)
         except grpc.RpcError as error:
+            kind = split_message(error.details() or "")[0]
             # A model that says why it cannot answer is alive, and needs no restart.
-            if model in _MAY_REFUSE and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
+            if kind is ErrorKind.OVERLOADED or (model in _MAY_REFUSE and kind is ErrorKind.UNAVAILABLE):
                 return None
             return f"{error.code().name}: {error.details()}"[:_STATUS_SHOWN]
         return None

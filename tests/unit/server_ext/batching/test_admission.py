@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError, retry_after_ms
-from recserve_server_ext.batching.admission import NO_DEADLINE, WAIT_NS, Admission
+from recserve_server_ext.batching.admission import NO_DEADLINE, Admission, waited_share
 
 MS = 1_000_000
 
@@ -66,7 +66,7 @@ def test_before_anything_is_measured_only_a_passed_deadline_is_refused(admission
 def test_a_queue_in_which_requests_wait_too_long_gets_shorter(admission: Admission) -> None:
     first = fill(admission)
     for _ in range(100):
-        admission.measure(1, MS, WAIT_NS + 1)
+        admission.measure(1, MS, 0.26)
     for _ in range(first):
         admission.leave(1)
     assert fill(admission) == 2
@@ -75,10 +75,10 @@ def test_a_queue_in_which_requests_wait_too_long_gets_shorter(admission: Admissi
 
 def test_a_queue_grows_while_it_is_full_and_nobody_waits_long(admission: Admission) -> None:
     first = fill(admission)
-    admission.measure(1, MS, WAIT_NS)
+    admission.measure(1, MS, 0.25)
     assert fill(admission) == 1
     for _ in range(10):
-        admission.measure(1, MS, WAIT_NS)
+        admission.measure(1, MS, 0.25)
     assert admission.counts.limit == first + 2  # it was not full again after the last call
 
 
@@ -101,3 +101,10 @@ def test_the_rate_follows_the_newest_calls(admission: Admission, clock: Clock) -
 def test_what_expired_is_counted(admission: Admission) -> None:
     refused(admission.expire())
     assert admission.counts.expired == 1
+
+
+def test_shares_of_the_time_of_a_request() -> None:
+    assert waited_share(1000, 1250, 2000) == 0.25
+    assert waited_share(0, 6000 * MS, NO_DEADLINE) == 0.1
+    assert waited_share(0, 6000 * MS, 120_000 * MS) == 0.1
+    assert waited_share(5, 6, 5) == 1
