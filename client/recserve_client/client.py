@@ -19,7 +19,8 @@ from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
 from recserve_client.contract.addresses import channel_options, proxy_in_the_way
 from recserve_client.errors import DeadlineExceeded, Overloaded, RecserveError, StaleRevision, Unavailable, from_rpc
-from recserve_client.options import ClientOptions, RetryBudget
+from recserve_client.options import ClientOptions
+from recserve_client.throttle import RetryBudget, Throttle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,7 +64,15 @@ def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[_AsyncRunner,
 class _Tries:
     """The deadline and the retries of one call."""
 
-    def __init__(self, address: str, options: ClientOptions, budget: RetryBudget, deadline_s: float | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        options: ClientOptions,
+        budget: RetryBudget,
+        throttle: Throttle,
+        deadline_s: float | None,
+    ) -> None:
+        self._throttle = throttle
         self._address = address
         self._options = options
         self._budget = budget
@@ -76,13 +85,20 @@ class _Tries:
 
         Raises:
             DeadlineExceeded: The deadline has passed.
+            Overloaded: The server has refused so many calls that this one is not sent.
         """
+        if self._throttle.refuses():
+            raise Overloaded("not sent: the server refuses most calls, having too much to do", status="UNAVAILABLE")
         left = self._end - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded("the deadline passed before the call was sent", status="DEADLINE_EXCEEDED")
         if isinstance(request, service_pb2.ModelInferRequest):
             request.parameters["timeout"].int64_param = math.ceil(left * 1e6)
         return left
+
+    def accepted(self) -> None:
+        """Count an answer."""
+        self._throttle.accepted()
 
     def pause_after(self, error: grpc.RpcError) -> float:
         """Seconds to pause before the next try.
@@ -91,6 +107,8 @@ class _Tries:
             RecserveError: The failure, where it is final, no try is left, or the deadline is too near.
         """
         failure = from_rpc(error)
+        if not isinstance(failure, Overloaded):
+            self._throttle.accepted()
         # The server has waited for a stale revision already.
         is_retryable = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
         pause = next(self._pauses, None) if is_retryable else None
@@ -192,7 +210,7 @@ class Client:
         """
         self._address = address
         self._options = options or ClientOptions()
-        self._budget = RetryBudget(self._options.retry_share)
+        self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
         self._channel = _open_channel(grpc, address, self._options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = Items(self)
@@ -236,7 +254,7 @@ class Client:
             return list(pool.map(settle, requests))
 
     def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._address, self._options, self._budget, call.deadline_s)
+        tries = _Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
         while True:
             send = getattr(self._stub, call.method)
             try:
@@ -244,6 +262,7 @@ class Client:
             except grpc.RpcError as error:
                 time.sleep(tries.pause_after(error))
                 continue
+            tries.accepted()
             result = call.read(answer)
             if not isinstance(result, Call):
                 return result
@@ -278,7 +297,7 @@ class AsyncClient:
         """
         self._address = address
         self._options = options or ClientOptions()
-        self._budget = RetryBudget(self._options.retry_share)
+        self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
         #: By event loop, since a channel of grpc.aio works in the one that made it.
         self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
         self.items = AsyncItems(self)
@@ -321,7 +340,7 @@ class AsyncClient:
         return await asyncio.gather(*map(settle, requests))
 
     async def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._address, self._options, self._budget, call.deadline_s)
+        tries = _Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
         stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel())
         while True:
             send = getattr(stub, call.method)
@@ -330,6 +349,7 @@ class AsyncClient:
             except grpc.RpcError as error:
                 await asyncio.sleep(tries.pause_after(error))
                 continue
+            tries.accepted()
             result = call.read(answer)
             if not isinstance(result, Call):
                 return result

@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
 import grpc
 
-
-class RetryBudget:
-    """Retries that a client may make: a share of its calls, and some in reserve for when it makes few; thread-safe.
-
-    As in the retry throttling of gRPC (proposal A6), with tokens that calls earn and retries spend.
-    """
-
-    #: Tokens at first and at most.
-    _MOST: Final = 10.0
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._tokens = self._MOST
-        self._lock = threading.Lock()
-
-    def earn(self) -> None:
-        """Count a call."""
-        with self._lock:
-            self._tokens = min(self._MOST, self._tokens + self._share)
-
-    def spend(self) -> bool:
-        """Take a retry, where one is left."""
-        with self._lock:
-            # Sums of tenths are a little less than the whole they should be.
-            if self._tokens < 1 - 1e-9:
-                return False
-            self._tokens -= 1
-            return True
+from recserve_client.throttle import Throttle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +57,10 @@ class ClientOptions:
         """The pause before each try after the first."""
         for number in range(self.tries - 1):
             yield self._random.uniform(0, self.pause_s * 2**number)
+
+    def throttle(self) -> Throttle:
+        """The throttle of a client."""
+        return Throttle(self._random)
 
     def channel(self) -> list[tuple[str, int]]:
         """Options of the gRPC channel."""

@@ -123,6 +123,7 @@ def overload(
     home: Home = DEFAULT_HOME,
     precision: Precision = "auto",
     items: Items = 17_000,
+    raw: Annotated[bool, typer.Option("--raw", help="Send everything, without the throttle of the client.")] = False,
     quick: Quick = False,
     seed: Seed = 0,
     json_file: JsonFile = None,
@@ -135,7 +136,7 @@ def overload(
         from recserve_benchmarks.overload.bench import OverloadBench
 
         run = _run(home, precision, items=items, quick=quick, seed=seed, show=show)
-        results = OverloadBench(run).measure()
+        results = OverloadBench(run, raw=raw).measure()
     output.write(results, report.parts(results), report.draw)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from random import Random
 from typing import Any, Final
 
 import grpc
@@ -16,6 +17,7 @@ from tritonclient.grpc import service_pb2
 from recserve_benchmarks.harness.worker import Worker
 from recserve_client.contract import ErrorKind, split_message
 from recserve_client.contract.addresses import channel_options
+from recserve_client.throttle import Throttle
 from recserve_server_ext.common.arrays import Floats, Ints
 
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
@@ -40,6 +42,7 @@ class OpenLoad:
         requests: Serialised ModelInferRequests; request n is `requests[n % len(requests)]`.
         moments: [n] seconds after the start, ascending.
         deadline_s: Deadline of each request.
+        throttled: Whether callers hold requests back as the client does; these are refused at once.
         probe: Serialised ModelInferRequest that is sent after the last one, again and again; empty for none.
         probe_every_s: Time between two of these.
         probes: How many.
@@ -49,6 +52,7 @@ class OpenLoad:
     requests: Sequence[bytes]
     moments: Floats
     deadline_s: float
+    throttled: bool = False
     probe: bytes = b""
     probe_every_s: float = 0.02
     probes: int = 0
@@ -109,6 +113,7 @@ class _Sending:
         self._fates = np.full(count, Fate.FAILED, np.int64)
         self._sent, self._took = np.zeros(count), np.zeros(count)
         self._errors: list[str] = []
+        self._throttle = Throttle(Random(0))
 
     async def run(self) -> OpenOutcome:
         load = self._load
@@ -124,6 +129,9 @@ class _Sending:
                 # Yields even where it is late, so that answers are read.
                 await asyncio.sleep(max(0.0, wait_s))
                 self._sent[number] = time.perf_counter() - start
+                if load.throttled and self._throttle.refuses():
+                    self._fates[number] = Fate.REFUSED
+                    continue
                 tasks.append(asyncio.create_task(self._one(infer, requests[number % len(requests)], number)))
             probes = [await self._probe(infer, number, time.perf_counter()) for number in range(load.probes)]
             await asyncio.gather(*tasks)
@@ -141,6 +149,8 @@ class _Sending:
             fate = _fate(error)
             if fate is Fate.FAILED and len(self._errors) < 5:
                 self._errors.append(f"{error.code().name}: {error.details()}")
+        if fate is not Fate.REFUSED:
+            self._throttle.accepted()
         self._took[number] = time.perf_counter() - start
         self._fates[number] = fate
 

@@ -77,13 +77,17 @@ class Senders(NamedTuple):
 class OverloadBench:
     """Measures one server; no text comes twice."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, raw: bool) -> None:
         """Encode and index the items, unless that was done before.
+
+        Args:
+            run: Of the benchmark.
+            raw: Whether callers send everything, without the throttle of the client.
 
         Raises:
             ServerError: The home lacks an encoder or a catalogue.
         """
-        self._run = run
+        self._run, self._raw = run, raw
         # A load of ten times the capacity costs more than the server: it must not take the server's cores.
         self._cores = sorted(os.sched_getaffinity(0))
         self._sizes = QUICK if run.quick else Sizes()
@@ -122,6 +126,7 @@ class OverloadBench:
             self._record_pasts(server)
             kinds = {kind: self._kind(kind, server, senders) for kind in run.each("kinds", KINDS)}
         about = {"items": run.items, "engine": self._served.engine, "callers": CALLERS, "deadline_s": DEADLINE_S}
+        about["raw"] = self._raw
         about["server_cores"] = max(1, len(self._cores) - 1)
         return {
             "kinds": kinds,
@@ -169,7 +174,9 @@ class OverloadBench:
         distinct = self._sizes.distinct if kind in ("known", "users") else len(moments)
         requests = list(infer_requests(models.RECOMMEND, self._packed(kind, distinct)))
         (probe,) = infer_requests(models.RECOMMEND, self._packed("known", 1))
-        load = OpenLoad(server.address, requests, moments, DEADLINE_S, probe=probe, probes=self._sizes.probes)
+        load = OpenLoad(
+            server.address, requests, moments, DEADLINE_S, not self._raw, probe=probe, probes=self._sizes.probes
+        )
         some = list(infer_requests(models.INTERACTIONS, islice(self._writes, int(seconds * _WRITES_PER_S))))
         writes = OpenLoad(server.address, some, np.arange(len(some)) / _WRITES_PER_S, DEADLINE_S)
         wrote = senders.pool.submit(senders.writes.ask, writes)

@@ -1,6 +1,6 @@
 """Admission: which requests are worked on, and which are refused at once because the work would come too late.
 
-A request should spend at most a quarter of its time in a queue: more waiting only makes every answer later, since a
+A request should spend at most a tenth of its time in a queue: more waiting only makes every answer later, since a
 model with a queue is busy already. The number of requests that fit is found by additive increase and multiplicative
 decrease (AIMD): Chiu and Jain, "Analysis of the increase and decrease algorithms for congestion avoidance in computer
 networks", 1989. The sign of congestion is the wait in the queue, as in Zhou et al., "Overload control for scaling
@@ -22,7 +22,7 @@ NO_DEADLINE: Final = 2**63 - 1
 #: Time of a request without a deadline.
 _PATIENCE_NS: Final = 60_000_000_000
 #: Greatest share of its time that a request waits in a queue without congestion.
-_SHARE: Final = 0.25
+_SHARE: Final = 0.1
 #: Requests of one queue: at first, at least (one waits while another one is worked on), and at most.
 _FIRST, _LEAST, _MOST = 64.0, 2.0, 1024.0
 #: Factor on the limit after a call whose oldest request waited too long.

@@ -66,7 +66,7 @@ def test_before_anything_is_measured_only_a_passed_deadline_is_refused(admission
 def test_a_queue_in_which_requests_wait_too_long_gets_shorter(admission: Admission) -> None:
     first = fill(admission)
     for _ in range(100):
-        admission.measure(1, MS, 0.26)
+        admission.measure(1, MS, 0.11)
     for _ in range(first):
         admission.leave(1)
     assert fill(admission) == 2
@@ -75,10 +75,10 @@ def test_a_queue_in_which_requests_wait_too_long_gets_shorter(admission: Admissi
 
 def test_a_queue_grows_while_it_is_full_and_nobody_waits_long(admission: Admission) -> None:
     first = fill(admission)
-    admission.measure(1, MS, 0.25)
+    admission.measure(1, MS, 0.1)
     assert fill(admission) == 1
     for _ in range(10):
-        admission.measure(1, MS, 0.25)
+        admission.measure(1, MS, 0.1)
     assert admission.counts.limit == first + 2  # it was not full again after the last call
 
 
