@@ -98,7 +98,7 @@ class _Tries:
 
     def accepted(self) -> None:
         """Count an answer."""
-        self._throttle.accepted()
+        self._throttle.answered(accepted=True)
 
     def pause_after(self, error: grpc.RpcError) -> float:
         """Seconds to pause before the next try.
@@ -107,8 +107,7 @@ class _Tries:
             RecserveError: The failure, where it is final, no try is left, or the deadline is too near.
         """
         failure = from_rpc(error)
-        if not isinstance(failure, Overloaded):
-            self._throttle.accepted()
+        self._throttle.answered(accepted=not isinstance(failure, Overloaded))
         # The server has waited for a stale revision already.
         is_retryable = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
         pause = next(self._pauses, None) if is_retryable else None

@@ -42,9 +42,10 @@ class RetryBudget:
 class Throttle:
     """Refuses calls that an overloaded server would refuse anyway; thread-safe.
 
-    Refusing costs the server a quarter of what answering costs, so that what it refuses takes the place of what it
-    could answer. A call is refused with the probability (calls - 1.5 accepted - 10) / (calls + 1): adaptive throttling
-    of "Site Reliability Engineering" (Beyer et al., 2016), chapter 21, where all counts fade with a time constant.
+    A refusal costs the server too, so that what it refuses takes the place of what it could answer. A call is refused
+    with the probability (calls - 1.5 accepted - 10) / (calls + 1): adaptive throttling of "Site Reliability
+    Engineering" (Beyer et al., 2016), chapter 21. Here a call counts when its fate is known, so that none of a burst is
+    refused before the server has refused some; and all counts fade.
     """
 
     _FADE_S: Final = 0.5
@@ -59,18 +60,20 @@ class Throttle:
         self._lock = threading.Lock()
 
     def refuses(self) -> bool:
-        """Count a call; whether it must not be sent."""
+        """Whether a call must not be sent."""
         with self._lock:
             self._fade()
-            refused = max(0.0, self._calls - self._TIMES * self._accepted - _RESERVE) / (self._calls + 1)
-            self._calls += 1
-            return self._random.random() < refused
+            share = max(0.0, self._calls - self._TIMES * self._accepted - _RESERVE) / (self._calls + 1)
+            refused = self._random.random() < share
+            self._calls += refused
+            return refused
 
-    def accepted(self) -> None:
-        """Count a call that the server did not refuse for want of time."""
+    def answered(self, *, accepted: bool) -> None:
+        """Count a call that was sent: whether the server took it, or refused it for want of time."""
         with self._lock:
             self._fade()
-            self._accepted += 1
+            self._calls += 1
+            self._accepted += accepted
 
     def _fade(self) -> None:
         now = self._clock()

@@ -4,6 +4,7 @@ from recserve_client.contract.models import ENCODER
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.services.embed import Embedder
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.triton.metrics import AdmissionMetrics
 
 
 class TritonPythonModel:
@@ -14,6 +15,7 @@ class TritonPythonModel:
         encoders = served_encoders(settings)
         service, batch = Embedder(encoders.serving, settings.serve.limits), settings.serve.batch
         self._model = Batcher(service, {ENCODER: encoders}, at_once=0, full_batch=batch)
+        self._admissions = AdmissionMetrics("embed", self._model.admissions)
         settle_memory()
 
     def execute(self, requests):
@@ -21,3 +23,4 @@ class TritonPythonModel:
 
     def finalize(self):
         self._model.close()
+        self._admissions.close()

@@ -17,7 +17,14 @@ from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.services.recommend import RecommendService
 from recserve_server_ext.strategies.parts.chosen import ChosenFile
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
-from recserve_server_ext.triton.metrics import EncoderMetrics, LogMetrics, ViewMetrics, WaitMetrics, recommend_metrics
+from recserve_server_ext.triton.metrics import (
+    AdmissionMetrics,
+    EncoderMetrics,
+    LogMetrics,
+    ViewMetrics,
+    WaitMetrics,
+    recommend_metrics,
+)  # fmt: skip
 
 
 class TritonPythonModel:
@@ -43,6 +50,7 @@ class TritonPythonModel:
             service, {ENCODER: encoders}, at_once=serve.encoding, max_batch=serve.batch, full_batch=serve.batch,
             revision_queue=waits, show_waiting=waiting.show,
         )  # fmt: skip
+        self._admissions = AdmissionMetrics("recommend", self._model.admissions)
         settle_memory()
 
     def execute(self, requests):
@@ -52,3 +60,4 @@ class TritonPythonModel:
         self._model.close()
         self._log.close()
         self._sampled.close()
+        self._admissions.close()

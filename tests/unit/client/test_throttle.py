@@ -26,9 +26,9 @@ def sent_of(throttle: Throttle, clock: Clock, calls: int, capacity_share: float)
         if throttle.refuses():
             continue
         sent += 1
-        if room >= 1:
-            room -= 1
-            throttle.accepted()
+        has_room = room >= 1
+        room -= has_room
+        throttle.answered(accepted=has_room)
     return sent
 
 
@@ -51,6 +51,11 @@ def test_a_rare_caller_is_never_held_back() -> None:
     for _ in range(100):
         clock.now += 1
         assert not throttle.refuses()
+
+
+def test_a_burst_is_sent_while_nothing_was_refused() -> None:
+    throttle = Throttle(Random(1), Clock())
+    assert not any(throttle.refuses() for _ in range(1000))
 
 
 def test_it_lets_go_when_the_server_has_time_again() -> None:
