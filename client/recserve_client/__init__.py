@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from recserve_client.errors import RecserveError
     from recserve_client.options import ClientOptions
     from recserve_client.results import Reason, reasons
+    from recserve_client.tls import Tls
     from recserve_client.user_calls import interaction
 
 _NAMES = {
@@ -36,6 +37,7 @@ _NAMES = {
     "errors": ("RecserveError",),
     "options": ("ClientOptions",),
     "results": ("Reason", "reasons"),
+    "tls": ("Tls",),
     "user_calls": ("interaction",),
 }  # fmt: skip
 _MODULE_OF = {name: f"recserve_client.{module}" for module, names in _NAMES.items() for name in names}
@@ -57,6 +59,7 @@ __all__ = [
     "Slate",
     "SlateItem",
     "SlateOptions",
+    "Tls",
     "interaction",
     "item",
     "reasons",

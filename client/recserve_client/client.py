@@ -21,6 +21,7 @@ from recserve_client.contract.addresses import channel_options, proxy_in_the_way
 from recserve_client.errors import DeadlineExceeded, Overloaded, RecserveError, StaleRevision, Unavailable, from_rpc
 from recserve_client.options import ClientOptions
 from recserve_client.throttle import RetryBudget, Throttle
+from recserve_client.tls import Tls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,12 +30,12 @@ DEFAULT_ADDRESS = "127.0.0.1:8001"
 MAX_CONCURRENT = 64
 
 
-def _open_channel(api: Any, address: str, options: ClientOptions) -> Any:
+def _open_channel(api: Any, address: str, options: ClientOptions, tls: Tls | None) -> Any:
     """A channel of `grpc` or `grpc.aio`."""
     channel = [*options.channel(), *channel_options(address)]
-    if options.credentials is None:
+    if tls is None:
         return api.insecure_channel(address, options=channel)
-    return api.secure_channel(address, options.credentials, options=channel)
+    return api.secure_channel(address, tls.credentials(), options=[*channel, *tls.channel_options()])
 
 
 class _Runner(Protocol):
@@ -107,7 +108,7 @@ class _Tries:
             RecserveError: The failure, where it is final, no try is left, or the deadline is too near.
         """
         failure = from_rpc(error)
-        self._throttle.answered(accepted=not isinstance(failure, Overloaded))
+        self._throttle.answered(accepted=not isinstance(failure, Overloaded | DeadlineExceeded))
         # The server has waited for a stale revision already.
         is_retryable = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
         pause = next(self._pauses, None) if is_retryable else None
@@ -200,17 +201,23 @@ class Client:
             slate = client.recommend([item("tt0076759"), text("space opera")], k=5)
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None) -> None:
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None, *, tls: Tls | None = None
+    ) -> None:
         """Prepare a connection, which is opened by the first call.
 
         Args:
             address: host:port of the server's gRPC.
             options: Deadline, retries and connection.
+            tls: TLS of the connection; `None` for plain text.
+
+        Raises:
+            OSError: A file of `tls` cannot be read.
         """
         self._address = address
         self._options = options or ClientOptions()
         self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
-        self._channel = _open_channel(grpc, address, self._options)
+        self._channel = _open_channel(grpc, address, self._options, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = Items(self)
         self.interactions = Interactions(self)
@@ -287,14 +294,20 @@ class AsyncClient:
             slate = await client.recommend([item("tt0076759")], k=5)
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None) -> None:
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None, *, tls: Tls | None = None
+    ) -> None:
         """Prepare a client; the first call of each event loop opens a connection, so `asyncio.run` may come again.
 
         Args:
             address: host:port of the server's gRPC.
             options: Deadline, retries and connection.
+            tls: TLS of the connection; `None` for plain text.
+
+        Raises:
+            OSError: A file of `tls` cannot be read.
         """
-        self._address = address
+        self._address, self._tls = address, tls
         self._options = options or ClientOptions()
         self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
         #: By event loop, since a channel of grpc.aio works in the one that made it.
@@ -359,7 +372,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         channel = self._channels.get(loop)
         if channel is None:
-            channel = self._channels[loop] = _open_channel(grpc.aio, self._address, self._options)
+            channel = self._channels[loop] = _open_channel(grpc.aio, self._address, self._options, self._tls)
         return channel
 
     async def close(self) -> None:

@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import grpc
-
 from recserve_client.throttle import Throttle
 
 
@@ -25,7 +23,6 @@ class ClientOptions:
             uniformly from 0 to this length (full jitter), so that callers do not retry at the same time.
         keepalive_s: Idle time in seconds after which the connection is probed.
         max_message_bytes: Largest request or answer.
-        credentials: Credentials for TLS; `None` for plain text.
         seed: Seed of the jitter; `None` for one from the system.
     """
 
@@ -35,7 +32,6 @@ class ClientOptions:
     pause_s: float = 0.05
     keepalive_s: float = 30.0
     max_message_bytes: int = 64 * 1024 * 1024
-    credentials: grpc.ChannelCredentials | None = None
     seed: int | None = None
     _random: random.Random = field(init=False, repr=False, compare=False)
 

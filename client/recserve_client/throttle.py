@@ -69,7 +69,7 @@ class Throttle:
             return refused
 
     def answered(self, *, accepted: bool) -> None:
-        """Count a call that was sent: whether the server took it, or refused it for want of time."""
+        """Count a call that was sent: whether the server took it, or had no time for it."""
         with self._lock:
             self._fade()
             self._calls += 1

@@ -149,7 +149,7 @@ class _Sending:
             fate = _fate(error)
             if fate is Fate.FAILED and len(self._errors) < 5:
                 self._errors.append(f"{error.code().name}: {error.details()}")
-        self._throttle.answered(accepted=fate is not Fate.REFUSED)
+        self._throttle.answered(accepted=fate is Fate.GOOD)
         self._took[number] = time.perf_counter() - start
         self._fates[number] = fate
 

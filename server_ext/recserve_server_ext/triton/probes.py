@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
 from recserve_server_ext.encoder.loaded import LoadedEncoder
+from recserve_server_ext.triton.process import Endpoint
 
 #: name, datatype, shape, raw content
 _Tensor = tuple[str, str, tuple[int, ...], bytes]
@@ -49,8 +50,8 @@ class ProbeSubject:
 class Probes:
     """Probe requests for every model, sent in parallel."""
 
-    def __init__(self, address: str, subject: ProbeSubject) -> None:
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL)
+    def __init__(self, endpoint: Endpoint, subject: ProbeSubject) -> None:
+        self._channel = _open(endpoint)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._requests = _requests(subject)
         self._name_of = {request.model_name: name for name, request in self._requests.items()}
@@ -94,10 +95,10 @@ class Probes:
         return None
 
 
-def server_version(address: str, timeout_s: float, until: Callable[[], bool]) -> str | None:
+def server_version(endpoint: Endpoint, timeout_s: float, until: Callable[[], bool]) -> str | None:
     """Name and version of a server, such as ``triton 2.51.0``, asked until it answers; `None` without an answer."""
     deadline = time.monotonic() + timeout_s
-    with grpc.insecure_channel(address, options=_CHANNEL) as channel:
+    with _open(endpoint) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         while time.monotonic() < deadline and not until():
             try:
@@ -112,8 +113,8 @@ def server_version(address: str, timeout_s: float, until: Callable[[], bool]) ->
 class Admin:
     """Loads and unloads models of a running server. Its methods raise grpc.RpcError when the server refuses."""
 
-    def __init__(self, address: str, metadata: list[tuple[str, str]]) -> None:
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL)
+    def __init__(self, endpoint: Endpoint, metadata: list[tuple[str, str]]) -> None:
+        self._channel = _open(endpoint)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metadata = metadata
 
@@ -141,6 +142,14 @@ class Admin:
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
+
+
+def _open(endpoint: Endpoint) -> grpc.Channel:
+    tls = endpoint.tls
+    if tls is None:
+        return grpc.insecure_channel(endpoint.grpc, options=_CHANNEL)
+    options = [*_CHANNEL, ("grpc.ssl_target_name_override", tls.server_name)]
+    return grpc.secure_channel(endpoint.grpc, tls.credentials, options=options)
 
 
 def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]:

@@ -22,6 +22,7 @@ from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.common.units import MIB
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.repository import BACKENDS, LIBRARIES, MODELS
+from recserve_server_ext.triton.tls import ServerTls
 
 _PR_SET_PDEATHSIG = 1
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
@@ -46,11 +47,13 @@ class Endpoint:
         host: An IP address; that of a wildcard (0.0.0.0, ::) stands for all of this machine.
         grpc_port: Port of gRPC.
         metrics_port: Port of the Prometheus metrics.
+        tls: TLS of gRPC; `None` for plain text.
     """
 
     host: str
     grpc_port: int
     metrics_port: int
+    tls: ServerTls | None = None
 
     @property
     def grpc(self) -> str:
@@ -75,6 +78,7 @@ class Endpoint:
             f"--grpc-port={self.grpc_port}",
             f"--metrics-address={'ipv6:' * (':' in self.host)}{self.host}",
             f"--metrics-port={self.metrics_port}",
+            *(self.tls.options if self.tls is not None else ()),
         ]
 
     @property
