@@ -39,11 +39,13 @@ class _Metric:
         self._family = family
         self._metric = family.Metric(labels=labels)
         self._total = 0
+        self._value = math.nan
 
     def set(self, value: float) -> None:
-        """Set a gauge; a value that is not finite leaves it."""
-        if math.isfinite(value):
+        """Set a gauge to a new value; one that is not finite leaves it. Each is a message to the server's process."""
+        if math.isfinite(value) and value != self._value:
             self._metric.set(float(value))
+            self._value = value
 
     def count(self, total: int) -> None:
         """Add what is new of a running total."""

@@ -28,7 +28,10 @@ _PR_SET_PDEATHSIG = 1
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _ADMIN_HEADER = "recserve-admin"
-#: POSIX shared memory of Linux; every Python model has a region of about 1 MB there.
+#: Size of the shared memory of each Python model; it takes up what was used. A region that grows while another thread
+#: of the model uses it has killed the model under overload.
+_REGION_BYTES = 4 * MIB
+#: POSIX shared memory of Linux; every Python model has a region there.
 _SHARED = Path("/dev/shm")
 _LOG = "triton.log"
 _PREVIOUS_LOG = "triton.log.1"
@@ -240,6 +243,7 @@ class TritonProcess:
             "--strict-readiness=true",
             f"--exit-timeout-secs={_DRAIN_S}",
             f"--backend-config=python,shm-region-prefix-name={self._regions}",
+            f"--backend-config=python,shm-default-byte-size={_REGION_BYTES}",
         ]
         if binary.backends is not None:
             command.append(f"--backend-directory={folder / BACKENDS}")

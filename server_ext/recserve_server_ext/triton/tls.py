@@ -99,7 +99,7 @@ def _checked(cert: bytes, key: bytes, settings: TlsSettings) -> str:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         names = None
-    found = [
+    found: list[str] = [
         *(names.get_values_for_type(x509.DNSName) if names else ()),
         *(map(str, names.get_values_for_type(x509.IPAddress)) if names else ()),
     ]
