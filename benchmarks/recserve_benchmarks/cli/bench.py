@@ -136,7 +136,7 @@ def overload(
         from recserve_benchmarks.overload.bench import OverloadBench
 
         run = _run(home, precision, items=items, quick=quick, seed=seed, show=show)
-        results = OverloadBench(run, raw=raw).measure()
+        results = OverloadBench(run, raw=raw).measure(output.keep)
     output.write(results, report.parts(results), report.draw)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import chain, count, cycle, islice
@@ -15,6 +15,7 @@ import numpy as np
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.harness.contention import CpuContention
 from recserve_benchmarks.harness.corpus import prepare
+from recserve_benchmarks.harness.load import Load
 from recserve_benchmarks.harness.open_loop import (
     Fate,
     OpenLoad,
@@ -105,8 +106,8 @@ class OverloadBench:
             unseen_texts(self._served.titles, _TEXTS_PART, 1000 * run.seed + part) for part in count()
         )
 
-    def measure(self) -> dict[str, Any]:
-        """Measure all of it; the figures by name.
+    def measure(self, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Measure all of it; the figures by name. What there is after each kind of request is handed to `keep`.
 
         Raises:
             BenchmarkError: Requests failed, or a process ended.
@@ -124,7 +125,10 @@ class OverloadBench:
             for generator in (server.generator, senders.reads, senders.writes):
                 generator.pin(self._cores[-1:])
             self._record_pasts(server)
-            kinds = {kind: self._kind(kind, server, senders) for kind in run.each("kinds", KINDS)}
+            kinds: dict[str, Any] = {}
+            for kind in run.each("kinds", KINDS):
+                kinds[kind] = self._kind(kind, server, senders)
+                keep({"kinds": kinds})
         about = {"items": run.items, "engine": self._served.engine, "callers": CALLERS, "deadline_s": DEADLINE_S}
         about["raw"] = self._raw
         about["server_cores"] = max(1, len(self._cores) - 1)
@@ -145,7 +149,12 @@ class OverloadBench:
     def _kind(self, kind: str, server: Server, senders: Senders) -> dict[str, Any]:
         """The capacity of the server for a kind of request, and every load of it."""
         packed = self._packed(kind, self._sizes.capacity[kind != "texts"])
-        capacity = server.ask(models.RECOMMEND, packed).users_per_s
+        requests = list(infer_requests(models.RECOMMEND, packed))
+        outcome = server.generator.ask(Load(server.address, requests, CALLERS))
+        if set(outcome.errors) - {"UNAVAILABLE"}:
+            raise BenchmarkError(f"requests failed: {outcome.errors}")
+        # Some may be refused, while queues are still as short as an overload before has made them.
+        capacity = outcome.users_per_s
         start_mb = server.memory_mb()
         loads: dict[str, dict[str, float]] = {}
         for number, times in enumerate(LOADS):
