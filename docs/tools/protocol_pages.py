@@ -21,6 +21,7 @@ from recserve_client.contract import (
     ItemsChanged,
     ItemsFound,
     ListItems,
+    ModelTrace,
     NewInteraction,
     NewItem,
     OldItem,
@@ -143,7 +144,7 @@ def interactions_page() -> str:
     """The model `interactions`."""
     recorded = (RecordInteractions, NewInteraction, InteractionsRecorded)
     read = (ReadHistory, UserHistory, ExportUser, UserExport)
-    erased = (EraseUser, ErasureReceipt, VerifyErasure, ErasureVerified)
+    erased = (EraseUser, ErasureReceipt, ModelTrace, VerifyErasure, ErasureVerified)
     return _page(_INTERACTIONS, (*recorded, *read, *erased))
 
 

@@ -14,8 +14,10 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from recserve_server_ext.config.server import ModelSettings, ServeSettings
-from recserve_server_ext.triton.model_config import all_models, config_text
+from recserve_server_ext.config.server import EncoderSettings, ModelSettings, ServeSettings, Target
+from recserve_server_ext.networks.network import NetworkManifest
+from recserve_server_ext.triton.model_config import all_models, config_text, network_model
+from recserve_server_ext.triton.network_config import SnapshotNetwork
 from support.versions import loaded_encoder
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,7 +31,10 @@ SETTINGS = ModelSettings(
     evaluation="/evaluation.json",
 )
 ENCODER = loaded_encoder("0123456789abcdef", dim=384, max_tokens=256)
-MODELS = {model.name: model for model in all_models(SETTINGS, ENCODER)}
+NETWORK = SnapshotNetwork(
+    "sequence", NetworkManifest(fingerprint="89abcdef01234567", dim=64, length=50), Path("/network.onnx")
+)
+MODELS = {model.name: model for model in all_models(SETTINGS, ENCODER, [NETWORK])}
 
 
 def golden(name: str, text: str) -> str:
@@ -42,7 +47,7 @@ def golden(name: str, text: str) -> str:
 def test_all_models_are_there() -> None:
     assert sorted(MODELS) == [
         "embed", "encoder", "encoder_01234567", "interactions", "items", "pool_01234567", "recommend",
-        "recommend_text", "tokenize_01234567",
+        "recommend_text", "sequence_89abcdef", "tokenize_01234567",
     ]  # fmt: skip
 
 
@@ -57,7 +62,7 @@ def test_the_settings_equal_their_golden_file() -> None:
     assert text == golden("settings.json", text)
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"encoder", "recommend_text"}))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"encoder", "recommend_text", NETWORK.model}))
 def test_every_python_model_is_handed_the_settings(name: str) -> None:
     config = MODELS[name].config
     folder = ENCODER.folder if name.endswith(ENCODER.fingerprint[:8]) else ""
@@ -79,3 +84,21 @@ def test_the_ensembles_tensors_exist(name: str) -> None:
         model = MODELS[step.model_name].config
         assert set(step.input_map) == {tensor.name for tensor in model.input}
         assert set(step.output_map) <= {tensor.name for tensor in model.output}
+
+
+def test_no_network_no_model() -> None:
+    assert NETWORK.model not in {model.name for model in all_models(SETTINGS, ENCODER)}
+
+
+def test_a_network_runs_where_the_encoder_runs() -> None:
+    native = network_model(NETWORK, with_target("onnxruntime"))
+    assert (native.config.backend, native.config.default_model_filename) == ("onnxruntime", "network.onnx")
+    assert not native.has_process
+    text = config_text(native)
+    assert text == golden("sequence_native.pbtxt", text)
+    assert network_model(NETWORK, with_target("tensorrt")).has_process
+
+
+def with_target(target: Target) -> ModelSettings:
+    serve = msgspec.structs.replace(SETTINGS.serve, encoder=EncoderSettings(target=target))
+    return msgspec.structs.replace(SETTINGS, serve=serve)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_export.bulk_encoding.job import JOB
-from recserve_export.cli import catalogue as cli_catalogue
+from recserve_export.cli.catalogue import commands as cli_catalogue
 from support.encode_job import check, command, read, words, write_input
 
 

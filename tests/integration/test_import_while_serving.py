@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_client import Client, ClientOptions, item, text
-from recserve_export.cli import catalogue, interactions
+from recserve_export.cli import interactions
+from recserve_export.cli.catalogue import commands as catalogue
 from recserve_export.index.build import build
 from recserve_export.index.engine_choice import Settings
 from recserve_export.interactions import importer

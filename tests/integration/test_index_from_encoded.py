@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_export.bulk_encoding.job import JOB
-from recserve_export.cli import catalogue as cli_catalogue
 from recserve_export.cli import index as cli_index
+from recserve_export.cli.catalogue import commands as cli_catalogue
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import Snapshot, current

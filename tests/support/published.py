@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from recserve_export.index.engine_choice import Settings
-from recserve_export.index.spaces import trained_matrices, trained_models, trained_spaces
+from recserve_export.index.spaces import Index, taken_over
 from recserve_export.training.base import Learned, TrainingLog
 from recserve_export.training.publish import publish
 from recserve_server_ext.catalogue.live import LiveCatalogue
@@ -15,6 +15,8 @@ from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Rows
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.snapshot import Content, Snapshot, write
+from recserve_server_ext.index.trained import Origin
+from recserve_server_ext.index.trained_versions import current_spaces, make_current
 from recserve_server_ext.strategies.base import Profile, Query
 from recserve_server_ext.strategies.registry import Registry
 from support.data import data_over, spec_of
@@ -26,16 +28,15 @@ def serving(edited: Edited, log: TrainingLog, learned: dict[str, Learned]) -> Li
     """The catalogue over a snapshot that took over what was learned and published."""
     spaces = edited.snapshots.parent / "spaces"
     for name, of in learned.items():
-        publish(spaces, name, log, of, {})
+        make_current(publish(spaces, name, log, of, Origin()))
     items = list(edited.store.items())
     vectors, ids = np.stack([item_vector(item.texts) for item in items]), [item.id for item in items]
+    index = Index(ids, vectors, edited.store.head().identity, ENCODER)
+    taken = taken_over(current_spaces(spaces), index, Settings(engine="exact"))
     content = Content(
-        spaces={
-            **text_space(vectors, ExactEngine(vectors)),
-            **trained_spaces(spaces, ids, vectors, Settings(engine="exact")),
-        },
-        matrices=trained_matrices(spaces, ids),
-        models=trained_models(spaces),
+        spaces={**text_space(vectors, ExactEngine(vectors)), **taken.spaces},
+        matrices=taken.matrices,
+        models=taken.models,
         ids=ids,
         encoder=ENCODER,
         revision=edited.store.revision,

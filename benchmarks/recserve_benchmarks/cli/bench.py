@@ -160,6 +160,31 @@ def evaluate(
     output.write(results, bench.parts(results), lambda *_: None)
 
 
+@app.command()
+def strategies(
+    home: Home = DEFAULT_HOME,
+    precision: Precision = "auto",
+    items: Annotated[
+        list[int] | None,
+        typer.Option(help="Made-up items with a made-up log, all trained, in place of the home; repeatable.", min=1000),
+    ] = None,
+    rounds: RoundsOption = 5,
+    quick: Quick = False,
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+    plot: Plot = None,
+) -> None:
+    """Measure the CPU of a user by each strategy that the home serves, against the strategy text."""
+    output = Output(json_file, plot)
+    with output.measuring() as show:
+        from recserve_benchmarks.strategies import report
+        from recserve_benchmarks.strategies.bench import measure
+
+        run = _run(home, precision, rounds=rounds, quick=quick, seed=seed, show=show)
+        results = measure(run, items or [])
+    output.write(results, report.parts(results), report.draw)
+
+
 def _run(home: Path, precision: Precision, **settings: Any) -> Run:
     """The run that the options describe."""
     from recserve_benchmarks.harness.run import Run

@@ -43,7 +43,7 @@ def evaluate(
         float | None, typer.Option(help="GiB that may be used.", show_default="half of what is free", min=0.0)
     ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds that break ties of the leave-one-out test.", min=1, max=20)] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="Only the last two cuts by time.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The last two cuts by time, without slow trainings.")] = False,
     system: Annotated[list[str] | None, typer.Option(help="Only this system; repeatable (all if none).")] = None,
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option(help="Write one page with everything.")] = None,
@@ -70,7 +70,7 @@ def evaluate(
         from recserve_server_ext.encoder.text_encoder import TextEncoder
         from recserve_server_ext.strategies.parts.chosen import write_evaluation
 
-        chosen, workspace = named(system or []), Workspace(home)
+        chosen, workspace = named(system or [], quick=quick), Workspace(home)
         memory_bytes = bound.default_bound() if memory is None else round(memory * 1024 * MIB)
         plan = run.Plan(seeds=range(seeds), most_users=users or None, memory_bytes=memory_bytes)
         if quick:
@@ -90,4 +90,4 @@ def evaluate(
         write_evaluation(workspace.evaluation, evaluation)
         note(f"what is best is in {workspace.evaluation}: the strategy auto reads it")
         for name in trainings_of(evaluation.chosen):
-            note(f"it needs: recserve train {name}, then recserve index build")
+            note(f"it needs: recserve train {name}")

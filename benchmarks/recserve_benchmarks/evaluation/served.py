@@ -11,6 +11,7 @@ import numpy as np
 from recserve_benchmarks.evaluation.ranking import LENGTH, Known
 from recserve_benchmarks.evaluation.system import AUTO, Ranker, Settings, System, nothing
 from recserve_client.contract import RecommendRequest, RequestError, Slate
+from recserve_export.training.memory import Networks
 from recserve_export.training.ranking.past import Past, histories_of, of_users
 from recserve_export.training.registry import TRAINERS
 from recserve_server_ext.attributes.view import LiveFilters
@@ -54,9 +55,12 @@ class Server:
         """
         self._known = known
         available = known.part.candidates
-        self._past = Past(known.columns, known.vectors, rules or HistoryRules(), available=available, trains=trains)
+        self._past = Past(
+            known.columns, known.vectors, rules or HistoryRules(), TRAINERS, available=available, trains=trains
+        )
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
+        self._networks = Networks()
         self.data = self._past.data
         self.seconds = self._past.seconds
 
@@ -82,6 +86,7 @@ class Server:
                 now_us = history.newest_us if asked_us is None else asked_us
                 build_query(job, profile_of_user(request, history, data.view, self._limits, now_us))
                 jobs.append(job)
+            self._networks.answer(pipeline, jobs, data)
             found += zip(jobs, pipeline.run(jobs), strict=True)
         return found
 
@@ -126,11 +131,11 @@ def by_strategy(name: str, registry: Registry, known: Known, settings: Settings)
     return rank
 
 
-def systems(names: Sequence[str] = ()) -> list[System]:
+def systems(names: Sequence[str] = (), *, quick: bool = False) -> list[System]:
     """A system for every registered strategy that can answer, or for some of them; `auto` is put together from these.
 
     A strategy that needs a training is trained on each part. One whose training `recserve train all` leaves out is
-    only evaluated by name.
+    only evaluated by name. With `quick` also those are left out whose training is slow.
     """
     registry = Registry()
     vectors = np.ones((1, 1), np.float32)
@@ -141,7 +146,8 @@ def systems(names: Sequence[str] = ()) -> list[System]:
         strategy, options = registry.choose(name, {})
         trainings = strategy.trainings(options)
         can_answer = (trainings and trainings <= TRAINERS.keys()) or strategy.lacking(data, options) is None
-        is_asked = name in names if names else all(TRAINERS[of].is_for_all for of in trainings & TRAINERS.keys())
+        trainers = [TRAINERS[of] for of in trainings & TRAINERS.keys()]
+        is_asked = name in names if names else all(of.is_for_all and not (quick and of.is_slow) for of in trainers)
         if name == AUTO or not is_asked or not can_answer:
             continue
         system = System(

@@ -88,6 +88,21 @@ class EraseUser(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op",
     user_id: str
 
 
+class ModelTrace(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A trained model that may still hold a trace of an erased user.
+
+    Attributes:
+        name: Name of its space.
+        version: Version of it.
+        until: When it is trained again without the user, in seconds since 1970; `None` where no training is scheduled:
+            then until the next `recserve train`.
+    """
+
+    name: str
+    version: str
+    until: float | None = None
+
+
 class ErasureReceipt(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Receipt of an erasure, which does not name the user; keep it as evidence.
 
@@ -97,12 +112,14 @@ class ErasureReceipt(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
         refused_until: Interactions from before the erasure are refused until this time, in seconds since 1970.
         proof: HMAC-SHA256 over the other fields and the user's pseudonym, by the server's key, as 64 hexadecimal
             digits. Only this server can compute it, and verifying it needs the user id.
+        models: Trained models that may still hold a trace of the user; the next training leaves the user out.
     """
 
     erased_at: float
     interactions: int
     refused_until: float
     proof: str
+    models: list[ModelTrace] = []
 
 
 class VerifyErasure(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="verify", gc=False):

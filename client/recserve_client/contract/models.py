@@ -12,6 +12,7 @@ INTERACTIONS: Final = "interactions"
 ENCODER: Final = "encoder"
 TOKENIZE: Final = "tokenize"
 POOL: Final = "pool"
+SEQUENCE: Final = "sequence"
 
 #: Characters of an encoder's fingerprint in the names of its models.
 _FINGERPRINT: Final = 8
@@ -23,6 +24,11 @@ def of_encoder(model: str, fingerprint: str) -> str:
     Each loaded encoder has its own models. The plain name `encoder` is an ensemble around the one that is served.
     """
     return f"{model}_{fingerprint[:_FINGERPRINT]}"
+
+
+def of_network(space: str, fingerprint: str) -> str:
+    """Name of the model of one network, such as `sequence_0123abcd` of the space `sequence`."""
+    return f"{space}_{fingerprint[:_FINGERPRINT]}"
 
 
 class Tensor(NamedTuple):
@@ -54,5 +60,16 @@ def vector(dim: int) -> Tensor:
     return Tensor(VECTOR, "FP32", (dim,))
 
 
-#: Name of the encoder's output tensor.
+def behaviour_tensors(dim: int, length: int) -> tuple[Tensor, ...]:
+    """The inputs of a network: the last behaviours of a user, padded before the first one to a fixed length."""
+    return (Tensor(VECTORS, "FP32", (length, dim)), Tensor(PAUSES, "FP32", (length,)), Tensor(MASK, "FP32", (length,)))
+
+
+#: Input of a network: the vectors of behaviours, the newest last.
+VECTORS: Final = "vectors"
+#: Input of a network: seconds since the behaviour before; 0 where that is not known.
+PAUSES: Final = "pauses"
+#: Input of a network: 1 for a behaviour, 0 for padding.
+MASK: Final = "mask"
+#: Name of the encoder's output tensor, and of a network's.
 VECTOR: Final = "vector"

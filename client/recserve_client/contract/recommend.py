@@ -82,7 +82,8 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     behaviours, and n0 = 5. Items that the catalogue lacks are skipped.
 
     Attributes:
-        history: Weighted behaviours; only for a request without `user_id`.
+        history: Weighted behaviours; only for a request without `user_id`. Strategies that look at their order read
+            them as oldest first, and so that of `session`.
         k: Number of items wanted.
         exclude: Item ids that must not be in the slate; ids that the catalogue lacks are ignored.
         exclude_history: Whether the items of `history` are excluded from the slate; only without `user_id`.
@@ -187,7 +188,8 @@ class SlateItem(Struct, frozen=True, gc=False):
         parts: Parts of the score by name, such as the strategies of a fusion. Absent with `explain: false`, and where
             the only part is the slate's strategy.
         boosts: What each boost of the request adds to the score, in the order of the request. Absent without boosts.
-        rules: Names of the pins, bury rules and quotas that moved the item. Absent where none did.
+        rules: Names of the pins, bury rules and quotas that moved the item; `young` where the server's `young_share`
+            gave it a place, as it is younger than the last training. Absent where none did.
         interest: Number of the interest cluster that the item comes from. Absent with `interests: 1`.
         explored: Whether the item was drawn to explore. Absent without exploration.
         propensity: Probability with which the item got its place. Absent without exploration: it is 1.
@@ -259,6 +261,7 @@ class Slate(Struct, frozen=True, gc=False):
         history_rules: Version of the rules that weighted the history. Absent without `user_id`.
         interests: Share of each interest cluster in the history, largest first. Absent with `interests: 1`.
         experiments: Variants of the experiments that the user takes part in. Absent without any.
+        approximate: Whether the contributions are approximate: they need not add up to the score. Absent where they do.
     """
 
     recommendation_id: str
@@ -274,3 +277,4 @@ class Slate(Struct, frozen=True, gc=False):
     history_rules: str | UnsetType = UNSET
     interests: list[float] | UnsetType = UNSET
     experiments: list[AssignedVariant] | UnsetType = UNSET
+    approximate: bool | UnsetType = UNSET

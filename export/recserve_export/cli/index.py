@@ -138,6 +138,8 @@ def _print_built(built: Built, vectors: Path | None) -> None:
         note(f"the index is up to date: snapshot {manifest.id}{unused}")
     if not report.choice.reached:
         note(f"warning: no measured parameters reach recall@10 {report.target:g}; the nearest were chosen")
+    for error in built.refused.values():
+        note(f"warning: left out: {error}")
     if report.truncated_texts:
         note(report.cut)
     recalls = ", ".join(f"{kind} {value:.3f}" for kind, value in report.chosen.recall.items())

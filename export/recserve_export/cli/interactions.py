@@ -45,6 +45,7 @@ from recserve_export.tabular.times import TimeUnit
 from recserve_server_ext.common.units import DAY_S
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.services.model_traces import model_traces
 
 if TYPE_CHECKING:
     from recserve_export.interactions.importer import InteractionReport
@@ -282,6 +283,10 @@ def erase(
             f"{found.interactions:,} interactions and {found.answers:,} logged answers removed; "
             f"older interactions of this user are refused until {moment(found.refused_until)}"
         )
+        for model in model_traces(Workspace(home).spaces, opened, 0.0):
+            note(
+                f"{model.name} {model.version} may hold a trace until it is trained again: recserve train {model.name}"
+            )
 
 
 @app.command()

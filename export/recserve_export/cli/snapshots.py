@@ -53,7 +53,7 @@ def rollback(
 def gc(home: options.Home = DEFAULT_HOME) -> None:
     """Remove all snapshots but the one that is served."""
     with explained(OSError):
-        from recserve_server_ext.index.snapshots import collect
+        from recserve_server_ext.index.snapshot_versions import collect
 
         for name in collect(Workspace(home).snapshots):
             note(f"removed {name}")
@@ -85,7 +85,7 @@ def _engines(manifest: SnapshotManifest) -> str:
 
 def _print(home: Path, *, verify: bool) -> bool:
     """Print the snapshots; whether one of them is damaged."""
-    from recserve_server_ext.index.snapshots import kept
+    from recserve_server_ext.index.snapshot_versions import kept
 
     found = kept(Workspace(home).snapshots, verify=verify)
     if not found:

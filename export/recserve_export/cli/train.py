@@ -29,39 +29,55 @@ def train(
         list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting of the training; repeatable.")
     ] = None,
     rules: options.Rules = None,
+    budget_s: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds after which no further training is started.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Serve it even if it is worse than what serves now.")] = False,
     vectors: Annotated[Path | None, typer.Option("--from", help="Parquet file with your own vectors.")] = None,
     id_field: options.IdField = "id",
     vector_field: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
 ) -> None:
-    """Learn NAME from the log, and publish it for the next index build."""
+    """Learn NAME from the log, and serve it unless the newest slice of the log shows that it is worse than before.
+
+    The same command goes on where a killed one was.
+    """
     with explained(OSError):
         try:
-            from recserve_export.training.own_vectors import NAME, publish_own
-            from recserve_export.training.publish import Range, names_of, train_home
+            from recserve_export.index.space_change import serve_versions
+            from recserve_export.training.publish import Range, Request, names_of, train_home
+            from recserve_export.training.spaces.own_vectors import NAME, publish_own
         except ModuleNotFoundError as error:
             fail(f"recserve train needs the module {error.name!r}: pip install 'recserve[train]'")
+        from recserve_server_ext.index.snapshot import published
+
         workspace = Workspace(home)
         if (name == NAME) != (vectors is not None):
             fail(f"`recserve train {NAME} --from FILE.parquet` takes vectors of your own; other trainings take no file")
         if vectors is not None:
-            say(f"{vectors.name} in {publish_own(workspace.spaces, vectors, id_field, vector_field)}")
+            folder = publish_own(workspace.spaces, vectors, id_field, vector_field)
+            serve_versions(workspace, {NAME: folder}, stage=stage_bar)
+            say(f"{vectors.name} in {folder}")
         else:
             given = {"seed": seed, **dict(map(_setting, set_ or []))}
-            names = names_of(name)
+            names = names_of(name, has_text=bool(published(workspace.snapshots)))
             if set_ and len(names) > 1:
                 fail("--set is for one training; name it", code=2)
-            done = train_home(
-                workspace,
-                names,
-                interactions_at(home, store),
-                history_rules(rules),
-                dict.fromkeys(names, given),
-                Range(since, until),
-                stage=stage_bar,
+            request = Request(
+                names=names,
+                settings=dict.fromkeys(names, given),
+                rules=history_rules(rules),
+                span=Range(since, until),
+                budget_s=budget_s,
+                force=force,
             )
-            for one in done:
+            done = train_home(workspace, interactions_at(home, store), request, stage=stage_bar)
+            for one in done.published:
                 say(f"{one.name}: {one.size}, {one.seconds:.1f} s, in {one.folder}")
-        note("serve it with: recserve index build")
+                note(f"{one.name} {'serves' if one.verdict.serves else 'does not serve'}: {one.verdict.why}")
+            if done.left:
+                note(f"the budget is spent; the same command goes on with {', '.join(done.left)}")
+        if not published(workspace.snapshots):
+            note("serve it with: recserve index build")
 
 
 def _setting(given: str) -> tuple[str, Any]:

@@ -104,7 +104,7 @@ def remove(version: Name, home: options.Home = DEFAULT_HOME) -> None:
 
 def _cells(workspace: Workspace, version: Version) -> list[str]:
     from recserve_server_ext.encoder.manifest import MANIFEST
-    from recserve_server_ext.index.snapshots import newest_of
+    from recserve_server_ext.index.snapshot_versions import newest_of
 
     manifest = version.manifest
     if manifest is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -16,11 +16,11 @@ from recserve_export.index.engine_choice import Settings
 from recserve_export.index.logged_users import LoggedUsers
 from recserve_export.index.milvus import in_milvus, write_with
 from recserve_export.index.report import RecallReport, read_report
-from recserve_export.index.spaces import trained_matrices, trained_models, trained_spaces
+from recserve_export.index.spaces import Index, TakenOver, taken_over
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.common.errors import SnapshotError, SpaceError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.encoder.item_vectors import made_with
@@ -29,9 +29,9 @@ from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.milvus.collection import Loadable
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.index.snapshot import Content, SnapshotVectors, current, published_encoder, write
-from recserve_server_ext.index.snapshots import newest_of
+from recserve_server_ext.index.snapshot_versions import newest_of
 from recserve_server_ext.index.space import MILVUS, TEXT, SpaceContent
-from recserve_server_ext.index.trained import current_spaces
+from recserve_server_ext.index.trained_versions import current_spaces
 
 #: How often the catalogue is read again for what changed while it was encoded; later changes are served as a delta.
 _ROUNDS = 3
@@ -47,6 +47,7 @@ class Built:
         manifest: Manifest of that snapshot.
         report: How the engine of its space `text` was chosen.
         origins: Where its item vectors came from; `None` where it was up to date, or built without a store.
+        refused: Why trained spaces were left out, by name.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Built:
     manifest: SnapshotManifest
     report: RecallReport
     origins: Origins | None = None
+    refused: Mapping[str, SpaceError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def build_index(
     source: str = "",
     settings: Settings | None = None,
     logged: Vectors | None = None,
+    spaces: Path | None = None,
     stage: Stage = silent,
 ) -> Built:
     """Publish a snapshot of vectors that are there already: no store, no encoder.
@@ -160,13 +163,14 @@ def build_index(
         source: Identity of the catalogue store that they are of.
         settings: How to choose engine and parameters.
         logged: [users, dim] vectors of users to choose the engine with; `None` takes made up ones.
+        spaces: Folder of trained spaces to take over; `None` for none.
         stage: Shows progress.
 
     Raises:
         ServerError: The arguments do not fit together.
     """
     content = Content(spaces={}, ids=ids, encoder=encoder, revision=0, source=source)
-    return _publish(snapshots, vectors, content, settings or Settings(), logged=logged, stage=stage)
+    return _publish(snapshots, vectors, content, settings or Settings(), logged=logged, spaces=spaces, stage=stage)
 
 
 def _publish(
@@ -203,12 +207,13 @@ def _publish(
         measured_with=report.users_from,
         report=msgspec.json.encode(report),
     )
-    trained = {} if spaces is None else trained_spaces(spaces, content.ids, vectors, settings, older=older, stage=stage)
-    matrices = {} if spaces is None else trained_matrices(spaces, content.ids)
-    models = {} if spaces is None else trained_models(spaces)
-    content = replace(content, spaces={TEXT: text, **trained}, matrices=matrices, models=models)
+    index = Index(content.ids, vectors, content.source, content.encoder)
+    taken = TakenOver({}, {}, {}, {})
+    if spaces is not None:
+        taken = taken_over(current_spaces(spaces), index, settings, older=older, stage=stage)
+    content = replace(content, spaces={TEXT: text, **taken.spaces}, matrices=taken.matrices, models=taken.models)
     folder = write_with(engine, content.available, lambda: write(snapshots, content))
-    return Built(folder, True, read_manifest(folder, verify=False), report)
+    return Built(folder, True, read_manifest(folder, verify=False), report, refused=taken.refused)
 
 
 def _encoded(

@@ -18,7 +18,7 @@ from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.milvus.collection import Loadable
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.index.snapshot import SnapshotVectors, current, write
-from recserve_server_ext.index.snapshots import kept
+from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.space import MILVUS, REPORT, TEXT, SpaceContent, space_folder
 
 

@@ -21,7 +21,7 @@ from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.recommend.profile import profile_of_user
 from recserve_server_ext.strategies.base import Profile
-from recserve_server_ext.strategies.text import CANCELLED, weighted_means
+from recserve_server_ext.strategies.spaces.text import CANCELLED, weighted_means
 
 #: Fewer users say too little of a recall of .98; more than these change it no more.
 LEAST: Final = 200

@@ -18,7 +18,7 @@ from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
 from recserve_server_ext.index.engines.milvus.engine import MilvusEngine, read_loaded
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.index.snapshots import kept
+from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.space import MILVUS, space_folder
 
 

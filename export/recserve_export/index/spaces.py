@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ from recserve_export.index.engine_build import build_engine, last_choice
 from recserve_export.index.engine_choice import Settings
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.common.arrays import Rows, Vectors
-from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
@@ -22,83 +23,123 @@ from recserve_server_ext.index.matrix import ItemMatrix, is_matrix, matrix_folde
 from recserve_server_ext.index.model import Model, is_model
 from recserve_server_ext.index.snapshot import load_model
 from recserve_server_ext.index.space import MILVUS, TEXT, EngineManifest, Space, SpaceContent, space_folder
-from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, current_spaces, load_trained_model
+from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, load_trained_model, trained_manifest
 
 
-def trained_spaces(
-    spaces: Path,
-    ids: Sequence[str],
-    text: Vectors,
+class Index(NamedTuple):
+    """The items that trained spaces are taken over for.
+
+    Attributes:
+        ids: Item id of each row.
+        text: [rows, dim] text vectors of the items, for items that came after a training.
+        source: Identity of the catalogue store.
+        encoder: Runtime fingerprint of the encoder.
+    """
+
+    ids: Sequence[str]
+    text: Vectors
+    source: str
+    encoder: str
+
+
+class TakenOver(NamedTuple):
+    """Trained spaces, matrices and models over the items of an index.
+
+    Attributes:
+        spaces: Spaces by name.
+        matrices: Item-to-item matrices by name.
+        models: Other models by name.
+        refused: Why others cannot be taken over, by name.
+    """
+
+    spaces: dict[str, SpaceContent]
+    matrices: dict[str, ItemMatrix]
+    models: dict[str, Model]
+    refused: dict[str, SpaceError]
+
+
+def taken_over(
+    folders: Mapping[str, Path],
+    index: Index,
     settings: Settings,
     *,
     older: Path | None = None,
     stage: Stage = silent,
-) -> dict[str, SpaceContent]:
-    """The current version of every trained space over the items of a catalogue.
+) -> TakenOver:
+    """Versions of trained spaces over the items of an index; one that cannot be used is refused alone.
 
     Args:
-        spaces: Folder of all trained spaces.
-        ids: Item id of each row of the catalogue.
-        text: [rows, dim] text vectors of the items, for items that came after a training.
+        folders: Folder of a version, by the name of the space.
+        index: The items.
         settings: How to choose the engines; the engine `milvus` is for text only.
         older: Snapshots whose published one has engines to take over; `None` chooses all anew.
         stage: Shows progress.
-
-    Raises:
-        SnapshotError: A space is damaged.
     """
-    found = {}
+    found = TakenOver({}, {}, {}, {})
     if settings.engine == MILVUS:
         settings = replace(settings, engine="auto")
-    row_of = {name: row for row, name in enumerate(ids)}
-    for name, folder in current_spaces(spaces).items():
-        if is_matrix(folder) or is_model(folder):
-            continue
-        trained = TrainedSpace.load(folder)
-        rows = np.array([row_of.get(item, -1) for item in trained.ids], np.int64)
-        vectors, inputs, own = placed(trained.vectors, trained.inputs, rows, text, trained.text_map)
-        if not len(own):
-            raise SnapshotError(f"space {name!r} has no vector for any item of the catalogue; train it again")
-        last = None if older is None else last_choice(older, name, vectors.shape, settings)
-        engine, report = build_engine(vectors, settings, inputs=inputs, last=last, stage=stage)
-        found[name] = SpaceContent(
-            vectors=vectors,
-            engine=engine,
-            rows=None if len(own) == len(ids) else own,
-            inputs=inputs,
-            text_map=trained.text_map,
-            version=trained.manifest.version,
-            parameters=trained.manifest.parameters,
-            recall_target=settings.recall,
-            measured_with=report.users_from,
-            report=msgspec.json.encode(report),
-        )
+    row_of = {name: row for row, name in enumerate(index.ids)}
+    for name, folder in folders.items():
+        try:
+            if is_matrix(folder):
+                found.matrices[name] = _matrix(name, folder, index, row_of)
+            elif is_model(folder):
+                found.models[name] = _model(name, folder, index)
+            else:
+                found.spaces[name] = _space(name, folder, index, row_of, settings, older, stage)
+        except SpaceError as error:
+            found.refused[name] = error
     return found
 
 
-def trained_matrices(spaces: Path, ids: Sequence[str]) -> dict[str, ItemMatrix]:
-    """The current version of every trained item-to-item matrix over the items of a catalogue.
-
-    Args:
-        spaces: Folder of all trained spaces and matrices.
-        ids: Item id of each row of the catalogue.
-
-    Raises:
-        SnapshotError: A matrix is damaged.
-    """
-    row_of = {name: row for row, name in enumerate(ids)}
-    found = {}
-    for name, folder in current_spaces(spaces).items():
-        if is_matrix(folder):
-            trained = TrainedMatrix.load(folder)
-            rows = np.array([row_of.get(item, -1) for item in trained.ids], np.int64)
-            found[name] = trained.matrix.renumbered(rows, len(ids))
-    return found
+def _matrix(name: str, folder: Path, index: Index, row_of: Mapping[str, int]) -> ItemMatrix:
+    trained = TrainedMatrix.load(folder)
+    trained.manifest.check_fits(name, index.source, index.encoder)
+    return trained.matrix.renumbered(_rows(name, trained.ids, row_of), len(index.ids))
 
 
-def trained_models(spaces: Path) -> dict[str, Model]:
-    """The current version of every trained model; raises SnapshotError where one is damaged."""
-    return {name: load_trained_model(folder) for name, folder in current_spaces(spaces).items() if is_model(folder)}
+def _model(name: str, folder: Path, index: Index) -> Model:
+    trained_manifest(folder).check_fits(name, index.source, index.encoder)
+    return load_trained_model(folder)
+
+
+def _space(
+    name: str,
+    folder: Path,
+    index: Index,
+    row_of: Mapping[str, int],
+    settings: Settings,
+    older: Path | None,
+    stage: Stage,
+) -> SpaceContent:
+    trained = TrainedSpace.load(folder)
+    trained.manifest.check_fits(name, index.source, index.encoder)
+    rows = _rows(name, trained.ids, row_of)
+    vectors, inputs, own = placed(trained.vectors, trained.inputs, rows, index.text, trained.text_map)
+    last = None if older is None else last_choice(older, name, vectors.shape, settings)
+    engine, report = build_engine(vectors, settings, inputs=inputs, last=last, stage=stage)
+    return SpaceContent(
+        vectors=vectors,
+        engine=engine,
+        rows=None if len(own) == len(index.ids) else own,
+        inputs=inputs,
+        text_map=trained.text_map,
+        learned=None if trained.text_map is None else np.isin(own, rows),
+        version=trained.manifest.version,
+        parameters=trained.manifest.parameters,
+        network=trained.network,
+        recall_target=settings.recall,
+        measured_with=report.users_from,
+        report=msgspec.json.encode(report),
+    )
+
+
+def _rows(name: str, items: Sequence[str], row_of: Mapping[str, int]) -> Rows:
+    """Row of each item, -1 for those that left the catalogue; raises SpaceError where all did."""
+    rows = np.array([row_of.get(item, -1) for item in items], np.int64)
+    if not (rows >= 0).any():
+        raise SpaceError(f"the space {name!r} has no item of the catalogue; train it again: recserve train {name}")
+    return rows
 
 
 def models_of(folder: Path, manifest: SnapshotManifest) -> dict[str, Model]:
@@ -158,8 +199,10 @@ def compacted_spaces(
             rows=None if len(own) == len(ids) else own,
             inputs=inputs,
             text_map=space.text_map,
+            learned=None if space.learned is None else np.isin(own, known[space.learned[places[known]]]),
             version=of.version,
             parameters=of.parameters,
+            network=space.network,
             recall_target=of.recall_target,
             measured_with=of.measured_with,
         )

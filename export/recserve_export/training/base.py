@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -20,6 +21,10 @@ from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.weights import weigh
 from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.networks.network import Network
+
+#: Interactions of a user that are trained on, the newest ones: nobody decides alone what is learned.
+_MOST_OF_USER: Final = 20_000
 
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +84,8 @@ class TrainingLog:
 def training_log(columns: InteractionColumns, rules: HistoryRules | None = None) -> TrainingLog:
     """What can be learned from interactions: cleaned by the rules of histories, of types with a positive weight.
 
-    Neither age nor the value of a rating counts: what somebody rated low was chosen, too.
+    Neither age nor the value of a rating counts: what somebody rated low was chosen, too. Of a user the newest 20,000
+    count.
 
     Raises:
         ConfigError: The rules need fitted statistics and have none.
@@ -97,6 +103,8 @@ def training_log(columns: InteractionColumns, rules: HistoryRules | None = None)
     index, weight = weighted.index[positive], weighted.weight[positive]
     user, time_us = columns.user[index], columns.time_us[index]
     order = np.lexsort([time_us, user])
+    lengths = np.bincount(user, minlength=columns.users)
+    order = order[np.repeat(np.cumsum(lengths), lengths) - np.arange(len(order)) <= _MOST_OF_USER]
     items = int(np.count_nonzero(columns.is_item))  # item ids come first among the subjects
     return TrainingLog(
         user[order],
@@ -120,6 +128,7 @@ class Learned:
         inputs: [vectors, dim] float32 that items have as behaviours; `None` where they are the same.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
         parameters: Numbers that the strategy needs, by name.
+        network: Makes user vectors in the space; `None` where arithmetic does.
         matrix: Over the log's items; `None` without.
         model: Arrays of a model by name, which name `items` by their position there; `None` without.
         figures: What the training says of itself, by name.
@@ -130,9 +139,23 @@ class Learned:
     inputs: Vectors | None = None
     text_map: Vectors | None = None
     parameters: dict[str, float] = field(default_factory=dict)
+    network: Network | None = None
     matrix: ItemMatrix | None = None
     model: Mapping[str, NDArray[Any]] | None = None
     figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What surrounds a long training.
+
+    Attributes:
+        done: Called with 1 after each step that is worth showing.
+        folder: Folder for what a training that was ended goes on from; `None` keeps nothing.
+    """
+
+    done: Callable[[int], None] = lambda _: None
+    folder: Path | None = None
 
 
 class Trainer(ABC):
@@ -141,11 +164,15 @@ class Trainer(ABC):
     Class attributes:
         Settings: Type of its settings.
         is_for_all: Whether `recserve train all` includes it.
+        is_slow: Whether it takes minutes where others take seconds; a quick evaluation leaves it out.
+        needs_text: Whether it cannot train without text vectors; `recserve train all` leaves it out then.
         grid: Settings that an evaluation chooses from, on validation data.
     """
 
     Settings: ClassVar[type[TrainSettings]] = TrainSettings
     is_for_all: ClassVar[bool] = True
+    is_slow: ClassVar[bool] = False
+    needs_text: ClassVar[bool] = False
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     @abstractmethod
@@ -157,6 +184,10 @@ class Trainer(ABC):
             text: [items, dim] text vectors of the log's items; zeros where an item has none, `None` where none has.
             settings: Of the type `Settings`.
         """
+
+    def work(self, log: TrainingLog, text: Vectors | None, settings: Any, work: Work) -> Learned:
+        """Learn from a log, showing progress and going on where a training was ended; by default it only trains."""
+        return self.train(log, text, settings)
 
     @abstractmethod
     def needed_bytes(self, log: TrainingLog, settings: Any) -> int:

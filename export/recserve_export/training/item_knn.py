@@ -12,7 +12,7 @@ from msgspec import Meta
 from scipy import sparse
 
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings
-from recserve_export.training.linear import from_rows, heaviest_of_sparse
+from recserve_export.training.spaces.linear import from_rows, heaviest_of_sparse
 from recserve_server_ext.common.arrays import Vectors
 
 #: Pairs of items that are counted at once, unless one item alone has more.

@@ -12,6 +12,10 @@ from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.index.space import EngineManifest, Space, SpaceManifest
+from recserve_server_ext.networks.runner import InProcess
+from recserve_server_ext.recommend.job import Job
+from recserve_server_ext.recommend.pipeline import Pipeline
+from recserve_server_ext.strategies.base import Data
 
 
 class InMemory(NamedTuple):
@@ -20,6 +24,28 @@ class InMemory(NamedTuple):
     spaces: dict[str, Space]
     matrices: dict[str, ItemMatrix]
     models: dict[str, Model]
+
+
+class Networks:
+    """Answers what jobs of a pipeline wait for, by the networks of their spaces, in this process."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, InProcess] = {}
+
+    def answer(self, pipeline: Pipeline, jobs: Sequence[Job], data: Data) -> None:
+        """Make the calls that jobs wait for, all of a batch together."""
+        while waiting := [(job, call) for job in jobs if (call := pipeline.pending(job)) is not None]:
+            model = waiting[0][1].model
+            group = [(job, call) for job, call in waiting if call.model == model]
+            network = data.view.snapshot.spaces[model].network
+            assert network is not None
+            fingerprint = network.manifest.fingerprint
+            if fingerprint not in self._loaded:
+                self._loaded[fingerprint] = InProcess(network)
+            inputs = [value for _, call in group for value in call.inputs]
+            results = dict(zip(inputs, self._loaded[fingerprint](inputs), strict=True))
+            for job, _ in group:
+                pipeline.resume(job, results)
 
 
 def in_memory(learned: Mapping[str, Learned], text: Vectors, ids: Sequence[str]) -> InMemory:
@@ -44,6 +70,7 @@ def in_memory(learned: Mapping[str, Learned], text: Vectors, ids: Sequence[str])
             vectors=len(vectors),
             engine=EngineManifest(name=ExactEngine.name),
             parameters=found.parameters,
+            network=None if found.network is None else found.network.manifest,
         )
         spaces[name] = Space(
             name=name,
@@ -54,5 +81,6 @@ def in_memory(learned: Mapping[str, Learned], text: Vectors, ids: Sequence[str])
             rows=None if len(rows) == len(text) else rows,
             inputs=inputs,
             text_map=found.text_map,
+            network=found.network,
         )
     return InMemory(spaces, matrices, models)

@@ -9,27 +9,30 @@ import msgspec
 
 from recserve_client.contract import nearest
 from recserve_export.errors import TrainingError
-from recserve_export.training.als import AlsTrainer
 from recserve_export.training.base import Learned, Trainer, TrainingLog, check_trainable
-from recserve_export.training.ease import EaseTrainer
-from recserve_export.training.item2vec import Item2VecTrainer
 from recserve_export.training.item_knn import ItemKnnTrainer
 from recserve_export.training.ranking.ranker import RankerTrainer
-from recserve_export.training.text_head import TextHeadTrainer
+from recserve_export.training.sequence.trainer import SequenceTrainer
+from recserve_export.training.spaces.als import AlsTrainer
+from recserve_export.training.spaces.ease import EaseTrainer
+from recserve_export.training.spaces.item2vec import Item2VecTrainer
+from recserve_export.training.spaces.text_head import TextHeadTrainer
 from recserve_export.training.transitions import TransitionsTrainer
 from recserve_export.training.user_knn import UserKnnTrainer
 from recserve_server_ext.common.arrays import Vectors
 
-TRAINERS: Final[Mapping[str, Trainer]] = {
+_PLAIN: Final[Mapping[str, Trainer]] = {
     "als": AlsTrainer(),
     "ease": EaseTrainer(),
     "item2vec": Item2VecTrainer(),
     "item_knn": ItemKnnTrainer(),
+    "sequence": SequenceTrainer(),
     "text_head": TextHeadTrainer(),
-    "ranker": RankerTrainer(),
     "transitions": TransitionsTrainer(),
     "user_knn": UserKnnTrainer(),
 }
+#: By name; the ranker trains others first.
+TRAINERS: Final[Mapping[str, Trainer]] = {**_PLAIN, "ranker": RankerTrainer(_PLAIN)}
 
 
 def trainer_of(name: str) -> Trainer:

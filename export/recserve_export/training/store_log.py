@@ -41,9 +41,17 @@ def read_log(
     since: datetime | None = None,
     until: datetime | None = None,
     *,
+    last: int | None = None,
     stage: Stage = silent,
 ) -> StoreLog:
     """All interactions with items of a range of time, as of one moment.
+
+    Args:
+        store: The store; what is written to it meanwhile is not seen.
+        since: Begin of the range; `None` without.
+        until: End of the range; `None` without.
+        last: Number of the last interaction to read; `None` for all.
+        stage: Shows progress.
 
     Raises:
         TrainingError: It does not fit into memory.
@@ -51,7 +59,8 @@ def read_log(
     """
     since_us, until_us = (_us(since) if since else 0), (_us(until) if until else 2**62)
     with store.database.reading() as connection:
-        number, revision = reads.last_number(connection), store.revision
+        number, revision = reads.last_number(connection), reads.revision(connection)
+        number = number if last is None else min(number, last)
         check_memory(number * _BYTES, f"reading {number:,} interactions")
         item_of: dict[str, int] = {}
         type_of: dict[str, int] = {}

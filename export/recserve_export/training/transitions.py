@@ -12,8 +12,8 @@ from msgspec import Meta
 from scipy import linalg, sparse
 
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings
-from recserve_export.training.linear import heaviest_of_sparse
 from recserve_export.training.sequences import decayed_histories
+from recserve_export.training.spaces.linear import heaviest_of_sparse
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 
 #: Interactions whose histories are in memory at once.

@@ -8,6 +8,7 @@ from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import opener
 from recserve_server_ext.services.interactions import InteractionService
+from recserve_server_ext.services.model_traces import tracer
 from recserve_server_ext.triton.backend import execute, model_settings, settle_memory
 from recserve_server_ext.triton.metrics import AdmissionMetrics, interactions_metrics
 
@@ -24,6 +25,7 @@ class TritonPythonModel:
             keys,
             rules_of(users),
             settings.serve.limits,
+            tracer(settings),
         )
         self._model, self._sampled = (
             Batcher(service, {}, full_batch=settings.serve.batch),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from recserve_client.contract.models import ENCODER
+from recserve_client.contract.models import ENCODER, SEQUENCE
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.batching.revision_wait import RevisionWaitQueue
 from recserve_server_ext.catalogue.live import open_live
@@ -25,6 +25,7 @@ from recserve_server_ext.triton.metrics import (
     WaitMetrics,
     recommend_metrics,
 )  # fmt: skip
+from recserve_server_ext.triton.network_calls import served_networks
 
 
 class TritonPythonModel:
@@ -33,8 +34,8 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = model_settings(args)
         serve, users, rules = settings.serve, settings.serve.users, rules_of(settings.serve.users)
-        encoders = served_encoders(settings)
-        live = open_live(settings, encoders, served_encoders(settings, role="passage"), ViewMetrics().show)
+        encoders, networks = served_encoders(settings), served_networks(settings)
+        live = open_live(settings, encoders, networks, served_encoders(settings, role="passage"), ViewMetrics().show)
         keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
         self._log = ImpressionLog(interactions, users.log, users.experiments, show=LogMetrics().show)
@@ -47,8 +48,8 @@ class TritonPythonModel:
         limits, waiting = serve.limits, EncoderMetrics("recommend")
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(
-            service, {ENCODER: encoders}, at_once=serve.encoding, max_batch=serve.batch, full_batch=serve.batch,
-            revision_queue=waits, show_waiting=waiting.show,
+            service, {ENCODER: encoders, SEQUENCE: networks}, at_once=serve.encoding, max_batch=serve.batch,
+            in_run=[SEQUENCE], full_batch=serve.batch, revision_queue=waits, show_waiting=waiting.show,
         )  # fmt: skip
         self._admissions = AdmissionMetrics("recommend", self._model.admissions)
         settle_memory()

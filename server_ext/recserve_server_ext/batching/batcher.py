@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
@@ -69,6 +69,7 @@ class Batcher(Generic[J]):
         *,
         at_once: int = 1,
         max_batch: int = 1,
+        in_run: Collection[str] = (),
         full_batch: int = 0,
         revision_queue: RevisionWaitQueue | None = None,
         show_waiting: Callable[[int], None] = lambda waiting: None,
@@ -80,6 +81,8 @@ class Batcher(Generic[J]):
             at_once: Concurrent calls to each model; further requests wait. With 0 `run` itself makes the calls, once
                 for the batch, and defers nothing.
             max_batch: Most requests in one call to a model; a larger batch goes alone.
+            in_run: Models that `run` itself calls, once for the batch, since they answer in less time than it takes to
+                defer. A request that has waited for another model is deferred for these, too.
             full_batch: Most calls that Triton hands over together; after so many the next wait in a backlog. 0 for no
                 backlog.
             revision_queue: Queue of requests that wait for a revision; `None` where no request asks for one.
@@ -87,7 +90,7 @@ class Batcher(Generic[J]):
         """
         self._handler = handler
         self._call = call
-        self._calls_in_run = not at_once
+        self._in_run = frozenset(in_run if at_once else call)
         self._queues: dict[str, CallQueue[_Deferred[J]]] = {}
         #: What may wait for each model, and for `run` itself.
         self.admissions = {
@@ -122,9 +125,7 @@ class Batcher(Generic[J]):
         for number, job in enumerate(accepted):
             if isinstance(job, NotYetError):
                 answers[number] = self._revision_queue.admit(calls[number].read(), calls[number], job)
-        if self._calls_in_run and (error := self._call_all([job for _, job in answerable])):
-            return [error if answer is None else answer for answer in answers]
-        for (number, _), answer in zip(answerable, self._answer([job for _, job in answerable]), strict=True):
+        for number, answer in self._answered(answerable):
             answers[number] = answer
         return answers
 
@@ -169,8 +170,18 @@ class Batcher(Generic[J]):
                 waiting.send(
                     job.refusal(ErrorKind.UNAVAILABLE, "the catalogue went back to an older revision; try again")
                 )
-        for (number, _), answer in zip(answerable, self._answer([job for _, job in answerable]), strict=True):
+        for number, answer in self._answered(answerable):
             ready[number].send(answer)
+
+    def _answered(self, answerable: list[tuple[int, J]]) -> Iterator[tuple[int, Answer]]:
+        """The answers to jobs that are not deferred, with their positions; calls the models that they wait for."""
+        waiting = [(number, job) for number, job in answerable if self._handler.pending(job) is not None]
+        if waiting and (error := self._call_all([job for _, job in waiting])):
+            failed = {number for number, _ in waiting}
+            yield from ((number, error) for number in failed)
+            answerable = [(number, job) for number, job in answerable if number not in failed]
+        answers = self._answer([job for _, job in answerable])
+        yield from ((number, answer) for (number, _), answer in zip(answerable, answers, strict=True))
 
     def _defer(
         self,
@@ -187,7 +198,8 @@ class Batcher(Generic[J]):
         for number, job in enumerate(accepted):
             if isinstance(job, RequestError | NotYetError):
                 continue
-            if not self._calls_in_run and (pending := self._handler.pending(job)) is not None:
+            pending = self._handler.pending(job)
+            if pending is not None and pending.model not in self._in_run:
                 if refusal := self.admissions[pending.model].admit(len(pending.inputs), deadlines_ns[number]):
                     accepted[number] = refusal
                 else:

@@ -16,7 +16,7 @@ from recserve_server_ext.catalogue.delta import with_changes
 from recserve_server_ext.catalogue.store import CatalogueStore, opener
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.common.errors import CatalogueError, EncoderNotLoadedError, SnapshotError
+from recserve_server_ext.common.errors import CatalogueError, ModelNotLoadedError, SnapshotError
 from recserve_server_ext.common.files import changed_at
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.encoder.item_vectors import made_with
@@ -24,7 +24,8 @@ from recserve_server_ext.encoder.loaded import ServedEncoders
 from recserve_server_ext.index.engines.engine import RemoteEngine
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
-from recserve_server_ext.index.snapshots import first_usable
+from recserve_server_ext.index.snapshot_versions import first_usable
+from recserve_server_ext.networks.loaded import ServedNetworks
 
 _log = logging.getLogger(__name__)
 _REBUILD = "build it with: recserve index build"
@@ -44,11 +45,18 @@ def _no_encoder(texts: Sequence[str], encoder: str) -> Vectors:
 
 
 def open_live(
-    settings: ModelSettings, encoders: ServedEncoders, passages: Encode, show: Callable[[View], None]
+    settings: ModelSettings,
+    encoders: ServedEncoders,
+    networks: ServedNetworks,
+    passages: Encode,
+    show: Callable[[View], None],
 ) -> LiveCatalogue:
-    """The live catalogue of a server, which also tells the other models which encoder is served.
+    """The live catalogue of a server, which also tells the other processes which encoder and networks are served.
 
     Args:
+        settings: Settings of the models.
+        encoders: The loaded encoders.
+        networks: The loaded networks.
         passages: Encodes texts of items.
         show: Called with every new view.
 
@@ -57,15 +65,21 @@ def open_live(
     """
 
     def load(folder: Path) -> Snapshot:
-        encoders.require(read_manifest(folder, verify=False).encoder)
+        manifest = read_manifest(folder, verify=False)
+        encoders.require(manifest.encoder)
+        networks.require(manifest.networks)
         return Snapshot.load(folder, threads=settings.serve.threads or None, milvus=settings.serve.milvus)
 
     def changed(view: View) -> None:
         show(view)
         encoders.serve(view.encoder)
+        networks.serve(view.snapshot.manifest.networks)
+
+    def loadable() -> int:
+        return encoders.stamp() + networks.stamp()
 
     store = opener(settings.store) if settings.store else None
-    return LiveCatalogue(Path(settings.snapshots), load, store, changed, encode=passages, loadable=encoders.stamp)
+    return LiveCatalogue(Path(settings.snapshots), load, store, changed, encode=passages, loadable=loadable)
 
 
 class LiveCatalogue:
@@ -165,7 +179,7 @@ class LiveCatalogue:
                 except (_UnfitError, CatalogueError, RequestError):
                     _log.warning("what changed since snapshot %s is added when it is served", folder.name)
             self._next = view
-        except EncoderNotLoadedError as error:
+        except ModelNotLoadedError as error:
             _log.info("snapshot %s waits: %s", folder.name, error)
         except SnapshotError as error:
             self._complain(str(error))

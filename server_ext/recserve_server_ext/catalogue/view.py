@@ -228,6 +228,15 @@ class View:
         return self.snapshot.available if self.delta is None else self.delta.available
 
     @cached_property
+    def young(self) -> Mask:
+        """[rows] items that are younger than the last training; none where nothing was trained that maps texts."""
+        young, known = self.snapshot.young, self.snapshot.row_of
+        if self.delta is None or not any(space.learned is not None for space in self.snapshot.spaces.values()):
+            return np.concatenate([young, np.zeros(len(self.available) - len(young), np.bool_)])
+        rows = [known.get(item.id, -1) for item in self.delta.items[: self.delta.count]]
+        return np.concatenate([young, [row < 0 or bool(young[row]) for row in rows]]).astype(np.bool_)
+
+    @cached_property
     def unavailable(self) -> int:
         """Number of rows that must not be recommended."""
         return int(len(self.available) - np.count_nonzero(self.available))

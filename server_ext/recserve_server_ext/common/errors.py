@@ -23,8 +23,12 @@ class SnapshotError(ServerError):
     """A snapshot is missing, damaged or made by another encoder."""
 
 
-class EncoderNotLoadedError(SnapshotError):
-    """The encoder that made a snapshot is not loaded, or not yet."""
+class SpaceError(SnapshotError):
+    """A trained space is missing, damaged, of another layout, of another catalogue, or over another encoder."""
+
+
+class ModelNotLoadedError(SnapshotError):
+    """A model that a snapshot needs is not loaded, or not yet."""
 
 
 class StoreError(ServerError):

@@ -150,8 +150,11 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         encoder_timeout_s: Deadline of a call to the encoder.
         store: URL of the catalogue store; empty for the SQLite file in the home.
         compact_after: Changed and removed items after which a new snapshot is made in the background; 0 for never.
+        train_every: Seconds after a training until all is trained again in the background; 0 for never.
         limits: The largest request, and how much may wait.
         users: Users, and recommendations by user id.
+        young_share: Share of the places of a slate that items younger than the last training get, where there are some;
+            their `rules` say `young`.
         strategy: Strategy of requests that name none.
         fallback: Strategy for users of whom nothing usable is known.
         strategies: Options by the name of a strategy, with two more entries. `kind` makes a strategy of a new name from
@@ -174,8 +177,10 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoder_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
     store: str = ""
     compact_after: Annotated[int, Meta(ge=0)] = 2000
+    train_every: Annotated[float, Meta(ge=0)] = 0.0
     limits: Limits = Limits()
     users: UserSettings = UserSettings()
+    young_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
     strategy: str = "auto"
     fallback: str = "popular"
     strategies: dict[str, dict[str, Any]] = {}
@@ -194,6 +199,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pseudonym_key: Key file of the pseudonyms.
         evaluation: What an evaluation of the log chose for `auto`; see `recserve_server_ext.strategies.parts.chosen`.
         encoder: Encoder folder, for the models of one encoder.
+        spaces: Folder of trained spaces; empty without.
     """
 
     run: str
@@ -204,6 +210,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pseudonym_key: str
     evaluation: str = ""
     encoder: str = ""
+    spaces: str = ""
 
 
 def read_settings(path: Path) -> ServeSettings:

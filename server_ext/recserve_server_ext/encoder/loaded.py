@@ -15,7 +15,7 @@ import msgspec
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.common.errors import EncoderNotLoadedError
+from recserve_server_ext.common.errors import ModelNotLoadedError
 from recserve_server_ext.common.files import changed_at, write_file
 from recserve_server_ext.encoder.manifest import EncoderManifest
 
@@ -89,10 +89,10 @@ class ServedEncoders:
         return changed_at(self._folder / TABLE)
 
     def require(self, fingerprint: str) -> None:
-        """Raise EncoderNotLoadedError unless an encoder is loaded."""
+        """Raise ModelNotLoadedError unless an encoder is loaded."""
         with self._lock:
             if fingerprint not in self._refreshed():
-                raise EncoderNotLoadedError(f"encoder {fingerprint} is not loaded")
+                raise ModelNotLoadedError(f"encoder {fingerprint} is not loaded")
 
     def serving(self) -> str:
         """Runtime fingerprint of the encoder that is served now. Not to be called by two threads at a time."""

@@ -53,6 +53,7 @@ class RecordedHistory:
         weights: [behaviours] weights by the history rules.
         newer: [behaviours] number of the user's interactions that are newer.
         undecayed_weights: [behaviours] weights before decay by age; see the function `undecayed_weights`.
+        time_us: [behaviours] microseconds since 1970.
         seen: Seen items that are not among the behaviours.
         has_texts: Whether any behaviour is a text.
         newest_us: Time of the newest behaviour, in microseconds since 1970; 0 for an empty history.
@@ -66,6 +67,7 @@ class RecordedHistory:
         "newest_us",
         "seen",
         "subjects",
+        "time_us",
         "undecayed_weights",
         "weights",
     )
@@ -77,6 +79,7 @@ class RecordedHistory:
         weights: Floats,
         newer: Floats,
         undecayed_weights: Floats,
+        time_us: Ints,
         seen: list[str],
         newest_us: int = 0,
     ) -> None:
@@ -85,6 +88,7 @@ class RecordedHistory:
         self.weights = weights
         self.newer = newer
         self.undecayed_weights = undecayed_weights
+        self.time_us = time_us
         self.seen = seen
         self.newest_us = newest_us
         self.has_texts = not is_item.all()
@@ -98,6 +102,7 @@ class RecordedHistory:
             self.weights[is_kept],
             self.newer[is_kept],
             self.undecayed_weights[is_kept],
+            self.time_us[is_kept],
             self.seen,
             self.newest_us,
         )
@@ -283,16 +288,17 @@ def recorded_histories(
     is_item = columns.is_item[codes]
     # Both are rarely so: one check for all users costs less than one for each.
     any_texts, any_too_heavy = not is_item.all(), float(np.abs(weights).max(initial=0.0)) > _MAX_WEIGHT
-    times = columns.time_us[weighted.index].tolist()
+    times = columns.time_us[weighted.index]
     histories = []
     for (start, end), user_seen in zip(pairwise(weighted.offsets.tolist()), seen, strict=True):
         own, own_is_item = subjects[start:end], is_item[start:end].copy()
         items = set(compress(own, own_is_item.tolist()) if any_texts else own)
         others = [] if items.issuperset(user_seen) else [item for item in user_seen if item not in items]
         own_weights = _bounded(weights[start:end]) if any_too_heavy else weights[start:end].copy()
-        newest_us = max(times[start:end], default=0)
-        arrays = own_is_item, own_weights, newer[start:end].copy(), undecayed[start:end].copy()
-        histories.append(RecordedHistory(own, *arrays, others, newest_us))
+        newest_us = int(times[start:end].max(initial=0))
+        own_past = newer[start:end].copy(), undecayed[start:end].copy()
+        own_times = times[start:end].copy()
+        histories.append(RecordedHistory(own, own_is_item, own_weights, *own_past, own_times, others, newest_us))
     return histories
 
 
@@ -365,4 +371,6 @@ def _bounded(weights: Floats) -> Floats:
 
 
 #: The history of an unknown user.
-EMPTY_HISTORY: Final = RecordedHistory([], np.empty(0, np.bool_), np.empty(0), np.empty(0), np.empty(0), [])
+EMPTY_HISTORY: Final = RecordedHistory(
+    [], np.empty(0, np.bool_), np.empty(0), np.empty(0), np.empty(0), np.empty(0, np.int64), []
+)

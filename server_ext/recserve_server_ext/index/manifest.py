@@ -12,6 +12,7 @@ from recserve_server_ext.common.files import reading, verify_files
 from recserve_server_ext.index.matrix import MatrixManifest
 from recserve_server_ext.index.model import ModelManifest
 from recserve_server_ext.index.space import TEXT, SpaceManifest
+from recserve_server_ext.networks.network import NetworkManifest
 
 MANIFEST = "manifest.json"
 FORMAT = 3
@@ -58,6 +59,11 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         spaces = {name: of.version for name, of in self.spaces.items() if name != TEXT}
         matrices = {name: of.version for name, of in self.matrices.items()}
         return spaces | matrices | {name: of.version for name, of in self.models.items()}
+
+    @property
+    def networks(self) -> list[NetworkManifest]:
+        """The networks of its spaces."""
+        return [space.network for space in self.spaces.values() if space.network is not None]
 
     @property
     def text(self) -> SpaceManifest:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -60,6 +63,16 @@ class Snapshot:
     def text(self) -> Space:
         """The space of the encoder's vectors, where every row has one."""
         return self.spaces[TEXT]
+
+    @cached_property
+    def young(self) -> Mask:
+        """[items] items of which no space that maps texts has learned; none where there is no such space."""
+        learned = [(space, space.learned) for space in self.spaces.values() if space.learned is not None]
+        young = np.full(len(self.ids), bool(learned))
+        for space, is_learned in learned:
+            rows = np.arange(len(is_learned)) if space.rows is None else space.rows
+            young[rows[is_learned]] = False
+        return young
 
     @classmethod
     def load(
@@ -213,15 +226,73 @@ def write(snapshots: Path, content: Content, *, over: str = "") -> Path:
             raise SnapshotError(f"snapshot {previous} was published meanwhile over {over}; begin anew")
         with new_folder(folder) as aside:
             _write_files(aside, content)
-            files = {
-                file.relative_to(aside).as_posix(): sha256_of(file)
-                for file in sorted(aside.rglob("*"))
-                if file.is_file()
-            }
+            files = _digests(aside, {})
             write_manifest(aside, _manifest(content, folder.name, now.isoformat(timespec="seconds"), files))
         publish(snapshots, folder.name, content.encoder)
         _remove_others(snapshots, keep={folder.name, previous, named(snapshots, PREVIOUS)})
     return folder
+
+
+def write_over(
+    snapshots: Path,
+    base: str,
+    spaces: Mapping[str, SpaceContent],
+    matrices: Mapping[str, ItemMatrix],
+    models: Mapping[str, Model],
+) -> Path:
+    """Publish the published snapshot with other trained spaces, matrices and models; its folder.
+
+    All other files are those of the snapshot before, as hard links.
+
+    Args:
+        snapshots: Folder of the snapshots.
+        base: Name of the snapshot, which must still be published.
+        spaces: Spaces that are new or take the place of one, by name; not `text`.
+        matrices: Matrices that are new or take the place of one, by name.
+        models: Models that are new or take the place of one, by name.
+
+    Raises:
+        SnapshotError: The content does not fit, the snapshot is damaged, or another was published meanwhile.
+    """
+    now = datetime.now(UTC)
+    with exclusive(snapshots / LOCK):
+        if (found := published(snapshots)) != base:
+            raise SnapshotError(f"snapshot {found} was published meanwhile over {base}; begin anew")
+        manifest = read_manifest(snapshots / base)
+        _check_trained(manifest.items, spaces, matrices, models)
+        replaced = [space_folder(Path(), name) for name in spaces]
+        replaced += [matrix_folder(Path(), name) for name in matrices]
+        replaced += [model_folder(Path(), name) for name in models]
+        shared = {
+            file: digest
+            for file, digest in manifest.files.items()
+            if not any(Path(file).is_relative_to(folder) for folder in replaced)
+        }
+        folder = snapshots / _new_name(snapshots, now)
+        with new_folder(folder) as aside:
+            for file in shared:
+                (aside / file).parent.mkdir(parents=True, exist_ok=True)
+                os.link(snapshots / base / file, aside / file)
+            _write_spaces(aside, spaces, matrices, models)
+            changed = msgspec.structs.replace(
+                manifest,
+                id=folder.name,
+                created=now.isoformat(timespec="seconds"),
+                spaces={**manifest.spaces, **{name: of.manifest() for name, of in spaces.items()}},
+                matrices={**manifest.matrices, **{name: of.manifest() for name, of in matrices.items()}},
+                models={**manifest.models, **{name: of.manifest() for name, of in models.items()}},
+                files=_digests(aside, shared),
+            )
+            write_manifest(aside, changed)
+        publish(snapshots, folder.name, manifest.encoder)
+        _remove_others(snapshots, keep={folder.name, base, named(snapshots, PREVIOUS)})
+    return folder
+
+
+def _digests(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of every file of a folder, by path; some are known."""
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {name: known.get(name) or sha256_of(file) for name, file in files.items()}
 
 
 def _new_name(snapshots: Path, now: datetime) -> str:
@@ -241,11 +312,20 @@ def _write_files(folder: Path, content: Content) -> None:
     with_fields = write_fields(folder / FIELDS, [{}] * items if content.fields is None else content.fields)
     if with_fields != items:
         raise SnapshotError(f"a snapshot of {items} vectors needs the fields of as many items, got {with_fields}")
-    for name, space in content.spaces.items():
+    _write_spaces(folder, content.spaces, content.matrices, content.models)
+
+
+def _write_spaces(
+    folder: Path,
+    spaces: Mapping[str, SpaceContent],
+    matrices: Mapping[str, ItemMatrix],
+    models: Mapping[str, Model],
+) -> None:
+    for name, space in spaces.items():
         space.write(space_folder(folder, name))
-    for name, matrix in content.matrices.items():
+    for name, matrix in matrices.items():
         matrix.write(matrix_folder(folder, name))
-    for name, model in content.models.items():
+    for name, model in models.items():
         own = model_folder(folder, name)
         model.write(own)
         write_table(own / IDS, pa.table({"id": pa.array(model.ids, pa.large_string())}))
@@ -275,15 +355,21 @@ def _check(content: Content) -> None:
     text = content.spaces.get(TEXT)
     if text is None or text.rows is not None:
         raise SnapshotError("a snapshot needs the space 'text', with a vector for every item")
-    for name in (*content.spaces, *content.matrices, *content.models):
-        if not _NAME.fullmatch(name):
-            raise SnapshotError(f"a space cannot be called {name!r}: it names a folder")
-    for name, space in content.spaces.items():
-        space.check(name, items)
-    for name, matrix in content.matrices.items():
-        matrix.check(name, items)
+    _check_trained(items, content.spaces, content.matrices, content.models)
     if content.available is not None and content.available.shape != (items,):
         raise SnapshotError(f"`available` must be [{items}], got {list(content.available.shape)}")
+
+
+def _check_trained(
+    items: int, spaces: Mapping[str, SpaceContent], matrices: Mapping[str, ItemMatrix], models: Iterable[str]
+) -> None:
+    for name in (*spaces, *matrices, *models):
+        if not _NAME.fullmatch(name):
+            raise SnapshotError(f"a space cannot be called {name!r}: it names a folder")
+    for name, space in spaces.items():
+        space.check(name, items)
+    for name, matrix in matrices.items():
+        matrix.check(name, items)
 
 
 def published(snapshots: Path) -> str:

@@ -18,6 +18,7 @@ from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
+from recserve_server_ext.networks.network import NETWORK, Network, NetworkManifest, read_network
 
 #: The space of the encoder's vectors, which every snapshot has.
 TEXT: Final = "text"
@@ -27,6 +28,7 @@ INPUTS: Final = "inputs.npy"
 TEXT_MAP: Final = "text_map.npy"
 REPORT: Final = "report.json"
 _ROWS: Final = "rows.npy"
+_LEARNED: Final = "learned.npy"
 
 
 def space_folder(snapshot: Path, name: str = TEXT) -> Path:
@@ -55,6 +57,7 @@ class SpaceManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         vectors: Number of items with a vector.
         version: Version of the trained space that its vectors come from; empty for the encoder's vectors.
         parameters: Numbers that its strategy needs, by name.
+        network: What makes user vectors in this space; `None` where arithmetic does.
         recall_target: Recall@10 that the engine's parameters were chosen for.
         measured_with: Users that the recall was measured with; empty without a measurement.
     """
@@ -64,6 +67,7 @@ class SpaceManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     engine: EngineManifest
     version: str = ""
     parameters: dict[str, float] = {}
+    network: NetworkManifest | None = None
     recall_target: float | None = None
     measured_with: str = ""
 
@@ -80,6 +84,8 @@ class SpaceContent:
         text_map: [text dim + 1, dim] float32: (an item's vector of the text space, 1) times this is its vector here,
             for items that came after the training; `None` without such a map. With `inputs` it has 2 dim columns: the
             vector, then the input.
+        learned: [vectors] whether the vector was learned, where others come from `text_map`; `None` without such a map.
+        network: Makes user vectors in this space; `None` where arithmetic does.
         report: JSON document kept beside the engine: how its parameters were chosen.
     """
 
@@ -88,8 +94,10 @@ class SpaceContent:
     rows: Rows | None = None
     inputs: Vectors | None = None
     text_map: Vectors | None = None
+    learned: Mask | None = None
     version: str = ""
     parameters: Mapping[str, float] = field(default_factory=dict)
+    network: Network | None = None
     recall_target: float | None = None
     measured_with: str = ""
     report: bytes | None = None
@@ -102,6 +110,7 @@ class SpaceContent:
             engine=EngineManifest(name=self.engine.name, parameters=self.engine.parameters),
             version=self.version,
             parameters=dict(self.parameters),
+            network=None if self.network is None else self.network.manifest,
             recall_target=self.recall_target,
             measured_with=self.measured_with,
         )
@@ -120,10 +129,15 @@ class SpaceContent:
     def write(self, folder: Path) -> None:
         """Write the vectors, the engine and what belongs to them into a new folder."""
         folder.mkdir(parents=True)
-        arrays = (VECTORS, self.vectors), (_ROWS, self.rows), (INPUTS, self.inputs), (TEXT_MAP, self.text_map)
+        arrays = (
+            (VECTORS, self.vectors), (_ROWS, self.rows), (INPUTS, self.inputs), (TEXT_MAP, self.text_map),
+            (_LEARNED, self.learned),
+        )  # fmt: skip
         for name, array in arrays:
             if array is not None:
                 np.save(folder / name, array)
+        if self.network is not None:
+            (folder / NETWORK).write_bytes(self.network.content)
         if self.report is not None:
             (folder / REPORT).write_bytes(self.report)
         self.engine.save(folder)
@@ -141,6 +155,8 @@ class Space:
         rows: See `SpaceContent`.
         inputs: See `SpaceContent`; read-only.
         text_map: See `SpaceContent`.
+        learned: See `SpaceContent`.
+        network: See `SpaceContent`.
     """
 
     name: str
@@ -151,6 +167,8 @@ class Space:
     rows: Rows | None = None
     inputs: Vectors | None = None
     text_map: Vectors | None = None
+    learned: Mask | None = None
+    network: Network | None = None
 
     @classmethod
     def load(
@@ -187,6 +205,8 @@ class Space:
             rows=rows,
             inputs=inputs,
             text_map=text_map,
+            learned=load_array(own / _LEARNED),
+            network=read_network(own, manifest.network, REBUILD),
         )
 
     @cached_property

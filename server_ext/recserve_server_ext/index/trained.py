@@ -1,18 +1,21 @@
 """Trained spaces, matrices and models on disk, by item id; new snapshots take over the current version.
 
 `HOME/spaces/NAME/VERSION` holds `manifest.json`, `ids.arrow`, and `vectors.npy` with perhaps `inputs.npy` and
-`text_map.npy`, an item-to-item matrix (`recserve_server_ext.index.matrix`), or a model
+`text_map.npy` and `network.onnx`, an item-to-item matrix (`recserve_server_ext.index.matrix`), or a model
 (`recserve_server_ext.index.model`).
-`HOME/spaces/NAME/CURRENT` names the current version.
+`HOME/spaces/NAME/CURRENT` names the current version; see `recserve_server_ext.index.trained_versions`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -20,17 +23,19 @@ import numpy as np
 import pyarrow as pa
 
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, verify_files, write_file
+from recserve_server_ext.common.errors import SnapshotError, SpaceError
+from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, verify_files
 from recserve_server_ext.index.fields import read_table, write_table
 from recserve_server_ext.index.manifest import MANIFEST
 from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.index.model import Model
-from recserve_server_ext.index.snapshot import CURRENT, IDS, LOCK
+from recserve_server_ext.index.snapshot import IDS, LOCK
 from recserve_server_ext.index.space import INPUTS, TEXT, TEXT_MAP, VECTORS, load_array, map_array
+from recserve_server_ext.networks.network import NETWORK, Network, NetworkManifest, read_network
 
 _TRAIN_AGAIN: Final = "train the space again"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_FORMAT: Final = 1
 
 
 class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,18 +46,43 @@ class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         created: When it was made, UTC, ISO 8601.
         dim: Length of a vector; 0 for a matrix or a model.
         items: Number of items.
+        source: Identity of the catalogue store whose items it is of; empty for any.
+        encoder: Runtime fingerprint of the encoder whose text vectors it maps; empty without such a map.
         parameters: Numbers that the strategy needs, by name.
+        network: See `recserve_server_ext.index.space.SpaceManifest`.
         made_from: What it was trained from, and how.
         files: SHA-256 of every other file of the folder.
+        format: Version of this layout.
+        checksum: SHA-256 of this manifest's JSON with an empty checksum.
     """
 
     version: str
     created: str
     dim: int
     items: int
+    source: str = ""
+    encoder: str = ""
     parameters: dict[str, float] = {}
+    network: NetworkManifest | None = None
     made_from: dict[str, Any] = {}
     files: dict[str, str]
+    format: int = _FORMAT
+    checksum: str = ""
+
+    def check_fits(self, name: str, source: str, encoder: str) -> None:
+        """Raise SpaceError unless an index of this catalogue store and encoder can take it over."""
+        for what, own, other in (("catalogue", self.source, source), ("encoder", self.encoder, encoder)):
+            if own and other and own != other:
+                raise SpaceError(
+                    f"version {self.version} of the space {name!r} is of {what} {own}, the index of {other}; "
+                    f"{_TRAIN_AGAIN}: recserve train {name}"
+                )
+
+
+class _Format(msgspec.Struct):
+    """The field that every version of the manifest has."""
+
+    format: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +94,7 @@ class TrainedSpace:
         vectors: [items, dim] float32.
         inputs: See `recserve_server_ext.index.space.SpaceContent`.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
+        network: See `recserve_server_ext.index.space.SpaceContent`.
     """
 
     manifest: TrainedManifest
@@ -71,15 +102,34 @@ class TrainedSpace:
     vectors: Vectors
     inputs: Vectors | None
     text_map: Vectors | None
+    network: Network | None
 
     @classmethod
     def load(cls, folder: Path) -> TrainedSpace:
-        """Open a version, verifying every file; raises SnapshotError where it is missing or damaged."""
+        """Open a version, verifying every file; raises SpaceError where it is missing or damaged."""
         manifest = read_trained(folder)
         shape = manifest.items, manifest.dim
         vectors = map_array(folder / VECTORS, shape)
         inputs = map_array(folder / INPUTS, shape) if (folder / INPUTS).is_file() else None
-        return cls(manifest, _ids(folder), vectors, inputs, load_array(folder / TEXT_MAP))
+        network = read_network(folder, manifest.network, _TRAIN_AGAIN)
+        return cls(manifest, _ids(folder), vectors, inputs, load_array(folder / TEXT_MAP), network)
+
+
+class Origin(NamedTuple):
+    """Where a version comes from.
+
+    Attributes:
+        source: See `TrainedManifest`.
+        encoder: See `TrainedManifest`; for a version that maps texts.
+        made_from: What it was trained from, and how.
+    """
+
+    source: str = ""
+    encoder: str = ""
+    made_from: Mapping[str, Any] = MappingProxyType({})
+
+
+_ANYWHERE: Final = Origin()
 
 
 class TrainedMatrix(NamedTuple):
@@ -95,7 +145,7 @@ class TrainedMatrix(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path) -> TrainedMatrix:
-        """Open a version, verifying every file; raises SnapshotError where it is missing or damaged."""
+        """Open a version, verifying every file; raises SpaceError where it is missing or damaged."""
         manifest = read_trained(folder)
         return cls(manifest, _ids(folder), ItemMatrix.load(folder, manifest.items, manifest.version, _TRAIN_AGAIN))
 
@@ -107,11 +157,38 @@ def load_trained_model(folder: Path) -> Model:
 
 
 def read_trained(folder: Path) -> TrainedManifest:
-    """The manifest of a version, whose files are verified; raises SnapshotError where one is missing or damaged."""
-    with reading(folder / MANIFEST, SnapshotError, _TRAIN_AGAIN):
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=TrainedManifest)
-    verify_files(folder, manifest.files, SnapshotError, _TRAIN_AGAIN)
+    """The manifest of a version, whose files are verified; for the arguments see `trained_manifest`.
+
+    Raises:
+        SpaceError: A file is missing or damaged, or the layout is another one.
+    """
+    manifest = trained_manifest(folder)
+    verify_files(folder, manifest.files, SpaceError, _TRAIN_AGAIN)
     return manifest
+
+
+def trained_manifest(folder: Path) -> TrainedManifest:
+    """The manifest of a version, without a look at the other files.
+
+    Raises:
+        SpaceError: It is missing or damaged, or of another layout.
+    """
+    path = folder / MANIFEST
+    with reading(path, SpaceError, _TRAIN_AGAIN):
+        content = path.read_bytes()
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != _FORMAT:
+            raise SpaceError(f"{path} has format {found}, this version reads {_FORMAT}; {_TRAIN_AGAIN}")
+        manifest = msgspec.json.decode(content, type=TrainedManifest)
+    if (checksum := _checksum(manifest)) != manifest.checksum:
+        raise SpaceError(
+            f"{path} is damaged: SHA-256 {checksum[:12]}, manifest says {manifest.checksum[:12]}; {_TRAIN_AGAIN}"
+        )
+    return manifest
+
+
+def _checksum(manifest: TrainedManifest) -> str:
+    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(manifest, checksum=""))).hexdigest()
 
 
 def _ids(folder: Path) -> list[str]:
@@ -128,9 +205,10 @@ def publish_space(
     inputs: Vectors | None = None,
     text_map: Vectors | None = None,
     parameters: Mapping[str, float] | None = None,
-    made_from: Mapping[str, Any] | None = None,
+    network: Network | None = None,
+    origin: Origin = _ANYWHERE,
 ) -> Path:
-    """Write a version of a trained space and make it the current one, which the next snapshot takes over; its folder.
+    """Write a version of a trained space, not the current one yet; its folder.
 
     Args:
         ids: Item id of each vector, distinct.
@@ -138,7 +216,8 @@ def publish_space(
         inputs: See `recserve_server_ext.index.space.SpaceContent`.
         text_map: See `recserve_server_ext.index.space.SpaceContent`.
         parameters: Numbers that the strategy needs, by name.
-        made_from: What it was trained from, and how.
+        network: See `recserve_server_ext.index.space.SpaceContent`.
+        origin: Where it comes from.
 
     Raises:
         SnapshotError: The name or the content is wrong.
@@ -151,42 +230,49 @@ def publish_space(
         for file, array in ((VECTORS, vectors), (INPUTS, inputs), (TEXT_MAP, text_map)):
             if array is not None:
                 np.save(folder / file, array)
+        if network is not None:
+            (folder / NETWORK).write_bytes(network.content)
 
     made = TrainedManifest(
         version="", created="", dim=vectors.shape[1], items=len(vectors), parameters=dict(parameters or {}),
-        made_from=dict(made_from or {}), files={},
+        source=origin.source, encoder="" if text_map is None else origin.encoder, made_from=dict(origin.made_from),
+        network=None if network is None else network.manifest, files={},
     )  # fmt: skip
     return _publish(spaces, name, ids, made, write)
 
 
 def publish_matrix(
-    spaces: Path, name: str, ids: Sequence[str], matrix: ItemMatrix, *, made_from: Mapping[str, Any] | None = None
+    spaces: Path, name: str, ids: Sequence[str], matrix: ItemMatrix, *, origin: Origin = _ANYWHERE
 ) -> Path:
-    """Write a version of a trained item-to-item matrix and make it the current one; its folder.
+    """Write a version of a trained item-to-item matrix, not the current one yet; its folder.
 
     Args:
         ids: Item id of each row, distinct.
         matrix: Over these items.
-        made_from: What it was trained from, and how.
+        origin: Where it comes from.
 
     Raises:
         SnapshotError: The name or the content is wrong.
     """
     _check_ids(name, ids, matrix.items)
     matrix.check(name, len(ids))
-    made = TrainedManifest(version="", created="", dim=0, items=len(ids), made_from=dict(made_from or {}), files={})
+    made = TrainedManifest(
+        version="", created="", dim=0, items=len(ids), source=origin.source, made_from=dict(origin.made_from), files={}
+    )
     return _publish(spaces, name, ids, made, matrix.write)
 
 
-def publish_model(spaces: Path, name: str, model: Model, *, made_from: Mapping[str, Any] | None = None) -> Path:
-    """Write a version of a trained model and make it the current one; its folder.
+def publish_model(spaces: Path, name: str, model: Model, *, origin: Origin = _ANYWHERE) -> Path:
+    """Write a version of a trained model, not the current one yet; its folder.
 
     Raises:
         SnapshotError: The name is wrong, or an item is named twice.
     """
     _check_ids(name, model.ids, len(model.ids))
     items = len(model.ids)
-    made = TrainedManifest(version="", created="", dim=0, items=items, made_from=dict(made_from or {}), files={})
+    made = TrainedManifest(
+        version="", created="", dim=0, items=items, source=origin.source, made_from=dict(origin.made_from), files={}
+    )
     return _publish(spaces, name, model.ids, made, model.write)
 
 
@@ -194,6 +280,8 @@ def _publish(spaces: Path, name: str, ids: Sequence[str], made: TrainedManifest,
     own, now = spaces / name, datetime.now(UTC)
     own.mkdir(parents=True, exist_ok=True)
     with exclusive(own / LOCK):
+        for left in own.glob(".*.tmp"):  # by a training that was killed
+            shutil.rmtree(left, ignore_errors=True)
         folder = own / f"{now:%Y%m%dT%H%M%S%f}"
         with new_folder(folder) as aside:
             write(aside)
@@ -204,8 +292,8 @@ def _publish(spaces: Path, name: str, ids: Sequence[str], made: TrainedManifest,
                 created=now.isoformat(timespec="seconds"),
                 files={file.name: sha256_of(file) for file in sorted(aside.iterdir())},
             )
+            manifest = msgspec.structs.replace(manifest, checksum=_checksum(manifest))
             (aside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-        write_file(own / CURRENT, f"{folder.name}\n".encode())
     return folder
 
 
@@ -222,16 +310,3 @@ def _check_ids(name: str, ids: Sequence[str], items: int) -> None:
         raise SnapshotError(f"a trained space cannot be called {name!r}")
     if len(ids) != items or len(set(ids)) != len(ids):
         raise SnapshotError(f"space {name!r} has {items} vectors for {len(set(ids))} distinct ids of {len(ids)}")
-
-
-def current_spaces(spaces: Path) -> dict[str, Path]:
-    """The folder of the current version of each trained space, by name; raises SnapshotError where one is gone."""
-    found = {}
-    for own in sorted(spaces.iterdir()) if spaces.is_dir() else ():
-        if not (own / CURRENT).is_file():
-            continue
-        folder = own / (own / CURRENT).read_text(encoding="utf-8").strip()
-        if not folder.is_dir():
-            raise SnapshotError(f"{own / CURRENT} names {folder.name!r}, which is not there; {_TRAIN_AGAIN}")
-        found[own.name] = folder
-    return found

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 
-from recserve_client.contract import ErasureReceipt
+from recserve_client.contract import ErasureReceipt, ModelTrace
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
-from recserve_server_ext.interactions.tables import answers, erased, interactions, seen, state, users
+from recserve_server_ext.interactions.tables import answers, erased, erasures, interactions, seen, state, users
 from recserve_server_ext.storage.database import next_revision
 
 #: Pseudonym -> mark of its tombstone.
@@ -37,6 +37,8 @@ def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int,
     newest = sa.select(sa.func.max(interactions.c.time_us)).where(interactions.c.user == number)
     # Timestamps may be somewhat ahead of the clock: a replay of the newest must be refused too.
     erased_us = max(now_us, connection.execute(newest).scalar_one() or 0)
+    least = sa.select(sa.func.min(interactions.c.number)).where(interactions.c.user == number)
+    first = connection.execute(least).scalar_one()
     of_interactions, of_answers, _ = (
         connection.execute(sa.delete(table).where(table.c.user == number)).rowcount
         for table in (interactions, answers, seen)
@@ -45,7 +47,9 @@ def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int,
     tombstone = {"mark": mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
     connection.execute(sa.delete(erased).where(erased.c.mark == tombstone["mark"]))
     connection.execute(sa.insert(erased), tombstone)
-    next_revision(connection, state)
+    revision = next_revision(connection, state)
+    if first is not None:
+        connection.execute(sa.insert(erasures), {"revision": revision, "first": first})
     return Erased(of_interactions, until_us / MICROSECONDS, of_answers)
 
 
@@ -62,22 +66,32 @@ def erased_since(connection: sa.Connection, since_us: int, now_us: int) -> dict[
     return {row.mark: row.erased_us for row in found}
 
 
-def receipt_of(pseudonyms: Pseudonyms, pseudonym: str, erased: Erased, erased_at: float) -> ErasureReceipt:
+def erasures_seen(connection: sa.Connection, number: int, revision: int) -> int:
+    """Number of erasures of users whom a model may have seen; see `InteractionStore.erasures_seen`."""
+    seen_by_model = sa.select(sa.func.count()).select_from(erasures)
+    seen_by_model = seen_by_model.where(erasures.c.revision > revision, erasures.c.first <= number)
+    return int(connection.execute(seen_by_model).scalar_one())
+
+
+def receipt_of(
+    pseudonyms: Pseudonyms, pseudonym: str, erased: Erased, erased_at: float, models: Sequence[ModelTrace] = ()
+) -> ErasureReceipt:
     """The receipt of an erasure; it does not name the user."""
-    proof = _proof(pseudonyms, pseudonym, erased_at, erased.interactions, erased.refused_until)
-    return ErasureReceipt(erased_at, erased.interactions, erased.refused_until, proof)
+    receipt = ErasureReceipt(erased_at, erased.interactions, erased.refused_until, "", list(models))
+    return msgspec.structs.replace(receipt, proof=_proof(pseudonyms, pseudonym, receipt))
 
 
 def is_receipt_of(pseudonyms: Pseudonyms, pseudonym: str, receipt: ErasureReceipt) -> bool:
     """Whether one of these keys signed this receipt for this user while it was the newest key."""
-    numbers = (receipt.erased_at, receipt.interactions, receipt.refused_until)
     given = receipt.proof.encode(errors="replace")
     return any(
-        hmac.compare_digest(_proof(ring, name, *numbers).encode(), given) for ring, name in pseudonyms.stages(pseudonym)
+        hmac.compare_digest(_proof(ring, name, receipt).encode(), given) for ring, name in pseudonyms.stages(pseudonym)
     )
 
 
-def _proof(pseudonyms: Pseudonyms, pseudonym: str, erased_at: float, count: int, until: float) -> str:
-    """HMAC-SHA256 over the purpose, the pseudonym and the numbers, times in whole microseconds."""
-    erased_us, until_us = round(erased_at * MICROSECONDS), round(until * MICROSECONDS)
-    return pseudonyms.sign(b"%s\n%s\n%d\n%d\n%d" % (_PURPOSE, pseudonym.encode(), erased_us, count, until_us))
+def _proof(pseudonyms: Pseudonyms, pseudonym: str, receipt: ErasureReceipt) -> str:
+    """HMAC-SHA256 over the purpose, the pseudonym, the numbers (times in whole microseconds) and the models."""
+    erased_us, until_us = (round(time * MICROSECONDS) for time in (receipt.erased_at, receipt.refused_until))
+    models = msgspec.json.encode(receipt.models)
+    numbers = b"%d\n%d\n%d" % (erased_us, receipt.interactions, until_us)
+    return pseudonyms.sign(b"%s\n%s\n%s\n%s" % (_PURPOSE, pseudonym.encode(), numbers, models))

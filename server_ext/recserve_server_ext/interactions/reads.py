@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.columns import InteractionColumns, InteractionRow, columns_of, interaction_columns
 from recserve_server_ext.interactions.interaction import MEASURES
-from recserve_server_ext.interactions.tables import erased, interactions, seen, users
+from recserve_server_ext.interactions.tables import erased, interactions, seen, state, users
 
 _OF_HISTORY: Final = tuple(interactions.c[name] for name in InteractionRow._fields)
 _CHUNK: Final = 1000
@@ -241,6 +241,11 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
 def last_number(connection: sa.Connection) -> int:
     """Number of the last interaction; 0 without any."""
     return connection.execute(sa.select(sa.func.max(interactions.c.number))).scalar_one() or 0
+
+
+def revision(connection: sa.Connection) -> int:
+    """Revision of the store, as this transaction sees it."""
+    return int(connection.execute(sa.select(state.c.revision)).scalar_one())
 
 
 def item_columns(

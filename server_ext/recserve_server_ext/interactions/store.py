@@ -18,7 +18,7 @@ from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions import impression_rows, reads, writes
 from recserve_server_ext.interactions.columns import InteractionColumns
-from recserve_server_ext.interactions.erasure import Erased, Mark, erase
+from recserve_server_ext.interactions.erasure import Erased, Mark, erase, erasures_seen
 from recserve_server_ext.interactions.interaction import Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interactions.keys import UserKeys, check_without
 from recserve_server_ext.interactions.pseudonyms import is_pseudonym, tombstone_mark
@@ -273,6 +273,16 @@ class InteractionStore(Store):
         if not self.database.purge():
             raise InteractionError(f"the user is erased, but a reader keeps the old log of {self} in use; erase again")
         return gone
+
+    def erasures_seen(self, number: int, revision: int) -> int:
+        """Number of erasures of users whom a model may hold a trace of.
+
+        Args:
+            number: Number of the last interaction that it was trained on.
+            revision: Revision of the store when it was read.
+        """
+        with self.database.reading() as connection:
+            return erasures_seen(connection, number, revision)
 
     def expire(self, now: float | None = None) -> int:
         """Remove what is past the limits at a time in seconds since 1970, in many transactions; how many rows went."""

@@ -57,6 +57,15 @@ erased = sa.Table(
     sa.Column("erased_us", BIG_INTEGER, nullable=False),
     sa.Column("until_us", BIG_INTEGER, nullable=False),
 )
+#: Erasures, without the user: `revision` is that of the store afterwards, `first` the least number of the interactions
+#: that went. A model that was trained up to an interaction of this number or a later one, at an earlier revision, saw
+#: some of them.
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("revision", BIG_INTEGER, primary_key=True, autoincrement=False),
+    sa.Column("first", BIG_INTEGER, nullable=False),
+)
 #: The state of the store. `ring` is the fingerprint of the keys that made the pseudonyms, NULL until a process
 #: with keys has opened the store. `rotations` counts the keys after the first. `traces` says that a key rotation is
 #: committed, but old pseudonyms may still be in the files.

@@ -41,12 +41,13 @@ class _ListItems(NamedTuple):
 def build_slates(jobs: Sequence[Job], search_ns: int) -> list[Slate]:
     """The answers to jobs of one batch, whose items were ranked in the time `search_ns`."""
     start_ns = time.monotonic_ns()
-    items = [_slate_items(job, explanation) for job, explanation in zip(jobs, _explained(jobs), strict=True)]
+    explained = _explained(jobs)
+    items = [_slate_items(job, explanation) for job, explanation in zip(jobs, explained, strict=True)]
     random = os.urandom(16 * len(jobs)).hex()
     explain_ns = time.monotonic_ns() - start_ns
     return [
-        _slate(random[32 * n : 32 * n + 32], job, job_items, search_ns, explain_ns)
-        for n, (job, job_items) in enumerate(zip(jobs, items, strict=True))
+        _slate(random[32 * n : 32 * n + 32], job, job_items, explanation.is_approximate, (search_ns, explain_ns))
+        for n, (job, job_items, explanation) in enumerate(zip(jobs, items, explained, strict=True))
     ]
 
 
@@ -95,6 +96,7 @@ def _combined(job: Job, explained: Sequence[tuple[Ints | None, Explanation]]) ->
     n, behaviours = len(job.ranked.rows), len(job.lists[0].query.profile.rows)
     parts: dict[str, Floats] = {}
     contributions: Floats | None = np.zeros((n, behaviours))
+    is_approximate = False
     facts: list[dict[str, Any]] | None = None
     for positions, explanation in explained:
         for name, values in explanation.parts.items():
@@ -103,11 +105,12 @@ def _combined(job: Job, explained: Sequence[tuple[Ints | None, Explanation]]) ->
             contributions = None
         elif contributions is not None:
             contributions[positions] = explanation.contributions
+            is_approximate |= explanation.is_approximate
         if explanation.facts is not None and positions is not None:
             facts = facts or [{}] * n
             for position, fact in zip(positions.tolist(), explanation.facts, strict=True):
                 facts[position] = fact
-    return Explanation(parts, contributions, facts)
+    return Explanation(parts, contributions, facts, is_approximate)
 
 
 def _scores(job: Job, rows: Rows, explanation: Explanation) -> tuple[Floats, dict[str, Floats], Floats | None]:
@@ -179,7 +182,10 @@ def _by_item(parts: dict[str, Floats]) -> list[dict[str, float]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _slate(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: int, explain_ns: int) -> Slate:
+def _slate(
+    recommendation_id: str, job: Job, items: list[SlateItem], is_approximate: bool, took_ns: tuple[int, int]
+) -> Slate:
+    search_ns, explain_ns = took_ns
     view, strategy = job.data.view, job.lists[0].configured.strategy
     request, has_clusters = job.request, job.request.interests > 1 and not job.is_cold
     history: Any = UNSET
@@ -206,6 +212,7 @@ def _slate(recommendation_id: str, job: Job, items: list[SlateItem], search_ns: 
         history_rules=job.history_rules,
         interests=job.cluster_shares if has_clusters else UNSET,
         experiments=job.variants or UNSET,
+        approximate=is_approximate or UNSET,
     )
 
 

@@ -59,13 +59,15 @@ class Job(msgspec.Struct, eq=False):
         error: Why the request is refused.
         page: The page that its cursor points to; `None` without a cursor.
         cursor: Cursor of the next page.
+        split: Candidate lists of the interest clusters and [behaviours] their clusters; `None` until the history is
+            split, and where it is not.
         lists: Candidate lists, one for each interest cluster.
         is_cold: Whether the fallback strategy answers, for want of a usable profile.
         clusters: [behaviours] interest cluster of each behaviour; `None` where the history is not split.
         ranked: Items of the slate; `None` until they are ranked.
         waited_ns: Time spent waiting.
         resolve_ns: Time spent by the batch on decoding and look-ups.
-        encode_ns: Time spent by the batch on encoding.
+        encode_ns: Time spent by the batch on calls to the encoder and to networks.
     """
 
     request: RecommendRequest
@@ -82,6 +84,7 @@ class Job(msgspec.Struct, eq=False):
     error: RequestError | None = None
     page: PagePosition | None = None
     cursor: str | UnsetType = UNSET
+    split: tuple[list[CandidateList], Ints] | None = None
     lists: list[CandidateList] = field(default_factory=list)
     is_cold: bool = False
     clusters: Ints | None = None
@@ -91,10 +94,12 @@ class Job(msgspec.Struct, eq=False):
     encode_ns: int = 0
 
     def start(self) -> None:
-        """Begin the pipeline with one candidate list for the whole history; a job may run again after a fault."""
+        """Begin the pipeline with the candidate lists of the history; a job may run again after a fault."""
         assert self.query is not None
         self.lists = [CandidateList(self.query, self.configured)]
         self.is_cold, self.clusters, self.ranked = False, None, None
+        if self.split is not None:
+            self.lists, self.clusters = list(self.split[0]), self.split[1]
 
     @property
     def profile(self) -> Profile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from recserve_client.contract import ErrorKind, RequestError, Slate
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attributes.view import Allowed
+from recserve_server_ext.batching.batcher import ModelCall
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.recommend.explain import build_slates
 from recserve_server_ext.recommend.interests import interest_clusters, sainte_lague
@@ -25,12 +26,14 @@ from recserve_server_ext.recommend.paging import CachedRanking, PagePosition, Ra
 from recserve_server_ext.recommend.profile import empty_profile
 from recserve_server_ext.recommend.query import boosts_of, pinned_rows
 from recserve_server_ext.recommend.ranked_items import RankedItems
+from recserve_server_ext.recommend.young import placed, wanted, young_rows
 from recserve_server_ext.retrieval.search import pool_size
 from recserve_server_ext.slate.exploration import explored
 from recserve_server_ext.slate.maker import SlateSpec, make_slates
 from recserve_server_ext.strategies.base import (
     Candidates,
     ConfiguredStrategy,
+    Parts,
     Query,
     Strategy,
     behaviour_vectors,
@@ -50,26 +53,53 @@ T = TypeVar("T")
 class Pipeline:
     """Makes the slates of batches; `fallback` answers where no profile is usable. Not thread-safe."""
 
-    def __init__(self, fallback: ConfiguredStrategy, rankings: RankingCache) -> None:
+    def __init__(self, fallback: ConfiguredStrategy, rankings: RankingCache, young_share: float = 0.0) -> None:
+        """
+        Args:
+            fallback: Answers where no profile is usable.
+            rankings: Rankings kept for later pages.
+            young_share: See `ServeSettings`.
+        """
         self._fallback = fallback
+        self._young_share = young_share
         self._rankings = rankings
 
     def run(self, jobs: Sequence[Job]) -> list[Slate | RequestError]:
         """The slate of each job of a batch, or its error; jobs have a query or an error, and no text is missing."""
         start_ns = time.monotonic_ns()
         live = [job for job in jobs if job.error is None]
+        _split_by_interest([job for job in live if job.request.interests > 1 and job.split is None])
         for job in live:
             job.start()
-        _split_by_interest([job for job in live if job.request.interests > 1])
         self._handle_cold_start(live)
         live = [job for job in live if job.error is None]
         _rank([job for job in live if job.page is None], self._fallback)
+        if self._young_share:
+            _place_young(live, self._young_share)
         for job in live:
             if job.request.page is not None:
                 self._cut_page(job, job.request.page.size)
         search_ns = time.monotonic_ns() - start_ns
         slates = iter(build_slates(live, search_ns))
         return [next(slates) if job.error is None else job.error for job in jobs]
+
+    def pending(self, job: Job) -> ModelCall | None:
+        """The model call that the strategy of a job waits for, whose texts are encoded; `None` without one."""
+        if job.query is None or job.error is not None:
+            return None
+        strategy = job.configured.strategy
+        if job.split is None and job.request.interests > 1 and strategy.pending(job.query) is not None:
+            _split_by_interest([job])
+        queries = [job.query] if job.split is None else [candidate_list.query for candidate_list in job.split[0]]
+        return next((call for query in queries if (call := strategy.pending(query)) is not None), None)
+
+    def resume(self, job: Job, results: Mapping[Any, Any]) -> None:
+        """Take what a model answered, by its inputs."""
+        assert job.query is not None
+        call = self.pending(job)
+        kept = [job.query.kept] if job.split is None else [candidate_list.query.kept for candidate_list in job.split[0]]
+        for one in kept:
+            one.update((value, results[value]) for value in (call.inputs if call is not None else ()))
 
     def _handle_cold_start(self, jobs: Sequence[Job]) -> None:
         """Give the fallback strategy to jobs without a usable profile, or an error where the request refuses it."""
@@ -125,8 +155,8 @@ def _split_by_interest(jobs: Sequence[Job]) -> None:
         space = group[0].data.view.text
         histories = [(behaviour_vectors(space, [job.profile])[0], job.profile.weights) for job in group]
         for job, clusters in zip(group, interest_clusters(histories, max_clusters), strict=True):
-            job.clusters = clusters
-            job.lists = [_cluster_list(job, clusters, number) for number in range(int(clusters.max(initial=0)) + 1)]
+            numbers = range(int(clusters.max(initial=0)) + 1)
+            job.split = [_cluster_list(job, clusters, number) for number in numbers], clusters
 
 
 def _cluster_list(job: Job, clusters: Ints, number: int) -> CandidateList:
@@ -332,6 +362,21 @@ def _merged(job: Job) -> tuple[SlateSpec, Ints]:
     # Boosts and the minimum score are applied to the candidates already.
     options = replace(options, boosts=[], min_score=None)
     return SlateSpec(options, job.wanted, job.rules, pins, rows[order], values[order]), source[order]
+
+
+def _place_young(jobs: Sequence[Job], share: float) -> None:
+    """Give the last places of slates to the best of the items that are younger than the last training."""
+    short = [(job, n) for job in jobs if (n := wanted(job, share))]
+    candidates = [Candidates(young_rows(job)) for job, _ in short]
+    lists = [job.lists[0] for job, _ in short]
+
+    def ask(strategy: Strategy, positions: list[int]) -> list[Parts]:
+        return strategy.score([lists[n].query for n in positions], [candidates[n] for n in positions])
+
+    scored = _by_strategy(lists, ask)
+    for (job, n), own, parts in zip(short, candidates, scored, strict=True):
+        order = np.argsort(-total(parts, len(own.rows)), kind="stable")[:n]
+        job.ranked = placed(job, own.rows[order])
 
 
 def _explore(job: Job) -> None:

@@ -127,7 +127,7 @@ def profile_of_user(
         session_rows = np.array(
             [-1 if behaviour.item is None else get(behaviour.item, -1) for behaviour in session], np.int64
         )
-        profile, history = _joined(request, session_rows, recorded, rows)
+        profile, history = _joined(request, session_rows, recorded, rows, now_us)
     else:
         profile, history = _recorded_profile(recorded, rows)
     skipped = np.flatnonzero(history.is_item & (profile.rows < 0)).tolist()
@@ -161,11 +161,12 @@ def _recorded_profile(recorded: RecordedHistory, rows: Rows) -> tuple[Profile, R
     """The profile of the recorded behaviours alone."""
     n = len(rows)
     profile = Profile(recorded.weights, rows, {}, {}, [], np.zeros(n), recorded.newer, recorded.undecayed_weights)
+    profile.time_us = recorded.time_us
     return profile, ReportedHistory(recorded.subjects, recorded.is_item, ["long_term"] * n, recorded.weights)
 
 
 def _joined(
-    request: RecommendRequest, session_rows: Rows, recorded: RecordedHistory, rows: Rows
+    request: RecommendRequest, session_rows: Rows, recorded: RecordedHistory, rows: Rows, now_us: int
 ) -> tuple[Profile, ReportedHistory]:
     """The profile of session, recorded behaviours and stated interests, mixed."""
     session, stated, mix = request.session, request.stated, request.mix
@@ -193,6 +194,7 @@ def _joined(
         newer=np.concatenate([no_session, recorded.newer, no_stated]),
         undecayed_weights=np.concatenate([no_session, recorded.undecayed_weights, no_stated]),
         mix=mix,
+        time_us=np.concatenate([np.full(lengths[0], now_us), recorded.time_us, np.full(lengths[2], now_us)]),
     )
     return profile, history
 

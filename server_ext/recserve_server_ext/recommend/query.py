@@ -36,7 +36,7 @@ def build_query(job: Job, resolved: ResolvedProfile) -> None:
         banned = np.append(banned, excluded[excluded >= 0])
     job.history = resolved.history
     spec = CandidateSpec(job.wanted, banned, request.ef, allowed, boosts)
-    job.query = Query(resolved.profile, data, spec, job.configured.options, request.context)
+    job.query = Query(resolved.profile, data, spec, job.configured.options, request.context, request.explain)
 
 
 def pinned_rows(job: Job) -> Rows:

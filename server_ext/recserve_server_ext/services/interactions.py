@@ -18,6 +18,7 @@ from recserve_client.contract import (
     InteractionsRecorded,
     InteractionsRequest,
     LoggedAnswer,
+    ModelTrace,
     NewInteraction,
     ReadHistory,
     RecordInteractions,
@@ -79,7 +80,17 @@ class InteractionService(Handler[InteractionsJob]):
         keys: UserKeys,
         rules: HistoryRules,
         limits: Limits,
+        models: Callable[[InteractionStore], list[ModelTrace]] = lambda _: [],
     ) -> None:
+        """
+        Args:
+            store: Opens the store.
+            keys: Keys of the pseudonyms.
+            rules: How interactions become weights.
+            limits: The largest request.
+            models: Trained models that may hold a trace of erased users.
+        """
+        self._models = models
         self._open = store
         self._store: InteractionStore | None = None
         self._keys = keys
@@ -167,7 +178,8 @@ class InteractionService(Handler[InteractionsJob]):
 
     def _erase(self, store: InteractionStore, pseudonym: str) -> ErasureReceipt:
         erased = store.erase(pseudonym)
-        return receipt_of(self._keys.pseudonyms, pseudonym, erased, erased.refused_until - store.limits.tombstone_s)
+        erased_at = erased.refused_until - store.limits.tombstone_s
+        return receipt_of(self._keys.pseudonyms, pseudonym, erased, erased_at, self._models(store))
 
     def _verify(self, store: InteractionStore, pseudonym: str, receipt: ErasureReceipt) -> ErasureVerified:
         if not (0 <= receipt.erased_at <= _LATEST_S and 0 <= receipt.refused_until <= _LATEST_S):

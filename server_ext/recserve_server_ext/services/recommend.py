@@ -145,7 +145,7 @@ class RecommendService(Handler[Job]):
         experiments = Experiments(settings.users.experiments, settings.limits, strategies)
         fallback = strategies.choose(settings.fallback, {})
         self._strategies, self._experiments, self._fallback = strategies, experiments, fallback
-        self._pipeline = Pipeline(fallback, self._rankings)
+        self._pipeline = Pipeline(fallback, self._rankings, settings.young_share)
 
     def accept(self, raw: bytes) -> Job:
         """Decode and check a request; its user is looked up later, with the others of the batch.
@@ -211,18 +211,22 @@ class RecommendService(Handler[Job]):
             _fill_in(jobs, {text: vectors[n] for n, text in enumerate(texts) if is_cached[n]})
 
     def pending(self, job: Job) -> ModelCall | None:
-        """The texts that a job waits for, for the encoder of its catalogue; `None` where it waits for none."""
+        """What a job waits for: texts for the encoder of its catalogue, then what its strategy asks; or `None`."""
         if not job.waits_for_texts:
-            return None
+            return self._pipeline.pending(job)
         return ModelCall(models.ENCODER, job.data.view.encoder, list(dict.fromkeys(job.profile.missing.values())))
 
     def resume(self, jobs: Sequence[Job], call: ModelCall, results: Vectors, took_ns: int) -> None:
-        """Cache and fill in the vectors of encoded texts."""
-        view = jobs[0].data.view
-        self._caches.of(call.version, view.text.dim).put(call.inputs, results)
-        _fill_in(jobs, dict(zip(call.inputs, results, strict=True)))
+        """Cache and fill in the vectors of encoded texts, or give strategies what they waited for."""
+        result_of = dict(zip(call.inputs, results, strict=True))
+        if call.model == models.ENCODER:
+            self._caches.of(call.version, jobs[0].data.view.text.dim).put(call.inputs, results)
+            _fill_in(jobs, result_of)
+        else:
+            for job in jobs:
+                self._pipeline.resume(job, result_of)
         for job in jobs:
-            job.encode_ns = took_ns
+            job.encode_ns += took_ns
 
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
         """Packed slates of requests that wait for nothing, or their errors; slates are logged."""

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.batching.batcher import ModelCall
 from recserve_server_ext.common.arrays import Rows
 from recserve_server_ext.strategies.base import Candidates, ConfiguredStrategy, Data, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.fusion import Resolve
@@ -83,6 +84,14 @@ class Auto(Strategy):
         text, popular = self._found(_TEXT), self._found(_POPULAR)
         cold, few, many = (self._found(choice) for choice in (options.cold, options.few, options.many))
         return PreparedOptions([cold, popular], [few, text], [many, text])
+
+    def pending(self, query: Query) -> ModelCall | None:
+        """What the first strategy waits for that is trained."""
+        for configured in query.options.of(query):
+            if configured.strategy.lacking(query.data, configured.options) is None:
+                call: ModelCall | None = configured.strategy.pending(query.with_options(configured.options))
+                return call
+        return None
 
     def selected(self, queries: Sequence[Query]) -> list[ConfiguredStrategy | RequestError]:
         """The first strategy of each query that is trained and can use the profile, or the last one's refusal."""

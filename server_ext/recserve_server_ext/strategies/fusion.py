@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta
 
 from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.batching.batcher import ModelCall
 from recserve_server_ext.common.arrays import Floats, Rows
 from recserve_server_ext.strategies.base import (
     Candidates,
@@ -28,9 +29,10 @@ from recserve_server_ext.strategies.base import (
     total,
 )
 
-#: Candidates of each component: this many times the items wanted, and at least so many.
+#: Candidates of each component: this many times the items wanted, and at least so many. With 200 in place of 100 the
+#: NDCG@10 on validation of MovieLens 100k is the same to .0002 (linear, hybrid and blend), at a third more CPU.
 _TIMES: Final = 4
-_AT_LEAST: Final = 200
+_AT_LEAST: Final = 100
 #: The constant k = 60 of reciprocal rank fusion, for ranks that begin at 0.
 _RANK_CONSTANT: Final = 61.0
 
@@ -106,13 +108,20 @@ class _FusionState:
     factors: list[float]
     rankings: list[Rows | None]
 
-    def reciprocal_ranks(self, number: int, rows: Rows) -> Floats:
-        """[rows] factor / (60 + rank) in the ranking of a component; 0 for rows outside it."""
+    def reciprocal_ranks(self, number: int, rows: Rows, scratch: Floats) -> Floats:
+        """[rows] factor / (60 + rank) in the ranking of a component; 0 for rows outside it.
+
+        Args:
+            number: Number of the component.
+            rows: Rows of the catalogue.
+            scratch: [items] zeros, and again afterwards.
+        """
         ranking = self.rankings[number]
         assert ranking is not None
-        rank_of = {row: rank for rank, row in enumerate(ranking.tolist())}
-        ranks = np.array([rank_of.get(row, np.inf) for row in rows.tolist()], np.float64)
-        return self.factors[number] / (_RANK_CONSTANT + ranks)
+        scratch[ranking] = self.factors[number] / (_RANK_CONSTANT + np.arange(len(ranking)))
+        found = scratch[rows]
+        scratch[ranking] = 0.0
+        return found
 
 
 class Fusion(Strategy):
@@ -164,6 +173,12 @@ class Fusion(Strategy):
         reasons = (component.strategy.lacking(data, component.options) for component in options.components)
         return next((reason for reason in reasons if reason is not None), None)
 
+    def pending(self, query: Query) -> ModelCall | None:
+        """The first call that a component waits for."""
+        components: list[Component] = query.options.components
+        calls = (component.strategy.pending(component.query(query)) for component in components)
+        return next((call for call in calls if call is not None), None)
+
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
         """Refuses profiles that no personal component can use."""
         reasons: list[RequestError | None] = [None] * len(queries)
@@ -193,13 +208,16 @@ class Fusion(Strategy):
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """Weighted standardised scores or reciprocal ranks, a part for each component."""
         states = self._states(queries)
+        scratch = np.zeros(len(queries[0].data.view.available)) if _is_by_rank(queries) else np.empty(0)
         scored: list[Parts] = [{} for _ in queries]
         for component, number, places in self._counting(queries):
             strategy = component.strategy
             if _is_by_rank(queries):
                 _rank(component, number, [(queries[place], states[place]) for place in places])
                 for place in places:
-                    scored[place][strategy.name] = states[place].reciprocal_ranks(number, candidates[place].rows)
+                    scored[place][strategy.name] = states[place].reciprocal_ranks(
+                        number, candidates[place].rows, scratch
+                    )
                 continue
             raw = strategy.score([component.query(queries[n]) for n in places], [candidates[n] for n in places])
             for place, parts in zip(places, raw, strict=True):
@@ -215,7 +233,9 @@ class Fusion(Strategy):
             np.zeros((len(items.rows), len(query.profile.rows))) for query, items in zip(queries, picks, strict=True)
         ]
         facts: list[list[dict[str, Any]] | None] = [None] * len(queries)
+        are_approximate = [False] * len(queries)
         is_by_rank = _is_by_rank(queries)
+        scratch = np.zeros(len(queries[0].data.view.available)) if is_by_rank else np.empty(0)
         for component, number, places in self._counting(queries):
             explained = component.strategy.explain(
                 [component.query(queries[n]) for n in places], [picks[n] for n in places]
@@ -225,13 +245,17 @@ class Fusion(Strategy):
             for place, explanation in zip(places, explained, strict=True):
                 factor: float | Floats = states[place].factors[number]
                 if is_by_rank:
-                    factor = _ratio(states[place].reciprocal_ranks(number, picks[place].rows), explanation.parts)
+                    factor = _ratio(
+                        states[place].reciprocal_ranks(number, picks[place].rows, scratch), explanation.parts
+                    )
                 parts[place] |= {name: factor * values for name, values in explanation.parts.items()}
                 if explanation.contributions is not None:
                     contributions[place] += np.asarray(factor)[..., None] * explanation.contributions
+                    are_approximate[place] |= explanation.is_approximate
                 if not queries[place].profile.count:
                     facts[place] = explanation.facts
-        return [Explanation(*explanation) for explanation in zip(parts, contributions, facts, strict=True)]
+        explanations = zip(parts, contributions, facts, are_approximate, strict=True)
+        return [Explanation(*explanation) for explanation in explanations]
 
     def std(self, queries: Sequence[Query]) -> Floats:
         """1 for a sum of standardised scores; otherwise estimated from a sample."""

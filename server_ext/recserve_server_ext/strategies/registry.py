@@ -11,20 +11,21 @@ from cachetools import LRUCache
 
 from recserve_client.contract import ErrorKind, RequestError, nearest, shown
 from recserve_server_ext.common.errors import ConfigError
-from recserve_server_ext.strategies.als import Als
 from recserve_server_ext.strategies.auto import Auto
 from recserve_server_ext.strategies.base import ConfiguredStrategy, Strategy
-from recserve_server_ext.strategies.ease import Ease
 from recserve_server_ext.strategies.fusion import Fusion
-from recserve_server_ext.strategies.item2vec import Item2Vec
 from recserve_server_ext.strategies.item_knn import ItemKnn
 from recserve_server_ext.strategies.popular import Popular
 from recserve_server_ext.strategies.ranker import Ranker
-from recserve_server_ext.strategies.text import Text
-from recserve_server_ext.strategies.text_head import TextHead
+from recserve_server_ext.strategies.spaces.als import Als
+from recserve_server_ext.strategies.spaces.ease import Ease
+from recserve_server_ext.strategies.spaces.item2vec import Item2Vec
+from recserve_server_ext.strategies.spaces.sequence import SequenceStrategy
+from recserve_server_ext.strategies.spaces.text import Text
+from recserve_server_ext.strategies.spaces.text_head import TextHead
+from recserve_server_ext.strategies.spaces.vectors import OwnVectors
 from recserve_server_ext.strategies.transitions import Transitions
 from recserve_server_ext.strategies.user_knn import UserKnn
-from recserve_server_ext.strategies.vectors import OwnVectors
 
 #: Entry point group by which an installed package adds strategies: name = the class.
 GROUP: Final = "recserve.strategies"
@@ -38,6 +39,7 @@ BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
     "item_knn": ItemKnn,
     "popular": Popular,
     "ranker": Ranker,
+    "sequence": SequenceStrategy,
     "text": Text,
     "text_head": TextHead,
     "transitions": Transitions,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,10 +12,8 @@ from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.supervisor.background import Background
 from recserve_server_ext.supervisor.event_log import EventLog
-
-_STOP_S = 10.0
-_SHOWN = 300
 
 
 class Compactor:
@@ -34,18 +31,17 @@ class Compactor:
     ) -> None:
         self._snapshots = snapshots
         self._open = store
-        self._command = list(command)
+        self._command = Background(command)
         self._after = after
         self._log = log
         self._pause_s = pause_s
         self._not_before = 0.0
         self._mark: object = None
-        self._process: subprocess.Popen[str] | None = None
 
     def check(self) -> None:
         """Start a compaction that is due, or note the end of the running one; never raises, never waits."""
-        if self._process is not None:
-            self._collect(self._process)
+        if self._command.is_running:
+            self._collect()
         elif time.monotonic() >= self._not_before:
             try:
                 due = self._pending()
@@ -54,24 +50,11 @@ class Compactor:
                 return
             if due >= self._after:
                 self._log("compaction_started", changes=due)
-                self._process = subprocess.Popen(
-                    ["nice", "-n", "10", *self._command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
+                self._command.start()
 
     def stop(self) -> None:
         """End the running compaction; the next one removes what it left unpublished."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+        self._command.stop()
 
     def _pending(self) -> int:
         """Items changed since the published snapshot; 0 where nothing was committed since the last check."""
@@ -82,14 +65,13 @@ class Compactor:
         self._mark = mark
         return store.pending(read_manifest(current(self._snapshots), verify=False).revision)
 
-    def _collect(self, process: subprocess.Popen[str]) -> None:
-        if process.poll() is None:
+    def _collect(self) -> None:
+        fault = self._command.ended()
+        if fault is None:
             return
-        _, errors = process.communicate()
-        self._process = None
         self._mark = None
-        if process.returncode:
-            self._failed(errors.strip()[-_SHOWN:])
+        if fault:
+            self._failed(fault)
         else:
             self._log("compacted", snapshot=current(self._snapshots).name)
 

@@ -31,6 +31,7 @@ from recserve_server_ext.encoder.load_check import check_length, try_in_process
 from recserve_server_ext.encoder.loaded import LoadedEncoder, read_serving, write_table
 from recserve_server_ext.index.snapshot import CURRENT
 from recserve_server_ext.supervisor.event_log import EventLog
+from recserve_server_ext.supervisor.network_switch import NetworkSwitch
 from recserve_server_ext.triton.model_config import Model, encoder_models, ensembles
 from recserve_server_ext.triton.probes import Admin
 from recserve_server_ext.triton.repository import MODELS, write_model
@@ -46,17 +47,24 @@ class EncoderSwitch:
     """The encoders of one running server; the public models lead to `served`. Not for two threads at a time."""
 
     def __init__(
-        self, settings: ModelSettings, first: LoadedEncoder, find: Callable[[], LoadedEncoder], log: EventLog
+        self,
+        settings: ModelSettings,
+        first: LoadedEncoder,
+        find: Callable[[], LoadedEncoder],
+        networks: NetworkSwitch,
+        log: EventLog,
     ) -> None:
         """
         Args:
             first: The encoder that it starts with, whose models are written.
             find: Finds the encoder of the published snapshot; raises ServerError where it cannot be served.
+            networks: Does its work in the same thread.
         """
         self._folder = Path(settings.run)
         self._settings = settings
         self._current = Path(settings.snapshots, CURRENT)
         self._find = find
+        self.networks = networks
         self._log = log
         self._loaded = [first]
         self.served = first
@@ -69,14 +77,16 @@ class EncoderSwitch:
 
     @property
     def models(self) -> frozenset[str]:
-        """Names of the models with a process that belong to an encoder."""
-        return frozenset(model.name for one in list(self._loaded) for model in self._models(one) if model.has_process)
+        """Names of the models with a process that belong to an encoder or a network."""
+        return self.networks.models | frozenset(
+            model.name for one in list(self._loaded) for model in self._models(one) if model.has_process
+        )
 
     def check(self, admin: Callable[[], Admin]) -> None:
         """Start what is next; never raises, never waits."""
         if self._work is not None and not self._work.done():
             return
-        if (work := self._next()) is not None:
+        if (work := self._next() or self.networks.next()) is not None:
             self._work = self._thread.submit(self._run, work, admin)
 
     def settle(self) -> None:
@@ -84,6 +94,7 @@ class EncoderSwitch:
         if self._work is not None:
             self._work.result()
         self._stamp = -1
+        self.networks.forget()
 
     def close(self) -> None:
         """End the thread."""

@@ -15,16 +15,18 @@ from recserve_server_ext.encoder.versions import made_by
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
 from recserve_server_ext.index.snapshot import current, first_id
-from recserve_server_ext.index.snapshots import first_usable
+from recserve_server_ext.index.snapshot_versions import first_usable
 from recserve_server_ext.triton.encoder_target import fitted
+from recserve_server_ext.triton.network_config import SnapshotNetwork, networks_of
 
 
 class Pair(NamedTuple):
-    """What is served together: a snapshot, the encoder that made it, and the id of one of its items."""
+    """What is served together: a snapshot, the encoder that made it, the id of one of its items, and its networks."""
 
     snapshot: SnapshotManifest
     encoder: LoadedEncoder
     item: str
+    networks: list[SnapshotNetwork]
 
 
 def first_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
@@ -60,4 +62,4 @@ def _pair(workspace: Workspace, serve: ServeSettings, folder: Path) -> Pair:
         manifest = read_manifest(version.folder)
     except EncoderError as error:
         raise SnapshotError(f"the encoder of snapshot {snapshot.id} cannot be served: {error}") from error
-    return Pair(snapshot, described(version.folder, manifest, serve), first_id(folder))
+    return Pair(snapshot, described(version.folder, manifest, serve), first_id(folder), networks_of(folder, snapshot))

@@ -27,8 +27,10 @@ from recserve_server_ext.supervisor.compactor import Compactor, compact_command
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.supervisor.health import Health
+from recserve_server_ext.supervisor.network_switch import NetworkSwitch
 from recserve_server_ext.supervisor.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.supervisor.served_pair import first_pair, published_pair
+from recserve_server_ext.supervisor.trainer import Trainer, train_command
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.encoder_target import find_backend
 from recserve_server_ext.triton.model_config import all_models
@@ -72,6 +74,7 @@ class Plan:
         folder: Folder it runs from, held until the supervisor stops.
         python_models: Names of the models with a process, whichever encoder is served.
         compactor: Makes new snapshots; `None` without a store or without compaction.
+        trainer: Trains again now and then; `None` without.
         switch: Changes the encoder with the published snapshot; `None` where the encoder stays.
     """
 
@@ -81,6 +84,7 @@ class Plan:
     subject: ProbeSubject
     python_models: frozenset[str]
     compactor: Compactor | None
+    trainer: Trainer | None = None
     switch: EncoderSwitch | None = None
 
 
@@ -107,22 +111,25 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         interactions=_interactions(workspace, settings),
         pseudonym_key=str(workspace.pseudonym_key.resolve()),
         evaluation=str(workspace.evaluation.resolve()),
+        spaces=str(workspace.spaces.resolve()),
     )
     if store:
         with CatalogueStore(store_place(store)) as opened:
             opened.check_known(first.snapshot.revision)
-    models = all_models(handed, first.encoder)
+    models = all_models(handed, first.encoder, first.networks)
     assemble(folder.path, models, binary, backend)
-    switch = EncoderSwitch(handed, first.encoder, lambda: published_pair(workspace, settings).encoder, log)
+    networks = NetworkSwitch(handed, first.networks, log)
+    switch = EncoderSwitch(handed, first.encoder, lambda: published_pair(workspace, settings).encoder, networks, log)
     endpoint = replace(endpoint, tls=server_tls(settings.tls, folder.path))
     python_models = frozenset(model.name for model in models if model.has_process)
     return Plan(
         binary=binary,
         folder=folder,
         endpoint=endpoint,
-        subject=ProbeSubject(first.item, first.encoder, has_store=bool(store)),
+        subject=ProbeSubject(first.item, first.encoder, bool(store), networks.loaded),
         python_models=python_models - switch.models,
         compactor=_compactor(workspace, settings, store, log),
+        trainer=_trainer(workspace, settings, handed.interactions, log),
         switch=switch,
     )
 
@@ -132,6 +139,13 @@ def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: E
         return None
     command = compact_command(workspace.home.resolve(), store, settings.milvus)
     return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
+
+
+def _trainer(workspace: Workspace, settings: ServeSettings, interactions: str, log: EventLog) -> Trainer | None:
+    if not settings.train_every:
+        return None
+    command = train_command(workspace.home.resolve(), interactions, settings.users.rules)
+    return Trainer(workspace.spaces, command, settings.train_every, log)
 
 
 def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
@@ -232,8 +246,9 @@ class Supervisor:
         """Watch the server until `request_stop`, then stop it."""
         while not self._stop.wait(self._timing.every_s):
             self._check()
-            if self._plan.compactor is not None:
-                self._plan.compactor.check()
+            for background in (self._plan.compactor, self._plan.trainer):
+                if background is not None:
+                    background.check()
             if self._plan.switch is not None:
                 self._follow(self._plan.switch)
         self.stop()
@@ -241,8 +256,9 @@ class Supervisor:
     def stop(self) -> None:
         """Let the server finish its requests and end."""
         self._probes.close()
-        if self._plan.compactor is not None:
-            self._plan.compactor.stop()
+        for background in (self._plan.compactor, self._plan.trainer):
+            if background is not None:
+                background.stop()
         if self._process is not None:
             self._log("stopping", pid=self._process.pid)
             self._process.stop()
@@ -257,12 +273,13 @@ class Supervisor:
         return process
 
     def _follow(self, switch: EncoderSwitch) -> None:
-        """Serve the encoder of the published snapshot, and probe its models."""
+        """Serve the encoder and the networks of the published snapshot, and probe their models."""
         assert self._process is not None
         process = self._process
         switch.check(lambda: Admin(self._plan.endpoint, process.admin))
-        if switch.served != self._subject.encoder:
-            self._subject = replace(self._subject, encoder=switch.served)
+        subject = replace(self._subject, encoder=switch.served, networks=switch.networks.loaded)
+        if subject != self._subject:
+            self._subject = subject
             self._probes.close()
             self._probes = Probes(self._plan.endpoint, self._subject)
 

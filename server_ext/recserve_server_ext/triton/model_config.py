@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from recserve_server_ext.config.server import ModelSettings, ServeSettings
 from recserve_server_ext.encoder.loaded import LoadedEncoder
 from recserve_server_ext.encoder.manifest import EncoderManifest
 from recserve_server_ext.triton.encoder_target import exported_config, model_folder
+from recserve_server_ext.triton.network_config import SnapshotNetwork, network_config, runs_natively
 
 _DATATYPES = {"BYTES": pb.TYPE_STRING, "INT64": pb.TYPE_INT64, "FP32": pb.TYPE_FP32}
 
@@ -28,12 +30,14 @@ class Model:
     Attributes:
         code: Folder of its code in `model_repository`; empty for a model without a Python process.
         exported: Exported model folder whose files are served.
+        copied: File that is copied into the model, since its folder may be removed while it is served.
         warmup_tokens: Length of the attention mask that warm-up requests read; 0 without such requests.
     """
 
     config: pb.ModelConfig
     code: str = ""
     exported: Path | None = None
+    copied: Path | None = None
     warmup_tokens: int = 0
 
     @property
@@ -54,12 +58,15 @@ class Model:
         return replace(self, config=config)
 
 
-def all_models(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:
+def all_models(
+    settings: ModelSettings, encoder: LoadedEncoder, networks: Sequence[SnapshotNetwork] = ()
+) -> list[Model]:
     """Every model of a server that starts, each after those it asks; raises EncoderError as `encoder_models`."""
     packed = [names.RECOMMEND, names.EMBED, *([names.ITEMS] if settings.store else []), names.INTERACTIONS]
     handed, batch = msgspec.json.encode(settings).decode(), settings.serve.batch
     return [
         *encoder_models(settings, encoder),
+        *(network_model(network, settings) for network in networks),
         *(python_model(name, (names.REQUEST,), (names.RESPONSE,), max_batch=batch, settings=handed) for name in packed),
         *ensembles(settings, encoder),
     ]
@@ -99,6 +106,12 @@ def served_encoder(
         return Model(config=config, code=names.ENCODER, warmup_tokens=manifest.max_tokens)
     exported = model_folder(encoder, serve.encoder.target)
     return Model(config=config, exported=exported, warmup_tokens=manifest.max_tokens)
+
+
+def network_model(network: SnapshotNetwork, settings: ModelSettings) -> Model:
+    """The model of a network."""
+    code = "" if runs_natively(settings.serve) else network.space
+    return Model(config=network_config(network, settings.serve), code=code, copied=network.file)
 
 
 def ensembles(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:

@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
 from recserve_server_ext.encoder.loaded import LoadedEncoder
+from recserve_server_ext.triton.network_config import SnapshotNetwork
 from recserve_server_ext.triton.process import Endpoint
 
 #: name, datatype, shape, raw content
@@ -40,11 +41,13 @@ class ProbeSubject:
     Attributes:
         item: An item id of the catalogue.
         has_store: Whether there is a catalogue store, and so the model `items`.
+        networks: Networks with a model; the last of each space is probed.
     """
 
     item: str
     encoder: LoadedEncoder
     has_store: bool = False
+    networks: tuple[SnapshotNetwork, ...] = ()
 
 
 class Probes:
@@ -163,6 +166,7 @@ def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]
     items = {names.ITEMS: _infer(names.ITEMS, _packed(request, {"op": "get", "ids": [subject.item]}))}
     return {
         **(items if subject.has_store else {}),
+        **{network.space: _infer(network.model, *_no_behaviours(network)) for network in subject.networks},
         names.INTERACTIONS: _infer(names.INTERACTIONS, _packed(request, history)),
         names.ENCODER: _infer(names.ENCODER, *_one_token(encoder)),
         names.RECOMMEND: _infer(names.RECOMMEND, _packed(request, item)),
@@ -180,6 +184,12 @@ def _one_token(encoder: LoadedEncoder) -> list[_Tensor]:
         (names.INPUT_IDS.name, "INT64", ids.shape, ids.tobytes()),
         (names.ATTENTION_MASK.name, "INT64", mask.shape, mask.tobytes()),
     ]
+
+
+def _no_behaviours(network: SnapshotNetwork) -> list[_Tensor]:
+    tensors = names.behaviour_tensors(network.manifest.dim, network.manifest.length)
+    zeros = [np.zeros((1, *tensor.shape), np.float32) for tensor in tensors]
+    return [(tensor.name, tensor.datatype, of.shape, of.tobytes()) for tensor, of in zip(tensors, zeros, strict=True)]
 
 
 def _packed(name: str, body: object) -> _Tensor:

@@ -74,6 +74,8 @@ def write_model(folder: Path, model: Model) -> None:
     if model.exported is not None:
         for file in (model.exported / "1").iterdir():
             (target / "1" / file.name).symlink_to(file.resolve())
+    if model.copied is not None:
+        shutil.copy(model.copied, target / "1" / model.copied.name)
     if model.warmup_tokens:
         write_warmup(target, model.warmup_tokens)
     (target / "config.pbtxt").write_text(config_text(model), encoding="utf-8")

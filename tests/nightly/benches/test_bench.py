@@ -62,6 +62,29 @@ def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.triton
+def test_a_tiny_run_measures_each_strategy_that_is_trained(tiny_home: Path, tmp_path: Path) -> None:
+    home, report, plot = tmp_path / "home", tmp_path / "strategies.json", tmp_path / "strategies.png"
+    copy_home(tiny_home, home)
+    options = ["--home", str(home), "--items", "1000", "--items", "1500", "--rounds", "2", "--quick"]
+    ran = bench(*options, "--json", str(report), "--plot", str(plot), command="strategies")
+    assert ran.returncode == 0, ran.stderr
+    results = json.loads(report.read_text())
+    assert list(results["sizes"]) == ["1000", "1500"]
+    assert results["strategies"] == results["sizes"]["1000"]["strategies"]
+    trained = {"als", "ease", "item_knn", "transitions", "hybrid", "linear", "fusion", "fusion_by_rank"}
+    for of in results["sizes"].values():
+        assert trained <= set(of["strategies"])
+        assert "recserve train item2vec" in of["refused"]["item2vec"]
+        assert of["strategies"]["text"]["ratio_to_text"] == 1.0
+        assert all(0 < figures["p50_ms"] <= figures["p99_ms"] for figures in of["strategies"].values())
+    assert plot.stat().st_size > 0
+    # A home without a log is refused, as there is nobody to ask for.
+    ran = bench("--home", str(home), "--quick", command="strategies")
+    assert ran.returncode == 1
+    assert "interactions" in ran.stderr
+
+
+@pytest.mark.triton
 def test_a_tiny_run_retrieves_in_every_way(tiny_home: Path, tmp_path: Path) -> None:
     home, report, plot = tmp_path / "home", tmp_path / "retrieve.json", tmp_path / "retrieve.png"
     copy_home(tiny_home, home)

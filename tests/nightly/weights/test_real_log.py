@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_benchmarks.evaluation.log.files import read_pair
-from recserve_export.cli import catalogue, interactions
+from recserve_export.cli import interactions
+from recserve_export.cli.catalogue import commands as catalogue
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.interactions.key_file import KEY_VARIABLE

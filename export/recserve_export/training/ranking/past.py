@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from recserve_export.errors import TrainingError
-from recserve_export.training.base import Learned, TrainingLog, training_log
+from recserve_export.training.base import Learned, Trainer, TrainingLog, check_trainable, training_log
 from recserve_export.training.memory import in_memory
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
@@ -42,6 +42,7 @@ class Past:
         columns: InteractionColumns,
         vectors: Vectors,
         rules: HistoryRules,
+        trainers: Mapping[str, Trainer],
         *,
         available: Mask | None = None,
         trains: bool = True,
@@ -51,12 +52,14 @@ class Past:
             columns: The interactions.
             vectors: [items, dim] text vectors of the subjects of `columns`.
             rules: How interactions become weights.
+            trainers: Trainings by name, for what strategies need.
             available: [items] that may be recommended; `None` for all.
             trains: Whether it learns what strategies need; otherwise it serves as a home that was never trained.
         """
         self.columns = columns
         self.vectors = vectors
         self.rules = rules
+        self._trainers = trainers
         self._available = available
         self._trains = trains
         self._learned: dict[str, Learned | None] = {}
@@ -82,13 +85,12 @@ class Past:
         return histories_of(of_users(self.columns, users), self.rules)
 
     def _trained(self, name: str) -> Learned | None:
-        # Here, since the registry names trainings that look at a past.
-        from recserve_export.training.registry import train
-
         if name not in self._learned:
             start = time.perf_counter()
             try:
-                self._learned[name] = train(name, self._log, self.vectors)
+                check_trainable(self._log)
+                trainer = self._trainers[name]
+                self._learned[name] = trainer.train(self._log, self.vectors, trainer.Settings())
             except TrainingError:
                 self._learned[name] = None
             self.seconds[name] = time.perf_counter() - start

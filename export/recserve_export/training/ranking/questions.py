@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from recserve_client.contract import RecommendRequest
-from recserve_export.training.base import TrainingLog
+from recserve_export.training.base import Trainer, TrainingLog
 from recserve_export.training.ranking.past import Past, counted_types
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
 from recserve_server_ext.config.server import Limits
@@ -68,7 +68,9 @@ class Lists(NamedTuple):
         return Lists(*(np.concatenate(both) for both in zip(self, more, strict=True)))
 
 
-def questions(log: TrainingLog, vectors: Vectors, seed: int, cuts: int, most: int) -> Iterator[Question]:
+def questions(
+    log: TrainingLog, vectors: Vectors, trainers: Mapping[str, Trainer], seed: int, cuts: int, most: int
+) -> Iterator[Question]:
     """The questions of a log: the last item of each user, and rolling cuts in time, the newest first.
 
     With the first, users ask within a visit; with the others, after a pause. Nothing of what is asked for is known to
@@ -82,7 +84,7 @@ def questions(log: TrainingLog, vectors: Vectors, seed: int, cuts: int, most: in
     known = np.ones(len(is_target), np.bool_)
     known[last] = False
     if len(last):
-        yield _question(log, vectors, known, ~known)
+        yield _question(log, vectors, trainers, known, ~known)
     times, asked = np.sort(columns.time_us), 0
     for number in range(1, cuts + 1):
         places = [int((1.0 - _STEP * back) * len(times)) for back in (number, number - 1)]
@@ -90,7 +92,7 @@ def questions(log: TrainingLog, vectors: Vectors, seed: int, cuts: int, most: in
             break
         start, end = int(times[places[0]]), int(times[min(places[1], len(times) - 1)])
         wanted = is_target & (columns.time_us >= start) & ((columns.time_us < end) | (number == 1))
-        question = _question(log, vectors, columns.time_us < start, wanted, start, most - asked)
+        question = _question(log, vectors, trainers, columns.time_us < start, wanted, start, most - asked)
         asked += len(question.users)
         if len(question.users):
             yield question
@@ -108,7 +110,13 @@ def _last(columns: InteractionColumns, is_target: Mask, seed: int) -> Ints:
 
 
 def _question(
-    log: TrainingLog, vectors: Vectors, known: Mask, wanted: Mask, asked_us: int | None = None, most: int | None = None
+    log: TrainingLog,
+    vectors: Vectors,
+    trainers: Mapping[str, Trainer],
+    known: Mask,
+    wanted: Mask,
+    asked_us: int | None = None,
+    most: int | None = None,
 ) -> Question:
     """The new items of users with a history; of the users with the newest ones, where there are too many."""
     columns, items = log.columns, len(log.columns.subjects)
@@ -122,7 +130,7 @@ def _question(
         newest = np.zeros(columns.users, np.int64)
         np.maximum.at(newest, user[wanted], columns.time_us[wanted])
         users = np.sort(users[np.argsort(-newest[users], kind="stable")[:most]])
-    past = Past(select(columns, np.flatnonzero(known)), vectors, log.rules)
+    past = Past(select(columns, np.flatnonzero(known)), vectors, log.rules, trainers)
     return Question(past, users, target_user, target_item, asked_us)
 
 

@@ -5,6 +5,7 @@ C. Burges, "From RankNet to LambdaRank to LambdaMART: an overview", Microsoft Re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -46,6 +47,14 @@ class RankerTrainer(Trainer):
     """Boosted trees that order the candidates of a user by what the user turned to next."""
 
     Settings = RankerSettings
+    is_slow = True
+
+    def __init__(self, sources: Mapping[str, Trainer]) -> None:
+        """
+        Args:
+            sources: Trainings of the sources, by name.
+        """
+        self._sources = sources
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: RankerSettings) -> Learned:
         """Train the sources on older parts of the log, and the model on what users did after these."""
@@ -53,7 +62,7 @@ class RankerTrainer(Trainer):
         assert isinstance(options, PreparedOptions)
         vectors = np.zeros((len(log.items), 1), np.float32) if text is None else text
         found: Lists | None = None
-        for question in questions(log, vectors, settings.seed, settings.cuts, settings.lists):
+        for question in questions(log, vectors, self._sources, settings.seed, settings.cuts, settings.lists):
             lists = listed(question, strategy.trainings(options) - {NAME}, options)
             found = lists if found is None else found.joined(lists)
         names = list(options.sources)
@@ -72,12 +81,10 @@ class RankerTrainer(Trainer):
 
     def needed_bytes(self, log: TrainingLog, settings: RankerSettings) -> int:
         """The features of all candidates, and what the most expensive of the sources needs."""
-        # Here, since the registry names this training.
-        from recserve_export.training.registry import settings_of, trainer_of
-
         strategy, options = Registry().choose(NAME, {})
         names = strategy.trainings(options) - {NAME}
-        sources = max(trainer_of(name).needed_bytes(log, settings_of(name, {})) for name in names)
+        of_sources = [self._sources[name] for name in names]
+        sources = max(trainer.needed_bytes(log, trainer.Settings()) for trainer in of_sources)
         rows: int = 2 * options.options.pool * min(settings.lists, log.users)
         return sources + 16 * rows * len(feature_names(list(options.sources)))
 

@@ -35,8 +35,12 @@ class SparseVector(NamedTuple):
             rows: Rows = self.rows[self.order]
             return np.asarray(rows[usable[rows]][:n])
         mask = usable[self.rows]
-        order = np.argsort(-self.values[mask], kind="stable")
-        return np.asarray(self.rows[mask][order[:n]])
+        rows, values = self.rows[mask], self.values[mask]
+        if len(values) > 2 * n > 0:  # only the best are sorted, with all that are tied with the last of them
+            least = np.partition(values, len(values) - n)[len(values) - n]
+            kept = values >= least
+            rows, values = rows[kept], values[kept]
+        return np.asarray(rows[np.argsort(-values, kind="stable")[:n]])
 
     def sorted(self) -> SparseVector:
         """The same vector with its `order`."""

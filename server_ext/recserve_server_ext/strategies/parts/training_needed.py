@@ -10,5 +10,5 @@ def not_trained(strategy: str, training: str) -> RequestError:
     return RequestError(
         ErrorKind.UNAVAILABLE,
         f"the strategy {strategy!r} needs the space {training!r}, which the index does not have; run: "
-        f"recserve train {training} && recserve index build",
+        f"recserve train {training}",
     )

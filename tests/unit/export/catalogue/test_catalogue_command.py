@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from recserve_export.cli.catalogue import app
+from recserve_export.cli.catalogue.commands import app
 from support.imports import DUNE, EMMA, write_rows
 
 Command = Callable[..., Any]

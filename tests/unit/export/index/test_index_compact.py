@@ -121,8 +121,8 @@ class TestCompactor:
         ), log
 
     def finish(self, compactor: Compactor) -> None:
-        assert compactor._process is not None
-        compactor._process.wait(30)
+        assert compactor._command._process is not None
+        compactor._command._process.wait(30)
         compactor.check()
 
     def test_it_starts_when_enough_has_changed(self, edited: Edited) -> None:
@@ -149,7 +149,7 @@ class TestCompactor:
         compactor, _ = self.compactor(edited, "import time; time.sleep(600)", after=1)
         edited.change("delete", [{"id": "i1"}])
         compactor.check()
-        process = compactor._process
+        process = compactor._command._process
         assert process is not None
         compactor.stop()
         assert process.poll() is not None

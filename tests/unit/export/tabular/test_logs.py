@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from recserve_export.cli import catalogue, interactions
+from recserve_export.cli import interactions
+from recserve_export.cli.catalogue import commands as catalogue
 from recserve_export.tabular.times import Times
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.interactions.key_file import KEY_VARIABLE

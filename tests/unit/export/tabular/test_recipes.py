@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_export.catalogue.mapping import FieldMapping, validated
-from recserve_export.cli import catalogue, interactions
+from recserve_export.cli import interactions
+from recserve_export.cli.catalogue import commands as catalogue
 from recserve_export.errors import MappingError
 from recserve_export.interactions.mapping import InteractionMapping
 from recserve_export.tabular.recipes import read_recipe, recipe_names

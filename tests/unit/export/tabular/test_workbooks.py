@@ -10,7 +10,8 @@ import openpyxl
 import pytest
 from typer.testing import CliRunner
 
-from recserve_export.cli import catalogue, interactions
+from recserve_export.cli import interactions
+from recserve_export.cli.catalogue import commands as catalogue
 from recserve_export.errors import SourceError
 from recserve_export.tabular.opening import Opened
 from recserve_export.tabular.options import ReadOptions

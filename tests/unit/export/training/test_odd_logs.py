@@ -10,7 +10,7 @@ from recserve_export.training.registry import TRAINERS, settings_of, train
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.interactions.columns import InteractionRow, interaction_columns
 
-NOW_US = 1_700_000_000_000_000
+NOW_US, _HOUR_US = 1_500_000_000_000_000, 3_600_000_000
 
 
 def log_of(*histories: list[str]) -> TrainingLog:
@@ -60,3 +60,18 @@ def test_the_log_follows_the_rules_of_histories() -> None:
     found = [(user, log.items[item], weight) for user, item, weight in zip(log.user, log.item, log.weight, strict=True)]
     # Oldest first; without bounces, dislikes, texts and types without a weight; a low rating is a choice, too.
     assert found == [(0, "a", 4.0), (0, "b", 1.0), (1, "b", 1.0)]
+
+
+def test_of_a_user_the_newest_interactions_count() -> None:
+    """Who has millions of them does not decide alone."""
+    events = [InteractionRow(NOW_US + n * _HOUR_US, "click", f"i{n % 50}", *[None] * 5) for n in range(30_000)]
+    busy = [event._replace(item="old") for event in events[:9_000]] + events[9_000:]
+    log = training_log(interaction_columns([busy, events[:5]]))
+    assert np.bincount(log.user).tolist() == [20_000, 5]
+    assert "old" not in {log.items[item] for item in set(log.item.tolist())}
+    assert log.time_us[:20_000].min() == NOW_US + 10_000 * _HOUR_US
+    text = np.random.default_rng(0).normal(size=(len(log.items), 4)).astype(np.float32)
+    quick: dict[str, dict[str, int]] = {"item2vec": {"epochs": 1}, "text_head": {"steps": 20}}
+    for name in TRAINERS:
+        learned = train(name, log, text, quick.get(name))
+        assert any(found is not None for found in (learned.matrix, learned.vectors, learned.model))

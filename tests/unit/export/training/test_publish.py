@@ -15,20 +15,15 @@ from typer.testing import CliRunner
 
 from recserve_export.cli.train import train
 from recserve_export.errors import TrainingError
-from recserve_export.training.own_vectors import read_vectors
-from recserve_export.training.publish import Range, names_of, train_home
+from recserve_export.training.publish import Range, Request, names_of, train_home
+from recserve_export.training.spaces.own_vectors import read_vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.index.matrix import is_matrix
 from recserve_server_ext.index.model import is_model
-from recserve_server_ext.index.trained import (
-    TrainedMatrix,
-    TrainedSpace,
-    current_spaces,
-    load_trained_model,
-    read_trained,
-)
+from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, load_trained_model, read_trained
+from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW, PSEUDONYMS, event
 
@@ -55,12 +50,13 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def trained(workspace: Workspace, name: str, **settings: int) -> Path:
-    return train_home(workspace, [name], workspace.interactions, HistoryRules(), {name: settings})[0].folder
+    request = Request(names=[name], settings={name: settings})
+    return train_home(workspace, workspace.interactions, request).published[0].folder
 
 
 def test_all_that_is_worth_serving_is_published(workspace: Workspace) -> None:
-    names = names_of("all")
-    done = train_home(workspace, names, workspace.interactions, HistoryRules(), {})
+    names = names_of("all", has_text=False)
+    done = train_home(workspace, workspace.interactions, Request(names=names, settings={})).published
     assert [one.name for one in done] == names
     assert current_spaces(workspace.spaces) == {one.name: one.folder for one in done}
     for one in done:
@@ -92,17 +88,18 @@ def test_a_range_of_time_is_read(workspace: Workspace) -> None:
     spans = Range(since=cut), Range(until=cut)
     counts = []
     for span in spans:
-        (done,) = train_home(workspace, ["ease"], workspace.interactions, HistoryRules(), {}, span)
+        request = Request(names=["ease"], settings={}, span=span)
+        (done,) = train_home(workspace, workspace.interactions, request).published
         counts.append(read_trained(done.folder).made_from["log"]["interactions"])
     assert counts == [USERS * 2, USERS * 3]
 
 
 def test_nothing_to_train_on_is_refused(tmp_path: Path, workspace: Workspace) -> None:
     with pytest.raises(TrainingError, match="recserve interactions import"):
-        train_home(Workspace(tmp_path / "none"), ["ease"], tmp_path / "none.db", HistoryRules(), {})
+        train_home(Workspace(tmp_path / "none"), tmp_path / "none.db", Request(names=["ease"], settings={}))
     future = Range(since=datetime(2100, 1, 1, tzinfo=UTC))
     with pytest.raises(TrainingError, match="nothing to train on"):
-        train_home(workspace, ["ease"], workspace.interactions, HistoryRules(), {}, future)
+        train_home(workspace, workspace.interactions, Request(names=["ease"], settings={}, span=future))
     assert current_spaces(workspace.spaces) == {}
 
 

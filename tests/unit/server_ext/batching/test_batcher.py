@@ -122,10 +122,27 @@ def test_a_model_that_is_away_fails_those_who_wait_for_it(at_once: int) -> None:
     found = answers(models, at_once, b"ab:x", b"a:y", b":z", b":bad")
     assert isinstance(found[0], RequestError)
     assert found[0].kind is ErrorKind.UNAVAILABLE
+    assert found[2] == b"z"
     if at_once:
-        assert found[1:3] == [b"y first(y)", b"z"]
+        assert found[1] == b"y first(y)"
     assert isinstance(found[3], RequestError)
     assert found[3].kind is ErrorKind.INVALID_REQUEST
+
+
+def test_a_quick_model_is_called_within_the_batch_and_the_other_one_later() -> None:
+    models = Models()
+    calls = {name: models.of(name) for name in (FIRST, SECOND)}
+    model = Batcher(Words(), calls, at_once=1, max_batch=8, in_run=[SECOND])
+    later = [Call(b"a:x"), Call(b"ab:y")]
+    now = model.run([later[0], Call(b"b:v"), later[1], Call(b":w"), Call(b"b:u")])
+    assert now == [None, b"v second(v)", None, b"w", b"u second(u)"]
+    assert (later[0].answer(), later[1].answer()) == (b"x first(x)", b"y first(y) second(y)")
+    assert (SECOND, ["v", "u"]) in models.asked
+    models.broken = {SECOND}
+    refused, known = model.run([Call(b"b:v"), Call(b":w")])
+    assert isinstance(refused, RequestError)
+    assert known == b"w"
+    model.close()
 
 
 def test_who_waits_for_one_model_does_not_hold_up_the_other() -> None:

@@ -21,11 +21,11 @@ from recserve_client.contract import ErrorKind, RequestError, Slate, models
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.common.errors import EncoderNotLoadedError, SnapshotError
+from recserve_server_ext.common.errors import ModelNotLoadedError, SnapshotError
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import CURRENT, Snapshot, publish
-from recserve_server_ext.index.snapshots import before_last_encoder, newest_of
+from recserve_server_ext.index.snapshot_versions import before_last_encoder, newest_of
 from recserve_server_ext.services.recommend import RecommendService
 from support.calls import Call
 from support.edited import ENCODER, Edited, item_vector, vector_of
@@ -61,7 +61,7 @@ class Live:
 
     def _load(self, folder: Path) -> Snapshot:
         if (encoder := read_manifest(folder).encoder) not in self.loaded:
-            raise EncoderNotLoadedError(f"encoder {encoder} is not loaded")
+            raise ModelNotLoadedError(f"encoder {encoder} is not loaded")
         return Snapshot.load(folder)
 
     def _encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:

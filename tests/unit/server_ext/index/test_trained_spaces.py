@@ -14,7 +14,7 @@ from recserve_client.contract import RequestError
 from recserve_export.index import compact as index_compact
 from recserve_export.index.compact import compact
 from recserve_export.index.engine_choice import Settings
-from recserve_export.index.spaces import trained_spaces
+from recserve_export.index.spaces import Index, compacted_spaces, taken_over
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Rows, Vectors
@@ -22,12 +22,13 @@ from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, Snapshot, current, write
-from recserve_server_ext.index.snapshots import rollback
+from recserve_server_ext.index.snapshot_versions import rollback
 from recserve_server_ext.index.space import VECTORS, SpaceContent, space_folder
-from recserve_server_ext.index.trained import TrainedSpace, current_spaces, publish_space
+from recserve_server_ext.index.trained import Origin, TrainedSpace, publish_space
+from recserve_server_ext.index.trained_versions import current_spaces, make_current
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 from recserve_server_ext.strategies.base import Candidates, Profile, Query
-from recserve_server_ext.strategies.vector_space import UserVectors, VectorSpace
+from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
 from support.data import data_over, spec_of
 from support.edited import DIM, ENCODER, Edited, item_vector
 from support.small_snapshot import text_space
@@ -59,11 +60,12 @@ def published(edited: Edited, spaces: Path, settings: Settings | None = None) ->
     items = list(edited.store.items())
     text = np.stack([item_vector(item.texts) for item in items])
     ids = [item.id for item in items]
+    index = Index(ids, text, edited.store.head().identity, ENCODER)
+    taken = taken_over(current_spaces(spaces), index, settings or Settings(engine="exact"))
+    for error in taken.refused.values():
+        raise error
     content = Content(
-        spaces={
-            **text_space(text, ExactEngine(text)),
-            **trained_spaces(spaces, ids, text, settings or Settings(engine="exact")),
-        },
+        spaces={**text_space(text, ExactEngine(text)), **taken.spaces},
         ids=ids,
         encoder=ENCODER,
         revision=edited.store.revision,
@@ -81,8 +83,11 @@ def best(view: View, user: Vectors, k: int = 5) -> list[str]:
 
 def test_a_version_after_the_other_is_current(tmp_path: Path) -> None:
     ids = ["a", "b", "c"]
-    first = publish_space(tmp_path, NAME, ids, taste(ids), made_from={"log": "films"})
+    first = publish_space(tmp_path, NAME, ids, taste(ids), origin=Origin(made_from={"log": "films"}))
     second = publish_space(tmp_path, NAME, ids[:2], taste(ids[:2]), text_map=text_map())
+    assert current_spaces(tmp_path) == {}
+    make_current(first)
+    make_current(second)
     assert current_spaces(tmp_path) == {NAME: second}
     loaded, before = TrainedSpace.load(second), TrainedSpace.load(first)
     assert (loaded.ids, before.ids) == (["a", "b"], ids)
@@ -112,6 +117,7 @@ def test_what_is_no_space_is_refused(tmp_path: Path, name: str, ids: list[str], 
 
 def test_a_damaged_version_is_refused(tmp_path: Path, edited: Edited) -> None:
     folder = publish_space(tmp_path / "spaces", NAME, ["i1"], taste(["i1"]))
+    make_current(folder)
     raw = bytearray((folder / VECTORS).read_bytes())
     raw[-1] ^= 1
     (folder / VECTORS).write_bytes(raw)
@@ -121,7 +127,7 @@ def test_a_damaged_version_is_refused(tmp_path: Path, edited: Edited) -> None:
 
 def test_a_snapshot_takes_over_the_items_that_it_has(tmp_path: Path, edited: Edited) -> None:
     ids = [f"i{n}" for n in range(0, ITEMS, 2)] + ["gone"]
-    publish_space(tmp_path / "spaces", NAME, ids, taste(ids))
+    make_current(publish_space(tmp_path / "spaces", NAME, ids, taste(ids)))
     snapshot = published(edited, tmp_path / "spaces")
     space = snapshot.spaces[NAME]
     assert (space.manifest.dim, space.manifest.vectors) == (OWN_DIM, len(ids) - 1)
@@ -139,7 +145,7 @@ def test_a_snapshot_takes_over_the_items_that_it_has(tmp_path: Path, edited: Edi
 
 def test_items_without_a_vector_are_mapped_from_their_texts(tmp_path: Path, edited: Edited) -> None:
     ids = [f"i{n}" for n in range(10)]
-    publish_space(tmp_path / "spaces", NAME, ids, taste(ids), text_map=text_map())
+    make_current(publish_space(tmp_path / "spaces", NAME, ids, taste(ids), text_map=text_map()))
     snapshot = published(edited, tmp_path / "spaces")
     text = snapshot.text.vectors
     mapped = text @ text_map()[:-1] + text_map()[-1]
@@ -152,7 +158,7 @@ def test_items_without_a_vector_are_mapped_from_their_texts(tmp_path: Path, edit
 def test_a_view_follows_the_changes(tmp_path: Path, edited: Edited, is_mapped: bool) -> None:
     """A changed item keeps its learned vector; a new one has what the map makes of its texts, or none."""
     ids = [f"i{n}" for n in range(20)]
-    publish_space(tmp_path / "spaces", NAME, ids, taste(ids), text_map=text_map() if is_mapped else None)
+    make_current(publish_space(tmp_path / "spaces", NAME, ids, taste(ids), text_map=text_map() if is_mapped else None))
     published(edited, tmp_path / "spaces")
     live = LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
     edited.change("upsert", [{"id": "i3", "texts": {"title": "other"}}, {"id": "new", "texts": {"title": "brand new"}}])
@@ -182,7 +188,7 @@ def test_compaction_keeps_the_spaces(tmp_path: Path, edited: Edited, monkeypatch
 
     monkeypatch.setattr(index_compact, "TextEncoder", Encoder)
     ids = [f"i{n}" for n in range(20)]
-    publish_space(tmp_path / "spaces", NAME, ids, taste(ids))
+    make_current(publish_space(tmp_path / "spaces", NAME, ids, taste(ids)))
     before = published(edited, tmp_path / "spaces", Settings(engine="hnsw", m=(4,), ef=(64,), users=10, threads=1))
     assert before.spaces[NAME].engine.name == "hnsw"
     edited.change("upsert", [{"id": "new", "texts": {"title": "brand new"}}])
@@ -201,7 +207,7 @@ def test_compaction_keeps_the_spaces(tmp_path: Path, edited: Edited, monkeypatch
 
 
 def test_a_flipped_bit_of_a_space_is_found(tmp_path: Path, edited: Edited) -> None:
-    publish_space(tmp_path / "spaces", NAME, ["i1", "i2"], taste(["i1", "i2"]))
+    make_current(publish_space(tmp_path / "spaces", NAME, ["i1", "i2"], taste(["i1", "i2"])))
     published(edited, tmp_path / "spaces")
     own = space_folder(current(edited.snapshots), NAME)
     assert {file.name for file in own.iterdir()} == {VECTORS, "rows.npy", "report.json"}
@@ -253,7 +259,7 @@ def query_of(view: View, rows: Rows) -> Query:
 @pytest.mark.parametrize("engine", ["exact", "hnsw"])
 def test_a_strategy_searches_its_own_space(tmp_path: Path, edited: Edited, engine: Literal["exact", "hnsw"]) -> None:
     ids = [f"i{n}" for n in range(0, ITEMS, 3)]
-    publish_space(tmp_path / "spaces", NAME, ids, taste(ids))
+    make_current(publish_space(tmp_path / "spaces", NAME, ids, taste(ids)))
     settings = Settings(engine=engine, m=(4,), ef=(64,), users=10, threads=1)
     view = View(published(edited, tmp_path / "spaces", settings))
     assert isinstance(view.space(NAME).space.engine, HnswEngine if engine == "hnsw" else ExactEngine)
@@ -268,3 +274,29 @@ def test_a_strategy_searches_its_own_space(tmp_path: Path, edited: Edited, engin
     (explained,) = strategy.explain([query], [Candidates(rows)])
     assert explained.contributions is not None
     np.testing.assert_allclose(explained.contributions.sum(axis=1), parts["taste"], atol=1e-5)
+
+
+def test_items_that_no_training_knows_are_young(tmp_path: Path, edited: Edited) -> None:
+    ids = [f"i{n}" for n in range(20)]
+    make_current(publish_space(tmp_path / "spaces", NAME, ids, taste(ids), text_map=text_map()))
+    snapshot = published(edited, tmp_path / "spaces")
+    view = View(snapshot)
+    assert {name for name, young in zip(snapshot.ids, view.young, strict=True) if young} == set(snapshot.ids) - set(ids)
+    live = LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
+    changed = [{"id": name, "texts": {"title": f"other {name}"}} for name in ("i3", "i25", "new")]
+    edited.change("upsert", changed)
+    view = live.view()
+    assert [bool(view.young[view.row_of.get(name, -1)]) for name in ("i3", "i25", "new")] == [False, True, True]
+    ids, text = ["new", "i3", "i25"], np.ones((3, DIM), np.float32)
+    compacted = compacted_spaces(current(edited.snapshots), snapshot.manifest, snapshot.row_of, ids, text)[NAME]
+    assert compacted.learned is not None
+    assert compacted.learned.tolist() == [False, True, False]
+
+
+def test_without_a_map_from_texts_nothing_is_young(tmp_path: Path, edited: Edited) -> None:
+    make_current(publish_space(tmp_path / "spaces", NAME, ["i1"], taste(["i1"])))
+    published(edited, tmp_path / "spaces")
+    live = LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
+    edited.change("upsert", [{"id": "new", "texts": {"title": "brand new"}}])
+    assert not live.view().young.any()
+    assert len(live.view().young) == len(live.view().available)

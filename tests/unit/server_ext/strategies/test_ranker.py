@@ -11,7 +11,7 @@ from lightgbm import Booster
 
 from recserve_export.training.base import Learned, TrainingLog
 from recserve_export.training.ranking.questions import questions
-from recserve_export.training.registry import train
+from recserve_export.training.registry import TRAINERS, train
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.strategies.base import Candidates, Query
 from recserve_server_ext.strategies.parts.ranking import feature_names, propose
@@ -140,7 +140,7 @@ def test_a_training_is_the_same_again(log: TrainingLog, learned: dict[str, Learn
 
 def test_sources_do_not_know_what_is_asked_for(log: TrainingLog) -> None:
     vectors, pairs = np.zeros((ITEMS, 1), np.float32), set(zip(log.user.tolist(), log.item.tolist(), strict=True))
-    found = list(questions(log, vectors, seed=0, cuts=3, most=1000))
+    found = list(questions(log, vectors, TRAINERS, seed=0, cuts=3, most=1000))
     assert len(found) == 4
     for question in found:
         known = set(zip(question.past.columns.user.tolist(), question.past.columns.subject.tolist(), strict=True))
@@ -150,7 +150,7 @@ def test_sources_do_not_know_what_is_asked_for(log: TrainingLog) -> None:
         assert not targets & known
         if question.asked_us is not None:
             assert question.past.columns.time_us.max() < question.asked_us
-    assert len(next(questions(log, vectors, seed=0, cuts=0, most=7)).users) <= 7
+    assert len(next(questions(log, vectors, TRAINERS, seed=0, cuts=0, most=7)).users) <= 7
 
 
 def test_a_log_without_an_answer_keeps_the_order_of_the_pool(edited: Edited, learned: dict[str, Learned]) -> None:

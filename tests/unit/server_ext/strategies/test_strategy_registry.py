@@ -17,7 +17,7 @@ from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.strategies import registry as registry_module
 from recserve_server_ext.strategies.base import Candidates, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.registry import BUILT_IN, PRESETS, Registry
-from recserve_server_ext.strategies.vector_space import UserVectors, VectorSpace
+from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
 from support.data import data_over
 
 
@@ -84,8 +84,8 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     said = refused(Registry(), "populr", {})
     assert "'populr'" in said
     assert "did you mean 'popular'?" in said
-    assert "als, auto, blend, ease, fusion, hybrid, item2vec, item_knn, linear, popular, ranker, text, " in said
-    assert "transitions, user_knn, vectors" in said
+    assert "als, auto, blend, ease, fusion, hybrid, item2vec, item_knn, linear, popular, ranker, sequence, " in said
+    assert "text, text_head, transitions, user_knn, vectors" in said
 
 
 @pytest.mark.parametrize(

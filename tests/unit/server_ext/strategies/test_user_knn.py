@@ -127,4 +127,4 @@ def test_what_is_not_trained_says_what_to_run(edited: Edited, log: TrainingLog) 
         strategy, options = Registry().choose(name, {})
         lacking = strategy.lacking(data_over(view), options)
         assert lacking is not None
-        assert f"recserve train {name} && recserve index build" in lacking.text
+        assert f"run: recserve train {name}" in lacking.text

@@ -13,13 +13,14 @@ import grpc
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.common.errors import EncoderError, EncoderNotLoadedError, SnapshotError
+from recserve_server_ext.common.errors import EncoderError, ModelNotLoadedError, SnapshotError
 from recserve_server_ext.config.server import ModelSettings, ServeSettings
 from recserve_server_ext.encoder.loaded import SERVING, LoadedEncoder, ServedEncoders, loaded
 from recserve_server_ext.index.snapshot import CURRENT
 from recserve_server_ext.supervisor import encoder_switch
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
 from recserve_server_ext.supervisor.event_log import EventLog
+from recserve_server_ext.supervisor.network_switch import NetworkSwitch
 from recserve_server_ext.triton.model_config import all_models
 from recserve_server_ext.triton.probes import Admin
 from recserve_server_ext.triton.repository import MODELS, write_model
@@ -81,7 +82,8 @@ class Switched:
         settings = ModelSettings(str(folder), str(folder / "snapshots"), "", ServeSettings(), "", "")
         for model in all_models(settings, FIRST):
             write_model(folder, model)
-        self.switch = EncoderSwitch(settings, FIRST, self._find, EventLog(as_json=True, stream=self.log))
+        log = EventLog(as_json=True, stream=self.log)
+        self.switch = EncoderSwitch(settings, FIRST, self._find, NetworkSwitch(settings, [], log), log)
 
     def publish(self, wanted: LoadedEncoder | SnapshotError) -> None:
         self.wanted = wanted
@@ -230,7 +232,7 @@ def test_the_other_models_follow_what_recommend_says(switched: Switched) -> None
 
     encoders = ServedEncoders(switched.folder, make)
     assert encoders.serving() == FIRST.fingerprint  # before anybody has said so
-    with pytest.raises(EncoderNotLoadedError):
+    with pytest.raises(ModelNotLoadedError):
         encoders.require(SECOND.fingerprint)
     with pytest.raises(RequestError) as caught:
         encoders(["a"], SECOND.fingerprint)

@@ -1,0 +1,99 @@
+"""Which versions of trained spaces are served: activate, roll back, by a new snapshot that shares all other files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from recserve_export.index.engine_choice import EngineName, Settings
+from recserve_export.index.spaces import Index, TakenOver, taken_over
+from recserve_export.stages import Stage, silent
+from recserve_server_ext.common.errors import SpaceError
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.fields import read_table
+from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
+from recserve_server_ext.index.snapshot import IDS, current, published, write_over
+from recserve_server_ext.index.space import VECTORS, map_array, space_folder
+from recserve_server_ext.index.trained import read_trained
+from recserve_server_ext.index.trained_versions import find_version, make_current, version_before
+
+
+def activate_space(
+    workspace: Workspace, name: str, version: str, settings: Settings | None = None, *, stage: Stage = silent
+) -> str:
+    """Serve a version of a trained space; running servers change to it at once. Returns the snapshot's name.
+
+    Args:
+        workspace: The home.
+        name: Name of the space.
+        version: Name of the version.
+        settings: How to choose its engine.
+        stage: Shows progress.
+
+    Raises:
+        SpaceError: There is no such version, it is damaged, or it does not fit the index.
+        SnapshotError: The published snapshot is damaged, or another was published meanwhile.
+    """
+    return serve_versions(workspace, {name: find_version(workspace.spaces, name, version)}, settings, stage=stage)
+
+
+def roll_back_space(workspace: Workspace, name: str, settings: Settings | None = None, *, stage: Stage = silent) -> str:
+    """Serve the version of a space that was current before; see `activate_space`."""
+    return serve_versions(workspace, {name: version_before(workspace.spaces, name)}, settings, stage=stage)
+
+
+def serve_versions(
+    workspace: Workspace, folders: Mapping[str, Path], settings: Settings | None = None, *, stage: Stage = silent
+) -> str:
+    """Serve versions of some spaces, all at once or none; for the rest see `activate_space`.
+
+    Without a snapshot they only become current: the first index build takes them over. The name is empty then.
+
+    Args:
+        workspace: The home.
+        folders: Folder of each version, by the name of its space.
+        settings: How to choose the engines.
+        stage: Shows progress.
+    """
+    if not published(workspace.snapshots):
+        for folder in folders.values():
+            read_trained(folder)
+        snapshot = ""
+    else:
+        base = current(workspace.snapshots)
+        manifest = read_manifest(base, verify=False)
+        new = {name: folder for name, folder in folders.items() if manifest.trained.get(name) != folder.name}
+        snapshot = _published_over(workspace, base, manifest, new, settings or Settings(), stage) if new else base.name
+    for folder in folders.values():
+        make_current(folder)
+    return snapshot
+
+
+def _published_over(
+    workspace: Workspace,
+    base: Path,
+    manifest: SnapshotManifest,
+    folders: Mapping[str, Path],
+    settings: Settings,
+    stage: Stage,
+) -> str:
+    text = map_array(space_folder(base) / VECTORS, (manifest.items, manifest.text.dim))
+    index = Index(read_table(base / IDS)["id"].to_pylist(), text, manifest.source, manifest.encoder)
+    taken = TakenOver({}, {}, {}, {})
+    for name, folder in folders.items():
+        of = taken_over({name: folder}, index, _as_before(manifest, name, settings), stage=stage)
+        taken = TakenOver(
+            taken.spaces | of.spaces, taken.matrices | of.matrices, taken.models | of.models, taken.refused | of.refused
+        )
+    if taken.refused:
+        raise SpaceError("; ".join(map(str, taken.refused.values())))
+    return write_over(workspace.snapshots, base.name, taken.spaces, taken.matrices, taken.models).name
+
+
+def _as_before(manifest: SnapshotManifest, name: str, settings: Settings) -> Settings:
+    """The engine that the space has in the snapshot, so that others are not measured again."""
+    if settings.engine != "auto" or name not in manifest.spaces:
+        return settings
+    return replace(settings, engine=cast("EngineName", manifest.spaces[name].engine.name))

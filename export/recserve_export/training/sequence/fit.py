@@ -1,0 +1,187 @@
+"""Fits the network of `sequence` and the vectors of items, on all windows of histories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from recserve_export.training.base import TrainingLog
+from recserve_export.training.sequence.checkpoint import Checkpoint, Saved
+from recserve_export.training.sequence.network import Network
+from recserve_export.training.sequence.settings import SequenceSettings
+from recserve_export.training.sequence.start import start_vectors
+from recserve_export.training.sequence.windows import Windows, batches, windows_of
+from recserve_server_ext.common.arrays import Ints, Vectors
+
+#: Share of the behaviours that the masked objective hides.
+_HIDDEN: Final = 0.2
+#: Never, in microseconds since 1970.
+_NEVER: Final = np.iinfo(np.int64).max
+#: Logit of what must not be chosen.
+_OUT: Final = -1e9
+
+
+class Fitted(NamedTuple):
+    """What was fitted.
+
+    Attributes:
+        network: The network, for inference.
+        vectors: [items, dim] float32 item vectors.
+        losses: Loss on what was held out after each epoch of the search for their number.
+        epochs: Number of epochs of the training on everything.
+    """
+
+    network: Network
+    vectors: Vectors
+    losses: list[float]
+    epochs: int
+
+
+def fit(
+    log: TrainingLog,
+    items: Ints,
+    settings: SequenceSettings,
+    checkpoint: Checkpoint,
+    done: Callable[[int], None] = lambda _: None,
+) -> Fitted:
+    """Find the number of epochs with the newest part of the log held out, then train on all of it for so many.
+
+    Args:
+        log: The log.
+        items: [items] those with interactions, ascending.
+        settings: Settings.
+        checkpoint: Written after each epoch; a training that was ended goes on from it.
+        done: Called with 1 after each epoch.
+    """
+    saved = checkpoint.read() or Saved([], 0, 0, {})
+    losses, epochs = list(saved.losses), saved.epochs
+    if not epochs:
+        epochs = settings.epochs
+        if (held_us := _held_us(log, settings.held_out)) < _NEVER:
+            search = Training(log, items, settings, held_us, saved.state)
+            while len(losses) < settings.epochs and not _is_over(losses, settings.patience):
+                search.epoch()
+                losses.append(search.held_loss())
+                checkpoint.write(Saved(losses, 0, 0, search.state()))
+                done(1)
+            epochs = int(np.argmin(losses)) + 1
+        saved = Saved(losses, epochs, 0, {})
+    training = Training(log, items, settings, state=saved.state)
+    for number in range(saved.done, epochs):
+        training.epoch()
+        checkpoint.write(Saved(losses, epochs, number + 1, training.state()))
+        done(1)
+    vectors: Vectors = training.table.detach().numpy().copy()
+    return Fitted(training.network.eval(), vectors, losses, epochs)
+
+
+def _held_us(log: TrainingLog, share: float) -> int:
+    """Time from which this share of the log is held out; never where no time does that."""
+    found = int(np.quantile(log.time_us, 1.0 - share, method="higher")) if share else _NEVER
+    return found if found > log.time_us.min() else _NEVER
+
+
+def _is_over(losses: list[float], patience: int) -> bool:
+    """Whether the last epochs brought nothing."""
+    return len(losses) > patience and min(losses[-patience:]) > min(losses[:-patience])
+
+
+class Training:
+    """A training in progress: the network, the item vectors, and the optimiser."""
+
+    def __init__(
+        self,
+        log: TrainingLog,
+        items: Ints,
+        settings: SequenceSettings,
+        held_us: int = _NEVER,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start anew, or go on from a state; behaviours from `held_us` on are no targets."""
+        torch.manual_seed(settings.seed)
+        self._log, self._items, self._settings, self._held_us = log, items, settings, held_us
+        self._random = np.random.default_rng(settings.seed)
+        self.network = Network(
+            settings.dim,
+            settings.length,
+            settings.layers,
+            settings.heads,
+            settings.dropout,
+            masked=settings.objective == "masked",
+        )
+        self.table = nn.Parameter(torch.from_numpy(start_vectors(log, items, settings.dim, settings.seed)))
+        parameters = [*self.network.parameters(), self.table]
+        self._optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.decay)
+        share = np.sqrt(log.counts[items])
+        self._share = torch.from_numpy(share / share.sum()).float()
+        if state:
+            self._restore(state)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on."""
+        return {
+            "network": self.network.state_dict(),
+            "table": self.table.detach(),
+            "optimiser": self._optimiser.state_dict(),
+            "torch": torch.random.get_rng_state(),
+            "numpy": self._random.bit_generator.state,
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.table.data.copy_(state["table"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        torch.random.set_rng_state(state["torch"])
+        self._random.bit_generator.state = state["numpy"]
+
+    def epoch(self) -> None:
+        """Pass over the windows of all histories once."""
+        self.network.train()
+        windows = windows_of(self._log, self._items, self._settings.length, self._held_us, self._random)
+        for part in batches(windows, self._settings.batch, self._random):
+            loss, count = self._loss(part, held=False)
+            if count:
+                self._optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+                self._optimiser.step()
+
+    def held_loss(self) -> float:
+        """Mean loss on the behaviours that are held out."""
+        self.network.eval()
+        random = np.random.default_rng(self._settings.seed)
+        state = torch.random.get_rng_state()
+        windows = windows_of(self._log, self._items, self._settings.length, self._held_us, random)
+        windows = windows.take(np.flatnonzero(windows.held[:, 1:].any(axis=1)))
+        with torch.no_grad():
+            found = [self._loss(part, held=True) for part in batches(windows, self._settings.batch, random)]
+        torch.random.set_rng_state(state)
+        return sum(float(loss) * count for loss, count in found) / max(sum(count for _, count in found), 1)
+
+    def _loss(self, part: Windows, *, held: bool) -> tuple[Any, int]:
+        """Mean loss over the targets that are held out, or over the others; and their number."""
+        item, pause = torch.from_numpy(part.item), torch.from_numpy(part.pause).float()
+        known, wanted = item >= 0, torch.from_numpy(part.held == held)
+        x = self.network.embed(self.table[item.clamp(min=0)], pause)
+        if self.network.masked:
+            hidden = known & (torch.rand(item.shape) < _HIDDEN) if not held else wanted
+            x = torch.where(hidden[..., None], self.network.asked, x)
+            chosen, target = hidden & wanted & known, item
+        else:
+            x, known, chosen, target = x[:, :-1], known[:, :-1], (wanted & known)[:, 1:], item[:, 1:]
+        outputs = self.network.run(x, known.float(), x.shape[1])
+        return self._softmax(outputs[chosen], target[chosen]), int(chosen.sum())
+
+    def _softmax(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Cross entropy over all items, or over drawn ones where there are many, corrected by their chance (log-Q)."""
+        if len(self.table) <= self._settings.exact_items:
+            return nn.functional.cross_entropy(outputs @ self.table.T, target)
+        drawn = torch.multinomial(self._share, self._settings.negatives, replacement=True)
+        logits = outputs @ self.table[drawn].T - (self._share[drawn] * len(drawn)).log()
+        logits = logits.masked_fill(drawn == target[:, None], _OUT)
+        own = (outputs * self.table[target]).sum(1, keepdim=True)
+        return nn.functional.cross_entropy(torch.cat([own, logits], 1), torch.zeros_like(target))

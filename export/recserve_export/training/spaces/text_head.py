@@ -1,0 +1,152 @@
+"""Trains `text_head`: a residual network over frozen text vectors, by which items that belong together come closer.
+
+A softmax over the items of a batch, corrected by how often each item is drawn (log-Q): X. Yi et al., "Sampling-bias-
+corrected neural modeling for large corpus item recommendations", RecSys 2019. The encoder runs for no text again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import numpy as np
+from msgspec import Meta
+
+from recserve_export.errors import TrainingError
+from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, text_map
+from recserve_server_ext.common.arrays import Ints, Vectors
+
+#: Newest interactions of a user that count: nobody decides alone what belongs together.
+_OF_USER: Final = 500
+#: Items whose vectors are computed at once after the training.
+_AT_ONCE: Final = 20_000
+
+
+class TextHeadSettings(TrainSettings, frozen=True):
+    """Settings of `text_head`.
+
+    Attributes:
+        hidden: Units of the hidden layer.
+        steps: Updates of the weights.
+        batch: Pairs of items in an update; each pair has the items of the others as negatives.
+        apart: Two items belong together when a user had to do with both, at most so many interactions apart.
+        rate: Learning rate.
+        scale: Factor of the cosines in the softmax.
+        keep: Strength of the pull towards the text vectors, by the mean squared distance.
+    """
+
+    hidden: Annotated[int, Meta(ge=1, le=8192)] = 512
+    steps: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+    batch: Annotated[int, Meta(ge=2, le=8192)] = 512
+    apart: Annotated[int, Meta(ge=1, le=100)] = 3
+    rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
+    scale: Annotated[float, Meta(gt=0, le=1000)] = 20.0
+    keep: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+
+
+class TextHeadTrainer(Trainer):
+    """Unit vectors of all items with a text, f(x) = normalise(x + W2 gelu(W1 x + b1) + b2), which begins as x."""
+
+    Settings = TextHeadSettings
+    is_slow = True
+    needs_text = True
+    grid = ({}, {"steps": 600}, {"keep": 1.0})
+
+    def train(self, log: TrainingLog, text: Vectors | None, settings: TextHeadSettings) -> Learned:
+        """Learn the network from pairs of items, and a linear map that stands for it where an item comes later."""
+        if text is None or not text.any():
+            raise TrainingError(
+                "the training 'text_head' needs text vectors of the log's items; run: recserve index build"
+            )
+        items = np.flatnonzero(text[: len(log.items)].any(axis=1))
+        pairs = _Pairs(log, items, settings.apart)
+        # A log without pairs says nothing, and the network stays what it begins as.
+        vectors, loss = _trained(text[items], pairs, settings, settings.steps if pairs.count else 0)
+        figures = {"pairs": pairs.count, "loss": round(loss, 4)}
+        return Learned(items=items, vectors=vectors, text_map=text_map(text, items, vectors), figures=figures)
+
+    def needed_bytes(self, log: TrainingLog, settings: TextHeadSettings) -> int:
+        """The pairs, and the text vectors twice."""
+        return 8 * settings.apart * len(log.item) + 8 * 1024 * len(log.items)
+
+
+class _Pairs:
+    """Pairs of items that users had to do with shortly after each other, in both directions.
+
+    Attributes:
+        count: Number of pairs.
+        share: [items] share of each item among the items of all pairs.
+    """
+
+    def __init__(self, log: TrainingLog, items: Ints, apart: int) -> None:
+        place_of = np.full(len(log.items), -1, np.int64)
+        place_of[items] = np.arange(len(items))
+        ends = np.searchsorted(log.user, log.user, side="right")
+        counted = (place_of[log.item] >= 0) & (ends - np.arange(len(log.item)) <= _OF_USER)
+        user, self._item = log.user[counted], place_of[log.item[counted]]
+        found = []
+        for lag in range(1, apart + 1):
+            later = np.arange(lag, len(user))
+            is_pair = (user[later] == user[later - lag]) & (self._item[later] != self._item[later - lag])
+            found.append(later[is_pair])
+        self._later, self._ends = np.concatenate(found), np.cumsum([len(later) for later in found])
+        self.count = len(self._later)
+        earlier = self._later - np.repeat(np.arange(1, apart + 1), [len(later) for later in found])
+        counts = np.bincount(self._item[self._later], minlength=len(items))
+        counts += np.bincount(self._item[earlier], minlength=len(items))
+        self.share = counts / max(1, counts.sum())
+
+    def drawn(self, random: np.random.Generator, n: int) -> tuple[Ints, Ints]:
+        """Two lists of n items each, a pair in each place."""
+        number = random.integers(self.count, size=n)
+        later = self._later[number]
+        lag = 1 + np.searchsorted(self._ends, number, side="right")
+        return self._item[later - lag], self._item[later]
+
+
+def _trained(text: Vectors, pairs: _Pairs, settings: TextHeadSettings, steps: int) -> tuple[Vectors, float]:
+    """[items, dim] unit vectors of the trained network, and the mean loss of the last tenth of the steps."""
+    # Here, since loading torch takes a while.
+    import torch
+    from torch.nn import functional
+
+    torch.manual_seed(settings.seed)
+    random = np.random.default_rng(settings.seed)
+    inputs = torch.from_numpy(np.ascontiguousarray(text))
+    log_share = torch.from_numpy(np.log(np.maximum(pairs.share, 1e-12)).astype(np.float32))
+    network = _network(text.shape[1], settings.hidden)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        first, second = (torch.from_numpy(items) for items in pairs.drawn(random, settings.batch))
+        used, place = torch.unique(torch.cat([first, second]), return_inverse=True)
+        outputs = functional.normalize(inputs[used] + network(inputs[used]), dim=1)
+        logits = settings.scale * outputs[place[: len(first)]] @ outputs[place[len(first) :]].T
+        loss = (_softmax_loss(logits, second, log_share) + _softmax_loss(logits.T, first, log_share)) / 2
+        losses.append(loss.item())
+        if settings.keep:
+            loss = loss + settings.keep * ((outputs - inputs[used]) ** 2).sum(dim=1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        parts = [functional.normalize(part + network(part), dim=1).numpy() for part in torch.split(inputs, _AT_ONCE)]
+    return np.concatenate(parts), float(np.mean(losses[-max(1, steps // 10) :] or [0.0]))
+
+
+def _network(dim: int, hidden: int) -> Any:
+    """What is added to a text vector; nothing at the beginning."""
+    from torch import nn
+
+    network = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+    nn.init.zeros_(network[2].weight)
+    nn.init.zeros_(network[2].bias)
+    return network
+
+
+def _softmax_loss(logits: Any, targets: Any, log_share: Any) -> Any:
+    """Mean cross entropy of the diagonal, log-Q corrected; other places of the same item are no negatives."""
+    import torch
+
+    corrected = logits - log_share[targets][None]
+    is_same = (targets[:, None] == targets[None]) & ~torch.eye(len(targets), dtype=torch.bool)
+    return torch.nn.functional.cross_entropy(corrected.masked_fill(is_same, -1e4), torch.arange(len(targets)))

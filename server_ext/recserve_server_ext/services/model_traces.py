@@ -1,0 +1,36 @@
+"""Which trained models may hold a trace of erased users, and until when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from recserve_client.contract import ModelTrace
+from recserve_server_ext.config.server import ModelSettings
+from recserve_server_ext.index.trained_versions import KeptVersion, kept_versions, last_training
+from recserve_server_ext.interactions.store import InteractionStore
+
+
+def traced_versions(spaces: Path, store: InteractionStore) -> list[KeptVersion]:
+    """The versions of trained spaces that saw a user who was erased afterwards."""
+    found = []
+    for one in kept_versions(spaces):
+        log = {} if one.manifest is None else one.manifest.made_from.get("log", {})
+        if log and store.erasures_seen(log["number"], log["revision"]):
+            found.append(one)
+    return found
+
+
+def tracer(settings: ModelSettings) -> Callable[[InteractionStore], list[ModelTrace]]:
+    """A function that gives the models which may hold a trace of erased users of a store."""
+    if not settings.spaces:
+        return lambda _: []
+    return partial(model_traces, Path(settings.spaces), train_every=settings.serve.train_every)
+
+
+def model_traces(spaces: Path, store: InteractionStore, train_every: float) -> list[ModelTrace]:
+    """The models of `traced_versions`, with the time of the next training; see `ServeSettings.train_every`."""
+    last = last_training(spaces)
+    until = None if last is None or not train_every else last + train_every
+    return [ModelTrace(one.space, one.folder.name, until) for one in traced_versions(spaces, store)]

@@ -1,0 +1,194 @@
+"""The strategy `sequence` over a real Triton: trained, taken over by an index, served by a model of its own."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recserve_client import Client, ClientOptions, NewItem, interaction, item, text
+from recserve_client.errors import InvalidRequest, Unavailable
+from recserve_export.index.build import build
+from recserve_export.index.engine_choice import Settings
+from recserve_export.training.publish import Request, train_home
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.selection import choose_encoder
+from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.interactions.interaction import Interaction
+from recserve_server_ext.interactions.key_file import read_pseudonyms
+from recserve_server_ext.interactions.store import InteractionStore
+from support.served import Served, served
+from support.tiny_home import copy_home
+
+pytestmark = pytest.mark.triton
+USERS, ITEMS, LENGTH = 60, 40, 12
+SETTINGS = {"dim": 16, "length": LENGTH, "layers": 1, "epochs": 12, "rate": 0.01, "held_out": 0.0}
+
+
+def train_and_build(home: Path, seed: int = 0) -> None:
+    workspace, settings = Workspace(home), {"sequence": {**SETTINGS, "seed": seed}}
+    train_home(workspace, workspace.interactions, Request(names=["sequence"], settings=settings, force=True))
+    build(workspace, choose_encoder(workspace, "auto"), Settings(engine="exact"))
+
+
+@pytest.fixture(scope="module")
+def films(tiny_home: Path) -> list[str]:
+    return Snapshot.load(current(Workspace(tiny_home).snapshots)).ids
+
+
+@pytest.fixture(scope="module")
+def untrained(tiny_home: Path, films: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a log in which every user goes from film to film in one order, from a film of their own."""
+    copy = copy_home(tiny_home, tmp_path_factory.mktemp("sequence") / "home")
+    workspace = Workspace(copy)
+    pseudonyms = read_pseudonyms(workspace.pseudonym_key)
+    events = [
+        Interaction(
+            user=pseudonyms.of(f"user{user}"),
+            type="like",
+            item=films[(user + step) % ITEMS],
+            timestamp=1_700_000_000.0 + 1000 * user + 10 * step,
+        )
+        for user in range(USERS)
+        for step in range(10)
+    ]
+    with InteractionStore(workspace.interactions, create=True) as store:
+        assert {found.status for found in store.record(events)} == {"recorded"}
+    return copy
+
+
+@pytest.fixture(scope="module")
+def home(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("trained") / "home"
+    shutil.copytree(untrained, copy, symlinks=True)
+    train_and_build(copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def live(home: Path) -> Iterator[Served]:
+    with served(home) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def client(live: Served) -> Iterator[Client]:
+    with Client(live.grpc, ClientOptions(deadline_s=30, tries=10)) as client:
+        yield client
+
+
+def test_a_history_leads_to_what_follows(client: Client, films: list[str]) -> None:
+    for start in (0, 7, 20):
+        slate = client.recommend([item(film) for film in films[start : start + 5]], k=3, strategy="sequence")
+        assert slate.strategy == "sequence"
+        assert films[start + 5] in {found.id for found in slate.items}
+
+
+def test_the_same_history_gives_the_same_scores_in_any_company(client: Client, films: list[str]) -> None:
+    def scores(start: int) -> list[tuple[str, float]]:
+        history = [item(film) for film in films[start : start + 4]]
+        return [(found.id, found.score) for found in client.recommend(history, k=5, strategy="sequence").items]
+
+    alone = [scores(start) for start in range(12)]
+    together: list[list[tuple[str, float]] | None] = [None] * 12
+
+    def ask(start: int) -> None:
+        together[start] = scores(start)
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
+def test_a_user_by_id_and_what_happened_a_second_ago(client: Client, films: list[str]) -> None:
+    assert films[13] in {found.id for found in client.recommend_for("user3", k=3, strategy="sequence").items}
+    client.interactions.record([interaction("user3", "like", films[25]), interaction("user3", "like", films[26])])
+    assert films[27] in {found.id for found in client.recommend_for("user3", k=3, strategy="sequence").items}
+
+
+def test_a_session_is_the_newest_of_a_history(client: Client, films: list[str]) -> None:
+    session = [item(films[30]), item(films[31])]
+    slate = client.recommend_for("user7", k=3, strategy="sequence", session=session)
+    assert films[32] in {found.id for found in slate.items}
+
+
+def test_a_new_item_and_a_text_count_at_once(client: Client, films: list[str]) -> None:
+    client.items.upsert([NewItem("brandnew", {"title": "a film about lighthouses"})])
+    every = client.recommend([item(films[3])], k=300, strategy="sequence").items
+    assert "brandnew" in {found.id for found in every}
+    history = [item(films[3]), item("brandnew")]
+    with_new = client.recommend(history, k=3, strategy="sequence").items
+    with_text = client.recommend([item(films[3]), text("a film about lighthouses")], k=3, strategy="sequence").items
+    assert [found.score for found in with_new] == pytest.approx([found.score for found in with_text], abs=1e-4)
+    assert with_new[0].score != client.recommend(history[:1], k=1, strategy="sequence").items[0].score
+    client.items.delete(["brandnew"])
+    every = client.recommend([item(films[3])], k=300, strategy="sequence").items
+    assert "brandnew" not in {found.id for found in every}
+
+
+def test_reasons_are_approximate_and_say_what_a_behaviour_changed(client: Client, films: list[str]) -> None:
+    history = [item(film) for film in films[5:10]]
+    plain = client.recommend(history, k=2, strategy="sequence", options={"reasons": 0})
+    assert not plain.approximate
+    assert not any(found.contributions for found in plain.items)
+    slate = client.recommend(history, k=2, strategy="sequence", options={"reasons": 2})
+    assert slate.approximate is True
+    without = client.recommend(history[:4], k=300, strategy="sequence", exclude_history=False)
+    score_of = {found.id: found.score for found in without.items}
+    for found in slate.items:
+        assert found.contributions
+        assert found.contributions[:3] == [0.0, 0.0, 0.0]
+        assert found.contributions[4] == pytest.approx(found.score - score_of[found.id], abs=1e-5)
+
+
+def test_interest_clusters_have_runs_of_their_own(client: Client, films: list[str]) -> None:
+    history = [item(film) for film in (*films[5:10], *films[25:30])]
+    slate = client.recommend(history, k=6, strategy="sequence", interests=2)
+    assert len(slate.interests or []) >= 1
+    assert len(slate.items) == 6
+
+
+def test_users_without_a_usable_history(client: Client) -> None:
+    assert client.recommend_for("nobody at all", k=3, strategy="sequence").strategy == "popular"
+    with pytest.raises(InvalidRequest):
+        client.recommend_for("nobody at all", k=3, strategy="sequence", on_cold="error")
+
+
+def test_a_fusion_waits_for_its_part(client: Client, films: list[str]) -> None:
+    history = [item(film) for film in films[5:10]]
+    weights = {"weights": {"sequence": 1.0, "text": 1.0}, "by": "rank", "prior": 0.0}
+    slate = client.recommend(history, k=3, strategy="fusion", options=weights)
+    assert set(slate.items[0].parts or {}) == {"sequence", "text"}
+
+
+def test_a_dead_process_is_loaded_again(live: Served, client: Client, films: list[str]) -> None:
+    live.stub("sequence").kill()
+    live.wait_for("model_reloaded", timeout_s=60)
+    assert client.recommend([item(films[3])], k=1, strategy="sequence").items
+
+
+def test_a_new_training_is_served_without_a_failed_request(live: Served, client: Client, films: list[str]) -> None:
+    history = [item(film) for film in films[5:10]]
+    before = client.recommend(history, k=3, strategy="sequence")
+    train_and_build(live.home, seed=1)
+    revision = client.items.upsert([NewItem("later", {"title": "later"})]).revision
+    after = before
+    while after.items[0].score == before.items[0].score:  # as long as the test may take
+        after = client.recommend(history, k=3, strategy="sequence", min_revision=revision)
+    assert live.wait_for("network_loaded")
+    assert films[10] in {found.id for found in after.items}
+
+
+def test_without_a_training_it_is_refused_with_the_command(untrained: Path) -> None:
+    with (
+        served(untrained) as live,
+        Client(live.grpc, ClientOptions(deadline_s=30)) as client,
+        pytest.raises(Unavailable, match="run: recserve train sequence"),
+    ):
+        client.recommend_for("user0", strategy="sequence")

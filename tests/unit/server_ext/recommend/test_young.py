@@ -1,0 +1,93 @@
+"""Places for items that are younger than the last training."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from recserve_client.contract.slate_options import SlateOptions
+from recserve_server_ext.config.server import ServeSettings
+from recserve_server_ext.recommend.ranked_items import RankedItems
+from recserve_server_ext.recommend.young import placed, wanted, young_rows
+
+ROWS, K = 20, 10
+
+
+def job_of(ranked: RankedItems, young: list[int], usable: list[int] | None = None, **more: Any) -> Any:
+    """As much of a job as is looked at."""
+    is_young, is_usable = np.zeros(ROWS, np.bool_), np.zeros(ROWS, np.bool_)
+    is_young[young] = True
+    is_usable[range(ROWS) if usable is None else usable] = True
+    return SimpleNamespace(
+        ranked=ranked,
+        data=SimpleNamespace(view=SimpleNamespace(young=is_young)),
+        lists=[SimpleNamespace(query=SimpleNamespace(usable=is_usable))],
+        request=SimpleNamespace(k=K, page=more.pop("page", None)),
+        options=more.pop("options", None),
+        is_cold=more.pop("is_cold", False),
+    )
+
+
+def slate(*rows: int, rules: list[list[str]] | None = None) -> RankedItems:
+    return RankedItems(np.array(rows), rules=rules, is_by_score=rules is None)
+
+
+def test_the_share_is_of_the_places_and_what_is_there_counts() -> None:
+    full = slate(*range(K))
+    assert wanted(job_of(full, [15, 16]), 0.25) == 2
+    assert wanted(job_of(full, [3, 16]), 0.25) == 1
+    assert wanted(job_of(full, [3, 4, 5]), 0.25) == 0
+    assert wanted(job_of(full, [15]), 0.05) == 0
+
+
+def test_some_slates_get_none() -> None:
+    full, group = slate(*range(K)), SlateOptions(groups=[{"attribute": "genre", "at_most": 1}])  # type: ignore[list-item]
+    assert wanted(job_of(full, [15], page=object()), 0.5) == 0
+    assert wanted(job_of(full, [15], options=group), 0.5) == 0
+    assert wanted(job_of(full, [15], options=SlateOptions()), 0.5) == 5
+    assert wanted(job_of(full, [15], is_cold=True), 0.5) == 0
+
+
+def test_only_usable_items_that_are_not_there_are_taken_the_newest_first() -> None:
+    assert young_rows(job_of(slate(1, 15), [15, 16, 17, 18], usable=[1, 15, 16, 18])).tolist() == [18, 16]
+
+
+def test_the_last_places_are_given_up_but_not_those_of_rules() -> None:
+    rules = [["pin"], [], [], [], [], [], [], [], [], ["quota"]]
+    found = placed(job_of(slate(*range(K), rules=rules), [7, 15, 16]), np.array([15, 16]))
+    assert found.rows.tolist() == [0, 1, 2, 3, 4, 5, 7, 9, 15, 16]  # 7 is young and stays
+    assert found.rules == [["pin"], [], [], [], [], [], [], ["quota"], ["young"], ["young"]]
+    assert not found.is_by_score
+
+
+def test_a_short_slate_grows_and_gives_nothing_up() -> None:
+    found = placed(job_of(slate(0, 1), [15]), np.array([15]))
+    assert found.rows.tolist() == [0, 1, 15]
+    assert found.rules == [[], [], ["young"]]
+
+
+def test_a_slate_of_rules_gives_nothing_up() -> None:
+    found = placed(job_of(slate(*range(K), rules=[["pin"]] * K), [15]), np.array([15]))
+    assert found.rows.tolist() == list(range(K))
+
+
+def test_what_explored_stays_marked() -> None:
+    ranked = slate(*range(K))._replace(
+        explored=np.arange(K) == 2, propensity=np.full(K, 0.5), source=np.ones(K, np.int64)
+    )
+    found = placed(job_of(ranked, [15]), np.array([15]))
+    assert found.explored is not None
+    assert found.propensity is not None
+    assert found.source is not None
+    assert found.explored.tolist() == [False, False, True] + [False] * 7
+    assert found.propensity.tolist() == [0.5] * 9 + [1.0]
+    assert found.source.tolist() == [1] * 9 + [0]
+
+
+def test_the_share_is_bounded() -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"<= 0\.5"):
+        msgspec.convert({"young_share": 0.6}, ServeSettings)
