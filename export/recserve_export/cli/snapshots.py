@@ -65,14 +65,14 @@ def _publish(home: Path, precision: options.Precision, milvus: MilvusSettings, n
         from recserve_export.index.milvus import ready_in_milvus
         from recserve_server_ext.encoder.manifest import read_manifest
         from recserve_server_ext.encoder.selection import choose_encoder
-        from recserve_server_ext.index import snapshots
+        from recserve_server_ext.index import snapshot_versions
 
         workspace, ready = Workspace(home), ready_in_milvus(milvus)
         encoder = read_manifest(choose_encoder(workspace, precision), verify=False).runtime_fingerprint
         if name is None:
-            found = snapshots.rollback(workspace.snapshots, encoder, ready)
+            found = snapshot_versions.rollback(workspace.snapshots, encoder, ready)
         else:
-            found = snapshots.activate(workspace.snapshots, name, encoder, ready)
+            found = snapshot_versions.activate(workspace.snapshots, name, encoder, ready)
         say(f"snapshot {found.id} is published")
 
 

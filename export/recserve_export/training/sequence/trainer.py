@@ -8,6 +8,7 @@ import numpy as np
 
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import Learned, Trainer, TrainingLog, Work, text_map
+from recserve_export.training.one_thread import one_thread
 from recserve_export.training.sequence.settings import SequenceSettings
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.networks.network import new_network
@@ -30,21 +31,16 @@ class SequenceTrainer(Trainer):
         if settings.dim % settings.heads:
             raise TrainingError(f"dim={settings.dim} is not a multiple of heads={settings.heads}")
         # Here, since only this training needs torch.
-        import torch
-
         from recserve_export.training.sequence.checkpoint import Checkpoint
         from recserve_export.training.sequence.export import to_onnx
         from recserve_export.training.sequence.fit import fit
         from recserve_export.training.sequence.int8 import check_int8, to_int8
 
-        items, threads = np.flatnonzero(log.counts), torch.get_num_threads()
+        items = np.flatnonzero(log.counts)
         checkpoint = Checkpoint(work.folder and work.folder / _CHECKPOINT, log, settings)
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             found = fit(log, items, settings, checkpoint, work.done)
             content = to_onnx(found.network, settings.dim)
-        finally:
-            torch.set_num_threads(threads)
         figures: dict[str, Any] = {"epochs": found.epochs, "held_out_losses": [round(loss, 4) for loss in found.losses]}
         if settings.precision == "int8":
             fp32, content = content, to_int8(content)

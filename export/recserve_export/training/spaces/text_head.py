@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, text_map
+from recserve_export.training.one_thread import one_thread
 from recserve_server_ext.common.arrays import Ints, Vectors
 
 #: Newest interactions of a user that count: nobody decides alone what belongs together.
@@ -60,7 +61,8 @@ class TextHeadTrainer(Trainer):
         items = np.flatnonzero(text[: len(log.items)].any(axis=1))
         pairs = _Pairs(log, items, settings.apart)
         # A log without pairs says nothing, and the network stays what it begins as.
-        vectors, loss = _trained(text[items], pairs, settings, settings.steps if pairs.count else 0)
+        with one_thread():
+            vectors, loss = _trained(text[items], pairs, settings, settings.steps if pairs.count else 0)
         figures = {"pairs": pairs.count, "loss": round(loss, 4)}
         return Learned(items=items, vectors=vectors, text_map=text_map(text, items, vectors), figures=figures)
 
