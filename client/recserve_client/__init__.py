@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from recserve_client.options import ClientOptions
     from recserve_client.results import Reason, reasons
     from recserve_client.server_calls import ServerInfo
+    from recserve_client.tls import Tls
     from recserve_client.user_calls import interaction
 
 _NAMES = {
@@ -38,6 +39,7 @@ _NAMES = {
     "options": ("ClientOptions",),
     "results": ("Reason", "reasons"),
     "server_calls": ("ServerInfo",),
+    "tls": ("Tls",),
     "user_calls": ("interaction",),
 }  # fmt: skip
 _MODULE_OF = {name: f"recserve_client.{module}" for module, names in _NAMES.items() for name in names}
@@ -59,6 +61,7 @@ __all__ = [
     "Slate",
     "SlateItem",
     "SlateOptions",
+    "Tls",
     "interaction",
     "item",
     "reasons",

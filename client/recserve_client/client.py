@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -11,14 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client import calls, item_calls, server_calls, user_calls
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
 from recserve_client.contract.addresses import channel_options, proxy_in_the_way
-from recserve_client.errors import DeadlineExceeded, RecserveError, StaleRevision, Unavailable, from_rpc
+from recserve_client.errors import DeadlineExceeded, Overloaded, RecserveError, StaleRevision, Unavailable, from_rpc
 from recserve_client.options import ClientOptions
+from recserve_client.throttle import RetryBudget, Throttle
+from recserve_client.tls import Tls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,12 +30,12 @@ DEFAULT_ADDRESS = "127.0.0.1:8001"
 MAX_CONCURRENT = 64
 
 
-def _open_channel(api: Any, address: str, options: ClientOptions) -> Any:
+def _open_channel(api: Any, address: str, options: ClientOptions, tls: Tls | None) -> Any:
     """A channel of `grpc` or `grpc.aio`."""
     channel = [*options.channel(), *channel_options(address)]
-    if options.credentials is None:
+    if tls is None:
         return api.insecure_channel(address, options=channel)
-    return api.secure_channel(address, options.credentials, options=channel)
+    return api.secure_channel(address, tls.credentials(), options=[*channel, *tls.channel_options()])
 
 
 class _Runner(Protocol):
@@ -62,21 +65,41 @@ def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[_AsyncRunner,
 class _Tries:
     """The deadline and the retries of one call."""
 
-    def __init__(self, address: str, options: ClientOptions, deadline_s: float | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        options: ClientOptions,
+        budget: RetryBudget,
+        throttle: Throttle,
+        deadline_s: float | None,
+    ) -> None:
+        self._throttle = throttle
         self._address = address
+        self._options = options
+        self._budget = budget
+        budget.earn()
         self._end = time.monotonic() + (options.deadline_s if deadline_s is None else deadline_s)
         self._pauses = options.pauses()
 
-    def left_s(self) -> float:
-        """Seconds until the deadline.
+    def prepared(self, request: Any) -> float:
+        """Seconds until the deadline, which the request tells the server too: it drops what comes too late.
 
         Raises:
             DeadlineExceeded: The deadline has passed.
+            Overloaded: The server has refused so many calls that this one is not sent.
         """
+        if self._throttle.refuses():
+            raise Overloaded("not sent: the server refuses most calls, having too much to do", status="UNAVAILABLE")
         left = self._end - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded("the deadline passed before the call was sent", status="DEADLINE_EXCEEDED")
+        if isinstance(request, service_pb2.ModelInferRequest):
+            request.parameters["timeout"].int64_param = math.ceil(left * 1e6)
         return left
+
+    def accepted(self) -> None:
+        """Count an answer."""
+        self._throttle.answered(accepted=True)
 
     def pause_after(self, error: grpc.RpcError) -> float:
         """Seconds to pause before the next try.
@@ -85,10 +108,13 @@ class _Tries:
             RecserveError: The failure, where it is final, no try is left, or the deadline is too near.
         """
         failure = from_rpc(error)
+        self._throttle.answered(accepted=not isinstance(failure, Overloaded | DeadlineExceeded))
         # The server has waited for a stale revision already.
         is_retryable = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
         pause = next(self._pauses, None) if is_retryable else None
-        if pause is None or time.monotonic() + pause >= self._end:
+        if pause is not None and isinstance(failure, Overloaded) and failure.retry_after_ms is not None:
+            pause = self._options.pause_after(failure.retry_after_ms / 1000)
+        if pause is None or time.monotonic() + pause >= self._end or not self._budget.spend():
             if isinstance(failure, Unavailable) and failure.kind is None and (name := proxy_in_the_way(self._address)):
                 told = f"{failure.message}; the connection may go through the proxy of {name}: see no_proxy"
                 raise Unavailable(told, status=failure.status) from None
@@ -175,16 +201,23 @@ class Client:
             slate = client.recommend([item("tt0076759"), text("space opera")], k=5)
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None) -> None:
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None, *, tls: Tls | None = None
+    ) -> None:
         """Prepare a connection, which is opened by the first call.
 
         Args:
             address: host:port of the server's gRPC.
             options: Deadline, retries and connection.
+            tls: TLS of the connection; `None` for plain text.
+
+        Raises:
+            OSError: A file of `tls` cannot be read.
         """
         self._address = address
         self._options = options or ClientOptions()
-        self._channel = _open_channel(grpc, address, self._options)
+        self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
+        self._channel = _open_channel(grpc, address, self._options, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = Items(self)
         self.interactions = Interactions(self)
@@ -228,14 +261,15 @@ class Client:
             return list(pool.map(settle, requests))
 
     def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._address, self._options, call.deadline_s)
+        tries = _Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
         while True:
             send = getattr(self._stub, call.method)
             try:
-                answer = send(call.request, timeout=tries.left_s())
+                answer = send(call.request, timeout=tries.prepared(call.request))
             except grpc.RpcError as error:
                 time.sleep(tries.pause_after(error))
                 continue
+            tries.accepted()
             result = call.read(answer)
             if not isinstance(result, Call):
                 return result
@@ -261,15 +295,22 @@ class AsyncClient:
             slate = await client.recommend([item("tt0076759")], k=5)
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None) -> None:
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None, *, tls: Tls | None = None
+    ) -> None:
         """Prepare a client; the first call of each event loop opens a connection, so `asyncio.run` may come again.
 
         Args:
             address: host:port of the server's gRPC.
             options: Deadline, retries and connection.
+            tls: TLS of the connection; `None` for plain text.
+
+        Raises:
+            OSError: A file of `tls` cannot be read.
         """
-        self._address = address
+        self._address, self._tls = address, tls
         self._options = options or ClientOptions()
+        self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
         #: A channel and its methods by event loop, since a channel of grpc.aio works in the one that made it.
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, Any]]
         self._connections = weakref.WeakKeyDictionary()
@@ -314,15 +355,16 @@ class AsyncClient:
         return await asyncio.gather(*map(settle, requests))
 
     async def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._address, self._options, call.deadline_s)
+        tries = _Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
         stub = self._stub()
         while True:
             send = getattr(stub, call.method)
             try:
-                answer = await send(call.request, timeout=tries.left_s())
+                answer = await send(call.request, timeout=tries.prepared(call.request))
             except grpc.RpcError as error:
                 await asyncio.sleep(tries.pause_after(error))
                 continue
+            tries.accepted()
             result = call.read(answer)
             if not isinstance(result, Call):
                 return result
@@ -333,7 +375,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         connection = self._connections.get(loop)
         if connection is None:
-            channel = _open_channel(grpc.aio, self._address, self._options)
+            channel = _open_channel(grpc.aio, self._address, self._options, self._tls)
             connection = self._connections[loop] = (channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
         return connection[1]
 

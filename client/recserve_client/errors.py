@@ -9,6 +9,7 @@
     │   └── UnknownItem     NOT_FOUND          the catalogue lacks items; the message lists them
     ├── AlreadyExists       ALREADY_EXISTS     another change was made with this request id
     ├── Unavailable         UNAVAILABLE        the server cannot take the request now; retrying is safe
+    │   ├── Overloaded      UNAVAILABLE        more waits than can be answered in time; see `retry_after_ms`
     │   └── StaleRevision   UNAVAILABLE        the catalogue did not reach `min_revision` in the server's waiting time
     ├── DeadlineExceeded    DEADLINE_EXCEEDED  no answer in time
     ├── Cancelled           CANCELLED          cancelled by the caller
@@ -22,7 +23,7 @@ from typing import Final
 
 import grpc
 
-from recserve_client.contract import ErrorKind, RequestError, split_message
+from recserve_client.contract import ErrorKind, RequestError, retry_after_ms, split_message
 
 
 class RecserveError(Exception):
@@ -65,6 +66,18 @@ class Unavailable(RecserveError):  # noqa: N818 - named like the gRPC status
     """The server cannot take the request now; retrying is safe."""
 
 
+class Overloaded(Unavailable):
+    """The server has more to do than it can in time; the client tries again after `retry_after_ms`, within its budget.
+
+    Attributes:
+        retry_after_ms: When the server expects to have time; `None` where it does not say.
+    """
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        return retry_after_ms(self.message)
+
+
 class StaleRevision(Unavailable):
     """The catalogue did not reach `min_revision` within the server's waiting time; the client does not retry."""
 
@@ -103,6 +116,7 @@ ERROR_OF: Final[dict[str, type[RecserveError]]] = {
 ERROR_OF_KIND: Final[dict[ErrorKind, type[RecserveError]]] = {
     ErrorKind.UNKNOWN_ITEM: UnknownItem,
     ErrorKind.EXPIRED_CURSOR: ExpiredCursor,
+    ErrorKind.OVERLOADED: Overloaded,
     ErrorKind.STALE_REVISION: StaleRevision,
 }
 

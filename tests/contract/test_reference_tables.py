@@ -20,6 +20,7 @@ from recserve_export.bulk_encoding.job import SCHEMA, Job
 from recserve_export.outcomes.export import Impression
 from recserve_export.outcomes.outcomes import Named
 from recserve_export.tabular.rows import Reason
+from recserve_server_ext.batching.batcher import OWN
 from recserve_server_ext.catalogue import tables as catalogue_tables
 from recserve_server_ext.encoder.manifest import EncoderManifest
 from recserve_server_ext.encoder.selection import EncoderChoice
@@ -64,11 +65,12 @@ class TestMetrics:
         source = (SERVER / "triton" / "metrics.py").read_text(encoding="utf-8")
         in_code = set(re.findall(r'"(recserve_\w+)"', source))
         rows = table(read("reference/metrics.md"), "metric")
+        models = {"recommend", "embed", "items", "interactions", "encoder", OWN}
         assert sorted(codes(row[0])[0] for row in rows) == sorted(in_code)
         for name, kind, labels, _ in rows:
             assert kind.startswith("counter") == codes(name)[0].endswith("_total")
             for label in codes(labels):
-                assert f'"{label}"' in source or f"{label}=" in source or label in ("recommend", "items")
+                assert f'"{label}"' in source or f"{label}=" in source or label in models
 
     def test_metrics_that_other_pages_name(self) -> None:
         known = set(first_codes("reference/metrics.md", "metric"))

@@ -19,7 +19,7 @@ def test_both_fronts_are_reached_whatever_proxies_there_are(
 ) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with served(tiny_home, "--host", host) as server, Client(server.grpc) as client:
+    with served(tiny_home, "--host", host, "--insecure") as server, Client(server.grpc) as client:
         assert client.ready(deadline_s=30)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{server.metrics}/metrics", timeout=10) as page:

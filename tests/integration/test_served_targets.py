@@ -67,7 +67,7 @@ def test_the_exported_embedded_model_stands_alone(tiny_home: Path, encoder: Text
     endpoint = claim_endpoint("127.0.0.1", 0, 0)
     process = TritonProcess(binary, folder, endpoint)
     try:
-        ended = server_version(endpoint.grpc, 30, until=lambda: process.exit_code() is not None)
+        ended = server_version(endpoint, 30, until=lambda: process.exit_code() is not None)
         assert ended is not None, process.last_lines()
         tokens = encoder.tokenizer(TEXTS)
         wire, (rows,) = Wire(endpoint.grpc), [np.arange(len(TEXTS))]

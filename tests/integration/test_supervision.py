@@ -19,6 +19,7 @@ import pytest
 
 import recserve_server_ext
 from recserve_server_ext.triton.probes import Admin
+from recserve_server_ext.triton.process import Endpoint
 from recserve_server_ext.triton.repository import model_sources
 from support.callers import load, wait_answer
 from support.served import Served, serve_command, served
@@ -68,7 +69,7 @@ def test_a_second_start_on_the_port_says_so(server: Served, tiny_home: Path) -> 
 
 def test_the_repository_is_closed_to_strangers(server: Served) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        Admin(server.grpc, []).reload("recommend", 5)
+        Admin(Endpoint("127.0.0.1", int(server.grpc.rpartition(":")[2]), 0), []).reload("recommend", 5)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert Wire(server.grpc).ask("embed", {"texts": ["war"]})["count"] == 1
 

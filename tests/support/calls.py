@@ -6,6 +6,7 @@ import queue
 from collections.abc import Callable
 
 from recserve_client.contract import RequestError
+from recserve_server_ext.batching.admission import NO_DEADLINE
 from recserve_server_ext.batching.batcher import Answer
 
 _LIMIT_S = 60.0
@@ -14,7 +15,8 @@ _LIMIT_S = 60.0
 class Call:
     """A request, and what it was answered later; a test says when its caller gives up."""
 
-    def __init__(self, raw: bytes | RequestError) -> None:
+    def __init__(self, raw: bytes | RequestError, deadline_ns: int = NO_DEADLINE) -> None:
+        self.deadline_ns = deadline_ns
         self._raw = raw
         self._sent: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.answers: list[Answer] = []

@@ -139,6 +139,28 @@ def http(
 
 
 @app.command()
+def overload(
+    home: Home = DEFAULT_HOME,
+    precision: Precision = "auto",
+    items: Items = 17_000,
+    raw: Annotated[bool, typer.Option("--raw", help="Send everything, without the throttle of the client.")] = False,
+    quick: Quick = False,
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+    plot: Plot = None,
+) -> None:
+    """Measure up to ten times more requests than the server has capacity for: goodput, latency and recovery."""
+    output = Output(json_file, plot)
+    with output.measuring() as show:
+        from recserve_benchmarks.overload import report
+        from recserve_benchmarks.overload.bench import OverloadBench
+
+        run = _run(home, precision, items=items, quick=quick, seed=seed, show=show)
+        results = OverloadBench(run, raw=raw).measure(output.keep)
+    output.write(results, report.parts(results), report.draw)
+
+
+@app.command()
 def evaluate(
     log: Annotated[
         Literal["small", "medium", "large", "all"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -52,7 +52,7 @@ def unseen_texts(titles: Sequence[str], users: int, seed: int) -> list[list[str]
     return histories
 
 
-def infer_requests(model: str, packed: Sequence[bytes]) -> Iterator[bytes]:
+def infer_requests(model: str, packed: Iterable[bytes]) -> Iterator[bytes]:
     """Serialised ModelInferRequests of packed requests."""
     for raw in packed:
         request = service_pb2.ModelInferRequest(model_name=model)

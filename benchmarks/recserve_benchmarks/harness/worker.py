@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
@@ -61,6 +61,10 @@ class Worker(Generic[J, A]):
             self._process.kill()
             self._process.wait()
         self._answers.close()
+
+    def pin(self, cores: Collection[int]) -> None:
+        """Keep the process to these cores; for one that has no threads yet."""
+        os.sched_setaffinity(self._process.pid, cores)
 
     def ask(self, job: J) -> A:
         """Hand over a job and wait for the answer.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import msgspec
 import typer
 
+from recserve_client.cli.connect import DEFAULT_ADDRESS, Address, connect
 from recserve_client.cli.console import err, fail, out
 
 if TYPE_CHECKING:
@@ -58,13 +59,12 @@ def recommend(
         list[str] | None, typer.Option(help="Favour large counts, ATTRIBUTE:WEIGHT; repeatable.")
     ] = None,
     pin: Annotated[list[str] | None, typer.Option(help="Give an item a fixed place, ID=PLACE; repeatable.")] = None,
-    address: Annotated[str, typer.Option(help="host:port of the server.")] = "127.0.0.1:8001",
+    address: Address = DEFAULT_ADDRESS,
     deadline_s: Annotated[float, typer.Option(help="Seconds to wait.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the slate as JSON.")] = False,
 ) -> None:
     """Ask a running server for recommendations."""
     from recserve_client.cli.slate_words import slate_options, strategy_options
-    from recserve_client.client import Client
     from recserve_client.contract import Behaviour
     from recserve_client.errors import RecserveError
     from recserve_client.results import behaviours_of
@@ -95,7 +95,7 @@ def recommend(
     except ValueError as error:
         fail(str(error), code=2)
     try:
-        with Client(address) as client:
+        with connect(address) as client:
             # An id may hold an equals sign, so the whole value is tried as an id first.
             doubtful = [value for value in (*liked, *disliked) if "=" in value]
             found = client.items.get(doubtful, deadline_s=deadline_s).items if doubtful else []

@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from recserve_client.cli.connect import DEFAULT_ADDRESS, Address, connect
 from recserve_client.cli.console import note, out
 from recserve_client.cli.recommend import fail_call
 
@@ -25,15 +26,13 @@ app = typer.Typer(help="Show, export and erase the stored data of a user.", no_a
 
 _SUBJECT_WIDTH = 40
 UserArgument = Annotated[str, typer.Argument(help="User id.")]
-AddressOption = Annotated[str, typer.Option(help="host:port of the server.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_ADDRESS = "127.0.0.1:8001"
 
 
 @app.command()
 def history(
     user: UserArgument,
-    address: AddressOption = _ADDRESS,
+    address: Address = DEFAULT_ADDRESS,
     rows: Annotated[int, typer.Option(min=1, help="Most rows of the table.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,7 +53,7 @@ def history(
 
 
 @app.command()
-def export(user: UserArgument, address: AddressOption = _ADDRESS) -> None:
+def export(user: UserArgument, address: Address = DEFAULT_ADDRESS) -> None:
     """Print all stored data of USER as JSON."""
     _print_json(_ask(address, lambda client: client.users.export(user)))
 
@@ -62,7 +61,7 @@ def export(user: UserArgument, address: AddressOption = _ADDRESS) -> None:
 @app.command()
 def erase(
     user: UserArgument,
-    address: AddressOption = _ADDRESS,
+    address: Address = DEFAULT_ADDRESS,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete all stored data of USER permanently, and print the receipt as JSON."""
@@ -77,11 +76,10 @@ def erase(
 
 
 def _ask(address: str, ask: Callable[[Client], R]) -> R:
-    from recserve_client.client import Client
     from recserve_client.errors import RecserveError
 
     try:
-        with Client(address) as client:
+        with connect(address) as client:
             return ask(client)
     except RecserveError as error:
         fail_call(error, address)

@@ -4,7 +4,7 @@ Its only dependency is msgspec.
 """
 
 from recserve_client.contract.embed import EmbedRequest, EmbedResponse, EmbedTimings
-from recserve_client.contract.errors import MEANING_OF, STATUS_OF, ErrorKind, split_message
+from recserve_client.contract.errors import MEANING_OF, STATUS_OF, ErrorKind, retry_after_ms, split_message
 from recserve_client.contract.interactions import (
     EraseUser,
     ErasureReceipt,
@@ -37,7 +37,7 @@ from recserve_client.contract.items import (
     OldItem,
     UpsertItems,
 )
-from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, pack, shown
+from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, overloaded, pack, shown
 from recserve_client.contract.recommend import (
     AssignedVariant,
     Behaviour,
@@ -101,7 +101,9 @@ __all__ = [
     "VerifyErasure",
     "bytes_element",
     "nearest",
+    "overloaded",
     "pack",
+    "retry_after_ms",
     "shown",
     "split_message",
 ]

@@ -1,13 +1,18 @@
 """Error kinds and their gRPC statuses: one table for server and clients.
 
 A refused request carries the message ``<kind>: <text>``. The kind is a value of `ErrorKind`; the text names the
-offending value. Clients read the kind from the prefix, so the text may change between versions.
+offending value. Clients read the kind from the prefix, so the text may change between versions; only that of
+`overloaded` always begins with ``retry_after_ms=<number>;``.
 """
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
+
+#: How the text of an `overloaded` refusal begins.
+_RETRY_AFTER: Final = re.compile(r"retry_after_ms=(\d{1,9});")
 
 
 class ErrorKind(StrEnum):
@@ -25,6 +30,7 @@ class ErrorKind(StrEnum):
     WRONG_TENSOR = "wrong_tensor"
     REQUEST_ID_REUSED = "request_id_reused"
     UNAVAILABLE = "unavailable"
+    OVERLOADED = "overloaded"
     STALE_REVISION = "stale_revision"
     INTERNAL = "internal"
 
@@ -43,6 +49,8 @@ STATUS_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.WRONG_TENSOR: "INVALID_ARGUMENT",
     ErrorKind.REQUEST_ID_REUSED: "ALREADY_EXISTS",
     ErrorKind.UNAVAILABLE: "UNAVAILABLE",
+    # Triton's Python models have no RESOURCE_EXHAUSTED.
+    ErrorKind.OVERLOADED: "UNAVAILABLE",
     ErrorKind.STALE_REVISION: "UNAVAILABLE",
     ErrorKind.INTERNAL: "INTERNAL",
 }
@@ -61,9 +69,16 @@ MEANING_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.WRONG_TENSOR: "The tensor does not hold exactly one readable BYTES element.",
     ErrorKind.REQUEST_ID_REUSED: "Another change was made with this `request_id`; nothing was done.",
     ErrorKind.UNAVAILABLE: "The encoder, the store or the queue cannot take the request now; try again later.",
+    ErrorKind.OVERLOADED: "More requests wait than can be answered in time; try again after `retry_after_ms`.",
     ErrorKind.STALE_REVISION: "The catalogue did not reach `min_revision` within the server's waiting time.",
     ErrorKind.INTERNAL: "A fault of the server; its log has the details under the error id.",
 }
+
+
+def retry_after_ms(text: str) -> int | None:
+    """Milliseconds after which an `overloaded` request may be tried again; `None` where its text names none."""
+    found = _RETRY_AFTER.match(text)
+    return int(found[1]) if found else None
 
 
 def split_message(message: str) -> tuple[ErrorKind | None, str]:

@@ -49,6 +49,11 @@ class RequestError(Exception):
         self.status = STATUS_OF[kind]
 
 
+def overloaded(why: str, *, retry_after_ms: int) -> RequestError:
+    """The refusal of a server that has too much to do; `recserve_client.contract.retry_after_ms` reads it."""
+    return RequestError(ErrorKind.OVERLOADED, f"retry_after_ms={retry_after_ms}; {why}")
+
+
 def shown(value: object) -> str:
     """A value as messages quote it: its repr, escaped to ASCII and cut to 80 characters."""
     text = ascii(value[: _SHOWN + 1] if isinstance(value, str | bytes) else value)

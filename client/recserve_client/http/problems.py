@@ -47,6 +47,7 @@ HTTP_STATUS_OF: Final[Mapping[str, int]] = {
     ErrorKind.WRONG_TENSOR: 400,
     ErrorKind.REQUEST_ID_REUSED: 422,
     ErrorKind.UNAVAILABLE: 503,
+    ErrorKind.OVERLOADED: 503,
     ErrorKind.STALE_REVISION: 503,
     ErrorKind.INTERNAL: 500,
     HttpKind.NOT_FOUND: 404,

@@ -4,6 +4,7 @@ from recserve_client.contract.models import ENCODER
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.services.embed import Embedder
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.triton.metrics import AdmissionMetrics
 
 
 class TritonPythonModel:
@@ -12,7 +13,9 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = model_settings(args)
         encoders = served_encoders(settings)
-        self._model = Batcher(Embedder(encoders.serving, settings.serve.limits), {ENCODER: encoders}, at_once=0)
+        service, batch = Embedder(encoders.serving, settings.serve.limits), settings.serve.batch
+        self._model = Batcher(service, {ENCODER: encoders}, at_once=0, full_batch=batch)
+        self._admissions = AdmissionMetrics("embed", self._model.admissions)
         settle_memory()
 
     def execute(self, requests):
@@ -20,3 +23,4 @@ class TritonPythonModel:
 
     def finalize(self):
         self._model.close()
+        self._admissions.close()

@@ -10,7 +10,7 @@ from recserve_server_ext.interactions.store import opener
 from recserve_server_ext.services.interactions import InteractionService
 from recserve_server_ext.services.model_traces import tracer
 from recserve_server_ext.triton.backend import execute, model_settings, settle_memory
-from recserve_server_ext.triton.metrics import interactions_metrics
+from recserve_server_ext.triton.metrics import AdmissionMetrics, interactions_metrics
 
 
 class TritonPythonModel:
@@ -27,7 +27,11 @@ class TritonPythonModel:
             settings.serve.limits,
             tracer(settings),
         )
-        self._model, self._sampled = Batcher(service, {}), interactions_metrics(service)
+        self._model, self._sampled = (
+            Batcher(service, {}, full_batch=settings.serve.batch),
+            interactions_metrics(service),
+        )
+        self._admissions = AdmissionMetrics("interactions", self._model.admissions)
         settle_memory()
 
     def execute(self, requests):
@@ -36,3 +40,4 @@ class TritonPythonModel:
     def finalize(self):
         self._model.close()
         self._sampled.close()
+        self._admissions.close()

@@ -5,7 +5,7 @@ from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.store import opener
 from recserve_server_ext.services.items import ItemService
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
-from recserve_server_ext.triton.metrics import EncoderMetrics
+from recserve_server_ext.triton.metrics import AdmissionMetrics, EncoderMetrics
 
 
 class TritonPythonModel:
@@ -13,10 +13,14 @@ class TritonPythonModel:
 
     def initialize(self, args):
         settings = model_settings(args)
+        serve = settings.serve
         encoders = served_encoders(settings, role="passage")
-        service = ItemService(opener(settings.store), encoders.serving, settings.serve.limits)
+        service = ItemService(opener(settings.store), encoders.serving, serve.limits)
         show = EncoderMetrics("items").show
-        self._model = Batcher(service, {ENCODER: encoders}, at_once=settings.serve.encoding, show_waiting=show)
+        self._model = Batcher(
+            service, {ENCODER: encoders}, at_once=serve.encoding, full_batch=serve.batch, show_waiting=show
+        )
+        self._admissions = AdmissionMetrics("items", self._model.admissions)
         settle_memory()
 
     def execute(self, requests):
@@ -24,3 +28,4 @@ class TritonPythonModel:
 
     def finalize(self):
         self._model.close()
+        self._admissions.close()

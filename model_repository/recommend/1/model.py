@@ -17,7 +17,14 @@ from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.services.recommend import RecommendService
 from recserve_server_ext.strategies.parts.chosen import ChosenFile
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
-from recserve_server_ext.triton.metrics import EncoderMetrics, LogMetrics, ViewMetrics, WaitMetrics, recommend_metrics
+from recserve_server_ext.triton.metrics import (
+    AdmissionMetrics,
+    EncoderMetrics,
+    LogMetrics,
+    ViewMetrics,
+    WaitMetrics,
+    recommend_metrics,
+)  # fmt: skip
 from recserve_server_ext.triton.network_calls import served_networks
 
 
@@ -42,8 +49,9 @@ class TritonPythonModel:
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(
             service, {ENCODER: encoders, SEQUENCE: networks}, at_once=serve.encoding, max_batch=serve.batch,
-            in_run=[SEQUENCE], revision_queue=waits, show_waiting=waiting.show,
+            in_run=[SEQUENCE], full_batch=serve.batch, revision_queue=waits, show_waiting=waiting.show,
         )  # fmt: skip
+        self._admissions = AdmissionMetrics("recommend", self._model.admissions)
         settle_memory()
 
     def execute(self, requests):
@@ -53,3 +61,4 @@ class TritonPythonModel:
         self._model.close()
         self._log.close()
         self._sampled.close()
+        self._admissions.close()

@@ -15,10 +15,16 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from recserve_client.contract import ErrorKind, RequestError, models
+from recserve_server_ext.batching.admission import Admission, waited_share
+from recserve_server_ext.batching.backlog import Backlog
 from recserve_server_ext.batching.call_queue import Batch, CallQueue
+from recserve_server_ext.batching.handler import Call as Call
+from recserve_server_ext.batching.handler import Handler as Handler
+from recserve_server_ext.batching.handler import ModelCall as ModelCall
+from recserve_server_ext.batching.handler import WaitingJob
 from recserve_server_ext.batching.revision_wait import Answer as Answer
 from recserve_server_ext.batching.revision_wait import NotYetError, RevisionWaitQueue
 from recserve_server_ext.common.arrays import Vectors
@@ -26,101 +32,26 @@ from recserve_server_ext.common.arrays import Vectors
 #: Encodes texts with the encoder of a runtime fingerprint: unit vectors [texts, dim]. Raises RequestError(unavailable)
 #: when the encoder cannot be reached.
 Encode = Callable[[Sequence[str], str], Vectors]
+#: Name of the queue for the work of the service itself.
+OWN: Final = "own"
 #: Calls a model of a version with distinct inputs: a result for each. Raises RequestError(unavailable).
 CallModel = Callable[[Sequence[Any], str], Any]
 _log = logging.getLogger(__name__)
 
 
-class ModelCall(NamedTuple):
-    """The model call that a request waits for.
-
-    Attributes:
-        model: Name of the model.
-        version: Version of the model, such as the runtime fingerprint of an encoder.
-        inputs: Distinct, hashable inputs; equal inputs of requests that wait together are sent once.
-    """
-
-    model: str
-    version: str
-    inputs: Sequence[Any]
-
-    @property
-    def key(self) -> Hashable:
-        """Calls with equal keys can be made together."""
-        return self.model, self.version
-
-
-class WaitingJob(Protocol):
-    """The state of one accepted request; times are in nanoseconds.
-
-    Attributes:
-        waited_ns: Time spent waiting.
-        resolve_ns: Time spent by the batch on decoding and look-ups.
-    """
-
-    waited_ns: int
-    resolve_ns: int
-
-
 J = TypeVar("J", bound=WaitingJob)
-
-
-class Handler(Protocol[J]):
-    """The service behind a packed model, such as `RecommendService` and `Embedder`; its steps, in their order.
-
-    Services that derive from it may leave out steps.
-    """
-
-    def begin(self) -> None:
-        """Begin a batch; called before its requests are accepted."""
-        return
-
-    def accept(self, raw: bytes) -> J:
-        """Decode and check one packed request; raises RequestError, or NotYetError where it must wait."""
-        ...
-
-    def look_up(self, jobs: Sequence[J]) -> None:
-        """Look up what is known already, for the whole batch."""
-        return
-
-    def pending(self, job: J) -> ModelCall | None:
-        """The model call that a request waits for; `None` when it can be answered."""
-        return None
-
-    def resume(self, jobs: Sequence[J], call: ModelCall, results: Any, took_ns: int) -> None:
-        """Take the results of a model call for all requests that waited for it: one for each distinct input."""
-        return
-
-    def answer(self, jobs: Sequence[J]) -> list[Answer]:
-        """Answer requests of one batch that wait for nothing."""
-        ...
-
-
-class Call(Protocol):
-    """One request as received from Triton."""
-
-    def read(self) -> bytes:
-        """The packed request; raises RequestError when the tensor cannot be read."""
-        ...
-
-    def defer(self) -> Callable[[Answer], None]:
-        """Leave the call open; returns a function that sends the answer later: once, from any thread."""
-        ...
-
-    def is_cancelled(self) -> bool:
-        """Whether the caller of a deferred call gave up; costs a round trip to the server process."""
-        ...
 
 
 class _Deferred(Generic[J]):
     """A job whose call was left open, and the model call that it waits for."""
 
-    __slots__ = ("call", "job", "send")
+    __slots__ = ("call", "deadline_ns", "job", "send")
 
-    def __init__(self, send: Callable[[Answer], None], job: J, call: ModelCall) -> None:
+    def __init__(self, send: Callable[[Answer], None], job: J, call: ModelCall, deadline_ns: int) -> None:
         self.send = send
         self.job = job
         self.call = call
+        self.deadline_ns = deadline_ns
 
     @property
     def key(self) -> Hashable:
@@ -139,6 +70,7 @@ class Batcher(Generic[J]):
         at_once: int = 1,
         max_batch: int = 1,
         in_run: Collection[str] = (),
+        full_batch: int = 0,
         revision_queue: RevisionWaitQueue | None = None,
         show_waiting: Callable[[int], None] = lambda waiting: None,
     ) -> None:
@@ -148,10 +80,11 @@ class Batcher(Generic[J]):
             call: How to call each model, by name.
             at_once: Concurrent calls to each model; further requests wait. With 0 `run` itself makes the calls, once
                 for the batch, and defers nothing.
-            max_batch: Most requests in one call to a model; a larger batch goes alone. As many may wait, and then `run`
-                blocks.
+            max_batch: Most requests in one call to a model; a larger batch goes alone.
             in_run: Models that `run` itself calls, once for the batch, since they answer in less time than it takes to
                 defer. A request that has waited for another model is deferred for these, too.
+            full_batch: Most calls that Triton hands over together; after so many the next wait in a backlog. 0 for no
+                backlog.
             revision_queue: Queue of requests that wait for a revision; `None` where no request asks for one.
             show_waiting: Called with the number of requests that wait for the encoder, whenever it changes.
         """
@@ -159,6 +92,10 @@ class Batcher(Generic[J]):
         self._call = call
         self._in_run = frozenset(in_run if at_once else call)
         self._queues: dict[str, CallQueue[_Deferred[J]]] = {}
+        #: What may wait for each model, and for `run` itself.
+        self.admissions = {
+            model: Admission(model) for model in (*(call if at_once else ()), *([OWN] * bool(full_batch)))
+        }
         for model in call if at_once else ():
             show = show_waiting if model == models.ENCODER else _ignore
             self._queues[model] = CallQueue(self._run_later, at_once=at_once, max_batch=max_batch, show=show)
@@ -170,22 +107,32 @@ class Batcher(Generic[J]):
         self._watcher = threading.Thread(target=self._watch_revisions, name="wait for revisions", daemon=True)
         if revision_queue is not None:
             self._watcher.start()
+        self._backlog = Backlog(self._run, self.admissions[OWN], full_batch) if full_batch else None
 
     def run(self, calls: Sequence[Call]) -> list[Answer | None]:
-        """Answer the calls of one batch; `None` for calls that are deferred."""
+        """Answer or refuse the calls of one batch; `None` for calls that are deferred."""
+        backlog = self._backlog
+        if backlog is None or not backlog.takes(len(calls)):
+            return self._run(calls)
+        return [backlog.take(call, call.read) for call in calls]
+
+    def _run(self, calls: Sequence[Call]) -> list[Answer | None]:
+        """Answer the calls of one batch now; `None` for calls that are deferred."""
         accepted = self._accept([call.read for call in calls])
         self._revision_queue.wake()
+        answerable = self._defer(accepted, lambda number: calls[number].defer(), [call.deadline_ns for call in calls])
         answers: list[Answer | None] = [job if isinstance(job, RequestError) else None for job in accepted]
         for number, job in enumerate(accepted):
             if isinstance(job, NotYetError):
                 answers[number] = self._revision_queue.admit(calls[number].read(), calls[number], job)
-        answerable = self._defer(accepted, lambda number: calls[number].defer())
         for number, answer in self._answered(answerable):
             answers[number] = answer
         return answers
 
     def close(self) -> None:
         """Wait until every call has its answer; calls that wait for a revision are refused."""
+        if self._backlog is not None:
+            self._backlog.close()
         self._revision_queue.close()
         if self._watcher.is_alive():
             self._watcher.join()
@@ -214,6 +161,8 @@ class Batcher(Generic[J]):
             self._handler.begin()
             ready = self._revision_queue.ready()
             accepted = self._accept([partial(_identity, waiting.raw) for waiting in ready])
+        deadlines = [waiting.caller.deadline_ns for waiting in ready]
+        answerable = self._defer(accepted, lambda number: ready[number].send, deadlines)
         for waiting, job in zip(ready, accepted, strict=True):
             if isinstance(job, RequestError):
                 waiting.send(job)
@@ -221,7 +170,6 @@ class Batcher(Generic[J]):
                 waiting.send(
                     job.refusal(ErrorKind.UNAVAILABLE, "the catalogue went back to an older revision; try again")
                 )
-        answerable = self._defer(accepted, lambda number: ready[number].send)
         for number, answer in self._answered(answerable):
             ready[number].send(answer)
 
@@ -237,10 +185,14 @@ class Batcher(Generic[J]):
 
     def _defer(
         self,
-        accepted: Sequence[J | RequestError | NotYetError],
+        accepted: list[J | RequestError | NotYetError],
         sender: Callable[[int], Callable[[Answer], None]],
+        deadlines_ns: Sequence[int],
     ) -> list[tuple[int, J]]:
-        """Queue jobs that wait for a model, with the sender of their position; returns the others with positions."""
+        """Queue jobs that wait for a model, with the sender of their position; returns the others with positions.
+
+        Jobs that the model has no time for are replaced by their refusals.
+        """
         answerable: list[tuple[int, J]] = []
         deferred: list[_Deferred[J]] = []
         for number, job in enumerate(accepted):
@@ -248,14 +200,17 @@ class Batcher(Generic[J]):
                 continue
             pending = self._handler.pending(job)
             if pending is not None and pending.model not in self._in_run:
-                deferred.append(_Deferred(sender(number), job, pending))
+                if refusal := self.admissions[pending.model].admit(len(pending.inputs), deadlines_ns[number]):
+                    accepted[number] = refusal
+                else:
+                    deferred.append(_Deferred(sender(number), job, pending, deadlines_ns[number]))
             else:
                 answerable.append((number, job))
         self._call_later(deferred)
         return answerable
 
-    def _call_later(self, deferred: Sequence[_Deferred[J]], *, wait: bool = True) -> None:
-        """Put jobs in the queues of their models; with `wait`, block while a queue is full."""
+    def _call_later(self, deferred: Sequence[_Deferred[J]]) -> None:
+        """Put admitted jobs in the queues of their models."""
         if not deferred:
             return
         self._count(len(deferred))
@@ -263,14 +218,14 @@ class Batcher(Generic[J]):
         for job in deferred:
             groups[job.key].append(job)
         for group in groups.values():
-            self._queues[group[0].call.model].put(Batch(group, time.monotonic_ns()), wait=wait)
+            self._queues[group[0].call.model].put(Batch(group, time.monotonic_ns()))
 
     def _count(self, more: int) -> None:
         with self._changed:
             self._deferred_count += more
             self._changed.notify_all()
 
-    def _accept(self, reads: Sequence[Callable[[], bytes]]) -> Sequence[J | RequestError | NotYetError]:
+    def _accept(self, reads: Sequence[Callable[[], bytes]]) -> list[J | RequestError | NotYetError]:
         """[calls] the job of each call, or the error of one that is refused or must wait for a revision."""
         start_ns = time.monotonic_ns()
         with self._accepting:
@@ -298,22 +253,38 @@ class Batcher(Generic[J]):
             return _fault(error)
 
     def _run_later(self, batches: list[Batch[_Deferred[J]]], release: Callable[[], None]) -> None:
-        """Call a model for batches that waited together, and go on with their jobs."""
+        """Call a model for batches that waited together, and go on with their jobs; drops what has expired."""
         now_ns = time.monotonic_ns()
+        taken = [deferred for batch in batches for deferred in batch.jobs]
+        admission = self.admissions[taken[0].call.model]
         for batch in batches:
             for deferred in batch.jobs:
                 deferred.job.waited_ns += now_ns - batch.since_ns
-        waiting = [deferred for batch in batches for deferred in batch.jobs]
+        live = [Batch([one for one in batch.jobs if one.deadline_ns > now_ns], batch.since_ns) for batch in batches]
+        waiting = [deferred for batch in live for deferred in batch.jobs]
         try:
             try:
-                error = self._call_model(
-                    [deferred.job for deferred in waiting], [deferred.call for deferred in waiting]
+                error = (
+                    self._call_model([deferred.job for deferred in waiting], [deferred.call for deferred in waiting])
+                    if waiting
+                    else None
                 )
             finally:
                 release()
-            self._go_on(batches, error)
+                for deferred in taken:
+                    admission.leave(len(deferred.call.inputs))
+            if waiting and error is None:
+                size = sum(len(deferred.call.inputs) for deferred in waiting)
+                waited = max(
+                    waited_share(batch.since_ns, now_ns, one.deadline_ns) for batch in live for one in batch.jobs
+                )
+                admission.measure(size, time.monotonic_ns() - now_ns, waited)
+            for deferred in taken:
+                if deferred.deadline_ns <= now_ns:
+                    deferred.send(admission.expire())
+            self._go_on(live, error)
         finally:
-            self._count(-len(waiting))
+            self._count(-len(taken))
 
     def _go_on(self, batches: Sequence[Batch[_Deferred[J]]], error: RequestError | None) -> None:
         """Answer the jobs that a model was called for, or queue them for the next model."""
@@ -323,14 +294,17 @@ class Batcher(Generic[J]):
             for deferred in batch.jobs:
                 pending = None if error is not None else self._handler.pending(deferred.job)
                 (done if pending is None else again).append(
-                    deferred if pending is None else _Deferred(deferred.send, deferred.job, pending)
+                    deferred
+                    if pending is None
+                    else _Deferred(deferred.send, deferred.job, pending, deferred.deadline_ns)
                 )
             jobs = [deferred.job for deferred in done]
             answers = self._answer(jobs) if error is None else [error] * len(jobs)
             for deferred, answer in zip(done, answers, strict=True):
                 deferred.send(answer)
-        # They were admitted before, and this thread may be the one that makes room.
-        self._call_later(again, wait=False)
+        for deferred in again:  # admitted before
+            self.admissions[deferred.call.model].enter(len(deferred.call.inputs))
+        self._call_later(again)
 
     def _call_all(self, jobs: list[J]) -> RequestError | None:
         """Make all model calls that jobs wait for, one model after the other."""

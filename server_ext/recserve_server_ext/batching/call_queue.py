@@ -47,7 +47,7 @@ class CallQueue(Generic[J]):
         Args:
             run: Processes batches; called by threads of the queue.
             at_once: Concurrent calls to the model.
-            max_batch: Most requests in one call, and most requests that wait; a larger batch goes, and waits, alone.
+            max_batch: Most requests in one call; a larger batch goes alone.
             show: Called with the number of waiting requests, whenever it changes; must be quick and raise nothing.
         """
         self._show = show
@@ -63,12 +63,10 @@ class CallQueue(Generic[J]):
         for thread in self._threads:
             thread.start()
 
-    def put(self, batch: Batch[J], *, wait: bool = True) -> None:
-        """Add a batch; with `wait`, block while the queue is full. Jobs that were admitted before must not block."""
+    def put(self, batch: Batch[J]) -> None:
+        """Add a batch; an admission bounds how much waits."""
         size = len(batch.jobs)
         with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: not self._count or self._count + size <= self._max_batch)
             self._waiting.append(batch)
             self._count += size
             self._show(self._count)

@@ -37,7 +37,13 @@ class NotYetError(Exception):
 
 
 class Caller(Protocol):
-    """A call that can be left open; see `recserve_server_ext.batching.batcher.Call`."""
+    """A call that can be left open; see `recserve_server_ext.batching.batcher.Call`.
+
+    Attributes:
+        deadline_ns: Moment when the caller gives up, by `time.monotonic_ns`.
+    """
+
+    deadline_ns: int
 
     def defer(self) -> Callable[[Answer], None]:
         """Leave the call open; returns a function that sends the answer."""

@@ -35,6 +35,9 @@ def serve(
     metrics_port: Annotated[
         int | None, typer.Option(callback=_port, help="Port of metrics; 0 for any free one.", show_default="8002")
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond loopback without TLS: whoever reaches it may do anything.")
+    ] = False,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, int8 or int8-fast.", show_default="auto")] = None,
     triton: Annotated[Path | None, typer.Option(help="A tritonserver to run instead of the one found.")] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log events as JSON lines.")] = False,
@@ -51,11 +54,25 @@ def serve(
     try:
         settings = read_settings(config) if config is not None else ServeSettings()
         merged = msgspec.convert(msgspec.to_builtins(settings) | given, ServeSettings)
+        _refuse_open(merged, insecure=insecure)
         _run(Workspace(home), merged, triton, ready_file, log_json=log_json)
     except msgspec.ValidationError as error:
         fail(f"a setting is wrong: {error}", code=2)
     except ServerError as error:
         fail(str(error))
+
+
+def _refuse_open(settings: ServeSettings, *, insecure: bool) -> None:
+    """Refuse to listen beyond loopback in plain text, unless that is asked for by name; raises LaunchError."""
+    from recserve_server_ext.common.errors import LaunchError
+    from recserve_server_ext.triton.process import claim_endpoint
+
+    if insecure or settings.tls.cert or claim_endpoint(settings.host, 0, 0).is_local:
+        return
+    raise LaunchError(
+        f"{settings.host} is not loopback, and gRPC is plain text: set cert and key in the table [tls] of the "
+        "settings, or accept that with --insecure"
+    )
 
 
 def _run(
@@ -77,6 +94,8 @@ def _run(
             f"warning: listening on {settings.host}: Triton's front end is not made for open networks, and the one in "
             "the wheel lacks the fixes of 2025; see docs/how-to/run-a-server.md"
         )
+        if not settings.tls.client_ca:
+            note("warning: whoever reaches gRPC may record, export and erase for any user: see client_ca of [tls]")
 
     def write_ready(server_pid: int) -> None:
         if ready_file is not None:

@@ -27,6 +27,20 @@ Target = Literal["embedded", "onnxruntime", "tensorrt"]
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
 
+class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """TLS of gRPC, by PEM files; without a certificate gRPC is plain text.
+
+    Attributes:
+        cert: Certificate of the server, with those between it and its authority.
+        key: Its private key, without a password.
+        client_ca: Certificates of authorities: then every client needs a certificate of one of them.
+    """
+
+    cert: str = ""
+    key: str = ""
+    client_ca: str = ""
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The largest accepted request (a larger one is refused as `too_large`), and how much may wait.
 
@@ -125,6 +139,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         host: Address to listen on; Triton's own front end is not meant for open networks.
         grpc_port: Port of gRPC; 0 for any free port.
         metrics_port: Port of Prometheus metrics; 0 for any free port.
+        tls: TLS of gRPC; the metrics are plain text.
         precision: Precision that the encoder of the published index must have; `auto` for any.
         encoder: What runs the encoder.
         threads: Threads of the search, and as many of the encoder; 0 for the usable cores.
@@ -151,6 +166,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     grpc_port: Port = 8001
     metrics_port: Port = 8002
+    tls: TlsSettings = TlsSettings()
     precision: Literal["auto", "fp32", "int8", "int8-fast", "fp16", "bf16"] = "auto"
     encoder: EncoderSettings = EncoderSettings()
     threads: Annotated[int, Meta(ge=0)] = 0

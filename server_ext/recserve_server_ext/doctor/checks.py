@@ -135,7 +135,7 @@ def _version_of(binary: TritonBinary) -> str:
         endpoint = claim_endpoint("127.0.0.1", 0, 0)
         process = TritonProcess(binary, Path(aside), endpoint)
         try:
-            found = server_version(endpoint.grpc, _START_S, until=lambda: process.exit_code() is not None)
+            found = server_version(endpoint, _START_S, until=lambda: process.exit_code() is not None)
             if found is None:
                 raise LaunchError(f"{binary.server} does not run: {process.last_lines(1)}; name another with --triton")
             return found

@@ -37,6 +37,7 @@ from recserve_server_ext.triton.model_config import all_models
 from recserve_server_ext.triton.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.triton.process import Endpoint, TritonProcess, claim_endpoint
 from recserve_server_ext.triton.repository import assemble
+from recserve_server_ext.triton.tls import server_tls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     assemble(folder.path, models, binary, backend)
     networks = NetworkSwitch(handed, first.networks, log)
     switch = EncoderSwitch(handed, first.encoder, lambda: published_pair(workspace, settings).encoder, networks, log)
+    endpoint = replace(endpoint, tls=server_tls(settings.tls, folder.path))
     python_models = frozenset(model.name for model in models if model.has_process)
     return Plan(
         binary=binary,
@@ -191,7 +193,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._process: TritonProcess | None = None
         self._subject = plan.subject
-        self._probes = Probes(plan.endpoint.grpc, plan.subject)
+        self._probes = Probes(plan.endpoint, plan.subject)
         self._health = self._all_well()
         self._unhealthy: set[str] = set()
 
@@ -274,12 +276,12 @@ class Supervisor:
         """Serve the encoder and the networks of the published snapshot, and probe their models."""
         assert self._process is not None
         process = self._process
-        switch.check(lambda: Admin(self._plan.endpoint.grpc, process.admin))
+        switch.check(lambda: Admin(self._plan.endpoint, process.admin))
         subject = replace(self._subject, encoder=switch.served, networks=switch.networks.loaded)
         if subject != self._subject:
             self._subject = subject
             self._probes.close()
-            self._probes = Probes(self._plan.endpoint.grpc, self._subject)
+            self._probes = Probes(self._plan.endpoint, self._subject)
 
     def _all_well(self) -> Health:
         return Health(self._probes.models, time.monotonic(), limit_s=self._timing.stuck_s)
@@ -327,7 +329,7 @@ class Supervisor:
         assert self._process is not None
         start = time.monotonic()
         try:
-            with closing(Admin(self._plan.endpoint.grpc, self._process.admin)) as admin:
+            with closing(Admin(self._plan.endpoint, self._process.admin)) as admin:
                 admin.reload(model, self._timing.reload_s)
         except grpc.RpcError as error:
             self._log("reload_failed", model=model, fault=f"{error.code().name}: {error.details()}"[:200])

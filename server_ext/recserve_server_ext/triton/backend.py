@@ -10,10 +10,11 @@ import json
 import logging
 import struct
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ import triton_python_backend_utils as pb
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract import models as names
+from recserve_server_ext.batching.admission import NO_DEADLINE
 from recserve_server_ext.batching.batcher import Answer, Batcher
 from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.units import MICROSECONDS
@@ -33,6 +35,7 @@ from recserve_server_ext.encoder.text_encoder import TextTokenizer, means_of_par
 #: gRPC status -> name of Triton's code, where they differ. Not the code itself: the backend adds `TritonError` to its
 #: module only after a model is imported.
 _CODE_NAMES = {"INVALID_ARGUMENT": "INVALID_ARG"}
+_MICROSECOND_NS: Final = 1000
 
 
 def model_settings(args: dict[str, str]) -> ModelSettings:
@@ -100,11 +103,14 @@ class TritonCall:
     costs a round trip to the server's process, about as much as an echo.
     """
 
-    __slots__ = ("_request", "_sender")
+    __slots__ = ("_request", "_sender", "deadline_ns")
 
     def __init__(self, request: Any) -> None:
         self._request = request
         self._sender: Any = None
+        #: The parameter `timeout` of the request counts from here: Triton's queue is kept short.
+        timeout_us = request.timeout()
+        self.deadline_ns = time.monotonic_ns() + timeout_us * _MICROSECOND_NS if timeout_us else NO_DEADLINE
 
     def read(self) -> bytes:
         """See `Call.read`."""
@@ -113,6 +119,8 @@ class TritonCall:
     def defer(self) -> Callable[[Answer], None]:
         """See `Call.defer`."""
         sender = self._sender = self._request.get_response_sender()
+        # The request dies with `execute`, in its thread: freed by another one it can kill the process.
+        self._request = None
 
         def send(answer: Answer) -> None:
             sender.send(response(answer), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -19,6 +19,7 @@ import triton_python_backend_utils as pb
 from recserve_server_ext.common.errors import StoreError
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
+    from recserve_server_ext.batching.admission import Admission
     from recserve_server_ext.batching.revision_wait import WaitCounts
     from recserve_server_ext.catalogue.live import LiveCatalogue
     from recserve_server_ext.catalogue.view import View
@@ -38,11 +39,13 @@ class _Metric:
         self._family = family
         self._metric = family.Metric(labels=labels)
         self._total = 0
+        self._value = math.nan
 
     def set(self, value: float) -> None:
-        """Set a gauge; a value that is not finite leaves it."""
-        if math.isfinite(value):
+        """Set a gauge to a new value; one that is not finite leaves it. Each is a message to the server's process."""
+        if math.isfinite(value) and value != self._value:
             self._metric.set(float(value))
+            self._value = value
 
     def count(self, total: int) -> None:
         """Add what is new of a running total."""
@@ -142,6 +145,40 @@ def interactions_metrics(service: InteractionService) -> SampledMetrics:
     """The sampled metrics of the model `interactions`."""
     text = "Interactions that wait for their commit"
     return SampledMetrics([Gauge("recserve_interactions_waiting", text, lambda: service.waiting)])
+
+
+class AdmissionMetrics(SampledMetrics):
+    """What a model admits and sheds, by queue: that of its own work, and one for each model that it asks."""
+
+    def __init__(self, model: str, admissions: Mapping[str, Admission], *, every_s: float = _EVERY_S) -> None:
+        """Set the metrics for the first time, and start the thread."""
+        admitted, limit = (
+            pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE)
+            for name, text in (
+                ("recserve_admitted_requests", "Requests that wait in a queue or are worked on"),
+                ("recserve_admission_limit_requests", "Most of these at the moment"),
+            )
+        )
+        text = "Requests that were refused for want of time, or dropped since their deadlines passed"
+        shed = pb.MetricFamily(name="recserve_requests_shed_total", description=text, kind=pb.MetricFamily.COUNTER)
+        self._shown = [
+            (
+                admission,
+                [_Metric(family, model=model, queue=queue) for family in (admitted, limit)],
+                [_Metric(shed, model=model, queue=queue, reason=reason) for reason in ("full", "late", "expired")],
+            )
+            for queue, admission in admissions.items()
+        ]
+        super().__init__([], every_s=every_s)
+
+    def sample(self) -> None:
+        """Read each admission, and set its metrics."""
+        for admission, gauges, counters in self._shown:
+            waiting, limit, *shed = admission.counts
+            for gauge, value in zip(gauges, (waiting, limit), strict=True):
+                gauge.set(value)
+            for counter, total in zip(counters, shed, strict=True):
+                counter.count(int(total))
 
 
 class ViewMetrics:

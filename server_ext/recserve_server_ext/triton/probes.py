@@ -17,6 +17,7 @@ from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
 from recserve_server_ext.encoder.loaded import LoadedEncoder
 from recserve_server_ext.triton.network_config import SnapshotNetwork
+from recserve_server_ext.triton.process import Endpoint
 
 #: name, datatype, shape, raw content
 _Tensor = tuple[str, str, tuple[int, ...], bytes]
@@ -52,8 +53,8 @@ class ProbeSubject:
 class Probes:
     """Probe requests for every model, sent in parallel."""
 
-    def __init__(self, address: str, subject: ProbeSubject) -> None:
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL)
+    def __init__(self, endpoint: Endpoint, subject: ProbeSubject) -> None:
+        self._channel = _open(endpoint)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._requests = _requests(subject)
         self._name_of = {request.model_name: name for name, request in self._requests.items()}
@@ -89,17 +90,18 @@ class Probes:
         try:
             self._stub.ModelInfer(self._requests[model], timeout=timeout_s)
         except grpc.RpcError as error:
+            kind = split_message(error.details() or "")[0]
             # A model that says why it cannot answer is alive, and needs no restart.
-            if model in _MAY_REFUSE and split_message(error.details() or "")[0] is ErrorKind.UNAVAILABLE:
+            if kind is ErrorKind.OVERLOADED or (model in _MAY_REFUSE and kind is ErrorKind.UNAVAILABLE):
                 return None
             return f"{error.code().name}: {error.details()}"[:_STATUS_SHOWN]
         return None
 
 
-def server_version(address: str, timeout_s: float, until: Callable[[], bool]) -> str | None:
+def server_version(endpoint: Endpoint, timeout_s: float, until: Callable[[], bool]) -> str | None:
     """Name and version of a server, such as ``triton 2.51.0``, asked until it answers; `None` without an answer."""
     deadline = time.monotonic() + timeout_s
-    with grpc.insecure_channel(address, options=_CHANNEL) as channel:
+    with _open(endpoint) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         while time.monotonic() < deadline and not until():
             try:
@@ -114,8 +116,8 @@ def server_version(address: str, timeout_s: float, until: Callable[[], bool]) ->
 class Admin:
     """Loads and unloads models of a running server. Its methods raise grpc.RpcError when the server refuses."""
 
-    def __init__(self, address: str, metadata: list[tuple[str, str]]) -> None:
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL)
+    def __init__(self, endpoint: Endpoint, metadata: list[tuple[str, str]]) -> None:
+        self._channel = _open(endpoint)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metadata = metadata
 
@@ -143,6 +145,14 @@ class Admin:
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
+
+
+def _open(endpoint: Endpoint) -> grpc.Channel:
+    tls = endpoint.tls
+    if tls is None:
+        return grpc.insecure_channel(endpoint.grpc, options=_CHANNEL)
+    options = [*_CHANNEL, ("grpc.ssl_target_name_override", tls.server_name)]
+    return grpc.secure_channel(endpoint.grpc, tls.credentials, options=options)
 
 
 def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]:

@@ -22,12 +22,16 @@ from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.common.units import MIB
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.repository import BACKENDS, LIBRARIES, MODELS
+from recserve_server_ext.triton.tls import ServerTls
 
 _PR_SET_PDEATHSIG = 1
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _ADMIN_HEADER = "recserve-admin"
-#: POSIX shared memory of Linux; every Python model has a region of about 1 MB there.
+#: Size of the shared memory of each Python model; it takes up what was used. A region that grows while another thread
+#: of the model uses it has killed the model under overload.
+_REGION_BYTES = 4 * MIB
+#: POSIX shared memory of Linux; every Python model has a region there.
 _SHARED = Path("/dev/shm")
 _LOG = "triton.log"
 _PREVIOUS_LOG = "triton.log.1"
@@ -46,11 +50,13 @@ class Endpoint:
         host: An IP address; that of a wildcard (0.0.0.0, ::) stands for all of this machine.
         grpc_port: Port of gRPC.
         metrics_port: Port of the Prometheus metrics.
+        tls: TLS of gRPC; `None` for plain text.
     """
 
     host: str
     grpc_port: int
     metrics_port: int
+    tls: ServerTls | None = None
 
     @property
     def grpc(self) -> str:
@@ -75,6 +81,7 @@ class Endpoint:
             f"--grpc-port={self.grpc_port}",
             f"--metrics-address={'ipv6:' * (':' in self.host)}{self.host}",
             f"--metrics-port={self.metrics_port}",
+            *(self.tls.options if self.tls is not None else ()),
         ]
 
     @property
@@ -236,6 +243,7 @@ class TritonProcess:
             "--strict-readiness=true",
             f"--exit-timeout-secs={_DRAIN_S}",
             f"--backend-config=python,shm-region-prefix-name={self._regions}",
+            f"--backend-config=python,shm-default-byte-size={_REGION_BYTES}",
         ]
         if binary.backends is not None:
             command.append(f"--backend-directory={folder / BACKENDS}")

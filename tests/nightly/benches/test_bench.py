@@ -191,3 +191,22 @@ def test_a_tiny_run_measures_users_in_both_stores(tiny_home: Path, tmp_path: Pat
     assert not list(home.glob("bench-users-*"))
     with pytest.raises(InteractionError, match="not a interactions store"):
         InteractionStore(url)
+
+
+@pytest.mark.triton
+def test_a_tiny_run_measures_overload(tiny_home: Path, tmp_path: Path) -> None:
+    home, report, plot = tmp_path / "home", tmp_path / "overload.json", tmp_path / "overload.png"
+    copy_home(tiny_home, home)
+    options = ["--home", str(home), "--items", "1000", "--quick"]
+    ran = bench(*options, "--json", str(report), "--plot", str(plot), command="overload")
+    assert ran.returncode == 0, ran.stderr
+    assert max(map(len, ran.stdout.splitlines()[1:])) <= 100
+    results = json.loads(report.read_text())
+    assert set(results["kinds"]) == {"texts", "known", "users", "mix"}
+    for of in results["kinds"].values():
+        assert of["capacity_per_s"] > 0
+        assert list(of["loads"]) == ["0.5", "1", "2", "5", "10"]
+        for load in of["loads"].values():
+            assert load["goodput_per_s"] > 0
+            assert load["p50_ms"] <= load["p99_ms"]
+    assert plot.stat().st_size > 0

@@ -7,6 +7,7 @@ import base64
 import json
 import math
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, assert_type
 
@@ -37,6 +38,7 @@ from recserve_client.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
+    Overloaded,
     RecserveError,
     ServerFault,
     StaleRevision,
@@ -339,3 +341,46 @@ def test_options_are_checked() -> None:
         ClientOptions(tries=0)
     pauses = [list(ClientOptions(seed=seed).pauses()) for seed in range(50)]
     assert all(0 <= pause <= 0.05 * 2**number for row in pauses for number, pause in enumerate(row))
+
+
+def test_a_request_says_how_long_its_caller_waits(server: InferenceServer, ask: Ask) -> None:
+    ask([item("a")], deadline_s=2.0)
+    assert 1_000_000 < server.requests[-1].parameters["timeout"].int64_param <= 2_000_000
+
+
+def test_an_overloaded_server_is_tried_again_when_it_says(server: InferenceServer, ask: Ask) -> None:
+    server.refusals = [(grpc.StatusCode.UNAVAILABLE, "overloaded: retry_after_ms=30; the queue is full")]
+    start = time.monotonic()
+    assert ask([item("a")]) == SLATE
+    assert time.monotonic() - start >= 0.03
+    assert len(server.requests) == 2
+
+
+def test_an_overloaded_server_without_time_before_the_deadline_is_an_error(server: InferenceServer, ask: Ask) -> None:
+    server.refusals = [(grpc.StatusCode.UNAVAILABLE, "overloaded: retry_after_ms=60000; the queue is full")]
+    with pytest.raises(Overloaded, match="the queue is full") as caught:
+        ask([item("a")])
+    assert caught.value.retry_after_ms == 60_000
+    assert len(server.requests) == 1
+
+
+def test_retries_are_a_share_of_the_calls(server: InferenceServer, address: str) -> None:
+    server.refusals = [(grpc.StatusCode.UNAVAILABLE, "busy")] * 1000
+    with Client(address, OPTIONS) as client:
+        for _ in range(100):
+            with pytest.raises(Unavailable):
+                client.recommend([item("a")])
+    assert len(server.requests) == 100 + 10 + 9  # ten in reserve; each call earns a tenth, not above ten
+
+
+def test_pauses_after_a_refusal_are_spread() -> None:
+    pauses = [ClientOptions(seed=seed).pause_after(2.0) for seed in range(50)]
+    assert all(2 <= pause <= 4 for pause in pauses)
+    assert max(pauses) - min(pauses) > 1
+
+
+@pytest.mark.parametrize("told", ["", "retry_after_ms=;", "retry_after_ms=-1;", "soon"])
+def test_a_refusal_may_say_no_time(told: str) -> None:
+    error = from_status("UNAVAILABLE", f"overloaded: {told}")
+    assert isinstance(error, Overloaded)
+    assert error.retry_after_ms is None

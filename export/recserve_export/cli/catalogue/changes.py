@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from recserve_client.cli.connect import DEFAULT_ADDRESS, Address, connect
 from recserve_client.cli.console import fail, note
 from recserve_client.cli.recommend import fail_call
 from recserve_export.cli import options
@@ -28,9 +29,6 @@ _BATCH = 500
 _BATCH_BYTES = 8 << 20
 _SHOWN = 5
 _DEADLINE_S = 120.0
-
-Address = Annotated[str, typer.Option("--address", help="host:port of the server.")]
-DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 
 def upsert(
@@ -88,10 +86,10 @@ def export(
 @contextmanager
 def _client(address: str) -> Iterator[Client]:
     """A client whose errors end the command with one line."""
-    from recserve_client import Client, ClientOptions
+    from recserve_client import ClientOptions
     from recserve_client.errors import RecserveError
 
-    with Client(address, ClientOptions(tries=8, pause_s=0.2)) as client:
+    with connect(address, ClientOptions(tries=8, pause_s=0.2)) as client:
         try:
             yield client
         except RecserveError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.batching.batcher import Answer, Batcher, ModelCall
+from recserve_server_ext.batching.batcher import OWN, Answer, Batcher, ModelCall
 from support.calls import Call
 
 FIRST, SECOND = "first", "second"
@@ -169,3 +170,66 @@ def test_a_caller_who_gave_up_between_two_models_is_answered_once() -> None:
     model.run(calls)
     model.close()
     assert [len(call.answers) for call in calls] == [1, 1]
+
+
+def test_a_model_without_time_refuses_at_once_and_holds_up_nobody() -> None:
+    models = Models()
+    model = batcher(models, 1)
+    model.admissions[FIRST].measure(1, 1_000_000_000, 0)  # a second for each word
+    late, known = Call(b"a:late", time.monotonic_ns() + 900_000_000), Call(b":known")
+    refusal, answer = model.run([late, known])
+    assert isinstance(refusal, RequestError)
+    assert refusal.kind is ErrorKind.OVERLOADED
+    assert answer == b"known"
+    model.close()
+    assert late.answers == []
+    assert models.asked == []
+
+
+def test_more_than_may_wait_is_refused() -> None:
+    models = Models()
+    models.open.clear()
+    model = batcher(models, 1)
+    calls = [Call(f"a:{number}".encode()) for number in range(100)]
+    refused = [answer for answer in model.run(calls) if answer is not None]
+    assert len(refused) == 100 - 64
+    assert model.admissions[FIRST].counts.waiting == 64
+    models.open.set()
+    model.close()
+    assert model.admissions[FIRST].counts.waiting == 0
+    assert sum(len(call.answers) for call in calls) == 64
+
+
+def test_what_expired_in_the_queue_is_not_sent_to_the_model() -> None:
+    models = Models()
+    models.open.clear()
+    model = batcher(models, 1)
+    model.run([Call(b"a:first")])
+    assert models.started.wait(30)
+    expired, last = Call(b"a:expired", time.monotonic_ns() + 10_000_000), Call(b"a:last")
+    assert model.run([expired, last]) == [None, None]
+    while time.monotonic_ns() < expired.deadline_ns:
+        pass
+    models.open.set()
+    model.close()
+    assert models.asked == [(FIRST, ["first"]), (FIRST, ["last"])]
+    (dropped,) = expired.answers
+    assert isinstance(dropped, RequestError)
+    assert dropped.kind is ErrorKind.OVERLOADED
+    assert last.answers == [b"last first(last)"]
+
+
+def test_a_full_batch_goes_to_the_backlog() -> None:
+    models = Models()
+    calls = {name: models.of(name) for name in (FIRST, SECOND)}
+    model = Batcher(Words(), calls, max_batch=8, full_batch=2)
+    full = [Call(b":x"), Call(b"a:y")]
+    assert model.run(full) == [None, None]
+    assert (full[0].answer(), full[1].answer()) == (b"x", b"y first(y)")
+    model.close()
+    assert model.run([Call(b":lone")]) == [b"lone"]
+    assert {name: admission.counts.waiting for name, admission in model.admissions.items()} == {
+        FIRST: 0,
+        SECOND: 0,
+        OWN: 0,
+    }

@@ -1,4 +1,4 @@
-"""Batches that wait for a model: which go together, how many at a time, how many may wait."""
+"""Batches that wait for a model: which go together, and how many at a time."""
 
 from __future__ import annotations
 
@@ -78,28 +78,6 @@ def test_no_more_go_together_than_may_and_a_larger_batch_goes_alone() -> None:
         found.append(encoder.next())
     assert found[:2] == [["b", "c"], ["d", "e", "f"]]
     assert [name for names in found[2:] for name in names] == ["g", "h"]
-
-
-def test_a_batch_without_room_waits_for_it() -> None:
-    encoder = Encoder(max_batch=2)
-    encoder.put("a")
-    assert encoder.next() == ["a"]
-    encoder.put("b", "c")
-    is_in = threading.Event()
-
-    def put() -> None:
-        encoder.put("d")
-        is_in.set()
-
-    thread = threading.Thread(target=put)
-    thread.start()
-    assert not is_in.wait(0.05)
-    encoder.go_on.release()
-    assert encoder.next() == ["b", "c"]
-    assert is_in.wait(LONG_S)
-    thread.join(LONG_S)
-    encoder.finish()
-    assert encoder.next() == ["d"]
 
 
 def test_batches_of_different_encoders_go_apart() -> None:

@@ -21,7 +21,7 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.doctor.checks import examine
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.triton.process import claim_port
+from recserve_server_ext.triton.process import Endpoint, claim_port
 from support.events import event
 from support.fake_triton import fake_triton
 from support.tiny_home import copy_home
@@ -168,7 +168,7 @@ def test_the_probed_models_are_those_served() -> None:
     from recserve_server_ext.triton.probes import Probes, ProbeSubject
     from support.versions import loaded_encoder
 
-    probes = Probes("127.0.0.1:1", ProbeSubject("a", loaded_encoder("0123456789abcdef")))
+    probes = Probes(Endpoint("127.0.0.1", 1, 2), ProbeSubject("a", loaded_encoder("0123456789abcdef")))
     steps = [names.TOKENIZE, names.POOL, names.RECOMMEND_TEXT]
     assert probes.models == [names.INTERACTIONS, names.ENCODER, names.RECOMMEND, names.EMBED, *steps]
     probes.close()

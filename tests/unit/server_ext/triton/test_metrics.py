@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from recserve_server_ext.batching.admission import NO_DEADLINE, Admission
 from recserve_server_ext.batching.revision_wait import WaitCounts
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.common.errors import CatalogueError
@@ -189,3 +190,32 @@ def test_interactions_wait_until_they_are_committed(fake: FakeMetrics, tmp_path:
     assert fake.values[name] == 0
     sampled.close()
     desk.close()
+
+
+def test_what_is_admitted_and_shed_by_queue(fake: FakeMetrics) -> None:
+    from recserve_server_ext.triton.metrics import AdmissionMetrics
+
+    encoder, own = Admission("encoder"), Admission("own")
+    metrics = AdmissionMetrics("recommend", {"encoder": encoder, "own": own}, every_s=LONG_S)
+    while encoder.admit(1, NO_DEADLINE) is None:
+        pass
+    own.admit(1, 0)
+    own.expire()
+    metrics.sample()
+    metrics.sample()  # totals are counted once
+    metrics.close()
+
+    def values(queue: str) -> dict[str, float]:
+        return {name: value for name, value in fake.values.items() if f'queue="{queue}"' in name and value}
+
+    of = 'model="recommend",queue="{}"'
+    assert values("encoder") == {
+        f"recserve_admitted_requests{{{of.format('encoder')}}}": 64.0,
+        f"recserve_admission_limit_requests{{{of.format('encoder')}}}": 64.0,
+        f'recserve_requests_shed_total{{{of.format("encoder")},reason="full"}}': 1.0,
+    }
+    assert values("own") == {
+        f"recserve_admission_limit_requests{{{of.format('own')}}}": 64.0,
+        f'recserve_requests_shed_total{{{of.format("own")},reason="late"}}': 1.0,
+        f'recserve_requests_shed_total{{{of.format("own")},reason="expired"}}': 1.0,
+    }

@@ -1,0 +1,169 @@
+"""The open-loop load generator: requests are sent at their moments, however slow the answers are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from random import Random
+from typing import Any, Final
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+from recserve_benchmarks.harness.worker import Worker
+from recserve_client.contract import ErrorKind, split_message
+from recserve_client.contract.addresses import channel_options
+from recserve_client.throttle import Throttle
+from recserve_server_ext.common.arrays import Floats, Ints
+
+_METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
+_CONNECT_S: Final = 30
+
+
+class Fate(IntEnum):
+    """What came of a request: a good answer, a refusal at once, nothing before the deadline, or another error."""
+
+    GOOD = 0
+    REFUSED = 1
+    MISSED = 2
+    FAILED = 3
+
+
+@dataclass(frozen=True)
+class OpenLoad:
+    """What to send, and when.
+
+    Attributes:
+        address: host:port.
+        requests: Serialised ModelInferRequests; request n is `requests[n % len(requests)]`.
+        moments: [n] seconds after the start, ascending.
+        deadline_s: Deadline of each request.
+        throttled: Whether callers hold requests back as the client does; these are refused at once.
+        probe: Serialised ModelInferRequest that is sent after the last one, again and again; empty for none.
+        probe_every_s: Time between two of these.
+        probes: How many.
+    """
+
+    address: str
+    requests: Sequence[bytes]
+    moments: Floats
+    deadline_s: float
+    throttled: bool = False
+    probe: bytes = b""
+    probe_every_s: float = 0.02
+    probes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class OpenOutcome:
+    """What came of an open load; the times are seconds.
+
+    Attributes:
+        fates: [n] `Fate` of each request.
+        sent: [n] when it was sent, after the start.
+        took: [n] how long until its answer or error.
+        probes_sent: [probes] when each probe was sent, after the last moment of the load.
+        probes_took: [probes] latency of each probe; infinite for one that failed.
+        errors: Messages of some failed requests.
+    """
+
+    fates: Ints
+    sent: Floats
+    took: Floats
+    probes_sent: Floats
+    probes_took: Floats
+    errors: list[str]
+
+
+def with_timeout(request: bytes, deadline_s: float) -> bytes:
+    """A serialised ModelInferRequest that tells the server its deadline, as the client does."""
+    message = service_pb2.ModelInferRequest.FromString(request)
+    message.parameters["timeout"].int64_param = int(deadline_s * 1e6)
+    raw: bytes = message.SerializeToString()
+    return raw
+
+
+def poisson_moments(rate: float, seconds: float, seed: Sequence[int]) -> Floats:
+    """Arrivals of a Poisson process of a rate (1/s), for so many seconds."""
+    random = np.random.default_rng(seed)
+    count = int(rate * seconds * 1.2) + 50
+    moments: Floats = np.cumsum(random.exponential(1 / rate, count))
+    return moments[moments < seconds]
+
+
+def open_load_generator() -> Worker[OpenLoad, OpenOutcome]:
+    """The process that sends open loads."""
+    return Worker("the open load generator", _sender)
+
+
+def _sender() -> Callable[[OpenLoad], OpenOutcome]:
+    return lambda load: asyncio.run(_Sending(load).run())
+
+
+class _Sending:
+    """One load under way."""
+
+    def __init__(self, load: OpenLoad) -> None:
+        self._load = load
+        count = len(load.moments)
+        self._fates = np.full(count, Fate.FAILED, np.int64)
+        self._sent, self._took = np.zeros(count), np.zeros(count)
+        self._errors: list[str] = []
+        self._throttle = Throttle(Random(0))
+
+    async def run(self) -> OpenOutcome:
+        load = self._load
+        requests = [with_timeout(request, load.deadline_s) for request in load.requests]
+        options = [("grpc.max_receive_message_length", -1), *channel_options(load.address)]
+        async with grpc.aio.insecure_channel(load.address, options=options) as channel:
+            infer = channel.unary_unary(_METHOD, None, None)
+            await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+            start = time.perf_counter()
+            tasks = []
+            for number, moment in enumerate(load.moments.tolist()):
+                wait_s = moment - (time.perf_counter() - start)
+                # Yields even where it is late, so that answers are read.
+                await asyncio.sleep(max(0.0, wait_s))
+                self._sent[number] = time.perf_counter() - start
+                if load.throttled and self._throttle.refuses():
+                    self._fates[number] = Fate.REFUSED
+                    continue
+                tasks.append(asyncio.create_task(self._one(infer, requests[number % len(requests)], number)))
+            probes = [await self._probe(infer, number, time.perf_counter()) for number in range(load.probes)]
+            await asyncio.gather(*tasks)
+        sent, took = np.array(probes).reshape(-1, 2).T
+        return OpenOutcome(
+            self._fates, self._sent, self._took, sent - (sent[0] if len(sent) else 0), took, self._errors
+        )
+
+    async def _one(self, infer: Any, request: bytes, number: int) -> None:
+        start = time.perf_counter()
+        try:
+            await infer(request, timeout=self._load.deadline_s)
+            fate = Fate.GOOD
+        except grpc.RpcError as error:
+            fate = _fate(error)
+            if fate is Fate.FAILED and len(self._errors) < 5:
+                self._errors.append(f"{error.code().name}: {error.details()}")
+        self._throttle.answered(accepted=fate is Fate.GOOD)
+        self._took[number] = time.perf_counter() - start
+        self._fates[number] = fate
+
+    async def _probe(self, infer: Any, number: int, start: float) -> tuple[float, float]:
+        try:
+            await infer(with_timeout(self._load.probe, self._load.deadline_s), timeout=self._load.deadline_s)
+            took_s = time.perf_counter() - start
+        except grpc.RpcError:
+            took_s = np.inf
+        await asyncio.sleep(max(0.0, self._load.probe_every_s - (time.perf_counter() - start)))
+        return start, took_s
+
+
+def _fate(error: grpc.RpcError) -> Fate:
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Fate.MISSED
+    return Fate.REFUSED if split_message(error.details() or "")[0] is ErrorKind.OVERLOADED else Fate.FAILED

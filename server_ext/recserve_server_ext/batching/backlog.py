@@ -1,0 +1,124 @@
+"""Backlog of calls: taken out of Triton's queue, where nothing can be seen or refused, as soon as one stands there.
+
+Triton hands over what waits, up to a full batch. So a batch that is not full leaves an empty queue behind and is
+answered at once. After a full one more calls may wait: they are taken into the backlog, or refused, and a thread
+answers them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from recserve_client.contract import RequestError
+from recserve_server_ext.batching.admission import Admission, waited_share
+from recserve_server_ext.batching.revision_wait import Answer, Caller
+
+#: Size of all packed requests of a backlog.
+_MAX_BYTES: Final = 64 * 2**20
+
+
+class TakenCall:
+    """A call of the backlog; see `recserve_server_ext.batching.batcher.Call`."""
+
+    __slots__ = ("_caller", "_raw", "deadline_ns", "send", "since_ns")
+
+    def __init__(self, raw: bytes, caller: Caller) -> None:
+        self._raw = raw
+        self._caller = caller
+        self.deadline_ns = caller.deadline_ns
+        self.send = caller.defer()
+        self.since_ns = time.monotonic_ns()
+
+    def read(self) -> bytes:
+        """The packed request."""
+        return self._raw
+
+    def defer(self) -> Callable[[Answer], None]:
+        """See `Caller.defer`."""
+        return self.send
+
+    def is_cancelled(self) -> bool:
+        """See `Caller.is_cancelled`."""
+        return self._caller.is_cancelled()
+
+
+class Backlog:
+    """Calls that wait to be answered by a thread, in order of their arrival."""
+
+    def __init__(
+        self, run: Callable[[Sequence[TakenCall]], Sequence[Answer | None]], admission: Admission, full_batch: int
+    ) -> None:
+        """
+        Args:
+            run: Answers calls; `None` for those that are answered later. Raises nothing.
+            admission: Decides what may wait.
+            full_batch: Most calls that Triton hands over together, and that are answered together.
+        """
+        self._run = run
+        self._admission = admission
+        self._full_batch = full_batch
+        self._waiting: deque[TakenCall] = deque()
+        self._bytes = 0
+        self._is_running = self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="backlog", daemon=True)
+        self._thread.start()
+
+    def takes(self, count: int) -> bool:
+        """Whether so many calls must wait: they are a full batch, or others came before them."""
+        return count >= self._full_batch or self._is_running or bool(self._waiting)
+
+    def take(self, caller: Caller, read: Callable[[], bytes]) -> RequestError | None:
+        """Let a call wait; returns the refusal of one that may not. Costs little, for one that is refused."""
+        if refusal := self._admission.admit(1, caller.deadline_ns):
+            return refusal
+        try:
+            raw = read()
+            with self._changed:
+                if self._bytes + len(raw) > _MAX_BYTES:
+                    return self._admission.turn_away(1)
+                self._waiting.append(TakenCall(raw, caller))
+                self._bytes += len(raw)
+                self._changed.notify_all()
+        except RequestError as error:
+            self._admission.leave(1)
+            return error
+        return None
+
+    def close(self) -> None:
+        """Wait until everything is answered, or deferred."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while taken := self._next():
+            start_ns = time.monotonic_ns()
+            live = [call for call in taken if call.deadline_ns > start_ns]
+            for call in taken:
+                if call.deadline_ns <= start_ns:
+                    call.send(self._admission.expire())
+            for call, answer in zip(live, self._run(live) if live else (), strict=True):
+                if answer is not None:
+                    call.send(answer)
+            if live:
+                waited = max(waited_share(call.since_ns, start_ns, call.deadline_ns) for call in live)
+                self._admission.measure(len(live), time.monotonic_ns() - start_ns, waited)
+            for _ in taken:
+                self._admission.leave(1)
+
+    def _next(self) -> list[TakenCall]:
+        """Wait for calls, and take those that are answered together; empty when the backlog is closed."""
+        with self._changed:
+            self._is_running = False
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
+            taken = [self._waiting.popleft() for _ in range(min(self._full_batch, len(self._waiting)))]
+            self._is_running = bool(taken)
+            self._bytes -= sum(len(call.read()) for call in taken)
+            self._changed.notify_all()
+            return taken
