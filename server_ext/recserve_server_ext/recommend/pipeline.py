@@ -157,13 +157,13 @@ def _cold_reasons(lists: Sequence[CandidateList]) -> list[RequestError | None]:
     def ask(strategy: Strategy, positions: list[int]) -> list[RequestError | None]:
         if not strategy.is_personal:
             return [None] * len(positions)
-        own = [lists[position] for position in positions]
-        usable = [candidate_list for candidate_list in own if candidate_list.query.profile.is_usable]
+        usable = [position for position in positions if lists[position].query.profile.is_usable]
         if strategy.is_selector:
-            found = iter(_hand_over(strategy, usable))
+            reasons = _hand_over(strategy, [lists[position] for position in usable])
         else:
-            found = iter(strategy.cold([one.query for one in usable]) if usable else [])
-        return [next(found) if one.query.profile.is_usable else _NOTHING_USABLE for one in own]
+            reasons = strategy.cold([lists[position].query for position in usable]) if usable else []
+        reason_of = dict(zip(usable, reasons, strict=True))
+        return [reason_of.get(position, _NOTHING_USABLE) for position in positions]
 
     return _by_strategy(lists, ask)
 
@@ -171,13 +171,13 @@ def _cold_reasons(lists: Sequence[CandidateList]) -> list[RequestError | None]:
 def _hand_over(selector: Strategy, lists: Sequence[CandidateList]) -> list[RequestError | None]:
     """Give lists to the strategies that a selector selects for them; returns why none can answer."""
     reasons: list[RequestError | None] = []
-    for candidate_list, selected in zip(lists, selector.selected([own.query for own in lists]), strict=True):
-        if isinstance(selected, RequestError):
-            reasons.append(selected)
-            continue
-        reasons.append(None)
-        candidate_list.configured = selected
-        candidate_list.query = candidate_list.query.with_options(selected.options)
+    selected = selector.selected([own.query for own in lists])
+    for candidate_list, configured in zip(lists, selected, strict=True):
+        is_refused = isinstance(configured, RequestError)
+        reasons.append(configured if is_refused else None)
+        if not is_refused:
+            candidate_list.configured = configured
+            candidate_list.query = candidate_list.query.with_options(configured.options)
     return reasons
 
 

@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from recserve_export.encoder.graph.fp16 import write_fp16
 from recserve_export.encoder.quantise import int8 as quantise
 from recserve_export.encoder.recipe import FP32_FFN_SHARE, int8_recipe
 from recserve_export.encoder.source.folder import SourceOptions
@@ -176,6 +177,17 @@ def test_optimum_exports_the_same(tmp_path: Path) -> None:
     by_optimum = quick_encoder(folder, tmp_path / "optimum", exporter="optimum")
     assert by_torch.fingerprint != by_optimum.fingerprint
     assert np.abs(by_torch.encode(TEXTS) - by_optimum.encode(TEXTS)).max() <= 1e-6
+    for exporter in ("torch", "optimum"):  # int8 and fp16 are made from either graph
+        fp32 = tmp_path / exporter / MODEL
+        calibration = [np.array([2, 7, 9, 3], np.int64)]
+        quantise.write_int8(
+            fp32, tmp_path / "int8.onnx", quantise.calibrated(fp32, calibration), int8_recipe("int8-fast")
+        )
+        kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+        assert kinds.count("MatMulIntegerToFloat") == PRODUCTS["bert"]
+        write_fp16(fp32, tmp_path / "fp16.onnx")
+        halves = [tensor.data_type for tensor in onnx.load(tmp_path / "fp16.onnx").graph.initializer]
+        assert halves.count(onnx.TensorProto.FLOAT16) > PRODUCTS["bert"]
 
 
 def test_without_optimum_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
