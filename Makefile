@@ -2,9 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := serve,export,train,bench,http,dev
+EXTRAS := serve,export,optimum,train,bench,http,dev
+NEWEST := .venv-newest
+COMMA := ,
 
-.PHONY: demo test test-nightly test-all lint docs install clean
+.PHONY: demo test test-nightly test-newest test-all lint docs install clean
 
 demo: install
 	$(BIN)/recserve demo
@@ -22,6 +24,12 @@ ifeq ($(GROUP),wide)
 else
 	$(PYTEST) -m '$(GROUP)'
 endif
+
+# The tests of the export with the newest transformers and sentence-transformers, which [optimum] does not allow.
+test-newest:
+	$(MAKE) install VENV=$(NEWEST) EXTRAS=$(subst optimum$(COMMA),,$(EXTRAS))
+	$(NEWEST)/bin/python -m pip install --quiet 'transformers>=5' 'sentence-transformers>=6'
+	$(NEWEST)/bin/pytest tests/unit/export/encoder
 
 test-all: install
 	$(PYTEST)
@@ -51,4 +59,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .recserve site
+	rm -rf $(VENV) $(NEWEST) .recserve site

@@ -28,8 +28,8 @@ _CODE = ("client", "server_ext", "export", "model_repository", "tests/support")
 _PACKAGES = (
     "torch",
     "transformers",
-    "optimum",
-    "optimum-onnx",
+    "sentence-transformers",
+    "onnxscript",
     "onnx",
     "onnxruntime",
     "tokenizers",

@@ -76,6 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path in (f"/api/models/{_NAME}", f"/api/models/{_NAME}/revision/main") and self.hub.behaves != "missing":
             self._send(json.dumps(self._info()).encode(), has_body=has_body, kind="application/json")
             return
+        # From huggingface_hub 2 on.
+        if path == f"/api/models/{_NAME}/tree/{COMMIT}":
+            self._send(json.dumps(self._tree()).encode(), has_body=has_body, kind="application/json")
+            return
         name = path.removeprefix(f"/{_NAME}/resolve/{COMMIT}/")
         file = self.hub.folder / name
         if self.hub.behaves in _REFUSALS or name == path or not file.is_file():
@@ -88,8 +92,15 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _info(self) -> dict[str, object]:
-        names = sorted(str(path.relative_to(self.hub.folder)) for path in self.hub.folder.rglob("*") if path.is_file())
-        return {"id": _NAME, "sha": COMMIT, "private": False, "siblings": [{"rfilename": name} for name in names]}
+        names = [{"rfilename": name} for name in self._names()]
+        return {"id": _NAME, "sha": COMMIT, "private": False, "siblings": names}
+
+    def _tree(self) -> list[dict[str, object]]:
+        sizes = {name: (self.hub.folder / name).stat().st_size for name in self._names()}
+        return [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in sizes.items()]
+
+    def _names(self) -> list[str]:
+        return sorted(str(path.relative_to(self.hub.folder)) for path in self.hub.folder.rglob("*") if path.is_file())
 
     def _send(self, content: bytes, *, has_body: bool, kind: str, sent: int | None = None) -> None:
         """Answer with a content, or with its first `sent` bytes where more were announced."""

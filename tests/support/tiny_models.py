@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recserve_export.encoder.recipe import Exporter
 from recserve_export.encoder.source.folder import NO_OPTIONS, SourceOptions, read_source
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
+
+#: transformers 5 dropped the tokenizers in Python that fast ones were compared with.
+HAS_SLOW_TOKENIZERS: Final = version("transformers").startswith("4.")
 
 DIM: Final = 32
 POSITIONS: Final = 96
@@ -64,6 +69,16 @@ _KINDS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "gpt2": ({"n_embd": DIM, "n_layer": 2, "n_head": 4, "n_inner": 64, "n_positions": POSITIONS}, "GPT2TokenizerFast"),
     "llama": ({"num_key_value_heads": 2}, "unigram"),
     "qwen2": ({"num_key_value_heads": 2, "use_sliding_window": False}, "Qwen2TokenizerFast"),
+    "qwen3": ({"num_key_value_heads": 2, "head_dim": 8}, "Qwen2TokenizerFast"),
+    # As EmbeddingGemma: a text sees all of itself, in every second layer the neighbours alone.
+    "gemma3_text": (
+        {"num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8,
+         "use_bidirectional_attention": True, "layer_types": ["sliding_attention", "full_attention"],
+         "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+        "unigram",
+    ),
+    "nomic_bert": ({"head_dim": 8}, "BertTokenizerFast"),
+    "gte": ({"pad_token_id": 1}, "unigram"),
 }  # fmt: skip
 
 
@@ -112,7 +127,9 @@ def add_modules(folder: Path, pooling: str, *more: tuple[str, dict[str, Any]]) -
     (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
 
 
-def quick_encoder(folder: Path, target: Path, options: SourceOptions = NO_OPTIONS) -> TextEncoder:
+def quick_encoder(
+    folder: Path, target: Path, options: SourceOptions = NO_OPTIONS, exporter: Exporter = "torch"
+) -> TextEncoder:
     """Export by the real functions, without the comparison and the measurements that `export_encoder` adds."""
     from recserve_export.encoder.graph.onnx_export import write_onnx
     from recserve_export.encoder.source.tokenizer import write_tokenizer
@@ -121,7 +138,7 @@ def quick_encoder(folder: Path, target: Path, options: SourceOptions = NO_OPTION
     source = read_source(folder, options)
     target.mkdir(parents=True, exist_ok=True)
     with quiet():
-        vocabulary = write_onnx(source, target / MODEL)
+        vocabulary = write_onnx(source, target / MODEL, exporter)
         write_tokenizer(source, target / TOKENIZER, vocabulary)
     import onnx
 

@@ -12,6 +12,7 @@ from recserve_export.cli import options
 from recserve_export.cli.common import explained, say, stage_bar
 from recserve_export.encoder.checks.fidelity_gate import DEFAULT_GATE, Gate, check_gate
 from recserve_export.encoder.export import ExportSettings, export_encoder
+from recserve_export.encoder.recipe import Exporter
 from recserve_export.encoder.source.folder import SourceOptions
 from recserve_export.encoder.source.sentence_modules import Pooling
 from recserve_export.encoder.targets.targets import DEFAULT_MAX_BATCH
@@ -101,6 +102,9 @@ def encoder(
     max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Texts of one batch of a target at most.")] = (
         DEFAULT_MAX_BATCH
     ),
+    exporter: Annotated[
+        Exporter, typer.Option(help="What traces the model; optimum needs the extra of its name.")
+    ] = "torch",
     force: options.Force = False,
 ) -> None:
     """Export a text encoder to ONNX, with pooling and normalisation inside, and compare it with PyTorch."""
@@ -117,6 +121,7 @@ def encoder(
     settings = ExportSettings(
         gate=Gate(mean_cos=min_mean_cos, p01_cos=min_p01_cos, overlap=min_overlap, spearman=min_spearman),
         texts=texts,
+        exporter=exporter,
         force=force,
         targets=() if target is None else _ALL if target == "all" else (target,),
         max_batch=max_batch,

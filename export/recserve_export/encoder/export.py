@@ -1,6 +1,6 @@
 """Encoder export: a model's folder -> encoder folders that can be served, checked before they are published.
 
-torch, transformers and optimum are imported only when there is something to export.
+torch and transformers are imported only when there is something to export.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class ExportSettings:
     Attributes:
         gate: The least figures.
         texts: File with one text a line to calibrate, check and measure with; `None` takes the films.
+        exporter: What traces the model.
         force: Make the encoders anew even when they are up to date.
         targets: Triton model folders to write anew; without any, `embedded` where it is missing.
         max_batch: Texts of one batch of a target.
@@ -74,6 +75,7 @@ class ExportSettings:
 
     gate: Gate = DEFAULT_GATE
     texts: Path | None = None
+    exporter: recipe.Exporter = "torch"
     force: bool = False
     targets: tuple[Target, ...] = ()
     max_batch: int = DEFAULT_MAX_BATCH
@@ -180,7 +182,7 @@ class _Job:
         from recserve_export.encoder.make import Maker
 
         settings = self.settings
-        maker = Maker(self.source, self.source_sha256, settings.gate, settings.texts, self.stage)
+        maker = Maker(self.source, self.source_sha256, settings.exporter, settings.gate, settings.texts, self.stage)
         is_wanted = precision in ("auto", "fp32")
         fp32 = None if settings.force and is_wanted else self._current("fp32")
         if fp32 is None:
@@ -222,7 +224,7 @@ class _Job:
     def _is_current(self, folder: Path, precision: Precision) -> bool:
         try:
             manifest = read_manifest(folder)
-            same = manifest.versions.get(recipe.RECIPE) == recipe.recipe(precision)
+            same = manifest.versions.get(recipe.RECIPE) == recipe.recipe(precision, self.settings.exporter)
             same = same and manifest.source_sha256 == self.source_sha256
             return same and read_report(folder).texts == self.texts
         except (EncoderError, ExportError):  # missing, damaged or of another version
@@ -231,7 +233,7 @@ class _Job:
     def _would_choose_again(self, report: EncoderReport) -> bool:
         """Whether `auto` would choose among the same candidates by the same gate on the same kind of CPU."""
         made = {one.precision: one.recipe for one in report.candidates}
-        now = {precision: recipe.recipe(precision) for precision in ("fp32", *INT8)}
+        now = {precision: recipe.recipe(precision, self.settings.exporter) for precision in ("fp32", *INT8)}
         same_cpu = report.machine.int8_arithmetic == cpu.int8_arithmetic()
         return made == now and report.gate == self.settings.gate and same_cpu
 

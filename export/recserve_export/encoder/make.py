@@ -46,6 +46,7 @@ class Maker:
     Attributes:
         source: What to export.
         source_sha256: Checksum of the source.
+        exporter: What traces the model.
         gate: The least figures.
         texts_file: One text a line; `None` takes the films.
         stage: Shows progress.
@@ -56,6 +57,7 @@ class Maker:
 
     source: EncoderSource
     source_sha256: str
+    exporter: recipe.Exporter
     gate: Gate
     texts_file: Path | None
     stage: Stage
@@ -151,11 +153,11 @@ class Maker:
     def _export(self, folder: Path) -> str:
         """Write graph and tokenizer of fp32; returns what the tokenizer was compared with."""
         with quiet():
-            with self._step("load torch and optimum"):
+            with self._step("load torch"):
                 from recserve_export.encoder.graph.onnx_export import write_onnx
                 from recserve_export.encoder.source.tokenizer import write_tokenizer
             with self._step("export to ONNX"):
-                vocabulary = write_onnx(self.source, folder / MODEL)
+                vocabulary = write_onnx(self.source, folder / MODEL, self.exporter)
                 return write_tokenizer(self.source, folder / TOKENIZER, vocabulary)
 
     def _quantise(self, folder: Path, precision: Precision, fp32: Path) -> None:
@@ -189,7 +191,7 @@ class Maker:
             pooling=self.source.pooling,
             source_sha256=self.source_sha256,
             files={name: sha256_of(folder / name) for name in (MODEL, TOKENIZER)},
-            versions=recipe.versions(precision),
+            versions=recipe.versions(precision, self.exporter),
             prompts=self.source.prompts,
             long_text=self.source.options.long_text,
         )

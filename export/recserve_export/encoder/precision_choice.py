@@ -43,7 +43,7 @@ def make_and_choose(maker: Maker, workspace: Workspace, fp32: EncoderReport) -> 
         candidates = [
             Candidate(
                 precision=precision,
-                recipe=recipe(precision),
+                recipe=recipe(precision, maker.exporter),
                 size_bytes=report.size_bytes,
                 fidelity=report.fidelity,
                 speed=speeds[precision],

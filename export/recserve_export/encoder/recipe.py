@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final
+from typing import Final, Literal
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.encoder.manifest import Precision
 
+#: What traces the model: torch.export, or optimum with a configuration of each architecture.
+Exporter = Literal["torch", "optimum"]
+
 #: Raise it when a change to the exporter changes the files it writes.
-EXPORTER_VERSION: Final = 7
+EXPORTER_VERSION: Final = 8
 #: Key of the recipe in the manifest's `versions`.
 RECIPE: Final = "recserve_export"
 #: Share of the activations' range that SmoothQuant moves into the weights; docs/decisions/001-int8-by-smoothquant.md.
@@ -30,7 +33,11 @@ NOT_GATED: Final[dict[Precision, str]] = {
 #: Texts that SmoothQuant looks at.
 CALIBRATION_TEXTS: Final = 300
 
-_PACKAGES: Final = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+_PACKAGES: Final = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime", "tokenizers")
+_PACKAGES_OF: Final[dict[Exporter, tuple[str, ...]]] = {
+    "torch": ("onnxscript",),
+    "optimum": ("optimum", "optimum-onnx"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,19 +65,21 @@ def int8_recipe(precision: Precision) -> Int8Recipe:
     return Int8Recipe(alpha=ALPHA, weight_bits=bits, fp32_ffn_share=FP32_FFN_SHARE[precision])
 
 
-def recipe(precision: Precision) -> str:
+def recipe(precision: Precision, exporter: Exporter) -> str:
     """Names all that decides the file besides the source; equal recipes and sources need no new export."""
+    made = f"{EXPORTER_VERSION}, {exporter}"
     if precision == "fp32":
-        return str(EXPORTER_VERSION)
+        return made
     if precision in HALF:
-        return f"{EXPORTER_VERSION} ({HALF[precision]})"
+        return f"{made} ({HALF[precision]})"
     how = int8_recipe(precision)
     return (
-        f"{EXPORTER_VERSION} (smoothquant {how.alpha:g}, a scale for each token, {how.weight_bits}-bit weights rounded "
+        f"{made} (smoothquant {how.alpha:g}, a scale for each token, {how.weight_bits}-bit weights rounded "
         f"by GPTQ, FFN outputs of {how.fp32_ffn_share:.0%} of the layers in fp32, token table by rows)"
     )
 
 
-def versions(precision: Precision) -> dict[str, str]:
+def versions(precision: Precision, exporter: Exporter) -> dict[str, str]:
     """The manifest's `versions`: the recipe, and the packages that take part."""
-    return {RECIPE: recipe(precision), **{package: version(package) for package in _PACKAGES}}
+    packages = (*_PACKAGES, *_PACKAGES_OF[exporter])
+    return {RECIPE: recipe(precision, exporter), **{package: version(package) for package in packages}}

@@ -75,7 +75,7 @@ def check_export(what: str, precision: Precision, fidelity: Fidelity, invariance
     if precision != "fp16" and not fidelity.min_cos >= LEAST_FP32_COS:
         raise FidelityError(
             f"{what} differs from PyTorch: least cosine {fidelity.min_cos:.6f} of {fidelity.texts} texts is below "
-            f"{LEAST_FP32_COS}; this architecture or these versions of torch and optimum do not export it rightly"
+            f"{LEAST_FP32_COS}; this architecture or these versions of torch and transformers do not export it rightly"
         )
     most = MOST_BATCH_DIFFERENCE[precision]
     if not invariance.max_abs_difference <= most:

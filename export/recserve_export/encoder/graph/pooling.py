@@ -24,7 +24,7 @@ class PooledModel(nn.Module):  # type: ignore[misc]  # torch publishes its types
         """
         super().__init__()
         self.model = model
-        self.config = model.config  # optimum reads it
+        self.config = model.config  # exporters read it
         self.pooling = source.pooling
         self.steps = nn.ModuleList()
         dim = int(model.config.hidden_size)

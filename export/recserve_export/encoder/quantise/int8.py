@@ -127,8 +127,8 @@ def write_out(model: Any) -> None:
 
 
 def _is_plain_gemm(node: Any, constants: Collection[str]) -> bool:
-    """Whether it is x W + b, W constant."""
-    if node.op_type != "Gemm" or len(node.input) != 3 or node.input[1] not in constants:
+    """Whether it is x W or x W + b, W constant."""
+    if node.op_type != "Gemm" or node.input[1] not in constants:
         return False
     options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     plain = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
@@ -136,6 +136,8 @@ def _is_plain_gemm(node: Any, constants: Collection[str]) -> bool:
 
 
 def _written_out(node: Any) -> list[Any]:
+    if len(node.input) == 2:  # an exporter leaves a bias of zeros out
+        return [helper.make_node("MatMul", node.input[:], node.output[:], name=f"{node.name}/MatMul")]
     product = f"{node.output[0]}_product"
     return [
         helper.make_node("MatMul", node.input[:2], [product], name=f"{node.name}/MatMul"),

@@ -35,8 +35,8 @@ _PROMPTS: Final = "config_sentence_transformers.json"
 _PROMPT_NAMES: Final[dict[Role, tuple[str, ...]]] = {"query": ("query",), "passage": ("passage", "document")}
 #: Their position numbers begin after the padding id, so that many positions of the table are never used.
 _POSITIONS_AFTER_PADDING: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"})
-#: Architectures that exist only as code of the model's own, and optimum exports none of it; the nearest supported one.
-_ONLY_AS_CODE: Final = {"nomic_bert": "modernbert"}
+#: Architectures whose models name Python code of their own, from before transformers knew them (5.0); it is not needed.
+_CODE_NOT_NEEDED: Final = frozenset({"nomic_bert"})
 _PICKLES: Final = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
 
 
@@ -220,17 +220,12 @@ def _name_of(folder: Path) -> str:
 
 
 def _check_code(folder: Path, config: dict[str, Any], options: SourceOptions) -> None:
-    """Refuse a model that comes with Python code, unless the caller trusts it and it is of any use."""
-    kind = config.get("model_type")
-    if nearest := _ONLY_AS_CODE.get(str(kind)):
-        raise EncoderSourceError(
-            f"{folder / CONFIG}: the architecture {kind} exists only as Python code that comes with a model, and "
-            f"optimum exports none of it; the nearest that is supported is {nearest}"
-        )
+    """Refuse a model that needs Python code of its own, unless the caller trusts it."""
     if options.trust_remote_code:
         return
     for name in (CONFIG, _TOKENIZER):
-        if read_object(folder / name).get("auto_map"):
+        is_needed = name != CONFIG or config.get("model_type") not in _CODE_NOT_NEEDED
+        if is_needed and read_object(folder / name).get("auto_map"):
             raise EncoderSourceError(
                 f"{folder / name} asks to run Python code that comes with the model (auto_map); "
                 "read that code, then allow it with --trust-remote-code"

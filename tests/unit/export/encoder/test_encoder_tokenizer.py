@@ -9,7 +9,11 @@ import pytest
 
 from recserve_export.encoder.source.folder import EncoderSource, read_source
 from recserve_export.errors import EncoderSourceError
-from support.tiny_models import make_tiny_model
+from support.tiny_models import HAS_SLOW_TOKENIZERS, make_tiny_model
+
+_NONE = "not compared: transformers has no slow tokenizer beside"
+fast_only = pytest.mark.skipif(HAS_SLOW_TOKENIZERS, reason="transformers 4 has slow tokenizers")
+slow = pytest.mark.skipif(not HAS_SLOW_TOKENIZERS, reason="transformers 5 has no slow tokenizers")
 
 #: Architecture, its slow tokenizer, and the file that this one reads.
 KINDS = {
@@ -61,6 +65,7 @@ def source_with(pieces: bytes, folder: Path, kind: str) -> EncoderSource:
     return read_source(folder)
 
 
+@slow
 @pytest.mark.parametrize("kind", ["xlm-roberta", "deberta-v2"])
 def test_equals_the_slow_one(kind: str, sample: tuple[str, ...], pieces: bytes, tmp_path: Path) -> None:
     source = source_with(pieces, tmp_path / "source", kind)
@@ -68,6 +73,7 @@ def test_equals_the_slow_one(kind: str, sample: tuple[str, ...], pieces: bytes, 
     assert said == f"equal to {KINDS[kind][0]} on {len(sample)} texts"
 
 
+@slow
 def test_those_of_albert_differ(pieces: bytes, tmp_path: Path) -> None:
     """As docs/reference/encoders.md says: transformers' own two do, already on a single space."""
     source = source_with(pieces, tmp_path / "source", "albert")
@@ -75,6 +81,7 @@ def test_those_of_albert_differ(pieces: bytes, tmp_path: Path) -> None:
         write_tokenizer(source, tmp_path / "tokenizer.json", 1000)
 
 
+@slow
 def test_another_normalizer_is_seen(pieces: bytes, tmp_path: Path) -> None:
     source = source_with(pieces, tmp_path / "source", "xlm-roberta")
     path = tmp_path / "source" / "tokenizer.json"
@@ -83,6 +90,7 @@ def test_another_normalizer_is_seen(pieces: bytes, tmp_path: Path) -> None:
         write_tokenizer(source, tmp_path / "tokenizer.json", 1000)
 
 
+@slow
 def test_without_sentencepiece_the_report_says_so(
     pieces: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,9 +104,10 @@ def test_without_sentencepiece_the_report_says_so(
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("bert", "equal to BertTokenizer on {texts} texts"),
-        ("gpt2", "equal to GPT2Tokenizer on {texts} texts"),
-        ("modernbert", "not compared: transformers has no slow tokenizer beside PreTrainedTokenizerFast"),
+        pytest.param("bert", "equal to BertTokenizer on {texts} texts", marks=slow),
+        pytest.param("gpt2", "equal to GPT2Tokenizer on {texts} texts", marks=slow),
+        ("modernbert", f"{_NONE} {'PreTrainedTokenizerFast' if HAS_SLOW_TOKENIZERS else 'TokenizersBackend'}"),
+        pytest.param("bert", f"{_NONE} BertTokenizer", marks=fast_only),
     ],
 )
 def test_what_the_report_says(kind: str, said: str, sample: tuple[str, ...], tmp_path: Path) -> None:
@@ -106,6 +115,7 @@ def test_what_the_report_says(kind: str, said: str, sample: tuple[str, ...], tmp
     assert write_tokenizer(source, tmp_path / "tokenizer.json", 1000) == said.format(texts=len(sample))
 
 
+@slow
 def test_a_source_without_vocabulary(tmp_path: Path) -> None:
     source = read_source(make_tiny_model(tmp_path / "source", "bert"))
     (tmp_path / "source" / "vocab.txt").unlink()
