@@ -218,7 +218,11 @@ def _films() -> _Opened:
 
 def _overridden(recipe: FieldMapping, given: FieldMapping) -> FieldMapping:
     """A recipe with what the options name in its place."""
-    texts = {name: recipe.texts.get(name, field) if field.weight == 1 else field for name, field in given.texts.items()}
+    texts = {}
+    for name, field in given.texts.items():
+        known = recipe.texts.get(name, field)
+        weight = known.weight if field.weight == 1 else field.weight
+        texts[name] = msgspec.structs.replace(known, column=field.column or known.column, weight=weight)
     return msgspec.structs.replace(
         recipe,
         id=given.id if given.id != "id" else recipe.id,

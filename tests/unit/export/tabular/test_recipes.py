@@ -99,6 +99,17 @@ def test_a_data_set_as_it_is_published(
         assert all(item.texts for item in opened.items())
 
 
+def test_options_name_other_columns_than_the_recipe(tmp_path: Path) -> None:
+    items, home = tmp_path / "ml.item", tmp_path / "home"
+    items.write_text("item_id:token\tmovie_title:token_seq\trelease_year:token\tname:token_seq\n1\tA\t1990\tB\n")
+    options = ["--recipe", "recbole", "--text", "movie_title", "--map", "movie_title=name", "--home", str(home)]
+    done = CliRunner().invoke(catalogue.app, ["import", str(items), *options])
+    assert done.exit_code == 0, done.output
+    with CatalogueStore(home / "catalogue.db") as store:
+        (item,) = store.items()
+    assert item.texts == {"movie_title": "B"}
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_fit_their_schema(name: str) -> None:
     for mapping in read_recipe(name, "catalogue", FieldMapping):
