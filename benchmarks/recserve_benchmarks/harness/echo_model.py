@@ -1,6 +1,6 @@
 """Triton model `echo`: the same tensors as `recommend`, an answer of the same size, and no work in between."""
 
-import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ class TritonPythonModel:
     """Answers every request with the same bytes."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        parameters = json.loads(args["model_config"])["parameters"]
-        self._answer = b"x" * int(parameters["settings"]["string_value"])
+        settings = Path(args["model_repository"]) / args["model_version"] / "settings.json"
+        self._answer = b"x" * int(settings.read_text())
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._respond(request) for request in requests]

@@ -27,7 +27,7 @@ from recserve_client.contract.models import REQUEST, RESPONSE
 from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.common.units import MIB
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.config.server import ServeSettings
+from recserve_server_ext.config.server import MODEL_SETTINGS, ServeSettings
 from recserve_server_ext.triton.binary import find_triton
 from recserve_server_ext.triton.model_config import config_text, python_model
 from recserve_server_ext.triton.process import TritonProcess, claim_endpoint
@@ -160,6 +160,7 @@ def echo(answer_bytes: int) -> Iterator[Server]:
         assemble(folder, [], binary)
         code.parent.mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("echo_model.py"), code)
+        (code.parent / MODEL_SETTINGS).write_text(model.settings)
         (code.parent.parent / "config.pbtxt").write_text(config_text(model))
         endpoint = claim_endpoint("127.0.0.1", 0, 0)
         start_s = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -185,6 +185,10 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fallback: str = "popular"
     strategies: dict[str, dict[str, Any]] = {}
     milvus: MilvusSettings = MilvusSettings()
+
+
+#: File in the version folder of a Python model with its settings.
+MODEL_SETTINGS: Final = "settings.json"
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,7 +6,6 @@ Importable only inside a Python model, where `triton_python_backend_utils` exist
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import struct
 import sys
@@ -26,7 +25,7 @@ from recserve_server_ext.batching.admission import NO_DEADLINE
 from recserve_server_ext.batching.batcher import Answer, Batcher
 from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.config.server import ModelSettings, ServeSettings
+from recserve_server_ext.config.server import MODEL_SETTINGS, ModelSettings, ServeSettings
 from recserve_server_ext.encoder.loaded import LoadedEncoder, ServedEncoders
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
@@ -41,8 +40,8 @@ _MICROSECOND_NS: Final = 1000
 def model_settings(args: dict[str, str]) -> ModelSettings:
     """The launcher's settings in the arguments of `initialize`; also starts logging to Triton's log."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    parameters = json.loads(args["model_config"])["parameters"]
-    return msgspec.json.decode(parameters["settings"]["string_value"], type=ModelSettings)
+    file = Path(args["model_repository"]) / args["model_version"] / MODEL_SETTINGS
+    return msgspec.json.decode(file.read_bytes(), type=ModelSettings)
 
 
 def settle_memory() -> None:

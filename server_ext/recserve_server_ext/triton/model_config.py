@@ -31,12 +31,14 @@ class Model:
     Attributes:
         code: Folder of its code in `model_repository`; empty for a model without a Python process.
         exported: Exported model folder whose files are served.
+        settings: JSON for its code, in a file that only the owner reads: the server tells everybody its configuration.
         copied: File that is copied into the model, since its folder may be removed while it is served.
         warmup_tokens: Length of the attention mask that warm-up requests read; 0 without such requests.
     """
 
     config: pb.ModelConfig
     code: str = ""
+    settings: str = ""
     exported: Path | None = None
     copied: Path | None = None
     warmup_tokens: int = 0
@@ -109,8 +111,7 @@ def served_encoder(
     config = exported_config(encoder, manifest, serve)
     config.name = name
     if serve.encoder.target == "embedded":
-        config.parameters["settings"].string_value = handed
-        return Model(config=config, code=names.ENCODER, warmup_tokens=manifest.max_tokens)
+        return Model(config=config, code=names.ENCODER, settings=handed, warmup_tokens=manifest.max_tokens)
     exported = model_folder(encoder, serve.encoder.target)
     return Model(config=config, exported=exported, warmup_tokens=manifest.max_tokens)
 
@@ -159,12 +160,11 @@ def python_model(
     """
     config = _config(name, inputs, outputs, backend="python", max_batch_size=max_batch)
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
-    config.parameters["settings"].string_value = settings
     if max_batch:
         # A delay of 0: what waits is batched, and nobody waits for a batch. No queue policy: with a bound on the queue
         # this Triton's batcher sleeps half a second now and then (docs/decisions/004-no-queue-policy.md).
         config.dynamic_batching.SetInParent()
-    return Model(config=config, code=code or name)
+    return Model(config=config, code=code or name, settings=settings)
 
 
 def config_text(model: Model) -> str:

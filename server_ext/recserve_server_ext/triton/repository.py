@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 from recserve_server_ext.common.errors import LaunchError
+from recserve_server_ext.config.server import MODEL_SETTINGS
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.encoder_config import write_warmup
 from recserve_server_ext.triton.model_config import Model, config_text
@@ -71,6 +72,10 @@ def write_model(folder: Path, model: Model) -> None:
         shutil.copy(model_sources() / model.code / "1" / "model.py", code)
         _hand_over_paths(code)
         _compile(code)
+    if model.settings:
+        own = target / "1" / MODEL_SETTINGS
+        own.touch(mode=0o600)
+        own.write_text(model.settings, encoding="utf-8")
     if model.exported is not None:
         for file in (model.exported / "1").iterdir():
             (target / "1" / file.name).symlink_to(file.resolve())

@@ -21,7 +21,7 @@ from recserve_export.encoder.targets.tensorrt import PLAN, build_plan, build_scr
 from recserve_export.errors import ExportError
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.files import new_folder
-from recserve_server_ext.config.server import ModelSettings, ServeSettings, Target
+from recserve_server_ext.config.server import MODEL_SETTINGS, ModelSettings, ServeSettings, Target
 from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
 from recserve_server_ext.triton.encoder_config import EncoderConfig, write_warmup
 from recserve_server_ext.triton.encoder_target import CONFIG, CONFIGS, TARGETS, model_folder, providers_of, targets_of
@@ -107,7 +107,7 @@ def _write_embedded(encoder: Path, model: Path, config: EncoderConfig) -> None:
     proto = config.proto()
     # No encoder folder is named: it is the version folder itself.
     alone = ModelSettings(run="", snapshots="", store="", serve=ServeSettings(), interactions="", pseudonym_key="")
-    proto.parameters["settings"].string_value = msgspec.json.encode(alone).decode()
+    (model / "1" / MODEL_SETTINGS).write_bytes(msgspec.json.encode(alone))
     (model / CONFIG).write_text(text_format.MessageToString(proto), encoding="utf-8")
 
 
