@@ -46,6 +46,14 @@ class AnswerSink(Protocol):
         ...
 
 
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+def _nothing_chosen() -> Mapping[str, Any]:
+    """The same object each time, since another one means a new choice."""
+    return _NOTHING
+
+
 class RecommendService(Handler[Job]):
     """Answers requests from the catalogue as it is when their batch begins.
 
@@ -63,7 +71,7 @@ class RecommendService(Handler[Job]):
         histories: UserHistories,
         counter: LogCounter,
         log: AnswerSink,
-        chosen: Callable[[], Mapping[str, Any]] = dict,
+        chosen: Callable[[], Mapping[str, Any]] = _nothing_chosen,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """

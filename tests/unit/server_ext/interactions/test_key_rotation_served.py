@@ -97,7 +97,8 @@ def test_recommendations_go_on_and_variants_stay(tmp_path: Path, store_place: Pa
         return [one.experiments[0].variant for one in found if isinstance(one.experiments, list)]
 
     before, old = variants(), keys.pseudonyms
-    assert len(set(before)) == 3
+    # The key is random: that all names fall to one variant has a chance of 3 ** (1 - len(NAMES)).
+    assert len(set(before)) > 1
     rotate(service.store, key_file)
     (refused,) = service.batch({"user_id": NAMES[0]})
     assert isinstance(refused, RequestError)
