@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -79,7 +80,7 @@ class _Format(msgspec.Struct):
 
 def write_manifest(folder: Path, manifest: SnapshotManifest) -> None:
     """Write the manifest with its own checksum."""
-    manifest = msgspec.structs.replace(manifest, checksum=_checksum(manifest))
+    manifest = msgspec.structs.replace(manifest, checksum=checksum_of(manifest))
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
 
 
@@ -101,13 +102,17 @@ def read_manifest(folder: Path, *, verify: bool = True) -> SnapshotManifest:
         if found != FORMAT:
             raise SnapshotError(f"{path} has format {found}, this version reads {FORMAT}; {REBUILD}")
         manifest = msgspec.json.decode(content, type=SnapshotManifest)
-    if (checksum := _checksum(manifest)) != manifest.checksum:
-        raise SnapshotError(
-            f"{path} is damaged: SHA-256 {checksum[:12]}, manifest says {manifest.checksum[:12]}; {REBUILD}"
-        )
+    check_own(path, manifest, SnapshotError, REBUILD)
     verify_files(folder, manifest.files, SnapshotError, REBUILD, checksums=verify)
     return manifest
 
 
-def _checksum(manifest: SnapshotManifest) -> str:
+def checksum_of(manifest: Any) -> str:
+    """SHA-256 of the JSON of a manifest with an empty checksum."""
     return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(manifest, checksum=""))).hexdigest()
+
+
+def check_own(path: Path, manifest: Any, error: type[Exception], advice: str) -> None:
+    """Raise an error of this type, with the advice, where a manifest read from `path` has another checksum."""
+    if (checksum := checksum_of(manifest)) != manifest.checksum:
+        raise error(f"{path} is damaged: SHA-256 {checksum[:12]}, manifest says {manifest.checksum[:12]}; {advice}")

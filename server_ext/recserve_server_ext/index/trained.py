@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError, SpaceError
 from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, verify_files
 from recserve_server_ext.index.fields import read_table, write_table
-from recserve_server_ext.index.manifest import MANIFEST
+from recserve_server_ext.index.manifest import MANIFEST, check_own, checksum_of
 from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.index.snapshot import IDS, LOCK
@@ -180,15 +179,8 @@ def trained_manifest(folder: Path) -> TrainedManifest:
         if found != _FORMAT:
             raise SpaceError(f"{path} has format {found}, this version reads {_FORMAT}; {_TRAIN_AGAIN}")
         manifest = msgspec.json.decode(content, type=TrainedManifest)
-    if (checksum := _checksum(manifest)) != manifest.checksum:
-        raise SpaceError(
-            f"{path} is damaged: SHA-256 {checksum[:12]}, manifest says {manifest.checksum[:12]}; {_TRAIN_AGAIN}"
-        )
+    check_own(path, manifest, SpaceError, _TRAIN_AGAIN)
     return manifest
-
-
-def _checksum(manifest: TrainedManifest) -> str:
-    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(manifest, checksum=""))).hexdigest()
 
 
 def _ids(folder: Path) -> list[str]:
@@ -292,7 +284,7 @@ def _publish(spaces: Path, name: str, ids: Sequence[str], made: TrainedManifest,
                 created=now.isoformat(timespec="seconds"),
                 files={file.name: sha256_of(file) for file in sorted(aside.iterdir())},
             )
-            manifest = msgspec.structs.replace(manifest, checksum=_checksum(manifest))
+            manifest = msgspec.structs.replace(manifest, checksum=checksum_of(manifest))
             (aside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     return folder
 

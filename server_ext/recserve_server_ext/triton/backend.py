@@ -165,18 +165,31 @@ class TritonEncoder:
         return means_of_parts(vectors, counts)
 
     def _run(self, ids: Ints, mask: Ints) -> Vectors:
-        request = pb.InferenceRequest(
-            model_name=self._model,
-            requested_output_names=[names.VECTOR],
-            inputs=[pb.Tensor(names.INPUT_IDS.name, ids), pb.Tensor(names.ATTENTION_MASK.name, mask)],
-            timeout=self._timeout_us,
-            preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),
-        )
-        try:
-            result = request.exec()
-        except pb.TritonModelException as error:  # while the model itself is being loaded
-            raise RequestError(ErrorKind.UNAVAILABLE, f"the encoder cannot be asked yet: {error}") from None
-        if result.has_error():
-            raise RequestError(ErrorKind.UNAVAILABLE, f"the encoder did not answer: {result.error().message()}")
-        vectors: Vectors = pb.get_output_tensor_by_name(result, names.VECTOR).as_numpy()
-        return vectors
+        inputs = [pb.Tensor(names.INPUT_IDS.name, ids), pb.Tensor(names.ATTENTION_MASK.name, mask)]
+        return answered_vectors("encoder", self._model, inputs, self._timeout_us)
+
+
+def answered_vectors(what: str, model: str, inputs: list[Any], timeout_us: int) -> Vectors:
+    """The tensor `vector` that a model answers; raises RequestError(unavailable) where it does not answer in time.
+
+    Args:
+        what: Names the model in messages.
+        model: Its name in Triton.
+        inputs: Its tensors.
+        timeout_us: Longest wait, in microseconds.
+    """
+    request = pb.InferenceRequest(
+        model_name=model,
+        requested_output_names=[names.VECTOR],
+        inputs=inputs,
+        timeout=timeout_us,
+        preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),
+    )
+    try:
+        result = request.exec()
+    except pb.TritonModelException as error:  # while the model itself is being loaded
+        raise RequestError(ErrorKind.UNAVAILABLE, f"the {what} cannot be asked yet: {error}") from None
+    if result.has_error():
+        raise RequestError(ErrorKind.UNAVAILABLE, f"the {what} did not answer: {result.error().message()}")
+    vectors: Vectors = pb.get_output_tensor_by_name(result, names.VECTOR).as_numpy()
+    return vectors

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import zipfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -300,23 +298,6 @@ def test_the_second_scene_evaluates_a_log_and_serves_what_was_best(
     written = json.loads((commands / "result.json").read_text())
     assert written["movielens"] == {"user": "196", "strategy": "item_knn", "recommended": ["a"]}
     assert (commands / "home" / "movielens" / "encoder").readlink() == Path("../encoder")
-
-
-def test_files_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        with zipfile.ZipFile(Path(words[words.index("--dest") + 1]) / "recbole-1.2.1-py3-none-any.whl", "w") as wheel:
-            for name in ("ml-100k.item", "ml-100k.inter", "ml-100k.user"):
-                wheel.writestr(f"recbole/dataset_example/ml-100k/{name}", name)
-        return subprocess.CompletedProcess(words, 0)
-
-    monkeypatch.setattr(subprocess, "run", download)
-    assert demo_log.fetched(tmp_path / "files")
-    assert {path.name: path.read_text() for path in (tmp_path / "files").iterdir()} == {
-        name: name for name in ("ml-100k.item", "ml-100k.inter")
-    }
-    monkeypatch.setattr(subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 1))
-    assert demo_log.fetched(tmp_path / "files")  # nothing is asked for again
-    assert not demo_log.fetched(tmp_path / "others")
 
 
 def test_the_demo_ends_its_server_when_it_fails(commands: Path, server: InferenceServer) -> None:

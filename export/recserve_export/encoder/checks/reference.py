@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from recserve_export.encoder.source.folder import EncoderSource
 from recserve_export.encoder.source.sentence_modules import MODULES, POOLINGS
 from recserve_export.errors import EncoderSourceError, first_line
+from recserve_export.one_thread import one_thread
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import Role
@@ -71,15 +72,11 @@ class Reference:
             return vectors
 
         # With several threads in an operation, each waits for all of them: on busy cores that is many times slower.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             # The first batch sets the tokenizer's padding and length, which must not change while threads share it.
             first = [encoded(part) for part in parts[:1]]
             with ThreadPoolExecutor(cpu.usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 in_order = np.concatenate([*first, *pool.map(encoded, parts[1:])])
-        finally:
-            torch.set_num_threads(threads)
         vectors: Vectors = np.empty_like(in_order)
         vectors[by_length] = in_order
         return vectors

@@ -7,8 +7,8 @@ from typing import Any, Final
 import numpy as np
 
 from recserve_export.errors import TrainingError
+from recserve_export.one_thread import one_thread
 from recserve_export.training.base import Learned, Trainer, TrainingLog, Work, text_map
-from recserve_export.training.one_thread import one_thread
 from recserve_export.training.sequence.settings import SequenceSettings
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.networks.network import new_network

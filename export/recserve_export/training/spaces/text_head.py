@@ -12,8 +12,8 @@ import numpy as np
 from msgspec import Meta
 
 from recserve_export.errors import TrainingError
+from recserve_export.one_thread import one_thread
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, text_map
-from recserve_export.training.one_thread import one_thread
 from recserve_server_ext.common.arrays import Ints, Vectors
 
 #: Newest interactions of a user that count: nobody decides alone what belongs together.
