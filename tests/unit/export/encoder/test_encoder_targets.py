@@ -30,7 +30,7 @@ from recserve_export.errors import ExportError
 from recserve_server_ext.cli import serve as cli_serve
 from recserve_server_ext.common.errors import EncoderError, LaunchError
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.config.server import EncoderSettings, ServeSettings, Target
+from recserve_server_ext.config.server import MODEL_SETTINGS, EncoderSettings, ServeSettings, Target
 from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, EncoderManifest, Precision, read_manifest
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.encoder_target import (
@@ -68,9 +68,8 @@ class TestExport:
     def test_the_embedded_target_is_there_by_default(self, tiny_home: Path) -> None:
         model = model_folder(tiny_home / "encoder" / "fp32", "embedded")
         version = {path.name for path in (model / "1").iterdir()}
-        assert version == {MODEL, "tokenizer.json", MANIFEST, "model.py"}
-        settings = json.loads(config_of(tiny_home / "encoder" / "fp32", "embedded").parameters["settings"].string_value)
-        assert settings["encoder"] == ""
+        assert version == {MODEL, "tokenizer.json", MANIFEST, "model.py", MODEL_SETTINGS}
+        assert json.loads((model / "1" / MODEL_SETTINGS).read_bytes())["encoder"] == ""
         assert read_manifest(model / "1") == read_manifest(tiny_home / "encoder" / "fp32")
 
     def test_all_of_one_that_is_up_to_date(self, source: Path, encoder: Path) -> None:
@@ -247,7 +246,7 @@ class TestServing:
         served = served_encoder(encoder, read_manifest(encoder), ServeSettings(encoder_batch=9), "{}", name="other")
         proto = served.config
         assert (proto.name, proto.backend, proto.max_batch_size) == ("other", "python", 9)
-        assert proto.parameters["settings"].string_value == "{}"
+        assert served.settings == "{}"
         assert [list(one.dims) for one in proto.input] == [[MAX_TOKENS]] * 2
 
     def test_embedded_needs_no_exported_folder(self, encoder: Path) -> None:
