@@ -1,4 +1,4 @@
-"""The backlog: taken after full batches, answered in order, expired calls dropped before they cost anything."""
+"""The backlog: taken when no empty queue was seen for long, answered in order, expired calls dropped."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from recserve_server_ext.batching.batcher import Call as Received
 from support.calls import Call
 
 LONG_S = 30
+MS = 1_000_000
 
 
 class Work:
@@ -26,7 +27,12 @@ class Work:
         self.open = threading.Event()
         self.started = threading.Event()
         self.admission = Admission("own")
-        self.backlog = Backlog(self._run, self.admission, 2)
+        self.now_ns = 0
+        self.backlog = Backlog(self._run, self.admission, 2, lambda: self.now_ns)
+
+    def takes(self, count: int, after_ms: int) -> bool:
+        self.now_ns += after_ms * MS
+        return self.backlog.takes(count)
 
     def take(self, *calls: Call) -> list[RequestError | None]:
         return [self.backlog.take(call, call.read) for call in calls]
@@ -46,19 +52,46 @@ def work() -> Iterator[Work]:
     work.backlog.close()
 
 
-def test_it_takes_full_batches_and_what_comes_after_them(work: Work) -> None:
-    assert not work.backlog.takes(1)
-    assert work.backlog.takes(2)
-    first, second = Call(b"first"), Call(b"second")
-    assert work.take(first) == [None]
+def test_it_takes_full_batches_once_the_queue_was_not_empty_for_long(work: Work) -> None:
+    assert not work.takes(1, 1000)
+    assert not work.takes(2, 8)
+    assert work.takes(2, 1)
+    assert work.takes(2, 0)
+    assert not work.takes(1, 0)
+
+
+def test_it_looks_less_often_while_it_finds_few(work: Work) -> None:
+    for pause_ms in (8, 16, 32, 64, 128, 128):
+        assert not work.takes(1, 0)
+        assert not work.takes(2, pause_ms)
+        assert work.takes(2, 1)
+
+
+def test_it_takes_everything_while_much_waits(work: Work) -> None:
+    calls = [Call(str(number).encode()) for number in range(12)]
+    assert not work.takes(1, 0)
+    assert work.takes(2, 9)
+    work.take(calls[0])
     assert work.started.wait(LONG_S)
-    assert work.backlog.takes(1)
-    assert work.take(second) == [None]
+    work.take(*calls[1:])
+    assert work.takes(1, 0)
     work.open.set()
-    assert (first.answer(), second.answer()) == (b"first", b"second")
+    assert [call.answer() for call in calls] == [str(number).encode() for number in range(12)]
     work.backlog.close()
-    assert not work.backlog.takes(1)
+    assert not work.takes(1, 0)
+    assert not work.takes(2, 8)
+    assert work.takes(2, 1), "much waited, so it looks again soon"
     assert work.admission.counts.waiting == 0
+
+
+def test_it_looks_again_soon_after_a_refusal(work: Work) -> None:
+    work.take(Call(b"first"))
+    assert work.started.wait(LONG_S)
+    assert not work.takes(1, 0)
+    assert work.takes(2, 9)
+    assert work.take(Call(b"late", 0)) != [None]
+    assert not work.takes(1, 0)
+    assert work.takes(2, 9)
 
 
 def test_calls_are_answered_in_order_and_in_batches(work: Work) -> None:

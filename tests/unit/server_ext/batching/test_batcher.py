@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.batching import backlog
 from recserve_server_ext.batching.batcher import OWN, Answer, Batcher, ModelCall
 from support.calls import Call
 
@@ -219,7 +220,8 @@ def test_what_expired_in_the_queue_is_not_sent_to_the_model() -> None:
     assert last.answers == [b"last first(last)"]
 
 
-def test_a_full_batch_goes_to_the_backlog() -> None:
+def test_full_batches_go_to_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "_FIRST_PAUSE_NS", -1)  # as if Triton's queue had not been empty for long
     models = Models()
     calls = {name: models.of(name) for name in (FIRST, SECOND)}
     model = Batcher(Words(), calls, max_batch=8, full_batch=2)
