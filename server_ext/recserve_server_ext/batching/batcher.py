@@ -173,27 +173,29 @@ class Batcher(Generic[J]):
         for number, answer in self._answered(answerable):
             ready[number].send(answer)
 
-    def _answered(self, answerable: list[tuple[int, J]]) -> Iterator[tuple[int, Answer]]:
+    def _answered(self, answerable: list[tuple[int, J, bool]]) -> Iterator[tuple[int, Answer]]:
         """The answers to jobs that are not deferred, with their positions; calls the models that they wait for."""
-        waiting = [(number, job) for number, job in answerable if self._handler.pending(job) is not None]
-        if waiting and (error := self._call_all([job for _, job in waiting])):
-            failed = {number for number, _ in waiting}
-            yield from ((number, error) for number in failed)
-            answerable = [(number, job) for number, job in answerable if number not in failed]
-        answers = self._answer([job for _, job in answerable])
-        yield from ((number, answer) for (number, _), answer in zip(answerable, answers, strict=True))
+        waiting = [job for _, job, is_waiting in answerable if is_waiting]
+        if waiting and (error := self._call_all(waiting)):
+            yield from ((number, error) for number, _, is_waiting in answerable if is_waiting)
+            answerable = [one for one in answerable if not one[2]]
+        answers = self._answer([job for _, job, _ in answerable])
+        yield from ((number, answer) for (number, *_), answer in zip(answerable, answers, strict=True))
 
     def _defer(
         self,
         accepted: list[J | RequestError | NotYetError],
         sender: Callable[[int], Callable[[Answer], None]],
         deadlines_ns: Sequence[int],
-    ) -> list[tuple[int, J]]:
-        """Queue jobs that wait for a model, with the sender of their position; returns the others with positions.
+    ) -> list[tuple[int, J, bool]]:
+        """Queue jobs that wait for a model, with the sender of their position.
 
         Jobs that the model has no time for are replaced by their refusals.
+
+        Returns:
+            The other jobs: their positions, they, and whether they wait for a model that `run` itself calls.
         """
-        answerable: list[tuple[int, J]] = []
+        answerable: list[tuple[int, J, bool]] = []
         deferred: list[_Deferred[J]] = []
         for number, job in enumerate(accepted):
             if isinstance(job, RequestError | NotYetError):
@@ -205,7 +207,7 @@ class Batcher(Generic[J]):
                 else:
                     deferred.append(_Deferred(sender(number), job, pending, deadlines_ns[number]))
             else:
-                answerable.append((number, job))
+                answerable.append((number, job, pending is not None))
         self._call_later(deferred)
         return answerable
 

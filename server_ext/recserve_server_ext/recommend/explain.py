@@ -53,12 +53,11 @@ def build_slates(jobs: Sequence[Job], search_ns: int) -> list[Slate]:
 
 def _explained(jobs: Sequence[Job]) -> list[Explanation]:
     """The explanation of each slate; slates of the same strategy and options are explained together."""
-    groups: dict[tuple[int, int, bool], list[_ListItems]] = defaultdict(list)
+    groups: dict[tuple[int, bool], list[_ListItems]] = defaultdict(list)
     for number, job in enumerate(jobs):
-        strategy, options = job.lists[0].configured
-        groups[id(strategy), id(options), job.request.explain] += _items_by_list(number, job)
+        groups[id(job.lists[0].configured), job.request.explain] += _items_by_list(number, job)
     explained: list[list[tuple[Ints | None, Explanation]]] = [[] for _ in jobs]
-    for (_, _, explain), group in groups.items():
+    for (_, explain), group in groups.items():
         strategy = jobs[group[0].slate].lists[0].configured.strategy
         queries, items = [part.query for part in group], [part.items for part in group]
         if explain:

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType, field
 from recserve_client.contract import AssignedVariant, RecommendRequest, RequestError
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attributes.view import Allowed
-from recserve_server_ext.common.arrays import Floats, Ints
+from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.recommend.paging import PagePosition
 from recserve_server_ext.recommend.profile import ReportedHistory
 from recserve_server_ext.recommend.ranked_items import RankedItems
@@ -29,6 +29,7 @@ class CandidateList(msgspec.Struct, eq=False):
         configured: The strategy that answers it.
         cluster: Number of the interest cluster.
         mass: Weight of the cluster in the history.
+        found: Rows that its strategy proposed, then those for each quota.
         candidates: The candidates.
         scores: [n] their scores.
     """
@@ -37,6 +38,7 @@ class CandidateList(msgspec.Struct, eq=False):
     configured: ConfiguredStrategy
     cluster: int = 0
     mass: float = 1.0
+    found: list[Rows] = field(default_factory=list)
     candidates: Candidates = field(default_factory=lambda: Candidates(_NO_ROWS))
     scores: Floats = field(default_factory=lambda: _NO_SCORES)
 
@@ -62,6 +64,7 @@ class Job(msgspec.Struct, eq=False):
         split: Candidate lists of the interest clusters and [behaviours] their clusters; `None` until the history is
             split, and where it is not.
         lists: Candidate lists, one for each interest cluster.
+        is_plain: Whether the slate is the first k candidates, as the strategy ranks them; for a new ranking.
         is_cold: Whether the fallback strategy answers, for want of a usable profile.
         clusters: [behaviours] interest cluster of each behaviour; `None` where the history is not split.
         ranked: Items of the slate; `None` until they are ranked.
@@ -86,6 +89,7 @@ class Job(msgspec.Struct, eq=False):
     cursor: str | UnsetType = UNSET
     split: tuple[list[CandidateList], Ints] | None = None
     lists: list[CandidateList] = field(default_factory=list)
+    is_plain: bool = False
     is_cold: bool = False
     clusters: Ints | None = None
     ranked: RankedItems | None = None
@@ -112,18 +116,6 @@ class Job(msgspec.Struct, eq=False):
         """Length of the ranked list: the slate, and the candidates to explore after it."""
         explore = self.request.explore
         return self.request.k + (explore.pool if explore is not None else 0)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the slate is the first k candidates, as the strategy ranks them."""
-        request = self.request
-        return (
-            self.options is None
-            and request.explore is None
-            and request.new_items is None
-            and request.interests == 1
-            and self.lists[0].configured.strategy.is_ranked
-        )
 
     @property
     def falls_back(self) -> bool:

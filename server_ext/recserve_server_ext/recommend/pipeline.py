@@ -85,9 +85,9 @@ class Pipeline:
 
     def pending(self, job: Job) -> ModelCall | None:
         """The model call that the strategy of a job waits for, whose texts are encoded; `None` without one."""
-        if job.query is None or job.error is not None:
-            return None
         strategy = job.configured.strategy
+        if not strategy.asks_models or job.query is None or job.error is not None:
+            return None
         if job.split is None and job.request.interests > 1 and strategy.pending(job.query) is not None:
             _split_by_interest([job])
         queries = [job.query] if job.split is None else [candidate_list.query for candidate_list in job.split[0]]
@@ -170,11 +170,11 @@ def _cluster_list(job: Job, clusters: Ints, number: int) -> CandidateList:
 
 def _by_strategy(lists: Sequence[CandidateList], ask: Callable[[Strategy, list[int]], Sequence[T]]) -> list[T]:
     """[lists] what each list's strategy answers; `ask` asks it about the lists at some positions, all at once."""
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    groups: dict[int, list[int]] = defaultdict(list)
     for position, candidate_list in enumerate(lists):
-        groups[id(candidate_list.configured.strategy), id(candidate_list.configured.options)].append(position)
+        groups[id(candidate_list.configured)].append(position)
     if len(groups) == 1:
-        return list(ask(lists[0].configured.strategy, list(range(len(lists)))))
+        return list(ask(lists[0].configured.strategy, groups.popitem()[1]))
     answers: dict[int, T] = {}
     for positions in groups.values():
         answers.update(zip(positions, ask(lists[positions[0]].configured.strategy, positions), strict=True))
@@ -189,11 +189,13 @@ def _cold_reasons(lists: Sequence[CandidateList]) -> list[RequestError | None]:
             return [None] * len(positions)
         own = [lists[position] for position in positions]
         usable = [candidate_list for candidate_list in own if candidate_list.query.profile.is_usable]
-        if strategy.is_selector:
-            found = iter(_hand_over(strategy, usable))
-        else:
-            found = iter(strategy.cold([one.query for one in usable]) if usable else [])
-        return [next(found) if one.query.profile.is_usable else _NOTHING_USABLE for one in own]
+        if not usable:
+            return [_NOTHING_USABLE] * len(own)
+        found = _hand_over(strategy, usable) if strategy.is_selector else strategy.cold([one.query for one in usable])
+        if len(usable) == len(own):
+            return found
+        reasons = iter(found)
+        return [next(reasons) if one.query.profile.is_usable else _NOTHING_USABLE for one in own]
 
     return _by_strategy(lists, ask)
 
@@ -213,11 +215,14 @@ def _hand_over(selector: Strategy, lists: Sequence[CandidateList]) -> list[Reque
 
 def _rank(jobs: Sequence[Job], fallback: ConfiguredStrategy) -> None:
     """Rank the items of each job's slate."""
-    plain = [job for job in jobs if job.is_plain]
+    plain: list[Job] = []
+    shaped: list[Job] = []
+    for job in jobs:
+        job.is_plain = _is_plain(job)
+        (plain if job.is_plain else shaped).append(job)
     _propose(plain, 1, fallback)
     for job in plain:
         job.ranked = RankedItems(job.lists[0].candidates.rows[: job.request.k], is_by_score=True)
-    shaped = [job for job in jobs if job.ranked is None]
     if not shaped:
         return
     # A group limit may exclude all candidates that are left; more candidates may hold others.
@@ -225,6 +230,18 @@ def _rank(jobs: Sequence[Job], fallback: ConfiguredStrategy) -> None:
         _shape(short, _WIDER, fallback)
     for job in shaped:
         _explore(job)
+
+
+def _is_plain(job: Job) -> bool:
+    """Whether the slate is the first k candidates, as the strategy ranks them."""
+    request = job.request
+    return (
+        job.options is None
+        and request.explore is None
+        and request.new_items is None
+        and request.interests == 1
+        and job.lists[0].configured.strategy.is_ranked
+    )
 
 
 def _propose(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> None:
@@ -237,7 +254,8 @@ def _propose(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> N
     for job in jobs:
         n = times * _width(job)
         for target in job.lists:
-            quotas = list(_quota_queries(job, target.query, combined))
+            target.found = []
+            quotas = [] if job.options is None else list(_quota_queries(job, job.options, target.query, combined))
             queries += [target.query, *quotas]
             wanted += [n, *(query.spec.n for query in quotas)]
             targets += [target] * (1 + len(quotas))
@@ -245,34 +263,32 @@ def _propose(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> N
     def ask(strategy: Strategy, positions: list[int]) -> list[Rows]:
         return strategy.candidates([queries[n] for n in positions], [wanted[n] for n in positions])
 
-    rows: dict[int, list[Rows]] = defaultdict(list)
-    for target, found in zip(targets, _by_strategy(targets, ask), strict=True):
-        rows[id(target)].append(found)
-    _fill_up(jobs, rows, times, fallback)
+    for target, rows in zip(targets, _by_strategy(targets, ask), strict=True):
+        target.found.append(rows)
+    _fill_up(jobs, times, fallback)
     for job in jobs:
         named = [] if job.is_plain else _named_candidates(job)
         for target in job.lists:
-            parts = [*rows[id(target)], *named]
+            parts = [*target.found, *named]
             target.candidates = Candidates(parts[0] if len(parts) == 1 else distinct_rows(parts))
 
 
-def _fill_up(jobs: Sequence[Job], rows: Mapping[int, list[Rows]], times: int, fallback: ConfiguredStrategy) -> None:
+def _fill_up(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> None:
     """Add candidates of the fallback strategy to lists that are too short, where the strategy asks for that."""
     short: list[tuple[CandidateList, int]] = []
     for job in jobs:
-        n = times * _width(job)
         if job.falls_back and not job.is_cold:
+            n = times * _width(job)
             short += [
                 (target, n)
                 for target in job.lists
-                if target.configured.strategy.is_filled_up and len(rows[id(target)][0]) < n
+                if target.configured.strategy.is_filled_up and len(target.found[0]) < n
             ]
     if short:
         queries = [target.query.with_options(fallback.options) for target, _ in short]
         found = fallback.strategy.candidates(queries, [n for _, n in short])
         for (target, n), more in zip(short, found, strict=True):
-            own = rows[id(target)]
-            own[0] = distinct_rows([own[0], more])[:n]
+            target.found[0] = distinct_rows([target.found[0], more])[:n]
 
 
 def _width(job: Job) -> int:
@@ -283,12 +299,12 @@ def _width(job: Job) -> int:
     return n if job.request.interests == 1 else max(n, _AT_LEAST, _TIMES * job.wanted)
 
 
-def _quota_queries(job: Job, query: Query, combined: dict[tuple[int, int], Allowed]) -> Iterator[Query]:
+def _quota_queries(
+    job: Job, options: SlateOptions, query: Query, combined: dict[tuple[int, int], Allowed]
+) -> Iterator[Query]:
     """A query for the items of each quota; `combined` caches combined filters, so that equal ones share a search."""
-    if job.options is None:
-        return
     where = query.spec.allowed
-    for quota, matching in zip(job.options.quotas, job.rules[len(job.options.bury) :], strict=True):
+    for quota, matching in zip(options.quotas, job.rules[len(options.bury) :], strict=True):
         allowed = matching
         if where is not None:
             pair = id(matching), id(where)

@@ -85,13 +85,16 @@ def profile_of_history(request: RecommendRequest, view: View, limits: Limits) ->
             texts and vectors.
     """
     history, get = request.history, view.row_of.get
-    rows = np.array([-1 if behaviour.item is None else get(behaviour.item, -1) for behaviour in history], np.int64)
-    weights = np.array([behaviour.weight for behaviour in history], np.float64)
-    profile = Profile(weights, rows, {}, {}, [])
-    if rows.min() < 0:
+    places = [-1 if behaviour.item is None else get(behaviour.item, -1) for behaviour in history]
+    weights = [behaviour.weight for behaviour in history]
+    profile = Profile(np.array(weights, np.float64), np.array(places, np.int64), {}, {}, [])
+    if -1 in places:
         _resolve_others(profile, request, limits, view.text.dim)
-    profile.count = int(np.count_nonzero(weights))
-    return ResolvedProfile(profile, None, rows[rows >= 0] if request.exclude_history else _NO_ROWS)
+        profile.count = int(np.count_nonzero(profile.weights))
+        banned = profile.rows[profile.rows >= 0]
+    else:
+        profile.count, banned = len(weights) - weights.count(0.0), profile.rows
+    return ResolvedProfile(profile, None, banned if request.exclude_history else _NO_ROWS)
 
 
 def profile_of_user(

@@ -87,10 +87,9 @@ class Auto(Strategy):
 
     def pending(self, query: Query) -> ModelCall | None:
         """What the first strategy waits for that is trained."""
-        for configured in query.options.of(query):
-            if configured.strategy.lacking(query.data, configured.options) is None:
-                call: ModelCall | None = configured.strategy.pending(query.with_options(configured.options))
-                return call
+        for strategy, options in query.options.of(query):
+            if strategy.lacking(query.data, options) is None:
+                return strategy.pending(query.with_options(options)) if strategy.asks_models else None
         return None
 
     def selected(self, queries: Sequence[Query]) -> list[ConfiguredStrategy | RequestError]:
@@ -101,8 +100,7 @@ class Auto(Strategy):
             groups[id(query.options.of(query))].append(place)
         for places in groups.values():
             for configured in queries[places[0]].options.of(queries[places[0]]):
-                own = [queries[place].with_options(configured.options) for place in places]
-                reasons = _reasons(configured, own)
+                reasons = _reasons(configured, [queries[place] for place in places])
                 for place, reason in zip(places, reasons, strict=True):
                     selected[place] = configured if reason is None else reason
                 places = [place for place, reason in zip(places, reasons, strict=True) if reason is not None]
@@ -131,12 +129,14 @@ class Auto(Strategy):
 
 
 def _reasons(configured: ConfiguredStrategy, queries: Sequence[Query]) -> list[RequestError | None]:
-    """[queries] why a strategy cannot answer them; they have its options."""
+    """[queries] why a strategy cannot answer them."""
     strategy, options = configured
     lacking = strategy.lacking(queries[0].data, options)
     if lacking is not None or not strategy.is_personal:
         return [lacking] * len(queries)
-    usable = [query for query in queries if query.profile.is_usable]
-    reasons = iter(strategy.cold(usable) if usable else [])
-    without = None if strategy.answers_cold else _NO_HISTORY
-    return [next(reasons) if query.profile.is_usable else without for query in queries]
+    usable = [query.with_options(options) for query in queries if query.profile.is_usable]
+    reasons = strategy.cold(usable) if usable else []
+    if len(usable) == len(queries):
+        return reasons
+    rest, without = iter(reasons), None if strategy.answers_cold else _NO_HISTORY
+    return [next(rest) if query.profile.is_usable else without for query in queries]

@@ -223,6 +223,7 @@ class Strategy(ABC):
         answers_cold: Whether it can also answer without a usable profile.
         is_selector: Whether it only selects the strategy that answers each query, and proposes nothing itself.
         needs_texts: Whether the texts of a profile must be encoded first.
+        asks_models: Whether it has a `pending` of its own.
         counts: Statistics of the log that it reads.
         grid: Options that an evaluation chooses from, on validation data.
 
@@ -238,8 +239,13 @@ class Strategy(ABC):
     answers_cold: bool = False
     is_selector: ClassVar[bool] = False
     needs_texts: bool = False
+    asks_models: ClassVar[bool] = False
     counts: frozenset[Count] = frozenset()
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.asks_models = cls.pending is not Strategy.pending
 
     def __init__(self, name: str) -> None:
         self.name = name
