@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,26 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
     def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         return service_pb2.ServerMetadataResponse(name="triton", version="0.0.1")
 
-    def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def metrics(self) -> str:
         self._answered += 1
-        statistics = service_pb2.ModelStatisticsResponse()
-        for model in self.named("busy"):
-            statistics.model_stats.add(name=model).inference_stats.success.count = self._answered
-        return statistics
+        name = "nv_inference_request_success"
+        lines = [f'{name}{{model="{model}",version="1"}} {self._answered}' for model in self.named("busy")]
+        return "\n".join([f"# TYPE {name} counter", *lines, ""])
+
+
+def _metrics_server(servicer: _Servicer, address: str, port: int) -> ThreadingHTTPServer:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(servicer.metrics().encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer((address, port), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
 
 
 def main() -> None:
@@ -64,6 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--grpc-address")
     parser.add_argument("--grpc-port")
+    parser.add_argument("--metrics-address")
+    parser.add_argument("--metrics-port", type=int)
     parser.add_argument("--model-repository", type=Path)
     options, _ = parser.parse_known_args()
     servicer = _Servicer(options.model_repository.parent)
@@ -78,7 +95,9 @@ def main() -> None:
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"{options.grpc_address}:{options.grpc_port}")
     server.start()
+    metrics = _metrics_server(servicer, options.metrics_address, options.metrics_port)
     stop.wait()
+    metrics.server_close()
     server.stop(0).wait()
 
 
