@@ -50,13 +50,8 @@ class Journal:
         """
         spaces.mkdir(parents=True, exist_ok=True)
         with exclusive(spaces / _LOCK):
-            path, state = spaces / _FILE, State(key=key)
-            try:
-                found = msgspec.json.decode(path.read_bytes(), type=State)
-                state = found if found.key == key else state
-            except (OSError, msgspec.MsgspecError):
-                pass  # nothing was begun, or nothing of it can be used
-            yield cls(path, state)
+            found = _read(spaces)
+            yield cls(spaces / _FILE, found if found is not None and found.key == key else State(key=key))
 
     @property
     def number(self) -> int | None:
@@ -93,3 +88,16 @@ class Journal:
 
     def _write(self) -> None:
         write_file(self._path, msgspec.json.encode(self._state))
+
+
+def finished_trainings(spaces: Path) -> dict[str, str]:
+    """Version of each training that the last command published, if it was not done."""
+    state = _read(spaces)
+    return {} if state is None else state.finished
+
+
+def _read(spaces: Path) -> State | None:
+    try:
+        return msgspec.json.decode((spaces / _FILE).read_bytes(), type=State)
+    except (OSError, msgspec.MsgspecError):
+        return None  # nothing was begun, or nothing of it can be used
