@@ -71,7 +71,7 @@ def build_engine(
     """Build the engine that serves these vectors at least cost among those that reach the target.
 
     What was chosen last is built again, and verified over all items. Else the engines are measured over all items where
-    these are few, and over two samples where they are many: then only the one that promises to be the cheapest is
+    these are few, and over a sample where they are many: then only the one that promises to be the cheapest is
     built. Where it misses the target over all items, the next one is.
 
     Args:
@@ -179,7 +179,7 @@ class _Build:
         with self._timed("build"):
             engine = self._built(chosen)
         with self._timed("verify"):
-            self.tried.append(self.whole.tried(self.whole.widened(engine)))
+            self.tried.append(self.whole.cheapest(engine))
         return reaches(self.tried[-1].point, self.settings.recall)
 
     def _built(self, chosen: Chosen) -> Engine:
@@ -190,9 +190,7 @@ class _Build:
             grown = 2 ** round(math.log2(len(vectors) / chosen.items))
             lists = max(1, round(of["lists"] * grown))
             fit = fit_scan(vectors, vectors if self.inputs is None else self.inputs, of["codes"], settings)
-            engine = build_scan(vectors, fit, of["codes"], lists, settings, self.stage)
-            nprobe = math.ceil(of["nprobe"] / of["lists"] * lists)
-            return engine.with_parameters({"nprobe": nprobe, "rescored": of["rescored"]})
+            return build_scan(vectors, fit, of["codes"], lists, settings, self.stage)
         return ExactEngine(vectors)
 
     def _done(self, sampled: list[CurvePoint], *, from_last: bool = False) -> tuple[Engine, RecallReport]:

@@ -85,13 +85,11 @@ class Trial:
         """Whether an engine reaches the target."""
         return reaches(recalls(engine, self.users), self.settings.recall)
 
-    def widened(self, engine: Engine) -> Engine:
-        """An engine that is searched more widely until it reaches the target, or as widely as the settings allow."""
+    def cheapest(self, engine: Engine) -> Tried:
+        """An engine searched as widely as it takes to reach the target, or as the settings allow."""
         if isinstance(engine, HnswEngine):
-            return self._wide_graph(engine)
-        if engine.name == "scan":
-            return self._wide_scan(engine)
-        return engine
+            return self.tried(self._wide_graph(engine))
+        return self._cheapest_scan(engine) if engine.name == "scan" else self.tried(engine)
 
     def _graphs(self, least: float) -> Iterator[Tried]:
         """The graph with the fewest links, then more where that misses the target or has to be searched widely.
@@ -99,7 +97,7 @@ class Trial:
         `least` is the cost of another engine: where more links make no graph as cheap, none is built.
         """
         for m in (*self.settings.m, self.settings.m_if_missed):
-            found = self.tried(self.widened(build_graph(self.vectors, m, self.settings, self.stage)))
+            found = self.cheapest(build_graph(self.vectors, m, self.settings, self.stage))
             yield found
             is_narrow = reaches(found.point, self.settings.recall) and found.point.parameters["ef"] <= _WIDE
             if is_narrow or found.point.cpu_us_per_user > _BY_LINKS * least:
@@ -123,12 +121,12 @@ class Trial:
         for codes in codes_of(self.vectors.shape[1], self.settings):
             lists = lists_of(len(self.vectors), self.settings.items_per_list[-1])
             fit = fit_scan(self.vectors, self.inputs, codes, self.settings)
-            found = self._cheapest(build_scan(self.vectors, fit, codes, lists, self.settings, self.stage))
+            found = self.cheapest(build_scan(self.vectors, fit, codes, lists, self.settings, self.stage))
             yield found
             if reaches(found.point, self.settings.recall):
                 return
 
-    def _cheapest(self, engine: Engine) -> Tried:
+    def _cheapest_scan(self, engine: Engine) -> Tried:
         """The cheapest along the border of what reaches the target; the widest search where nothing does."""
         probes, least = probes_of(engine.parameters["lists"]), dict[int, int]()
 
@@ -146,17 +144,3 @@ class Trial:
                 for rescored, nprobe in border.items()
             ]
         return min(found, key=lambda one: one.point.cpu_us_per_user)
-
-    def _wide_scan(self, engine: Engine) -> Engine:
-        """With more items scored exactly and more lists probed in turn until it reaches the target."""
-        probes = sorted(probes_of(engine.parameters["lists"]))
-        of = engine.parameters
-        with self.stage("measure recall of scan", None):
-            while not self.reaches(engine):
-                more = [items for items in sorted(self.settings.rescored) if items > of["rescored"]]
-                wider = [lists for lists in probes if lists > of["nprobe"]]
-                if not more and not wider:
-                    break
-                of = {"nprobe": wider[0] if wider else of["nprobe"], "rescored": more[0] if more else of["rescored"]}
-                engine = engine.with_parameters(of)
-        return engine

@@ -101,7 +101,9 @@ def test_the_last_choice_is_built_without_a_sample(vectors: Vectors) -> None:
     stages = Stages()
     engine, report = build_engine(vectors, settings(), last=Chosen("scan", CODES, ITEMS // 2), stage=stages)
     assert stages.built == [ITEMS]
-    assert (engine.parameters["lists"], engine.parameters["nprobe"]) == (32, 32)  # twice the items
+    assert engine.parameters["lists"] == 32  # twice the items
+    assert engine.parameters["nprobe"] < 32, "more widely than it takes"
+    assert report.choice.reached
     assert [point.items for point in report.points] == [ITEMS]
     assert report.from_last
     assert report.how.startswith("taken over from the snapshot before, built in ")
