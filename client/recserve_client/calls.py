@@ -34,6 +34,8 @@ from recserve_client.errors import RecserveError, ServerFault, from_request
 
 M = TypeVar("M", bound=msgspec.Struct)
 R = TypeVar("R")
+#: Default deadline, in seconds, of what may be large and is encoded or fsynced: changes, recordings, exports, erasures.
+CHANGE_S: Final = 60.0
 
 
 @dataclass(frozen=True)

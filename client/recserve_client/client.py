@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from recserve_client import calls, item_calls, server_calls, user_calls
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
-from recserve_client.contract.addresses import channel_options, proxy_in_the_way
+from recserve_client.contract.addresses import DEFAULT_ADDRESS, channel_options, proxy_in_the_way
 from recserve_client.errors import DeadlineExceeded, Overloaded, RecserveError, StaleRevision, Unavailable, from_rpc
 from recserve_client.options import ClientOptions
 from recserve_client.throttle import RetryBudget, Throttle
@@ -25,7 +25,6 @@ from recserve_client.tls import Tls
 
 P = ParamSpec("P")
 R = TypeVar("R")
-DEFAULT_ADDRESS = "127.0.0.1:8001"
 #: Concurrent requests of `recommend_many`; Triton makes batches of them.
 MAX_CONCURRENT = 64
 

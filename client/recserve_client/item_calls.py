@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from recserve_client.calls import Call, check_list, model_call, reader
+from recserve_client.calls import CHANGE_S, Call, check_list, model_call, reader
 from recserve_client.contract import (
     DeleteItems,
     GetItems,
@@ -26,12 +26,10 @@ from recserve_client.errors import from_request
 
 _changed: Final = reader(ItemsChanged)
 _found: Final = reader(ItemsFound)
-#: Default deadline of a change, which may be large, and is encoded and fsynced.
-_CHANGE_S: Final = 60.0
 
 
 def upsert(
-    items: Sequence[NewItem], *, request_id: str | None = None, deadline_s: float | None = _CHANGE_S
+    items: Sequence[NewItem], *, request_id: str | None = None, deadline_s: float | None = CHANGE_S
 ) -> Call[ItemsChanged]:
     """Insert or replace items of the catalogue, as one change.
 
@@ -54,7 +52,7 @@ def upsert(
 
 
 def delete(
-    ids: Sequence[str | OldItem], *, request_id: str | None = None, deadline_s: float | None = _CHANGE_S
+    ids: Sequence[str | OldItem], *, request_id: str | None = None, deadline_s: float | None = CHANGE_S
 ) -> Call[ItemsChanged]:
     """Delete items from the catalogue, as one change; when the call returns, none of them is recommended any more.
 

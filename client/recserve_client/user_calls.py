@@ -9,7 +9,16 @@ from typing import Any, Final, Unpack
 
 import msgspec
 
-from recserve_client.calls import Call, RecommendOptions, check_weights, model_call, reader, request, request_fields
+from recserve_client.calls import (
+    CHANGE_S,
+    Call,
+    RecommendOptions,
+    check_weights,
+    model_call,
+    reader,
+    request,
+    request_fields,
+)
 from recserve_client.contract import (
     Behaviour,
     EraseUser,
@@ -37,8 +46,6 @@ _history: Final = reader(UserHistory)
 _exported: Final = reader(UserExport)
 _erased: Final = reader(ErasureReceipt)
 _verified: Final = reader(ErasureVerified)
-#: Default deadline of large recordings, exports and erasures.
-_CHANGE_S: Final = 60.0
 
 
 def interaction(
@@ -65,7 +72,7 @@ def interaction(
 
 
 def record(
-    interactions: Sequence[NewInteraction], *, deadline_s: float | None = _CHANGE_S
+    interactions: Sequence[NewInteraction], *, deadline_s: float | None = CHANGE_S
 ) -> Call[InteractionsRecorded]:
     """Record interactions; when the call returns, they are durable and part of every later recommendation.
 
@@ -99,7 +106,7 @@ def history(user_id: str, *, limit: int = 500, deadline_s: float | None = None) 
     return model_call(models.INTERACTIONS, ReadHistory(_encodable(user_id), limit), _history, deadline_s)
 
 
-def export(user_id: str, *, deadline_s: float | None = _CHANGE_S) -> Call[UserExport]:
+def export(user_id: str, *, deadline_s: float | None = CHANGE_S) -> Call[UserExport]:
     """All stored data of a user.
 
     Raises:
@@ -108,7 +115,7 @@ def export(user_id: str, *, deadline_s: float | None = _CHANGE_S) -> Call[UserEx
     return model_call(models.INTERACTIONS, ExportUser(_encodable(user_id)), _exported, deadline_s)
 
 
-def erase(user_id: str, *, deadline_s: float | None = _CHANGE_S) -> Call[ErasureReceipt]:
+def erase(user_id: str, *, deadline_s: float | None = CHANGE_S) -> Call[ErasureReceipt]:
     """Delete all stored data of a user permanently.
 
     Returns:
@@ -121,7 +128,7 @@ def erase(user_id: str, *, deadline_s: float | None = _CHANGE_S) -> Call[Erasure
 
 
 def verify_erasure(
-    user_id: str, receipt: ErasureReceipt, *, deadline_s: float | None = _CHANGE_S
+    user_id: str, receipt: ErasureReceipt, *, deadline_s: float | None = CHANGE_S
 ) -> Call[ErasureVerified]:
     """Whether the server made this receipt for this user, and what it stores of the user now.
 

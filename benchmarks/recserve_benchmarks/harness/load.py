@@ -19,9 +19,9 @@ from recserve_benchmarks.harness.worker import Worker
 from recserve_client.contract.addresses import channel_options
 from recserve_server_ext.common.arrays import Floats
 
-_METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
+METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _HIGHEST_US: Final = 60_000_000
-_CONNECT_S: Final = 30
+CONNECT_S: Final = 30
 _DEADLINE_S: Final = 600
 
 
@@ -92,8 +92,8 @@ class LoadError(Exception):
 async def _send(load: Load) -> Outcome:
     options = [("grpc.max_receive_message_length", -1), *channel_options(load.address)]
     async with grpc.aio.insecure_channel(load.address, options=options) as channel:
-        infer = channel.unary_unary(_METHOD, None, None)
-        await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+        infer = channel.unary_unary(METHOD, None, None)
+        await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
 
         async def send(request: bytes) -> bytes:
             try:

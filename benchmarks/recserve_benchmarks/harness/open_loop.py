@@ -8,20 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from random import Random
-from typing import Any, Final
+from typing import Any
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+from recserve_benchmarks.harness.load import CONNECT_S, METHOD
 from recserve_benchmarks.harness.worker import Worker
 from recserve_client.contract import ErrorKind, split_message
 from recserve_client.contract.addresses import channel_options
 from recserve_client.throttle import Throttle
 from recserve_server_ext.common.arrays import Floats, Ints
-
-_METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
-_CONNECT_S: Final = 30
 
 
 class Fate(IntEnum):
@@ -120,8 +118,8 @@ class _Sending:
         requests = [with_timeout(request, load.deadline_s) for request in load.requests]
         options = [("grpc.max_receive_message_length", -1), *channel_options(load.address)]
         async with grpc.aio.insecure_channel(load.address, options=options) as channel:
-            infer = channel.unary_unary(_METHOD, None, None)
-            await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+            infer = channel.unary_unary(METHOD, None, None)
+            await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
             start = time.perf_counter()
             tasks = []
             for number, moment in enumerate(load.moments.tolist()):

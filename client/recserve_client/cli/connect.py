@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from recserve_client.client import Client
     from recserve_client.options import ClientOptions
 
-DEFAULT_ADDRESS = "127.0.0.1:8001"
 Address = Annotated[str, typer.Option("--address", envvar="RECSERVE_ADDRESS", help="host:port of the server.")]
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import msgspec
 import typer
 
-from recserve_client.cli.connect import DEFAULT_ADDRESS, Address, connect
+from recserve_client.cli.connect import Address, connect
 from recserve_client.cli.console import err, fail, out
+from recserve_client.contract.addresses import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
     from recserve_client.contract import Behaviour, Slate

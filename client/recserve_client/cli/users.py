@@ -13,9 +13,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from recserve_client.cli.connect import DEFAULT_ADDRESS, Address, connect
+from recserve_client.cli.connect import Address, connect
 from recserve_client.cli.console import note, out
 from recserve_client.cli.recommend import fail_call
+from recserve_client.contract.addresses import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
     from recserve_client.client import Client

@@ -7,6 +7,8 @@ import os
 import re
 from typing import Final
 
+#: Where a server listens by default.
+DEFAULT_ADDRESS: Final = "127.0.0.1:8001"
 #: What gRPC may have before host:port, as in dns:///localhost:8001.
 _SCHEME: Final = re.compile(r"^(?:dns|ipv4|ipv6|http|https|tcp):(?://[^/]*/|//)?")
 #: Environment variables that gRPC takes a proxy from, the first that is set.

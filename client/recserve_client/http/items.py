@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 from starlette.responses import Response
 
+from recserve_client.calls import CHANGE_S
 from recserve_client.contract import (
     CatalogueItem,
     DeleteItems,
@@ -35,8 +36,6 @@ from recserve_client.http.streams import stream
 
 #: Lines of a stream that are one change.
 _AT_A_TIME: Final = 500
-#: Seconds for a change, which may be large, and is encoded and fsynced.
-_CHANGE_S: Final = 60.0
 _ETAG: Final = re.compile(r'"(\d{1,18})"')
 _raws: Final = Unpacker[RawItems](RawItems)
 _ids: Final = Unpacker[ItemIds](ItemIds)
@@ -106,7 +105,7 @@ async def delete_one(exchange: Exchange) -> Response:
 async def _change_many(exchange: Exchange, change: Change) -> Response:
     if not exchange.is_stream:
         raws = await exchange.message(_raws)
-        return json_response(await exchange.ask(models.ITEMS, _packed(exchange, change, raws.items), _CHANGE_S))
+        return json_response(await exchange.ask(models.ITEMS, _packed(exchange, change, raws.items), CHANGE_S))
     if "idempotency-key" in exchange.request.headers:
         raise invalid("a stream takes no Idempotency-Key: a line that is sent again changes nothing")
 
@@ -114,7 +113,7 @@ async def _change_many(exchange: Exchange, change: Change) -> Response:
         results: list[ItemChanged | ItemResult] = [_unreadable(line) or _PENDING for line in lines]
         raws = [Raw(line) for line, result in zip(lines, results, strict=True) if result is _PENDING]
         if raws:
-            done = iter(_results(await exchange.ask(models.ITEMS, _packed(exchange, change, raws), _CHANGE_S)))
+            done = iter(_results(await exchange.ask(models.ITEMS, _packed(exchange, change, raws), CHANGE_S)))
             results = [next(done) if result is _PENDING else result for result in results]
         return list(map(msgspec.json.encode, results))
 
@@ -122,7 +121,7 @@ async def _change_many(exchange: Exchange, change: Change) -> Response:
 
 
 async def _change_one(exchange: Exchange, change: Change, item: NewItem | OldItem) -> ItemChanged:
-    raw = await exchange.ask(models.ITEMS, _packed(exchange, change, [Raw(pack(item))]), _CHANGE_S)
+    raw = await exchange.ask(models.ITEMS, _packed(exchange, change, [Raw(pack(item))]), CHANGE_S)
     (result,) = _results(raw)
     if result.status == "refused":
         raise ProblemError(ErrorKind.INVALID_REQUEST, result.error)

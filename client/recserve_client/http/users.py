@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw
 from starlette.responses import Response
 
+from recserve_client.calls import CHANGE_S
 from recserve_client.contract import (
     EraseUser,
     ErasureReceipt,
@@ -27,8 +28,6 @@ from recserve_client.http.streams import stream
 
 #: Lines of a stream that are one recording.
 _AT_A_TIME: Final = 1000
-#: Seconds for large recordings, exports and erasures.
-_CHANGE_S: Final = 60.0
 _raws: Final = Unpacker[RawInteractions](RawInteractions)
 _receipt: Final = Unpacker[ErasureReceipt](ErasureReceipt)
 _recorded: Final = msgspec.json.Decoder(InteractionsRecorded)
@@ -40,7 +39,7 @@ async def record(exchange: Exchange) -> Response:
         return await stream(exchange, lambda lines: _record_lines(exchange, lines), _AT_A_TIME)
     raws = _raws(await exchange.body(), private=True)
     raw = pack(RecordInteractions(raws.interactions))
-    return json_response(await exchange.ask(models.INTERACTIONS, raw, _CHANGE_S))
+    return json_response(await exchange.ask(models.INTERACTIONS, raw, CHANGE_S))
 
 
 async def history(exchange: Exchange) -> Response:
@@ -53,20 +52,20 @@ async def history(exchange: Exchange) -> Response:
 async def export(exchange: Exchange) -> Response:
     """All stored data of a user."""
     raw = pack(ExportUser(exchange.part("user_id")))
-    return json_response(await exchange.ask(models.INTERACTIONS, raw, _CHANGE_S))
+    return json_response(await exchange.ask(models.INTERACTIONS, raw, CHANGE_S))
 
 
 async def erase(exchange: Exchange) -> Response:
     """Delete all stored data of a user."""
     raw = pack(EraseUser(exchange.part("user_id")))
-    return json_response(await exchange.ask(models.INTERACTIONS, raw, _CHANGE_S))
+    return json_response(await exchange.ask(models.INTERACTIONS, raw, CHANGE_S))
 
 
 async def verify_erasure(exchange: Exchange) -> Response:
     """Whether a receipt is of this user."""
     receipt = _receipt(await exchange.body(), private=True)
     raw = pack(VerifyErasure(exchange.part("user_id"), receipt))
-    return json_response(await exchange.ask(models.INTERACTIONS, raw, _CHANGE_S))
+    return json_response(await exchange.ask(models.INTERACTIONS, raw, CHANGE_S))
 
 
 #: Stands for the result of a line that the server answers.
@@ -78,7 +77,7 @@ async def _record_lines(exchange: Exchange, lines: list[bytes]) -> list[bytes]:
     results = [_PENDING if _is_json(line) else _MALFORMED for line in lines]
     raws = [Raw(line) for line, result in zip(lines, results, strict=True) if result is _PENDING]
     if raws:
-        raw = await exchange.ask(models.INTERACTIONS, pack(RecordInteractions(raws)), _CHANGE_S)
+        raw = await exchange.ask(models.INTERACTIONS, pack(RecordInteractions(raws)), CHANGE_S)
         done = iter(_recorded.decode(raw).results)
         results = [next(done) if result is _PENDING else result for result in results]
     return list(map(msgspec.json.encode, results))

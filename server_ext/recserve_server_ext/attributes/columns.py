@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError, nearest, shown
+from recserve_server_ext.common.units import INT64
 from recserve_server_ext.index.fields import ItemFields
 
 STRING: Final = "string"
@@ -23,7 +24,6 @@ NUMBER: Final = "number"
 BOOLEAN: Final = "boolean"
 LIST: Final = "list"
 PLACE: Final = "place [lat, lon]"
-_INT64: Final = range(-(2**63), 2**63)
 
 
 def list_of(kind: str) -> str:
@@ -187,7 +187,7 @@ def _part(values: list[Any], kind: type, arrow_kind: pa.DataType) -> pa.Array:
 
 
 def _integers(values: list[Any]) -> pa.Array | None:
-    array = pa.array([value if type(value) is int and value in _INT64 else None for value in values], pa.int64())
+    array = pa.array([value if type(value) is int and value in INT64 else None for value in values], pa.int64())
     return array if array.null_count < len(array) else None
 
 

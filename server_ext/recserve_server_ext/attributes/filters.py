@@ -50,10 +50,10 @@ from recserve_server_ext.attributes.columns import (
     list_of,
 )
 from recserve_server_ext.common.arrays import Mask
+from recserve_server_ext.common.units import INT64
 
 #: Mean radius R1 of the Earth (IUGG, Moritz 2000), metres.
 EARTH_RADIUS_M: Final = 6_371_008.8
-_INT64: Final = (-(2**63), 2**63 - 1)
 Number = int | float
 
 
@@ -251,7 +251,7 @@ def exactly(value: Number) -> Interval:
 
 def int64_bounds(interval: Interval) -> tuple[int, int] | None:
     """Smallest and largest int64 in an interval; `None` where it holds none."""
-    low, high = _INT64
+    low, high = INT64[0], INT64[-1]
     if interval.low is not None:
         low = max(low, math.floor(interval.low) + 1 if interval.low_open else math.ceil(interval.low))
     if interval.high is not None:

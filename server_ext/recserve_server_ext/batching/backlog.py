@@ -16,10 +16,8 @@ from typing import Final
 
 from recserve_client.contract import RequestError
 from recserve_server_ext.batching.admission import Admission, waited_share
-from recserve_server_ext.batching.revision_wait import Answer, Caller
+from recserve_server_ext.batching.revision_wait import MAX_BYTES, Answer, Caller
 
-#: Size of all packed requests of a backlog.
-_MAX_BYTES: Final = 64 * 2**20
 #: Time without an empty queue, after which the backlog takes what is there: at first, and after many looks in vain.
 _FIRST_PAUSE_NS, _LAST_PAUSE_NS = 8_000_000, 128_000_000
 #: Full batches that wait where there is no congestion: callers in a closed loop have sent so many.
@@ -106,7 +104,7 @@ class Backlog:
         try:
             raw = read()
             with self._changed:
-                if self._bytes + len(raw) > _MAX_BYTES:
+                if self._bytes + len(raw) > MAX_BYTES:
                     return self._admission.turn_away(1)
                 self._waiting.append(TakenCall(raw, caller))
                 self._bytes += len(raw)

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple, Protocol
 from recserve_client.contract import ErrorKind, RequestError
 
 Answer = bytes | RequestError
-#: Size of all packed requests that wait.
-_MAX_BYTES: Final = 64 * 2**20
+#: Size of all packed requests that wait in one queue.
+MAX_BYTES: Final = 64 * 2**20
 #: Time between two checks of the catalogue; a batch that notices a change first wakes the queue.
 _PAUSE_S: Final = 0.02
 #: Time between two checks of cancelled callers; each check costs a round trip to the server process.
@@ -126,7 +126,7 @@ class RevisionWaitQueue:
             if self._is_closed or self._wait_s <= 0:
                 self._count(expired=1)
                 return self._late(reason)
-            if len(self._waiting) >= self._max_requests or self._bytes + len(raw) > _MAX_BYTES:
+            if len(self._waiting) >= self._max_requests or self._bytes + len(raw) > MAX_BYTES:
                 self._count(full=1)
                 why = f"{len(self._waiting)} requests wait already (limits.revision_waiting); try again"
                 return reason.refusal(ErrorKind.UNAVAILABLE, why)

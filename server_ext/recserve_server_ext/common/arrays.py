@@ -17,3 +17,6 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 #: bool.
 Mask = NDArray[np.bool_]
+#: No rows; shared, so never written to.
+NO_ROWS: Rows = np.empty(0, np.int64)
+NO_ROWS.setflags(write=False)

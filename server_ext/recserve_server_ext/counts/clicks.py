@@ -25,7 +25,8 @@ SKEW_S: Final = 300.0
 #: The newest answers, impressions and interactions that are counted. These bounds limit the cost of a count.
 _MAX_ANSWERS: Final = 100_000
 _MAX_IMPRESSIONS: Final = 1_000_000
-_MAX_INTERACTIONS: Final = 1_000_000
+#: The newest interactions that are counted. This bounds the cost of a count, and the memory.
+MAX_INTERACTIONS: Final = 1_000_000
 _CHUNK: Final = 1000
 _COLUMNS: Final = msgspec.json.Decoder(tuple[list[int], list[str]])
 _SLATES: Final = msgspec.json.Decoder(list[list[str]])
@@ -102,7 +103,7 @@ def _clicked(connection: sa.Connection, oldest: int, codes: dict[str, int]) -> I
         sa.select(answers.c.number, interactions.c.item)
         .join_from(interactions, answers, answers.c.recommendation_id == interactions.c.recommendation_id)
         .where(
-            interactions.c.number > newest - _MAX_INTERACTIONS,
+            interactions.c.number > newest - MAX_INTERACTIONS,
             interactions.c.type.in_(CLICKS),
             interactions.c.item.is_not(None),
         )

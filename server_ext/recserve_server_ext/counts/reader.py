@@ -11,13 +11,12 @@ import numpy as np
 import sqlalchemy as sa
 
 from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.counts.clicks import MAX_INTERACTIONS
 from recserve_server_ext.counts.counts import LogColumns
 from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
 
-#: The newest interactions that are counted. This bounds the cost of a count, and the memory.
-MAX_INTERACTIONS: Final = 1_000_000
 #: Everything is read again after this time, so that interactions removed by retention limits leave the counts.
 _REREAD_S: Final = 3600.0
 #: Rows of the array of interactions.

@@ -11,13 +11,12 @@ from msgspec import UNSET, UnsetType, field
 from recserve_client.contract import AssignedVariant, RecommendRequest, RequestError
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attributes.view import Allowed
-from recserve_server_ext.common.arrays import Floats, Ints, Rows
+from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Rows
 from recserve_server_ext.recommend.paging import PagePosition
 from recserve_server_ext.recommend.profile import ReportedHistory
 from recserve_server_ext.recommend.ranked_items import RankedItems
 from recserve_server_ext.strategies.base import Candidates, ConfiguredStrategy, Data, Profile, Query
 
-_NO_ROWS = np.empty(0, np.int64)
 _NO_SCORES = np.empty(0)
 
 
@@ -39,7 +38,7 @@ class CandidateList(msgspec.Struct, eq=False):
     cluster: int = 0
     mass: float = 1.0
     found: list[Rows] = field(default_factory=list)
-    candidates: Candidates = field(default_factory=lambda: Candidates(_NO_ROWS))
+    candidates: Candidates = field(default_factory=lambda: Candidates(NO_ROWS))
     scores: Floats = field(default_factory=lambda: _NO_SCORES)
 
 

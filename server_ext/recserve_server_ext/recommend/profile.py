@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, UsedBehaviour, shown
 from recserve_server_ext.batching.request_checks import check_texts
 from recserve_server_ext.catalogue.view import RowOf, View
-from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows, Vectors
+from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Mask, Rows, Vectors
 from recserve_server_ext.common.units import MICROSECONDS, ORDINALS_US
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.history.user_histories import RecordedHistory, RowLookup
@@ -24,14 +24,13 @@ from recserve_server_ext.strategies.base import Profile, mixed
 Origin = Literal["long_term", "session", "stated"]
 #: Number of logged behaviours at which stated interests have half of the weight.
 STATED_PRIOR: Final = 5.0
-_NO_ROWS: Final = np.empty(0, np.int64)
 #: Ids that an error message names.
 _NAMED: Final = 10
 
 
 def empty_profile() -> Profile:
     """The profile of an unknown user."""
-    return Profile(np.empty(0), _NO_ROWS, {}, {}, [])
+    return Profile(np.empty(0), NO_ROWS, {}, {}, [])
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +93,7 @@ def profile_of_history(request: RecommendRequest, view: View, limits: Limits) ->
         banned = profile.rows[profile.rows >= 0]
     else:
         profile.count, banned = len(weights) - weights.count(0.0), profile.rows
-    return ResolvedProfile(profile, None, banned if request.exclude_history else _NO_ROWS)
+    return ResolvedProfile(profile, None, banned if request.exclude_history else NO_ROWS)
 
 
 def profile_of_user(
@@ -124,7 +123,7 @@ def profile_of_user(
     rows, seen = recorded.rows_in(view)
     if recorded.has_texts:
         recorded, rows = _within_text_limits(recorded, rows, limits, len(request_texts))
-    session_rows = _NO_ROWS
+    session_rows = NO_ROWS
     if session or stated:
         get = view.row_of.get
         session_rows = np.array(
@@ -143,7 +142,7 @@ def profile_of_user(
     profile.count = int(np.count_nonzero(profile.weights))
     if not session and recorded.newest_us >= ORDINALS_US:
         profile.idle_s = max(now_us - recorded.newest_us, 0) / MICROSECONDS
-    banned = _banned(seen, session_rows, repeatable, view.row_of) if request.exclude_seen else _NO_ROWS
+    banned = _banned(seen, session_rows, repeatable, view.row_of) if request.exclude_seen else NO_ROWS
     return ResolvedProfile(profile, history, banned)
 
 

@@ -13,7 +13,6 @@ from typing import Final
 
 import grpc
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client.contract import ErrorKind, bytes_element, split_message
@@ -83,6 +82,9 @@ class Probes:
 
         Read from the metrics: they have a port and threads of their own, so a flood of requests does not hide them.
         """
+        # Here, since it is needed only where something is late.
+        from prometheus_client.parser import text_string_to_metric_families
+
         try:
             with _DIRECT.open(f"http://{self._metrics}/metrics", timeout=timeout_s) as page:
                 families = list(text_string_to_metric_families(page.read().decode()))

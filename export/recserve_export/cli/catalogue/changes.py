@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from recserve_client.cli.connect import DEFAULT_ADDRESS, Address, connect
+from recserve_client.cli.connect import Address, connect
 from recserve_client.cli.console import fail, note
 from recserve_client.cli.recommend import fail_call
+from recserve_client.contract.addresses import DEFAULT_ADDRESS
 from recserve_export.cli import options
 from recserve_export.cli.common import explained, position_bar, say
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace

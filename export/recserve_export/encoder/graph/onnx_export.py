@@ -16,7 +16,7 @@ from recserve_export.errors import EncoderSourceError, first_line
 
 #: The first with GELU as one operator, which onnxruntime fuses with the bias before it.
 _OPSET: Final = 20
-_AXES: Final = {0: "batch", 1: "sequence"}
+AXES: Final = {0: "batch", 1: "sequence"}
 
 
 def write_onnx(source: EncoderSource, path: Path, exporter: Exporter = "torch") -> int:
@@ -50,7 +50,7 @@ def _by_torch(pooled: PooledModel) -> Any:
         pooled,
         kwargs={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         dynamo=True,
-        dynamic_shapes={"input_ids": _AXES, "attention_mask": _AXES},
+        dynamic_shapes={"input_ids": AXES, "attention_mask": AXES},
         output_names=["vector"],
         opset_version=_OPSET,
         external_data=False,

@@ -10,11 +10,11 @@ from optimum.exporters.onnx import export
 from optimum.exporters.tasks import TasksManager
 
 from recserve_export.encoder.graph.loading import nearest
+from recserve_export.encoder.graph.onnx_export import AXES
 from recserve_export.encoder.graph.pooling import PooledModel
 from recserve_export.errors import EncoderSourceError
 
 _TASK: Final = "feature-extraction"
-_AXES: Final = {0: "batch", 1: "sequence"}
 
 
 def export_by_optimum(pooled: PooledModel, path: Path) -> None:
@@ -35,6 +35,6 @@ def export_by_optimum(pooled: PooledModel, path: Path) -> None:
 
 def _graph_config(base: Any) -> Any:
     """The architecture's configuration of optimum, with the inputs and output of `PooledModel`."""
-    names = {"input_ids": _AXES, "attention_mask": _AXES}
+    names = {"input_ids": AXES, "attention_mask": AXES}
     members = {"inputs": property(lambda _: names), "outputs": property(lambda _: {"vector": {0: "batch"}})}
     return type(f"Pooled{base.__name__}", (base,), members)

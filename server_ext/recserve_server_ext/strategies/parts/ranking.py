@@ -15,7 +15,7 @@ from recserve_server_ext.strategies.base import Candidates, Query, Strategy, tot
 #: Candidates of each source; a row that is not among them has this rank.
 DEPTH: Final = 100
 #: The constant k = 60 of reciprocal rank fusion, for ranks that begin at 0.
-_RANK_CONSTANT: Final = 61.0
+RANK_CONSTANT: Final = 61.0
 #: Popularity features: by users and by recent interactions, within each window.
 _POPULARITY: Final = tuple((by, window) for by in ("users", "recent") for window in WINDOWS)
 #: Seconds since the first interaction with the item.
@@ -90,7 +90,7 @@ def _usable(source: Source, queries: Sequence[Query]) -> list[Query | None]:
 def _merged(rankings: Sequence[Rows], pool: int) -> Rows:
     """The rows of several rankings, the greatest sum of reciprocal ranks first; ties by row."""
     rows, places = np.unique(np.concatenate(rankings), return_inverse=True)
-    reciprocal = np.concatenate([1.0 / (_RANK_CONSTANT + np.arange(len(ranking))) for ranking in rankings])
+    reciprocal = np.concatenate([1.0 / (RANK_CONSTANT + np.arange(len(ranking))) for ranking in rankings])
     sums = np.bincount(places, reciprocal, minlength=len(rows))
     return np.asarray(rows[np.argsort(-sums, kind="stable")[:pool]])
 
@@ -107,7 +107,7 @@ def features(
     for number, source in enumerate(sources):
         rank, is_ranked = _ranks([of.rankings[number] for of in proposed], list_of, every, items)
         columns += [*_scores(source, number, proposed, rows), rank]
-        reciprocal += np.where(is_ranked, 1.0 / (_RANK_CONSTANT + rank), 0.0)
+        reciprocal += np.where(is_ranked, 1.0 / (RANK_CONSTANT + rank), 0.0)
         count += is_ranked
     age_s = queries[0].data.counts.popular({}, "all").age_s.at(every)
     columns += [reciprocal, count, *_popularity(queries, rows), age_s]
