@@ -106,7 +106,7 @@ def test_the_oldest_are_not_counted_past_a_bound(
     monkeypatch.setattr(click_counts, "_CHUNK", 1)
     newest = {f"i{n}": (1, 1) for n in range(20 - kept, 20)}
     assert counted(read_clicks(store, PRIOR)) == newest | dict.fromkeys("abc", (kept, 0))
-    monkeypatch.setattr(click_counts, "_MAX_INTERACTIONS", 1)
+    monkeypatch.setattr(click_counts, "MAX_INTERACTIONS", 1)
     assert sum(clicked for _, clicked in counted(read_clicks(store, PRIOR)).values()) == 1
 
 
