@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import Final
 
 import grpc
@@ -18,6 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
 from recserve_server_ext.encoder.loaded import LoadedEncoder
+from recserve_server_ext.triton.metrics_page import ANSWERED, MetricsError, read_metrics
 from recserve_server_ext.triton.network_config import SnapshotNetwork
 from recserve_server_ext.triton.process import Endpoint
 
@@ -26,10 +25,6 @@ _Tensor = tuple[str, str, tuple[int, ...], bytes]
 _STATUS_SHOWN: Final = 200
 #: Models that need something outside: a store, or Milvus.
 _MAY_REFUSE: Final = (names.ITEMS, names.INTERACTIONS, names.RECOMMEND, names.RECOMMEND_TEXT)
-#: Triton's counter of requests that were answered well, by model.
-_ANSWERED: Final = "nv_inference_request_success"
-#: Asks no proxy for what listens on this machine.
-_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 #: By default gRPC waits up to two minutes before it tries a server again that was away, and asks a proxy for one that
 #: listens on this machine.
 _CHANNEL: Final = [
@@ -82,20 +77,11 @@ class Probes:
 
         Read from the metrics: they have a port and threads of their own, so a flood of requests does not hide them.
         """
-        # Here, since it is needed only where something is late.
-        from prometheus_client.parser import text_string_to_metric_families
-
         try:
-            with _DIRECT.open(f"http://{self._metrics}/metrics", timeout=timeout_s) as page:
-                families = list(text_string_to_metric_families(page.read().decode()))
-        except (OSError, HTTPException, ValueError):
+            page = read_metrics(self._metrics, timeout_s)
+        except MetricsError:
             return {}
-        return {
-            self._name_of.get(sample.labels["model"], sample.labels["model"]): int(sample.value)
-            for family in families
-            if family.name == _ANSWERED
-            for sample in family.samples
-        }
+        return {self._name_of.get(model, model): int(page.total(ANSWERED, model=model)) for model in page.models}
 
     def close(self) -> None:
         """Close the channel."""
