@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from recserve_benchmarks.evaluation.system import AUTO, Ranker, Settings, System
 from recserve_client.contract import RecommendRequest, RequestError, Slate
 from recserve_export.training.memory import Networks
 from recserve_export.training.ranking.past import Past, histories_of, of_users
+from recserve_export.training.ranking.questions import Lists, Question, listed
+from recserve_export.training.ranking.ranker import RankerTrainer
 from recserve_export.training.registry import TRAINERS
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
@@ -31,6 +33,7 @@ from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.strategies.base import Data
 from recserve_server_ext.strategies.parts.chosen import Chosen
 from recserve_server_ext.strategies.parts.counts_view import CountsView
+from recserve_server_ext.strategies.ranker import NAME as RANKER
 from recserve_server_ext.strategies.registry import Registry
 
 _BATCH: Final = 64
@@ -54,9 +57,14 @@ class Server:
             trains: Whether it learns what strategies need; otherwise it serves as a home that was never trained.
         """
         self._known = known
-        available = known.part.candidates
         self._past = Past(
-            known.columns, known.vectors, rules or HistoryRules(), TRAINERS, available=available, trains=trains
+            known.columns,
+            known.vectors,
+            rules or HistoryRules(),
+            {**TRAINERS, RANKER: RankerTrainer(TRAINERS, known.lists)},
+            available=known.part.candidates,
+            trains=trains,
+            before=known.states,
         )
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
@@ -89,6 +97,20 @@ class Server:
             self._networks.answer(pipeline, jobs, data)
             found += zip(jobs, pipeline.run(jobs), strict=True)
         return found
+
+    def lists(self) -> Lists:
+        """What a ranker may learn from the questions of this part, with the sources that it has by default."""
+        strategy, options = Registry().choose(RANKER, {})
+        part = self._known.part
+        with_history = np.flatnonzero(self._known.activity)
+        user, item = part.targets[with_history].nonzero()
+        users = part.users[with_history]
+        question = Question(self._past, users, users[user], item.astype(np.int64), part.asked_us)
+        return listed(question, strategy.trainings(options) - {RANKER}, options)
+
+    def states(self, trainings: frozenset[str]) -> dict[str, Any]:
+        """What trainings of later parts can go on from; trains what is not trained yet."""
+        return self._past.states(trainings)
 
     def _recorded(self, users: Ints) -> list[RecordedHistory]:
         key = int(users[0])
@@ -157,6 +179,7 @@ def systems(names: Sequence[str] = (), *, quick: bool = False) -> list[System]:
             grid=tuple(strategy.grid),
             is_personal=strategy.is_personal,
             prepare=partial(_prepared, trainings),
+            trainings=trainings,
         )
         found.append(system)
     return found

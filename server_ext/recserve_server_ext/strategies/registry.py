@@ -53,6 +53,13 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "weights": {"text": 0.1, "item_knn": 0.9, "popular": 1.0},
         "options": {"popular": {"by": "recent"}},
     },
+    # Twice the ranker won on the validation of leave-one-out: docs/decisions/031-an-evaluation-that-ends.md.
+    "ensemble": {
+        "kind": "fusion",
+        "by": "rank",
+        "weights": {"ranker": 2.0, "sequence": 1.0},
+        "prior": 0.0,
+    },
     # Equal weights won on validation, by both protocols of docs/results/quality.md.
     "hybrid": {
         "kind": "fusion",

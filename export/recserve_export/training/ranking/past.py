@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from recserve_export.errors import TrainingError
-from recserve_export.training.base import Learned, Trainer, TrainingLog, check_trainable, training_log
+from recserve_export.training.base import Learned, Trainer, TrainingLog, Work, check_trainable, training_log
 from recserve_export.training.memory import in_memory
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
@@ -46,6 +47,7 @@ class Past:
         *,
         available: Mask | None = None,
         trains: bool = True,
+        before: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -55,7 +57,9 @@ class Past:
             trainers: Trainings by name, for what strategies need.
             available: [items] that may be recommended; `None` for all.
             trains: Whether it learns what strategies need; otherwise it serves as a home that was never trained.
+            before: States of trainings of a part of these interactions, by name; see `Work.before`.
         """
+        self._before = before or {}
         self.columns = columns
         self.vectors = vectors
         self.rules = rules
@@ -84,13 +88,20 @@ class Past:
         """[users] the histories of some users, ascending, as the server reads them."""
         return histories_of(of_users(self.columns, users), self.rules)
 
+    def states(self, trainings: frozenset[str]) -> dict[str, Any]:
+        """What trainings of more interactions can go on from, by name, of those that can."""
+        able = sorted(name for name in trainings if self._trainers[name].goes_on)
+        learned = {name: self._trained(name) for name in able}
+        return {name: of.state for name, of in learned.items() if of is not None}
+
     def _trained(self, name: str) -> Learned | None:
         if name not in self._learned:
             start = time.perf_counter()
             try:
                 check_trainable(self._log)
                 trainer = self._trainers[name]
-                self._learned[name] = trainer.train(self._log, self.vectors, trainer.Settings())
+                work = Work(before=self._before.get(name))
+                self._learned[name] = trainer.work(self._log, self.vectors, trainer.Settings(), work)
             except TrainingError:
                 self._learned[name] = None
             self.seconds[name] = time.perf_counter() - start
