@@ -32,6 +32,7 @@ class Known:
         columns: All that is known, of all users.
         vectors: [items, dim] unit item vectors; zeros without a text.
         states: What trainings learned of the part before, by name, to go on from.
+        found: Settings that trainings of other parts searched, by the names of trainings.
         lists: What a ranker learns from; `None` where it makes that from the log.
     """
 
@@ -39,6 +40,7 @@ class Known:
     columns: InteractionColumns
     vectors: Vectors
     states: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     lists: Sequence[Lists] | None = None
 
     @property
@@ -76,15 +78,9 @@ class Known:
         return first
 
 
-def known_to(
-    part: Part,
-    columns: InteractionColumns,
-    vectors: Vectors,
-    states: Mapping[str, Any] | None = None,
-    lists: Sequence[Lists] | None = None,
-) -> Known:
-    """What systems may look at in this part."""
-    return Known(part, select(columns, np.flatnonzero(part.known)), vectors, states or {}, lists)
+def known_to(part: Part, columns: InteractionColumns, vectors: Vectors, **learned: Any) -> Known:
+    """What systems may look at in this part, beside what is learned from other parts: see `Known`."""
+    return Known(part, select(columns, np.flatnonzero(part.known)), vectors, **learned)
 
 
 def ranked(scores: Scores, known: Known, users: Ints, k: int) -> Ints:

@@ -25,6 +25,7 @@ from recserve_benchmarks.harness.report import machine
 from recserve_benchmarks.harness.run import Show
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.recommend import young
 from recserve_server_ext.strategies.parts.chosen import Chosen, EvaluationFile
 
 #: Users of a part at most, unless asked otherwise.
@@ -117,7 +118,7 @@ class _Evaluation:
     def _measure(
         self, protocol: Protocol, part: Part, learning: Learning, votes: Votes, observed: Observations
     ) -> None:
-        known = known_to(part, self._dataset.columns, self._dataset.vectors, *learning.left_for(part))
+        known = known_to(part, self._dataset.columns, self._dataset.vectors, **learning.left_for(part))
         self._describe(protocol, known)
         if not (part.is_validation or part.is_test):
             self._leave(protocol, known, learning)
@@ -129,7 +130,9 @@ class _Evaluation:
             observed.begin(known, Lists(known, self._kinds))
             for place, system in enumerate(self._systems):
                 observed.add(system.name, rankings[Trial(place, votes.best_settings(place))])
-            observed.add(AUTO, _auto(known.activity, rankings, votes))
+            of_young = None if part.candidates is None else self._of_young()
+            of_auto = _auto(known.activity, rankings, votes) if of_young is None else rankings[of_young]
+            observed.add(AUTO, of_auto)
         if part.is_validation:
             names = (CHOSEN_BY,)
             reached = {trial: accuracy(of, part.targets, names)[CHOSEN_BY] for trial, of in rankings.items()}
@@ -149,7 +152,13 @@ class _Evaluation:
             return every
         wanted = {Trial(place, votes.best_settings(place)) for place in range(len(self._systems))}
         wanted |= {trial for activity in ACTIVITIES if (trial := votes.best(activity)) is not None}
+        wanted |= {trial for trial in (self._of_young(),) if trial is not None and part.candidates is not None}
         return [trial for trial in every if trial in wanted]
+
+    def _of_young(self) -> Trial | None:
+        """What ranks young items in the places that a server keeps for them; `None` where it is not evaluated."""
+        every = ((place, system.grid) for place, system in enumerate(self._systems) if system.name == young.STRATEGY)
+        return next((Trial(place, grid.index(young.OPTIONS)) for place, grid in every), None)
 
     def _rankings(self, what: str, known: Known, trials: Sequence[Trial]) -> dict[Trial, Ints]:
         found: dict[Trial, Ints] = {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from recserve_benchmarks.evaluation.ranking import LENGTH, Known
-from recserve_benchmarks.evaluation.system import AUTO, Ranker, Settings, System, nothing
+from recserve_benchmarks.evaluation.system import AUTO, Kind, Ranker, Settings, System, nothing
 from recserve_client.contract import RecommendRequest, RequestError, Slate
+from recserve_export.training.base import Learned
 from recserve_export.training.memory import Networks
 from recserve_export.training.ranking.past import Past, histories_of, of_users
 from recserve_export.training.ranking.questions import Lists, Question, listed
@@ -40,6 +41,13 @@ _BATCH: Final = 64
 #: Batches of histories that are kept from one strategy to the next.
 _KEPT: Final = 512
 _FALLBACK: Final = "popular"
+#: A sum of two strategies to compare with: neither served nor chosen.
+SUM: Final = "ease and recent popularity"
+_SUM: Final = {
+    "kind": "fusion",
+    "weights": {"ease": 1.0, "popular": 1.0},
+    "options": {"popular": {"by": "recent"}},
+}
 
 
 class Server:
@@ -65,6 +73,7 @@ class Server:
             available=known.part.candidates,
             trains=trains,
             before=known.states,
+            settings=known.found,
         )
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
@@ -108,9 +117,9 @@ class Server:
         question = Question(self._past, users, users[user], item.astype(np.int64), part.asked_us)
         return listed(question, strategy.trainings(options) - {RANKER}, options)
 
-    def states(self, trainings: frozenset[str]) -> dict[str, Any]:
-        """What trainings of later parts can go on from; trains what is not trained yet."""
-        return self._past.states(trainings)
+    def learned(self, name: str) -> Learned | None:
+        """See `Past.learned`."""
+        return self._past.learned(name)
 
     def _recorded(self, users: Ints) -> list[RecordedHistory]:
         key = int(users[0])
@@ -172,17 +181,24 @@ def systems(names: Sequence[str] = (), *, quick: bool = False) -> list[System]:
         is_asked = name in names if names else all(of.is_for_all and not (quick and of.is_slow) for of in trainers)
         if name == AUTO or not is_asked or not can_answer:
             continue
-        system = System(
-            name=name,
-            kind="strategy",
-            fit=partial(by_strategy, name, registry),
-            grid=tuple(strategy.grid),
-            is_personal=strategy.is_personal,
-            prepare=partial(_prepared, trainings),
-            trainings=trainings,
-        )
-        found.append(system)
+        found.append(_system(name, registry, "strategy"))
+    if not names or SUM in names:
+        found.append(_system(SUM, Registry({SUM: _SUM}), "baseline"))
     return found
+
+
+def _system(name: str, registry: Registry, kind: Kind) -> System:
+    strategy, options = registry.choose(name, {})
+    trainings = strategy.trainings(options)
+    return System(
+        name=name,
+        kind=kind,
+        fit=partial(by_strategy, name, registry),
+        grid=tuple(strategy.grid),
+        is_personal=strategy.is_personal,
+        prepare=partial(_prepared, trainings),
+        trainings=trainings,
+    )
 
 
 def trainings_of(chosen: Chosen) -> list[str]:

@@ -87,8 +87,8 @@ class Splitter:
 
         - leave_one_out: of each user the last interaction is the test, the last but one the validation. Random numbers
           order interactions of the same time, anew for each seed. Each user asks right after the last known
-          interaction: the time of what is to be found is not known. At the end a tenth of the items is unknown to all,
-          and only these are ranked: cold items.
+          interaction: the time of what is to be found is not known. At the end a tenth of the items, another one for
+          each seed, is unknown to all, and only these are ranked: cold items.
         - time: rolling cuts. What came before a cut is known, and the new items of each user in the next tenth of the
           log are to be found, asked for at the cut. Each cut is the validation of the later ones.
 
@@ -130,19 +130,21 @@ class Splitter:
                 yield self._part(visits, later[seed] > 1, later[seed] == 1, seed)
             kinds = {"is_test": True, "lists": (*lists, visits), "before": "shared by all"}
             yield self._part(f"test, seed {seed}", later[seed] > 0, later[seed] == 0, seed, **kinds)
-        yield from self._held_out()
+        for seed in self.seeds:
+            yield from self._held_out(seed)
 
-    def _held_out(self) -> Iterator[Part | None]:
-        rng = np.random.default_rng(self.seeds[0])
+    def _held_out(self, seed: int) -> Iterator[Part | None]:
+        rng = np.random.default_rng(seed)
         items = np.unique(self.columns.subject)
         chosen = rng.choice(items, max(1, round(_HELD_OUT * len(items))), replace=False)
         is_out = np.zeros(len(self.columns.subjects), np.bool_)
         is_out[chosen] = True
         wanted = is_out[self.columns.subject]
-        cuts = tuple(self._cuts("without cold items, ", ~wanted, _LEARNED_COLD))
+        cuts = tuple(self._cuts(f"without cold items of seed {seed}, ", ~wanted, _LEARNED_COLD))
         yield from cuts
         lists = tuple(part.name for part in cuts if part is not None)
-        yield self._part("cold items", ~wanted, wanted, self.seeds[0], candidates=is_out, is_test=True, lists=lists)
+        kinds = {"candidates": is_out, "is_test": True, "lists": lists}
+        yield self._part(f"cold items of seed {seed}", ~wanted, wanted, seed, **kinds)
 
     def _rolling(self) -> Iterator[Part | None]:
         every = np.ones(len(self.columns.time_us), np.bool_)
@@ -157,9 +159,10 @@ class Splitter:
                 visits = self._visits(f"visits before {share:.0%}", part, later)
                 learned += [] if visits is None else [visits.name]
                 yield visits
-            kinds = {"is_validation": share in self.cuts[:-1], "is_test": share in self.cuts[1:]}
-            if any(kinds.values()):
-                yield replace(part, lists=tuple(learned), before=measured, **kinds)
+            is_validation, is_test = share in self.cuts[:-1], share in self.cuts[1:]
+            if is_validation or is_test:
+                lists = tuple(learned)
+                yield replace(part, lists=lists, before=measured, is_validation=is_validation, is_test=is_test)
                 measured = part.name
             else:
                 yield part

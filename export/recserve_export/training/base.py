@@ -132,6 +132,7 @@ class Learned:
         matrix: Over the log's items; `None` without.
         model: Arrays of a model by name, which name `items` by their position there; `None` without.
         figures: What the training says of itself, by name.
+        found: Settings that were searched, by name; another part of the same log can be trained with them.
         state: What a training of a longer part of the same log can go on from; `None` where it cannot. Never published.
     """
 
@@ -144,6 +145,7 @@ class Learned:
     matrix: ItemMatrix | None = None
     model: Mapping[str, NDArray[Any]] | None = None
     figures: dict[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
 
 
@@ -200,7 +202,7 @@ class Trainer(ABC):
         """Memory that the training takes at most, besides the log."""
 
 
-def text_map(text: Vectors | None, items: Ints, learned: Vectors, ridge: float = 3.0) -> Vectors | None:
+def text_map(text: Vectors | None, items: Ints, learned: Vectors, ridge: float = 1.0) -> Vectors | None:
     """[text dim + 1, dim] ridge regression from text vectors to what was learned of the same items.
 
     Args:

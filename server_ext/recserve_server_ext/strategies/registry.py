@@ -176,7 +176,7 @@ class Registry:
         try:
             if issubclass(strategy_class, Fusion | Auto | Ranker):
                 options = _converted(strategy_class, name, given)
-                strategy: Strategy = strategy_class(name, self._component, options)
+                strategy: Strategy = strategy_class(name, self.component, options)
             else:
                 strategy = strategy_class(name)
             defaults = ConfiguredStrategy(strategy, _prepared(strategy, given))
@@ -186,8 +186,14 @@ class Registry:
             raise ConfigError(f"strategies.{name}.bounds: {sorted(unknown)[0]!r} is no option of a request")
         return _Entry(defaults, given, bounds)
 
-    def _component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
-        """A component of a fusion, of `auto` or of the ranker, with its options on top of the server's."""
+    def component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
+        """A component of a fusion, of `auto` or of the ranker, with its options on top of the server's.
+
+        Bounds for requests do not count.
+
+        Raises:
+            RequestError: invalid_request: the strategy is unknown or a selector, or an option is invalid.
+        """
         entry = self._entry(name)
         if entry.defaults.strategy.is_selector:
             raise _invalid(f"the strategy {name!r} selects among others and cannot be a part of one")

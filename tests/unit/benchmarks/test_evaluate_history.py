@@ -170,7 +170,7 @@ def test_what_is_learned_from_is_known_where_it_is_learned(log: Path, protocol: 
     assert len(of_name) == len(parts)
     pairs = columns.user * len(columns.subjects) + columns.subject
     for part in parts:
-        for name in {*part.lists, part.before} - {None}:
+        for name in (*part.lists, *([part.before] if part.before else [])):
             earlier = of_name[name]
             assert parts.index(earlier) < parts.index(part)
             assert not (earlier.known & ~part.known).any()

@@ -56,6 +56,7 @@ class SequenceTrainer(Trainer):
             text_map=text_map(text, items, found.vectors),
             network=new_network(content, settings.dim, settings.length, settings.precision),
             figures=figures,
+            found={"epochs": found.epochs, "held_out": 0.0},
             state=Earlier(items, found.network.state_dict(), found.vectors),
         )
 
