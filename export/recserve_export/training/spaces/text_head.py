@@ -19,6 +19,8 @@ from recserve_server_ext.common.arrays import Ints, Vectors
 
 #: Newest interactions of a user that count: nobody decides alone what belongs together.
 _OF_USER: Final = 500
+#: Passes over the pairs at most: in a small log `steps` would show each of them hundreds of times.
+_PASSES: Final = 30
 #: Items whose vectors are computed at once after the training.
 _AT_ONCE: Final = 20_000
 
@@ -28,7 +30,7 @@ class TextHeadSettings(TrainSettings, frozen=True):
 
     Attributes:
         hidden: Units of the hidden layer.
-        steps: Updates of the weights.
+        steps: Updates of the weights at most.
         more_steps: The same on a log of which an earlier part was learned, as in an evaluation.
         batch: Pairs of items in an update; each pair has the items of the others as negatives.
         apart: Two items belong together when a user had to do with both, at most so many interactions apart.
@@ -70,8 +72,9 @@ class TextHeadTrainer(Trainer):
         pairs = _Pairs(log, items, settings.apart)
         steps = settings.steps if work.before is None else settings.more_steps
         # A log without pairs says nothing, and the network stays what it begins as.
+        steps = min(steps, -(-_PASSES * pairs.count // settings.batch))
         with one_thread():
-            found = _trained(text[items], pairs, settings, steps if pairs.count else 0, work.before)
+            found = _trained(text[items], pairs, settings, steps, work.before)
         figures = {"pairs": pairs.count, "loss": round(found.loss, 4)}
         return Learned(
             items=items,
