@@ -88,7 +88,7 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
         "als, auto, blend, ease, ensemble, fusion, hybrid, item2vec, item_knn, linear, popular, ranker, sequence, "
         in said
     )
-    assert "text, text_head, transitions, user_knn, vectors" in said
+    assert "sequence, text, text_head, transitions, user_knn, vectors" in said
 
 
 @pytest.mark.parametrize(
