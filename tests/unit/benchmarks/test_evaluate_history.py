@@ -107,10 +107,13 @@ def test_what_is_best_is_told_by_validation_and_what_loses_by_the_test() -> None
         "lucky": system(0.9, 0.76, 0.01),
         "poor": system(0.05, -0.09, 0.2),
     }
+    systems["lucky"]["against_auto"] = {"reference": "auto", "difference": 0.7, "p_corrected": 0.01}
+    systems["chosen"]["against_auto"] = {"reference": "auto", "difference": 0.01, "p_corrected": 0.3}
     choice = {"strategy": "blend", "options": {"prior": 20.0}}
     lines = notes({"protocols": {"time": systems}, "chosen": {"cold": None, "few": choice}})
     assert lines == [
         "time: best on validation: chosen; significantly below it: popularity",
+        "time: significantly above auto: lucky",
         "time: below popularity: poor",
         "cold: nothing could be chosen",
         "few: blend (prior 20.0)",
