@@ -35,6 +35,17 @@ from support.served import served
 
 pytestmark = pytest.mark.triton
 USERS, LIKED = 60, 40
+#: Small networks: what is trained counts here, not how good it is.
+SMALL = {
+    "sequence": {"dim": 16, "length": 8, "epochs": 2, "patience": 1},
+    "text_head": {"steps": 20, "batch": 32, "hidden": 32},
+    "ranker": {"cuts": 1, "trees": 5},
+}
+SMALL_SETTINGS = "\n".join(
+    line
+    for name, given in SMALL.items()
+    for line in (f"[trainings.{name}]", *(f"{setting} = {value}" for setting, value in given.items()))
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +76,7 @@ def home(tiny_home: Path, films: list[str], tmp_path_factory: pytest.TempPathFac
     train_home(
         workspace,
         workspace.interactions,
-        Request(names=names_of("all", has_text=False), settings={"ease": {"l2": 5.0}}),
+        Request(names=names_of("all", has_text=False), settings={**SMALL, "ease": {"l2": 5.0}}),
     )
     build(workspace, choose_encoder(workspace, "auto"), Settings(engine="exact"))
     chosen = Chosen(few=Choice("ease"), many=Choice("hybrid"))
@@ -212,7 +223,7 @@ def test_a_server_trains_by_itself_and_forgets_who_was_erased(home: Path, tmp_pa
     copy = shutil.copytree(home, tmp_path / "home", symlinks=True, ignore=shutil.ignore_patterns("run"))
     shutil.rmtree(Workspace(copy).spaces)
     over = threading.Event()
-    with served(copy, settings="train_every = 1.0\nyoung_share = 0.25") as live:
+    with served(copy, settings=f"train_every = 1.0\nyoung_share = 0.25\n{SMALL_SETTINGS}") as live:
 
         def ask() -> int:
             asked = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from recserve_benchmarks.evaluation.split import Part
 from recserve_export.training.ranking.past import of_users, pair_matrix
+from recserve_export.training.ranking.questions import Lists
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Scores, Vectors
 from recserve_server_ext.history.features import select
 from recserve_server_ext.index.engines.exact import best
@@ -29,11 +31,17 @@ class Known:
         part: The question; its targets are not for systems.
         columns: All that is known, of all users.
         vectors: [items, dim] unit item vectors; zeros without a text.
+        states: What trainings learned of the part before, by name, to go on from.
+        found: Settings that trainings of other parts searched, by the names of trainings.
+        lists: What a ranker learns from; `None` where it makes that from the log.
     """
 
     part: Part
     columns: InteractionColumns
     vectors: Vectors
+    states: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lists: Sequence[Lists] | None = None
 
     @property
     def items(self) -> int:
@@ -70,9 +78,9 @@ class Known:
         return first
 
 
-def known_to(part: Part, columns: InteractionColumns, vectors: Vectors) -> Known:
-    """What systems may look at in this part."""
-    return Known(part, select(columns, np.flatnonzero(part.known)), vectors)
+def known_to(part: Part, columns: InteractionColumns, vectors: Vectors, **learned: Any) -> Known:
+    """What systems may look at in this part, beside what is learned from other parts: see `Known`."""
+    return Known(part, select(columns, np.flatnonzero(part.known)), vectors, **learned)
 
 
 def ranked(scores: Scores, known: Known, users: Ints, k: int) -> Ints:

@@ -14,6 +14,7 @@ import numpy as np
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.evaluation import memory
 from recserve_benchmarks.evaluation.choice import ACTIVITIES, CHOSEN_BY, Trial, Votes, of_activity
+from recserve_benchmarks.evaluation.learning import Learning
 from recserve_benchmarks.evaluation.log.data import Dataset
 from recserve_benchmarks.evaluation.metrics import Lists, accuracy, item_kinds
 from recserve_benchmarks.evaluation.ranking import LENGTH, Known, known_to
@@ -24,6 +25,7 @@ from recserve_benchmarks.harness.report import machine
 from recserve_benchmarks.harness.run import Show
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.recommend import young
 from recserve_server_ext.strategies.parts.chosen import Chosen, EvaluationFile
 
 #: Users of a part at most, unless asked otherwise.
@@ -97,13 +99,13 @@ class _Evaluation:
     def by_protocol(self, protocol: Protocol) -> tuple[dict[str, Any], Votes]:
         """The figures of a protocol, empty where it asks for nothing; and what was voted for on its validation."""
         votes, observed = Votes(self._systems), Observations(self._systems)
-        for part in self._splitter.parts(protocol):
-            self._measure(protocol, part, votes, observed)
+        parts = self._splitter.parts(protocol)
+        learning = Learning(parts, self._systems)
+        for part in parts:
+            if part.is_validation or part.is_test or learning.is_wanted(part):
+                self._measure(protocol, part, learning, votes, observed)
         if not observed:
             return {}, votes
-        if protocol == "leave_one_out":
-            for part in self._splitter.held_out():
-                self._measure(protocol, part, votes, observed)
         best = votes.best_system()
         reference = self._systems[0].name if best is None else self._systems[best].name
         figures = observed.figures(reference, self._plan.seeds[0])
@@ -113,19 +115,35 @@ class _Evaluation:
             of["peak_mib"] = self._peak_mib[system.name]
         return figures, votes
 
-    def _measure(self, protocol: Protocol, part: Part, votes: Votes, observed: Observations) -> None:
-        known = known_to(part, self._dataset.columns, self._dataset.vectors)
+    def _measure(
+        self, protocol: Protocol, part: Part, learning: Learning, votes: Votes, observed: Observations
+    ) -> None:
+        known = known_to(part, self._dataset.columns, self._dataset.vectors, **learning.left_for(part))
         self._describe(protocol, known)
+        if not (part.is_validation or part.is_test):
+            self._leave(protocol, known, learning)
+            return
         rankings = self._rankings(f"{protocol}: {part.name}", known, self._trials(part, votes))
+        if learning.is_wanted(part):
+            self._leave(protocol, known, learning)
         if part.is_test:
             observed.begin(known, Lists(known, self._kinds))
             for place, system in enumerate(self._systems):
                 observed.add(system.name, rankings[Trial(place, votes.best_settings(place))])
-            observed.add(AUTO, _auto(known.activity, rankings, votes))
+            of_young = None if part.candidates is None else self._of_young()
+            of_auto = _auto(known.activity, rankings, votes) if of_young is None else rankings[of_young]
+            observed.add(AUTO, of_auto)
         if part.is_validation:
             names = (CHOSEN_BY,)
             reached = {trial: accuracy(of, part.targets, names)[CHOSEN_BY] for trial, of in rankings.items()}
             votes.add(known.activity, reached)
+
+    def _leave(self, protocol: Protocol, known: Known, learning: Learning) -> None:
+        """Keep what later parts learn from this one."""
+        self._show(f"{protocol}: {known.part.name}: to learn from", 0, 1)
+        start = time.perf_counter()
+        learning.leave(known)
+        self._shared_s += time.perf_counter() - start
 
     def _trials(self, part: Part, votes: Votes) -> list[Trial]:
         """All settings on validation; otherwise those that are best so far, overall or for an activity."""
@@ -134,7 +152,13 @@ class _Evaluation:
             return every
         wanted = {Trial(place, votes.best_settings(place)) for place in range(len(self._systems))}
         wanted |= {trial for activity in ACTIVITIES if (trial := votes.best(activity)) is not None}
+        wanted |= {trial for trial in (self._of_young(),) if trial is not None and part.candidates is not None}
         return [trial for trial in every if trial in wanted]
+
+    def _of_young(self) -> Trial | None:
+        """What ranks young items in the places that a server keeps for them; `None` where it is not evaluated."""
+        every = ((place, system.grid) for place, system in enumerate(self._systems) if system.name == young.STRATEGY)
+        return next((Trial(place, grid.index(young.OPTIONS)) for place, grid in every), None)
 
     def _rankings(self, what: str, known: Known, trials: Sequence[Trial]) -> dict[Trial, Ints]:
         found: dict[Trial, Ints] = {}

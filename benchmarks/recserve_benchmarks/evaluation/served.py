@@ -9,10 +9,13 @@ from typing import Final
 import numpy as np
 
 from recserve_benchmarks.evaluation.ranking import LENGTH, Known
-from recserve_benchmarks.evaluation.system import AUTO, Ranker, Settings, System, nothing
+from recserve_benchmarks.evaluation.system import AUTO, Kind, Ranker, Settings, System, nothing
 from recserve_client.contract import RecommendRequest, RequestError, Slate
+from recserve_export.training.base import Learned
 from recserve_export.training.memory import Networks
 from recserve_export.training.ranking.past import Past, histories_of, of_users
+from recserve_export.training.ranking.questions import Lists, Question, listed
+from recserve_export.training.ranking.ranker import RankerTrainer
 from recserve_export.training.registry import TRAINERS
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
@@ -31,12 +34,20 @@ from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.strategies.base import Data
 from recserve_server_ext.strategies.parts.chosen import Chosen
 from recserve_server_ext.strategies.parts.counts_view import CountsView
+from recserve_server_ext.strategies.ranker import NAME as RANKER
 from recserve_server_ext.strategies.registry import Registry
 
 _BATCH: Final = 64
 #: Batches of histories that are kept from one strategy to the next.
 _KEPT: Final = 512
 _FALLBACK: Final = "popular"
+#: A sum of two strategies to compare with: neither served nor chosen.
+SUM: Final = "ease and recent popularity"
+_SUM: Final = {
+    "kind": "fusion",
+    "weights": {"ease": 1.0, "popular": 1.0},
+    "options": {"popular": {"by": "recent"}},
+}
 
 
 class Server:
@@ -54,9 +65,15 @@ class Server:
             trains: Whether it learns what strategies need; otherwise it serves as a home that was never trained.
         """
         self._known = known
-        available = known.part.candidates
         self._past = Past(
-            known.columns, known.vectors, rules or HistoryRules(), TRAINERS, available=available, trains=trains
+            known.columns,
+            known.vectors,
+            rules or HistoryRules(),
+            {**TRAINERS, RANKER: RankerTrainer(TRAINERS, known.lists)},
+            available=known.part.candidates,
+            trains=trains,
+            before=known.states,
+            settings=known.found,
         )
         self._limits = Limits()
         self._histories: dict[int, list[RecordedHistory]] = {}
@@ -89,6 +106,20 @@ class Server:
             self._networks.answer(pipeline, jobs, data)
             found += zip(jobs, pipeline.run(jobs), strict=True)
         return found
+
+    def lists(self) -> Lists:
+        """What a ranker may learn from the questions of this part, with the sources that it has by default."""
+        strategy, options = Registry().choose(RANKER, {})
+        part = self._known.part
+        with_history = np.flatnonzero(self._known.activity)
+        user, item = part.targets[with_history].nonzero()
+        users = part.users[with_history]
+        question = Question(self._past, users, users[user], item.astype(np.int64), part.asked_us)
+        return listed(question, strategy.trainings(options) - {RANKER}, options)
+
+    def learned(self, name: str) -> Learned | None:
+        """See `Past.learned`."""
+        return self._past.learned(name)
 
     def _recorded(self, users: Ints) -> list[RecordedHistory]:
         key = int(users[0])
@@ -150,16 +181,24 @@ def systems(names: Sequence[str] = (), *, quick: bool = False) -> list[System]:
         is_asked = name in names if names else all(of.is_for_all and not (quick and of.is_slow) for of in trainers)
         if name == AUTO or not is_asked or not can_answer:
             continue
-        system = System(
-            name=name,
-            kind="strategy",
-            fit=partial(by_strategy, name, registry),
-            grid=tuple(strategy.grid),
-            is_personal=strategy.is_personal,
-            prepare=partial(_prepared, trainings),
-        )
-        found.append(system)
+        found.append(_system(name, registry, "strategy"))
+    if not names or SUM in names:
+        found.append(_system(SUM, Registry({SUM: _SUM}), "baseline"))
     return found
+
+
+def _system(name: str, registry: Registry, kind: Kind) -> System:
+    strategy, options = registry.choose(name, {})
+    trainings = strategy.trainings(options)
+    return System(
+        name=name,
+        kind=kind,
+        fit=partial(by_strategy, name, registry),
+        grid=tuple(strategy.grid),
+        is_personal=strategy.is_personal,
+        prepare=partial(_prepared, trainings),
+        trainings=trainings,
+    )
 
 
 def trainings_of(chosen: Chosen) -> list[str]:

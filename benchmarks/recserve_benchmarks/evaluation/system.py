@@ -32,6 +32,7 @@ class System:
         grid: Settings to choose from on validation.
         is_personal: Whether it needs a history.
         prepare: Makes what systems of this kind share, once for a part; the seconds of each training, by name.
+        trainings: What is trained for it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class System:
     grid: tuple[Settings, ...] = ({},)
     is_personal: bool = True
     prepare: Callable[[Known], Mapping[str, float]] | None = None
+    trainings: frozenset[str] = frozenset()
 
 
 def by_scores(score: Callable[[Known], Scorer]) -> Callable[[Known, Settings], Ranker]:

@@ -26,7 +26,8 @@ def train(
     until: Annotated[datetime | None, typer.Option(help="Leave out interactions from this time on (UTC).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")] = 0,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting of the training; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE, or TRAINING.NAME=VALUE: a setting of a training; repeatable."),
     ] = None,
     rules: options.Rules = None,
     budget_s: Annotated[
@@ -58,13 +59,10 @@ def train(
             serve_versions(workspace, {NAME: folder}, stage=stage_bar)
             say(f"{vectors.name} in {folder}")
         else:
-            given = {"seed": seed, **dict(map(_setting, set_ or []))}
             names = names_of(name, has_text=bool(published(workspace.snapshots)))
-            if set_ and len(names) > 1:
-                fail("--set is for one training; name it", code=2)
             request = Request(
                 names=names,
-                settings=dict.fromkeys(names, given),
+                settings={of: {"seed": seed, **given} for of, given in _settings(name, names, set_ or []).items()},
                 rules=history_rules(rules),
                 span=Range(since, until),
                 budget_s=budget_s,
@@ -78,6 +76,26 @@ def train(
                 note(f"the budget is spent; the same command goes on with {', '.join(done.left)}")
         if not published(workspace.snapshots):
             note("serve it with: recserve index build")
+
+
+def _settings(asked: str, names: list[str], given: list[str]) -> dict[str, dict[str, Any]]:
+    """The settings of each training."""
+    from recserve_export.training.publish import ALL
+    from recserve_export.training.registry import trainer_of
+
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for one in given:
+        training, dot, setting = one.partition("=")[0].rpartition(".")
+        if not dot and len(names) > 1:
+            fail(f"--set {one}: say of which training, as in TRAINING.{setting}=VALUE", code=2)
+        name, value = _setting(one.removeprefix(training + dot))
+        training = training or names[0]
+        trainer_of(training)
+        # `all` may leave one out, as those that need text vectors; its settings are for another time.
+        if training not in found and asked != ALL:
+            fail(f"--set {one}: what is trained is {names[0]}", code=2)
+        found.setdefault(training, {})[name] = value
+    return found
 
 
 def _setting(given: str) -> tuple[str, Any]:

@@ -132,6 +132,8 @@ class Learned:
         matrix: Over the log's items; `None` without.
         model: Arrays of a model by name, which name `items` by their position there; `None` without.
         figures: What the training says of itself, by name.
+        found: Settings that were searched, by name; another part of the same log can be trained with them.
+        state: What a training of a longer part of the same log can go on from; `None` where it cannot. Never published.
     """
 
     items: Ints
@@ -143,6 +145,8 @@ class Learned:
     matrix: ItemMatrix | None = None
     model: Mapping[str, NDArray[Any]] | None = None
     figures: dict[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
+    state: Any = None
 
 
 @dataclass(frozen=True)
@@ -152,10 +156,12 @@ class Work:
     Attributes:
         done: Called with 1 after each step that is worth showing.
         folder: Folder for what a training that was ended goes on from; `None` keeps nothing.
+        before: `Learned.state` of an earlier part of the same log, all of which is in this one; `None` to begin anew.
     """
 
     done: Callable[[int], None] = lambda _: None
     folder: Path | None = None
+    before: Any = None
 
 
 class Trainer(ABC):
@@ -165,6 +171,7 @@ class Trainer(ABC):
         Settings: Type of its settings.
         is_for_all: Whether `recserve train all` includes it.
         is_slow: Whether it takes minutes where others take seconds; a quick evaluation leaves it out.
+        goes_on: Whether it can go on from an earlier part of a log; see `Work.before`.
         needs_text: Whether it cannot train without text vectors; `recserve train all` leaves it out then.
         grid: Settings that an evaluation chooses from, on validation data.
     """
@@ -172,6 +179,7 @@ class Trainer(ABC):
     Settings: ClassVar[type[TrainSettings]] = TrainSettings
     is_for_all: ClassVar[bool] = True
     is_slow: ClassVar[bool] = False
+    goes_on: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
@@ -194,7 +202,7 @@ class Trainer(ABC):
         """Memory that the training takes at most, besides the log."""
 
 
-def text_map(text: Vectors | None, items: Ints, learned: Vectors, ridge: float = 3.0) -> Vectors | None:
+def text_map(text: Vectors | None, items: Ints, learned: Vectors, ridge: float = 1.0) -> Vectors | None:
     """[text dim + 1, dim] ridge regression from text vectors to what was learned of the same items.
 
     Args:

@@ -151,6 +151,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         store: URL of the catalogue store; empty for the SQLite file in the home.
         compact_after: Changed and removed items after which a new snapshot is made in the background; 0 for never.
         train_every: Seconds after a training until all is trained again in the background; 0 for never.
+        trainings: Settings of these trainings, by name; see the command `recserve train`.
         limits: The largest request, and how much may wait.
         users: Users, and recommendations by user id.
         young_share: Share of the places of a slate that items younger than the last training get, where there are some;
@@ -178,6 +179,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: str = ""
     compact_after: Annotated[int, Meta(ge=0)] = 2000
     train_every: Annotated[float, Meta(ge=0)] = 0.0
+    trainings: dict[str, dict[str, Any]] = {}
     limits: Limits = Limits()
     users: UserSettings = UserSettings()
     young_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.0

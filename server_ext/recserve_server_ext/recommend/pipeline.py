@@ -26,7 +26,7 @@ from recserve_server_ext.recommend.paging import CachedRanking, PagePosition, Ra
 from recserve_server_ext.recommend.profile import empty_profile
 from recserve_server_ext.recommend.query import boosts_of, pinned_rows
 from recserve_server_ext.recommend.ranked_items import RankedItems
-from recserve_server_ext.recommend.young import placed, wanted, young_rows
+from recserve_server_ext.recommend.young import YoungPlaces, placed, wanted, young_rows
 from recserve_server_ext.retrieval.search import pool_size
 from recserve_server_ext.slate.exploration import explored
 from recserve_server_ext.slate.maker import SlateSpec, make_slates
@@ -53,15 +53,15 @@ T = TypeVar("T")
 class Pipeline:
     """Makes the slates of batches; `fallback` answers where no profile is usable. Not thread-safe."""
 
-    def __init__(self, fallback: ConfiguredStrategy, rankings: RankingCache, young_share: float = 0.0) -> None:
+    def __init__(self, fallback: ConfiguredStrategy, rankings: RankingCache, young: YoungPlaces | None = None) -> None:
         """
         Args:
             fallback: Answers where no profile is usable.
             rankings: Rankings kept for later pages.
-            young_share: See `ServeSettings`.
+            young: Places for items that are younger than the last training; `None` for none.
         """
         self._fallback = fallback
-        self._young_share = young_share
+        self._young = young
         self._rankings = rankings
 
     def run(self, jobs: Sequence[Job]) -> list[Slate | RequestError]:
@@ -74,8 +74,8 @@ class Pipeline:
         self._handle_cold_start(live)
         live = [job for job in live if job.error is None]
         _rank([job for job in live if job.page is None], self._fallback)
-        if self._young_share:
-            _place_young(live, self._young_share)
+        if self._young is not None:
+            _place_young(live, self._young)
         for job in live:
             if job.request.page is not None:
                 self._cut_page(job, job.request.page.size)
@@ -380,11 +380,11 @@ def _merged(job: Job) -> tuple[SlateSpec, Ints]:
     return SlateSpec(options, job.wanted, job.rules, pins, rows[order], values[order]), source[order]
 
 
-def _place_young(jobs: Sequence[Job], share: float) -> None:
+def _place_young(jobs: Sequence[Job], young: YoungPlaces) -> None:
     """Give the last places of slates to the best of the items that are younger than the last training."""
-    short = [(job, n) for job in jobs if (n := wanted(job, share))]
+    short = [(job, n) for job in jobs if (n := wanted(job, young.share))]
     candidates = [Candidates(young_rows(job)) for job, _ in short]
-    lists = [job.lists[0] for job, _ in short]
+    lists = young.lists([job.lists[0] for job, _ in short])
 
     def ask(strategy: Strategy, positions: list[int]) -> list[Parts]:
         return strategy.score([lists[n].query for n in positions], [candidates[n] for n in positions])

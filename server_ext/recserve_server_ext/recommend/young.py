@@ -1,19 +1,58 @@
-"""Places for items that are younger than the last training, so that something is learned of them."""
+"""Places for items that are younger than the last training, so that something is learned of them.
+
+They are ranked by `ease` over the whole history: there an item without interactions has the vector that a ridge
+regression gives its text, which by leave-one-out finds such items better than other strategies do
+(docs/results/quality.md). Where that is not trained, the strategy of the request ranks them.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from recserve_server_ext.common.arrays import Rows
-from recserve_server_ext.recommend.job import Job
+from recserve_server_ext.recommend.job import CandidateList, Job
 from recserve_server_ext.recommend.ranked_items import RankedItems
+from recserve_server_ext.strategies.base import ConfiguredStrategy
+from recserve_server_ext.strategies.registry import Registry
 
 #: Name of the rule in an answer.
 YOUNG: Final = "young"
 #: Young items that are scored for a slate, those that came last.
 _MOST: Final = 1000
+#: The strategy that ranks young items, and its options: no behaviour is too old.
+STRATEGY: Final = "ease"
+OPTIONS: Final[Mapping[str, Any]] = {"half_life": 1e6}
+
+
+class YoungPlaces(NamedTuple):
+    """Places of a slate for young items.
+
+    Attributes:
+        share: See `ServeSettings.young_share`.
+        configured: The strategy that ranks them.
+    """
+
+    share: float
+    configured: ConfiguredStrategy
+
+    def lists(self, lists: Sequence[CandidateList]) -> list[CandidateList]:
+        """The lists as this strategy is asked; unchanged where it is not trained or cannot use a profile."""
+        strategy, options = self.configured
+        own = [CandidateList(one.query.with_options(options), self.configured) for one in lists]
+        trained = [place for place, one in enumerate(own) if strategy.lacking(one.query.data, options) is None]
+        found = list(lists)
+        reasons = strategy.cold([own[place].query for place in trained]) if trained else []
+        for place, reason in zip(trained, reasons, strict=True):
+            found[place] = own[place] if reason is None else lists[place]
+        return found
+
+
+def young_places(share: float, registry: Registry) -> YoungPlaces | None:
+    """The places for young items that the settings ask for; `None` where they ask for none."""
+    return YoungPlaces(share, registry.component(STRATEGY, OPTIONS)) if share else None
 
 
 def wanted(job: Job, share: float) -> int:

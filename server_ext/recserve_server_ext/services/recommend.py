@@ -28,6 +28,7 @@ from recserve_server_ext.recommend.pipeline import Pipeline
 from recserve_server_ext.recommend.profile import profile_of_history, profile_of_user
 from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.recommend.requests import check_now, check_request, check_shape, for_encoder, unpack
+from recserve_server_ext.recommend.young import young_places
 from recserve_server_ext.strategies.base import ConfiguredStrategy, Data
 from recserve_server_ext.strategies.parts.chosen import with_chosen
 from recserve_server_ext.strategies.parts.counts_view import CountsView
@@ -153,7 +154,7 @@ class RecommendService(Handler[Job]):
         experiments = Experiments(settings.users.experiments, settings.limits, strategies)
         fallback = strategies.choose(settings.fallback, {})
         self._strategies, self._experiments, self._fallback = strategies, experiments, fallback
-        self._pipeline = Pipeline(fallback, self._rankings, settings.young_share)
+        self._pipeline = Pipeline(fallback, self._rankings, young_places(settings.young_share, strategies))
 
     def accept(self, raw: bytes) -> Job:
         """Decode and check a request; its user is looked up later, with the others of the batch.

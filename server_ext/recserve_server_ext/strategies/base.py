@@ -241,7 +241,7 @@ class Strategy(ABC):
     needs_texts: bool = False
     asks_models: ClassVar[bool] = False
     counts: frozenset[Count] = frozenset()
-    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    grid: Sequence[Mapping[str, Any]] = ({},)
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)

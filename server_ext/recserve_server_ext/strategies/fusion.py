@@ -129,7 +129,6 @@ class Fusion(Strategy):
     Options = FusionOptions
     per_request = frozenset({"weights", "by", "prior", "stale_half_life_s", "options"})
     is_ranked = False
-    grid = tuple({"prior": prior} for prior in (0.0, 2.0, 5.0, 20.0))
 
     def __init__(self, name: str, resolve: Resolve, defaults: msgspec.Struct) -> None:
         """
@@ -140,7 +139,9 @@ class Fusion(Strategy):
         """
         super().__init__(name)
         self._resolve = resolve
-        strategies = [component.strategy for component in self.prepare(defaults).components]
+        components = self.prepare(defaults).components
+        strategies = [component.strategy for component in components]
+        self.grid = _grid(components)
         self.needs_texts = any(strategy.needs_texts for strategy in strategies)
         self.counts = frozenset().union(*(strategy.counts for strategy in strategies))
         self.answers_cold = any(not strategy.is_personal for strategy in strategies)
@@ -276,6 +277,14 @@ class Fusion(Strategy):
             for query, factors in zip(new, _factors(new[0].options, new).tolist(), strict=True):
                 query.kept[self] = _FusionState(factors, [None] * len(factors))
         return [query.kept[self] for query in queries]
+
+
+def _grid(components: Sequence[Component]) -> Sequence[Mapping[str, Any]]:
+    """Priors where a component is not personal; otherwise the weights, and each of them doubled."""
+    if not all(component.strategy.is_personal for component in components):
+        return tuple({"prior": prior} for prior in (0.0, 2.0, 5.0, 20.0))
+    weights = {component.strategy.name: component.weight for component in components}
+    return ({}, *({"weights": {**weights, name: 2.0 * weight}} for name, weight in weights.items()))
 
 
 def _is_by_rank(queries: Sequence[Query]) -> bool:

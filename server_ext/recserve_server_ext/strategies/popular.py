@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from recserve_server_ext.counts.popularity import PopularWindow
 from recserve_server_ext.strategies.base import Candidates, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.parts.counts_view import PopularRows
 from recserve_server_ext.strategies.parts.sparse import SparseVector
+
+#: Windows that an evaluation tries: where fashions change within a week, a month says little.
+_WINDOWS: Final[tuple[PopularWindow, ...]] = ("mixed", "all", "month", "week", "day")
 
 
 class PopularOptions(Options, frozen=True):
@@ -35,7 +38,7 @@ class Popular(Strategy):
     per_request = frozenset({"window", "by"})
     is_personal = False
     counts = frozenset({"popularity"})
-    grid = tuple({"by": by, "window": window} for by in ("users", "recent") for window in ("mixed", "all", "month"))
+    grid = tuple({"by": by, "window": window} for by in ("users", "recent") for window in _WINDOWS)
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The most popular items."""

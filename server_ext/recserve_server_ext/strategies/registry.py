@@ -53,6 +53,13 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "weights": {"text": 0.1, "item_knn": 0.9, "popular": 1.0},
         "options": {"popular": {"by": "recent"}},
     },
+    # Twice the ranker won on the validation of leave-one-out: docs/decisions/031-an-evaluation-that-ends.md.
+    "ensemble": {
+        "kind": "fusion",
+        "by": "rank",
+        "weights": {"ranker": 2.0, "sequence": 1.0},
+        "prior": 0.0,
+    },
     # Equal weights won on validation, by both protocols of docs/results/quality.md.
     "hybrid": {
         "kind": "fusion",
@@ -169,7 +176,7 @@ class Registry:
         try:
             if issubclass(strategy_class, Fusion | Auto | Ranker):
                 options = _converted(strategy_class, name, given)
-                strategy: Strategy = strategy_class(name, self._component, options)
+                strategy: Strategy = strategy_class(name, self.component, options)
             else:
                 strategy = strategy_class(name)
             defaults = ConfiguredStrategy(strategy, _prepared(strategy, given))
@@ -179,8 +186,14 @@ class Registry:
             raise ConfigError(f"strategies.{name}.bounds: {sorted(unknown)[0]!r} is no option of a request")
         return _Entry(defaults, given, bounds)
 
-    def _component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
-        """A component of a fusion, of `auto` or of the ranker, with its options on top of the server's."""
+    def component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
+        """A component of a fusion, of `auto` or of the ranker, with its options on top of the server's.
+
+        Bounds for requests do not count.
+
+        Raises:
+            RequestError: invalid_request: the strategy is unknown or a selector, or an option is invalid.
+        """
         entry = self._entry(name)
         if entry.defaults.strategy.is_selector:
             raise _invalid(f"the strategy {name!r} selects among others and cannot be a part of one")

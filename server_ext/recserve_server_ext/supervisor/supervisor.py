@@ -144,7 +144,7 @@ def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: E
 def _trainer(workspace: Workspace, settings: ServeSettings, interactions: str, log: EventLog) -> Trainer | None:
     if not settings.train_every:
         return None
-    command = train_command(workspace.home.resolve(), interactions, settings.users.rules)
+    command = train_command(workspace.home.resolve(), interactions, settings.users.rules, settings.trainings)
     return Trainer(workspace.spaces, command, settings.train_every, log)
 
 

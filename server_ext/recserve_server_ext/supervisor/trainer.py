@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from recserve_server_ext.index.trained_versions import current_spaces, last_training
 from recserve_server_ext.supervisor.background import Background
@@ -73,7 +76,14 @@ class Trainer:
             self._log("trained", **served)
 
 
-def train_command(home: Path, interactions: str, rules: str) -> list[str]:
-    """The command that trains everything on the served log, with the rules of the settings."""
+def train_command(
+    home: Path, interactions: str, rules: str, trainings: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
+    """The command that trains everything on the served log, with the rules and the trainings of the settings."""
     program = [sys.executable, "-m", "recserve_client.cli.main", "train", "all", "--home", str(home)]
-    return [*program, "--store", interactions, *(["--rules", rules] if rules else [])]
+    given = [
+        f"--set={training}.{name}={msgspec.json.encode(value).decode()}"
+        for training, settings in (trainings or {}).items()
+        for name, value in settings.items()
+    ]
+    return [*program, "--store", interactions, *(["--rules", rules] if rules else []), *given]

@@ -47,7 +47,9 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(columns: InteractionColumns, protocol: Protocol, *seeds: int) -> list[Part]:
-    return list(Splitter(columns, seeds or (0,)).parts(protocol))
+    """The parts that are measured among all items."""
+    every = Splitter(columns, seeds or (0,)).parts(protocol)
+    return [part for part in every if (part.is_validation or part.is_test) and part.candidates is None]
 
 
 def test_every_system_is_measured_by_both_protocols(results: dict[str, Any]) -> None:
@@ -105,10 +107,13 @@ def test_what_is_best_is_told_by_validation_and_what_loses_by_the_test() -> None
         "lucky": system(0.9, 0.76, 0.01),
         "poor": system(0.05, -0.09, 0.2),
     }
+    systems["lucky"]["against_auto"] = {"reference": "auto", "difference": 0.7, "p_corrected": 0.01}
+    systems["chosen"]["against_auto"] = {"reference": "auto", "difference": 0.01, "p_corrected": 0.3}
     choice = {"strategy": "blend", "options": {"prior": 20.0}}
     lines = notes({"protocols": {"time": systems}, "chosen": {"cold": None, "few": choice}})
     assert lines == [
         "time: best on validation: chosen; significantly below it: popularity",
+        "time: significantly above auto: lucky",
         "time: below popularity: poor",
         "cold: nothing could be chosen",
         "few: blend (prior 20.0)",
@@ -160,9 +165,30 @@ def test_rolling_cuts_know_nothing_of_later(log: Path) -> None:
             assert at.min() < end
 
 
+@pytest.mark.parametrize("protocol", ["leave_one_out", "time"])
+def test_what_is_learned_from_is_known_where_it_is_learned(log: Path, protocol: Protocol) -> None:
+    columns, seeds = read_pair(log).columns, (0, 1, 2)
+    parts, learned = Splitter(columns, seeds).parts(protocol), 0
+    of_name = {part.name: part for part in parts}
+    assert len(of_name) == len(parts)
+    pairs = columns.user * len(columns.subjects) + columns.subject
+    for part in parts:
+        for name in (*part.lists, *([part.before] if part.before else [])):
+            earlier = of_name[name]
+            assert parts.index(earlier) < parts.index(part)
+            assert not (earlier.known & ~part.known).any()
+        for name in part.lists:
+            user, item = of_name[name].targets.nonzero()
+            asked = of_name[name].users[user] * len(columns.subjects) + item
+            assert np.isin(asked, pairs[part.known]).all()
+            learned += len(asked)
+    assert learned
+
+
 def test_cuts_that_are_asked_for(log: Path) -> None:
     columns = read_pair(log).columns
-    first, last = Splitter(columns, cuts=(0.8, 0.9)).parts("time")
+    *earlier, first, last = Splitter(columns, cuts=(0.8, 0.9)).parts("time")
+    assert not any(part.is_validation or part.is_test for part in earlier)
     assert [first.name, last.name] == ["cut at 80%", "cut at 90%"]
     assert [(part.is_validation, part.is_test) for part in (first, last)] == [(True, False), (False, True)]
 
@@ -178,8 +204,10 @@ def test_a_quick_evaluation_asks_by_the_last_cuts_alone(log: Path, tiny_home: Pa
 
 def test_users_are_sampled(log: Path) -> None:
     columns = read_pair(log).columns
-    whole = next(Splitter(columns).parts("leave_one_out"))
-    sample = next(Splitter(columns, most_users=7).parts("leave_one_out"))
+    whole, sample = (
+        next(part for part in Splitter(columns, most_users=most).parts("leave_one_out") if part.is_validation)
+        for most in (None, 7)
+    )
     assert (len(sample.users), sample.asked) == (7, len(whole.users))
     assert np.isin(sample.users, whole.users).all()
     assert (sample.targets.toarray() == whole.targets.toarray()[np.isin(whole.users, sample.users)]).all()
@@ -187,7 +215,7 @@ def test_users_are_sampled(log: Path) -> None:
 
 def test_held_out_items_are_unknown_and_the_only_candidates(log: Path) -> None:
     columns = read_pair(log).columns
-    (part,) = Splitter(columns).held_out()
+    part = Splitter(columns).parts("leave_one_out")[-1]
     assert part.candidates is not None
     assert part.candidates.sum() == round(0.1 * len(np.unique(columns.subject)))
     assert not part.candidates[columns.subject[part.known]].any()

@@ -12,6 +12,8 @@ from recserve_server_ext.interactions.columns import InteractionColumns
 
 _TASTES: Final = 20
 _DAYS: Final = 365
+#: When it begins, in seconds since 1970: times of 1970 would be taken for the order of rows.
+_START_S: Final = 1_700_000_000
 #: How fast popularity falls with the rank of an item, and activity with that of a user (Zipf).
 _SKEW: Final = 0.9
 
@@ -26,7 +28,7 @@ def made_log(*, users: int, items: int, interactions: int, seed: int = 0) -> Int
     own = rng.random(interactions) < 0.5
     moved = subject - subject % _TASTES + user % _TASTES
     subject = np.where(own & (moved < items), moved, subject)
-    time_us = rng.integers(0, round(_DAYS * DAY_S), interactions) * MICROSECONDS
+    time_us = (_START_S + rng.integers(0, round(_DAYS * DAY_S), interactions)) * MICROSECONDS
     nothing = np.full(interactions, np.nan)
     return InteractionColumns(
         offsets=np.concatenate([[0], np.cumsum(np.bincount(user, minlength=users))]),

@@ -70,7 +70,7 @@ class Observations:
         self._of_all[name].append(self._lists.of_all(rankings[self._part.activity > 0]))
 
     def figures(self, reference: str, seed: int) -> dict[str, Figures]:
-        """The figures of each system; `auto` and those compared with the reference by a paired bootstrap."""
+        """The figures of each system, compared with the reference and with `auto` by a paired bootstrap."""
         users, activity = np.concatenate(self._users), np.concatenate(self._activity)
         values = {
             name: {metric: np.concatenate(parts) for metric, parts in of.items()} for name, of in self._values.items()
@@ -78,11 +78,10 @@ class Observations:
         found = {name: self._of_system(name, of, users, activity) for name, of in values.items()}
         with_history = activity > 0
         if with_history.any():
-            differences = compared(
-                {name: of[_COMPARED][with_history] for name, of in values.items()}, users[with_history], reference, seed
-            )
-            for name, difference in differences.items():
-                found[name]["against"] = {"reference": reference, **difference}
+            asked = {name: of[_COMPARED][with_history] for name, of in values.items()}
+            for key, other in (("against", reference), ("against_auto", AUTO)):
+                for name, difference in compared(asked, users[with_history], other, seed).items():
+                    found[name][key] = {"reference": other, **difference}
         return found
 
     def _of_system(self, name: str, values: dict[str, Floats], users: Ints, activity: Ints) -> Figures:

@@ -109,6 +109,12 @@ def _compared(protocol: str, systems: dict[str, Any]) -> Iterable[str]:
             if "against" in of and of["against"]["p_corrected"] < _SIGNIFICANT and of["against"]["difference"] < 0
         ]
         yield f"{protocol}: best on validation: {against[0]}; significantly below it: {', '.join(worse) or 'none'}"
+    above = [
+        name
+        for name, of in systems.items()
+        if (found := of.get("against_auto")) and found["p_corrected"] < _SIGNIFICANT and found["difference"] > 0
+    ]
+    yield f"{protocol}: significantly above auto: {', '.join(above) or 'none'}"
     popular = figure(systems.get("popularity", {}), "ndcg_at_10")
     losers = [name for name, of in systems.items() if figure(of, "ndcg_at_10") < popular]
     yield f"{protocol}: below popularity: {', '.join(losers) or 'none'}"

@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from recserve_export.errors import TrainingError
-from recserve_export.training.base import Learned, Trainer, TrainingLog, check_trainable, training_log
+from recserve_export.training.base import Learned, Trainer, TrainingLog, Work, check_trainable, training_log
 from recserve_export.training.memory import in_memory
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
@@ -46,6 +47,8 @@ class Past:
         *,
         available: Mask | None = None,
         trains: bool = True,
+        before: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """
         Args:
@@ -55,7 +58,11 @@ class Past:
             trainers: Trainings by name, for what strategies need.
             available: [items] that may be recommended; `None` for all.
             trains: Whether it learns what strategies need; otherwise it serves as a home that was never trained.
+            before: States of trainings of a part of these interactions, by name; see `Work.before`.
+            settings: Settings of trainings, by name.
         """
+        self._settings = settings or {}
+        self._before = before or {}
         self.columns = columns
         self.vectors = vectors
         self.rules = rules
@@ -75,7 +82,7 @@ class Past:
         found = self._data.get(trainings)
         if found is None:
             vectors, ids = self.vectors, self.columns.subjects
-            learned = {name: of for name in sorted(trainings) if (of := self._trained(name)) is not None}
+            learned = {name: of for name in sorted(trainings) if (of := self.learned(name)) is not None}
             view = view_over(vectors, ExactEngine(vectors), ids, self._available, *in_memory(learned, vectors, ids))
             found = self._data[trainings] = Data(view, LiveFilters(view).of(view), CountsView(self._counts, view))
         return found
@@ -84,13 +91,16 @@ class Past:
         """[users] the histories of some users, ascending, as the server reads them."""
         return histories_of(of_users(self.columns, users), self.rules)
 
-    def _trained(self, name: str) -> Learned | None:
+    def learned(self, name: str) -> Learned | None:
+        """What a training learned from the interactions; `None` where there is nothing to learn from."""
         if name not in self._learned:
             start = time.perf_counter()
             try:
                 check_trainable(self._log)
                 trainer = self._trainers[name]
-                self._learned[name] = trainer.train(self._log, self.vectors, trainer.Settings())
+                work = Work(before=self._before.get(name))
+                settings = trainer.Settings(**self._settings.get(name, {}))
+                self._learned[name] = trainer.work(self._log, self.vectors, settings, work)
             except TrainingError:
                 self._learned[name] = None
             self.seconds[name] = time.perf_counter() - start

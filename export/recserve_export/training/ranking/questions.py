@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -63,9 +63,11 @@ class Lists(NamedTuple):
     lengths: Ints
     is_visit: Mask
 
-    def joined(self, more: Lists) -> Lists:
-        """These lists, and more after them."""
-        return Lists(*(np.concatenate(both) for both in zip(self, more, strict=True)))
+
+def joined(lists: Iterable[Lists]) -> Lists | None:
+    """All lists, one after the other; `None` without any."""
+    found = list(lists)
+    return Lists(*(np.concatenate(parts) for parts in zip(*found, strict=True))) if found else None
 
 
 def questions(

@@ -5,14 +5,14 @@ C. Burges, "From RankNet to LambdaRank to LambdaMART: an overview", Microsoft Re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
 
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings
-from recserve_export.training.ranking.questions import Lists, listed, questions
+from recserve_export.training.ranking.questions import Lists, joined, listed, questions
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.strategies.parts.ranking import feature_names
 from recserve_server_ext.strategies.ranker import NAME, PreparedOptions, model_arrays
@@ -49,22 +49,25 @@ class RankerTrainer(Trainer):
     Settings = RankerSettings
     is_slow = True
 
-    def __init__(self, sources: Mapping[str, Trainer]) -> None:
+    def __init__(self, sources: Mapping[str, Trainer], lists: Sequence[Lists] | None = None) -> None:
         """
         Args:
             sources: Trainings of the sources, by name.
+            lists: What the model learns from; `None` makes it from the log.
         """
         self._sources = sources
+        self._lists = lists
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: RankerSettings) -> Learned:
         """Train the sources on older parts of the log, and the model on what users did after these."""
         strategy, options = Registry().choose(NAME, {})
         assert isinstance(options, PreparedOptions)
-        vectors = np.zeros((len(log.items), 1), np.float32) if text is None else text
-        found: Lists | None = None
-        for question in questions(log, vectors, self._sources, settings.seed, settings.cuts, settings.lists):
-            lists = listed(question, strategy.trainings(options) - {NAME}, options)
-            found = lists if found is None else found.joined(lists)
+        lists: Iterable[Lists] | None = self._lists
+        if lists is None:
+            vectors = np.zeros((len(log.items), 1), np.float32) if text is None else text
+            asked = questions(log, vectors, self._sources, settings.seed, settings.cuts, settings.lists)
+            lists = (listed(question, strategy.trainings(options) - {NAME}, options) for question in asked)
+        found = joined(lists)
         names = list(options.sources)
         if found is None or not len(found.lengths):
             # Trees without a split: all candidates score the same, and stay in the order of the pool.

@@ -41,6 +41,28 @@ class Fitted(NamedTuple):
     epochs: int
 
 
+class Earlier(NamedTuple):
+    """What was fitted to an earlier part of a log.
+
+    Attributes:
+        items: [items] those with interactions then, ascending.
+        network: State of the network.
+        vectors: [items, dim] float32 item vectors.
+    """
+
+    items: Ints
+    network: Mapping[str, Any]
+    vectors: Vectors
+
+
+def go_on(log: TrainingLog, items: Ints, settings: SequenceSettings, earlier: Earlier) -> Fitted:
+    """Train on a longer part of a log, from what was fitted to an earlier one, for a few epochs."""
+    training = Training(log, items, settings, earlier=earlier)
+    for _ in range(settings.more_epochs):
+        training.epoch()
+    return Fitted(training.network.eval(), training.vectors(), [], settings.more_epochs)
+
+
 def fit(
     log: TrainingLog,
     items: Ints,
@@ -75,8 +97,7 @@ def fit(
         training.epoch()
         checkpoint.write(Saved(losses, epochs, number + 1, training.state()))
         done(1)
-    vectors: Vectors = training.table.detach().numpy().copy()
-    return Fitted(training.network.eval(), vectors, losses, epochs)
+    return Fitted(training.network.eval(), training.vectors(), losses, epochs)
 
 
 def _held_us(log: TrainingLog, share: float) -> int:
@@ -100,8 +121,9 @@ class Training:
         settings: SequenceSettings,
         held_us: int = _NEVER,
         state: Mapping[str, Any] | None = None,
+        earlier: Earlier | None = None,
     ) -> None:
-        """Start anew, or go on from a state; behaviours from `held_us` on are no targets."""
+        """Start anew, from a state or from an earlier fit; behaviours from `held_us` on are no targets."""
         torch.manual_seed(settings.seed)
         self._log, self._items, self._settings, self._held_us = log, items, settings, held_us
         self._random = np.random.default_rng(settings.seed)
@@ -113,13 +135,22 @@ class Training:
             settings.dropout,
             masked=settings.objective == "masked",
         )
-        self.table = nn.Parameter(torch.from_numpy(start_vectors(log, items, settings.dim, settings.seed)))
+        start = start_vectors(log, items, settings.dim, settings.seed)
+        if earlier is not None:
+            self.network.load_state_dict(earlier.network)
+            start = _moved(start, items, earlier)
+        self.table = nn.Parameter(torch.from_numpy(start))
         parameters = [*self.network.parameters(), self.table]
         self._optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.decay)
         share = np.sqrt(log.counts[items])
         self._share = torch.from_numpy(share / share.sum()).float()
         if state:
             self._restore(state)
+
+    def vectors(self) -> Vectors:
+        """[items, dim] float32 the item vectors."""
+        found: Vectors = self.table.detach().numpy().copy()
+        return found
 
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on."""
@@ -185,3 +216,12 @@ class Training:
         logits = logits.masked_fill(drawn == target[:, None], _OUT)
         own = (outputs * self.table[target]).sum(1, keepdim=True)
         return nn.functional.cross_entropy(torch.cat([own, logits], 1), torch.zeros_like(target))
+
+
+def _moved(start: Vectors, items: Ints, earlier: Earlier) -> Vectors:
+    """[items, dim] the vectors of an earlier fit; those of other items by least squares from the first vectors."""
+    place = np.searchsorted(items, earlier.items)
+    to_fitted, *_ = np.linalg.lstsq(start[place], earlier.vectors, rcond=None)
+    found: Vectors = (start @ to_fitted).astype(np.float32)
+    found[place] = earlier.vectors
+    return found

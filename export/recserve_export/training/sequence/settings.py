@@ -25,6 +25,7 @@ class SequenceSettings(TrainSettings, frozen=True):
         decay: Weight decay.
         batch: Windows of a step.
         epochs: Passes over the log at most.
+        more_epochs: Passes over a log of which an earlier part was learned, as in an evaluation.
         held_out: Share of the log, the newest, that finds the number of epochs; 0 takes `epochs`.
         patience: Epochs without a gain on that part after which the search ends.
         exact_items: With more items the softmax is over drawn ones.
@@ -43,6 +44,7 @@ class SequenceSettings(TrainSettings, frozen=True):
     decay: Annotated[float, Meta(ge=0, le=1)] = 0.01
     batch: Annotated[int, Meta(ge=1, le=4096)] = 64
     epochs: Annotated[int, Meta(ge=1, le=1000)] = 20
+    more_epochs: Annotated[int, Meta(ge=0, le=1000)] = 2
     held_out: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
     patience: Annotated[int, Meta(ge=1, le=100)] = 2
     exact_items: Annotated[int, Meta(ge=0, le=100_000)] = 10_000

@@ -21,6 +21,7 @@ class SequenceTrainer(Trainer):
 
     Settings = SequenceSettings
     is_slow = True
+    goes_on = True
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: SequenceSettings) -> Learned:
         """Learn vectors of the items that somebody had to do with, the network, and a map from texts for the others."""
@@ -33,13 +34,16 @@ class SequenceTrainer(Trainer):
         # Here, since only this training needs torch.
         from recserve_export.training.sequence.checkpoint import Checkpoint
         from recserve_export.training.sequence.export import to_onnx
-        from recserve_export.training.sequence.fit import fit
+        from recserve_export.training.sequence.fit import Earlier, fit, go_on
         from recserve_export.training.sequence.int8 import check_int8, to_int8
 
         items = np.flatnonzero(log.counts)
         checkpoint = Checkpoint(work.folder and work.folder / _CHECKPOINT, log, settings)
         with one_thread():
-            found = fit(log, items, settings, checkpoint, work.done)
+            if work.before is None:
+                found = fit(log, items, settings, checkpoint, work.done)
+            else:
+                found = go_on(log, items, settings, work.before)
             content = to_onnx(found.network, settings.dim)
         figures: dict[str, Any] = {"epochs": found.epochs, "held_out_losses": [round(loss, 4) for loss in found.losses]}
         if settings.precision == "int8":
@@ -52,6 +56,8 @@ class SequenceTrainer(Trainer):
             text_map=text_map(text, items, found.vectors),
             network=new_network(content, settings.dim, settings.length, settings.precision),
             figures=figures,
+            found={"epochs": found.epochs, "held_out": 0.0},
+            state=Earlier(items, found.network.state_dict(), found.vectors),
         )
 
     def needed_bytes(self, log: TrainingLog, settings: SequenceSettings) -> int:

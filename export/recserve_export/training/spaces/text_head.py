@@ -6,18 +6,21 @@ corrected neural modeling for large corpus item recommendations", RecSys 2019. T
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import Meta
 
 from recserve_export.errors import TrainingError
 from recserve_export.one_thread import one_thread
-from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, text_map
+from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, Work, text_map
 from recserve_server_ext.common.arrays import Ints, Vectors
 
 #: Newest interactions of a user that count: nobody decides alone what belongs together.
 _OF_USER: Final = 500
+#: Passes over the pairs at most: in a small log `steps` would show each of them hundreds of times.
+_PASSES: Final = 30
 #: Items whose vectors are computed at once after the training.
 _AT_ONCE: Final = 20_000
 
@@ -27,7 +30,8 @@ class TextHeadSettings(TrainSettings, frozen=True):
 
     Attributes:
         hidden: Units of the hidden layer.
-        steps: Updates of the weights.
+        steps: Updates of the weights at most.
+        more_steps: The same on a log of which an earlier part was learned, as in an evaluation.
         batch: Pairs of items in an update; each pair has the items of the others as negatives.
         apart: Two items belong together when a user had to do with both, at most so many interactions apart.
         rate: Learning rate.
@@ -36,7 +40,8 @@ class TextHeadSettings(TrainSettings, frozen=True):
     """
 
     hidden: Annotated[int, Meta(ge=1, le=8192)] = 512
-    steps: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+    steps: Annotated[int, Meta(ge=1, le=1_000_000)] = 600
+    more_steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 200
     batch: Annotated[int, Meta(ge=2, le=8192)] = 512
     apart: Annotated[int, Meta(ge=1, le=100)] = 3
     rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
@@ -49,22 +54,35 @@ class TextHeadTrainer(Trainer):
 
     Settings = TextHeadSettings
     is_slow = True
+    goes_on = True
     needs_text = True
-    grid = ({}, {"steps": 600}, {"keep": 1.0})
+    grid = ({}, {"steps": 2000}, {"keep": 1.0})
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: TextHeadSettings) -> Learned:
         """Learn the network from pairs of items, and a linear map that stands for it where an item comes later."""
+        return self.work(log, text, settings, Work())
+
+    def work(self, log: TrainingLog, text: Vectors | None, settings: TextHeadSettings, work: Work) -> Learned:
+        """See `train`; goes on from the weights of an earlier part of the log where there are some."""
         if text is None or not text.any():
             raise TrainingError(
                 "the training 'text_head' needs text vectors of the log's items; run: recserve index build"
             )
         items = np.flatnonzero(text[: len(log.items)].any(axis=1))
         pairs = _Pairs(log, items, settings.apart)
+        steps = settings.steps if work.before is None else settings.more_steps
         # A log without pairs says nothing, and the network stays what it begins as.
+        steps = min(steps, -(-_PASSES * pairs.count // settings.batch))
         with one_thread():
-            vectors, loss = _trained(text[items], pairs, settings, settings.steps if pairs.count else 0)
-        figures = {"pairs": pairs.count, "loss": round(loss, 4)}
-        return Learned(items=items, vectors=vectors, text_map=text_map(text, items, vectors), figures=figures)
+            found = _trained(text[items], pairs, settings, steps, work.before)
+        figures = {"pairs": pairs.count, "loss": round(found.loss, 4)}
+        return Learned(
+            items=items,
+            vectors=found.vectors,
+            text_map=text_map(text, items, found.vectors),
+            figures=figures,
+            state=found.weights,
+        )
 
     def needed_bytes(self, log: TrainingLog, settings: TextHeadSettings) -> int:
         """The pairs, and the text vectors twice."""
@@ -105,8 +123,24 @@ class _Pairs:
         return self._item[later - lag], self._item[later]
 
 
-def _trained(text: Vectors, pairs: _Pairs, settings: TextHeadSettings, steps: int) -> tuple[Vectors, float]:
-    """[items, dim] unit vectors of the trained network, and the mean loss of the last tenth of the steps."""
+class _Trained(NamedTuple):
+    """A trained network.
+
+    Attributes:
+        vectors: [items, dim] its unit vectors.
+        loss: Mean loss of the last tenth of the steps.
+        weights: Its weights.
+    """
+
+    vectors: Vectors
+    loss: float
+    weights: Mapping[str, Any]
+
+
+def _trained(
+    text: Vectors, pairs: _Pairs, settings: TextHeadSettings, steps: int, before: Mapping[str, Any] | None
+) -> _Trained:
+    """Train the network, from these weights where there are some."""
     # Here, since loading torch takes a while.
     import torch
     from torch.nn import functional
@@ -116,6 +150,8 @@ def _trained(text: Vectors, pairs: _Pairs, settings: TextHeadSettings, steps: in
     inputs = torch.from_numpy(np.ascontiguousarray(text))
     log_share = torch.from_numpy(np.log(np.maximum(pairs.share, 1e-12)).astype(np.float32))
     network = _network(text.shape[1], settings.hidden)
+    if before is not None:
+        network.load_state_dict(before)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=0.0)
     losses = []
     for _ in range(steps):
@@ -132,7 +168,8 @@ def _trained(text: Vectors, pairs: _Pairs, settings: TextHeadSettings, steps: in
         optimizer.step()
     with torch.no_grad():
         parts = [functional.normalize(part + network(part), dim=1).numpy() for part in torch.split(inputs, _AT_ONCE)]
-    return np.concatenate(parts), float(np.mean(losses[-max(1, steps // 10) :] or [0.0]))
+    loss = float(np.mean(losses[-max(1, steps // 10) :] or [0.0]))
+    return _Trained(np.concatenate(parts), loss, network.state_dict())
 
 
 def _network(dim: int, hidden: int) -> Any:

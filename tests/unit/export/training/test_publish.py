@@ -123,6 +123,16 @@ def test_the_command(workspace: Workspace) -> None:
     assert done.exit_code == 0, done.output
     assert "transitions: " in done.output
     assert "recserve index build" in done.output
+    given = ["--set", "ease.rank=3", "--set", "als.factors=2", "--set", "text_head.steps=1"]
+    cheap = ["--set", "sequence.epochs=1", "--set", "sequence.dim=8", "--set", "ranker.cuts=0"]
+    every = run.invoke(app, ["all", "--home", str(workspace.home), *given, *cheap])
+    assert every.exit_code == 0, every.output
+    made = {name: read_trained(current_spaces(workspace.spaces)[name]).made_from for name in ("ease", "als")}
+    assert (made["ease"]["settings"]["rank"], made["als"]["settings"]["factors"]) == (3, 2)
+    unnamed = run.invoke(app, ["all", "--home", str(workspace.home), "--set", "rank=3"])
+    assert (unnamed.exit_code, "TRAINING.rank=VALUE" in unnamed.output) == (2, True)
+    other = run.invoke(app, ["ease", "--home", str(workspace.home), "--set", "als.factors=2"])
+    assert (other.exit_code, "what is trained is ease" in other.output) == (2, True)
     wrong = run.invoke(app, ["transition", "--home", str(workspace.home)])
     assert wrong.exit_code == 1
     assert "did you mean 'transitions'?" in wrong.output

@@ -9,10 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.recommend.ranked_items import RankedItems
-from recserve_server_ext.recommend.young import placed, wanted, young_rows
+from recserve_server_ext.recommend.young import YoungPlaces, placed, wanted, young_places, young_rows
+from recserve_server_ext.strategies.base import ConfiguredStrategy
+from recserve_server_ext.strategies.parts.training_needed import not_trained
+from recserve_server_ext.strategies.registry import Registry
 
 ROWS, K = 20, 10
 
@@ -91,3 +95,42 @@ def test_what_explored_stays_marked() -> None:
 def test_the_share_is_bounded() -> None:
     with pytest.raises(msgspec.ValidationError, match=r"<= 0\.5"):
         msgspec.convert({"young_share": 0.6}, ServeSettings)
+
+
+class Asked:
+    """A strategy that is trained or not, and knows some users."""
+
+    def __init__(self, *, is_trained: bool, known: list[int]) -> None:
+        self._is_trained, self._known = is_trained, known
+
+    def lacking(self, data: Any, options: Any) -> RequestError | None:
+        return None if self._is_trained else not_trained("ease", "ease")
+
+    def cold(self, queries: list[Any]) -> list[RequestError | None]:
+        none = RequestError(ErrorKind.EMPTY_HISTORY, "nothing")
+        return [None if query.user in self._known else none for query in queries]
+
+
+@pytest.mark.parametrize(
+    ("is_trained", "known", "own"), [(True, [0, 1], [0, 1]), (True, [1], [1]), (False, [0, 1], [])]
+)
+def test_ease_ranks_young_items_where_it_can(is_trained: bool, known: list[int], own: list[int]) -> None:
+    def query(user: int) -> Any:
+        return SimpleNamespace(
+            user=user, data=None, with_options=lambda options: SimpleNamespace(user=user, data=None, options=options)
+        )
+
+    lists: list[Any] = [SimpleNamespace(query=query(user)) for user in range(2)]
+    strategy: Any = Asked(is_trained=is_trained, known=known)
+    found = YoungPlaces(0.2, ConfiguredStrategy(strategy, "options")).lists(lists)
+    for user, (one, given) in enumerate(zip(found, lists, strict=True)):
+        assert (one is not given) == (user in own)
+        assert user not in own or (one.configured.strategy, one.query.options) == (strategy, "options")
+
+
+def test_places_for_young_items_are_asked_for_by_the_settings() -> None:
+    registry = Registry({"ease": {"bounds": {"half_life": [1, 10]}}})
+    assert young_places(0.0, registry) is None
+    places = young_places(0.2, registry)
+    assert places is not None
+    assert (places.share, places.configured.strategy.name, places.configured.options.half_life) == (0.2, "ease", 1e6)

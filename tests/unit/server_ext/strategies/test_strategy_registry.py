@@ -84,8 +84,11 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     said = refused(Registry(), "populr", {})
     assert "'populr'" in said
     assert "did you mean 'popular'?" in said
-    assert "als, auto, blend, ease, fusion, hybrid, item2vec, item_knn, linear, popular, ranker, sequence, " in said
-    assert "text, text_head, transitions, user_knn, vectors" in said
+    assert (
+        "als, auto, blend, ease, ensemble, fusion, hybrid, item2vec, item_knn, linear, popular, ranker, sequence, "
+        in said
+    )
+    assert "sequence, text, text_head, transitions, user_knn, vectors" in said
 
 
 @pytest.mark.parametrize(

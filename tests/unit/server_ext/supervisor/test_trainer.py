@@ -89,3 +89,5 @@ def test_the_command_trains_the_served_log(tmp_path: Path) -> None:
     command = train_command(tmp_path, "/log.db", "rules.toml")
     assert command[3:] == ["train", "all", "--home", str(tmp_path), "--store", "/log.db", "--rules", "rules.toml"]
     assert "--rules" not in train_command(tmp_path, "/log.db", "")
+    command = train_command(tmp_path, "/log.db", "", {"sequence": {"epochs": 2, "objective": "next"}, "ease": {}})
+    assert command[-2:] == ["--set=sequence.epochs=2", '--set=sequence.objective="next"']

@@ -63,6 +63,30 @@ def test_the_same_log_gives_the_same_file() -> None:
     assert one.network != other.network
 
 
+def test_a_longer_log_goes_on_from_an_earlier_part() -> None:
+    """In a few passes it knows what follows items that the earlier part does not have."""
+    whole = in_a_circle()
+    kept = whole.item < ITEMS - 3
+    early = replace(whole, user=whole.user[kept], item=whole.item[kept], time_us=whole.time_us[kept])
+    first = SequenceTrainer().train(early, None, settings_of("sequence", SMALL))
+    assert first.items.tolist() == list(range(ITEMS - 3))
+    settings = settings_of("sequence", {**SMALL, "more_epochs": 4})
+    learned, again = (SequenceTrainer().work(whole, None, settings, Work(before=first.state)) for _ in range(2))
+    assert learned.items.tolist() == list(range(ITEMS))
+    assert learned.figures["epochs"] == 4
+    assert learned.network == again.network
+    found = [following(learned, [(start + n) % ITEMS for n in range(5)]) for start in range(ITEMS)]
+    assert np.mean(np.array(found) == [(start + 5) % ITEMS for start in range(ITEMS)]) >= 0.8
+    anew = train("sequence", whole, None, {**SMALL, "epochs": 4})
+    wrong = [following(anew, [(start + n) % ITEMS for n in range(5)]) for start in range(ITEMS)]
+    assert np.mean(np.array(wrong) == [(start + 5) % ITEMS for start in range(ITEMS)]) < 0.8
+
+
+def test_what_was_searched_is_told() -> None:
+    learned = train("sequence", log_of(40, 30, 800), None, {**SMALL, "epochs": 3, "held_out": 0.1})
+    assert learned.found == {"epochs": learned.figures["epochs"], "held_out": 0.0}
+
+
 def test_the_newest_part_finds_the_number_of_epochs() -> None:
     learned = train("sequence", log_of(40, 30, 800), None, {**SMALL, "epochs": 30, "held_out": 0.2, "patience": 1})
     losses = learned.figures["held_out_losses"]

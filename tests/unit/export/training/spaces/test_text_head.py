@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from recserve_export.errors import TrainingError
-from recserve_export.training.base import Learned, TrainingLog
-from recserve_export.training.registry import train
+from recserve_export.training.base import Learned, TrainingLog, Work
+from recserve_export.training.registry import settings_of, train
+from recserve_export.training.spaces.text_head import TextHeadTrainer
 from recserve_server_ext.common.arrays import Ints, Vectors
 from support.training_logs import log_from, log_of
 
@@ -90,6 +91,19 @@ def test_the_same_seed_gives_the_same_vectors() -> None:
     one, same, other = (vectors_of(train("text_head", histories(), text, {**QUICK, "seed": s})) for s in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
+
+
+def test_a_longer_log_goes_on_from_the_weights_of_an_earlier_part() -> None:
+    text, _ = texts()
+    log, settings = histories(), settings_of("text_head", {**QUICK, "more_steps": 0})
+    first = TextHeadTrainer().train(log_from(log.user[:800], log.item[:800], log.users, ITEMS), text, settings)
+    same = TextHeadTrainer().work(log, text, settings, Work(before=first.state))
+    np.testing.assert_array_equal(vectors_of(same), vectors_of(first))
+    more = TextHeadTrainer().work(
+        log, text, settings_of("text_head", {**QUICK, "more_steps": 5}), Work(before=first.state)
+    )
+    assert not np.array_equal(vectors_of(more), vectors_of(first))
+    assert more.figures["loss"] < train("text_head", log, text, {**QUICK, "steps": 5}).figures["loss"]
 
 
 def test_identical_texts_stay_identical() -> None:
