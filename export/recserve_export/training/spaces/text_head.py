@@ -15,10 +15,9 @@ from msgspec import Meta
 from recserve_export.errors import TrainingError
 from recserve_export.one_thread import one_thread
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, Work, text_map
-from recserve_server_ext.common.arrays import Ints, Vectors
+from recserve_export.training.pairs import Pairs
+from recserve_server_ext.common.arrays import Vectors
 
-#: Newest interactions of a user that count: nobody decides alone what belongs together.
-_OF_USER: Final = 500
 #: Passes over the pairs at most: in a small log `steps` would show each of them hundreds of times.
 _PASSES: Final = 30
 #: Items whose vectors are computed at once after the training.
@@ -69,7 +68,7 @@ class TextHeadTrainer(Trainer):
                 "the training 'text_head' needs text vectors of the log's items; run: recserve index build"
             )
         items = np.flatnonzero(text[: len(log.items)].any(axis=1))
-        pairs = _Pairs(log, items, settings.apart)
+        pairs = Pairs(log, items, settings.apart)
         steps = settings.steps if work.before is None else settings.more_steps
         # A log without pairs says nothing, and the network stays what it begins as.
         steps = min(steps, -(-_PASSES * pairs.count // settings.batch))
@@ -89,40 +88,6 @@ class TextHeadTrainer(Trainer):
         return 8 * settings.apart * len(log.item) + 8 * 1024 * len(log.items)
 
 
-class _Pairs:
-    """Pairs of items that users had to do with shortly after each other, in both directions.
-
-    Attributes:
-        count: Number of pairs.
-        share: [items] share of each item among the items of all pairs.
-    """
-
-    def __init__(self, log: TrainingLog, items: Ints, apart: int) -> None:
-        place_of = np.full(len(log.items), -1, np.int64)
-        place_of[items] = np.arange(len(items))
-        ends = np.searchsorted(log.user, log.user, side="right")
-        counted = (place_of[log.item] >= 0) & (ends - np.arange(len(log.item)) <= _OF_USER)
-        user, self._item = log.user[counted], place_of[log.item[counted]]
-        found = []
-        for lag in range(1, apart + 1):
-            later = np.arange(lag, len(user))
-            is_pair = (user[later] == user[later - lag]) & (self._item[later] != self._item[later - lag])
-            found.append(later[is_pair])
-        self._later, self._ends = np.concatenate(found), np.cumsum([len(later) for later in found])
-        self.count = len(self._later)
-        earlier = self._later - np.repeat(np.arange(1, apart + 1), [len(later) for later in found])
-        counts = np.bincount(self._item[self._later], minlength=len(items))
-        counts += np.bincount(self._item[earlier], minlength=len(items))
-        self.share = counts / max(1, counts.sum())
-
-    def drawn(self, random: np.random.Generator, n: int) -> tuple[Ints, Ints]:
-        """Two lists of n items each, a pair in each place."""
-        number = random.integers(self.count, size=n)
-        later = self._later[number]
-        lag = 1 + np.searchsorted(self._ends, number, side="right")
-        return self._item[later - lag], self._item[later]
-
-
 class _Trained(NamedTuple):
     """A trained network.
 
@@ -138,7 +103,7 @@ class _Trained(NamedTuple):
 
 
 def _trained(
-    text: Vectors, pairs: _Pairs, settings: TextHeadSettings, steps: int, before: Mapping[str, Any] | None
+    text: Vectors, pairs: Pairs, settings: TextHeadSettings, steps: int, before: Mapping[str, Any] | None
 ) -> _Trained:
     """Train the network, from these weights where there are some."""
     # Here, since loading torch takes a while.

@@ -1,0 +1,63 @@
+"""Pairs of items that belong together: users had to do with both, shortly after each other."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from scipy import sparse
+
+from recserve_export.training.base import TrainingLog
+from recserve_server_ext.common.arrays import Ints
+
+#: Newest interactions of a user that count: nobody decides alone what belongs together.
+OF_USER: Final = 500
+
+
+class Pairs:
+    """Pairs of items that users had to do with shortly after each other, in both directions.
+
+    Attributes:
+        count: Number of pairs.
+        share: [items] share of each item among the items of all pairs.
+    """
+
+    def __init__(self, log: TrainingLog, items: Ints, apart: int) -> None:
+        """
+        Args:
+            log: What users did.
+            items: [items] positions in the log's items of those that count.
+            apart: Interactions that the two of a pair may be apart.
+        """
+        place_of = np.full(len(log.items), -1, np.int64)
+        place_of[items] = np.arange(len(items))
+        ends = np.searchsorted(log.user, log.user, side="right")
+        counted = (place_of[log.item] >= 0) & (ends - np.arange(len(log.item)) <= OF_USER)
+        user, self._item = log.user[counted], place_of[log.item[counted]]
+        found = []
+        for lag in range(1, apart + 1):
+            later = np.arange(lag, len(user))
+            is_pair = (user[later] == user[later - lag]) & (self._item[later] != self._item[later - lag])
+            found.append(later[is_pair])
+        self._later, self._ends = np.concatenate(found), np.cumsum([len(later) for later in found])
+        self.count = len(self._later)
+        self._earlier = self._later - np.repeat(np.arange(1, apart + 1), [len(later) for later in found])
+        counts = np.bincount(self._item[self._later], minlength=len(items))
+        counts += np.bincount(self._item[self._earlier], minlength=len(items))
+        self.share = counts / max(1, counts.sum())
+
+    @cached_property
+    def counts(self) -> sparse.csr_array:
+        """[items, items] float32: number of pairs of each two items, symmetric."""
+        one, other = self._item[self._earlier], self._item[self._later]
+        places = np.concatenate([one, other]), np.concatenate([other, one])
+        shape = len(self.share), len(self.share)
+        matrix = sparse.coo_array((np.ones(2 * self.count, np.float32), places), shape).tocsr()
+        matrix.sum_duplicates()
+        return matrix
+
+    def drawn(self, random: np.random.Generator, n: int) -> tuple[Ints, Ints]:
+        """Two lists of n items each, a pair in each place."""
+        number = random.integers(self.count, size=n)
+        return self._item[self._earlier[number]], self._item[self._later[number]]
