@@ -1,10 +1,10 @@
-"""`recserve train`: learns strategies from the log of the home."""
+"""`recserve train`: learns strategies from the log of the home, and fine-tunes its encoder."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -14,12 +14,16 @@ from recserve_export.cli import options
 from recserve_export.cli.common import explained, history_rules, interactions_at, say, stage_bar
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
-app = typer.Typer(help="Learn strategies from the log of the home.")
+_ENCODER: Final = "encoder"
+
+app = typer.Typer(help="Learn strategies from the log of the home, or fine-tune its encoder.")
 
 
 @app.callback(invoke_without_command=True)
 def train(
-    name: Annotated[str, typer.Argument(help="Name of a training, `all`, or `vectors` for vectors of your own.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of a training, `all`, `encoder`, or `vectors` for vectors of your own.")
+    ],
     home: options.Home = DEFAULT_HOME,
     store: options.InteractionsUrl = "",
     since: Annotated[datetime | None, typer.Option(help="Leave out older interactions (UTC).")] = None,
@@ -31,19 +35,35 @@ def train(
     ] = None,
     rules: options.Rules = None,
     budget_s: Annotated[
-        float | None, typer.Option(min=0.0, help="Seconds after which no further training is started.")
+        float | None,
+        typer.Option(min=0.0, help="Seconds after which no further training is started; encoder: after which it ends."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Serve it even if it is worse than what serves now.")] = False,
     vectors: Annotated[Path | None, typer.Option("--from", help="Parquet file with your own vectors.")] = None,
     id_field: options.IdField = "id",
     vector_field: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
+    model: Annotated[
+        str | None,
+        typer.Option(help="encoder: the model to train, a folder or a name.", show_default="all-MiniLM-L6-v2"),
+    ] = None,
+    keep: Annotated[
+        float,
+        typer.Option(min=-1.0, max=1.0, help="encoder: least agreement with the first one on unrelated sentences."),
+    ] = 0.9,
 ) -> None:
     """Learn NAME from the log, and serve it unless the newest slice of the log shows that it is worse than before.
 
     The same command goes on where a killed one was.
     """
+    given = {"seed": seed, **dict(map(_setting, set_ or []))}
+    workspace, place = Workspace(home), interactions_at(home, store)
     with explained(OSError):
         try:
+            if name == _ENCODER:
+                from recserve_export.cli.train_encoder import encoder
+
+                encoder(workspace, place, given, history_rules(rules), (since, until), model, budget_s, keep)
+                return
             from recserve_export.index.space_change import serve_versions
             from recserve_export.training.publish import Range, Request, names_of, train_home
             from recserve_export.training.spaces.own_vectors import NAME, publish_own
@@ -51,7 +71,6 @@ def train(
             fail(f"recserve train needs the module {error.name!r}: pip install 'recserve[train]'")
         from recserve_server_ext.index.snapshot import published
 
-        workspace = Workspace(home)
         if (name == NAME) != (vectors is not None):
             fail(f"`recserve train {NAME} --from FILE.parquet` takes vectors of your own; other trainings take no file")
         if vectors is not None:
@@ -68,7 +87,7 @@ def train(
                 budget_s=budget_s,
                 force=force,
             )
-            done = train_home(workspace, interactions_at(home, store), request, stage=stage_bar)
+            done = train_home(workspace, place, request, stage=stage_bar)
             for one in done.published:
                 say(f"{one.name}: {one.size}, {one.seconds:.1f} s, in {one.folder}")
                 note(f"{one.name} {'serves' if one.verdict.serves else 'does not serve'}: {one.verdict.why}")

@@ -56,6 +56,11 @@ class Workspace:
         return self.home / "spaces"
 
     @property
+    def tuned(self) -> Path:
+        """Encoders that were trained on the log, a numbered folder each, to be exported."""
+        return self.home / "tuned"
+
+    @property
     def evaluation(self) -> Path:
         """What `recserve evaluate` found on the home's own log; see `recserve_server_ext.strategies.parts.chosen`."""
         return self.home / "evaluation.json"

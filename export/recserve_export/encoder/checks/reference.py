@@ -36,7 +36,7 @@ class Reference:
             EncoderSourceError: sentence-transformers cannot load it.
         """
         self._source = source
-        self._model = _loaded(source)
+        self._model = load_model(source)
         self._tokenizer = self._model.tokenizer
         self._tokenizer.padding_side = "right"
 
@@ -103,7 +103,12 @@ class Reference:
         return unit
 
 
-def _loaded(source: EncoderSource) -> Any:
+def load_model(source: EncoderSource) -> Any:
+    """The sentence-transformers model of a source.
+
+    Raises:
+        EncoderSourceError: sentence-transformers cannot load it.
+    """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 

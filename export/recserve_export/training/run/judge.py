@@ -198,7 +198,7 @@ def judged(name: str, challenger: Learned, champion: Champion, of: Slice) -> Ver
         why = f"only {len(of.targets)} users have something new since the version before"
         return Verdict(serves=True, why=why, champion=version, since_us=of.since_us, users=len(of.targets))
     new, old = (_ndcg(name, learned, of) for learned in (challenger, champion.learned))
-    low, high = _interval(new - old)
+    low, high = interval(new - old)
     why = "it is significantly worse on the newest slice" if high < 0 else "it is not significantly worse"
     return Verdict(
         serves=bool(high >= 0), why=why, champion=version, since_us=of.since_us, users=len(new),
@@ -206,7 +206,8 @@ def judged(name: str, challenger: Learned, champion: Champion, of: Slice) -> Ver
     )  # fmt: skip
 
 
-def _interval(differences: Floats) -> tuple[float, float]:
+def interval(differences: Floats) -> tuple[float, float]:
+    """The 95% interval of the mean of differences between users, by a bootstrap."""
     if not differences.any():
         return 0.0, 0.0
     found = stats.bootstrap(

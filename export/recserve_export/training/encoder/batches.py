@@ -1,0 +1,112 @@
+"""Batches of a training of an encoder: some items, their texts, and how often each two belong together.
+
+Everything of a batch follows from the seed and its number, so a training that was ended goes on with the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import torch
+
+from recserve_export.training.encoder.settings import EncoderSettings
+from recserve_export.training.encoder.texts import ItemTexts
+from recserve_export.training.pairs import Pairs
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
+
+#: Tokenises texts: tensors [texts, tokens] by name.
+Preprocess = Callable[[list[str]], Mapping[str, Any]]
+#: Column of the numbers of batches.
+NUMBER: Final = "number"
+#: Texts of like length are padded together, in so many parts of a batch.
+_PARTS: Final = 3
+
+
+class Batches:
+    """Collates: the numbers of batches become their tensors.
+
+    Class attributes:
+        valid_label_columns: Asked for by the trainer, which is to find no label among the numbers.
+    """
+
+    valid_label_columns: ClassVar[Sequence[str]] = ()
+
+    def __init__(self, texts: ItemTexts, pairs: Pairs, settings: EncoderSettings, preprocess: Preprocess) -> None:
+        """
+        Args:
+            texts: Texts of the items.
+            pairs: Pairs of these items.
+            settings: Settings.
+            preprocess: Tokenises.
+        """
+        self._texts, self._pairs, self._settings, self._preprocess = texts, pairs, settings, preprocess
+        self._length = np.array([len(text) for text in texts.weighted.texts])
+
+    def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+        """The batch of a number: token ids in parts of like length, and as `label` what `Objective` needs besides."""
+        (row,) = rows
+        random = np.random.default_rng([self._settings.seed, row[NUMBER]])
+        items = np.unique(np.concatenate(self._pairs.drawn(random, self._settings.pairs)))
+        used, owner = self._fields(items, random)
+        texts, place = np.unique(self._texts.weighted.text[used], return_inverse=True)
+        order = np.argsort(self._length[texts], kind="stable")
+        place_of = np.empty_like(order)
+        place_of[order] = np.arange(len(order))
+        weight, chance = weights(self._pairs, items, self._settings.pairs)
+        batch: dict[str, Any] = {
+            "label": {
+                "text": torch.from_numpy(texts[order]),
+                "place": torch.from_numpy(place_of[place]),
+                "owner": torch.from_numpy(owner),
+                "field_weight": torch.from_numpy(self._texts.weighted.weight[used]),
+                "weight": torch.from_numpy(weight.astype(np.float32)),
+                "log_chance": torch.from_numpy(np.log(chance).astype(np.float32)),
+            }
+        }
+        for number, part in enumerate(np.array_split(texts[order], min(_PARTS, len(texts)))):
+            tensors = dict(self._preprocess([self._texts.weighted.texts[text] for text in part.tolist()]))
+            if self._settings.drop_tokens:
+                tensors["attention_mask"] = _dropped(tensors["attention_mask"], self._settings.drop_tokens, random)
+            batch |= {f"{number}_{name}": tensor for name, tensor in tensors.items() if torch.is_tensor(tensor)}
+        return batch
+
+    def _fields(self, items: Ints, random: np.random.Generator) -> tuple[Ints, Ints]:
+        """Places of the weighted texts of items, some fields left out; and [places] whose they are, by number."""
+        first = self._texts.weighted.first
+        begins, ends = first[items], np.append(first, len(self._texts.weighted.text))[items + 1]
+        lengths = ends - begins
+        owner = np.repeat(np.arange(len(items)), lengths)
+        places = np.arange(len(owner)) + np.repeat(begins - np.append(0, np.cumsum(lengths)[:-1]), lengths)
+        if not self._settings.drop_fields:
+            return places, owner
+        luck = random.random(len(places))
+        best = np.full(len(items), -1.0)
+        np.maximum.at(best, owner, luck)
+        kept: Mask = (luck >= self._settings.drop_fields) | (luck == best[owner])
+        return places[kept], owner[kept]
+
+
+def weights(pairs: Pairs, items: Ints, drawn: int) -> tuple[Floats, Floats]:
+    """What stands for all pairs of a log in a batch of some items.
+
+    Each item is there by a chance 1 - (1 - q)^(2n), q its share among the items of pairs and n the number of pairs that
+    are drawn; two items are there together by the product of their chances, or since a pair of theirs was drawn. A
+    pair counts by one over that chance (D. Horvitz, D. Thompson, JASA 1952), so that a batch stands for the whole log.
+
+    Returns:
+        [items, items] weights, and [items] chances.
+    """
+    counts = pairs.counts[items][:, items].toarray().astype(np.float64)
+    chance = -np.expm1(2 * drawn * np.log1p(-np.minimum(pairs.share[items], 1.0 - 1e-12)))
+    own = -np.expm1(-drawn * counts / pairs.count)
+    together = 1.0 - (1.0 - np.outer(chance, chance)) * (1.0 - own)
+    return counts / together, chance
+
+
+def _dropped(mask: Any, share: float, random: np.random.Generator) -> Any:
+    """An attention mask without some tokens; the first, which many models put before every text, stays."""
+    kept = torch.from_numpy(random.random(tuple(mask.shape)) >= share)
+    kept[:, 0] = True
+    return mask * kept.to(mask.dtype)

@@ -1,0 +1,100 @@
+"""What a training of an encoder minimises.
+
+A softmax over the items of a batch, corrected by the chance of each to be there (log-Q): X. Yi et al., "Sampling-bias-
+corrected neural modeling for large corpus item recommendations", RecSys 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from recserve_export.training.encoder.settings import EncoderSettings
+from recserve_server_ext.common.arrays import Vectors
+
+Features = Sequence[Mapping[str, torch.Tensor]]
+Label = Mapping[str, torch.Tensor]
+
+
+class Objective(nn.Module):  # type: ignore[misc]
+    """The loss of a batch.
+
+    Attributes:
+        model: The encoder in training; the trainer may put a wrapped one in its place.
+    """
+
+    def __init__(
+        self, model: nn.Module, embeddings: nn.Module, settings: EncoderSettings, first: Vectors | None
+    ) -> None:
+        """
+        Args:
+            model: A sentence-transformers model.
+            embeddings: Its token embeddings.
+            settings: Settings.
+            first: [texts, dim] vectors of the texts before the training; `None` where none are needed.
+        """
+        super().__init__()
+        self.model = model
+        self._embeddings, self._settings = [embeddings], settings  # in a list: it is no part of this module
+        self._first = None if first is None else torch.from_numpy(first)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._start = [(parameter, parameter.detach().clone()) for parameter in trained] if settings.near else []
+
+    def forward(self, features: Features, label: Label) -> torch.Tensor:
+        """The loss of a batch of `Batches`."""
+        if not self._settings.adversarial:
+            return self._loss(features, label) + self._pull()
+        with _steps(self._embeddings[0]) as seen:
+            loss = self._loss(features, label)
+        found = torch.autograd.grad(loss, seen, retain_graph=True)
+        steps = [self._settings.adversarial * functional.normalize(one.flatten(1), dim=1).view_as(one) for one in found]
+        with _steps(self._embeddings[0], steps):
+            harder = self._loss(features, label)
+        return loss + harder + self._pull()
+
+    def _loss(self, features: Features, label: Label) -> torch.Tensor:
+        found = [self.model(dict(part))["sentence_embedding"].float() for part in features]
+        with torch.autocast(found[0].device.type, enabled=False):  # eight bits are too few for a logit
+            return self._of_texts(functional.normalize(torch.cat(found), dim=1), label)
+
+    def _of_texts(self, texts: torch.Tensor, label: Label) -> torch.Tensor:
+        weighted = texts[label["place"]] * label["field_weight"][:, None]
+        sums = torch.zeros(len(label["log_chance"]), texts.shape[1], device=texts.device)
+        items = functional.normalize(sums.index_add(0, label["owner"], weighted), dim=1)
+        logits = self._settings.scale * items @ items.T - label["log_chance"][None]
+        own = torch.eye(len(items), dtype=torch.bool, device=items.device)
+        expected = functional.log_softmax(logits.masked_fill(own, -1e4), dim=1)
+        loss = -(label["weight"] * expected).sum() / label["weight"].sum()
+        if self._first is not None:
+            first = self._first[label["text"].cpu()].to(texts.device)
+            loss = loss + self._settings.distil * (1.0 - (texts * first).sum(dim=1)).mean()
+        return loss
+
+    def _pull(self) -> torch.Tensor | float:
+        """Half the squared distance of the weights to the first ones (L2-SP: X. Li et al., ICML 2018)."""
+        return self._settings.near / 2 * sum(((now - start) ** 2).sum() for now, start in self._start)
+
+
+@contextmanager
+def _steps(embeddings: nn.Module, steps: Sequence[torch.Tensor] = ()) -> Iterator[list[torch.Tensor]]:
+    """Within the block, token embeddings are collected, a tensor a call; or moved by these steps.
+
+    T. Miyato et al., "Adversarial training methods for semi-supervised text classification", ICLR 2017.
+    """
+    seen: list[torch.Tensor] = []
+
+    def hook(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        output = output if output.requires_grad else output.detach().requires_grad_()
+        seen.append(output)
+        return output + steps[len(seen) - 1] if steps else output
+
+    handle = embeddings.register_forward_hook(hook)
+    try:
+        yield seen
+    finally:
+        handle.remove()
