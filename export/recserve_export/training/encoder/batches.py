@@ -91,18 +91,21 @@ class Batches:
 def weights(pairs: Pairs, items: Ints, drawn: int) -> tuple[Floats, Floats]:
     """What stands for all pairs of a log in a batch of some items.
 
-    Each item is there by a chance 1 - (1 - q)^(2n), q its share among the items of pairs and n the number of pairs that
-    are drawn; two items are there together by the product of their chances, or since a pair of theirs was drawn. A
-    pair counts by one over that chance (D. Horvitz, D. Thompson, JASA 1952), so that a batch stands for the whole log.
+    Of n drawn pairs none has item i by the chance (1 - d_i)^n, with d_i the share of pairs that have it; none has i or
+    j by (1 - d_i - d_j + d_ij)^n, with d_ij the share of pairs of both. So the chance that both are there is
+    1 - (1 - d_i)^n - (1 - d_j)^n + (1 - d_i - d_j + d_ij)^n. A pair counts by one over it (D. Horvitz, D. Thompson,
+    JASA 1952), so that a batch stands for the whole log.
 
     Returns:
-        [items, items] weights, and [items] chances.
+        [items, items] weights, and [items] the chance of each to be there.
     """
     counts = pairs.counts[items][:, items].toarray().astype(np.float64)
-    chance = -np.expm1(2 * drawn * np.log1p(-np.minimum(pairs.share[items], 1.0 - 1e-12)))
-    own = -np.expm1(-drawn * counts / pairs.count)
-    together = 1.0 - (1.0 - np.outer(chance, chance)) * (1.0 - own)
-    return counts / together, chance
+    has = 2.0 * pairs.share[items]
+    without = np.maximum(1.0 - has, 0.0) ** drawn
+    neither = np.maximum(1.0 - has[:, None] - has[None] + counts / pairs.count, 0.0) ** drawn
+    together = 1.0 - without[:, None] - without[None] + neither
+    found = np.divide(counts, together, out=np.zeros_like(counts), where=counts > 0)
+    return found, 1.0 - without
 
 
 def _dropped(mask: Any, share: float, random: np.random.Generator) -> Any:

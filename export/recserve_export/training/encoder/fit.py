@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
@@ -36,7 +37,7 @@ _LOOK: Final = "eval_look"
 _BF16: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
-class Look(NamedTuple):
+class Look(msgspec.Struct, frozen=True):
     """A look at the items that are held out to stop by.
 
     Attributes:
@@ -50,7 +51,7 @@ class Look(NamedTuple):
     loss: float | None
 
 
-class Fitted(NamedTuple):
+class Fitted(msgspec.Struct, frozen=True):
     """What became of a training.
 
     Attributes:
