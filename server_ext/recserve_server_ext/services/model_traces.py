@@ -6,7 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from recserve_client.contract import ModelTrace
+from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.index.trained_versions import KeptVersion, kept_versions, last_training
 from recserve_server_ext.interactions.store import InteractionStore
@@ -30,7 +33,37 @@ def tracer(settings: ModelSettings) -> Callable[[InteractionStore], list[ModelTr
 
 
 def model_traces(spaces: Path, store: InteractionStore, train_every: float) -> list[ModelTrace]:
-    """The models of `traced_versions`, with the time of the next training; see `ServeSettings.train_every`."""
+    """The models of `traced_versions`, with the time of the next training, and encoders that were trained on a log.
+
+    See `ServeSettings.train_every`; an encoder is trained by hand.
+    """
     last = last_training(spaces)
     until = None if last is None or not train_every else last + train_every
-    return [ModelTrace(one.space, one.folder.name, until) for one in traced_versions(spaces, store)]
+    found = [ModelTrace(one.space, one.folder.name, until) for one in traced_versions(spaces, store)]
+    return found + [ModelTrace("encoder", name, None) for name in _traced_encoders(spaces, store)]
+
+
+class _Data(msgspec.Struct):
+    number: int
+    revision: int
+
+
+class _Report(msgspec.Struct):
+    data: _Data
+
+
+def _traced_encoders(spaces: Path, store: InteractionStore) -> list[str]:
+    """Names of the folders of trained encoders, beside the spaces, that saw a user who was erased afterwards.
+
+    One whose report cannot be read may have.
+    """
+    found = []
+    for path in sorted(Workspace(spaces.parent).tuned.glob("[0-9]*/report.json")):
+        try:
+            data = msgspec.json.decode(path.read_bytes(), type=_Report).data
+            is_traced = bool(store.erasures_seen(data.number, data.revision))
+        except (OSError, msgspec.MsgspecError):
+            is_traced = True
+        if is_traced:
+            found.append(path.parent.name)
+    return found

@@ -15,6 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from recserve_client.contract import ModelTrace
 from recserve_export.cli.train import train
 from recserve_export.encoder.checks.reference import Reference
 from recserve_export.encoder.export import export_encoder
@@ -29,6 +30,7 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.encoder.versions import versions
 from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.services.model_traces import model_traces
 from support.events import NOW, PSEUDONYMS, event
 from support.genres import USERS, genre_events, genre_items, make_genre_home
 from support.tiny_encoder import LOOSE, measured_once
@@ -271,10 +273,15 @@ def test_an_erasure_begins_anew_and_an_erased_user_is_in_no_pair(
     assert list(workspace.tuned.glob(".unfinished/checkpoint-*"))
     with InteractionStore(workspace.interactions, clock=lambda: NOW) as store:
         store.erase(wrong)
-    data = trained(workspace, source, steps=20).report.data
+    done = trained(workspace, source, steps=20)
+    data = done.report.data
     assert data.interactions == len(genre_events()) * (USERS - 1) // USERS
     without = make_genre_home(tmp_path / "without", source, [one for one in genre_events() if one.user != wrong])
     assert trained(without, source, steps=20).report.data.pairs == data.pairs
+    with InteractionStore(workspace.interactions, clock=lambda: NOW) as store:
+        assert model_traces(workspace.spaces, store, 0) == []
+        store.erase(PSEUDONYMS.of("user5"))
+        assert model_traces(workspace.spaces, store, 0) == [ModelTrace("encoder", done.folder.name, None)]
 
 
 def test_one_user_with_100_000_events_moves_the_vectors_by_little(source: Path, tmp_path: Path) -> None:
