@@ -25,11 +25,11 @@ else
 	$(PYTEST) -m '$(GROUP)'
 endif
 
-# The tests of the export with the newest transformers and sentence-transformers, which [optimum] does not allow.
+# What uses transformers and sentence-transformers with their newest versions, which [optimum] does not allow.
 test-newest:
 	$(MAKE) install VENV=$(NEWEST) EXTRAS=$(subst optimum$(COMMA),,$(EXTRAS))
 	$(NEWEST)/bin/python -m pip install --quiet 'transformers>=5' 'sentence-transformers>=6'
-	$(NEWEST)/bin/pytest tests/unit/export/encoder
+	$(NEWEST)/bin/pytest tests/unit/export/encoder tests/unit/export/training/encoder
 
 test-all: install
 	$(PYTEST)

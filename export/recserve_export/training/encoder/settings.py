@@ -14,7 +14,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class EncoderSettings(TrainSettings, frozen=True):
-    """Settings of `encoder`. Whatever did not help where it was measured is off: its value is 0.
+    """Settings of `encoder`. What did not help where it was measured is off: its value is 0.
 
     Attributes:
         steps: Updates of the weights at most.
@@ -51,12 +51,12 @@ class EncoderSettings(TrainSettings, frozen=True):
     lora: Annotated[int, Meta(ge=0, le=1024)] = 0
     decay: Annotated[float, Meta(ge=0, le=1)] = 0.01
     near: Strength = 0.0
-    distil: Strength = 0.0
+    distil: Strength = 1.0
     drop_tokens: Share = 0.0
     drop_fields: Share = 0.0
     adversarial: Annotated[float, Meta(ge=0, le=100)] = 0.0
     held_out: Annotated[float, Meta(gt=0, le=0.4)] = 0.1
-    every: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
+    every: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
     patience: Annotated[int, Meta(ge=0, le=1000)] = 0
     head_steps: Count = 2000
     threads: Annotated[int, Meta(ge=0, le=1024)] = 1

@@ -40,7 +40,7 @@ app = typer.Typer()
 app.command()(train)
 
 QUICK: dict[str, Any] = {
-    "steps": 60, "every": 20, "pairs": 32, "rate": 2e-3, "head_steps": 0, "precision": "fp32", "held_out": 0.2,
+    "steps": 60, "every": 20, "pairs": 32, "rate": 2e-3, "head_steps": 0, "precision": "fp32", "held_out": 0.2, "distil": 0.0,
 }  # fmt: skip
 
 
@@ -194,19 +194,18 @@ def test_a_gate_that_is_missed_ends_with_an_error_and_serves_nothing(source: Pat
 def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recserve_export.training.encoder import fit
+    from safetensors.torch import save_file
 
     workspace = make_genre_home(tmp_path, source)
-    written = fit.save_file
 
     def full(tensors: Any, path: Path) -> None:
         if path.parent.name == "checkpoint-40":
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        written(tensors, path)
+        save_file(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "save_file", full)
+        patch.setattr("recserve_export.training.encoder.fit.save_file", full)
         with pytest.raises(TrainingError, match=r"a checkpoint cannot be written to .*No space left on device"):
             trained(workspace, source)
     assert [path.parent.name for path in workspace.tuned.glob(".unfinished/*/WHOLE.json")] == ["checkpoint-20"]
@@ -284,6 +283,7 @@ def test_an_erasure_begins_anew_and_an_erased_user_is_in_no_pair(
         assert model_traces(workspace.spaces, store, 0) == [ModelTrace("encoder", done.folder.name, None)]
 
 
+@pytest.mark.kills
 def test_one_user_with_100_000_events_moves_the_vectors_by_little(source: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     poison = [
