@@ -40,8 +40,15 @@ app = typer.Typer()
 app.command()(train)
 
 QUICK: dict[str, Any] = {
-    "steps": 60, "every": 20, "pairs": 32, "rate": 2e-3, "head_steps": 0, "precision": "fp32", "held_out": 0.2, "distil": 0.0,
-}  # fmt: skip
+    "steps": 60,
+    "every": 20,
+    "pairs": 32,
+    "rate": 2e-3,
+    "distil": 0.0,
+    "held_out": 0.2,
+    "head_steps": 0,
+    "precision": "fp32",
+}
 
 
 def trained(
