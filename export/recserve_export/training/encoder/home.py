@@ -48,6 +48,8 @@ DEFAULT_KEEP: Final = 0.9
 _VALUES: Final = 24
 #: The weights, their gradients, two moments, and those of the first encoder.
 _COPIES: Final = 5
+#: Vectors of a text at a time: of both encoders, and of the items in between.
+_VECTORS: Final = 5
 #: Bytes of a text for each token, at least in most.
 _BYTES_OF_TOKEN: Final = 3
 
@@ -202,7 +204,7 @@ class _Run:
         check_memory(self._bytes(), f"a batch of {settings.pairs} pairs (--set pairs=N for less)")
 
     def _bytes(self) -> int:
-        """Memory that an update takes: the weights, and the activations of a batch of different items."""
+        """Memory that it takes: weights, activations of a batch of different items, vectors of the catalogue."""
         from transformers import AutoConfig
 
         code = self.source.options.trust_remote_code
@@ -214,7 +216,8 @@ class _Run:
         fields = len(self.texts.weighted.text) / len(self.texts.ids)
         tokens = min(2 * self.request.settings.pairs * fields, len(self.texts.weighted.texts)) * length
         step = 4 * tokens * _VALUES * config.hidden_size * config.num_hidden_layers
-        return int(_COPIES * sum(path.stat().st_size for path in self.source.weights) + step)
+        vectors = 4 * _VECTORS * len(self.texts.weighted.texts) * config.hidden_size
+        return int(_COPIES * sum(path.stat().st_size for path in self.source.weights) + step + vectors)
 
     def trained(self, key: str) -> Tuned:
         """Train, write and prove."""
@@ -222,7 +225,7 @@ class _Run:
         first = Reference(self.source)
         encode = _cached(first)
         with self.stage("encode with the first encoder", None):
-            before = proof.item_vectors(self.texts, self.rows, len(self.log.items), encode)
+            before = self._vectors(encode)
         texts = encode(self.texts.weighted.texts, "passage") if settings.distil else None
         model = load_model(self.source)
         with self.stage("train encoder", settings.steps) as advance:
@@ -253,6 +256,9 @@ class _Run:
         digest.update(msgspec.json.encode(self.texts.weighted.texts))
         return digest.hexdigest()
 
+    def _vectors(self, encode: proof.Encode) -> Vectors:
+        return proof.item_vectors(self.texts, self.rows, np.ones(len(self.log.items), np.bool_), encode)
+
     def _look(self, model: Any) -> float:
         """NDCG@10 of the model as it is, of the items to stop by."""
 
@@ -262,7 +268,7 @@ class _Run:
             )
             return found.astype(np.float32)
 
-        vectors = proof.item_vectors(self.texts, self.rows, len(self.log.items), encode)
+        vectors = proof.item_vectors(self.texts, self.rows, self.split.look.items, encode)
         return float(self.split.look.ndcg(vectors).mean())
 
     def _proof(self, first: proof.Encode, before: Vectors, folder: Path, fitted: Fitted) -> TrainingReport:
@@ -270,7 +276,7 @@ class _Run:
         settings, asked = self.request.settings, self.split
         with self.stage("prove the encoder", None):
             encode = _cached(Reference(read_source(folder)))
-            after = proof.item_vectors(self.texts, self.rows, len(self.log.items), encode)
+            after = self._vectors(encode)
             old, new = proof.answers(asked, before), proof.answers(asked, after)
             systems = {"first encoder": old, "trained encoder": new}
             if settings.head_steps:

@@ -13,7 +13,7 @@ from recserve_export.training.encoder.sentences import sentence_pairs
 from recserve_export.training.encoder.split import K, Split
 from recserve_export.training.encoder.texts import ItemTexts
 from recserve_export.training.registry import train
-from recserve_server_ext.common.arrays import Floats, Ints, Vectors
+from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
 from recserve_server_ext.encoder.manifest import Role
 
 #: Unit vectors of texts in a role.
@@ -24,10 +24,17 @@ _SEARCHES: Final = 500
 _SEARCHED: Final = 50_000
 
 
-def item_vectors(texts: ItemTexts, rows: Ints, items: int, encode: Encode) -> Vectors:
-    """[items, dim] vectors of a log's items, zeros where one has no text; `rows`: place in the log of each with one."""
-    found = texts.vectors(lambda some: encode(some, "passage"))
-    vectors = np.zeros((items, found.shape[1]), np.float32)
+def item_vectors(texts: ItemTexts, rows: Ints, wanted: Mask, encode: Encode) -> Vectors:
+    """[items, dim] vectors of those items of a log that are wanted; zeros for the others, and where one has no text.
+
+    Args:
+        texts: Texts of the items that have one.
+        rows: [items with a text] their places in the log.
+        wanted: [items].
+        encode: Of texts.
+    """
+    found = texts.vectors(lambda some: encode(some, "passage"), wanted[rows][texts.owner])
+    vectors = np.zeros((len(wanted), found.shape[1]), np.float32)
     vectors[rows] = found
     return vectors
 
@@ -64,8 +71,7 @@ def search(texts: ItemTexts, encode: Encode) -> float | None:
     Items whose field has the same text are right, too. `None` where no item has two fields.
     """
     random, found = np.random.default_rng(0), []
-    weighted = texts.weighted
-    owner = np.repeat(np.arange(len(texts.ids)), np.diff(np.append(weighted.first, len(weighted.text))))
+    weighted, owner = texts.weighted, texts.owner
     for field in range(len(texts.fields)):
         is_field = texts.field == field
         others = np.bincount(owner[~is_field], minlength=len(texts.ids)) > 0

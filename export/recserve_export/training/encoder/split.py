@@ -21,6 +21,9 @@ from recserve_server_ext.history.weights import weigh
 K: Final = 10
 #: Users that a question is asked of at most.
 _MOST_USERS: Final = 2000
+#: Items that a look at the training is about at most, and others in the histories of its users.
+_MOST_LOOKED: Final = 2000
+_MOST_ITEMS: Final = 20_000
 #: Scores computed at a time.
 _BATCH: Final = 256
 _OUT: Final = np.float32(-1e9)
@@ -46,6 +49,21 @@ class Question:
     def users(self) -> int:
         """Number of users."""
         return int(self.targets.shape[0])
+
+    @property
+    def items(self) -> Mask:
+        """[items] whether the question has to do with an item."""
+        found = self.candidates.copy()
+        found[self.histories.indices] = True
+        return found
+
+    def within(self, items: int) -> Question:
+        """The question to as many of the users, the first ones, as have at most so many items in their histories."""
+        _, first = np.unique(self.histories.indices, return_index=True)
+        if len(first) <= items:
+            return self
+        users = slice(int(np.searchsorted(self.histories.indptr, np.sort(first)[items], side="right")) - 1)
+        return Question(self.histories[users], self.targets[users], self.candidates, self.known[users])
 
     def ndcg(self, vectors: Vectors) -> Floats:
         """[users] NDCG@10 of the strategy `text`: cos(u, v), u = sum_j w_j v_j over the history.
@@ -120,7 +138,9 @@ def split(log: TrainingLog, usable: Mask, share: float, seed: int) -> Split:
     users = random.permutation(log.users)
     new = np.isin(log.user, users[: round(share * log.users)])
     is_last = np.append(log.user[1:] != log.user[:-1], True)
-    cold, looked = (np.isin(np.arange(len(log.items)), some) for some in (seen[:part], seen[part : 2 * part]))
+    cold, looked = (
+        np.isin(np.arange(len(log.items)), some) for some in (seen[:part], seen[part:][: min(part, _MOST_LOOKED)])
+    )
     held = cold | looked
     trained = ~new & ~is_last & ~held[log.item] & usable[log.item]
     if part < 1 or not trained.any():
@@ -142,7 +162,7 @@ def split(log: TrainingLog, usable: Mask, share: float, seed: int) -> Split:
         "last item": question(known_last & ~new, usable),
         "last item of new users": question(known_last & new, usable),
     }
-    return Split(_selected(log, trained), question(looked[log.item], looked), asked, cold)
+    return Split(_selected(log, trained), question(looked[log.item], looked).within(_MOST_ITEMS), asked, cold)
 
 
 def _selected(log: TrainingLog, chosen: Mask) -> TrainingLog:

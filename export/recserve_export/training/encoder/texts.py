@@ -28,6 +28,11 @@ class ItemTexts(NamedTuple):
     field: Ints
     fields: list[str]
 
+    @property
+    def owner(self) -> Ints:
+        """[pairs] whose text it is, by place in `ids`."""
+        return np.repeat(np.arange(len(self.ids)), np.diff(np.append(self.weighted.first, len(self.weighted.text))))
+
     def vectors(self, encode: Callable[[list[str]], Vectors], used: Mask | None = None) -> Vectors:
         """[items, dim] item vectors; zeros for an item that has none.
 

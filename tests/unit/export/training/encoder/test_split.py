@@ -76,6 +76,18 @@ def test_ndcg_of_a_question_by_hand() -> None:
     assert third.ndcg(vectors).tolist() == [0.0]
 
 
+def test_a_question_within_a_bound_is_put_to_the_first_users() -> None:
+    look = whole()[1].look
+    assert look.within(10_000) is look
+    few = look.within(20)
+    assert 0 < few.users < look.users
+    assert len(np.unique(few.histories.indices)) <= 20
+    assert len(np.unique(look.histories[: few.users + 1].indices)) > 20
+    assert few.items.sum() <= 20 + look.candidates.sum()
+    vectors = np.random.default_rng(0).normal(size=(ITEMS, 8)).astype(np.float32)
+    np.testing.assert_allclose(few.ndcg(np.where(few.items[:, None], vectors, 0)), look.ndcg(vectors)[: few.users])
+
+
 def test_one_user_makes_a_bounded_number_of_pairs() -> None:
     random = np.random.default_rng(0)
     user = np.concatenate([np.zeros(100_000, np.int64), np.repeat(np.arange(1, 200), 8)])
