@@ -49,8 +49,8 @@ def encoder(
 def _print(report: TrainingReport) -> None:
     """Print the figures."""
     names = list(report.differences)
-    rows = [[one.name, *(f"{one.ndcg[name]:.4f}" for name in names)] for one in report.systems]
-    out.print(table(["NDCG@10", *names], rows, right=names))
+    rows = [[name, *(f"{one.ndcg[name]:.4f}" for one in report.systems)] for name in names]
+    out.print(table(["NDCG@10", *(one.name for one in report.systems)], rows))
     cold = report.differences[names[0]]
     say(
         f"{report.course.steps:,} updates in {report.course.seconds:,.0f} s, the best after {report.course.best:,}; "

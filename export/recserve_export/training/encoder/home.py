@@ -280,9 +280,9 @@ class _Run:
             old, new = proof.answers(asked, before), proof.answers(asked, after)
             systems = {"first encoder": old, "trained encoder": new}
             if settings.head_steps:
-                for name, vectors in (("first encoder", before), ("trained encoder", after)):
+                for name, vectors in (("first", before), ("trained", after)):
                     head = proof.with_head(asked, vectors, settings.head_steps, settings.seed)
-                    systems[f"{name} and text_head"] = head
+                    systems[f"{name}, text_head"] = head
             found = {name: {what: float(of.mean()) for what, of in one.items()} for name, one in systems.items()}
             found |= proof.controls(asked, before)
             differences = {what: _difference(new[what] - old[what]) for what in old}

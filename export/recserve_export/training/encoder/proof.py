@@ -52,7 +52,7 @@ def controls(split: Split, first: Vectors) -> dict[str, dict[str, float]]:
     told = np.zeros(len(counts)) if fitted is None else (first @ fitted[:-1] + fitted[-1])[:, 0].astype(np.float64)
     return {
         name: {what: float(question.ndcg_for_everybody(scores).mean()) for what, question in split.questions.items()}
-        for name, scores in (("popularity", counts), ("popularity told by the text", told))
+        for name, scores in (("popularity", counts), ("popularity from text", told))
     }
 
 

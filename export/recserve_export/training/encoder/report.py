@@ -121,9 +121,12 @@ def markdown(report: TrainingReport) -> str:
         "",
         f"{course.steps:,} updates in {course.seconds:,.0f} s; the model is that after {course.best:,}.",
         "",
-        "NDCG@10 of the strategy `text`:",
+        "NDCG@10 of the strategy `text`, by what is to be found:",
         "",
-        *_table(["", *names], [[one.name, *(f"{one.ndcg[name]:.4f}" for name in names)] for one in report.systems]),
+        *_table(
+            ["", *(one.name for one in report.systems)],
+            [[name, *(f"{one.ndcg[name]:.4f}" for one in report.systems)] for name in names],
+        ),
         *_table(
             ["trained less first", "mean", "95% interval", "users"],
             [
