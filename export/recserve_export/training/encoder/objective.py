@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -17,6 +17,8 @@ from torch.nn import functional
 from recserve_export.training.encoder.settings import EncoderSettings
 from recserve_server_ext.common.arrays import Vectors
 
+#: A greater cosine is that of the same texts.
+_SAME: Final = 1.0 - 1e-5
 Features = Sequence[Mapping[str, torch.Tensor]]
 Label = Mapping[str, torch.Tensor]
 
@@ -66,10 +68,12 @@ class Objective(nn.Module):  # type: ignore[misc]
         weighted = texts[label["place"]] * label["field_weight"][:, None]
         sums = torch.zeros(len(label["log_chance"]), texts.shape[1], device=texts.device)
         items = functional.normalize(sums.index_add(0, label["owner"], weighted), dim=1)
-        logits = self._settings.scale * items @ items.T - label["log_chance"][None]
-        own = torch.eye(len(items), dtype=torch.bool, device=items.device)
-        expected = functional.log_softmax(logits.masked_fill(own, -1e4), dim=1)
-        loss = -(label["weight"] * expected).sum() / label["weight"].sum()
+        cosines = items @ items.T
+        # An item is no candidate for itself, nor is one with the same texts: it could only be told apart by a collapse.
+        same = cosines.detach() > _SAME
+        logits = (self._settings.scale * cosines - label["log_chance"][None]).masked_fill(same, -1e4)
+        weight = label["weight"].masked_fill(same, 0.0)
+        loss = -(weight * functional.log_softmax(logits, dim=1)).sum() / weight.sum().clamp(min=1e-12)
         if self._first is not None:
             first = self._first[label["text"].cpu()].to(texts.device)
             loss = loss + self._settings.distil * (1.0 - (texts * first).sum(dim=1)).mean()

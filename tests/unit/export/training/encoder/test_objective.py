@@ -104,12 +104,31 @@ def test_the_loss_is_the_weighted_softmax_over_the_batch() -> None:
     for place, owner, of in zip(label["place"], label["owner"], label["field_weight"], strict=True):
         items[owner] += float(of) * vectors[place]
     items /= np.linalg.norm(items, axis=1, keepdims=True)
-    total = 0.0
+    total = mass = 0.0
     for one, anchor in enumerate(items):
-        others = [other for other in range(len(items)) if other != one]
+        others = [other for other in range(len(items)) if anchor @ items[other] < 1 - 1e-5]
+        assert one not in others
         scores = {other: np.exp(20.0 * anchor @ items[other]) / chance[other] for other in others}
         total -= sum(weight[one, other] * np.log(scores[other] / sum(scores.values())) for other in others)
-    assert loss.item() == pytest.approx(total / weight.sum(), rel=1e-4)
+        mass += sum(weight[one, other] for other in others)
+    assert loss.item() == pytest.approx(total / mass, rel=1e-4)
+
+
+def test_items_with_the_same_texts_are_no_negatives_of_each_other() -> None:
+    settings, encoder = EncoderSettings(pairs=12, distil=0.0), Encoder()
+    objective = Objective(encoder, encoder.embeddings, settings, None)
+    features, label = batch_of(settings)
+    plain = objective(features, label)
+    # The first two items have one text, the same one.
+    twins = torch.isin(label["owner"], torch.tensor([0, 1]))
+    place = torch.where(twins, label["place"][0], label["place"])
+    loss = objective(features, {**label, "place": place})
+    weight = label["weight"].clone()
+    weight[0, 1] = weight[1, 0] = 1e9
+    assert objective(features, {**label, "place": place, "weight": weight}).item() == pytest.approx(
+        loss.item(), rel=1e-5
+    )
+    assert objective(features, {**label, "weight": weight}).item() != pytest.approx(plain.item(), rel=1e-3)
 
 
 def test_each_text_of_a_batch_is_encoded_once() -> None:
