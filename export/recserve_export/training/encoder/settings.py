@@ -14,7 +14,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class EncoderSettings(TrainSettings, frozen=True):
-    """Settings of `encoder`. What did not help where it was measured is off: its value is 0.
+    """Settings of `encoder`. What did not help where it was measured, or was not measured, is off: its value is 0.
 
     Attributes:
         steps: Updates of the weights at most.
