@@ -183,8 +183,12 @@ def test_a_killed_training_goes_on(done: tuple[Workspace, Tuned], source: Path, 
     resumed = CliRunner().invoke(app, given)
     assert resumed.exit_code == 0, resumed.output
     report = json.loads((workspace.tuned / "0001" / "report.json").read_text())
-    assert report["course"]["steps"] == 60
-    assert sha256_of(workspace.tuned / "0001" / "tiny-tuned-1" / "model.safetensors") == weights_of(done[1])
+    assert [look["step"] for look in report["course"]["looks"]] == [0, 20, 40, 60]
+    texts = [text for item in genre_items(source) for text in item.texts.values()]
+    resumed_model, never_ended = workspace.tuned / "0001" / "tiny-tuned-1", done[1].model
+    # Two processes may round differently.
+    cosines = (vectors_of(resumed_model, texts) * vectors_of(never_ended, texts)).sum(axis=1)
+    assert cosines.min() > 0.999
     assert not unfinished.exists()
 
 
