@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -14,17 +14,20 @@ from recserve_export.interactions.mapping import ROW, InteractionMapping
 from recserve_export.interactions.rows import InteractionConverter
 from recserve_export.interactions.scale import Scale, find_scale
 from recserve_export.tabular.preview import columns_of, read_as, sample_of
+from recserve_export.tabular.rows import Row as SourceRow
 from recserve_export.tabular.rows import RowError, Source
 from recserve_server_ext.config.history import BASE_WEIGHTS
-from recserve_server_ext.interactions.interaction import Refused, RefusedError
+from recserve_server_ext.interactions.interaction import Refused
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.writes import BulkRow
 
 #: Rows of a transaction, and characters of their items. Bounded, so that a serving process gets its turn; large, since
 #: every transaction writes most pages of the indexes anew (decision 019).
-_BATCH: Final = 100_000
+_BATCH: Final = 200_000
 _BATCH_CHARACTERS: Final = 8 << 20
+#: Rows that are converted at a time.
+_CHUNK: Final = 1000
 _EXAMPLES: Final = 5
 #: Rows that the scale of ratings is found in.
 _SAMPLE: Final = 50_000
@@ -100,8 +103,8 @@ def import_interactions(
     was_enabled = gc.isenabled()
     gc.disable()  # rows make no cycles, and looking for some takes a tenth of the time
     try:
-        for batch in run.batches():
-            run.record(batch)
+        for numbers, rows in run.batches():
+            run.record(numbers, rows)
             on_progress(source.done)
     finally:
         if was_enabled:
@@ -148,35 +151,48 @@ class _Run:
             self._scale = find_scale(mapping, sample)
         self._convert = InteractionConverter(mapping, pseudonyms, scale=self._scale, latest_s=store.latest_s)
 
-    def batches(self) -> Iterator[list[tuple[int, BulkRow]]]:
-        """The rows that can be stored, in batches."""
-        convert = self._convert.row
-        batch: list[tuple[int, BulkRow]] = []
+    def batches(self) -> Iterator[tuple[list[int], list[BulkRow]]]:
+        """The rows that can be stored, with their numbers, in batches."""
+        numbers: list[int] = []
+        rows: list[BulkRow] = []
         characters = 0
-        for number, values in self._source.rows():
-            try:
-                if isinstance(values, RowError):
-                    raise values
-                row = convert(number, values)
-            except (RowError, RefusedError) as error:
-                self._refuse(number, error.reason.value, error.detail)
-                continue
-            batch.append((number, row))
-            characters += len(row.item or row.text or "")
-            if len(batch) >= _BATCH or characters > _BATCH_CHARACTERS:
-                yield batch
-                batch, characters = [], 0
-        if batch:
-            yield batch
+        source = self._source.rows()
+        while chunk := list(islice(source, _CHUNK)):
+            of_chunk, made = self._converted(chunk)
+            numbers += of_chunk
+            rows += made
+            characters += sum([len(row.item or row.text or "") for row in made])
+            if len(rows) >= _BATCH or characters > _BATCH_CHARACTERS:
+                yield numbers, rows
+                numbers, rows, characters = [], [], 0
+        if rows:
+            yield numbers, rows
 
-    def record(self, batch: list[tuple[int, BulkRow]]) -> None:
-        """Record a batch in one transaction."""
-        outcome = self._store.record_bulk([row for _, row in batch])
+    def _converted(self, chunk: Sequence[SourceRow]) -> tuple[list[int], list[BulkRow]]:
+        """The rows that can be stored, with their numbers; the others are refused."""
+        read = [(number, values) for number, values in chunk if not isinstance(values, RowError)]
+        made = self._convert.rows([number for number, _ in read], [values for _, values in read])
+        if len(made) == len(chunk) and set(map(type, made)) == {BulkRow}:
+            return [number for number, _ in read], cast("list[BulkRow]", made)
+        rest = iter(made)
+        numbers, rows = [], []
+        for number, values in chunk:
+            row = values if isinstance(values, RowError) else next(rest)
+            if isinstance(row, BulkRow):
+                numbers.append(number)
+                rows.append(row)
+            else:
+                self._refuse(number, row.reason.value, row.detail)
+        return numbers, rows
+
+    def record(self, numbers: Sequence[int], rows: Sequence[BulkRow]) -> None:
+        """Record rows with these numbers in one transaction."""
+        outcome = self._store.record_bulk(rows)
         for place in outcome.erased:
-            self._refuse(batch[place][0], Refused.ERASED.value, "the user was erased after this timestamp")
+            self._refuse(numbers[place], Refused.ERASED.value, "the user was erased after this timestamp")
         self.recorded += outcome.recorded
-        self.duplicates += len(batch) - outcome.recorded - len(outcome.erased)
-        self._types.update([row.type for _, row in batch])
+        self.duplicates += len(rows) - outcome.recorded - len(outcome.erased)
+        self._types.update([row.type for row in rows])
 
     def said(self) -> list[str]:
         """What was decided while reading, a line each."""

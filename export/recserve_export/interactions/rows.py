@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
+import numpy as np
+
 from recserve_client.contract import shown
 from recserve_export.interactions.mapping import ROW, InteractionMapping
+from recserve_export.interactions.plain_rows import PlainRows, What, plain_numbers
 from recserve_export.interactions.scale import Scale
 from recserve_export.tabular.rows import Reason, RowError
 from recserve_export.tabular.values import NULLS, TEXT_NULLS, id_of, number_in, wrong
+from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.common.errors import UserIdError
 from recserve_server_ext.interactions.interaction import (
-    MAX_ITEM_LENGTH,
-    MAX_NUMBER,
-    Content,
     Interaction,
     Refused,
     RefusedError,
     Scalar,
     checked,
-    content_hash,
-    is_type,
 )
-from recserve_server_ext.interactions.pseudonyms import Pseudonyms
+from recserve_server_ext.interactions.pseudonyms import Pseudonyms, is_pseudonym
 from recserve_server_ext.interactions.writes import BulkRow, Row, bulk_row
 
 _NUMBERS: Final = ("value", "duration_s", "price", "quantity")
-#: Most entries of each cache, so that memory does not grow with the file.
-_CACHED: Final = 100_000
+#: Most names of types that are kept.
+_KEPT: Final = 1000
 
 
 class InteractionConverter:
@@ -65,22 +64,28 @@ class InteractionConverter:
         self._fixed_s = None if mapping.time in (None, ROW) else self._times.seconds(mapping.time)
         self._nulls = NULLS if mapping.nulls is None else frozenset(mapping.nulls)
         self._text_nulls = TEXT_NULLS if mapping.nulls is None else self._nulls
-        self._users: dict[Any, str] = {}
-        self._numbers: dict[str, float] = {}
-        self._known: dict[Any, str] = {}
-        self._is_plain = self._can_be_plain()
+        self._plain = self._plain_rows()
 
-    def row(self, number: int, values: Mapping[str, Any]) -> BulkRow:
-        """The checked interaction of a row, as the columns of the store.
+    def rows(
+        self, numbers: Sequence[int], rows: Sequence[Mapping[str, Any]]
+    ) -> list[BulkRow | RowError | RefusedError]:
+        """The checked interactions of rows as the columns of the store, in order, or why one is refused.
 
-        Raises:
-            RowError: A value has the wrong type.
-            RefusedError: It cannot be stored.
+        Args:
+            numbers: Number of each row.
+            rows: Column -> value.
         """
-        if self._is_plain and (found := self._plain(number, values)) is not None:
-            return found
-        interaction = self(values, number)
-        return bulk_row(Row(interaction.user, checked(interaction, self._latest_s)))
+        plain = [None] * len(rows) if self._plain is None else self._plain(numbers, rows)
+        return [
+            found or self._checked(number, values) for found, number, values in zip(plain, numbers, rows, strict=True)
+        ]
+
+    def _checked(self, number: int, values: Mapping[str, Any]) -> BulkRow | RowError | RefusedError:
+        try:
+            interaction = self(values, number)
+            return bulk_row(Row(interaction.user, checked(interaction, self._latest_s)))
+        except (RowError, RefusedError) as error:
+            return error
 
     def __call__(self, values: Mapping[str, Any], number: int = 1) -> Interaction:
         """The interaction of a row given as column -> value; a missing or empty value leaves its field out.
@@ -108,43 +113,53 @@ class InteractionConverter:
             **fields,
         )
 
-    def _can_be_plain(self) -> bool:
+    def _plain_rows(self) -> PlainRows | None:
         mapping = self._mapping
-        is_bare = mapping.text is None and not mapping.context and mapping.item is not None
-        has_type = mapping.type is None or is_type(mapping.type)
-        return is_bare and has_type and self._pseudonyms is not None and set(mapping.fields) <= {"value"}
+        is_bare = mapping.text is None and not mapping.context and set(mapping.fields) <= {"value"}
+        if mapping.item is None or not is_bare:
+            return None
+        return PlainRows(
+            columns=(mapping.user, mapping.item),
+            what=[name for name in (mapping.type_column, mapping.fields.get("value")) if name is not None],
+            nulls=self._text_nulls,
+            latest_s=self._latest_s,
+            user_of=self._usable_user,
+            what_of=self._usable_what,
+            seconds_of=self._all_seconds,
+        )
 
-    def _plain(self, number: int, values: Mapping[str, Any]) -> BulkRow | None:
-        """The row of an interaction that is plainly right; `None` leaves it to the checks one by one."""
-        mapping = self._mapping
-        item = values.get(mapping.item or "")
-        if type(item) is int:
-            item = str(item)
-        if type(item) is not str or not (item.isascii() and item.isprintable()) or item in self._text_nulls:
+    def _usable_user(self, values: Mapping[str, Any]) -> str | None:
+        try:
+            user = self._user(values)
+        except RefusedError:
             return None
-        if not 0 < len(item) <= MAX_ITEM_LENGTH:
+        return user if is_pseudonym(user) else None
+
+    def _usable_what(self, values: Mapping[str, Any]) -> What | None:
+        column = self._mapping.fields.get("value")
+        try:
+            value = None if column is None else self._number(column, values)
+            value, type_ = self._scale.read(value, self._type(values))
+            # The checks of a whole interaction, whose other fields are right.
+            found = checked(Interaction(user="0" * 64, type=type_, timestamp=0.0, item="-", value=value), math.inf)
+        except (RowError, RefusedError):
             return None
-        name = values.get(mapping.user)
-        user = self._users.get(name) if type(name) in (str, int) else None
-        user = user or self._user(values)
-        type_ = mapping.type if mapping.type_column is None else self._known.get(values.get(mapping.type_column))
-        raw = values.get(mapping.timestamp) if mapping.time is None else None
-        if type(raw) is str and raw.isdecimal() and raw.isascii():
-            raw = int(raw)
-        time_s = self._times.seconds(raw) if type(raw) is int else self._seconds(number, values)
-        if type_ is None or time_s is None or not 0 <= time_s <= self._latest_s:
-            return None
-        value = None
-        if mapping.fields:
-            given = values.get(mapping.fields["value"])
-            value = self._numbers.get(given) if type(given) is str else given
-            if type(value) is not float or not -MAX_NUMBER <= value <= MAX_NUMBER:
-                return None
-            value, type_ = self._scale.read(value, type_)
-            value = None if value is None else value + 0.0
-        time_us = round(time_s * 1_000_000)
-        event_id = content_hash(Content(item=item, time_us=time_us, type=type_, value=value))
-        return BulkRow(user, event_id, time_us, type_, item, None, value, None, None, None, None, None, None)
+        return What(found["type"], found["value"])
+
+    def _all_seconds(self, numbers: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> Floats:
+        if self._mapping.time is not None:
+            return np.array(numbers if self._fixed_s is None else [self._fixed_s] * len(rows), np.float64)
+        values = [row.get(self._mapping.timestamp) for row in rows]
+        if (found := plain_numbers(values)) is not None:
+            return self._times.many(found)
+        return np.array([self._usable_seconds(value) for value in values])
+
+    def _usable_seconds(self, value: Any) -> float:
+        try:
+            found = self._times.seconds(value)
+        except (OverflowError, ValueError):
+            return math.nan
+        return math.nan if found is None else found
 
     def _user(self, values: Mapping[str, Any]) -> str:
         column = self._mapping.user
@@ -157,14 +172,9 @@ class InteractionConverter:
         if self._pseudonyms is None:
             return user
         try:
-            found = self._pseudonyms.of(user)
+            return self._pseudonyms.of(user)
         except UserIdError as error:
             raise RefusedError(Refused.USER, str(error)) from None
-        if len(self._users) >= _CACHED:
-            self._users.clear()
-        if type(values[column]) in (str, int):
-            self._users[values[column]] = found
-        return found
 
     def _type(self, values: Mapping[str, Any]) -> str:
         mapping = self._mapping
@@ -175,10 +185,8 @@ class InteractionConverter:
         if found is None:
             # PURCHASE and "add to cart" are words that the store does not take as they are.
             found = "_".join(given.replace("-", " ").lower().split())
-        if len(self.types) < _CACHED:
+        if len(self.types) < _KEPT:
             self.types[given] = found
-            if is_type(found):
-                self._known[given] = found
         return found
 
     def _seconds(self, number: int, values: Mapping[str, Any]) -> float:
@@ -190,13 +198,13 @@ class InteractionConverter:
             found = self._times.seconds(value)
         except (OverflowError, ValueError):
             raise RefusedError(Refused.FUTURE, f"{column} is {shown(value)}") from None
-        if found is None:
+        if found is None or found != found:
             hint = "" if self._mapping.day_first else "; days before months are read with --day-first"
             hint = hint if isinstance(value, str) and "/" in value else ""
             raise RefusedError(
                 Refused.TIMESTAMP, f"{column} is {shown(value)}: expected a number or a date and time{hint}"
             )
-        if not 0 <= found <= self._latest_s and found == found:
+        if not 0 <= found <= self._latest_s:
             # The file's own value: what it was read as would not be found in it.
             reason = Refused.TIMESTAMP if found < 0 else Refused.FUTURE
             raise RefusedError(reason, f"{column} is {shown(value)}: {'before 1970' if found < 0 else 'in the future'}")
@@ -211,8 +219,6 @@ class InteractionConverter:
             found = number_in(text)
             if found is None:
                 raise wrong(column, value, "a number")
-            if len(self._numbers) < _CACHED:
-                self._numbers[value] = float(found)
             return found
         if isinstance(value, float) and math.isnan(value):
             return None

@@ -9,7 +9,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
+import numpy as np
+
 from recserve_export.tabular.values import number_in
+from recserve_server_ext.common.arrays import Floats
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 UNITS_PER_SECOND: Final[dict[TimeUnit, int]] = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -47,8 +50,8 @@ class Times:
         """
         if type(value) is str:
             text = value.strip()
-            # A plain number is a number, whatever date it looks like.
-            number = int(text) if text.isdecimal() and text.isascii() else number_in(text)
+            # A plain number is a number, whatever date it looks like; 2024-03-01 is none.
+            number = None if text[4:5] == "-" else number_in(text)
             value = self._moment(text) if number is None else number
         if isinstance(value, datetime.datetime):
             return (value if value.tzinfo else value.replace(tzinfo=self._zone)).timestamp()
@@ -59,6 +62,13 @@ class Times:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return None
         return value / (self._scale or _scale_of(value))
+
+    def many(self, numbers: Floats) -> Floats:
+        """Seconds since 1970 of times that are numbers, [n] -> [n]."""
+        if self._scale is not None:
+            return numbers / self._scale
+        size = np.abs(numbers)
+        return numbers / np.select([size >= least for least, _ in _MAGNITUDES], [scale for _, scale in _MAGNITUDES], 1)
 
     def _moment(self, text: str) -> datetime.datetime | None:
         try:

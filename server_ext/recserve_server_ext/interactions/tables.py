@@ -20,7 +20,8 @@ users = sa.Table(
     sa.Column("pseudonym", sa.Text, nullable=False, unique=True),
     sa.Column("changes", sa.Integer, nullable=False),
 )
-#: Interactions, numbered as they came. `time_us` is in microseconds since 1970; `event_id` is unique for each user.
+#: Interactions, numbered as they came; an import numbers those of one transaction by user. `time_us` is in microseconds
+#: since 1970; `event_id` is unique for each user.
 interactions = sa.Table(
     "interactions",
     metadata,
@@ -35,7 +36,7 @@ interactions = sa.Table(
     sa.Column("recommendation_id", sa.Text),
     sa.Column("session_id", sa.Text),
     sa.Column("context", sa.JSON(none_as_null=True)),
-    sa.UniqueConstraint("event_id", "user"),
+    sa.UniqueConstraint("user", "event_id"),
     # Read backwards it gives the newest interactions of a user without sorting. It holds all that a history needs but
     # texts, which are too long for an index of PostgreSQL, so reading a history does not look at the rows.
     sa.Index("ix_interactions_user_time", "user", "time_us", "number", "type", "item", *MEASURES),
@@ -48,6 +49,7 @@ seen = sa.Table(
     sa.Column("item", sa.Text, primary_key=True),
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("last_us", BIG_INTEGER, nullable=False),
+    sqlite_with_rowid=False,
 )
 #: Tombstones of erased users; for `mark` see `recserve_server_ext.interactions.pseudonyms.tombstone_mark`.
 erased = sa.Table(
