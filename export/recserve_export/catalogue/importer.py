@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from recserve_export.catalogue.mapping import FieldMapping, with_separators
+from recserve_export.catalogue.mapping import FieldMapping, with_marks
 from recserve_export.catalogue.rows import Refusal, RowConverter
 from recserve_export.tabular.preview import Column, columns_of, sample_of
 from recserve_export.tabular.rows import Reason, RowError, Source
+from recserve_export.tabular.values import TRIMMED
 from recserve_server_ext.catalogue.store import CatalogueStore, ImportRecord, StoredItem
 
 _EXAMPLES = 5
@@ -126,8 +127,8 @@ class _Run:
         self._row_of_id: dict[str, int] = {}
         sample = sample_of(source, _SAMPLE)
         self.columns = columns_of(sample)
-        self._guessed = with_separators(mapping, sample)
-        self._convert = RowConverter(self._guessed)
+        self._guessed = with_marks(mapping, sample)
+        self._convert = RowConverter(self._guessed, trims=source.format in TRIMMED)
 
     def items(self) -> Iterator[StoredItem]:
         """The accepted items, in order."""
@@ -164,6 +165,8 @@ class _Run:
         for name, field in self._guessed.attributes.items():
             if field.separator is not None and self._mapping.attributes[name].separator is None:
                 lines.append(f"lists of {name} are split at {field.separator!r}; another separator: --separator")
+            if field.decimal is not None and self._mapping.attributes[name].decimal is None:
+                lines.append(f"numbers of {name} have a decimal comma")
         if self._convert.whole_ids:
             lines.append(f"{self._convert.whole_ids:,} ids were numbers such as 1.0 and are taken as 1")
         if self._convert.missing:

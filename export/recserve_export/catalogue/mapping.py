@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -14,10 +14,10 @@ from recserve_client.contract import nearest
 from recserve_export.errors import MappingError
 from recserve_export.tabular.options import ReadOptions
 from recserve_export.tabular.rows import check_columns
-from recserve_export.tabular.values import ValueType, guess_separator
+from recserve_export.tabular.values import ValueType, guess_decimal, guess_separator
 
 #: Goes into the mapping's hash; raise it when the same rows begin to give other items.
-_RULES: Final = 2
+_RULES: Final = 3
 _MAX_WEIGHT: Final = 1e6
 
 
@@ -40,11 +40,18 @@ class AttributeField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         column: Column it comes from; empty takes the column with the attribute's name.
         type: Type of its value; `list` is a list of str, `place` latitude and longitude in degrees.
         separator: Where a list that comes as one string is split; `None` for guessed.
+        decimal: Before the fraction of a number that comes as a string; `None` for guessed.
     """
 
     column: str = ""
     type: ValueType = "str"
     separator: str | None = None
+    decimal: Literal[".", ","] | None = None
+
+    @property
+    def mark(self) -> str:
+        """What its values are read by; see `recserve_export.tabular.values.typed`."""
+        return (self.separator if self.type == "list" else self.decimal) or ""
 
 
 class FieldMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,14 +138,17 @@ def validated(mapping: FieldMapping) -> FieldMapping:
     )
 
 
-def with_separators(mapping: FieldMapping, sample: Iterable[Mapping[str, Any]]) -> FieldMapping:
-    """The mapping with the separators of lists guessed from some rows, where it does not give them."""
+def with_marks(mapping: FieldMapping, sample: Iterable[Mapping[str, Any]]) -> FieldMapping:
+    """The mapping with separators of lists and decimal commas guessed from some rows, where it does not give them."""
     rows = list(sample)
 
     def guessed(field: AttributeField) -> AttributeField:
-        if field.type != "list" or field.separator is not None:
-            return field
-        return msgspec.structs.replace(field, separator=guess_separator(row.get(field.column) for row in rows) or None)
+        values = (row.get(field.column) for row in rows)
+        if field.type == "list" and field.separator is None:
+            return msgspec.structs.replace(field, separator=guess_separator(values) or None)
+        if field.type in ("int", "float") and field.decimal is None and guess_decimal(values):
+            return msgspec.structs.replace(field, decimal=",")
+        return field
 
     attributes = {name: guessed(field) for name, field in mapping.attributes.items()}
     return msgspec.structs.replace(mapping, attributes=attributes)

@@ -11,7 +11,7 @@ import msgspec
 from recserve_client.contract import shown
 from recserve_export.catalogue.mapping import AttributeField, FieldMapping
 from recserve_export.tabular.rows import Reason, RowError
-from recserve_export.tabular.values import NULLS, NULLS_OF_LISTS, TEXT_NULLS, id_of, text_of, typed, valid
+from recserve_export.tabular.values import NULLS, NULLS_OF_LISTS, TEXT_NULLS, id_of, text_of, trimmed, typed, valid
 from recserve_server_ext.catalogue.item_checks import check_id, check_size
 from recserve_server_ext.catalogue.store import StoredItem
 from recserve_server_ext.config.server import Limits
@@ -46,13 +46,20 @@ class RowConverter:
         whole_ids: Number of ids that were floats.
     """
 
-    def __init__(self, mapping: FieldMapping, limits: Limits | None = None) -> None:
-        """Prepare a validated mapping."""
+    def __init__(self, mapping: FieldMapping, limits: Limits | None = None, *, trims: bool = False) -> None:
+        """Prepare a validated mapping.
+
+        Args:
+            mapping: The mapping.
+            limits: Limits of an item.
+            trims: Whether white space around an id is no part of it.
+        """
         self.left_out: Counter[str] = Counter()
         self.first: dict[str, str] = {}
         self.missing: Counter[str] = Counter()
         self.whole_ids = 0
         self._mapping = mapping
+        self._trims = trims
         self._limits = limits or Limits()
         self._nulls = NULLS if mapping.nulls is None else frozenset(mapping.nulls)
         self._list_nulls = NULLS_OF_LISTS if mapping.nulls is None else self._nulls
@@ -87,7 +94,7 @@ class RowConverter:
     def _id(self, values: Mapping[str, Any]) -> str:
         column = self._mapping.id
         value = values.get(column)
-        found = id_of(column, value)
+        found = id_of(column, value, trims=self._trims)
         if found is None or found in self._text_nulls or found.isspace():
             raise RowError(Reason.MISSING_ID, f"no id in column {column}")
         self.whole_ids += isinstance(value, float)
@@ -106,7 +113,7 @@ class RowConverter:
         texts = {}
         for name, field in self._mapping.texts.items():
             value = values.get(field.column)
-            if value is not None and (text := text_of(field.column, value).strip()):
+            if value is not None and (text := trimmed(text_of(field.column, value))):
                 if text in self._text_nulls:
                     self.missing[text] += 1
                 else:
@@ -121,7 +128,7 @@ class RowConverter:
             if value is None or value == "" or value == [] or self._is_missing(value, field):
                 continue
             try:
-                found = typed(name, value, field.type, field.separator or "")
+                found = typed(name, value, field.type, field.mark)
             except RowError as error:
                 self.left_out[name] += 1
                 self.first.setdefault(name, error.detail)

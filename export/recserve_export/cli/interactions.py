@@ -376,5 +376,7 @@ def _say_report(report: InteractionReport, name: str, refusals: Path | None) -> 
         print_refusals(report.refusals, ("row", "reason", "detail"), examples)
     if refusals is not None:
         note(f"every refused row is in {refusals}")
+    if not report.recorded + report.duplicates + report.refused:
+        fail(f"{name} has no rows")
     if not report.recorded + report.duplicates:
         fail("nothing was accepted; check the field mapping against the reasons above")

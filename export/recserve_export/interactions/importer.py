@@ -16,6 +16,7 @@ from recserve_export.interactions.scale import Scale, find_scale
 from recserve_export.tabular.preview import columns_of, read_as, sample_of
 from recserve_export.tabular.rows import Row as SourceRow
 from recserve_export.tabular.rows import RowError, Source
+from recserve_export.tabular.values import TRIMMED, guess_decimal
 from recserve_server_ext.config.history import BASE_WEIGHTS
 from recserve_server_ext.interactions.interaction import Refused
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
@@ -145,11 +146,19 @@ class _Run:
         rows = sample_of(source, _ROWS)
         self.columns = columns_of(rows)
         self._ids = [row.get(column) for row in rows for column in (mapping.user, mapping.item or "")]
+        self._commas = [name for name in mapping.numbers if guess_decimal(row.get(name) for row in rows)]
         self._scale = Scale()
         if "value" in mapping.fields:
             sample = (values for _, values in islice(source.rows(), _SAMPLE) if not isinstance(values, RowError))
-            self._scale = find_scale(mapping, sample)
-        self._convert = InteractionConverter(mapping, pseudonyms, scale=self._scale, latest_s=store.latest_s)
+            self._scale = find_scale(mapping, sample, "," if mapping.fields["value"] in self._commas else "")
+        self._convert = InteractionConverter(
+            mapping,
+            pseudonyms,
+            scale=self._scale,
+            latest_s=store.latest_s,
+            trims=source.format in TRIMMED,
+            commas=self._commas,
+        )
 
     def batches(self) -> Iterator[tuple[list[int], list[BulkRow]]]:
         """The rows that can be stored, with their numbers, in batches."""
@@ -196,7 +205,8 @@ class _Run:
 
     def said(self) -> list[str]:
         """What was decided while reading, a line each."""
-        lines = [self._scale.said] if self._scale.said else []
+        lines = [f"numbers of {name} have a decimal comma" for name in self._commas]
+        lines += [self._scale.said] if self._scale.said else []
         if self._mapping.time == ROW:
             lines.append("there are no times: the order of the rows stands for them, and recency does not count")
         elif self._mapping.time is not None:

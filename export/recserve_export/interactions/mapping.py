@@ -13,6 +13,7 @@ from recserve_export.errors import MappingError
 from recserve_export.tabular.options import ReadOptions
 from recserve_export.tabular.rows import check_columns
 from recserve_export.tabular.times import Times, TimeUnit
+from recserve_server_ext.interactions.interaction import MEASURES
 
 #: Fields that may be mapped besides user, item, text, timestamp and type.
 FieldName = Literal["event_id", "value", "duration_s", "price", "quantity", "recommendation_id", "session_id"]
@@ -68,6 +69,11 @@ class InteractionMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         columns = [self.user, timestamp, self.item, self.text, self.type_column]
         columns += [*self.fields.values(), *self.context.values()]
         return tuple(dict.fromkeys(column for column in columns if column is not None))
+
+    @property
+    def numbers(self) -> list[str]:
+        """The columns of numbers other than times."""
+        return [column for name, column in self.fields.items() if name in MEASURES]
 
     def check_columns(self, known: Iterable[str]) -> None:
         """Refuse a column that the source does not have.

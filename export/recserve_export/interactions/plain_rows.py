@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
+from recserve_export.tabular.values import trimmed
 from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.interaction import MAX_ITEM_LENGTH, Content
@@ -47,6 +48,7 @@ class PlainRows:
         columns: tuple[str, str],
         what: Sequence[str],
         nulls: frozenset[str],
+        trims: bool,
         latest_s: float,
         user_of: Callable[[Values], str | None],
         what_of: Callable[[Values], What | None],
@@ -57,6 +59,7 @@ class PlainRows:
             columns: Columns of the user and of the item.
             what: Columns of the type and of the value, as far as there are such.
             nulls: Texts that stand for a missing item.
+            trims: Whether white space around an item id is no part of it.
             latest_s: Newest accepted timestamp, in seconds since 1970.
             user_of: The pseudonym of a row, `None` where it has no usable user.
             what_of: The type and the value of a row, `None` where they are not usable.
@@ -65,6 +68,7 @@ class PlainRows:
         self._user, self._item = columns
         self._what = what
         self._nulls = nulls
+        self._trims = trims
         self._latest_s = latest_s
         self._user_of = user_of
         self._what_of = what_of
@@ -98,6 +102,7 @@ class PlainRows:
         if set(map(type, given)) == {str}:
             joined = "".join(given)
             is_plain = joined.isprintable() and '"' not in joined and "\\" not in joined
+            is_plain = is_plain and not (self._trims and " " in joined)
             sizes = set(map(len, given))
             if is_plain and self._nulls.isdisjoint(given) and min(sizes) > 0 and max(sizes) <= MAX_ITEM_LENGTH:
                 return given
@@ -106,6 +111,8 @@ class PlainRows:
     def _one_item(self, item: Any) -> str | None:
         if type(item) is int:
             return str(item)
+        if type(item) is str and self._trims:
+            item = trimmed(item)
         # JSON would write the others in another way.
         is_plain = type(item) is str and item.isprintable() and '"' not in item and "\\" not in item
         return item if is_plain and item not in self._nulls and 0 < len(item) <= MAX_ITEM_LENGTH else None

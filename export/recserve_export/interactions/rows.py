@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -12,12 +12,13 @@ import numpy as np
 from recserve_client.contract import shown
 from recserve_export.interactions.mapping import ROW, InteractionMapping
 from recserve_export.interactions.plain_rows import PlainRows, What, plain_numbers
-from recserve_export.interactions.scale import Scale
+from recserve_export.interactions.scale import THUMBS, Scale
 from recserve_export.tabular.rows import Reason, RowError
 from recserve_export.tabular.values import NULLS, TEXT_NULLS, id_of, number_in, wrong
 from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.common.errors import UserIdError
 from recserve_server_ext.interactions.interaction import (
+    MEASURES,
     Interaction,
     Refused,
     RefusedError,
@@ -27,7 +28,6 @@ from recserve_server_ext.interactions.interaction import (
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms, is_pseudonym
 from recserve_server_ext.interactions.writes import BulkRow, Row, bulk_row
 
-_NUMBERS: Final = ("value", "duration_s", "price", "quantity")
 #: Most names of types that are kept.
 _KEPT: Final = 1000
 
@@ -46,6 +46,8 @@ class InteractionConverter:
         *,
         scale: Scale | None = None,
         latest_s: float = math.inf,
+        trims: bool = False,
+        commas: Collection[str] = (),
     ) -> None:
         """Prepare a mapping.
 
@@ -54,7 +56,11 @@ class InteractionConverter:
             pseudonyms: Turns user ids into pseudonyms; `None` where the column holds pseudonyms.
             scale: Scale of the ratings; `None` takes values as they are.
             latest_s: Newest accepted timestamp, in seconds since 1970.
+            trims: Whether white space around an id is no part of it.
+            commas: Columns of numbers with a decimal comma.
         """
+        self._trims = trims
+        self._commas = commas
         self.types: dict[str, str] = {}
         self._mapping = mapping
         self._pseudonyms = pseudonyms
@@ -99,7 +105,7 @@ class InteractionConverter:
         mapping = self._mapping
         fields: dict[str, Any] = {}
         for name, column in mapping.fields.items():
-            fields[name] = self._number(column, values) if name in _NUMBERS else self._text(column, values)
+            fields[name] = self._number(column, values) if name in MEASURES else self._text(column, values)
         user = self._user(values)
         type_ = self._type(values)
         fields["value"], type_ = self._scale.read(fields.get("value"), type_)
@@ -122,6 +128,7 @@ class InteractionConverter:
             columns=(mapping.user, mapping.item),
             what=[name for name in (mapping.type_column, mapping.fields.get("value")) if name is not None],
             nulls=self._text_nulls,
+            trims=self._trims,
             latest_s=self._latest_s,
             user_of=self._usable_user,
             what_of=self._usable_what,
@@ -164,7 +171,7 @@ class InteractionConverter:
     def _user(self, values: Mapping[str, Any]) -> str:
         column = self._mapping.user
         try:
-            user = id_of(column, values.get(column))
+            user = id_of(column, values.get(column), trims=self._trims)
         except RowError as error:
             raise RefusedError(Refused.USER, f"no user id in column {column}") from error
         if user is None or user in self._text_nulls:
@@ -212,17 +219,20 @@ class InteractionConverter:
 
     def _number(self, column: str, values: Mapping[str, Any]) -> Any:
         value = values.get(column)
+        has_thumbs = self._scale.kind == "thumbs" and column == self._mapping.fields.get("value")
         if isinstance(value, str):
             text = value.strip()
             if not text or text in self._nulls:
                 return None
-            found = number_in(text)
+            found = number_in(text, "," if column in self._commas else "")
+            if found is None and has_thumbs:
+                found = THUMBS.get(text.lower())
             if found is None:
                 raise wrong(column, value, "a number")
             return found
         if isinstance(value, float) and math.isnan(value):
             return None
-        return float(value) if isinstance(value, Decimal) else value
+        return float(value) if isinstance(value, Decimal) or (has_thumbs and isinstance(value, bool)) else value
 
     def _context(self, values: Mapping[str, Any]) -> dict[str, Scalar]:
         found = {name: values.get(column) for name, column in self._mapping.context.items()}
@@ -230,7 +240,7 @@ class InteractionConverter:
 
     def _text(self, column: str, values: Mapping[str, Any]) -> str | None:
         try:
-            found = id_of(column, values.get(column))
+            found = id_of(column, values.get(column), trims=self._trims)
         except RowError:
             raise RowError(
                 Reason.WRONG_TYPE, f"{column} is {shown(values.get(column))}: expected a string or an integer"

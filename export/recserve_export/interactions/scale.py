@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, Final, Literal
 
 import msgspec
@@ -16,6 +17,8 @@ UNRATED_TYPE: Final = "view"
 _RATING: Final = "rating"
 #: The middle that the built-in rules of a history take.
 _MIDDLE: Final = 3.0
+#: Ratings that are words.
+THUMBS: Final = {"true": 1.0, "false": 0.0}
 _MOST_VALUES: Final = 101
 
 
@@ -64,8 +67,8 @@ class Scale(msgspec.Struct, frozen=True):
         return line
 
 
-def find_scale(mapping: InteractionMapping, rows: Iterable[dict[str, Any]]) -> Scale:
-    """The scale of the ratings in some rows."""
+def find_scale(mapping: InteractionMapping, rows: Iterable[dict[str, Any]], decimal: str = "") -> Scale:
+    """The scale of the ratings in some rows; for `decimal` see `recserve_export.tabular.values.number_in`."""
     column = mapping.fields.get("value")
     if column is None or (mapping.type_column is None and mapping.type != _RATING):
         return Scale()
@@ -74,8 +77,11 @@ def find_scale(mapping: InteractionMapping, rows: Iterable[dict[str, Any]]) -> S
         if mapping.type_column is not None and str(row.get(mapping.type_column)).lower() != _RATING:
             continue
         value = row.get(column)
-        number = number_in(value.strip()) if isinstance(value, str) else value
-        if isinstance(number, (int, float)) and not isinstance(number, bool) and number == number:
+        number = value
+        if isinstance(value, str):
+            found = number_in(value.strip(), decimal)
+            number = THUMBS.get(value.strip().lower()) if found is None else found
+        if isinstance(number, int | float | Decimal) and number == number:
             counts[float(number)] += 1
     return _scale_of(counts, mapping.zeros)
 

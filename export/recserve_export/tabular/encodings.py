@@ -24,6 +24,10 @@ _VALID: Final = re.compile(
 _LETTER: Final = re.compile(rb"[A-Za-z]")
 #: With fewer characters beyond ASCII an 8-bit encoding cannot be told from them.
 _FEW: Final = 20
+#: Share of NUL in one half of the bytes with which a text is UTF-16.
+_WIDE: Final = 0.08
+#: What no text holds.
+_CONTROL: Final = re.compile(r"[\0-\x08\x0e-\x1f\x7f]")
 _HIGH: Final = re.compile(rb"[\x80-\xff]+")
 
 
@@ -87,14 +91,23 @@ def guess_encoding(stream: IO[bytes]) -> Encoding:
 
 
 def _unmarked_wide(head: bytes) -> str | None:
-    """UTF-16 without a mark: of mostly Latin text, every second byte is NUL."""
-    head = head[: len(head) // 2 * 2][:4096]
-    if len(head) < 4:
+    """UTF-16 or UTF-32 without a mark, by where NUL stands; delimiters and digits have it in any language."""
+    head = head[: min(len(head), 4096) // 4 * 4]
+    if not head:
         return None
-    even, odd = head[::2].count(0) / (len(head) // 2), head[1::2].count(0) / (len(head) // 2)
-    if odd > 0.4 and even < 0.1:
-        return "utf-16-le"
-    return "utf-16-be" if even > 0.4 and odd < 0.1 else None
+    first, second, third, fourth = (4 * head[place::4].count(0) / len(head) for place in range(4))
+    even, odd = (first + third) / 2, (second + fourth) / 2
+    if third == fourth == 1.0 and first < 1.0:
+        name = "utf-32-le"
+    elif first == second == 1.0 and fourth < 1.0:
+        name = "utf-32-be"
+    elif odd > _WIDE and even < odd / 10:
+        name = "utf-16-le"
+    elif even > _WIDE and odd < even / 10:
+        name = "utf-16-be"
+    else:
+        return None
+    return None if _CONTROL.search(head.decode(name, errors="ignore")) else name
 
 
 def _eight_bit(sample: bytes) -> str:

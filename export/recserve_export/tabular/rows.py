@@ -115,9 +115,19 @@ def flattened(values: dict[str, Any], paths: Iterable[tuple[str, list[str]]]) ->
         if path not in values:
             found: Any = values
             for step in steps:
-                found = found.get(step) if isinstance(found, dict) else None
+                found = _within(found, step)
             values[path] = found
     return values
+
+
+def _within(value: Any, name: str) -> Any:
+    """The field of an object, or that of each object of a list."""
+    if isinstance(value, dict):
+        return value.get(name)
+    if isinstance(value, list):
+        found = [_within(one, name) for one in value]
+        return [one for one in found if one is not None] or None
+    return None
 
 
 def nested(columns: Iterable[str]) -> list[tuple[str, list[str]]]:

@@ -30,6 +30,8 @@ _MAGIC: Final[dict[bytes, Compression]] = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\xfd7zXZ\x00": "xz",
     b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",  # without any file
+    **{bytes((kind, 0x2A, 0x4D, 0x18)): "zstd" for kind in range(0x50, 0x60)},  # a frame that is passed over
 }
 _ENDINGS: Final = (".gz", ".bz2", ".zst", ".zstd", ".xz", ".zip")
 _CHUNK: Final = 1 << 20

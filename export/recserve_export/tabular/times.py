@@ -18,14 +18,19 @@ TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 UNITS_PER_SECOND: Final[dict[TimeUnit, int]] = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 #: Least numbers that are taken as milli-, micro- and nanoseconds: as seconds they would lie after the year 5138.
 _MAGNITUDES: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
-_SLASHED: Final = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})(?:[ T,]+(.+))?")
+_SLASHED: Final = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})")
 _CLOCKS: Final = ("%H:%M:%S", "%H:%M:%S.%f", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
-_FORMS: Final = (
-    "%a %b %d %H:%M:%S %z %Y",  # Goodreads
-    "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y",
-    "%b %d, %Y %H:%M:%S", "%d %b %Y %H:%M:%S", "%Y-%m-%d %I:%M:%S %p",
-    "%Y-%m-%d %H:%M:%S %Z", "%m %d, %Y",
+_DATES: Final = (
+    "%B %d, %Y", "%b %d, %Y", "%B %d %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%m %d, %Y",
+    "%Y-%m-%d",
 )  # fmt: skip
+_FORMS: Final = ("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y")
+#: A date and a clock, then what says that it is Greenwich's time or how far from it.
+_ZONED: Final = re.compile(r"(.+\d:\d\d(?::\d\d(?:\.\d+)?)?(?: ?[APap][Mm])?) ?(?:(UTC|GMT|Z)|([+-])(\d\d):?(\d\d))")
+#: The clock at the end of a time, after a space or `T`, in some forms with a comma.
+_CLOCK: Final = re.compile(r"(.+?),?[ T]+(\d{1,2}:\d\d(?::\d\d(?:\.\d{1,6})?)?(?: ?[APap]\.?[Mm]\.?)?)")
+#: RFC 5322, in mails and HTTP.
+_MAIL: Final = re.compile(r"(?:\w{3}, ?)?\d{1,2} \w{3} \d{4} \d\d:\d\d(?::\d\d)? (?:[+-]\d{4}|[A-Z]{1,3})")
 
 
 class Times:
@@ -75,19 +80,28 @@ class Times:
             return datetime.datetime.fromisoformat(text)
         except ValueError:
             pass
+        if (found := _by_form(text, _FORMS)) is not None:
+            return found
+        if _MAIL.fullmatch(text):
+            return _mailed(text)
+        if (zoned := _ZONED.fullmatch(text)) is not None:
+            found = self._local(zoned[1].strip())
+            return None if found is None else found.replace(tzinfo=_offset(zoned))
+        return self._local(text)
+
+    def _local(self, text: str) -> datetime.datetime | None:
+        """A date, with or without a clock."""
+        if (clocked := _CLOCK.fullmatch(text)) is not None:
+            date, clock = self._date(clocked[1]), _clock(clocked[2])
+            return None if date is None or clock is None else datetime.datetime.combine(date, clock)
+        return self._date(text)
+
+    def _date(self, text: str) -> datetime.datetime | None:
         if (found := _SLASHED.fullmatch(text)) is not None:
             return self._slashed(*found.groups())
-        for form in _FORMS:
-            try:
-                return datetime.datetime.strptime(text, form)
-            except ValueError:
-                continue
-        try:
-            return parsedate_to_datetime(text)
-        except (ValueError, TypeError):
-            return None
+        return _by_form(text, _DATES)
 
-    def _slashed(self, first: str, _: str, second: str, third: str, clock: str | None) -> datetime.datetime | None:
+    def _slashed(self, first: str, _: str, second: str, third: str) -> datetime.datetime | None:
         """2024/03/04, and 03/04/2024 with the month first, unless asked otherwise."""
         year, month, day = (first, second, third) if len(first) == 4 else (third, first, second)
         if len(first) != 4 and self._day_first:
@@ -95,18 +109,39 @@ class Times:
         if len(year) != 4:
             return None
         try:
-            date = datetime.datetime(int(year), int(month), int(day))
+            return datetime.datetime(int(year), int(month), int(day))
         except ValueError:
             return None
-        if clock is None:
-            return date
-        for form in _CLOCKS:
-            try:
-                time = datetime.datetime.strptime(clock.strip(), form).time()
-            except ValueError:
-                continue
-            return datetime.datetime.combine(date, time)
+
+
+def _mailed(text: str) -> datetime.datetime | None:
+    try:
+        return parsedate_to_datetime(text)
+    except (ValueError, TypeError):
         return None
+
+
+def _clock(text: str) -> datetime.time | None:
+    text = text.replace(".m", "m").replace(".M", "M").removesuffix(".") if text[-1:] in ".mM" else text
+    found = _by_form(re.sub(r"(\d)([APap])", r"\1 \2", text), _CLOCKS)
+    return None if found is None else found.time()
+
+
+def _by_form(text: str, forms: tuple[str, ...]) -> datetime.datetime | None:
+    for form in forms:
+        try:
+            return datetime.datetime.strptime(text, form)
+        except ValueError:
+            continue
+    return None
+
+
+def _offset(zoned: re.Match[str]) -> datetime.tzinfo:
+    """The time zone of a text that `_ZONED` fits."""
+    if zoned[2]:
+        return datetime.UTC
+    distance = datetime.timedelta(hours=int(zoned[4]), minutes=int(zoned[5]))
+    return datetime.timezone(distance if zoned[3] == "+" else -distance)
 
 
 def _scale_of(value: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import datetime
 import math
 import re
@@ -20,12 +21,21 @@ ValueType = Literal["str", "int", "float", "bool", "list", "place"]
 
 _INT: Final = re.compile(r"[+-]?[0-9]{1,19}")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-#: 1,999 and 1,234,567.5: commas between groups of three digits.
-_GROUPED: Final = re.compile(r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?")
+#: Between groups of three digits, beside a point or a comma: spaces of several widths, and apostrophes.
+_BETWEEN: Final = " \u00a0\u2009\u202f'\u2019"
+#: 1,999 and 1,234,567.5 and 1 999.5; the same with a decimal comma.
+_GROUPED: Final = re.compile(rf"[+-]?[0-9]{{1,3}}(?P<at>[,{_BETWEEN}])[0-9]{{3}}((?P=at)[0-9]{{3}})*(\.[0-9]*)?")
+_COMMA: Final = re.compile(rf"[+-]?([0-9]+|[0-9]{{1,3}}(?P<at>[.{_BETWEEN}])[0-9]{{3}}((?P=at)[0-9]{{3}})*)(,[0-9]+)?")
+_GROUPS: Final = str.maketrans("", "", f",.{_BETWEEN}")
 _BOOLS: Final = {
     **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0", "on"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0", "0.0", "off"), False),
 }
+#: White space, and characters of no width.
+_EDGES: Final = (
+    " \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\u200b\u200c\u200d\u2060\ufeff"
+)
 #: What stands for a missing value wherever a number, a flag, a place or a list is expected.
 NULLS: Final = frozenset(
     ("\\N", "nan", "NaN", "NAN", "NA", "N/A", "n/a", "None", "none", "null", "NULL", "Null", "<NA>", "NaT", "-", "[]")
@@ -34,6 +44,10 @@ NULLS: Final = frozenset(
 NULLS_OF_LISTS: Final = NULLS | {"(no genres listed)"}
 #: What stands for a missing value in a text, a string or an id too, unless the caller names others.
 TEXT_NULLS: Final = frozenset(("\\N",))
+#: Around lists that come as one string.
+_BRACKETS: Final = ("[]", "()", "{}")
+#: Formats in which people put spaces around values.
+TRIMMED: Final = ("csv", "inter", "xlsx")
 #: Separators of lists that come as one string, the likeliest first.
 SEPARATORS: Final = ("|", ";", ",")
 _EXPECTED: Final[dict[ValueType, str]] = {
@@ -51,25 +65,54 @@ def wrong(name: str, value: object, expected: str) -> RowError:
     return RowError(Reason.WRONG_TYPE, f"{name} is {shown(value)}: expected {expected}")
 
 
-def number_in(text: str) -> int | float | None:
-    """The number that a text stands for: `1977`, `1977.0`, `1,999`, `2e3`; `None` for anything else."""
+def number_in(text: str, decimal: str = "") -> int | float | None:
+    """The number that a text stands for: `1977`, `1977.0`, `1,999`, `2e3`, `3,5`; `None` for anything else.
+
+    Args:
+        text: The text.
+        decimal: `,` where the column has decimal commas, so that 1,999 is no thousand and 1.999 is one.
+    """
     if _INT.fullmatch(text):
         return int(text)
-    if _GROUPED.fullmatch(text):
-        text = text.replace(",", "")
+    if decimal != "," and _GROUPED.fullmatch(text):
+        whole, point, rest = text.partition(".")
+        text = whole.translate(_GROUPS) + point + rest
+    elif (decimal == "," or not _FLOAT.fullmatch(text)) and _COMMA.fullmatch(text):
+        whole, _, rest = text.partition(",")
+        text = f"{whole.translate(_GROUPS)}.{rest}"
     elif not _FLOAT.fullmatch(text):
         return None
     found = float(text)
     return found if math.isfinite(found) else None
 
 
-def typed(name: str, value: Any, type_: ValueType, separator: str = "") -> Any:
+def guess_decimal(values: Iterable[object]) -> str:
+    """`,` where numbers that come as text have decimal commas: some can only be read so, and none has a point."""
+    texts = [text.strip() for text in values if isinstance(text, str)]
+    numbers = [text for text in texts if not _INT.fullmatch(text) and not _GROUPED.fullmatch(text)]
+    commas = [text for text in numbers if "," in text and _COMMA.fullmatch(text)]
+    points = [text for text in numbers if "," not in text and _FLOAT.fullmatch(text) and not _COMMA.fullmatch(text)]
+    return "," if commas and not points else ""
+
+
+def trimmed(text: str) -> str:
+    """The text without white space and characters of no width at its ends."""
+    return text.strip(_EDGES)
+
+
+def typed(name: str, value: Any, type_: ValueType, mark: str = "") -> Any:
     """A value as the type that the mapping gives.
+
+    Args:
+        name: Its column.
+        value: What the source has.
+        type_: The type.
+        mark: Separator of a list that comes as a text, or the decimal mark of a number.
 
     Raises:
         RowError: It is none.
     """
-    found = _CONVERTERS[type_](value, separator)
+    found = _CONVERTERS[type_](value, mark)
     if found is None:
         raise wrong(name, value, _EXPECTED[type_])
     return valid(name, found) if isinstance(found, str) else found
@@ -91,14 +134,19 @@ def valid(name: str, text: str) -> str:
     return text
 
 
-def id_of(name: str, value: Any) -> str | None:
+def id_of(name: str, value: Any, *, trims: bool = False) -> str | None:
     """An id as a string: integers, and floats and decimals that are whole, without a point; `None` where it is missing.
+
+    Args:
+        name: Its column.
+        value: What the source has.
+        trims: Whether white space around it is no part of it.
 
     Raises:
         RowError: It is of another type.
     """
     if type(value) is str:
-        return value or None
+        return (trimmed(value) if trims else value) or None
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     whole = _whole(value)
@@ -130,17 +178,21 @@ def text_of(name: str, value: Any) -> str:
 
 
 def list_in(text: str, separator: str = "") -> list[str]:
-    """The parts of a list that comes as one string: JSON, Python's `repr`, or split by a separator."""
-    if text.startswith("[") and text.endswith("]"):
+    """The parts of a list that comes as one string: JSON, Python's `repr`, PostgreSQL's, or split by a separator."""
+    if text[:1] + text[-1:] in _BRACKETS:
         found = literal(text)
-        if isinstance(found, list) and all(isinstance(part, (str, int)) for part in found):
-            return [str(part) for part in found]
+        if found == {}:
+            return []
+        if isinstance(found, list | tuple | set) and all(isinstance(part, str | int) for part in found):
+            return [str(part) for part in (sorted(found, key=str) if isinstance(found, set) else found)]
+        if text.startswith("{") and found is None:
+            return next(csv.reader([text[1:-1]], escapechar="\\", doublequote=False), [])
     return text.split(separator or ";")
 
 
 def guess_separator(values: Iterable[object]) -> str:
     """The separator of lists that come as strings: the one that most of them have; empty where none has any."""
-    texts = [text for text in values if isinstance(text, str) and not text.startswith("[")]
+    texts = [text for text in values if isinstance(text, str) and text[:1] + text[-1:] not in _BRACKETS]
     counts = {one: sum(one in text for text in texts) for one in SEPARATORS}
     best = max(counts, key=lambda one: counts[one])
     return best if counts[best] else ""
@@ -186,16 +238,16 @@ def _str(value: Any, _: str) -> str | None:
     return None
 
 
-def _int(value: Any, _: str) -> int | None:
+def _int(value: Any, decimal: str) -> int | None:
     if isinstance(value, str):
-        value = number_in(value)
+        value = number_in(value, decimal)
     whole = _whole(value)
     return whole if whole is not None and -(2**63) <= whole < 2**63 else None
 
 
-def _float(value: Any, _: str) -> float | None:
+def _float(value: Any, decimal: str) -> float | None:
     if isinstance(value, str):
-        value = number_in(value)
+        value = number_in(value, decimal)
     if not isinstance(value, int | float | Decimal) or isinstance(value, bool):
         return None
     try:
@@ -216,9 +268,12 @@ def _bool(value: Any, _: str) -> bool | None:
 def _list(value: Any, separator: str) -> list[str] | None:
     if isinstance(value, str):
         value = list_in(value, separator)
-    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+    if not isinstance(value, list):
         return None
-    return [valid("a part of the list", part.strip()) for part in value if part.strip()]
+    parts = [part if isinstance(part, str) else _str(part, "") for part in value if part is not None]
+    if None in parts:
+        return None
+    return [valid("a part of the list", part.strip()) for part in parts if part and part.strip()]
 
 
 def _place(value: Any, _: str) -> list[float] | None:

@@ -112,14 +112,15 @@ def check_size(item: StoredItem, limits: Limits) -> None:
 
 
 def check_id(item_id: str) -> None:
-    """Refuse an id that is blank or holds control characters.
+    """Refuse an id that is blank, as one of characters without width is too, or holds control characters.
 
     Raises:
         ValueError: It does.
     """
     if item_id.isascii() and item_id.isprintable() and not item_id.isspace():
         return  # most are
-    if item_id.isspace() or any(ord(character) < 32 for character in item_id):
+    is_blank = not any(one.isprintable() and one != " " for one in item_id)
+    if is_blank or any(ord(character) < 32 for character in item_id):
         raise ValueError(f"$.id is {shown(item_id)}: blank, or with control characters")
 
 

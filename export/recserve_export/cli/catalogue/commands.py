@@ -270,6 +270,8 @@ def _import(opened: _Opened, path: Path | str, refusals: Path | None, *, home: P
             print_refusals(record.refusals, ("row", "id", "reason", "detail"), examples)
         if refusals is not None:
             note(f"every refused row is in {refusals}")
+        if not record.accepted + record.refused:
+            fail("it has no rows, the catalogue is as it was")
         if not record.accepted:
             fail("nothing was accepted, the catalogue is as it was; check the field mapping against the reasons above")
         say_what_fits(Workspace(home).interactions, path)

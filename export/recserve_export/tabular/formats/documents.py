@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Final
@@ -23,6 +24,9 @@ from recserve_export.tabular.values import literal
 _HEAD: Final = 4096
 #: How a line begins that Python's `repr` wrote in place of JSON, as in older files of Amazon and Steam.
 _LITERALS: Final = ("{'", "{u'")
+#: A string, or a number that JSON has not.
+_NOT_FINITE: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|(-?(?:NaN|Infinity))', re.DOTALL)
+_WORD: Final = len("-Infinity")
 
 
 class JsonLinesSource:
@@ -125,7 +129,7 @@ class JsonSource:
         try:
             with self._stream.open() as raw:
                 name = self._encoding.name
-                yield raw if name == "utf-8" else _InUtf8(raw, name)
+                yield _Finite(raw if name == "utf-8" else _InUtf8(raw, name))
         except (ijson.JSONError, UnicodeError) as error:
             raise SourceError(f"{self._stream.where} is no JSON: {first_line(error)}") from error
 
@@ -176,12 +180,55 @@ def _decoded(line: str) -> dict[str, Any] | RowError:
         bad = line[error.start : error.start + 8].encode(errors="surrogateescape")
         return RowError(Reason.INVALID_TEXT, f"not valid UTF-8: {shown(bad)}")
     except (msgspec.MsgspecError, RecursionError) as error:
-        values = literal(line) if line.startswith(_LITERALS) else None
+        values = _lenient(line)
         if values is None:
             return RowError(Reason.MALFORMED, f"not JSON ({error}): {shown(line.rstrip())}")
     return (
         values if isinstance(values, dict) else RowError(Reason.MALFORMED, f"not a JSON object: {shown(line.rstrip())}")
     )
+
+
+def _lenient(line: str) -> Any:
+    """The value of what is not quite JSON: with NaN and infinity, or as Python's `repr` writes it; `None` else."""
+    if line.startswith(_LITERALS):
+        return literal(line)
+    if "NaN" not in line and "Infinity" not in line:
+        return None
+    try:
+        return msgspec.json.decode(_NOT_FINITE.sub(_null, line.encode()))
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _null(found: re.Match[bytes]) -> bytes:
+    return b"null" if found[1] else found[0]
+
+
+class _Finite:
+    """JSON as bytes with `null` in place of NaN and infinity, which Python and JavaScript write but JSON has not."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Some bytes; none at the end."""
+        while size:
+            chunk = self._raw.read(size)
+            text = self._rest + chunk
+            end = 0
+            for found in _NOT_FINITE.finditer(text):
+                end = found.end()
+            # A string or a word may go on in the next chunk.
+            opened = text.find(b'"', end)
+            cut = len(text) if not chunk else opened if opened >= 0 else max(end, len(text) - _WORD)
+            self._rest = text[cut:]
+            if len(self._rest) > MAX_LINE:
+                raise SourceError(f"a string of more than {MAX_LINE:,} bytes: {shown(self._rest[:40])}")
+            if cut or not chunk:
+                has_any = b"NaN" in text or b"Infinity" in text
+                return _NOT_FINITE.sub(_null, text[:cut]) if has_any else text[:cut]
+        return b""
 
 
 class _InUtf8:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from recserve_export.tabular.options import ReadOptions
 from recserve_export.tabular.rows import Columns, Row, flattened, nested
 
 _BATCH: Final = 1000
+_COLON: Final = re.compile(r"(?<![:\w\\]):(?=\w)")
 
 
 class SqlSource:
@@ -50,7 +52,7 @@ class SqlSource:
         """Every row, in the order in which the database gives them; see `Source`."""
         paths = nested(self._wanted.columns)
         with self._explained() as connection:
-            found = connection.execution_options(yield_per=_BATCH).execute(sa.text(self._query))
+            found = connection.execution_options(yield_per=_BATCH).execute(_text(self._query))
             names = list(found.keys())
             self._wanted.check_columns(names)
             for self.done, row in enumerate(found, start=1):
@@ -72,10 +74,16 @@ class SqlSource:
             raise SourceError(
                 f"no table {query!r} in {self.shown}, and no query: it does not begin with SELECT or WITH"
             )
-        return query, int(connection.execute(sa.text(f"SELECT count(*) FROM ({query}) AS counted")).scalar_one())
+        # The line end closes a comment at the end of the query.
+        return query, int(connection.execute(_text(f"SELECT count(*) FROM ({query}\n) AS counted")).scalar_one())
 
     def _explained(self) -> _Connection:
         return _Connection(self._engine, self.shown)
+
+
+def _text(query: str) -> sa.TextClause:
+    """A query without parameters: what follows a colon is no name of one."""
+    return sa.text(_COLON.sub(r"\\:", query))
 
 
 class _Connection:
