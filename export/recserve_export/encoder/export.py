@@ -13,11 +13,12 @@ from recserve_export.encoder import recipe
 from recserve_export.encoder.checks.fidelity_gate import DEFAULT_GATE, Gate, check_gate
 from recserve_export.encoder.checks.texts import texts_name
 from recserve_export.encoder.lock import only_export
-from recserve_export.encoder.report.report import EncoderReport, read_report
+from recserve_export.encoder.report.report import REPORT, EncoderReport, read_report
 from recserve_export.encoder.source.folder import NO_OPTIONS, EncoderSource, SourceOptions, read_source
 from recserve_export.encoder.source.hub import resolve
 from recserve_export.encoder.targets.targets import DEFAULT_MAX_BATCH, WrittenTarget, suiting, write_target
 from recserve_export.errors import ExportError
+from recserve_export.files import write_json
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import EncoderError
@@ -186,7 +187,7 @@ class _Job:
         is_wanted = precision in ("auto", "fp32")
         fp32 = None if settings.force and is_wanted else self._current("fp32")
         if fp32 is None:
-            fp32 = self._make(maker, "fp32", is_named=precision == "fp32")
+            fp32 = self._make(maker, "fp32", is_named=precision == "fp32", has_speeds=precision != "auto")
         done = [fp32] if is_wanted or fp32.is_new else []
         if precision == "auto":
             from recserve_export.encoder.precision_choice import make_and_choose
@@ -198,14 +199,17 @@ class _Job:
             done.append(self._make(maker, precision, is_named=True))
         return done
 
-    def _make(self, maker: Maker, precision: Precision, *, is_named: bool) -> Exported:
+    def _make(self, maker: Maker, precision: Precision, *, is_named: bool, has_speeds: bool = True) -> Exported:
         fp32 = self.workspace.encoder / "fp32"
         with new_version(self.workspace.encoder, precision) as aside:
             report = maker.make(aside, precision, fp32)
             if is_named:
                 check_gate(report.what, report.fidelity, self.settings.gate)
             others: dict[Precision, Path] = {} if precision == "fp32" else {"fp32": fp32}
-            maker.write_report(aside, report, maker.measure({**others, precision: aside}))
+            if has_speeds:
+                maker.write_report(aside, report, maker.measure({**others, precision: aside}))
+            else:  # all candidates are measured at once
+                write_json(aside / REPORT, report)
         return self._exported(precision, is_new=True)
 
     def _exported(self, precision: Precision, *, is_new: bool) -> Exported:

@@ -17,7 +17,7 @@ import numpy as np
 from recserve_export.encoder import recipe
 from recserve_export.encoder.checks import canonical, fidelity, fidelity_gate, speed
 from recserve_export.encoder.checks.fidelity_gate import Gate
-from recserve_export.encoder.checks.speed import Speed
+from recserve_export.encoder.checks.speed import Speed, SpeedPoint
 from recserve_export.encoder.checks.texts import SEED, EncoderTexts, sample_texts, texts_name
 from recserve_export.encoder.report.page import write_page
 from recserve_export.encoder.report.report import REPORT, Candidate, EncoderReport, Machine
@@ -95,23 +95,44 @@ class Maker:
         with self._step("measure speed", speed.speed_calls(len(encoders))) as advance:
             return speed.measure_speed(encoders, self.texts, advance)
 
+    def grids(self, folders: Mapping[Precision, Path]) -> dict[Precision, list[SpeedPoint]]:
+        """Speed of encoders beside PyTorch, each with that of PyTorch.
+
+        An encoder cuts a batch as serving does, on all cores; PyTorch runs it whole.
+        """
+        encoders = {precision: TextEncoder(folder, verify=False) for precision, folder in folders.items()}
+        any_one = next(iter(encoders.values()))
+        with quiet(), self._step("measure speed beside PyTorch"):
+            systems: dict[str, Callable[[Ints], Vectors]] = {
+                **{precision: partial(_run, encoder) for precision, encoder in encoders.items()},
+                speed.PYTORCH: self.reference.run,
+            }
+            lengths = sorted({min(length, any_one.manifest.max_tokens) for length in speed.LENGTHS})
+            points = speed.measure_grid(systems, any_one.tokenizer.vocabulary, lengths)
+        return {
+            precision: [point for point in points if point.system in (precision, speed.PYTORCH)]
+            for precision in encoders
+        }
+
     def write_report(
         self,
         folder: Path,
         report: EncoderReport,
         speeds: Mapping[Precision, Speed],
         candidates: Sequence[Candidate] = (),
+        grid: Sequence[SpeedPoint] = (),
     ) -> None:
-        """Complete a report of `make`, and write it and its page beside the encoder."""
-        encoder, precision = TextEncoder(folder, verify=False), report.precision
+        """Complete a report of `make`, and write it and its page beside the encoder; a grid is measured if missing."""
+        precision = report.precision
         if precision not in self.cosines:  # it was up to date
-            self.cosines[precision] = fidelity.cosines_of(encoder.encode(self.texts.checked), self.expected)
+            found = TextEncoder(folder, verify=False).encode(self.texts.checked)
+            self.cosines[precision] = fidelity.cosines_of(found, self.expected)
         done = msgspec.structs.replace(
             report,
             gate=self.gate,
             speeds=dict(speeds),
             candidates=list(candidates),
-            grid=report.grid or self._grid(encoder),
+            grid=list(grid) or self.grids({precision: folder})[precision],
             seconds={**report.seconds, **self.seconds},
         )
         write_page(folder, done, self.cosines[precision])
@@ -222,17 +243,6 @@ class Maker:
             versions=manifest.versions,
             seed=SEED,
         )
-
-    def _grid(self, encoder: TextEncoder) -> list[speed.SpeedPoint]:
-        """Speed beside PyTorch. The encoder cuts a batch as serving does, on all cores; PyTorch runs it whole."""
-        precision, most = encoder.manifest.precision, encoder.manifest.max_tokens
-        with quiet(), self._step(f"measure {precision} beside PyTorch"):
-            systems: dict[str, Callable[[Ints], Vectors]] = {
-                precision: partial(_run, encoder),
-                speed.PYTORCH: self.reference.run,
-            }
-            lengths = sorted({min(length, most) for length in speed.LENGTHS})
-            return speed.measure_grid(systems, encoder.tokenizer.vocabulary, lengths)
 
 
 def _run(encoder: TextEncoder, ids: Ints) -> Vectors:

@@ -53,12 +53,13 @@ def make_and_choose(maker: Maker, workspace: Workspace, fp32: EncoderReport) -> 
         ]
         winner = choose(candidates).precision
         candidates = [msgspec.structs.replace(one, is_chosen=one.precision == winner) for one in candidates]
+        grids = maker.grids({precision: folders[precision] for precision in dict.fromkeys(("fp32", winner))})
         if winner != "fp32":
             with new_version(workspace.encoder, winner) as aside:
                 for file in folders[winner].iterdir():
                     shutil.move(file, aside / file.name)
-                maker.write_report(aside, reports[winner], speeds, candidates)
-        maker.write_report(published, fp32, speeds, candidates)
+                maker.write_report(aside, reports[winner], speeds, candidates, grids[winner])
+        maker.write_report(published, fp32, speeds, candidates, grids["fp32"])
     fingerprint = read_manifest(workspace.encoder / winner, verify=False).fingerprint
     choice = EncoderChoice(precision=winner, fingerprint=fingerprint, int8_arithmetic=cpu.int8_arithmetic())
     write_json(workspace.encoder / CHOICE, choice)
