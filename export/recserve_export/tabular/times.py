@@ -73,7 +73,9 @@ class Times:
         if self._scale is not None:
             return numbers / self._scale
         size = np.abs(numbers)
-        return numbers / np.select([size >= least for least, _ in _MAGNITUDES], [scale for _, scale in _MAGNITUDES], 1)
+        scales = np.select([size >= least for least, _ in _MAGNITUDES], [scale for _, scale in _MAGNITUDES], 1.0)
+        seconds: Floats = numbers / scales
+        return seconds
 
     def _moment(self, text: str) -> datetime.datetime | None:
         try:

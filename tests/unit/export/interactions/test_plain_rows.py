@@ -58,7 +58,7 @@ def said(found: object) -> object:
 def test_rows_are_what_they_are_one_by_one(mapping: InteractionMapping, size: int) -> None:
     scale = Scale("points", 1, 5, skips_zeros=True)
     many, single = (InteractionConverter(mapping, PSEUDONYMS, scale=scale, latest_s=LATEST_S) for _ in range(2))
-    single._plain = None  # type: ignore[assignment]
+    single._plain = None
     rows = rows_of_every_kind()
     numbers = list(range(1, len(rows) + 1))
     found = [
