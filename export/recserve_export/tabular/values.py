@@ -31,11 +31,8 @@ _BOOLS: Final = {
     **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0", "on"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0", "0.0", "off"), False),
 }
-#: White space, and characters of no width.
-_EDGES: Final = (
-    " \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000\u200b\u200c\u200d\u2060\ufeff"
-)
+#: Characters of no width, and white space that may stand between them.
+_EDGES: Final = "\u200b\u200c\u200d\u2060\ufeff \t\r\n\u00a0"
 #: What stands for a missing value wherever a number, a flag, a place or a list is expected.
 NULLS: Final = frozenset(
     ("\\N", "nan", "NaN", "NAN", "NA", "N/A", "n/a", "None", "none", "null", "NULL", "Null", "<NA>", "NaT", "-", "[]")
@@ -97,7 +94,8 @@ def guess_decimal(values: Iterable[object]) -> str:
 
 def trimmed(text: str) -> str:
     """The text without white space and characters of no width at its ends."""
-    return text.strip(_EDGES)
+    text = text.strip()
+    return text if text.isascii() else text.strip(_EDGES)
 
 
 def typed(name: str, value: Any, type_: ValueType, mark: str = "") -> Any:

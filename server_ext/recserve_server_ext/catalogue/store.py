@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -308,7 +309,7 @@ def _insert(connection: sa.Connection, new_items: Iterable[StoredItem], revision
     )
     while chunk := list(islice(rest, _CHUNK)):
         rows = [(*_packed(item), item.available, revision, revision) for item in chunk]
-        for item in chunk:
+        for item in filter(attrgetter("attributes"), chunk):
             if conflict := types.conflict(item.attributes):
                 raise CatalogueError(f"item {item.id!r}: {conflict}")
             types.replace({}, item.attributes if item.available else {})
