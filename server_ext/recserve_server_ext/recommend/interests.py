@@ -6,14 +6,39 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
+from recserve_server_ext.recommend.job import CandidateList, Job
+from recserve_server_ext.strategies.base import behaviour_vectors
 
 #: A further cluster must raise the mean cosine of behaviours and their centres by at least this much.
 GAIN: Final = 0.05
 #: Behaviours that the centres are computed from: the heaviest of a history. All are assigned to a centre.
 _HEAVIEST: Final = 100
 _ROUNDS: Final = 5
+
+
+def split_by_interest(jobs: Sequence[Job]) -> None:
+    """Split the histories into interest clusters, with a candidate list for each."""
+    for max_clusters in {job.request.interests for job in jobs}:
+        group = [job for job in jobs if job.request.interests == max_clusters and job.profile.count]
+        if not group:
+            continue
+        space = group[0].data.view.text
+        histories = [(behaviour_vectors(space, [job.profile])[0], job.profile.weights) for job in group]
+        for job, clusters in zip(group, interest_clusters(histories, max_clusters), strict=True):
+            numbers = range(int(clusters.max(initial=0)) + 1)
+            job.split = [_cluster_list(job, clusters, number) for number in numbers], clusters
+
+
+def _cluster_list(job: Job, clusters: Ints, number: int) -> CandidateList:
+    """The empty candidate list of one interest cluster."""
+    assert job.query is not None
+    profile = job.profile.restricted_to(clusters == number)
+    positive, absolute = float(np.maximum(profile.weights, 0.0).sum()), float(np.abs(profile.weights).sum())
+    query = replace(job.query, profile=profile, kept={})
+    return CandidateList(query, job.configured, number, positive or absolute or 1.0)
 
 
 def interest_clusters(histories: Sequence[tuple[Vectors, Floats]], max_clusters: int, gain: float = GAIN) -> list[Ints]:

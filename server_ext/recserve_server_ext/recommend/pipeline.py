@@ -20,7 +20,7 @@ from recserve_server_ext.attributes.view import Allowed
 from recserve_server_ext.batching.batcher import ModelCall
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.recommend.explain import build_slates
-from recserve_server_ext.recommend.interests import interest_clusters, sainte_lague
+from recserve_server_ext.recommend.interests import sainte_lague, split_by_interest
 from recserve_server_ext.recommend.job import CandidateList, Job
 from recserve_server_ext.recommend.paging import CachedRanking, PagePosition, RankingCache
 from recserve_server_ext.recommend.profile import empty_profile
@@ -36,7 +36,6 @@ from recserve_server_ext.strategies.base import (
     Parts,
     Query,
     Strategy,
-    behaviour_vectors,
     distinct_rows,
     total,
 )
@@ -68,7 +67,7 @@ class Pipeline:
         """The slate of each job of a batch, or its error; jobs have a query or an error, and no text is missing."""
         start_ns = time.monotonic_ns()
         live = [job for job in jobs if job.error is None]
-        _split_by_interest([job for job in live if job.request.interests > 1 and job.split is None])
+        split_by_interest([job for job in live if job.request.interests > 1 and job.split is None])
         for job in live:
             job.start()
         self._handle_cold_start(live)
@@ -89,7 +88,7 @@ class Pipeline:
         if not strategy.asks_models or job.query is None or job.error is not None:
             return None
         if job.split is None and job.request.interests > 1 and strategy.pending(job.query) is not None:
-            _split_by_interest([job])
+            split_by_interest([job])
         queries = [job.query] if job.split is None else [candidate_list.query for candidate_list in job.split[0]]
         return next((call for query in queries if (call := strategy.pending(query)) is not None), None)
 
@@ -144,28 +143,6 @@ class Pipeline:
             job.cursor = self._rankings.cursor(job.request, key, start + int(available[size]))
         on_page = available[:size]
         job.ranked = ranking.items.take(start + on_page, rows[on_page])
-
-
-def _split_by_interest(jobs: Sequence[Job]) -> None:
-    """Split the histories into interest clusters, with a candidate list for each."""
-    for max_clusters in {job.request.interests for job in jobs}:
-        group = [job for job in jobs if job.request.interests == max_clusters and job.profile.count]
-        if not group:
-            continue
-        space = group[0].data.view.text
-        histories = [(behaviour_vectors(space, [job.profile])[0], job.profile.weights) for job in group]
-        for job, clusters in zip(group, interest_clusters(histories, max_clusters), strict=True):
-            numbers = range(int(clusters.max(initial=0)) + 1)
-            job.split = [_cluster_list(job, clusters, number) for number in numbers], clusters
-
-
-def _cluster_list(job: Job, clusters: Ints, number: int) -> CandidateList:
-    """The empty candidate list of one interest cluster."""
-    assert job.query is not None
-    profile = job.profile.restricted_to(clusters == number)
-    positive, absolute = float(np.maximum(profile.weights, 0.0).sum()), float(np.abs(profile.weights).sum())
-    query = replace(job.query, profile=profile, kept={})
-    return CandidateList(query, job.configured, number, positive or absolute or 1.0)
 
 
 def _by_strategy(lists: Sequence[CandidateList], ask: Callable[[Strategy, list[int]], Sequence[T]]) -> list[T]:
