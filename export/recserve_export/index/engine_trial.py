@@ -117,13 +117,16 @@ class Trial:
         return engine.with_parameters({"ef": ef})
 
     def _scans(self) -> Iterator[Tried]:
-        """The scan with the fewest codes, then more where that misses the target."""
-        for codes in codes_of(self.vectors.shape[1], self.settings):
-            lists = lists_of(len(self.vectors), self.settings.items_per_list[-1])
-            fit = fit_scan(self.vectors, self.inputs, codes, self.settings)
-            found = self.cheapest(build_scan(self.vectors, fit, codes, lists, self.settings, self.stage))
-            yield found
-            if reaches(found.point, self.settings.recall):
+        """The scans with the fewest codes, short lists and long ones, then more codes where those miss the target."""
+        items, settings = len(self.vectors), self.settings
+        for codes in codes_of(self.vectors.shape[1], settings):
+            fit = fit_scan(self.vectors, self.inputs, codes, settings)
+            is_reached = False
+            for lists in sorted({lists_of(items, wanted) for wanted in settings.items_per_list}):
+                found = self.cheapest(build_scan(self.vectors, fit, codes, lists, settings, self.stage))
+                yield found
+                is_reached |= reaches(found.point, settings.recall)
+            if is_reached:
                 return
 
     def _cheapest_scan(self, engine: Engine) -> Tried:
