@@ -80,7 +80,7 @@ class RecallReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             by = f"chosen over a sample of {max(sampled):,} items"
         else:
             by = "chosen over all items"
-        spent = {"sample": by, "build": "built", "verify": "verified over all items"}
+        spent = {"sample": by, "build": "built", "verify": "verified"}
         return ", ".join(
             f"{what} in {self.seconds[part]:.1f} s" if self.seconds.get(part) else what
             for part, what in spent.items()
