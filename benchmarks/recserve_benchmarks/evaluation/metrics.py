@@ -10,6 +10,7 @@ from scipy.cluster.vq import kmeans2, vq
 from scipy.spatial.distance import jensenshannon
 
 from recserve_benchmarks.evaluation.ranking import Known
+from recserve_export.training.ndcg import ndcg
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
 
 #: Lengths of the lists.
@@ -36,8 +37,6 @@ def accuracy(rankings: Ints, targets: Any, names: tuple[str, ...] = ACCURACY) ->
         names: Metrics to compute.
     """
     hits, wanted = found_targets(rankings, targets), np.diff(targets.indptr)
-    discounts = 1.0 / np.log2(np.arange(2, rankings.shape[1] + 2))
-    ideal = np.concatenate([[np.nan], np.cumsum(discounts)])
     first = np.where(hits.any(axis=1), hits.argmax(axis=1), max(CUTOFFS))
     asked = np.where(wanted > 0, wanted, np.nan)
 
@@ -48,7 +47,7 @@ def accuracy(rankings: Ints, targets: Any, names: tuple[str, ...] = ACCURACY) ->
             return np.where(first < k, 1.0 / (first + 1.0), 0.0)
         if kind == "recall":
             return np.asarray(hits[:, :k].sum(axis=1) / asked)
-        return np.asarray(hits[:, :k] @ discounts[:k] / ideal[np.minimum(wanted, k)])
+        return ndcg(hits[:, :k], wanted)
 
     parsed = ((name, *name.split("_at_")) for name in names)
     return {name: np.where(wanted > 0, value(kind, int(k)), np.nan) for name, kind, k in parsed}

@@ -12,6 +12,7 @@ from recserve_export.training.base import text_map
 from recserve_export.training.encoder.sentences import sentence_pairs
 from recserve_export.training.encoder.split import K, Split
 from recserve_export.training.encoder.texts import ItemTexts
+from recserve_export.training.ndcg import ndcg
 from recserve_export.training.registry import train
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
 from recserve_server_ext.encoder.manifest import Role
@@ -87,9 +88,7 @@ def search(texts: ItemTexts, encode: Encode) -> float | None:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
         is_right = of_item[items][best] == wanted[:, None]
         right = np.array([np.count_nonzero(of_item[items] == text) for text in wanted.tolist()])
-        discounts = 1.0 / np.log2(np.arange(best.shape[1]) + 2.0)
-        ideal = np.cumsum(discounts)[np.minimum(right, best.shape[1]) - 1]
-        found.append(float(((is_right * discounts).sum(axis=1) / ideal).mean()))
+        found.append(float(ndcg(is_right, right).mean()))
     return float(np.mean(found)) if found else None
 
 

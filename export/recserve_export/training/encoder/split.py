@@ -11,6 +11,7 @@ from scipy import sparse
 
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import TrainingLog
+from recserve_export.training.ndcg import ndcg
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.features import select
@@ -95,10 +96,8 @@ class Question:
             found[self.known[users].toarray()] = _OUT
             best = np.argsort(-found, axis=1, kind="stable")[:, :K]
             targets = self.targets[users].toarray()
-            gains = np.take_along_axis(targets, best, axis=1) & (np.take_along_axis(found, best, axis=1) > _OUT)
-            discounts = 1.0 / np.log2(np.arange(best.shape[1]) + 2.0)
-            ideal = np.append(0.0, np.cumsum(discounts))[np.minimum(targets.sum(axis=1), best.shape[1])]
-            parts.append((gains * discounts).sum(axis=1) / ideal)
+            hits = np.take_along_axis(targets, best, axis=1) & (np.take_along_axis(found, best, axis=1) > _OUT)
+            parts.append(ndcg(hits, targets.sum(axis=1)))
         return np.concatenate(parts) if parts else np.empty(0)
 
 

@@ -15,9 +15,10 @@ from scipy import stats
 from recserve_client.contract import RecommendRequest
 from recserve_export.training.base import Learned
 from recserve_export.training.memory import Networks, in_memory
+from recserve_export.training.ndcg import ndcg
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
-from recserve_server_ext.common.arrays import Floats, Ints, Vectors
+from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
 from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
@@ -226,7 +227,7 @@ def _ndcg(name: str, learned: Learned, of: Slice) -> Floats:
     configured = registry.choose(name, {})
     pipeline = Pipeline(registry.choose("popular", {}), RankingCache(1))
     request = RecommendRequest(user_id="", k=_K, strategy=name, explain=False, on_cold="error")
-    users, found, networks = list(of.targets), [], Networks()
+    users, hits, networks = list(of.targets), list[Mask](), Networks()
     for start in range(0, len(users), _BATCH):
         some = users[start : start + _BATCH]
         seen = [[ids[item] for item in of.seen[user].tolist()] for user in some]
@@ -237,12 +238,14 @@ def _ndcg(name: str, learned: Learned, of: Slice) -> Floats:
             jobs.append(job)
         networks.answer(pipeline, jobs, data)
         pipeline.run(jobs)
-        found += [_ndcg_of(job.ranked, of.targets[user]) for job, user in zip(jobs, some, strict=True)]
-    return np.array(found)
+        hits += [_hits(job.ranked, of.targets[user]) for job, user in zip(jobs, some, strict=True)]
+    return ndcg(np.array(hits, np.bool_).reshape(-1, _K), np.array([len(of.targets[user]) for user in users]))
 
 
-def _ndcg_of(ranked: Any, targets: Ints) -> float:
-    rows = np.empty(0, np.int64) if ranked is None else ranked.rows[:_K]
-    gains = np.isin(rows, targets) / np.log2(np.arange(len(rows)) + 2.0)
-    ideal = (1.0 / np.log2(np.arange(min(_K, len(targets))) + 2.0)).sum()
-    return float(gains.sum() / ideal)
+def _hits(ranked: Any, targets: Ints) -> Mask:
+    """[k] whether the item at each place is a target; a short list has none at its last places."""
+    found = np.zeros(_K, np.bool_)
+    if ranked is not None:
+        rows = ranked.rows[:_K]
+        found[: len(rows)] = np.isin(rows, targets)
+    return found

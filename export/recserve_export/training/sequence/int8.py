@@ -12,7 +12,8 @@ from recserve_export.encoder.quantise.gptq import RoundedWeight
 from recserve_export.encoder.quantise.products import int8_inputs, quantise_products
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import TrainingLog
-from recserve_server_ext.common.arrays import Floats, Ints, Vectors
+from recserve_export.training.ndcg import ndcg
+from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.index.engines.exact import best
 from recserve_server_ext.networks.network import Behaviours, new_network
@@ -82,7 +83,9 @@ def check_int8(log: TrainingLog, items: Ints, vectors: Vectors, length: int, fp3
         for content in (fp32, int8)
     ]
     overlap = float(np.mean([np.isin(one, other).mean() for one, other in zip(*found, strict=True)]))
-    agreement = Agreement(overlap, _ndcg(found[1], targets), _ndcg(found[0], targets))
+    one = np.ones(len(targets), np.int64)
+    of_fp32, of_int8 = (float(ndcg(rankings == targets[:, None], one).mean()) for rankings in found)
+    agreement = Agreement(overlap, of_int8, of_fp32)
     if overlap < LEAST_OVERLAP or agreement.ndcg < LEAST_NDCG * agreement.ndcg_fp32:
         raise TrainingError(
             f"int8 ranks otherwise than fp32: overlap@10 {overlap:.3f} (least {LEAST_OVERLAP}), NDCG@10 "
@@ -104,8 +107,3 @@ def _questions(log: TrainingLog, items: Ints, vectors: Vectors, length: int) -> 
         pauses = np.diff(log.time_us[own], prepend=log.time_us[own][:1]) / MICROSECONDS
         inputs.append(Behaviours(vectors[place[own]], pauses))
     return inputs, place[ends[chosen]]
-
-
-def _ndcg(rankings: Ints, targets: Ints) -> float:
-    gains: Floats = (rankings == targets[:, None]) / np.log2(np.arange(rankings.shape[1]) + 2.0)
-    return float(gains.sum(axis=1).mean())
