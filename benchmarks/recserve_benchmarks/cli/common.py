@@ -13,7 +13,7 @@ import typer
 from rich.console import RenderableType
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_client.cli.console import fail, out, progress
+from recserve_client.cli.console import fail, note, out, progress
 from recserve_client.errors import RecserveError
 from recserve_export.cli.common import explained
 from recserve_export.cli.options import Precision
@@ -44,7 +44,7 @@ class Output:
 
     @contextmanager
     def measuring(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show a progress bar; errors end the command with a line.
+        """Show a progress bar, without a terminal a line for each step; errors end the command with a line.
 
         Files that cannot be written end it before the measurement, with exit code 2.
         """
@@ -54,6 +54,9 @@ class Output:
         with explained(BenchmarkError, RecserveError), progress("prepare", None) as bar:
 
             def show(what: str, count: int, total: int) -> None:
+                task = bar.tasks[0]
+                if not bar.console.is_terminal and what != task.description:
+                    note(f"{task.elapsed or 0:7.1f} s  {what}")
                 bar.update(bar.task_ids[0], description=what, completed=count, total=total)
 
             yield show
