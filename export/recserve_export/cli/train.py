@@ -15,6 +15,7 @@ from recserve_export.cli.common import explained, history_rules, interactions_at
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 _ENCODER: Final = "encoder"
+_VECTORS: Final = "vectors"
 
 app = typer.Typer(help="Learn strategies from the log of the home, or fine-tune its encoder.")
 
@@ -39,62 +40,85 @@ def train(
         typer.Option(min=0.0, help="Seconds after which no further training is started; encoder: after which it ends."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Serve it even if it is worse than what serves now.")] = False,
-    vectors: Annotated[Path | None, typer.Option("--from", help="Parquet file with your own vectors.")] = None,
-    id_field: options.IdField = "id",
-    vector_field: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
     model: Annotated[
         str | None,
-        typer.Option(help="encoder: the model to train, a folder or a name.", show_default="all-MiniLM-L6-v2"),
+        typer.Option(help="encoder: what to train; vectors: what reads files.", show_default="all-MiniLM-L6-v2"),
     ] = None,
     keep: Annotated[
         float,
         typer.Option(min=-1.0, max=1.0, help="encoder: least agreement with the first one on unrelated sentences."),
     ] = 0.9,
+    vectors: Annotated[Path | None, typer.Option("--from", help="vectors: Parquet file with your own.")] = None,
+    id_field: options.IdField = "id",
+    vector_field: Annotated[str, typer.Option(help="vectors: column of the vectors.")] = "vector",
+    image: Annotated[str | None, typer.Option(help="vectors: field with the path of a picture.")] = None,
+    audio: Annotated[str | None, typer.Option(help="vectors: field with the path of a recording.")] = None,
+    files: Annotated[Path, typer.Option(help="vectors: folder that these paths are relative to.")] = Path(),
+    graph: Annotated[Path | None, typer.Option(help="vectors: triples of a knowledge graph, a .kg file.")] = None,
+    links: Annotated[Path | None, typer.Option(help="vectors: items and entities of the graph, a .link file.")] = None,
+    weight: Annotated[float, typer.Option(min=0.0, help="vectors: how much neighbours in the graph count.")] = 0.5,
+    space: Annotated[str, typer.Option(help="vectors: name of the space.")] = "vectors",
 ) -> None:
     """Learn NAME from the log, and serve it unless the newest slice of the log shows that it is worse than before.
 
     The same command goes on where a killed one was.
     """
-    given = {"seed": seed, **dict(map(_setting, set_ or []))}
     workspace, place = Workspace(home), interactions_at(home, store)
+    span = (since, until)
+    if name != _VECTORS and any((vectors, image, audio, graph)):
+        fail(f"--from, --image, --audio and --graph belong to `recserve train {_VECTORS}`", code=2)
     with explained(OSError):
         try:
             if name == _ENCODER:
                 from recserve_export.cli.train_encoder import encoder
 
-                encoder(workspace, place, given, history_rules(rules), (since, until), model, budget_s, keep)
-                return
-            from recserve_export.index.space_change import serve_versions
-            from recserve_export.training.publish import Range, Request, names_of, train_home
-            from recserve_export.training.spaces.own_vectors import NAME, publish_own
+                given = {"seed": seed, **dict(map(_setting, set_ or []))}
+                encoder(workspace, place, given, history_rules(rules), span, model, budget_s, keep)
+            elif name == _VECTORS:
+                from recserve_export.cli.train_vectors import VectorSource, train_vectors
+
+                source = VectorSource(
+                    file=vectors, id_field=id_field, vector_field=vector_field, image=image, audio=audio, files=files,
+                    model=model, graph=graph, links=links, weight=weight,
+                )  # fmt: skip
+                train_vectors(workspace, workspace.store_at(store), source, space)
+            else:
+                _from_log(workspace, place, name, seed, set_ or [], rules, span, budget_s, force)
         except ModuleNotFoundError as error:
             fail(f"recserve train needs the module {error.name!r}: pip install 'recserve[train]'")
-        from recserve_server_ext.index.snapshot import published
+        if name != _ENCODER:
+            from recserve_server_ext.index.snapshot import published
 
-        if (name == NAME) != (vectors is not None):
-            fail(f"`recserve train {NAME} --from FILE.parquet` takes vectors of your own; other trainings take no file")
-        if vectors is not None:
-            folder = publish_own(workspace.spaces, vectors, id_field, vector_field)
-            serve_versions(workspace, {NAME: folder}, stage=stage_bar)
-            say(f"{vectors.name} in {folder}")
-        else:
-            names = names_of(name, has_text=bool(published(workspace.snapshots)))
-            request = Request(
-                names=names,
-                settings={of: {"seed": seed, **given} for of, given in _settings(name, names, set_ or []).items()},
-                rules=history_rules(rules),
-                span=Range(since, until),
-                budget_s=budget_s,
-                force=force,
-            )
-            done = train_home(workspace, place, request, stage=stage_bar)
-            for one in done.published:
-                say(f"{one.name}: {one.size}, {one.seconds:.1f} s, in {one.folder}")
-                note(f"{one.name} {'serves' if one.verdict.serves else 'does not serve'}: {one.verdict.why}")
-            if done.left:
-                note(f"the budget is spent; the same command goes on with {', '.join(done.left)}")
-        if not published(workspace.snapshots):
-            note("serve it with: recserve index build")
+            if not published(workspace.snapshots):
+                note("serve it with: recserve index build")
+
+
+def _from_log(
+    workspace: Workspace,
+    place: Path | str,
+    name: str,
+    seed: int,
+    given: list[str],
+    rules: Path | None,
+    span: tuple[datetime | None, datetime | None],
+    budget_s: float | None,
+    force: bool,
+) -> None:
+    """Train strategies from the log."""
+    from recserve_export.training.publish import Range, Request, names_of, train_home
+    from recserve_server_ext.index.snapshot import published
+
+    names = names_of(name, has_text=bool(published(workspace.snapshots)))
+    settings = {of: {"seed": seed, **chosen} for of, chosen in _settings(name, names, given).items()}
+    request = Request(
+        names=names, settings=settings, rules=history_rules(rules), span=Range(*span), budget_s=budget_s, force=force
+    )
+    done = train_home(workspace, place, request, stage=stage_bar)
+    for one in done.published:
+        say(f"{one.name}: {one.size}, {one.seconds:.1f} s, in {one.folder}")
+        note(f"{one.name} {'serves' if one.verdict.serves else 'does not serve'}: {one.verdict.why}")
+    if done.left:
+        note(f"the budget is spent; the same command goes on with {', '.join(done.left)}")
 
 
 def _settings(asked: str, names: list[str], given: list[str]) -> dict[str, dict[str, Any]]:

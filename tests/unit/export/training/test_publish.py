@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from recserve_export.cli.train import train
 from recserve_export.errors import TrainingError
+from recserve_export.training.modalities.own_vectors import read_vectors
 from recserve_export.training.publish import Range, Request, names_of, train_home
-from recserve_export.training.spaces.own_vectors import read_vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
@@ -139,7 +139,8 @@ def test_the_command(workspace: Workspace) -> None:
     wrong = run.invoke(app, ["ease", "--home", str(workspace.home), "--set", "rank=0"])
     assert wrong.exit_code == 1
     assert "rank" in wrong.output
-    assert run.invoke(app, ["vectors", "--home", str(workspace.home)]).exit_code == 1
+    assert run.invoke(app, ["vectors", "--home", str(workspace.home)]).exit_code == 2
+    assert run.invoke(app, ["ease", "--from", "x.parquet", "--home", str(workspace.home)]).exit_code == 2
 
 
 def test_own_vectors_are_published(workspace: Workspace, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Publishes the caller's own item vectors as the space `vectors`."""
+"""Reads the caller's own item vectors, for the space `vectors` or another."""
 
 from __future__ import annotations
 
@@ -11,19 +11,14 @@ import pyarrow.parquet as pq
 
 from recserve_export.errors import TrainingError
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.common.files import reading, sha256_of
-from recserve_server_ext.index.trained import Origin, publish_space
-
-#: Name of the space and of the strategy.
-NAME = "vectors"
+from recserve_server_ext.common.files import reading
 
 
-def publish_own(spaces: Path, file: Path, id_column: str = "id", vector_column: str = "vector") -> Path:
-    """Publish the vectors of a Parquet file, each scaled to unit length, not served yet; the folder of the version.
+def read_vectors(file: Path, id_column: str = "id", vector_column: str = "vector") -> tuple[list[str], Vectors]:
+    """Ids and unit vectors of a Parquet file.
 
     Args:
-        spaces: Folder of all trained spaces.
-        file: Parquet with a column of item ids and one of lists of numbers, all of one length.
+        file: With a column of item ids and one of lists of numbers, all of one length.
         id_column: Name of the column of ids.
         vector_column: Name of the column of vectors.
 
@@ -31,13 +26,6 @@ def publish_own(spaces: Path, file: Path, id_column: str = "id", vector_column: 
         TrainingError: The file cannot be read, a column is missing, an id occurs twice, or a vector is not finite, all
             zero or of another length.
     """
-    ids, vectors = read_vectors(file, id_column, vector_column)
-    made_from = {"file": file.name, "sha256": sha256_of(file), "vectors": len(ids)}
-    return publish_space(spaces, NAME, ids, vectors, origin=Origin(made_from=made_from))
-
-
-def read_vectors(file: Path, id_column: str, vector_column: str) -> tuple[list[str], Vectors]:
-    """Ids and unit vectors; see `publish_own`."""
     with reading(file, TrainingError, f"a Parquet file with the columns {id_column} and {vector_column} is needed"):
         table = pq.read_table(file)
     if missing := [name for name in (id_column, vector_column) if name not in table.column_names]:

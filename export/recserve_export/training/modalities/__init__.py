@@ -1,0 +1,1 @@
+"""Item vectors from pictures, recordings and knowledge graphs, as spaces beside the text."""
