@@ -19,6 +19,7 @@ from recserve_server_ext.strategies.parts.chosen import ChosenFile
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.triton.metrics import (
     AdmissionMetrics,
+    AnswerMetrics,
     EncoderMetrics,
     LogMetrics,
     ViewMetrics,
@@ -45,6 +46,7 @@ class TritonPythonModel:
             chosen=ChosenFile(Path(settings.evaluation)).options,
         )  # fmt: skip
         self._sampled = recommend_metrics(live, self._log, service.named_interactions)
+        self._answered = AnswerMetrics(service.counts)
         limits, waiting = serve.limits, EncoderMetrics("recommend")
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(
@@ -61,4 +63,5 @@ class TritonPythonModel:
         self._model.close()
         self._log.close()
         self._sampled.close()
+        self._answered.close()
         self._admissions.close()

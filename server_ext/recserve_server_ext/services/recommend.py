@@ -29,6 +29,7 @@ from recserve_server_ext.recommend.profile import profile_of_history, profile_of
 from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.recommend.requests import check_now, check_request, check_shape, for_encoder, unpack
 from recserve_server_ext.recommend.young import young_places
+from recserve_server_ext.services.answer_counts import AnswerCounts
 from recserve_server_ext.strategies.base import ConfiguredStrategy, Data
 from recserve_server_ext.strategies.parts.chosen import with_chosen
 from recserve_server_ext.strategies.parts.counts_view import CountsView
@@ -60,6 +61,9 @@ class RecommendService(Handler[Job]):
 
     The steps of a request are `begin` (once for a batch), `accept` (decode, check), `look_up` (users, cached texts),
     the model calls that it waits for (`pending`, `resume`), and `answer`.
+
+    Attributes:
+        counts: Counts of the answers.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class RecommendService(Handler[Job]):
         self._named: tuple[object, object, tuple[int, int]] = (None, None, (0, 0))
         self._retry_at = self._next_erasure_check = 0.0
         self._store_error = ""
+        self.counts = AnswerCounts()
 
     def named_interactions(self) -> tuple[int, int]:
         """Counted interactions that name an item, and those among them whose item the served catalogue has."""
@@ -240,13 +245,18 @@ class RecommendService(Handler[Job]):
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
         """Packed slates of requests that wait for nothing, or their errors; slates are logged."""
         answers: list[Answer] = []
+        answered: list[Job] = []
+        slates: list[Slate] = []
         for job, result in zip(jobs, self._pipeline.run(jobs), strict=True):
             if isinstance(result, Slate):
                 answers.append(pack(result))
                 if job.request.now is None:
                     self._log.offer(result, job.pseudonym, job.keys)
+                    answered.append(job)
+                    slates.append(result)
             else:
                 answers.append(result)
+        self.counts.add(answered, slates)
         return answers
 
     def _take_counts(self, jobs: Sequence[Job]) -> None:

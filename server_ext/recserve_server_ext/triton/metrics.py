@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import triton_python_backend_utils as pb
 
 from recserve_server_ext.common.errors import StoreError
+from recserve_server_ext.common.units import MICROSECONDS
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.batching.admission import Admission
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.catalogue.live import LiveCatalogue
     from recserve_server_ext.catalogue.view import View
     from recserve_server_ext.interactions.impression_log import ImpressionLog, LogCounts
+    from recserve_server_ext.services.answer_counts import AnswerCounts
     from recserve_server_ext.services.interactions import InteractionService
 
 _EVERY_S: Final = 1.0
@@ -38,7 +40,7 @@ class _Metric:
     def __init__(self, family: Any, **labels: str) -> None:
         self._family = family
         self._metric = family.Metric(labels=labels)
-        self._total = 0
+        self._total = 0.0
         self._value = math.nan
 
     def set(self, value: float) -> None:
@@ -47,7 +49,7 @@ class _Metric:
             self._metric.set(float(value))
             self._value = value
 
-    def count(self, total: int) -> None:
+    def count(self, total: float) -> None:
         """Add what is new of a running total."""
         if total > self._total:
             self._metric.increment(float(total - self._total))
@@ -139,6 +141,60 @@ def recommend_metrics(
         ("recserve_log_known_interactions", "Of these, with an item of the served catalogue", lambda: named()[1]),
     ]
     return SampledMetrics([Gauge(*gauge) for gauge in gauges])
+
+
+class AnswerMetrics(SampledMetrics):
+    """What the answers of the model `recommend` were: by strategy and stage, and over the catalogue.
+
+    A histogram is told as counters, `_bucket`, `_sum` and `_count`: `observe` is a message for each answer.
+    """
+
+    def __init__(self, counts: AnswerCounts, *, every_s: float = 10 * _EVERY_S) -> None:
+        """Set the metrics for the first time, and start the thread."""
+        # Here, since only the model `recommend` loads it.
+        from recserve_server_ext.services import answer_counts
+
+        self._counts, self._names = counts, answer_counts
+        name = "recserve_slate_stage_seconds"
+        self._families = {
+            of: pb.MetricFamily(name=of, description=text, kind=pb.MetricFamily.COUNTER)
+            for of, text in (
+                ("recserve_slates_total", "Slates by the strategy that made them"),
+                (f"{name}_bucket", "Slates by how long a stage took"),
+                (f"{name}_sum", "Seconds that a stage took"),
+                (f"{name}_count", "Slates whose stages were timed"),
+            )
+        }
+        self._stage = name
+        self._shown: dict[tuple[str, ...], _Metric] = {}
+        self._spread = [
+            _gauge("recserve_slate_coverage_ratio", "Share of the available items that is recommended"),
+            _gauge("recserve_slate_entropy_bits", "Entropy of the recommended items"),
+            _gauge("recserve_slate_top_percent_ratio", "Share of the most recommended hundredth of the items"),
+        ]
+        super().__init__([], every_s=every_s)
+
+    def sample(self) -> None:
+        """Read the counts, and set the metrics."""
+        for strategy, of in list(self._counts.by_strategy.items()):
+            cold, slates = of.cold, of.slates
+            self._count("recserve_slates_total", slates - cold, strategy=strategy, profile="personal")
+            self._count("recserve_slates_total", cold, strategy=strategy, profile="cold")
+            reached, bounds = of.buckets.cumsum(axis=1), (*map(str, self._names.BOUNDS_S), "+Inf")
+            for number, stage in enumerate(self._names.STAGES):
+                labels = {"strategy": strategy, "stage": stage}
+                for bound, total in zip(bounds, reached[number].tolist(), strict=True):
+                    self._count(f"{self._stage}_bucket", total, **labels, le=bound)
+                self._count(f"{self._stage}_sum", float(of.sums_us[number]) / MICROSECONDS, **labels)
+                self._count(f"{self._stage}_count", int(reached[number, -1]), **labels)
+        for gauge, value in zip(self._spread, self._counts.spread(), strict=True):
+            gauge.set(value)
+
+    def _count(self, name: str, total: float, **labels: str) -> None:
+        key = name, *labels.values()
+        if key not in self._shown:
+            self._shown[key] = _Metric(self._families[name], **labels)
+        self._shown[key].count(total)
 
 
 def interactions_metrics(service: InteractionService) -> SampledMetrics:
