@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, Unpack
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
@@ -31,6 +32,7 @@ from recserve_client.contract import (
 from recserve_client.contract.filters import Filter
 from recserve_client.contract.slate_options import Recency, SlateOptions
 from recserve_client.errors import RecserveError, ServerFault, from_request
+from recserve_client.trace_context import traceparent
 
 M = TypeVar("M", bound=msgspec.Struct)
 R = TypeVar("R")
@@ -154,6 +156,8 @@ def request(message: RecommendRequest, *, deadline_s: float | None = None) -> Ca
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
+    if not message.traceparent and (span := traceparent()):
+        message = replace(message, traceparent=span)
     return model_call(models.RECOMMEND, message, slate_of, deadline_s)
 
 

@@ -18,6 +18,7 @@ from recserve_server_ext.counts.counts import Counts, no_counts
 from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.services.recommend import RecommendService
+from recserve_server_ext.services.traces import Traces
 from support.calls import Call
 from support.small_snapshot import DIM
 
@@ -48,7 +49,9 @@ class Nobody:
         """Nothing is logged."""
 
 
-def without_users(newest: Callable[[], View], limits: Limits, places: int = 100, **settings: Any) -> RecommendService:
+def without_users(
+    newest: Callable[[], View], limits: Limits, places: int = 100, traces: Traces | None = None, **settings: Any
+) -> RecommendService:
     """The handler over a catalogue."""
     nobody: Any = Nobody()
     return RecommendService(
@@ -59,6 +62,7 @@ def without_users(newest: Callable[[], View], limits: Limits, places: int = 100,
         histories=nobody,
         counter=nobody,
         log=nobody,
+        traces=traces,
     )
 
 
@@ -66,12 +70,17 @@ class Service:
     """The handler behind a batcher, and what its encoder was asked."""
 
     def __init__(
-        self, snapshot: Snapshot, limits: Limits, newest: Callable[[], View] | None = None, **settings: Any
+        self,
+        snapshot: Snapshot,
+        limits: Limits,
+        newest: Callable[[], View] | None = None,
+        traces: Traces | None = None,
+        **settings: Any,
     ) -> None:
         self.asked: list[list[str]] = []
         self.snapshot = snapshot
         view = View(snapshot)
-        self.recommender = without_users(newest or (lambda: view), limits, **settings)
+        self.recommender = without_users(newest or (lambda: view), limits, traces=traces, **settings)
 
     def encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
         self.asked.append(list(texts))

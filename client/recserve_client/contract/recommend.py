@@ -6,7 +6,8 @@ so `gc=False` spares the garbage collector.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -18,6 +19,9 @@ Weight = Annotated[float, Meta(ge=-1e6, le=1e6, description="Finite; a negative 
 TypeName = Annotated[str, Meta(min_length=1, max_length=32)]
 ContextText = Annotated[str, Meta(max_length=256)]
 StrategyName = Annotated[str, Meta(max_length=64)]
+#: A span, as version 00 of W3C Trace Context writes it.
+TRACEPARENT: Final = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TraceParent = Annotated[str, Meta(pattern=f"^({TRACEPARENT.pattern})?$")]
 
 
 class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -122,6 +126,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
             recorded of a later time does not count: in histories, seen items, popularity and counted neighbours.
             Recency is as of then. Trained spaces and the catalogue are those of today. The answer is not logged.
             Refused outside of the server's bounds, which take none by default.
+        traceparent: Span of the caller, as the header of that name in W3C Trace Context. A sampled one is traced.
     """
 
     history: list[Behaviour] = []
@@ -153,6 +158,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     allow_repeat: Annotated[list[TypeName], Meta(max_length=32)] = []
     variants: Annotated[dict[str, str], Meta(max_length=20)] = {}
     now: Annotated[float, Meta(ge=0, le=1e11)] | None = None
+    traceparent: TraceParent = ""
 
 
 class RecommendTimings(Struct, frozen=True, gc=False):

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from recserve_client.calls import Call, packed_answer, packed_call
 from recserve_client.contract import ErrorKind, RequestError, Unpacker, shown
+from recserve_client.contract.recommend import TRACEPARENT
 from recserve_client.http.problems import HttpKind, ProblemError
 
 R = TypeVar("R")
@@ -97,6 +98,12 @@ class Exchange:
         except ValueError:  # UnicodeDecodeError is one
             text = f"the query is not percent-encoded UTF-8 with at most {_MOST_PARAMETERS} parameters"
             raise ProblemError(ErrorKind.INVALID_REQUEST, text) from None
+
+    @property
+    def traceparent(self) -> str:
+        """The caller's span, of the header; empty without one, and where it is of a form that is not known."""
+        given = self.request.headers.get("traceparent", "")
+        return given if TRACEPARENT.fullmatch(given) else ""
 
     @property
     def is_stream(self) -> bool:

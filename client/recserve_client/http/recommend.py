@@ -62,6 +62,7 @@ async def _slate(exchange: Exchange, query: SlateQuery, **more: Any) -> Response
         strategy=query.strategy,
         interests=query.interests,
         on_cold=query.on_cold,
+        traceparent=exchange.traceparent,
         **more,
     )
     return json_response(await exchange.ask(models.RECOMMEND, pack(request)))
@@ -69,7 +70,7 @@ async def _slate(exchange: Exchange, query: SlateQuery, **more: Any) -> Response
 
 async def _slates(exchange: Exchange, model: str) -> Response:
     if not exchange.is_stream:
-        return json_response(await exchange.ask(model, await exchange.body()))
+        return json_response(await exchange.ask(model, _traced(await exchange.body(), exchange.traceparent)))
 
     async def one(line: bytes) -> bytes:
         try:
@@ -81,3 +82,14 @@ async def _slates(exchange: Exchange, model: str) -> Response:
         return await asyncio.gather(*map(one, lines))
 
     return await stream(exchange, answer, _AT_A_TIME)
+
+
+def _traced(body: bytes, traceparent: str) -> bytes:
+    """The request with the span of its header; one that cannot be read is for the server to refuse."""
+    if not traceparent:
+        return body
+    try:
+        request = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return body
+    return msgspec.json.encode({"traceparent": traceparent, **request})

@@ -15,6 +15,7 @@ from recserve_server_ext.interactions.impression_log import ImpressionLog
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.services.recommend import RecommendService
+from recserve_server_ext.services.traces import Traces
 from recserve_server_ext.strategies.parts.chosen import ChosenFile
 from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.triton.metrics import (
@@ -40,10 +41,11 @@ class TritonPythonModel:
         keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
         self._log = ImpressionLog(interactions, users.log, users.experiments, show=LogMetrics().show)
+        self._traces = Traces(serve.traces)
         service = RecommendService(
             live.view, TextCaches(serve.text_cache), serve, keys=keys, histories=UserHistories(interactions, rules),
             counter=LogCounter(interactions, rules, users.counts), log=self._log,
-            chosen=ChosenFile(Path(settings.evaluation)).options,
+            traces=self._traces, chosen=ChosenFile(Path(settings.evaluation)).options,
         )  # fmt: skip
         self._sampled = recommend_metrics(live, self._log, service.named_interactions)
         self._answered = AnswerMetrics(service.counts)
@@ -62,6 +64,7 @@ class TritonPythonModel:
     def finalize(self):
         self._model.close()
         self._log.close()
+        self._traces.close()
         self._sampled.close()
         self._answered.close()
         self._admissions.close()

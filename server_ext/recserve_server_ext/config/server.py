@@ -41,6 +41,19 @@ class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_ca: str = ""
 
 
+class TraceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """OpenTelemetry traces of recommendations; the extra `traces`.
+
+    Attributes:
+        endpoint: URL of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; empty for none.
+        share: Share of the requests without a `traceparent` that are traced. One that has it is traced as its caller
+            says.
+    """
+
+    endpoint: Annotated[str, Meta(pattern="^(https?://.+)?$")] = ""
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The largest accepted request (a larger one is refused as `too_large`), and how much may wait.
 
@@ -140,6 +153,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         grpc_port: Port of gRPC; 0 for any free port.
         metrics_port: Port of Prometheus metrics; 0 for any free port.
         tls: TLS of gRPC; the metrics are plain text.
+        traces: Traces of requests.
         precision: Precision that the encoder of the published index must have; `auto` for any.
         encoder: What runs the encoder.
         threads: Threads of the search, and as many of the encoder; 0 for the usable cores.
@@ -168,6 +182,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc_port: Port = 8001
     metrics_port: Port = 8002
     tls: TlsSettings = TlsSettings()
+    traces: TraceSettings = TraceSettings()
     precision: Literal["auto", "fp32", "int8", "int8-fast", "fp16", "bf16"] = "auto"
     encoder: EncoderSettings = EncoderSettings()
     threads: Annotated[int, Meta(ge=0)] = 0

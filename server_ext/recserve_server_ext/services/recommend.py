@@ -30,6 +30,7 @@ from recserve_server_ext.recommend.query import build_query
 from recserve_server_ext.recommend.requests import check_now, check_request, check_shape, for_encoder, unpack
 from recserve_server_ext.recommend.young import young_places
 from recserve_server_ext.services.answer_counts import AnswerCounts
+from recserve_server_ext.services.traces import Traces
 from recserve_server_ext.strategies.base import ConfiguredStrategy, Data
 from recserve_server_ext.strategies.parts.chosen import with_chosen
 from recserve_server_ext.strategies.parts.counts_view import CountsView
@@ -76,6 +77,7 @@ class RecommendService(Handler[Job]):
         histories: UserHistories,
         counter: LogCounter,
         log: AnswerSink,
+        traces: Traces | None = None,
         chosen: Callable[[], Mapping[str, Any]] = _nothing_chosen,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -88,6 +90,7 @@ class RecommendService(Handler[Job]):
             histories: Reads the histories of users.
             counter: Counts the interaction log.
             log: Logs the answers.
+            traces: Traces the answers; by default as the settings say.
             chosen: Options of the strategy `auto` that an evaluation chose; those of the settings win. Another object
                 means another choice.
             clock: Seconds since 1970.
@@ -103,6 +106,7 @@ class RecommendService(Handler[Job]):
         self._histories = histories
         self._counter = counter
         self._log = log
+        self._traces = traces or Traces(settings.traces)
         self._clock = clock
         self._settings = settings
         self._rankings = RankingCache(settings.limits.cursors)
@@ -252,6 +256,7 @@ class RecommendService(Handler[Job]):
                 answers.append(pack(result))
                 if job.request.now is None:
                     self._log.offer(result, job.pseudonym, job.keys)
+                    self._traces.add(job, result)
                     answered.append(job)
                     slates.append(result)
             else:

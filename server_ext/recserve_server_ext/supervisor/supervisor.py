@@ -21,6 +21,7 @@ from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.recommend.experiments import Experiments
+from recserve_server_ext.services.traces import check_traces
 from recserve_server_ext.strategies.parts.chosen import chosen_options, with_chosen
 from recserve_server_ext.strategies.registry import Registry
 from recserve_server_ext.supervisor.compactor import Compactor, compact_command
@@ -162,6 +163,7 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
         keys.settle(store.database)
     weigh(interaction_columns([]), rules_of(users))
     strategies = Registry(with_chosen(settings.strategies, chosen_options(workspace.evaluation)))
+    check_traces(settings.traces)
     Experiments(users.experiments, settings.limits, strategies)
     for name in (settings.strategy, settings.fallback):
         if name not in strategies.names:

@@ -155,17 +155,15 @@ class AnswerMetrics(SampledMetrics):
         from recserve_server_ext.services import answer_counts
 
         self._counts, self._names = counts, answer_counts
-        name = "recserve_slate_stage_seconds"
         self._families = {
             of: pb.MetricFamily(name=of, description=text, kind=pb.MetricFamily.COUNTER)
             for of, text in (
                 ("recserve_slates_total", "Slates by the strategy that made them"),
-                (f"{name}_bucket", "Slates by how long a stage took"),
-                (f"{name}_sum", "Seconds that a stage took"),
-                (f"{name}_count", "Slates whose stages were timed"),
+                ("recserve_slate_stage_seconds_bucket", "Slates by how long a stage took"),
+                ("recserve_slate_stage_seconds_sum", "Seconds that a stage took"),
+                ("recserve_slate_stage_seconds_count", "Slates whose stages were timed"),
             )
         }
-        self._stage = name
         self._shown: dict[tuple[str, ...], _Metric] = {}
         self._spread = [
             _gauge("recserve_slate_coverage_ratio", "Share of the available items that is recommended"),
@@ -184,9 +182,9 @@ class AnswerMetrics(SampledMetrics):
             for number, stage in enumerate(self._names.STAGES):
                 labels = {"strategy": strategy, "stage": stage}
                 for bound, total in zip(bounds, reached[number].tolist(), strict=True):
-                    self._count(f"{self._stage}_bucket", total, **labels, le=bound)
-                self._count(f"{self._stage}_sum", float(of.sums_us[number]) / MICROSECONDS, **labels)
-                self._count(f"{self._stage}_count", int(reached[number, -1]), **labels)
+                    self._count("recserve_slate_stage_seconds_bucket", total, **labels, le=bound)
+                self._count("recserve_slate_stage_seconds_sum", float(of.sums_us[number]) / MICROSECONDS, **labels)
+                self._count("recserve_slate_stage_seconds_count", int(reached[number, -1]), **labels)
         for gauge, value in zip(self._spread, self._counts.spread(), strict=True):
             gauge.set(value)
 

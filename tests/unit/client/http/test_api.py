@@ -57,6 +57,17 @@ def test_a_request_and_its_slate_pass_as_they_come(http: TestClient, fake: FakeC
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_the_span_of_the_header_goes_with_the_request(http: TestClient, fake: FakeClient) -> None:
+    span = f"00-{'1' * 32}-{'2' * 16}-01"
+    http.post("/v1/recommend", json={"k": 3}, headers={"traceparent": span})
+    http.get("/v1/users/ann/recommendations", headers={"traceparent": span})
+    http.post("/v1/recommend", json={"k": 3, "traceparent": ""}, headers={"traceparent": span})
+    http.post("/v1/recommend", json={"k": 3}, headers={"traceparent": "99-odd"})
+    assert [request.get("traceparent") for _, request in fake.asked] == [span, span, "", None]
+    http.post("/v1/recommend", content=b"[", headers={"traceparent": span, "content-type": "application/json"})
+    assert fake.raw[-1] == b"["
+
+
 def test_texts_go_through_the_ensemble(http: TestClient, fake: FakeClient) -> None:
     http.post("/v1/recommend/text", json={"history": [{"text": "a"}]})
     assert fake.asked == [("recommend_text", {"history": [{"text": "a"}]})]
