@@ -29,6 +29,7 @@ from recserve_server_ext.index.space import SpaceManifest
 from recserve_server_ext.index.trained import TrainedManifest
 from recserve_server_ext.interactions import tables as interaction_tables
 from recserve_server_ext.interactions.interaction import Refused
+from recserve_server_ext.services.answer_counts import STAGES
 from recserve_server_ext.strategies.registry import Registry
 from support.markdown import DOCS, ROOT, blocks, codes, read, table
 
@@ -65,7 +66,7 @@ class TestMetrics:
         source = (SERVER / "triton" / "metrics.py").read_text(encoding="utf-8")
         in_code = set(re.findall(r'"(recserve_\w+)"', source))
         rows = table(read("reference/metrics.md"), "metric")
-        models = {"recommend", "embed", "items", "interactions", "encoder", OWN}
+        models = {"recommend", "embed", "items", "interactions", "encoder", OWN, *STAGES}
         assert sorted(codes(row[0])[0] for row in rows) == sorted(in_code)
         for name, kind, labels, _ in rows:
             assert kind.startswith("counter") == codes(name)[0].endswith("_total")
