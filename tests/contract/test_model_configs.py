@@ -27,6 +27,7 @@ SETTINGS = ModelSettings(
     serve=ServeSettings(batch=16, encoder_batch=32),
     interactions="/interactions.db",
     pseudonym_key="/pseudonym.key",
+    erasures="/erasures.jsonl",
     evaluation="/evaluation.json",
 )
 ENCODER = loaded_encoder("0123456789abcdef", dim=384, max_tokens=256)

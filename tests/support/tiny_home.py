@@ -43,7 +43,7 @@ def copy_home(home: Path, copy: Path) -> Path:
     Returns:
         `copy`.
     """
-    left = shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key")
+    left = shutil.ignore_patterns("run", "interactions.db*", "pseudonym.key", "erasures.jsonl")
     return shutil.copytree(home, copy, symlinks=True, ignore=left)
 
 

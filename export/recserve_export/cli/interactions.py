@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from recserve_export.interactions.importer import InteractionReport
     from recserve_export.tabular.opening import Opened
     from recserve_server_ext.interactions.keys import UserKeys
+    from recserve_server_ext.interactions.ledger import Ledger
     from recserve_server_ext.interactions.store import InteractionStore, StoreStats
 
 app = typer.Typer(help="Import what users did, export it, and look at it.", no_args_is_help=True)
@@ -283,10 +284,16 @@ def erase(
     home: options.Home = DEFAULT_HOME,
     store: options.InteractionsUrl = "",
     pseudonyms: ArePseudonyms = False,
+    erasures: Annotated[
+        Path | None, typer.Option(help="Ledger of erasures.", show_default="erasures.jsonl in the home")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove all that is held of USER, for good."""
-    with explained(), _store(home, store, keys=_keys(home, pseudonyms)) as opened:
+    from recserve_server_ext.interactions.ledger import Ledger
+
+    ledger = Ledger(erasures or Workspace(home).erasures)
+    with explained(), _store(home, store, keys=_keys(home, pseudonyms), ledger=ledger) as opened:
         pseudonym = _pseudonym(user, opened, pseudonyms)
         if not yes:
             typer.confirm(f"Remove all that {opened} holds of this user?", abort=True, err=True)
@@ -325,11 +332,12 @@ def _store(
     limits: InteractionLimits | None = None,
     keys: UserKeys | None = None,
     *,
+    ledger: Ledger | None = None,
     create: bool = False,
 ) -> Iterator[InteractionStore]:
     from recserve_server_ext.interactions.store import InteractionStore
 
-    with InteractionStore(interactions_at(home, store), limits, create=create, keys=keys) as opened:
+    with InteractionStore(interactions_at(home, store), limits, create=create, keys=keys, ledger=ledger) as opened:
         if keys is not None:
             keys.settle(opened.database)
         yield opened

@@ -6,6 +6,7 @@ from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.config.server import rules_of
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.interactions.ledger import Ledger
 from recserve_server_ext.interactions.store import opener
 from recserve_server_ext.services.interactions import InteractionService
 from recserve_server_ext.services.model_traces import tracer
@@ -21,7 +22,7 @@ class TritonPythonModel:
         users = settings.serve.users
         keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
         service = InteractionService(
-            opener(settings.interactions, users.limits, keys),
+            opener(settings.interactions, users.limits, keys, Ledger(Path(settings.erasures))),
             keys,
             rules_of(users),
             settings.serve.limits,

@@ -22,6 +22,9 @@ def _keys() -> None:
 def rotate(
     home: Annotated[Path, typer.Option(help="Folder that holds everything recserve makes.")] = DEFAULT_HOME,
     store: Annotated[str | None, typer.Option(help="URL of PostgreSQL in place of the file in HOME.")] = None,
+    erasures: Annotated[
+        Path | None, typer.Option(help="Ledger of erasures.", show_default="erasures.jsonl in HOME")
+    ] = None,
 ) -> None:
     """Give every user of the store a new pseudonym by a new key, or finish a rotation that was cut short.
 
@@ -31,6 +34,7 @@ def rotate(
 
     from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.interactions.key_rotation import rotate
+    from recserve_server_ext.interactions.ledger import Ledger
     from recserve_server_ext.interactions.store import InteractionStore
 
     place = Workspace(home)
@@ -39,7 +43,8 @@ def rotate(
             InteractionStore(place.interactions if store is None else store) as opened,
             progress("rotating the key", None) as bar,
         ):
-            done = rotate(opened, place.pseudonym_key, lambda rows: bar.advance(TaskID(0), rows))
+            ledger = Ledger(place.erasures if erasures is None else erasures)
+            done = rotate(opened, place.pseudonym_key, lambda rows: bar.advance(TaskID(0), rows), ledger)
     except ServerError as error:
         fail(str(error))
     if done.resumed:

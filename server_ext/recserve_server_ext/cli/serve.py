@@ -82,12 +82,14 @@ def _run(
 
     from recserve_server_ext.common.files import write_file
     from recserve_server_ext.supervisor.event_log import EventLog
+    from recserve_server_ext.supervisor.service_manager import ServiceManager
     from recserve_server_ext.supervisor.supervisor import Supervisor, prepare
     from recserve_server_ext.triton.binary import find_triton
 
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)  # what an earlier process left says nothing of this one
     log = EventLog(as_json=log_json)
+    manager = ServiceManager.of_process()
     plan = prepare(workspace, settings, find_triton(triton), log)
     if not plan.endpoint.is_local:
         note(
@@ -102,7 +104,7 @@ def _run(
             addresses = {"grpc": plan.endpoint.grpc, "metrics": plan.endpoint.metrics}
             write_file(ready_file, msgspec.json.encode({**addresses, "pid": os.getpid(), "server_pid": server_pid}))
 
-    supervisor = Supervisor(plan, log, on_ready=write_ready)
+    supervisor = Supervisor(plan, log, on_ready=write_ready, manager=manager)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.request_stop())
     try:

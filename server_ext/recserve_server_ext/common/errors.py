@@ -63,6 +63,10 @@ class UserIdError(ServerError):
     """A user id cannot be made a pseudonym; the message never holds the id."""
 
 
+class BackupError(ServerError):
+    """A backup cannot be made, is damaged or incomplete, or does not fit this version, key or home."""
+
+
 class ConfigError(ServerError):
     """A configuration value or file is wrong."""
 

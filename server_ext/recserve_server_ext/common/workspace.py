@@ -41,6 +41,11 @@ class Workspace:
         """Key file of the pseudonyms."""
         return self.home / "pseudonym.key"
 
+    @property
+    def erasures(self) -> Path:
+        """Ledger of the erasures, unless the settings name another; see `recserve_server_ext.interactions.ledger`."""
+        return self.home / "erasures.jsonl"
+
     def store_at(self, place: str) -> Path | str:
         """The catalogue store of this URL or file; for an empty name, the file in the home folder."""
         return store_place(place) if place else self.store

@@ -117,6 +117,8 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         store: URL of the interaction store; empty for the SQLite file in the home, made when it is missing.
         rules: File of the rules that weigh interactions; empty for the built-in rules.
+        erasures: Ledger of the erasures, by which a restored backup is erased again; empty for `erasures.jsonl` in the
+            home. Best on another disk than the home.
         limits: Limits of the interaction store.
         counts: Counts over the log.
         log: The impression log.
@@ -125,6 +127,7 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     store: str = ""
     rules: str = ""
+    erasures: str = ""
     limits: InteractionLimits = InteractionLimits()
     counts: CountSettings = CountSettings()
     log: ImpressionLogSettings = ImpressionLogSettings()
@@ -218,6 +221,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         serve: Settings of the server.
         interactions: File or URL of the interaction store.
         pseudonym_key: Key file of the pseudonyms.
+        erasures: Ledger of the erasures.
         evaluation: What an evaluation of the log chose for `auto`; see `recserve_server_ext.strategies.parts.chosen`.
         encoder: Encoder folder, for the models of one encoder.
         spaces: Folder of trained spaces; empty without.
@@ -229,6 +233,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: ServeSettings
     interactions: str
     pseudonym_key: str
+    erasures: str
     evaluation: str = ""
     encoder: str = ""
     spaces: str = ""

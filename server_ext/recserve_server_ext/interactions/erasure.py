@@ -44,13 +44,17 @@ def erase(connection: sa.Connection, pseudonym: str, now_us: int, until_us: int,
         for table in (interactions, answers, seen)
     )
     connection.execute(sa.delete(users).where(users.c.pseudonym == pseudonym))
-    tombstone = {"mark": mark(pseudonym), "erased_us": erased_us, "until_us": until_us}
-    connection.execute(sa.delete(erased).where(erased.c.mark == tombstone["mark"]))
-    connection.execute(sa.insert(erased), tombstone)
+    leave_tombstone(connection, mark(pseudonym), erased_us, until_us)
     revision = next_revision(connection, state)
     if first is not None:
         connection.execute(sa.insert(erasures), {"revision": revision, "first": first})
     return Erased(of_interactions, until_us / MICROSECONDS, of_answers)
+
+
+def leave_tombstone(connection: sa.Connection, mark: str, erased_us: int, until_us: int) -> None:
+    """Refuse interactions up to a time, in place of an earlier tombstone; times are in microseconds."""
+    connection.execute(sa.delete(erased).where(erased.c.mark == mark))
+    connection.execute(sa.insert(erased), {"mark": mark, "erased_us": erased_us, "until_us": until_us})
 
 
 def erased_among(connection: sa.Connection, pseudonyms: set[str], now_us: int, mark: Mark) -> dict[str, int]:

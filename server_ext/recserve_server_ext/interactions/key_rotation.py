@@ -4,7 +4,8 @@ A rotation has three steps; after a crash, running it again finishes it:
 
 1. The key file gets a new key. The store does not name it yet, so every process stays with the keys before.
 2. One transaction rewrites the pseudonyms and names the new ring. Then no process uses the old ring; see `UserKeys`.
-3. Traces of the old pseudonyms are cleared from the files. Until then the store says that there are traces.
+3. Traces of the old pseudonyms are cleared from the files, the ledger of erasures among them. Until then the store says
+   that there are traces.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from recserve_server_ext.common.errors import ConfigError, InteractionError
 from recserve_server_ext.common.files import exclusive
 from recserve_server_ext.interactions.key_file import KEY_VARIABLE, add_key, given_keys, read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.interactions.ledger import Ledger
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import erased, state, users
@@ -45,7 +47,12 @@ class Rotation(msgspec.Struct, frozen=True):
     resumed: bool = False
 
 
-def rotate(store: InteractionStore, key_file: Path, on_progress: Progress = lambda rows: None) -> Rotation:
+def rotate(
+    store: InteractionStore,
+    key_file: Path,
+    on_progress: Progress = lambda rows: None,
+    ledger: Ledger | None = None,
+) -> Rotation:
     """Bring a store under a new key: a key that the file already holds beyond those in force, or a new one.
 
     Writers wait while the transaction runs, and are refused after 10 s as always; readers go on.
@@ -53,6 +60,7 @@ def rotate(store: InteractionStore, key_file: Path, on_progress: Progress = lamb
     Args:
         key_file: The key file. Where the environment holds the keys, the new key must be there already.
         on_progress: Called with numbers of users that are done.
+        ledger: The ledger of erasures, whose marks are renewed, too; `None` without one.
 
     Raises:
         ConfigError: The keys cannot be read or written, or the environment holds no new key.
@@ -64,7 +72,7 @@ def rotate(store: InteractionStore, key_file: Path, on_progress: Progress = lamb
     with exclusive(key_file.with_name(f".{key_file.name}.lock")):
         keys.settle(store.database)
         if store.database.one(sa.select(state.c.traces)):
-            _clear(store)
+            _clear(store, ledger, keys.pseudonyms)
             return Rotation(0, 0, keys.pseudonyms.rotations + 1, resumed=True)
         ring = _next_ring(keys.pseudonyms, key_file)
         renew = partial(ring.renewed, before=keys.pseudonyms)
@@ -78,7 +86,7 @@ def rotate(store: InteractionStore, key_file: Path, on_progress: Progress = lamb
             named = {"ring": ring.fingerprint, "rotations": ring.rotations, "traces": True}
             connection.execute(sa.update(state).values(named))
             next_revision(connection, state)
-        _clear(store)
+        _clear(store, ledger, ring)
     return done
 
 
@@ -95,8 +103,10 @@ def _next_ring(current: Pseudonyms, key_file: Path) -> Pseudonyms:
     return whole.first(current.rotations + 2)
 
 
-def _clear(store: InteractionStore) -> None:
+def _clear(store: InteractionStore, ledger: Ledger | None, ring: Pseudonyms) -> None:
     """Clear all traces of the old pseudonyms from the files, and note that."""
+    if ledger is not None:
+        ledger.renew(ring)
     if not store.database.purge():
         raise InteractionError(
             f"the key is rotated, but a reader keeps the old log of {store} in use; run this again to clear it"

@@ -21,6 +21,7 @@ from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.erasure import Erased, Mark, erase, erasures_seen
 from recserve_server_ext.interactions.interaction import Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interactions.keys import UserKeys, check_without
+from recserve_server_ext.interactions.ledger import Ledger, note_of
 from recserve_server_ext.interactions.pseudonyms import is_pseudonym, tombstone_mark
 from recserve_server_ext.interactions.tables import SCHEMA, answers, erased, interactions, seen, state, users
 from recserve_server_ext.interactions.writes import BulkOutcome, BulkRow, Row
@@ -75,6 +76,7 @@ class InteractionStore(Store):
         create: bool = False,
         clock: Callable[[], float] = time.time,
         keys: UserKeys | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         """Open a store.
 
@@ -82,6 +84,7 @@ class InteractionStore(Store):
             where: A SQLite file (WAL, synchronous=FULL), or the URL of a PostgreSQL database.
             keys: The keys of the pseudonyms, settled with this store by the caller. `None` where the caller has
                 pseudonyms only; a store whose keys were rotated then refuses.
+            ledger: Where erasures are noted; `None` for nowhere, as in a store without backups.
 
         Raises:
             InteractionError: The store is missing and `create` is false, it cannot be opened, or is no interaction
@@ -90,6 +93,7 @@ class InteractionStore(Store):
         self.limits = limits or InteractionLimits()
         super().__init__(Database(where, SCHEMA, create=create))
         self.keys = keys
+        self._ledger = ledger
         self._clock = clock
         batch = self.limits.batch
         queue = max(batch, self.limits.queue)
@@ -261,8 +265,8 @@ class InteractionStore(Store):
         log is emptied. PostgreSQL is vacuumed; its log, its backups and exported files are the operator's to erase.
 
         Raises:
-            InteractionError: The pseudonym is malformed, the store cannot be written, or (SQLite) a reader kept the old
-                log in use. In that last case the rows are gone, and erasing again empties the log.
+            InteractionError: The pseudonym is malformed, the store or the ledger cannot be written, or (SQLite) a
+                reader kept the old log in use. In that last case the rows are gone, and erasing again empties the log.
         """
         _several([pseudonym])
         now_us = self._now_us()
@@ -270,6 +274,9 @@ class InteractionStore(Store):
         with self.database.writing() as connection:
             self.check(connection)
             gone = erase(connection, pseudonym, now_us, until_us, self.mark_of)
+            if self._ledger is not None:
+                # Before the commit: an erasure that was answered must be in the ledger, whatever dies in between.
+                self._ledger.add([note_of(connection, self.mark_of(pseudonym), now_us)])
         if not self.database.purge():
             raise InteractionError(f"the user is erased, but a reader keeps the old log of {self} in use; erase again")
         return gone
@@ -317,9 +324,11 @@ class InteractionStore(Store):
         return round(self._clock() * MICROSECONDS)
 
 
-def opener(where: str, limits: InteractionLimits, keys: UserKeys) -> Callable[[], InteractionStore]:
+def opener(
+    where: str, limits: InteractionLimits, keys: UserKeys, ledger: Ledger | None = None
+) -> Callable[[], InteractionStore]:
     """A function that opens a store at its first call, and tries again while that fails."""
-    return cache(lambda: InteractionStore(store_place(where), limits, keys=keys))
+    return cache(lambda: InteractionStore(store_place(where), limits, keys=keys, ledger=ledger))
 
 
 def _several(pseudonyms: Sequence[str]) -> list[str]:

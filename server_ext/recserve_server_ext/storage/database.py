@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import msgspec
 import sqlalchemy as sa
@@ -20,6 +20,9 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from recserve_server_ext.common.errors import StoreError
 from recserve_server_ext.common.files import fsync_path
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 #: How long a writer waits for another writer, and a new connection for the database server.
 WAIT_S: Final = 10.0
@@ -193,13 +196,9 @@ class Database:
         """Make the tables of a new store at the newest schema, or run the migrations that an older one lacks."""
         # Here, since importing alembic takes a while and only a new or an old database needs it.
         from alembic import command
-        from alembic.config import Config
         from alembic.util import CommandError
 
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS))
-        config.set_main_option("version_locations", str(_MIGRATIONS / self.schema.name))
-        config.set_main_option("path_separator", "os")
+        config = alembic_config(self.schema)
         config.attributes |= {"connection": connection, "version_table": f"{self.schema.name}_version"}
         # Asked again in this transaction: another process may have made the tables meanwhile.
         if self._version(connection) is None:
@@ -227,6 +226,17 @@ class Database:
             raise self.schema.error(
                 f"the {self.schema.name} store {self.shown} cannot be used: {cause}{hint}"
             ) from error
+
+
+def alembic_config(schema: Schema) -> Config:
+    """What alembic has to know of a store's migrations."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("version_locations", str(_MIGRATIONS / schema.name))
+    config.set_main_option("path_separator", "os")
+    return config
 
 
 class Store:

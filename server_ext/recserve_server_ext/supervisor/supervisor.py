@@ -31,6 +31,7 @@ from recserve_server_ext.supervisor.health import Health
 from recserve_server_ext.supervisor.network_switch import NetworkSwitch
 from recserve_server_ext.supervisor.run_folder import RunFolder, take_run_folder
 from recserve_server_ext.supervisor.served_pair import first_pair, published_pair
+from recserve_server_ext.supervisor.service_manager import ServiceManager
 from recserve_server_ext.supervisor.trainer import Trainer, train_command
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.encoder_target import find_backend
@@ -111,6 +112,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         serve=settings,
         interactions=_interactions(workspace, settings),
         pseudonym_key=str(workspace.pseudonym_key.resolve()),
+        erasures=settings.users.erasures or str(workspace.erasures.resolve()),
         evaluation=str(workspace.evaluation.resolve()),
         spaces=str(workspace.spaces.resolve()),
     )
@@ -180,6 +182,7 @@ class Supervisor:
         log: EventLog,
         timing: Timing = _TIMING,
         on_ready: Callable[[int], None] = lambda _: None,
+        manager: ServiceManager | None = None,
     ) -> None:
         """
         Args:
@@ -187,9 +190,11 @@ class Supervisor:
             log: Where events go.
             timing: When to look, and how long to wait.
             on_ready: Called with the process id of the server whenever it has become ready, also after a restart.
+            manager: Who is told that the server is ready, watched and stopping; `None` for nobody.
         """
         self._plan = plan
         self._on_ready = on_ready
+        self._manager = manager or ServiceManager({})
         self._log = log
         self._timing = timing
         self._stop = threading.Event()
@@ -224,6 +229,7 @@ class Supervisor:
         has_aborted = False
         deadline = time.monotonic() + self._timing.start_s
         while faults := self._silent():
+            self._manager.tell(WATCHDOG=1)
             if self._stop.wait(0.1):
                 return False
             if (code := self._process.exit_code()) is not None:
@@ -242,11 +248,13 @@ class Supervisor:
         self._unhealthy.clear()
         self._log("ready", grpc=self._plan.endpoint.grpc, metrics=self._plan.endpoint.metrics)
         self._on_ready(self.pid)
+        self._manager.tell(READY=1, STATUS=f"serving on {self._plan.endpoint.grpc}")
         return True
 
     def watch(self) -> None:
         """Watch the server until `request_stop`, then stop it."""
         while not self._stop.wait(self._timing.every_s):
+            self._manager.tell(WATCHDOG=1)
             self._check()
             for background in (self._plan.compactor, self._plan.trainer):
                 if background is not None:
@@ -257,6 +265,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Let the server finish its requests and end."""
+        self._manager.tell(STOPPING=1)
         self._probes.close()
         for background in (self._plan.compactor, self._plan.trainer):
             if background is not None:
@@ -351,6 +360,8 @@ class Supervisor:
                     self._log("server_restarted", pid=self.pid)
                 return
             except LaunchError as error:
-                self._log("restart_failed", fault=str(error).replace("\n", " | ")[:500], next_s=pause)
+                fault = str(error).replace("\n", " | ")[:500]
+                self._log("restart_failed", fault=fault, next_s=pause)
+                self._manager.tell(WATCHDOG=1, STATUS=f"cannot start again: {fault}")
                 self._stop.wait(pause)
                 pause = min(2 * pause, self._timing.longest_pause_s)

@@ -106,7 +106,9 @@ def _write_embedded(encoder: Path, model: Path, config: EncoderConfig) -> None:
     shutil.copyfile(source, model / "1" / "model.py")
     proto = config.proto()
     # No encoder folder is named: it is the version folder itself.
-    alone = ModelSettings(run="", snapshots="", store="", serve=ServeSettings(), interactions="", pseudonym_key="")
+    alone = ModelSettings(
+        run="", snapshots="", store="", serve=ServeSettings(), interactions="", pseudonym_key="", erasures=""
+    )
     (model / "1" / MODEL_SETTINGS).write_bytes(msgspec.json.encode(alone))
     (model / CONFIG).write_text(text_format.MessageToString(proto), encoding="utf-8")
 

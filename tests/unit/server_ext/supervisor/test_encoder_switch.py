@@ -79,7 +79,7 @@ class Switched:
         self.folder = folder
         self.log = io.StringIO()
         (folder / "snapshots").mkdir()
-        settings = ModelSettings(str(folder), str(folder / "snapshots"), "", ServeSettings(), "", "")
+        settings = ModelSettings(str(folder), str(folder / "snapshots"), "", ServeSettings(), "", "", "")
         for model in all_models(settings, FIRST):
             write_model(folder, model)
         log = EventLog(as_json=True, stream=self.log)

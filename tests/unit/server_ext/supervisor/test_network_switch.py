@@ -52,7 +52,7 @@ class Switched:
         monkeypatch.setattr(network_switch, "networks_of", lambda *_: self.wanted)
         monkeypatch.setattr("recserve_server_ext.supervisor.network_switch.time.monotonic", lambda: self.now)
         self.triton, self.log = Triton(), io.StringIO()
-        settings = ModelSettings(str(folder), str(folder / "snapshots"), "", ServeSettings(), "", "")
+        settings = ModelSettings(str(folder), str(folder / "snapshots"), "", ServeSettings(), "", "", "")
         self.switch = NetworkSwitch(settings, [], EventLog(as_json=True, stream=self.log))
 
     def network(self, seed: int) -> SnapshotNetwork:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from recserve_client.contract import models as names
 from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.supervisor.run_folder import take_run_folder
+from recserve_server_ext.supervisor.service_manager import ServiceManager
 from recserve_server_ext.supervisor.supervisor import Plan, Supervisor, Timing
 from recserve_server_ext.triton.probes import ProbeSubject
 from recserve_server_ext.triton.process import claim_endpoint
@@ -54,7 +56,7 @@ class Log(io.StringIO):
 class Watched:
     """A supervisor over the stand-in."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, manager: ServiceManager | None = None) -> None:
         self.log = Log()
         plan = Plan(
             binary=fake_triton(folder),
@@ -65,7 +67,7 @@ class Watched:
             compactor=None,
         )
         self.folder = plan.folder.path
-        self.supervisor = Supervisor(plan, EventLog(as_json=True, stream=self.log), TIMING)
+        self.supervisor = Supervisor(plan, EventLog(as_json=True, stream=self.log), TIMING, manager=manager)
 
     def _run(self) -> None:
         if self.supervisor.start():
@@ -97,6 +99,21 @@ def test_a_server_is_started_and_ended(watched: Watched) -> None:
     assert watched.log.named("stopped")[0]["code"] == 0
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_systemd_is_told_that_it_is_ready_alive_and_stopping(tmp_path: Path) -> None:
+    told: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(60)
+        watched = Watched(tmp_path, ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify")}))
+        with watched.watching():
+            while told[-2:] != ["WATCHDOG=1", "WATCHDOG=1"] or "READY=1" not in "".join(told):
+                told.append(listener.recv(1000).decode())
+        while told[-1] != "STOPPING=1":
+            told.append(listener.recv(1000).decode())
+    (ready,) = [state for state in told if state.startswith("READY=1")]
+    assert "STATUS=serving on 127.0.0.1:" in ready
 
 
 def test_a_dead_server_is_started_again_and_its_log_kept(watched: Watched) -> None:

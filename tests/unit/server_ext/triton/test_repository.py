@@ -20,7 +20,7 @@ from support.versions import loaded_encoder
 @pytest.fixture
 def written(tmp_path: Path) -> list[Path]:
     """The code of every model that has a process, as it was written."""
-    models = all_models(ModelSettings(str(tmp_path), "", "", ServeSettings(), "", ""), loaded_encoder("1" * 64))
+    models = all_models(ModelSettings(str(tmp_path), "", "", ServeSettings(), "", "", ""), loaded_encoder("1" * 64))
     for model in models:
         write_model(tmp_path, model)
     return [tmp_path / MODELS / model.name / "1" / "model.py" for model in models if model.has_process]

@@ -1,0 +1,46 @@
+"""`recserve upgrade`: brings a home to this version, or says what that would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recserve_client.cli.console import fail, out
+from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
+
+app = typer.Typer(help="Bring a home to this version.")
+
+
+@app.callback(invoke_without_command=True)
+def upgrade(
+    home: Annotated[Path, typer.Option(help="Folder that holds everything recserve makes.")] = DEFAULT_HOME,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, with the URLs of the stores.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what would be done, and change nothing.")] = False,
+) -> None:
+    """Run the migrations that the stores lack, and say what is refused; exit code 1 when something is."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from recserve_server_ext.common.errors import ServerError
+    from recserve_server_ext.config.server import ServeSettings, read_settings
+    from recserve_server_ext.doctor.upgrade import plan
+    from recserve_server_ext.doctor.upgrade import upgrade as bring
+
+    try:
+        settings = ServeSettings() if config is None else read_settings(config)
+        parts = plan(Workspace(home), settings)
+        if not check and not any(part.is_refused for part in parts):
+            bring(Workspace(home), settings)
+            parts = plan(Workspace(home), settings)
+    except ServerError as error:
+        fail(str(error))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("", "part", "this version"):
+        table.add_column(name, overflow="fold")
+    for part in parts:
+        table.add_row("[bold red]!![/]" if part.is_refused else "[green]ok[/]", escape(part.name), escape(part.outcome))
+    out.print(table)
+    if any(part.is_refused for part in parts):
+        raise typer.Exit(1)
