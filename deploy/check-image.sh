@@ -4,18 +4,21 @@
 #   deploy/check-image.sh HOME      HOME: a home with the films, as `recserve demo` leaves it
 #
 # Needs root, buildah and util-linux, and no daemon. BASE names the base image; BUILD_OPTIONS are further options of
-# `buildah bud`, such as volumes with the configuration of pip. The home is copied, not changed.
+# `buildah bud`, such as volumes with the configuration of pip; IMAGE an image that is built already. The home is copied,
+# not changed.
 set -euo pipefail
 
 home=$(realpath "${1:?name the home of a demo}")
 cd "$(dirname "$0")/.."
-image=localhost/recserve-check
+image=${IMAGE:-localhost/recserve-check}
 options=(--storage-driver="${STORAGE_DRIVER:-vfs}")
 user=10001
 
-# shellcheck disable=SC2086  # several options in one variable
-buildah "${options[@]}" bud --isolation=chroot --network=host --format=docker -f deploy/Containerfile \
-    --build-arg BASE="${BASE:-docker.io/library/debian:bookworm-slim}" ${BUILD_OPTIONS:-} -t "$image" .
+if [ -z "${IMAGE:-}" ]; then
+    # shellcheck disable=SC2086  # several options in one variable
+    buildah "${options[@]}" bud --isolation=chroot --network=host --format=docker -f deploy/Containerfile \
+        --build-arg BASE="${BASE:-docker.io/library/debian:bookworm-slim}" ${BUILD_OPTIONS:-} -t "$image" .
+fi
 
 work=$(mktemp -d)
 container=$(buildah "${options[@]}" from "$image")
@@ -42,8 +45,8 @@ mount --bind "$home" "$root/var/lib/recserve"
 mount -o remount,bind,ro "$root"
 
 enter() {
-    env -i PATH=/opt/recserve/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 RECSERVE_ADDRESS="${address:-}" COLUMNS=100 \
-        chroot --userspec="$user:$user" "$root" "$@"
+    chroot --userspec="$user:$user" "$root" env -i PATH=/opt/recserve/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 \
+        RECSERVE_ADDRESS="${address:-127.0.0.1:8001}" COLUMNS=100 "$@"
 }
 
 if enter touch /written 2>/dev/null; then
@@ -71,10 +74,10 @@ ask --item tt0114709 --item tt0266543 --item tt0198781
 ask --item tt0076759 --item tt0078748 --text "a voyage to a distant planet"
 ask --item tt0068646 --text "a heist goes wrong" --not-text "romance=0.3"
 
-pid=$(sed -n 's/.*"server_pid":\([0-9]*\).*/\1/p' "$home/ready.json")
-[ "$(stat -c %u "$root/proc/$pid")" = "$user" ]
+value() { sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p" "$home/ready.json"; }
+[ "$(stat -c %u "$root/proc/$(value server_pid)")" = "$user" ]
 df --output=size,used -BM "$root/dev/shm"
-kill -TERM "$server"
+kill -TERM "$(value pid)"
 wait "$server"
 echo "the server in the image answered as user $user and ended with 0"
 INSIDE
