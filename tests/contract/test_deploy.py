@@ -196,6 +196,18 @@ def test_files_that_compose_names_are_there(compose: dict[str, Any]) -> None:
         assert (DEPLOY / "compose" / of["file"]).is_file()
 
 
+def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("prometheus is not installed")
+    text = (DEPLOY / "compose" / "prometheus.yml").read_text(encoding="utf-8")
+    assert "/etc/prometheus/alerts.yml" in text
+    config = tmp_path / "prometheus.yml"
+    config.write_text(text.replace("/etc/prometheus", str(DEPLOY / "monitoring")))
+    ran = subprocess.run([promtool, "check", "config", str(config)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 # --- commands ---
 
 

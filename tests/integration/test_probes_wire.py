@@ -21,7 +21,7 @@ SERVING = b"\x08\x01"
 def grpc_health(server: Served) -> bytes:
     """The answer of grpc.health.v1 for the whole server, which is what a gRPC probe of Kubernetes asks."""
     with grpc.insecure_channel(server.grpc) as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        check = channel.unary_unary("/grpc.health.v1.Health/Check", bytes, bytes)
         answer: bytes = check(b"", timeout=10)
         return answer
 
