@@ -50,6 +50,7 @@ def test_a_restored_home_serves_the_same_slates(tiny_home: Path, films: list[str
         client.items.upsert([NewItem("new", {"title": "A new film about bees"})])
         client.items.delete([films[0]])
         before = slates(server, films)
+        assert all(slate["items"] for slate in before)
         asked = _ask_meanwhile(client, films)
         made = run("create", folder, "--home", home, "--key-file", key)
         asked()

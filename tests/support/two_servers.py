@@ -22,3 +22,21 @@ class Pair(NamedTuple):
     other: Served
     catalogue: Path | str
     interactions: Path | str
+
+
+class PostgresHome(NamedTuple):
+    """A home whose stores are in PostgreSQL.
+
+    Attributes:
+        catalogue: URL of the catalogue store.
+        interactions: URL of the interaction store.
+    """
+
+    home: Path
+    catalogue: str
+    interactions: str
+
+    @property
+    def settings(self) -> str:
+        """TOML of a server over it."""
+        return f'store = "{self.catalogue}"\n[users]\nstore = "{self.interactions}"\n'

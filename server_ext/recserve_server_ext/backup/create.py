@@ -66,6 +66,8 @@ def create(
         BackupError: There is nothing to back up, or the folder or the home cannot be written.
         ServerError: A store cannot be read, or the published snapshot is damaged.
     """
+    if folder.resolve().is_relative_to(workspace.home.resolve()):
+        raise BackupError(f"{folder} is in the home that is to be backed up; name a folder elsewhere")
     with explained(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with exclusive(folder / LOCK), staged(workspace, settings) as found:

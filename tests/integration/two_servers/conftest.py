@@ -14,12 +14,12 @@ from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.workspace import Workspace
 from support.postgres import Postgres
 from support.served import Served, served
-from support.two_servers import Pair
+from support.two_servers import Pair, PostgresHome
 
 
 @pytest.fixture(scope="package")
-def on_postgres(tiny_home: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Both over a home without any store of its own."""
+def postgres_home(tiny_home: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> PostgresHome:
+    """A home without any store of its own."""
     home = tmp_path_factory.mktemp("postgres") / "home"
     shutil.copytree(tiny_home / "encoder", home / "encoder", symlinks=True)
     catalogue, interactions = postgres.another("catalogue"), postgres.another("interactions")
@@ -27,9 +27,15 @@ def on_postgres(tiny_home: Path, postgres: Postgres, tmp_path_factory: pytest.Te
         store.replace_all(films.items(), field_weights=films.head().field_weights)
     quick = Settings(engine="hnsw", m=(16,), ef=(64,), users=20)
     build(Workspace(home), home / "encoder" / "fp32", quick, store=catalogue)
-    settings = f'store = "{catalogue}"\n[users]\nstore = "{interactions}"\n'
+    return PostgresHome(home, catalogue, interactions)
+
+
+@pytest.fixture(scope="package")
+def on_postgres(postgres_home: PostgresHome) -> Iterator[Pair]:
+    """Both over that home."""
+    home, settings = postgres_home.home, postgres_home.settings
     with served(home, settings=settings) as one, served(home, settings=settings) as other:
-        yield Pair(one, other, catalogue, interactions)
+        yield Pair(one, other, postgres_home.catalogue, postgres_home.interactions)
 
 
 @pytest.fixture(scope="package")

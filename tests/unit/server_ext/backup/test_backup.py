@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import threading
 from contextlib import closing
@@ -234,6 +235,31 @@ def _killed(step: int, workspace: Workspace, folder: Path, sealing: Plain) -> bo
     return not os.waitpid(child, 0)[1]
 
 
+def test_a_restore_that_is_killed_leaves_the_home_as_it_was(workspace: Workspace, folder: Path, tmp_path: Path) -> None:
+    backup(workspace, folder)
+    home = tmp_path / "new"
+    step = 0
+    while True:
+        child = os.fork()
+        if not child:
+            _die_at_step(step)
+            back(folder, home)
+            os._exit(0)
+        if not os.waitpid(child, 0)[1]:
+            break
+        step += 3
+        if home.exists():  # only after the last rename
+            assert contents(home).keys() == contents(workspace.home).keys() - {
+                "run/8001/triton.log",
+                "encoding/journal",
+                "spaces/TRAINING.json",
+                "pseudonym.key",
+            }
+            shutil.rmtree(home)
+    assert step > 3
+    assert ids(Workspace(home)) == ids(workspace)
+
+
 def _die_at_step(step: int) -> None:
     """Kill this process at the n-th change of a disk."""
     left = step
@@ -250,7 +276,7 @@ def _die_at_step(step: int) -> None:
 
         setattr(os, name, call)
 
-    for name in ("replace", "fsync", "link"):
+    for name in ("replace", "rename", "fsync", "link"):
         counted(name)
 
 
@@ -310,6 +336,8 @@ def test_only_an_empty_home_is_restored_into(workspace: Workspace, folder: Path,
         back(tmp_path / "none", tmp_path / "new")
     with pytest.raises(BackupError, match="goes to the home: name no database"):
         back(folder, tmp_path / "new", places={"catalogue": "postgresql://host/name"})
+    with pytest.raises(BackupError, match="is in the home that is to be backed up"):
+        backup(workspace, workspace.home / "backups")
     with pytest.raises(BackupError, match="there is no home at"):
         backup(Workspace(tmp_path / "none"), folder)
 
