@@ -54,7 +54,7 @@ def test_faults_are_one_line(workspace: Workspace, folder: Path, tmp_path: Path)
         ("list", tmp_path): "no backup in",
         ("restore", folder, "--home", workspace.home): "is not empty",
         ("create", folder, "--home", tmp_path / "none"): "there is no home at",
-        ("create", workspace.store / "x", "--home", workspace.home): "cannot be used: Not a directory",
+        ("create", key / "x", "--home", workspace.home): "cannot be used: Not a directory",
     }
     for words, expected in cases.items():
         found = run(*words)
