@@ -29,6 +29,16 @@ _WIDE: Final = 0.08
 #: What no text holds.
 _CONTROL: Final = re.compile(r"[\0-\x08\x0e-\x1f\x7f]")
 _HIGH: Final = re.compile(rb"[\x80-\xff]+")
+_BEYOND_ASCII: Final = re.compile(r"[^\0-\x7f]")
+#: Read in the wrong encoding of the West, letters become signs within words, or capitals after small letters.
+_ODD: Final = re.compile(
+    "(?<=[a-z])[\u00c0-\u00de\u0160\u017d\u0152]|(?<=[^\\W\\d_])[\u201a\u201e\u00a7\u00a4\u0178]"
+    "|(?<=[A-Za-z])(?![\u2018\u2019\u00ad\u00b4])[^\\w\\s\0-\x7f](?=[a-z\u00df-\u00ff])|\ufffd|[\x80-\x9f]"
+)
+#: Share of odd characters up to which a text is taken to be Windows'.
+_MOST_ODD: Final = 0.2
+#: Of old Macintoshs, and of DOS.
+_OTHERS_OF_THE_WEST: Final = ("mac_roman", "cp850")
 
 
 class Encoding(NamedTuple):
@@ -111,21 +121,35 @@ def _unmarked_wide(head: bytes) -> str | None:
 
 
 def _eight_bit(sample: bytes) -> str:
-    """An 8-bit encoding by what its text would look like; with little text, that of Windows in the West."""
-    from charset_normalizer import from_bytes
+    """An 8-bit encoding by what its text would look like; with little text, one of the West."""
+    import chardet
 
     western = "cp1252" if any(0x80 <= byte < 0xA0 for byte in sample) else "latin-1"
+    oddity = _oddity(sample, western)
+    others = [name for name in _OTHERS_OF_THE_WEST if _oddity(sample, name) < oddity / 10]
+    if oddity > _MOST_ODD and others:
+        return str(chardet.detect(sample, include_encodings=others)["encoding"])
     high = sum(map(len, _HIGH.findall(sample)))
     letters = len(_LETTER.findall(sample))
     if high < _FEW or (high < 10 * _FEW and high < 0.25 * (letters + high)):
         return western
-    best = from_bytes(sample).best()
-    if best is None or best.encoding.startswith(("utf", "ascii")):
+    found = chardet.detect_all(sample, encoding_era=chardet.EncodingEra.MODERN_WEB, ignore_threshold=True)
+    confidence = {codecs.lookup(one["encoding"]).name: one["confidence"] for one in found if one["encoding"]}
+    best = max(confidence, key=lambda name: confidence[name], default="cp1252")
+    if best.startswith(("utf", "ascii")) or confidence.get(best, 0.0) < 2 * confidence.get("cp1252", 0.0):
         return western
     # Where both read the same, the common name is said.
-    return western if str(best) == sample.decode(western, errors="replace") else best.encoding
+    text = sample.decode(western, errors="replace")
+    return western if text == sample.decode(best, errors="replace") else best
+
+
+def _oddity(sample: bytes, name: str) -> float:
+    """Share of the characters beyond ASCII that stand where no text has them, read in this encoding."""
+    text = sample.decode(name, errors="replace")
+    return len(_ODD.findall(text)) / max(1, len(_BEYOND_ASCII.findall(text)))
 
 
 def _shown(name: str) -> str:
-    shown = {"utf-8-sig": "utf-8", "iso8859-1": "latin-1", "iso8859_1": "latin-1"}.get(name, name)
+    name = codecs.lookup(name).name
+    shown = {"utf-8-sig": "utf-8", "iso8859-1": "latin-1"}.get(name, name)
     return shown.replace("_", "-") if shown.startswith("utf") else shown
