@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import islice
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 
+from recserve_export.interactions.guesses import with_times
 from recserve_export.interactions.mapping import ROW, InteractionMapping
 from recserve_export.interactions.rows import InteractionConverter
 from recserve_export.interactions.scale import Scale, find_scale
@@ -17,6 +20,7 @@ from recserve_export.tabular.preview import columns_of, read_as, sample_of
 from recserve_export.tabular.rows import Row as SourceRow
 from recserve_export.tabular.rows import RowError, Source
 from recserve_export.tabular.values import TRIMMED, guess_decimal
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.history import BASE_WEIGHTS
 from recserve_server_ext.interactions.interaction import Refused
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
@@ -34,6 +38,8 @@ _EXAMPLES: Final = 5
 _SAMPLE: Final = 50_000
 #: Rows that the kinds of columns are found in.
 _ROWS: Final = 200
+#: What guessed units of times are called.
+_UNITS: Final = {"excel": "days as spreadsheets count them", "digits": "dates of digits, such as 20240301"}
 
 
 class InteractionRefusal(msgspec.Struct, frozen=True):
@@ -139,17 +145,19 @@ class _Run:
         self.reasons: Counter[str] = Counter()
         self.examples: list[InteractionRefusal] = []
         self._types: Counter[str] = Counter()
+        self._span_us = math.inf, -math.inf
         self._store = store
         self._source = source
-        self._mapping = mapping
         self._on_refusal = on_refusal
         rows = sample_of(source, _ROWS)
         self.columns = columns_of(rows)
+        self._given_unit = mapping.time_unit
+        self._mapping = mapping = with_times(mapping, rows, self._readable)
         self._ids = [row.get(column) for row in rows for column in (mapping.user, mapping.item or "")]
         self._commas = [name for name in mapping.numbers if guess_decimal(row.get(name) for row in rows)]
         self._scale = Scale()
         if "value" in mapping.fields:
-            sample = (values for _, values in islice(source.rows(), _SAMPLE) if not isinstance(values, RowError))
+            sample = islice(self._readable(), _SAMPLE)
             self._scale = find_scale(mapping, sample, "," if mapping.fields["value"] in self._commas else "")
         self._convert = InteractionConverter(
             mapping,
@@ -159,6 +167,9 @@ class _Run:
             trims=source.format in TRIMMED,
             commas=self._commas,
         )
+
+    def _readable(self) -> Iterator[dict[str, Any]]:
+        return (values for _, values in self._source.rows() if not isinstance(values, RowError))
 
     def batches(self) -> Iterator[tuple[list[int], list[BulkRow]]]:
         """The rows that can be stored, with their numbers, in batches."""
@@ -202,15 +213,22 @@ class _Run:
         self.recorded += outcome.recorded
         self.duplicates += len(rows) - outcome.recorded - len(outcome.erased)
         self._types.update([row.type for row in rows])
+        times_us = [row.time_us for row in rows]
+        self._span_us = min(self._span_us[0], *times_us), max(self._span_us[1], *times_us)
 
     def said(self) -> list[str]:
         """What was decided while reading, a line each."""
         lines = [f"numbers of {name} have a decimal comma" for name in self._commas]
         lines += [self._scale.said] if self._scale.said else []
+        if self._mapping.time_unit != self._given_unit:
+            lines.append(f"times are {_UNITS[self._mapping.time_unit]}; other units: --time-unit")
         if self._mapping.time == ROW:
             lines.append("there are no times: the order of the rows stands for them, and recency does not count")
         elif self._mapping.time is not None:
             lines.append(f"there are no times: every interaction has the time {self._mapping.time}")
+        elif self._types:
+            oldest, newest = (datetime.fromtimestamp(time_us / MICROSECONDS, UTC) for time_us in self._span_us)
+            lines.append(f"times are from {oldest:%Y-%m-%d %H:%M} to {newest:%Y-%m-%d %H:%M} UTC")
         if any(isinstance(value, float) for value in self._ids):
             lines.append("ids that are numbers such as 1.0 are taken as 1")
         renamed = [f"{old!r} is {new}" for old, new in self._convert.types.items() if old != new]

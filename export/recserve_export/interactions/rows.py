@@ -206,8 +206,7 @@ class InteractionConverter:
         except (OverflowError, ValueError):
             raise RefusedError(Refused.FUTURE, f"{column} is {shown(value)}") from None
         if found is None or found != found:
-            hint = "" if self._mapping.day_first else "; days before months are read with --day-first"
-            hint = hint if isinstance(value, str) and "/" in value else ""
+            hint = self._times.unread(value)
             raise RefusedError(
                 Refused.TIMESTAMP, f"{column} is {shown(value)}: expected a number or a date and time{hint}"
             )

@@ -17,6 +17,7 @@ from recserve_export.catalogue.mapping import validated as fields_validated
 from recserve_export.catalogue.rows import RowConverter
 from recserve_export.cli.reading import fitting_one
 from recserve_export.errors import ExportError
+from recserve_export.interactions.guesses import with_times
 from recserve_export.interactions.mapping import ROW, FieldName, InteractionMapping, validated
 from recserve_export.interactions.rows import InteractionConverter
 from recserve_export.interactions.scale import Scale, find_scale
@@ -227,7 +228,9 @@ def _read_interactions(
     numbers, values_of, refused = array("q"), array("d"), 0
     sample = list(islice(rows, _SAMPLE))
     mapping, timed = mapped()
-    scale = find_scale(mapping, (values for values in sample if values is not None)) if mapping.fields else Scale()
+    readable = [values for values in sample if values is not None]
+    mapping = with_times(mapping, readable[:_HEAD], lambda: readable)
+    scale = find_scale(mapping, readable) if mapping.fields else Scale()
     convert = InteractionConverter(mapping, None, scale=scale)
     for number, values in enumerate(chain(sample, rows), start=1):
         try:

@@ -1,5 +1,7 @@
 """Encodings of 8 bits, told apart by what their text looks like."""
 
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 import io

@@ -58,7 +58,26 @@ def items(path: Path, text: str, home: Path, *options: str) -> Result:
         ("01-Mar-2024 17:06:07", 1_709_312_767.0),
         ("03-01-2024", 1_709_251_200.0),
         ("Fri Mar 1 00:00:00 2024", 1_709_251_200.0),
-        ("2024-03-01 00:00:00 CET", None),
+        ("2024-03-01 01:00:00 CET", 1_709_251_200.0),
+        ("2024-02-29 16:00:00.000 PST", 1_709_251_200.0),
+        ("2024-03-01 01:00:00 Europe/Berlin", 1_709_251_200.0),
+        ("2024-03-01T01:00:00+01:00[Europe/Paris]", 1_709_251_200.0),
+        ("2024-03-01T01:00:00[Europe/Paris]", 1_709_251_200.0),
+        ("2024-03-01 00:00:00.123456789 UTC", 1_709_251_200.123456),
+        ("Thu, 29 Feb 2024 19:00:00 EST", 1_709_251_200.0),
+        ("Fri Mar 01 01:00:00 CET 2024", 1_709_251_200.0),
+        ("Fri Mar 01 00:00:00 +0000 2024", 1_709_251_200.0),
+        ("Fri Mar 01 2024 01:00:00 GMT+0100 (Central European Standard Time)", 1_709_251_200.0),
+        ("Friday, March 1, 2024", 1_709_251_200.0),
+        ("01/Mar/2024:01:00:00 +0100", 1_709_251_200.0),
+        ("2024年3月1日 0時0分", 1_709_251_200.0),
+        ("3/1/24", 1_709_251_200.0),
+        ("2024-W09-5", 1_709_251_200.0),
+        ("2024-03-01 00:00:00 IST", None),
+        ("2024-03-01 00:00:00 Europe/Nowhere", None),
+        ("2024-03-01 00:00:00 +99:00", None),
+        ("01.03.2024", None),
+        ("2024-03", None),
         ("Mar 1, 2024, 5:06:07 XM", None),
         ("13/01/2024", None),
         ("yesterday", None),
@@ -75,6 +94,9 @@ def test_zones_and_days_first() -> None:
     assert Times(zone="Europe/Berlin").seconds("2024-03-01") == 1_709_251_200 - 3600
     assert Times(zone="Europe/Berlin").seconds("2024-03-01T00:00Z") == 1_709_251_200
     assert Times(day_first=True).seconds("01/03/2024") == 1_709_251_200
+    assert Times(day_first=True).seconds("01.03.24 00:00") == 1_709_251_200
+    assert Times(zone="Asia/Shanghai").seconds("Fri Mar 01 08:00:00 CST 2024") == 1_709_251_200
+    assert Times(zone="America/Chicago").seconds("2024-02-29 18:00:00 CST") == 1_709_251_200
 
 
 @pytest.mark.parametrize("options", [[], ["--time-unit", "ms"]])
@@ -90,6 +112,49 @@ def test_a_refused_time_is_quoted_as_the_file_has_it(tmp_path: Path, home: Path)
     output = log(tmp_path / "x.csv", text, home, "--type", "click").stdout
     assert "timestamp is '9900000000'" in output
     assert "timestamp is '01/13/x'" in output
+
+
+@pytest.mark.parametrize(
+    ("times", "options", "newest", "said"),
+    [
+        (("45352", "45352.25"), [], 1_709_272_800, "times are days as spreadsheets count them"),
+        (("45352", "45352.25"), ["--time-zone", "Europe/Berlin"], 1_709_269_200, "times are days"),
+        (("45352", "45352.25"), ["--time-unit", "s"], 45_352.25, "times are from 1970-01-01"),
+        (("20240229", "20240301"), [], 1_709_251_200, "times are dates of digits"),
+        (("202402290000", "202403010000"), [], 1_709_251_200, "times are dates of digits"),
+        (("20240229235959", "20240301000000"), [], 1_709_251_200, "times are dates of digits"),
+        (("2024-02-29", "20240301"), [], 1_709_251_200, "times are dates of digits"),
+        (("1999", "2000"), [], 946_684_800, "times are dates of digits"),
+        (("7", "2000"), [], 2000, "times are from 1970-01-01"),
+        (("1709251100", "1709251200"), [], 1_709_251_200, "times are from 2024-02-29 23:58 to 2024-03-01 00:00 UTC"),
+    ],
+)
+def test_numbers_that_are_no_seconds(
+    times: tuple[str, str], options: list[str], newest: float, said: str, tmp_path: Path, home: Path
+) -> None:
+    text = "user_id,item_id,timestamp\n" + "".join(f"u,i{time},{time}\n" for time in times)
+    assert said in log(tmp_path / "x.csv", text, home, "--type", "click", *options).stdout
+    with InteractionStore(Workspace(home).interactions) as store:
+        assert store.stats().newest == newest
+
+
+@pytest.mark.parametrize(
+    ("times", "is_refused"),
+    [
+        (("01/03/2024", "13/03/2024 14:05"), True),
+        (("01.03.2024", "02.03.2024"), True),
+        (("01.03.24", "02.03.24"), True),
+        (("03/01/2024", "03/13/2024"), False),
+        (("03/01/2024", "03/02/2024"), False),
+    ],
+)
+def test_days_before_months_are_asked_for(times: tuple[str, str], is_refused: bool, tmp_path: Path, home: Path) -> None:
+    text = "user_id,item_id,timestamp\n" + "".join(f"u,i{time},{time}\n" for time in times)
+    found = log(tmp_path / "x.csv", text, home, "--type", "click")
+    assert ("say so with --day-first; nothing is recorded" in found.stderr) == is_refused
+    assert ("recorded 2" in found.stdout) != is_refused
+    if is_refused:
+        assert "recorded 2" in log(tmp_path / "x.csv", text, home, "--type", "click", "--day-first").stdout
 
 
 def test_a_log_without_times(tmp_path: Path, home: Path) -> None:
