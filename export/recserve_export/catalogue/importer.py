@@ -12,7 +12,7 @@ from recserve_export.catalogue.mapping import FieldMapping, with_marks
 from recserve_export.catalogue.rows import Refusal, RowConverter
 from recserve_export.tabular.preview import Column, columns_of, sample_of
 from recserve_export.tabular.rows import Reason, RowError, Source
-from recserve_export.tabular.values import TRIMMED
+from recserve_export.tabular.values import TRIMMED, currencies_of, shortened_id
 from recserve_server_ext.catalogue.store import CatalogueStore, ImportRecord, StoredItem
 
 _EXAMPLES = 5
@@ -127,7 +127,13 @@ class _Run:
         self._row_of_id: dict[str, int] = {}
         sample = sample_of(source, _SAMPLE)
         self.columns = columns_of(sample)
+        self._shortened = shortened_id(row.get(mapping.id) for row in sample)
         self._guessed = with_marks(mapping, sample)
+        self._currencies = {
+            name: currencies_of(row.get(field.column) for row in sample)
+            for name, field in mapping.attributes.items()
+            if field.type in ("int", "float")
+        }
         self._convert = RowConverter(self._guessed, trims=source.format in TRIMMED)
 
     def items(self) -> Iterator[StoredItem]:
@@ -167,6 +173,11 @@ class _Run:
                 lines.append(f"lists of {name} are split at {field.separator!r}; another separator: --separator")
             if field.decimal is not None and self._mapping.attributes[name].decimal is None:
                 lines.append(f"numbers of {name} have a decimal comma")
+        for name, found in self._currencies.items():
+            if found:
+                lines.append(f"{name} has amounts of money, whose currency is left out: {', '.join(found)}")
+        if self._shortened is not None:
+            lines.append(f"ids such as {self._shortened} were shortened by a spreadsheet: several may have become one")
         if self._convert.whole_ids:
             lines.append(f"{self._convert.whole_ids:,} ids were numbers such as 1.0 and are taken as 1")
         if self._convert.missing:

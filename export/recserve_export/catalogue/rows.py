@@ -11,7 +11,17 @@ import msgspec
 from recserve_client.contract import shown
 from recserve_export.catalogue.mapping import AttributeField, FieldMapping
 from recserve_export.tabular.rows import Reason, RowError
-from recserve_export.tabular.values import NULLS, NULLS_OF_LISTS, TEXT_NULLS, id_of, text_of, trimmed, typed, valid
+from recserve_export.tabular.values import (
+    ID_NULLS,
+    NULLS,
+    NULLS_OF_LISTS,
+    TEXT_NULLS,
+    id_of,
+    text_of,
+    trimmed,
+    typed,
+    valid,
+)
 from recserve_server_ext.catalogue.item_checks import check_id, check_size
 from recserve_server_ext.catalogue.store import StoredItem
 from recserve_server_ext.config.server import Limits
@@ -64,6 +74,7 @@ class RowConverter:
         self._nulls = NULLS if mapping.nulls is None else frozenset(mapping.nulls)
         self._list_nulls = NULLS_OF_LISTS if mapping.nulls is None else self._nulls
         self._text_nulls = TEXT_NULLS if mapping.nulls is None else self._nulls
+        self._id_nulls = ID_NULLS if mapping.nulls is None else self._nulls
 
     def __call__(self, values: Mapping[str, Any]) -> StoredItem:
         """The item of a row given as column -> value; a missing or empty value leaves its field out.
@@ -95,8 +106,8 @@ class RowConverter:
         column = self._mapping.id
         value = values.get(column)
         found = id_of(column, value, trims=self._trims)
-        if found is None or found in self._text_nulls or found.isspace():
-            raise RowError(Reason.MISSING_ID, f"no id in column {column}")
+        if found is None or found in self._id_nulls or found.isspace():
+            raise RowError(Reason.MISSING_ID, f"no id in column {column}" + (f": it is {found}" if found else ""))
         self.whole_ids += isinstance(value, float)
         if len(found) > MAX_ID_LENGTH:
             raise RowError(

@@ -43,6 +43,7 @@ from recserve_export.interactions.mapping import (
     validated,
 )
 from recserve_export.tables import table
+from recserve_export.tabular.options import delimiter_of
 from recserve_export.tabular.recipes import read_recipe
 from recserve_export.tabular.times import TimeUnit
 from recserve_server_ext.common.units import DAY_S
@@ -80,6 +81,7 @@ def import_(
     mapping: options.MappingFile = None,
     user_field: Annotated[str, typer.Option(help="Column of the user id.")] = "user_id",
     item_field: Annotated[str, typer.Option(help="Column of the item id; empty where there is none.")] = "item_id",
+    item_separator: Annotated[str | None, typer.Option(help="Splits several item ids of one value.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Column of a text in place of an item.")] = None,
     time_field: Annotated[str, typer.Option(help="Column of the timestamp.")] = "timestamp",
     time: Annotated[
@@ -113,6 +115,7 @@ def import_(
             time_zone=time_zone,
             day_first=day_first,
             item=item_field or None,
+            item_separator=delimiter_of(item_separator),
             text=text_field,
             type=type_,
             type_column=type_field,

@@ -14,12 +14,12 @@ import msgspec
 
 from recserve_export.interactions.guesses import with_times
 from recserve_export.interactions.mapping import ROW, InteractionMapping
-from recserve_export.interactions.rows import InteractionConverter
+from recserve_export.interactions.rows import InteractionConverter, one_item_each
 from recserve_export.interactions.scale import Scale, find_scale
 from recserve_export.tabular.preview import columns_of, read_as, sample_of
 from recserve_export.tabular.rows import Row as SourceRow
 from recserve_export.tabular.rows import RowError, Source
-from recserve_export.tabular.values import TRIMMED, guess_decimal
+from recserve_export.tabular.values import TRIMMED, currencies_of, guess_decimal, shortened_id
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.history import BASE_WEIGHTS
 from recserve_server_ext.interactions.interaction import Refused
@@ -126,7 +126,7 @@ def import_interactions(
         run.examples,
         store.revision,
         run.said(),
-        read_as(source, run.columns, run.recorded + run.duplicates + reasons.total()),
+        read_as(source, run.columns, run.rows),
     )
 
 
@@ -141,7 +141,7 @@ class _Run:
         pseudonyms: Pseudonyms | None,
         on_refusal: Callable[[InteractionRefusal], None],
     ) -> None:
-        self.recorded = self.duplicates = 0
+        self.recorded = self.duplicates = self.rows = 0
         self.reasons: Counter[str] = Counter()
         self.examples: list[InteractionRefusal] = []
         self._types: Counter[str] = Counter()
@@ -154,6 +154,7 @@ class _Run:
         self._given_unit = mapping.time_unit
         self._mapping = mapping = with_times(mapping, rows, self._readable)
         self._ids = [row.get(column) for row in rows for column in (mapping.user, mapping.item or "")]
+        self._currencies = {name: currencies_of(row.get(name) for row in rows) for name in mapping.numbers}
         self._commas = [name for name in mapping.numbers if guess_decimal(row.get(name) for row in rows)]
         self._scale = Scale()
         if "value" in mapping.fields:
@@ -177,7 +178,12 @@ class _Run:
         rows: list[BulkRow] = []
         characters = 0
         source = self._source.rows()
+        if self._mapping.item is not None:
+            source = one_item_each(source, self._mapping)
+        last = 0
         while chunk := list(islice(source, _CHUNK)):
+            self.rows += len({number for number, _ in chunk}) - (chunk[0][0] == last)
+            last = chunk[-1][0]
             of_chunk, made = self._converted(chunk)
             numbers += of_chunk
             rows += made
@@ -219,6 +225,11 @@ class _Run:
     def said(self) -> list[str]:
         """What was decided while reading, a line each."""
         lines = [f"numbers of {name} have a decimal comma" for name in self._commas]
+        lines += [
+            f"{name} has amounts of money, whose currency is left out: {', '.join(found)}"
+            for name, found in self._currencies.items()
+            if found
+        ]
         lines += [self._scale.said] if self._scale.said else []
         if self._mapping.time_unit != self._given_unit:
             lines.append(f"times are {_UNITS[self._mapping.time_unit]}; other units: --time-unit")
@@ -229,8 +240,13 @@ class _Run:
         elif self._types:
             oldest, newest = (datetime.fromtimestamp(time_us / MICROSECONDS, UTC) for time_us in self._span_us)
             lines.append(f"times are from {oldest:%Y-%m-%d %H:%M} to {newest:%Y-%m-%d %H:%M} UTC")
+        interactions = self.recorded + self.duplicates + self.reasons.total()
+        if interactions > self.rows:
+            lines.append(f"rows with several items are an interaction for each: {interactions:,} of {self.rows:,} rows")
         if any(isinstance(value, float) for value in self._ids):
             lines.append("ids that are numbers such as 1.0 are taken as 1")
+        if (short := shortened_id(self._ids)) is not None:
+            lines.append(f"ids such as {short} were shortened by a spreadsheet: several may have become one")
         renamed = [f"{old!r} is {new}" for old, new in self._convert.types.items() if old != new]
         if renamed:
             lines.append(f"types: {', '.join(renamed[:10])}")

@@ -34,6 +34,7 @@ class InteractionMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         time_zone: Time zone of dates and times that name none.
         day_first: Whether 03/04/2024 is the third of April.
         item: Column of the item id; `None` where there are only texts.
+        item_separator: Where a text with several item ids is split; lists are taken apart then, too.
         text: Column of a free text in place of an item.
         type: The type of every row, where there is no column of it.
         type_column: Column of the type.
@@ -52,6 +53,7 @@ class InteractionMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     time_zone: str = "UTC"
     day_first: bool = False
     item: str | None = "item_id"
+    item_separator: str | None = None
     text: str | None = None
     type: str | None = None
     type_column: str | None = None
@@ -107,8 +109,8 @@ def validated(mapping: InteractionMapping) -> InteractionMapping:
         raise MappingError("say what the users did: --type rating for every row, or --type-field COLUMN")
     if mapping.item is None and mapping.text is None:
         raise MappingError("neither a column of items nor one of texts; name one: --item-field COLUMN")
-    if "" in mapping.columns or "" in mapping.context or mapping.type == "":
-        raise MappingError("the name of a field, column or type is empty")
+    if "" in mapping.columns or "" in mapping.context or "" in (mapping.type, mapping.item_separator):
+        raise MappingError("the name of a field, column or type is empty, or a separator")
     try:
         times = mapping.times
     except (ValueError, KeyError, OSError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -12,9 +12,9 @@ import numpy as np
 from recserve_client.contract import shown
 from recserve_export.interactions.mapping import ROW, InteractionMapping
 from recserve_export.interactions.plain_rows import PlainRows, What, plain_numbers
-from recserve_export.interactions.scale import THUMBS, Scale
+from recserve_export.interactions.scale import Scale, rating_in
 from recserve_export.tabular.rows import Reason, RowError
-from recserve_export.tabular.values import NULLS, TEXT_NULLS, id_of, number_in, wrong
+from recserve_export.tabular.values import ID_NULLS, NULLS, TEXT_NULLS, amount_in, id_of, wrong
 from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.common.errors import UserIdError
 from recserve_server_ext.interactions.interaction import (
@@ -28,6 +28,7 @@ from recserve_server_ext.interactions.interaction import (
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms, is_pseudonym
 from recserve_server_ext.interactions.writes import BulkRow, Row, bulk_row
 
+Numbered = tuple[int, Any]
 #: Most names of types that are kept.
 _KEPT: Final = 1000
 
@@ -70,6 +71,7 @@ class InteractionConverter:
         self._fixed_s = None if mapping.time in (None, ROW) else self._times.seconds(mapping.time)
         self._nulls = NULLS if mapping.nulls is None else frozenset(mapping.nulls)
         self._text_nulls = TEXT_NULLS if mapping.nulls is None else self._nulls
+        self._id_nulls = ID_NULLS if mapping.nulls is None else self._nulls
         self._plain = self._plain_rows()
 
     def rows(
@@ -113,7 +115,7 @@ class InteractionConverter:
             user=user,
             type=type_,
             timestamp=self._seconds(number, values),
-            item=None if mapping.item is None else self._text(mapping.item, values),
+            item=None if mapping.item is None else self._text(mapping.item, values, self._id_nulls),
             text=None if mapping.text is None else self._text(mapping.text, values),
             context=self._context(values),
             **fields,
@@ -127,7 +129,7 @@ class InteractionConverter:
         return PlainRows(
             columns=(mapping.user, mapping.item),
             what=[name for name in (mapping.type_column, mapping.fields.get("value")) if name is not None],
-            nulls=self._text_nulls,
+            nulls=self._id_nulls,
             trims=self._trims,
             latest_s=self._latest_s,
             user_of=self._usable_user,
@@ -174,8 +176,8 @@ class InteractionConverter:
             user = id_of(column, values.get(column), trims=self._trims)
         except RowError as error:
             raise RefusedError(Refused.USER, f"no user id in column {column}") from error
-        if user is None or user in self._text_nulls:
-            raise RefusedError(Refused.USER, f"no user id in column {column}")
+        if user is None or user in self._id_nulls:
+            raise RefusedError(Refused.USER, f"no user id in column {column}" + (f": it is {user}" if user else ""))
         if self._pseudonyms is None:
             return user
         try:
@@ -218,14 +220,13 @@ class InteractionConverter:
 
     def _number(self, column: str, values: Mapping[str, Any]) -> Any:
         value = values.get(column)
-        has_thumbs = self._scale.kind == "thumbs" and column == self._mapping.fields.get("value")
+        is_rating = self._scale.kind != "none" and column == self._mapping.fields.get("value")
+        has_thumbs = is_rating and self._scale.kind == "thumbs"
         if isinstance(value, str):
-            text = value.strip()
+            text, decimal = value.strip(), "," if column in self._commas else ""
             if not text or text in self._nulls:
                 return None
-            found = number_in(text, "," if column in self._commas else "")
-            if found is None and has_thumbs:
-                found = THUMBS.get(text.lower())
+            found = rating_in(text, decimal, has_thumbs=has_thumbs) if is_rating else amount_in(text, decimal)
             if found is None:
                 raise wrong(column, value, "a number")
             return found
@@ -237,14 +238,44 @@ class InteractionConverter:
         found = {name: values.get(column) for name, column in self._mapping.context.items()}
         return {name: _scalar(value) for name, value in found.items() if value is not None and value != ""}
 
-    def _text(self, column: str, values: Mapping[str, Any]) -> str | None:
+    def _text(self, column: str, values: Mapping[str, Any], nulls: Collection[str] | None = None) -> str | None:
         try:
             found = id_of(column, values.get(column), trims=self._trims)
         except RowError:
             raise RowError(
                 Reason.WRONG_TYPE, f"{column} is {shown(values.get(column))}: expected a string or an integer"
             ) from None
-        return None if found is None or found in self._text_nulls else found
+        return None if found is None or found in (self._text_nulls if nulls is None else nulls) else found
+
+
+def one_item_each(rows: Iterable[Numbered], mapping: InteractionMapping) -> Iterator[Numbered]:
+    """The rows with a single item each: a row with several, such as an order, is one for each of them.
+
+    Several are what a path finds in a list of objects, or what is asked for by a separator. Lists of the same length in
+    other fields are taken apart with it, and an event id gets the item's id as its end.
+
+    Args:
+        rows: Numbers, and column -> value; anything else is passed on as it is.
+        mapping: A validated mapping.
+    """
+    column, separator = mapping.item or "", mapping.item_separator
+    has_several = separator is not None or "." in column
+    others, event = [*mapping.fields.values()], mapping.fields.get("event_id")
+    for number, values in rows:
+        found = values.get(column) if isinstance(values, dict) else None
+        if separator is not None and isinstance(found, str):
+            found = [part for part in found.split(separator) if part.strip()]
+        if not has_several or not isinstance(found, list) or not found:
+            yield number, values
+            continue
+        for place, part in enumerate(found):
+            row = {**values, column: part}
+            for other in others:
+                if isinstance(value := values.get(other), list) and len(value) == len(found):
+                    row[other] = value[place]
+            if event is not None and len(found) > 1 and row.get(event):
+                row[event] = f"{row[event]}/{part}"
+            yield number, row
 
 
 def _scalar(value: Any) -> Any:

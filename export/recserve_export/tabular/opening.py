@@ -26,6 +26,33 @@ _WIDEST: Final = 4
 #: Most fields of a document whose rows are in one of them.
 _MOST_BESIDE: Final = 4
 _MARKS: Final = b"\xef\xbb\xbf \t\r\n"
+_CONTENT: Final[dict[bytes, FileFormat]] = {
+    b"PAR1": "parquet",
+    b"SQLite format 3\0": "sql",
+    b"PK\x03\x04": "xlsx",
+    b"\xd0\xcf\x11\xe0": "xlsx",
+}
+#: An object of JSON, or an array of them; a heading may begin with a bracket as well.
+_OBJECT: Final = re.compile(rb'\[?\s*\{\s*["}]')
+#: Formats by name and by content where the content is right.
+_SAID_BY_CONTENT: Final = {("csv", "json"), ("csv", "jsonl"), ("csv", "parquet"), ("csv", "xlsx"), ("jsonl", "json")}
+#: How files begin that hold no table.
+_UNREAD: Final = {
+    b"ustar": "an archive (tar)",
+    b"7z\xbc\xaf\x27\x1c": "an archive (7z)",
+    b"Rar!\x1a\x07": "an archive (RAR)",
+    b"%PDF-": "a PDF",
+    b"\x89PNG": "a picture",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<HTML": "a web page",
+    b"<?xml": "XML",
+    b"ARROW1\0": "an Arrow file",
+    b"Obj\x01": "an Avro file",
+}
+#: Where they say so, unless at the beginning.
+_MAGIC_AT: Final = {b"ustar": 257}
 
 
 class Opened:
@@ -105,25 +132,44 @@ class Opened:
 
 
 def _format_of(stream: Stream) -> FileFormat:
-    """The format by the ending of the name, else by what the bytes look like."""
-    ending = Path(stream.inner_name).suffix.lower()
-    if ending in ENDINGS:
-        return ENDINGS[ending]
+    """The format by the ending of the name, unless the content says otherwise; else by what the bytes look like."""
+    ending = ENDINGS.get(Path(stream.inner_name).suffix.lower())
+    if ending == "parquet":
+        return ending
     head = stream.head(_HEAD)
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if head.startswith(b"SQLite format 3\0"):
-        return "sql"
-    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        return "xlsx"
+    for magic, what in _UNREAD.items():
+        if head[_MAGIC_AT.get(magic, 0) :].startswith(magic):
+            raise SourceError(f"{stream.where} is {what}, which is not read; unpack or save it as a table first")
+    by_content = _by_content(head)
+    text = head.strip(_MARKS)
+    is_sure = by_content not in ("json", "jsonl") or _OBJECT.match(text) is not None
+    # An object in one line is a line of JSON Lines, whatever is in it.
+    is_sure = is_sure and (ending != "jsonl" or text.startswith(b"[") or b"\n" in text)
+    if ending is None or (is_sure and (ending, by_content) in _SAID_BY_CONTENT):
+        if by_content is None:
+            why = "is empty, and its name does not" if not text else "does not by its name, and not by its content,"
+            raise SourceError(f"{stream.where} {why} tell its format; add --format")
+        return by_content
+    if ending == "inter" and not _is_recbole(head):
+        return "csv"
+    if ending == "xlsx" and by_content != "xlsx":
+        return by_content or ending
+    return ending
+
+
+def _by_content(head: bytes) -> FileFormat | None:
+    """The format that the first bytes look like; `None` where they say nothing."""
+    for magic, found in _CONTENT.items():
+        if head.startswith(magic):
+            return found
     if b"\0" in head:
         encoding = guess_encoding(io.BytesIO(head)).name
         if not encoding.startswith(("utf-16", "utf-32")):
-            raise SourceError(f"neither the name of {stream.where} nor its content does tell its format; add --format")
+            return None
         head = head.decode(encoding, errors="ignore").encode()
     text = head.lstrip(_MARKS)
     if not text:
-        raise SourceError(f"{stream.where} is empty, and its name does not tell its format; add --format")
+        return None
     if text.startswith(b"["):
         return "json"
     if text.startswith(b"{"):
@@ -131,11 +177,17 @@ def _format_of(stream: Stream) -> FileFormat:
     return "csv"
 
 
+def _is_recbole(head: bytes) -> bool:
+    """Whether the first line has headings such as `item_id:token` between tabs; MovieLens 100k has an `u.item`, too."""
+    first = head.split(b"\n", 1)[0].removeprefix(_MARKS[:3]).strip()
+    return not first or all(b":" in name for name in first.split(b"\t"))
+
+
 def _is_document(text: bytes) -> bool:
     """Whether an object is a whole document: it goes on over lines, or is alone and little but an array of objects."""
     first, *others = text.splitlines()
     if others:
-        return not first.rstrip().endswith(b"}")
+        return not first.rstrip(b", \t\r").endswith(b"}")
     if len(text) >= _HEAD // _WIDEST:
         return opens_array(first, _MOST_BESIDE)
     found = literal(first.decode(errors="replace"))

@@ -13,7 +13,7 @@ import msgspec
 from recserve_client.contract import shown
 from recserve_export.tabular.rows import RowError, Source
 from recserve_export.tabular.times import Times
-from recserve_export.tabular.values import NULLS_OF_LISTS, guess_separator, number_in
+from recserve_export.tabular.values import NULLS_OF_LISTS, amount_in, guess_separator
 
 ColumnKind = Literal["empty", "integer", "number", "boolean", "time", "list", "object", "text"]
 #: Kinds in the order in which they are tried.
@@ -88,7 +88,7 @@ def _kind(values: list[Any]) -> ColumnKind:
         return "empty"
     if all(isinstance(value, bool) or (isinstance(value, str) and value.lower() in _WORDS) for value in values):
         return "boolean"
-    numbers = [number_in(value.strip()) if isinstance(value, str) else value for value in values]
+    numbers = [amount_in(value.strip()) if isinstance(value, str) else value for value in values]
     found = [one for one in numbers if isinstance(one, int | float | Decimal) and not isinstance(one, bool)]
     if len(found) == len(values):
         return "integer" if all(one == int(one) for one in found if math.isfinite(one)) else "number"

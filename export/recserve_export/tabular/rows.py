@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from recserve_client.contract import nearest
 from recserve_export.errors import MappingError
@@ -40,6 +40,8 @@ class RowError(Exception):
         self.item_id = item_id
 
 
+#: Lines of a table among which the one is looked for that names its columns: titles and comments may stand above.
+HEADER_LINES: Final = 50
 #: A row by its number (from 1): column -> value, or why it cannot be read.
 Row = tuple[int, "dict[str, Any] | RowError"]
 
@@ -107,6 +109,24 @@ def check_columns(columns: Iterable[str], known: Iterable[str]) -> None:
         if column not in names and column.partition(".")[0] not in names:
             shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
             raise MappingError(f"the source has no column {column!r}{nearest(column, names)}; it has: {shown}")
+
+
+def header_place(lines: Sequence[Collection[str]], wanted: Iterable[str]) -> int | None:
+    """Which of the first lines of a table names its columns; `None` where none names what is wanted.
+
+    It is the first line that is not empty, if that names any; else the one that names most.
+
+    Args:
+        lines: The names of each line, none for an empty one.
+        wanted: Columns, perhaps paths such as `meta.brand`.
+    """
+    needed = {name.partition(".")[0] for name in wanted}
+    found = [sum(name in names or f"#{name}" in names for name in needed) for names in lines]
+    first = next((place for place, names in enumerate(lines) if names), None)
+    if first is None or not any(found):
+        return None
+    best = max(range(len(lines)), key=lambda place: found[place])
+    return first if found[first] else best if found[best] >= min(2, len(needed)) else None
 
 
 def flattened(values: dict[str, Any], paths: Iterable[tuple[str, list[str]]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import IO, Any, Final, cast
 
 from recserve_client.contract import nearest
 from recserve_export.errors import SourceError
-from recserve_export.tabular.options import Compression
+from recserve_export.tabular.options import ENDINGS, Compression
 
 STANDARD_INPUT: Final = "-"
 _MAGIC: Final[dict[bytes, Compression]] = {
@@ -33,6 +33,7 @@ _MAGIC: Final[dict[bytes, Compression]] = {
     b"PK\x05\x06": "zip",  # without any file
     **{bytes((kind, 0x2A, 0x4D, 0x18)): "zstd" for kind in range(0x50, 0x60)},  # a frame that is passed over
 }
+_LONGEST_MAGIC: Final = 6
 _ENDINGS: Final = (".gz", ".bz2", ".zst", ".zstd", ".xz", ".zip")
 _CHUNK: Final = 1 << 20
 #: Bytes of Zstandard that are decompressed at a time.
@@ -74,9 +75,7 @@ class Stream:
     @property
     def inner_name(self) -> str:
         """The name without the ending of its compression: what tells the format."""
-        if self._member:
-            return Path(self._member).name
-        name = self.name
+        name = Path(self._member).name or self.name
         return name.rpartition(".")[0] if name.lower().endswith(_ENDINGS) else name
 
     @property
@@ -160,8 +159,7 @@ class Stream:
 
     def _compression(self) -> Compression:
         with self._opened() as raw:
-            head = raw.read(6)
-            found: Compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "none")
+            found = _packed(raw.read(_LONGEST_MAGIC))
             if found == "zip" and self._is_workbook(raw):
                 return "none"
         return found
@@ -175,6 +173,8 @@ class Stream:
         with readable(self.where), self._opened() as raw, zipfile.ZipFile(raw) as archive:
             names = [one.filename for one in archive.infolist() if not one.is_dir() and "__MACOSX/" not in one.filename]
         if len(names) != 1:
+            tables = [name for name in names if Path(name.lower().removesuffix(".gz")).suffix in ENDINGS]
+            names = [*tables, *(name for name in names if name not in tables)]
             some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise SourceError(
                 f"{self.where} holds {len(names)} files; name one, as in {self.where}/{names[0] if names else 'NAME'}"
@@ -195,7 +195,13 @@ class Stream:
                         f"it has: {', '.join(known[:20])}"
                     )
                 with archive.open(self._member) as member:
-                    yield member
+                    packed = _packed(member.read(_LONGEST_MAGIC))
+                    member.seek(0)
+                    if packed in _OPENERS:
+                        with _OPENERS[packed](member) as stream:
+                            yield stream
+                    else:
+                        yield member
         else:
             with _OPENERS[self.compression](raw) as stream:
                 yield stream
@@ -276,6 +282,10 @@ _OPENERS: Final[dict[str, Callable[[IO[bytes]], IO[bytes]]]] = {
     "xz": lambda raw: cast(IO[bytes], lzma.LZMAFile(raw)),  # noqa: SIM115
     "zstd": lambda raw: cast(IO[bytes], io.BufferedReader(_Zstd(raw), _CHUNK)),
 }
+
+
+def _packed(head: bytes) -> Compression:
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "none")
 
 
 def _near(path: Path) -> str:

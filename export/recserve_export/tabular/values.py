@@ -26,6 +26,16 @@ _BETWEEN: Final = " \u00a0\u2009\u202f'\u2019"
 #: 1,999 and 1,234,567.5 and 1 999.5; the same with a decimal comma.
 _GROUPED: Final = re.compile(rf"[+-]?[0-9]{{1,3}}(?P<at>[,{_BETWEEN}])[0-9]{{3}}((?P=at)[0-9]{{3}})*(\.[0-9]*)?")
 _COMMA: Final = re.compile(rf"[+-]?([0-9]+|[0-9]{{1,3}}(?P<at>[.{_BETWEEN}])[0-9]{{3}}((?P=at)[0-9]{{3}})*)(,[0-9]+)?")
+#: Signs, codes and short names of currencies, before or after an amount.
+_CURRENCY: Final = (
+    r"(?:[A-Za-z]{0,3}[$\\\u00a2-\u00a5\u058f\u060b\u09f2\u09f3\u0e3f\u17db\u20a0-\u20bf\uffe0\uffe1\uffe5\uffe6]"
+    r"|USD|EUR|GBP|JPY|CNY|RMB|INR|KRW|CHF|CAD|AUD|NZD|SEK|NOK|DKK|PLN|CZK|HUF|RUB|TRY|BRL|MXN|ZAR|SGD|HKD|TWD|ILS|THB"
+    r"|Rs\.?|Fr\.?|kr\.?|z\u0142|K\u010d|Ft|lei|\u5186|\u5143|\uc6d0|\u0440\u0443\u0431\.?)"
+)
+_MONEY: Final = re.compile(
+    rf"(?P<sign>[+-]?)(?:(?P<before>{_CURRENCY})[{_BETWEEN}]?)?(?P<amount>[+-]?[0-9.][0-9.,{_BETWEEN}]*?)"
+    rf"(?:[.,][-\u2013]+)?(?:[{_BETWEEN}]?(?P<after>{_CURRENCY}))?"
+)
 _GROUPS: Final = str.maketrans("", "", f",.{_BETWEEN}")
 _BOOLS: Final = {
     **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0", "on"), True),
@@ -41,6 +51,10 @@ NULLS: Final = frozenset(
 NULLS_OF_LISTS: Final = NULLS | {"(no genres listed)"}
 #: What stands for a missing value in a text, a string or an id too, unless the caller names others.
 TEXT_NULLS: Final = frozenset(("\\N",))
+#: And in an id: what programs write in place of a missing one.
+ID_NULLS: Final = TEXT_NULLS | {"nan", "NaN", "NULL", "null", "None", "<NA>", "NaT", "undefined"}
+#: Ids that a spreadsheet has shortened, so that several may have become one.
+_SHORTENED: Final = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]{2}")
 #: Around lists that come as one string.
 _BRACKETS: Final = ("[]", "()", "{}")
 #: Formats in which people put spaces around values.
@@ -83,9 +97,27 @@ def number_in(text: str, decimal: str = "") -> int | float | None:
     return found if math.isfinite(found) else None
 
 
+def amount_in(text: str, decimal: str = "") -> int | float | None:
+    """The number that a text stands for, which may be an amount of money: `$5.50`, `1.299,50 \u20ac`, `CHF 12.-`."""
+    found = number_in(text, decimal)
+    return found if found is not None else number_in(_without_currency(text), decimal)
+
+
+def currencies_of(values: Iterable[object]) -> list[str]:
+    """The currencies of a column's values, as they are written."""
+    found = (_MONEY.fullmatch(value.strip()) for value in values if isinstance(value, str))
+    names = (one["before"] or one["after"] for one in found if one is not None)
+    return sorted({name for name in names if name})
+
+
+def _without_currency(text: str) -> str:
+    found = _MONEY.fullmatch(text)
+    return text if found is None else found["sign"] + found["amount"]
+
+
 def guess_decimal(values: Iterable[object]) -> str:
     """`,` where numbers that come as text have decimal commas: some can only be read so, and none has a point."""
-    texts = [text.strip() for text in values if isinstance(text, str)]
+    texts = [_without_currency(text.strip()) for text in values if isinstance(text, str)]
     numbers = [text for text in texts if not _INT.fullmatch(text) and not _GROUPED.fullmatch(text)]
     commas = [text for text in numbers if "," in text and _COMMA.fullmatch(text)]
     points = [text for text in numbers if "," not in text and _FLOAT.fullmatch(text) and not _COMMA.fullmatch(text)]
@@ -157,6 +189,11 @@ def id_of(name: str, value: Any, *, trims: bool = False) -> str | None:
     if type(value).__name__ == "UUID":
         return str(value)
     raise wrong(name, value, "a string or an integer")
+
+
+def shortened_id(values: Iterable[object]) -> str | None:
+    """An id that a spreadsheet has shortened, such as 9.78014E+12; `None` where there is none."""
+    return next((one for one in values if isinstance(one, str) and _SHORTENED.fullmatch(one.strip())), None)
 
 
 def text_of(name: str, value: Any) -> str:
@@ -238,14 +275,14 @@ def _str(value: Any, _: str) -> str | None:
 
 def _int(value: Any, decimal: str) -> int | None:
     if isinstance(value, str):
-        value = number_in(value, decimal)
+        value = amount_in(value, decimal)
     whole = _whole(value)
     return whole if whole is not None and -(2**63) <= whole < 2**63 else None
 
 
 def _float(value: Any, decimal: str) -> float | None:
     if isinstance(value, str):
-        value = number_in(value, decimal)
+        value = amount_in(value, decimal)
     if not isinstance(value, int | float | Decimal) or isinstance(value, bool):
         return None
     try:

@@ -19,7 +19,7 @@ from recserve_export.cli.reading import fitting_one
 from recserve_export.errors import ExportError
 from recserve_export.interactions.guesses import with_times
 from recserve_export.interactions.mapping import ROW, FieldName, InteractionMapping, validated
-from recserve_export.interactions.rows import InteractionConverter
+from recserve_export.interactions.rows import InteractionConverter, one_item_each
 from recserve_export.interactions.scale import Scale, find_scale
 from recserve_export.tabular.opening import Opened
 from recserve_export.tabular.preview import sample_of
@@ -232,7 +232,7 @@ def _read_interactions(
     mapping = with_times(mapping, readable[:_HEAD], lambda: readable)
     scale = find_scale(mapping, readable) if mapping.fields else Scale()
     convert = InteractionConverter(mapping, None, scale=scale)
-    for number, values in enumerate(chain(sample, rows), start=1):
+    for number, values in one_item_each(enumerate(chain(sample, rows), start=1), mapping):
         try:
             interaction = convert(values or {}, number)
         except (RowError, RefusedError):

@@ -59,7 +59,8 @@ class DelimitedSource:
     def how(self) -> str:
         """Encoding, delimiter, quotes and header."""
         packed = "" if self._stream.compression == "none" else f"{self._stream.compression}, "
-        header = f"columns {', '.join(self._names)}" if self._names else "header"
+        line = f" in line {self._dialect.skipped + 1}" if self._dialect.titles else ""
+        header = f"columns {', '.join(self._names)}" if self._names else f"header{line}"
         mark = " with a byte order mark" if self._encoding.has_mark else ""
         return f"{packed}{self._encoding.shown}{mark}, {self._dialect.shown}, {header}"
 
@@ -104,6 +105,8 @@ class DelimitedSource:
         except UnicodeEncodeError as error:
             raise SourceError(f"the header line of {self._stream.where} cannot be read: {error}") from error
         for name in self._wanted.columns:
+            if f"#{name}" == names[0].replace(" ", ""):
+                names[0] = name
             if names.count(name) > 1:
                 raise SourceError(f"the header of {self._stream.where} names the column {name!r} twice")
         try:
@@ -130,6 +133,8 @@ class DelimitedSource:
             except StopIteration:
                 return
             except csv.Error as error:
+                if lines.split_at_returns():
+                    continue
                 problem: Exception = error
             else:
                 if len(taken) == 1:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from recserve_export.tabular.options import ReadOptions
+from recserve_export.tabular.rows import HEADER_LINES, header_place
 
 #: The usual ones first: of two that fit equally well the first is taken.
 DELIMITERS: Final = (",", ";", "\t", "|", "::", "^", "~", "\x01", ":")
@@ -26,6 +27,7 @@ class Dialect(NamedTuple):
         escapes: Whether a quote within quotes is written `\\"` and not `""`.
         skips_space: Whether a space after the delimiter is no part of the value.
         skipped: Lines before the header, such as `sep=;`.
+        titles: How many of them say something else.
     """
 
     delimiter: str
@@ -33,6 +35,7 @@ class Dialect(NamedTuple):
     escapes: bool
     skips_space: bool
     skipped: int
+    titles: int = 0
 
     @property
     def format(self) -> dict[str, Any]:
@@ -62,6 +65,8 @@ def guess_dialect(lines: Sequence[str], wanted: Sequence[str], options: ReadOpti
     delimiter = options.delimiter
     if lines and (found := _SEPARATOR_LINE.fullmatch(lines[0])) is not None:
         delimiter, skipped = delimiter or found[1].replace("\\t", "\t"), 1
+    titles = _above(lines[skipped:], wanted, options)
+    skipped += titles
     lines = [line for line in lines[skipped:] if line.strip()]
     if delimiter is None:
         delimiter = _delimiter(lines, wanted, options.columns, ending)
@@ -75,7 +80,30 @@ def guess_dialect(lines: Sequence[str], wanted: Sequence[str], options: ReadOpti
     escapes = escapes and re.search(rf"\\{quote}[^{re.escape(delimiter[0])}\r\n]", text) is not None
     skips = bool(lines) and delimiter != " " and lines[0].count(delimiter) > 0
     skips = skips and lines[0].count(delimiter) == lines[0].count(f"{delimiter} ")
-    return Dialect(delimiter, quote, escapes, skips, skipped)
+    return Dialect(delimiter, quote, escapes, skips, skipped, titles)
+
+
+def _above(lines: Sequence[str], wanted: Sequence[str], options: ReadOptions) -> int:
+    """How many lines stand above the header, or above the first record where there is none: titles, comments."""
+    lines = lines[:HEADER_LINES]
+    candidates = DELIMITERS if options.delimiter is None else (options.delimiter,)
+    if not options.columns:
+        names = [{_bare(name) for one in candidates for name in line.split(one)} - {""} for line in lines]
+        if (place := header_place(names, wanted)) is not None:
+            return place
+    widths = [max(line.count(one) for one in candidates) for line in lines]
+    width = len(options.columns) - 1 if options.columns else max(widths, default=0)
+    given = [place for place, line in enumerate(lines) if line.strip()]
+    last = max((place for place in given if not widths[place]), default=-1)
+    below = [widths[place] for place in given if place > last]
+    has_titles = not options.columns and len(below) > 1 and set(below) == {width}
+    for place in given:
+        # A line of the table may begin with # as well, and a table of one column has titles with commas.
+        is_title = has_titles and place <= last
+        is_comment = lines[place].lstrip().startswith("#") and widths[place] < width
+        if not (is_title or is_comment):
+            return place
+    return 0
 
 
 def _delimiter(lines: Sequence[str], wanted: Sequence[str], names: Sequence[str], ending: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import datetime
 import io
 import math
 import re
@@ -27,6 +28,8 @@ _LITERALS: Final = ("{'", "{u'")
 #: A string, or a number that JSON has not.
 _NOT_FINITE: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|(-?(?:NaN|Infinity))', re.DOTALL)
 _WORD: Final = len("-Infinity")
+#: How a name begins that says the type of a value, in MongoDB's extended JSON.
+_TYPED: Final = '"$'
 
 
 class JsonLinesSource:
@@ -70,6 +73,8 @@ class JsonLinesSource:
                         known.update(found)
                     if paths:
                         flattened(values, paths)
+                    if _TYPED in line:
+                        values = _typed(values)
                 yield number, values
         self.done = self._stream.done
         if known:
@@ -110,16 +115,20 @@ class JsonSource:
         known: set[str] = set()
         paths = nested(self._wanted.columns)
         with self._opened() as file:
-            for number, row in enumerate(ijson.items(file, self._prefix, use_float=True), start=1):
+            # Documents may follow each other, as exports write them that are made to be read.
+            rows = ijson.items(file, self._prefix, use_float=True, multiple_values=True)
+            for number, row in enumerate(rows, start=1):
                 self.done = self._stream.done
-                if isinstance(row, dict):
-                    known.update(row)
-                    yield number, flattened(row, paths)
-                else:
-                    yield number, RowError(Reason.MALFORMED, f"not a JSON object: {shown(row)}")
+                yield number, self._row(row, known, paths)
         self.done = self._stream.done
         if known:
             self._wanted.check_columns(known)
+
+    def _row(self, row: Any, known: set[str], paths: list[tuple[str, list[str]]]) -> dict[str, Any] | RowError:
+        if not isinstance(row, dict):
+            return RowError(Reason.MALFORMED, f"not a JSON object: {shown(row)}")
+        known.update(row)
+        return _typed(flattened(row, paths))
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -188,10 +197,51 @@ def _decoded(line: str) -> dict[str, Any] | RowError:
     )
 
 
+def _typed(row: dict[str, Any]) -> dict[str, Any] | RowError:
+    try:
+        return _plain(row)
+    except (ValueError, TypeError, OverflowError) as error:
+        return RowError(Reason.WRONG_TYPE, f"a typed value cannot be read ({error}): {shown(row)}")
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the values of MongoDB's typed objects, such as `{"$oid": "507f1f77"}`, in their place."""
+    for name, value in row.items():
+        if type(value) is dict:
+            row[name] = _plain_value(value)
+        elif type(value) is list:
+            row[name] = [_plain_value(part) if type(part) is dict else part for part in value]
+    return row
+
+
+def _plain_value(value: dict[str, Any]) -> Any:
+    if len(value) != 1:
+        return _plain(value)
+    ((kind, inner),) = value.items()
+    if kind == "$date" and isinstance(inner, dict):
+        inner = inner.get("$numberLong", inner)
+    if kind == "$date" and not (isinstance(inner, str) and "-" in inner[1:]):
+        # Milliseconds, also before 1973, when they have fewer digits.
+        return datetime.datetime.fromtimestamp(int(inner) / 1000, datetime.UTC)
+    if kind in ("$numberInt", "$numberLong"):
+        return int(inner)
+    if kind in ("$oid", "$date", "$numberDouble", "$numberDecimal", "$symbol"):
+        return inner
+    return _plain(value)
+
+
 def _lenient(line: str) -> Any:
-    """The value of what is not quite JSON: with NaN and infinity, or as Python's `repr` writes it; `None` else."""
+    """The value of what is not quite JSON: with NaN and infinity, or as Python's `repr` writes it; `None` else.
+
+    A comma after it is passed over.
+    """
     if line.startswith(_LITERALS):
         return literal(line)
+    if (bare := line.rstrip()).endswith("},"):
+        try:
+            return msgspec.json.decode(bare[:-1])
+        except (msgspec.MsgspecError, RecursionError):
+            line = bare[:-1]
     if "NaN" not in line and "Infinity" not in line:
         return None
     try:
@@ -264,7 +314,7 @@ def _prefix_of(file: Any, most_fields: float = math.inf) -> str:
     import ijson
 
     before, fields = "", 0
-    for prefix, event, _ in ijson.parse(file):
+    for prefix, event, _ in ijson.parse(file, multiple_values=True):
         fields += (prefix, event) == ("", "map_key")
         if fields > most_fields:
             return ""

@@ -88,3 +88,13 @@ class Lines:
         self.number -= len(again)
         self._again.extendleft(reversed(again))
         del self.taken[1:]
+
+    def split_at_returns(self) -> bool:
+        """Take back the line that is read as several, where carriage returns are in it; whether any were."""
+        last = self.taken[-1].rstrip("\r\n") if self.taken else ""
+        if len(self.taken) != 1 or "\r" not in last:
+            return False
+        self._again.extendleft(f"{line}\n" for line in reversed(last.split("\r")))
+        self.number -= 1
+        self.taken.clear()
+        return True

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from recserve_client.contract import nearest
 from recserve_export.errors import SourceError
 from recserve_export.tabular.options import ReadOptions
-from recserve_export.tabular.rows import Columns, Row
+from recserve_export.tabular.rows import HEADER_LINES, Columns, Row, header_place
 from recserve_export.tabular.streams import Stream, readable
 
 
@@ -50,13 +51,18 @@ class SheetSource:
 
     def rows(self) -> Iterator[Row]:
         """Every row, in order; see `Source`."""
-        records = self._table.iter_rows()
+        records = iter(self._table.iter_rows())
         header = list(self._names)
-        while not header:
-            found = next(records, None)
-            if found is None:
+        if not header:
+            first = [[str(name).strip() for name in found] for found in islice(records, HEADER_LINES)]
+            named = [{name for name in names if name} for names in first]
+            place = header_place(named, self._wanted.columns)
+            if place is None:
+                place = next((place for place, names in enumerate(named) if names), None)
+            if place is None:
                 raise SourceError(f"the sheet {self._sheet} of {self._stream.where} has no header line")
-            header = [str(name).strip() for name in found] if any(cell != "" for cell in found) else []
+            header = first[place]
+            records = islice(self._table.iter_rows(), place + 1, None)
         self._wanted.check_columns(header)
         number = 0
         for self.done, record in enumerate(records, start=1):

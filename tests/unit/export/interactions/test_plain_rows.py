@@ -56,7 +56,7 @@ def said(found: object) -> object:
 @pytest.mark.parametrize("size", [1, 1000])
 @pytest.mark.parametrize("mapping", MAPPINGS, ids=range(len(MAPPINGS)))
 def test_rows_are_what_they_are_one_by_one(mapping: InteractionMapping, size: int) -> None:
-    scale = Scale("points", 1, 5, skips_zeros=True)
+    scale = Scale("points", 1, 5, unrated=0.0)
     many, single = (InteractionConverter(mapping, PSEUDONYMS, scale=scale, latest_s=LATEST_S) for _ in range(2))
     single._plain = None
     rows = rows_of_every_kind()

@@ -45,6 +45,13 @@ SETS = [
      "ratings.csv", "userId,movieId,rating,timestamp\n1,1,4.0,964982703\n1,2,0.5,964982704\n", {"rating": 2}),
     ("movielens-1m", "movies.dat", "1::Toy Story (1995)::Animation|Children's\n2::Amélie (2001)::Comedy\n",
      "ratings.dat", "1::1::5::978300760\n2::2::3::978302109\n", {"rating": 2}),
+    ("movielens-100k", "u.item", "1|Toy Story (1995)|01-Jan-1995||http://x|" + "|".join("0" * 19) + "\n",
+     "u.data", "196\t1\t3\t881250949\n186\t1\t3\t891717742\n", {"rating": 2}),
+    ("book-crossing", "BX-Books.csv",
+     '"ISBN";"Book-Title";"Book-Author";"Year-Of-Publication";"Publisher"\n'
+     '"0195153448";"Rites of \\"Passage\\"; &c";"Judith Rae";"2001";"Heinle"\n',
+     "BX-Book-Ratings.csv", '"User-ID";"ISBN";"Book-Rating"\n"2";"0195153448";"0"\n"8";"0195153448";"7"\n',
+     {"rating": 1, "view": 1}),
     ("amazon-reviews", "meta.jsonl", lines({"parent_asin": "B1", "title": "Soap", "features": [], "price": None}),
      "r.jsonl", lines({"rating": 5.0, "user_id": "AE", "asin": "B0", "parent_asin": "B1", "timestamp": 1588615855070},
                       {"rating": 4.0, "user_id": "AE", "asin": "B0", "parent_asin": "B1", "timestamp": 1588615855071}),
