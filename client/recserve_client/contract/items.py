@@ -22,7 +22,7 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
         id: Item id.
         texts: Text fields by name; at least one must have a weight in the catalogue and not be blank.
         attributes: Attributes by name: string, 64-bit integer, finite number, boolean, list of strings, or place (a
-            list of latitude and longitude in degrees).
+            list of latitude and longitude in degrees). A null leaves its attribute out.
         available: Whether the item may be recommended.
         if_revision: Change the item only if its last change was at this revision of the catalogue, with 0 only if it
             does not exist; otherwise the result is `conflict`. Absent: change it in any case.

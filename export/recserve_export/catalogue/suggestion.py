@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from recserve_export.tabular.opening import Opened
-from recserve_export.tabular.preview import Column, ColumnKind
+from recserve_export.tabular.preview import Column, ColumnKind, bare_name
 from recserve_export.tabular.values import ValueType
 
-_IDS: Final = ("id", "item_id", "itemid", "sku", "asin", "parent_asin", "product_id", "book_id", "movieid", "isbn")
-_TEXTS: Final = ("title", "name", "description", "summary", "overview", "text", "blurb", "plot")
+_IDS: Final = (
+    "id", "itemid", "sku", "asin", "parentasin", "productid", "bookid", "movieid", "isbn", "businessid", "handle",
+    "variantsku", "newsid", "trackid", "animeid", "appid", "articleid",
+)  # fmt: skip
+_TEXTS: Final = (
+    "title", "name", "description", "summary", "overview", "text", "blurb", "plot", "booktitle", "movietitle",
+    "productname", "itemname", "bodyhtml", "abstract", "headline", "synopsis",
+)  # fmt: skip
 _TYPES: Final[dict[ColumnKind, ValueType]] = {
     "integer": "int",
     "number": "float",
@@ -33,14 +39,14 @@ def suggested_import(opened: Opened, columns: Sequence[Column]) -> str:
     if item_id != "id":
         words += ["--id-field", item_id]
     for name in texts:
-        words += ["--text", name]
+        words += ["--text", f"{name}=1" if "=" in name else name]
     others = [one for one in columns if one.name not in (item_id, *texts) and one.kind in _TYPES]
     for one in others[:_MOST_ATTRIBUTES]:
         type_ = _TYPES[one.kind]
-        words += ["--attribute", one.name if type_ == "str" else f"{one.name}:{type_}"]
+        words += ["--attribute", one.name if type_ == "str" and ":" not in one.name else f"{one.name}:{type_}"]
     return shlex.join(words)
 
 
 def _rank(name: str, usual: Sequence[str]) -> int:
-    lower = name.lower()
-    return usual.index(lower) if lower in usual else len(usual)
+    bare = bare_name(name)
+    return usual.index(bare) if bare in usual else len(usual)

@@ -128,9 +128,7 @@ def import_(
         if mapping is not None and (by_options != InteractionMapping() or recipe is not None):
             raise MappingError(f"--mapping {mapping} holds the whole mapping; leave out the options for fields")
         place = interactions_at(home, store)
-        reading.check_refusals(
-            refusals, source, mapping, place, Workspace(home).pseudonym_key, Workspace(home).store_at("")
-        )
+        reading.check_refusals(refusals, home, source, mapping, recipe, place)
         if recipe is not None:
             found = [overridden(one, by_options) for one in read_recipe(recipe, "interactions", InteractionMapping)]
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, get_type_hints
@@ -12,10 +12,12 @@ import msgspec
 import typer
 
 from recserve_export.errors import ExportError, MappingError
+from recserve_export.tabular.formats.parquet import parts_of
 from recserve_export.tabular.options import Compression, FileFormat, ReadOptions, delimiter_of
 from recserve_export.tabular.preview import sample_of
 from recserve_export.tabular.recipes import fitting
 from recserve_export.tabular.rows import AllColumns
+from recserve_server_ext.common.workspace import store_place
 
 if TYPE_CHECKING:
     from recserve_export.tabular.opening import Opened
@@ -127,24 +129,38 @@ def fitting_one(mappings: Sequence[M], opened: Opened, needed: Callable[[M], Ite
     return fitting(mappings, [needed(mapping) for mapping in mappings], names)
 
 
-def check_refusals(refusals: Path | None, *others: Path | str | None) -> None:
+def check_refusals(refusals: Path | None, home: Path, *others: Path | str | None) -> None:
     """Refuse a file of refusals that is another file of the command: writing it would empty that one.
+
+    Args:
+        refusals: The file of refusals, if there is one.
+        home: The home, of which no file but one of refusals may be named.
+        others: Files, folders, members of archives and URLs that the command reads or writes.
 
     Raises:
         ExportError: Names both.
     """
     if refusals is None:
         return
-    for other in others:
-        path = None if other is None or "://" in str(other) else Path(other)
-        names = (
-            () if path is None else (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")))
+    is_in_home = home.resolve() in refusals.resolve().parents
+    if is_in_home and refusals.exists() and refusals.suffix != ".jsonl":
+        raise ExportError(f"--refusals {refusals} is a file of the home {home}, which would be emptied; name another")
+    for name in (name for other in others if other for name in _files_of(store_place(str(other)))):
+        is_same = refusals.resolve() == name.resolve() or (
+            refusals.exists() and name.exists() and refusals.samefile(name)
         )
-        for name in names:
-            is_same = refusals.resolve() == name.resolve() or (
-                refusals.exists() and name.exists() and refusals.samefile(name)
-            )
-            if is_same:
-                raise ExportError(f"--refusals {refusals} is {name} itself, which would be emptied; name another file")
+        if is_same:
+            raise ExportError(f"--refusals {refusals} is {name} itself, which would be emptied; name another file")
     if refusals.is_dir() or not refusals.absolute().parent.is_dir():
         raise ExportError(f"the refusals cannot be written to {refusals}; name a file in a folder that is there")
+
+
+def _files_of(place: Path | str) -> Iterator[Path]:
+    """The files that a source or a store is: itself, what SQLite keeps beside it, its archive, its parts."""
+    if isinstance(place, str):
+        return
+    yield place
+    yield from (place.with_name(f"{place.name}{end}") for end in ("-wal", "-shm", "-journal"))
+    yield from (folder for folder in place.parents if folder.is_file())
+    if place.is_dir():
+        yield from parts_of(place)

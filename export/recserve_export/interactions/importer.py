@@ -177,9 +177,7 @@ class _Run:
         numbers: list[int] = []
         rows: list[BulkRow] = []
         characters = 0
-        source = self._source.rows()
-        if self._mapping.item is not None:
-            source = one_item_each(source, self._mapping)
+        source = one_item_each(self._source.rows(), self._mapping)
         last = 0
         while chunk := list(islice(source, _CHUNK)):
             self.rows += len({number for number, _ in chunk}) - (chunk[0][0] == last)

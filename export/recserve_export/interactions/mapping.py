@@ -73,6 +73,11 @@ class InteractionMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         return tuple(dict.fromkeys(column for column in columns if column is not None))
 
     @property
+    def has_several_items(self) -> bool:
+        """Whether a row may have several items: what a path finds in a list of objects, or a separator parts."""
+        return self.item is not None and (self.item_separator is not None or "." in self.item)
+
+    @property
     def numbers(self) -> list[str]:
         """The columns of numbers other than times."""
         return [column for name, column in self.fields.items() if name in MEASURES]

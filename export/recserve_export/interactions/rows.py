@@ -251,21 +251,22 @@ class InteractionConverter:
 def one_item_each(rows: Iterable[Numbered], mapping: InteractionMapping) -> Iterator[Numbered]:
     """The rows with a single item each: a row with several, such as an order, is one for each of them.
 
-    Several are what a path finds in a list of objects, or what is asked for by a separator. Lists of the same length in
-    other fields are taken apart with it, and an event id gets the item's id as its end.
+    Lists of the same length in other fields are taken apart with it, and an event id gets the item's id as its end.
 
     Args:
         rows: Numbers, and column -> value; anything else is passed on as it is.
-        mapping: A validated mapping.
+        mapping: A validated mapping; without `has_several_items` the rows come as they are.
     """
+    if not mapping.has_several_items:
+        yield from rows
+        return
     column, separator = mapping.item or "", mapping.item_separator
-    has_several = separator is not None or "." in column
     others, event = [*mapping.fields.values()], mapping.fields.get("event_id")
     for number, values in rows:
         found = values.get(column) if isinstance(values, dict) else None
         if separator is not None and isinstance(found, str):
             found = [part for part in found.split(separator) if part.strip()]
-        if not has_several or not isinstance(found, list) or not found:
+        if not isinstance(found, list) or not found:
             yield number, values
             continue
         for place, part in enumerate(found):

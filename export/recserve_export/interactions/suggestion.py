@@ -7,21 +7,28 @@ from collections.abc import Sequence
 from typing import Final
 
 from recserve_export.tabular.opening import Opened
-from recserve_export.tabular.preview import Column
+from recserve_export.tabular.preview import Column, bare_name
 
-_USERS: Final = ("user_id", "userid", "user", "visitorid", "customer_id", "customer", "reviewerid", "uid", "username")
-_ITEMS: Final = (
-    "item_id", "itemid", "item", "movieid", "movie_id", "product_id", "productid", "parent_asin", "asin", "book_id",
-    "business_id", "sku", "iid",
+_USERS: Final = (
+    "userid", "user", "visitorid", "customerid", "customer", "reviewerid", "uid", "username", "useridx",
+    "userpseudoid", "clientid", "memberid", "accountid", "email",
 )  # fmt: skip
-_TIMES: Final = ("timestamp", "time", "date", "unixreviewtime", "event_time", "datetime", "ts", "date_added", "at")
-_TYPES: Final = ("type", "event", "event_type", "action", "behavior", "behaviour")
-_VALUES: Final = ("rating", "stars", "overall", "score", "value")
+_ITEMS: Final = (
+    "itemid", "item", "movieid", "productid", "parentasin", "asin", "bookid", "isbn", "businessid", "sku",
+    "lineitemsku", "iid", "trackid", "songid", "artistid", "newsid", "animeid", "gameid", "appid", "articleid", "productsku",
+)  # fmt: skip
+_TIMES: Final = (
+    "timestamp", "time", "date", "unixreviewtime", "eventtime", "eventtimestamp", "datetime", "ts", "dateadded", "at",
+    "createdat", "paidat", "purchasedate", "orderdate", "reviewdate",
+)  # fmt: skip
+_TYPES: Final = ("type", "event", "eventtype", "eventname", "action", "behavior", "behaviour")
+_VALUES: Final = ("rating", "stars", "overall", "score", "value", "bookrating", "userrating", "reviewscore")
 
 
 def suggested_import(opened: Opened, columns: Sequence[Column]) -> str:
     """The command; columns are found by their usual names."""
-    by_name = {one.name.lower(): one.name for one in columns}
+    by_name = {bare_name(one.name): one.name for one in reversed(columns)}
+    times = [one.name for one in columns if one.kind == "time"]
     words = ["recserve", "interactions", "import", opened.where]
     for option, usual, default in (
         ("--user-field", _USERS, "user_id"),
@@ -29,10 +36,14 @@ def suggested_import(opened: Opened, columns: Sequence[Column]) -> str:
         ("--time-field", _TIMES, "timestamp"),
     ):
         found = next((by_name[name] for name in usual if name in by_name), None)
+        if option == "--time-field":
+            found = found or next(iter(times), None)
         if found is None and option == "--time-field":
             words += ["--time", "row"]
         elif found != default:
             words += [option, found or "COLUMN"]
+        if any(one.day_first and one.name == found for one in columns):
+            words.append("--day-first")
     type_ = next((by_name[name] for name in _TYPES if name in by_name), None)
     value = next((by_name[name] for name in _VALUES if name in by_name), None)
     if type_ is not None:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from recserve_client.contract import shown
+from recserve_export.tabular.dates import days_first
 from recserve_export.tabular.rows import RowError, Source
 from recserve_export.tabular.times import Times
 from recserve_export.tabular.values import NULLS_OF_LISTS, amount_in, guess_separator
@@ -30,6 +31,7 @@ class Column(msgspec.Struct, frozen=True):
         distinct: Distinct values in the rows that were looked at.
         missing: Rows without a value.
         separator: Where its lists are split.
+        day_first: Whether its times have days before months.
         example: The first value.
     """
 
@@ -38,6 +40,7 @@ class Column(msgspec.Struct, frozen=True):
     distinct: int
     missing: int
     separator: str
+    day_first: bool
     example: str
 
 
@@ -74,7 +77,13 @@ def _column(name: str, values: list[Any]) -> Column:
     separator = guess_separator(given) if kind == "list" else ""
     distinct = len({repr(value) for value in given})
     example = shown(given[0]) if given else ""
-    return Column(name, kind, distinct, len(values) - len(given), separator, example)
+    day_first = kind == "time" and days_first(value for value in given if isinstance(value, str)) is not None
+    return Column(name, kind, distinct, len(values) - len(given), separator, day_first, example)
+
+
+def bare_name(name: str) -> str:
+    """The name of a column without case and signs, by which the usual ones are known: `User-ID` is `userid`."""
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def _is_missing(value: Any) -> bool:
@@ -105,6 +114,6 @@ def _kind(values: list[Any]) -> ColumnKind:
 
 def _is_time(value: Any) -> bool:
     try:
-        return Times().seconds(value) is not None
+        return any(Times(day_first=day_first).seconds(value) is not None for day_first in (False, True))
     except (ValueError, OverflowError):
         return False

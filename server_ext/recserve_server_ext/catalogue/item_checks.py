@@ -93,7 +93,7 @@ class ItemChecks:
             raise ValueError(
                 f"$.attributes has {len(item.attributes):,} of them; limits.attributes allows {limits.attributes:,}"
             )
-        attributes = {name: _attribute(name, value) for name, value in item.attributes.items()}
+        attributes = {name: _attribute(name, value) for name, value in item.attributes.items() if value is not None}
         return StoredItem(item.id, texts, attributes, item.available)
 
 

@@ -85,8 +85,11 @@ def import_(
         if mapping is not None and (has_options or recipe is not None):
             raise MappingError(f"--mapping {mapping} holds the whole mapping; leave out the options for fields")
         place = Workspace(home).store_at(store)
-        reading.check_refusals(refusals, source, mapping, place, Workspace(home).interactions)
+        reading.check_refusals(refusals, home, source, mapping, recipe, place)
         if source == _FILMS:
+            from recserve_export.catalogue.films import films_path
+
+            reading.check_refusals(refusals, home, films_path())
             _import(_films(), place, refusals, home=home, force=force)
             return
         from_options = partial(

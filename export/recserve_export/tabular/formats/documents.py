@@ -266,19 +266,26 @@ class _Finite:
         while size:
             chunk = self._raw.read(size)
             text = self._rest + chunk
+            if chunk and self._rest.startswith(b'"') and b'"' not in chunk:
+                self._rest = self._bounded(text)  # a long string goes on
+                continue
             end = 0
             for found in _NOT_FINITE.finditer(text):
                 end = found.end()
             # A string or a word may go on in the next chunk.
             opened = text.find(b'"', end)
             cut = len(text) if not chunk else opened if opened >= 0 else max(end, len(text) - _WORD)
-            self._rest = text[cut:]
-            if len(self._rest) > MAX_LINE:
-                raise SourceError(f"a string of more than {MAX_LINE:,} bytes: {shown(self._rest[:40])}")
+            self._rest = self._bounded(text[cut:])
             if cut or not chunk:
                 has_any = b"NaN" in text or b"Infinity" in text
                 return _NOT_FINITE.sub(_null, text[:cut]) if has_any else text[:cut]
         return b""
+
+    @staticmethod
+    def _bounded(text: bytes) -> bytes:
+        if len(text) > MAX_LINE:
+            raise SourceError(f"a string of more than {MAX_LINE:,} bytes: {shown(text[:40])}")
+        return text
 
 
 class _InUtf8:

@@ -36,9 +36,10 @@ def text_lines(stream: IO[bytes], encoding: Encoding) -> Iterator[str]:
                 if not is_cut:
                     yield part[:MAX_LINE] + end
                 is_cut = False
-            if len(rest) > MAX_LINE:
-                if not is_cut:
-                    yield rest[:MAX_LINE] + (end or "\n")
+            if is_cut:
+                rest = ""
+            elif len(rest) > MAX_LINE:
+                yield rest[:MAX_LINE] + (end or "\n")
                 rest, is_cut = "", True
         rest += decode(b"", final=True)
     except UnicodeError as error:

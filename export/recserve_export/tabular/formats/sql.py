@@ -35,7 +35,11 @@ class SqlSource:
         self.shown = made.render_as_string()
         if made.drivername.startswith("postgres"):
             made = made.set(drivername="postgresql+psycopg")
-        elif made.drivername == "sqlite":
+        elif made.get_backend_name() != "sqlite":
+            raise SourceError(
+                f"{self.shown} is neither SQLite nor PostgreSQL; save the table as a file, such as CSV or Parquet"
+            )
+        else:
             # Read only: a name that is mistyped must not make an empty file.
             made = made.set(database=f"file:{made.database}", query={"mode": "ro", "uri": "true"})
         self._engine = sa.create_engine(made)

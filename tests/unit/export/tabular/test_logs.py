@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import zipfile
+from contextlib import closing
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -234,6 +239,37 @@ def test_refusals_never_empty_another_file(kind: str, tmp_path: Path, home: Path
     done = items(path, "id,title\nr1,a\n", home, "--refusals", str(target))
     assert (done.exit_code, target.read_bytes()) == (1, before)
     assert "which would be emptied" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["key", "member", "part", "link to a part", "database", "recipe"])
+def test_refusals_never_empty_what_is_read(kind: str, tmp_path: Path, home: Path) -> None:
+    items(tmp_path / "i.csv", "id,title\nr1,a\n", home)
+    Workspace(home).pseudonym_key.write_text("key")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("x.csv", "id,title\nr1,a\n")
+    (tmp_path / "parts").mkdir()
+    part = tmp_path / "parts" / "0.parquet"
+    pq.write_table(pa.table({"id": ["r1"], "title": ["a"]}), part)
+    (tmp_path / "link").symlink_to(part)
+    with closing(sqlite3.connect(tmp_path / "x.db")) as database:
+        database.execute("CREATE TABLE goods AS SELECT 'r1' AS id, 'a' AS title")
+    recipe = tmp_path / "x.toml"
+    recipe.write_text('[catalogue]\nid = "id"\n[catalogue.texts]\ntitle = {}\n')
+    source, target, options = {
+        "key": (tmp_path / "i.csv", Workspace(home).pseudonym_key, []),
+        "member": (tmp_path / "x.zip" / "x.csv", tmp_path / "x.zip", []),
+        "part": (tmp_path / "parts", part, []),
+        "link to a part": (tmp_path / "parts", tmp_path / "link", []),
+        "database": (f"sqlite:///{tmp_path}/x.db", tmp_path / "x.db", []),
+        "recipe": (tmp_path / "i.csv", recipe, ["--recipe", str(recipe)]),
+    }[kind]
+    before = target.read_bytes()
+    arguments = ["import", str(source), "--home", str(home), *(options or ["--text", "title"]), "--force"]
+    done = CliRunner().invoke(catalogue.app, [*arguments, "--refusals", str(target)])
+    assert (done.exit_code, target.read_bytes()) == (1, before)
+    assert "which would be emptied" in done.stderr
+    kept = CliRunner().invoke(catalogue.app, [*arguments, "--refusals", str(tmp_path / "parts" / "refused.jsonl")])
+    assert kept.exit_code == 0, kept.output
 
 
 def test_previews_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
