@@ -15,7 +15,8 @@ _USERS: Final = (
 )  # fmt: skip
 _ITEMS: Final = (
     "itemid", "item", "movieid", "productid", "parentasin", "asin", "bookid", "isbn", "businessid", "sku",
-    "lineitemsku", "iid", "trackid", "songid", "artistid", "newsid", "animeid", "gameid", "appid", "articleid", "productsku",
+    "lineitemsku", "iid", "trackid", "songid", "artistid", "newsid", "animeid", "gameid", "appid", "articleid",
+    "productsku",
 )  # fmt: skip
 _TIMES: Final = (
     "timestamp", "time", "date", "unixreviewtime", "eventtime", "eventtimestamp", "datetime", "ts", "dateadded", "at",
