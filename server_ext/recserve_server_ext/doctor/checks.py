@@ -67,7 +67,7 @@ def examine(
         ("catalogue store", lambda: _store(workspace, settings)),
         ("log", lambda: _log(workspace, settings)),
         ("evaluation", lambda: _evaluation(workspace, settings)),
-        ("gRPC port", lambda: _port(settings.host, settings.grpc_port, "grpc")),
+        ("gRPC port", lambda: _grpc_port(settings)),
         ("metrics port", lambda: _port(settings.host, settings.metrics_port, "metrics")),
     ]
     if gpu:
@@ -240,6 +240,14 @@ def _evaluation(workspace: Workspace, settings: ServeSettings) -> Outcome:
         return f"none, {count:,} interactions", "" if count < _LEAST_INTERACTIONS else _EVALUATE
     found = f"of {evaluated:,} interactions, {count:,} now"
     return found, _EVALUATE if count > _MUCH_LONGER * max(evaluated, _LEAST_INTERACTIONS) else ""
+
+
+def _grpc_port(settings: ServeSettings) -> Outcome:
+    from recserve_server_ext.triton.process import claim_endpoint
+
+    said, todo = _port(settings.host, settings.grpc_port, "grpc")
+    is_plain = not settings.tls.cert and not claim_endpoint(settings.host, 0, 0).is_local
+    return said + ("; beyond loopback serve needs the table [tls], or --insecure" if is_plain else ""), todo
 
 
 def _port(host: str, port: int, what: str) -> Outcome:

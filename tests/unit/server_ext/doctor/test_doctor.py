@@ -76,6 +76,15 @@ def test_a_complete_installation_is_well(tiny_home: Path, tmp_path: Path) -> Non
     assert found["Triton"]["found"] == "triton 0.0.1, as given"
 
 
+def test_what_serve_needs_beyond_loopback_is_said(tiny_home: Path, tmp_path: Path) -> None:
+    path = config(tmp_path, grpc_port=0, metrics_port=0)
+    for host, is_open in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
+        path.write_text(f'grpc_port = 0\nmetrics_port = 0\nhost = "{host}"\n')
+        _, found = diagnose(tiny_home, fake_triton(tmp_path).server, "--config", str(path))
+        assert ("beyond loopback serve needs" in found["gRPC port"]["found"]) == is_open
+        assert found["gRPC port"]["ok"]
+
+
 def test_ids_that_do_not_fit_are_found(tiny_home: Path, tmp_path: Path) -> None:
     home = copy_home(tiny_home, tmp_path / "home")
     with CatalogueStore(Workspace(home).store) as items:

@@ -98,6 +98,13 @@ def test_a_bad_item_is_named_and_the_others_are_kept(edited: Edited, bad: Any, n
     assert edited.store.count() == 30
 
 
+def test_a_null_leaves_its_attribute_out(edited: Edited) -> None:
+    assert edited.statuses("upsert", film("i3", "film 3", attributes={"year": None, "rated": "G"})) == ["updated"]
+    stored = edited.store.get("i3")
+    assert stored is not None
+    assert stored.attributes == {"rated": "G"}
+
+
 @pytest.mark.parametrize(
     ("value", "kind"), [("1903", "string"), (True, "boolean"), (["1903"], "list of strings"), (1903.5, "")]
 )
