@@ -218,7 +218,8 @@ class _Run:
         self.duplicates += len(rows) - outcome.recorded - len(outcome.erased)
         self._types.update([row.type for row in rows])
         times_us = [row.time_us for row in rows]
-        self._span_us = min(self._span_us[0], *times_us), max(self._span_us[1], *times_us)
+        oldest, newest = self._span_us
+        self._span_us = min(oldest, min(times_us)), max(newest, max(times_us))
 
     def said(self) -> list[str]:
         """What was decided while reading, a line each."""

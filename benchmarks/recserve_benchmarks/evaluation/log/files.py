@@ -28,7 +28,7 @@ from recserve_export.tabular.rows import RowError, Source
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.columns import InteractionColumns, columns_by_user
-from recserve_server_ext.interactions.interaction import MEASURES, RefusedError
+from recserve_server_ext.interactions.interaction import MEASURES, Interaction, RefusedError
 
 #: Names of columns, the first that a file has is taken.
 _USER: Final = ("user_id", "user", "userId", "userid", "uid", "reviewerID", "visitorid", "customer_id")
@@ -233,12 +233,8 @@ def _read_interactions(
     scale = find_scale(mapping, readable) if mapping.fields else Scale()
     convert = InteractionConverter(mapping, None, scale=scale)
     for number, values in one_item_each(enumerate(chain(sample, rows), start=1), mapping):
-        try:
-            interaction = convert(values or {}, number)
-        except (RowError, RefusedError):
-            refused += 1
-            continue
-        if interaction.item is None:
+        interaction = _converted(convert, values or {}, number)
+        if interaction is None or interaction.item is None:
             refused += 1
             continue
         codes = (
@@ -256,6 +252,13 @@ def _read_interactions(
     texts = [of_items.of.get(name, {}) for name in items]
     files = {file.name: sha256_of(file) for file in (path, described) if file is not None}
     return Pair(columns, texts, of_items.fields, timed, files, refused)
+
+
+def _converted(convert: InteractionConverter, values: Mapping[str, Any], number: int) -> Interaction | None:
+    try:
+        return convert(values, number)
+    except (RowError, RefusedError):
+        return None
 
 
 def _mapping(path: Path, found: _Found) -> tuple[InteractionMapping, str]:
