@@ -9,15 +9,22 @@ from nicegui import app, background_tasks, ui
 from nicegui.elements.mixins.text_element import TextElement
 
 from recserve_console.console import Console
+from recserve_console.views.catalogue import Catalogue
+from recserve_console.views.data import Data
+from recserve_console.views.outcomes import Outcomes
 from recserve_console.views.overview import Overview
 from recserve_console.views.pieces import CSS, age
+from recserve_console.views.requests import Requests
+from recserve_console.views.strategies import Strategies
 from recserve_console.views.try_out import TryOut
 from recserve_console.views.user import User
 from recserve_console.views.view import View
 from recserve_console.watch.watcher import EVERY_S
 
 #: In the order of the tabs.
-VIEWS: Final[tuple[type[View], ...]] = (Overview, TryOut, User)
+_VIEWS: Final[tuple[type[View], ...]] = (Overview, TryOut, User, Catalogue, Strategies)
+#: Of these there is nothing without a home.
+_OF_HOME: Final[tuple[type[View], ...]] = (Outcomes, Data, Requests)
 _PRIMARY: Final = "#1f56b5"
 
 
@@ -27,7 +34,7 @@ def add_page(console: Console) -> None:
     app.on_shutdown(lambda: console.jobs.stop() if console.jobs is not None else None)
 
     @ui.page("/", title="recserve console")
-    async def page(view: str = VIEWS[0].name) -> None:
+    async def page(view: str = Overview.name) -> None:
         await _Page(console).build(view)
 
 
@@ -36,10 +43,11 @@ class _Page:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._views = {kind.name: kind(console) for kind in VIEWS}
+        kinds = _VIEWS if console.home is None else (*_VIEWS, *_OF_HOME)
+        self._views = {kind.name: kind(console) for kind in kinds}
         self._drawn: set[str] = set()
         self._panels: dict[str, ui.tab_panel] = {}
-        self._shown = VIEWS[0].name
+        self._shown = Overview.name
 
     async def build(self, view: str) -> None:
         """Draw the page with a view; with the first one where there is no such view."""
@@ -58,16 +66,16 @@ class _Page:
                 .props("dense inline-label no-caps mobile-arrows outside-arrows align=left")
                 .classes("w-full") as tabs
             ):
-                for kind in VIEWS:
-                    ui.tab(kind.name, label=kind.title, icon=kind.icon)
+                for one in self._views.values():
+                    ui.tab(one.name, label=one.title, icon=one.icon)
         self._banner = ui.label("").props('role="alert"').classes("w-full rs-bad font-semibold q-px-md")
-        first = view if view in self._views else VIEWS[0].name
+        first = view if view in self._views else Overview.name
         with ui.element("div").classes("rs-page"):
             panels = ui.tab_panels(tabs, value=first, animated=False).classes("w-full bg-transparent")
         with panels:
-            for kind in VIEWS:
-                with ui.tab_panel(kind.name).classes("q-pa-none") as panel:
-                    self._panels[kind.name] = panel
+            for name in self._views:
+                with ui.tab_panel(name).classes("q-pa-none") as panel:
+                    self._panels[name] = panel
         await self.show(first)
         self._say_state()
         ui.timer(EVERY_S, self._tick)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import psutil
 
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import CURRENT, named
+from recserve_server_ext.index.snapshot import CURRENT, PREVIOUS, named
 from recserve_server_ext.index.trained_versions import kept_versions
 
 
@@ -25,6 +25,7 @@ class SpaceVersion(NamedTuple):
         items: Items that have a vector.
         log: Number of the newest interaction that it was trained on.
         is_current: Whether it serves, or will with the next index build.
+        can_roll_back: Whether it serves, and another version served before.
         fault: What is wrong with it, or empty.
     """
 
@@ -34,6 +35,7 @@ class SpaceVersion(NamedTuple):
     items: int
     log: int
     is_current: bool
+    can_roll_back: bool
     fault: str
 
 
@@ -78,7 +80,10 @@ def space_versions(home: Path) -> list[SpaceVersion]:
         if one.manifest is not None:
             made_s, items = datetime.fromisoformat(one.manifest.created).timestamp(), one.manifest.items
             log = int(one.manifest.made_from.get("log", {}).get("number") or 0)
-        found.append(SpaceVersion(one.space, one.folder.name, made_s, items, log, one.is_current, one.fault))
+        has_before = one.is_current and bool(named(one.folder.parent, PREVIOUS))
+        found.append(
+            SpaceVersion(one.space, one.folder.name, made_s, items, log, one.is_current, has_before, one.fault)
+        )
     return found
 
 

@@ -15,6 +15,7 @@ from recserve_client.errors import RecserveError
 
 #: Stands where there is no figure.
 NONE: Final = "\N{EN DASH}"
+_FEW: Final = 3
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 #: Grey that can be read on white and on black.
 MUTED: Final = "#7b8794"
@@ -52,7 +53,10 @@ body { font-size: 15px; }
 .q-btn { text-transform: none; }
 .rs-page .q-field { min-width: 0; }
 .body--dark { --q-primary: #8ab6ff !important; --q-negative: #ff9d92 !important; }
-.body--dark .bg-primary, .body--dark .bg-negative { color: #0b1a33 !important; }
+.body--dark .bg-primary { --q-primary: #1f56b5; }
+.body--dark .bg-negative { --q-negative: #b3261e; }
+.body--dark .bg-positive { --q-positive: #0a6b46; }
+.rs-fixed { min-width: 34rem; }
 :focus-visible { outline: 2px solid #2f6fde; outline-offset: 2px; }
 """
 
@@ -91,7 +95,8 @@ def tile(name: str, about: str = "") -> ui.label:
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = (), label: str = "") -> None:
     """A table; a cell that is callable draws itself."""
     box = ui.element("div").classes("rs-scroll").props(f'tabindex=0 role=region aria-label="{_plain(label)}"')
-    with box, ui.element("table").classes("rs-table"):
+    # With many columns it scrolls by itself where the page is narrow.
+    with box, ui.element("table").classes("rs-table rs-fixed" if len(columns) > _FEW else "rs-table"):
         with ui.element("thead"), ui.element("tr"):
             for name in columns:
                 head = TextElement(tag="th", text=name).props("scope=col")

@@ -128,9 +128,9 @@ class User(View):
     def _draw_entries(self, history: UserHistory) -> None:
         rows = []
         for entry in history.entries[:_SHOWN]:
-            factors = ", ".join(f"{name} {value:.3g}" for name, value in entry.factors.items())
+            factors = ", ".join(f"{name} {value:.3g}" for name, value in entry.factors.items() if value != 1)
             what = self._name(entry.item, entry.text)
-            rows.append((moment(entry.timestamp), entry.type, what, f"{entry.weight:.3f}", factors))
+            rows.append((moment(entry.timestamp), entry.type, what, f"{entry.weight:.3g}", factors))
         if len(history.entries) > _SHOWN:
             muted(f"The newest {_SHOWN} of {len(history.entries):,}.")
         columns = ("time (UTC)", "type", "what", "weight", "made of")
