@@ -91,12 +91,17 @@ class Finder:
         self._input = ui.input(label).props(f'debounce={_DEBOUNCE_MS} clearable outlined dense type="search"')
         self._input.classes("w-full").on_value_change(self._search)
         if pick_text is not None:
-            self._input.on("keydown.enter", self._take_text)
+            # With what stands in the field: who is quick presses Enter before it was told.
+            told = "(event) => emit(event.target.value)"
+            self._input.on("keydown.enter", lambda event: self._take_text(str(event.args or "")), js_handler=told)
         self._list = ui.column().classes("w-full gap-0").props('aria-live="polite"')
 
-    async def _take_text(self) -> None:
-        words = str(self._input.value or "").strip()
+    async def _take_text(self, typed: str) -> None:
+        words = typed.strip()
         if words and self._pick_text is not None:
+            # The field is emptied only where it is known to differ.
+            self._asked += 1
+            self._input.value = typed
             self.clear()
             await self._pick_text(words)
 
@@ -128,7 +133,7 @@ class Finder:
         with self._list:
             if self._pick_text is not None:
                 shown = words if len(words) < 60 else f"{words[:60]} …"
-                ui.button(f"add the text “{shown}”", icon="notes", on_click=self._take_text).props(
+                ui.button(f"add the text “{shown}”", icon="notes", on_click=lambda: self._take_text(words)).props(
                     "flat dense align=left no-caps"
                 ).classes("w-full")
             for one in found:

@@ -130,15 +130,11 @@ class Strategies(View):
         panel = self._panel
         if one.is_current and not one.can_roll_back:
             return
+        words, label, about = ("spaces", "activate", one.space), "Activate", f"serve {one.space} {one.version}"
         if one.is_current:
-            words = ("spaces", "rollback", one.space)
-            button = ui.button(
-                "Roll back", on_click=lambda: panel.ask(words, f"serve the version of {one.space} before")
-            )
-        else:
-            words = ("spaces", "activate", one.space, one.version)
-            button = ui.button("Activate", on_click=lambda: panel.ask(words, f"serve {one.space} {one.version}"))
-        button.props("flat dense")
+            words, label, about = ("spaces", "rollback", one.space), "Roll back", f"serve the {one.space} before"
+        command = words if one.is_current else (*words, one.version)
+        ui.button(label, on_click=lambda: panel.ask(command, about)).props("flat dense")
 
 
 def _read(home: Path) -> tuple[Evaluated | str | None, list[SpaceVersion]]:
