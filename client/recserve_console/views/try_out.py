@@ -22,6 +22,7 @@ from recserve_console.views.view import View
 
 _DEFAULT: Final = ""
 _NONE: Final = "(none)"
+_EMPTY: Final = "Add an item or a text to begin."
 _MOST: Final = 20
 _LONGEST_WEIGHT: Final = 2.0
 
@@ -66,7 +67,7 @@ class TryOut(View):
     async def build(self) -> None:
         """See `View.build`."""
         self._tried = _Tried()
-        self._asked = 0
+        self._asked, self._is_asking = 0, False
         self._strategies: list[str] = []
         heading("Try it out")
         muted("Put items and texts into a history: the slate follows. A negative weight pushes away.")
@@ -85,7 +86,7 @@ class TryOut(View):
                 with ui.row().classes("w-full items-center"):
                     ui.button("Copy as …", icon="content_copy", on_click=self._open_copies).props("flat no-caps")
         self._draw_history()
-        self._say("Add an item or a text to begin.")
+        self._say(_EMPTY)
 
     async def refresh(self) -> None:
         """See `View.refresh`: strategies and attributes, as soon as the server tells them."""
@@ -124,7 +125,7 @@ class TryOut(View):
         with ui.row().classes("w-full items-center no-wrap gap-3"):
             muted(label).classes("w-20")
             slider = ui.slider(min=low, max=high, step=step, value=getattr(self._tried, name))
-            slider.props(f'label aria-label="{label}" debounce=100').classes("grow")
+            slider.props(f'label aria-label="{label}"').classes("grow")
             kind = type(low)
             slider.bind_value_to(self._tried, name, forward=lambda value: kind(value or low))
             slider.on_value_change(self._ask)
@@ -190,25 +191,36 @@ class TryOut(View):
             with ui.row().classes("w-full items-center no-wrap gap-3 q-pl-md"):
                 low, high, step = -_LONGEST_WEIGHT, _LONGEST_WEIGHT, 0.1
                 slider = ui.slider(min=low, max=high, step=step, value=behaviour.weight, on_change=weigh)
-                slider.props('aria-label="Weight" debounce=80').classes("grow")
+                slider.props('aria-label="Weight"').classes("grow")
                 shown = ui.label(f"{behaviour.weight:+.1f}").classes("w-10 tabular-nums")
 
     async def _ask(self) -> None:
-        """Ask for the slates; an answer that was overtaken is dropped."""
+        """Ask for the slates; while an answer is awaited, only the newest change is asked for after it."""
         self._asked += 1
-        asked, tried = self._asked, self._tried
+        if self._is_asking:
+            return
+        self._is_asking = True
+        try:
+            asked = 0
+            while asked != self._asked:
+                asked = self._asked
+                await self._ask_once()
+        finally:
+            self._is_asking = False
+
+    async def _ask_once(self) -> None:
+        tried = self._tried
         if not tried.history:
-            self._say("Add an item or a text to begin.")
+            self._say(_EMPTY)
             return
         names = [tried.strategy] + ([] if tried.other == _NONE else [tried.other])
         try:
             await self.console.schema.refresh()
             requests = [tried.request(name, self.console.schema.title) for name in names]
-            run = self.console.client.recommend_many
-            answers = await run(requests)
+            answers = await self.console.client.recommend_many(requests)
         except RecserveError as error:
             answers = [error]
-        if asked == self._asked:
+        if tried.history:
             self._draw(names, answers)
 
     def _say(self, words: str) -> None:

@@ -26,7 +26,7 @@ def _evaluation() -> EvaluationFile:
     against = {"reference": "text", "difference": 0.05, "low": 0.01, "high": 0.09, "p": 0.01, "p_corrected": 0.02}
     systems = {"text": figure(0.1), EVIL: figure(0.15) | {"against": against}}
     data = {"users": 2, "interactions": 20, "evaluated": "2026-01-01T00:00:00+00:00"}
-    return EvaluationFile(data=data, protocols={"time": systems}, chosen=Chosen(many=Choice("text", {"by": EVIL})))
+    return EvaluationFile(data=data, protocols={"time": systems}, chosen=Chosen(many=Choice("text")))
 
 
 @pytest.fixture(scope="package")

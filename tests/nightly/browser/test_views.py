@@ -29,7 +29,7 @@ def try_out(page: Page) -> None:
     field.press("Enter")
     expect(page.get_by_role("listitem")).to_have_count(10)
     page.get_by_label("Beside it, to compare").click()
-    page.get_by_role("option", name="popular", exact=True).click()
+    page.get_by_role("option", name="text", exact=True).click()
     expect(page.get_by_text("items are in both slates")).to_be_visible()
     expect(page.get_by_role("listitem")).to_have_count(20)
 
@@ -101,6 +101,23 @@ def test_a_view(visit: Opening, pictures: Path, view: str, width: int, scheme: A
     page.screenshot(path=pictures / f"{view}-{width}-{scheme}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert serious_faults(page) == []
+
+
+def test_a_weight_is_changed_by_keys_and_pushes_away(visit: Opening) -> None:
+    page = visit("try").page
+    field = page.get_by_label(FIND)
+    for words in ("a voyage to a distant planet", "a love story in Paris"):
+        field.fill(words)
+        field.press("Enter")
+        expect(page.get_by_text(f"“{words}”").first).to_be_visible()
+    first = page.get_by_role("listitem").first.inner_text()
+    weight = page.get_by_role("slider", name="Weight").first.locator("[tabindex='0']").first
+    for _ in range(30):
+        weight.press("ArrowLeft")
+    expect(page.get_by_text("-2.0", exact=True)).to_be_visible()
+    expect(page.get_by_role("listitem").first).not_to_have_text(first)
+    # What pushes away is hatched in the bars.
+    expect(page.locator(".rs-minus").first).to_be_attached()
 
 
 def test_tabs_are_reached_and_changed_by_keys(visit: Opening) -> None:
