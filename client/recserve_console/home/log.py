@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
-from recserve_export.outcomes.outcomes import OutcomeRules
-from recserve_export.outcomes.report import OutcomeReport, report
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.interactions.store import InteractionStore, StoreStats
 from recserve_server_ext.interactions.tables import answers, interactions
+
+if TYPE_CHECKING:
+    from recserve_export.outcomes.report import OutcomeReport
 
 _DAY_S: Final = 86_400
 _DAY_US: Final = _DAY_S * MICROSECONDS
@@ -72,6 +73,10 @@ def has_log(home: Path) -> bool:
 
 def outcome_report(home: Path, lift: float = 0.1) -> OutcomeReport:
     """The report of outcomes by the default rules; errors as of `recserve outcomes report`."""
+    # Here, since statsmodels takes seconds to import.
+    from recserve_export.outcomes.outcomes import OutcomeRules
+    from recserve_export.outcomes.report import report
+
     with _store(home) as store:
         return report(store.database, OutcomeRules(), now_s=time.time(), lift=lift)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 from nicegui import ui
@@ -12,9 +13,11 @@ from recserve_console.home.log import has_log, outcome_report
 from recserve_console.views.pieces import NONE, card, heading, interval, muted, table
 from recserve_console.views.view import View
 from recserve_export.errors import ExportError
-from recserve_export.outcomes.experiments import ExperimentReport
-from recserve_export.outcomes.report import Group, OutcomeReport, Rate
 from recserve_server_ext.common.errors import ServerError
+
+if TYPE_CHECKING:
+    from recserve_export.outcomes.experiments import ExperimentReport
+    from recserve_export.outcomes.report import Group, OutcomeReport, Rate
 
 _POSITIONS = 10
 
