@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ app = typer.Typer(help=_HELP)
 _METRICS: Final = "127.0.0.1:8002"
 _START_S: Final = 180.0
 _STOP_S: Final = 60.0
+_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 @app.callback(invoke_without_command=True, help=_HELP)
@@ -53,6 +55,8 @@ def console(
     with ExitStack() as stack:
         stack.callback(bound.close)
         if serve:
+            # Ends as by Ctrl-C, so that the server is stopped, too.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
             address, metrics = stack.enter_context(_served(home))
         where = serving.name_of(bound)
 

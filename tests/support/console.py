@@ -19,8 +19,8 @@ from typing import Any, Final, Literal, NamedTuple, Self
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-_START_S: Final = 60
-_STOP_S: Final = 20
+_START_S: Final = 150
+_STOP_S: Final = 60
 #: Of the browsers of systems, the first that is installed.
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 #: Milliseconds that a page may take beside other programs.
@@ -37,18 +37,18 @@ EVIL_USER = "user <svg onload=\"window.broken=1;alert('user')\">"
 USER = "simulated-user-1"
 
 
-@contextmanager
-def console(grpc: str, metrics: str, home: Path | None = None) -> Iterator[str]:
-    """Run `recserve console` on a free port; yields its URL, and stops it with SIGTERM: it must exit with 0.
+class Started(NamedTuple):
+    """A running console."""
 
-    Args:
-        grpc: host:port of the server it asks.
-        metrics: host:port of its metrics.
-        home: Home it is opened beside, or `None`.
-    """
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def console_over(*options: str) -> Iterator[Started]:
+    """Run `recserve console` on a free port, and stop it with SIGTERM: it must exit with 0."""
     with tempfile.TemporaryDirectory() as aside:
         ready, log = Path(aside) / "ready.json", Path(aside) / "log"
-        options = ["--address", grpc, "--metrics", metrics, "--home", str(home or Path(aside) / "none")]
         program = [sys.executable, "-m", "recserve_client.cli.main", "console", "--port", "0", *options]
         with log.open("wb") as stream:
             command = [*program, "--ready-file", str(ready)]
@@ -59,13 +59,27 @@ def console(grpc: str, metrics: str, home: Path | None = None) -> Iterator[str]:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError(f"the console did not start:\n{log.read_text()}")
                 time.sleep(0.05)
-            yield f"http://{json.loads(ready.read_text())['console']}"
+            yield Started(f"http://{json.loads(ready.read_text())['console']}", process)
         finally:
             process.send_signal(signal.SIGTERM)
             ended = process.wait(_STOP_S)
             written = log.read_text()
             assert ended == 0, f"exit code {ended}; the log:\n{written}"
             assert "Traceback" not in written, written
+
+
+@contextmanager
+def console(grpc: str, metrics: str, home: Path | None = None) -> Iterator[str]:
+    """Run the console of a server; yields its URL.
+
+    Args:
+        grpc: host:port of the server it asks.
+        metrics: host:port of its metrics.
+        home: Home it is opened beside, or `None`.
+    """
+    place = os.devnull if home is None else str(home)
+    with console_over("--address", grpc, "--metrics", metrics, "--home", place) as started:
+        yield started.url
 
 
 @contextmanager
