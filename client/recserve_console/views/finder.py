@@ -88,9 +88,14 @@ class Finder:
         """
         self._console, self._pick, self._pick_text = console, pick, pick_text
         self._asked = 0
+        self._box = ui.column().classes("w-full gap-1")
+        with self._box:
+            self._build(label)
+
+    def _build(self, label: str) -> None:
         self._input = ui.input(label).props(f'debounce={_DEBOUNCE_MS} clearable outlined dense type="search"')
         self._input.classes("w-full").on_value_change(self._search)
-        if pick_text is not None:
+        if self._pick_text is not None:
             # With what stands in the field: who is quick presses Enter before it was told.
             told = "(event) => emit(event.target.value)"
             self._input.on("keydown.enter", lambda event: self._take_text(str(event.args or "")), js_handler=told)
@@ -103,7 +108,8 @@ class Finder:
             self._asked += 1
             self._input.value = typed
             self.clear()
-            await self._pick_text(words)
+            with self._box:
+                await self._pick_text(words)
 
     def clear(self) -> None:
         """Empty the field."""
@@ -144,7 +150,9 @@ class Finder:
     def _draw_one(self, one: Found) -> None:
         async def take() -> None:
             self.clear()
-            await self._pick(one)
+            # The button that was pressed is gone by now.
+            with self._box:
+                await self._pick(one)
 
         name = one.title if one.title == one.id else f"{one.title}  ·  {one.id}"
         ui.button(name, icon="add", on_click=take).props("flat dense align=left no-caps").classes("w-full")

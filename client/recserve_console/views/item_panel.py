@@ -42,8 +42,8 @@ class ItemPanel:
                     return
                 self._draw(self._item)
                 await self._draw_neighbours(self._item)
-            # On a narrow page the panel is below the list.
-            ui.run_javascript(f'document.getElementById("c{self._box.id}").scrollIntoView({{block: "nearest"}})')
+                # On a narrow page the panel is below the list.
+                ui.run_javascript(f'document.getElementById("c{self._box.id}").scrollIntoView({{block: "nearest"}})')
 
     def _draw(self, item: CatalogueItem) -> None:
         title = item.texts.get(self._console.schema.title) or item.id
