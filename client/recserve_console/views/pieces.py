@@ -39,8 +39,9 @@ body { font-size: 15px; }
 .rs-scroll { overflow-x: auto; width: 100%; }
 .rs-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .rs-table th { text-align: left; font-weight: 600; padding: 4px 10px 4px 0; border-bottom: 1px solid #9aa5b1; }
-.rs-table td { padding: 4px 10px 4px 0; border-bottom: 1px solid rgba(127, 140, 155, .25); overflow-wrap: break-word; }
-.rs-table .rs-right { text-align: right; white-space: nowrap; }
+.rs-table td { padding: 4px 10px 4px 0; border-bottom: 1px solid rgba(127, 140, 155, .25); }
+.rs-table td { overflow-wrap: anywhere; min-width: 5.5rem; }
+.rs-table .rs-right { text-align: right; white-space: nowrap; min-width: 0; }
 .rs-bar { display: flex; height: 10px; border-radius: 3px; overflow: hidden; background: rgba(127, 140, 155, .22); }
 .rs-bar > div { height: 100%; }
 .rs-mean { position: absolute; height: 12px; background: #2f6fde; opacity: .45; }
@@ -50,7 +51,9 @@ body { font-size: 15px; }
 .rs-bad { color: #b3261e; } .body--dark .rs-bad { color: #ff9d92; }
 .rs-code { white-space: pre-wrap; overflow-wrap: anywhere; font-family: monospace; font-size: 13px; }
 .rs-dot { width: 10px; height: 10px; border-radius: 50%; display: inline-block; flex: none; }
+h1, h2, h3, .nicegui-label { overflow-wrap: anywhere; }
 .q-btn { text-transform: none; }
+.q-btn .justify-start { text-align: left; }
 .rs-page .q-field { min-width: 0; }
 .body--dark { --q-primary: #8ab6ff !important; --q-negative: #ff9d92 !important; }
 .body--dark .bg-primary { --q-primary: #1f56b5; }

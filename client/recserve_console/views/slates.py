@@ -87,7 +87,7 @@ def _legend(about: str, entries: Sequence[tuple[str, str]]) -> None:
 
 def _draw_item(place: int, item: SlateItem, title: str, is_shared: bool, add: Callable[[str, str], Any] | None) -> None:
     with ui.row().classes("w-full items-center no-wrap gap-2"):
-        muted(f"{place}").classes("w-6 text-right")
+        muted(f"{place}").classes("w-6 shrink-0 text-right")
         with ui.column().classes("grow gap-0 min-w-0"):
             ui.label(title).classes("font-medium").style("overflow-wrap: anywhere")
             muted(_about(item, title)).classes("text-xs").style("overflow-wrap: anywhere")

@@ -118,7 +118,7 @@ class User(View):
                 {"name": kind, "type": "scatter", "symbolSize": 9, "data": points, "itemStyle": {"color": colour}}
             )
         return {
-            "legend": {"textStyle": {"color": MUTED}, "top": 0},
+            "legend": {"textStyle": {"color": MUTED}, "top": 0, "right": 0},
             "xAxis": axis(type="time", splitLine={"show": False}),
             "yAxis": axis(type="value", name="weight"),
             "series": series,
