@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Final
 
 from nicegui import app, background_tasks, ui
@@ -34,8 +35,8 @@ def add_page(console: Console) -> None:
     app.on_shutdown(lambda: console.jobs.stop() if console.jobs is not None else None)
 
     @ui.page("/", title="recserve console")
-    async def page(view: str = Overview.name) -> None:
-        await _Page(console).build(view)
+    def page(view: str = Overview.name) -> None:
+        _Page(console).build(view)
 
 
 class _Page:
@@ -45,11 +46,13 @@ class _Page:
         self._console = console
         kinds = _VIEWS if console.home is None else (*_VIEWS, *_OF_HOME)
         self._views = {kind.name: kind(console) for kind in kinds}
+        #: Views whose drawing has begun, and those that are drawn.
         self._drawn: set[str] = set()
+        self._ready: set[str] = set()
         self._panels: dict[str, ui.tab_panel] = {}
         self._shown = Overview.name
 
-    async def build(self, view: str) -> None:
+    def build(self, view: str) -> None:
         """Draw the page with a view; with the first one where there is no such view."""
         ui.add_css(CSS)
         ui.colors(primary=_PRIMARY, negative="#b3261e", positive="#0a6b46")
@@ -76,8 +79,9 @@ class _Page:
             for name in self._views:
                 with ui.tab_panel(name).classes("q-pa-none") as panel:
                     self._panels[name] = panel
-        await self.show(first)
         self._say_state()
+        # When the page is connected: a view may ask a server that is slow, and a page that is not sent in time is lost.
+        ui.timer(0, partial(self.show, first), once=True)
         ui.timer(EVERY_S, self._tick)
 
     async def show(self, view: str) -> None:
@@ -88,11 +92,17 @@ class _Page:
             self._drawn.add(view)
             with self._panels[view]:
                 await self._views[view].build()
-        await self._views[view].refresh()
+            self._ready.add(view)
+        await self._refresh()
 
     async def _tick(self) -> None:
         self._say_state()
-        await self._views[self._shown].refresh()
+        await self._refresh()
+
+    async def _refresh(self) -> None:
+        """Bring the view that is shown up to date, once it is drawn."""
+        if self._shown in self._ready:
+            await self._views[self._shown].refresh()
 
     def _say_state(self) -> None:
         watcher = self._console.watcher

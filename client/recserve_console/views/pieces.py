@@ -156,6 +156,12 @@ def chart(options: dict[str, Any], label: str, height: str = "200px") -> ui.echa
     return ui.echart(base).classes("w-full").style(f"height: {height}").props(f'role=img aria-label="{_plain(label)}"')
 
 
+class Slider(ui.slider):
+    """A slider that moves at once. NiceGUI's own waits for the server, so that fast keys are lost on a slow network."""
+
+    LOOPBACK = False
+
+
 def axis(**more: Any) -> dict[str, Any]:
     """An axis whose labels and lines can be read on white and on black."""
     lines = {"lineStyle": {"color": MUTED}}

@@ -16,7 +16,7 @@ from recserve_client.errors import RecserveError
 from recserve_client.where import format_where
 from recserve_console.views.copies import as_curl, as_json, as_python
 from recserve_console.views.finder import Finder, Found
-from recserve_console.views.pieces import card, heading, muted, say
+from recserve_console.views.pieces import Slider, card, heading, muted, say
 from recserve_console.views.slates import colour_of, draw_slate, history_legend, name_of
 from recserve_console.views.view import View
 
@@ -124,7 +124,7 @@ class TryOut(View):
     def _slider(self, label: str, name: str, low: float, high: float, step: float) -> None:
         with ui.row().classes("w-full items-center no-wrap gap-3"):
             muted(label).classes("w-20")
-            slider = ui.slider(min=low, max=high, step=step, value=getattr(self._tried, name))
+            slider = Slider(min=low, max=high, step=step, value=getattr(self._tried, name))
             slider.props(f'label aria-label="{label}"').classes("grow")
             kind = type(low)
             slider.bind_value_to(self._tried, name, forward=lambda value: kind(value or low))
@@ -190,7 +190,7 @@ class TryOut(View):
                 ui.button(icon="close", on_click=remove).props('flat round dense aria-label="Remove"')
             with ui.row().classes("w-full items-center no-wrap gap-3 q-pl-md"):
                 low, high, step = -_LONGEST_WEIGHT, _LONGEST_WEIGHT, 0.1
-                slider = ui.slider(min=low, max=high, step=step, value=behaviour.weight, on_change=weigh)
+                slider = Slider(min=low, max=high, step=step, value=behaviour.weight, on_change=weigh)
                 slider.props('aria-label="Weight"').classes("grow")
                 shown = ui.label(f"{behaviour.weight:+.1f}").classes("w-10 tabular-nums")
 
