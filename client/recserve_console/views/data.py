@@ -10,7 +10,7 @@ from nicegui import ui
 
 from recserve_console.home.catalogue import catalogue_numbers
 from recserve_console.home.log import LogNumbers, has_log, log_numbers
-from recserve_console.views.pieces import COLOURS, axis, card, chart, heading, moment, muted, table
+from recserve_console.views.pieces import COLOURS, axis, card, chart, heading, moment, muted, table, waiting
 from recserve_console.views.view import View
 from recserve_export.catalogue.stats import CatalogueStats
 from recserve_server_ext.common.errors import ServerError
@@ -35,19 +35,25 @@ class Data(View):
         home = self.console.home
         assert home is not None
         self._content.clear()
-        if has_log(home):
-            await self._count(lambda: log_numbers(home), self._draw_log)
-        await self._count(lambda: catalogue_numbers(home), self._draw_catalogue)
-
-    async def _count(self, read: Callable[[], T], draw: Callable[[T], None]) -> None:
-        try:
-            found = await asyncio.to_thread(read)
-        except ServerError as error:
-            with self._content:
-                ui.label(str(error)).classes("rs-bad")
-            return
         with self._content:
-            draw(found)
+            log, catalogue = ui.column().classes("w-full gap-3"), ui.column().classes("w-full gap-3")
+        if has_log(home):
+            await self._count(log, "the log", lambda: log_numbers(home), self._draw_log)
+        await self._count(catalogue, "the catalogue", lambda: catalogue_numbers(home), self._draw_catalogue)
+
+    async def _count(self, box: ui.column, what: str, read: Callable[[], T], draw: Callable[[T], None]) -> None:
+        with box:
+            waiting(f"Counting {what} …")
+        try:
+            found: T | ServerError = await asyncio.to_thread(read)
+        except ServerError as error:
+            found = error
+        box.clear()
+        with box:
+            if isinstance(found, ServerError):
+                ui.label(str(found)).classes("rs-bad")
+            else:
+                draw(found)
 
     def _draw_log(self, found: LogNumbers) -> None:
         stats = found.stats

@@ -10,7 +10,7 @@ import msgspec
 from nicegui import ui
 
 from recserve_console.home.log import has_log, outcome_report
-from recserve_console.views.pieces import NONE, card, heading, interval, muted, table
+from recserve_console.views.pieces import NONE, card, heading, interval, muted, table, waiting
 from recserve_console.views.view import View
 from recserve_export.errors import ExportError
 from recserve_server_ext.common.errors import ServerError
@@ -42,14 +42,18 @@ class Outcomes(View):
             with self._content:
                 muted("The home has no log of interactions of its own.")
             return
-        try:
-            found = await asyncio.to_thread(outcome_report, home)
-        except (ServerError, ExportError) as error:
-            with self._content:
-                ui.label(str(error)).classes("rs-bad")
-            return
         with self._content:
-            self._draw(found)
+            waiting("Counting …")
+        try:
+            found: OutcomeReport | Exception = await asyncio.to_thread(outcome_report, home)
+        except (ServerError, ExportError) as error:
+            found = error
+        self._content.clear()
+        with self._content:
+            if isinstance(found, Exception):
+                ui.label(str(found)).classes("rs-bad")
+            else:
+                self._draw(found)
 
     def _draw(self, found: OutcomeReport) -> None:
         about = (

@@ -175,6 +175,13 @@ def axis(**more: Any) -> dict[str, Any]:
     }
 
 
+def waiting(what: str) -> None:
+    """Say that something takes a while."""
+    with ui.row().classes("items-center gap-2").props('role="status"'):
+        ui.spinner(size="1.2em")
+        muted(what)
+
+
 def say(error: Exception | str, *, is_good: bool = False) -> None:
     """Tell the person in a passing line."""
     message = error.message if isinstance(error, RecserveError) else str(error)
