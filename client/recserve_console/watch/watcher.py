@@ -23,6 +23,8 @@ _MINUTE_S: Final = 60.0
 #: Looks of five minutes, and minutes of a day.
 _RECENT: Final = 150
 _MINUTES: Final = 24 * 60
+#: Pages of metrics that are kept, one a minute.
+_PAGES: Final = 6
 #: The model that answers every recommendation.
 _RECOMMEND: Final = "recommend"
 
@@ -60,6 +62,7 @@ class Watcher:
         recent: Looks of the last five minutes.
         minutes: Minutes of the last day.
         page: The newest metrics; `None` where they cannot be read.
+        pages: The newest metrics of each of the last minutes, the oldest first.
         loads: What each model did between the last two looks.
         slate: The last recommendation, which tells what is served.
         fault: Why the last inference failed; empty where it did not.
@@ -72,6 +75,7 @@ class Watcher:
     recent: deque[Look] = field(default_factory=lambda: deque(maxlen=_RECENT))
     minutes: deque[Look] = field(default_factory=lambda: deque(maxlen=_MINUTES))
     page: MetricsPage | None = None
+    pages: deque[MetricsPage] = field(default_factory=lambda: deque(maxlen=_PAGES))
     loads: list[ModelLoad] = field(default_factory=list)
     slate: Slate | None = None
     fault: str = ""
@@ -103,6 +107,8 @@ class Watcher:
         before = self.page
         took_ms, page = await asyncio.gather(self._probe(), asyncio.to_thread(self._read_metrics))
         self.page = page
+        if page is not None and (not self.pages or page.read_s - self.pages[-1].read_s >= _MINUTE_S):
+            self.pages.append(page)
         now_s = time.time()
         if before is None or page is None:
             self.loads = []
