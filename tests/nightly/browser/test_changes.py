@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from recserve_client import Client, ClientOptions, interaction
-from support.console import PATIENCE_MS, Visit
+from support.console import PATIENCE_MS, Visit, console
 from support.served import Served
 
 Opening = Callable[..., Visit]
@@ -109,6 +109,22 @@ def test_a_slow_network_shows_the_slate_all_the_same(visit: Opening) -> None:
     field.fill("a voyage to a distant planet")
     field.press("Enter")
     expect(page.get_by_role("listitem")).to_have_count(10)
+
+
+def test_without_a_home_nothing_can_be_changed(browser: Browser, films_server: Served, films_client: Client) -> None:
+    item = films_client.items.list(limit=1).items[0].id
+    with (
+        console(films_server.grpc, films_server.metrics) as url,
+        Visit(browser, url).open("catalogue") as visit,
+    ):
+        page = visit.page
+        expect(page.get_by_role("tab")).to_have_count(5)
+        open_item(page, item)
+        expect(page.get_by_text("Open the console beside the home to change things.")).to_be_visible()
+        expect(page.get_by_role("button", name="Save")).to_have_count(0)
+        page.get_by_role("tab", name="Strategies").click()
+        expect(page.get_by_text("Open the console beside the home to see evaluations")).to_be_visible()
+        assert visit.faults == []
 
 
 def test_a_server_that_dies_is_shown_and_its_return_is_too(visit: Opening, films_server: Served) -> None:

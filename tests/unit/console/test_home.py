@@ -11,6 +11,7 @@ from recserve_console.home.state import home_state, space_versions
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
+from support.tiny_home import copy_home
 
 
 def test_principal_axes_are_those_of_a_singular_value_decomposition() -> None:
@@ -37,13 +38,15 @@ def test_the_map_has_every_item_with_its_fields(tiny_home: Path, films: list[str
     assert 0 < found.kept <= 1
 
 
-def test_the_state_of_a_home(tiny_home: Path) -> None:
-    state = home_state(tiny_home)
+def test_the_state_of_a_home(tiny_home: Path, tmp_path: Path) -> None:
+    # A copy, as other tests may serve the home itself.
+    home = copy_home(tiny_home, tmp_path / "home")
+    state = home_state(home)
     assert state.bytes > 100_000
     assert 0 < state.free_bytes < state.total_bytes
     assert state.memory_bytes == 0
-    assert (Workspace(tiny_home).snapshots / state.snapshot).is_dir()
-    assert space_versions(tiny_home) == []
+    assert (Workspace(home).snapshots / state.snapshot).is_dir()
+    assert space_versions(home) == []
 
 
 def test_an_evaluation_is_read_with_intervals_best_first(tmp_path: Path) -> None:
