@@ -53,7 +53,7 @@ body { font-size: 15px; }
 .rs-dot { width: 10px; height: 10px; border-radius: 50%; display: inline-block; flex: none; }
 h1, h2, h3, .nicegui-label { overflow-wrap: anywhere; }
 .q-btn { text-transform: none; }
-.q-btn .justify-start { text-align: left; }
+.q-btn .justify-start { text-align: left; flex-wrap: nowrap; }
 .rs-page .q-field { min-width: 0; }
 .body--dark { --q-primary: #8ab6ff !important; --q-negative: #ff9d92 !important; }
 .body--dark .bg-primary { --q-primary: #1f56b5; }

@@ -6,7 +6,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from typer.testing import CliRunner
 
+from recserve_console import cli, serving
 from recserve_console.access import Guard, PublicAddressError, check_loopback
 
 HOST = "127.0.0.1:8090"
@@ -67,3 +69,16 @@ def test_loopback_is_allowed(number: str) -> None:
 def test_other_addresses_are_refused(number: str) -> None:
     with pytest.raises(PublicAddressError, match="from other machines"):
         check_loopback(number, number)
+
+
+def test_the_console_listens_on_loopback_alone() -> None:
+    with pytest.raises(PublicAddressError):
+        serving.listen("0.0.0.0", 0)
+    with serving.listen("localhost", 0) as bound:
+        assert serving.name_of(bound).rpartition(":")[0] in ("127.0.0.1", "[::1]")
+
+
+def test_the_command_says_why_it_refuses_another_address() -> None:
+    refused = CliRunner().invoke(cli.app, ["--host", "0.0.0.0", "--port", "0"])
+    assert refused.exit_code == 2
+    assert "can be reached from other machines" in refused.stderr
