@@ -58,6 +58,10 @@ def console(
             # Ends as by Ctrl-C, so that the server is stopped, too.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
             address, metrics = stack.enter_context(_served(home))
+        try:
+            state = serving.console_of(address, metrics, home if home.is_dir() else None)
+        except (OSError, ValueError) as error:
+            fail(f"TLS as the environment sets it does not work: {error}", code=2)
         where = serving.name_of(bound)
 
         def ready() -> None:
@@ -67,7 +71,7 @@ def console(
                 aside.write_text(json.dumps({"console": where, "pid": os.getpid()}) + "\n")
                 aside.replace(ready_file)
 
-        serving.serve(bound, address, metrics, home if home.is_dir() else None, ready)
+        serving.serve(bound, state, ready)
 
 
 @contextmanager

@@ -67,17 +67,29 @@ def name_of(bound: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def serve(bound: socket.socket, address: str, metrics: str, home: Path | None, on_ready: Callable[[], None]) -> None:
+def console_of(address: str, metrics: str, home: Path | None) -> Console:
+    """The state of a console, with TLS as the environment sets it.
+
+    Args:
+        address: host:port of the server's gRPC.
+        metrics: host:port of its metrics.
+        home: Its home, or `None`.
+
+    Raises:
+        OSError: A file of TLS cannot be read.
+        ValueError: TLS is set only in part.
+    """
+    return Console(AsyncClient(address, _OPTIONS, tls=Tls.from_environment()), address, metrics, home)
+
+
+def serve(bound: socket.socket, console: Console, on_ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         bound: Where to listen.
-        address: host:port of the server's gRPC.
-        metrics: host:port of its metrics.
-        home: Its home, or `None`.
+        console: What is served.
         on_ready: Called when the console listens.
     """
-    console = Console(AsyncClient(address, _OPTIONS, tls=Tls.from_environment()), address, metrics, home)
     app = FastAPI(openapi_url=None)
     add_page(console)
     # dark=None follows the browser. Without a secret there are no cookies.

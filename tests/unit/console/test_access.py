@@ -82,3 +82,10 @@ def test_the_command_says_why_it_refuses_another_address() -> None:
     refused = CliRunner().invoke(cli.app, ["--host", "0.0.0.0", "--port", "0"])
     assert refused.exit_code == 2
     assert "can be reached from other machines" in refused.stderr
+
+
+def test_tls_that_is_set_in_part_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSERVE_TLS_CERT", "client.pem")
+    refused = CliRunner().invoke(cli.app, ["--port", "0"])
+    assert refused.exit_code == 2
+    assert "TLS as the environment sets it does not work" in refused.stderr
