@@ -29,7 +29,7 @@ def _evaluation() -> EvaluationFile:
     return EvaluationFile(data=data, protocols={"time": systems}, chosen=Chosen(many=Choice("text")))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def films_server(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A real server over films, with two simulated users, an item and a user whose words are markup."""
     home = copy_home(tiny_home, tmp_path_factory.mktemp("browser") / "home")
@@ -54,14 +54,15 @@ def films_server(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield server
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def console_url(films_server: Served) -> Iterator[str]:
     """The console beside that home."""
     with console(films_server.grpc, films_server.metrics, films_server.home) as url:
         yield url
 
 
-@pytest.fixture(scope="package")
+# For a module alone: while it is open, this process cannot run another event loop.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The browser of this system."""
     with system_browser() as found:
@@ -88,7 +89,7 @@ def visit(browser: Browser, console_url: str) -> Iterator[Callable[..., Visit]]:
             assert one.elsewhere() == []
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def pictures(pytestconfig: pytest.Config) -> Path:
     """Where screenshots are kept."""
     assert pytestconfig.cache is not None
