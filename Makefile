@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := serve,export,optimum,train,traces,bench,http,dev
+EXTRAS := serve,export,optimum,train,traces,bench,http,console,dev
 NEWEST := .venv-newest
 COMMA := ,
 

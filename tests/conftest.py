@@ -28,9 +28,9 @@ from support.tiny_home import copy_home
 from support.wire import Wire
 
 #: Each has a marker, and its tests run together once a week (.ci/run).
-NIGHTLY = ("weights", "benches", "milvus", "ray", "kills", "architectures")
+NIGHTLY = ("weights", "benches", "milvus", "ray", "kills", "architectures", "browser")
 #: Tests of these markers start servers, which they share where one process runs them all.
-SERVERS = ("triton", "milvus", "ray")
+SERVERS = ("triton", "milvus", "ray", "browser")
 
 # By the clock of a machine that others use, too, no example is too slow. `examples` in support/examples.py
 # multiplies the number of examples: `wide` is for one night of the week.

@@ -78,7 +78,9 @@ class TestMetrics:
         named = {
             found
             for page in DOCS.rglob("*.md")
-            for found in re.findall(r"\brecserve_(?!server_ext|client|export|benchmarks|<)[a-z_]+\b", page.read_text())
+            for found in re.findall(
+                r"\brecserve_(?!server_ext|client|console|export|benchmarks|<)[a-z_]+\b", page.read_text()
+            )
         }
         assert named - known <= {"recserve_revision_", "recserve_catalogue_", "recserve_encoder_"}
 

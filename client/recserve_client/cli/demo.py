@@ -95,6 +95,7 @@ def demo(
         json_file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     home_option = "" if home == _HOME else f" --home {shlex.quote(str(home))}"
     note(f"\nThe server is stopped. Keep one running with:\n    recserve serve{home_option}")
+    note(f"or look at it in a browser, with a server of its own:\n    recserve console --serve{home_option}")
     note('and call it with:\n    recserve recommend --item tt0076759 --text "a voyage to a distant planet"')
     note("or from Python: see README.md")
 

@@ -16,6 +16,7 @@ _EXTRA_OF_PACKAGE = {
     "recserve_server_ext": "serve",
     "recserve_benchmarks": "bench",
     "recserve_client": "serve,export",
+    "recserve_console": "console",
 }
 _EXTRA_OF_COMMAND = {"http": "http"}
 

@@ -46,6 +46,11 @@ class MetricsPage:
         found = self._samples.get(_plain(name), ())
         return sum(one.value for one in found if labels.items() <= one.labels.items())
 
+    def values(self, name: str, label: str) -> list[str]:
+        """The values that a label of a metric has, in the order of the page."""
+        found = self._samples.get(_plain(name), ())
+        return list(dict.fromkeys(one.labels[label] for one in found if label in one.labels))
+
     @property
     def models(self) -> list[str]:
         """Names of the models that have answered or refused a request, sorted."""

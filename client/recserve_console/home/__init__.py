@@ -1,0 +1,1 @@
+"""What the console reads from the home that it is opened beside."""

@@ -1,0 +1,109 @@
+"""Disk, memory, snapshot and spaces of a home and the server that runs over it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.snapshot import CURRENT, PREVIOUS, named
+from recserve_server_ext.index.trained_versions import kept_versions
+
+
+class SpaceVersion(NamedTuple):
+    """A version of a trained space.
+
+    Attributes:
+        space: Name of the space.
+        version: Name of the version.
+        made_s: When it was made, in seconds since 1970; `None` where its manifest cannot be read.
+        items: Items that have a vector.
+        log: Number of the newest interaction that it was trained on.
+        is_current: Whether it serves, or will with the next index build.
+        can_roll_back: Whether it serves, and another version served before.
+        fault: What is wrong with it, or empty.
+    """
+
+    space: str
+    version: str
+    made_s: float | None
+    items: int
+    log: int
+    is_current: bool
+    can_roll_back: bool
+    fault: str
+
+
+class HomeState(NamedTuple):
+    """State of a home.
+
+    Attributes:
+        bytes: Size of all its files.
+        free_bytes: Free on its disk.
+        total_bytes: Size of its disk.
+        memory_bytes: Resident memory of the processes of the server; 0 where none runs from this home.
+        snapshot: Name of the published snapshot, or empty.
+        spaces: Versions of trained spaces, the newest first.
+    """
+
+    bytes: int
+    free_bytes: int
+    total_bytes: int
+    memory_bytes: int
+    snapshot: str
+    spaces: list[SpaceVersion]
+
+
+def home_state(home: Path) -> HomeState:
+    """Read the state of a home; raises OSError where that cannot be read."""
+    workspace, disk = Workspace(home), shutil.disk_usage(home)
+    return HomeState(
+        _size(home),
+        disk.free,
+        disk.total,
+        _memory(workspace.run.resolve()),
+        named(workspace.snapshots, CURRENT),
+        space_versions(home),
+    )
+
+
+def space_versions(home: Path) -> list[SpaceVersion]:
+    """All versions of all trained spaces, by space, the newest first."""
+    found = []
+    for one in kept_versions(Workspace(home).spaces):
+        made_s, items, log = None, 0, 0
+        if one.manifest is not None:
+            made_s, items = datetime.fromisoformat(one.manifest.created).timestamp(), one.manifest.items
+            log = int(one.manifest.made_from.get("log", {}).get("number") or 0)
+        has_before = one.is_current and bool(named(one.folder.parent, PREVIOUS))
+        found.append(
+            SpaceVersion(one.space, one.folder.name, made_s, items, log, one.is_current, has_before, one.fault)
+        )
+    return found
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder; links are not followed."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_size
+            except OSError:
+                continue  # removed meanwhile
+    return total
+
+
+def _memory(run: Path) -> int:
+    """Resident bytes of the processes that work in the folder of running servers."""
+    total = 0
+    for process in psutil.process_iter(["cmdline", "memory_info"]):
+        words, memory = process.info["cmdline"] or [], process.info["memory_info"]
+        if memory is not None and any(f"{run}{os.sep}" in word for word in words):
+            total += memory.rss
+    return total

@@ -1,0 +1,112 @@
+"""Runs the console by uvicorn, on loopback alone."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+from nicegui import ui
+
+from recserve_client.client import AsyncClient
+from recserve_client.options import ClientOptions
+from recserve_client.tls import Tls
+from recserve_console.access import Guard, check_loopback
+from recserve_console.console import Console
+from recserve_console.page import add_page
+
+#: Seconds that the browser tries to come back before the page is loaded anew.
+_RECONNECT_S: Final = 10.0
+_DRAIN_S: Final = 3
+_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
+#: Fails soon: a person waits, and is told.
+_OPTIONS: Final = ClientOptions(deadline_s=5.0, tries=2)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound to a loopback address.
+
+    Raises:
+        PublicAddressError: The address is not loopback.
+        OSError: It is taken, or not of this machine.
+    """
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    check_loopback(host, str(address[0]))
+    bound = socket.socket(family, kind)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def name_of(bound: socket.socket) -> str:
+    """host:port of a socket, as it stands in a URL."""
+    host, port = bound.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def console_of(address: str, metrics: str, home: Path | None) -> Console:
+    """The state of a console, with TLS as the environment sets it.
+
+    Args:
+        address: host:port of the server's gRPC.
+        metrics: host:port of its metrics.
+        home: Its home, or `None`.
+
+    Raises:
+        OSError: A file of TLS cannot be read.
+        ValueError: TLS is set only in part.
+    """
+    return Console(AsyncClient(address, _OPTIONS, tls=Tls.from_environment()), address, metrics, home)
+
+
+def serve(bound: socket.socket, console: Console, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        bound: Where to listen.
+        console: What is served.
+        on_ready: Called when the console listens.
+    """
+    app = FastAPI(openapi_url=None)
+    add_page(console)
+    # dark=None follows the browser. Without a secret there are no cookies.
+    ui.run_with(app, title="recserve", dark=None, reconnect_timeout=_RECONNECT_S, show_welcome_message=False)
+    port = bound.getsockname()[1]
+    guarded = Guard(app, {name_of(bound), *(f"{name}:{port}" for name in _NAMES)})
+    # uvicorn stops by its own handlers, then raises the signal once more for those that were there before.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    config = uvicorn.Config(
+        guarded,
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+    _Server(config, on_ready).run(sockets=[bound])

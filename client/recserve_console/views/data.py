@@ -1,0 +1,120 @@
+"""Data: the log and the catalogue in numbers, what of them fits together, and what changed since the week before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from nicegui import ui
+
+from recserve_console.home.catalogue import catalogue_numbers
+from recserve_console.home.log import LogNumbers, has_log, log_numbers
+from recserve_console.views.pieces import COLOURS, axis, card, chart, heading, moment, muted, table, waiting
+from recserve_console.views.view import View
+from recserve_export.catalogue.stats import CatalogueStats
+from recserve_server_ext.common.errors import ServerError
+
+T = TypeVar("T")
+
+
+class Data(View):
+    """The log and the catalogue; only beside a home."""
+
+    name, title, icon = "data", "Data", "dataset"
+
+    async def build(self) -> None:
+        """See `View.build`."""
+        with ui.row().classes("w-full items-center"):
+            heading("Data").classes("grow")
+            ui.button("Count again", icon="refresh", on_click=self._read).props("flat")
+        self._content = ui.column().classes("w-full gap-3 q-mt-sm")
+        await self._read()
+
+    async def _read(self) -> None:
+        home = self.console.home
+        assert home is not None
+        self._content.clear()
+        with self._content:
+            log, catalogue = ui.column().classes("w-full gap-3"), ui.column().classes("w-full gap-3")
+        if has_log(home):
+            await self._count(log, "the log", lambda: log_numbers(home), self._draw_log)
+        await self._count(catalogue, "the catalogue", lambda: catalogue_numbers(home), self._draw_catalogue)
+
+    async def _count(self, box: ui.column, what: str, read: Callable[[], T], draw: Callable[[T], None]) -> None:
+        with box:
+            waiting(f"Counting {what} …")
+        try:
+            found: T | ServerError = await asyncio.to_thread(read)
+        except ServerError as error:
+            found = error
+        box.clear()
+        with box:
+            if isinstance(found, ServerError):
+                ui.label(str(found)).classes("rs-bad")
+            else:
+                draw(found)
+
+    def _draw_log(self, found: LogNumbers) -> None:
+        stats = found.stats
+        about = f"{stats.interactions:,} interactions of {stats.users:,} users with {stats.items:,} items"
+        if stats.oldest is not None and stats.newest is not None:
+            about += f", from {moment(stats.oldest)} to {moment(stats.newest)} (UTC)"
+        with card("Log", about):
+            page = self.console.watcher.page
+            if page is not None and (named := page.total("recserve_log_interactions")):
+                share = page.total("recserve_log_known_interactions") / named
+                ui.label(f"{share:.1%} of the counted interactions name an item that the served catalogue has.")
+            muted(f"{stats.seen:,} seen items, {stats.answers:,} logged answers, {stats.erased:,} erased users")
+            if found.days:
+                days = [[day * 86_400_000, count] for day, count in found.days]
+                chart(_bars("time", days), "Interactions by day")
+        with ui.element("div").classes("grid grid-cols-1 md:grid-cols-2 gap-3 w-full"):
+            with card("Last seven days of the log", "Beside the seven days before."):
+                rows = [
+                    (kind, f"{last:,}", f"{before:,}", _change(last, before))
+                    for kind, (last, before) in found.week.items()
+                ]
+                table(("type", "last", "before", "change"), rows, right=("last", "before", "change"), label="Weeks")
+            with card("Activity", "Users by their number of interactions."):
+                shown = [[f"{least:,}+", users] for least, users in found.per_user]
+                chart(_bars("category", shown), "Users by activity")
+                most = ", ".join(f"{own:,}" for own, _ in found.most_active)
+                muted(f"The most active have {most}: far more than the others is how bots look.")
+
+    def _draw_catalogue(self, found: CatalogueStats) -> None:
+        about = f"{found.items:,} items, of which {found.available:,} may be recommended; revision {found.revision:,}"
+        with card("Catalogue", about):
+            texts = [
+                (name, f"{of.weight:g}", _share(of.items, found.items), f"{of.mean_characters:.0f}")
+                for name, of in found.texts.items()
+            ]
+            columns = ("text field", "weight", "items that have it", "mean characters")
+            table(columns, texts, right=columns[1:], label="Text fields")
+            rows = [
+                (name, ", ".join(of.types), _share(of.items, found.items), f"{of.distinct:,}", _most(of.most))
+                for name, of in found.attributes.items()
+            ]
+            headings = ("attribute", "types", "items that have it", "distinct", "most frequent")
+            table(headings, rows, right=headings[2:4], label="Attributes")
+
+
+def _most(most: dict[str, int]) -> str:
+    return ", ".join(f"{value[:24]} ({count:,})" for value, count in most.items())
+
+
+def _share(count: int, whole: int) -> str:
+    return f"{count / whole:.1%}" if whole else "0"
+
+
+def _change(last: int, before: int) -> str:
+    return f"{(last - before) / before:+.0%}" if before else "new"
+
+
+def _bars(kind: str, data: list[list[Any]]) -> dict[str, Any]:
+    return {
+        "xAxis": axis(type=kind, splitLine={"show": False}),
+        "yAxis": axis(type="value", min=0),
+        "tooltip": {"trigger": "axis"},
+        "series": [{"type": "bar", "data": data, "itemStyle": {"color": COLOURS[0]}, "barMaxWidth": 28}],
+    }

@@ -1,0 +1,72 @@
+"""Jobs: starts commands over the home, shows their output while they run, ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from nicegui import ui
+
+from recserve_console.jobs import BusyError, Job, Jobs
+from recserve_console.views.pieces import age, card, confirm, heading, muted, say
+
+_LINES: Final = 12
+#: Commands that are offered: label, words, what they do.
+_OFFERED: Final[tuple[tuple[str, tuple[str, ...], str], ...]] = (
+    ("Train als", ("train", "als"), "train the space als on the log, and serve it where it is not worse"),
+    ("Train all", ("train", "all"), "train every space on the log, which may take long"),
+    ("Evaluate (quick)", ("evaluate", "--quick", "--users", "300"), "measure every strategy on the log"),
+    ("Build the index", ("index", "build"), "make a new snapshot of the catalogue and the trained spaces"),
+)
+
+
+class JobPanel:
+    """Shows the jobs of the console; all pages show the same."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._shown: object = None
+        with card("Jobs", "Run over the home of this console, one at a time, whether a page is open or not."):
+            with ui.row().classes("gap-2"):
+                for label, words, about in _OFFERED:
+                    ui.button(label, on_click=lambda _, words=words, about=about: self.ask(words, about)).props(
+                        "outline dense"
+                    )
+            self._box = ui.column().classes("w-full gap-2")
+        self.refresh()
+
+    def ask(self, words: Sequence[str], about: str) -> None:
+        """Ask whether a command is meant, then start it."""
+
+        async def start() -> None:
+            try:
+                self._jobs.start(words)
+            except (BusyError, OSError) as error:
+                say(error)
+            self.refresh()
+
+        command = " ".join(("recserve", *words))
+        confirm("Start this?", f"{command}: {about}.", "Start", start).open()
+
+    def refresh(self) -> None:
+        """Draw the jobs, where anything has changed."""
+        shown = [(job.name, job.state, tuple(job.lines)[-_LINES:]) for job in self._jobs.jobs]
+        if shown == self._shown:
+            return
+        self._shown = shown
+        self._box.clear()
+        with self._box:
+            for job in self._jobs.jobs:
+                self._draw(job)
+            if not shown:
+                muted("Nothing was started yet.")
+
+    def _draw(self, job: Job) -> None:
+        with ui.row().classes("w-full items-center gap-2"):
+            heading(job.name, 3)
+            muted(f"{job.state}, started {age(job.started_s)}")
+            if job.state == "running":
+                ui.spinner(size="1.2em")
+                ui.button("End it", on_click=job.cancel).props("flat dense color=negative")
+        if job is self._jobs.jobs[0] or job.state == "failed":
+            ui.label("\n".join(list(job.lines)[-_LINES:])).classes("rs-code w-full")

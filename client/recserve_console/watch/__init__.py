@@ -1,0 +1,1 @@
+"""What a server did lately: metrics and timed inferences, kept for a day."""

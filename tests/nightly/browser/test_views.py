@@ -1,0 +1,130 @@
+"""Every view, on both widths, light and dark: it fits, can be used by all, and takes no text for markup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from support.console import EVIL, EVIL_ID, EVIL_USER, SCHEMES, WIDTHS, Look, Visit
+
+Opening = Callable[..., Visit]
+FIND = "Find an item, or write a text and press Enter"
+
+
+def overview(page: Page) -> None:
+    expect(page.get_by_text("Nothing to worry about")).to_be_visible()
+    expect(page.get_by_role("region", name="Models").get_by_text("recommend", exact=True)).to_be_visible()
+
+
+def try_out(page: Page) -> None:
+    field = page.get_by_label(FIND)
+    field.fill(EVIL_ID)
+    page.get_by_role("button", name="onerror").first.click()
+    field.fill(EVIL)
+    field.press("Enter")
+    expect(page.get_by_role("listitem")).to_have_count(10)
+    page.get_by_label("Beside it, to compare").click()
+    page.get_by_role("option", name="text", exact=True).click()
+    expect(page.get_by_text("items are in both slates")).to_be_visible()
+    expect(page.get_by_role("listitem")).to_have_count(20)
+
+
+def user(page: Page) -> None:
+    page.get_by_label("User id").fill(EVIL_USER)
+    page.get_by_role("button", name="Open").click()
+    expect(page.get_by_role("cell", name=EVIL).first).to_be_visible()
+    page.get_by_role("button", name="Recommend now").click()
+    expect(page.get_by_role("listitem").first).to_be_visible()
+
+
+def catalogue(page: Page) -> None:
+    page.get_by_label("Find an item").fill(EVIL_ID)
+    page.get_by_role("button", name="onerror").first.click()
+    expect(page.get_by_role("heading", name="onerror")).to_be_visible()
+    page.get_by_role("button", name="Draw the map").click()
+    expect(page.get_by_text("of the variance")).to_be_visible()
+    page.get_by_label("Colour").click()
+    page.get_by_role("option", name="genre", exact=True).click()
+
+
+def strategies(page: Page) -> None:
+    expect(page.get_by_role("cell", name=EVIL).first).to_be_visible()
+    expect(page.get_by_role("region", name="Stages").get_by_text("text", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+
+
+def outcomes(page: Page) -> None:
+    expect(page.get_by_text("2 joined")).to_be_visible()
+
+
+def data(page: Page) -> None:
+    expect(page.get_by_role("cell", name="<i>", exact=True)).to_be_visible()
+    expect(page.get_by_text("of 2 users")).to_be_visible()
+
+
+def requests(page: Page) -> None:
+    expect(page.get_by_role("cell", name="by id").first).to_be_visible()
+
+
+VIEWS: dict[str, Callable[[Page], None]] = {
+    "overview": overview,
+    "try": try_out,
+    "user": user,
+    "catalogue": catalogue,
+    "strategies": strategies,
+    "outcomes": outcomes,
+    "data": data,
+    "requests": requests,
+}
+
+
+def serious_faults(page: Page) -> list[Any]:
+    """What axe-core finds that keeps people out."""
+    found = Axe().run(page).response["violations"]
+    return [
+        (fault["id"], [node["html"][:200] for node in fault["nodes"]])
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view(visit: Opening, pictures: Path, view: str, width: int, scheme: Any) -> None:
+    page = visit(view, Look(width, scheme)).page
+    VIEWS[view](page)
+    page.screenshot(path=pictures / f"{view}-{width}-{scheme}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert serious_faults(page) == []
+
+
+def test_a_weight_is_changed_by_keys_and_pushes_away(visit: Opening) -> None:
+    page = visit("try").page
+    field = page.get_by_label(FIND)
+    for words in ("a voyage to a distant planet", "a love story in Paris"):
+        field.fill(words)
+        field.press("Enter")
+        expect(page.get_by_text(f"“{words}”").first).to_be_visible()
+    first = page.get_by_role("listitem").first.inner_text()
+    weight = page.get_by_role("slider", name="Weight").first.locator("[tabindex='0']").first
+    for _ in range(30):
+        weight.press("ArrowLeft")
+    expect(page.get_by_text("-2.0", exact=True)).to_be_visible()
+    expect(page.get_by_role("listitem").first).not_to_have_text(first)
+    # What pushes away is hatched in the bars.
+    expect(page.locator(".rs-minus").first).to_be_attached()
+
+
+def test_tabs_are_reached_and_changed_by_keys(visit: Opening) -> None:
+    page = visit("overview").page
+    page.get_by_role("tab", name="Overview").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Try it out")).to_be_visible()
+    expect(page).to_have_url(f"{page.url.partition('?')[0]}?view=try")
