@@ -14,12 +14,12 @@ from recserve_console.views.catalogue import Catalogue
 from recserve_console.views.data import Data
 from recserve_console.views.outcomes import Outcomes
 from recserve_console.views.overview import Overview
-from recserve_console.views.pieces import CSS, age
+from recserve_console.views.parts.pieces import CSS, age
+from recserve_console.views.parts.view import View
 from recserve_console.views.requests import Requests
 from recserve_console.views.strategies import Strategies
 from recserve_console.views.try_out import TryOut
 from recserve_console.views.user import User
-from recserve_console.views.view import View
 from recserve_console.watch.watcher import EVERY_S
 
 #: In the order of the tabs.

@@ -9,11 +9,11 @@ from nicegui import ui
 from recserve_client.calls import text
 from recserve_client.contract import ItemsFound
 from recserve_client.errors import RecserveError
-from recserve_console.views.finder import Finder, Found, titles_of
-from recserve_console.views.item_panel import ItemPanel
-from recserve_console.views.map_panel import MapPanel
-from recserve_console.views.pieces import card, heading, muted, say, table
-from recserve_console.views.view import View
+from recserve_console.views.parts.finder import Finder, Found, titles_of
+from recserve_console.views.parts.item_panel import ItemPanel
+from recserve_console.views.parts.map_panel import MapPanel
+from recserve_console.views.parts.pieces import card, heading, muted, say, table
+from recserve_console.views.parts.view import View
 
 _PAGE: Final = 20
 _MATCHING: Final = 50

@@ -10,8 +10,8 @@ from nicegui import ui
 
 from recserve_console.home.catalogue import catalogue_numbers
 from recserve_console.home.log import LogNumbers, has_log, log_numbers
-from recserve_console.views.pieces import COLOURS, axis, card, chart, heading, moment, muted, table, waiting
-from recserve_console.views.view import View
+from recserve_console.views.parts.pieces import COLOURS, axis, card, chart, heading, moment, muted, table, waiting
+from recserve_console.views.parts.view import View
 from recserve_export.catalogue.stats import CatalogueStats
 from recserve_server_ext.common.errors import ServerError
 

@@ -10,8 +10,8 @@ import msgspec
 from nicegui import ui
 
 from recserve_console.home.log import has_log, outcome_report
-from recserve_console.views.pieces import NONE, card, heading, interval, muted, table, waiting
-from recserve_console.views.view import View
+from recserve_console.views.parts.pieces import NONE, card, heading, interval, muted, table, waiting
+from recserve_console.views.parts.view import View
 from recserve_export.errors import ExportError
 from recserve_server_ext.common.errors import ServerError
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from nicegui import ui
 
 from recserve_console.home.state import HomeState, home_state
-from recserve_console.views.pieces import (
+from recserve_console.views.parts.pieces import (
     COLOURS,
     MUTED,
     NONE,
@@ -26,7 +26,7 @@ from recserve_console.views.pieces import (
     table,
     tile,
 )
-from recserve_console.views.view import View
+from recserve_console.views.parts.view import View
 from recserve_console.watch.watcher import Look, together
 
 _HOME_EVERY_S: Final = 20.0

@@ -8,8 +8,8 @@ from functools import partial
 from nicegui import ui
 
 from recserve_console.home.log import Answer, has_log, newest_answers
-from recserve_console.views.pieces import card, heading, moment, muted, table, told
-from recserve_console.views.view import View
+from recserve_console.views.parts.pieces import card, heading, moment, muted, table, told
+from recserve_console.views.parts.view import View
 from recserve_server_ext.common.errors import ServerError
 
 _ANSWERS = 200

@@ -13,9 +13,9 @@ from recserve_client.contract import ServedStrategies
 from recserve_client.errors import RecserveError
 from recserve_console.home.evaluation import Evaluated, Figure, evaluation_of
 from recserve_console.home.state import SpaceVersion, space_versions
-from recserve_console.views.job_panel import JobPanel
-from recserve_console.views.pieces import NONE, age, card, heading, interval, muted, table
-from recserve_console.views.view import View
+from recserve_console.views.parts.job_panel import JobPanel
+from recserve_console.views.parts.pieces import NONE, age, card, heading, interval, muted, table
+from recserve_console.views.parts.view import View
 from recserve_console.watch.stages import STAGES, strategy_times
 from recserve_server_ext.common.errors import ServerError
 

@@ -14,11 +14,11 @@ from recserve_client.contract.filters import Contains, Eq, Filter
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_client.errors import RecserveError
 from recserve_client.where import format_where
-from recserve_console.views.copies import as_curl, as_json, as_python
-from recserve_console.views.finder import Finder, Found
-from recserve_console.views.pieces import Slider, card, heading, muted, say
-from recserve_console.views.slates import colour_of, draw_slate, history_legend, name_of
-from recserve_console.views.view import View
+from recserve_console.views.parts.copies import as_curl, as_json, as_python
+from recserve_console.views.parts.finder import Finder, Found
+from recserve_console.views.parts.pieces import Slider, card, heading, muted, say
+from recserve_console.views.parts.slates import colour_of, draw_slate, history_legend, name_of
+from recserve_console.views.parts.view import View
 
 _DEFAULT: Final = ""
 _NONE: Final = "(none)"

@@ -10,8 +10,8 @@ from nicegui import ui
 from recserve_client.contract import UserExport, UserHistory
 from recserve_client.results import behaviours_of
 from recserve_console.console import Console
-from recserve_console.views.finder import titles_of
-from recserve_console.views.pieces import (
+from recserve_console.views.parts.finder import titles_of
+from recserve_console.views.parts.pieces import (
     COLOURS,
     MUTED,
     axis,
@@ -25,8 +25,8 @@ from recserve_console.views.pieces import (
     table,
     told,
 )
-from recserve_console.views.slates import draw_slate, history_legend
-from recserve_console.views.view import View
+from recserve_console.views.parts.slates import draw_slate, history_legend
+from recserve_console.views.parts.view import View
 
 _SHOWN: Final = 50
 _ANSWERS: Final = 20

@@ -8,7 +8,7 @@ import pytest
 from recserve_client import Behaviour, RecommendRequest, item, text
 from recserve_client.contract import models
 from recserve_client.contract.filters import Eq
-from recserve_console.views.copies import as_curl, as_json, as_python
+from recserve_console.views.parts.copies import as_curl, as_json, as_python
 from support.inference_server import InferenceServer
 
 REQUEST = RecommendRequest([item('it\'s "quoted"', 0.5), text("a heist, $HOME `x`")], k=3, where=Eq("year", 1990))

@@ -11,7 +11,7 @@ from nicegui import events, ui
 
 from recserve_console.console import Console
 from recserve_console.home.catalogue_map import CatalogueMap, catalogue_map
-from recserve_console.views.pieces import COLOURS, MUTED, axis, card, chart, muted, told
+from recserve_console.views.parts.pieces import COLOURS, MUTED, axis, card, chart, muted, told
 
 _HEIGHT: Final = "420px"
 _PLAIN: Final = "(one colour)"

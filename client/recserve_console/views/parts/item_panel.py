@@ -11,8 +11,8 @@ from nicegui import ui
 from recserve_client.contract import CatalogueItem, ItemsChanged, NewItem, OldItem
 from recserve_client.errors import InvalidRequest
 from recserve_console.console import Console
-from recserve_console.views.finder import titles_of
-from recserve_console.views.pieces import card, confirm, heading, muted, say, told
+from recserve_console.views.parts.finder import titles_of
+from recserve_console.views.parts.pieces import card, confirm, heading, muted, say, told
 
 _NEIGHBOURS = 8
 

@@ -8,7 +8,7 @@ from typing import Final
 from nicegui import ui
 
 from recserve_console.jobs import BusyError, Job, Jobs
-from recserve_console.views.pieces import age, card, confirm, heading, muted, say
+from recserve_console.views.parts.pieces import age, card, confirm, heading, muted, say
 
 _LINES: Final = 12
 #: Commands that are offered: label, words, what they do.

@@ -14,7 +14,7 @@ from recserve_client.contract import Slate
 from recserve_client.contract.filters import Or, Prefix
 from recserve_client.errors import RecserveError
 from recserve_console.console import Console
-from recserve_console.views.pieces import muted, say
+from recserve_console.views.parts.pieces import muted, say
 
 _MOST: Final = 8
 _OF_EACH: Final = 5

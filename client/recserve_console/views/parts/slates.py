@@ -9,8 +9,8 @@ from msgspec import UNSET
 from nicegui import ui
 
 from recserve_client.contract import Behaviour, Slate, SlateItem
-from recserve_console.views.finder import titles_of
-from recserve_console.views.pieces import COLOURS, bar, muted
+from recserve_console.views.parts.finder import titles_of
+from recserve_console.views.parts.pieces import COLOURS, bar, muted
 
 #: Behaviours with a colour of their own; the others share the last one.
 _COLOURED: Final = len(COLOURS) - 1
