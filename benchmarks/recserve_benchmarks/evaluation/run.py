@@ -25,8 +25,8 @@ from recserve_benchmarks.harness.report import machine
 from recserve_benchmarks.harness.run import Show
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.recommend import young
 from recserve_server_ext.strategies.parts.chosen import Chosen, EvaluationFile
+from recserve_server_ext.strategies.registry import Registry
 
 #: Users of a part at most, unless asked otherwise.
 MOST_USERS: Final = 2000
@@ -157,8 +157,12 @@ class _Evaluation:
 
     def _of_young(self) -> Trial | None:
         """What ranks young items in the places that a server keeps for them; `None` where it is not evaluated."""
-        every = ((place, system.grid) for place, system in enumerate(self._systems) if system.name == young.STRATEGY)
-        return next((Trial(place, grid.index(young.OPTIONS)) for place, grid in every), None)
+        grid_of = {system.name: (place, system.grid) for place, system in enumerate(self._systems)}
+        for name, given in Registry().new_item_options().items():
+            if name in grid_of and given in grid_of[name][1]:
+                place, grid = grid_of[name]
+                return Trial(place, grid.index(given))
+        return None
 
     def _rankings(self, what: str, known: Known, trials: Sequence[Trial]) -> dict[Trial, Ints]:
         found: dict[Trial, Ints] = {}

@@ -1,14 +1,13 @@
 """Places for items that are younger than the last training, so that something is learned of them.
 
-They are ranked by `ease` over the whole history: there an item without interactions has the vector that a ridge
-regression gives its text, which by leave-one-out finds such items better than other strategies do
-(docs/results/quality.md). Where that is not trained, the strategy of the request ranks them.
+They are ranked by the first strategy that says it can (`Strategy.for_new_items`), is trained, and can use the profile;
+where there is none, by the strategy of the request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,9 +21,6 @@ from recserve_server_ext.strategies.registry import Registry
 YOUNG: Final = "young"
 #: Young items that are scored for a slate, those that came last.
 _MOST: Final = 1000
-#: The strategy that ranks young items, and its options: no behaviour is too old.
-STRATEGY: Final = "ease"
-OPTIONS: Final[Mapping[str, Any]] = {"half_life": 1e6}
 
 
 class YoungPlaces(NamedTuple):
@@ -32,27 +28,33 @@ class YoungPlaces(NamedTuple):
 
     Attributes:
         share: See `ServeSettings.young_share`.
-        configured: The strategy that ranks them.
+        rankers: The strategies that rank them; the first one that can counts.
     """
 
     share: float
-    configured: ConfiguredStrategy
+    rankers: Sequence[ConfiguredStrategy]
 
     def lists(self, lists: Sequence[CandidateList]) -> list[CandidateList]:
-        """The lists as this strategy is asked; unchanged where it is not trained or cannot use a profile."""
-        strategy, options = self.configured
-        own = [CandidateList(one.query.with_options(options), self.configured) for one in lists]
-        trained = [place for place, one in enumerate(own) if strategy.lacking(one.query.data, options) is None]
-        found = list(lists)
-        reasons = strategy.cold([own[place].query for place in trained]) if trained else []
-        for place, reason in zip(trained, reasons, strict=True):
-            found[place] = own[place] if reason is None else lists[place]
+        """The lists as these strategies are asked; unchanged where none is trained or can use a profile."""
+        found, left = list(lists), list(range(len(lists)))
+        for configured in self.rankers:
+            strategy, options = configured
+            own = {place: CandidateList(lists[place].query.with_options(options), configured) for place in left}
+            trained = [place for place in left if strategy.lacking(own[place].query.data, options) is None]
+            reasons = strategy.cold([own[place].query for place in trained]) if trained else []
+            usable = {place for place, reason in zip(trained, reasons, strict=True) if reason is None}
+            for place in usable:
+                found[place] = own[place]
+            left = [place for place in left if place not in usable]
         return found
 
 
 def young_places(share: float, registry: Registry) -> YoungPlaces | None:
     """The places for young items that the settings ask for; `None` where they ask for none."""
-    return YoungPlaces(share, registry.component(STRATEGY, OPTIONS)) if share else None
+    if not share:
+        return None
+    options = registry.new_item_options()
+    return YoungPlaces(share, [registry.component(name, given) for name, given in options.items()])
 
 
 def wanted(job: Job, share: float) -> int:

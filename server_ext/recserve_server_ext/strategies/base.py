@@ -225,6 +225,8 @@ class Strategy(ABC):
         needs_texts: Whether the texts of a profile must be encoded first.
         asks_models: Whether it has a `pending` of its own.
         counts: Statistics of the log that it reads.
+        for_new_items: Options with which it ranks items that nobody has interacted with, in the places that the setting
+            `young_share` keeps for them; `None` where it does not.
         grid: Options that an evaluation chooses from, on validation data.
 
     Attributes:
@@ -241,6 +243,7 @@ class Strategy(ABC):
     needs_texts: bool = False
     asks_models: ClassVar[bool] = False
     counts: frozenset[Count] = frozenset()
+    for_new_items: ClassVar[Mapping[str, Any] | None] = None
     grid: Sequence[Mapping[str, Any]] = ({},)
 
     def __init_subclass__(cls, **more: Any) -> None:

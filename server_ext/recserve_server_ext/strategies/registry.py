@@ -186,6 +186,11 @@ class Registry:
             raise ConfigError(f"strategies.{name}.bounds: {sorted(unknown)[0]!r} is no option of a request")
         return _Entry(defaults, given, bounds)
 
+    def new_item_options(self) -> dict[str, Mapping[str, Any]]:
+        """The strategies that rank items without interactions and their options; those of packages come first."""
+        options = {name: kind.for_new_items for name, kind in reversed(self._kinds.items())}
+        return {name: given for name, given in options.items() if given is not None}
+
     def component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
         """A component of a fusion, of `auto` or of the ranker, with its options on top of the server's.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.recommend.ranked_items import RankedItems
 from recserve_server_ext.recommend.young import YoungPlaces, placed, wanted, young_places, young_rows
-from recserve_server_ext.strategies.base import ConfiguredStrategy
+from recserve_server_ext.strategies.base import ConfiguredStrategy, Strategy
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 from recserve_server_ext.strategies.registry import Registry
 
@@ -97,6 +98,11 @@ def test_the_share_is_bounded() -> None:
         msgspec.convert({"young_share": 0.6}, ServeSettings)
 
 
+def query_of(user: int) -> Any:
+    """As much of a query as is looked at."""
+    return SimpleNamespace(user=user, data=None)
+
+
 class Asked:
     """A strategy that is trained or not, and knows some users."""
 
@@ -114,7 +120,7 @@ class Asked:
 @pytest.mark.parametrize(
     ("is_trained", "known", "own"), [(True, [0, 1], [0, 1]), (True, [1], [1]), (False, [0, 1], [])]
 )
-def test_ease_ranks_young_items_where_it_can(is_trained: bool, known: list[int], own: list[int]) -> None:
+def test_a_strategy_ranks_young_items_where_it_can(is_trained: bool, known: list[int], own: list[int]) -> None:
     def query(user: int) -> Any:
         return SimpleNamespace(
             user=user, data=None, with_options=lambda options: SimpleNamespace(user=user, data=None, options=options)
@@ -122,7 +128,7 @@ def test_ease_ranks_young_items_where_it_can(is_trained: bool, known: list[int],
 
     lists: list[Any] = [SimpleNamespace(query=query(user)) for user in range(2)]
     strategy: Any = Asked(is_trained=is_trained, known=known)
-    found = YoungPlaces(0.2, ConfiguredStrategy(strategy, "options")).lists(lists)
+    found = YoungPlaces(0.2, [ConfiguredStrategy(strategy, "options")]).lists(lists)
     for user, (one, given) in enumerate(zip(found, lists, strict=True)):
         assert (one is not given) == (user in own)
         assert user not in own or (one.configured.strategy, one.query.options) == (strategy, "options")
@@ -133,4 +139,41 @@ def test_places_for_young_items_are_asked_for_by_the_settings() -> None:
     assert young_places(0.0, registry) is None
     places = young_places(0.2, registry)
     assert places is not None
-    assert (places.share, places.configured.strategy.name, places.configured.options.half_life) == (0.2, "ease", 1e6)
+    (ease,) = places.rankers
+    assert (places.share, ease.strategy.name, ease.options.half_life) == (0.2, "ease", 1e6)
+
+
+def test_the_next_strategy_ranks_what_the_first_one_cannot() -> None:
+    untrained: Any = Asked(is_trained=False, known=[0, 1, 2])
+    first: Any = Asked(is_trained=True, known=[1])
+    second: Any = Asked(is_trained=True, known=[0, 1])
+    rankers = [ConfiguredStrategy(strategy, None) for strategy in (untrained, first, second)]
+    lists: list[Any] = [
+        SimpleNamespace(query=SimpleNamespace(user=user, data=None, with_options=lambda _, user=user: query_of(user)))
+        for user in range(3)
+    ]
+    found = YoungPlaces(0.2, rankers).lists(lists)
+    assert [one.configured.strategy for one in found[:2]] == [second, first]
+    assert found[2] is lists[2]
+
+
+class Newest(Strategy):
+    """A strategy of an installed package that ranks items nobody knows."""
+
+    for_new_items: ClassVar[Mapping[str, Any] | None] = {}
+
+    def candidates(self, queries: Any, n: Any) -> Any:
+        """Never asked here."""
+
+    def score(self, queries: Any, candidates: Any) -> Any:
+        """Never asked here."""
+
+
+def test_an_installed_strategy_comes_before_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "recserve_server_ext.strategies.registry.entry_points",
+        lambda group: [SimpleNamespace(name="newest", load=lambda: Newest)],
+    )
+    places = young_places(0.2, Registry())
+    assert places is not None
+    assert [ranker.strategy.name for ranker in places.rankers] == ["newest", "ease"]
