@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from recserve_server_ext.catalogue.store import StoredItem
-from recserve_server_ext.common.arrays import Mask, Rows, Vectors
+from recserve_server_ext.common.arrays import Mask, Rows, Scores, Vectors
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.fields import ItemFields
 from recserve_server_ext.index.manifest import SnapshotManifest
@@ -118,6 +118,22 @@ class SpaceView:
     def vectors(self, rows: Rows) -> Vectors:
         """A copy of the vectors of these rows, [*rows.shape, dim]; zeros where there is none, anything for row -1."""
         return self._taken(self.space.vectors, self.changed, rows)
+
+    def products(self, users: Vectors, rows: Rows) -> Scores:
+        """[users, candidates] inner products of each user vector with its rows; 0 for rows without a vector, and -1."""
+        # Here, since faiss is large and only some strategies score rows.
+        from recserve_server_ext.index.engines.inner_products import products_by_row
+
+        space, items = self.space, self.items
+        places = np.where(rows < items, rows, -1) if len(self.changed) else rows
+        if space.rows is not None:
+            places = np.where(places >= 0, space.place_of[places], -1)
+        scores = products_by_row(users, space.vectors, places)
+        scores[places < 0] = 0.0
+        if len(self.changed):
+            user, place = np.nonzero(rows >= items)
+            scores[user, place] = np.einsum("nd,nd->n", users[user], self.changed[rows[user, place] - items])
+        return scores
 
     def inputs(self, rows: Rows) -> Vectors:
         """A copy of the vectors that these rows have as behaviours; zeros where there is none, and for row -1."""

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from recserve_server_ext.common.arrays import Floats, Ints
-from recserve_server_ext.strategies.base import Query
+from recserve_server_ext.common.arrays import Rows
+from recserve_server_ext.index.matrix import Entries
+from recserve_server_ext.strategies.base import Data
 from recserve_server_ext.strategies.parts.counts_view import CountsView
-from recserve_server_ext.strategies.parts.pairs import Pairs, PairStrategy, matrix_pairs
+from recserve_server_ext.strategies.parts.pairs import PairStrategy
 
 #: Name of the neighbours over the whole log, where they were trained.
 TRAINED = "item_knn"
@@ -31,26 +32,26 @@ class ItemKnn(PairStrategy):
         """The neighbours over the whole log."""
         return frozenset({TRAINED})
 
-    def pairs(self, query: Query, behaviours: Ints, weights: Floats) -> Pairs:
-        """The neighbours of the items of the history."""
-        view, rows = query.data.view, query.profile.rows
-        if TRAINED not in view.snapshot.matrices:
-            return neighbour_pairs(query.data.counts, query, behaviours, weights)
-        matrix = view.matrix(TRAINED)
-        trained = matrix.has_entries(rows[behaviours])
-        parts = (
-            matrix_pairs(matrix, query, behaviours[trained], weights[trained]),
-            neighbour_pairs(query.data.counts, query, behaviours[~trained], weights[~trained]),
-        )
-        return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    def pairs(self, data: Data, rows: Rows) -> Entries:
+        """The neighbours of the items."""
+        if TRAINED not in data.view.snapshot.matrices:
+            return counted_neighbours(data.counts, rows)
+        matrix = data.view.matrix(TRAINED)
+        untrained = np.flatnonzero(~matrix.has_entries(rows))
+        found = matrix.entries(rows)
+        if not len(untrained):
+            return found
+        counted = counted_neighbours(data.counts, rows[untrained])
+        place = np.concatenate([found.place, untrained[counted.place]])
+        order = np.argsort(place, kind="stable")
+        column = np.concatenate([found.column, counted.column])
+        return Entries(place[order], column[order], np.concatenate([found.weight, counted.weight])[order])
 
 
-def neighbour_pairs(counts: CountsView, query: Query, behaviours: Ints, weights: Floats) -> Pairs:
-    """The pairs of a profile by the counts of the log; for the arguments see `PairStrategy.pairs`."""
-    places = counts.place_of[query.profile.rows[behaviours]]
-    is_counted = places >= 0
-    behaviours, weights, places = behaviours[is_counted], weights[is_counted], places[is_counted]
-    nearest = counts.nearest[places]
+def counted_neighbours(counts: CountsView, rows: Rows) -> Entries:
+    """The neighbours of items by the counts of the log; none for items that are not counted."""
+    places = counts.place_of[rows]
+    counted = np.flatnonzero(places >= 0)
+    nearest, similarity = counts.nearest[places[counted]], counts.similarity[places[counted]]
     exists = nearest >= 0
-    value = (weights[:, None] * counts.similarity[places])[exists]
-    return Pairs(np.repeat(behaviours, exists.sum(axis=1)), nearest[exists], value.astype(np.float64))
+    return Entries(np.repeat(counted, exists.sum(axis=1)), nearest[exists], similarity[exists])

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from recserve_client.contract import RequestError
-from recserve_server_ext.common.arrays import Floats, Ints
-from recserve_server_ext.strategies.base import Data, Query
-from recserve_server_ext.strategies.parts.pairs import PairOptions, Pairs, PairStrategy, matrix_pairs
+from recserve_server_ext.common.arrays import Rows
+from recserve_server_ext.index.matrix import Entries
+from recserve_server_ext.strategies.base import Data
+from recserve_server_ext.strategies.parts.pairs import PairOptions, PairStrategy
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 
 NAME = "transitions"
@@ -41,6 +42,6 @@ class Transitions(PairStrategy):
         """Needs its matrix in the index."""
         return None if NAME in data.view.snapshot.matrices else not_trained(self.name, NAME)
 
-    def pairs(self, query: Query, behaviours: Ints, weights: Floats) -> Pairs:
-        """The largest weights of the items of the history."""
-        return matrix_pairs(query.data.view.matrix(NAME), query, behaviours, weights)
+    def pairs(self, data: Data, rows: Rows) -> Entries:
+        """The largest weights of the items."""
+        return data.view.matrix(NAME).entries(rows)

@@ -27,6 +27,7 @@ from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.index.engines.engine import Engine, search_in_parts
 from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.engines.inner_products import products_by_row
 from recserve_server_ext.index.engines.scan_fit import Fit
 
 CODES = "codes.faiss"
@@ -143,18 +144,11 @@ class ScanEngine(Engine):
         faiss.omp_set_num_threads(1)  # of the calling thread only
         probing = faiss.SearchParametersIVF(nprobe=self.parameters["nprobe"])
         _, rows = self._index.search(queries @ self._fit.queries, candidates, params=probing)
-        rows, scores = _best(rows, self._scores(queries, rows), k)
+        rows, scores = _best(rows, products_by_row(queries, self._vectors, rows), k)
         short = np.flatnonzero(rows[:, -1] < 0)
         if len(short):
             rows[short], scores[short] = self._exact.search(queries[short], k)
         return rows, scores
-
-    def _scores(self, queries: Vectors, rows: Rows) -> Scores:
-        """Inner products of each query with its rows [n, candidates]; -inf where the row is -1."""
-        scores = np.empty(rows.shape, np.float32)
-        arrays = (faiss.swig_ptr(array) for array in (scores, np.ascontiguousarray(queries), self._vectors, rows))
-        faiss.fvec_inner_products_by_idx(*arrays, queries.shape[1], *rows.shape)
-        return scores
 
 
 def _best(rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores]:

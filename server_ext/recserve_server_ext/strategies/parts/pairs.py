@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated, Final, NamedTuple
 
@@ -10,42 +11,33 @@ import numpy as np
 from msgspec import Meta
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.catalogue.view import MatrixView
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
-from recserve_server_ext.strategies.base import Candidates, Explanation, Options, Parts, Query, Strategy
+from recserve_server_ext.index.matrix import Entries
+from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
+from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.sparse import SparseVector
 
 #: Behaviours whose pairs are scored: the heaviest of a history. The rest hardly changes a score.
 _HEAVIEST: Final = 64
+_NO_PAIR: Final = RequestError(
+    ErrorKind.EMPTY_HISTORY, "no item of the user's history has neighbours in the interaction log"
+)
 
 
-class Pairs(NamedTuple):
-    """Pairs of a behaviour and another item.
+class _Scored(NamedTuple):
+    """The pairs of a profile and the scores that they make.
 
     Attributes:
         behaviour: [pairs] position j in the history.
         row: [pairs] row of the other item i.
         value: [pairs] w_j s(j, i).
+        scores: sum_j w_j s(j, i) by row.
     """
 
     behaviour: Ints
     row: Rows
     value: Floats
-
-    def summed(self) -> SparseVector:
-        """sum_j w_j s(j, i) by row."""
-        rows, inverse = np.unique(self.row, return_inverse=True)
-        return SparseVector(rows, np.bincount(inverse, self.value, minlength=len(rows)).astype(np.float64))
-
-    def contributions(self, rows: Rows, behaviours: int) -> Floats:
-        """[rows, behaviours] what each behaviour adds to the score of each of some distinct rows."""
-        contributions = np.zeros((len(rows), behaviours))
-        order = np.argsort(rows, kind="stable")
-        if len(rows):
-            place = order[np.minimum(np.searchsorted(rows[order], self.row), len(rows) - 1)]
-            is_asked = rows[place] == self.row
-            np.add.at(contributions, (place[is_asked], self.behaviour[is_asked]), self.value[is_asked])
-        return contributions
+    scores: SparseVector
 
 
 class PairOptions(Options, frozen=True):
@@ -66,64 +58,84 @@ class PairStrategy(Strategy):
     is_filled_up = True
     grid = tuple({"half_life": half_life} for half_life in (0.5, 1.0, 2.0, 4.0, 8.0, 1e6))
 
-    @abstractmethod
-    def pairs(self, query: Query, behaviours: Ints, weights: Floats) -> Pairs:
-        """The pairs of a profile.
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._scatter = Scatter()
 
-        Args:
-            query: The query.
-            behaviours: Positions of the items in the history that count.
-            weights: Their recency weights.
-        """
+    @abstractmethod
+    def pairs(self, data: Data, rows: Rows) -> Entries:
+        """s(j, i) of the items of all behaviours of a batch, in the order of these rows."""
 
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
         """Refuses profiles whose items have no pair."""
-        reason = RequestError(
-            ErrorKind.EMPTY_HISTORY, "no item of the user's history has neighbours in the interaction log"
-        )
-        return [None if len(self._scored(query).pairs.row) else reason for query in queries]
+        return [None if len(of.row) else _NO_PAIR for of in self._scored(queries)]
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The items with the highest scores."""
-        return [self._scored(query).scores.best(wanted, query.usable) for query, wanted in zip(queries, n, strict=True)]
+        scored = self._scored(queries)
+        return [of.scores.best(wanted, query.usable) for of, query, wanted in zip(scored, queries, n, strict=True)]
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """Scores of the candidates."""
+        scatter = self._scatter.over(len(queries[0].data.view.available))
         return [
-            {self.name: self._scored(query).scores.at(items.rows)}
-            for query, items in zip(queries, candidates, strict=True)
+            {self.name: scatter.at(of.scores.rows, of.scores.values, items.rows)}
+            for of, items in zip(self._scored(queries), candidates, strict=True)
         ]
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
         """The term of each behaviour in the sum."""
+        scatter = self._scatter.over(len(queries[0].data.view.available))
         explained = []
-        for query, items in zip(queries, picks, strict=True):
-            contributions = self._scored(query).pairs.contributions(items.rows, len(query.profile.rows))
+        for of, query, items in zip(self._scored(queries), queries, picks, strict=True):
+            contributions = np.zeros((len(items.rows), len(query.profile.rows)))
+            place = scatter.places(items.rows, of.row)
+            asked = np.flatnonzero(place >= 0)
+            np.add.at(contributions, (place[asked], of.behaviour[asked]), of.value[asked])
             explained.append(Explanation({self.name: contributions.sum(axis=1)}, contributions))
         return explained
 
     def std(self, queries: Sequence[Query]) -> Floats:
         """Standard deviation of the scores over the whole catalogue."""
         items = len(queries[0].data.view.available)
-        return np.array([self._scored(query).scores.std(items) for query in queries])
+        return np.array([of.scores.std(items) for of in self._scored(queries)])
 
-    def _scored(self, query: Query) -> _Scored:
-        scored: _Scored | None = query.kept.get(self)
-        if scored is None:
-            weights = query.profile.recency_weights(query.options.half_life)
-            known = np.flatnonzero((query.profile.rows >= 0) & (weights != 0))
-            known = known[np.argsort(-np.abs(weights[known]), kind="stable")[:_HEAVIEST]]
-            pairs = self.pairs(query, known, weights[known])
-            scored = query.kept[self] = _Scored(pairs, pairs.summed())
+    def _scored(self, queries: Sequence[Query]) -> list[_Scored]:
+        """The scores of each query, computed once."""
+        groups: dict[int, list[Query]] = defaultdict(list)
+        for query in queries:
+            if self not in query.kept:
+                groups[id(query.data)].append(query)
+        for group in groups.values():
+            for query, scored in zip(group, self._new_scored(group), strict=True):
+                query.kept[self] = scored
+        return [query.kept[self] for query in queries]
+
+    def _new_scored(self, queries: Sequence[Query]) -> list[_Scored]:
+        """The scores of queries over the same data; all pairs are found together."""
+        data, half_life = queries[0].data, queries[0].options.half_life
+        lengths = [len(query.profile.rows) for query in queries]
+        rows = np.concatenate([query.profile.rows for query in queries])
+        weights = np.concatenate([query.profile.recency_weights(half_life) for query in queries])
+        user = np.repeat(np.arange(len(queries)), lengths)
+        position = np.concatenate([np.arange(length) for length in lengths])
+        known = np.flatnonzero((rows >= 0) & (weights != 0))
+        if max(lengths) > _HEAVIEST:
+            known = _heaviest(known, user, weights)
+        entries = self.pairs(data, rows[known])
+        of = known[entries.place]
+        behaviour, values = position[of], weights[of] * entries.weight
+        ends = np.cumsum(np.bincount(user[of], minlength=len(queries))).tolist()
+        scatter, scored = self._scatter.over(len(data.view.available)), []
+        for start, end in zip([0, *ends], ends, strict=False):
+            part = slice(start, end)
+            summed = scatter.summed(entries.column[part], values[part])
+            scored.append(_Scored(behaviour[part], entries.column[part], values[part], summed))
         return scored
 
 
-class _Scored(NamedTuple):
-    pairs: Pairs
-    scores: SparseVector
-
-
-def matrix_pairs(matrix: MatrixView, query: Query, behaviours: Ints, weights: Floats) -> Pairs:
-    """The pairs of a profile by an item-to-item matrix; for the arguments see `PairStrategy.pairs`."""
-    entries = matrix.entries(query.profile.rows[behaviours])
-    return Pairs(behaviours[entries.place], entries.column, weights[entries.place] * entries.weight)
+def _heaviest(known: Ints, user: Ints, weights: Floats) -> Ints:
+    """The behaviours of these with the greatest weights of each user, by user."""
+    order = known[np.lexsort([-np.abs(weights[known]), user[known]])]
+    first = np.searchsorted(user[order], user[order])
+    return np.asarray(order[np.arange(len(order)) - first < _HEAVIEST])

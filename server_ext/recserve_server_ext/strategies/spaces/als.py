@@ -24,20 +24,23 @@ class Als(LearnedSpace):
 
     def fold_in(self, space: SpaceView, inputs: Vectors, weights: Floats) -> tuple[Vectors, Floats]:
         """A^-1 y_j as vectors of the behaviours, and 1 + a w_j as their shares."""
-        gram, alpha = self._fixed(space)
+        inverse, alpha = self._fixed(space)
         largest = weights.max(axis=1, keepdims=True, initial=0.0)
         confidence = alpha * weights / np.where(largest > 0, largest, 1.0)
+        # A = G + F'CF, and F A^-1 = (I + K C)^-1 F G^-1 with K = F G^-1 F' (Woodbury): a system as large as the history.
         factors = inputs.astype(np.float64)
-        system = gram + np.matmul(factors.swapaxes(1, 2) * confidence[:, None, :], factors)
-        behaviours = np.linalg.solve(system, factors.swapaxes(1, 2)).swapaxes(1, 2)
+        known = (factors.reshape(-1, space.dim) @ inverse).reshape(factors.shape)
+        system = np.matmul(known, factors.swapaxes(1, 2)) * confidence[:, None, :]
+        system[:, *np.diag_indices(system.shape[1])] += 1.0
+        behaviours = np.linalg.solve(system, known)
         return behaviours.astype(np.float32), np.where(weights > 0, 1.0 + confidence, 0.0)
 
     def _fixed(self, space: SpaceView) -> tuple[Floats, float]:
-        """Y'Y + l I and a, computed once for each space."""
+        """G^-1, G = Y'Y + l I, and a; computed once for each space."""
         if getattr(self, "_fixed_of", None) is not space.space:
             parameters, vectors = space.space.manifest.parameters, space.space.vectors
             gram = vectors.T.astype(np.float64) @ vectors.astype(np.float64)
-            self._gram = gram + parameters["regularization"] * np.eye(space.dim)
+            self._inverse = np.linalg.inv(gram + parameters["regularization"] * np.eye(space.dim))
             self._alpha = parameters["alpha"]
             self._fixed_of: Space = space.space
-        return self._gram, self._alpha
+        return self._inverse, self._alpha

@@ -95,11 +95,12 @@ class VectorSpace(Strategy):
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """Inner products u.v."""
-        scored = []
-        for (users, row), query, items in zip(self._vectors_of(queries), queries, candidates, strict=True):
-            vectors = items.vectors(self.space, self.view(query))
-            scored.append({self.name: (vectors @ users.vectors[row]).astype(np.float64)})
-        return scored
+        lengths = [len(items.rows) for items in candidates]
+        rows = np.full((len(queries), max(lengths)), -1, np.int64)
+        for line, length, items in zip(rows, lengths, candidates, strict=True):
+            line[:length] = items.rows
+        products = self.view(queries[0]).products(self._matrix(queries), rows).astype(np.float64)
+        return [{self.name: line[:length]} for line, length in zip(products, lengths, strict=True)]
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
         """Contribution of each behaviour to u.v, where the user vector is a weighted sum of behaviours.

@@ -12,7 +12,6 @@ from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.counts import neighbours
 from recserve_server_ext.counts.counts import MIN_USERS, LogColumns, counts_of
 from recserve_server_ext.counts.neighbours import neighbours_of
-from recserve_server_ext.strategies.parts.pairs import Pairs
 from recserve_server_ext.strategies.parts.sparse import SparseVector
 from support.examples import examples
 
@@ -102,9 +101,3 @@ def test_sparse_values_and_the_best_of_them() -> None:
     usable = np.ones(10, np.bool_)
     usable[5] = False
     assert found.best(5, usable).tolist() == [9, 2]
-
-
-def test_pairs_add_up_by_row_and_by_behaviour() -> None:
-    pairs = Pairs(np.array([0, 1, 1]), np.array([4, 4, 7]), np.array([0.5, 0.25, 1.0]))
-    assert pairs.summed().at(np.array([4, 7, 1])).tolist() == [0.75, 1.0, 0.0]
-    assert pairs.contributions(np.array([7, 4]), 3).tolist() == [[0.0, 1.0, 0.0], [0.5, 0.25, 0.0]]

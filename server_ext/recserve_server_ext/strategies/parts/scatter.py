@@ -1,0 +1,61 @@
+"""Sums and look-ups by catalogue row, in arrays as long as the catalogue that are left as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recserve_server_ext.common.arrays import Floats, Ints, Rows
+from recserve_server_ext.strategies.parts.sparse import SparseVector
+
+
+class Scatter:
+    """Two arrays over the rows of a catalogue: their cost is that of what is written, not that of a sort.
+
+    Not thread-safe; it grows with the catalogue.
+    """
+
+    def __init__(self) -> None:
+        self._values = np.zeros(0)
+        self._places = np.zeros(0, np.int64)
+
+    def over(self, items: int) -> Scatter:
+        """Itself, for a catalogue of this many rows."""
+        if len(self._values) < items:
+            self._values = np.zeros(items)
+            self._places = np.full(items, -1, np.int64)
+        return self
+
+    def summed(self, rows: Rows, values: Floats) -> SparseVector:
+        """The sum of the values of each row."""
+        np.add.at(self._values, rows, values)
+        # Of equal rows the last one is kept.
+        order = np.arange(len(rows))
+        self._places[rows] = order
+        distinct = np.sort(rows[self._places[rows] == order])
+        self._places[distinct] = -1
+        sums = self._values[distinct]
+        self._values[distinct] = 0.0
+        return SparseVector(distinct, sums)
+
+    def firsts(self, rows: Rows) -> Ints:
+        """Positions of the first occurrence of each row, ascending."""
+        backwards = rows[::-1]
+        order = np.arange(len(rows))
+        self._places[backwards] = order[::-1]
+        first = np.flatnonzero(self._places[rows] == order)
+        self._places[rows] = -1
+        return first
+
+    def places(self, rows: Rows, wanted: Rows) -> Ints:
+        """[wanted] position of each row among some distinct ones; -1 for others."""
+        self._places[rows] = np.arange(len(rows))
+        found: Ints = self._places[wanted]
+        self._places[rows] = -1
+        return found
+
+    def at(self, rows: Rows, values: Floats, wanted: Rows) -> Floats:
+        """[wanted] values of rows, given those of some distinct ones; 0 for others."""
+        self._values[rows] = values
+        found: Floats = self._values[wanted]
+        self._values[rows] = 0.0
+        return found
