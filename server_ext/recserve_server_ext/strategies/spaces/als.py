@@ -27,7 +27,7 @@ class Als(LearnedSpace):
         inverse, alpha = self._fixed(space)
         largest = weights.max(axis=1, keepdims=True, initial=0.0)
         confidence = alpha * weights / np.where(largest > 0, largest, 1.0)
-        # A = G + F'CF, and F A^-1 = (I + K C)^-1 F G^-1 with K = F G^-1 F' (Woodbury): a system as large as the history.
+        # A = G + F'CF. F A^-1 = (I + K C)^-1 F G^-1, K = F G^-1 F' (Woodbury): a system of the size of the history.
         factors = inputs.astype(np.float64)
         known = (factors.reshape(-1, space.dim) @ inverse).reshape(factors.shape)
         system = np.matmul(known, factors.swapaxes(1, 2)) * confidence[:, None, :]
