@@ -152,6 +152,10 @@ class Query(msgspec.Struct, frozen=True, eq=False):
         # A fusion does this many times for every user, and `replace` takes three times as long.
         return Query(self.profile, self.data, self.spec, options, self.context, self.explain, self.kept)
 
+    def with_spec(self, spec: CandidateSpec) -> Query:
+        """This query for other candidates; both share the cache `kept`."""
+        return Query(self.profile, self.data, spec, self.options, self.context, self.explain, self.kept)
+
     def with_data(self, data: Data) -> Query:
         """This query over other counts."""
         return replace(self, data=data)

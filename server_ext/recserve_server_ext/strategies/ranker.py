@@ -16,13 +16,15 @@ import numpy as np
 from msgspec import Meta
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.attributes.view import Allowed
 from recserve_server_ext.common.arrays import Floats, Rows
 from recserve_server_ext.index.model import Model
-from recserve_server_ext.strategies.base import Candidates, Count, Data, Explanation, Options, Parts, Query, Strategy
+from recserve_server_ext.retrieval.search import CandidateSpec
+from recserve_server_ext.strategies.base import Candidates, Count, Data, Explanation, Parts, Query, Strategy, total
 from recserve_server_ext.strategies.fusion import Resolve
 from recserve_server_ext.strategies.parts.chosen import Choice
-from recserve_server_ext.strategies.parts.ranking import Proposed, Source, feature_names, features, propose
+from recserve_server_ext.strategies.parts.leaving_out import LeavingOutOptions, in_order, left_out, without
+from recserve_server_ext.strategies.parts.ranking import Asked, CandidateSources, Proposed, Source, feature_names
+from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 
 NAME: Final = "ranker"
@@ -60,13 +62,15 @@ def default_sources() -> dict[str, Choice]:
     }
 
 
-class RankerOptions(Options, frozen=True):
+class RankerOptions(LeavingOutOptions, frozen=True):
     """Options of `ranker`.
 
     Attributes:
         sources: Strategies with options whose candidates are ranked, by the names that their parts have in reasons.
             The model must have been trained with them.
         pool: Candidates that are ranked at most, unless more are asked for.
+        reasons: Newest behaviours whose share in the scores is told, where the request asks to explain: the sources
+            and the model run once more for each, without it. 0 for none.
     """
 
     sources: dict[str, Choice] = msgspec.field(default_factory=default_sources)
@@ -84,20 +88,20 @@ class _State(NamedTuple):
     """What is computed once for a query with its filter.
 
     Attributes:
-        allowed: The filter that it was computed with.
-        banned: Rows that were banned.
+        spec: The candidates that it was computed for.
         proposed: What the sources proposed.
-        scores: [pool] the scores of the pool.
+        features: [pool, features] the features of the pool.
+        scores: [pool] its scores.
     """
 
-    allowed: Allowed | None
-    banned: Rows
+    spec: CandidateSpec
     proposed: Proposed
+    features: Floats
     scores: Floats
 
     def fits(self, query: Query) -> bool:
         """Whether it was computed with the filter of this query."""
-        return self.allowed is query.spec.allowed and self.banned is query.spec.banned
+        return self.spec.allowed is query.spec.allowed and self.spec.banned is query.spec.banned
 
 
 class _Loaded(NamedTuple):
@@ -112,6 +116,7 @@ class Ranker(Strategy):
     """score(i) = sum_t f_t(x_i): f_t trees, x_i the features of candidate i of `strategies.parts.ranking`."""
 
     Options = RankerOptions
+    per_request = frozenset({"reasons"})
     is_filled_up = True
     _loaded: _Loaded | None = None
 
@@ -124,6 +129,7 @@ class Ranker(Strategy):
         """
         super().__init__(name)
         self._resolve = resolve
+        self._scatter = Scatter()
         strategies = [source.strategy for source in self.prepare(defaults).sources.values()]
         self.needs_texts = any(strategy.needs_texts for strategy in strategies)
         counts: frozenset[Count] = frozenset({"popularity"})
@@ -161,20 +167,18 @@ class Ranker(Strategy):
                 f"the model of the strategy {self.name!r} was trained with the source {unknown[0]!r}, which its "
                 f"options lack; run: recserve train {NAME} && recserve index build",
             )
-        reasons = (source.strategy.lacking(data, source.options) for source in self._sources(data, options))
+        reasons = (source.strategy.lacking(data, source.options) for source in self._sources(data, options).sources)
         return next((reason for reason in reasons if reason is not None), None)
 
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
         """Refuses profiles that no personal source can use."""
-        reasons: list[RequestError | None] = [None] * len(queries)
-        is_usable = [False] * len(queries)
-        for source in self._sources(queries[0].data, queries[0].options):
-            if source.strategy.is_personal:
-                own = [Query(of.profile, of.data, of.spec, source.options, of.context) for of in queries]
-                for place, reason in enumerate(source.strategy.cold(own)):
-                    is_usable[place] |= reason is None
-                    reasons[place] = reasons[place] or reason
-        return [None if usable else reason for usable, reason in zip(is_usable, reasons, strict=True)]
+        sources = self._sources(queries[0].data, queries[0].options).sources
+        personal = [number for number, source in enumerate(sources) if source.strategy.is_personal]
+        found: list[RequestError | None] = []
+        for asked in self._asked(queries):
+            reasons = [asked.reasons[number] for number in personal]
+            found.append(None if None in reasons or not reasons else reasons[0])
+        return found
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The best of the pool by score; ties in the order of the pool."""
@@ -184,49 +188,88 @@ class Ranker(Strategy):
         return found
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
-        """The scores of the model; those of the pool are known already."""
-        states = self._states(queries)
-        scored = [_known(state, items.rows) for state, items in zip(states, candidates, strict=True)]
-        new = [place for place, scores in enumerate(scored) if scores is None]
-        if new:
-            rows = [candidates[place].rows for place in new]
-            matrix = self._features([queries[place] for place in new], [states[place].proposed for place in new], rows)
-            for place, scores in zip(new, _split(self._predict(queries[0], matrix), rows), strict=True):
-                scored[place] = scores
-        return [{self.name: scores} for scores in scored if scores is not None]
+        """The scores of the model."""
+        rows = [items.rows for items in candidates]
+        matrix = self._features(queries, rows)
+        return [{self.name: scores} for scores in _split(self._predict(queries[0], matrix), rows)]
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
-        """What each source, the popularity and the history add to a score, by TreeSHAP.
+        """What each source, the popularity and the history add to a score, by TreeSHAP; the parts add up to the score.
 
-        The parts add up to the score. S. Lundberg et al., "From local explanations to global understanding with
-        explainable AI for trees", Nature Machine Intelligence 2020.
+        What a behaviour adds is the score less that of the history without it, which is approximate.
+
+        S. Lundberg et al., "From local explanations to global understanding with explainable AI for trees", Nature
+        Machine Intelligence 2020.
         """
         rows = [items.rows for items in picks]
         if not any(map(len, rows)):
             return [Explanation({self.name: np.zeros(0)}) for _ in queries]
-        matrix = self._features(queries, [state.proposed for state in self._states(queries)], rows)
+        matrix = self._features(queries, rows)
         loaded = self._load(queries[0].data.view.snapshot.models[NAME])
         values = loaded.booster.predict(matrix, pred_contrib=True, num_threads=1)
         places: dict[str, list[int]] = defaultdict(list)
         for place, name in enumerate([*loaded.about.features, _BASE]):
             places[name.partition(".")[0]].append(place)
         parts = {name: _split(values[:, own].sum(axis=1), rows) for name, own in places.items()}
-        return [Explanation({name: of[place] for name, of in parts.items()}) for place in range(len(queries))]
+        explained = [Explanation({name: of[place] for name, of in parts.items()}) for place in range(len(queries))]
+        return self._with_contributions(queries, rows, explained)
+
+    def _with_contributions(
+        self, queries: Sequence[Query], rows: Sequence[Rows], explained: list[Explanation]
+    ) -> list[Explanation]:
+        """The explanations with what each of the newest behaviours adds, where that is asked for.
+
+        All histories without one behaviour are one batch.
+        """
+        chosen = [left_out(query, in_order(query.profile), query.options.options.reasons) for query in queries]
+        owner = np.repeat(np.arange(len(queries)), [len(of) for of in chosen]).tolist()
+        if not owner:
+            return explained
+        positions = np.concatenate(chosen).tolist()
+        shorter = [without(queries[place], position) for place, position in zip(owner, positions, strict=True)]
+        own = [rows[place] for place in owner]
+        sources = self._sources(queries[0].data, queries[0].options)
+        proposed = sources.propose(shorter, self._asked(shorter), queries[0].options.options.pool)
+        scores = _split(self._predict(queries[0], sources.features(shorter, proposed, own)), own)
+        wholes = [total(explanation.parts, len(of)) for explanation, of in zip(explained, rows, strict=True)]
+        contributions = [np.zeros((len(of), len(query.profile.rows))) for of, query in zip(rows, queries, strict=True)]
+        for place, position, less in zip(owner, positions, scores, strict=True):
+            contributions[place][:, position] = wholes[place] - less
+        return [
+            explanation._replace(contributions=of, is_approximate=True) if len(told) else explanation
+            for explanation, of, told in zip(explained, contributions, chosen, strict=True)
+        ]
+
+    def _asked(self, queries: Sequence[Query]) -> list[Asked]:
+        """The queries as the sources are asked, made once."""
+        key = self, "asked"
+        new = [query for query in queries if key not in query.kept]
+        if new:
+            for query, asked in zip(new, self._sources(new[0].data, new[0].options).asked(new), strict=True):
+                query.kept[key] = asked
+        return [query.kept[key] for query in queries]
 
     def _states(self, queries: Sequence[Query]) -> list[_State]:
         """What the sources proposed for each query, and the scores of it, computed once."""
         new = [query for query in queries if (kept := query.kept.get(self)) is None or not kept.fits(query)]
         if new:
             sources, pool = self._sources(new[0].data, new[0].options), new[0].options.options.pool
-            proposed = propose(sources, new, pool)
+            proposed = sources.propose(new, self._asked(new), pool)
             rows = [of.pool for of in proposed]
-            scores = _split(self._predict(new[0], self._features(new, proposed, rows)), rows)
-            for query, of, own in zip(new, proposed, scores, strict=True):
-                query.kept[self] = _State(query.spec.allowed, query.spec.banned, of, own)
+            matrix = sources.features(new, proposed, rows)
+            parts = zip(new, proposed, _split(matrix, rows), _split(self._predict(new[0], matrix), rows), strict=True)
+            for query, of, own, scores in parts:
+                query.kept[self] = _State(query.spec, of, own, scores)
         return [query.kept[self] for query in queries]
 
-    def _features(self, queries: Sequence[Query], proposed: Sequence[Proposed], rows: Sequence[Rows]) -> Floats:
-        return features(self._sources(queries[0].data, queries[0].options), queries, proposed, rows)
+    def _features(self, queries: Sequence[Query], rows: Sequence[Rows]) -> Floats:
+        """[rows of all queries, features] the features of some rows; those of the pool are known already."""
+        states, scatter = self._states(queries), self._scatter.over(len(queries[0].data.view.available))
+        places = [scatter.places(state.proposed.pool, own) for state, own in zip(states, rows, strict=True)]
+        if all(of.min(initial=0) >= 0 for of in places):
+            return np.concatenate([state.features[of] for state, of in zip(states, places, strict=True)])
+        sources = self._sources(queries[0].data, queries[0].options)
+        return sources.features(queries, [state.proposed for state in states], rows)
 
     def _predict(self, query: Query, matrix: Floats) -> Floats:
         """[rows] the scores of all rows of a batch, in one call."""
@@ -235,10 +278,10 @@ class Ranker(Strategy):
         booster = self._load(query.data.view.snapshot.models[NAME]).booster
         return np.asarray(booster.predict(matrix, num_threads=1), np.float64)
 
-    def _sources(self, data: Data, options: PreparedOptions) -> list[Source]:
+    def _sources(self, data: Data, options: PreparedOptions) -> CandidateSources:
         """The sources that the model was trained with."""
         about = self._load(data.view.snapshot.models[NAME]).about
-        return [options.sources[name] for name in about.sources]
+        return CandidateSources([options.sources[name] for name in about.sources], self._scatter)
 
     def _load(self, model: Model) -> _Loaded:
         """The booster of a model, read once."""
@@ -257,16 +300,7 @@ def model_arrays(booster: str, sources: Sequence[str]) -> Mapping[str, Any]:
     return {BOOSTER: np.frombuffer(booster.encode(), np.uint8), ABOUT: np.frombuffer(about, np.uint8)}
 
 
-def _known(state: _State, rows: Rows) -> Floats | None:
-    """The scores of rows that are all in the pool; `None` where one is not."""
-    pool = state.proposed.pool
-    if not len(pool):
-        return None
-    order = np.argsort(pool, kind="stable")
-    place = order[np.minimum(np.searchsorted(pool[order], rows), len(pool) - 1)]
-    return state.scores[place] if (pool[place] == rows).all() else None
-
-
 def _split(values: Floats, rows: Sequence[Rows]) -> list[Floats]:
     """The values of the rows of each query."""
-    return np.split(values, np.cumsum([len(of) for of in rows])[:-1])
+    ends = np.cumsum([len(of) for of in rows]).tolist()
+    return [values[end - len(of) : end] for end, of in zip(ends, rows, strict=True)]

@@ -19,7 +19,8 @@ from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.recommend.profile import profile_of_user
 from recserve_server_ext.retrieval.search import CandidateSpec
 from recserve_server_ext.strategies.base import Data, Query
-from recserve_server_ext.strategies.parts.ranking import feature_names, features, propose
+from recserve_server_ext.strategies.parts.ranking import CandidateSources, feature_names
+from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.ranker import PreparedOptions
 
 #: Users whose candidates are made at once.
@@ -140,6 +141,7 @@ def listed(question: Question, trainings: frozenset[str], options: PreparedOptio
     """The candidates of each user of a question, of whom at least one was turned to."""
     data, items = question.past.data(trainings), len(question.past.columns.subjects)
     sources = [of for of in options.sources.values() if of.strategy.lacking(data, of.options) is None]
+    proposing = CandidateSources(sources, Scatter())
     wanted = np.sort(question.target_user * items + question.target_item)
     found = []
     # Where a source could not learn from the part, the ranker could not be served with it.
@@ -151,14 +153,14 @@ def listed(question: Question, trainings: frozenset[str], options: PreparedOptio
         if not asked:
             continue
         queries = [query for _, query in asked]
-        proposed = propose(sources, queries, options.options.pool)
+        proposed = proposing.propose(queries, proposing.asked(queries), options.options.pool)
         labels = [np.isin(user * items + of.pool, wanted) for (user, _), of in zip(asked, proposed, strict=True)]
         kept = [place for place, of_user in enumerate(labels) if of_user.any()]
         if not kept:
             continue
         of_kept = [proposed[place] for place in kept]
         rows = [of.pool for of in of_kept]
-        matrix = features(sources, [queries[place] for place in kept], of_kept, rows)
+        matrix = proposing.features([queries[place] for place in kept], of_kept, rows)
         lengths = np.array([len(of) for of in rows])
         is_visit = np.full(len(matrix), question.asked_us is None)
         found.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -23,7 +23,8 @@ class PopularRows:
     """Popularity within a time window, by catalogue row.
 
     Attributes:
-        rows: [items] rows of the counted items, ascending.
+        rows: [counted items] rows of the counted items, ascending.
+        items: Number of rows of the catalogue.
         age_s: Seconds since the first interaction with each item; 0 without one.
     """
 
@@ -32,7 +33,7 @@ class PopularRows:
         order = np.argsort(rows, kind="stable")
         order = order[rows[order] >= 0]
         self.rows: Rows = rows[order]
-        self._items = len(view.available)
+        self.items = len(view.available)
         self._values = {
             by: SparseVector(self.rows, values[order]).sorted()
             for by, values in (("users", counts.shares(window)), ("recent", np.log1p(counts.recent_in(window))))
@@ -50,13 +51,33 @@ class PopularRows:
     def std(self, by: str) -> float:
         """Standard deviation of these values over the catalogue; 0 when all are equal."""
         if by not in self._stds:
-            self._stds[by] = self._values[by].std(self._items)
+            self._stds[by] = self._values[by].std(self.items)
         return self._stds[by]
 
     def facts(self, row: int) -> tuple[int, float | None]:
         """Users of a row, and the window they are counted in, in seconds; `None` for the whole log."""
         place = int(np.searchsorted(self.rows, row))
         return self._users[place], self._windows[place]
+
+
+class PopularShares:
+    """Several columns of popularity, as shares of the most popular item."""
+
+    def __init__(self, rankings: Sequence[tuple[PopularRows, str]]) -> None:
+        """
+        Args:
+            rankings: Rankings of the same counts, and by what each counts.
+        """
+        first = rankings[0][0]
+        values = [ranking.values(by).values for ranking, by in rankings]
+        self._place_of = np.full(first.items, len(first.rows), np.int64)
+        self._place_of[first.rows] = np.arange(len(first.rows))
+        shares = np.column_stack([of / (float(of.max(initial=0.0)) or 1.0) for of in values])
+        self._shares = np.vstack([shares, np.zeros(len(values))])
+
+    def of(self, rows: Rows) -> Floats:
+        """[rows, columns] the shares of some rows; 0 for items that are not counted."""
+        return np.asarray(self._shares[self._place_of[rows]])
 
 
 class CountsView:
@@ -66,6 +87,7 @@ class CountsView:
         self.counts = counts
         self.view = view
         self._rankings: dict[tuple[int, PopularWindow], PopularRows] = {}
+        self._shares: dict[int, PopularShares] = {}
 
     def popular(self, context: Mapping[str, str], window: PopularWindow = "mixed") -> PopularRows:
         """Popularity in a context, within a window."""
@@ -77,6 +99,15 @@ class CountsView:
                 self._rankings.clear()
             ranking = self._rankings[key] = PopularRows(counts, window, self.view)
         return ranking
+
+    def popular_shares(self, context: Mapping[str, str], columns: Sequence[tuple[str, PopularWindow]]) -> PopularShares:
+        """Popularity in a context by several measures and windows; always of the same columns."""
+        key = id(self.counts.popularity_in(context))
+        if key not in self._shares:
+            if len(self._shares) >= _RANKINGS:
+                self._shares.clear()
+            self._shares[key] = PopularShares([(self.popular(context, window), by) for by, window in columns])
+        return self._shares[key]
 
     @cached_property
     def place_of(self) -> Ints:

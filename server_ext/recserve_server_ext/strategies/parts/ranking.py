@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows
+from recserve_client.contract import RequestError
+from recserve_server_ext.common.arrays import NO_ROWS, Floats, Rows
 from recserve_server_ext.counts.popularity import WINDOWS
 from recserve_server_ext.strategies.base import Candidates, Query, Strategy, total
+from recserve_server_ext.strategies.parts.scatter import Scatter
 
 #: Candidates of each source; a row that is not among them has this rank.
 DEPTH: Final = 100
@@ -24,6 +27,7 @@ _AGE: Final = "age.first_s"
 _OF_USER: Final = ("history.count", "history.idle_s")
 #: Features over all sources.
 _OF_ALL: Final = ("sources.reciprocal_ranks", "sources.count")
+#: Features of each source; `_fill_scores` and `features` write them in this order.
 _OF_SOURCE: Final = ("score", "share", "rank")
 
 
@@ -48,6 +52,25 @@ def feature_names(sources: Sequence[str]) -> list[str]:
     return [*of_sources, *_OF_ALL, *of_items, _AGE, *_OF_USER]
 
 
+class Asked(NamedTuple):
+    """A query as the sources are asked it.
+
+    Attributes:
+        queries: [sources] the query of each source, with a cache of its own: two sources may be one strategy.
+        reasons: [sources] why a source cannot use the profile; `None` where it can.
+    """
+
+    queries: list[Query]
+    reasons: list[RequestError | None]
+
+    def query(self, number: int, of: Query) -> Query | None:
+        """The query of a source with the filter of another query; `None` where it cannot use the profile."""
+        if self.reasons[number] is not None:
+            return None
+        own = self.queries[number]
+        return own if own.spec is of.spec else own.with_spec(of.spec)
+
+
 @dataclass(slots=True, eq=False)
 class Proposed:
     """What the sources proposed for one query.
@@ -63,105 +86,105 @@ class Proposed:
     pool: Rows
 
 
-def propose(sources: Sequence[Source], queries: Sequence[Query], pool: int) -> list[Proposed]:
-    """Ask all sources for candidates, and merge them into at most `pool` rows for each query."""
-    found = [Proposed([], [], np.empty(0, np.int64)) for _ in queries]
-    depth = max(DEPTH, *(query.spec.n for query in queries))
-    for source in sources:
-        asked = _usable(source, queries)
-        own = [query for query in asked if query is not None]
-        rankings = iter(source.strategy.candidates(own, [depth] * len(own)) if own else [])
-        for proposed, query in zip(found, asked, strict=True):
-            proposed.queries.append(query)
-            proposed.rankings.append(np.empty(0, np.int64) if query is None else next(rankings)[:depth])
-    for proposed, query in zip(found, queries, strict=True):
-        proposed.pool = _merged(proposed.rankings, max(pool, query.spec.n))
-    return found
+class CandidateSources:
+    """Strategies that propose candidates to the ranker, and what they and the counts say of each candidate."""
+
+    def __init__(self, sources: Sequence[Source], scatter: Scatter) -> None:
+        self.sources = sources
+        self._scatter = scatter
+
+    def asked(self, queries: Sequence[Query]) -> list[Asked]:
+        """Ask each source which profiles it can use."""
+        found = [Asked([], []) for _ in queries]
+        for source in self.sources:
+            own = [Query(of.profile, of.data, of.spec, source.options, of.context) for of in queries]
+            reasons = source.strategy.cold(own) if source.strategy.is_personal else [None] * len(own)
+            for of, query, reason in zip(found, own, reasons, strict=True):
+                of.queries.append(query)
+                of.reasons.append(reason)
+        return found
+
+    def propose(self, queries: Sequence[Query], of_sources: Sequence[Asked], pool: int) -> list[Proposed]:
+        """Ask all sources for candidates, and merge them into at most `pool` rows for each query."""
+        found = [Proposed([], [], NO_ROWS) for _ in queries]
+        depth = max(DEPTH, *(query.spec.n for query in queries))
+        for number, source in enumerate(self.sources):
+            every = [of.query(number, query) for of, query in zip(of_sources, queries, strict=True)]
+            own = [query for query in every if query is not None]
+            rankings = iter(source.strategy.candidates(own, [depth] * len(own)) if own else [])
+            for proposed, query in zip(found, every, strict=True):
+                proposed.queries.append(query)
+                proposed.rankings.append(NO_ROWS if query is None else next(rankings)[:depth])
+        reciprocal = 1.0 / (RANK_CONSTANT + np.arange(depth))
+        scatter = self._scatter.over(len(queries[0].data.view.available))
+        for proposed, query in zip(found, queries, strict=True):
+            of_rankings = np.concatenate([reciprocal[: len(ranking)] for ranking in proposed.rankings])
+            sums = scatter.summed(np.concatenate(proposed.rankings), of_rankings)
+            # Ties by row.
+            proposed.pool = sums.rows[np.argsort(-sums.values, kind="stable")[: max(pool, query.spec.n)]]
+        return found
+
+    def features(self, queries: Sequence[Query], proposed: Sequence[Proposed], rows: Sequence[Rows]) -> Floats:
+        """[rows of all queries, features] the features of some rows of each query, one query after the other."""
+        lengths = [len(of) for of in rows]
+        ends = np.cumsum(lengths).tolist()
+        ranks = np.full((ends[-1], len(self.sources)), -1.0)
+        scatter = self._scatter.over(len(queries[0].data.view.available))
+        for of, own, end in zip(proposed, rows, ends, strict=True):
+            _fill_ranks(ranks[end - len(own) : end], of.rankings, own, scatter)
+        is_ranked = ranks >= 0
+        ranks = np.where(is_ranked, np.minimum(ranks, DEPTH), DEPTH)
+        of_sources = np.empty((*ranks.shape, len(_OF_SOURCE)))
+        of_sources[:, :, 2] = ranks
+        self._fill_scores(of_sources, proposed, rows, ends)
+        reciprocal = np.where(is_ranked, 1.0 / (RANK_CONSTANT + ranks), 0.0).sum(axis=1)
+        of_user = np.array([[query.profile.count, query.profile.idle_s] for query in queries], np.float64)
+        columns = (of_sources.reshape(len(ranks), -1), reciprocal[:, None], is_ranked.sum(axis=1)[:, None])
+        return np.hstack([*columns, _popularity(queries, rows, ends), np.repeat(of_user, lengths, axis=0)])
+
+    def _fill_scores(
+        self, found: Floats, proposed: Sequence[Proposed], rows: Sequence[Rows], ends: Sequence[int]
+    ) -> None:
+        """Write the scores of each source, and their shares of its first candidate's; 0 where it cannot be asked."""
+        found[:, :, :2] = 0.0
+        # The first candidate of each source is scored with the others.
+        joined = [
+            Candidates(np.concatenate([own, *(ranking[:1] for ranking in of.rankings)]))
+            for own, of in zip(rows, proposed, strict=True)
+        ]
+        for number, source in enumerate(self.sources):
+            asked = [(place, query) for place, of in enumerate(proposed) if (query := of.queries[number]) is not None]
+            if not asked:
+                continue
+            parts = source.strategy.score([query for _, query in asked], [joined[place] for place, _ in asked])
+            for (place, _), own in zip(asked, parts, strict=True):
+                scores, length = total(own, len(joined[place].rows)), len(rows[place])
+                lines = found[ends[place] - length : ends[place], number]
+                lines[:, 0] = scores[:length]
+                firsts = [len(ranking) > 0 for ranking in proposed[place].rankings]
+                if firsts[number] and (best := scores[length + sum(firsts[:number])]) > 0:
+                    lines[:, 1] = scores[:length] / best
 
 
-def _usable(source: Source, queries: Sequence[Query]) -> list[Query | None]:
-    """[queries] the query as a source is asked; `None` where it cannot use the profile."""
-    # A cache of its own: two sources may be one strategy with different options.
-    own = [Query(of.profile, of.data, of.spec, source.options, of.context) for of in queries]
-    reasons = source.strategy.cold(own) if source.strategy.is_personal else [None] * len(own)
-    return [query if reason is None else None for query, reason in zip(own, reasons, strict=True)]
+def _fill_ranks(found: Floats, rankings: Sequence[Rows], rows: Rows, scatter: Scatter) -> None:
+    """Write the rank of each row in each ranking, from 0; what is not ranked stays as it is."""
+    place = scatter.places(rows, np.concatenate(rankings))
+    source = np.repeat(np.arange(len(rankings)), [len(ranking) for ranking in rankings])
+    rank = np.concatenate([np.arange(len(ranking)) for ranking in rankings])
+    known = np.flatnonzero(place >= 0)
+    found[place[known], source[known]] = rank[known]
 
 
-def _merged(rankings: Sequence[Rows], pool: int) -> Rows:
-    """The rows of several rankings, the greatest sum of reciprocal ranks first; ties by row."""
-    rows, places = np.unique(np.concatenate(rankings), return_inverse=True)
-    reciprocal = np.concatenate([1.0 / (RANK_CONSTANT + np.arange(len(ranking))) for ranking in rankings])
-    sums = np.bincount(places, reciprocal, minlength=len(rows))
-    return np.asarray(rows[np.argsort(-sums, kind="stable")[:pool]])
-
-
-def features(
-    sources: Sequence[Source], queries: Sequence[Query], proposed: Sequence[Proposed], rows: Sequence[Rows]
-) -> Floats:
-    """[rows of all queries, features] the features of some rows of each query, one query after the other."""
-    list_of = np.repeat(np.arange(len(queries)), [len(of) for of in rows])
-    every = np.concatenate(rows)
-    columns: list[Floats] = []
-    reciprocal, count = np.zeros(len(every)), np.zeros(len(every))
-    items = len(queries[0].data.view.available)
-    for number, source in enumerate(sources):
-        rank, is_ranked = _ranks([of.rankings[number] for of in proposed], list_of, every, items)
-        columns += [*_scores(source, number, proposed, rows), rank]
-        reciprocal += np.where(is_ranked, 1.0 / (RANK_CONSTANT + rank), 0.0)
-        count += is_ranked
-    age_s = queries[0].data.counts.popular({}, "all").age_s.at(every)
-    columns += [reciprocal, count, *_popularity(queries, rows), age_s]
-    of_user = np.array([[query.profile.count, query.profile.idle_s] for query in queries], np.float64)
-    return np.column_stack([*columns, of_user[list_of]])
-
-
-def _scores(source: Source, number: int, proposed: Sequence[Proposed], rows: Sequence[Rows]) -> tuple[Floats, Floats]:
-    """The scores of a source, and their shares of the score of its first candidate; 0 where it cannot be asked."""
-    asked = [place for place, of in enumerate(proposed) if of.queries[number] is not None]
-    scores, shares = [np.zeros(len(of)) for of in rows], [np.zeros(len(of)) for of in rows]
-    if asked:
-        own = [cast(Query, proposed[place].queries[number]) for place in asked]
-        # The first candidate is scored with the others.
-        joined = [Candidates(np.append(rows[place], proposed[place].rankings[number][:1])) for place in asked]
-        for place, parts, items in zip(asked, source.strategy.score(own, joined), joined, strict=True):
-            found = total(parts, len(items.rows))
-            scores[place] = found[: len(rows[place])]
-            best = found[-1] if len(proposed[place].rankings[number]) else 0.0
-            shares[place] = scores[place] / best if best > 0 else np.zeros(len(rows[place]))
-    return np.concatenate(scores), np.concatenate(shares)
-
-
-def _ranks(rankings: Sequence[Rows], list_of: Ints, rows: Rows, items: int) -> tuple[Floats, Mask]:
-    """The ranks of rows in the rankings of their queries, from 0, and which rows are ranked."""
-    keys = np.concatenate([place * items + ranking for place, ranking in enumerate(rankings)])
-    ranks = np.concatenate([np.arange(len(ranking)) for ranking in rankings])
-    found = np.full(len(rows), float(DEPTH))
-    if not len(keys):
-        return found, np.zeros(len(rows), np.bool_)
-    order = np.argsort(keys, kind="stable")
-    asked = list_of * items + rows
-    place = order[np.minimum(np.searchsorted(keys[order], asked), len(keys) - 1)]
-    is_ranked = keys[place] == asked
-    found[is_ranked] = np.minimum(ranks[place[is_ranked]], DEPTH)
-    return found, np.asarray(is_ranked)
-
-
-def _popularity(queries: Sequence[Query], rows: Sequence[Rows]) -> list[Floats]:
-    """The popularity of rows in the contexts of their queries, as shares of the most popular item."""
-    columns = []
-    groups: dict[int, tuple[Mapping[str, str], list[int]]] = {}
-    for place, query in enumerate(queries):
-        key = id(query.data.counts.counts.popularity_in(query.context))
-        groups.setdefault(key, (query.context, []))[1].append(place)
+def _popularity(queries: Sequence[Query], rows: Sequence[Rows], ends: Sequence[int]) -> Floats:
+    """[rows, features] popularity in the contexts of the queries, as shares of the most popular item, and the age."""
     counts = queries[0].data.counts
-    for by, window in _POPULARITY:
-        found = [np.empty(0)] * len(queries)
-        for context, places in groups.values():
-            values = counts.popular(context, window).values(by)
-            most = float(values.values.max(initial=0.0))
-            shares = values.at(np.concatenate([rows[place] for place in places])) / (most or 1.0)
-            ends = np.cumsum([len(rows[place]) for place in places])[:-1]
-            for place, part in zip(places, np.split(shares, ends), strict=True):
-                found[place] = part
-        columns.append(np.concatenate(found))
-    return columns
+    found = np.empty((ends[-1], len(_POPULARITY) + 1))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, query in enumerate(queries):
+        groups[id(counts.counts.popularity_in(query.context))].append(place)
+    for places in groups.values():
+        shares = counts.popular_shares(queries[places[0]].context, _POPULARITY)
+        for place in places:
+            found[ends[place] - len(rows[place]) : ends[place], :-1] = shares.of(rows[place])
+    found[:, -1] = counts.popular({}, "all").age_s.at(np.concatenate(rows))
+    return found

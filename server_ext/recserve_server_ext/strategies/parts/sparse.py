@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows
+
+#: Sorted values that are looked at for the n best usable ones: this many times n, at least so many, and then more.
+_TIMES: Final = 4
+_AT_LEAST: Final = 256
 
 
 class SparseVector(NamedTuple):
@@ -32,8 +36,13 @@ class SparseVector(NamedTuple):
     def best(self, n: int, usable: Mask) -> Rows:
         """The n usable rows with the greatest values, best first; ties by row."""
         if self.order is not None:
-            rows: Rows = self.rows[self.order]
-            return np.asarray(rows[usable[rows]][:n])
+            width = max(_TIMES * n, _AT_LEAST)
+            while True:
+                rows: Rows = self.rows[self.order[:width]]
+                found = rows[usable[rows]][:n]
+                if len(found) >= n or width >= len(self.order):
+                    return np.asarray(found)
+                width *= _TIMES
         mask = usable[self.rows]
         rows, values = self.rows[mask], self.values[mask]
         if len(values) > 2 * n > 0:  # only the best are sorted, with all that are tied with the last of them

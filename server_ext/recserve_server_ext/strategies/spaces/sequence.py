@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
-from msgspec import Meta
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.batching.batcher import ModelCall
@@ -18,25 +17,13 @@ from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.index.space import Space
 from recserve_server_ext.networks.network import Behaviours, NetworkManifest
-from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Profile, Query
+from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Profile, Query
+from recserve_server_ext.strategies.parts.leaving_out import LeavingOutOptions, in_order, left_out
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 from recserve_server_ext.strategies.spaces.learned_space import input_vectors
 from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
 
 _SPACE: Final = "sequence"
-#: A half-life of no decay.
-_ENDLESS: Final = 1e12
-
-
-class SequenceOptions(Options, frozen=True):
-    """Options of `sequence`.
-
-    Attributes:
-        reasons: Newest behaviours whose share in the scores is told, where the request asks to explain: the network
-            runs once more for each, without it. 0 for none.
-    """
-
-    reasons: Annotated[int, Meta(ge=0, le=64)] = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +45,7 @@ class SequenceStrategy(VectorSpace):
     The history of a request is read as oldest first. Behaviours with a negative weight are left out.
     """
 
-    Options = SequenceOptions
+    Options = LeavingOutOptions
     per_request = frozenset({"reasons"})
     space = _SPACE
     needs_texts = True
@@ -121,30 +108,14 @@ class SequenceStrategy(VectorSpace):
         if not len(order):
             return _Asked(order, [])
         whole = Behaviours(vectors, pauses(profile, order)).newest(_manifest(space.space).length)
-        # A single behaviour cannot be left out: nothing would be left.
         count = len(whole.vectors)
-        most = min(query.options.reasons, count) if query.explain and count > 1 else 0
-        left_out = [whole.without(count - 1 - number) for number in range(most)]
-        return _Asked(order[::-1][:most], [whole, *left_out])
+        places = left_out(query, order[-count:], query.options.reasons)
+        return _Asked(places, [whole, *(whole.without(count - 1 - number) for number in range(len(places)))])
 
     def _refusal(self, _: int) -> RequestError:
         return RequestError(
             ErrorKind.EMPTY_HISTORY, f"no behaviour of the user has a vector in the space {self.space!r}"
         )
-
-
-def in_order(profile: Profile) -> Ints:
-    """Positions of the behaviours that count, oldest first: logged ones, then those of the session.
-
-    A history that the request brought is in its own order.
-    """
-    weighs = profile.recency_weights(_ENDLESS) > 0
-    if profile.session_weights is None or profile.newer is None:
-        return np.flatnonzero(weighs)
-    in_session = profile.session_weights > 0
-    logged = np.flatnonzero(weighs & ~in_session)
-    logged = logged[np.argsort(-profile.newer[logged], kind="stable")]
-    return np.concatenate([logged, np.flatnonzero(weighs & in_session)])
 
 
 def pauses(profile: Profile, order: Ints) -> Any:

@@ -14,7 +14,8 @@ from recserve_export.training.ranking.questions import questions
 from recserve_export.training.registry import TRAINERS, train
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.strategies.base import Candidates, Query
-from recserve_server_ext.strategies.parts.ranking import feature_names, propose
+from recserve_server_ext.strategies.parts.ranking import CandidateSources, feature_names
+from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.ranker import BOOSTER, Ranker
 from recserve_server_ext.strategies.registry import Registry
 from support.data import data_over
@@ -159,5 +160,6 @@ def test_a_log_without_an_answer_keeps_the_order_of_the_pool(edited: Edited, lea
     view = serving(edited, log_of(80, ITEMS, 900), untrained).view()
     queries = asked(view, ["i3", "i1", "i7"])
     (rows,) = ranker().candidates(queries, [10])
-    proposed = propose(list(queries[0].options.sources.values()), queries, 200)
+    sources = CandidateSources(list(queries[0].options.sources.values()), Scatter())
+    proposed = sources.propose(queries, sources.asked(queries), 200)
     assert rows.tolist() == proposed[0].pool[:10].tolist()
