@@ -17,6 +17,7 @@ from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
+from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.sparse import SparseVector
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 
@@ -88,6 +89,10 @@ class UserKnn(Strategy):
     )
     _mapping: _Mapped | None = None
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._scatter = Scatter()
+
     def trainings(self, options: Any) -> frozenset[str]:
         """Its model."""
         return frozenset({NAME})
@@ -138,7 +143,9 @@ class UserKnn(Strategy):
             behaviours = np.flatnonzero((items >= 0) & (weights > 0))
             behaviours = behaviours[np.argsort(-weights[behaviours], kind="stable")[:_HEAVIEST]]
             shares = weights[behaviours] / (float(np.linalg.norm(weights[behaviours])) or 1.0)
-            found = query.kept[self] = _neighbours(mapped, behaviours, items[behaviours], shares, options.neighbours)
+            found = query.kept[self] = _neighbours(
+                mapped, behaviours, items[behaviours], shares, options.neighbours, self._scatter
+            )
         return found
 
     def _mapped(self, view: View) -> _Mapped:
@@ -152,23 +159,24 @@ class UserKnn(Strategy):
         return found
 
 
-def _neighbours(mapped: _Mapped, behaviours: Ints, items: Ints, shares: Floats, most: int) -> _Neighbours:
+def _neighbours(
+    mapped: _Mapped, behaviours: Ints, items: Ints, shares: Floats, most: int, scatter: Scatter
+) -> _Neighbours:
     """The nearest users, and the scores of their items."""
     arrays = mapped.model.arrays
     place, users = _entries(arrays[OFFSETS_BY_ITEM], arrays[BY_ITEM], items)
-    found, inverse = np.unique(users, return_inverse=True)
-    cosines = np.bincount(inverse, shares[place], minlength=len(found)) / _norms(mapped.model, found)
+    found, sums, _ = scatter.over(len(arrays[OFFSETS_BY_USER])).summed(users, shares[place])
     # Ties by number: the newest user first.
-    nearest = np.argsort(-cosines, kind="stable")[:most]
-    found = found[nearest]
-    # Again from all items of the neighbours: an item of many users is looked up for some of them only.
-    cosines = _had(mapped.model, found, items) @ shares / _norms(mapped.model, found)
+    found = found[np.argsort(-sums / _norms(mapped.model, found), kind="stable")[:most]]
     place, had = _entries(arrays[OFFSETS_BY_USER], arrays[BY_USER], found)
+    # Again from all items of the neighbours: an item of many users is looked up for some of them only.
+    scatter.over(max(len(mapped.model.ids), len(mapped.item_of)))
+    known, own, _ = scatter.summed(items, shares)
+    sums = np.bincount(place, scatter.at(known, own, had), minlength=len(found))
+    cosines = sums / _norms(mapped.model, found)
     rows = mapped.row_of[had]
-    known = rows >= 0
-    distinct, inverse = np.unique(rows[known], return_inverse=True)
-    scores = np.bincount(inverse, cosines[place[known]], minlength=len(distinct)).astype(np.float64)
-    return _Neighbours(behaviours, items, shares, found, SparseVector(distinct, scores))
+    in_view = np.flatnonzero(rows >= 0)
+    return _Neighbours(behaviours, items, shares, found, scatter.summed(rows[in_view], cosines[place[in_view]]))
 
 
 def _entries(offsets: Ints, entries: Any, rows: Ints) -> tuple[Ints, Ints]:
