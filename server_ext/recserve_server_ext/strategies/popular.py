@@ -71,6 +71,6 @@ def _values(query: Query) -> SparseVector:
 
 
 def _facts(popular: PopularRows, rows: Rows) -> list[dict[str, Any]]:
-    known = set(popular.rows.tolist())
-    facts = [popular.facts(row) if row in known else (0, None) for row in rows.tolist()]
+    is_counted = np.isin(rows, popular.rows).tolist()
+    facts = [popular.facts(row) if known else (0, None) for row, known in zip(rows.tolist(), is_counted, strict=True)]
     return [{"users": users, "window_s": window_s} for users, window_s in facts]

@@ -14,7 +14,7 @@ from recserve_server_ext.index.engines.engine import Engine, no_results
 _BLOCK_SCORES = 1 << 23
 #: Vectors gathered at once (24 MiB of 384 dimensions).
 _GATHERED = 1 << 14
-#: Columns of one group when candidates are picked.
+#: Columns of one group at most when candidates are picked.
 _GROUP = 64
 
 
@@ -101,12 +101,13 @@ def _floor(scores: Scores, k: int) -> Scores:
     """A score for each line [n] that at least k of its items reach, and few more.
 
     The k-th largest of the maxima of disjoint groups is such a score. Maxima are one pass in vector registers, many
-    times faster than a partition of the whole line, which is left for lines with few groups.
+    times faster than a partition of the whole line, which is left for lines of few items.
     """
     lines, items = scores.shape
-    groups = items // _GROUP
-    if groups >= 2 * k:
-        scores = scores[:, : groups * _GROUP].reshape(lines, _GROUP, groups).max(axis=1)
+    size = min(_GROUP, items // (2 * k))
+    if size > 1:
+        groups = items // size
+        scores = scores[:, : groups * size].reshape(lines, size, groups).max(axis=1)
     width = scores.shape[1]
     floor: Scores = np.partition(scores, width - k, axis=1)[:, width - k]
     return floor
