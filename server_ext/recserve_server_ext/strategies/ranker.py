@@ -6,7 +6,6 @@ G. Ke et al., "LightGBM: a highly efficient gradient boosting decision tree", Ne
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Any, Final, NamedTuple
@@ -26,6 +25,7 @@ from recserve_server_ext.strategies.parts.leaving_out import LeavingOutOptions, 
 from recserve_server_ext.strategies.parts.ranking import Asked, CandidateSources, Proposed, Source, feature_names
 from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.training_needed import not_trained
+from recserve_server_ext.strategies.parts.tree_shares import TreeShares
 
 NAME: Final = "ranker"
 #: Arrays of the model: the text of LightGBM's booster, and the JSON of `Trained`, both as bytes.
@@ -105,11 +105,21 @@ class _State(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """A model that is ready to score."""
+    """A model that is ready to score.
+
+    Attributes:
+        model: The model.
+        booster: Its trees.
+        about: What it was trained with.
+        parts: Names of the parts of a score.
+        shares: Tells what each part adds.
+    """
 
     model: Model
     booster: Any
     about: Trained
+    parts: list[str]
+    shares: TreeShares
 
 
 class Ranker(Strategy):
@@ -206,12 +216,8 @@ class Ranker(Strategy):
             return [Explanation({self.name: np.zeros(0)}) for _ in queries]
         matrix = self._features(queries, rows)
         loaded = self._load(queries[0].data.view.snapshot.models[NAME])
-        values = loaded.booster.predict(matrix, pred_contrib=True, num_threads=1)
-        places: dict[str, list[int]] = defaultdict(list)
-        for place, name in enumerate([*loaded.about.features, _BASE]):
-            places[name.partition(".")[0]].append(place)
-        parts = {name: _split(values[:, own].sum(axis=1), rows) for name, own in places.items()}
-        explained = [Explanation({name: of[place] for name, of in parts.items()}) for place in range(len(queries))]
+        values = _split(loaded.shares.of(matrix), rows)
+        explained = [Explanation(dict(zip(loaded.parts, of.T, strict=True))) for of in values]
         return self._with_contributions(queries, rows, explained)
 
     def _with_contributions(
@@ -290,7 +296,11 @@ class Ranker(Strategy):
             from lightgbm import Booster
 
             about = msgspec.json.decode(model.arrays[ABOUT].tobytes(), type=Trained)
-            self._loaded = _Loaded(model, Booster(model_str=model.arrays[BOOSTER].tobytes().decode()), about)
+            booster = Booster(model_str=model.arrays[BOOSTER].tobytes().decode())
+            part_of = [name.partition(".")[0] for name in [*about.features, _BASE]]
+            parts = list(dict.fromkeys(part_of))
+            shares = TreeShares(booster, [parts.index(name) for name in part_of])
+            self._loaded = _Loaded(model, booster, about, parts, shares)
         return self._loaded
 
 

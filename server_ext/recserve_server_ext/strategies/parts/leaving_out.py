@@ -54,5 +54,8 @@ def without(query: Query, position: int) -> Query:
     profile = query.profile
     kept = np.ones(len(profile.weights), np.bool_) if profile.in_cluster is None else profile.in_cluster.copy()
     kept[position] = False
-    less = replace(profile.restricted_to(kept), count=profile.count - 1)
+    newer = profile.newer
+    if newer is not None and profile.session_weights is not None and not profile.session_weights[position]:
+        newer = newer - (newer > newer[position])
+    less = replace(profile.restricted_to(kept), count=profile.count - 1, newer=newer)
     return Query(less, query.data, query.spec, query.options, query.context)

@@ -92,6 +92,31 @@ def test_parts_are_named_after_the_sources_and_add_up_to_the_score(view: View) -
         assert explanation.contributions is None
 
 
+def test_behaviours_are_told_by_leaving_them_out(view: View) -> None:
+    """The share of a behaviour is the score less that of the history without it, as if it were asked alone."""
+    history = ["i3", "i1", "i7", "i2"]
+    strategy, options = ranker(), Registry().choose("ranker", {"reasons": 3}).options
+    (plain,), (other,) = asked(view, history), asked(view, ["i9"])
+    queries = [Query(of.profile, of.data, of.spec, options, explain=True) for of in (plain, other)]
+    picks = [Candidates(rows[:4]) for rows in strategy.candidates(queries, [10, 10])]
+    told, single = strategy.explain(queries, picks)
+    assert told.is_approximate
+    assert told.contributions is not None
+    assert not told.contributions[:, 3].any()  # only the newest three are told
+    assert told.contributions[:, :3].any()
+    whole = sum(told.parts.values())
+    for left_out in range(3):
+        (shorter,) = asked(view, [name for place, name in enumerate(history) if place != left_out])
+        banned = Query(shorter.profile, shorter.data, plain.spec, shorter.options)
+        (alone,) = strategy.score([banned], picks[:1])
+        np.testing.assert_allclose(told.contributions[:, left_out], whole - alone["ranker"], atol=1e-9)
+    # Of a single behaviour nothing would be left.
+    assert (single.contributions, single.is_approximate) == (None, False)
+    (unexplained,) = strategy.explain([Query(plain.profile, plain.data, plain.spec, options)], picks[:1])
+    assert unexplained.contributions is None
+    np.testing.assert_allclose(sum(unexplained.parts.values()), whole, atol=1e-12)
+
+
 def test_a_user_gets_the_same_in_any_batch(view: View) -> None:
     histories = [["i3", "i1", "i7"], ["i2"], ["i9", "i4"]]
     together = ranker().candidates(asked(view, *histories), [10] * 3)
