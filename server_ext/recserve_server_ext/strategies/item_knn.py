@@ -42,6 +42,8 @@ class ItemKnn(PairStrategy):
         if not len(untrained):
             return found
         counted = counted_neighbours(data.counts, rows[untrained])
+        if not len(counted.place):
+            return found
         place = np.concatenate([found.place, untrained[counted.place]])
         order = np.argsort(place, kind="stable")
         column = np.concatenate([found.column, counted.column])

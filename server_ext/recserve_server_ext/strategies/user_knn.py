@@ -18,7 +18,7 @@ from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.parts.scatter import Scatter
-from recserve_server_ext.strategies.parts.sparse import SparseVector
+from recserve_server_ext.strategies.parts.sparse import SparseVector, greatest
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 
 NAME: Final = "user_knn"
@@ -167,7 +167,7 @@ def _neighbours(
     place, users = _entries(arrays[OFFSETS_BY_ITEM], arrays[BY_ITEM], items)
     found, sums, _ = scatter.over(len(arrays[OFFSETS_BY_USER])).summed(users, shares[place])
     # Ties by number: the newest user first.
-    found = found[np.argsort(-sums / _norms(mapped.model, found), kind="stable")[:most]]
+    found = found[greatest(sums / _norms(mapped.model, found), most)]
     place, had = _entries(arrays[OFFSETS_BY_USER], arrays[BY_USER], found)
     # Again from all items of the neighbours: an item of many users is looked up for some of them only.
     scatter.over(max(len(mapped.model.ids), len(mapped.item_of)))

@@ -44,12 +44,7 @@ class SparseVector(NamedTuple):
                     return np.asarray(found)
                 width *= _TIMES
         mask = usable[self.rows]
-        rows, values = self.rows[mask], self.values[mask]
-        if len(values) > 2 * n > 0:  # only the best are sorted, with all that are tied with the last of them
-            least = np.partition(values, len(values) - n)[len(values) - n]
-            kept = values >= least
-            rows, values = rows[kept], values[kept]
-        return np.asarray(rows[np.argsort(-values, kind="stable")[:n]])
+        return np.asarray(self.rows[mask][greatest(self.values[mask], n)])
 
     def sorted(self) -> SparseVector:
         """The same vector with its `order`."""
@@ -60,3 +55,12 @@ class SparseVector(NamedTuple):
         """Standard deviation over a catalogue of this many items."""
         mean = self.values.sum() / max(items, 1)
         return float(np.sqrt(max((self.values**2).sum() / max(items, 1) - mean**2, 0.0)))
+
+
+def greatest(values: Floats, n: int) -> Ints:
+    """Positions of the n greatest values, the greatest first; ties by position."""
+    if not len(values) > 2 * n > 0:
+        return np.argsort(-values, kind="stable")[:n]
+    # Only the greatest are sorted, with all that are tied with the last of them.
+    kept = np.flatnonzero(values >= np.partition(values, len(values) - n)[len(values) - n])
+    return np.asarray(kept[np.argsort(-values[kept], kind="stable")[:n]])

@@ -34,7 +34,6 @@ def test_the_values_are_those_of_lightgbm_and_add_up(leaves: int, is_tabulated: 
     np.testing.assert_allclose(found, expected.T, atol=1e-12)
     np.testing.assert_allclose(found.sum(axis=1), booster.predict(rows), atol=1e-12)
     assert shares._is_tabulated == is_tabulated
-    assert shares.of(rows[:0]).shape == (0, 4)
 
 
 def test_trees_without_a_split_have_only_what_all_rows_have() -> None:
