@@ -209,10 +209,12 @@ class Fusion(Strategy):
         joined = [np.concatenate(rows) if rows else NO_ROWS for rows in lists]
         distinct = [rows[scatter.firsts(rows)] for rows in joined]
         scored = self._scored(queries, [Candidates(rows) for rows in distinct])
+        ranked = []
         for state, rows, parts in zip(states, distinct, scored, strict=True):
             order = np.argsort(-total(parts, len(rows)), kind="stable")
-            state.pool = _Pool(rows[order], {name: values[order] for name, values in parts.items()})
-        return [state.pool.rows for state in states if state.pool is not None]
+            ranked.append(rows[order])
+            state.pool = _Pool(ranked[-1], {name: values[order] for name, values in parts.items()})
+        return ranked
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """Weighted standardised scores or reciprocal ranks, a part for each component; the pool's are known already."""
@@ -379,7 +381,8 @@ def _factors(prepared: PreparedOptions, states: Sequence[_FusionState]) -> Float
     for group, share in ((is_personal, 1.0 - impersonal), (~is_personal, impersonal)):
         mass = weights[:, group].sum(axis=1)
         weights[:, group] *= np.where(mass > 0, share / np.where(mass > 0, mass, 1.0), 0.0)[:, None]
-    return weights * scales
+    factors: Floats = weights * scales
+    return factors
 
 
 def _ratio(values: Floats, parts: Parts) -> Floats:

@@ -172,8 +172,7 @@ def _neighbours(
     # Again from all items of the neighbours: an item of many users is looked up for some of them only.
     scatter.over(max(len(mapped.model.ids), len(mapped.item_of)))
     known, own, _ = scatter.summed(items, shares)
-    sums = np.bincount(place, scatter.at(known, own, had), minlength=len(found))
-    cosines = sums / _norms(mapped.model, found)
+    cosines = np.bincount(place, scatter.at(known, own, had), minlength=len(found)) / _norms(mapped.model, found)
     rows = mapped.row_of[had]
     in_view = np.flatnonzero(rows >= 0)
     return _Neighbours(behaviours, items, shares, found, scatter.summed(rows[in_view], cosines[place[in_view]]))

@@ -16,3 +16,14 @@ def test_the_best_are_those_of_a_full_sort(values: list[int], n: int, seed: int)
     vector = SparseVector(np.arange(len(values)), np.array(values, np.float64))
     rows = sorted(np.flatnonzero(usable).tolist(), key=lambda row: (-values[row], row))
     assert vector.best(n, usable).tolist() == rows[:n]
+    # A sorted vector leaves out what has no value.
+    assert vector.sorted().best(n, usable).tolist() == [row for row in rows if values[row]][:n]
+
+
+def test_a_sorted_vector_is_looked_through_as_far_as_needed() -> None:
+    vector = SparseVector(np.arange(5000), np.arange(5000, 0, -1).astype(np.float64)).sorted()
+    usable = np.zeros(5000, np.bool_)
+    usable[[0, 300, 1500, 4999]] = True
+    assert vector.best(2, usable).tolist() == [0, 300]
+    assert vector.best(3, usable).tolist() == [0, 300, 1500]
+    assert vector.best(9, usable).tolist() == [0, 300, 1500, 4999]

@@ -79,6 +79,35 @@ def test_reciprocal_ranks(service: Service) -> None:
         assert own == pytest.approx(item.parts["text"], abs=1e-7)
 
 
+@pytest.mark.parametrize("by", ["score", "rank"])
+def test_a_plain_slate_is_that_of_rules_which_change_nothing(service: Service, by: str) -> None:
+    """Plain slates take the candidates as they are ranked; others are scored and sorted."""
+    options = {"weights": {"text": 1.0, "item_knn": 2.0, "popular": 1.0}, "by": by}
+    plain, ruled, unexplained = (
+        service.recommend_for(k=30, strategy="fusion", options=options, **more)
+        for more in ({}, {"slate": {}}, {"explain": False})
+    )
+    expected = [(item.id, pytest.approx(item.score, abs=1e-7)) for item in plain.items]
+    assert [(item.id, item.score) for item in ruled.items] == expected
+    assert [(item.id, item.score) for item in unexplained.items] == expected
+
+
+@pytest.mark.parametrize("by", ["score", "rank"])
+def test_a_quota_changes_the_slate_and_no_score(service: Service, by: str) -> None:
+    """A quota asks for candidates of its own; ranks stay those among the candidates of the whole."""
+    options = {"weights": {"text": 1.0, "item_knn": 1.0}, "by": by}
+    quota = {"where": {"op": "range", "attribute": "year", "ge": 1950}, "at_least": 3}
+    whole, some = (
+        service.recommend_for(k=5, strategy="fusion", options=options, **more)
+        for more in ({}, {"slate": {"quotas": [quota]}})
+    )
+    scores = {item.id: item.score for item in whole.items}
+    shared = [item for item in some.items if item.id in scores]
+    assert shared
+    assert len(shared) < 5
+    assert [item.score for item in shared] == pytest.approx([scores[item.id] for item in shared], abs=1e-7)
+
+
 def test_a_prior_of_nothing_leaves_the_others_out(service: Service) -> None:
     own = parts_of(asked(service, {"text": 1.0, "popular": 1.0}, prior=0.0, k=20))
     assert all(set(parts) == {"text"} for parts in own.values())

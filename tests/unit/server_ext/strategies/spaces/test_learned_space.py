@@ -50,6 +50,24 @@ def learned_of(log: TrainingLog, text: Vectors | None) -> dict[str, Learned]:
     }
 
 
+def test_products_are_those_of_the_vectors_also_of_changed_items(
+    edited: Edited, log: TrainingLog, text: Vectors
+) -> None:
+    """Of items of the snapshot, changed and new ones, of rows without a vector, and of no row."""
+    catalogue = serving(edited, log, {"ease": learned_of(log, text)["ease"]})
+    catalogue.view()
+    edited.change("upsert", [{"id": "i3", "texts": {"title": "other"}}, {"id": "new", "texts": {"title": "new"}}])
+    for view in (catalogue.view(), serving(edited, log, {"ease": learned_of(log, None)["ease"]}).view()):
+        space = view.space("ease")
+        rows = np.append(np.arange(len(view.available)), -1)
+        users = np.random.default_rng(0).normal(size=(2, space.dim)).astype(np.float32)
+        expected = users @ space.vectors(rows[:-1]).T
+        found = space.products(users, np.stack([rows, rows[::-1]]))
+        np.testing.assert_allclose(found[0, :-1], expected[0], atol=1e-5)
+        np.testing.assert_allclose(found[1, 1:], expected[1, ::-1], atol=1e-5)
+        assert found[0, -1] == found[1, 0] == 0.0
+
+
 def test_ease_ranks_by_its_weights(edited: Edited, log: TrainingLog) -> None:
     learned = learned_of(log, None)
     view = serving(edited, log, learned).view()
