@@ -257,16 +257,20 @@ class Ranker(Strategy):
 
     def _states(self, queries: Sequence[Query]) -> list[_State]:
         """What the sources proposed for each query, and the scores of it, computed once."""
-        new = [query for query in queries if (kept := query.kept.get(self)) is None or not kept.fits(query)]
-        if new:
+        states = [kept if (kept := query.kept.get(self)) and kept.fits(query) else None for query in queries]
+        places = [place for place, state in enumerate(states) if state is None]
+        if places:
+            new = [queries[place] for place in places]
             sources, pool = self._sources(new[0].data, new[0].options), new[0].options.options.pool
             proposed = sources.propose(new, self._asked(new), pool)
             rows = [of.pool for of in proposed]
             matrix = sources.features(new, proposed, rows)
-            parts = zip(new, proposed, _split(matrix, rows), _split(self._predict(new[0], matrix), rows), strict=True)
-            for query, of, own, scores in parts:
-                query.kept[self] = _State(query.spec, of, own, scores)
-        return [query.kept[self] for query in queries]
+            scored = _split(self._predict(new[0], matrix), rows)
+            for place, of, own, scores in zip(places, proposed, _split(matrix, rows), scored, strict=True):
+                # A query for a quota has the same cache and another filter.
+                query = queries[place]
+                states[place] = query.kept[self] = _State(query.spec, of, own, scores)
+        return [state for state in states if state is not None]
 
     def _features(self, queries: Sequence[Query], rows: Sequence[Rows]) -> Floats:
         """[rows of all queries, features] the features of some rows; those of the pool are known already."""

@@ -125,6 +125,16 @@ def test_a_user_gets_the_same_in_any_batch(view: View) -> None:
         assert alone.tolist() == rows.tolist()
 
 
+def test_queries_that_share_a_cache_have_candidates_of_their_own_filters(view: View) -> None:
+    """As those of a slate and of its quota do."""
+    strategy, (query,) = ranker(), asked(view, ["i3", "i1", "i7"])
+    (alone,) = ranker().candidates(asked(view, ["i3", "i1", "i7"]), [10])
+    banned = Query(query.profile, query.data, query.spec._replace(banned=alone[:3]), query.options, kept=query.kept)
+    whole, rest = strategy.candidates([query, banned], [10, 10])
+    assert whole.tolist() == alone.tolist()
+    assert not set(alone[:3].tolist()) & set(rest.tolist())
+
+
 def test_another_filter_is_asked_anew(view: View) -> None:
     strategy = ranker()
     (query,) = asked(view, ["i3", "i1", "i7"])
