@@ -78,6 +78,12 @@ class Component(NamedTuple):
         """The query of the fusion, as this component is asked."""
         return query.with_options(self.options)
 
+    def reasons(self, queries: Sequence[Query]) -> list[RequestError | None]:
+        """[queries] why this component cannot use a profile; `None` where it can."""
+        if not self.strategy.is_personal:
+            return [None] * len(queries)
+        return self.strategy.cold([self.query(query) for query in queries])
+
 
 class PreparedOptions(NamedTuple):
     """Options of a fusion with the strategies that they name.
@@ -107,14 +113,12 @@ class _FusionState:
     """What is computed once for a query.
 
     Attributes:
-        queries: [components] the query as each component is asked.
         reasons: [components] why a component cannot use the profile; `None` where it can.
         factors: [components] factor of each score; 0 for a component that does not count.
         rankings: [components] ranked candidates; `None` where ranks are not used yet.
         pool: The candidates that were proposed last; `None` before.
     """
 
-    queries: list[Query]
     reasons: list[RequestError | None]
     factors: list[float]
     rankings: list[Rows | None]
@@ -198,7 +202,7 @@ class Fusion(Strategy):
         states, is_by_rank = self._factored(queries), _is_by_rank(queries)
         for component, number, places in self._counting(queries):
             wanted = [max(n[place], _AT_LEAST, _TIMES * queries[place].spec.n) for place in places]
-            own = [self._query(queries[place], states[place], number) for place in places]
+            own = [component.query(queries[place]) for place in places]
             candidates = component.strategy.candidates(own, wanted)
             for place, rows in zip(places, candidates, strict=True):
                 lists[place].append(rows)
@@ -242,7 +246,7 @@ class Fusion(Strategy):
                     ranks = states[place].reciprocal_ranks(number, candidates[place].rows, scatter)
                     scored[place][strategy.name] = ranks
                 continue
-            own = [self._query(queries[place], states[place], number) for place in places]
+            own = [component.query(queries[place]) for place in places]
             raw = strategy.score(own, [candidates[place] for place in places])
             for place, parts in zip(places, raw, strict=True):
                 factor = states[place].factors[number]
@@ -260,7 +264,7 @@ class Fusion(Strategy):
         are_approximate = [False] * len(queries)
         is_by_rank, scatter = _is_by_rank(queries), self._over(queries)
         for component, number, places in self._counting(queries):
-            own = [self._query(queries[place], states[place], number) for place in places]
+            own = [component.query(queries[place]) for place in places]
             explained = component.strategy.explain(own, [picks[place] for place in places])
             if is_by_rank:
                 self._rank(number, [queries[place] for place in places])
@@ -296,30 +300,21 @@ class Fusion(Strategy):
         new = [query for query in queries if self not in query.kept]
         if new:
             components: list[Component] = new[0].options.components
-            own = [[component.query(query) for query in new] for component in components]
-            reasons = [
-                component.strategy.cold(asked) if component.strategy.is_personal else [None] * len(new)
-                for component, asked in zip(components, own, strict=True)
-            ]
+            reasons = [component.reasons(new) for component in components]
             for place, query in enumerate(new):
-                query.kept[self] = _FusionState(
-                    [asked[place] for asked in own], [of[place] for of in reasons], [], [None] * len(components)
-                )
+                query.kept[self] = _FusionState([of[place] for of in reasons], [], [None] * len(components))
         return [query.kept[self] for query in queries]
 
     def _factored(self, queries: Sequence[Query]) -> list[_FusionState]:
         """The states with the factors of the components, computed once for each query."""
         states = self._states(queries)
-        new = [state for state in states if not state.factors]
+        new = [place for place, state in enumerate(states) if not state.factors]
         if new:
-            for state, factors in zip(new, _factors(queries[0].options, new).tolist(), strict=True):
-                state.factors = factors
+            reasons = [states[place].reasons for place in new]
+            factors = _factors(queries[0].options, [queries[place] for place in new], reasons)
+            for place, of in zip(new, factors.tolist(), strict=True):
+                states[place].factors = of
         return states
-
-    def _query(self, query: Query, state: _FusionState, number: int) -> Query:
-        """A query as a component is asked; that of a quota has another filter than the one that made the state."""
-        own = state.queries[number]
-        return own if own.spec is query.spec else query.with_options(own.options)
 
     def _rank(self, number: int, queries: Sequence[Query]) -> None:
         """Rank the candidates of a component, for queries where that is not done yet."""
@@ -330,9 +325,9 @@ class Fusion(Strategy):
         ]
         if not new:
             return
-        strategy = new[0][0].options.components[number].strategy
+        component: Component = new[0][0].options.components[number]
         wanted = [max(_AT_LEAST, _TIMES * query.spec.n) for query, _ in new]
-        rankings = strategy.candidates([self._query(query, state, number) for query, state in new], wanted)
+        rankings = component.strategy.candidates([component.query(query) for query, _ in new], wanted)
         for (_, state), rows in zip(new, rankings, strict=True):
             state.rankings[number] = rows
 
@@ -360,23 +355,25 @@ def _is_by_rank(queries: Sequence[Query]) -> bool:
     return bool(queries[0].options.options.by == "rank")
 
 
-def _factors(prepared: PreparedOptions, states: Sequence[_FusionState]) -> Floats:
-    """[states, components] factor of each component's score; 0 where it cannot use the profile."""
+def _factors(
+    prepared: PreparedOptions, queries: Sequence[Query], reasons: Sequence[Sequence[RequestError | None]]
+) -> Floats:
+    """[queries, components] factor of each component's score; 0 where it cannot use the profile."""
     options, components = prepared.options, prepared.components
-    is_cold = np.array([[reason is not None for reason in state.reasons] for state in states], np.bool_)
+    is_cold = np.array([[reason is not None for reason in of] for of in reasons], np.bool_)
     weights = np.where(is_cold, 0.0, [component.weight for component in components])
     scales = np.ones_like(weights)
     if options.by == "score":
         for number, component in enumerate(components):
-            std = component.strategy.std([state.queries[number] for state in states])
+            std = component.strategy.std([component.query(query) for query in queries])
             scales[:, number] = np.where(std > 0, 1.0 / np.where(std > 0, std, 1.0), 0.0)
-    profiles = [state.queries[0].profile for state in states]
+    profiles = [query.profile for query in queries]
     weights[scales == 0] = 0.0
     is_personal = np.array([component.strategy.is_personal for component in components], np.bool_)
     has_personal = weights[:, is_personal].sum(axis=1) != 0
     active = np.array([profile.count * 2.0 ** (-profile.idle_s / options.stale_half_life_s) for profile in profiles])
     # A prior of 0 leaves the impersonal components out, however long ago the user was active.
-    impersonal = np.zeros(len(states)) if not options.prior else options.prior / (options.prior + active)
+    impersonal = np.zeros(len(queries)) if not options.prior else options.prior / (options.prior + active)
     impersonal[~has_personal] = 1.0
     for group, share in ((is_personal, 1.0 - impersonal), (~is_personal, impersonal)):
         mass = weights[:, group].sum(axis=1)
