@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, Unpack
 
 import msgspec
@@ -50,6 +50,7 @@ class Call(Generic[R]):
         read: Turns the protobuf answer into the result, or into the call to make next.
         deadline_s: Seconds for all tries together; `None` takes the client's default.
         failed: Turns a failure into a result; `None` raises it.
+        key: API key in place of the client's.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Call(Generic[R]):
     read: Callable[[Any], R | Call[R]]
     deadline_s: float | None
     failed: Callable[[RecserveError], R] | None = None
+    key: str = field(default="", repr=False)
 
     def settled(self, error: RecserveError) -> R:
         """The result of a call that failed.

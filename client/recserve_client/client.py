@@ -15,26 +15,19 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client import calls, item_calls, server_calls, user_calls
+from recserve_client.api_key import check_key, key_metadata
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
-from recserve_client.contract.addresses import DEFAULT_ADDRESS, channel_options, proxy_in_the_way
+from recserve_client.contract.addresses import DEFAULT_ADDRESS, proxy_in_the_way
 from recserve_client.errors import DeadlineExceeded, Overloaded, RecserveError, StaleRevision, Unavailable, from_rpc
 from recserve_client.options import ClientOptions
 from recserve_client.throttle import RetryBudget, Throttle
-from recserve_client.tls import Tls
+from recserve_client.tls import Tls, open_channel
 
 P = ParamSpec("P")
 R = TypeVar("R")
 #: Concurrent requests of `recommend_many`; Triton makes batches of them.
 MAX_CONCURRENT = 64
-
-
-def _open_channel(api: Any, address: str, options: ClientOptions, tls: Tls | None) -> Any:
-    """A channel of `grpc` or `grpc.aio`."""
-    channel = [*options.channel(), *channel_options(address)]
-    if tls is None:
-        return api.insecure_channel(address, options=channel)
-    return api.secure_channel(address, tls.credentials(), options=[*channel, *tls.channel_options()])
 
 
 class _Runner(Protocol):
@@ -201,7 +194,12 @@ class Client:
     """
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None, *, tls: Tls | None = None
+        self,
+        address: str = DEFAULT_ADDRESS,
+        options: ClientOptions | None = None,
+        *,
+        tls: Tls | None = None,
+        key: str = "",
     ) -> None:
         """Prepare a connection, which is opened by the first call.
 
@@ -209,14 +207,16 @@ class Client:
             address: host:port of the server's gRPC.
             options: Deadline, retries and connection.
             tls: TLS of the connection; `None` for plain text.
+            key: API key, for a server that asks for one.
 
         Raises:
             OSError: A file of `tls` cannot be read.
+            ValueError: The key has characters that no key has.
         """
-        self._address = address
+        self._address, self._key = address, check_key(key)
         self._options = options or ClientOptions()
         self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
-        self._channel = _open_channel(grpc, address, self._options, tls)
+        self._channel = open_channel(grpc, address, self._options, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = Items(self)
         self.interactions = Interactions(self)
@@ -261,10 +261,11 @@ class Client:
 
     def _answer(self, call: Call[R]) -> R:
         tries = _Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
+        metadata = key_metadata(call.key or self._key)
         while True:
             send = getattr(self._stub, call.method)
             try:
-                answer = send(call.request, timeout=tries.prepared(call.request))
+                answer = send(call.request, timeout=tries.prepared(call.request), metadata=metadata)
             except grpc.RpcError as error:
                 time.sleep(tries.pause_after(error))
                 continue
@@ -295,7 +296,12 @@ class AsyncClient:
     """
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, options: ClientOptions | None = None, *, tls: Tls | None = None
+        self,
+        address: str = DEFAULT_ADDRESS,
+        options: ClientOptions | None = None,
+        *,
+        tls: Tls | None = None,
+        key: str = "",
     ) -> None:
         """Prepare a client; the first call of each event loop opens a connection, so `asyncio.run` may come again.
 
@@ -303,11 +309,13 @@ class AsyncClient:
             address: host:port of the server's gRPC.
             options: Deadline, retries and connection.
             tls: TLS of the connection; `None` for plain text.
+            key: API key, for a server that asks for one.
 
         Raises:
             OSError: A file of `tls` cannot be read.
+            ValueError: The key has characters that no key has.
         """
-        self._address, self._tls = address, tls
+        self._address, self._tls, self._key = address, tls, check_key(key)
         self._options = options or ClientOptions()
         self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
         #: A channel and its methods by event loop, since a channel of grpc.aio works in the one that made it.
@@ -355,11 +363,12 @@ class AsyncClient:
 
     async def _answer(self, call: Call[R]) -> R:
         tries = _Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
+        metadata = key_metadata(call.key or self._key)
         stub = self._stub()
         while True:
             send = getattr(stub, call.method)
             try:
-                answer = await send(call.request, timeout=tries.prepared(call.request))
+                answer = await send(call.request, timeout=tries.prepared(call.request), metadata=metadata)
             except grpc.RpcError as error:
                 await asyncio.sleep(tries.pause_after(error))
                 continue
@@ -374,7 +383,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         connection = self._connections.get(loop)
         if connection is None:
-            channel = _open_channel(grpc.aio, self._address, self._options, self._tls)
+            channel = open_channel(grpc.aio, self._address, self._options, self._tls)
             connection = self._connections[loop] = (channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
         return connection[1]
 

@@ -4,7 +4,9 @@
 
     RecserveError
     ├── InvalidRequest      INVALID_ARGUMENT   the request is refused (or too large); retrying does not help
-    │   └── ExpiredCursor   INVALID_ARGUMENT   the ranking of a page is no longer kept; ask for the first page again
+    │   ├── ExpiredCursor   INVALID_ARGUMENT   the ranking of a page is no longer kept; ask for the first page again
+    │   ├── Unauthenticated UNAUTHENTICATED    no key, or none that is valid; INVALID_ARGUMENT without a gateway
+    │   └── PermissionDenied PERMISSION_DENIED the key lacks the scope; INVALID_ARGUMENT without a gateway
     ├── NotFound            NOT_FOUND          the server has no such model
     │   └── UnknownItem     NOT_FOUND          the catalogue lacks items; the message lists them
     ├── AlreadyExists       ALREADY_EXISTS     another change was made with this request id
@@ -48,6 +50,14 @@ class InvalidRequest(RecserveError):  # noqa: N818 - named like the gRPC status
 
 class ExpiredCursor(InvalidRequest):
     """The cursor belongs to another request, or its ranking is no longer kept; ask for the first page again."""
+
+
+class Unauthenticated(InvalidRequest):
+    """The request has no key, or none that is valid."""
+
+
+class PermissionDenied(InvalidRequest):
+    """The key lacks the scope that the request needs."""
 
 
 class NotFound(RecserveError):  # noqa: N818 - named like the gRPC status
@@ -104,6 +114,8 @@ ERROR_OF: Final[dict[str, type[RecserveError]]] = {
     "OUT_OF_RANGE": InvalidRequest,
     # Larger than `ClientOptions.max_message_bytes` or the server's own bound.
     "RESOURCE_EXHAUSTED": InvalidRequest,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
     "NOT_FOUND": NotFound,
     "ALREADY_EXISTS": AlreadyExists,
     "UNAVAILABLE": Unavailable,
@@ -116,6 +128,8 @@ ERROR_OF: Final[dict[str, type[RecserveError]]] = {
 ERROR_OF_KIND: Final[dict[ErrorKind, type[RecserveError]]] = {
     ErrorKind.UNKNOWN_ITEM: UnknownItem,
     ErrorKind.EXPIRED_CURSOR: ExpiredCursor,
+    ErrorKind.UNAUTHENTICATED: Unauthenticated,
+    ErrorKind.PERMISSION_DENIED: PermissionDenied,
     ErrorKind.OVERLOADED: Overloaded,
     ErrorKind.STALE_REVISION: StaleRevision,
 }

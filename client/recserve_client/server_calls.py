@@ -10,13 +10,16 @@ from tritonclient.grpc import service_pb2
 
 from recserve_client.calls import Call, model_call, slate_of, text, unreadable
 from recserve_client.contract import RecommendRequest, ServedStrategies, models
-from recserve_client.errors import Cancelled, RecserveError
+from recserve_client.errors import Cancelled, PermissionDenied, RecserveError, Unauthenticated
 
 
 def ready(*, deadline_s: float | None = None) -> Call[bool]:
     """Whether the server can recommend now; it is asked for a real recommendation from a text.
 
     Triton's own readiness stays true after the process behind a model has died.
+
+    Raises:
+        RecserveError: The call was cancelled, or the server wants another key.
     """
 
     def read(answer: Any) -> bool:
@@ -65,7 +68,7 @@ _PROBE: Final = RecommendRequest(history=[text("probe")], k=1, explain=False)
 
 
 def _is_ready(error: RecserveError) -> bool:
-    if isinstance(error, Cancelled):
+    if isinstance(error, Cancelled | Unauthenticated | PermissionDenied):
         raise error
     return False
 

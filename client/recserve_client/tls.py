@@ -1,4 +1,4 @@
-"""TLS of a client: whom it trusts, and the certificate that it shows."""
+"""TLS of a client: whom it trusts, the certificate that it shows, and the channels that it opens."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import grpc
+
+from recserve_client.contract.addresses import channel_options
+from recserve_client.options import ClientOptions
 
 _CA: Final = "RECSERVE_TLS_CA"
 _CERT: Final = "RECSERVE_TLS_CERT"
@@ -56,6 +59,14 @@ class Tls:
     def channel_options(self) -> list[tuple[str, str]]:
         """Options of a gRPC channel."""
         return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
+
+
+def open_channel(api: Any, address: str, options: ClientOptions, tls: Tls | None) -> Any:
+    """A channel of `grpc` or `grpc.aio`."""
+    channel = [*options.channel(), *channel_options(address)]
+    if tls is None:
+        return api.insecure_channel(address, options=channel)
+    return api.secure_channel(address, tls.credentials(), options=[*channel, *tls.channel_options()])
 
 
 def _path(text: str) -> Path | None:

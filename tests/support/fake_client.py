@@ -11,7 +11,8 @@ import msgspec
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from recserve_client.calls import Call
-from recserve_client.contract import ItemsFound, bytes_element, models, pack
+from recserve_client.contract import ErrorKind, ItemsFound, bytes_element, models, pack
+from recserve_client.errors import InvalidRequest
 from support.inference_server import SLATE
 
 R = TypeVar("R")
@@ -24,18 +25,24 @@ class FakeClient:
         answers: What each model answers: a message, or an error to raise. A list is answered one by one.
         asked: The models that were asked, and what.
         deadlines: Deadline of each question.
+        keys: Key of each question.
     """
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {models.RECOMMEND: SLATE, models.RECOMMEND_TEXT: SLATE}
         self.answers[models.ITEMS] = ItemsFound(1, [])
+        self.answers[models.EMBED] = InvalidRequest(
+            "$.texts is []", status="INVALID_ARGUMENT", kind=ErrorKind.INVALID_REQUEST
+        )
         self.asked: list[tuple[str, Any]] = []
         self.raw: list[bytes] = []
         self.deadlines: list[float | None] = []
+        self.keys: list[str] = []
 
     async def run(self, call: Call[R]) -> R:
         """The result of a call."""
         self.deadlines.append(call.deadline_s)
+        self.keys.append(call.key)
         if call.method == "ModelConfig":
             config = model_config_pb2.ModelConfig()
             config.parameters["strategies"].string_value = self.answers["strategies"]

@@ -1,4 +1,4 @@
-"""How the commands reach a server: an address and TLS, by option or by environment."""
+"""How the commands reach a server: an address, TLS and an API key, by option or by environment."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ Address = Annotated[str, typer.Option("--address", envvar="RECSERVE_ADDRESS", he
 
 
 def connect(address: str, options: ClientOptions | None = None) -> Client:
-    """A client with TLS as RECSERVE_TLS_CA, _CERT, _KEY and _SERVER_NAME say; ends the command where they are wrong."""
+    """A client with TLS and a key as RECSERVE_TLS_CA, _CERT, _KEY, _SERVER_NAME and RECSERVE_KEY say.
+
+    Ends the command where they are wrong.
+    """
+    from recserve_client.api_key import key_from_environment
     from recserve_client.client import Client
     from recserve_client.tls import Tls
 
     try:
-        return Client(address, options, tls=Tls.from_environment())
+        return Client(address, options, tls=Tls.from_environment(), key=key_from_environment())
     except (OSError, ValueError) as error:
-        fail(f"TLS as the environment sets it does not work: {error}", code=2)
+        fail(f"TLS or the key, as the environment sets them, does not work: {error}", code=2)

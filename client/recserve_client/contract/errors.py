@@ -32,6 +32,8 @@ class ErrorKind(StrEnum):
     UNAVAILABLE = "unavailable"
     OVERLOADED = "overloaded"
     STALE_REVISION = "stale_revision"
+    UNAUTHENTICATED = "unauthenticated"
+    PERMISSION_DENIED = "permission_denied"
     INTERNAL = "internal"
 
 
@@ -52,6 +54,9 @@ STATUS_OF: Final[dict[ErrorKind, str]] = {
     # Triton's Python models have no RESOURCE_EXHAUSTED.
     ErrorKind.OVERLOADED: "UNAVAILABLE",
     ErrorKind.STALE_REVISION: "UNAVAILABLE",
+    # Triton's Python models have neither UNAUTHENTICATED nor PERMISSION_DENIED; the gateway makes them of these.
+    ErrorKind.UNAUTHENTICATED: "INVALID_ARGUMENT",
+    ErrorKind.PERMISSION_DENIED: "INVALID_ARGUMENT",
     ErrorKind.INTERNAL: "INTERNAL",
 }
 
@@ -71,6 +76,8 @@ MEANING_OF: Final[dict[ErrorKind, str]] = {
     ErrorKind.UNAVAILABLE: "The encoder, the store or the queue cannot take the request now; try again later.",
     ErrorKind.OVERLOADED: "More requests wait than can be answered in time; try again after `retry_after_ms`.",
     ErrorKind.STALE_REVISION: "The catalogue did not reach `min_revision` within the server's waiting time.",
+    ErrorKind.UNAUTHENTICATED: "The request has no key, or none that is valid (any more).",
+    ErrorKind.PERMISSION_DENIED: "The key lacks the scope that the request needs.",
     ErrorKind.INTERNAL: "A fault of the server; its log has the details under the error id.",
 }
 

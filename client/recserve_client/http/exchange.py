@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -13,6 +13,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from recserve_client.api_key import check_key
 from recserve_client.calls import Call, packed_answer, packed_call
 from recserve_client.contract import ErrorKind, RequestError, Unpacker, shown
 from recserve_client.contract.recommend import TRACEPARENT
@@ -59,7 +60,28 @@ class Exchange:
         Raises:
             RecserveError: See `recserve_client.errors`.
         """
-        return await self.client.run(packed_call(model, raw, packed_answer, deadline_s))
+        return await self.run(packed_call(model, raw, packed_answer, deadline_s))
+
+    async def run(self, call: Call[R]) -> R:
+        """The answer to a call with the caller's key; raises RecserveError."""
+        return await self.client.run(replace(call, key=self.key))
+
+    @cached_property
+    def key(self) -> str:
+        """The caller's API key, of `Authorization: Bearer` or `X-Api-Key`; empty without one.
+
+        Raises:
+            ProblemError: It has characters that no key has, or there are two.
+        """
+        headers = self.request.headers
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = {key.strip() for key in (token if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))}
+        keys = given - {""}
+        try:
+            (key,) = map(check_key, keys or {""})
+        except ValueError:
+            raise ProblemError(ErrorKind.UNAUTHENTICATED, "a valid key is needed") from None
+        return key
 
     def part(self, name: str) -> str:
         """A parameter of the path, decoded; raises ProblemError where it is not UTF-8."""

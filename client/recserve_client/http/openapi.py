@@ -23,6 +23,10 @@ _MEANING_OF_PATH: Final = {
     "item_id": "Item id, percent-encoded. `.` and `..` are no path segments: use the operations on several items.",
     "user_id": "User id, percent-encoded.",
 }
+_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key", "description": "An API key."},
+}
 _ABOUT: Final = (
     "JSON over HTTP in front of a recserve server. Bodies and answers are the messages of the gRPC protocol. "
     "Whatever goes wrong is a problem document (RFC 9457)."
@@ -46,9 +50,12 @@ def openapi() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "recserve", "version": version("recserve"), "description": _ABOUT},
+        # Where the server asks for keys; the empty one says that another server asks for none.
+        "security": [*({name: []} for name in _SCHEMES), {}],
         "paths": paths,
         "components": {
             "schemas": {name: documented(schema, by_name.get(name)) for name, schema in schemas.items()},
+            "securitySchemes": _SCHEMES,
             "responses": {str(status): _problem(status) for status in sorted(set(HTTP_STATUS_OF.values()))},
         },
     }
@@ -165,6 +172,8 @@ def _problem(status: int) -> dict[str, Any]:
     headers = {"X-Request-Id": _header("Id of the request.")}
     if status == 503:
         headers["Retry-After"] = _header("Seconds after which to try again.")
+    if status == 401:
+        headers["WWW-Authenticate"] = _header("How to send a key.")
     if status == 405:
         headers["Allow"] = _header("The methods of this path.")
     return {

@@ -184,6 +184,6 @@ OPERATIONS: Final = (
     ),
 )  # fmt: skip
 #: Statuses of problems that every operation may answer with.
-PROBLEMS: Final = (400, 404, 405, 408, 413, 415, 421, 500, 501, 503, 504)
+PROBLEMS: Final = (400, 401, 403, 404, 405, 408, 413, 415, 421, 500, 501, 503, 504)
 #: Values of the parameters of paths in examples.
 PATH_EXAMPLES: Final = {"item_id": "example-1", "user_id": "ann"}

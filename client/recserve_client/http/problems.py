@@ -49,6 +49,8 @@ HTTP_STATUS_OF: Final[Mapping[str, int]] = {
     ErrorKind.UNAVAILABLE: 503,
     ErrorKind.OVERLOADED: 503,
     ErrorKind.STALE_REVISION: 503,
+    ErrorKind.UNAUTHENTICATED: 401,
+    ErrorKind.PERMISSION_DENIED: 403,
     ErrorKind.INTERNAL: 500,
     HttpKind.NOT_FOUND: 404,
     HttpKind.METHOD_NOT_ALLOWED: 405,
@@ -62,6 +64,8 @@ HTTP_STATUS_OF: Final[Mapping[str, int]] = {
 #: Kind of a refusal by Triton or gRPC, which has none; every other status is `internal`.
 _KIND_OF_STATUS: Final[Mapping[str, str]] = {
     "INVALID_ARGUMENT": ErrorKind.INVALID_REQUEST,
+    "UNAUTHENTICATED": ErrorKind.UNAUTHENTICATED,
+    "PERMISSION_DENIED": ErrorKind.PERMISSION_DENIED,
     "OUT_OF_RANGE": ErrorKind.INVALID_REQUEST,
     "RESOURCE_EXHAUSTED": ErrorKind.TOO_LARGE,
     # The model is being brought back, or the server does without it.
@@ -158,4 +162,6 @@ def problem_response(error: ProblemError, request_id: str) -> Response:
     headers = dict(error.headers)
     if problem.status == HTTP_STATUS_OF[ErrorKind.UNAVAILABLE]:
         headers.setdefault("retry-after", str(RETRY_AFTER_S))
+    if problem.status == HTTP_STATUS_OF[ErrorKind.UNAUTHENTICATED]:
+        headers["www-authenticate"] = "Bearer"
     return Response(msgspec.json.encode(problem), problem.status, headers, media_type=CONTENT_TYPE)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from recserve_client.calls import filter_of
 from recserve_client.contract import Behaviour, Page, RecommendRequest, models, pack
-from recserve_client.errors import RecserveError
+from recserve_client.errors import PermissionDenied, RecserveError, Unauthenticated
 from recserve_client.http.exchange import Exchange, invalid, json_response
 from recserve_client.http.messages import SimilarQuery, SlateQuery, UserQuery
 from recserve_client.http.problems import problem_of
@@ -75,6 +75,8 @@ async def _slates(exchange: Exchange, model: str) -> Response:
     async def one(line: bytes) -> bytes:
         try:
             return await exchange.ask(model, line)
+        except (Unauthenticated, PermissionDenied):
+            raise  # of the whole stream
         except RecserveError as error:
             return msgspec.json.encode(problem_of(error).problem(exchange.id))
 

@@ -3,7 +3,7 @@
 from recserve_client.contract.models import ENCODER
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.services.embed import Embedder
-from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.triton.backend import door_of, execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.triton.metrics import AdmissionMetrics
 
 
@@ -16,10 +16,11 @@ class TritonPythonModel:
         service, batch = Embedder(encoders.serving, settings.serve.limits), settings.serve.batch
         self._model = Batcher(service, {ENCODER: encoders}, at_once=0, full_batch=batch)
         self._admissions = AdmissionMetrics("embed", self._model.admissions)
+        self._door = door_of(args, settings, "embed")
         settle_memory()
 
     def execute(self, requests):
-        return execute(self._model, requests)
+        return execute(self._model, requests, self._door)
 
     def finalize(self):
         self._model.close()

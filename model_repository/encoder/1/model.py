@@ -8,7 +8,7 @@ from recserve_client.contract import RequestError
 from recserve_client.contract.models import ATTENTION_MASK, INPUT_IDS, VECTOR
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.services.encoder import EncoderModel
-from recserve_server_ext.triton.backend import error_response, model_settings
+from recserve_server_ext.triton.backend import door_of, error_response, let_in, model_settings
 
 
 class TritonPythonModel:
@@ -18,6 +18,7 @@ class TritonPythonModel:
         settings = model_settings(args)
         # Without a folder in the settings (an exported model), its own version folder holds the encoder.
         folder = Path(args["model_repository"], args["model_version"], settings.encoder)
+        self._door = door_of(args, settings, "encoder")
         self._model = EncoderModel(TextEncoder(folder, threads=settings.serve.threads or None))
 
     def execute(self, requests):
@@ -26,6 +27,7 @@ class TritonPythonModel:
             ids = pb.get_input_tensor_by_name(request, INPUT_IDS.name).as_numpy()
             mask = pb.get_input_tensor_by_name(request, ATTENTION_MASK.name).as_numpy()
             try:
+                let_in(self._door, request)
                 accepted[number] = ids, self._model.check(ids, mask)
             except RequestError as error:
                 responses[number] = error_response(error)

@@ -10,7 +10,7 @@ from recserve_server_ext.interactions.ledger import Ledger
 from recserve_server_ext.interactions.store import opener
 from recserve_server_ext.services.interactions import InteractionService
 from recserve_server_ext.services.model_traces import tracer
-from recserve_server_ext.triton.backend import execute, model_settings, settle_memory
+from recserve_server_ext.triton.backend import door_of, execute, model_settings, settle_memory
 from recserve_server_ext.triton.metrics import AdmissionMetrics, interactions_metrics
 
 
@@ -33,10 +33,11 @@ class TritonPythonModel:
             interactions_metrics(service),
         )
         self._admissions = AdmissionMetrics("interactions", self._model.admissions)
+        self._door = door_of(args, settings, "interactions")
         settle_memory()
 
     def execute(self, requests):
-        return execute(self._model, requests)
+        return execute(self._model, requests, self._door)
 
     def finalize(self):
         self._model.close()

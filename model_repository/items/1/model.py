@@ -4,7 +4,7 @@ from recserve_client.contract.models import ENCODER
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.store import opener
 from recserve_server_ext.services.items import ItemService
-from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.triton.backend import door_of, execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.triton.metrics import AdmissionMetrics, EncoderMetrics
 
 
@@ -21,10 +21,11 @@ class TritonPythonModel:
             service, {ENCODER: encoders}, at_once=serve.encoding, full_batch=serve.batch, show_waiting=show
         )
         self._admissions = AdmissionMetrics("items", self._model.admissions)
+        self._door = door_of(args, settings, "items")
         settle_memory()
 
     def execute(self, requests):
-        return execute(self._model, requests)
+        return execute(self._model, requests, self._door)
 
     def finalize(self):
         self._model.close()

@@ -8,20 +8,23 @@ from recserve_client.contract import RequestError
 from recserve_client.contract.models import PACKED, REQUEST_ROWS, VECTOR
 from recserve_server_ext.encoder.manifest import read_manifest
 from recserve_server_ext.services.recommend_text import with_vectors
-from recserve_server_ext.triton.backend import error_response, model_settings, packed, read_rows
+from recserve_server_ext.triton.backend import door_of, error_response, let_in, model_settings, packed, read_rows
 
 
 class TritonPythonModel:
     """Adds the vector of each text to the request."""
 
     def initialize(self, args):
-        self._encoder = read_manifest(Path(model_settings(args).encoder), verify=False).runtime_fingerprint
+        settings = model_settings(args)
+        self._door = door_of(args, settings, "pool")
+        self._encoder = read_manifest(Path(settings.encoder), verify=False).runtime_fingerprint
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]
 
     def _answer(self, request):
         try:
+            let_in(self._door, request)
             raw = read_rows(request, REQUEST_ROWS.name)[0]
             vectors = pb.get_input_tensor_by_name(request, VECTOR).as_numpy()
             content = with_vectors(raw, vectors, self._encoder)

@@ -17,7 +17,7 @@ from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.services.recommend import RecommendService
 from recserve_server_ext.services.traces import Traces
 from recserve_server_ext.strategies.parts.chosen import ChosenFile
-from recserve_server_ext.triton.backend import execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.triton.backend import door_of, execute, model_settings, served_encoders, settle_memory
 from recserve_server_ext.triton.metrics import (
     AdmissionMetrics,
     AnswerMetrics,
@@ -56,10 +56,11 @@ class TritonPythonModel:
             in_run=[SEQUENCE], full_batch=serve.batch, revision_queue=waits, show_waiting=waiting.show,
         )  # fmt: skip
         self._admissions = AdmissionMetrics("recommend", self._model.admissions)
+        self._door = door_of(args, settings, "recommend")
         settle_memory()
 
     def execute(self, requests):
-        return execute(self._model, requests)
+        return execute(self._model, requests, self._door)
 
     def finalize(self):
         self._model.close()

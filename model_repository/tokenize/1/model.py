@@ -11,7 +11,7 @@ from recserve_server_ext.encoder.manifest import read_manifest
 from recserve_server_ext.encoder.padding import padded, padded_widths, width_of
 from recserve_server_ext.encoder.text_encoder import TextTokenizer
 from recserve_server_ext.services.recommend_text import texts_of
-from recserve_server_ext.triton.backend import error_response, model_settings, read_packed
+from recserve_server_ext.triton.backend import door_of, error_response, let_in, model_settings, read_packed
 
 
 class TritonPythonModel:
@@ -19,6 +19,7 @@ class TritonPythonModel:
 
     def initialize(self, args):
         settings = model_settings(args)
+        self._door = door_of(args, settings, "tokenize")
         folder = Path(settings.encoder)
         self._limits = settings.serve.limits
         max_tokens = read_manifest(folder, verify=False).max_tokens
@@ -30,6 +31,7 @@ class TritonPythonModel:
 
     def _answer(self, request):
         try:
+            let_in(self._door, request)
             raw = read_packed(request)
             texts = texts_of(raw, self._limits)
         except RequestError as error:

@@ -1,21 +1,104 @@
-"""`recserve keys`: rotates the keys of users' pseudonyms."""
+"""`recserve keys`: API keys of callers, and the keys of users' pseudonyms."""
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from recserve_client.cli.console import fail, note, progress
+from recserve_client.cli.console import fail, note, out, progress
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
-app = typer.Typer(help="Keys of users' pseudonyms.", no_args_is_help=True)
+app = typer.Typer(help="API keys of callers, and the keys of users' pseudonyms.", no_args_is_help=True)
+
+_Home = Annotated[Path, typer.Option(help="Folder that holds everything recserve makes.")]
+_File = Annotated[Path | None, typer.Option(help="File of the API keys.", show_default="api-keys.json in HOME")]
 
 
 @app.callback()
 def _keys() -> None:
-    """Keys of users' pseudonyms."""
+    """API keys of callers, and the keys of users' pseudonyms."""
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for, such as: web shop.")],
+    scope: Annotated[
+        list[str], typer.Option("--scope", help="recommend, items, interactions, users.erase or admin; repeatable.")
+    ],
+    home: _Home = DEFAULT_HOME,
+    file: _File = None,
+) -> None:
+    """Make an API key, and print it: this once, since only its SHA-256 is kept. Running servers take it at once."""
+    from recserve_server_ext.access.key_file import create_key
+    from recserve_server_ext.access.scopes import Scope
+    from recserve_server_ext.common.errors import ServerError
+
+    try:
+        scopes = [Scope(one) for one in scope]
+    except ValueError:
+        fail(f"a scope is {', '.join(Scope)}; given: {', '.join(scope)}", code=2)
+    try:
+        key_id, key = create_key(_file(home, file), name, scopes)
+    except ServerError as error:
+        fail(str(error))
+    note(f"key {key_id} of {name!r}, good for: {', '.join(sorted(set(scopes)))}; keep it, it is not shown again")
+    sys.stdout.write(key + "\n")
+
+
+@app.command("list")
+def list_keys(
+    home: _Home = DEFAULT_HOME,
+    file: _File = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the API keys: ids, names and scopes, not the keys."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from recserve_server_ext.access.key_file import read_keys
+    from recserve_server_ext.common.errors import ServerError
+
+    try:
+        keys = read_keys(_file(home, file))
+    except ServerError as error:
+        fail(str(error))
+    if as_json:
+        rows = [{"id": key.id, "name": key.name, "scopes": key.scopes, "created_at": key.created_at} for key in keys]
+        sys.stdout.write(json.dumps(rows) + "\n")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("id", "name", "scopes", "created"):
+        table.add_column(column)
+    for key in keys:
+        created = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(key.created_at))
+        table.add_row(key.id, Text(key.name), ", ".join(key.scopes), created)
+    out.print(table if keys else "there are no API keys")
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as `list` shows it.")],
+    home: _Home = DEFAULT_HOME,
+    file: _File = None,
+) -> None:
+    """Revoke an API key. Running servers refuse it from the next request on."""
+    from recserve_server_ext.access.key_file import revoke_key
+    from recserve_server_ext.common.errors import ServerError
+
+    try:
+        gone = revoke_key(_file(home, file), key_id)
+    except ServerError as error:
+        fail(str(error))
+    note(f"key {gone.id} of {gone.name!r} is revoked")
+
+
+def _file(home: Path, file: Path | None) -> Path:
+    return Workspace(home).api_keys if file is None else file
 
 
 @app.command()

@@ -46,6 +46,11 @@ class Workspace:
         """Ledger of the erasures, unless the settings name another; see `recserve_server_ext.interactions.ledger`."""
         return self.home / "erasures.jsonl"
 
+    @property
+    def api_keys(self) -> Path:
+        """File of the API keys; see `recserve_server_ext.access.key_file`."""
+        return self.home / "api-keys.json"
+
     def store_at(self, place: str) -> Path | str:
         """The catalogue store of this URL or file; for an empty name, the file in the home folder."""
         return store_place(place) if place else self.store

@@ -54,6 +54,18 @@ class TraceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
+class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """API keys, which `recserve keys create` makes.
+
+    Attributes:
+        required: Whether every request needs a key with the scope of what it asks for.
+        file: File of the keys; empty for `api-keys.json` in the home. It is read again when it changes.
+    """
+
+    required: bool = False
+    file: str = ""
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The largest accepted request (a larger one is refused as `too_large`), and how much may wait.
 
@@ -157,6 +169,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         metrics_port: Port of Prometheus metrics; 0 for any free port.
         tls: TLS of gRPC; the metrics are plain text.
         traces: Traces of requests.
+        auth: API keys.
         precision: Precision that the encoder of the published index must have; `auto` for any.
         encoder: What runs the encoder.
         threads: Threads of the search, and as many of the encoder; 0 for the usable cores.
@@ -186,6 +199,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics_port: Port = 8002
     tls: TlsSettings = TlsSettings()
     traces: TraceSettings = TraceSettings()
+    auth: AuthSettings = AuthSettings()
     precision: Literal["auto", "fp32", "int8", "int8-fast", "fp16", "bf16"] = "auto"
     encoder: EncoderSettings = EncoderSettings()
     threads: Annotated[int, Meta(ge=0)] = 0
@@ -225,6 +239,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         evaluation: What an evaluation of the log chose for `auto`; see `recserve_server_ext.strategies.parts.chosen`.
         encoder: Encoder folder, for the models of one encoder.
         spaces: Folder of trained spaces; empty without.
+        api_keys: File of the API keys; empty where no key is asked for.
+        own_key: Key of the calls of the server itself, new at every start; empty where no key is asked for.
     """
 
     run: str
@@ -237,6 +253,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluation: str = ""
     encoder: str = ""
     spaces: str = ""
+    api_keys: str = ""
+    own_key: str = ""
 
 
 def read_settings(path: Path) -> ServeSettings:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import grpc
 
+from recserve_server_ext.access.key_file import read_keys
 from recserve_server_ext.catalogue.store import CatalogueStore, opener
 from recserve_server_ext.common.errors import ConfigError, LaunchError
 from recserve_server_ext.common.workspace import Workspace, store_place
@@ -105,6 +108,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
     store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
     folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
+    own_key = secrets.token_urlsafe(32) if settings.auth.required else ""
     handed = ModelSettings(
         run=str(folder.path),
         snapshots=str(workspace.snapshots.resolve()),
@@ -115,6 +119,8 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         erasures=settings.users.erasures or str(workspace.erasures.resolve()),
         evaluation=str(workspace.evaluation.resolve()),
         spaces=str(workspace.spaces.resolve()),
+        api_keys=_api_keys(workspace, settings),
+        own_key=own_key,
     )
     if store:
         with CatalogueStore(store_place(store)) as opened:
@@ -123,7 +129,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
     assemble(folder.path, models, binary, backend)
     networks = NetworkSwitch(handed, first.networks, log)
     switch = EncoderSwitch(handed, first.encoder, lambda: published_pair(workspace, settings).encoder, networks, log)
-    endpoint = replace(endpoint, tls=server_tls(settings.tls, folder.path))
+    endpoint = replace(endpoint, tls=server_tls(settings.tls, folder.path), own_key=own_key)
     python_models = frozenset(model.name for model in models if model.has_process)
     return Plan(
         binary=binary,
@@ -149,6 +155,15 @@ def _trainer(workspace: Workspace, settings: ServeSettings, interactions: str, l
         return None
     command = train_command(workspace.home.resolve(), interactions, settings.users.rules, settings.trainings)
     return Trainer(workspace.spaces, command, settings.train_every, log)
+
+
+def _api_keys(workspace: Workspace, settings: ServeSettings) -> str:
+    """The file of the API keys; empty where none is asked for. Raises ConfigError where it cannot be used."""
+    if not settings.auth.required:
+        return ""
+    path = Path(settings.auth.file) if settings.auth.file else workspace.api_keys
+    read_keys(path)
+    return str(path.absolute())  # a link is followed anew each time
 
 
 def _interactions(workspace: Workspace, settings: ServeSettings) -> str:

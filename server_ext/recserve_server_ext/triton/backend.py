@@ -6,6 +6,7 @@ Importable only inside a Python model, where `triton_python_backend_utils` exist
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import struct
 import sys
@@ -21,11 +22,12 @@ import triton_python_backend_utils as pb
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract import models as names
+from recserve_server_ext.access.door import Door, KeyRing, bearer
 from recserve_server_ext.batching.admission import NO_DEADLINE
 from recserve_server_ext.batching.batcher import Answer, Batcher
 from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.config.server import MODEL_SETTINGS, ModelSettings, ServeSettings
+from recserve_server_ext.config.server import MODEL_SETTINGS, ModelSettings
 from recserve_server_ext.encoder.loaded import LoadedEncoder, ServedEncoders
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
@@ -42,6 +44,20 @@ def model_settings(args: dict[str, str]) -> ModelSettings:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     file = Path(args["model_repository"]) / args["model_version"] / MODEL_SETTINGS
     return msgspec.json.decode(file.read_bytes(), type=ModelSettings)
+
+
+def door_of(args: dict[str, str], settings: ModelSettings, model: str) -> Door:
+    """The door of a model, by the arguments of its `initialize` and its name without a fingerprint."""
+    ring = KeyRing(Path(settings.api_keys)) if settings.api_keys else None
+    # Triton makes these requests itself, without a key, before it lets anybody reach the model.
+    warmups = sum(max(1, sample["count"]) for sample in json.loads(args["model_config"])["model_warmup"])
+    return Door(model, ring, settings.own_key, warmups)
+
+
+def let_in(door: Door, request: Any) -> None:
+    """Let a request in; raises RequestError as `Door.check`."""
+    if not door.is_open:
+        door.check(request.parameters(), partial(read_packed, request))
 
 
 def settle_memory() -> None:
@@ -131,22 +147,38 @@ class TritonCall:
         return bool(self._sender.is_cancelled())
 
 
-def execute(model: Batcher[Any], requests: Sequence[Any]) -> list[Any]:
+def execute(model: Batcher[Any], requests: Sequence[Any], door: Door) -> list[Any]:
     """A packed model's `execute`: Triton's response for each request, `None` where the answer comes later."""
-    answers = model.run([TritonCall(request) for request in requests])
+    refused = _refused(requests, door)
+    calls = [TritonCall(request) for number, request in enumerate(requests) if number not in refused]
+    found = iter(model.run(calls) if calls else ())
+    answers = [refused[number] if number in refused else next(found) for number in range(len(requests))]
     return [None if answer is None else response(answer) for answer in answers]
+
+
+def _refused(requests: Sequence[Any], door: Door) -> dict[int, RequestError]:
+    """The refusals of requests that the door does not let in, by position."""
+    refused: dict[int, RequestError] = {}
+    if door.is_open:
+        return refused
+    for number, request in enumerate(requests):
+        try:
+            let_in(door, request)
+        except RequestError as error:
+            refused[number] = error
+    return refused
 
 
 def served_encoders(settings: ModelSettings, role: Role = "query") -> ServedEncoders:
     """The loaded encoders, called through Triton, for texts of a role."""
-    return ServedEncoders(Path(settings.run), partial(TritonEncoder, settings.serve, role))
+    return ServedEncoders(Path(settings.run), partial(TritonEncoder, settings, role))
 
 
 class TritonEncoder:
     """Texts -> vectors through the model of one encoder (business logic scripting)."""
 
-    def __init__(self, serve: ServeSettings, role: Role, encoder: LoadedEncoder) -> None:
-        manifest = encoder.manifest
+    def __init__(self, settings: ModelSettings, role: Role, encoder: LoadedEncoder) -> None:
+        manifest, serve = encoder.manifest, settings.serve
         self._model = names.of_encoder(names.ENCODER, encoder.fingerprint)
         self._tokenizer = TextTokenizer(Path(encoder.folder), manifest.max_tokens)
         self._dim = manifest.dim
@@ -154,6 +186,7 @@ class TritonEncoder:
         self._batch = encoder.batch
         self._timeout_us = int(serve.encoder_timeout_s * MICROSECONDS)
         self._role: Role = role
+        self._own_key = settings.own_key
         self._most_parts = most_parts(manifest, role)
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
@@ -166,10 +199,10 @@ class TritonEncoder:
 
     def _run(self, ids: Ints, mask: Ints) -> Vectors:
         inputs = [pb.Tensor(names.INPUT_IDS.name, ids), pb.Tensor(names.ATTENTION_MASK.name, mask)]
-        return answered_vectors("encoder", self._model, inputs, self._timeout_us)
+        return answered_vectors("encoder", self._model, inputs, self._timeout_us, self._own_key)
 
 
-def answered_vectors(what: str, model: str, inputs: list[Any], timeout_us: int) -> Vectors:
+def answered_vectors(what: str, model: str, inputs: list[Any], timeout_us: int, own_key: str) -> Vectors:
     """The tensor `vector` that a model answers; raises RequestError(unavailable) where it does not answer in time.
 
     Args:
@@ -177,6 +210,7 @@ def answered_vectors(what: str, model: str, inputs: list[Any], timeout_us: int) 
         model: Its name in Triton.
         inputs: Its tensors.
         timeout_us: Longest wait, in microseconds.
+        own_key: Key of the server; empty where no key is asked for.
     """
     request = pb.InferenceRequest(
         model_name=model,
@@ -184,6 +218,7 @@ def answered_vectors(what: str, model: str, inputs: list[Any], timeout_us: int) 
         inputs=inputs,
         timeout=timeout_us,
         preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),
+        parameters={"authorization": bearer(own_key)} if own_key else {},
     )
     try:
         result = request.exec()

@@ -118,8 +118,11 @@ def served_encoder(
 
 def network_model(network: SnapshotNetwork, settings: ModelSettings) -> Model:
     """The model of a network."""
-    code = "" if runs_natively(settings.serve) else network.space
-    return Model(config=network_config(network, settings.serve), code=code, copied=network.file)
+    config = network_config(network, settings.serve)
+    if runs_natively(settings.serve):
+        return Model(config=config, copied=network.file)
+    handed = msgspec.json.encode(settings).decode()
+    return Model(config=config, code=network.space, settings=handed, copied=network.file)
 
 
 def ensembles(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:

@@ -21,6 +21,6 @@ def served_networks(settings: ModelSettings) -> ServedNetworks:
 
     def run(model: str, tensors: Tensors) -> Vectors:
         named = zip((names.VECTORS, names.PAUSES, names.MASK), tensors, strict=True)
-        return answered_vectors("network", model, [pb.Tensor(*pair) for pair in named], timeout_us)
+        return answered_vectors("network", model, [pb.Tensor(*pair) for pair in named], timeout_us, settings.own_key)
 
     return ServedNetworks(Path(settings.run), run)

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
+from recserve_server_ext.access.door import bearer
 from recserve_server_ext.encoder.loaded import LoadedEncoder
 from recserve_server_ext.triton.metrics_page import ANSWERED, MetricsError, read_metrics
 from recserve_server_ext.triton.network_config import SnapshotNetwork
@@ -59,6 +60,8 @@ class Probes:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metrics = endpoint.metrics
         self._requests = _requests(subject)
+        for request in self._requests.values():
+            _authorise(request, endpoint)
         self._name_of = {request.model_name: name for name, request in self._requests.items()}
         self._threads = ThreadPoolExecutor(len(self._requests), thread_name_prefix="probe")
 
@@ -119,6 +122,7 @@ class Admin:
     """Loads and unloads models of a running server. Its methods raise grpc.RpcError when the server refuses."""
 
     def __init__(self, endpoint: Endpoint, metadata: list[tuple[str, str]]) -> None:
+        self._endpoint = endpoint
         self._channel = _open(endpoint)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metadata = metadata
@@ -141,7 +145,9 @@ class Admin:
     def length_of_a_vector(self, encoder: LoadedEncoder, timeout_s: float) -> float:
         """Euclidean length of an encoder's vector of one token; NaN for a vector with NaN."""
         model = names.of_encoder(names.ENCODER, encoder.fingerprint)
-        answer = self._stub.ModelInfer(_infer(model, *_one_token(encoder)), timeout=timeout_s)
+        request = _infer(model, *_one_token(encoder))
+        _authorise(request, self._endpoint)
+        answer = self._stub.ModelInfer(request, timeout=timeout_s)
         return float(np.linalg.norm(np.frombuffer(answer.raw_output_contents[0], "<f4")))
 
     def close(self) -> None:
@@ -155,6 +161,12 @@ def _open(endpoint: Endpoint) -> grpc.Channel:
         return grpc.insecure_channel(endpoint.grpc, options=_CHANNEL)
     options = [*_CHANNEL, ("grpc.ssl_target_name_override", tls.server_name)]
     return grpc.secure_channel(endpoint.grpc, tls.credentials, options=options)
+
+
+def _authorise(request: service_pb2.ModelInferRequest, endpoint: Endpoint) -> None:
+    """Put the server's own key into a request, where keys are asked for."""
+    if endpoint.own_key:
+        request.parameters["authorization"].string_param = bearer(endpoint.own_key)
 
 
 def _requests(subject: ProbeSubject) -> dict[str, service_pb2.ModelInferRequest]:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ _ADMIN_HEADER = "recserve-admin"
 _REGION_BYTES = 4 * MIB
 #: POSIX shared memory of Linux; every Python model has a region there.
 _SHARED = Path("/dev/shm")
+_FORWARDED = "--grpc-header-forward-pattern=^authorization$"
 _LOG = "triton.log"
 _PREVIOUS_LOG = "triton.log.1"
 _LOG_BYTES = 32 * MIB
@@ -51,12 +52,14 @@ class Endpoint:
         grpc_port: Port of gRPC.
         metrics_port: Port of the Prometheus metrics.
         tls: TLS of gRPC; `None` for plain text.
+        own_key: Key of the calls of the server itself; empty where no key is asked for.
     """
 
     host: str
     grpc_port: int
     metrics_port: int
     tls: ServerTls | None = None
+    own_key: str = field(default="", repr=False)
 
     @property
     def grpc(self) -> str:
@@ -82,6 +85,8 @@ class Endpoint:
             f"--metrics-address={'ipv6:' * (':' in self.host)}{self.host}",
             f"--metrics-port={self.metrics_port}",
             *(self.tls.options if self.tls is not None else ()),
+            # Headers that match become parameters of the request, which Python models see.
+            *([_FORWARDED] if self.own_key else ()),
         ]
 
     @property

@@ -226,9 +226,65 @@ def test_a_refusal_keeps_its_kind(http: TestClient, fake: FakeClient, kind: Erro
     assert ("retry-after" in answer.headers) == (HTTP_STATUS_OF[kind] == 503)
 
 
+KEY = "rsk_" + "k" * 43
+
+
+@pytest.mark.parametrize(
+    ("headers", "sent"),
+    [
+        ({}, ""),
+        ({"authorization": f"Bearer {KEY}"}, KEY),
+        ({"authorization": f"bearer  {KEY}"}, KEY),
+        ({"x-api-key": KEY}, KEY),
+        ({"x-api-key": KEY, "authorization": f"Bearer {KEY}"}, KEY),
+        ({"authorization": "Basic YTpi"}, ""),
+    ],
+)
+def test_the_key_of_the_caller_is_passed_on(
+    http: TestClient, fake: FakeClient, headers: dict[str, str], sent: str
+) -> None:
+    fake.answers["strategies"] = '{"default":"auto","fallback":"popular","strategies":[]}'
+    assert http.post("/v1/recommend", json={}, headers=headers).status_code == 200
+    for path in ("/v1/strategies", "/v1/health/ready", "/v1/items/a"):
+        http.get(path, headers=headers)
+    assert set(fake.keys) == {sent}
+    assert len(fake.keys) == 5  # the key is checked before Triton tells the strategies
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer two words"},
+        {"x-api-key": "k" * 257},
+        {"x-api-key": KEY, "authorization": f"Bearer {KEY}k"},
+    ],
+)
+def test_what_is_no_key_is_refused_without_being_told(
+    http: TestClient, fake: FakeClient, headers: dict[str, str]
+) -> None:
+    answer = http.post("/v1/recommend", json={}, headers=headers)
+    assert refused(answer, 401, "unauthenticated")["detail"] == "a valid key is needed"
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert fake.asked == []
+
+
+@pytest.mark.parametrize(("status", "code"), [("unauthenticated", 401), ("permission_denied", 403)])
+def test_without_the_right_key_nothing_is_told(http: TestClient, fake: FakeClient, status: str, code: int) -> None:
+    error = from_status("INVALID_ARGUMENT", f"{status}: why")
+    fake.answers = dict.fromkeys([*fake.answers, "interactions"], error)
+    fake.answers["strategies"] = '{"default":"auto","fallback":"popular","strategies":[]}'
+    for path in ("/v1/strategies", "/v1/health/ready", "/v1/items/a", "/v1/users/ann", "/v1/items"):
+        refused(http.get(path), code, status)
+    for path in ("/v1/recommend", "/v1/interactions", "/v1/items"):
+        lines = http.post(path, content=b'{"id":"a"}\n', headers={"content-type": "application/x-ndjson"})
+        refused(lines, code, status)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
+        ("UNAUTHENTICATED", 401, "unauthenticated"),
+        ("PERMISSION_DENIED", 403, "permission_denied"),
         ("UNAVAILABLE", 503, "unavailable"),
         ("NOT_FOUND", 503, "unavailable"),
         ("CANCELLED", 503, "unavailable"),

@@ -1,0 +1,194 @@
+"""API keys over a real Triton: who is let in to what, by the models themselves, with no gateway before them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from recserve_client import Client, ClientOptions, NewItem, RecserveError, interaction, item, text
+from recserve_client.contract import models
+from recserve_client.errors import PermissionDenied, Unauthenticated
+from recserve_server_ext.access.key_file import create_key, read_keys, revoke_key
+from recserve_server_ext.access.scopes import Scope
+from recserve_server_ext.common.workspace import Workspace
+from support.keys import REQUIRED, keys_of
+from support.served import Served, served
+from support.tiny_home import copy_home
+from support.wire import Wire
+
+pytestmark = pytest.mark.triton
+PATIENT = ClientOptions(deadline_s=30)
+Ask = Callable[[Client], Any]
+
+
+@pytest.fixture(scope="module")
+def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of its own, for its keys."""
+    return copy_home(tiny_home, tmp_path_factory.mktemp("keys") / "home")
+
+
+@pytest.fixture(scope="module")
+def keys(home: Path) -> dict[str, str]:
+    """A key for each scope."""
+    return keys_of(home)
+
+
+@pytest.fixture(scope="module")
+def locked(home: Path, keys: dict[str, str]) -> Iterator[Served]:
+    """A server that asks for keys."""
+    with served(home, settings=REQUIRED) as server:
+        yield server
+
+
+OPERATIONS: dict[str, tuple[str, Ask]] = {
+    "recommend": ("recommend", lambda client: client.recommend([text("a heist")])),
+    "recommend_text": ("recommend", lambda client: client.recommend_text(["a heist"])),
+    "recommend_for": ("recommend", lambda client: client.recommend_for("ann")),
+    "embed": ("recommend", lambda client: client.embed(["a heist"])),
+    "upsert": ("items", lambda client: client.items.upsert([NewItem("new-1", {"title": "A heist"})])),
+    "get": ("items", lambda client: client.items.get(["new-1"])),
+    "record": ("interactions", lambda client: client.interactions.record([interaction("ann", "like", item="new-1")])),
+    "history": ("interactions", lambda client: client.users.history("ann")),
+    "export": ("users.erase", lambda client: client.users.export("ann")),
+    "erase": ("users.erase", lambda client: client.users.erase("ann")),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_takes_its_scope_and_no_other(name: str, locked: Served, keys: dict[str, str]) -> None:
+    needed, ask = OPERATIONS[name]
+    for scope, key in keys.items():
+        with Client(locked.grpc, PATIENT, key=key) as client:
+            if scope in (needed, "admin"):
+                ask(client)
+            else:
+                with pytest.raises(PermissionDenied) as denied:
+                    ask(client)
+                assert denied.value.message == "the key has no scope for this"
+
+
+@pytest.mark.parametrize("key", ["", "rsk_" + "a" * 43, "x"])
+def test_without_a_valid_key_nothing_is_done_or_told(key: str, locked: Served) -> None:
+    with Client(locked.grpc, PATIENT, key=key) as client:
+        for _, ask in OPERATIONS.values():
+            with pytest.raises(Unauthenticated) as refused:
+                ask(client)
+            assert refused.value.message == "a valid key is needed"
+        with pytest.raises(Unauthenticated):
+            client.ready()
+    assert Wire(locked.grpc).refused("recommend", {"no": "such field"})[1].startswith("unauthenticated: a valid key")
+
+
+def ask_inner(address: str, model: str, key: str) -> None:
+    """One request to a model that others ask, which its own checks may refuse."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    with grpc.insecure_channel(address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        config = stub.ModelConfig(service_pb2.ModelConfigRequest(name=model)).config
+        for tensor in config.input:
+            dims = [max(1, dim) for dim in tensor.dims]
+            shape = [1, *dims] if config.max_batch_size else dims
+            of = {pb.TYPE_INT64: "INT64", pb.TYPE_FP32: "FP32", pb.TYPE_STRING: "BYTES"}[tensor.data_type]
+            raw = b"\x02\0\0\0{}" if of == "BYTES" else np.ones(shape, "<i8" if of == "INT64" else "<f4").tobytes()
+            request.inputs.add(name=tensor.name, datatype=of, shape=shape)
+            request.raw_input_contents.append(raw)
+        stub.ModelInfer(request, metadata=[("authorization", f"Bearer {key}")] if key else None, timeout=30)
+
+
+def inner_models(server: Served) -> list[str]:
+    """Names of the models that other models ask, and of the ensemble around the encoder."""
+    names = [folder.name for folder in (server.home / "run").glob("*/models/*")]
+    inner = [name for name in names if name.startswith((models.ENCODER, models.TOKENIZE, models.POOL))]
+    assert len(inner) == 4
+    return inner
+
+
+def test_models_behind_others_ask_for_a_key_too(locked: Served, keys: dict[str, str]) -> None:
+    for model in inner_models(locked):
+        for key, kind in (("", "unauthenticated"), (keys["items"], "permission_denied")):
+            with pytest.raises(grpc.RpcError) as refused:
+                ask_inner(locked.grpc, model, key)
+            assert kind in (refused.value.details() or "")
+    ask_inner(locked.grpc, models.ENCODER, keys["recommend"])
+
+
+def test_a_key_is_good_at_once_and_until_it_is_revoked(locked: Served, home: Path) -> None:
+    path = Workspace(home).api_keys
+    before = len(read_keys(path))
+    key_id, key = create_key(path, "for a while", [Scope.RECOMMEND])
+    with Client(locked.grpc, PATIENT, key=key) as client:
+        assert client.recommend([text("a heist")]).items
+        assert client.ready()
+        assert client.strategies().strategies
+        revoke_key(path, key_id)
+        with pytest.raises(Unauthenticated):
+            client.recommend([text("a heist")])
+    assert len(read_keys(path)) == before
+
+
+def test_commands_take_the_key_from_the_environment(locked: Served, keys: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "recserve_client.cli.main", "recommend", "--text", "a heist", "--json"]
+
+    def run(key: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "RECSERVE_ADDRESS": locked.grpc, "RECSERVE_KEY": key}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    done = run(keys["recommend"])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["items"]
+    for wrong in ("rsk_" + "b" * 43, "two words"):
+        refused = run(wrong)
+        assert refused.returncode != 0
+        assert "key" in refused.stderr
+        assert wrong not in refused.stderr
+
+
+def test_a_server_that_comes_back_lets_its_own_calls_in(tiny_home: Path, films: list[str], tmp_path: Path) -> None:
+    home = copy_home(tiny_home, tmp_path / "home")
+    key = keys_of(home)["recommend"]
+    with served(home, settings=REQUIRED) as server, Client(server.grpc, PATIENT, key=key) as client:
+        for model in ("recommend", "encoder"):
+            server.stub(model).kill()
+            server.wait_for("model_reloaded", count=1 + (model == "encoder"))
+            assert client.recommend([item(films[0]), text(f"a heist after {model}")]).items
+        assert server.logged("server_exited", "reload_failed") == []
+
+
+def written(server: Served) -> Iterator[tuple[str, bytes]]:
+    """All that a server and its commands have written, and the command lines of its processes."""
+    yield "log", server.log.read_bytes()
+    for path in server.home.rglob("*"):
+        if path.is_file() and path.name != "settings.json":
+            yield str(path), path.read_bytes()
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        yield f"command line of {process.pid}", " ".join(process.cmdline()).encode()
+
+
+def test_no_secret_is_written_anywhere(locked: Served, keys: dict[str, str], home: Path) -> None:
+    (handed,) = {path.read_text() for path in home.glob("run/*/models/embed/1/settings.json")}
+    own = str(json.loads(handed)["own_key"])
+    assert all(path.stat().st_mode & 0o077 == 0 for path in home.glob("run/*/models/*/1/settings.json"))
+    with Client(locked.grpc, PATIENT, key=own) as client:
+        assert client.ready()  # it is the key of the server's own calls, so it is worth looking for
+    for key in keys.values():
+        with Client(locked.grpc, PATIENT, key=key) as client:
+            for _, ask in OPERATIONS.values():
+                with suppress(RecserveError):
+                    ask(client)
+    secrets = [own, *keys.values()]
+    for where, content in written(locked):
+        for secret in secrets:
+            assert secret.encode() not in content, where
