@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import grpc
 import pytest
 
 from recserve_client import Client, ClientOptions, Tls, item
-from recserve_client.errors import Unavailable
+from recserve_client.errors import Unauthenticated, Unavailable
 from support.certificates import Authority
+from support.keys import REQUIRED, keys_of
 from support.served import serve_command, served
+from support.tiny_home import copy_home
 from support.wire import Wire
 
 pytestmark = pytest.mark.triton
@@ -62,9 +66,50 @@ def test_mutual_tls_lets_in_whom_the_authority_knows(tiny_home: Path, films: lis
         server.wait_for("model_reloaded")  # the supervisor has a certificate of its own
 
 
-def test_beyond_loopback_plain_text_needs_to_be_asked_for(tiny_home: Path) -> None:
-    command = serve_command(tiny_home, "--host", "0.0.0.0")
+@pytest.mark.parametrize(
+    ("written", "missing"),
+    [
+        ("", "metrics_host"),
+        ('metrics_host = "127.0.0.1"', "[tls]"),
+        ('metrics_host = "127.0.0.1"\n[auth]\nrequired = true', "[tls]"),
+        ('metrics_host = "127.0.0.1"\n{tls}', "[auth]"),
+        ('metrics_host = "127.0.0.1"\n{tls}\n[auth]\nrequired = true\n[encoder]\ntarget = "onnxruntime"', "client_ca"),
+        ("{tls}\n[auth]\nrequired = true", "metrics_host"),
+    ],
+)
+def test_beyond_loopback_tls_and_keys_are_needed(written: str, missing: str, tiny_home: Path, tmp_path: Path) -> None:
+    config = tmp_path / "settings.toml"
+    config.write_text(written.replace("{tls}", settings(Authority(tmp_path, "ours"))))
+    command = serve_command(tiny_home, "--host", "0.0.0.0", "--config", str(config))
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == 1
     assert "--insecure" in ran.stderr
-    assert "[tls]" in ran.stderr
+    assert missing in ran.stderr
+
+
+def test_with_tls_and_keys_it_listens_everywhere(tiny_home: Path, tmp_path: Path) -> None:
+    home, ours = copy_home(tiny_home, tmp_path / "home"), Authority(tmp_path, "ours")
+    key = keys_of(home)["recommend"]
+    written = f'metrics_host = "127.0.0.1"\n{settings(ours)}{REQUIRED}'
+    with served(home, "--host", "0.0.0.0", settings=written) as server:
+        tls = Tls(ca=ours.cert)
+        with Client(server.grpc, ONCE, tls=tls, key=key) as client:
+            assert client.ready()
+        with Client(server.grpc, ONCE, tls=tls) as client, pytest.raises(Unauthenticated):
+            client.ready()
+        assert server.metrics.startswith("127.0.0.1:")
+
+
+def test_a_socket_is_for_those_who_may_open_its_folder(tiny_home: Path, tmp_path: Path) -> None:
+    home = copy_home(tiny_home, tmp_path / "home")
+    key = keys_of(home)["recommend"]
+    folder = tempfile.mkdtemp()  # pytest's own are too long for a socket
+    with served(home, settings=f'grpc_socket = "{folder}/grpc"\n{REQUIRED}') as server:
+        assert server.grpc.startswith(f"unix:{folder}/grpc:")
+        with Client(server.grpc, ONCE, key=key) as client:
+            assert client.ready()
+        server.stub("embed").kill()
+        server.wait_for("model_reloaded")
+        listening = {one.laddr.port for one in server.triton().net_connections("inet") if one.status == "LISTEN"}
+        assert listening == {int(server.metrics.rpartition(":")[2])}
+    shutil.rmtree(folder)

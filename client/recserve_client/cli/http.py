@@ -21,6 +21,7 @@ def http(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8080,
     cors: Annotated[list[str] | None, typer.Option("--cors", help="Origin whose pages may call; repeatable.")] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for a request to the server.")] = 5.0,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback, in plain text.")] = False,
     ready_file: Annotated[Path | None, typer.Option(help="Write the address there when ready.")] = None,
 ) -> None:
     """Serve JSON over HTTP in front of a running server, until SIGTERM or Ctrl-C."""
@@ -36,8 +37,13 @@ def http(
     number = bound.getsockname()[1]
     where = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
     is_local = is_this_machine(where) and not _is_everywhere(bound.getsockname()[0])
+    if not (is_local or insecure):
+        fail(
+            f"{where} is not loopback, and HTTP is plain text: put a gateway in front (recserve deploy gateway), "
+            "or accept that with --insecure"
+        )
     if not is_local:
-        err.print(f"[bold yellow]warning:[/] {where} is open to others, without encryption or a log-in")
+        err.print(f"[bold yellow]warning:[/] {where} is open to others, without encryption")
 
     def ready() -> None:
         note(

@@ -36,7 +36,8 @@ def serve(
         int | None, typer.Option(callback=_port, help="Port of metrics; 0 for any free one.", show_default="8002")
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond loopback without TLS: whoever reaches it may do anything.")
+        bool,
+        typer.Option("--insecure", help="Listen beyond loopback without TLS, keys, or both."),
     ] = False,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, int8 or int8-fast.", show_default="auto")] = None,
     triton: Annotated[Path | None, typer.Option(help="A tritonserver to run instead of the one found.")] = None,
@@ -63,16 +64,36 @@ def serve(
 
 
 def _refuse_open(settings: ServeSettings, *, insecure: bool) -> None:
-    """Refuse to listen beyond loopback in plain text, unless that is asked for by name; raises LaunchError."""
+    """Refuse to listen beyond loopback without TLS and keys, unless that is asked for by name; raises LaunchError."""
     from recserve_server_ext.common.errors import LaunchError
-    from recserve_server_ext.triton.process import claim_endpoint
+    from recserve_server_ext.supervisor.supervisor import endpoint_of
 
-    if insecure or settings.tls.cert or claim_endpoint(settings.host, 0, 0).is_local:
+    if insecure:
         return
-    raise LaunchError(
-        f"{settings.host} is not loopback, and gRPC is plain text: set cert and key in the table [tls] of the "
-        "settings, or accept that with --insecure"
-    )
+    endpoint = endpoint_of(msgspec.structs.replace(settings, grpc_port=0, metrics_port=0))
+    tls, target, accept = settings.tls, settings.encoder.target, "or accept that with --insecure"
+    if not endpoint.has_local_metrics:
+        raise LaunchError(
+            f"{settings.metrics_host or settings.host} is not loopback, and the metrics are plain text without a key: "
+            f'set metrics_host = "127.0.0.1" in the settings, {accept}'
+        )
+    if endpoint.is_local:
+        return
+    if not tls.cert:
+        raise LaunchError(
+            f"{settings.host} is not loopback, and gRPC is plain text: set cert and key in the table [tls] of the "
+            f"settings, {accept}"
+        )
+    if not (settings.auth.required or tls.client_ca):
+        raise LaunchError(
+            f"{settings.host} is not loopback, and whoever reaches gRPC may do anything: set required in the table "
+            f"[auth] of the settings, or client_ca in [tls], {accept}"
+        )
+    if not tls.client_ca and target != "embedded":
+        raise LaunchError(
+            f"{settings.host} is not loopback, and an encoder of target {target} asks for no key: set client_ca in the "
+            f"table [tls] of the settings, {accept}"
+        )
 
 
 def _run(
@@ -96,8 +117,8 @@ def _run(
             f"warning: listening on {settings.host}: Triton's front end is not made for open networks, and the one in "
             "the wheel lacks the fixes of 2025; see docs/how-to/run-a-server.md"
         )
-        if not settings.tls.client_ca:
-            note("warning: whoever reaches gRPC may record, export and erase for any user: see client_ca of [tls]")
+        if not (settings.tls.client_ca or settings.auth.required):
+            note("warning: whoever reaches gRPC may record, export and erase for any user: see [auth]")
 
     def write_ready(server_pid: int) -> None:
         if ready_file is not None:

@@ -166,6 +166,9 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         host: Address to listen on; Triton's own front end is not meant for open networks.
         grpc_port: Port of gRPC; 0 for any free port.
+        grpc_socket: Path of a Unix socket, without the `:` and the port that are added, where gRPC listens in place of
+            `host`: only who may open the folder reaches it.
+        metrics_host: Address of the metrics, which have neither TLS nor keys; empty for `host`.
         metrics_port: Port of Prometheus metrics; 0 for any free port.
         tls: TLS of gRPC; the metrics are plain text.
         traces: Traces of requests.
@@ -196,6 +199,8 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     grpc_port: Port = 8001
+    grpc_socket: str = ""
+    metrics_host: str = ""
     metrics_port: Port = 8002
     tls: TlsSettings = TlsSettings()
     traces: TraceSettings = TraceSettings()

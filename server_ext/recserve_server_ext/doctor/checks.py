@@ -68,7 +68,7 @@ def examine(
         ("log", lambda: _log(workspace, settings)),
         ("evaluation", lambda: _evaluation(workspace, settings)),
         ("gRPC port", lambda: _grpc_port(settings)),
-        ("metrics port", lambda: _port(settings.host, settings.metrics_port, "metrics")),
+        ("metrics port", lambda: _port(settings.metrics_host or settings.host, settings.metrics_port, "metrics")),
     ]
     if gpu:
         checks += gpu_checks(workspace, settings, triton)

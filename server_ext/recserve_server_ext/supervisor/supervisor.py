@@ -105,7 +105,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         raise ConfigError(
             f"snapshot {first.snapshot.id} is searched by Milvus: set uri in the table [milvus] of the settings"
         )
-    endpoint = claim_endpoint(settings.host, settings.grpc_port, settings.metrics_port)
+    endpoint = endpoint_of(settings)
     store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
     folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
     own_key = secrets.token_urlsafe(32) if settings.auth.required else ""
@@ -155,6 +155,18 @@ def _trainer(workspace: Workspace, settings: ServeSettings, interactions: str, l
         return None
     command = train_command(workspace.home.resolve(), interactions, settings.users.rules, settings.trainings)
     return Trainer(workspace.spaces, command, settings.train_every, log)
+
+
+def endpoint_of(settings: ServeSettings) -> Endpoint:
+    """Where a server with these settings listens, without its TLS and its key; raises LaunchError."""
+    path = str(Path(settings.grpc_socket).absolute()) if settings.grpc_socket else ""
+    return claim_endpoint(
+        settings.host,
+        settings.grpc_port,
+        settings.metrics_port,
+        metrics_host=settings.metrics_host,
+        socket_path=path,
+    )
 
 
 def _api_keys(workspace: Workspace, settings: ServeSettings) -> str:

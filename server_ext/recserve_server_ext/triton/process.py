@@ -34,6 +34,8 @@ _REGION_BYTES = 4 * MIB
 #: POSIX shared memory of Linux; every Python model has a region there.
 _SHARED = Path("/dev/shm")
 _FORWARDED = "--grpc-header-forward-pattern=^authorization$"
+#: Longest path of a Unix socket on Linux.
+_SOCKET_BYTES = 107
 _LOG = "triton.log"
 _PREVIOUS_LOG = "triton.log.1"
 _LOG_BYTES = 32 * MIB
@@ -53,6 +55,8 @@ class Endpoint:
         metrics_port: Port of the Prometheus metrics.
         tls: TLS of gRPC; `None` for plain text.
         own_key: Key of the calls of the server itself; empty where no key is asked for.
+        metrics_host: IP address of the metrics; empty for `host`.
+        socket: Path of the Unix socket of gRPC, which the port is added to; empty for `host` and the port.
     """
 
     host: str
@@ -60,38 +64,49 @@ class Endpoint:
     metrics_port: int
     tls: ServerTls | None = None
     own_key: str = field(default="", repr=False)
+    metrics_host: str = ""
+    socket: str = ""
 
     @property
     def grpc(self) -> str:
-        """host:port at which a caller on this machine reaches gRPC."""
-        return f"{_in_url(self._reached)}:{self.grpc_port}"
+        """host:port, or unix:path, at which a caller on this machine reaches gRPC."""
+        if self.socket:
+            return f"unix:{self.socket}:{self.grpc_port}"
+        return f"{_in_url(_reached(self.host))}:{self.grpc_port}"
 
     @property
     def metrics(self) -> str:
         """host:port at which a caller on this machine reaches the Prometheus metrics."""
-        return f"{_in_url(self._reached)}:{self.metrics_port}"
+        return f"{_in_url(_reached(self.metrics_host or self.host))}:{self.metrics_port}"
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
-        return ipaddress.ip_address(self.host).is_loopback
+        """Whether only this machine can reach gRPC."""
+        return bool(self.socket) or ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def has_local_metrics(self) -> bool:
+        """Whether only this machine can reach the metrics."""
+        return ipaddress.ip_address(self.metrics_host or self.host).is_loopback
 
     @property
     def options(self) -> list[str]:
         """Options of tritonserver; its gRPC and its metrics write IPv6 addresses in two ways."""
+        metrics = self.metrics_host or self.host
         return [
-            f"--grpc-address={_in_url(self.host)}",
+            f"--grpc-address={f'unix:{self.socket}' if self.socket else _in_url(self.host)}",
             f"--grpc-port={self.grpc_port}",
-            f"--metrics-address={'ipv6:' * (':' in self.host)}{self.host}",
+            f"--metrics-address={'ipv6:' * (':' in metrics)}{metrics}",
             f"--metrics-port={self.metrics_port}",
             *(self.tls.options if self.tls is not None else ()),
             # Headers that match become parameters of the request, which Python models see.
             *([_FORWARDED] if self.own_key else ()),
         ]
 
-    @property
-    def _reached(self) -> str:
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+def _reached(host: str) -> str:
+    """The address at which a caller on this machine reaches what listens on a host."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def claim_port(host: str, port: int, what: str) -> int:
@@ -100,11 +115,20 @@ def claim_port(host: str, port: int, what: str) -> int:
         return int(listener.getsockname()[1])
 
 
-def claim_endpoint(host: str, grpc_port: int, metrics_port: int) -> Endpoint:
+def claim_endpoint(
+    host: str, grpc_port: int, metrics_port: int, *, metrics_host: str = "", socket_path: str = ""
+) -> Endpoint:
     """Two different free ports; 0 stands for any. Raises LaunchError."""
-    address = _resolved(host)
-    with _listen(address, grpc_port, "grpc") as grpc, _listen(address, metrics_port, "metrics") as metrics:
-        return Endpoint(address, int(grpc.getsockname()[1]), int(metrics.getsockname()[1]))
+    address, metrics_address = _resolved(host), _resolved(metrics_host) if metrics_host else ""
+    metrics_at = metrics_address or address
+    if len(f"{socket_path}:65535".encode()) > _SOCKET_BYTES:
+        raise LaunchError(f"the path {socket_path} is too long for a Unix socket: choose a shorter grpc_socket")
+    # With a socket the port is a part of its name only.
+    wanted = 0 if socket_path else grpc_port
+    with _listen(address, wanted, "grpc") as grpc, _listen(metrics_at, metrics_port, "metrics") as metrics:
+        found, metrics_found = (int(one.getsockname()[1]) for one in (grpc, metrics))
+    port = grpc_port if socket_path and grpc_port else found
+    return Endpoint(address, port, metrics_found, metrics_host=metrics_address, socket=socket_path)
 
 
 def _resolved(host: str) -> str:

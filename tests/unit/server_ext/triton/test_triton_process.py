@@ -173,6 +173,34 @@ def test_both_fronts_listen_on_the_host(host: str, reached: str, options: list[s
     assert endpoint.is_local == (host in ("127.0.0.1", "::1"))
 
 
+def test_metrics_listen_where_they_are_told() -> None:
+    endpoint = claim_endpoint("0.0.0.0", 0, 0, metrics_host="localhost")
+    assert (endpoint.is_local, endpoint.has_local_metrics) == (False, True)
+    assert endpoint.metrics.startswith(("127.0.0.1:", "[::1]:"))
+    assert "--grpc-address=0.0.0.0" in endpoint.options
+    assert not claim_endpoint("127.0.0.1", 0, 0, metrics_host="0.0.0.0").has_local_metrics
+
+
+def test_a_socket_takes_the_place_of_host_and_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        endpoint = claim_endpoint("127.0.0.1", port, 0, socket_path="/run/recserve/grpc")
+    assert endpoint.grpc == f"unix:/run/recserve/grpc:{port}"
+    assert endpoint.options[:2] == ["--grpc-address=unix:/run/recserve/grpc", f"--grpc-port={port}"]
+    assert endpoint.is_local
+    assert claim_endpoint("127.0.0.1", 0, 0, socket_path="/run/recserve/grpc").grpc_port
+    with pytest.raises(LaunchError, match="too long"):
+        claim_endpoint("127.0.0.1", 0, 0, socket_path=f"/run/{'a' * 120}")
+
+
+def test_only_a_server_that_asks_for_keys_sees_headers() -> None:
+    assert not any("header" in option for option in Endpoint("127.0.0.1", 1, 2).options)
+    asking = Endpoint("127.0.0.1", 1, 2, own_key="secret")
+    assert "--grpc-header-forward-pattern=^authorization$" in asking.options
+    assert "secret" not in repr(asking)
+    assert not any("secret" in option for option in asking.options)
+
+
 def test_a_name_is_resolved_for_triton() -> None:
     assert claim_endpoint("localhost", 0, 0).host in ("127.0.0.1", "::1")
 
