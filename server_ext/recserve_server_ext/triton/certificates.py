@@ -44,6 +44,11 @@ def checked(cert: bytes, key: bytes, settings: TlsSettings) -> str:
         raise ConfigError(f"the key {settings.key} is not that of the certificate {settings.cert}")
     if certificate.not_valid_after_utc <= datetime.now(UTC):
         raise ConfigError(f"{settings.cert} expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    return name_of(certificate, settings)
+
+
+def name_of(certificate: x509.Certificate, settings: TlsSettings) -> str:
+    """A name of the server's certificate; raises ConfigError where it has none."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -71,3 +71,10 @@ def _read(path: str, name: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{name} of [tls], {path}, cannot be read: {error.strerror}") from None
+
+
+def certified_name(settings: TlsSettings) -> str:
+    """A name that the server's certificate has; raises ConfigError where it cannot be read or has none."""
+    from recserve_server_ext.triton import certificates
+
+    return certificates.name_of(certificates.parse(_read(settings.cert, "cert"), settings.cert)[0], settings)
