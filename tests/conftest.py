@@ -19,11 +19,13 @@ from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.workspace import Workspace
 from support.engines import EngineMaker, engine_maker
 from support.exports import Exports
+from support.gateway import nginx
 from support.imports import Importer
 from support.inference_server import InferenceServer, listening
 from support.milvus import MilvusProcess, NoMilvusError, milvus_server
 from support.postgres import NoPostgresError, Postgres, postgres_cluster
 from support.served import Served, served
+from support.site import Site, open_site
 from support.tiny_home import copy_home
 from support.wire import Wire
 
@@ -134,6 +136,14 @@ def live(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A real Triton over a copy of the tiny home."""
     with served(copy_home(tiny_home, tmp_path_factory.mktemp("live") / "home"), settings=_LIVE) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def site(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server that asks for keys, its HTTP API, and a real nginx before both."""
+    nginx()
+    with open_site(copy_home(tiny_home, tmp_path_factory.mktemp("site") / "home")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

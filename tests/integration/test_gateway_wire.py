@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import ssl
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import httpx
@@ -27,70 +25,15 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import TlsSettings
 from support.certificates import Authority
 from support.gateway import gateway, nginx
-from support.http_api import http_api
 from support.keys import REQUIRED, keys_of
 from support.served import Served, served
+from support.site import PATIENT, Site, caller
 from support.tiny_home import copy_home
 from support.wire import element
 
 pytestmark = pytest.mark.triton
-PATIENT = ClientOptions(deadline_s=30)
 ONCE = ClientOptions(deadline_s=30, tries=1)
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-
-
-class Site(NamedTuple):
-    """All that stands behind a gateway.
-
-    Attributes:
-        address: host:port of the gateway.
-        server: The server.
-        http: host:port of the HTTP API behind it.
-        keys: A key for each scope.
-        authority: Signed the certificate of the gateway.
-    """
-
-    address: str
-    server: Served
-    http: str
-    keys: dict[str, str]
-    authority: Authority
-
-    @property
-    def tls(self) -> Tls:
-        """TLS of callers."""
-        return Tls(ca=self.authority.cert)
-
-    def client(self, scope: str = "", options: ClientOptions = PATIENT) -> Client:
-        """A client with the key of a scope, or without one."""
-        return Client(self.address, options, tls=self.tls, key=self.keys.get(scope, scope))
-
-    def channel(self, **options: Any) -> Any:
-        """A channel without a key."""
-        return grpc.secure_channel(self.address, self.tls.credentials(), options=list(options.items()))
-
-    def caller(self, **headers: str) -> httpx.Client:
-        """An HTTP caller."""
-        return caller(self.address, self.authority, **headers)
-
-
-def caller(address: str, authority: Authority, **headers: str) -> httpx.Client:
-    """An HTTP caller of a gateway."""
-    trusting = ssl.create_default_context(cafile=str(authority.cert))
-    return httpx.Client(base_url=f"https://{address}", verify=trusting, headers=headers, timeout=30, trust_env=False)
-
-
-@pytest.fixture(scope="module")
-def site(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server, its HTTP API and a gateway before both."""
-    nginx()
-    home = copy_home(tiny_home, tmp_path_factory.mktemp("gateway") / "home")
-    keys, authority = keys_of(home), Authority(home.parent, "ours")
-    with ExitStack() as stack:
-        server = stack.enter_context(served(home, settings=REQUIRED))
-        http = stack.enter_context(http_api(server.grpc))
-        address = stack.enter_context(gateway(server, http, authority, rate=10_000, burst=10_000))
-        yield Site(address, server, http, keys, authority)
 
 
 def status(call: Callable[[], Any]) -> tuple[str, str]:
