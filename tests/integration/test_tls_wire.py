@@ -10,11 +10,13 @@ import tempfile
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from recserve_client import Client, ClientOptions, Tls, item
 from recserve_client.errors import Unauthenticated, Unavailable
 from support.certificates import Authority
+from support.http_api import http_api
 from support.keys import REQUIRED, keys_of
 from support.served import serve_command, served
 from support.tiny_home import copy_home
@@ -35,7 +37,9 @@ def refused(address: str, tls: Tls | None, films: list[str]) -> None:
         client.recommend([item(films[0])])
 
 
-def test_tls_is_asked_for_and_the_server_is_who_it_says(tiny_home: Path, films: list[str], tmp_path: Path) -> None:
+def test_tls_is_asked_for_and_the_server_is_who_it_says(
+    tiny_home: Path, films: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, others = Authority(tmp_path, "ours"), Authority(tmp_path, "others")
     with served(tiny_home, settings=settings(ours)) as server:
         for name in ("", "recs.test"):
@@ -50,6 +54,9 @@ def test_tls_is_asked_for_and_the_server_is_who_it_says(tiny_home: Path, films: 
         told = {"RECSERVE_ADDRESS": server.grpc, "RECSERVE_TLS_CA": str(ours.cert)}
         ran = subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
+        monkeypatch.setenv("RECSERVE_TLS_CA", str(ours.cert))
+        with http_api(server.grpc) as http:
+            assert httpx.get(f"http://{http}/v1/health/ready", timeout=30, trust_env=False).status_code == 200
 
 
 def test_mutual_tls_lets_in_whom_the_authority_knows(tiny_home: Path, films: list[str], tmp_path: Path) -> None:
@@ -108,6 +115,11 @@ def test_a_socket_is_for_those_who_may_open_its_folder(tiny_home: Path, tmp_path
         assert server.grpc.startswith(f"unix:{folder}/grpc:")
         with Client(server.grpc, ONCE, key=key) as client:
             assert client.ready()
+        with http_api(server.grpc) as http:
+            ready = f"http://{http}/v1/health/ready"
+            assert httpx.get(ready, timeout=30, trust_env=False).status_code == 401
+            given = {"x-api-key": key}
+            assert httpx.get(ready, headers=given, timeout=30, trust_env=False).status_code == 200
         server.stub("embed").kill()
         server.wait_for("model_reloaded")
         listening = {one.laddr.port for one in server.triton().net_connections("inet") if one.status == "LISTEN"}

@@ -29,7 +29,12 @@ def http(
     from recserve_client.http.app import AppOptions
     from recserve_client.http.serve import listen, serve
     from recserve_client.options import ClientOptions
+    from recserve_client.tls import Tls
 
+    try:
+        tls = Tls.from_environment()
+    except ValueError as error:
+        fail(f"TLS, as the environment sets it, does not work: {error}", code=2)
     try:
         bound = listen(host, port)
     except OSError as error:
@@ -55,7 +60,7 @@ def http(
             aside.replace(ready_file)
 
     options = AppOptions(cors=tuple(cors or ()), local=is_local)
-    serve(bound, address, options, ClientOptions(deadline_s=deadline), ready)
+    serve(bound, address, options, ClientOptions(deadline_s=deadline), tls, ready)
 
 
 def _is_everywhere(host: str) -> bool:

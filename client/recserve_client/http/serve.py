@@ -21,6 +21,7 @@ from recserve_client.contract import ErrorKind
 from recserve_client.http.app import AppOptions, make_app
 from recserve_client.http.problems import CONTENT_TYPE, ProblemError
 from recserve_client.options import ClientOptions
+from recserve_client.tls import Tls
 
 #: Most bytes of the request line and the headers of a request.
 _HEAD_BYTES: Final = 64 * 1024
@@ -93,6 +94,7 @@ def serve(
     address: str,
     options: AppOptions,
     client_options: ClientOptions,
+    tls: Tls | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and let requests under way end.
@@ -102,12 +104,13 @@ def serve(
         address: host:port of the server's gRPC.
         options: Options of the API.
         client_options: Deadline and retries of what it asks.
+        tls: TLS to the server; `None` for plain text.
         on_ready: Called when it listens.
     """
 
     @asynccontextmanager
     async def open_client() -> AsyncIterator[Any]:
-        async with AsyncClient(address, client_options) as client:
+        async with AsyncClient(address, client_options, tls=tls) as client:
             yield client
 
     # A connection is a file; the usual soft limit is 1,024.

@@ -101,10 +101,11 @@ def _run(
 ) -> None:
     import os
 
+    from recserve_server_ext.access.key_file import read_keys
     from recserve_server_ext.common.files import write_file
     from recserve_server_ext.supervisor.event_log import EventLog
     from recserve_server_ext.supervisor.service_manager import ServiceManager
-    from recserve_server_ext.supervisor.supervisor import Supervisor, prepare
+    from recserve_server_ext.supervisor.supervisor import Supervisor, api_keys_of, prepare
     from recserve_server_ext.triton.binary import find_triton
 
     if ready_file is not None:
@@ -119,6 +120,9 @@ def _run(
         )
         if not (settings.tls.client_ca or settings.auth.required):
             note("warning: whoever reaches gRPC may record, export and erase for any user: see [auth]")
+
+    if settings.auth.required and not read_keys(api_keys_of(workspace, settings)):
+        note("warning: every request needs a key, and there is none: recserve keys create")
 
     def write_ready(server_pid: int) -> None:
         if ready_file is not None:

@@ -169,11 +169,16 @@ def endpoint_of(settings: ServeSettings) -> Endpoint:
     )
 
 
+def api_keys_of(workspace: Workspace, settings: ServeSettings) -> Path:
+    """The file of the API keys."""
+    return Path(settings.auth.file) if settings.auth.file else workspace.api_keys
+
+
 def _api_keys(workspace: Workspace, settings: ServeSettings) -> str:
     """The file of the API keys; empty where none is asked for. Raises ConfigError where it cannot be used."""
     if not settings.auth.required:
         return ""
-    path = Path(settings.auth.file) if settings.auth.file else workspace.api_keys
+    path = api_keys_of(workspace, settings)
     read_keys(path)
     return str(path.absolute())  # a link is followed anew each time
 
