@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import psutil
 import pytest
-from tritonclient.grpc import model_config_pb2 as pb
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client import Client, ClientOptions, NewItem, RecserveError, interaction, item, text
 from recserve_client.contract import models
@@ -24,7 +22,8 @@ from recserve_client.errors import PermissionDenied, Unauthenticated
 from recserve_server_ext.access.key_file import create_key, read_keys, revoke_key
 from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.workspace import Workspace
-from support.keys import REQUIRED, keys_of
+from support.exports import Exports
+from support.keys import REQUIRED, ask_inner, keys_of
 from support.served import Served, served
 from support.tiny_home import copy_home
 from support.wire import Wire
@@ -92,22 +91,6 @@ def test_without_a_valid_key_nothing_is_done_or_told(key: str, locked: Served) -
     assert Wire(locked.grpc).refused("recommend", {"no": "such field"})[1].startswith("unauthenticated: a valid key")
 
 
-def ask_inner(address: str, model: str, key: str) -> None:
-    """One request to a model that others ask, which its own checks may refuse."""
-    request = service_pb2.ModelInferRequest(model_name=model)
-    with grpc.insecure_channel(address) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        config = stub.ModelConfig(service_pb2.ModelConfigRequest(name=model)).config
-        for tensor in config.input:
-            dims = [max(1, dim) for dim in tensor.dims]
-            shape = [1, *dims] if config.max_batch_size else dims
-            of = {pb.TYPE_INT64: "INT64", pb.TYPE_FP32: "FP32", pb.TYPE_STRING: "BYTES"}[tensor.data_type]
-            raw = b"\x02\0\0\0{}" if of == "BYTES" else np.ones(shape, "<i8" if of == "INT64" else "<f4").tobytes()
-            request.inputs.add(name=tensor.name, datatype=of, shape=shape)
-            request.raw_input_contents.append(raw)
-        stub.ModelInfer(request, metadata=[("authorization", f"Bearer {key}")] if key else None, timeout=30)
-
-
 def inner_models(server: Served) -> list[str]:
     """Names of the models that other models ask, and of the ensemble around the encoder."""
     names = [folder.name for folder in (server.home / "run").glob("*/models/*")]
@@ -165,6 +148,23 @@ def test_a_server_that_comes_back_lets_its_own_calls_in(tiny_home: Path, films: 
             server.wait_for("model_reloaded", count=1 + (model == "encoder"))
             assert client.recommend([item(films[0]), text(f"a heist after {model}")]).items
         assert server.logged("server_exited", "reload_failed") == []
+
+
+def test_an_encoder_that_is_activated_asks_for_keys_too(exports: Exports, tmp_path: Path) -> None:
+    home = shutil.copytree(exports.home_of_two(), tmp_path / "home", symlinks=True)
+    keys = keys_of(home)
+    command = [sys.executable, "-m", "recserve_client.cli.main", "encoder", "activate", "2", "--reindex"]
+    with served(home, settings=REQUIRED) as server, Client(server.grpc, PATIENT, key=keys["recommend"]) as client:
+        before = client.server_info().encoder
+        ran = subprocess.run([*command, "--home", str(home)], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        server.wait_for("encoder_activated", timeout_s=60)
+        after = client.server_info().encoder
+        assert after != before
+        assert client.ready()
+        for model in (models.ENCODER, models.of_encoder(models.ENCODER, after)):
+            with pytest.raises(grpc.RpcError, match="unauthenticated"):
+                ask_inner(server.grpc, model, "")
 
 
 def written(server: Served) -> Iterator[tuple[str, bytes]]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from recserve_client import Client, ClientOptions, NewItem, interaction, item, text
@@ -20,6 +21,7 @@ from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
+from support.keys import REQUIRED, ask_inner, keys_of
 from support.served import Served, served
 from support.tiny_home import copy_home
 
@@ -192,3 +194,21 @@ def test_without_a_training_it_is_refused_with_the_command(untrained: Path) -> N
         pytest.raises(Unavailable, match="run: recserve train sequence"),
     ):
         client.recommend_for("user0", strategy="sequence")
+
+
+def test_with_keys_models_alone_ask_a_network(untrained: Path, films: list[str], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(untrained, home, symlinks=True)
+    train_and_build(home)
+    keys, history = keys_of(home), [item(film) for film in films[5:10]]
+    options = ClientOptions(deadline_s=30, tries=10)
+    with served(home, settings=REQUIRED) as live, Client(live.grpc, options, key=keys["recommend"]) as client:
+        assert client.recommend(history, k=3, strategy="sequence").items
+        train_and_build(home, seed=1)
+        live.wait_for("network_loaded", timeout_s=60)
+        networks = {folder.name for folder in home.glob("run/*/models/sequence_*")}
+        for network in networks:
+            with pytest.raises(grpc.RpcError, match="permission_denied"):
+                ask_inner(live.grpc, network, keys["recommend"])
+        assert client.recommend(history, k=3, strategy="sequence").items
+        assert live.logged("model_unhealthy") == []

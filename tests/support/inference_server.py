@@ -25,6 +25,7 @@ class InferenceServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: i
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.keys: list[str] = []
         self.refusals: list[tuple[grpc.StatusCode, str]] = []
         self.answer: bytes = pack(SLATE)
         self.answers: dict[str, bytes] = {}
@@ -34,6 +35,7 @@ class InferenceServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: i
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
+        self.keys.append(str(dict(context.invocation_metadata()).get("authorization", "")))
         self.release.wait(10)
         if self.refusals:
             context.abort(*self.refusals.pop(0))
