@@ -18,6 +18,8 @@ from recserve_server_ext.common.errors import ConfigError
 _log = logging.getLogger(__name__)
 #: Longest value of the header that is looked at.
 _MOST_BYTES: Final = 512
+#: Longest parameters of a request that are looked at.
+_MOST_PARAMETERS: Final = 64 * 1024
 _SCHEME: Final = "bearer "
 
 
@@ -116,6 +118,8 @@ class Door:
 
 def _key_of(parameters: str) -> str:
     """The key of the header `authorization`; empty without one."""
+    if len(parameters) > _MOST_PARAMETERS:
+        return ""
     try:
         header = _parameters.decode(parameters).authorization
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -100,15 +100,21 @@ def test_no_text_is_a_key(text: str) -> None:
     assert outcome(door(missing), f"Bearer {text}") == ("in" if text.strip() == OWN else "unauthenticated")
 
 
-@pytest.mark.parametrize("parameters", ["", "{", "[]", "null", '{"authorization": 7}', '{"authorization": null}'])
+@pytest.mark.parametrize(
+    "parameters",
+    ["", "{", "[]", "null", '{"authorization": 7}', '{"authorization": null}', r'{"authorization": "Bearer \ud800"}'],
+)
 def test_parameters_of_another_form_hold_no_key(parameters: str, path: Path) -> None:
     with pytest.raises(RequestError) as refused:
         door(path).check(parameters, never)
     assert refused.value.kind is ErrorKind.UNAUTHENTICATED
 
 
-def test_a_header_of_a_megabyte_is_not_hashed(path: Path) -> None:
+def test_a_header_of_a_megabyte_is_not_hashed(path: Path, key: Callable[..., str]) -> None:
     assert outcome(door(path), bearer("a" * 1_000_000)) == "unauthenticated"
+    parameters = json.dumps({"authorization": bearer(key(Scope.ADMIN)), "more": "a" * 70_000})
+    with pytest.raises(RequestError, match="a valid key"):
+        door(path).check(parameters, never)
 
 
 def test_a_change_of_the_file_counts_from_the_next_request_on(path: Path) -> None:
