@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from nicegui import ui
 
+from recserve_client.api_key import key_from_environment
 from recserve_client.client import AsyncClient
 from recserve_client.options import ClientOptions
 from recserve_client.tls import Tls
@@ -79,7 +80,9 @@ def console_of(address: str, metrics: str, home: Path | None) -> Console:
         OSError: A file of TLS cannot be read.
         ValueError: TLS is set only in part.
     """
-    return Console(AsyncClient(address, _OPTIONS, tls=Tls.from_environment()), address, metrics, home)
+    return Console(
+        AsyncClient(address, _OPTIONS, tls=Tls.from_environment(), key=key_from_environment()), address, metrics, home
+    )
 
 
 def serve(bound: socket.socket, console: Console, on_ready: Callable[[], None]) -> None:
