@@ -81,7 +81,7 @@ def test_no_request_fails_while_both_are_replaced(postgres_home: PostgresHome, f
                 user = f"rolling {number} {at // 50}"  # who does 200 things in a while is taken for a robot
                 with balancer.client() as client:
                     client.interactions.record(
-                        [interaction(user, "like", films[20 * number + at % 10], event_id=f"e{at}")]
+                        [interaction(user, "like", films[20 * number + at % 10], event_id=f"{user}-{at}")]
                     )
                 with balancer.client() as client:
                     assert client.recommend_for(user, k=5).items
