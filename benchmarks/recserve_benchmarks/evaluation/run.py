@@ -19,7 +19,7 @@ from recserve_benchmarks.evaluation.log.data import Dataset
 from recserve_benchmarks.evaluation.metrics import Lists, accuracy, item_kinds
 from recserve_benchmarks.evaluation.ranking import LENGTH, Known, known_to
 from recserve_benchmarks.evaluation.reporting.figures import Observations
-from recserve_benchmarks.evaluation.split import CUTS, PROTOCOLS, Part, Protocol, Splitter
+from recserve_benchmarks.evaluation.split import CUTS, PROTOCOLS, Part, Protocol, Splitter, is_by_user
 from recserve_benchmarks.evaluation.system import AUTO, Ranker, System
 from recserve_benchmarks.harness.report import machine
 from recserve_benchmarks.harness.run import Show
@@ -62,7 +62,7 @@ def evaluate(dataset: Dataset, systems: Sequence[System], plan: Plan, show: Show
     evaluation = _Evaluation(dataset, systems, plan, show)
     chosen: dict[str, Chosen] = {}
     protocols: dict[str, dict[str, Any]] = {}
-    for protocol in plan.protocols:
+    for protocol in evaluation.protocols:
         figures, votes = evaluation.by_protocol(protocol)
         if figures:
             protocols[protocol], chosen[protocol] = figures, votes.chosen()
@@ -80,6 +80,7 @@ class _Evaluation:
     """What the parts share.
 
     Attributes:
+        protocols: The questions that are asked.
         seconds: Duration by system: learning and ranking, over all parts and settings.
         parts: What each part asked for.
     """
@@ -90,6 +91,9 @@ class _Evaluation:
         self._block = memory.users_at_once(plan.memory_bytes, len(dataset.columns.time_us), items, dim)
         show("kinds of items", 0, 1)
         self._kinds = item_kinds(dataset.vectors)
+        # By time nothing can be asked of a log that has one user after the other.
+        self._is_by_user = is_by_user(dataset.columns)
+        self.protocols: Sequence[Protocol] = ("leave_one_out",) if self._is_by_user else plan.protocols
         self._splitter = Splitter(dataset.columns, plan.seeds, plan.most_users, plan.cuts)
         self.seconds: dict[str, float] = defaultdict(float)
         self._peak_mib: dict[str, float] = defaultdict(float)
@@ -223,6 +227,7 @@ class _Evaluation:
             "items": len(vectors),
             "items_with_text": int(vectors.any(axis=1).sum()),
             "interactions": len(columns.time_us),
+            "is_by_user": self._is_by_user,
             "newest": int(columns.time_us.max()) / MICROSECONDS,
             "seeds": list(self._plan.seeds),
             "memory_mib": self._plan.memory_bytes // 2**20,

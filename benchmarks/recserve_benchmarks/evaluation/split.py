@@ -26,8 +26,21 @@ _LEARNED: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
 _LEARNED_COLD: Final = (0.8, 0.9)
 #: Numbers of the cuts from which on a ranker learns also from the last item of each user before them.
 _VISITS: Final = (0, 3)
+#: Blocks of one user's rows, for each user, in a log that is sorted by user.
+_MOST_BLOCKS: Final = 1.05
 #: Share of the items that are held out of what is known, to measure new items.
 _HELD_OUT: Final = 0.1
+
+
+def is_by_user(columns: InteractionColumns) -> bool:
+    """Whether a log has one user after the other: its times are the order of rows that were sorted by user.
+
+    Then time says nothing across users: after any cut nearly all of them are cold.
+    """
+    in_time = columns.user[np.argsort(columns.time_us, kind="stable")]
+    users = int((np.diff(columns.offsets) > 0).sum())
+    blocks = 1 + int(np.count_nonzero(np.diff(in_time)))
+    return len(in_time) >= 2 * users and blocks <= _MOST_BLOCKS * users and users > 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

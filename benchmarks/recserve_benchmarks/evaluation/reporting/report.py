@@ -43,6 +43,8 @@ _SIGNIFICANT: Final = 0.05
 def parts(results: dict[str, Any]) -> list[RenderableType]:
     """Lines and tables, at most 100 columns wide."""
     found: list[RenderableType] = [title(results)]
+    if results["data"]["is_by_user"]:
+        found.append("the rows are sorted by user and have no times: nothing is asked by time")
     for protocol, systems in results["protocols"].items():
         found += [systems_table(results, protocol), groups_table(protocol, systems)]
     return [*found, *notes(results)]

@@ -115,3 +115,17 @@ def test_zeros_of_a_recipe_are_views(tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text("user_id,book_id,is_read,rating,is_reviewed\n0,2,1,5,0\n0,3,1,0,0\n1,2,1,4,0\n")
     columns = read_pair(tmp_path / "i.csv", None, "goodreads").columns
     assert [columns.types[kind] for kind in columns.type] == ["rating", "view", "rating"]
+
+
+@pytest.mark.parametrize("order", ["by user", "mixed"])
+def test_rows_without_times_are_asked_by_time_only_where_users_mix(tmp_path: Path, order: str) -> None:
+    pairs = [(user, (user + 3 * step) % 25) for user in range(30) for step in range(8)]
+    if order == "mixed":
+        pairs = [pairs[row] for row in np.random.default_rng(0).permutation(len(pairs)).tolist()]
+    columns = from_lines(tmp_path, "user_id,item_id", *(f"u{user},i{item}" for user, item in pairs))
+    found = evaluated(columns, unit_vectors(25), named(["popularity", "item_knn"]))
+    assert found.data["is_by_user"] == (order == "by user")
+    assert set(found.protocols) == ({"leave_one_out"} if order == "by user" else {"leave_one_out", "time"})
+    assert found.chosen.many is not None
+    quick = evaluated(columns, unit_vectors(25), named(["popularity", "item_knn"]), protocols=("time",))
+    assert quick.chosen.many is not None
