@@ -66,34 +66,10 @@ def serve(
 def _refuse_open(settings: ServeSettings, *, insecure: bool) -> None:
     """Refuse to listen beyond loopback without TLS and keys, unless that is asked for by name; raises LaunchError."""
     from recserve_server_ext.common.errors import LaunchError
-    from recserve_server_ext.supervisor.supervisor import endpoint_of
+    from recserve_server_ext.triton.process import exposure
 
-    if insecure:
-        return
-    endpoint = endpoint_of(msgspec.structs.replace(settings, grpc_port=0, metrics_port=0))
-    tls, target, accept = settings.tls, settings.encoder.target, "or accept that with --insecure"
-    if not endpoint.has_local_metrics:
-        raise LaunchError(
-            f"{settings.metrics_host or settings.host} is not loopback, and the metrics are plain text without a key: "
-            f'set metrics_host = "127.0.0.1" in the settings, {accept}'
-        )
-    if endpoint.is_local:
-        return
-    if not tls.cert:
-        raise LaunchError(
-            f"{settings.host} is not loopback, and gRPC is plain text: set cert and key in the table [tls] of the "
-            f"settings, {accept}"
-        )
-    if not (settings.auth.required or tls.client_ca):
-        raise LaunchError(
-            f"{settings.host} is not loopback, and whoever reaches gRPC may do anything: set required in the table "
-            f"[auth] of the settings, or client_ca in [tls], {accept}"
-        )
-    if not tls.client_ca and target != "embedded":
-        raise LaunchError(
-            f"{settings.host} is not loopback, and an encoder of target {target} asks for no key: set client_ca in the "
-            f"table [tls] of the settings, {accept}"
-        )
+    if not insecure and (found := exposure(settings)):
+        raise LaunchError(f"{found}, or accept that with --insecure")
 
 
 def _run(

@@ -243,11 +243,11 @@ def _evaluation(workspace: Workspace, settings: ServeSettings) -> Outcome:
 
 
 def _grpc_port(settings: ServeSettings) -> Outcome:
-    from recserve_server_ext.triton.process import claim_endpoint
+    from recserve_server_ext.triton.process import exposure
 
     said, todo = _port(settings.host, settings.grpc_port, "grpc")
-    is_plain = not settings.tls.cert and not claim_endpoint(settings.host, 0, 0).is_local
-    return said + ("; beyond loopback serve needs the table [tls], or --insecure" if is_plain else ""), todo
+    found = exposure(settings)
+    return said + (f"; serve asks for --insecure: {found}" if found else ""), todo
 
 
 def _port(host: str, port: int, what: str) -> Outcome:

@@ -40,7 +40,7 @@ from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.encoder_target import find_backend
 from recserve_server_ext.triton.model_config import all_models
 from recserve_server_ext.triton.probes import Admin, Probes, ProbeSubject
-from recserve_server_ext.triton.process import Endpoint, TritonProcess, claim_endpoint
+from recserve_server_ext.triton.process import Endpoint, TritonProcess, endpoint_of
 from recserve_server_ext.triton.repository import assemble
 from recserve_server_ext.triton.tls import server_tls
 
@@ -155,18 +155,6 @@ def _trainer(workspace: Workspace, settings: ServeSettings, interactions: str, l
         return None
     command = train_command(workspace.home.resolve(), interactions, settings.users.rules, settings.trainings)
     return Trainer(workspace.spaces, command, settings.train_every, log)
-
-
-def endpoint_of(settings: ServeSettings) -> Endpoint:
-    """Where a server with these settings listens, without its TLS and its key; raises LaunchError."""
-    path = str(Path(settings.grpc_socket).absolute()) if settings.grpc_socket else ""
-    return claim_endpoint(
-        settings.host,
-        settings.grpc_port,
-        settings.metrics_port,
-        metrics_host=settings.metrics_host,
-        socket_path=path,
-    )
 
 
 def api_keys_of(workspace: Workspace, settings: ServeSettings) -> Path:

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.common.units import MIB
+from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.repository import BACKENDS, LIBRARIES, MODELS
 from recserve_server_ext.triton.tls import ServerTls
@@ -113,6 +115,49 @@ def claim_port(host: str, port: int, what: str) -> int:
     """The port, or any free one for 0; raises LaunchError where this machine cannot listen there."""
     with _listen(_resolved(host), port, what) as listener:
         return int(listener.getsockname()[1])
+
+
+def endpoint_of(settings: ServeSettings) -> Endpoint:
+    """Where a server with these settings listens, without its TLS and its key; raises LaunchError."""
+    path = str(Path(settings.grpc_socket).absolute()) if settings.grpc_socket else ""
+    return claim_endpoint(
+        settings.host,
+        settings.grpc_port,
+        settings.metrics_port,
+        metrics_host=settings.metrics_host,
+        socket_path=path,
+    )
+
+
+def exposure(settings: ServeSettings) -> str:
+    """What anybody who reaches it could read or do, and what to set instead; empty where that is nothing.
+
+    Raises:
+        LaunchError: The address to listen on is none of this machine.
+    """
+    endpoint = endpoint_of(msgspec.structs.replace(settings, grpc_port=0, metrics_port=0))
+    tls, target = settings.tls, settings.encoder.target
+    if not endpoint.has_local_metrics:
+        return (
+            f"{settings.metrics_host or settings.host} is not loopback, and the metrics are plain text without a key: "
+            'set metrics_host = "127.0.0.1" in the settings'
+        )
+    if endpoint.is_local:
+        return ""
+    open_to_all = f"{settings.host} is not loopback, and "
+    if not tls.cert:
+        return f"{open_to_all}gRPC is plain text: set cert and key in the table [tls] of the settings"
+    if not (settings.auth.required or tls.client_ca):
+        return (
+            f"{open_to_all}whoever reaches gRPC may do anything: set required in the table [auth] of the settings, or "
+            "client_ca in [tls]"
+        )
+    if not tls.client_ca and target != "embedded":
+        return (
+            f"{open_to_all}an encoder of target {target} asks for no key: set client_ca in the table [tls] of the "
+            "settings"
+        )
+    return ""
 
 
 def claim_endpoint(

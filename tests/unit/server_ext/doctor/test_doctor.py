@@ -81,7 +81,7 @@ def test_what_serve_needs_beyond_loopback_is_said(tiny_home: Path, tmp_path: Pat
     for host, is_open in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
         path.write_text(f'grpc_port = 0\nmetrics_port = 0\nhost = "{host}"\n')
         _, found = diagnose(tiny_home, fake_triton(tmp_path).server, "--config", str(path))
-        assert ("beyond loopback serve needs" in found["gRPC port"]["found"]) == is_open
+        assert ("serve asks for --insecure: 0.0.0.0 is not loopback" in found["gRPC port"]["found"]) == is_open
         assert found["gRPC port"]["ok"]
 
 
