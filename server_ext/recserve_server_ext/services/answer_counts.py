@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import threading
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from recserve_client.contract import Slate
+from recserve_client.contract import RecommendTimings, Slate
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.common.arrays import Floats, Ints
+from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Rows
 from recserve_server_ext.recommend.job import Job
 
 #: Stages of an answer, as its timings name them.
@@ -18,9 +19,22 @@ STAGES: Final = ("queue", "resolve", "encode", "search", "explain")
 #: Upper bounds of the buckets of a histogram, in seconds; one more holds what took longer.
 BOUNDS_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _BOUNDS_US: Final = np.array(BOUNDS_S) * 1e6
-_PLACES: Final = np.arange(len(STAGES))
+#: [stages] place of the first bucket of each.
+_FIRST: Final = np.arange(len(STAGES)) * (len(BOUNDS_S) + 1)
+#: Answers that wait to be counted together.
+_MOST_WAITING: Final = 1024
 #: Recommended items that are kept to tell how slates spread.
 _KEPT: Final = 65_536
+
+
+class _Answer(NamedTuple):
+    """What is counted of an answer."""
+
+    strategy: str
+    timings: RecommendTimings
+    is_cold: bool
+    rows: Rows
+    view: View
 
 
 class StrategyCounts:
@@ -38,14 +52,16 @@ class StrategyCounts:
         self.buckets: Ints = np.zeros((len(STAGES), len(BOUNDS_S) + 1), np.int64)
         self.sums_us: Floats = np.zeros(len(STAGES))
 
-    def add(self, jobs: Sequence[Job], slates: Sequence[Slate]) -> None:
+    def add(self, answers: Sequence[_Answer]) -> None:
         """Count answers."""
-        timings = [slate.timings for slate in slates]
-        took = np.array([(t.queue_us, t.resolve_us, t.encode_us, t.search_us, t.explain_us) for t in timings], float)
-        np.add.at(self.buckets, (_PLACES, np.searchsorted(_BOUNDS_US, took)), 1)
+        took = np.array(
+            [(t.queue_us, t.resolve_us, t.encode_us, t.search_us, t.explain_us) for _, t, _, _, _ in answers], float
+        )
+        places = np.searchsorted(_BOUNDS_US, took) + _FIRST
+        self.buckets += np.bincount(places.ravel(), minlength=self.buckets.size).reshape(self.buckets.shape)
         self.sums_us += took.sum(axis=0)
-        self.slates += len(jobs)
-        self.cold += sum(job.is_cold for job in jobs)
+        self.slates += len(answers)
+        self.cold += sum(answer.is_cold for answer in answers)
 
 
 class Spread(NamedTuple):
@@ -63,39 +79,52 @@ class Spread(NamedTuple):
 
 
 class AnswerCounts:
-    """Counts answers by strategy, and keeps the newest 65,536 recommended items. One thread adds, others may read."""
+    """Counts answers by strategy, and keeps the newest 65,536 recommended items.
+
+    Answers are noted as they go, and counted many at a time: by `count`, or once 1,024 wait. Several threads may add and
+    count.
+    """
 
     def __init__(self) -> None:
         self.by_strategy: dict[str, StrategyCounts] = defaultdict(StrategyCounts)
+        self._waiting: deque[_Answer] = deque()
+        self._lock = threading.Lock()
         self._rows: Ints = np.zeros(_KEPT, np.int64)
         self._added = 0
         self._view: View | None = None
 
-    def add(self, jobs: Sequence[Job], slates: Sequence[Slate]) -> None:
-        """Count the answers of a batch."""
-        groups: dict[str, list[int]] = defaultdict(list)
-        for number, slate in enumerate(slates):
-            groups[slate.strategy].append(number)
-        for strategy, numbers in groups.items():
-            of = self.by_strategy[strategy]
-            of.add([jobs[number] for number in numbers], [slates[number] for number in numbers])
-        self._keep([job for job in jobs if job.ranked is not None])
+    def add(self, job: Job, slate: Slate) -> None:
+        """Note an answer."""
+        rows = NO_ROWS if job.ranked is None else job.ranked.rows
+        self._waiting.append(_Answer(slate.strategy, slate.timings, job.is_cold, rows, job.data.view))
+        if len(self._waiting) >= _MOST_WAITING:
+            self.count()
 
-    def _keep(self, jobs: Sequence[Job]) -> None:
-        view = jobs[-1].data.view if jobs else None
-        if view is None:
-            return
+    def count(self) -> None:
+        """Count what waits."""
+        with self._lock:
+            waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            groups: dict[str, list[_Answer]] = defaultdict(list)
+            for answer in waiting:
+                groups[answer.strategy].append(answer)
+            for strategy, answers in groups.items():
+                self.by_strategy[strategy].add(answers)
+            if waiting:
+                self._keep(waiting)
+
+    def _keep(self, answers: Sequence[_Answer]) -> None:
+        view = answers[-1].view
         if self._view is None or self._view.snapshot is not view.snapshot:
             self._added = 0  # rows of another snapshot are other items
         self._view = view
-        rows = np.concatenate([job.ranked.rows for job in jobs if job.ranked is not None and job.data.view is view])
-        rows = rows[-_KEPT:]
+        rows = np.concatenate([answer.rows for answer in answers if answer.view.snapshot is view.snapshot])[-_KEPT:]
         self._rows[(self._added + np.arange(len(rows))) % _KEPT] = rows
         self._added += len(rows)
 
     def spread(self) -> Spread:
-        """How the newest recommendations spread over the catalogue."""
-        view, rows = self._view, self._rows[: min(self._added, _KEPT)].copy()
+        """How the newest counted recommendations spread over the catalogue."""
+        with self._lock:
+            view, rows = self._view, self._rows[: min(self._added, _KEPT)].copy()
         available = 0 if view is None else int(view.available.sum())
         if not len(rows) or not available:
             return Spread()

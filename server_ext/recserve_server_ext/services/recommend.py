@@ -249,19 +249,15 @@ class RecommendService(Handler[Job]):
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
         """Packed slates of requests that wait for nothing, or their errors; slates are logged."""
         answers: list[Answer] = []
-        answered: list[Job] = []
-        slates: list[Slate] = []
         for job, result in zip(jobs, self._pipeline.run(jobs), strict=True):
             if isinstance(result, Slate):
                 answers.append(pack(result))
                 if job.request.now is None:
                     self._log.offer(result, job.pseudonym, job.keys)
                     self._traces.add(job, result)
-                    answered.append(job)
-                    slates.append(result)
+                    self.counts.add(job, result)
             else:
                 answers.append(result)
-        self.counts.add(answered, slates)
         return answers
 
     def _take_counts(self, jobs: Sequence[Job]) -> None:

@@ -174,6 +174,7 @@ class AnswerMetrics(SampledMetrics):
 
     def sample(self) -> None:
         """Read the counts, and set the metrics."""
+        self._counts.count()
         for strategy, of in list(self._counts.by_strategy.items()):
             cold, slates = of.cold, of.slates
             self._count("recserve_slates_total", slates - cold, strategy=strategy, profile="personal")

@@ -24,13 +24,11 @@ def view_of(available: int = ITEMS) -> Any:
 def answered(counts: AnswerCounts, view: Any, rows: list[list[int]], strategy: str = "ease", **timings: int) -> None:
     took: dict[str, Any] = {f"{stage}_us": timings.get(stage, 0) for stage in STAGES}
     slate = Slate("r", [], [], 1, "e", RecommendTimings(**took), strategy)
-    jobs: list[Any] = [
-        SimpleNamespace(
-            ranked=SimpleNamespace(rows=np.array(own)), data=SimpleNamespace(view=view), is_cold=strategy == "popular"
-        )
-        for own in rows
-    ]
-    counts.add(jobs, [slate] * len(jobs))
+    for own in rows:
+        ranked, data = SimpleNamespace(rows=np.array(own)), SimpleNamespace(view=view)
+        job: Any = SimpleNamespace(ranked=ranked, data=data, is_cold=strategy == "popular")
+        counts.add(job, slate)
+    counts.count()
 
 
 def test_answers_are_counted_by_strategy_and_stage() -> None:
@@ -60,6 +58,7 @@ def test_the_spread_is_that_of_the_newest_items() -> None:
     assert found.coverage == len(tally) / 400
     assert found.entropy_bits == pytest.approx(-sum(p * math.log2(p) for p in shares))
     assert found.top == pytest.approx(sum(shares[:4]))
+    assert counts.by_strategy["ease"].slates == 2 * _KEPT // 64
     # Rows of a new snapshot are other items.
     answered(counts, view_of(400), [[7, 7]])
     assert counts.spread() == (1 / 400, 0.0, 1.0)
