@@ -81,8 +81,8 @@ class Spread(NamedTuple):
 class AnswerCounts:
     """Counts answers by strategy, and keeps the newest 65,536 recommended items.
 
-    Answers are noted as they go, and counted many at a time: by `count`, or once 1,024 wait. Several threads may add and
-    count.
+    Answers are noted as they go, and counted many at a time: by `count`, or once 1,024 wait. Several threads may add
+    and count.
     """
 
     def __init__(self) -> None:
