@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import uvicorn
 from fastapi import FastAPI
 from nicegui import ui
 
 from recserve_client.api_key import key_from_environment
 from recserve_client.client import AsyncClient
+from recserve_client.http.listening import bind, run
 from recserve_client.options import ClientOptions
 from recserve_client.tls import Tls
 from recserve_console.access import Guard, check_loopback
@@ -30,19 +27,6 @@ _NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 _OPTIONS: Final = ClientOptions(deadline_s=5.0, tries=2)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn that tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A socket that is bound to a loopback address.
 
@@ -52,14 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     check_loopback(host, str(address[0]))
-    bound = socket.socket(family, kind)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
+    return bind(family, kind, address)
 
 
 def name_of(bound: socket.socket) -> str:
@@ -99,17 +76,4 @@ def serve(bound: socket.socket, console: Console, on_ready: Callable[[], None]) 
     ui.run_with(app, title="recserve", dark=None, reconnect_timeout=_RECONNECT_S, show_welcome_message=False)
     port = bound.getsockname()[1]
     guarded = Guard(app, {name_of(bound), *(f"{name}:{port}" for name in _NAMES)})
-    # uvicorn stops by its own handlers, then raises the signal once more for those that were there before.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    config = uvicorn.Config(
-        guarded,
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_DRAIN_S,
-    )
-    _Server(config, on_ready).run(sockets=[bound])
+    run(guarded, bound, on_ready, drain_s=_DRAIN_S)

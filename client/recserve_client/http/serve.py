@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import resource
 import secrets
-import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recserve_client.client import AsyncClient
 from recserve_client.contract import ErrorKind
 from recserve_client.http.app import AppOptions, make_app
+from recserve_client.http.listening import bind, run
 from recserve_client.http.problems import CONTENT_TYPE, ProblemError
 from recserve_client.options import ClientOptions
 from recserve_client.tls import Tls
@@ -63,30 +60,10 @@ class _Protocol(HttpToolsProtocol):
             raise ValueError("the head of the request is too large")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn that tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A socket that is bound to an address; raises OSError where that is taken or not of this machine."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    bound = socket.socket(family, kind)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
+    return bind(family, kind, address)
 
 
 def serve(
@@ -116,20 +93,5 @@ def serve(
     # A connection is a file; the usual soft limit is 1,024.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # uvicorn stops by its own handlers, then raises the signal once more for those that were there before.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    config = uvicorn.Config(
-        make_app(open_client, options),
-        http=_Protocol,
-        loop="uvloop",
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_DRAIN_S,
-    )
-    _Server(config, on_ready).run(sockets=[bound])
+    app = make_app(open_client, options)
+    run(app, bound, on_ready, drain_s=_DRAIN_S, http=_Protocol, loop="uvloop", ws="none")

@@ -100,18 +100,15 @@ def _of_files(store: Path | str, source: VectorSource) -> tuple[list[str], Vecto
 
 
 def _of_graph(workspace: Workspace, source: VectorSource) -> tuple[list[str], Vectors, dict[str, Any]]:
+    from recserve_export.index.spaces import Index
     from recserve_export.training.modalities.graph import read_graph, smoothed
-    from recserve_server_ext.index.fields import read_table
     from recserve_server_ext.index.manifest import read_manifest
-    from recserve_server_ext.index.snapshot import IDS, current
-    from recserve_server_ext.index.space import VECTORS, map_array, space_folder
+    from recserve_server_ext.index.snapshot import current
 
     assert source.graph is not None
     assert source.links is not None
     base = current(workspace.snapshots)
-    manifest = read_manifest(base, verify=False)
-    ids: list[str] = read_table(base / IDS)["id"].to_pylist()
-    text = map_array(space_folder(base) / VECTORS, (manifest.items, manifest.text.dim))
+    ids, text, *_ = Index.of_snapshot(base, read_manifest(base, verify=False))
     entities = read_graph(source.graph, source.links, ids)
     note(f"{int((entities.sum(axis=1) > 0).sum()):,} of {len(ids):,} items are in the graph")
     found = smoothed(text, entities, source.weight)

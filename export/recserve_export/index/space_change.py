@@ -12,10 +12,8 @@ from recserve_export.index.spaces import Index, TakenOver, taken_over
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.fields import read_table
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import IDS, current, published, write_over
-from recserve_server_ext.index.space import VECTORS, map_array, space_folder
+from recserve_server_ext.index.snapshot import current, published, write_over
 from recserve_server_ext.index.trained import read_trained
 from recserve_server_ext.index.trained_versions import find_version, make_current, version_before
 
@@ -79,8 +77,7 @@ def _published_over(
     settings: Settings,
     stage: Stage,
 ) -> str:
-    text = map_array(space_folder(base) / VECTORS, (manifest.items, manifest.text.dim))
-    index = Index(read_table(base / IDS)["id"].to_pylist(), text, manifest.source, manifest.encoder)
+    index = Index.of_snapshot(base, manifest)
     taken = TakenOver({}, {}, {}, {})
     for name, folder in folders.items():
         of = taken_over({name: folder}, index, _as_before(manifest, name, settings), stage=stage)

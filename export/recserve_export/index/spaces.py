@@ -18,11 +18,21 @@ from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
+from recserve_server_ext.index.fields import read_table
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.matrix import ItemMatrix, is_matrix, matrix_folder
 from recserve_server_ext.index.model import Model, is_model
-from recserve_server_ext.index.snapshot import load_model
-from recserve_server_ext.index.space import MILVUS, TEXT, EngineManifest, Space, SpaceContent, space_folder
+from recserve_server_ext.index.snapshot import IDS, load_model
+from recserve_server_ext.index.space import (
+    MILVUS,
+    TEXT,
+    VECTORS,
+    EngineManifest,
+    Space,
+    SpaceContent,
+    map_array,
+    space_folder,
+)
 from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, load_trained_model, trained_manifest
 
 
@@ -40,6 +50,12 @@ class Index(NamedTuple):
     text: Vectors
     source: str
     encoder: str
+
+    @classmethod
+    def of_snapshot(cls, folder: Path, manifest: SnapshotManifest) -> Index:
+        """The items of a snapshot, whose text vectors stay in their file."""
+        text = map_array(space_folder(folder) / VECTORS, (manifest.items, manifest.text.dim))
+        return cls(read_table(folder / IDS)["id"].to_pylist(), text, manifest.source, manifest.encoder)
 
 
 class TakenOver(NamedTuple):

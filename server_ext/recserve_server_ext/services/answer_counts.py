@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -12,13 +12,16 @@ import numpy as np
 from recserve_client.contract import RecommendTimings, Slate
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Rows
+from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.recommend.job import Job
 
 #: Stages of an answer, as its timings name them.
 STAGES: Final = ("queue", "resolve", "encode", "search", "explain")
 #: Upper bounds of the buckets of a histogram, in seconds; one more holds what took longer.
 BOUNDS_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-_BOUNDS_US: Final = np.array(BOUNDS_S) * 1e6
+_BOUNDS_US: Final = np.array(BOUNDS_S) * MICROSECONDS
+#: The bounds as Prometheus writes them, and that of what took longer.
+_SHOWN: Final = (*map(str, BOUNDS_S), "+Inf")
 #: [stages] place of the first bucket of each.
 _FIRST: Final = np.arange(len(STAGES)) * (len(BOUNDS_S) + 1)
 #: Answers that wait to be counted together.
@@ -62,6 +65,11 @@ class StrategyCounts:
         self.sums_us += took.sum(axis=0)
         self.slates += len(answers)
         self.cold += sum(answer.is_cold for answer in answers)
+
+    def histograms(self) -> Iterator[tuple[str, list[tuple[str, int]], float]]:
+        """For each stage: its name, the answers that took at most each bound, and the seconds spent."""
+        for stage, reached, sum_us in zip(STAGES, self.buckets.cumsum(axis=1).tolist(), self.sums_us, strict=True):
+            yield stage, list(zip(_SHOWN, reached, strict=True)), float(sum_us) / MICROSECONDS
 
 
 class Spread(NamedTuple):

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import triton_python_backend_utils as pb
 
 from recserve_server_ext.common.errors import StoreError
-from recserve_server_ext.common.units import MICROSECONDS
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.batching.admission import Admission
@@ -151,10 +150,7 @@ class AnswerMetrics(SampledMetrics):
 
     def __init__(self, counts: AnswerCounts, *, every_s: float = 10 * _EVERY_S) -> None:
         """Set the metrics for the first time, and start the thread."""
-        # Here, since only the model `recommend` loads it.
-        from recserve_server_ext.services import answer_counts
-
-        self._counts, self._names = counts, answer_counts
+        self._counts = counts
         self._families = {
             of: pb.MetricFamily(name=of, description=text, kind=pb.MetricFamily.COUNTER)
             for of, text in (
@@ -179,13 +175,12 @@ class AnswerMetrics(SampledMetrics):
             cold, slates = of.cold, of.slates
             self._count("recserve_slates_total", slates - cold, strategy=strategy, profile="personal")
             self._count("recserve_slates_total", cold, strategy=strategy, profile="cold")
-            reached, bounds = of.buckets.cumsum(axis=1), (*map(str, self._names.BOUNDS_S), "+Inf")
-            for number, stage in enumerate(self._names.STAGES):
+            for stage, buckets, seconds in of.histograms():
                 labels = {"strategy": strategy, "stage": stage}
-                for bound, total in zip(bounds, reached[number].tolist(), strict=True):
-                    self._count("recserve_slate_stage_seconds_bucket", total, **labels, le=bound)
-                self._count("recserve_slate_stage_seconds_sum", float(of.sums_us[number]) / MICROSECONDS, **labels)
-                self._count("recserve_slate_stage_seconds_count", int(reached[number, -1]), **labels)
+                for bound, reached in buckets:
+                    self._count("recserve_slate_stage_seconds_bucket", reached, **labels, le=bound)
+                self._count("recserve_slate_stage_seconds_sum", seconds, **labels)
+                self._count("recserve_slate_stage_seconds_count", buckets[-1][1], **labels)
         for gauge, value in zip(self._spread, self._counts.spread(), strict=True):
             gauge.set(value)
 
