@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,8 +16,10 @@ from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Rows
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.recommend.job import Job
 
-#: Stages of an answer, as its timings name them.
-STAGES: Final = ("queue", "resolve", "encode", "search", "explain")
+#: Stages of an answer in their order, as its timings name them.
+STAGES: Final = ("resolve", "queue", "encode", "search", "explain")
+#: Microseconds of each stage, of timings.
+stages_us: Final = attrgetter(*(f"{stage}_us" for stage in STAGES))
 #: Upper bounds of the buckets of a histogram, in seconds; one more holds what took longer.
 BOUNDS_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _BOUNDS_US: Final = np.array(BOUNDS_S) * MICROSECONDS
@@ -57,9 +60,7 @@ class StrategyCounts:
 
     def add(self, answers: Sequence[_Answer]) -> None:
         """Count answers."""
-        took = np.array(
-            [(t.queue_us, t.resolve_us, t.encode_us, t.search_us, t.explain_us) for _, t, _, _, _ in answers], float
-        )
+        took = np.array([stages_us(answer.timings) for answer in answers], float)
         places = np.searchsorted(_BOUNDS_US, took) + _FIRST
         self.buckets += np.bincount(places.ravel(), minlength=self.buckets.size).reshape(self.buckets.shape)
         self.sums_us += took.sum(axis=0)

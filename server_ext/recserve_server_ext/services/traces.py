@@ -11,6 +11,7 @@ from recserve_client.contract import Slate
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.server import TraceSettings
 from recserve_server_ext.recommend.job import Job
+from recserve_server_ext.services.answer_counts import STAGES, stages_us
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 #: Flag of a sampled span, in the last byte of a `traceparent`.
 _SAMPLED: Final = 1
 _TIMEOUT_S: Final = 5
-_STAGES: Final = ("resolve", "queue", "encode", "search", "explain")
 
 
 def check_traces(settings: TraceSettings) -> None:
@@ -66,8 +66,7 @@ class Traces:
             return
         from opentelemetry.trace import SpanKind, set_span_in_context
 
-        timings = slate.timings
-        took_ns = {stage: 1000 * getattr(timings, f"{stage}_us") for stage in _STAGES}
+        took_ns = {stage: 1000 * us for stage, us in zip(STAGES, stages_us(slate.timings), strict=True)}
         at_ns = time.time_ns() - sum(took_ns.values())
         parent = self._context.extract({"traceparent": job.request.traceparent})
         span = self._tracer.start_span("recommend", parent, SpanKind.SERVER, _attributes(job, slate), start_time=at_ns)
