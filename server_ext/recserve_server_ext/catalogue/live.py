@@ -113,6 +113,7 @@ class LiveCatalogue:
             SnapshotError: No snapshot was published, or it cannot be loaded.
         """
         self._snapshots = snapshots
+        self._current = snapshots / CURRENT
         self._load = load
         self._open = store
         self._changed = changed
@@ -161,7 +162,7 @@ class LiveCatalogue:
 
     def _stamp(self) -> tuple[int, int]:
         """A pair that changes when `CURRENT` is replaced or more can be loaded."""
-        return changed_at(self._snapshots / CURRENT), self._loadable()
+        return changed_at(self._current), self._loadable()
 
     def _load_next(self) -> None:
         ready, self._next = self._next, None

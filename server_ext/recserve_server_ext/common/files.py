@@ -45,7 +45,7 @@ def reading(path: Path, error: type[Exception], advice: str) -> Iterator[None]:
 def changed_at(path: Path) -> int:
     """Time of the last change of a file in nanoseconds; 0 for a missing file."""
     try:
-        return path.stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns
     except OSError:
         return 0
 

@@ -99,9 +99,9 @@ class ImpressionLog:
         sampling = self._settings.plain if pseudonym is None else self._settings.by_user
         if sampling < 1 and self._random.random() >= sampling:
             return
-        line = Line(slate, pseudonym, int(self._clock() * MICROSECONDS), sampling, keys)
+        line = Line.of(slate, pseudonym, int(self._clock() * MICROSECONDS), sampling, keys)
         with self._lock:
-            items = self._items + len(slate.items)
+            items = self._items + len(line.items)
             if len(self._lines) >= self._settings.queue or items > self._settings.queue_items:
                 self._full += 1
                 return
@@ -134,7 +134,7 @@ class ImpressionLog:
     def _take(self) -> list[Line]:
         with self._lock:
             lines = [self._lines.popleft() for _ in range(min(_BATCH, len(self._lines)))]
-            self._items -= sum(len(line.slate.items) for line in lines)
+            self._items -= sum(len(line.items) for line in lines)
         return lines
 
     def _write(self, lines: Sequence[Line]) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from recserve_client.contract import LoggedAnswer, Slate
 from recserve_server_ext.common.units import MICROSECONDS
@@ -28,10 +29,13 @@ _COLUMNS: Final = tuple(column.name for column in answers.c if column.name != "n
 _VALUES: Final = itemgetter(*_COLUMNS)
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True, eq=False):
     """An answer that waits to be written.
 
     Attributes:
+        slate: The answer without its items, which may have thousands of contributions each.
+        items: Ids of its items.
+        propensities: Propensity of each item, where it is known.
         pseudonym: Pseudonym of the user; `None` where the request named no user.
         time_us: Microseconds since 1970.
         sampling: Share of such answers that is logged.
@@ -39,16 +43,25 @@ class Line(NamedTuple):
     """
 
     slate: Slate
+    items: list[str]
+    propensities: list[float | UnsetType]
     pseudonym: str | None
     time_us: int
     sampling: float
     keys: str = ""
 
+    @classmethod
+    def of(cls, slate: Slate, pseudonym: str | None, time_us: int, sampling: float, keys: str) -> Line:
+        """The line of an answer."""
+        ids, propensities = [item.id for item in slate.items], [item.propensity for item in slate.items]
+        head = replace(slate, items=[], history=UNSET)
+        return cls(head, ids, propensities, pseudonym, time_us, sampling, keys)
+
 
 def row_of(line: Line) -> dict[str, Any]:
     """The columns of an answer, with the pseudonym in place of the user's number."""
     slate = line.slate
-    propensities = [1.0 if item.propensity is UNSET else item.propensity for item in slate.items]
+    propensities = [1.0 if propensity is UNSET else propensity for propensity in line.propensities]
     assigned = [] if slate.experiments is UNSET else slate.experiments
     return {
         "recommendation_id": slate.recommendation_id,
@@ -58,8 +71,8 @@ def row_of(line: Line) -> dict[str, Any]:
         "variants": _json({f"{of.experiment}@{of.version}": of.variant for of in assigned}),
         "forced": any(of.forced for of in assigned),
         "sampling": line.sampling,
-        "size": len(slate.items),
-        "recommended": _json([item.id for item in slate.items]),
+        "size": len(line.items),
+        "recommended": _json(line.items),
         "propensities": None if set(propensities) <= {1.0} else _json(propensities),
         "revision": slate.revision,
         "encoder": slate.encoder,

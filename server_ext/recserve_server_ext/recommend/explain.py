@@ -6,8 +6,9 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
@@ -24,7 +25,7 @@ DECIMALS: Final = 8
 _NEW: Final = "new"
 
 
-class _ListItems(NamedTuple):
+class _ListItems(msgspec.Struct, frozen=True, eq=False):
     """The items of a slate that come from one candidate list.
 
     Attributes:

@@ -286,7 +286,7 @@ def _quota_queries(
         if where is not None:
             pair = id(matching), id(where)
             allowed = combined[pair] = combined.get(pair) or matching.also(where)
-        yield replace(query, spec=query.spec._replace(n=quota.at_least, allowed=allowed))
+        yield replace(query, spec=replace(query.spec, n=quota.at_least, allowed=allowed))
 
 
 def _named_candidates(job: Job) -> list[Rows]:
@@ -381,6 +381,5 @@ def _explore(job: Job) -> None:
     is_fixed = np.array([bool(names) for names in ranked.rules or [[]] * len(ranked.rows)], np.bool_)
     posterior = job.data.counts.click_posterior(ranked.rows) if explore.kind == "thompson" else None
     slate = explored(explore, len(ranked.rows), job.request.k, is_fixed, posterior)
-    job.ranked = ranked.take(slate.picks, ranked.rows[slate.picks])._replace(
-        explored=slate.drawn, propensity=slate.propensity
-    )
+    taken = ranked.take(slate.picks, ranked.rows[slate.picks])
+    job.ranked = replace(taken, explored=slate.drawn, propensity=slate.propensity)

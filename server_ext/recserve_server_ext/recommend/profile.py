@@ -7,8 +7,9 @@ import binascii
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
+import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
@@ -62,7 +63,7 @@ class ReportedHistory:
         return list(map(UsedBehaviour, self.weights.tolist(), self.origins, items, texts, numbers))
 
 
-class ResolvedProfile(NamedTuple):
+class ResolvedProfile(msgspec.Struct, frozen=True, eq=False):
     """The profile of a request, and what else the request says of the user.
 
     Attributes:
@@ -84,7 +85,7 @@ def profile_of_history(request: RecommendRequest, view: View, limits: Limits) ->
             texts and vectors.
     """
     history, get = request.history, view.row_of.get
-    places = [-1 if behaviour.item is None else get(behaviour.item, -1) for behaviour in history]
+    places = list(map(get, [behaviour.item or "" for behaviour in history], repeat(-1)))
     weights = [behaviour.weight for behaviour in history]
     profile = Profile(np.array(weights, np.float64), np.array(places, np.int64), {}, {}, [])
     if -1 in places:

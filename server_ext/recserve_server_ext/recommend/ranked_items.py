@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows
 
 
-class RankedItems(NamedTuple):
+class RankedItems(msgspec.Struct, frozen=True, eq=False):
     """The items of a slate in its order; [items] each.
 
     Attributes:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Rows, Vectors
@@ -38,7 +39,7 @@ def search_boosted(
         nearest: [users] nearest items to begin with, at least `spec.n`. With more of them, fewer items have to be
             scored for their boosts.
     """
-    found = search(space, users, [spec._replace(n=n) for spec, n in zip(specs, nearest, strict=True)])
+    found = search(space, users, [replace(spec, n=n) for spec, n in zip(specs, nearest, strict=True)])
     scored = [_Scored.of(space, *args) for args in zip(users, found, specs, nearest, strict=True)]
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, (candidates, spec) in enumerate(zip(scored, specs, strict=True)):

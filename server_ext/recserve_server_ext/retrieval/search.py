@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from recserve_server_ext.attributes.view import Allowed
@@ -25,7 +25,7 @@ _MARGIN = 2
 _EF_GROWTH = 0.5
 
 
-class CandidateSpec(NamedTuple):
+class CandidateSpec(msgspec.Struct, frozen=True, eq=False):
     """Which items one user may get, and how many are wanted.
 
     Attributes:

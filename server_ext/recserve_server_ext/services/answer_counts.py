@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from recserve_client.contract import RecommendTimings, Slate
@@ -33,7 +34,7 @@ _MOST_WAITING: Final = 1024
 _KEPT: Final = 65_536
 
 
-class _Answer(NamedTuple):
+class _Answer(msgspec.Struct, frozen=True, eq=False):
     """What is counted of an answer."""
 
     strategy: str

@@ -199,7 +199,7 @@ class ConfiguredStrategy(NamedTuple):
     options: Any
 
 
-class Explanation(NamedTuple):
+class Explanation(msgspec.Struct, frozen=True, eq=False):
     """Why items are recommended.
 
     Attributes:

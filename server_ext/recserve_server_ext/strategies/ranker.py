@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import numpy as np
 from msgspec import Meta
+from msgspec.structs import replace
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Floats, Rows
@@ -242,7 +243,7 @@ class Ranker(Strategy):
         for place, position, less in zip(owner, positions, scores, strict=True):
             contributions[place][:, position] = wholes[place] - less
         return [
-            explanation._replace(contributions=of, is_approximate=True) if len(told) else explanation
+            replace(explanation, contributions=of, is_approximate=True) if len(told) else explanation
             for explanation, of, told in zip(explained, contributions, chosen, strict=True)
         ]
 

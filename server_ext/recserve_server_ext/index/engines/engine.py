@@ -97,6 +97,8 @@ def search_in_parts(search: Callable[[Vectors], Found], queries: Vectors, parts:
         parts: At most n, unless n is 0.
         pool: Runs all parts but the first.
     """
+    if parts == 1:
+        return search(queries)
     first, *others = np.array_split(queries, parts)
     running = [pool.submit(search, part) for part in others]
     try:

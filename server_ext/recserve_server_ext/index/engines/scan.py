@@ -153,8 +153,9 @@ class ScanEngine(Engine):
 
 def _best(rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores]:
     """The k best of each line, best first."""
+    lines = np.arange(len(rows))[:, None]
     if rows.shape[1] > k:
-        picked = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        rows, scores = np.take_along_axis(rows, picked, 1), np.take_along_axis(scores, picked, 1)
-    order = np.argsort(-scores, axis=1)
-    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        picked = (-scores).argpartition(k - 1, axis=1)[:, :k]
+        rows, scores = rows[lines, picked], scores[lines, picked]
+    order = (-scores).argsort(axis=1)
+    return rows[lines, order], scores[lines, order]

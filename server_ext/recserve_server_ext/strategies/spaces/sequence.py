@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.batching.batcher import ModelCall
@@ -90,7 +91,7 @@ class SequenceStrategy(VectorSpace):
         changes = whole - np.stack(others)
         contributions = np.zeros((len(items.rows), len(query.profile.rows)))
         contributions[:, asked.places] = items.vectors(self.space, self.view(query)) @ changes.T
-        return scored._replace(contributions=contributions, is_approximate=True)
+        return replace(scored, contributions=contributions, is_approximate=True)
 
     def _asked(self, query: Query) -> _Asked:
         key = self, "asked"

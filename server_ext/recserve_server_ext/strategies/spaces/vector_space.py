@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from recserve_client.contract import RequestError
 from recserve_server_ext.catalogue.view import SpaceView
@@ -80,7 +81,7 @@ class VectorSpace(Strategy):
         """The nearest items; with boosts, the best by score plus boosts. See `recserve_server_ext.retrieval`."""
         users, space = self._matrix(queries), self.view(queries[0])
         specs = [
-            query.spec if query.spec.n == wanted else query.spec._replace(n=wanted)
+            query.spec if query.spec.n == wanted else replace(query.spec, n=wanted)
             for query, wanted in zip(queries, n, strict=True)
         ]
         boosted = [number for number, spec in enumerate(specs) if spec.boosts is not None]

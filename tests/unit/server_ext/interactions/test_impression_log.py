@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,8 +85,21 @@ def test_a_line_says_what_was_recommended_to_whom_and_how(store: InteractionStor
 def test_propensities_and_the_strategy_are_kept() -> None:
     answer = by_user("r1", ["i1", "i2"], strategy="blend")
     answer.items[1] = msgspec.structs.replace(answer.items[1], propensity=0.05)
-    row = row_of(Line(answer, ANN, 1, 1.0))
+    row = row_of(Line.of(answer, ANN, 1, 1.0, ""))
     assert (row["strategy"], row["propensities"]) == ("blend", "[1.0,0.05]")
+
+
+def test_a_waiting_answer_holds_no_contributions(store: InteractionStore) -> None:
+    """Ten items with 1,000 contributions each are 300 KB, and thousands of answers may wait."""
+    answer = by_user("r1", ["i1"])
+    contributions = [float(number) for number in range(1000)]
+    answer.items[0] = msgspec.structs.replace(answer.items[0], contributions=contributions)
+    log = log_of(store)
+    before = sys.getrefcount(contributions)
+    log.offer(answer, ANN)
+    del answer
+    assert (log.waiting, sys.getrefcount(contributions)) == (1, before - 1)
+    log.close()
 
 
 def test_a_sample_is_drawn_and_its_share_written_down(store: InteractionStore) -> None:

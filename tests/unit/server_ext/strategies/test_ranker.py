@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lightgbm import Booster
+from msgspec.structs import replace
 
 from recserve_export.training.base import Learned, TrainingLog
 from recserve_export.training.ranking.questions import questions
@@ -129,7 +130,7 @@ def test_queries_that_share_a_cache_have_candidates_of_their_own_filters(view: V
     """As those of a slate and of its quota do."""
     strategy, (query,) = ranker(), asked(view, ["i3", "i1", "i7"])
     (alone,) = ranker().candidates(asked(view, ["i3", "i1", "i7"]), [10])
-    banned = Query(query.profile, query.data, query.spec._replace(banned=alone[:3]), query.options, kept=query.kept)
+    banned = Query(query.profile, query.data, replace(query.spec, banned=alone[:3]), query.options, kept=query.kept)
     whole, rest = strategy.candidates([query, banned], [10, 10])
     assert whole.tolist() == alone.tolist()
     assert not set(alone[:3].tolist()) & set(rest.tolist())
@@ -139,7 +140,7 @@ def test_another_filter_is_asked_anew(view: View) -> None:
     strategy = ranker()
     (query,) = asked(view, ["i3", "i1", "i7"])
     (before,) = strategy.candidates([query], [10])
-    banned = Query(query.profile, query.data, query.spec._replace(banned=before[:3]), query.options, kept=query.kept)
+    banned = Query(query.profile, query.data, replace(query.spec, banned=before[:3]), query.options, kept=query.kept)
     (after,) = strategy.candidates([banned], [10])
     assert not set(before[:3].tolist()) & set(after.tolist())
 
