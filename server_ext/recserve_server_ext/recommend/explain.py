@@ -42,7 +42,7 @@ class _ListItems(msgspec.Struct, frozen=True, eq=False):
 def build_slates(jobs: Sequence[Job], search_ns: int) -> list[Slate]:
     """The answers to jobs of one batch, whose items were ranked in the time `search_ns`."""
     start_ns = time.monotonic_ns()
-    explained = _explained(jobs)
+    explained = _rounded(_explained(jobs))
     items = [_slate_items(job, explanation) for job, explanation in zip(jobs, explained, strict=True)]
     random = os.urandom(16 * len(jobs)).hex()
     explain_ns = time.monotonic_ns() - start_ns
@@ -113,9 +113,31 @@ def _combined(job: Job, explained: Sequence[tuple[Ints | None, Explanation]]) ->
     return Explanation(parts, contributions, facts, is_approximate)
 
 
+def _rounded(explained: Sequence[Explanation]) -> list[Explanation]:
+    """The explanations with rounded numbers."""
+    parts = iter(_round([values for explanation in explained for values in explanation.parts.values()]))
+    contributions = iter(_round([of.contributions for of in explained if of.contributions is not None]))
+    return [
+        Explanation(
+            {name: next(parts) for name in explanation.parts},
+            None if explanation.contributions is None else next(contributions),
+            explanation.facts,
+            explanation.is_approximate,
+        )
+        for explanation in explained
+    ]
+
+
+def _round(arrays: Sequence[Floats]) -> list[Floats]:
+    """The arrays rounded; all at once where their shapes are equal, since each is small."""
+    if len({array.shape for array in arrays}) != 1:
+        return [array.round(DECIMALS) for array in arrays]
+    return list(np.concatenate(arrays).round(DECIMALS).reshape(len(arrays), *arrays[0].shape))
+
+
 def _scores(job: Job, rows: Rows, explanation: Explanation) -> tuple[Floats, dict[str, Floats], Floats | None]:
-    """[items] rounded scores, their parts by name, and [items, boosts] their boosts; `None` without boosts."""
-    parts = {name: values.round(DECIMALS) for name, values in explanation.parts.items()}
+    """[items] scores, their parts by name, and [items, boosts] their boosts; `None` without boosts."""
+    parts = dict(explanation.parts)
     boosts = None if job.is_plain else boosts_of(job, rows)
     if boosts is None:
         if len(parts) == 1:
@@ -137,7 +159,7 @@ def _slate_items(job: Job, explanation: Explanation) -> list[SlateItem]:
     if request.explain:
         facts = explanation.facts
         if explanation.contributions is not None and not job.is_cold:
-            contributions = explanation.contributions.round(DECIMALS)
+            contributions = explanation.contributions
     values: list[float] = scores.tolist()
     if ranked.is_by_score and request.page is None and values != sorted(values, reverse=True):
         order = np.argsort(-scores, kind="stable")

@@ -66,12 +66,13 @@ class Auto(Strategy):
         Args:
             name: Name in requests and settings.
             resolve: Finds the strategies that the options name.
-            defaults: The server's options; the strategies that they name decide which counts and texts are needed.
+            defaults: The server's options; their strategies decide which counts, texts and models are needed.
         """
         super().__init__(name)
         self._resolve = resolve
         strategies = {chosen.strategy for chain in self.prepare(defaults) for chosen in chain}
         self.needs_texts = any(strategy.needs_texts for strategy in strategies)
+        self.asks_models = any(strategy.asks_models for strategy in strategies)
         self.counts = frozenset().union(*(strategy.counts for strategy in strategies))
 
     def prepare(self, options: Any) -> PreparedOptions:

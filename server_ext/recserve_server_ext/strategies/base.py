@@ -245,7 +245,7 @@ class Strategy(ABC):
     answers_cold: bool = False
     is_selector: ClassVar[bool] = False
     needs_texts: bool = False
-    asks_models: ClassVar[bool] = False
+    asks_models: bool = False
     counts: frozenset[Count] = frozenset()
     for_new_items: ClassVar[Mapping[str, Any] | None] = None
     grid: Sequence[Mapping[str, Any]] = ({},)

@@ -60,6 +60,7 @@ class ScanEngine(Engine):
         self._index = index
         self._vectors = vectors
         self._exact = ExactEngine(vectors)
+        self._probing = faiss.SearchParametersIVF(nprobe=parameters["nprobe"])
         # Not OpenMP's threads, which may spin while idle.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
 
@@ -142,8 +143,7 @@ class ScanEngine(Engine):
     def _search_part(self, queries: Vectors, k: int, candidates: int) -> tuple[Rows, Scores]:
         """One thread's share of a search."""
         faiss.omp_set_num_threads(1)  # of the calling thread only
-        probing = faiss.SearchParametersIVF(nprobe=self.parameters["nprobe"])
-        _, rows = self._index.search(queries @ self._fit.queries, candidates, params=probing)
+        _, rows = self._index.search(queries @ self._fit.queries, candidates, params=self._probing)
         rows, scores = _best(rows, products_by_row(queries, self._vectors, rows), k)
         short = np.flatnonzero(rows[:, -1] < 0)
         if len(short):

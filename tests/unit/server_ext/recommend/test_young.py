@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_client.contract.slate_options import SlateOptions
@@ -81,8 +82,8 @@ def test_a_slate_of_rules_gives_nothing_up() -> None:
 
 
 def test_what_explored_stays_marked() -> None:
-    ranked = slate(*range(K))._replace(
-        explored=np.arange(K) == 2, propensity=np.full(K, 0.5), source=np.ones(K, np.int64)
+    ranked = replace(
+        slate(*range(K)), explored=np.arange(K) == 2, propensity=np.full(K, 0.5), source=np.ones(K, np.int64)
     )
     found = placed(job_of(ranked, [15]), np.array([15]))
     assert found.explored is not None
