@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from recserve_client.contract import (
+    AnswerReader,
     Behaviour,
     EmbedRequest,
     EmbedResponse,
@@ -158,8 +159,8 @@ def request(message: RecommendRequest, *, deadline_s: float | None = None) -> Ca
     Raises:
         RecserveError: See `recserve_client.errors`.
     """
-    if not message.traceparent and (span := traceparent()):
-        message = replace(message, traceparent=span)
+    span = message.traceparent or traceparent()
+    message = replace(message, accept="msgpack", traceparent=span)
     return model_call(models.RECOMMEND, message, slate_of, deadline_s)
 
 
@@ -203,7 +204,7 @@ def recommend_text(
         raise _refused(f"{len(weights)} weights for {len(texts)} texts; give a weight for each text, or no weights")
     history = [text(content, weight) for content, weight in zip(texts, weights, strict=True)]
     check_weights(history, "history")
-    message = RecommendRequest(history, **request_fields(options))
+    message = RecommendRequest(history, accept="msgpack", **request_fields(options))
     return model_call(models.RECOMMEND_TEXT, message, slate_of, deadline_s)
 
 
@@ -317,11 +318,11 @@ def unreadable(what: str) -> ServerFault:
 
 def reader(message_type: type[M]) -> Callable[[Any], M]:
     """A function that decodes the packed message of a protobuf answer; it raises ServerFault for another message."""
-    decoder = msgspec.json.Decoder(message_type)
+    decode = AnswerReader(message_type)
 
     def read(answer: Any) -> M:
         try:
-            return decoder.decode(packed_answer(answer))
+            return decode(packed_answer(answer))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise unreadable(f"an unexpected message ({error})") from None
 

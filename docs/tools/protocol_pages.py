@@ -48,9 +48,9 @@ _INDEX: Final = """\
 # Protocol
 
 recserve speaks the KServe v2 inference protocol over gRPC (`inference.GRPCInferenceService/ModelInfer`). Every request
-and every answer is **packed**: one `BYTES` tensor with one element, which is a JSON document in UTF-8. So any KServe
-client in any language can write one by hand. The shape is always `[1, 1]`. Send one request in each call: Triton makes
-the batches.
+and every answer is **packed**: one `BYTES` tensor with one element, which is a JSON document in UTF-8. A slate is
+MessagePack where the request says so (`"accept": "msgpack"`). So any KServe client in any language can write one by
+hand. The shape is always `[1, 1]`. Send one request in each call: Triton makes the batches.
 
 | model | input | output | what it does |
 |---|---|---|---|

@@ -271,3 +271,10 @@ def test_without_a_server_it_is_live_and_not_ready(tmp_path: Path) -> None:
 def test_a_slate_of_http_is_a_slate(http: httpx.Client) -> None:
     answer = http.post("/v1/recommend/text", json={"history": [{"text": "space"}], "k": 2})
     assert len(msgspec.json.decode(answer.content, type=Slate).items) == 2
+
+
+def test_every_answer_is_json(http: httpx.Client) -> None:
+    request = {"history": [{"text": "space"}], "k": 2, "accept": "msgpack"}
+    answer = http.post("/v1/recommend", json=request)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+    assert len(msgspec.json.decode(answer.content, type=Slate).items) == 2

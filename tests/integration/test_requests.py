@@ -8,11 +8,12 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from recserve_client.contract import AnswerForm, AnswerReader, Slate
 from recserve_client.contract.models import of_encoder
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.selection import choose_encoder
@@ -148,6 +149,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("10 MB of text", {"history": [{"text": "a" * 10_000_000}]}, "INVALID_ARGUMENT", "too_large: "),
     ("1 MB of text", {"history": [{"text": "a" * 1_000_000}]}, "INVALID_ARGUMENT", "1,000,000 bytes"),
     ("100,000 behaviours", {"history": [{"text": "a"}] * 100_000}, "INVALID_ARGUMENT", "history has 100,000 "),
+    ("form", {"history": [{"text": "a"}], "accept": "xml"}, "INVALID_ARGUMENT", "$.accept is 'xml'"),
     ("unknown field", {"history": [{"text": "a"}], "fields": ["titel"]}, "INVALID_ARGUMENT", "'title'"),
 ]
 
@@ -248,6 +250,27 @@ def test_wrong_tensors_are_refused(wire: Wire, snapshot: Snapshot, model: str, t
 
 def test_an_unknown_model_is_not_found(wire: Wire) -> None:
     assert wire.refused("recommendd", {"history": []})[0] in ("NOT_FOUND", "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("model", ["recommend", "recommend_text"])
+def test_both_forms_of_an_answer_are_the_same_slate(wire: Wire, model: str) -> None:
+    body = {"history": [{"text": "war"}, {"text": "love", "weight": 0.5}], "k": 5, "fields": ["title", "year"]}
+    read, of_form = AnswerReader(Slate), {}
+    for form in get_args(AnswerForm):
+        raw = json.dumps({**body, "accept": form}).encode()
+        answer = wire.infer(model, [("request", "BYTES", (1, 1), element(raw))]).raw_output_contents[0][4:]
+        assert answer.startswith(b"{") == (form == "json")
+        of_form[form] = read(answer)
+    as_json, as_msgpack = of_form.values()
+    assert [one.id for one in as_json.items] == [one.id for one in as_msgpack.items]
+    # The encoder's own 1e-5 between batches.
+    for one, other in zip(as_json.items, as_msgpack.items, strict=True):
+        assert one.score == pytest.approx(other.score, abs=2e-5)
+        assert one.contributions == pytest.approx(other.contributions, abs=2e-5)
+        assert one.fields == other.fields
+    assert (as_json.strategy, as_json.encoder, as_json.revision) == (
+        as_msgpack.strategy, as_msgpack.encoder, as_msgpack.revision,
+    )  # fmt: skip
 
 
 def test_the_json_form_of_a_request_is_enough(wire: Wire, snapshot: Snapshot) -> None:

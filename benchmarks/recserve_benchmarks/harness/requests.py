@@ -17,12 +17,17 @@ TEXTS_PER_USER: Final = 5
 
 def known_requests(histories: Rows) -> list[bytes]:
     """A request for each history of known items [users, behaviours]: ten items wanted, contributions on."""
-    return [pack(RecommendRequest(history=[Behaviour(item=f"t{row}") for row in line])) for line in histories.tolist()]
+    return [_packed([Behaviour(item=f"t{row}") for row in line]) for line in histories.tolist()]
 
 
 def text_requests(histories: Sequence[Sequence[str]]) -> list[bytes]:
     """A request for each history of texts."""
-    return [pack(RecommendRequest(history=[Behaviour(text=text) for text in history])) for history in histories]
+    return [_packed([Behaviour(text=text) for text in history]) for history in histories]
+
+
+def _packed(history: list[Behaviour]) -> bytes:
+    """A request with a history, as the client sends it."""
+    return pack(RecommendRequest(history, accept="msgpack"))
 
 
 def embed_requests(texts: Sequence[str]) -> list[bytes]:

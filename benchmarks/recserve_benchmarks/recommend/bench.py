@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 
 from recserve_benchmarks.harness.corpus import prepare, token_counts, with_graph
@@ -16,11 +15,12 @@ from recserve_benchmarks.harness.run import Rounds, Run
 from recserve_benchmarks.harness.servers import CALLERS, ECHO, LoadCost, Server, echo, ours
 from recserve_benchmarks.harness.worker import Worker
 from recserve_benchmarks.recommend.raw import RawCost, RawJob, raw_search
-from recserve_client.contract import Slate, models
+from recserve_client.contract import AnswerReader, Slate, models
 from recserve_export.index.recall import normalised_means, sample_histories
 from recserve_server_ext.common.arrays import Rows
 
 _SOAK_PARTS: Final = 10
+_read: Final = AnswerReader(Slate)
 #: Seeds of the parts of a run beside its rounds, so that no two parts have the same users.
 _SOAK, _SWEEP, _ALONE, _RECALL = 600, 700, 800, 999
 
@@ -119,7 +119,7 @@ class RecommendBench:
         for kind, rows in self._histories(self._sizes.recall_users, _RECALL).items():
             answers = server.ask(models.RECOMMEND, known_requests(rows), keep_answers=True).answers
             sizes += map(len, answers)
-            slates = [msgspec.json.decode(answer, type=Slate) for answer in answers]
+            slates = [_read(answer) for answer in answers]
             found = [[int(item.id[1:]) for item in slate.items] for slate in slates]
             recalls[f"recall_at_10_{kind}"] = recall_at_10(self._vectors, rows, found, everything)
         return {**recalls, "recall_at_10": min(recalls.values())}, int(np.mean(sizes))

@@ -30,7 +30,7 @@ from recserve_benchmarks.users.people import (
 )
 from recserve_benchmarks.users.raw import RawJob, raw_store
 from recserve_benchmarks.users.stores import filled_stores
-from recserve_client.contract import InteractionsRecorded, NewInteraction, Slate, models
+from recserve_client.contract import AnswerReader, InteractionsRecorded, NewInteraction, Slate, models
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 
@@ -38,6 +38,7 @@ from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 BATCH: Final = 100
 #: Interactions of the users who are recommended for.
 SIZES: Final = (20, 50, 500)
+_read: Final = AnswerReader(Slate)
 #: Users of the interactions that are recorded.
 _RECORDED_USERS: Final = 2000
 
@@ -175,7 +176,7 @@ class UsersBench:
     def _checked_slates(self, server: Server, packed: Sequence[bytes]) -> Outcome:
         """Ask, and make sure that every slate was made from the history of its user."""
         outcome = server.ask(models.RECOMMEND, packed, keep_answers=True)
-        slates = (msgspec.json.decode(answer, type=Slate) for answer in outcome.answers)
+        slates = map(_read, outcome.answers)
         if not all(slate.strategy == "text" and slate.items for slate in slates):
             raise BenchmarkError("a user with a history got a slate that was not made from it")
         return outcome

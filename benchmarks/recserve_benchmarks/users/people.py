@@ -79,4 +79,4 @@ def record_requests(interactions: Sequence[NewInteraction], size: int) -> list[b
 
 def by_user_requests(some: People) -> list[bytes]:
     """A packed request for each user, by id."""
-    return [pack(RecommendRequest(user_id=user_id)) for user_id in some.ids]
+    return [pack(RecommendRequest(user_id=user_id, accept="msgpack")) for user_id in some.ids]

@@ -37,7 +37,18 @@ from recserve_client.contract.items import (
     OldItem,
     UpsertItems,
 )
-from recserve_client.contract.packing import RequestError, Unpacker, bytes_element, nearest, overloaded, pack, shown
+from recserve_client.contract.packing import (
+    AnswerForm,
+    AnswerReader,
+    RequestError,
+    Unpacker,
+    bytes_element,
+    nearest,
+    overloaded,
+    pack,
+    pack_answer,
+    shown,
+)
 from recserve_client.contract.recommend import (
     AssignedVariant,
     Behaviour,
@@ -54,6 +65,8 @@ from recserve_client.contract.strategies import ServedStrategies, ServedStrategy
 __all__ = [
     "MEANING_OF",
     "STATUS_OF",
+    "AnswerForm",
+    "AnswerReader",
     "AssignedVariant",
     "Behaviour",
     "CatalogueItem",
@@ -103,6 +116,7 @@ __all__ = [
     "nearest",
     "overloaded",
     "pack",
+    "pack_answer",
     "retry_after_ms",
     "shown",
     "split_message",

@@ -6,13 +6,15 @@ import difflib
 import re
 import struct
 from types import UnionType
-from typing import Any, Final, Generic, TypeVar, get_args
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
 from recserve_client.contract.errors import STATUS_OF, ErrorKind
 
 M = TypeVar("M", bound=msgspec.Struct)
+#: Form of an answer on the wire.
+AnswerForm = Literal["json", "msgpack"]
 
 
 def _plain(value: Any) -> Any:
@@ -27,6 +29,7 @@ def _plain(value: Any) -> Any:
 
 
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain, decimal_format="number")
+_MSGPACK: Final = msgspec.msgpack.Encoder()
 _PATH: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>\$[^`]*)`$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`", re.DOTALL)
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
@@ -83,9 +86,31 @@ def pack(message: msgspec.Struct) -> bytes:
         raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
 
 
+def pack_answer(message: msgspec.Struct, form: AnswerForm) -> bytes:
+    """The bytes of an answer in the wanted form; JSON where it holds an integer that MessagePack cannot express."""
+    if form == "msgpack":
+        try:
+            return _MSGPACK.encode(message)
+        except OverflowError:
+            pass
+    return pack(message)
+
+
 def bytes_element(content: bytes) -> bytes:
     """One element of a BYTES tensor on the wire: little-endian 32-bit length, then the content."""
     return struct.pack("<I", len(content)) + content
+
+
+class AnswerReader(Generic[M]):
+    """Decodes answers of one type, whichever form they have; it holds compiled decoders, so create it once."""
+
+    def __init__(self, message_type: type[M]) -> None:
+        self._json = msgspec.json.Decoder(message_type)
+        self._msgpack = msgspec.msgpack.Decoder(message_type)
+
+    def __call__(self, raw: bytes) -> M:
+        """Decode an answer. Raises msgspec.MsgspecError or UnicodeDecodeError for anything else."""
+        return self._json.decode(raw) if raw.startswith(b"{") else self._msgpack.decode(raw)
 
 
 class Unpacker(Generic[M]):

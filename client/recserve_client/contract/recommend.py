@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from recserve_client.contract.filters import Filter
 from recserve_client.contract.ids import ItemId
+from recserve_client.contract.packing import AnswerForm
 from recserve_client.contract.slate_options import Recency, SlateOptions
 
 Weight = Annotated[float, Meta(ge=-1e6, le=1e6, description="Finite; a negative weight pushes away.")]
@@ -127,6 +128,9 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
             Recency is as of then. Trained spaces and the catalogue are those of today. The answer is not logged.
             Refused outside of the server's bounds, which take none by default.
         traceparent: Span of the caller, as the header of that name in W3C Trace Context. A sampled one is traced.
+        accept: Form of the answer. `msgpack` is the same slate as MessagePack, in a tenth of the time; a slate with an
+            integer beyond 64 bits comes as JSON all the same. JSON begins with the byte `{`, which MessagePack's map
+            never does. Over HTTP every answer is JSON.
     """
 
     history: list[Behaviour] = []
@@ -159,6 +163,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     variants: Annotated[dict[str, str], Meta(max_length=20)] = {}
     now: Annotated[float, Meta(ge=0, le=1e11)] | None = None
     traceparent: TraceParent = ""
+    accept: AnswerForm = "json"
 
 
 class RecommendTimings(Struct, frozen=True, gc=False):

@@ -60,7 +60,7 @@ class Exchange:
         Raises:
             RecserveError: See `recserve_client.errors`.
         """
-        return await self.run(packed_call(model, raw, packed_answer, deadline_s))
+        return await self.run(packed_call(model, raw, _json_answer, deadline_s))
 
     async def run(self, call: Call[R]) -> R:
         """The answer to a call with the caller's key; raises RecserveError."""
@@ -190,6 +190,12 @@ Handle = Callable[[Exchange], Awaitable[Response]]
 def too_large(what: str, most: int = MOST_BYTES) -> ProblemError:
     """The problem of something too large."""
     return ProblemError(ErrorKind.TOO_LARGE, f"{what} is larger than {most:,} bytes; send less at a time")
+
+
+def _json_answer(answer: Any) -> bytes:
+    """The packed message of a protobuf answer as JSON, also where the request accepts another form."""
+    raw = packed_answer(answer)
+    return raw if raw.startswith(b"{") else msgspec.json.encode(msgspec.msgpack.decode(raw))
 
 
 def json_response(raw: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, Slate, models, pack
+from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, Slate, models, pack_answer
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.batching.batcher import Answer, Handler, ModelCall
 from recserve_server_ext.batching.revision_wait import NotYetError
@@ -251,7 +251,7 @@ class RecommendService(Handler[Job]):
         answers: list[Answer] = []
         for job, result in zip(jobs, self._pipeline.run(jobs), strict=True):
             if isinstance(result, Slate):
-                answers.append(pack(result))
+                answers.append(pack_answer(result, job.request.accept))
                 if job.request.now is None:
                     self._log.offer(result, job.pseudonym, job.keys)
                     self._traces.add(job, result)

@@ -9,9 +9,10 @@ import math
 import struct
 import time
 from collections.abc import Callable
-from typing import Any, assert_type
+from typing import Any, assert_type, get_args
 
 import grpc
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from recserve_client import AsyncClient, Client, ClientOptions, ServerInfo, item, reasons, text
 from recserve_client.calls import recommend, recommend_text
 from recserve_client.contract import (
+    AnswerForm,
     Behaviour,
     ErrorKind,
     RecommendRequest,
@@ -29,6 +31,7 @@ from recserve_client.contract import (
     SlateItem,
     Unpacker,
     pack,
+    pack_answer,
     split_message,
 )
 from recserve_client.contract.addresses import channel_options, is_this_machine, proxy_in_the_way
@@ -89,7 +92,18 @@ def test_recommend_sends_the_options_and_reads_the_slate(server: InferenceServer
         "ef": 9,
         "fields": ["title"],
         "explain": False,
+        "accept": "msgpack",
     }
+
+
+@pytest.mark.parametrize("form", get_args(AnswerForm))
+def test_either_form_of_an_answer_is_read(server: InferenceServer, ask: Ask, form: AnswerForm) -> None:
+    large = msgspec.structs.replace(SLATE, items=[SlateItem("a", 0.1, fields={"id": 2**70, "\n": [None, "ü"]})])
+    for slate in (SLATE, large, msgspec.structs.replace(SLATE, items=[])):
+        server.answer = pack_answer(slate, form)
+        assert ask([item("a")]) == slate
+    assert pack_answer(large, "msgpack") == pack(large), "MessagePack has integers up to 64 bits"
+    assert (pack_answer(SLATE, form) == pack(SLATE)) == (form == "json")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_options_become_a_weighted_history(server: InferenceServer, address: str
         "k": 3,
         "exclude": ["d"],
         "fields": ["year"],
+        "accept": "msgpack",
     }
 
 
@@ -94,7 +95,7 @@ def test_a_user_by_id_has_a_session_and_a_strategy(server: InferenceServer, addr
     assert result.exit_code == 0, result.stderr
     assert sent(server) == {
         "user_id": "ann", "session": [{"item": "a", "weight": 1.0}], "strategy": "blend",
-        "options": {"prior": 2.5, "by": "rank"}, "fields": ["title"], "mix": 0.5,
+        "options": {"prior": 2.5, "by": "rank"}, "fields": ["title"], "mix": 0.5, "accept": "msgpack",
     }  # fmt: skip
     shown = ("parts", "+0.60 text", "+0.30", "popular", "+0.40 a", "+0.20 b")
     assert [name for name in shown if name not in result.stdout] == []

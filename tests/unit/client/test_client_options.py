@@ -27,7 +27,7 @@ def test_where_slate_and_page_are_sent(server: InferenceServer, address: str) ->
     with Client(address, OPTIONS) as client:
         client.similar("a", k=3, where=Range("year", ge=1990))
     assert msgspec.json.decode(server.requests[-1].raw_input_contents[0][4:]) == {
-        "history": [{"item": "a", "weight": 1.0}], "k": 3, "explain": False,
+        "history": [{"item": "a", "weight": 1.0}], "k": 3, "explain": False, "accept": "msgpack",
         "where": {"op": "range", "attribute": "year", "ge": 1990},
     }  # fmt: skip
     with pytest.raises(InvalidRequest, match="a value is expected"):
