@@ -1,9 +1,10 @@
-"""The same work without a server, in a process of its own: hnswlib alone, and tokenise + encode + pool + search."""
+"""The same work without a server, in a process of its own: an engine alone, and tokenise + encode + pool + search."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,19 +48,24 @@ class RawCost(NamedTuple):
 
 
 def raw_search(home: Workspace, encoder: Path) -> Worker[RawJob, RawCost]:
-    """The process of a raw search over the hnswlib index of a home; the encoder is for histories of texts."""
+    """The process of a raw search over the index of a home; the encoder is for histories of texts."""
     return Worker("the raw search", searcher, home, encoder, environment=_ONE_BLAS_THREAD)
 
 
 def searcher(home: Workspace, encoder_folder: Path) -> Callable[[RawJob], RawCost]:
-    """What searches the graph of a snapshot with plain hnswlib: the snapshot's `ef`, as many threads as serving."""
+    """What searches a snapshot as serving does, with as many threads: a graph by plain hnswlib, else its engine."""
     encoder = TextEncoder(encoder_folder)
     folder = current(home.snapshots)
-    manifest = Snapshot.load(folder, encoder=encoder.fingerprint).manifest
-    index = hnswlib.Index(space="ip", dim=manifest.text.dim)
-    index.load_index(str(space_folder(folder) / GRAPH), max_elements=manifest.items)
-    index.set_ef(manifest.text.engine.parameters["ef"])
-    index.set_num_threads(cpu.usable_cores())
+    snapshot = Snapshot.load(folder, encoder=encoder.fingerprint)
+    manifest, engine = snapshot.manifest, snapshot.text.engine
+    graph = space_folder(folder) / GRAPH
+    find: Callable[[Vectors], object] = partial(engine.search, k=K)
+    if graph.exists():
+        index = hnswlib.Index(space="ip", dim=manifest.text.dim)
+        index.load_index(str(graph), max_elements=manifest.items)
+        index.set_ef(manifest.text.engine.parameters["ef"])
+        index.set_num_threads(cpu.usable_cores())
+        find = partial(index.knn_query, k=K)
 
     def vectors_of(users: Vectors | Sequence[Sequence[str]]) -> Vectors:
         if isinstance(users, np.ndarray):
@@ -72,7 +78,7 @@ def searcher(home: Workspace, encoder_folder: Path) -> Callable[[RawJob], RawCos
         cpu_s, wall_s = time.process_time(), time.perf_counter()
         for start in range(0, count, job.batch):
             call_s = time.perf_counter()
-            index.knn_query(vectors_of(job.users[start : start + job.batch]), k=K)
+            find(vectors_of(job.users[start : start + job.batch]))
             calls_s.append(time.perf_counter() - call_s)
         cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
         return RawCost(cpu_s / count * 1e6, count / wall_s, float(np.median(calls_s)) * 1000)
