@@ -50,6 +50,30 @@ def recommend(
 
 
 @app.command()
+def check(
+    home: Home = DEFAULT_HOME,
+    precision: Precision = "auto",
+    items: Items = 17_000,
+    baseline: Annotated[Path | None, typer.Option(help="A file that `--json` wrote, to compare with.")] = None,
+    rounds: RoundsOption = 9,
+    quick: Quick = False,
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Say which ratios of serving moved since a recorded run; exit code 1 where one got worse."""
+    output = Output(json_file, None)
+    with output.measuring() as show:
+        from recserve_benchmarks.check import bench
+
+        run = _run(home, precision, items=items, rounds=rounds, quick=quick, seed=seed, show=show)
+        results = bench.measure(run)
+        found = None if baseline is None else bench.changes(bench.read_baseline(baseline, results), results)
+    output.write(results, bench.parts(results, found), lambda *_: None)
+    if found is not None and any(change.is_worse for change in found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def encode(
     home: Home = DEFAULT_HOME,
     precision: Precision = "auto",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ from recserve_export.index.recall import normalised_means, sample_histories
 from recserve_server_ext.common.arrays import Rows
 
 _SOAK_PARTS: Final = 10
+#: Bytes of an answer of the echo in a short run: a slate of ten items with contributions of 20 behaviours.
+_CHECK_ANSWER: Final = 2500
 _read: Final = AnswerReader(Slate)
 #: Seeds of the parts of a run beside its rounds, so that no two parts have the same users.
 _SOAK, _SWEEP, _ALONE, _RECALL = 600, 700, 800, 999
@@ -49,6 +51,8 @@ class Sizes(NamedTuple):
 
 
 QUICK: Final = Sizes(200, 1000, 40, 40, 100, (1, 8, 32), 100, 500)
+#: Of a short run that compares ratios with a recorded one.
+CHECK: Final = Sizes(users=1000, echo_users=4000, text_users=100)
 
 
 class Systems(NamedTuple):
@@ -64,20 +68,56 @@ class Systems(NamedTuple):
 class RecommendBench:
     """Measures serving; every request is of a user of its own."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, sizes: Sizes | None = None) -> None:
         """Encode and index the items, unless that was done before.
+
+        Args:
+            run: What to measure.
+            sizes: How much; by default as the run says.
 
         Raises:
             ServerError: The home lacks an encoder or a catalogue.
         """
         self._run = run
-        self._sizes = QUICK if run.quick else Sizes()
+        self._sizes = QUICK if run.quick else sizes or Sizes()
         self._chosen = prepare(run, run.items)
         self._hnsw = with_graph(run, self._chosen)
         self._vectors = self._chosen.vectors
         self._rounds = Rounds()
         # All rounds at once, so that no text comes twice: the server would have it in its cache.
         self._histories_of_texts = unseen_texts(self._chosen.titles, 2 * run.rounds * self._sizes.text_users, run.seed)
+
+    @property
+    def items(self) -> int:
+        """Number of items that are served."""
+        return len(self._vectors)
+
+    def ratios(
+        self, prepare: Callable[[Server], None], more: Callable[[Server, float], Mapping[str, float]]
+    ) -> dict[str, Any]:
+        """Measure the rounds alone.
+
+        Args:
+            prepare: Called with the server of the chosen engine before the first round.
+            more: Called in each round with that server and the CPU of a user with a history; figures of users by id.
+
+        Raises:
+            BenchmarkError: Requests failed, or a process ended.
+            ServerError: A server did not start.
+        """
+        run, precision = self._run, self._run.manifest.precision
+        with (
+            ours(self._hnsw.home, precision) as hnsw,
+            ours(self._chosen.home, precision) as chosen,
+            echo(_CHECK_ANSWER) as echo_server,
+            raw_search(self._hnsw.home, run.encoder) as raw,
+            raw_search(self._chosen.home, run.encoder) as raw_chosen,
+        ):
+            prepare(chosen)
+            for number in self._rounds.each(run):
+                self._round(number, Systems(hnsw, chosen, echo_server, raw, raw_chosen))
+                self._rounds.add("user", **more(chosen, self._rounds.values["costs.chosen_interests.cpu_us"][-1]))
+        return self._rounds.results()
 
     def measure(self) -> dict[str, Any]:
         """Measure all of it; the figures by name.

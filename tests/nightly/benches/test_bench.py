@@ -18,7 +18,15 @@ from support.postgres import Postgres
 from support.tiny_home import copy_home
 
 MEASURED = {
-    *("raw_interests", "raw_random", "echo", "serve_interests", "serve_random"),
+    *(
+        "raw_interests",
+        "raw_random",
+        "raw_chosen_interests",
+        "raw_chosen_random",
+        "echo",
+        "serve_interests",
+        "serve_random",
+    ),
     *("chosen_interests", "chosen_random", "raw_texts", "serve_texts"),
 }
 PROGRAM = [sys.executable, "-m", "recserve_client.cli.main", "bench"]
