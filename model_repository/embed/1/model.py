@@ -15,7 +15,7 @@ class TritonPythonModel:
         encoders = served_encoders(settings)
         service, batch = Embedder(encoders.serving, settings.serve.limits), settings.serve.batch
         self._model = Batcher(service, {ENCODER: encoders}, at_once=0, full_batch=batch)
-        self._admissions = AdmissionMetrics("embed", self._model.admissions)
+        self._admissions = AdmissionMetrics("embed", self._model)
         self._door = door_of(args, settings, "embed")
         settle_memory()
 

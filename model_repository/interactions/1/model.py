@@ -32,7 +32,7 @@ class TritonPythonModel:
             Batcher(service, {}, full_batch=settings.serve.batch),
             interactions_metrics(service),
         )
-        self._admissions = AdmissionMetrics("interactions", self._model.admissions)
+        self._admissions = AdmissionMetrics("interactions", self._model)
         self._door = door_of(args, settings, "interactions")
         settle_memory()
 

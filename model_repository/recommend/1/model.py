@@ -21,7 +21,6 @@ from recserve_server_ext.triton.backend import door_of, execute, model_settings,
 from recserve_server_ext.triton.metrics import (
     AdmissionMetrics,
     AnswerMetrics,
-    EncoderMetrics,
     LogMetrics,
     ViewMetrics,
     WaitMetrics,
@@ -49,13 +48,13 @@ class TritonPythonModel:
         )  # fmt: skip
         self._sampled = recommend_metrics(live, self._log, service.named_interactions)
         self._answered = AnswerMetrics(service.counts)
-        limits, waiting = serve.limits, EncoderMetrics("recommend")
+        limits = serve.limits
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(
             service, {ENCODER: encoders, SEQUENCE: networks}, at_once=serve.encoding, max_batch=serve.batch,
-            in_run=[SEQUENCE], full_batch=serve.batch, revision_queue=waits, show_waiting=waiting.show,
+            in_run=[SEQUENCE], full_batch=serve.batch, revision_queue=waits,
         )  # fmt: skip
-        self._admissions = AdmissionMetrics("recommend", self._model.admissions)
+        self._admissions = AdmissionMetrics("recommend", self._model)
         self._door = door_of(args, settings, "recommend")
         settle_memory()
 

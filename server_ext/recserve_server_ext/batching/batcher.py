@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from recserve_client.contract import ErrorKind, RequestError, models
+from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.batching.admission import Admission, waited_share
 from recserve_server_ext.batching.backlog import Backlog
 from recserve_server_ext.batching.call_queue import Batch, CallQueue
@@ -72,7 +72,6 @@ class Batcher(Generic[J]):
         in_run: Collection[str] = (),
         full_batch: int = 0,
         revision_queue: RevisionWaitQueue | None = None,
-        show_waiting: Callable[[int], None] = lambda waiting: None,
     ) -> None:
         """
         Args:
@@ -86,7 +85,6 @@ class Batcher(Generic[J]):
             full_batch: Most calls that Triton hands over together; after so many the next wait in a backlog. 0 for no
                 backlog.
             revision_queue: Queue of requests that wait for a revision; `None` where no request asks for one.
-            show_waiting: Called with the number of requests that wait for the encoder, whenever it changes.
         """
         self._handler = handler
         self._call = call
@@ -97,8 +95,7 @@ class Batcher(Generic[J]):
             model: Admission(model) for model in (*(call if at_once else ()), *([OWN] * bool(full_batch)))
         }
         for model in call if at_once else ():
-            show = show_waiting if model == models.ENCODER else _ignore
-            self._queues[model] = CallQueue(self._run_later, at_once=at_once, max_batch=max_batch, show=show)
+            self._queues[model] = CallQueue(self._run_later, at_once=at_once, max_batch=max_batch)
         self._deferred_count = 0
         self._changed = threading.Condition()
         # Held while requests are accepted: a handler takes one batch at a time.
@@ -128,6 +125,11 @@ class Batcher(Generic[J]):
         for number, answer in self._answered(answerable):
             answers[number] = answer
         return answers
+
+    def waiting(self, model: str) -> int:
+        """Number of requests that wait for a model; any thread may ask."""
+        queue = self._queues.get(model)
+        return 0 if queue is None else queue.waiting
 
     def close(self) -> None:
         """Wait until every call has its answer; calls that wait for a revision are refused."""
@@ -352,10 +354,6 @@ class Batcher(Generic[J]):
 
 def _identity(raw: bytes) -> bytes:
     return raw
-
-
-def _ignore(waiting: int) -> None:
-    """Shows nothing: only the encoder's queue has a metric."""
 
 
 def _fault(error: Exception) -> RequestError:

@@ -40,17 +40,13 @@ Run = Callable[[list[B], Callable[[], None]], None]
 class CallQueue(Generic[J]):
     """Hands batches to a model, as many together as wait: large calls cost less for each request."""
 
-    def __init__(
-        self, run: Run[Batch[J]], *, at_once: int, max_batch: int, show: Callable[[int], None] = lambda waiting: None
-    ) -> None:
+    def __init__(self, run: Run[Batch[J]], *, at_once: int, max_batch: int) -> None:
         """
         Args:
             run: Processes batches; called by threads of the queue.
             at_once: Concurrent calls to the model.
             max_batch: Most requests in one call; a larger batch goes alone.
-            show: Called with the number of waiting requests, whenever it changes; must be quick and raise nothing.
         """
-        self._show = show
         self._run = run
         self._free = at_once
         self._max_batch = max_batch
@@ -63,13 +59,17 @@ class CallQueue(Generic[J]):
         for thread in self._threads:
             thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait for the model; any thread may ask."""
+        return self._count
+
     def put(self, batch: Batch[J]) -> None:
         """Add a batch; an admission bounds how much waits."""
         size = len(batch.jobs)
         with self._changed:
             self._waiting.append(batch)
             self._count += size
-            self._show(self._count)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -96,7 +96,6 @@ class CallQueue(Generic[J]):
                 taken.append(self._waiting.popleft())
                 size += len(taken[-1].jobs)
             self._count -= size
-            self._show(self._count)
             self._free -= 1
             self._changed.notify_all()
             return taken

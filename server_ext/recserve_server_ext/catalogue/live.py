@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 _REBUILD = "build it with: recserve index build"
 #: Pause before a store that could not be read is asked again.
 _PAUSE_S = 1.0
+#: Time between two looks for a new snapshot; a look at the file system costs as much as a request.
+_LOOK_S = 0.02
 
 
 class _UnfitError(Exception):
@@ -121,7 +123,7 @@ class LiveCatalogue:
         self._loadable = loadable
         self._told: View | None = None
         self._is_new = True
-        self._ask_again = 0.0
+        self._ask_again = self._look_at = 0.0
         self._published = self._stamp()
         self._seen: object = None
         self._fault = ""
@@ -135,19 +137,26 @@ class LiveCatalogue:
         """The newest view. Not to be called by two threads at a time."""
         if self._loading is not None and not self._loading.is_alive():
             self._loading = None
-        if self._loading is None and (stamp := self._stamp()) != self._published:
-            self._published = stamp
-            self._loading = threading.Thread(target=self._load_next, name="load snapshot", daemon=True)
-            self._loading.start()
+        now = time.monotonic()
+        if self._loading is None and now >= self._look_at:
+            self._look_at = now + _LOOK_S
+            self._look()
         following = self._next if self._next is not None and self._loading is None else self._view
         if self._open is None:
             self._swap(following)
-        elif time.monotonic() >= self._ask_again:
+        elif now >= self._ask_again:
             self._follow(following)
         if self._told is not self._view:
             self._told = self._view
             self._changed(self._view)
         return self._view
+
+    def _look(self) -> None:
+        """Begin to load the snapshot that was published since."""
+        if (stamp := self._stamp()) != self._published:
+            self._published = stamp
+            self._loading = threading.Thread(target=self._load_next, name="load snapshot", daemon=True)
+            self._loading.start()
 
     def lag(self) -> int:
         """Number of changes in the store that the last view lacks; any thread may ask. Raises CatalogueError."""

@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import triton_python_backend_utils as pb
 
+from recserve_client.contract.models import ENCODER
 from recserve_server_ext.common.errors import StoreError
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
@@ -197,11 +198,24 @@ def interactions_metrics(service: InteractionService) -> SampledMetrics:
     return SampledMetrics([Gauge("recserve_interactions_waiting", text, lambda: service.waiting)])
 
 
+class Queues(Protocol):
+    """What waits for each model; see `recserve_server_ext.batching.batcher.Batcher`."""
+
+    @property
+    def admissions(self) -> Mapping[str, Admission]:
+        """What may wait for each model."""
+        ...
+
+    def waiting(self, model: str) -> int:
+        """Number of requests that wait for a model."""
+        ...
+
+
 class AdmissionMetrics(SampledMetrics):
     """What a model admits and sheds, by queue: that of its own work, and one for each model that it asks."""
 
-    def __init__(self, model: str, admissions: Mapping[str, Admission], *, every_s: float = _EVERY_S) -> None:
-        """Set the metrics for the first time, and start the thread."""
+    def __init__(self, model: str, batcher: Queues, *, every_s: float = _EVERY_S) -> None:
+        """Set the metrics of a model for the first time, and start the thread."""
         admitted, limit = (
             pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE)
             for name, text in (
@@ -217,12 +231,20 @@ class AdmissionMetrics(SampledMetrics):
                 [_Metric(family, model=model, queue=queue) for family in (admitted, limit)],
                 [_Metric(shed, model=model, queue=queue, reason=reason) for reason in ("full", "late", "expired")],
             )
-            for queue, admission in admissions.items()
+            for queue, admission in batcher.admissions.items()
         ]
+        self._batcher = batcher
+        self._waiting = (
+            _gauge("recserve_encoder_waiting_requests", "Requests that wait for the encoder", model=model)
+            if ENCODER in batcher.admissions
+            else None
+        )
         super().__init__([], every_s=every_s)
 
     def sample(self) -> None:
         """Read each admission, and set its metrics."""
+        if self._waiting is not None:
+            self._waiting.set(self._batcher.waiting(ENCODER))
         for admission, gauges, counters in self._shown:
             waiting, limit, *shed = admission.counts
             for gauge, value in zip(gauges, (waiting, limit), strict=True):
@@ -293,14 +315,3 @@ class WaitMetrics:
         self._waiting.set(counts.waiting)
         for counter, total in zip(self._counters, counts[1:], strict=True):
             counter.count(total)
-
-
-class EncoderMetrics:
-    """The gauge of a model's requests that wait for the encoder."""
-
-    def __init__(self, model: str) -> None:
-        self._waiting = _gauge("recserve_encoder_waiting_requests", "Requests that wait for the encoder", model=model)
-
-    def show(self, waiting: int) -> None:
-        """Set the gauge."""
-        self._waiting.set(waiting)

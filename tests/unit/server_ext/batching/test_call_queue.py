@@ -24,8 +24,7 @@ class Encoder:
     def __init__(self, *, at_once: int = 1, max_batch: int = 4) -> None:
         self.got: SimpleQueue[list[str]] = SimpleQueue()
         self.go_on = threading.Semaphore(0)
-        self.waiting: list[int] = []
-        self.queue = CallQueue[Job](self._run, at_once=at_once, max_batch=max_batch, show=self.waiting.append)
+        self.queue = CallQueue[Job](self._run, at_once=at_once, max_batch=max_batch)
 
     def put(self, *names: str, encoder: str = "one") -> None:
         self.queue.put(Batch([Job(name, encoder) for name in names], 0))
@@ -50,9 +49,10 @@ def test_what_waits_goes_together_in_its_order() -> None:
     for name in "bcd":
         encoder.put(name)
     assert encoder.got.empty()
+    assert encoder.queue.waiting == 3
     encoder.go_on.release()
     assert encoder.next() == ["b", "c", "d"]
-    assert encoder.waiting == [1, 0, 1, 2, 3, 0]
+    assert encoder.queue.waiting == 0
     encoder.finish()
     assert encoder.got.empty()
 

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_going_back_encodes_what_came_since(live: Live) -> None:
 def test_an_encoder_that_is_away_leaves_what_is_served(
     live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = 100.0
+    now = time.monotonic()
     monkeypatch.setattr("recserve_server_ext.catalogue.live.time.monotonic", lambda: now)
     live.edited.publish(OTHER)
     live.edited.change("upsert", [film("a", "new")])

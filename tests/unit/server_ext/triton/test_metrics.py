@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -50,11 +50,25 @@ def live_over(edited: Edited) -> LiveCatalogue:
     return LiveCatalogue(edited.snapshots, partial(Snapshot.load, encoder=ENCODER), lambda: edited.store)
 
 
-def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
-    from recserve_server_ext.triton.metrics import EncoderMetrics
+class Queues(NamedTuple):
+    """As `Batcher` has them."""
 
-    of = {model: EncoderMetrics(model) for model in ("recommend", "items")}
-    of["items"].show(3)
+    admissions: dict[str, Admission]
+    held: dict[str, int]
+
+    def waiting(self, model: str) -> int:
+        return self.held[model]
+
+
+def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
+    from recserve_server_ext.triton.metrics import AdmissionMetrics
+
+    queues = {model: Queues({"encoder": Admission("encoder")}, {"encoder": 0}) for model in ("recommend", "items")}
+    of = {model: AdmissionMetrics(model, queues[model], every_s=LONG_S) for model in queues}
+    queues["items"].held["encoder"] = 3
+    for metrics in of.values():
+        metrics.sample()
+        metrics.close()
     shown = {model: fake.values[f'recserve_encoder_waiting_requests{{model="{model}"}}'] for model in of}
     assert shown == {"recommend": 0.0, "items": 3.0}
 
@@ -196,7 +210,7 @@ def test_what_is_admitted_and_shed_by_queue(fake: FakeMetrics) -> None:
     from recserve_server_ext.triton.metrics import AdmissionMetrics
 
     encoder, own = Admission("encoder"), Admission("own")
-    metrics = AdmissionMetrics("recommend", {"encoder": encoder, "own": own}, every_s=LONG_S)
+    metrics = AdmissionMetrics("recommend", Queues({"encoder": encoder, "own": own}, {"encoder": 0}), every_s=LONG_S)
     while encoder.admit(1, NO_DEADLINE) is None:
         pass
     own.admit(1, 0)
