@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from recserve_benchmarks.check.bench import FIGURES
 from recserve_benchmarks.encode.bench import GRPC, OURS, PLAIN, TORCH
 from recserve_benchmarks.encode.systems import PEERS
 from recserve_benchmarks.harness.report import installed
@@ -67,6 +68,25 @@ def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None
     assert results["setup"]["cpu_flags"]
     assert "--items 1000" in results["setup"]["command"]
     assert plot.stat().st_size > 0
+
+
+@pytest.mark.triton
+def test_a_tiny_check_compares_with_a_recorded_run(tiny_home: Path, tmp_path: Path) -> None:
+    home, first, second = tmp_path / "home", tmp_path / "first.json", tmp_path / "second.json"
+    copy_home(tiny_home, home)
+    sizes = ["--home", str(home), "--items", "1000", "--rounds", "3", "--quick"]
+    ran = bench(*sizes, "--json", str(first), command="check")
+    assert ran.returncode == 0, ran.stderr
+    recorded = json.loads(first.read_text())
+    # What was recorded as a hundred times better is now worse, whatever the noise.
+    for name, more_is_better in FIGURES.items():
+        values = recorded["rounds"][name]
+        recorded["rounds"][name] = [value * (100 if more_is_better else 0.01) for value in map(abs, values)]
+    first.write_text(json.dumps(recorded))
+    ran = bench(*sizes, "--baseline", str(first), "--json", str(second), command="check")
+    assert ran.returncode == 1, ran.stderr
+    assert "worse" in ran.stdout
+    assert set(json.loads(second.read_text())["rounds"]) >= set(FIGURES)
 
 
 @pytest.mark.triton
