@@ -10,6 +10,7 @@ from nicegui import ui
 
 from recserve_console.home.catalogue import catalogue_numbers
 from recserve_console.home.log import LogNumbers, has_log, log_numbers
+from recserve_console.views.parts.import_panel import ImportPanel
 from recserve_console.views.parts.pieces import COLOURS, axis, card, chart, heading, moment, muted, table, waiting
 from recserve_console.views.parts.view import View
 from recserve_export.catalogue.stats import CatalogueStats
@@ -29,6 +30,8 @@ class Data(View):
             heading("Data").classes("grow")
             ui.button("Count again", icon="refresh", on_click=self._read).props("flat")
         self._content = ui.column().classes("w-full gap-3 q-mt-sm")
+        if self.console.home is not None and self.console.jobs is not None:
+            ImportPanel(self.console.home, self.console.jobs)
         await self._read()
 
     async def _read(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from recserve_client import Client, ClientOptions, interaction
 from support.console import PATIENCE_MS, Visit, console
@@ -100,6 +100,25 @@ def test_a_job_runs_to_its_end_though_the_page_is_closed(visit: Opening, films_s
     expect(page.get_by_text("done, started").or_(page.get_by_text("failed, started"))).to_be_visible(timeout=120_000)
     ended = [entry for entry in audited(films_server.home) if entry["action"] == "job.end"]
     assert [entry["what"] for entry in ended] == ["recserve train als"]
+
+
+def test_a_dropped_file_is_shown_and_imported(visit: Opening, films_server: Served, films_client: Client) -> None:
+    item = films_client.items.list(limit=1).items[0].id
+    content = f"user_id,item_id,timestamp,note\n<b>dropper</b>,{item},2024-01-01T00:00:00Z,<i>x</i>\n"
+    page = visit("data").page
+    page.get_by_role("button", name="interactions", exact=True).click()
+    file = FilePayload(name="../new log.csv", mimeType="text/csv", buffer=content.encode())
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text("read as: utf-8, ',', header")).to_be_visible()
+    expect(page.get_by_role("cell", name="<b>dropper</b>")).to_be_visible()
+    page.get_by_role("button", name="Import", exact=True).click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Import", exact=True).click()
+    expect(page.get_by_text("started: see Jobs under Strategies")).to_be_visible()
+    jobs = visit("strategies").page
+    expect(jobs.get_by_text("recorded 1 interactions of new_log.csv")).to_be_visible(timeout=60_000)
+    assert [one["item"] for one in films_client.users.export("<b>dropper</b>").interactions] == [item]
+    words = [entry["what"] for entry in audited(films_server.home) if entry["action"] == "job.start"]
+    assert any("interactions import" in what and "new_log.csv" in what for what in words)
 
 
 def test_a_slow_network_shows_the_slate_all_the_same(visit: Opening) -> None:
