@@ -65,7 +65,7 @@ class ImportPanel:
                 ui.label(str(found)).classes("rs-bad")
 
     def _draw(self, found: Preview) -> None:
-        muted(f"read as: {found.read_as}")
+        muted(found.read_as)
         rows = [
             (one.name, one.kind, f"{one.missing:,}", f"{one.distinct:,}", str(one.example)[:60])
             for one in found.columns
