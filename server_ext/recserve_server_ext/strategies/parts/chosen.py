@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,6 +16,8 @@ from recserve_server_ext.common.files import reading, write_file
 #: A user with at most so many behaviours has few of them.
 MOST_FEW: Final = 5
 _AUTO: Final = "auto"
+#: Time between two looks at the file.
+_LOOK_S: Final = 1.0
 Activity = Literal["cold", "few", "many"]
 _log = logging.getLogger(__name__)
 
@@ -111,12 +114,17 @@ class ChosenFile:
         self._path = path
         self._seen = self._stamp()
         self._options = chosen_options(path)
+        self._look_at = 0.0
 
     def options(self) -> dict[str, Any]:
         """Options of the strategy `auto`; the same object while the file is the same.
 
-        A file that cannot be read is logged, and what was chosen before stays.
+        It is looked for once a second. A file that cannot be read is logged, and what was chosen before stays.
         """
+        now = time.monotonic()
+        if now < self._look_at:
+            return self._options
+        self._look_at = now + _LOOK_S
         stamp = self._stamp()
         if stamp != self._seen:
             self._seen = stamp

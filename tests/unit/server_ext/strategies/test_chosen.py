@@ -38,7 +38,10 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
         read_chosen(path)
 
 
-def test_the_file_is_read_again_when_it_was_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_file_is_read_again_when_it_was_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recserve_server_ext.strategies.parts.chosen._LOOK_S", 0.0)
     path = tmp_path / "evaluation.json"
     file = ChosenFile(path)
     assert file.options() == {}
