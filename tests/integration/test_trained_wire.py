@@ -152,9 +152,12 @@ def test_a_new_choice_is_served_without_a_restart(client: Client, home: Path) ->
     path = Workspace(home).evaluation
     before = path.read_bytes()
     write_evaluation(path, EvaluationFile(chosen=Chosen(many=Choice("ranker"))))
-    assert client.recommend_for("user0").strategy == "ranker"
-    write_file(path, before)
-    assert client.recommend_for("user0").strategy == "hybrid"
+    for strategy in ("ranker", "hybrid"):
+        # It is looked for once a second.
+        give_up = time.monotonic() + 30
+        while client.recommend_for("user0").strategy != strategy:
+            assert time.monotonic() < give_up
+        write_file(path, before)
 
 
 def test_what_is_not_trained_is_refused_with_the_command(client: Client) -> None:
