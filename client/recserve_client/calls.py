@@ -25,6 +25,7 @@ from recserve_client.contract import (
     RecommendRequest,
     RequestError,
     Slate,
+    Walk,
     bytes_element,
     models,
     pack,
@@ -104,6 +105,7 @@ class RecommendOptions(TypedDict, total=False):
         new_items: Boost of new items, which also makes the newest ones candidates.
         on_cold: What happens without a usable profile: the server's `fallback` strategy answers, or an `error`.
         now: Moment of the request in seconds since 1970, for replays, where the server takes one.
+        walk: Asks for the walk of the request through the stages.
     """
 
     k: int
@@ -124,6 +126,7 @@ class RecommendOptions(TypedDict, total=False):
     new_items: Recency | None
     on_cold: Literal["fallback", "error"] | None
     now: float | None
+    walk: Walk | None
 
 
 def recommend(

@@ -64,6 +64,21 @@ def test_a_slate_equals_the_reference(wire: Wire, snapshot: Snapshot, encoder: T
     assert len(slate["recommendation_id"]) == 32
 
 
+@pytest.mark.parametrize("model", ["recommend", "recommend_text"])
+def test_the_walk_of_a_request(wire: Wire, snapshot: Snapshot, model: str) -> None:
+    body = {"history": [{"text": "space war"}], "k": 3, "exclude": [snapshot.ids[1]]}
+    ids = [item["id"] for item in wire.ask(model, {**body, "k": 4})["items"]]
+    slate = wire.ask(model, {**body, "walk": {"items": [ids[0], ids[3], snapshot.ids[1], "nowhere"]}})
+    walk, timings = slate["walk"], slate["timings"]
+    found = [(item["id"], item["verdict"]) for item in walk["items"]]
+    assert found[0] == (ids[0], "in_slate")
+    assert found[1] in [(ids[3], "outranked"), (ids[3], "not_proposed")]
+    assert found[2:] == [(snapshot.ids[1], "excluded"), ("nowhere", "not_in_catalogue")]
+    took = {stage["name"]: stage["took_us"] for stage in walk["stages"]}
+    assert took["candidates"] + took["score"] + took["rules"] == pytest.approx(timings["search_us"], abs=3)
+    assert [(source["name"], source["in_slate"]) for source in walk["sources"]] == [("text", 3)]
+
+
 def test_ids_of_answers_differ(wire: Wire, snapshot: Snapshot) -> None:
     body = {"history": [{"item": snapshot.ids[0]}]}
     with ThreadPoolExecutor(8) as threads:

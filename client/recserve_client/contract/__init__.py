@@ -61,6 +61,7 @@ from recserve_client.contract.recommend import (
     UsedBehaviour,
 )
 from recserve_client.contract.strategies import ServedStrategies, ServedStrategy
+from recserve_client.contract.walk import SlateWalk, Verdict, Walk, WalkItem, WalkSource, WalkStage
 
 __all__ = [
     "MEANING_OF",
@@ -106,12 +107,18 @@ __all__ = [
     "ServedStrategy",
     "Slate",
     "SlateItem",
+    "SlateWalk",
     "Unpacker",
     "UpsertItems",
     "UsedBehaviour",
     "UserExport",
     "UserHistory",
+    "Verdict",
     "VerifyErasure",
+    "Walk",
+    "WalkItem",
+    "WalkSource",
+    "WalkStage",
     "bytes_element",
     "nearest",
     "overloaded",

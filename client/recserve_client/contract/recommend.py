@@ -15,6 +15,7 @@ from recserve_client.contract.filters import Filter
 from recserve_client.contract.ids import ItemId
 from recserve_client.contract.packing import AnswerForm
 from recserve_client.contract.slate_options import Recency, SlateOptions
+from recserve_client.contract.walk import SlateWalk, Walk
 
 Weight = Annotated[float, Meta(ge=-1e6, le=1e6, description="Finite; a negative weight pushes away.")]
 TypeName = Annotated[str, Meta(min_length=1, max_length=32)]
@@ -131,6 +132,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
         accept: Form of the answer. `msgpack` is the same slate as MessagePack, in a tenth of the time; a slate with an
             integer beyond 64 bits comes as JSON all the same. JSON begins with the byte `{`, which MessagePack's map
             never does. Over HTTP every answer is JSON.
+        walk: Asks for the walk of the request through the stages; `None` for none. Not with a cursor.
     """
 
     history: list[Behaviour] = []
@@ -164,6 +166,7 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     now: Annotated[float, Meta(ge=0, le=1e11)] | None = None
     traceparent: TraceParent = ""
     accept: AnswerForm = "json"
+    walk: Walk | None = None
 
 
 class RecommendTimings(Struct, frozen=True, gc=False):
@@ -273,6 +276,7 @@ class Slate(Struct, frozen=True, gc=False):
         interests: Share of each interest cluster in the history, largest first. Absent with `interests: 1`.
         experiments: Variants of the experiments that the user takes part in. Absent without any.
         approximate: Whether the contributions are approximate: they need not add up to the score. Absent where they do.
+        walk: The walk of the request. Absent unless requested.
     """
 
     recommendation_id: str
@@ -289,3 +293,4 @@ class Slate(Struct, frozen=True, gc=False):
     interests: list[float] | UnsetType = UNSET
     experiments: list[AssignedVariant] | UnsetType = UNSET
     approximate: bool | UnsetType = UNSET
+    walk: SlateWalk | UnsetType = UNSET

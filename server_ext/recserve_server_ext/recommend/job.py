@@ -29,6 +29,8 @@ class CandidateList(msgspec.Struct, eq=False):
         cluster: Number of the interest cluster.
         mass: Weight of the cluster in the history.
         found: Rows that its strategy proposed, then those for each quota.
+        wanted: Candidates that the strategy was asked for.
+        filled: Number of rows, the last ones of the strategy's, that come from the fallback strategy.
         candidates: The candidates.
         scores: [n] their scores.
     """
@@ -38,6 +40,8 @@ class CandidateList(msgspec.Struct, eq=False):
     cluster: int = 0
     mass: float = 1.0
     found: list[Rows] = field(default_factory=list)
+    wanted: int = 0
+    filled: int = 0
     candidates: Candidates = field(default_factory=lambda: Candidates(NO_ROWS))
     scores: Floats = field(default_factory=lambda: _NO_SCORES)
 
@@ -64,7 +68,7 @@ class Job(msgspec.Struct, eq=False):
             split, and where it is not.
         lists: Candidate lists, one for each interest cluster.
         is_plain: Whether the slate is the first k candidates, as the strategy ranks them; for a new ranking.
-        is_cold: Whether the fallback strategy answers, for want of a usable profile.
+        cold: Why the profile is not usable, and the fallback strategy answers; `None` where it is usable.
         clusters: [behaviours] interest cluster of each behaviour; `None` where the history is not split.
         ranked: Items of the slate; `None` until they are ranked.
         waited_ns: Time spent waiting.
@@ -89,7 +93,7 @@ class Job(msgspec.Struct, eq=False):
     split: tuple[list[CandidateList], Ints] | None = None
     lists: list[CandidateList] = field(default_factory=list)
     is_plain: bool = False
-    is_cold: bool = False
+    cold: RequestError | None = None
     clusters: Ints | None = None
     ranked: RankedItems | None = None
     waited_ns: int = 0
@@ -100,9 +104,14 @@ class Job(msgspec.Struct, eq=False):
         """Begin the pipeline with the candidate lists of the history; a job may run again after a fault."""
         assert self.query is not None
         self.lists = [CandidateList(self.query, self.configured)]
-        self.is_cold, self.clusters, self.ranked = False, None, None
+        self.cold, self.clusters, self.ranked = None, None, None
         if self.split is not None:
             self.lists, self.clusters = list(self.split[0]), self.split[1]
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the fallback strategy answers, for want of a usable profile."""
+        return self.cold is not None
 
     @property
     def profile(self) -> Profile:

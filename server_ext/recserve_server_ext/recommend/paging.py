@@ -102,9 +102,8 @@ class RankingCache:
             behaviour if behaviour.text is None else msgspec.structs.replace(behaviour, vector=None)
             for behaviour in request.history
         ]
-        signed = pack(
-            msgspec.structs.replace(request, history=history, encoder="", page=None, traceparent="", accept="json")
-        )
+        unsigned = {"encoder": "", "page": None, "traceparent": "", "accept": "json", "walk": None}
+        signed = pack(msgspec.structs.replace(request, history=history, **unsigned))
         return hashlib.blake2b(pointer + signed, key=self._secret, digest_size=_SIGNATURE_BYTES).digest()
 
 

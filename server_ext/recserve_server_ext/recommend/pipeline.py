@@ -6,7 +6,6 @@ Requests without a usable profile pass the same stages with the fallback strateg
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -18,18 +17,21 @@ from recserve_client.contract import ErrorKind, RequestError, Slate
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attributes.view import Allowed
 from recserve_server_ext.batching.batcher import ModelCall
-from recserve_server_ext.common.arrays import Floats, Ints, Rows
+from recserve_server_ext.common.arrays import Floats, Rows
 from recserve_server_ext.recommend.explain import build_slates
-from recserve_server_ext.recommend.interests import sainte_lague, split_by_interest
+from recserve_server_ext.recommend.interests import split_by_interest
 from recserve_server_ext.recommend.job import CandidateList, Job
+from recserve_server_ext.recommend.merging import merged
 from recserve_server_ext.recommend.paging import CachedRanking, PagePosition, RankingCache
 from recserve_server_ext.recommend.profile import empty_profile
-from recserve_server_ext.recommend.query import boosts_of, pinned_rows
+from recserve_server_ext.recommend.query import pinned_rows
 from recserve_server_ext.recommend.ranked_items import RankedItems
+from recserve_server_ext.recommend.walk.stage_clock import StageClock
+from recserve_server_ext.recommend.walk.walk import walk_of
 from recserve_server_ext.recommend.young import YoungPlaces, placed, wanted, young_rows
 from recserve_server_ext.retrieval.search import pool_size
 from recserve_server_ext.slate.exploration import explored
-from recserve_server_ext.slate.maker import SlateSpec, make_slates
+from recserve_server_ext.slate.maker import make_slates
 from recserve_server_ext.strategies.base import (
     Candidates,
     ConfiguredStrategy,
@@ -65,22 +67,28 @@ class Pipeline:
 
     def run(self, jobs: Sequence[Job]) -> list[Slate | RequestError]:
         """The slate of each job of a batch, or its error; jobs have a query or an error, and no text is missing."""
-        start_ns = time.monotonic_ns()
+        clock = StageClock()
         live = [job for job in jobs if job.error is None]
         split_by_interest([job for job in live if job.request.interests > 1 and job.split is None])
         for job in live:
             job.start()
         self._handle_cold_start(live)
         live = [job for job in live if job.error is None]
-        _rank([job for job in live if job.page is None], self._fallback)
+        _rank([job for job in live if job.page is None], self._fallback, clock)
         if self._young is not None:
             _place_young(live, self._young)
         for job in live:
             if job.request.page is not None:
                 self._cut_page(job, job.request.page.size)
-        search_ns = time.monotonic_ns() - start_ns
-        slates = iter(build_slates(live, search_ns))
-        return [next(slates) if job.error is None else job.error for job in jobs]
+        clock.lap("rules")
+        slates = iter(build_slates(live, clock.total_ns))
+        return [self._answer(job, next(slates), clock) if job.error is None else job.error for job in jobs]
+
+    def _answer(self, job: Job, slate: Slate, clock: StageClock) -> Slate:
+        """The slate, with its walk where the request asks for it."""
+        if job.request.walk is None:
+            return slate
+        return replace(slate, walk=walk_of(job, slate, clock.took_ns, self._fallback.strategy.name))
 
     def pending(self, job: Job) -> ModelCall | None:
         """The model call that the strategy of a job waits for, whose texts are encoded; `None` without one."""
@@ -112,14 +120,14 @@ class Pipeline:
             if usable:
                 job.lists = usable
             elif job.falls_back:
-                self._fall_back(job)
+                self._fall_back(job, job_reasons[-1] or _NOTHING_USABLE)
             else:
                 job.error = job_reasons[-1]
 
-    def _fall_back(self, job: Job) -> None:
+    def _fall_back(self, job: Job, reason: RequestError) -> None:
         """Answer as if the user were unknown."""
         assert job.query is not None
-        job.is_cold, job.clusters = True, None
+        job.cold, job.clusters = reason, None
         configured = job.configured if job.configured.strategy.answers_cold else self._fallback
         query = Query(empty_profile(), job.data, job.query.spec, configured.options, job.query.context)
         job.lists = [CandidateList(query, configured)]
@@ -190,7 +198,7 @@ def _hand_over(selector: Strategy, lists: Sequence[CandidateList]) -> list[Reque
     return reasons
 
 
-def _rank(jobs: Sequence[Job], fallback: ConfiguredStrategy) -> None:
+def _rank(jobs: Sequence[Job], fallback: ConfiguredStrategy, clock: StageClock) -> None:
     """Rank the items of each job's slate."""
     plain: list[Job] = []
     shaped: list[Job] = []
@@ -200,11 +208,12 @@ def _rank(jobs: Sequence[Job], fallback: ConfiguredStrategy) -> None:
     _propose(plain, 1, fallback)
     for job in plain:
         job.ranked = RankedItems(job.lists[0].candidates.rows[: job.request.k], is_by_score=True)
+    clock.lap("candidates")
     if not shaped:
         return
     # A group limit may exclude all candidates that are left; more candidates may hold others.
-    if short := _shape(shaped, 1, fallback):
-        _shape(short, _WIDER, fallback)
+    if short := _shape(shaped, 1, fallback, clock):
+        _shape(short, _WIDER, fallback, clock)
     for job in shaped:
         _explore(job)
 
@@ -231,7 +240,7 @@ def _propose(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> N
     for job in jobs:
         n = times * _width(job)
         for target in job.lists:
-            target.found = []
+            target.found, target.wanted, target.filled = [], n, 0
             quotas = [] if job.options is None else list(_quota_queries(job, job.options, target.query, combined))
             queries += [target.query, *quotas]
             wanted += [n, *(query.spec.n for query in quotas)]
@@ -265,7 +274,9 @@ def _fill_up(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> N
         queries = [target.query.with_options(fallback.options) for target, _ in short]
         found = fallback.strategy.candidates(queries, [n for _, n in short])
         for (target, n), more in zip(short, found, strict=True):
+            own = len(target.found[0])
             target.found[0] = distinct_rows([target.found[0], more])[:n]
+            target.filled = len(target.found[0]) - own
 
 
 def _width(job: Job) -> int:
@@ -301,9 +312,10 @@ def _named_candidates(job: Job) -> list[Rows]:
     return named
 
 
-def _shape(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> list[Job]:
+def _shape(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy, clock: StageClock) -> list[Job]:
     """Propose and score candidates, and apply the slate rules; returns the jobs that group limits left short."""
     _propose(jobs, times, fallback)
+    clock.lap("candidates")
     lists = [candidate_list for job in jobs for candidate_list in job.lists]
 
     def ask(strategy: Strategy, positions: list[int]) -> list[Floats]:
@@ -313,48 +325,18 @@ def _shape(jobs: Sequence[Job], times: int, fallback: ConfiguredStrategy) -> lis
 
     for candidate_list, scores in zip(lists, _by_strategy(lists, ask), strict=True):
         candidate_list.scores = scores
-    merged = [_merged(job) for job in jobs]
+    clock.lap("score")
+    merged_lists = [merged(job) for job in jobs]
     data = jobs[0].data
-    slates = make_slates(data.view, data.filters, [spec for spec, _ in merged])
+    slates = make_slates(data.view, data.filters, [spec for spec, _ in merged_lists])
     short = []
-    for job, (spec, source), slate in zip(jobs, merged, slates, strict=True):
+    for job, (spec, source), slate in zip(jobs, merged_lists, slates, strict=True):
         job.ranked = RankedItems(spec.rows[slate.picks], source[slate.picks], slate.rules)
         has_groups = job.options is not None and bool(job.options.groups)
         if has_groups and len(slate.picks) < job.wanted and times * _width(job) < len(data.view.available):
             short.append(job)
+    clock.lap("rules")
     return short
-
-
-def _merged(job: Job) -> tuple[SlateSpec, Ints]:
-    """Merge a job's lists by score, or interleaved in proportion to the shares of interest clusters.
-
-    Returns:
-        The slate to make of the candidates, and [candidates] the position of the list that each comes from.
-    """
-    lists, options, pins = job.lists, job.options or SlateOptions(), pinned_rows(job)
-    lengths = [len(candidate_list.candidates.rows) for candidate_list in lists]
-    rows = np.concatenate([candidate_list.candidates.rows for candidate_list in lists])
-    source = np.repeat(np.arange(len(lists)), lengths)
-    scores = np.concatenate([candidate_list.scores for candidate_list in lists])
-    boosts = boosts_of(job, rows)
-    if boosts is not None:
-        scores = scores + boosts.sum(axis=1)
-    if options.min_score is not None:
-        is_kept = (scores >= options.min_score) | np.isin(rows, pins[pins >= 0])
-        rows, source, scores = rows[is_kept], source[is_kept], scores[is_kept]
-    values = scores
-    if len(lists) > 1:
-        values = np.empty(len(rows))
-        members = [np.flatnonzero(source == number) for number in range(len(lists))]
-        keys = sainte_lague([len(positions) for positions in members], job.cluster_shares)
-        for positions, key in zip(members, keys, strict=True):
-            values[positions[np.argsort(-scores[positions], kind="stable")]] = -key
-    order = np.argsort(-values, kind="stable")
-    _, first = np.unique(rows[order], return_index=True)
-    order = order[np.sort(first)]
-    # Boosts and the minimum score are applied to the candidates already.
-    options = replace(options, boosts=[], min_score=None)
-    return SlateSpec(options, job.wanted, job.rules, pins, rows[order], values[order]), source[order]
 
 
 def _place_young(jobs: Sequence[Job], young: YoungPlaces) -> None:

@@ -48,6 +48,8 @@ def check_request(request: RecommendRequest, limits: Limits) -> None:
     slate = request.slate
     if slate is not None and slate.quotas and request.explore is not None:
         raise _invalid("explore and quotas exclude each other: exploration could break a quota; leave one of them out")
+    if request.walk is not None and request.page is not None and request.page.cursor is not None:
+        raise _invalid("walk and a cursor exclude each other: the items were ranked for the first page; ask for that")
     if slate is not None and slate.diversify and request.interests > 1:
         raise _invalid("diversify and interests exclude each other: both diversify a slate; leave one of them out")
 

@@ -302,6 +302,10 @@ class Strategy(ABC):
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """Scores of each query's candidates, as named parts; the rows may come from elsewhere, such as pins."""
 
+    def sources(self, query: Query, n: int) -> dict[str, Rows]:
+        """The rows that each of its parts proposes, by name; empty where it has no parts. For walks alone."""
+        return {}
+
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
         """Why the chosen rows of each query are recommended."""
         return [Explanation(parts) for parts in self.score(queries, picks)]

@@ -198,19 +198,9 @@ class Fusion(Strategy):
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The candidates of all components that count, by their scores; ties in the order of the components."""
-        lists: list[list[Rows]] = [[] for _ in queries]
-        states, is_by_rank = self._factored(queries), _is_by_rank(queries)
-        for component, number, places in self._counting(queries):
-            wanted = [max(n[place], _AT_LEAST, _TIMES * queries[place].spec.n) for place in places]
-            own = [component.query(queries[place]) for place in places]
-            candidates = component.strategy.candidates(own, wanted)
-            for place, rows in zip(places, candidates, strict=True):
-                lists[place].append(rows)
-                # The first list of a query is that of its own filter; those of quotas share its state.
-                if is_by_rank and states[place].rankings[number] is None:
-                    states[place].rankings[number] = rows
-        scatter = self._over(queries)
-        joined = [np.concatenate(rows) if rows else NO_ROWS for rows in lists]
+        states, scatter = self._factored(queries), self._over(queries)
+        proposed = [list(of.values()) for of in self._proposed(queries, n)]
+        joined = [np.concatenate(rows) if rows else NO_ROWS for rows in proposed]
         distinct = [rows[scatter.firsts(rows)] for rows in joined]
         scored = self._scored(queries, [Candidates(rows) for rows in distinct])
         ranked = []
@@ -219,6 +209,25 @@ class Fusion(Strategy):
             ranked.append(rows[order])
             state.pool = _Pool(ranked[-1], {name: values[order] for name, values in parts.items()})
         return ranked
+
+    def sources(self, query: Query, n: int) -> dict[str, Rows]:
+        """The candidates of each component."""
+        return self._proposed([query], [n])[0]
+
+    def _proposed(self, queries: Sequence[Query], n: Sequence[int]) -> list[dict[str, Rows]]:
+        """[queries] the candidates of the components that count, by name."""
+        found: list[dict[str, Rows]] = [{} for _ in queries]
+        states, is_by_rank = self._factored(queries), _is_by_rank(queries)
+        for component, number, places in self._counting(queries):
+            wanted = [max(n[place], _AT_LEAST, _TIMES * queries[place].spec.n) for place in places]
+            own = [component.query(queries[place]) for place in places]
+            candidates = component.strategy.candidates(own, wanted)
+            for place, rows in zip(places, candidates, strict=True):
+                found[place][component.strategy.name] = rows
+                # The first list of a query is that of its own filter; those of quotas share its state.
+                if is_by_rank and states[place].rankings[number] is None:
+                    states[place].rankings[number] = rows
+        return found
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """Weighted standardised scores or reciprocal ranks, a part for each component; the pool's are known already."""

@@ -198,6 +198,12 @@ class Ranker(Strategy):
             found.append(state.proposed.pool[np.argsort(-state.scores, kind="stable")[:wanted]])
         return found
 
+    def sources(self, query: Query, n: int) -> dict[str, Rows]:
+        """What each source ranked."""
+        (state,) = self._states([query])
+        sources = self._sources(query.data, query.options).sources
+        return {source.name: rows for source, rows in zip(sources, state.proposed.rankings, strict=True)}
+
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """The scores of the model."""
         rows = [items.rows for items in candidates]
