@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import kubernetes_validate
+import msgspec
 import pytest
 import typer
 import yaml
@@ -18,6 +23,9 @@ from compose_spec import PyCompose
 
 from recserve_client.cli.main import build_app
 from recserve_server_ext.config.server import read_settings
+from recserve_server_ext.triton.process import claim_port, exposure
+from support.certificates import Authority
+from support.gateway import running_nginx
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 KUBERNETES: Final = "1.33"
@@ -65,6 +73,18 @@ def kserve_pod() -> dict[str, Any]:
 
 def validate(manifest: dict[str, Any]) -> None:
     kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+class Metrics(BaseHTTPRequestHandler):
+    """What a server shows of itself."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"up 1\n")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is logged."""
 
 
 def test_every_manifest_fits_the_schema(manifests: list[dict[str, Any]]) -> None:
@@ -128,6 +148,66 @@ def test_every_mount_has_its_volume(manifests: list[dict[str, Any]]) -> None:
                 assert claim["claimName"] in claims
             if settings := volume.get("configMap"):
                 assert settings["name"] in maps
+
+
+def test_every_secret_is_told_of(manifests: list[dict[str, Any]]) -> None:
+    told = (DEPLOY.parent / "docs" / "how-to" / "run-on-kubernetes.md").read_text(encoding="utf-8")
+    content = {
+        name: re.findall(r"`([^`]+)`", keys)
+        for name, keys in re.findall(r"^\| `(recserve-[^`]+)` \| (.*?) \|", told, re.M)
+    }
+    text = yaml.safe_dump_all([*manifests, kserve_pod()])
+    mounted = set(re.findall(r"secretName: (\S+)", text))
+    read = re.findall(r"secretKeyRef:\s+key: (\S+)\s+name: (\S+)", text)
+    assert mounted | {name for _, name in read} == set(content)
+    assert [name for key, name in read if key not in content[name]] == []
+
+
+def test_servers_listen_with_tls_and_keys_alone(manifests: list[dict[str, Any]]) -> None:
+    settings = read_settings(DEPLOY / "kubernetes" / "base" / "serve.toml")
+    assert exposure(msgspec.structs.replace(settings, host="0.0.0.0")) == ""
+    (server,) = (one for one in manifests if one["kind"] == "Deployment" and one["metadata"]["name"] == "recserve")
+    for pod in (server["spec"]["template"]["spec"], kserve_pod()):
+        (container, metrics) = pod["containers"]
+        words = " ".join([*container.get("command", []), *container["args"]])
+        assert "--host" in words
+        assert "--insecure" not in words
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert settings.tls.cert == f"{mounts['tls']}/tls.crt"
+        assert settings.tls.key == f"{mounts['tls']}/tls.key"
+        assert settings.auth.file == f"{mounts['keys']}/api-keys.json"
+        told = {one["name"]: one.get("value") for one in container["env"]}
+        assert told["RECSERVE_TLS_CA"] == f"{mounts['tls']}/ca.crt"
+        assert "RECSERVE_KEY" in told
+        assert [port["containerPort"] for port in container["ports"]] == [settings.grpc_port]
+        assert [port["containerPort"] for port in metrics["ports"]] == [8443]
+
+
+def test_metrics_are_served_over_tls(tmp_path: Path) -> None:
+    files = Authority(tmp_path, "ours").issue("server", "127.0.0.1")
+    port, behind = claim_port("127.0.0.1", 0, "nginx"), HTTPServer(("127.0.0.1", 0), Metrics)
+    text = (DEPLOY / "kubernetes" / "base" / "metrics.conf").read_text(encoding="utf-8")
+    for there, here in (
+        (" /tmp/", f" {tmp_path}/"),
+        ("listen 8443", f"listen 127.0.0.1:{port}"),
+        ("127.0.0.1:8002", f"127.0.0.1:{behind.server_port}"),
+        ("/etc/recserve-tls/tls.crt", str(files.cert)),
+        ("/etc/recserve-tls/tls.key", str(files.key)),
+    ):
+        assert there in text
+        text = text.replace(there, here)
+    config = tmp_path / "metrics.conf"
+    config.write_text(text)
+    threading.Thread(target=behind.serve_forever, daemon=True).start()
+    with running_nginx(config, f"127.0.0.1:{port}"):
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "ours.pem"))
+        with httpx.Client(verify=trusting, trust_env=False, base_url=f"https://127.0.0.1:{port}") as client:
+            assert client.get("/metrics").text == "up 1\n"
+            assert client.get("/other").status_code == 404
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).raise_for_status()
+    behind.shutdown()
+    behind.server_close()
 
 
 def test_selectors_find_the_pods(manifests: list[dict[str, Any]]) -> None:

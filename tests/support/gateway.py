@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def gateway(
         server_ca: Authority that signed its certificate.
         limits: Limits of the gateway.
     """
-    program = nginx()
+    nginx()
     folder = authority.cert.parent / "gateway"
     files = authority.issue("gateway", "recs.test", "127.0.0.1")
     address = f"127.0.0.1:{claim_port('127.0.0.1', 0, 'the gateway')}"
@@ -69,11 +70,18 @@ def gateway(
         **limits,
     )
     written = write_gateway(described, settings, folder)
+    with running_nginx(written, address):
+        yield address
+
+
+@contextmanager
+def running_nginx(config: Path, address: str) -> Iterator[None]:
+    """Run nginx until the end, which it must come to well; it listens on `address`."""
     user = f" user {pwd.getpwuid(os.getuid()).pw_name};" if os.getuid() == 0 else ""
-    process = subprocess.Popen([program, "-c", str(written), "-g", f"daemon off;{user}"], stderr=subprocess.PIPE)
+    process = subprocess.Popen([nginx(), "-c", str(config), "-g", f"daemon off;{user}"], stderr=subprocess.PIPE)
     try:
         _wait(process, address)
-        yield address
+        yield
     finally:
         process.send_signal(signal.SIGQUIT)
         _, said = process.communicate(timeout=30)
