@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import httpx
+import psutil
 import pytest
 
 from recserve_client import Client, ClientOptions, Tls, item
-from recserve_client.errors import Unauthenticated, Unavailable
+from recserve_client.errors import RecserveError, Unauthenticated, Unavailable
 from support.certificates import Authority
 from support.http_api import http_api
 from support.keys import REQUIRED, keys_of
@@ -125,3 +130,55 @@ def test_a_socket_is_for_those_who_may_open_its_folder(tiny_home: Path, tmp_path
         listening = {one.laddr.port for one in server.triton().net_connections("inet") if one.status == "LISTEN"}
         assert listening == {int(server.metrics.rpartition(":")[2])}
     shutil.rmtree(folder)
+
+
+def shown_certificate(address: str, authority: Authority) -> str:
+    """The certificate that a server shows, PEM."""
+    host, _, port = address.rpartition(":")
+    return ssl.get_server_certificate((host, int(port)), ca_certs=str(authority.cert), timeout=10)
+
+
+def test_a_renewed_certificate_is_taken_without_a_failed_request(
+    tiny_home: Path, films: list[str], tmp_path: Path
+) -> None:
+    """Callers that keep their connection, and others that open one for every few calls; none tries twice."""
+    ours = Authority(tmp_path, "ours")
+    failed: list[str] = []
+    counts, done = Counter[bool](), threading.Event()
+
+    def call(address: str, *, keep: bool) -> None:
+        while not done.is_set():
+            with Client(address, ONCE, tls=Tls(ca=ours.cert)) as client:
+                while not done.is_set():
+                    try:
+                        client.recommend([item(films[0])], k=3)
+                    except RecserveError as error:
+                        failed.append(f"{keep}: {error.status}: {error.message}")
+                    counts[keep] += 1
+                    if not keep and counts[keep] % 5 == 0:
+                        break
+
+    with served(tiny_home, settings=f"{settings(ours)}connection_age_s = 2\n") as server, ThreadPoolExecutor(2) as pool:
+        before, first = shown_certificate(server.grpc, ours), server.triton().pid
+        callers = [pool.submit(call, server.grpc, keep=keep) for keep in (True, False)]
+        Path(tmp_path / "server.key").write_text("not yet the key of the other")
+        server.wait_for("certificate_refused")
+        ours.issue("server", "recs.test", "127.0.0.1")
+        server.wait_for("certificate_renewed", timeout_s=90)
+        with Client(server.grpc, ONCE, tls=Tls(ca=ours.cert)) as client:
+            assert all(client.recommend([item(films[0])]).items for _ in range(50))
+        done.set()
+        for caller in callers:
+            caller.result(timeout=30)
+        assert failed == []
+        assert min(counts.values()) > 100
+        assert shown_certificate(server.grpc, ours) != before
+        assert not psutil.pid_exists(first)
+        assert server.triton().pid != first
+        assert httpx.get(f"http://{server.metrics}/metrics", trust_env=False).status_code == 200
+        server.stub("recommend").kill()
+        server.wait_for("model_reloaded")
+        server.triton().kill()  # what is started again has the new certificate, too
+        server.wait_for("server_restarted", timeout_s=60)
+        with Client(server.grpc, ONCE, tls=Tls(ca=ours.cert)) as client:
+            assert client.ready()

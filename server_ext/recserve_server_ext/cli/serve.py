@@ -80,8 +80,9 @@ def _run(
     from recserve_server_ext.access.key_file import read_keys
     from recserve_server_ext.common.files import write_file
     from recserve_server_ext.supervisor.event_log import EventLog
+    from recserve_server_ext.supervisor.plan import api_keys_of, prepare
     from recserve_server_ext.supervisor.service_manager import ServiceManager
-    from recserve_server_ext.supervisor.supervisor import Supervisor, api_keys_of, prepare
+    from recserve_server_ext.supervisor.supervisor import Supervisor
     from recserve_server_ext.triton.binary import find_triton
 
     if ready_file is not None:

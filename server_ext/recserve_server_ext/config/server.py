@@ -34,11 +34,14 @@ class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cert: Certificate of the server, with those between it and its authority.
         key: Its private key, without a password.
         client_ca: Certificates of authorities: then every client needs a certificate of one of them.
+        connection_age_s: Age at which connections are closed, between calls: clients connect anew, and see a renewed
+            certificate.
     """
 
     cert: str = ""
     key: str = ""
     client_ca: str = ""
+    connection_age_s: Annotated[float, Meta(ge=1, le=86_400)] = 60.0
 
 
 class TraceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import grpc
 
-from recserve_server_ext.access.key_file import read_keys
-from recserve_server_ext.catalogue.store import CatalogueStore, opener
-from recserve_server_ext.common.errors import ConfigError, LaunchError
-from recserve_server_ext.common.workspace import Workspace, store_place
-from recserve_server_ext.config.server import ModelSettings, ServeSettings, rules_of
-from recserve_server_ext.history.weights import weigh
-from recserve_server_ext.index.space import MILVUS
-from recserve_server_ext.interactions.columns import interaction_columns
-from recserve_server_ext.interactions.key_file import read_pseudonyms
-from recserve_server_ext.interactions.keys import UserKeys
-from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.recommend.experiments import Experiments
-from recserve_server_ext.services.traces import check_traces
-from recserve_server_ext.strategies.parts.chosen import chosen_options, with_chosen
-from recserve_server_ext.strategies.registry import Registry
-from recserve_server_ext.supervisor.compactor import Compactor, compact_command
+from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
 from recserve_server_ext.supervisor.event_log import EventLog
+from recserve_server_ext.supervisor.handover import Retiring, close_listener
 from recserve_server_ext.supervisor.health import Health
-from recserve_server_ext.supervisor.network_switch import NetworkSwitch
-from recserve_server_ext.supervisor.run_folder import RunFolder, take_run_folder
-from recserve_server_ext.supervisor.served_pair import first_pair, published_pair
+from recserve_server_ext.supervisor.plan import Plan
 from recserve_server_ext.supervisor.service_manager import ServiceManager
-from recserve_server_ext.supervisor.trainer import Trainer, train_command
-from recserve_server_ext.triton.binary import TritonBinary
-from recserve_server_ext.triton.encoder_target import find_backend
-from recserve_server_ext.triton.model_config import all_models
-from recserve_server_ext.triton.probes import Admin, Probes, ProbeSubject
-from recserve_server_ext.triton.process import Endpoint, TritonProcess, endpoint_of
-from recserve_server_ext.triton.repository import assemble
-from recserve_server_ext.triton.tls import server_tls
+from recserve_server_ext.triton.probes import Admin, Probes
+from recserve_server_ext.triton.process import Endpoint, TritonProcess
+from recserve_server_ext.triton.tls import ServerTls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,128 +48,6 @@ class Timing:
 _TIMING = Timing()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything decided before a server starts.
-
-    Attributes:
-        folder: Folder it runs from, held until the supervisor stops.
-        python_models: Names of the models with a process, whichever encoder is served.
-        compactor: Makes new snapshots; `None` without a store or without compaction.
-        trainer: Trains again now and then; `None` without.
-        switch: Changes the encoder with the published snapshot; `None` where the encoder stays.
-    """
-
-    binary: TritonBinary
-    folder: RunFolder
-    endpoint: Endpoint
-    subject: ProbeSubject
-    python_models: frozenset[str]
-    compactor: Compactor | None
-    trainer: Trainer | None = None
-    switch: EncoderSwitch | None = None
-
-
-def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary, log: EventLog) -> Plan:
-    """Check encoder, snapshot and stores, claim the ports, and write the folder to run from.
-
-    Raises:
-        ServerError: Encoder or snapshot is missing, damaged or does not fit the other; a port is taken.
-    """
-    first = first_pair(workspace, settings)
-    backend = find_backend(binary, settings.encoder)
-    if first.snapshot.text.engine.name == MILVUS and not settings.milvus.uri:
-        raise ConfigError(
-            f"snapshot {first.snapshot.id} is searched by Milvus: set uri in the table [milvus] of the settings"
-        )
-    endpoint = endpoint_of(settings)
-    store = settings.store or (str(workspace.store.resolve()) if workspace.store.is_file() else "")
-    folder = take_run_folder(workspace.run, str(endpoint.grpc_port))
-    own_key = secrets.token_urlsafe(32) if settings.auth.required else ""
-    handed = ModelSettings(
-        run=str(folder.path),
-        snapshots=str(workspace.snapshots.resolve()),
-        store=store,
-        serve=settings,
-        interactions=_interactions(workspace, settings),
-        pseudonym_key=str(workspace.pseudonym_key.resolve()),
-        erasures=settings.users.erasures or str(workspace.erasures.resolve()),
-        evaluation=str(workspace.evaluation.resolve()),
-        spaces=str(workspace.spaces.resolve()),
-        api_keys=_api_keys(workspace, settings),
-        own_key=own_key,
-    )
-    if store:
-        with CatalogueStore(store_place(store)) as opened:
-            opened.check_known(first.snapshot.revision)
-    models = all_models(handed, first.encoder, first.networks)
-    assemble(folder.path, models, binary, backend)
-    networks = NetworkSwitch(handed, first.networks, log)
-    switch = EncoderSwitch(handed, first.encoder, lambda: published_pair(workspace, settings).encoder, networks, log)
-    endpoint = replace(endpoint, tls=server_tls(settings.tls, folder.path), own_key=own_key)
-    python_models = frozenset(model.name for model in models if model.has_process)
-    return Plan(
-        binary=binary,
-        folder=folder,
-        endpoint=endpoint,
-        subject=ProbeSubject(first.item, first.encoder, bool(store), networks.loaded),
-        python_models=python_models - switch.models,
-        compactor=_compactor(workspace, settings, store, log),
-        trainer=_trainer(workspace, settings, handed.interactions, log),
-        switch=switch,
-    )
-
-
-def _compactor(workspace: Workspace, settings: ServeSettings, store: str, log: EventLog) -> Compactor | None:
-    if not store or not settings.compact_after:
-        return None
-    command = compact_command(workspace.home.resolve(), store, settings.milvus)
-    return Compactor(workspace.snapshots, opener(store), command, settings.compact_after, log)
-
-
-def _trainer(workspace: Workspace, settings: ServeSettings, interactions: str, log: EventLog) -> Trainer | None:
-    if not settings.train_every:
-        return None
-    command = train_command(workspace.home.resolve(), interactions, settings.users.rules, settings.trainings)
-    return Trainer(workspace.spaces, command, settings.train_every, log)
-
-
-def api_keys_of(workspace: Workspace, settings: ServeSettings) -> Path:
-    """The file of the API keys."""
-    return Path(settings.auth.file) if settings.auth.file else workspace.api_keys
-
-
-def _api_keys(workspace: Workspace, settings: ServeSettings) -> str:
-    """The file of the API keys; empty where none is asked for. Raises ConfigError where it cannot be used."""
-    if not settings.auth.required:
-        return ""
-    path = api_keys_of(workspace, settings)
-    read_keys(path)
-    return str(path.absolute())  # a link is followed anew each time
-
-
-def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
-    """Where the interaction store is; a missing store or key is made.
-
-    Raises:
-        ServerError: The store or the key cannot be opened or made, they do not belong together, or rules,
-            strategies or experiments do not fit.
-    """
-    users = settings.users
-    where = users.store or str(workspace.interactions.resolve())
-    keys = UserKeys(lambda: read_pseudonyms(workspace.pseudonym_key))
-    with InteractionStore(store_place(where), users.limits, create=True) as store:
-        keys.settle(store.database)
-    weigh(interaction_columns([]), rules_of(users))
-    strategies = Registry(with_chosen(settings.strategies, chosen_options(workspace.evaluation)))
-    check_traces(settings.traces)
-    Experiments(users.experiments, settings.limits, strategies)
-    for name in (settings.strategy, settings.fallback):
-        if name not in strategies.names:
-            raise ConfigError(f"there is no strategy {name!r}; there are: {', '.join(strategies.names)}")
-    return where
-
-
 class Supervisor:
     """Runs one server until it is told to stop. Start and watch in one thread: the server dies with that thread."""
 
@@ -219,6 +74,7 @@ class Supervisor:
         self._timing = timing
         self._stop = threading.Event()
         self._process: TritonProcess | None = None
+        self._retiring: Retiring | None = None
         self._subject = plan.subject
         self._probes = Probes(plan.endpoint, plan.subject)
         self._health = self._all_well()
@@ -279,8 +135,14 @@ class Supervisor:
             for background in (self._plan.compactor, self._plan.trainer):
                 if background is not None:
                     background.check()
+            if self._retiring is not None:
+                self._retire(self._retiring)
+                continue  # a change of the models waits for that
             if self._plan.switch is not None:
                 self._follow(self._plan.switch)
+            certificates = None if self._plan.endpoint.socket else self._plan.certificates
+            if certificates is not None and (tls := certificates.renewed()) is not None:
+                self._renew(tls)
         self.stop()
 
     def stop(self) -> None:
@@ -290,6 +152,8 @@ class Supervisor:
         for background in (self._plan.compactor, self._plan.trainer):
             if background is not None:
                 background.stop()
+        if self._retiring is not None:
+            self._retiring.process.stop()
         if self._process is not None:
             self._log("stopping", pid=self._process.pid)
             self._process.stop()
@@ -302,6 +166,41 @@ class Supervisor:
         process = TritonProcess(self._plan.binary, self._plan.folder.path, self._plan.endpoint)
         self._log("started", pid=process.pid)
         return process
+
+    def _renew(self, tls: ServerTls) -> None:
+        """Serve with a renewed certificate: a second server takes the ports, and the first ends when idle."""
+        assert self._process is not None
+        before, plan = self._process, self._plan
+        endpoint = replace(plan.endpoint, tls=tls)
+        try:
+            # No second server can listen where the first shows its metrics.
+            close_listener(before.pid, endpoint.metrics_port)
+            self._take(endpoint)
+            if not self.start():
+                self._retiring = Retiring(before, endpoint)
+                return
+            close_listener(before.pid, endpoint.grpc_port)
+        except (OSError, LaunchError) as error:
+            if self._process is not before:
+                self._process.kill()
+            self._process = before
+            self._take(plan.endpoint)
+            self._log("certificate_kept", fault=str(error).replace("\n", " | ")[:500])
+            return
+        self._retiring = Retiring(before, endpoint)
+
+    def _retire(self, retiring: Retiring) -> None:
+        """End a server that another one has taken over from, once nobody is connected to it."""
+        if retiring.is_idle:
+            retiring.process.stop()
+            self._retiring = None
+            self._log("certificate_renewed", pid=self.pid)
+
+    def _take(self, endpoint: Endpoint) -> None:
+        """Reach the server at another endpoint from now on."""
+        self._plan = replace(self._plan, endpoint=endpoint)
+        self._probes.close()
+        self._probes = Probes(endpoint, self._subject)
 
     def _follow(self, switch: EncoderSwitch) -> None:
         """Serve the encoder and the networks of the published snapshot, and probe their models."""
@@ -371,6 +270,8 @@ class Supervisor:
     def _restart(self) -> None:
         assert self._process is not None
         self._process.kill()
+        if self._plan.certificates is not None:
+            self._take(replace(self._plan.endpoint, tls=self._plan.certificates.usable(self._plan.endpoint.tls)))
         if self._plan.switch is not None:
             self._plan.switch.settle()
         pause = self._timing.pause_s

@@ -24,11 +24,13 @@ class ServerTls:
         options: Options of tritonserver.
         credentials: Credentials of the supervisor's channels. They trust the server's certificate alone.
         server_name: A name of that certificate.
+        connection_age_s: Age at which connections are closed.
     """
 
     options: tuple[str, ...]
     credentials: grpc.ChannelCredentials
     server_name: str
+    connection_age_s: float
 
 
 def server_tls(settings: TlsSettings, folder: Path) -> ServerTls | None:
@@ -49,19 +51,25 @@ def server_tls(settings: TlsSettings, folder: Path) -> ServerTls | None:
 
     cert = _read(settings.cert, "cert")
     name = certificates.checked(cert, _read(settings.key, "key"), settings)
-    options = [f"--grpc-server-cert={settings.cert}", f"--grpc-server-key={settings.key}"]
+    age_s = settings.connection_age_s
+    options = [
+        f"--grpc-server-cert={settings.cert}",
+        f"--grpc-server-key={settings.key}",
+        f"--grpc-max-connection-age={round(1000 * age_s)}",
+        # For the server that takes over with a renewed certificate.
+        "--reuse-grpc-port=true",
+    ]
     if not settings.client_ca:
         trusting = grpc.ssl_channel_credentials(cert)
-        return ServerTls(("--grpc-use-ssl=true", *options), trusting, name)
+        return ServerTls(("--grpc-use-ssl=true", *options), trusting, name, age_s)
     authorities = _read(settings.client_ca, "client_ca")
     certificates.parse(authorities, settings.client_ca)
     own_cert, own_key = certificates.make_own()
     bundle = folder / _CLIENT_CA
     write_file(bundle, authorities.rstrip() + b"\n" + own_cert)
     options.append(f"--grpc-root-cert={bundle}")
-    return ServerTls(
-        ("--grpc-use-ssl-mutual=true", *options), grpc.ssl_channel_credentials(cert, own_key, own_cert), name
-    )
+    shown = grpc.ssl_channel_credentials(cert, own_key, own_cert)
+    return ServerTls(("--grpc-use-ssl-mutual=true", *options), shown, name, age_s)
 
 
 def _read(path: str, name: str) -> bytes:

@@ -12,7 +12,10 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +23,10 @@ import pytest
 from recserve_client.contract import models as names
 from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.supervisor.event_log import EventLog
+from recserve_server_ext.supervisor.plan import Plan
 from recserve_server_ext.supervisor.run_folder import take_run_folder
 from recserve_server_ext.supervisor.service_manager import ServiceManager
-from recserve_server_ext.supervisor.supervisor import Plan, Supervisor, Timing
+from recserve_server_ext.supervisor.supervisor import Supervisor, Timing
 from recserve_server_ext.triton.probes import ProbeSubject
 from recserve_server_ext.triton.process import claim_endpoint
 from support.fake_triton import fake_triton
@@ -125,6 +129,25 @@ def test_a_dead_server_is_started_again_and_its_log_kept(watched: Watched) -> No
     assert restarted["pid"] != pid
     assert watched.log.named("server_exited")[0]["code"] == -signal.SIGKILL
     assert (watched.folder / "triton.log").read_text().startswith("its last words\n")
+
+
+def test_where_no_other_server_can_take_over_the_certificate_is_kept(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_allowed(pid: int, port: int) -> None:
+        raise PermissionError(1, f"sockets of process {pid} cannot be borrowed")
+
+    renewed = chain([object()], repeat(None)).__next__
+    certificates: Any = SimpleNamespace(renewed=renewed, usable=lambda otherwise: otherwise)
+    monkeypatch.setattr("recserve_server_ext.supervisor.supervisor.close_listener", not_allowed)
+    plan = watched.supervisor._plan
+    monkeypatch.setattr(watched.supervisor, "_plan", replace(plan, certificates=certificates))
+    with watched.watching():
+        pid = watched.supervisor.pid
+        assert "cannot be borrowed" in watched.log.wait_for("certificate_kept")["fault"]
+        assert watched.supervisor.pid == pid
+        os.kill(pid, signal.SIGKILL)
+        watched.log.wait_for("server_restarted")
 
 
 def test_a_restart_that_fails_is_tried_again(watched: Watched) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
@@ -21,7 +22,8 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def opened(folder: Path, **files: Path) -> ServerTls:
-    found = server_tls(TlsSettings(**{name: str(path) for name, path in files.items()}), folder)
+    settings = msgspec.convert({name: str(path) for name, path in files.items()}, TlsSettings)
+    found = server_tls(settings, folder)
     assert found is not None
     return found
 
@@ -36,10 +38,12 @@ def test_tls_and_the_name_that_probes_expect(authority: Authority, tmp_path: Pat
     files = authority.issue("server", host)
     tls = opened(tmp_path, cert=files.cert, key=files.key)
     assert tls.server_name == name
-    assert Endpoint("127.0.0.1", 1, 2, tls).options[-3:] == [
+    assert Endpoint("127.0.0.1", 1, 2, tls).options[-5:] == [
         "--grpc-use-ssl=true",
         f"--grpc-server-cert={files.cert}",
         f"--grpc-server-key={files.key}",
+        "--grpc-max-connection-age=60000",
+        "--reuse-grpc-port=true",
     ]
 
 
