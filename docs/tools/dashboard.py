@@ -117,6 +117,17 @@ ROWS: dict[str, tuple[Chart, ...]] = {
             "percentunit",
             ((f"{_of('recserve_log_known_interactions')} / {_of('recserve_log_interactions')}", "{{instance}}"),),
         ),
+        Chart(
+            "Clicks of the recommended items, last hour",
+            "percentunit",
+            (
+                (
+                    f"max by (strategy) ({_of('recserve_recent_clicks')})"
+                    f" / max by (strategy) ({_of('recserve_recent_impressions')} > 0)",
+                    "{{strategy}}",
+                ),
+            ),
+        ),
         Chart("Answers logged", "reqps", ((_rate("recserve_answers_logged_total", "instance"), "{{instance}}"),)),
         Chart("Answers lost", "reqps", ((_rate("recserve_answers_lost_total", "reason"), "{{reason}}"),)),
     ),

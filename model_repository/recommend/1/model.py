@@ -22,6 +22,7 @@ from recserve_server_ext.triton.metrics import (
     AdmissionMetrics,
     AnswerMetrics,
     LogMetrics,
+    OutcomeMetrics,
     ViewMetrics,
     WaitMetrics,
     recommend_metrics,
@@ -47,7 +48,7 @@ class TritonPythonModel:
             traces=self._traces, chosen=ChosenFile(Path(settings.evaluation)).options,
         )  # fmt: skip
         self._sampled = recommend_metrics(live, self._log, service.named_interactions)
-        self._answered = AnswerMetrics(service.counts)
+        self._answered, self._outcomes = AnswerMetrics(service.counts), OutcomeMetrics(interactions)
         limits = serve.limits
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(
@@ -67,4 +68,5 @@ class TritonPythonModel:
         self._traces.close()
         self._sampled.close()
         self._answered.close()
+        self._outcomes.close()
         self._admissions.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +28,8 @@ _MAX_ANSWERS: Final = 100_000
 _MAX_IMPRESSIONS: Final = 1_000_000
 #: The newest interactions that are counted. This bounds the cost of a count, and the memory.
 MAX_INTERACTIONS: Final = 1_000_000
+#: The newest interactions that are counted for the last hour, which is done every minute.
+_MAX_RECENT: Final = 200_000
 _CHUNK: Final = 1000
 _COLUMNS: Final = msgspec.json.Decoder(tuple[list[int], list[str]])
 _SLATES: Final = msgspec.json.Decoder(list[list[str]])
@@ -67,7 +70,8 @@ def read_clicks(store: InteractionStore, prior: ClickPrior) -> ClickCounts:
     codes: dict[str, int] = {}
     with store.database.reading() as connection:
         numbers, places = _shown(connection, codes)
-        clicks = _clicked(connection, int(numbers.min()), codes) if len(numbers) else np.empty((2, 0), np.int64)
+        oldest = int(numbers.min(initial=0))
+        clicks = _clicked(connection, oldest, codes, MAX_INTERACTIONS) if len(numbers) else np.empty((2, 0), np.int64)
     n = len(codes)
     # One number for each impression: a click counts once, and only on an impression.
     clicked = np.intersect1d(numbers * n + places, clicks[0] * n + clicks[1])
@@ -75,15 +79,49 @@ def read_clicks(store: InteractionStore, prior: ClickPrior) -> ClickCounts:
     return ClickCounts(list(codes), shown, np.bincount(clicked % max(n, 1), minlength=n), prior)
 
 
-def _shown(connection: sa.Connection, codes: dict[str, int]) -> tuple[Ints, Ints]:
-    """[impressions] number of the answer, and code of the item; new items are added to `codes`."""
+def clicks_by_strategy(store: InteractionStore, since_us: int) -> dict[str, tuple[int, int]]:
+    """Impressions and clicks of the answers since a moment, by strategy; see `read_clicks` for what counts.
+
+    Clicks are taken from the newest 200,000 interactions.
+
+    Raises:
+        InteractionError: The store cannot be read.
+    """
+    codes: dict[str, int] = {}
+    with store.database.reading() as connection:
+        strategy_of = _strategies(connection, since_us)
+        if not strategy_of:
+            return {}
+        oldest = min(strategy_of)
+        numbers, places = _shown(connection, codes, oldest - 1)
+        clicks = _clicked(connection, oldest, codes, _MAX_RECENT)
+    n = max(len(codes), 1)
+    clicked = np.intersect1d(numbers * n + places, clicks[0] * n + clicks[1]) // n
+    shown_of, clicked_of = (Counter(strategy_of.get(number) for number in of.tolist()) for of in (numbers, clicked))
+    return {strategy: (shown_of[strategy], clicked_of[strategy]) for strategy in set(strategy_of.values())}
+
+
+def _strategies(connection: sa.Connection, since_us: int) -> dict[int, str]:
+    """Strategy of each of the newest answers since a moment, by number."""
+    newest = connection.execute(sa.select(sa.func.max(answers.c.number))).scalar_one() or 0
+    query = sa.select(answers.c.number, answers.c.strategy).where(answers.c.number > newest - _MAX_ANSWERS)
+    query = query.where(answers.c.time_us >= since_us, sa.not_(answers.c.forced))
+    return {row.number: row.strategy for row in connection.execute(query)}
+
+
+def _shown(connection: sa.Connection, codes: dict[str, int], before: int = 0) -> tuple[Ints, Ints]:
+    """[impressions] number of the answer, and code of the item; new items are added to `codes`.
+
+    Answers up to the number `before` do not count.
+    """
     newest = connection.execute(sa.select(sa.func.max(answers.c.number))).scalar_one() or 0
     chosen = sa.select(answers.c.number, answers.c.recommended).where(sa.not_(answers.c.forced))
     chosen = chosen.where(answers.c.number > sa.bindparam("first"), answers.c.number <= sa.bindparam("last"))
     query = in_columns(connection.dialect.name, chosen.order_by(answers.c.number.desc()))
     numbers, places, total = [_empty()], [_empty()], 0
-    for last in range(newest, max(newest - _MAX_ANSWERS, 0), -_CHUNK):
-        first = max(last - _CHUNK, newest - _MAX_ANSWERS)
+    least = max(newest - _MAX_ANSWERS, before)
+    for last in range(newest, least, -_CHUNK):
+        first = max(last - _CHUNK, least)
         named, packed = _COLUMNS.decode(connection.execute(query, {"first": first, "last": last}).scalar_one())
         slates = _SLATES.decode(f"[{','.join(packed)}]")
         lengths = np.array([len(slate) for slate in slates], np.int64)
@@ -95,15 +133,15 @@ def _shown(connection: sa.Connection, codes: dict[str, int]) -> tuple[Ints, Ints
     return np.concatenate(numbers), np.concatenate(places)
 
 
-def _clicked(connection: sa.Connection, oldest: int, codes: dict[str, int]) -> Ints:
-    """[2, clicks] number of the answer that the click names, and code of the item."""
+def _clicked(connection: sa.Connection, oldest: int, codes: dict[str, int], most: int) -> Ints:
+    """[2, clicks] number of the answer that a click names, and code of the item, of the newest interactions."""
     newest = connection.execute(sa.select(sa.func.max(interactions.c.number))).scalar_one() or 0
     after_us = interactions.c.time_us - answers.c.time_us
     query = (
         sa.select(answers.c.number, interactions.c.item)
         .join_from(interactions, answers, answers.c.recommendation_id == interactions.c.recommendation_id)
         .where(
-            interactions.c.number > newest - MAX_INTERACTIONS,
+            interactions.c.number > newest - most,
             interactions.c.type.in_(CLICKS),
             interactions.c.item.is_not(None),
         )

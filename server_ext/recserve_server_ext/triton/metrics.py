@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb
 
 from recserve_client.contract.models import ENCODER
 from recserve_server_ext.common.errors import StoreError
+from recserve_server_ext.common.units import MICROSECONDS
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.batching.admission import Admission
@@ -25,10 +26,14 @@ if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.catalogue.live import LiveCatalogue
     from recserve_server_ext.catalogue.view import View
     from recserve_server_ext.interactions.impression_log import ImpressionLog, LogCounts
+    from recserve_server_ext.interactions.store import InteractionStore
     from recserve_server_ext.services.answer_counts import AnswerCounts
     from recserve_server_ext.services.interactions import InteractionService
 
 _EVERY_S: Final = 1.0
+#: Time between two looks at what became of the answers of the last hour.
+_OUTCOMES_EVERY_S: Final = 60.0
+_HOUR_S: Final = 3600.0
 #: How long the end of the process waits for a sample under way, which may wait for a database server.
 _END_S: Final = 1.0
 _log = logging.getLogger(__name__)
@@ -190,6 +195,46 @@ class AnswerMetrics(SampledMetrics):
         if key not in self._shown:
             self._shown[key] = _Metric(self._families[name], **labels)
         self._shown[key].count(total)
+
+
+class OutcomeMetrics(SampledMetrics):
+    """What became of the answers of the last hour, by strategy."""
+
+    def __init__(
+        self,
+        store: Callable[[], InteractionStore],
+        *,
+        every_s: float = _OUTCOMES_EVERY_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Set the metrics for the first time, and start the thread."""
+        self._open = store
+        self._clock = clock
+        self._families = [
+            pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE)
+            for name, text in (
+                ("recserve_recent_impressions", "Recommended items of the answers of the last hour"),
+                ("recserve_recent_clicks", "Those among them that were clicked"),
+            )
+        ]
+        self._shown: dict[str, list[_Metric]] = {}
+        super().__init__([], every_s=every_s)
+
+    def sample(self) -> None:
+        """Read the log, and set the metrics; they stay as they are where it cannot be read."""
+        # Here, since no other model counts.
+        from recserve_server_ext.counts.clicks import clicks_by_strategy
+
+        try:
+            found = clicks_by_strategy(self._open(), round((self._clock() - _HOUR_S) * MICROSECONDS))
+        except StoreError:
+            return
+        for strategy in found:
+            if strategy not in self._shown:
+                self._shown[strategy] = [_Metric(family, strategy=strategy) for family in self._families]
+        for strategy, metrics in self._shown.items():
+            for metric, value in zip(metrics, found.get(strategy, (0, 0)), strict=True):
+                metric.set(value)
 
 
 def interactions_metrics(service: InteractionService) -> SampledMetrics:

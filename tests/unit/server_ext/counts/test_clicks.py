@@ -16,7 +16,7 @@ from recserve_export.outcomes.outcomes import OutcomeRules, join
 from recserve_server_ext.config.counts import ClickPrior, CountSettings
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.counts import clicks as click_counts
-from recserve_server_ext.counts.clicks import ClickCounts, read_clicks
+from recserve_server_ext.counts.clicks import ClickCounts, clicks_by_strategy, read_clicks
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import answers
 from support.answers import by_user, log_of, plain
@@ -108,6 +108,36 @@ def test_the_oldest_are_not_counted_past_a_bound(
     assert counted(read_clicks(store, PRIOR)) == newest | dict.fromkeys("abc", (kept, 0))
     monkeypatch.setattr(click_counts, "MAX_INTERACTIONS", 1)
     assert sum(clicked for _, clicked in counted(read_clicks(store, PRIOR)).values()) == 1
+
+
+def test_recent_clicks_are_those_of_the_strategy_that_recommended(store: InteractionStore) -> None:
+    for at, name in ((NOW - 4000, "old"), (NOW - 3000, "new")):
+        log = log_of(store, now=at)
+        for n in range(6):
+            strategy = ("text", "ease", "popular")[n % 3]
+            log.offer(by_user(f"{name}{n}", [f"i{n}", "a"], *([FORCED] if n == 5 else []), strategy=strategy), ANN)
+        log.flush()
+        log.close()
+    store.record(
+        [event(item="a", recommendation_id=f"{name}{n}", timestamp=NOW) for name in ("old", "new") for n in (0, 1, 5)]
+        + [event(item=item, recommendation_id="new0", timestamp=NOW, event_id=item) for item in ("a", "i0", "other")]
+        + [event(BOB, item="a", recommendation_id="new3", timestamp=NOW)]
+    )
+    assert clicks_by_strategy(store, round((NOW - 3600) * 1e6)) == {"text": (4, 2), "ease": (4, 1), "popular": (2, 0)}
+    both = clicks_by_strategy(store, round((NOW - 5000) * 1e6))
+    assert both == {"text": (8, 3), "ease": (8, 2), "popular": (4, 0)}
+    assert clicks_by_strategy(store, round(NOW * 1e6)) == {}
+
+
+def test_all_recent_clicks_are_those_of_all_items(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged(store, 40)
+    store.record([event(item=f"i{n % 12}", recommendation_id=f"r{n % 40}", event_id=f"e{n}") for n in range(400)])
+    items = counted(read_clicks(store, PRIOR)).values()
+    (found,) = clicks_by_strategy(store, 0).values()
+    assert found == (sum(shown for shown, _ in items), sum(clicked for _, clicked in items))
+    monkeypatch.setattr(click_counts, "_MAX_RECENT", 1)
+    ((_, clicked),) = clicks_by_strategy(store, 0).values()
+    assert clicked <= 1
 
 
 def test_the_prior_is_set_and_checked() -> None:

@@ -17,12 +17,13 @@ from recserve_server_ext.batching.admission import NO_DEADLINE, Admission
 from recserve_server_ext.batching.revision_wait import WaitCounts
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.common.errors import CatalogueError
+from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.interactions.impression_log import LogCounts
 from recserve_server_ext.interactions.store import InteractionStore
-from support.answers import log_of, plain
+from support.answers import by_user, log_of, plain
 from support.edited import ENCODER, Edited
-from support.events import NOW
+from support.events import ANN, NOW, event
 from support.fake_metrics import FakeMetrics, fake_metrics
 from support.lock import locked
 from support.queued import unanswered
@@ -175,6 +176,33 @@ def test_the_lag_is_what_was_committed_and_is_not_served(fake: FakeMetrics, edit
         assert (fake.values[LAG], fake.values[READ]) == (1, NOW + 30)
         sampled.close()
         log.close()
+
+
+def test_clicks_of_the_last_hour_are_shown_by_strategy(fake: FakeMetrics, tmp_path: Path) -> None:
+    from recserve_server_ext.triton.metrics import OutcomeMetrics
+
+    now = [NOW]
+    with InteractionStore(tmp_path / "i.db", InteractionLimits(), create=True, clock=lambda: now[0]) as store:
+        opened: list[Any] = [lambda: store]
+        sampled = OutcomeMetrics(lambda: opened[0](), every_s=1e6, clock=lambda: now[0])
+        assert fake.values == {}
+        log = log_of(store)
+        log.offer(by_user("r1", ["i1", "i2"], strategy="ease"), ANN)
+        log.flush()
+        log.close()
+        store.record([event(item="i1", recommendation_id="r1", timestamp=NOW)])
+        of = 'recserve_recent_{}{{strategy="ease"}}'
+        names = [of.format("impressions"), of.format("clicks")]
+        sampled.sample()
+        assert [fake.values[name] for name in names] == [2, 1]
+        opened[0] = away
+        now[0] += 4000
+        sampled.sample()
+        assert [fake.values[name] for name in names] == [2, 1]
+        opened[0] = lambda: store
+        sampled.sample()
+        assert [fake.values[name] for name in names] == [0, 0]
+        sampled.close()
 
 
 def away() -> Any:
