@@ -44,6 +44,7 @@ settings.load_profile("fast")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often a served process is killed while it records")
+    parser.addoption("--mutations", type=int, default=100_000, help="mutated requests that are sent to a server")
 
 
 # Before xdist reads the groups.

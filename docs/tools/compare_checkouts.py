@@ -1,8 +1,9 @@
 """Compares the serving cost of two checkouts, interleaved on one machine: ``compare_checkouts.py OLD NEW HOME``.
 
 OLD and NEW are the Python programs of virtual environments that have a checkout installed. Each is served from its
-home, `HOME/old` or `HOME/new`, which its own `recserve demo` makes where it is missing. A figure of CPU is the time of
-all serving processes for a request; a ratio is new by old within a round.
+home, `HOME/old` or `HOME/new`, which its own `recserve demo` makes where it is missing, with the settings of
+`HOME/old.toml` or `HOME/new.toml`, where there are any. A figure of CPU is the time of all serving processes for a
+request; a ratio is new by old within a round.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Checkout:
         ready = Path(tempfile.mkdtemp()) / "ready.json"
         begin = time.monotonic()
         options = ["--grpc-port", "0", "--metrics-port", "0", "--ready-file", str(ready), "--home", str(self._home)]
+        settings = self._home.with_suffix(".toml")
+        options += ["--config", str(settings)] if settings.exists() else []
         self._server = psutil.Popen([self._python, *PROGRAM, "serve", *options], stderr=subprocess.DEVNULL)
         while not ready.exists():
             time.sleep(0.02)

@@ -57,7 +57,8 @@ class LogCounter:
         self._is_full_wanted = False
         self._revision = self._full_revision = -1
         self._erasures: Change = (0, 0)
-        self._unchanged_until_us = 0
+        #: From when until when, by the clock of the day, the counts of the same log stay the same.
+        self._counted_us = self._unchanged_until_us = 0
         self._thread: threading.Thread | None = None
         self._replayed: LRUCache[tuple[int, bool], Counts] = LRUCache(_MAX_REPLAYED)
         self._replayed_state: tuple[int, Change] = -1, (0, 0)
@@ -144,12 +145,14 @@ class LogCounter:
         # Counts that include an erased user must be replaced, wanted or not.
         full = full or (self._full_revision >= 0 and erasures != self._erasures)
         counts, has_new_neighbours = self._counts, full and revision != self._full_revision
-        if has_new_neighbours or revision != self._revision or now_us >= self._unchanged_until_us:
+        is_same = self._counted_us <= now_us < self._unchanged_until_us  # the clock may have been set back
+        if has_new_neighbours or revision != self._revision or not is_same:
             log = self._reader.read(store)
             new = counts_of(log, now_us, self._settings, full=has_new_neighbours)
             latest = new if has_new_neighbours else counts
             counts = new._replace(items=latest.items, neighbours=latest.neighbours, clicks=counts.clicks)
-            self._revision, self._unchanged_until_us = revision, unchanged_until(log.time_us, now_us)
+            self._revision, self._counted_us = revision, now_us
+            self._unchanged_until_us = unchanged_until(log.time_us, now_us)
             if has_new_neighbours:
                 self._full_revision = revision
         if full:

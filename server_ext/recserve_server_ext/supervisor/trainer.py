@@ -31,6 +31,7 @@ class Trainer:
         *,
         pause_s: float = 600.0,
         clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
@@ -40,6 +41,7 @@ class Trainer:
             log: Where events go.
             pause_s: Seconds until a training that failed is tried again.
             clock: Seconds since 1970.
+            timer: Seconds that pass, however the clock is set.
         """
         self._spaces = spaces
         self._command = Background(command)
@@ -47,6 +49,7 @@ class Trainer:
         self._log = log
         self._pause_s = pause_s
         self._clock = clock
+        self._timer = timer
         self._not_before = 0.0
 
     def check(self) -> None:
@@ -55,7 +58,8 @@ class Trainer:
             self._collect()
             return
         last = last_training(self._spaces)
-        if self._clock() >= max(self._not_before, 0.0 if last is None else last + self._every_s):
+        is_due = last is None or self._clock() >= last + self._every_s
+        if is_due and self._timer() >= self._not_before:
             self._log("training_started")
             self._command.start()
 
@@ -68,10 +72,10 @@ class Trainer:
         if fault is None:
             return
         if fault:
-            self._not_before = self._clock() + self._pause_s
+            self._not_before = self._timer() + self._pause_s
             self._log("training_failed", fault=fault.replace("\n", " | "), next_s=self._pause_s)
         else:
-            self._not_before = self._clock() + min(self._pause_s, self._every_s)
+            self._not_before = self._timer() + min(self._pause_s, self._every_s)
             served = {name: folder.name for name, folder in current_spaces(self._spaces).items()}
             self._log("trained", **served)
 

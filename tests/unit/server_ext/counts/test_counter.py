@@ -91,6 +91,22 @@ def test_what_leaves_a_window_is_counted_again(store: InteractionStore, monkeypa
         assert (watched.reads, watched.counter.counts().overall.active[0]) == (read, of_day)
 
 
+def test_a_clock_that_was_wrong_for_a_while_leaves_nothing_behind(
+    store: InteractionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(store, monkeypatch, 1e9)
+    for now, read, of_day in (
+        (NOW + 5 * _DAY_S, 1, 0),
+        (NOW, 2, 2),
+        (NOW, 2, 2),
+        (NOW - 5 * _DAY_S, 3, 2),
+        (NOW, 4, 2),
+    ):
+        watched.now = now
+        watched.counter.count()
+        assert (watched.reads, watched.counter.counts().overall.active[0]) == (read, of_day)
+
+
 def test_pairs_are_counted_when_they_are_wanted(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(store, monkeypatch, 1e9)
     watched.ask()
