@@ -45,6 +45,7 @@ def test_the_request_is_sent_with_the_items_to_explain(server: InferenceServer, 
     result = ask(str(path), "--why-not", "b", "--why-not", "a", "--address", address, "--json")
     assert result.exit_code == 0, result.stderr
     sent = json.loads(server.requests[-1].raw_input_contents[0][4:])
+    assert sent.pop("accept") == "msgpack"
     assert sent == {"history": [{"item": "x"}], "k": 3, "walk": {"items": ["a", "b"]}}
     assert msgspec.json.decode(result.stdout, type=Slate) == ANSWER
 
