@@ -9,16 +9,17 @@ import msgspec
 from nicegui import ui
 
 from recserve_client.calls import filter_of
-from recserve_client.contract import Behaviour, RecommendRequest, Slate
+from recserve_client.contract import Behaviour, RecommendRequest, Slate, Walk
 from recserve_client.contract.filters import Contains, Eq, Filter
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_client.errors import RecserveError
 from recserve_client.where import format_where
 from recserve_console.views.parts.copies import as_curl, as_json, as_python
 from recserve_console.views.parts.finder import Finder, Found
-from recserve_console.views.parts.pieces import Slider, card, heading, muted, say
+from recserve_console.views.parts.pieces import Slider, card, heading, muted, say, told
 from recserve_console.views.parts.slates import colour_of, draw_slate, history_legend, name_of
 from recserve_console.views.parts.view import View
+from recserve_console.views.parts.walks import draw_verdict, draw_walk
 
 _DEFAULT: Final = ""
 _NONE: Final = "(none)"
@@ -85,6 +86,7 @@ class TryOut(View):
                 self._slates = ui.element("div").classes("w-full").props('aria-live="polite"')
                 with ui.row().classes("w-full items-center"):
                     ui.button("Copy as …", icon="content_copy", on_click=self._open_copies).props("flat no-caps")
+                    ui.button("Why not …", icon="help_outline", on_click=self._open_walk).props("flat no-caps")
         self._draw_history()
         self._say(_EMPTY)
 
@@ -262,6 +264,33 @@ class TryOut(View):
             shared=shared,
             add=lambda item, title: self._add_item(Found(item, title)),
         )
+
+    def _open_walk(self) -> None:
+        """Ask for an item, and say why it is or is not in the slate."""
+        if not self._tried.history:
+            say(_EMPTY)
+            return
+        with ui.dialog().props('aria-label="Why not"') as dialog, ui.card().classes("w-full max-w-3xl"):
+            heading("Why is an item not in the slate?")
+
+            async def explain(found: Found) -> None:
+                walked.clear()
+                with walked, told():
+                    await self._draw_walk(found)
+
+            Finder(self.console, "Find an item to explain", explain)
+            walked = ui.column().classes("w-full gap-2").props('aria-live="polite"')
+            ui.button("Close", on_click=dialog.close).props("flat")
+        dialog.open()
+
+    async def _draw_walk(self, found: Found) -> None:
+        request = self._tried.request(self._tried.strategy, self.console.schema.title)
+        (answer,) = await self.console.client.recommend_many([msgspec.structs.replace(request, walk=Walk([found.id]))])
+        if isinstance(answer, RecserveError):
+            raise answer
+        if answer.walk is not msgspec.UNSET:
+            draw_verdict(answer.walk.items[0], found.title)
+            draw_walk(answer.walk)
 
     def _open_copies(self) -> None:
         try:

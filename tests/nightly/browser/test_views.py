@@ -121,6 +121,22 @@ def test_a_weight_is_changed_by_keys_and_pushes_away(visit: Opening) -> None:
     expect(page.locator(".rs-minus").first).to_be_attached()
 
 
+def test_why_an_item_is_not_in_the_slate(visit: Opening, pictures: Path) -> None:
+    page = visit("try", Look(WIDTHS[-1], SCHEMES[0])).page
+    field = page.get_by_label(FIND)
+    field.fill("a voyage to a distant planet")
+    field.press("Enter")
+    expect(page.get_by_role("listitem")).to_have_count(10)
+    page.get_by_role("button", name="Why not").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Find an item to explain").fill(EVIL_ID)
+    dialog.get_by_role("button", name="onerror").first.click()
+    expect(dialog.get_by_role("heading", name="onerror")).to_be_visible()
+    expect(dialog.get_by_role("cell", name="candidates", exact=True)).to_be_visible()
+    expect(dialog.get_by_role("cell", name="text", exact=True).first).to_be_visible()
+    page.screenshot(path=pictures / "why-not.png")
+
+
 def test_tabs_are_reached_and_changed_by_keys(visit: Opening) -> None:
     page = visit("overview").page
     page.get_by_role("tab", name="Overview").focus()
