@@ -29,4 +29,6 @@ def test_the_python_program_sends_the_request(
     assert "recommendation_id='r'" in capsys.readouterr().out
     (sent,) = server.requests
     assert sent.model_name == models.RECOMMEND
-    assert json.loads(sent.raw_input_contents[0][4:]) == json.loads(as_json(REQUEST))
+    request = json.loads(sent.raw_input_contents[0][4:])
+    assert request.pop("accept") == "msgpack"  # the client asks for it by itself
+    assert request == json.loads(as_json(REQUEST))
