@@ -1,4 +1,4 @@
-"""Triton model `sequence_...`: behaviours of users -> user vectors, with onnxruntime inside the Python backend."""
+"""Triton models `sequence_...` and `generate_...`: behaviours of users -> user vectors, with onnxruntime inside the Python backend."""
 
 from pathlib import Path
 

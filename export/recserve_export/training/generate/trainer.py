@@ -11,20 +11,25 @@ import numpy as np
 
 from recserve_export.errors import TrainingError
 from recserve_export.one_thread import one_thread
-from recserve_export.training.base import Learned, TrainingLog, Work, text_map
+from recserve_export.training.base import Learned, Trainer, TrainingLog, Work, text_map
 from recserve_export.training.generate.settings import MOST_IN_LEAF, GenerateSettings
-from recserve_export.training.sequence.trainer import SequenceTrainer
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.networks.network import Decoder, new_network
 
 _CHECKPOINT: Final = "checkpoint.pt"
 
 
-class GenerateTrainer(SequenceTrainer):
-    """The vectors that are quantised, those of items as behaviours, the network, and the decoder."""
+class GenerateTrainer(Trainer):
+    """The vectors that are quantised, those of items as behaviours, the network, and the decoder; one thread."""
 
     Settings = GenerateSettings
     is_for_all = False
+    is_slow = True
+    goes_on = True
+
+    def train(self, log: TrainingLog, text: Vectors | None, settings: GenerateSettings) -> Learned:
+        """Learn ids of the items that somebody had to do with and what generates them; see `work`."""
+        return self.work(log, text, settings, Work())
 
     def work(self, log: TrainingLog, text: Vectors | None, settings: GenerateSettings, work: Work) -> Learned:
         """See `train`; a checkpoint is written after each epoch."""

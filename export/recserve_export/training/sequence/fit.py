@@ -165,7 +165,7 @@ class HistoryTraining(ABC):
         """What is fitted besides the network and the table, by name: nothing here."""
         return {}
 
-    def earlier(self) -> Earlier:
+    def earlier(self) -> Any:
         """What a training of a longer part of the log goes on from."""
         return Earlier(self.items, self.network.state_dict(), self.vectors())
 

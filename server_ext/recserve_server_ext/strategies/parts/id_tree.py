@@ -176,7 +176,8 @@ class Search:
         start = tree.levels[-1].start
         leaf = np.searchsorted(start, places, side="right") - 1
         of, item, share = self._shares(leaf, steps.leaf)
-        return np.exp(value + share[item == places[of]])
+        p: Floats = np.exp(value + share[item == places[of]])
+        return p
 
     def _codes(self, node: Ints, level: int) -> Ints:
         """[nodes, level] the codes of nodes of the level before."""

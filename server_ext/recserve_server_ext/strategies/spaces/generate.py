@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from msgspec import Meta
 
+from recserve_client.contract import models
 from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Rows, Vectors
 from recserve_server_ext.index.space import Space
@@ -75,7 +76,7 @@ class Generate(SequenceStrategy):
 
     Options = GenerateOptions
     per_request = frozenset({"reasons", "beam"})
-    space = "generate"
+    space = models.GENERATE
     grid = tuple({"beam": beam} for beam in (10, 50))
     _loaded: _Loaded | None = None
     _tree: tuple[SpaceView, IdTree] | None = None
@@ -125,7 +126,8 @@ class Generate(SequenceStrategy):
         items = len(queries[0].data.view.available)
         reached = self._reached(queries, [query.spec.n for query in queries])
         squares = np.array([float((found.p.values**2).sum()) for found in reached])
-        return np.sqrt(np.maximum(squares / items - 1.0 / items**2, 0.0))
+        variances: Floats = np.maximum(squares / items - 1.0 / items**2, 0.0)
+        return np.sqrt(variances)
 
     @property
     def _key(self) -> Any:

@@ -46,7 +46,7 @@ class SequenceStrategy(VectorSpace):
 
     Options = LeavingOutOptions
     per_request = frozenset({"reasons"})
-    space = "sequence"
+    space = models.SEQUENCE
     needs_texts = True
 
     def trainings(self, options: Any) -> frozenset[str]:
