@@ -12,6 +12,7 @@ from torch import nn
 
 from recserve_export.training.base import TrainingLog
 from recserve_export.training.sequence.checkpoint import Checkpoint, Saved
+from recserve_export.training.sequence.group import ALONE, Group
 from recserve_export.training.sequence.network import Network
 from recserve_export.training.sequence.settings import HistoryNetworkSettings, SequenceSettings
 from recserve_export.training.sequence.start import start_vectors
@@ -73,6 +74,7 @@ def fit(
     settings: HistoryNetworkSettings,
     checkpoint: Checkpoint,
     done: Callable[[int], None] = lambda _: None,
+    group: Group = ALONE,
 ) -> Fitted[T]:
     """Find the number of epochs with the newest part of the log held out, then train on all of it for so many.
 
@@ -83,13 +85,14 @@ def fit(
         settings: Settings.
         checkpoint: Written after each epoch; a training that was ended goes on from it.
         done: Called with 1 after each epoch.
+        group: Workers that train together; each of them calls this.
     """
     saved = checkpoint.read() or Saved([], 0, 0, {})
     losses, epochs = list(saved.losses), saved.epochs
     if not epochs:
         epochs = settings.epochs
         if (held_us := _held_us(log, settings.held_out)) < _NEVER:
-            search = kind(log, items, settings, held_us, saved.state)
+            search = kind(log, items, settings, held_us, saved.state, group=group)
             while len(losses) < settings.epochs and not _is_over(losses, settings.patience):
                 search.epoch()
                 losses.append(search.held_loss())
@@ -97,7 +100,7 @@ def fit(
                 done(1)
             epochs = int(np.argmin(losses)) + 1
         saved = Saved(losses, epochs, 0, {})
-    training = kind(log, items, settings, state=saved.state)
+    training = kind(log, items, settings, state=saved.state, group=group)
     for number in range(saved.done, epochs):
         training.epoch()
         checkpoint.write(Saved(losses, epochs, number + 1, training.state()))
@@ -135,9 +138,14 @@ class HistoryTraining(ABC):
         held_us: int = _NEVER,
         state: Mapping[str, Any] | None = None,
         earlier: Earlier | None = None,
+        group: Group = ALONE,
     ) -> None:
-        """Start anew, from a state or from an earlier fit; behaviours from `held_us` on are no targets."""
+        """Start anew, from a state or from an earlier fit; behaviours from `held_us` on are no targets.
+
+        The workers of a group start from the same values, and draw different random numbers afterwards.
+        """
         torch.manual_seed(settings.seed)
+        self._group = group
         self.log, self.items, self.settings, self._held_us = log, items, settings, held_us
         self._random = np.random.default_rng(settings.seed)
         self.network = Network(
@@ -158,6 +166,8 @@ class HistoryTraining(ABC):
         self._optimiser = torch.optim.AdamW([*self._clipped, self.table], lr=settings.rate, weight_decay=settings.decay)
         share = np.sqrt(log.counts[items])
         self._share = torch.from_numpy(share / share.sum()).float()
+        if group.count > 1:
+            torch.manual_seed(settings.seed + 1 + group.rank)
         if state:
             self._restore(state)
 
@@ -198,10 +208,14 @@ class HistoryTraining(ABC):
             module.train()
         windows = windows_of(self.log, self.items, self.settings.length, self._held_us, self._random)
         for part in batches(windows, self.settings.batch, self._random):
-            loss, count = self._loss(part, held=False)
+            self._optimiser.zero_grad(set_to_none=True)
+            own = part if self._group.count == 1 else part.take(slice(self._group.rank, None, self._group.count))
+            loss, count = self._loss(own, held=False) if len(own.item) else (torch.zeros(()), 0)
+            total = self._group.total(count)
             if count:
-                self._optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                (loss * (count / total)).backward()
+            if total:
+                self._group.add_up([*self._clipped, self.table])
                 nn.utils.clip_grad_norm_(self._clipped, 1.0)
                 self._optimiser.step()
 
@@ -216,7 +230,9 @@ class HistoryTraining(ABC):
         with torch.no_grad():
             found = [self._loss(part, held=True) for part in batches(windows, self.settings.batch, random)]
         torch.random.set_rng_state(state)
-        return sum(float(loss) * count for loss, count in found) / max(sum(count for _, count in found), 1)
+        mean = sum(float(loss) * count for loss, count in found) / max(sum(count for _, count in found), 1)
+        # One value for all, since it decides when they end.
+        return self._group.agreed(mean)
 
     def _loss(self, part: Windows, *, held: bool) -> tuple[Any, int]:
         """Mean loss over the targets that are held out, or over the others; and their number."""

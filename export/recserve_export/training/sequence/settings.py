@@ -26,6 +26,7 @@ class HistoryNetworkSettings(TrainSettings, frozen=True):
         more_epochs: Passes over a log of which an earlier part was learned, as in an evaluation.
         held_out: Share of the log, the newest, that finds the number of epochs; 0 takes `epochs`.
         patience: Epochs without a gain on that part after which the search ends.
+        workers: Workers of a Ray cluster that share the windows of each step; 1 trains in this process.
     """
 
     dim: Annotated[int, Meta(ge=8, le=512)] = 64
@@ -40,6 +41,7 @@ class HistoryNetworkSettings(TrainSettings, frozen=True):
     more_epochs: Annotated[int, Meta(ge=0, le=1000)] = 2
     held_out: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
     patience: Annotated[int, Meta(ge=1, le=100)] = 2
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
 
     @property
     def is_masked(self) -> bool:

@@ -18,7 +18,7 @@ from recserve_export.training.ranking.past import histories_at, histories_of
 from recserve_export.training.ranking.questions import Lists, listed_answers, questions
 from recserve_export.training.ranking.ranker import RankerSettings, fitted, tried
 from recserve_export.training.registry import TRAINERS, train
-from recserve_server_ext.common.arrays import Floats
+from recserve_server_ext.common.arrays import Floats, Mask
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import users
 from recserve_server_ext.strategies.ranker import NAME
@@ -157,7 +157,7 @@ class Simulated:
 
     def __init__(self, seed: int, count: int = 1500) -> None:
         self.random = np.random.default_rng(seed)
-        answers, self.features, turned = list[Any](), list[Floats](), list[Floats]()
+        answers, self.features, turned = list[Any](), list[Floats](), list[Mask]()
         for user in range(count):
             old, appeal = self.random.random((2, POOL))
             slate, propensity = self.slate(old)
