@@ -77,12 +77,14 @@ def read_log(
                 measures.append(np.array(values, np.float64))
                 advance(len(users))
         numbers = np.unique(np.concatenate([part[0] for part in parts])) if parts else np.empty(0, np.int64)
-        answers = read_answers(connection, numbers, list(item_of)).between(since_us, until_us)
+        answers = read_answers(connection, numbers, list(item_of))
     joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] if parts else [np.empty(0, np.int64)] * 4
     measured = np.concatenate(measures, axis=1) if measures else np.empty((len(MEASURES), 0))
     user, item, kind, time_us = joined
     columns = columns_by_user(user, time_us, (kind, list(type_of)), (item, list(item_of)), measured)
-    return StoreLog(columns, number, revision, answers)
+    # What came after the last interaction waits for the next training.
+    end_us = min(until_us, int(time_us.max(initial=0)) + 1)
+    return StoreLog(columns, number, revision, answers.between(since_us, end_us))
 
 
 def check_memory(needed: int, what: str) -> None:

@@ -206,16 +206,14 @@ def listed_answers(
     weights, found = inverse_weights(answers.propensity, clip), []
     for start in range(0, len(answers.user), _AT_ONCE):
         numbers = np.arange(start, min(start + _AT_ONCE, len(answers.user)))
-        histories = histories_at(columns, answers.user[numbers], answers.time_us[numbers], question.past.rules)
-        queries = [
-            _query(history, data, time_us)
-            for history, time_us in zip(histories, answers.time_us[numbers].tolist(), strict=True)
-        ]
+        times_us = answers.time_us[numbers]
+        histories = histories_at(columns, answers.user[numbers], times_us, question.past.rules)
+        queries = [_query(history, data, at) for history, at in zip(histories, times_us.tolist(), strict=True)]
         kept = [place for place, query in enumerate(queries) if query.profile.is_usable]
-        if not kept:
-            continue
         queries = [queries[place] for place in kept]
         shown = [slice(*answers.offsets[number : number + 2].tolist()) for number in numbers[kept].tolist()]
+        if not shown:
+            continue
         rows = [answers.item[of] for of in shown]
         proposed = proposing.propose(queries, proposing.asked(queries), options.options.pool)
         clicked, of_shown = (np.concatenate([values[of] for of in shown]) for values in (answers.clicked, weights))

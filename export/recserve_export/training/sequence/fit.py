@@ -87,8 +87,7 @@ def fit(
         done: Called with 1 after each epoch.
         group: Workers that train together; each of them calls this.
     """
-    saved = checkpoint.read() or Saved([], 0, 0, {})
-    losses, epochs = list(saved.losses), saved.epochs
+    losses, epochs, *_ = saved = checkpoint.read() or Saved([], 0, 0, {})
     if not epochs:
         epochs = settings.epochs
         if (held_us := _held_us(log, settings.held_out)) < _NEVER:
