@@ -1,4 +1,4 @@
-"""The strategy `sequence` over a real Triton: trained, taken over by an index, served by a model of its own."""
+"""The strategies with a network over a real Triton: trained, taken over by an index, served by a model of its own."""
 
 from __future__ import annotations
 
@@ -28,12 +28,18 @@ from support.tiny_home import copy_home
 pytestmark = pytest.mark.triton
 USERS, ITEMS, LENGTH = 60, 40, 12
 SETTINGS = {"dim": 16, "length": LENGTH, "layers": 1, "epochs": 12, "rate": 0.01, "held_out": 0.0}
+MORE = {"sequence": {}, "generate": {"epochs": 30, "codes": 8, "levels": 2}}
 
 
-def train_and_build(home: Path, seed: int = 0) -> None:
-    workspace, settings = Workspace(home), {"sequence": {**SETTINGS, "seed": seed}}
-    train_home(workspace, workspace.interactions, Request(names=["sequence"], settings=settings, force=True))
+def train_and_build(home: Path, strategy: str, seed: int = 0) -> None:
+    workspace, settings = Workspace(home), {strategy: {**SETTINGS, **MORE[strategy], "seed": seed}}
+    train_home(workspace, workspace.interactions, Request(names=[strategy], settings=settings, force=True))
     build(workspace, choose_encoder(workspace, "auto"), Settings(engine="exact"))
+
+
+@pytest.fixture(scope="module", params=MORE)
+def strategy(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +69,10 @@ def untrained(tiny_home: Path, films: list[str], tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def home(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(untrained: Path, strategy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("trained") / "home"
     shutil.copytree(untrained, copy, symlinks=True)
-    train_and_build(copy)
+    train_and_build(copy, strategy)
     return copy
 
 
@@ -82,17 +88,17 @@ def client(live: Served) -> Iterator[Client]:
         yield client
 
 
-def test_a_history_leads_to_what_follows(client: Client, films: list[str]) -> None:
+def test_a_history_leads_to_what_follows(client: Client, films: list[str], strategy: str) -> None:
     for start in (0, 7, 20):
-        slate = client.recommend([item(film) for film in films[start : start + 5]], k=3, strategy="sequence")
-        assert slate.strategy == "sequence"
+        slate = client.recommend([item(film) for film in films[start : start + 5]], k=3, strategy=strategy)
+        assert slate.strategy == strategy
         assert films[start + 5] in {found.id for found in slate.items}
 
 
-def test_the_same_history_gives_the_same_scores_in_any_company(client: Client, films: list[str]) -> None:
+def test_the_same_history_gives_the_same_scores_in_any_company(client: Client, films: list[str], strategy: str) -> None:
     def scores(start: int) -> list[tuple[str, float]]:
         history = [item(film) for film in films[start : start + 4]]
-        return [(found.id, found.score) for found in client.recommend(history, k=5, strategy="sequence").items]
+        return [(found.id, found.score) for found in client.recommend(history, k=5, strategy=strategy).items]
 
     alone = [scores(start) for start in range(12)]
     together: list[list[tuple[str, float]] | None] = [None] * 12
@@ -108,40 +114,42 @@ def test_the_same_history_gives_the_same_scores_in_any_company(client: Client, f
     assert together == alone
 
 
-def test_a_user_by_id_and_what_happened_a_second_ago(client: Client, films: list[str]) -> None:
-    assert films[13] in {found.id for found in client.recommend_for("user3", k=3, strategy="sequence").items}
+def test_a_user_by_id_and_what_happened_a_second_ago(client: Client, films: list[str], strategy: str) -> None:
+    assert films[13] in {found.id for found in client.recommend_for("user3", k=3, strategy=strategy).items}
     client.interactions.record([interaction("user3", "like", films[25]), interaction("user3", "like", films[26])])
-    assert films[27] in {found.id for found in client.recommend_for("user3", k=3, strategy="sequence").items}
+    assert films[27] in {found.id for found in client.recommend_for("user3", k=3, strategy=strategy).items}
 
 
-def test_a_session_is_the_newest_of_a_history(client: Client, films: list[str]) -> None:
+def test_a_session_is_the_newest_of_a_history(client: Client, films: list[str], strategy: str) -> None:
     session = [item(films[30]), item(films[31])]
-    slate = client.recommend_for("user7", k=3, strategy="sequence", session=session)
+    slate = client.recommend_for("user7", k=3, strategy=strategy, session=session)
     assert films[32] in {found.id for found in slate.items}
 
 
-def test_a_new_item_and_a_text_count_at_once(client: Client, films: list[str]) -> None:
+def test_a_new_item_and_a_text_count_at_once(client: Client, films: list[str], strategy: str) -> None:
     client.items.upsert([NewItem("brandnew", {"title": "a film about lighthouses"})])
-    every = client.recommend([item(films[3])], k=300, strategy="sequence").items
+    every = client.recommend([item(films[3])], k=300, strategy=strategy).items
     assert "brandnew" in {found.id for found in every}
     history = [item(films[3]), item("brandnew")]
-    with_new = client.recommend(history, k=3, strategy="sequence").items
-    with_text = client.recommend([item(films[3]), text("a film about lighthouses")], k=3, strategy="sequence").items
+    with_new = client.recommend(history, k=3, strategy=strategy).items
+    with_text = client.recommend([item(films[3]), text("a film about lighthouses")], k=3, strategy=strategy).items
     assert [found.score for found in with_new] == pytest.approx([found.score for found in with_text], abs=1e-4)
-    assert with_new[0].score != client.recommend(history[:1], k=1, strategy="sequence").items[0].score
+    assert with_new[0].score != client.recommend(history[:1], k=1, strategy=strategy).items[0].score
     client.items.delete(["brandnew"])
-    every = client.recommend([item(films[3])], k=300, strategy="sequence").items
+    every = client.recommend([item(films[3])], k=300, strategy=strategy).items
     assert "brandnew" not in {found.id for found in every}
 
 
-def test_reasons_are_approximate_and_say_what_a_behaviour_changed(client: Client, films: list[str]) -> None:
+def test_reasons_are_approximate_and_say_what_a_behaviour_changed(
+    client: Client, films: list[str], strategy: str
+) -> None:
     history = [item(film) for film in films[5:10]]
-    plain = client.recommend(history, k=2, strategy="sequence", options={"reasons": 0})
+    plain = client.recommend(history, k=2, strategy=strategy, options={"reasons": 0})
     assert not plain.approximate
     assert not any(found.contributions for found in plain.items)
-    slate = client.recommend(history, k=2, strategy="sequence", options={"reasons": 2})
+    slate = client.recommend(history, k=2, strategy=strategy, options={"reasons": 2})
     assert slate.approximate is True
-    without = client.recommend(history[:4], k=300, strategy="sequence", exclude_history=False)
+    without = client.recommend(history[:4], k=300, strategy=strategy, exclude_history=False)
     score_of = {found.id: found.score for found in without.items}
     for found in slate.items:
         assert found.contributions
@@ -149,66 +157,68 @@ def test_reasons_are_approximate_and_say_what_a_behaviour_changed(client: Client
         assert found.contributions[4] == pytest.approx(found.score - score_of[found.id], abs=1e-5)
 
 
-def test_interest_clusters_have_runs_of_their_own(client: Client, films: list[str]) -> None:
+def test_interest_clusters_have_runs_of_their_own(client: Client, films: list[str], strategy: str) -> None:
     history = [item(film) for film in (*films[5:10], *films[25:30])]
-    slate = client.recommend(history, k=6, strategy="sequence", interests=2)
+    slate = client.recommend(history, k=6, strategy=strategy, interests=2)
     assert len(slate.interests or []) >= 1
     assert len(slate.items) == 6
 
 
-def test_users_without_a_usable_history(client: Client) -> None:
-    assert client.recommend_for("nobody at all", k=3, strategy="sequence").strategy == "popular"
+def test_users_without_a_usable_history(client: Client, strategy: str) -> None:
+    assert client.recommend_for("nobody at all", k=3, strategy=strategy).strategy == "popular"
     with pytest.raises(InvalidRequest):
-        client.recommend_for("nobody at all", k=3, strategy="sequence", on_cold="error")
+        client.recommend_for("nobody at all", k=3, strategy=strategy, on_cold="error")
 
 
-def test_a_fusion_waits_for_its_part(client: Client, films: list[str]) -> None:
+def test_a_fusion_waits_for_its_part(client: Client, films: list[str], strategy: str) -> None:
     history = [item(film) for film in films[5:10]]
-    weights = {"weights": {"sequence": 1.0, "text": 1.0}, "by": "rank", "prior": 0.0}
+    weights = {"weights": {strategy: 1.0, "text": 1.0}, "by": "rank", "prior": 0.0}
     slate = client.recommend(history, k=3, strategy="fusion", options=weights)
-    assert set(slate.items[0].parts or {}) == {"sequence", "text"}
+    assert set(slate.items[0].parts or {}) == {strategy, "text"}
 
 
-def test_a_dead_process_is_loaded_again(live: Served, client: Client, films: list[str]) -> None:
-    live.stub("sequence").kill()
+def test_a_dead_process_is_loaded_again(live: Served, client: Client, films: list[str], strategy: str) -> None:
+    live.stub(strategy).kill()
     live.wait_for("model_reloaded", timeout_s=60)
-    assert client.recommend([item(films[3])], k=1, strategy="sequence").items
+    assert client.recommend([item(films[3])], k=1, strategy=strategy).items
 
 
-def test_a_new_training_is_served_without_a_failed_request(live: Served, client: Client, films: list[str]) -> None:
+def test_a_new_training_is_served_without_a_failed_request(
+    live: Served, client: Client, films: list[str], strategy: str
+) -> None:
     history = [item(film) for film in films[5:10]]
-    before = client.recommend(history, k=3, strategy="sequence")
-    train_and_build(live.home, seed=1)
+    before = client.recommend(history, k=3, strategy=strategy)
+    train_and_build(live.home, strategy, seed=1)
     revision = client.items.upsert([NewItem("later", {"title": "later"})]).revision
     after = before
     while after.items[0].score == before.items[0].score:  # as long as the test may take
-        after = client.recommend(history, k=3, strategy="sequence", min_revision=revision)
+        after = client.recommend(history, k=3, strategy=strategy, min_revision=revision)
     assert live.wait_for("network_loaded")
     assert films[10] in {found.id for found in after.items}
 
 
-def test_without_a_training_it_is_refused_with_the_command(untrained: Path) -> None:
+def test_without_a_training_it_is_refused_with_the_command(untrained: Path, strategy: str) -> None:
     with (
         served(untrained) as live,
         Client(live.grpc, ClientOptions(deadline_s=30)) as client,
-        pytest.raises(Unavailable, match="run: recserve train sequence"),
+        pytest.raises(Unavailable, match=f"run: recserve train {strategy}"),
     ):
-        client.recommend_for("user0", strategy="sequence")
+        client.recommend_for("user0", strategy=strategy)
 
 
-def test_with_keys_models_alone_ask_a_network(untrained: Path, films: list[str], tmp_path: Path) -> None:
+def test_with_keys_models_alone_ask_a_network(untrained: Path, films: list[str], tmp_path: Path, strategy: str) -> None:
     home = tmp_path / "home"
     shutil.copytree(untrained, home, symlinks=True)
-    train_and_build(home)
+    train_and_build(home, strategy)
     keys, history = keys_of(home), [item(film) for film in films[5:10]]
     options = ClientOptions(deadline_s=30, tries=10)
     with served(home, settings=REQUIRED) as live, Client(live.grpc, options, key=keys["recommend"]) as client:
-        assert client.recommend(history, k=3, strategy="sequence").items
-        train_and_build(home, seed=1)
+        assert client.recommend(history, k=3, strategy=strategy).items
+        train_and_build(home, strategy, seed=1)
         live.wait_for("network_loaded", timeout_s=60)
-        networks = {folder.name for folder in home.glob("run/*/models/sequence_*")}
+        networks = {folder.name for folder in home.glob(f"run/*/models/{strategy}_*")}
         for network in networks:
             with pytest.raises(grpc.RpcError, match="permission_denied"):
                 ask_inner(live.grpc, network, keys["recommend"])
-        assert client.recommend(history, k=3, strategy="sequence").items
+        assert client.recommend(history, k=3, strategy=strategy).items
         assert live.logged("model_unhealthy") == []

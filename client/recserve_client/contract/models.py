@@ -13,6 +13,7 @@ ENCODER: Final = "encoder"
 TOKENIZE: Final = "tokenize"
 POOL: Final = "pool"
 SEQUENCE: Final = "sequence"
+GENERATE: Final = "generate"
 
 #: Parameter of the configuration of `recommend` that holds the packed `ServedStrategies`.
 STRATEGIES: Final = "strategies"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recserve_export.errors import TrainingError
+from recserve_export.training.ranking.answers import Answers
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.weights import weigh
@@ -50,6 +51,7 @@ class TrainingLog:
         items: Item ids; some may have no interaction.
         columns: All interactions that it was made from, negative ones too; their subjects begin with `items`.
         rules: How they became weights.
+        answers: What users were shown and clicked; `None` where that is not known.
     """
 
     user: Ints
@@ -60,6 +62,7 @@ class TrainingLog:
     items: list[str]
     columns: InteractionColumns
     rules: HistoryRules
+    answers: Answers | None = None
 
     @cached_property
     def seen(self) -> sparse.csr_array:
@@ -81,7 +84,9 @@ class TrainingLog:
         return np.bincount(self.seen.indices, minlength=len(self.items))
 
 
-def training_log(columns: InteractionColumns, rules: HistoryRules | None = None) -> TrainingLog:
+def training_log(
+    columns: InteractionColumns, rules: HistoryRules | None = None, answers: Answers | None = None
+) -> TrainingLog:
     """What can be learned from interactions: cleaned by the rules of histories, of types with a positive weight.
 
     Neither age nor the value of a rating counts: what somebody rated low was chosen, too. Of a user the newest 20,000
@@ -115,6 +120,7 @@ def training_log(columns: InteractionColumns, rules: HistoryRules | None = None)
         columns.subjects[:items],
         columns,
         rules,
+        answers,
     )
 
 

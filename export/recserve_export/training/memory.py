@@ -35,13 +35,12 @@ class Networks:
     def answer(self, pipeline: Pipeline, jobs: Sequence[Job], data: Data) -> None:
         """Make the calls that jobs wait for, all of a batch together."""
         while waiting := [(job, call) for job in jobs if (call := pipeline.pending(job)) is not None]:
-            model = waiting[0][1].model
-            group = [(job, call) for job, call in waiting if call.model == model]
-            network = data.view.snapshot.spaces[model].network
-            assert network is not None
-            fingerprint = network.manifest.fingerprint
+            fingerprint = waiting[0][1].version
+            group = [(job, call) for job, call in waiting if call.version == fingerprint]
             if fingerprint not in self._loaded:
-                self._loaded[fingerprint] = InProcess(network)
+                networks = (space.network for space in data.view.snapshot.spaces.values())
+                found = {of.manifest.fingerprint: of for of in networks if of is not None}
+                self._loaded[fingerprint] = InProcess(found[fingerprint])
             inputs = [value for _, call in group for value in call.inputs]
             results = dict(zip(inputs, self._loaded[fingerprint](inputs), strict=True))
             for job, _ in group:

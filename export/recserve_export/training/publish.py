@@ -189,10 +189,11 @@ class _Run:
     def log(self, before_us: int | None) -> TrainingLog:
         """What is trained on: the whole log, or the part before a moment."""
         if before_us not in self.logs:
-            columns = self.read.columns
+            columns, answers = self.read.columns, self.read.answers
             if before_us is not None:
                 columns = select(columns, np.flatnonzero(columns.time_us < before_us))
-            self.logs[before_us] = training_log(columns, self.request.rules)
+                answers = answers.between(0, before_us)
+            self.logs[before_us] = training_log(columns, self.request.rules, answers)
         return self.logs[before_us]
 
     @cached_property

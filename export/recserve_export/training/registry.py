@@ -10,6 +10,7 @@ import msgspec
 from recserve_client.contract import nearest
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import Learned, Trainer, TrainingLog, check_trainable
+from recserve_export.training.generate.trainer import GenerateTrainer
 from recserve_export.training.item_knn import ItemKnnTrainer
 from recserve_export.training.ranking.ranker import RankerTrainer
 from recserve_export.training.sequence.trainer import SequenceTrainer
@@ -24,6 +25,7 @@ from recserve_server_ext.common.arrays import Vectors
 _PLAIN: Final[Mapping[str, Trainer]] = {
     "als": AlsTrainer(),
     "ease": EaseTrainer(),
+    "generate": GenerateTrainer(),
     "item2vec": Item2VecTrainer(),
     "item_knn": ItemKnnTrainer(),
     "sequence": SequenceTrainer(),

@@ -10,6 +10,7 @@ import psutil
 
 from recserve_export.errors import TrainingError
 from recserve_export.stages import Stage, silent
+from recserve_export.training.ranking.answers import Answers, read_answers
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions import reads
@@ -29,11 +30,13 @@ class StoreLog(NamedTuple):
         columns: Interactions with items, by user; those of erased users are not in the store.
         number: Number of the last interaction; later ones were not read.
         revision: Revision of the store.
+        answers: Logged answers to these users that something can be learned from.
     """
 
     columns: InteractionColumns
     number: int
     revision: int
+    answers: Answers
 
 
 def read_log(
@@ -73,11 +76,15 @@ def read_log(
                 parts.append([np.array(column, np.int64) for column in (users, codes, kinds, times)])
                 measures.append(np.array(values, np.float64))
                 advance(len(users))
+        numbers = np.unique(np.concatenate([part[0] for part in parts])) if parts else np.empty(0, np.int64)
+        answers = read_answers(connection, numbers, list(item_of))
     joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] if parts else [np.empty(0, np.int64)] * 4
     measured = np.concatenate(measures, axis=1) if measures else np.empty((len(MEASURES), 0))
     user, item, kind, time_us = joined
     columns = columns_by_user(user, time_us, (kind, list(type_of)), (item, list(item_of)), measured)
-    return StoreLog(columns, number, revision)
+    # What came after the last interaction waits for the next training.
+    end_us = min(until_us, int(time_us.max(initial=0)) + 1)
+    return StoreLog(columns, number, revision, answers.between(since_us, end_us))
 
 
 def check_memory(needed: int, what: str) -> None:

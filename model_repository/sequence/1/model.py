@@ -1,4 +1,4 @@
-"""Triton model `sequence_...`: behaviours of users -> user vectors, with onnxruntime inside the Python backend."""
+"""Triton models of networks, such as `sequence_...`: behaviours of users -> user vectors, with onnxruntime inside."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
-from recserve_server_ext.networks.network import NETWORK, Network, NetworkManifest, read_network
+from recserve_server_ext.networks.network import Network, NetworkManifest, read_network, write_network
 
 #: The space of the encoder's vectors, which every snapshot has.
 TEXT: Final = "text"
@@ -137,7 +137,7 @@ class SpaceContent:
             if array is not None:
                 np.save(folder / name, array)
         if self.network is not None:
-            (folder / NETWORK).write_bytes(self.network.content)
+            write_network(folder, self.network)
         if self.report is not None:
             (folder / REPORT).write_bytes(self.report)
         self.engine.save(folder)

@@ -30,7 +30,7 @@ from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.index.snapshot import IDS, LOCK
 from recserve_server_ext.index.space import INPUTS, TEXT, TEXT_MAP, VECTORS, load_array, map_array
-from recserve_server_ext.networks.network import NETWORK, Network, NetworkManifest, read_network
+from recserve_server_ext.networks.network import Network, NetworkManifest, read_network, write_network
 
 _TRAIN_AGAIN: Final = "train the space again"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -223,7 +223,7 @@ def publish_space(
             if array is not None:
                 np.save(folder / file, array)
         if network is not None:
-            (folder / NETWORK).write_bytes(network.content)
+            write_network(folder, network)
 
     made = TrainedManifest(
         version="", created="", dim=vectors.shape[1], items=len(vectors), parameters=dict(parameters or {}),

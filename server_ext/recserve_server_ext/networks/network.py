@@ -15,8 +15,10 @@ from recserve_server_ext.common.arrays import Floats, Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.files import reading
 
-#: File of a network, in the folder of its space.
+#: Files of a network, in the folder of its space; the last two of one with a decoder.
 NETWORK: Final = "network.onnx"
+DECODER: Final = "decoder.onnx"
+CODEBOOKS: Final = "codebooks.npy"
 Precision = Literal["fp32", "int8"]
 #: Most rows of a request to a network.
 MAX_ROWS: Final = 256
@@ -30,25 +32,61 @@ class NetworkManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         dim: Length of the vectors that it takes and gives.
         length: Behaviours that it takes.
         precision: Of its products.
+        levels: Codes of a semantic id that its decoder generates; 0 without a decoder.
     """
 
     fingerprint: str
     dim: int
     length: int
     precision: Precision = "fp32"
+    levels: int = 0
+
+
+class Decoder(NamedTuple):
+    """Generates semantic ids from the output of a network; see `recserve_server_ext.networks.decoder`.
+
+    Attributes:
+        content: ONNX file: `user` and `codes` -> `log_probs` and `leaf`.
+        codebooks: [levels, codes, dim] float32 centres that item vectors are quantised by.
+    """
+
+    content: bytes
+    codebooks: Vectors
 
 
 class Network(NamedTuple):
-    """An exported network: `vectors`, `pauses` and `mask` of the last behaviours -> `vector` of the user."""
+    """An exported network: `vectors`, `pauses` and `mask` of the last behaviours -> `vector` of the user.
+
+    Attributes:
+        content: The ONNX file.
+        decoder: What generates ids from that vector; `None` where the vector is searched for.
+    """
 
     manifest: NetworkManifest
     content: bytes
+    decoder: Decoder | None = None
 
 
-def new_network(content: bytes, dim: int, length: int, precision: Precision = "fp32") -> Network:
+def new_network(
+    content: bytes, dim: int, length: int, precision: Precision = "fp32", decoder: Decoder | None = None
+) -> Network:
     """A network from the content of its ONNX file."""
-    fingerprint = hashlib.sha256(content).hexdigest()[:16]
-    return Network(NetworkManifest(fingerprint=fingerprint, dim=dim, length=length, precision=precision), content)
+    digest, levels = hashlib.sha256(content), 0
+    if decoder is not None:
+        levels = len(decoder.codebooks)
+        digest.update(decoder.content + decoder.codebooks.tobytes())
+    manifest = NetworkManifest(
+        fingerprint=digest.hexdigest()[:16], dim=dim, length=length, precision=precision, levels=levels
+    )
+    return Network(manifest, content, decoder)
+
+
+def write_network(folder: Path, network: Network) -> None:
+    """Write the files of a network into the folder of its space."""
+    (folder / NETWORK).write_bytes(network.content)
+    if network.decoder is not None:
+        (folder / DECODER).write_bytes(network.decoder.content)
+        np.save(folder / CODEBOOKS, network.decoder.codebooks)
 
 
 def read_network(folder: Path, manifest: NetworkManifest | None, advice: str) -> Network | None:
@@ -57,8 +95,10 @@ def read_network(folder: Path, manifest: NetworkManifest | None, advice: str) ->
         return None
     file = folder / NETWORK
     with reading(file, SnapshotError, advice):
-        content = file.read_bytes()
-    found = new_network(content, manifest.dim, manifest.length, manifest.precision)
+        content, decoder = file.read_bytes(), None
+        if manifest.levels:
+            decoder = Decoder((folder / DECODER).read_bytes(), np.load(folder / CODEBOOKS))
+    found = new_network(content, manifest.dim, manifest.length, manifest.precision, decoder)
     if found.manifest != manifest:
         raise SnapshotError(
             f"{file} is the network {found.manifest.fingerprint}, the manifest says {manifest.fingerprint}; {advice}"

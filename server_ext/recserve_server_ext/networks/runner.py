@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
@@ -15,7 +15,19 @@ from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.networks.network import MAX_ROWS, Behaviours, Network, Tensors, padded
 
 #: Rows are filled up to a multiple: a product of fewer is added up in another order.
-_TILE: Final = 4
+TILE: Final = 4
+
+
+def session_of(network: Path | bytes) -> Any:
+    """A session of onnxruntime on one thread, from a file or its content; raises SnapshotError where it is refused."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    model = network if isinstance(network, bytes) else str(network)
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise SnapshotError(f"onnxruntime cannot load the network: {error}") from error
 
 
 class NetworkRunner:
@@ -23,19 +35,12 @@ class NetworkRunner:
 
     def __init__(self, network: Path | bytes) -> None:
         """Load a network from its file or its content; raises SnapshotError where onnxruntime refuses it."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        model = network if isinstance(network, bytes) else str(network)
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise SnapshotError(f"onnxruntime cannot load the network: {error}") from error
+        self._session = session_of(network)
 
     def run(self, rows: Tensors) -> Vectors:
         """[rows, dim] float32 user vectors."""
         count = len(rows.mask)
-        if more := -count % _TILE:
+        if more := -count % TILE:
             rows = Tensors(*(np.concatenate([tensor, np.zeros_like(tensor[:1]).repeat(more, 0)]) for tensor in rows))
         names = (VECTORS, PAUSES, MASK)
         result: Vectors = self._session.run([VECTOR], dict(zip(names, rows, strict=True)))[0]

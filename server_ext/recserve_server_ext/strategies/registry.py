@@ -19,6 +19,7 @@ from recserve_server_ext.strategies.popular import Popular
 from recserve_server_ext.strategies.ranker import Ranker
 from recserve_server_ext.strategies.spaces.als import Als
 from recserve_server_ext.strategies.spaces.ease import Ease
+from recserve_server_ext.strategies.spaces.generate import Generate
 from recserve_server_ext.strategies.spaces.item2vec import Item2Vec
 from recserve_server_ext.strategies.spaces.sequence import SequenceStrategy
 from recserve_server_ext.strategies.spaces.text import Text
@@ -35,6 +36,7 @@ BUILT_IN: Final[Mapping[str, type[Strategy]]] = {
     "auto": Auto,
     "ease": Ease,
     "fusion": Fusion,
+    "generate": Generate,
     "item2vec": Item2Vec,
     "item_knn": ItemKnn,
     "popular": Popular,

@@ -8,7 +8,7 @@ from recserve_client.contract import models as names
 
 #: The models that a model asks: while one of these is late, its own lateness is no fault.
 ASKS: Mapping[str, Collection[str]] = {
-    names.RECOMMEND: (names.ENCODER, names.SEQUENCE),
+    names.RECOMMEND: (names.ENCODER, names.SEQUENCE, names.GENERATE),
     names.EMBED: (names.ENCODER,),
     names.RECOMMEND_TEXT: (names.TOKENIZE, names.ENCODER, names.POOL, names.RECOMMEND),
 }

@@ -122,7 +122,7 @@ def network_model(network: SnapshotNetwork, settings: ModelSettings) -> Model:
     if runs_natively(settings.serve):
         return Model(config=config, copied=network.file)
     handed = msgspec.json.encode(settings).decode()
-    return Model(config=config, code=network.space, settings=handed, copied=network.file)
+    return Model(config=config, code=names.SEQUENCE, settings=handed, copied=network.file)
 
 
 def ensembles(settings: ModelSettings, encoder: LoadedEncoder) -> list[Model]:

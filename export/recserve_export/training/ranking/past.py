@@ -134,6 +134,25 @@ def histories_of(columns: InteractionColumns, rules: HistoryRules) -> list[Recor
     return recorded_histories(newest(columns), named, rules)
 
 
+def histories_at(
+    columns: InteractionColumns, users: Ints, times_us: Ints, rules: HistoryRules
+) -> list[RecordedHistory]:
+    """[users] the history of each user before a moment, as the server reads it; a user may stand there many times."""
+    places, seen, offsets = list[Ints](), list[Sequence[str]](), [0]
+    for user, time_us in zip(users.tolist(), times_us.tolist(), strict=True):
+        own = np.arange(columns.offsets[user], columns.offsets[user + 1])
+        own = own[columns.time_us[own] < time_us]
+        seen.append([columns.subjects[item] for item in np.unique(columns.subject[own]).tolist()])
+        places.append(own[np.argsort(-columns.time_us[own], kind="stable")][:WINDOW])
+        offsets.append(offsets[-1] + len(places[-1]))
+    at = np.concatenate(places)
+    fields = ("time_us", "type", "subject", "value", "duration_s", "price", "quantity")
+    arrays: Mapping[str, Any] = {name: getattr(columns, name)[at] for name in fields}
+    return recorded_histories(
+        InteractionColumns(**{**vars(columns), **arrays, "offsets": np.array(offsets)}), seen, rules
+    )
+
+
 def newest(columns: InteractionColumns) -> InteractionColumns:
     """The interactions of each user that a history is made from."""
     return select(columns, np.flatnonzero(later_of_user(columns, np.arange(len(columns.time_us))) < WINDOW))

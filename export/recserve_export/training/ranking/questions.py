@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from recserve_client.contract import RecommendRequest
 from recserve_export.training.base import Trainer, TrainingLog
-from recserve_export.training.ranking.past import Past, counted_types
+from recserve_export.training.ranking.answers import Answers, inverse_weights
+from recserve_export.training.ranking.past import Past, counted_types, histories_at
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.history.cleaning import of_types
 from recserve_server_ext.history.features import select
+from recserve_server_ext.history.user_histories import RecordedHistory
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.recommend.profile import profile_of_user
 from recserve_server_ext.retrieval.search import CandidateSpec
@@ -40,6 +42,7 @@ class Question:
         target_item: [targets] the item.
         asked_us: When all users ask, in microseconds since 1970; `None` where each asks right after the last known
             interaction.
+        answers: What users were shown and clicked between the part and the next one; `None` where that is not known.
     """
 
     past: Past
@@ -47,6 +50,7 @@ class Question:
     target_user: Ints
     target_item: Ints
     asked_us: int | None = None
+    answers: Answers | None = None
 
 
 class Lists(NamedTuple):
@@ -57,12 +61,20 @@ class Lists(NamedTuple):
         labels: [candidates] whether the user turned to it.
         lengths: [lists] candidates of each.
         is_visit: [candidates] whether the user asked right after a behaviour.
+        weight: [candidates] weight of each, by the inverse of its propensity; 1 where nothing was shown.
     """
 
     features: Floats
     labels: Ints
     lengths: Ints
     is_visit: Mask
+    weight: Floats
+
+    def take(self, first: int, end: int) -> Lists:
+        """Some of the lists."""
+        ends = np.concatenate([[0], np.cumsum(self.lengths)])
+        of = slice(int(ends[first]), int(ends[end]))
+        return Lists(self.features[of], self.labels[of], self.lengths[first:end], self.is_visit[of], self.weight[of])
 
 
 def joined(lists: Iterable[Lists]) -> Lists | None:
@@ -96,6 +108,8 @@ def questions(
         start, end = int(times[places[0]]), int(times[min(places[1], len(times) - 1)])
         wanted = is_target & (columns.time_us >= start) & ((columns.time_us < end) | (number == 1))
         question = _question(log, vectors, trainers, columns.time_us < start, wanted, start, most - asked)
+        if log.answers is not None:
+            question = replace(question, answers=log.answers.between(start, end))
         asked += len(question.users)
         if len(question.users):
             yield question
@@ -140,18 +154,17 @@ def _question(
 def listed(question: Question, trainings: frozenset[str], options: PreparedOptions) -> Lists:
     """The candidates of each user of a question, of whom at least one was turned to."""
     data, items = question.past.data(trainings), len(question.past.columns.subjects)
-    sources = [of for of in options.sources.values() if of.strategy.lacking(data, of.options) is None]
-    proposing = CandidateSources(sources, Scatter())
+    proposing = _proposing(data, options)
     wanted = np.sort(question.target_user * items + question.target_item)
     found = []
-    # Where a source could not learn from the part, the ranker could not be served with it.
-    askable = question.users if len(sources) == len(options.sources) else question.users[:0]
+    askable = question.users if proposing is not None else question.users[:0]
     for start in range(0, len(askable), _AT_ONCE):
         users = askable[start : start + _AT_ONCE]
         asked = list(zip(users.tolist(), _queries(question, users, data), strict=True))
         asked = [(user, query) for user, query in asked if query.profile.is_usable]
         if not asked:
             continue
+        assert proposing is not None
         queries = [query for _, query in asked]
         proposed = proposing.propose(queries, proposing.asked(queries), options.options.pool)
         labels = [np.isin(user * items + of.pool, wanted) for (user, _), of in zip(asked, proposed, strict=True)]
@@ -164,19 +177,78 @@ def listed(question: Question, trainings: frozenset[str], options: PreparedOptio
         lengths = np.array([len(of) for of in rows])
         is_visit = np.full(len(matrix), question.asked_us is None)
         found.append(
-            Lists(matrix, np.concatenate([labels[place] for place in kept]).astype(np.int64), lengths, is_visit)
-        )
-    if not found:
-        none = np.empty(0, np.int64)
-        return Lists(np.empty((0, len(feature_names(list(options.sources))))), none, none, np.empty(0, np.bool_))
-    return Lists(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+            Lists(
+                matrix, np.concatenate([labels[place] for place in kept]).astype(np.int64), lengths, is_visit,
+                np.ones(len(matrix)),
+            )
+        )  # fmt: skip
+    return joined(found) or _none(options)
+
+
+def listed_answers(
+    question: Question, columns: InteractionColumns, trainings: frozenset[str], options: PreparedOptions, clip: float
+) -> Lists:
+    """The items of answers that were given after a part of the log, by what was known when they were given.
+
+    The sources know the part; histories are those of the moment of the answer, as while serving.
+
+    Args:
+        question: The part, and the answers.
+        columns: All interactions.
+        trainings: Trainings of the sources.
+        options: Options of the ranker.
+        clip: Bound of the weights; see `recserve_export.training.ranking.answers`.
+    """
+    data, answers = question.past.data(trainings), question.answers
+    proposing = _proposing(data, options)
+    if proposing is None or answers is None or not len(answers.user):
+        return _none(options)
+    weights, found = inverse_weights(answers.propensity, clip), []
+    for start in range(0, len(answers.user), _AT_ONCE):
+        numbers = np.arange(start, min(start + _AT_ONCE, len(answers.user)))
+        times_us = answers.time_us[numbers]
+        histories = histories_at(columns, answers.user[numbers], times_us, question.past.rules)
+        queries = [_query(history, data, at) for history, at in zip(histories, times_us.tolist(), strict=True)]
+        kept = [place for place, query in enumerate(queries) if query.profile.is_usable]
+        queries = [queries[place] for place in kept]
+        shown = [slice(*answers.offsets[number : number + 2].tolist()) for number in numbers[kept].tolist()]
+        if not shown:
+            continue
+        rows = [answers.item[of] for of in shown]
+        proposed = proposing.propose(queries, proposing.asked(queries), options.options.pool)
+        clicked, of_shown = (np.concatenate([values[of] for of in shown]) for values in (answers.clicked, weights))
+        found.append(
+            Lists(
+                proposing.features(queries, proposed, rows), clicked.astype(np.int64),
+                np.array([len(of) for of in rows]), np.zeros(len(clicked), np.bool_), of_shown,
+            )
+        )  # fmt: skip
+    return joined(found) or _none(options)
+
+
+def _proposing(data: Data, options: PreparedOptions) -> CandidateSources | None:
+    """The sources; `None` where one could not learn from the part, so that the ranker could not be served with it."""
+    sources = list(options.sources.values())
+    if any(of.strategy.lacking(data, of.options) is not None for of in sources):
+        return None
+    return CandidateSources(sources, Scatter())
+
+
+def _none(options: PreparedOptions) -> Lists:
+    none = np.empty(0, np.int64)
+    features = np.empty((0, len(feature_names(list(options.sources)))))
+    return Lists(features, none, none, np.empty(0, np.bool_), np.empty(0))
 
 
 def _queries(question: Question, users: Ints, data: Data) -> list[Query]:
     """The query of each user, as the server makes it."""
-    request, limits, queries = RecommendRequest(user_id=""), Limits(), []
-    for history in question.past.histories(users):
-        now_us = history.newest_us if question.asked_us is None else question.asked_us
-        resolved = profile_of_user(request, history, data.view, limits, now_us)
-        queries.append(Query(resolved.profile, data, CandidateSpec(request.k, resolved.banned)))
-    return queries
+    return [
+        _query(history, data, history.newest_us if question.asked_us is None else question.asked_us)
+        for history in question.past.histories(users)
+    ]
+
+
+def _query(history: RecordedHistory, data: Data, now_us: int) -> Query:
+    request = RecommendRequest(user_id="")
+    resolved = profile_of_user(request, history, data.view, Limits(), now_us)
+    return Query(resolved.profile, data, CandidateSpec(request.k, resolved.banned))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from recserve_client.contract import RecommendRequest
 from recserve_export.training.base import Learned
 from recserve_export.training.memory import Networks, in_memory
 from recserve_export.training.ndcg import ndcg
+from recserve_export.training.ranking.past import histories_at
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
@@ -23,7 +23,6 @@ from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.counts.counts import no_counts
-from recserve_server_ext.history.user_histories import WINDOW, recorded_histories
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.matrix import is_matrix
 from recserve_server_ext.index.model import is_model
@@ -172,19 +171,6 @@ class Slice:
         ends = [*starts[1:].tolist(), len(item)]
         return {of: item[start:end] for of, start, end in zip(users.tolist(), starts.tolist(), ends, strict=True)}
 
-    def histories(self, users: list[int]) -> InteractionColumns:
-        """The newest known interactions of users, newest first."""
-        columns, places, offsets = self.columns, [], [0]
-        for user in users:
-            own = np.arange(columns.offsets[user], columns.offsets[user + 1])
-            own = own[self.is_known[own]]
-            places.append(own[np.argsort(-columns.time_us[own], kind="stable")][:WINDOW])
-            offsets.append(offsets[-1] + len(places[-1]))
-        at = np.concatenate(places)
-        fields = ("time_us", "type", "subject", "value", "duration_s", "price", "quantity")
-        arrays: Mapping[str, Any] = {name: getattr(columns, name)[at] for name in fields}
-        return InteractionColumns(**{**vars(columns), **arrays, "offsets": np.array(offsets)})
-
 
 def judged(name: str, challenger: Learned, champion: Champion, of: Slice) -> Verdict:
     """Compare two trainings by NDCG@10 of the strategy of that name, served as requests by user id are.
@@ -230,9 +216,8 @@ def _ndcg(name: str, learned: Learned, of: Slice) -> Floats:
     users, hits, networks = list(of.targets), list[Mask](), Networks()
     for start in range(0, len(users), _BATCH):
         some = users[start : start + _BATCH]
-        seen = [[ids[item] for item in of.seen[user].tolist()] for user in some]
         jobs = []
-        for history in recorded_histories(of.histories(some), seen, of.rules):
+        for history in histories_at(of.columns, np.array(some), np.full(len(some), of.since_us), of.rules):
             job = Job(request, configured, data, "")
             build_query(job, profile_of_user(request, history, data.view, Limits(), of.since_us))
             jobs.append(job)

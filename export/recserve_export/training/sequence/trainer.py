@@ -34,30 +34,33 @@ class SequenceTrainer(Trainer):
         # Here, since only this training needs torch.
         from recserve_export.training.sequence.checkpoint import Checkpoint
         from recserve_export.training.sequence.export import to_onnx
-        from recserve_export.training.sequence.fit import Earlier, fit, go_on
+        from recserve_export.training.sequence.fit import SequenceTraining, fit, go_on
         from recserve_export.training.sequence.int8 import check_int8, to_int8
+        from recserve_export.training.sequence.on_ray import fit_on_ray
 
         items = np.flatnonzero(log.counts)
         checkpoint = Checkpoint(work.folder and work.folder / _CHECKPOINT, log, settings)
         with one_thread():
-            if work.before is None:
-                found = fit(log, items, settings, checkpoint, work.done)
+            if work.before is not None:
+                found = go_on(SequenceTraining(log, items, settings, earlier=work.before), settings.more_epochs)
+            elif settings.workers > 1:
+                found = fit_on_ray(SequenceTraining, log, items, settings)
             else:
-                found = go_on(log, items, settings, work.before)
-            content = to_onnx(found.network, settings.dim)
+                found = fit(SequenceTraining, log, items, settings, checkpoint, work.done)
+            content, vectors = to_onnx(found.training.network, settings.dim), found.training.vectors()
         figures: dict[str, Any] = {"epochs": found.epochs, "held_out_losses": [round(loss, 4) for loss in found.losses]}
         if settings.precision == "int8":
             fp32, content = content, to_int8(content)
-            figures["int8"] = check_int8(log, items, found.vectors, settings.length, fp32, content)._asdict()
+            figures["int8"] = check_int8(log, items, vectors, settings.length, fp32, content)._asdict()
         checkpoint.remove()
         return Learned(
             items=items,
-            vectors=found.vectors,
-            text_map=text_map(text, items, found.vectors),
+            vectors=vectors,
+            text_map=text_map(text, items, vectors),
             network=new_network(content, settings.dim, settings.length, settings.precision),
             figures=figures,
             found={"epochs": found.epochs, "held_out": 0.0},
-            state=Earlier(items, found.network.state_dict(), found.vectors),
+            state=found.training.earlier(),
         )
 
     def needed_bytes(self, log: TrainingLog, settings: SequenceSettings) -> int:

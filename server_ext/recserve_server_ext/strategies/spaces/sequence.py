@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
 
-from recserve_client.contract import ErrorKind, RequestError
+from recserve_client.contract import ErrorKind, RequestError, models
 from recserve_server_ext.batching.batcher import ModelCall
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import MICROSECONDS
@@ -23,8 +23,6 @@ from recserve_server_ext.strategies.parts.leaving_out import LeavingOutOptions, 
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 from recserve_server_ext.strategies.spaces.learned_space import input_vectors
 from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
-
-_SPACE: Final = "sequence"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ class SequenceStrategy(VectorSpace):
 
     Options = LeavingOutOptions
     per_request = frozenset({"reasons"})
-    space = _SPACE
+    space = models.SEQUENCE
     needs_texts = True
 
     def trainings(self, options: Any) -> frozenset[str]:
@@ -65,7 +63,7 @@ class SequenceStrategy(VectorSpace):
         waiting = [one for one in self._asked(query).inputs if one not in query.kept]
         if not waiting:
             return None
-        return ModelCall(self.space, _manifest(self.view(query).space).fingerprint, waiting)
+        return ModelCall(models.SEQUENCE, _manifest(self.view(query).space).fingerprint, waiting)
 
     def user_vectors(self, queries: Sequence[Query]) -> UserVectors:
         """What the network answered."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -71,7 +73,10 @@ def test_of_a_user_the_newest_interactions_count() -> None:
     assert "old" not in {log.items[item] for item in set(log.item.tolist())}
     assert log.time_us[:20_000].min() == NOW_US + 10_000 * _HOUR_US
     text = np.random.default_rng(0).normal(size=(len(log.items), 4)).astype(np.float32)
-    quick: dict[str, dict[str, int]] = {"item2vec": {"epochs": 1}, "text_head": {"steps": 20}}
+    network = {"epochs": 1, "held_out": 0.0}
+    quick: dict[str, dict[str, Any]] = {
+        "generate": network, "item2vec": {"epochs": 1}, "sequence": network, "text_head": {"steps": 20},
+    }  # fmt: skip
     for name in TRAINERS:
         learned = train(name, log, text, quick.get(name))
         assert any(found is not None for found in (learned.matrix, learned.vectors, learned.model))

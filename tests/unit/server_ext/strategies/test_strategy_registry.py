@@ -84,11 +84,8 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     said = refused(Registry(), "populr", {})
     assert "'populr'" in said
     assert "did you mean 'popular'?" in said
-    assert (
-        "als, auto, blend, ease, ensemble, fusion, hybrid, item2vec, item_knn, linear, popular, ranker, sequence, "
-        in said
-    )
-    assert "sequence, text, text_head, transitions, user_knn, vectors" in said
+    assert "als, auto, blend, ease, ensemble, fusion, generate, hybrid, item2vec, item_knn, linear, popular," in said
+    assert "popular, ranker, sequence, text, text_head, transitions, user_knn, vectors" in said
 
 
 @pytest.mark.parametrize(
