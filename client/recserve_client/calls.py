@@ -73,9 +73,12 @@ class Call(Generic[R]):
         return self.failed(error)
 
 
-def item(item_id: str, weight: float = 1.0) -> Behaviour:
-    """A behaviour with an item of the catalogue; a negative weight pushes similar items away."""
-    return Behaviour(item=item_id, weight=weight)
+def item(item_id: str, weight: float = 1.0, *, text: str | None = None) -> Behaviour:
+    """A behaviour with an item of the catalogue, and perhaps what the user wrote about it.
+
+    A negative weight pushes similar items away.
+    """
+    return Behaviour(item=item_id, text=text, weight=weight)
 
 
 def text(content: str, weight: float = 1.0) -> Behaviour:

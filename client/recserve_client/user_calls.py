@@ -63,7 +63,7 @@ def interaction(
         user_id: User id.
         type: Interaction type.
         item: Item id; absent for a text.
-        text: Free text; absent for an item.
+        text: Free text; with an item what the user wrote about it.
         timestamp: Seconds since 1970; `None` for now.
         more: Other fields of `NewInteraction`.
     """

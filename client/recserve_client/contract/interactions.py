@@ -18,7 +18,7 @@ class NewInteraction(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         type: A lower-case word, such as view, click, cart, purchase, rating, like, dislike, listen or search.
         timestamp: Time in seconds since 1970.
         item: Item id. An item that the catalogue lacks counts as soon as it is added.
-        text: A free text, such as a search query.
+        text: A free text, such as a search query; with an item what the user wrote about it, such as a review.
         value: Value of a rating, or of whatever the type measures.
         event_id: Id that is unique for the user; an interaction with the same id is a duplicate. Absent: computed from
             the content.
@@ -174,7 +174,8 @@ class HistoryEntry(Struct, frozen=True, omit_defaults=True, gc=False):
         weight: Weight in the history: the product of the factors.
         factors: Factors of the weight, by name.
         item: Item id; absent for a text.
-        text: Text; absent for an item.
+        text: Text; with an item what the user wrote about it. `recommend` multiplies the weight by what it says, where
+            a classifier of comments is served.
     """
 
     type: str

@@ -27,11 +27,12 @@ TraceParent = Annotated[str, Meta(pattern=f"^({TRACEPARENT.pattern})?$")]
 
 
 class Behaviour(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """One weighted behaviour of a history: an item, a text or a vector.
+    """One weighted behaviour of a history: an item, perhaps with a text about it, a text, or a vector.
 
     Attributes:
         item: Id of an item of the catalogue, which stands for its item vector.
-        text: Free text, to be encoded.
+        text: Free text, to be encoded. With an item it is what the user wrote about it, such as a review: where a
+            classifier of comments is served, it multiplies the weight by what that says.
         vector: base64 of `dim` little-endian float32 values, alone or with its `text`; it is L2-normalised before use.
         weight: w_j in u = normalise(sum_j w_j F(x_j)).
     """

@@ -82,7 +82,7 @@ def import_(
     user_field: Annotated[str, typer.Option(help="Column of the user id.")] = "user_id",
     item_field: Annotated[str, typer.Option(help="Column of the item id; empty where there is none.")] = "item_id",
     item_separator: Annotated[str | None, typer.Option(help="Splits several item ids of one value.")] = None,
-    text_field: Annotated[str | None, typer.Option(help="Column of a text in place of an item.")] = None,
+    text_field: Annotated[str | None, typer.Option(help="Column of a text: in place of an item, or about it.")] = None,
     time_field: Annotated[str, typer.Option(help="Column of the timestamp.")] = "timestamp",
     time: Annotated[
         str | None, typer.Option(help="For a log without times: row for the order of the rows, or one time.")
@@ -259,13 +259,14 @@ def preview(
 ) -> None:
     """Show how each interaction of USER becomes a weight: the factors of a row multiply to its weight."""
     from recserve_export.interactions.preview import preview_of, preview_table
+    from recserve_export.interactions.read_sentiment import sentiment_of
 
     with explained(), _store(home, store, keys=_keys(home, pseudonyms)) as opened:
         chosen = history_rules(rules)
-        columns = opened.window([_pseudonym(user, opened, pseudonyms)], limit)
+        columns = opened.window([_pseudonym(user, opened, pseudonyms)], limit, has_comments=True)
         if not len(columns.time_us):
             fail(f"no interactions of this user in {opened}")
-        found = preview_of(columns, chosen)
+        found = preview_of(columns, chosen, sentiment_of(Workspace(home)))
         if as_json:
             say_json(found)
             return

@@ -15,6 +15,7 @@ from recserve_export.cli.common import explained, history_rules, interactions_at
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 _ENCODER: Final = "encoder"
+_SENTIMENT: Final = "sentiment"
 _VECTORS: Final = "vectors"
 
 app = typer.Typer(help="Learn strategies from the log of the home, or fine-tune its encoder.")
@@ -23,7 +24,10 @@ app = typer.Typer(help="Learn strategies from the log of the home, or fine-tune 
 @app.callback(invoke_without_command=True)
 def train(
     name: Annotated[
-        str, typer.Argument(help="Name of a training, `all`, `encoder`, or `vectors` for vectors of your own.")
+        str,
+        typer.Argument(
+            help="Name of a training, `all`, `encoder`, `sentiment` of comments, or `vectors` for vectors of your own."
+        ),
     ],
     home: options.Home = DEFAULT_HOME,
     store: options.InteractionsUrl = "",
@@ -74,6 +78,11 @@ def train(
 
                 given = {"seed": seed, **dict(map(_setting, set_ or []))}
                 encoder(workspace, place, given, history_rules(rules), span, model, budget_s, keep)
+            elif name == _SENTIMENT:
+                from recserve_export.cli.train_sentiment import sentiment
+
+                given = {"seed": seed, **dict(map(_setting, set_ or []))}
+                sentiment(workspace, place, given, history_rules(rules), span, force=force)
             elif name == _VECTORS:
                 from recserve_export.cli.train_vectors import VectorSource, train_vectors
 

@@ -35,7 +35,7 @@ class InteractionMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         day_first: Whether 03/04/2024 is the third of April.
         item: Column of the item id; `None` where there are only texts.
         item_separator: Where a text with several item ids is split; lists are taken apart then, too.
-        text: Column of a free text in place of an item.
+        text: Column of a free text, in place of an item or about it.
         type: The type of every row, where there is no column of it.
         type_column: Column of the type.
         types: Type by what the source calls it, such as `transaction`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -11,6 +12,8 @@ from rich.text import Text
 
 from recserve_export.tables import plain, table
 from recserve_server_ext.config.history import Fitted, HistoryRules
+from recserve_server_ext.history.cleaning import of_types
+from recserve_server_ext.history.sentiment import NAME, Verdicts
 from recserve_server_ext.history.weights import FACTORS, weigh
 from recserve_server_ext.interactions.columns import InteractionColumns
 
@@ -26,8 +29,10 @@ class PreviewRow(msgspec.Struct, frozen=True):
         is_item: Whether the subject is an item id.
         type: Type of the interaction.
         timestamp: Seconds since 1970.
-        factors: By name; they multiply to the weight.
+        factors: By name; they multiply to the weight. `sentiment` is there for a comment that counts.
         weight: In the history.
+        comment: Text about the item; `None` without one.
+        confidence: How sure the factor `sentiment` of the comment is, 0 to 1; `None` without one.
     """
 
     subject: str
@@ -36,6 +41,8 @@ class PreviewRow(msgspec.Struct, frozen=True):
     timestamp: float
     factors: dict[str, float]
     weight: float
+    comment: str | None = None
+    confidence: float | None = None
 
 
 class Preview(msgspec.Struct, frozen=True):
@@ -56,23 +63,41 @@ class Preview(msgspec.Struct, frozen=True):
     rows: list[PreviewRow]
 
 
-def preview_of(columns: InteractionColumns, rules: HistoryRules) -> Preview:
+def preview_of(
+    columns: InteractionColumns, rules: HistoryRules, read: Callable[[list[str]], Verdicts] | None = None
+) -> Preview:
     """Weigh the interactions of a single user.
+
+    Args:
+        columns: The interactions, with their comments.
+        rules: Rules of histories.
+        read: Says what comments mean; `None` where they do not count.
 
     Raises:
         ConfigError: The rules need statistics and have none.
     """
     found = weigh(columns, rules)
+    rated = of_types(columns, rules.rating.types)
+    places = [n for n in found.index.tolist() if n in columns.comments and not rated[n]]
+    verdicts = read([columns.comments[n] for n in places]) if read is not None and places else None
+    found_of = () if verdicts is None else zip(verdicts.factor, verdicts.confidence, strict=True)
+    verdict_of = dict(zip(places, found_of, strict=False))
     rows = []
     for place, index in enumerate(found.index.tolist()):
         subject = int(columns.subject[index])
+        factors = {name: float(found.factors[name][place]) for name in FACTORS}
+        verdict = verdict_of.get(index)
+        if verdict is not None:
+            factors[NAME] = float(verdict[0])
         row = PreviewRow(
             subject=columns.subjects[subject],
             is_item=bool(columns.is_item[subject]),
             type=columns.types[columns.type[index]],
             timestamp=int(columns.time_us[index]) / 1e6,
-            factors={name: float(found.factors[name][place]) for name in FACTORS},
-            weight=float(found.weight[place]),
+            factors=factors,
+            weight=float(found.weight[place] * factors.get(NAME, 1.0)),
+            comment=columns.comments.get(index),
+            confidence=None if verdict is None else float(verdict[1]),
         )
         rows.append(row)
     counts = msgspec.structs.asdict(found.counters)
@@ -86,13 +111,13 @@ def preview_of(columns: InteractionColumns, rules: HistoryRules) -> Preview:
 def preview_table(preview: Preview, rows: int) -> Table:
     """The first rows as a table; a factor that is 1 in all of them has no column."""
     shown = preview.rows[:rows]
-    names = [name for name in FACTORS if any(row.factors[name] != 1 for row in shown)]
+    names = [name for name in (*FACTORS, NAME) if any(row.factors.get(name, 1) != 1 for row in shown)]
     cells: list[list[str | Text]] = []
     for row in shown:
         subject = plain(row.subject if row.is_item else f'"{row.subject}"')
         subject.truncate(_SUBJECT_WIDTH, overflow="ellipsis")
         when = datetime.fromtimestamp(row.timestamp, UTC).strftime("%y-%m-%d %H:%M")
-        numbers = [*(row.factors[name] for name in names), row.weight]
+        numbers = [*(row.factors.get(name, 1.0) for name in names), row.weight]
         cells.append([subject, row.type, when, *map(_short, numbers)])
     return table(("item or text", "type", "when (UTC)", *names, "weight"), cells, right=(*names, "weight"))
 

@@ -23,6 +23,7 @@ _TIMES: Final = (
     "createdat", "paidat", "purchasedate", "orderdate", "reviewdate",
 )  # fmt: skip
 _TYPES: Final = ("type", "event", "eventtype", "eventname", "action", "behavior", "behaviour")
+_TEXTS: Final = ("reviewtext", "reviewbody", "review", "comment", "text")
 _VALUES: Final = ("rating", "stars", "overall", "score", "value", "bookrating", "userrating", "reviewscore")
 
 
@@ -51,6 +52,9 @@ def suggested_import(opened: Opened, columns: Sequence[Column]) -> str:
         words += ["--type-field", type_]
     else:
         words += ["--type", "click" if value is None else "rating"]
+    text = next((by_name[name] for name in _TEXTS if name in by_name), None)
+    if text is not None:
+        words += ["--text-field", text]
     if value is not None:
         words += ["--field", f"value={value}"]
     return shlex.join(words)

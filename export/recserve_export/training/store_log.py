@@ -60,7 +60,7 @@ def read_log(
         TrainingError: It does not fit into memory.
         InteractionError: The store cannot be read.
     """
-    since_us, until_us = (_us(since) if since else 0), (_us(until) if until else 2**62)
+    since_us, until_us = (microseconds(since) if since else 0), (microseconds(until) if until else 2**62)
     with store.database.reading() as connection:
         number, revision = reads.last_number(connection), reads.revision(connection)
         number = number if last is None else min(number, last)
@@ -97,5 +97,6 @@ def check_memory(needed: int, what: str) -> None:
         )
 
 
-def _us(time: datetime) -> int:
+def microseconds(time: datetime) -> int:
+    """A time in UTC as microseconds since 1970."""
     return round(time.replace(tzinfo=UTC).timestamp() * MICROSECONDS)

@@ -11,7 +11,7 @@ from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.history import Fitted, HistoryRules, Method, Statistics
 from recserve_server_ext.history.cleaning import clean, of_types
-from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.interactions.columns import InteractionColumns, among
 
 #: Bound of z-scores, and of rating distances in points.
 CLIP: Final = 3.0
@@ -89,6 +89,7 @@ def select(columns: InteractionColumns, places: Ints) -> InteractionColumns:
         types=columns.types,
         subjects=columns.subjects,
         is_item=columns.is_item,
+        comments=among(columns.comments, places),
     )
 
 

@@ -13,6 +13,7 @@ from recserve_server_ext.history.user_histories import (
     recorded_histories,
 )
 from recserve_server_ext.interactions import reads
+from recserve_server_ext.interactions.comments import with_comments
 
 
 class ReplayedHistory(NamedTuple):
@@ -44,6 +45,8 @@ def histories_before(histories: UserHistories, pseudonyms: Sequence[str], before
         number_of = {user: number for user, (number, _) in reads.change_numbers(connection, pseudonyms).items()}
         numbers = list(number_of.values())
         columns = reads.window_before(connection, numbers, WINDOW, before_us)
+        if histories.reads_comments:
+            columns = with_comments(connection, numbers, columns, WINDOW, before_us)
         types = reads.types_before(connection, numbers, before_us)
     seen = [list(types.get(number, {})) for number in numbers]
     found = dict.fromkeys(pseudonyms, ReplayedHistory(EMPTY_HISTORY, {}))

@@ -7,17 +7,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import compress, pairwise, repeat
 from typing import Final, NamedTuple, Protocol
 
-import msgspec
 import numpy as np
 from cachetools import LRUCache
 
-from recserve_client.contract import HistoryEntry, UserHistory
 from recserve_server_ext.catalogue.view import RowOf
-from recserve_server_ext.common.arrays import Floats, Ints, Mask
+from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
-from recserve_server_ext.history.weights import FACTORS, WeightedInteractions, weigh
+from recserve_server_ext.history.cleaning import of_types
+from recserve_server_ext.history.weights import WeightedInteractions, weigh
 from recserve_server_ext.interactions import reads as interaction_reads
-from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.interactions.columns import InteractionColumns, among
+from recserve_server_ext.interactions.comments import with_comments
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
@@ -27,10 +27,11 @@ from recserve_server_ext.interactions.writes import KINDS
 WINDOW: Final = 500
 #: Cached behaviours and seen items of all users together.
 MAX_CACHED: Final = 1_000_000
-#: Counters that a `UserHistory` reports as left out.
-_LEFT_OUT: Final = ("no_weight", "missing", "duplicates", "bots", "bounces")
 #: Largest weight of a behaviour; only ratios within a history matter.
 _MAX_WEIGHT: Final = 1e6
+#: Characters of a comment that take as much of the cache as a behaviour.
+_CHARACTERS: Final = 100
+_NO_COMMENTS: Final[Mapping[int, str]] = {}
 #: Seen items of a user and their kinds: two lists of equal length.
 SeenItems = tuple[list[str], list[str]]
 
@@ -55,12 +56,14 @@ class RecordedHistory:
         undecayed_weights: [behaviours] weights before decay by age; see the function `undecayed_weights`.
         time_us: [behaviours] microseconds since 1970.
         seen: Seen items that are not among the behaviours.
+        comments: Texts about items that have no rating beside them, by position of the behaviour.
         has_texts: Whether any behaviour is a text.
         newest_us: Time of the newest behaviour, in microseconds since 1970; 0 for an empty history.
     """
 
     __slots__ = (
         "_rows",
+        "comments",
         "has_texts",
         "is_item",
         "newer",
@@ -82,6 +85,7 @@ class RecordedHistory:
         time_us: Ints,
         seen: list[str],
         newest_us: int = 0,
+        comments: Mapping[int, str] = _NO_COMMENTS,
     ) -> None:
         self.subjects = subjects
         self.is_item = is_item
@@ -91,6 +95,7 @@ class RecordedHistory:
         self.time_us = time_us
         self.seen = seen
         self.newest_us = newest_us
+        self.comments = comments
         self.has_texts = not is_item.all()
         self._rows: tuple[weakref.ref[RowLookup], Ints, Ints] | None = None
 
@@ -105,12 +110,13 @@ class RecordedHistory:
             self.time_us[is_kept],
             self.seen,
             self.newest_us,
+            among(self.comments, np.flatnonzero(is_kept)),
         )
 
     @property
     def size(self) -> int:
-        """Number of behaviours and seen items."""
-        return len(self.subjects) + len(self.seen)
+        """Number of behaviours and seen items; some characters of a comment count as one."""
+        return len(self.subjects) + len(self.seen) + sum(map(len, self.comments.values())) // _CHARACTERS
 
     def rows_in(self, view: RowLookup) -> tuple[Ints, Ints]:
         """Rows of the behaviours, and rows of all seen items; cached for the last view.
@@ -176,6 +182,7 @@ class UserHistories:
         self.open_store = store
         self.rules = rules
         self._max_cached = max_cached
+        self._reads_comments = False
         self._cache = self._empty_cache()
         self._mark: int | None = None
         self.erasures: Change = (0, 0)
@@ -222,6 +229,16 @@ class UserHistories:
             for n, (user, number) in enumerate(zip(users, numbers, strict=True))
         }
 
+    @property
+    def reads_comments(self) -> bool:
+        """Whether histories come with comments; a change empties the cache."""
+        return self._reads_comments
+
+    @reads_comments.setter
+    def reads_comments(self, reads: bool) -> None:
+        if reads != self._reads_comments:
+            self._reads_comments, self._cache = reads, self._empty_cache()
+
     def follow(self, keys: UserKeys) -> None:
         """Take the keys in force; new keys make new pseudonyms, so that the cache is emptied."""
         if keys.follow(lambda: self.open_store().database):
@@ -249,7 +266,10 @@ class UserHistories:
                 if (cached := self._cache.get(user)) and cached.change == change:
                     self._cache[user], histories[user] = cached._replace(mark=mark), cached.history
             stale = [user for user in pseudonyms if user not in histories]
-            columns, seen = interaction_reads.pasts(connection, [changes[user][0] for user in stale], WINDOW)
+            numbers = [changes[user][0] for user in stale]
+            columns, seen = interaction_reads.pasts(connection, numbers, WINDOW)
+            if self._reads_comments:
+                columns = with_comments(connection, numbers, columns, WINDOW)
         self._mark = mark
         for user, history in zip(stale, recorded_histories(columns, seen, self.rules), strict=True):
             histories[user] = history
@@ -273,7 +293,7 @@ def recorded_histories(
     """The history of each user, in the order of the columns.
 
     Args:
-        columns: The newest interactions of each user, newest first.
+        columns: The newest interactions of each user, newest first, perhaps with comments.
         seen: [users] all items that each user interacted with.
         rules: Rules by which interactions become weights.
 
@@ -289,6 +309,8 @@ def recorded_histories(
     # Both are rarely so: one check for all users costs less than one for each.
     any_texts, any_too_heavy = not is_item.all(), float(np.abs(weights).max(initial=0.0)) > _MAX_WEIGHT
     times = columns.time_us[weighted.index]
+    unrated = np.flatnonzero(~of_types(columns, rules.rating.types)[weighted.index]) if columns.comments else NO_ROWS
+    comments = {int(n): columns.comments[at] for n in unrated if (at := int(weighted.index[n])) in columns.comments}
     histories = []
     for (start, end), user_seen in zip(pairwise(weighted.offsets.tolist()), seen, strict=True):
         own, own_is_item = subjects[start:end], is_item[start:end].copy()
@@ -298,7 +320,10 @@ def recorded_histories(
         newest_us = int(times[start:end].max(initial=0))
         own_past = newer[start:end].copy(), undecayed[start:end].copy()
         own_times = times[start:end].copy()
-        histories.append(RecordedHistory(own, own_is_item, own_weights, *own_past, own_times, others, newest_us))
+        own_comments = among(comments, np.arange(start, end)) if comments else _NO_COMMENTS
+        histories.append(
+            RecordedHistory(own, own_is_item, own_weights, *own_past, own_times, others, newest_us, own_comments)
+        )
     return histories
 
 
@@ -336,31 +361,6 @@ def repeatable(columns: InteractionColumns, user: int, seen: SeenItems, types: C
         if kind not in kinds and not (kind not in KINDS.values() and item in recent):
             refused.add(item)
     return set(seen[0]) - refused
-
-
-def history_of(columns: InteractionColumns, rules: HistoryRules) -> UserHistory:
-    """The contract's history of one user: interactions with weights and factors, and what was left out.
-
-    Raises:
-        ConfigError: The rules need fitted statistics and have none.
-    """
-    weighted = weigh(columns, rules)
-    entries = []
-    for place, index in enumerate(weighted.index.tolist()):
-        subject = int(columns.subject[index])
-        name, is_item = columns.subjects[subject], bool(columns.is_item[subject])
-        entry = HistoryEntry(
-            type=columns.types[columns.type[index]],
-            timestamp=int(columns.time_us[index]) / 1e6,
-            weight=float(weighted.weight[place]),
-            factors={factor: float(weighted.factors[factor][place]) for factor in FACTORS},
-            item=name if is_item else None,
-            text=None if is_item else name,
-        )
-        entries.append(entry)
-    counts = msgspec.structs.asdict(weighted.counters)
-    left_out = {name: counts[name] for name in _LEFT_OUT if counts[name]}
-    return UserHistory(rules.version, counts["read"], left_out, entries)
 
 
 def _bounded(weights: Floats) -> Floats:

@@ -46,7 +46,7 @@ class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         dim: Length of a vector; 0 for a matrix or a model.
         items: Number of items.
         source: Identity of the catalogue store whose items it is of; empty for any.
-        encoder: Runtime fingerprint of the encoder whose text vectors it maps; empty without such a map.
+        encoder: Runtime fingerprint of the encoder whose text vectors it maps or reads; empty where it needs none.
         parameters: Numbers that the strategy needs, by name.
         network: See `recserve_server_ext.index.space.SpaceManifest`.
         made_from: What it was trained from, and how.
@@ -254,8 +254,15 @@ def publish_matrix(
     return _publish(spaces, name, ids, made, matrix.write)
 
 
-def publish_model(spaces: Path, name: str, model: Model, *, origin: Origin = _ANYWHERE) -> Path:
+def publish_model(
+    spaces: Path, name: str, model: Model, *, origin: Origin = _ANYWHERE, reads_text: bool = False
+) -> Path:
     """Write a version of a trained model, not the current one yet; its folder.
+
+    Args:
+        model: The model.
+        origin: Where it comes from.
+        reads_text: Whether it is of use with the encoder of its origin only.
 
     Raises:
         SnapshotError: The name is wrong, or an item is named twice.
@@ -263,8 +270,9 @@ def publish_model(spaces: Path, name: str, model: Model, *, origin: Origin = _AN
     _check_ids(name, model.ids, len(model.ids))
     items = len(model.ids)
     made = TrainedManifest(
-        version="", created="", dim=0, items=items, source=origin.source, made_from=dict(origin.made_from), files={}
-    )
+        version="", created="", dim=0, items=items, source=origin.source, encoder=origin.encoder if reads_text else "",
+        made_from=dict(origin.made_from), files={},
+    )  # fmt: skip
     return _publish(spaces, name, model.ids, made, model.write)
 
 

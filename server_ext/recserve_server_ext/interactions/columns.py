@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import NamedTuple
 
@@ -41,6 +41,7 @@ class InteractionColumns:
         types: Names of the types.
         subjects: Item ids, then texts.
         is_item: [subjects] whether a subject is an item.
+        comments: Texts that users wrote about items, by position of the interaction; empty unless they were read.
     """
 
     offsets: Ints
@@ -54,6 +55,7 @@ class InteractionColumns:
     types: list[str]
     subjects: list[str]
     is_item: Mask
+    comments: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def users(self) -> int:
@@ -146,6 +148,13 @@ def columns_by_user(
         subjects=items[1],
         is_item=np.ones(len(items[1]), np.bool_),
     )
+
+
+def among(comments: Mapping[int, str], places: Ints) -> dict[int, str]:
+    """The comments at some positions, by their number there."""
+    if not comments:
+        return {}
+    return {n: comments[place] for n, place in enumerate(places.tolist()) if place in comments}
 
 
 def _codes(names: Sequence[str | None]) -> dict[str, int]:

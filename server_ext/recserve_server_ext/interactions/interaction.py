@@ -39,7 +39,7 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             like, dislike or listen.
         timestamp: Seconds since 1970; stored in whole microseconds.
         item: Item id; the catalogue need not have it.
-        text: A free text, such as a search, in place of an item.
+        text: A free text, such as a search; beside an item, what the user wrote about it, such as a review.
         value: Value of a rating, or whatever else the type measures.
         event_id: Unique among the interactions of the user; for the default see `content_id`.
         recommendation_id: The slate it came from.
@@ -191,8 +191,8 @@ def _microseconds(timestamp: object, latest_s: float) -> int:
 
 def _subject(interaction: Interaction) -> dict[str, str | None]:
     item, text = interaction.item, interaction.text
-    if (item is None) == (text is None):
-        raise RefusedError(Refused.SUBJECT, "expected either an item or a text")
+    if item is None and text is None:
+        raise RefusedError(Refused.SUBJECT, "expected an item, a text, or an item with a text about it")
     if item is not None and not (_is_text(item) and 0 < len(item) <= MAX_ITEM_LENGTH):
         raise _refused(Refused.SUBJECT, "item", item, f"expected 1 to {MAX_ITEM_LENGTH} characters without NUL")
     if text is not None and not (_is_text(text) and text.strip() and len(text.encode()) <= MAX_TEXT_BYTES):

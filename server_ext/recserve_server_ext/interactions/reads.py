@@ -67,35 +67,37 @@ def window_query(dialect: str, *, with_seen: bool, is_past: bool = False) -> sa.
     interaction. Measures are only counted: each gathered column costs as much as finding the rows, and most
     interactions have none. With `is_past` it takes those before the time `before_us`.
     """
-    found = _newest("type", "item", *MEASURES, is_past=is_past)
+    found = newest("type", "item", *MEASURES, is_past=is_past)
     parts = [gathered(dialect, found.c[name]) for name in ("time_us", "type", "item")]
     parts.append(gathered(dialect, found.c.number, found.c.item.is_(None)))
     parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in MEASURES))))
     if with_seen:
         items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number)
         parts.append(items.correlate(users).scalar_subquery())
-    return _of_users(dialect, parts)
+    return of_users(dialect, parts)
 
 
 @cache
 def _measures_query(dialect: str, *, is_past: bool = False) -> sa.Select[Any]:
     """Number of each user and a JSON array of the columns `MEASURES` of the same interactions."""
-    found = _newest(*MEASURES, is_past=is_past)
+    found = newest(*MEASURES, is_past=is_past)
     exact = _sqlite_numbers if dialect == "sqlite" else partial(gathered, dialect)
-    return _of_users(dialect, [exact(found.c[name]) for name in MEASURES])
+    return of_users(dialect, [exact(found.c[name]) for name in MEASURES])
 
 
-def _newest(*names: str, is_past: bool = False) -> sa.Subquery:
-    """The newest interactions of a user with these columns, newest first."""
+def newest(*names: str, is_past: bool = False, commented: bool = False) -> sa.Subquery:
+    """The newest interactions of a user with these columns, newest first; all, or those with a text about an item."""
     inner = interactions.alias("newest")
     chosen = sa.select(*(inner.c[name] for name in ("number", "time_us", *names))).where(inner.c.user == users.c.number)
     if is_past:
         chosen = chosen.where(inner.c.time_us < sa.bindparam("before_us", type_=sa.BigInteger))
+    if commented:
+        chosen = chosen.where(inner.c.item.is_not(None), inner.c.text.is_not(None))
     chosen = chosen.order_by(inner.c.time_us.desc(), inner.c.number.desc())
     return chosen.limit(sa.bindparam("most", type_=sa.Integer)).correlate(users).subquery("found")
 
 
-def _of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
+def of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
     """Number of each user, and the parts as one JSON array."""
     pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
     past = sa.select(sa.cast(pack(*parts), sa.Text)).correlate(users).scalar_subquery()

@@ -18,6 +18,7 @@ from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions import impression_rows, reads, writes
 from recserve_server_ext.interactions.columns import InteractionColumns
+from recserve_server_ext.interactions.comments import with_comments
 from recserve_server_ext.interactions.erasure import Erased, Mark, erase, erasures_seen
 from recserve_server_ext.interactions.interaction import Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interactions.keys import UserKeys, check_without
@@ -174,12 +175,13 @@ class InteractionStore(Store):
         with self.database.reading() as connection:
             return reads.sample_users(connection, most, seed)
 
-    def window(self, pseudonyms: Sequence[str], limit: int = 500) -> InteractionColumns:
+    def window(self, pseudonyms: Sequence[str], limit: int = 500, *, has_comments: bool = False) -> InteractionColumns:
         """The newest interactions of many users, by timestamp and newest first, in one query.
 
         Args:
             pseudonyms: At most 5,000 distinct users; an unknown user has no interactions.
             limit: Most interactions of a user; older ones cost nothing.
+            has_comments: Whether to read the texts about items, too.
 
         Raises:
             InteractionError: Too many users, or a user twice.
@@ -190,7 +192,8 @@ class InteractionStore(Store):
             self.check(connection)
             known = reads.change_numbers(connection, _several(pseudonyms))
             numbers = [known[user][0] if user in known else None for user in pseudonyms]
-            return reads.window(connection, numbers, limit)
+            found = reads.window(connection, numbers, limit)
+            return with_comments(connection, numbers, found, limit) if has_comments else found
 
     def between(self, start: float, end: float) -> InteractionColumns:
         """All interactions, at most 5,000,000, with start <= timestamp < end (seconds since 1970), in memory."""

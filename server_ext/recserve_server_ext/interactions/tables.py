@@ -10,6 +10,7 @@ from recserve_server_ext.storage.database import BIG_INTEGER, Schema, state_tabl
 
 metadata = sa.MetaData()
 
+_COMMENT = sa.text("item IS NOT NULL AND text IS NOT NULL")
 #: Users; all other rows name a user by `number`, so that a pseudonym is stored here and nowhere else. `changes` grows
 #: with every change of what the user did or saw. It starts at random: a user who comes back after an erasure does not
 #: get a number that was seen before.
@@ -40,6 +41,8 @@ interactions = sa.Table(
     # Read backwards it gives the newest interactions of a user without sorting. It holds all that a history needs but
     # texts, which are too long for an index of PostgreSQL, so reading a history does not look at the rows.
     sa.Index("ix_interactions_user_time", "user", "time_us", "number", "type", "item", *MEASURES),
+    # Of texts about items alone, so that nobody else's history costs more for them.
+    sa.Index("ix_interactions_comments", "user", "time_us", "number", sqlite_where=_COMMENT, postgresql_where=_COMMENT),
 )
 #: Every item a user had to do with and the last time of each kind; it outlives the interactions.
 seen = sa.Table(

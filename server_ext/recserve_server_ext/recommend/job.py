@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -12,6 +12,7 @@ from recserve_client.contract import AssignedVariant, RecommendRequest, RequestE
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attributes.view import Allowed
 from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Rows
+from recserve_server_ext.history.sentiment import Sentiment
 from recserve_server_ext.recommend.paging import PagePosition
 from recserve_server_ext.recommend.profile import ReportedHistory
 from recserve_server_ext.recommend.ranked_items import RankedItems
@@ -59,6 +60,7 @@ class Job(msgspec.Struct, eq=False):
         history_rules: Version of the rules that weight the user's interactions.
         query: The query for candidates; `None` until the user is looked up.
         history: The history as the answer reports it.
+        sentiment: Weighs the comments of the profile; `None` where they do not count.
         options: Slate options, with the server's time where a boost names no `now`.
         rules: Items that match its bury rules and quotas.
         error: Why the request is refused.
@@ -85,6 +87,7 @@ class Job(msgspec.Struct, eq=False):
     history_rules: str | UnsetType = UNSET
     query: Query | None = None
     history: ReportedHistory | None = None
+    sentiment: Sentiment | None = None
     options: SlateOptions | None = None
     rules: Sequence[Allowed] = ()
     error: RequestError | None = None
@@ -132,11 +135,29 @@ class Job(msgspec.Struct, eq=False):
         return on_cold == "fallback" or (on_cold is None and self.pseudonym is not None)
 
     @property
-    def waits_for_texts(self) -> bool:
-        """Whether texts of the profile must be encoded before the request can be answered."""
-        if self.query is None or self.error is not None or not self.query.profile.missing:
-            return False
-        return self.configured.strategy.needs_texts or self.request.interests > 1
+    def waiting_texts(self) -> list[str]:
+        """Texts of the profile that must be encoded before the request can be answered, each once."""
+        if self.query is None or self.error is not None:
+            return []
+        profile = self.query.profile
+        needs_texts = self.configured.strategy.needs_texts or self.request.interests > 1
+        texts = [*profile.comments.values(), *(profile.missing.values() if needs_texts else ())]
+        return list(dict.fromkeys(texts))
+
+    def take_sentiment(self, sentiment: Sentiment | None) -> None:
+        """Take what weighs the comments of the profile; without it they do not count."""
+        self.sentiment = sentiment
+        if sentiment is None and self.query is not None:
+            self.query.profile.comments = {}
+
+    def weigh(self, factors: Mapping[int, float]) -> None:
+        """Multiply weights of the history by what their comments say, by position."""
+        profile = self.profile
+        profile.multiply(factors)
+        profile.comments = {n: text for n, text in profile.comments.items() if n not in factors}
+        if self.history is not None:
+            self.history.weights = self.history.weights.copy()
+            self.history.weights[list(factors)] *= list(factors.values())
 
     @property
     def cluster_shares(self) -> list[float]:

@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Final, Literal
 
 import msgspec
@@ -88,9 +88,11 @@ def profile_of_history(request: RecommendRequest, view: View, limits: Limits) ->
     places = list(map(get, [behaviour.item or "" for behaviour in history], repeat(-1)))
     weights = [behaviour.weight for behaviour in history]
     profile = Profile(np.array(weights, np.float64), np.array(places, np.int64), {}, {}, [])
-    if -1 in places:
+    profile.comments = {n: one.text for n, one in enumerate(history) if one.item is not None and one.text is not None}
+    if -1 in places or profile.comments:
         _resolve_others(profile, request, limits, view.text.dim)
         profile.count = int(np.count_nonzero(profile.weights))
+        profile.comments = _of_known(profile.comments, profile.rows)
         banned = profile.rows[profile.rows >= 0]
     else:
         profile.count, banned = len(weights) - weights.count(0.0), profile.rows
@@ -111,7 +113,8 @@ def profile_of_user(
         request: The request.
         recorded: The user's recorded interactions.
         view: The catalogue, or another row lookup.
-        limits: Texts beyond these limits are dropped from the recorded history, oldest first.
+        limits: Texts beyond these limits are dropped from the recorded history, oldest first; comments do not count
+            then.
         now_us: Time of the request, in microseconds since 1970.
         repeatable: Seen items that may be recommended again.
 
@@ -138,6 +141,12 @@ def profile_of_user(
         profile.weights = history.weights.copy()
         profile.weights[skipped] = 0.0
         profile.unknown = [history.subjects[n] for n in skipped]
+    comments = {n: one.text for n, one in enumerate(session) if one.item is not None and one.text is not None}
+    if recorded.comments:
+        of_log = {len(session) + n: text for n, text in recorded.comments.items()}
+        others = len(request_texts) + int(np.count_nonzero(~recorded.is_item))
+        comments |= _within_limits(_of_known(of_log, profile.rows), limits, others)
+    profile.comments = _of_known(comments, profile.rows)
     if not history.is_item.all():
         profile.missing = {n: history.subjects[n] for n in np.flatnonzero(~history.is_item).tolist()}
     profile.count = int(np.count_nonzero(profile.weights))
@@ -145,6 +154,17 @@ def profile_of_user(
         profile.idle_s = max(now_us - recorded.newest_us, 0) / MICROSECONDS
     banned = _banned(seen, session_rows, repeatable, view.row_of) if request.exclude_seen else NO_ROWS
     return ResolvedProfile(profile, history, banned)
+
+
+def _of_known(comments: dict[int, str], rows: Rows) -> dict[int, str]:
+    """The comments on items of the catalogue."""
+    return {n: text for n, text in comments.items() if rows[n] >= 0} if comments else comments
+
+
+def _within_limits(comments: dict[int, str], limits: Limits, texts: int) -> dict[int, str]:
+    """The newest comments, as many as fit into the limits of a request that has this many texts."""
+    short = {n: text for n, text in comments.items() if text.strip() and len(text.encode()) <= limits.text_bytes}
+    return dict(islice(short.items(), max(limits.texts - texts, 0)))
 
 
 def _within_text_limits(
@@ -228,12 +248,12 @@ def _resolve_others(profile: Profile, request: RecommendRequest, limits: Limits,
         behaviour = request.history[position]
         if behaviour.vector is not None:
             profile.vectors[position] = decode_vector(behaviour.vector, dim, f"$.history[{position}].vector")
-        elif behaviour.text is not None:
+        elif behaviour.item is None and behaviour.text is not None:
             profile.missing[position] = behaviour.text
         else:
             skipped.append(position)
             profile.unknown.append(behaviour.item or "")
-    check_texts(list(profile.missing.values()), limits, "history")
+    check_texts([*profile.missing.values(), *profile.comments.values()], limits, "history")
     if not skipped:
         return
     if request.on_unknown == "error":

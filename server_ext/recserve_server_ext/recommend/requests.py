@@ -118,7 +118,8 @@ def _check_history(request: RecommendRequest, limits: Limits) -> None:
     if len(history) > limits.history:
         raise too_large("history", len(history), "behaviours", "history", limits.history)
     for position, behaviour in enumerate(history):
-        if (behaviour.item is None) == (behaviour.text is None and behaviour.vector is None):
+        no_text = behaviour.text is None and behaviour.vector is None
+        if no_text if behaviour.item is None else behaviour.vector is not None:
             raise _invalid(f"$.history[{position}] is {_wrong_content(behaviour)}")
     if not any(behaviour.weight for behaviour in history):
         raise RequestError(ErrorKind.ZERO_WEIGHTS, f"all {len(history)} weights are 0; at least one must not be")
@@ -129,8 +130,8 @@ def _check_user(request: RecommendRequest) -> None:
     if _HISTORY_OPTIONS(request) != _HISTORY_DEFAULTS:
         raise _invalid("history, exclude_history, on_unknown and encoder do not go with a user_id; use session instead")
     for position, behaviour in enumerate(request.session):
-        if (behaviour.item is None) == (behaviour.text is None) or behaviour.vector is not None:
-            raise _invalid(f"$.session[{position}] is not either an item or a text")
+        if (behaviour.item is None and behaviour.text is None) or behaviour.vector is not None:
+            raise _invalid(f"$.session[{position}] is no item, no text, and no item with a text about it")
         if behaviour.text is not None and not behaviour.text.strip():
             raise _invalid(f"$.session[{position}].text is blank")
     if not all(text.strip() for text in request.stated):
@@ -140,7 +141,7 @@ def _check_user(request: RecommendRequest) -> None:
 def _wrong_content(behaviour: Behaviour) -> str:
     given = [name for name in ("item", "text", "vector") if getattr(behaviour, name) is not None]
     content = " and ".join(given) if given else "without content"
-    return f"{content}: give either an item, or a text, or a vector (a vector may come with its text)"
+    return f"{content}: give either an item, or a text, or a vector (an item or a vector may come with its text)"
 
 
 def _invalid(what: str) -> RequestError:

@@ -35,7 +35,7 @@ from recserve_server_ext.batching.request_checks import too_large
 from recserve_server_ext.common.errors import InteractionError, UserIdError
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.history.user_histories import history_of
+from recserve_server_ext.history.contract_history import history_of
 from recserve_server_ext.interactions.erasure import is_receipt_of, receipt_of
 from recserve_server_ext.interactions.interaction import Interaction, Recorded
 from recserve_server_ext.interactions.keys import UserKeys
@@ -174,7 +174,7 @@ class InteractionService(Handler[InteractionsJob]):
         raise AssertionError(f"no answer to {type(job.request).__name__}")
 
     def _history(self, store: InteractionStore, pseudonym: str, limit: int) -> UserHistory:
-        return history_of(store.window([pseudonym], limit), self._rules)
+        return history_of(store.window([pseudonym], limit, has_comments=True), self._rules)
 
     def _erase(self, store: InteractionStore, pseudonym: str) -> ErasureReceipt:
         erased = store.erase(pseudonym)

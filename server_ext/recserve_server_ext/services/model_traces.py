@@ -11,6 +11,7 @@ import msgspec
 from recserve_client.contract import ModelTrace
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ModelSettings
+from recserve_server_ext.history import sentiment
 from recserve_server_ext.index.trained_versions import KeptVersion, kept_versions, last_training
 from recserve_server_ext.interactions.store import InteractionStore
 
@@ -35,11 +36,14 @@ def tracer(settings: ModelSettings) -> Callable[[InteractionStore], list[ModelTr
 def model_traces(spaces: Path, store: InteractionStore, train_every: float) -> list[ModelTrace]:
     """The models of `traced_versions`, with the time of the next training, and encoders that were trained on a log.
 
-    See `ServeSettings.train_every`; an encoder is trained by hand.
+    See `ServeSettings.train_every`; an encoder and the sentiment of comments are trained by hand.
     """
     last = last_training(spaces)
     until = None if last is None or not train_every else last + train_every
-    found = [ModelTrace(one.space, one.folder.name, until) for one in traced_versions(spaces, store)]
+    found = [
+        ModelTrace(one.space, one.folder.name, None if one.space == sentiment.NAME else until)
+        for one in traced_versions(spaces, store)
+    ]
     return found + [ModelTrace("encoder", name, None) for name in _traced_encoders(spaces, store)]
 
 

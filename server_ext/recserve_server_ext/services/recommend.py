@@ -18,9 +18,12 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.server import Limits, ServeSettings
 from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.encoder.text_cache import TextCaches
+from recserve_server_ext.history import sentiment
 from recserve_server_ext.history.replay import histories_before
 from recserve_server_ext.history.user_histories import RecordedHistory, UserHistories
+from recserve_server_ext.index.model import Model
 from recserve_server_ext.interactions.keys import UserKeys
+from recserve_server_ext.recommend.comments import weigh_comments
 from recserve_server_ext.recommend.experiments import Experiments
 from recserve_server_ext.recommend.job import Job
 from recserve_server_ext.recommend.paging import RankingCache
@@ -118,6 +121,8 @@ class RecommendService(Handler[Job]):
         self._named: tuple[object, object, tuple[int, int]] = (None, None, (0, 0))
         self._retry_at = self._next_erasure_check = 0.0
         self._store_error = ""
+        self._sentiment_model: Model | None = None
+        self._sentiment: sentiment.Sentiment | None = None
         self.counts = AnswerCounts()
 
     def named_interactions(self) -> tuple[int, int]:
@@ -135,6 +140,7 @@ class RecommendService(Handler[Job]):
         if view is not self._data.view:
             self._data = Data(view, self._filters.of(view), CountsView(self._data.counts.counts, view))
         self._follow_choice()
+        self._follow_sentiment(view)
         now = time.monotonic()
         if now >= self._retry_at:
             self._histories.follow(self._keys)
@@ -155,6 +161,14 @@ class RecommendService(Handler[Job]):
                 self._take_strategies(chosen)
             except ConfigError as error:
                 _log.error("the choice of the evaluation stays as it was: %s", error)
+
+    def _follow_sentiment(self, view: View) -> None:
+        """Serve the classifier of the current index; without one comments are not even read."""
+        model = view.snapshot.models.get(sentiment.NAME)
+        if model is not self._sentiment_model:
+            self._sentiment_model = model
+            self._sentiment = None if model is None else sentiment.Sentiment.of_model(model)
+        self._histories.reads_comments = model is not None
 
     def _take_strategies(self, chosen: Mapping[str, Any]) -> None:
         """Serve by the settings, and by what was chosen for `auto`; raises ConfigError where that is invalid."""
@@ -223,16 +237,17 @@ class RecommendService(Handler[Job]):
         for job in jobs:
             if job.request.now is not None:
                 self._replay(job, round(job.request.now * MICROSECONDS))
-        if texts := _missing_texts(jobs):
+        for job in jobs:
+            job.take_sentiment(self._sentiment if job.configured.strategy.is_personal else None)
+        if texts := list(dict.fromkeys(text for job in jobs for text in job.waiting_texts)):
             view = self._data.view
             vectors, is_cached = self._caches.of(view.encoder, view.text.dim).get(texts)
             _fill_in(jobs, {text: vectors[n] for n, text in enumerate(texts) if is_cached[n]})
 
     def pending(self, job: Job) -> ModelCall | None:
         """What a job waits for: texts for the encoder of its catalogue, then what its strategy asks; or `None`."""
-        if not job.waits_for_texts:
-            return self._pipeline.pending(job)
-        return ModelCall(models.ENCODER, job.data.view.encoder, list(dict.fromkeys(job.profile.missing.values())))
+        texts = job.waiting_texts
+        return ModelCall(models.ENCODER, job.data.view.encoder, texts) if texts else self._pipeline.pending(job)
 
     def resume(self, jobs: Sequence[Job], call: ModelCall, results: Vectors, took_ns: int) -> None:
         """Cache and fill in the vectors of encoded texts, or give strategies what they waited for."""
@@ -329,13 +344,8 @@ class RecommendService(Handler[Job]):
             raise
 
 
-def _missing_texts(jobs: Sequence[Job]) -> list[str]:
-    """The distinct texts that jobs wait for."""
-    return list(dict.fromkeys(text for job in jobs if job.waits_for_texts for text in job.profile.missing.values()))
-
-
 def _fill_in(jobs: Sequence[Job], vector_of: Mapping[str, Vectors]) -> None:
-    """Give the profiles of jobs the vectors of their texts."""
+    """Give the profiles of jobs the vectors of their texts, and the weights that comments make."""
     for job in jobs:
         if job.query is None:
             continue
@@ -344,3 +354,4 @@ def _fill_in(jobs: Sequence[Job], vector_of: Mapping[str, Vectors]) -> None:
             if (vector := vector_of.get(text)) is not None:
                 profile.vectors[position] = vector
                 del profile.missing[position]
+    weigh_comments(jobs, vector_of)

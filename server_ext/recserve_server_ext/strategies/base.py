@@ -66,6 +66,7 @@ class Profile(msgspec.Struct, eq=False):
         idle_s: Seconds since the newest behaviour; 0 in a session.
         time_us: Time of each behaviour in microseconds since 1970; `None` where it is not known.
         in_cluster: Behaviours of the interest cluster that this profile is restricted to; `None` for all behaviours.
+        comments: Texts about items that the weights do not include yet, by position of the item.
     """
 
     weights: Floats
@@ -81,6 +82,7 @@ class Profile(msgspec.Struct, eq=False):
     idle_s: float = 0.0
     time_us: Ints | None = None
     in_cluster: Mask | None = None
+    comments: dict[int, str] = field(default_factory=dict)
 
     @property
     def is_usable(self) -> bool:
@@ -93,6 +95,17 @@ class Profile(msgspec.Struct, eq=False):
         if self.session_weights is not None and self.undecayed_weights is not None and self.newer is not None:
             weights = mixed(self.session_weights, self.undecayed_weights * np.exp2(-self.newer / half_life), self.mix)
         return weights if self.in_cluster is None else np.where(self.in_cluster, weights, 0.0)
+
+    def multiply(self, factors: Mapping[int, float]) -> None:
+        """Multiply weights, by position; those of this session do not become negative."""
+        places, values = list(factors), np.array(list(factors.values()))
+        # Copies: a cached history has the same arrays.
+        self.weights = self.weights.copy()
+        self.weights[places] *= values
+        if self.session_weights is not None:
+            self.session_weights = self.session_weights.copy()
+            self.session_weights[places] *= np.maximum(values, 0.0)
+        self.count = int(np.count_nonzero(self.weights))
 
     def restricted_to(self, in_cluster: Mask) -> Profile:
         """The profile of one interest cluster: behaviours outside it have no weight."""

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import sqlalchemy as sa
 
+from recserve_server_ext.interactions.comments import comments_query
 from recserve_server_ext.interactions.reads import change_numbers, window_query
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
@@ -96,3 +97,36 @@ def test_between_reads_a_range_of_all_users(store: InteractionStore) -> None:
     found = store.between(NOW - 30, NOW - 10)
     assert found.offsets.tolist() == [0, 2, 4]
     assert sorted(set(found.time_us.tolist())) == [(NOW - 30) * 1e6, (NOW - 20) * 1e6]
+
+
+def test_a_window_with_comments_has_those_of_its_interactions(store: InteractionStore) -> None:
+    store.record(
+        [
+            event(item="i1", text="loud", timestamp=NOW - 1),
+            event(item="i1", timestamp=NOW - 2),
+            event(item="i1", type="click", text="quiet", timestamp=NOW - 2),
+            event(item=None, text="jazz", type="search", timestamp=NOW - 3),
+            event(item="i2", text="old", timestamp=NOW - 4),
+            event(BOB, item="i1", text="fine", timestamp=NOW - 1),
+        ]
+    )
+    nobody = PSEUDONYMS.of("nobody")
+    found = store.window([BOB, nobody, ANN], limit=4, has_comments=True)
+    where = [(found.types[found.type[n]], found.subjects[found.subject[n]], text) for n, text in found.comments.items()]
+    assert sorted(where) == [("click", "i1", "quiet"), ("view", "i1", "fine"), ("view", "i1", "loud")]
+    assert found.comments[0] == "fine"
+    assert store.window([BOB, ANN]).comments == {}
+
+
+def test_comments_are_found_by_an_index_of_their_own(store: InteractionStore) -> None:
+    store.record([event(item="i1", text="loud")])
+    with store.database.writing() as connection:
+        connection.execute(sa.text(MANY), {"newest": round((NOW - 1) * 1e6), "ann": ANN})
+        connection.exec_driver_sql("ANALYZE")
+    with store.database.reading() as connection:
+        number = change_numbers(connection, [ANN])[ANN][0]
+        query = comments_query(connection.dialect.name, is_past=False).params(numbers=[number], most=500)
+        compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
+        explain = "EXPLAIN QUERY PLAN" if store.database.is_sqlite else "EXPLAIN"
+        plan = [" ".join(map(str, row)) for row in connection.execute(sa.text(f"{explain} {compiled}"))]
+    assert "ix_interactions_comments" in "\n".join(plan)

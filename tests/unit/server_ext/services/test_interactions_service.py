@@ -69,7 +69,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("a value that is a text", {"value": SECRET}, "malformed"),
     ("a huge value", {"value": 1e13}, "invalid_number"),
     ("a megabyte", {"text": "x" * 1_000_000, "item": None}, "too_large"),
-    ("item and text", {"text": "x"}, "invalid_subject"),
+    ("neither item nor text", {"item": None}, "invalid_subject"),
+    ("item and a blank text", {"text": " "}, "invalid_subject"),
     ("a type with spaces", {"type": "Big Click"}, "invalid_type"),
     ("a nested context", {"context": {"a": [1]}}, "invalid_context"),
 ]
