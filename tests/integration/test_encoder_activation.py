@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,23 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recserve_client import Client, ClientOptions
+from recserve_export.encoder.export import export_encoder
+from recserve_export.training.encoder.home import EncoderRequest, settings_of, train_encoder
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.item_vectors import PairCollector, encode_items
 from recserve_server_ext.encoder.manifest import MANIFEST, MODEL, read_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
-from recserve_server_ext.encoder.versions import VERSIONS, active, find, versions
+from recserve_server_ext.encoder.versions import VERSIONS, Version, active, find, versions
 from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
 from recserve_server_ext.index.manifest import write_manifest
 from recserve_server_ext.index.snapshot import current, publish
+from recserve_server_ext.interactions.store import InteractionStore
+from support.events import NOW, PSEUDONYMS, event
 from support.exports import Exports
 from support.served import Served, served
+from support.tiny_encoder import LOOSE, measured_once
 from support.wire import Wire
 
 pytestmark = pytest.mark.triton
@@ -296,3 +302,60 @@ def test_what_is_served_or_loaded_is_not_removed(home: Path, server: Served) -> 
     assert versions(home / "encoder")[0].number == 1
     with Client(server.grpc, ClientOptions(deadline_s=30)) as client:
         assert client.server_info().encoder == find(home / "encoder", "1").usable().fingerprint
+
+
+@pytest.fixture(scope="module")
+def tuned_home(exports: Exports, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a log, and an exported encoder that was fine-tuned on it; the first one is served."""
+    folder = tmp_path_factory.mktemp("tuned") / "home"
+    workspace = Workspace(shutil.copytree(exports.home(), folder, symlinks=True))
+    with CatalogueStore(workspace.store) as store:
+        films = [item.id for item in store.items()][:200]
+    random = np.random.default_rng(0)
+    with InteractionStore(workspace.interactions, create=True, clock=lambda: NOW) as log:
+        for user in range(60):
+            liked = random.choice(50, 8, replace=False).tolist()
+            log.record(
+                [
+                    event(
+                        PSEUDONYMS.of(f"user{user}"), films[4 * n + user % 4], type="like", timestamp=NOW - 9000 + place
+                    )
+                    for place, n in enumerate(liked)
+                ]
+            )
+    settings = settings_of({"steps": 6, "every": 3, "pairs": 16, "rate": 1e-3, "head_steps": 0, "precision": "fp32"})
+    done = train_encoder(
+        workspace, workspace.interactions, EncoderRequest(model=str(source), settings=settings, keep=-1.0)
+    )
+    with measured_once():
+        export_encoder(done.model, workspace, settings=LOOSE)
+    return folder
+
+
+def test_a_tuned_encoder_is_swapped_in_under_load_and_back(tuned_home: Path) -> None:
+    first, tuned = (one.usable().fingerprint for one in sorted(versions(tuned_home / "encoder"), key=number_of))
+    assert first != tuned
+    loaded = {one.fingerprint: one for one in (TextEncoder(one.folder) for one in versions(tuned_home / "encoder"))}
+    apart = [encoder.encode(["star wars", "space opera"]) for encoder in loaded.values()]
+    assert np.abs(apart[0] - apart[1]).max() > 1e-3  # it learned something
+    with served(tuned_home) as server:
+        load = Load(server.grpc)
+        with load.running():
+            load.wait_for(first)
+            ran = run(tuned_home, "activate", "2", "--reindex")
+            assert ran.returncode == 0, said(ran)
+            server.wait_for("encoder_activated", timeout_s=60)
+            load.wait_for(tuned)
+            ran = run(tuned_home, "rollback")
+            assert ran.returncode == 0, said(ran)
+            server.wait_for("encoder_activated", count=2, timeout_s=60)
+            load.wait_for(first)
+        check(load.answers, tuned_home, loaded)
+    # No caller was thrown back while one encoder was followed by the other.
+    told = [answer["encoder"] for kind, _, answer in load.answers if kind == "items"]
+    changes = [new for old, new in pairwise(told) if new != old]
+    assert changes == [tuned, first]
+
+
+def number_of(version: Version) -> int:
+    return version.number
