@@ -19,7 +19,7 @@ from recserve_benchmarks.cli.common import (
     encoder_of,
 )
 from recserve_export.cli.options import Precision
-from recserve_server_ext.common.workspace import DEFAULT_HOME
+from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 if TYPE_CHECKING:
     from recserve_benchmarks.harness.run import Run
@@ -227,6 +227,29 @@ def strategies(
         run = _run(home, precision, rounds=rounds, quick=quick, seed=seed, show=show)
         results = measure(run, items or [])
     output.write(results, report.parts(results), report.draw)
+
+
+@app.command()
+def training(
+    home: Home = DEFAULT_HOME,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each training.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the encoder.")] = 40,
+    only: Annotated[
+        Literal["all", "text_head", "encoder"], typer.Option(help="What is trained: a head takes seconds.")
+    ] = "all",
+    json_file: JsonFile = None,
+) -> None:
+    """Measure options of the trainings `text_head` and `encoder`, alone and together, on validation data."""
+    output = Output(json_file, None)
+    with output.measuring() as show:
+        from recserve_benchmarks.training.options import ENCODERS, HEADS, OptionsRun
+        from recserve_benchmarks.training.report import lines
+
+        chosen = {"heads": () if only == "encoder" else HEADS, "encoders": () if only == "text_head" else ENCODERS}
+        results = OptionsRun(
+            workspace=Workspace(home), seeds=seeds, steps=steps, show=show, keep=output.keep, **chosen
+        ).measure()
+    output.write(results, lines(results), lambda *_: None)
 
 
 def _run(home: Path, precision: Precision, **settings: Any) -> Run:

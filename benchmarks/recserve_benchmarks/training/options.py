@@ -1,0 +1,207 @@
+"""Measures options of `text_head` and of the encoder's training, alone and together, on validation data of a home.
+
+The parts of a log that `recserve train encoder` judges by are left out: its cold items, its new users, and the last
+interaction of each user. What is left is split once more in the same way, and the options are judged by that.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from recserve_benchmarks.harness.run import Show
+from recserve_export.encoder.checks.reference import Reference, load_model
+from recserve_export.encoder.source.folder import EncoderSource, read_source
+from recserve_export.training.base import TrainingLog, check_trainable, training_log
+from recserve_export.training.encoder import proof
+from recserve_export.training.encoder.fit import Course, fit
+from recserve_export.training.encoder.settings import EncoderSettings
+from recserve_export.training.encoder.split import Split, split
+from recserve_export.training.encoder.texts import ItemTexts, item_texts
+from recserve_export.training.hard_negatives import nearest_items
+from recserve_export.training.pairs import Pairs
+from recserve_export.training.registry import train
+from recserve_export.training.store_log import read_log
+from recserve_server_ext.common.arrays import Ints, Mask, Vectors
+from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.encoder.manifest import Role
+from recserve_server_ext.history.features import select
+from recserve_server_ext.interactions.store import InteractionStore
+
+Options = Mapping[str, Any]
+#: Options of `text_head`, beside its defaults.
+HEADS: Final[Sequence[Options]] = (
+    {},
+    {"correction": 0.75},
+    {"correction": 0.5},
+    {"hard": 20},
+    {"layers": 2},
+    {"hidden": 1024},
+    {"keep": 1.0},
+    {"hard": 100},
+    {"steps": 1200},
+    {"hard": 20, "correction": 0.75, "layers": 2},
+)
+#: Options of the encoder's training, beside its defaults without `distil`.
+ENCODERS: Final[Sequence[Options]] = (
+    {},
+    {"hard": 1, "pairs": 64},
+    {"adversarial": 0.1, "adversarial_steps": 2},
+    {"adversarial": 0.1},
+    {"drop_tokens": 0.1},
+    {"near": 0.1},
+    {"distil": 1.0},
+    {"lora": 16, "rate": 5e-4},
+    {"distil": 1.0, "hard": 1, "pairs": 64, "drop_tokens": 0.1, "adversarial": 0.1, "adversarial_steps": 2},
+)
+#: Questions of the table.
+ASKED: Final = ("cold items", "last item")
+_HELD_OUT: Final = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionsRun:
+    """What is measured.
+
+    Attributes:
+        workspace: Home with a catalogue and a log.
+        seeds: Number of seeds of each training.
+        steps: Updates of the encoder.
+        heads: Options of `text_head`.
+        encoders: Options of the encoder's training.
+        show: Shows progress.
+        keep: Called with the results so far after each variant: all of them take an hour.
+    """
+
+    workspace: Workspace
+    seeds: int
+    steps: int
+    heads: Sequence[Options] = HEADS
+    encoders: Sequence[Options] = ENCODERS
+    show: Show
+    keep: Callable[[dict[str, Any]], None]
+
+    @cached_property
+    def asked(self) -> Split:
+        """The split of what is left of the log."""
+        with InteractionStore(self.workspace.interactions) as store:
+            columns = read_log(store).columns
+        log = training_log(columns)
+        check_trainable(log)
+        judged = split(log, self._usable(log), _HELD_OUT, 0)
+        left = np.zeros((columns.users, len(log.items)), np.bool_)
+        left[judged.train.user, judged.train.item] = True
+        rest = training_log(select(columns, np.flatnonzero(left[columns.user, columns.subject])))
+        return split(rest, self._usable(rest), _HELD_OUT, 1)
+
+    def _usable(self, log: TrainingLog) -> Mask:
+        there = set(item_texts(self.workspace.store, log.items).ids)
+        return np.array([item in there for item in log.items], np.bool_)
+
+    @cached_property
+    def source(self) -> EncoderSource:
+        """The model that is trained."""
+        return read_source()
+
+    @cached_property
+    def texts(self) -> ItemTexts:
+        """Texts of the items."""
+        return item_texts(self.workspace.store, self.asked.train.items)
+
+    @cached_property
+    def rows(self) -> Ints:
+        """[items with a text] their places in the log."""
+        place_of = {item: place for place, item in enumerate(self.asked.train.items)}
+        return np.array([place_of[item] for item in self.texts.ids], np.int64)
+
+    @cached_property
+    def first(self) -> Reference:
+        """The model before the training."""
+        return Reference(self.source)
+
+    @cached_property
+    def encoded(self) -> Vectors:
+        """[texts, dim] vectors before the training."""
+        return self.first.vectors(self.texts.weighted.texts, role="passage")
+
+    def measure(self) -> dict[str, Any]:
+        """NDCG@10 by question, agreement and CPU seconds of each variant, with lists over the seeds."""
+        place = {text: n for n, text in enumerate(self.texts.weighted.texts)}
+        before = self._item_vectors(lambda some, _: self.encoded[[place[text] for text in some]])
+        results: dict[str, Any] = {
+            "users": {name: self.asked.questions[name].users for name in ASKED},
+            "controls": {**proof.controls(self.asked, before), "untrained": self._figures(before)},
+            "ensemble": None,
+            "text_head": [],
+            "encoder": [],
+        }
+        for given in self._each("text_head", self.heads):
+            found = list(self._heads(before, given))
+            results["text_head"].append(_row(given, [figures for _, figures in found]))
+            if not given:
+                results["ensemble"] = self._figures(_unit(np.mean([vectors for vectors, _ in found], axis=0)))
+            self.keep(results)
+        for given in self._each("encoder", self.encoders):
+            figures = [self._encoder(before, given, seed) for seed in range(self.seeds)]
+            results["encoder"].append(_row(given, figures))
+            self.keep(results)
+        return results
+
+    def _each(self, what: str, variants: Sequence[Options]) -> Iterator[Options]:
+        for number, given in enumerate(variants):
+            self.show(f"{what} {given}", number, len(variants))
+            yield given
+
+    def _item_vectors(self, encode: proof.Encode) -> Vectors:
+        return proof.item_vectors(self.texts, self.rows, np.ones(len(self.asked.train.items), np.bool_), encode)
+
+    def _figures(self, vectors: Vectors) -> dict[str, float]:
+        return {name: float(self.asked.questions[name].ndcg(vectors).mean()) for name in ASKED}
+
+    def _heads(self, before: Vectors, given: Options) -> Iterator[tuple[Vectors, dict[str, float]]]:
+        """Vectors and figures of a head, seed by seed."""
+        for seed in range(self.seeds):
+            start = time.process_time()
+            learned = train("text_head", self.asked.train, before, {"seed": seed, **given})
+            seconds = time.process_time() - start
+            assert learned.vectors is not None
+            vectors = np.zeros_like(before)
+            vectors[learned.items] = learned.vectors
+            yield vectors, {**self._figures(vectors), "cpu_s": seconds}
+
+    def _encoder(self, before: Vectors, given: Options, seed: int) -> dict[str, float]:
+        """Figures of a trained encoder."""
+        default = {"distil": 0.0, "steps": self.steps, "every": self.steps, "seed": seed}
+        settings = msgspec.convert({**default, **given}, EncoderSettings)
+        model, prompt = load_model(self.source), self.source.prompts.passage
+        start = time.process_time()
+        nearest = nearest_items(before[self.rows], settings.hard) if settings.hard else None
+        with tempfile.TemporaryDirectory() as folder:
+            course = Course(Path(folder), "options", lambda: 0.0, prompt, nearest)
+            fit(model, self.texts, Pairs(self.asked.train, self.rows, settings.apart), settings, self.encoded, course)
+        seconds = time.process_time() - start
+
+        def encode(some: list[str], _: Role) -> Vectors:
+            found: Vectors = model.encode(some, prompt=prompt, normalize_embeddings=True, show_progress_bar=False)
+            return found.astype(np.float32)
+
+        kept = proof.kept(lambda some, role: self.first.vectors(some, role=role), encode)
+        return {**self._figures(self._item_vectors(encode)), "agreement": kept, "cpu_s": seconds}
+
+
+def _row(given: Options, of_seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """The figures of a variant, a list over the seeds for each."""
+    return {"settings": dict(given), "figures": {name: [one[name] for one in of_seeds] for name in of_seeds[0]}}
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    found: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-30))
+    return found.astype(np.float32)

@@ -1,0 +1,42 @@
+"""What `recserve bench training` shows: a table of the options in Markdown, as `docs/results` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recserve_benchmarks.training.options import ASKED
+
+_COLUMNS = (*ASKED, "agreement", "cpu_s")
+
+
+def lines(results: Mapping[str, Any]) -> list[str]:
+    """The table, row by row; means over the seeds, and their standard deviation in brackets."""
+    found = [f"| | {' | '.join((*ASKED, 'agreement', 'CPU s'))} |", "|---|" + "---|" * len(_COLUMNS)]
+    found += [_line(name, {key: [value] for key, value in of.items()}) for name, of in results["controls"].items()]
+    for kind in ("text_head", "encoder"):
+        for row in results[kind]:
+            found.append(_line(f"`{kind}` {_settings(row['settings'])}".strip(), row["figures"]))
+        if kind == "text_head" and results["ensemble"]:
+            name = "`text_head`, mean of the vectors of all seeds"
+            found.append(_line(name, {key: [value] for key, value in results["ensemble"].items()}))
+    return found
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}={value:g}`" for name, value in settings.items())
+
+
+def _line(name: str, figures: Mapping[str, Sequence[float]]) -> str:
+    cells = []
+    for column in _COLUMNS:
+        values = figures.get(column, ())
+        if column == "cpu_s":
+            cells.append(f"{np.mean(values):.0f}" if values else "")
+        elif len(values) > 1:
+            cells.append(f"{np.mean(values):.3f} ({np.std(values, ddof=1):.3f})")
+        else:
+            cells.append(f"{values[0]:.3f}" if values else "")
+    return f"| {name} | {' | '.join(cells)} |"
