@@ -13,6 +13,7 @@ import torch
 
 from recserve_export.training.encoder.settings import EncoderSettings
 from recserve_export.training.encoder.texts import ItemTexts
+from recserve_export.training.hard_negatives import neighbour_share
 from recserve_export.training.pairs import Pairs
 from recserve_server_ext.common.arrays import Floats, Ints, Mask
 
@@ -33,14 +34,27 @@ class Batches:
 
     valid_label_columns: ClassVar[Sequence[str]] = ()
 
-    def __init__(self, texts: ItemTexts, pairs: Pairs, settings: EncoderSettings, preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        texts: ItemTexts,
+        pairs: Pairs,
+        settings: EncoderSettings,
+        preprocess: Preprocess,
+        nearest: Ints | None = None,
+    ) -> None:
         """
         Args:
             texts: Texts of the items.
             pairs: Pairs of these items.
             settings: Settings.
             preprocess: Tokenises.
+            nearest: [items, k] hard negatives of each item, which come into a batch with it; `None` without.
         """
+        self._nearest = nearest
+        # Twice: a pair has two items.
+        self._reach = 2.0 * pairs.share
+        if nearest is not None:
+            self._reach = self._reach + 2.0 * neighbour_share(nearest, pairs.share)
         self._texts, self._pairs, self._settings, self._preprocess = texts, pairs, settings, preprocess
         self._length = np.array([len(text) for text in texts.weighted.texts])
 
@@ -49,12 +63,14 @@ class Batches:
         (row,) = rows
         random = np.random.default_rng([self._settings.seed, row[NUMBER]])
         items = np.unique(np.concatenate(self._pairs.drawn(random, self._settings.pairs)))
+        if self._nearest is not None:
+            items = np.union1d(items, self._nearest[items])
         used, owner = self._fields(items, random)
         texts, place = np.unique(self._texts.weighted.text[used], return_inverse=True)
         order = np.argsort(self._length[texts], kind="stable")
         place_of = np.empty_like(order)
         place_of[order] = np.arange(len(order))
-        weight, chance = weights(self._pairs, items, self._settings.pairs)
+        weight, chance = weights(self._pairs, items, self._settings.pairs, self._reach)
         batch: dict[str, Any] = {
             "label": {
                 "text": torch.from_numpy(texts[order]),
@@ -88,19 +104,26 @@ class Batches:
         return places[kept], owner[kept]
 
 
-def weights(pairs: Pairs, items: Ints, drawn: int) -> tuple[Floats, Floats]:
+def weights(pairs: Pairs, items: Ints, drawn: int, reach: Floats) -> tuple[Floats, Floats]:
     """What stands for all pairs of a log in a batch of some items.
 
     Of n drawn pairs none has item i by the chance (1 - d_i)^n, with d_i the share of pairs that have it; none has i or
     j by (1 - d_i - d_j + d_ij)^n, with d_ij the share of pairs of both. So the chance that both are there is
     1 - (1 - d_i)^n - (1 - d_j)^n + (1 - d_i - d_j + d_ij)^n. A pair counts by one over it (D. Horvitz, D. Thompson,
-    JASA 1952), so that a batch stands for the whole log.
+    JASA 1952), so that a batch stands for the whole log. With hard negatives d_i is the share of pairs that bring i, as
+    one of their items or as a neighbour of one, at most: then the chances are upper bounds.
+
+    Args:
+        pairs: The pairs.
+        items: Items of the batch.
+        drawn: Number n of drawn pairs.
+        reach: [all items] d_i.
 
     Returns:
         [items, items] weights, and [items] the chance of each to be there.
     """
     counts = pairs.counts[items][:, items].toarray().astype(np.float64)
-    has = 2.0 * pairs.share[items]
+    has = reach[items]
     without = np.maximum(1.0 - has, 0.0) ** drawn
     neither = np.maximum(1.0 - has[:, None] - has[None] + counts / pairs.count, 0.0) ** drawn
     together = 1.0 - without[:, None] - without[None] + neither

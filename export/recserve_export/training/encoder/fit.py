@@ -27,7 +27,7 @@ from recserve_export.training.encoder.settings import EncoderSettings
 from recserve_export.training.encoder.texts import ItemTexts
 from recserve_export.training.pairs import Pairs
 from recserve_server_ext.common import cpu
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Ints, Vectors
 
 #: Weights in a checkpoint.
 _WEIGHTS: Final = "trained.safetensors"
@@ -75,6 +75,7 @@ class Course(NamedTuple):
         key: What is trained, on what: only checkpoints with the same key are gone on from.
         look: NDCG@10 of the model as it is.
         prompt: Put before texts.
+        nearest: [items, k] hard negatives of each item; `None` without.
         budget_s: Seconds after which it ends; `None` for no bound.
         done: Called with 1 after each update.
     """
@@ -83,6 +84,7 @@ class Course(NamedTuple):
     key: str
     look: Callable[[], float]
     prompt: str = ""
+    nearest: Ints | None = None
     budget_s: float | None = None
     done: Callable[[int], None] = lambda _: None
 
@@ -117,7 +119,9 @@ def fit(
         train_dataset=Dataset.from_dict({NUMBER: range(settings.steps)}),
         loss=Objective(model, model.transformers_model.get_input_embeddings(), settings, first),
         evaluator=_Looker(course.look),
-        data_collator=Batches(texts, pairs, settings, _preprocess(model, settings.tokens, course.prompt)),
+        data_collator=Batches(
+            texts, pairs, settings, _preprocess(model, settings.tokens, course.prompt), course.nearest
+        ),
         callbacks=[
             Marker(course.key, seconds),
             _Bounds(course.done, course.budget_s, seconds),

@@ -26,6 +26,7 @@ from recserve_export.training.encoder.report import Data, Difference, System, Tr
 from recserve_export.training.encoder.settings import EncoderSettings
 from recserve_export.training.encoder.split import Split, split
 from recserve_export.training.encoder.texts import ItemTexts, item_texts
+from recserve_export.training.hard_negatives import nearest_items
 from recserve_export.training.pairs import Pairs
 from recserve_export.training.publish import Range
 from recserve_export.training.run.journal import Journal
@@ -214,8 +215,10 @@ class _Run:
         # Texts of like length are padded together, in thirds.
         length = float(np.minimum(np.quantile(lengths, (1 / 3, 2 / 3, 1)), most).mean())
         fields = len(self.texts.weighted.text) / len(self.texts.ids)
-        tokens = min(2 * self.request.settings.pairs * fields, len(self.texts.weighted.texts)) * length
+        drawn = 2 * self.request.settings.pairs * (1 + self.request.settings.hard)
+        tokens = min(drawn * fields, len(self.texts.weighted.texts)) * length
         step = 4 * tokens * _VALUES * config.hidden_size * config.num_hidden_layers
+        step *= max(1, self.request.settings.adversarial_steps)  # FreeLB holds the graph of each
         vectors = 4 * _VECTORS * len(self.texts.weighted.texts) * config.hidden_size
         return int(_COPIES * sum(path.stat().st_size for path in self.source.weights) + step + vectors)
 
@@ -233,6 +236,7 @@ class _Run:
                 folder=self.workspace.tuned / _UNFINISHED,
                 key=self._key(key),
                 prompt=self.source.prompts.passage,
+                nearest=nearest_items(before[self.rows], settings.hard) if settings.hard else None,
                 look=lambda: self._look(model),
                 budget_s=self.request.budget_s,
                 done=advance,

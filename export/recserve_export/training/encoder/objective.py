@@ -51,13 +51,36 @@ class Objective(nn.Module):  # type: ignore[misc]
         """The loss of a batch of `Batches`."""
         if not self._settings.adversarial:
             return self._loss(features, label) + self._pull()
+        if self._settings.adversarial_steps:
+            return self._free(features, label) + self._pull()
         with _steps(self._embeddings[0]) as seen:
             loss = self._loss(features, label)
         found = torch.autograd.grad(loss, seen, retain_graph=True)
-        steps = [self._settings.adversarial * functional.normalize(one.flatten(1), dim=1).view_as(one) for one in found]
+        steps = [self._settings.adversarial * _unit(one) for one in found]
         with _steps(self._embeddings[0], steps):
             harder = self._loss(features, label)
         return loss + harder + self._pull()
+
+    def _free(self, features: Features, label: Label) -> torch.Tensor:
+        """The mean loss at K points that climb within a ball around the token embeddings (FreeLB).
+
+        C. Zhu et al., "FreeLB: enhanced adversarial training for natural language understanding", ICLR 2020. The first
+        point is drawn in the ball; a step is 2.5 / K of its radius (A. Madry et al., ICLR 2018), for each text.
+        """
+        radius, count = self._settings.adversarial, self._settings.adversarial_steps
+        shapes = [self._embeddings[0](part["input_ids"]).detach() for part in features]
+        steps = [_unit(torch.randn_like(one)) * radius * torch.rand(len(one), 1, 1).to(one.device) for one in shapes]
+        losses: list[torch.Tensor] = []
+        for _ in range(count):
+            with _steps(self._embeddings[0], steps) as seen:
+                loss = self._loss(features, label)
+            losses.append(loss)
+            climbs = torch.autograd.grad(loss, seen, retain_graph=True)
+            steps = [
+                _within(one + 2.5 * radius / count * _unit(climb), radius)
+                for one, climb in zip(steps, climbs, strict=True)
+            ]
+        return torch.stack(losses).mean()
 
     def _loss(self, features: Features, label: Label) -> torch.Tensor:
         found = [self.model(dict(part))["sentence_embedding"].float() for part in features]
@@ -82,6 +105,17 @@ class Objective(nn.Module):  # type: ignore[misc]
     def _pull(self) -> torch.Tensor | float:
         """Half the squared distance of the weights to the first ones (L2-SP: X. Li et al., ICML 2018)."""
         return self._settings.near / 2 * sum(((now - start) ** 2).sum() for now, start in self._start)
+
+
+def _unit(steps: torch.Tensor) -> torch.Tensor:
+    """Steps [texts, tokens, dim] of length 1 for each text."""
+    return functional.normalize(steps.flatten(1), dim=1).view_as(steps)
+
+
+def _within(steps: torch.Tensor, radius: float) -> torch.Tensor:
+    """Steps that are no longer than the radius, for each text."""
+    lengths = steps.flatten(1).norm(dim=1)[:, None, None]
+    return steps * (radius / lengths.clamp(min=radius))
 
 
 @contextmanager

@@ -31,7 +31,10 @@ class EncoderSettings(TrainSettings, frozen=True):
         distil: Strength of the pull of the texts' vectors towards the first ones.
         drop_tokens: Share of the tokens that are hidden in training.
         drop_fields: Share of the text fields that are left out in training; an item keeps one.
-        adversarial: Length of the step against the loss on the token embeddings (FGM); 0 for none. It doubles the time.
+        adversarial: Length of the step against the loss on the token embeddings; 0 for none.
+        adversarial_steps: Small steps within that length (FreeLB), each of which takes as long as a plain update; 0 for
+            one step from the embeddings themselves (FGM), beside the plain loss.
+        hard: Nearest items, by the first vectors, that come into a batch with each drawn item.
         held_out: Share of the items that are held out to judge by, and as many again to stop by.
         every: Updates from one checkpoint and one look at the held out items to the next.
         patience: Looks without a gain after which the training ends; 0 for no such end.
@@ -55,6 +58,8 @@ class EncoderSettings(TrainSettings, frozen=True):
     drop_tokens: Share = 0.0
     drop_fields: Share = 0.0
     adversarial: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    adversarial_steps: Annotated[int, Meta(ge=0, le=20)] = 0
+    hard: Annotated[int, Meta(ge=0, le=20)] = 0
     held_out: Annotated[float, Meta(gt=0, le=0.4)] = 0.1
     every: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
     patience: Annotated[int, Meta(ge=0, le=1000)] = 0

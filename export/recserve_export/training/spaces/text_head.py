@@ -7,6 +7,7 @@ corrected neural modeling for large corpus item recommendations", RecSys 2019. T
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
@@ -15,8 +16,9 @@ from msgspec import Meta
 from recserve_export.errors import TrainingError
 from recserve_export.one_thread import one_thread
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, Work, text_map
+from recserve_export.training.hard_negatives import nearest_items, neighbour_share
 from recserve_export.training.pairs import Pairs
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Ints, Vectors
 
 #: Passes over the pairs at most: in a small log `steps` would show each of them hundreds of times.
 _PASSES: Final = 30
@@ -36,6 +38,9 @@ class TextHeadSettings(TrainSettings, frozen=True):
         rate: Learning rate.
         scale: Factor of the cosines in the softmax.
         keep: Strength of the pull towards the text vectors, by the mean squared distance.
+        hard: Nearest items by text, one of which is a further negative for each pair; 0 for none.
+        correction: Share of the log-Q correction; 1 for all of it.
+        layers: Hidden layers.
     """
 
     hidden: Annotated[int, Meta(ge=1, le=8192)] = 512
@@ -46,6 +51,9 @@ class TextHeadSettings(TrainSettings, frozen=True):
     rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
     scale: Annotated[float, Meta(gt=0, le=1000)] = 20.0
     keep: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    hard: Annotated[int, Meta(ge=0, le=1000)] = 0
+    correction: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    layers: Annotated[int, Meta(ge=1, le=8)] = 1
 
 
 class TextHeadTrainer(Trainer):
@@ -113,18 +121,23 @@ def _trained(
     torch.manual_seed(settings.seed)
     random = np.random.default_rng(settings.seed)
     inputs = torch.from_numpy(np.ascontiguousarray(text))
-    log_share = torch.from_numpy(np.log(np.maximum(pairs.share, 1e-12)).astype(np.float32))
-    network = _network(text.shape[1], settings.hidden)
+    nearest = nearest_items(text, settings.hard) if settings.hard else None
+    share = pairs.share if nearest is None else pairs.share + neighbour_share(nearest, pairs.share) / nearest.shape[1]
+    log_share = settings.correction * torch.from_numpy(np.log(np.maximum(share, 1e-12)).astype(np.float32))
+    network = _network(text.shape[1], settings.hidden, settings.layers)
     if before is not None:
         network.load_state_dict(before)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=0.0)
     losses = []
     for _ in range(steps):
-        first, second = (torch.from_numpy(items) for items in pairs.drawn(random, settings.batch))
-        used, place = torch.unique(torch.cat([first, second]), return_inverse=True)
+        sides = pairs.drawn(random, settings.batch)
+        # The candidates of one side are the items of the other one, and hard negatives of these.
+        candidates = [torch.from_numpy(_with_hard(items, nearest, random)) for items in sides]
+        used, place = torch.unique(torch.cat(candidates), return_inverse=True)
         outputs = functional.normalize(inputs[used] + network(inputs[used]), dim=1)
-        logits = settings.scale * outputs[place[: len(first)]] @ outputs[place[len(first) :]].T
-        loss = (_softmax_loss(logits, second, log_share) + _softmax_loss(logits.T, first, log_share)) / 2
+        one, other = torch.split(outputs[place], len(candidates[0]))
+        logits = [settings.scale * side[: settings.batch] @ of.T for side, of in ((one, other), (other, one))]
+        loss = sum(_softmax_loss(*both, log_share) for both in zip(logits, candidates[::-1], strict=True)) / 2
         losses.append(loss.item())
         if settings.keep:
             loss = loss + settings.keep * ((outputs - inputs[used]) ** 2).sum(dim=1).mean()
@@ -137,20 +150,35 @@ def _trained(
     return _Trained(np.concatenate(parts), loss, network.state_dict())
 
 
-def _network(dim: int, hidden: int) -> Any:
+def _with_hard(items: Ints, nearest: Ints | None, random: np.random.Generator) -> Ints:
+    """Items, and after them one of the nearest others of each."""
+    if nearest is None:
+        return items
+    return np.concatenate([items, nearest[items, random.integers(nearest.shape[1], size=len(items))]])
+
+
+def _network(dim: int, hidden: int, layers: int) -> Any:
     """What is added to a text vector; nothing at the beginning."""
     from torch import nn
 
-    network = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
-    nn.init.zeros_(network[2].weight)
-    nn.init.zeros_(network[2].bias)
-    return network
+    widths = [dim, *[hidden] * layers]
+    stack = [part for width in pairwise(widths) for part in (nn.Linear(*width), nn.GELU())]
+    last = nn.Linear(hidden, dim)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*stack, last)
 
 
 def _softmax_loss(logits: Any, targets: Any, log_share: Any) -> Any:
-    """Mean cross entropy of the diagonal, log-Q corrected; other places of the same item are no negatives."""
+    """Mean cross entropy of the diagonal, log-Q corrected; other places of the same item are no negatives.
+
+    Args:
+        logits: [pairs, candidates].
+        targets: [candidates] their items; those of the pairs come first.
+        log_share: [items].
+    """
     import torch
 
     corrected = logits - log_share[targets][None]
-    is_same = (targets[:, None] == targets[None]) & ~torch.eye(len(targets), dtype=torch.bool)
-    return torch.nn.functional.cross_entropy(corrected.masked_fill(is_same, -1e4), torch.arange(len(targets)))
+    is_same = (targets[: len(logits), None] == targets[None]) & ~torch.eye(*logits.shape, dtype=torch.bool)
+    return torch.nn.functional.cross_entropy(corrected.masked_fill(is_same, -1e4), torch.arange(len(logits)))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from recserve_export.training.encoder.batches import NUMBER, Batches, weights
-from recserve_export.training.encoder.objective import Objective
+from recserve_export.training.encoder.objective import Objective, _within
 from recserve_export.training.encoder.settings import EncoderSettings
 from recserve_export.training.encoder.texts import ItemTexts
 from recserve_export.training.pairs import Pairs
@@ -81,7 +81,7 @@ def test_a_batch_stands_for_all_pairs_of_the_log() -> None:
     sums, rounds = np.zeros((ITEMS, ITEMS)), 4000
     for _ in range(rounds):
         items = np.unique(np.concatenate(pairs.drawn(random, 12)))
-        found, chance = weights(pairs, items, 12)
+        found, chance = weights(pairs, items, 12, 2.0 * pairs.share)
         assert found.shape == (len(items), len(items))
         assert ((chance > 0) & (chance < 1)).all()
         sums[np.ix_(items, items)] += found / rounds
@@ -162,6 +162,34 @@ def test_the_adversarial_step_makes_it_harder() -> None:
     both.backward()
     assert encoder.embeddings.weight.grad.abs().sum() > 0
     assert not encoder.embeddings._forward_hooks
+
+
+def test_small_steps_stay_within_the_length_and_make_it_harder() -> None:
+    plain, _ = loss_of()
+    free, encoder = loss_of(adversarial=0.5, adversarial_steps=3)
+    assert free.item() > plain.item() * 1.005
+    free.backward()
+    assert encoder.embeddings.weight.grad.abs().sum() > 0
+    assert not encoder.embeddings._forward_hooks
+    # No step at all where the ball is a point.
+    still, _ = loss_of(adversarial=1e-9, adversarial_steps=3)
+    assert still.item() == pytest.approx(plain.item(), abs=1e-5)
+    long = torch.ones(2, 3, 4)
+    assert _within(long, 1.0).flatten(1).norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
+    assert torch.equal(_within(0.01 * long, 1.0), 0.01 * long)
+
+
+def test_hard_negatives_come_into_the_batch_with_their_items() -> None:
+    texts, pairs, settings = texts_of(), pairs_of(), EncoderSettings(pairs=3, hard=2)
+    nearest = np.stack([(np.arange(ITEMS) + 1) % ITEMS, (np.arange(ITEMS) + 2) % ITEMS], axis=1)
+    plain, hard = (Batches(texts, pairs, settings, tokens, of)([{NUMBER: 0}])["label"] for of in (None, nearest))
+    random = np.random.default_rng([0, 0])
+    drawn = np.unique(np.concatenate(pairs.drawn(random, 3)))
+    assert len(plain["log_chance"]) == len(drawn)
+    assert len(hard["log_chance"]) == len(np.union1d(drawn, nearest[drawn])) > len(drawn)
+    # They are there more often than by themselves, and never more than always.
+    assert (hard["log_chance"] <= 0).all()
+    assert float(hard["log_chance"].mean()) > float(plain["log_chance"].mean())
 
 
 def test_what_holds_it_back_is_nothing_at_first() -> None:

@@ -130,3 +130,12 @@ def test_a_log_without_pairs_leaves_the_text_vectors_as_they_are() -> None:
     learned = train("text_head", log_from(np.arange(5), np.zeros(5, np.int64), 5, ITEMS), text, QUICK)
     np.testing.assert_allclose(vectors_of(learned), text, atol=1e-5)
     assert learned.figures["pairs"] == 0
+
+
+@pytest.mark.parametrize("given", [{"hard": 5}, {"layers": 2}, {"correction": 0.5}])
+def test_each_option_brings_groups_together(given: dict[str, float]) -> None:
+    text, group = texts()
+    learned = train("text_head", histories(), text, {**QUICK, "steps": 300, **given})
+    plain = train("text_head", histories(), text, {**QUICK, "steps": 300})
+    assert separation(vectors_of(learned), group, slice(WARM)) > 1.25 * separation(text, group, slice(WARM))
+    assert not np.array_equal(vectors_of(learned), vectors_of(plain))
