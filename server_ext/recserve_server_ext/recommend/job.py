@@ -19,6 +19,7 @@ from recserve_server_ext.recommend.ranked_items import RankedItems
 from recserve_server_ext.strategies.base import Candidates, ConfiguredStrategy, Data, Profile, Query
 
 _NO_SCORES = np.empty(0)
+_NO_TEXTS: Sequence[str] = ()
 
 
 class CandidateList(msgspec.Struct, eq=False):
@@ -135,20 +136,23 @@ class Job(msgspec.Struct, eq=False):
         return on_cold == "fallback" or (on_cold is None and self.pseudonym is not None)
 
     @property
-    def waiting_texts(self) -> list[str]:
+    def waiting_texts(self) -> Sequence[str]:
         """Texts of the profile that must be encoded before the request can be answered, each once."""
         if self.query is None or self.error is not None:
-            return []
+            return _NO_TEXTS
         profile = self.query.profile
+        if not profile.comments and not profile.missing:
+            return _NO_TEXTS
         needs_texts = self.configured.strategy.needs_texts or self.request.interests > 1
         texts = [*profile.comments.values(), *(profile.missing.values() if needs_texts else ())]
         return list(dict.fromkeys(texts))
 
     def take_sentiment(self, sentiment: Sentiment | None) -> None:
-        """Take what weighs the comments of the profile; without it they do not count."""
-        self.sentiment = sentiment
-        if sentiment is None and self.query is not None:
-            self.query.profile.comments = {}
+        """Take what weighs the comments of the profile, if there are any; without it they do not count."""
+        if self.query is not None and self.query.profile.comments:
+            self.sentiment = sentiment
+            if sentiment is None:
+                self.query.profile.comments = {}
 
     def weigh(self, factors: Mapping[int, float]) -> None:
         """Multiply weights of the history by what their comments say, by position."""

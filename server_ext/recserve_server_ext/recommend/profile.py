@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
+from operator import attrgetter
 from typing import Final, Literal
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, UsedBehaviour, shown
+from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, UsedBehaviour, shown
 from recserve_server_ext.batching.request_checks import check_texts
 from recserve_server_ext.catalogue.view import RowOf, View
 from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Mask, Rows, Vectors
@@ -88,8 +89,11 @@ def profile_of_history(request: RecommendRequest, view: View, limits: Limits) ->
     places = list(map(get, [behaviour.item or "" for behaviour in history], repeat(-1)))
     weights = [behaviour.weight for behaviour in history]
     profile = Profile(np.array(weights, np.float64), np.array(places, np.int64), {}, {}, [])
-    profile.comments = {n: one.text for n, one in enumerate(history) if one.item is not None and one.text is not None}
-    if -1 in places or profile.comments:
+    # Most histories have no text, and a dictionary of each behaviour takes longer than this look.
+    has_texts = any(map(attrgetter("text"), history))
+    if has_texts:
+        profile.comments = _comments(history)
+    if has_texts or -1 in places:
         _resolve_others(profile, request, limits, view.text.dim)
         profile.count = int(np.count_nonzero(profile.weights))
         profile.comments = _of_known(profile.comments, profile.rows)
@@ -141,12 +145,11 @@ def profile_of_user(
         profile.weights = history.weights.copy()
         profile.weights[skipped] = 0.0
         profile.unknown = [history.subjects[n] for n in skipped]
-    comments = {n: one.text for n, one in enumerate(session) if one.item is not None and one.text is not None}
+    profile.comments = _of_known(_comments(session), profile.rows) if request_texts else {}
     if recorded.comments:
         of_log = {len(session) + n: text for n, text in recorded.comments.items()}
         others = len(request_texts) + int(np.count_nonzero(~recorded.is_item))
-        comments |= _within_limits(_of_known(of_log, profile.rows), limits, others)
-    profile.comments = _of_known(comments, profile.rows)
+        profile.comments |= _within_limits(_of_known(of_log, profile.rows), limits, others)
     if not history.is_item.all():
         profile.missing = {n: history.subjects[n] for n in np.flatnonzero(~history.is_item).tolist()}
     profile.count = int(np.count_nonzero(profile.weights))
@@ -156,9 +159,14 @@ def profile_of_user(
     return ResolvedProfile(profile, history, banned)
 
 
-def _of_known(comments: dict[int, str], rows: Rows) -> dict[int, str]:
+def _comments(behaviours: Sequence[Behaviour]) -> dict[int, str]:
+    """The texts about items, by position."""
+    return {n: one.text for n, one in enumerate(behaviours) if one.item is not None and one.text is not None}
+
+
+def _of_known(comments: Mapping[int, str], rows: Rows) -> dict[int, str]:
     """The comments on items of the catalogue."""
-    return {n: text for n, text in comments.items() if rows[n] >= 0} if comments else comments
+    return {n: text for n, text in comments.items() if rows[n] >= 0}
 
 
 def _within_limits(comments: dict[int, str], limits: Limits, texts: int) -> dict[int, str]:
