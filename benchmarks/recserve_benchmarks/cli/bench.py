@@ -233,6 +233,7 @@ def strategies(
 def training(
     home: Home = DEFAULT_HOME,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each training.")] = 3,
+    head_steps: Annotated[int, typer.Option(min=1, help="Updates of the head.")] = 600,
     steps: Annotated[int, typer.Option(min=1, help="Updates of the encoder.")] = 40,
     only: Annotated[
         Literal["all", "text_head", "encoder"], typer.Option(help="What is trained: a head takes seconds.")
@@ -247,7 +248,13 @@ def training(
 
         chosen = {"heads": () if only == "encoder" else HEADS, "encoders": () if only == "text_head" else ENCODERS}
         results = OptionsRun(
-            workspace=Workspace(home), seeds=seeds, steps=steps, show=show, keep=output.keep, **chosen
+            workspace=Workspace(home),
+            seeds=seeds,
+            head_steps=head_steps,
+            steps=steps,
+            show=show,
+            keep=output.keep,
+            **chosen,
         ).measure()
     output.write(results, lines(results), lambda *_: None)
 

@@ -47,7 +47,6 @@ HEADS: Final[Sequence[Options]] = (
     {"hidden": 1024},
     {"keep": 1.0},
     {"hard": 100},
-    {"steps": 1200},
     {"hard": 20, "correction": 0.75, "layers": 2},
 )
 #: Options of the encoder's training, beside its defaults without `distil`.
@@ -74,6 +73,7 @@ class OptionsRun:
     Attributes:
         workspace: Home with a catalogue and a log.
         seeds: Number of seeds of each training.
+        head_steps: Updates of the head.
         steps: Updates of the encoder.
         heads: Options of `text_head`.
         encoders: Options of the encoder's training.
@@ -83,6 +83,7 @@ class OptionsRun:
 
     workspace: Workspace
     seeds: int
+    head_steps: int
     steps: int
     heads: Sequence[Options] = HEADS
     encoders: Sequence[Options] = ENCODERS
@@ -170,7 +171,7 @@ class OptionsRun:
         """Vectors and figures of a head, seed by seed."""
         for seed in range(self.seeds):
             start = time.process_time()
-            learned = train("text_head", self.asked.train, before, {"seed": seed, **given})
+            learned = train("text_head", self.asked.train, before, {"seed": seed, "steps": self.head_steps, **given})
             seconds = time.process_time() - start
             assert learned.vectors is not None
             vectors = np.zeros_like(before)
