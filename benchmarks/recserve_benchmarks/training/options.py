@@ -41,20 +41,20 @@ Options = Mapping[str, Any]
 HEADS: Final[Sequence[Options]] = (
     {},
     {"correction": 0.75},
-    {"correction": 0.5},
+    {"correction": 1.25},
     {"hard": 20},
     {"layers": 2},
+    {"hard": 100},
     {"hidden": 1024},
     {"keep": 1.0},
-    {"hard": 100},
-    {"hard": 20, "correction": 0.75, "layers": 2},
+    {"hard": 20, "correction": 1.25, "layers": 2},
 )
 #: Options of the encoder's training, beside its defaults without `distil`.
 ENCODERS: Final[Sequence[Options]] = (
     {},
     {"hard": 1, "pairs": 64},
-    {"adversarial": 0.1, "adversarial_steps": 2},
     {"adversarial": 0.1},
+    {"adversarial": 0.1, "adversarial_steps": 2},
     {"drop_tokens": 0.1},
     {"near": 0.1},
     {"distil": 1.0},
