@@ -41,6 +41,7 @@ Options = Mapping[str, Any]
 HEADS: Final[Sequence[Options]] = (
     {},
     {"correction": 0.75},
+    {"correction": 0.5},
     {"correction": 1.25},
     {"hard": 20},
     {"layers": 2},
