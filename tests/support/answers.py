@@ -10,7 +10,7 @@ from msgspec import UNSET
 from recserve_client.contract import AssignedVariant, RecommendTimings, Slate, SlateItem
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.server import ImpressionLogSettings
-from recserve_server_ext.interactions.impression_log import ImpressionLog
+from recserve_server_ext.interactions.impressions.log import ImpressionLog
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW
 

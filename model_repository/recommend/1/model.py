@@ -11,7 +11,7 @@ from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.interactions import store as interaction_store
-from recserve_server_ext.interactions.impression_log import ImpressionLog
+from recserve_server_ext.interactions.impressions.log import ImpressionLog
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.services.recommend import RecommendService

@@ -16,10 +16,11 @@ from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.interactions import impression_rows, reads, writes
+from recserve_server_ext.interactions import reads, writes
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.comments import with_comments
 from recserve_server_ext.interactions.erasure import Erased, Mark, erase, erasures_seen
+from recserve_server_ext.interactions.impressions import rows as impression_rows
 from recserve_server_ext.interactions.interaction import Interaction, Recorded, RefusedError, checked
 from recserve_server_ext.interactions.keys import UserKeys, check_without
 from recserve_server_ext.interactions.ledger import Ledger, note_of

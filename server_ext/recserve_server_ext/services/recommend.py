@@ -45,7 +45,7 @@ _PAUSE_S: Final = 1.0
 
 
 class AnswerSink(Protocol):
-    """Logs answers; see `recserve_server_ext.interactions.impression_log.ImpressionLog`."""
+    """Logs answers; see `recserve_server_ext.interactions.impressions.log.ImpressionLog`."""
 
     def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
         """Log an answer, if it is sampled and the queue has room; returns at once."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.batching.revision_wait import WaitCounts
     from recserve_server_ext.catalogue.live import LiveCatalogue
     from recserve_server_ext.catalogue.view import View
-    from recserve_server_ext.interactions.impression_log import ImpressionLog, LogCounts
+    from recserve_server_ext.interactions.impressions.log import ImpressionLog, LogCounts
     from recserve_server_ext.interactions.store import InteractionStore
     from recserve_server_ext.services.answer_counts import AnswerCounts
     from recserve_server_ext.services.interactions import InteractionService

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from recserve_export.cli.train import train
+from recserve_export.cli.train.commands import train
 from recserve_export.errors import TrainingError
 from recserve_export.training.modalities.own_vectors import read_vectors
 from recserve_export.training.publish import Range, Request, names_of, train_home

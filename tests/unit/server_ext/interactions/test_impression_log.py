@@ -16,8 +16,8 @@ from recserve_client.contract import AssignedVariant, RequestError
 from recserve_server_ext.config.experiments import Experiment, Variant, version_of
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.config.server import ImpressionLogSettings
-from recserve_server_ext.interactions.impression_log import ImpressionLog, LogCounts
-from recserve_server_ext.interactions.impression_rows import Line, row_of
+from recserve_server_ext.interactions.impressions.log import ImpressionLog, LogCounts
+from recserve_server_ext.interactions.impressions.rows import Line, row_of
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import answers, experiments, users
 from support.answers import by_user, log_of, plain

@@ -19,7 +19,7 @@ from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.interactions.impression_log import LogCounts
+from recserve_server_ext.interactions.impressions.log import LogCounts
 from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of, plain
 from support.edited import ENCODER, Edited

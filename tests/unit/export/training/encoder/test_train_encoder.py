@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from recserve_client.contract import ModelTrace
-from recserve_export.cli.train import train
+from recserve_export.cli.train.commands import train
 from recserve_export.encoder.checks.reference import Reference
 from recserve_export.encoder.export import export_encoder
 from recserve_export.encoder.source.folder import read_source

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from typer.testing import CliRunner
 
-from recserve_export.cli.train import train
+from recserve_export.cli.train.commands import train
 from recserve_export.errors import EncoderSourceError, TrainingError
 from recserve_export.training.modalities.item_files import encode_items
 from recserve_export.training.modalities.media_encoder import MediaEncoder

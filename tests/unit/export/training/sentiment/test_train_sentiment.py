@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from recserve_export.cli.interactions import app as interactions
-from recserve_export.cli.train import train
+from recserve_export.cli.train.commands import train
 from recserve_export.errors import TrainingError
 from recserve_export.index.engine_choice import Settings
 from recserve_export.index.spaces import Index, taken_over

@@ -15,8 +15,8 @@ from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.server import ImpressionLogSettings
-from recserve_server_ext.interactions import impression_rows
-from recserve_server_ext.interactions.impression_rows import Line, row_of
+from recserve_server_ext.interactions.impressions import rows as impression_rows
+from recserve_server_ext.interactions.impressions.rows import Line, row_of
 from recserve_server_ext.interactions.store import InteractionStore
 
 #: Answers of one transaction; while it runs, nothing else can be written to the store.

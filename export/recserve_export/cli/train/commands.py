@@ -74,17 +74,17 @@ def train(
     with explained(OSError):
         try:
             if name == _ENCODER:
-                from recserve_export.cli.train_encoder import encoder
+                from recserve_export.cli.train.encoder import encoder
 
                 given = {"seed": seed, **dict(map(_setting, set_ or []))}
                 encoder(workspace, place, given, history_rules(rules), span, model, budget_s, keep)
             elif name == _SENTIMENT:
-                from recserve_export.cli.train_sentiment import sentiment
+                from recserve_export.cli.train.sentiment import sentiment
 
                 given = {"seed": seed, **dict(map(_setting, set_ or []))}
                 sentiment(workspace, place, given, history_rules(rules), span, force=force)
             elif name == _VECTORS:
-                from recserve_export.cli.train_vectors import VectorSource, train_vectors
+                from recserve_export.cli.train.vectors import VectorSource, train_vectors
 
                 source = VectorSource(
                     file=vectors, id_field=id_field, vector_field=vector_field, image=image, audio=audio, files=files,
