@@ -83,12 +83,12 @@ def test_what_is_popular_comes_to_who_is_new(client: Client, films: list[str]) -
     while True:
         found = client.recommend_for("who is new", k=1)
         assert found.strategy == "popular"
-        if [one.id for one in found.items] == [films[7]]:
+        best = found.items[0]
+        # A count may come while they are recorded.
+        if best.id == films[7] and isinstance(best.facts, dict) and best.facts["users"] >= 20:
             break
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert isinstance(found.items[0].facts, dict)
-    assert found.items[0].facts["users"] >= 20
 
 
 def test_the_asyncio_client_does_the_same(live: Served, films: list[str]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 
 from recserve_client.contract.models import MASK, PAUSES, VECTOR, VECTORS
 from recserve_server_ext.common.arrays import Vectors
@@ -20,6 +19,9 @@ TILE: Final = 4
 
 def session_of(network: Path | bytes) -> Any:
     """A session of onnxruntime on one thread, from a file or its content; raises SnapshotError where it is refused."""
+    # Here, since onnxruntime is large, and who only names strategies runs no network.
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
