@@ -28,10 +28,20 @@ class ImportPanel:
             self._store: Any = ui.toggle(
                 {"catalogue": "items", "interactions": "interactions"}, value="catalogue", on_change=self._look
             )
-            ui.upload(
-                label="Drop a file of items or interactions", max_files=1, max_file_size=MOST_BYTES, auto_upload=True,
-                on_upload=self._take, on_rejected=lambda: say("the file is too large, or more than one"),
-            ).classes("w-full").props("flat bordered")  # fmt: skip
+            # Hidden, since Quasar's own header is a button without a name that holds a field without one.
+            self._upload = ui.upload(
+                max_files=1, max_file_size=MOST_BYTES, auto_upload=True, on_upload=self._take,
+                on_rejected=lambda: say("the file is too large, or more than one"),
+            ).classes("hidden")  # fmt: skip
+            uploader = f"getElement({self._upload.id}).$refs.qRef"
+            zone = ui.row().classes("w-full items-center gap-3 q-pa-md").style("border: 1px dashed currentColor")
+            zone.on("dragover", js_handler="(event) => event.preventDefault()")
+            drop = f"(event) => {{ event.preventDefault(); {uploader}.addFiles(event.dataTransfer.files) }}"
+            zone.on("drop", js_handler=drop)
+            with zone:
+                ui.label("Drop a file here, or")
+                choose = ui.button("Choose a file", icon="upload_file").props("outline")
+                choose.on("click", js_handler=f"() => {uploader}.pickFiles()")
             self._box = ui.column().classes("w-full gap-2")
 
     async def _take(self, event: UploadEventArguments) -> None:
@@ -42,7 +52,7 @@ class ImportPanel:
         except OSError as error:
             say(f"the file cannot be kept: {error}")
             return
-        event.sender.reset()  # type: ignore[attr-defined]  # the sender is the upload
+        self._upload.reset()
         await self._look()
 
     async def _look(self) -> None:
