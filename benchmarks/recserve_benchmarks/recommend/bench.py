@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -106,17 +107,12 @@ class RecommendBench:
             ServerError: A server did not start.
         """
         run, precision = self._run, self._run.manifest.precision
-        with (
-            ours(self._hnsw.home, precision) as hnsw,
-            ours(self._chosen.home, precision) as chosen,
-            echo(_CHECK_ANSWER) as echo_server,
-            raw_search(self._hnsw.home, run.encoder) as raw,
-            raw_search(self._chosen.home, run.encoder) as raw_chosen,
-        ):
-            prepare(chosen)
+        with ours(self._hnsw.home, precision) as hnsw, self._systems(hnsw, _CHECK_ANSWER) as systems:
+            prepare(systems.chosen)
             for number in self._rounds.each(run):
-                self._round(number, Systems(hnsw, chosen, echo_server, raw, raw_chosen))
-                self._rounds.add("user", **more(chosen, self._rounds.values["costs.chosen_interests.cpu_us"][-1]))
+                self._round(number, systems)
+                known_us = self._rounds.values["costs.chosen_interests.cpu_us"][-1]
+                self._rounds.add("user", **more(systems.chosen, known_us))
         return self._rounds.results()
 
     def measure(self) -> dict[str, Any]:
@@ -130,15 +126,10 @@ class RecommendBench:
         with ours(self._hnsw.home, precision) as hnsw:
             start = {"start_s": hnsw.start_s, "start_mb": hnsw.memory_mb()}
             known, answer_bytes = self._recall(hnsw)
-            with (
-                ours(self._chosen.home, precision) as chosen,
-                echo(answer_bytes) as echo_server,
-                raw_search(self._hnsw.home, run.encoder) as raw,
-                raw_search(self._chosen.home, run.encoder) as raw_chosen,
-            ):
-                of_chosen, _ = self._recall(chosen)
+            with self._systems(hnsw, answer_bytes) as systems:
+                of_chosen, _ = self._recall(systems.chosen)
                 for number in self._rounds.each(run):
-                    self._round(number, Systems(hnsw, chosen, echo_server, raw, raw_chosen))
+                    self._round(number, systems)
             sweep = self._sweep(hnsw)
             memory = {**start, **self._soak(hnsw)}
         found = self._rounds.results()
@@ -148,6 +139,18 @@ class RecommendBench:
         engines = {"engine": self._hnsw.engine, "chosen_engine": self._chosen.engine}
         about = setup(run, items=len(self._vectors), **engines, callers=CALLERS, sizes=self._sizes._asdict())
         return {**found, "sweep": sweep, "memory": memory, "answer_bytes": answer_bytes, "setup": about}
+
+    @contextmanager
+    def _systems(self, hnsw: Server, answer_bytes: int) -> Iterator[Systems]:
+        """Start what is compared with serving over the graph."""
+        encoder = self._run.encoder
+        with (
+            ours(self._chosen.home, self._run.manifest.precision) as chosen,
+            echo(answer_bytes) as echo_server,
+            raw_search(self._hnsw.home, encoder) as raw,
+            raw_search(self._chosen.home, encoder) as raw_chosen,
+        ):
+            yield Systems(hnsw, chosen, echo_server, raw, raw_chosen)
 
     def _histories(self, count: int, part: int) -> dict[str, Rows]:
         """Histories by kind of users that no other part of the run gets."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from recserve_export.catalogue.suggestion import suggested_import as catalogue_import
 from recserve_export.interactions.suggestion import suggested_import as interactions_import
 from recserve_export.tabular.opening import Opened
-from recserve_export.tabular.preview import Column, columns_of, read_as, sample_of
-from recserve_export.tabular.rows import AllColumns
+from recserve_export.tabular.preview import Preview, Suggest, preview
 
 #: What a dropped file is imported into.
 Store = Literal["catalogue", "interactions"]
@@ -21,25 +19,10 @@ Store = Literal["catalogue", "interactions"]
 MOST_BYTES: Final = 1 << 30
 _FOLDER: Final = Path("console") / "uploads"
 _NAME_CHARACTERS: Final = 100
-_ROWS: Final = 2000
-_SUGGESTED: Final[Mapping[Store, Callable[[Opened, Sequence[Column]], str]]] = {
+_SUGGESTED: Final[Mapping[Store, Suggest]] = {
     "catalogue": catalogue_import,
     "interactions": interactions_import,
 }
-
-
-class Preview(NamedTuple):
-    """How a file would be read.
-
-    Attributes:
-        read_as: How it is read, in a line.
-        columns: Its columns, found in the first rows.
-        words: The command that imports it, without the program's name.
-    """
-
-    read_as: str
-    columns: list[Column]
-    words: tuple[str, ...]
 
 
 def place_for(home: Path, name: str) -> Path:
@@ -58,8 +41,4 @@ def place_for(home: Path, name: str) -> Path:
 
 def preview_of(path: Path, store: Store) -> Preview:
     """Look at the first rows of a file. Raises ExportError where it cannot be read."""
-    opened = Opened(path)
-    source = opened.source(AllColumns())
-    columns = columns_of(sample_of(source, _ROWS))
-    words = shlex.split(_SUGGESTED[store](opened, columns))
-    return Preview(read_as(source, columns, None), columns, tuple(words[1:]))
+    return preview(Opened(path), _SUGGESTED[store])

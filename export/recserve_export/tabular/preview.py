@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Final, Literal
 
@@ -12,7 +12,8 @@ import msgspec
 
 from recserve_client.contract import shown
 from recserve_export.tabular.dates import days_first
-from recserve_export.tabular.rows import RowError, Source
+from recserve_export.tabular.opening import Opened
+from recserve_export.tabular.rows import AllColumns, RowError, Source
 from recserve_export.tabular.times import Times
 from recserve_export.tabular.values import NULLS_OF_LISTS, amount_in, guess_separator
 
@@ -20,6 +21,8 @@ ColumnKind = Literal["empty", "integer", "number", "boolean", "time", "list", "o
 #: Kinds in the order in which they are tried.
 _WORDS: Final = frozenset(("true", "false", "yes", "no", "y", "n"))
 _SHOWN_COLUMNS: Final = 8
+#: Rows that a preview looks at.
+_ROWS: Final = 2000
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -44,6 +47,39 @@ class Column(msgspec.Struct, frozen=True):
     example: str
 
 
+#: Makes the command that imports a source with these columns.
+Suggest = Callable[[Opened, Sequence[Column]], str]
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """How a source would be read, by its first rows.
+
+    Attributes:
+        read_as: How it is read: encoding, delimiter, header.
+        rows_read: Number of rows that were looked at.
+        columns: Its columns.
+        command: The command that imports it.
+    """
+
+    read_as: str
+    rows_read: int
+    columns: list[Column]
+    command: str
+
+    @property
+    def line(self) -> str:
+        """How it is read and its columns, in a line."""
+        return _line(self.read_as, self.columns, None)
+
+
+def preview(opened: Opened, suggest: Suggest) -> Preview:
+    """Look at the first rows of a source. Raises SourceError where it cannot be read."""
+    source = opened.source(AllColumns())
+    rows = sample_of(source, _ROWS)
+    columns = columns_of(rows)
+    return Preview(source.how, len(rows), columns, suggest(opened, columns))
+
+
 def columns_of(rows: Sequence[dict[str, Any]]) -> list[Column]:
     """The columns of some rows."""
     names = dict.fromkeys(name for row in rows for name in row)
@@ -52,12 +88,16 @@ def columns_of(rows: Sequence[dict[str, Any]]) -> list[Column]:
 
 def read_as(source: Source, columns: Iterable[Column], rows: int | None) -> str:
     """How a source is read, in a line: encoding, delimiter, rows, header, columns with their kinds."""
+    return _line(source.how, columns, rows)
+
+
+def _line(how: str, columns: Iterable[Column], rows: int | None) -> str:
     found = [f"{column.name} {column.kind}" for column in columns]
     some = ", ".join(found[:_SHOWN_COLUMNS]) + (
         f" and {len(found) - _SHOWN_COLUMNS} more" * (len(found) > _SHOWN_COLUMNS)
     )
     count = "" if rows is None else f", {rows:,} rows"
-    return f"read as: {source.how}{count}" + (f", {some}" if some else "")
+    return f"read as: {how}{count}" + (f", {some}" if some else "")
 
 
 def sample_of(source: Source, most: int) -> list[dict[str, Any]]:

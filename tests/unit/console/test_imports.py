@@ -40,15 +40,14 @@ def test_a_file_of_items_and_one_of_interactions(tmp_path: Path) -> None:
     items = place_for(tmp_path, "items.csv")
     items.write_text("sku;name;year\na1;Red shoe;2001\n")
     found = preview_of(items, "catalogue")
-    assert found.words[:3] == ("catalogue", "import", str(items))
-    assert found.words[3:5] == ("--id-field", "sku")
+    assert found.command.split()[1:6] == ["catalogue", "import", str(items), "--id-field", "sku"]
     assert "';'" in found.read_as
     assert [(column.name, column.kind) for column in found.columns] == [
         ("sku", "text"), ("name", "text"), ("year", "integer"),
     ]  # fmt: skip
     log = place_for(tmp_path, "log.csv")
     log.write_text("user_id,item_id,timestamp\nann,a1,2024-01-01T00:00:00Z\n")
-    assert preview_of(log, "interactions").words == ("interactions", "import", str(log), "--type", "click")
+    assert preview_of(log, "interactions").command == f"recserve interactions import {log} --type click"
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import UploadEventArguments
 
-from recserve_console.home.imports import MOST_BYTES, Preview, Store, place_for, preview_of
+from recserve_console.home.imports import MOST_BYTES, Store, place_for, preview_of
 from recserve_console.jobs import BusyError, Jobs
 from recserve_console.views.parts.pieces import card, confirm, muted, say, table, waiting
 from recserve_export.errors import ExportError
+from recserve_export.tabular.preview import Preview
 from recserve_server_ext.common.units import MIB
 
 
@@ -75,13 +76,13 @@ class ImportPanel:
                 ui.label(str(found)).classes("rs-bad")
 
     def _draw(self, found: Preview) -> None:
-        muted(found.read_as)
+        muted(found.line)
         rows = [
             (one.name, one.kind, f"{one.missing:,}", f"{one.distinct:,}", str(one.example)[:60])
             for one in found.columns
         ]
         table(("column", "kind", "missing", "distinct", "first"), rows, right=("missing", "distinct"), label="Columns")
-        command: Any = ui.input("Command", value=shlex.join(("recserve", *found.words))).classes("w-full rs-code")
+        command: Any = ui.input("Command", value=found.command).classes("w-full rs-code")
         ui.button("Import", icon="upload_file", on_click=lambda: self._ask(str(command.value))).props("outline")
 
     def _ask(self, command: str) -> None:

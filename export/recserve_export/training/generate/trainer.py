@@ -40,18 +40,12 @@ class GenerateTrainer(Trainer):
         from recserve_export.training.generate.fit import DecoderTraining
         from recserve_export.training.sequence.checkpoint import Checkpoint
         from recserve_export.training.sequence.export import to_onnx
-        from recserve_export.training.sequence.fit import fit, go_on
-        from recserve_export.training.sequence.on_ray import fit_on_ray
+        from recserve_export.training.sequence.way import fitted
 
         items = np.flatnonzero(log.counts)
         checkpoint = Checkpoint(work.folder and work.folder / _CHECKPOINT, log, settings)
         with one_thread():
-            if work.before is not None:
-                found = go_on(DecoderTraining(log, items, settings, earlier=work.before), settings.more_epochs)
-            elif settings.workers > 1:
-                found = fit_on_ray(DecoderTraining, log, items, settings)
-            else:
-                found = fit(DecoderTraining, log, items, settings, checkpoint, work.done)
+            found = fitted(DecoderTraining, log, items, settings, work, checkpoint)
             training = found.training
             content = to_onnx(training.network, settings.dim)
             decoder = Decoder(decoder_to_onnx(training.decoder), training.codebooks)

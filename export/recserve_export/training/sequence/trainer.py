@@ -34,19 +34,14 @@ class SequenceTrainer(Trainer):
         # Here, since only this training needs torch.
         from recserve_export.training.sequence.checkpoint import Checkpoint
         from recserve_export.training.sequence.export import to_onnx
-        from recserve_export.training.sequence.fit import SequenceTraining, fit, go_on
+        from recserve_export.training.sequence.fit import SequenceTraining
         from recserve_export.training.sequence.int8 import check_int8, to_int8
-        from recserve_export.training.sequence.on_ray import fit_on_ray
+        from recserve_export.training.sequence.way import fitted
 
         items = np.flatnonzero(log.counts)
         checkpoint = Checkpoint(work.folder and work.folder / _CHECKPOINT, log, settings)
         with one_thread():
-            if work.before is not None:
-                found = go_on(SequenceTraining(log, items, settings, earlier=work.before), settings.more_epochs)
-            elif settings.workers > 1:
-                found = fit_on_ray(SequenceTraining, log, items, settings)
-            else:
-                found = fit(SequenceTraining, log, items, settings, checkpoint, work.done)
+            found = fitted(SequenceTraining, log, items, settings, work, checkpoint)
             content, vectors = to_onnx(found.training.network, settings.dim), found.training.vectors()
         figures: dict[str, Any] = {"epochs": found.epochs, "held_out_losses": [round(loss, 4) for loss in found.losses]}
         if settings.precision == "int8":
