@@ -291,20 +291,19 @@ class Batcher(Generic[J]):
             self._count(-len(taken))
 
     def _go_on(self, batches: Sequence[Batch[_Deferred[J]]], error: RequestError | None) -> None:
-        """Answer the jobs that a model was called for, or queue them for the next model."""
+        """Answer the jobs that a model was called for, together where they may be, or queue them for the next model."""
         again: list[_Deferred[J]] = []
-        for batch in batches:
-            done: list[_Deferred[J]] = []
-            for deferred in batch.jobs:
-                pending = None if error is not None else self._handler.pending(deferred.job)
-                (done if pending is None else again).append(
-                    deferred
-                    if pending is None
-                    else _Deferred(deferred.send, deferred.job, pending, deferred.deadline_ns)
-                )
-            jobs = [deferred.job for deferred in done]
+        done: dict[Hashable, list[_Deferred[J]]] = defaultdict(list)
+        for deferred in (one for batch in batches for one in batch.jobs):
+            pending = None if error is not None else self._handler.pending(deferred.job)
+            if pending is None:
+                done[self._handler.together(deferred.job)].append(deferred)
+            else:
+                again.append(_Deferred(deferred.send, deferred.job, pending, deferred.deadline_ns))
+        for group in done.values():
+            jobs = [deferred.job for deferred in group]
             answers = self._answer(jobs) if error is None else [error] * len(jobs)
-            for deferred, answer in zip(done, answers, strict=True):
+            for deferred, answer in zip(group, answers, strict=True):
                 deferred.send(answer)
         for deferred in again:  # admitted before
             self.admissions[deferred.call.model].enter(len(deferred.call.inputs))

@@ -68,8 +68,12 @@ class Handler(Protocol[J]):
         """Take the results of a model call for all requests that waited for it: one for each distinct input."""
         return
 
+    def together(self, job: J) -> Hashable:
+        """What a request is answered from; requests that waited for a model are answered together where it is equal."""
+        return None
+
     def answer(self, jobs: Sequence[J]) -> list[Answer]:
-        """Answer requests of one batch that wait for nothing."""
+        """Answer requests that wait for nothing: those of one batch, or such that may be answered together."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from recserve_client.contract import ErrorKind, RecommendRequest, RequestError, Slate, models, pack_answer
@@ -260,6 +260,10 @@ class RecommendService(Handler[Job]):
                 self._pipeline.resume(job, result_of)
         for job in jobs:
             job.encode_ns += took_ns
+
+    def together(self, job: Job) -> Hashable:
+        """The very catalogue and counts of a request."""
+        return id(job.data)
 
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
         """Packed slates of requests that wait for nothing, or their errors; slates are logged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.batching import backlog
-from recserve_server_ext.batching.batcher import OWN, Answer, Batcher, ModelCall
+from recserve_server_ext.batching.batcher import OWN, Answer, Batcher, Handler, ModelCall
 from support.calls import Call
 
 FIRST, SECOND = "first", "second"
@@ -29,23 +29,17 @@ class Job:
     resolve_ns: int = 0
 
 
-class Words:
+class Words(Handler[Job]):
     """``ab:word`` goes to the model a, then to b, and is answered with what they made of it."""
 
     def __init__(self) -> None:
         self.answered: list[int] = []
-
-    def begin(self) -> None:
-        pass
 
     def accept(self, raw: bytes) -> Job:
         rounds, word = raw.decode().split(":")
         if word == "bad":
             raise RequestError(ErrorKind.INVALID_REQUEST, word)
         return Job([{"a": FIRST, "b": SECOND}[letter] for letter in rounds], word)
-
-    def look_up(self, jobs: Sequence[Job]) -> None:
-        pass
 
     def pending(self, job: Job) -> ModelCall | None:
         left = job.rounds[len(job.seen) :]
@@ -55,6 +49,9 @@ class Words:
         made = dict(zip(call.inputs, results, strict=True))
         for job in jobs:
             job.seen.append(made[job.word])
+
+    def together(self, job: Job) -> Hashable:
+        return job.word[0]
 
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
         self.answered.append(len(jobs))
@@ -144,6 +141,22 @@ def test_a_quick_model_is_called_within_the_batch_and_the_other_one_later() -> N
     assert isinstance(refused, RequestError)
     assert known == b"w"
     model.close()
+
+
+def test_batches_that_waited_together_are_answered_together_where_they_may_be() -> None:
+    models, handler = Models(), Words()
+    models.open.clear()
+    model = batcher(models, 1, handler)
+    first = Call(b"a:first")
+    model.run([first])
+    assert models.started.wait(30)
+    later = [Call(raw) for raw in (b"a:xa", b"a:yb", b"a:xc", b"a:xd")]
+    for call in later:  # batches of one, while the model is busy
+        model.run([call])
+    models.open.set()
+    model.close()
+    assert [call.answer() for call in later] == [f"{word} first({word})".encode() for word in ("xa", "yb", "xc", "xd")]
+    assert handler.answered == [1, 3, 1]
 
 
 def test_who_waits_for_one_model_does_not_hold_up_the_other() -> None:
