@@ -12,8 +12,9 @@ from msgspec import Meta
 from scipy import sparse
 
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings
-from recserve_export.training.spaces.linear import from_rows, heaviest_of_sparse
+from recserve_export.training.spaces.linear import heaviest_of_sparse
 from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.index.matrix import ItemMatrix
 
 #: Pairs of items that are counted at once, unless one item alone has more.
 _AT_ONCE: Final = 20_000_000
@@ -47,7 +48,7 @@ class ItemKnnTrainer(Trainer):
         by_item = seen.T.tocsr()
         # Pairs that each item has at most: the items of its users.
         pairs = np.concatenate([[0], np.cumsum(by_item @ np.diff(seen.indptr).astype(np.float64))])
-        rows, columns, weights = [], [], []
+        lengths, columns, weights = [], [], []
         first = 0
         while first < items:
             end = max(first + 1, int(np.searchsorted(pairs, pairs[first] + _AT_ONCE, "right")) - 1)
@@ -56,11 +57,12 @@ class ItemKnnTrainer(Trainer):
             scale = np.sqrt(counts[row] * counts[common.col]) + settings.shrink
             block = sparse.csr_array(((common.data / scale).astype(np.float32), (row, common.col)), (end, items))
             kept = heaviest_of_sparse(block, settings.most)
-            rows.append(np.repeat(np.arange(end), np.diff(kept.offsets)))
+            lengths.append(np.diff(kept.offsets)[first:])
             columns.append(kept.columns)
             weights.append(kept.weights)
             first = end
-        matrix = from_rows(np.concatenate(rows), np.concatenate(columns), np.concatenate(weights), items)
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        matrix = ItemMatrix(offsets, np.concatenate(columns), np.concatenate(weights))
         return Learned(items=np.arange(items), matrix=matrix)
 
     def needed_bytes(self, log: TrainingLog, settings: ItemKnnSettings) -> int:

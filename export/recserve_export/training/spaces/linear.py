@@ -25,21 +25,27 @@ def truncated_svd(matrix: Any, rank: int, seed: int) -> tuple[Vectors, Floats, V
     return u.astype(np.float32), s.astype(np.float64), vt.astype(np.float32)
 
 
-def from_rows(row: Any, column: Any, weight: Any, items: int) -> ItemMatrix:
-    """A matrix from entries above 0, each row ordered by weight, the largest first."""
+def from_rows(row: Any, column: Any, weight: Any, items: int, most: int | None = None) -> ItemMatrix:
+    """A matrix from entries above 0, each row ordered by weight, the largest first; `most` of a row at most."""
     kept = np.flatnonzero(weight > 0)
     kept = kept[np.lexsort([column[kept], -weight[kept], row[kept]])]
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=items))])
-    return ItemMatrix(offsets, column[kept].astype(np.int32), weight[kept].astype(np.float32))
+    lengths = np.bincount(row[kept], minlength=items)
+    if most is not None:
+        kept = kept[np.arange(len(kept)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < most]
+        lengths = np.minimum(lengths, most)
+    return ItemMatrix(
+        np.concatenate([[0], np.cumsum(lengths)]), column[kept].astype(np.int32), weight[kept].astype(np.float32)
+    )
 
 
 def heaviest_of_sparse(matrix: sparse.csr_array, most: int) -> ItemMatrix:
     """The largest weights above 0 of each row of a sparse [items, items] matrix, without its diagonal."""
-    found = matrix.tocoo()
-    row, column, weight = found.row.astype(np.int64), found.col.astype(np.int64), found.data
-    kept = np.flatnonzero((weight > 0) & (row != column))
-    kept = kept[np.lexsort([column[kept], -weight[kept], row[kept]])]
-    lengths = np.bincount(row[kept], minlength=matrix.shape[0])
-    within = np.arange(len(kept)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    kept = kept[within < most]
-    return from_rows(row[kept], column[kept], weight[kept], matrix.shape[0])
+    weight, lengths = matrix.data, np.diff(matrix.indptr)
+    row = np.repeat(np.arange(matrix.shape[0]), lengths)
+    # Sorting takes most of the time, so what is lighter than the last one to keep does not come so far.
+    least = np.zeros(matrix.shape[0], weight.dtype)
+    for long in np.flatnonzero(lengths > most + 1):  # with the diagonal
+        of_row = weight[matrix.indptr[long] : matrix.indptr[long + 1]]
+        least[long] = np.partition(of_row, -most - 1)[-most - 1]
+    kept = np.flatnonzero((weight > 0) & (row != matrix.indices) & (weight >= least[row]))
+    return from_rows(row[kept], matrix.indices[kept], weight[kept], matrix.shape[0], most)
