@@ -11,7 +11,7 @@ import msgspec
 
 from recserve_server_ext.backup.sealing import Plain
 from recserve_server_ext.common.errors import BackupError
-from recserve_server_ext.common.files import reading, write_file
+from recserve_server_ext.common.files import read_json, write_file
 
 FORMAT: Final = 1
 _ADVICE: Final = "choose another one, see: recserve backup list"
@@ -121,12 +121,6 @@ class Kept(NamedTuple):
     fault: str
 
 
-class _Format(msgspec.Struct):
-    """The field that every version of the manifest has."""
-
-    format: int
-
-
 def kept_backups(folder: Path) -> list[Kept]:
     """The backups of a folder, the oldest first; their checksums and blocks are not looked at."""
     entries = sorted(folder.iterdir()) if folder.is_dir() else ()
@@ -180,11 +174,5 @@ def _checksum(manifest: BackupManifest, sealing: Plain) -> str:
 
 
 def _decoded(path: Path) -> BackupManifest:
-    with reading(path, BackupError, _ADVICE):
-        content = path.read_bytes()
-        found = msgspec.json.decode(content, type=_Format).format
-        if found != FORMAT:
-            raise BackupError(
-                f"{path} has format {found}, this version reads {FORMAT}; use the version of recserve that made it"
-            )
-        return msgspec.json.decode(content, type=BackupManifest)
+    on_other = "use the version of recserve that made it"
+    return read_json(path, BackupManifest, FORMAT, BackupError, _ADVICE, on_other=on_other)

@@ -10,8 +10,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 def sha256_of(path: Path) -> str:
@@ -40,6 +43,34 @@ def reading(path: Path, error: type[Exception], advice: str) -> Iterator[None]:
     except (OSError, ValueError, EOFError, RuntimeError, msgspec.MsgspecError) as cause:
         why = getattr(cause, "strerror", None) or cause  # an OSError would name the file again
         raise error(f"{path} cannot be read: {why}; {advice}") from cause
+
+
+class _Format(msgspec.Struct):
+    """The field that every version of a manifest has."""
+
+    format: int = 0
+
+
+def read_json(path: Path, kind: type[T], layout: int, error: type[Exception], advice: str, *, on_other: str = "") -> T:
+    """A JSON file of a layout, which its field `format` numbers.
+
+    Args:
+        path: The file.
+        kind: What it is decoded as.
+        layout: The layout that this version reads.
+        error: Type of the error.
+        advice: Says what to do about a file that cannot be read.
+        on_other: Says what to do about another layout; by default the advice.
+
+    Raises:
+        Exception: `error`, which names the file: it cannot be read or decoded, or has another layout.
+    """
+    with reading(path, error, advice):
+        content = path.read_bytes()
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != layout:
+            raise error(f"{path} has format {found}, this version reads {layout}; {on_other or advice}")
+        return msgspec.json.decode(content, type=kind)
 
 
 def changed_at(path: Path) -> int:

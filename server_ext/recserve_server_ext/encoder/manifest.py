@@ -10,7 +10,7 @@ import msgspec
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import EncoderError
-from recserve_server_ext.common.files import reading, verify_files
+from recserve_server_ext.common.files import read_json, verify_files
 
 MANIFEST = "encoder.json"
 MODEL = "model.onnx"
@@ -99,9 +99,6 @@ def read_manifest(folder: Path, *, verify: bool = True) -> EncoderManifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise EncoderError(f"no encoder at {folder} (no {MANIFEST}); make one with: recserve export encoder")
-    with reading(path, EncoderError, EXPORT_AGAIN):
-        manifest = msgspec.json.decode(path.read_bytes(), type=EncoderManifest)
-    if manifest.format != FORMAT:
-        raise EncoderError(f"{path} has format {manifest.format}, this version reads {FORMAT}; {EXPORT_AGAIN}")
+    manifest = read_json(path, EncoderManifest, FORMAT, EncoderError, EXPORT_AGAIN)
     verify_files(folder, manifest.files, EncoderError, EXPORT_AGAIN, checksums=verify)
     return manifest

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
-from recserve_server_ext.common.files import reading, verify_files
+from recserve_server_ext.common.files import read_json, verify_files
 from recserve_server_ext.index.matrix import MatrixManifest
 from recserve_server_ext.index.model import ModelManifest
 from recserve_server_ext.index.space import TEXT, SpaceManifest
@@ -72,12 +72,6 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.spaces[TEXT]
 
 
-class _Format(msgspec.Struct):
-    """The field that every version of the manifest has."""
-
-    format: int
-
-
 def write_manifest(folder: Path, manifest: SnapshotManifest) -> None:
     """Write the manifest with its own checksum."""
     manifest = msgspec.structs.replace(manifest, checksum=checksum_of(manifest))
@@ -96,12 +90,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> SnapshotManifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise SnapshotError(f"no snapshot at {folder} (no {MANIFEST}); build one with: recserve index build")
-    with reading(path, SnapshotError, REBUILD):
-        content = path.read_bytes()
-        found = msgspec.json.decode(content, type=_Format).format
-        if found != FORMAT:
-            raise SnapshotError(f"{path} has format {found}, this version reads {FORMAT}; {REBUILD}")
-        manifest = msgspec.json.decode(content, type=SnapshotManifest)
+    manifest = read_json(path, SnapshotManifest, FORMAT, SnapshotError, REBUILD)
     check_own(path, manifest, SnapshotError, REBUILD)
     verify_files(folder, manifest.files, SnapshotError, REBUILD, checksums=verify)
     return manifest

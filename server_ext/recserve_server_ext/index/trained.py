@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError, SpaceError
-from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, verify_files
+from recserve_server_ext.common.files import exclusive, new_folder, read_json, sha256_of, verify_files
 from recserve_server_ext.index.fields import read_table, write_table
 from recserve_server_ext.index.manifest import MANIFEST, check_own, checksum_of
 from recserve_server_ext.index.matrix import ItemMatrix
@@ -76,12 +76,6 @@ class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                     f"version {self.version} of the space {name!r} is of {what} {own}, the index of {other}; "
                     f"{_TRAIN_AGAIN}: recserve train {name}"
                 )
-
-
-class _Format(msgspec.Struct):
-    """The field that every version of the manifest has."""
-
-    format: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,12 +167,7 @@ def trained_manifest(folder: Path) -> TrainedManifest:
         SpaceError: It is missing or damaged, or of another layout.
     """
     path = folder / MANIFEST
-    with reading(path, SpaceError, _TRAIN_AGAIN):
-        content = path.read_bytes()
-        found = msgspec.json.decode(content, type=_Format).format
-        if found != _FORMAT:
-            raise SpaceError(f"{path} has format {found}, this version reads {_FORMAT}; {_TRAIN_AGAIN}")
-        manifest = msgspec.json.decode(content, type=TrainedManifest)
+    manifest = read_json(path, TrainedManifest, _FORMAT, SpaceError, _TRAIN_AGAIN)
     check_own(path, manifest, SpaceError, _TRAIN_AGAIN)
     return manifest
 
