@@ -48,7 +48,7 @@ def reading(path: Path, error: type[Exception], advice: str) -> Iterator[None]:
 class _Format(msgspec.Struct):
     """The field that every version of a manifest has."""
 
-    format: int = 0
+    format: int
 
 
 def read_json(path: Path, kind: type[T], layout: int, error: type[Exception], advice: str, *, on_other: str = "") -> T:
