@@ -14,7 +14,7 @@ class TritonPythonModel:
         settings = model_settings(args)
         encoders = served_encoders(settings)
         service, batch = Embedder(encoders.serving, settings.serve.limits), settings.serve.batch
-        self._model = Batcher(service, {ENCODER: encoders}, at_once=0, full_batch=batch)
+        self._model = Batcher(service, {ENCODER: encoders}, at_once=0, run_batch=batch)
         self._admissions = AdmissionMetrics("embed", self._model)
         self._door = door_of(args, settings, "embed")
         settle_memory()

@@ -29,7 +29,7 @@ class TritonPythonModel:
             tracer(settings),
         )
         self._model, self._sampled = (
-            Batcher(service, {}, full_batch=settings.serve.batch),
+            Batcher(service, {}, run_batch=settings.serve.batch),
             interactions_metrics(service),
         )
         self._admissions = AdmissionMetrics("interactions", self._model)

@@ -16,7 +16,7 @@ class TritonPythonModel:
         serve = settings.serve
         encoders = served_encoders(settings, role="passage")
         service = ItemService(opener(settings.store), encoders.serving, serve.limits)
-        self._model = Batcher(service, {ENCODER: encoders}, at_once=serve.encoding, full_batch=serve.batch)
+        self._model = Batcher(service, {ENCODER: encoders}, at_once=serve.encoding, run_batch=serve.batch)
         self._admissions = AdmissionMetrics("items", self._model)
         self._door = door_of(args, settings, "items")
         settle_memory()

@@ -53,7 +53,7 @@ class TritonPythonModel:
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(
             service, {ENCODER: encoders, SEQUENCE: networks}, at_once=serve.encoding, max_batch=serve.batch,
-            in_run=[SEQUENCE], full_batch=serve.batch, revision_queue=waits,
+            in_run=[SEQUENCE], run_batch=serve.batch, revision_queue=waits,
         )  # fmt: skip
         self._admissions = AdmissionMetrics("recommend", self._model)
         self._door = door_of(args, settings, "recommend")
