@@ -5,7 +5,7 @@ from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.store import opener
 from recserve_server_ext.services.items import ItemService
 from recserve_server_ext.triton.backend import door_of, execute, model_settings, served_encoders, settle_memory
-from recserve_server_ext.triton.metrics import AdmissionMetrics
+from recserve_server_ext.triton.metrics import AdmissionMetrics, release_metrics
 
 
 class TritonPythonModel:
@@ -27,3 +27,4 @@ class TritonPythonModel:
     def finalize(self):
         self._model.close()
         self._admissions.close()
+        release_metrics()

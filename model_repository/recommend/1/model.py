@@ -26,6 +26,7 @@ from recserve_server_ext.triton.metrics import (
     ViewMetrics,
     WaitMetrics,
     recommend_metrics,
+    release_metrics,
 )  # fmt: skip
 from recserve_server_ext.triton.network_calls import served_networks
 
@@ -70,3 +71,4 @@ class TritonPythonModel:
         self._answered.close()
         self._outcomes.close()
         self._admissions.close()
+        release_metrics()

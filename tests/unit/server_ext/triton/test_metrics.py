@@ -261,3 +261,26 @@ def test_what_is_admitted_and_shed_by_queue(fake: FakeMetrics) -> None:
         f'recserve_requests_shed_total{{{of.format("own")},reason="late"}}': 1.0,
         f'recserve_requests_shed_total{{{of.format("own")},reason="expired"}}': 1.0,
     }
+
+
+def test_a_process_that_ends_lets_go_of_all_metrics(fake: FakeMetrics, edited: Edited) -> None:
+    from recserve_server_ext.services.answer_counts import AnswerCounts
+    from recserve_server_ext.triton import metrics
+
+    view, log, room = metrics.ViewMetrics(), metrics.LogMetrics(), metrics.WaitMetrics()
+    queues = Queues({"encoder": Admission("encoder")}, {"encoder": 0})
+    sampled = [
+        metrics.AdmissionMetrics("recommend", queues, every_s=LONG_S),
+        metrics.AnswerMetrics(AnswerCounts(), every_s=LONG_S),
+        metrics.SampledMetrics([metrics.Gauge("any", "Any", lambda: 1.0)], every_s=LONG_S),
+    ]
+    assert fake.alive
+    for one in sampled:
+        one.close()
+    metrics.release_metrics()
+    assert not list(fake.alive)
+    before = dict(fake.set_calls)
+    view.show(live_over(edited).view())
+    log.show(LogCounts(5, 1, 0))
+    room.show(WaitCounts(1, 1, 0, 0, 0))
+    assert fake.set_calls == before
