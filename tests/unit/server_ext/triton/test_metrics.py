@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -265,8 +266,8 @@ def test_what_is_admitted_and_shed_by_queue(fake: FakeMetrics) -> None:
 
 def test_a_process_that_ends_lets_go_of_all_metrics(fake: FakeMetrics, edited: Edited) -> None:
     from recserve_server_ext.services.answer_counts import AnswerCounts
-    from recserve_server_ext.triton import metrics
 
+    metrics = import_module("recserve_server_ext.triton.metrics")
     view, log, room = metrics.ViewMetrics(), metrics.LogMetrics(), metrics.WaitMetrics()
     queues = Queues({"encoder": Admission("encoder")}, {"encoder": 0})
     sampled = [
