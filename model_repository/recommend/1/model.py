@@ -43,12 +43,12 @@ class TritonPythonModel:
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
         self._log = ImpressionLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         self._traces = Traces(serve.traces)
+        counter = LogCounter(interactions, rules, users.counts)
         service = RecommendService(
             live.view, TextCaches(serve.text_cache), serve, keys=keys, histories=UserHistories(interactions, rules),
-            counter=LogCounter(interactions, rules, users.counts), log=self._log,
-            traces=self._traces, chosen=ChosenFile(Path(settings.evaluation)).options,
+            counter=counter, log=self._log, traces=self._traces, chosen=ChosenFile(Path(settings.evaluation)).options,
         )  # fmt: skip
-        self._sampled = recommend_metrics(live, self._log, service.named_interactions)
+        self._sampled = recommend_metrics(live, self._log, service.named_interactions, counter.counted_at)
         self._answered, self._outcomes = AnswerMetrics(service.counts), OutcomeMetrics(interactions)
         limits = serve.limits
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)

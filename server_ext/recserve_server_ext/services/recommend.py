@@ -243,6 +243,7 @@ class RecommendService(Handler[Job]):
         if texts := list(dict.fromkeys(text for job in jobs for text in job.waiting_texts)):
             view = self._data.view
             vectors, is_cached = self._caches.of(view.encoder, view.text.dim).get(texts)
+            self.counts.add_texts(is_cached)
             _fill_in(jobs, {text: vectors[n] for n, text in enumerate(texts) if is_cached[n]})
         took_ns = time.monotonic_ns() - start_ns
         for job in jobs:

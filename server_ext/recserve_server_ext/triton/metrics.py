@@ -140,10 +140,12 @@ def recommend_metrics(
     live: LiveCatalogue,
     log: ImpressionLog,
     named: Callable[[], tuple[int, int]],
+    counted_at: Callable[[], float],
     *,
     clock: Callable[[], float] = time.time,
 ) -> SampledMetrics:
-    """The sampled metrics of the model `recommend`; for `named` see `RecommendService.named_interactions`."""
+    """The sampled metrics of the model `recommend`; see `RecommendService.named_interactions` and
+    `LogCounter.counted_at`."""
     read_at = 0.0
 
     def lag() -> float:
@@ -163,6 +165,7 @@ def recommend_metrics(
         ),
         ("recserve_log_interactions", "Counted interactions that name an item", lambda: named()[0]),
         ("recserve_log_known_interactions", "Of these, with an item of the served catalogue", lambda: named()[1]),
+        ("recserve_log_counted_timestamp_seconds", "Moment the log was last counted; 0 = never", counted_at),
     ]
     return SampledMetrics([Gauge(*gauge) for gauge in gauges])
 
@@ -183,6 +186,7 @@ class AnswerMetrics(SampledMetrics):
                 ("recserve_slate_stage_seconds_bucket", "Slates by how long a stage took"),
                 ("recserve_slate_stage_seconds_sum", "Seconds that a stage took"),
                 ("recserve_slate_stage_seconds_count", "Slates whose stages were timed"),
+                ("recserve_text_cache_texts_total", "Texts by whether the cache had their vectors"),
             )
         }
         self._shown: dict[tuple[str, ...], _Metric] = {}
@@ -211,6 +215,8 @@ class AnswerMetrics(SampledMetrics):
                     self._count("recserve_slate_stage_seconds_bucket", reached, **labels, le=bound)
                 self._count("recserve_slate_stage_seconds_sum", seconds, **labels)
                 self._count("recserve_slate_stage_seconds_count", buckets[-1][1], **labels)
+        for found, texts in self._counts.texts.items():
+            self._count("recserve_text_cache_texts_total", texts, found="yes" if found else "no")
         for gauge, value in zip(self._spread, self._counts.spread(), strict=True):
             gauge.set(value)
 

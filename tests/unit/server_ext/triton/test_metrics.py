@@ -152,11 +152,12 @@ def test_the_lag_is_what_was_committed_and_is_not_served(fake: FakeMetrics, edit
     live, now = live_over(edited), [NOW]
     with InteractionStore(edited.snapshots / "i.db", create=True) as store:
         log = log_of(store, plain=1.0)
-        sampled = recommend_metrics(live, log, lambda: (10, 7), clock=lambda: now[0])
+        sampled = recommend_metrics(live, log, lambda: (10, 7), lambda: NOW - 60, clock=lambda: now[0])
         assert (fake.values[LAG], fake.values[READ], fake.values["recserve_answers_waiting"]) == (0, NOW, 0)
         assert fake.values["recserve_milvus_waiting_deletes"] == 0
         named = [fake.values[f"recserve_log_{name}"] for name in ("interactions", "known_interactions")]
         assert named == [10, 7]
+        assert fake.values["recserve_log_counted_timestamp_seconds"] == NOW - 60
         for n in range(3):
             edited.change("upsert", [{"id": f"n{n}", "texts": {"title": f"new {n}"}}])
             log.offer(plain(f"r{n}"), None)
