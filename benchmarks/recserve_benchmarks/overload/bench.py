@@ -175,7 +175,8 @@ class OverloadBench:
         wrote = self._write(server, senders)
         outcome = server.generator.ask(Load(server.address, list(infer_requests(models.RECOMMEND, packed)), CALLERS))
         wrote.result()
-        if outcome.errors:
+        # Some may be refused, while the encoder's queue is still as short as an overload before has made it.
+        if set(outcome.errors) - {"UNAVAILABLE"}:
             raise BenchmarkError(f"requests failed: {outcome.errors}")
         return outcome.users_per_s
 
