@@ -7,8 +7,9 @@ import functools
 import math
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import grpc
@@ -73,25 +74,29 @@ class _Tries:
         self._end = time.monotonic() + (options.deadline_s if deadline_s is None else deadline_s)
         self._pauses = options.pauses()
 
-    def prepared(self, request: Any) -> float:
-        """Seconds until the deadline, which the request tells the server too: it drops what comes too late.
+    @contextmanager
+    def sending(self, request: Any) -> Iterator[float]:
+        """Count a call as under way; yields the seconds until the deadline, which the request tells the server too.
 
         Raises:
             DeadlineExceeded: The deadline has passed.
             Overloaded: The server has refused so many calls that this one is not sent.
         """
-        if self._throttle.refuses():
-            raise Overloaded("not sent: the server refuses most calls, having too much to do", status="UNAVAILABLE")
         left = self._end - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded("the deadline passed before the call was sent", status="DEADLINE_EXCEEDED")
+        if not (entered := self._throttle.enter()):
+            raise Overloaded("not sent: the server refuses calls, having too much to do", status="UNAVAILABLE")
         if isinstance(request, service_pb2.ModelInferRequest):
             request.parameters["timeout"].int64_param = math.ceil(left * 1e6)
-        return left
-
-    def accepted(self) -> None:
-        """Count an answer."""
-        self._throttle.answered(accepted=True)
+        refused = False
+        try:
+            yield left
+        except grpc.RpcError as error:
+            refused = isinstance(from_rpc(error), Overloaded | DeadlineExceeded)
+            raise
+        finally:
+            self._throttle.leave(entered, refused=refused)
 
     def pause_after(self, error: grpc.RpcError) -> float:
         """Seconds to pause before the next try.
@@ -100,7 +105,6 @@ class _Tries:
             RecserveError: The failure, where it is final, no try is left, or the deadline is too near.
         """
         failure = from_rpc(error)
-        self._throttle.answered(accepted=not isinstance(failure, Overloaded | DeadlineExceeded))
         # The server has waited for a stale revision already.
         is_retryable = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
         pause = next(self._pauses, None) if is_retryable else None
@@ -215,7 +219,7 @@ class Client:
         """
         self._address, self._key = address, check_key(key)
         self._options = options or ClientOptions()
-        self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
+        self._budget, self._throttle = RetryBudget(self._options.retry_share), Throttle()
         self._channel = open_channel(grpc, address, self._options, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.items = Items(self)
@@ -265,11 +269,11 @@ class Client:
         while True:
             send = getattr(self._stub, call.method)
             try:
-                answer = send(call.request, timeout=tries.prepared(call.request), metadata=metadata)
+                with tries.sending(call.request) as left_s:
+                    answer = send(call.request, timeout=left_s, metadata=metadata)
             except grpc.RpcError as error:
                 time.sleep(tries.pause_after(error))
                 continue
-            tries.accepted()
             result = call.read(answer)
             if not isinstance(result, Call):
                 return result
@@ -317,7 +321,7 @@ class AsyncClient:
         """
         self._address, self._tls, self._key = address, tls, check_key(key)
         self._options = options or ClientOptions()
-        self._budget, self._throttle = RetryBudget(self._options.retry_share), self._options.throttle()
+        self._budget, self._throttle = RetryBudget(self._options.retry_share), Throttle()
         #: A channel and its methods by event loop, since a channel of grpc.aio works in the one that made it.
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, Any]]
         self._connections = weakref.WeakKeyDictionary()
@@ -368,11 +372,11 @@ class AsyncClient:
         while True:
             send = getattr(stub, call.method)
             try:
-                answer = await send(call.request, timeout=tries.prepared(call.request), metadata=metadata)
+                with tries.sending(call.request) as left_s:
+                    answer = await send(call.request, timeout=left_s, metadata=metadata)
             except grpc.RpcError as error:
                 await asyncio.sleep(tries.pause_after(error))
                 continue
-            tries.accepted()
             result = call.read(answer)
             if not isinstance(result, Call):
                 return result

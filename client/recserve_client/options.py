@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from recserve_client.throttle import Throttle
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClientOptions:
@@ -53,10 +51,6 @@ class ClientOptions:
         """The pause before each try after the first."""
         for number in range(self.tries - 1):
             yield self._random.uniform(0, self.pause_s * 2**number)
-
-    def throttle(self) -> Throttle:
-        """The throttle of a client."""
-        return Throttle(self._random)
 
     def channel(self) -> list[tuple[str, int]]:
         """Options of the gRPC channel."""

@@ -6,10 +6,9 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from random import Random
 from typing import Final
 
-#: Tokens, or refused calls, that a client has in reserve: one that calls now and then is never held back.
+#: Tokens, or refusals, that a client has in reserve: one that calls now and then is never held back.
 _RESERVE: Final = 10.0
 
 
@@ -40,42 +39,57 @@ class RetryBudget:
 
 
 class Throttle:
-    """Refuses calls that an overloaded server would refuse anyway; thread-safe.
+    """Holds back calls that an overloaded server would refuse anyway; thread-safe.
 
-    A refusal costs the server too, so that what it refuses takes the place of what it could answer. A call is refused
-    with the probability (calls - 1.5 accepted - 10) / (calls + 1): adaptive throttling of "Site Reliability
-    Engineering" (Beyer et al., 2016), chapter 21. Here a call counts when its fate is known, so that none of a burst is
-    refused before the server has refused some; and all counts fade.
+    A refusal costs the server too, so that what it refuses takes the place of what it could answer. So the calls under
+    way at a time are limited, as a congestion window limits what a sender of TCP has under way: calls go out as answers
+    come in, and the server is never idle. Each refusal takes a place away, so that the limit falls by the share of what
+    is refused, as in "Data center TCP (DCTCP)" (Alizadeh et al., SIGCOMM 2010). It grows with the time, alike for all
+    clients, and by half of itself a second, until there is none. A limit below one spaces calls out: a server that
+    refuses all of them gets ten a second.
     """
 
-    _FADE_S: Final = 0.5
-    #: Calls for each accepted one; those beyond find out when the server has time again.
-    _TIMES: Final = 1.5
+    #: Places at first: as many calls as one server takes in, and as many again that wait.
+    _FIRST: Final = 128.0
+    #: Growth of the limit in a second: places for each place that there is, and others.
+    _RATE, _MORE = 0.5, 10.0
+    #: A limit as high as this is none; it is reached within this exponent of the growth.
+    _NONE: Final = 10_000.0
+    _LONG: Final = 10.0
 
-    def __init__(self, random: Random, clock: Callable[[], float] = time.monotonic) -> None:
-        self._random = random
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._calls = self._accepted = 0.0
+        self._under_way = 0
+        self._limit = self._FIRST
         self._at = clock()
         self._lock = threading.Lock()
 
-    def refuses(self) -> bool:
-        """Whether a call must not be sent."""
+    def enter(self) -> int:
+        """Begin a call; how many are under way with it, or 0 for one that must not be sent."""
         with self._lock:
-            self._fade()
-            share = max(0.0, self._calls - self._TIMES * self._accepted - _RESERVE) / (self._calls + 1)
-            refused = self._random.random() < share
-            self._calls += refused
-            return refused
+            if self._limit < self._NONE:
+                self._grow()
+                if self._under_way + 1 > self._limit:
+                    return 0
+            self._under_way += 1
+            return self._under_way
 
-    def answered(self, *, accepted: bool) -> None:
-        """Count a call that was sent: whether the server took it, or had no time for it."""
+    def leave(self, entered: int, *, refused: bool) -> None:
+        """End a call that was sent.
+
+        Args:
+            entered: What `enter` returned for it. So many were too many for the server, where it refused the call: by
+                now others may have been answered.
+            refused: Whether the server had no time for it.
+        """
         with self._lock:
-            self._fade()
-            self._calls += 1
-            self._accepted += accepted
+            self._under_way -= 1
+            if refused:
+                self._grow()
+                self._limit = max(0.0, min(self._limit, max(entered, _RESERVE)) - 1)
 
-    def _fade(self) -> None:
+    def _grow(self) -> None:
         now = self._clock()
-        kept = math.exp((self._at - now) / self._FADE_S)
-        self._calls, self._accepted, self._at = self._calls * kept, self._accepted * kept, now
+        others = self._MORE / self._RATE
+        grown = (self._limit + others) * math.exp(min(self._RATE * (now - self._at), self._LONG)) - others
+        self._limit, self._at = min(self._NONE, grown), now

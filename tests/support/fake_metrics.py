@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -23,18 +24,21 @@ class FakeMetrics(ModuleType):
     Attributes:
         values: By name and labels as the metrics page shows them, such as `name{reason="full"}`.
         set_calls: How often each was set or incremented.
+        alive: The metrics and families that nobody has let go of.
     """
 
     def __init__(self) -> None:
         super().__init__("triton_python_backend_utils")
         self.values: dict[str, float] = {}
         self.set_calls: dict[str, int] = {}
+        self.alive: weakref.WeakSet[object] = weakref.WeakSet()
         fake = self
 
         class Metric:
             def __init__(self, shown: str, kind: str) -> None:
                 self._shown, self._kind = shown, kind
                 fake.values[shown] = 0.0
+                fake.alive.add(self)
 
             def set(self, value: float) -> None:
                 assert self._kind == "gauge", f"{self._shown} is a {self._kind}"
@@ -57,6 +61,7 @@ class FakeMetrics(ModuleType):
             def __init__(self, *, name: str, description: str, kind: str) -> None:
                 assert description
                 self._name, self._kind = name, kind
+                fake.alive.add(self)
 
             def Metric(self, *, labels: dict[str, str]) -> Metric:
                 assert all(type(value) is str for value in labels.values())

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from random import Random
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -20,6 +19,9 @@ from recserve_client.contract import ErrorKind, split_message
 from recserve_client.contract.addresses import channel_options
 from recserve_client.throttle import Throttle
 from recserve_server_ext.common.arrays import Floats, Ints
+
+#: Requests that are late, and may go out together before answers are read.
+_TOGETHER: Final = 8
 
 
 class Fate(IntEnum):
@@ -111,7 +113,8 @@ class _Sending:
         self._fates = np.full(count, Fate.FAILED, np.int64)
         self._sent, self._took = np.zeros(count), np.zeros(count)
         self._errors: list[str] = []
-        self._throttle = Throttle(Random(0))
+        #: It is told of no refusal, and so holds nothing back, where callers have no throttle.
+        self._throttle = Throttle()
 
     async def run(self) -> OpenOutcome:
         load = self._load
@@ -124,13 +127,14 @@ class _Sending:
             tasks = []
             for number, moment in enumerate(load.moments.tolist()):
                 wait_s = moment - (time.perf_counter() - start)
-                # Yields even where it is late, so that answers are read.
-                await asyncio.sleep(max(0.0, wait_s))
+                # Yields even where it is late, so that answers are read; but not for each of many that are held back.
+                if wait_s > 0 or number % _TOGETHER == 0:
+                    await asyncio.sleep(max(0.0, wait_s))
                 self._sent[number] = time.perf_counter() - start
-                if load.throttled and self._throttle.refuses():
+                if not (entered := self._throttle.enter()):
                     self._fates[number] = Fate.REFUSED
                     continue
-                tasks.append(asyncio.create_task(self._one(infer, requests[number % len(requests)], number)))
+                tasks.append(asyncio.create_task(self._one(infer, requests[number % len(requests)], number, entered)))
             probes = [await self._probe(infer, number, time.perf_counter()) for number in range(load.probes)]
             await asyncio.gather(*tasks)
         sent, took = np.array(probes).reshape(-1, 2).T
@@ -138,7 +142,11 @@ class _Sending:
             self._fates, self._sent, self._took, sent - (sent[0] if len(sent) else 0), took, self._errors
         )
 
-    async def _one(self, infer: Any, request: bytes, number: int) -> None:
+    async def _one(self, infer: Any, request: bytes, number: int, entered: int) -> None:
+        self._fates[number], self._took[number] = await self._sent_out(infer, request, entered)
+
+    async def _sent_out(self, infer: Any, request: bytes, entered: int) -> tuple[Fate, float]:
+        """What became of a request that is not held back, and how long that took, in seconds."""
         start = time.perf_counter()
         try:
             await infer(request, timeout=self._load.deadline_s)
@@ -147,18 +155,16 @@ class _Sending:
             fate = _fate(error)
             if fate is Fate.FAILED and len(self._errors) < 5:
                 self._errors.append(f"{error.code().name}: {error.details()}")
-        self._throttle.answered(accepted=fate is Fate.GOOD)
-        self._took[number] = time.perf_counter() - start
-        self._fates[number] = fate
+        self._throttle.leave(entered, refused=self._load.throttled and fate in (Fate.REFUSED, Fate.MISSED))
+        return fate, time.perf_counter() - start
 
     async def _probe(self, infer: Any, number: int, start: float) -> tuple[float, float]:
-        try:
-            await infer(with_timeout(self._load.probe, self._load.deadline_s), timeout=self._load.deadline_s)
-            took_s = time.perf_counter() - start
-        except grpc.RpcError:
-            took_s = np.inf
+        fate, took_s = Fate.REFUSED, 0.0
+        if entered := self._throttle.enter():
+            probe = with_timeout(self._load.probe, self._load.deadline_s)
+            fate, took_s = await self._sent_out(infer, probe, entered)
         await asyncio.sleep(max(0.0, self._load.probe_every_s - (time.perf_counter() - start)))
-        return start, took_s
+        return start, took_s if fate is Fate.GOOD else np.inf
 
 
 def _fate(error: grpc.RpcError) -> Fate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import chain, count, cycle, islice
 from typing import Any, Final, NamedTuple
@@ -55,10 +55,10 @@ class Sizes(NamedTuple):
         probes: Requests after each load, 20 ms apart.
     """
 
-    seconds: float = 6.0
-    capacity: tuple[int, int] = (600, 8000)
+    seconds: float = 3.5
+    capacity: tuple[int, int] = (500, 6000)
     distinct: int = 2000
-    probes: int = 100
+    probes: int = 25
 
 
 QUICK: Final = Sizes(1.0, (40, 400), 200, 10)
@@ -98,7 +98,7 @@ class OverloadBench:
         self._users = people("overload", _EVENTS, self._sizes.distinct, items=items, seed=run.seed)
         self._known, self._by_user = known_requests(known), by_user_requests(self._users)
         self._now = time.time()
-        writes = int(_WRITES_PER_S * self._sizes.seconds) * len(LOADS) * len(KINDS)
+        writes = int(_WRITES_PER_S * self._sizes.seconds) * (len(LOADS) + 2) * len(KINDS)
         new = new_interactions(writes, users=1000, items=items, now=self._now, seed=run.seed)
         self._writes = iter(record_requests(new, 1))
         # In parts, since how many are needed depends on the capacity.
@@ -148,20 +148,14 @@ class OverloadBench:
 
     def _kind(self, kind: str, server: Server, senders: Senders) -> dict[str, Any]:
         """The capacity of the server for a kind of request, and every load of it."""
-        packed = self._packed(kind, self._sizes.capacity[kind != "texts"])
-        requests = list(infer_requests(models.RECOMMEND, packed))
-        outcome = server.generator.ask(Load(server.address, requests, CALLERS))
-        if set(outcome.errors) - {"UNAVAILABLE"}:
-            raise BenchmarkError(f"requests failed: {outcome.errors}")
-        # Some may be refused, while queues are still as short as an overload before has made them.
-        capacity = outcome.users_per_s
+        capacity = self._capacity(kind, server, senders)
+        self._run.show(f"{kind}, to warm up", 0, 1)
+        self._load(kind, self._moments(kind, capacity, len(LOADS), LOADS[-1]), server, senders, np.inf)
         start_mb = server.memory_mb()
         loads: dict[str, dict[str, float]] = {}
         for number, times in enumerate(LOADS):
             self._run.show(f"{kind} at {times:g} times", number, len(LOADS))
-            moments = poisson_moments(
-                times * capacity, self._sizes.seconds, [self._run.seed, KINDS.index(kind), number]
-            )
+            moments = self._moments(kind, capacity, number, times)
             calm_s = loads["0.5"]["p99_ms"] / 1000 if loads else np.inf
             cpu_s = server.cpu_s()
             loads[f"{times:g}"] = {
@@ -175,6 +169,29 @@ class OverloadBench:
             load["p99_ratio"] = load["p99_ms"] / at_capacity_ms
         return {"capacity_per_s": capacity, "loads": loads}
 
+    def _capacity(self, kind: str, server: Server, senders: Senders) -> float:
+        """Good answers a second that callers in a closed loop get, while the same writes go on as beside a load."""
+        packed = self._packed(kind, self._sizes.capacity[kind != "texts"])
+        wrote = self._write(server, senders)
+        outcome = server.generator.ask(Load(server.address, list(infer_requests(models.RECOMMEND, packed)), CALLERS))
+        wrote.result()
+        # Some may be refused, while the encoder's queue is still as short as an overload before has made it.
+        if set(outcome.errors) - {"UNAVAILABLE"}:
+            raise BenchmarkError(f"requests failed: {outcome.errors}")
+        return outcome.users_per_s
+
+    def _moments(self, kind: str, capacity: float, number: int, times: float) -> Floats:
+        """When the requests of a load of so many times the capacity are sent."""
+        seed = [self._run.seed, KINDS.index(kind), number]
+        return poisson_moments(times * capacity, self._sizes.seconds, seed)
+
+    def _write(self, server: Server, senders: Senders) -> Future[OpenOutcome]:
+        """Begin to record interactions, for as long as a load takes."""
+        count = int(self._sizes.seconds * _WRITES_PER_S)
+        some = list(infer_requests(models.INTERACTIONS, islice(self._writes, count)))
+        load = OpenLoad(server.address, some, np.arange(count) / _WRITES_PER_S, DEADLINE_S)
+        return senders.pool.submit(senders.writes.ask, load)
+
     def _load(
         self, kind: str, moments: Floats, server: Server, senders: Senders, recovered_s: float
     ) -> dict[str, float]:
@@ -186,9 +203,7 @@ class OverloadBench:
         load = OpenLoad(
             server.address, requests, moments, DEADLINE_S, not self._raw, probe=probe, probes=self._sizes.probes
         )
-        some = list(infer_requests(models.INTERACTIONS, islice(self._writes, int(seconds * _WRITES_PER_S))))
-        writes = OpenLoad(server.address, some, np.arange(len(some)) / _WRITES_PER_S, DEADLINE_S)
-        wrote = senders.pool.submit(senders.writes.ask, writes)
+        wrote = self._write(server, senders)
         found = senders.reads.ask(load)
         return _figures(found, wrote.result(), seconds, recovered_s)
 
@@ -221,6 +236,7 @@ def _figures(found: OpenOutcome, wrote: OpenOutcome, seconds: float, recovered_s
     if found.errors or wrote.errors:
         raise BenchmarkError(f"requests failed under load: {(found.errors or wrote.errors)[0]}")
     good, refused = found.fates == Fate.GOOD, found.fates == Fate.REFUSED
+    by_server = refused & (found.took > 0)
     in_time = good & (found.sent + found.took <= seconds)
     quiet = found.probes_took <= max(recovered_s, _CALM_S)
     return {
@@ -231,6 +247,8 @@ def _figures(found: OpenOutcome, wrote: OpenOutcome, seconds: float, recovered_s
         "refused_per_s": float(refused.sum() / seconds),
         "refusal_p50_ms": _percentile_ms(found.took[refused], 50),
         "refusal_p99_ms": _percentile_ms(found.took[refused], 99),
+        "server_refused_per_s": float(by_server.sum() / seconds),
+        "server_refusal_p99_ms": _percentile_ms(found.took[by_server], 99),
         "missed_share": float((found.fates == Fate.MISSED).mean()),
         "recovery_s": float(found.probes_sent[np.argmax(quiet)]) if quiet.any() else float(found.probes_sent[-1]),
         "writes_ratio": float((wrote.fates == Fate.GOOD).mean()),

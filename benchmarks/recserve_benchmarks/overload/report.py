@@ -11,7 +11,8 @@ from recserve_benchmarks.harness.report import Target, cautions, number, picture
 
 _COLUMNS: Final = (
     "offered_per_s", "goodput_per_s", "goodput_ratio", "p50_ms", "p99_ms", "p99_ratio", "refused_per_s",
-    "refusal_p99_ms", "missed_share", "recovery_s", "writes_ratio", "writes_p99_ms", "server_cpu_s", "growth_mb",
+    "refusal_p99_ms", "server_refused_per_s", "server_refusal_p99_ms", "missed_share", "recovery_s", "writes_ratio",
+    "writes_p99_ms", "server_cpu_s", "growth_mb",
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from recserve_client.contract.models import ENCODER
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.services.embed import Embedder
 from recserve_server_ext.triton.backend import door_of, execute, model_settings, served_encoders, settle_memory
-from recserve_server_ext.triton.metrics import AdmissionMetrics
+from recserve_server_ext.triton.metrics import AdmissionMetrics, release_metrics
 
 
 class TritonPythonModel:
@@ -14,7 +14,7 @@ class TritonPythonModel:
         settings = model_settings(args)
         encoders = served_encoders(settings)
         service, batch = Embedder(encoders.serving, settings.serve.limits), settings.serve.batch
-        self._model = Batcher(service, {ENCODER: encoders}, at_once=0, full_batch=batch)
+        self._model = Batcher(service, {ENCODER: encoders}, at_once=0, run_batch=batch)
         self._admissions = AdmissionMetrics("embed", self._model)
         self._door = door_of(args, settings, "embed")
         settle_memory()
@@ -25,3 +25,4 @@ class TritonPythonModel:
     def finalize(self):
         self._model.close()
         self._admissions.close()
+        release_metrics()

@@ -8,7 +8,7 @@ from recserve_client.contract import RequestError
 from recserve_client.contract.models import ATTENTION_MASK, INPUT_IDS, VECTOR
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.services.encoder import EncoderModel
-from recserve_server_ext.triton.backend import door_of, error_response, let_in, model_settings
+from recserve_server_ext.triton.backend import door_of, error_response, let_in, model_settings, settle_memory
 
 
 class TritonPythonModel:
@@ -20,6 +20,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"], args["model_version"], settings.encoder)
         self._door = door_of(args, settings, "encoder")
         self._model = EncoderModel(TextEncoder(folder, threads=settings.serve.threads or None))
+        settle_memory()
 
     def execute(self, requests):
         responses, accepted = [None] * len(requests), {}

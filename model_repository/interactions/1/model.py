@@ -11,7 +11,7 @@ from recserve_server_ext.interactions.store import opener
 from recserve_server_ext.services.interactions import InteractionService
 from recserve_server_ext.services.model_traces import tracer
 from recserve_server_ext.triton.backend import door_of, execute, model_settings, settle_memory
-from recserve_server_ext.triton.metrics import AdmissionMetrics, interactions_metrics
+from recserve_server_ext.triton.metrics import AdmissionMetrics, interactions_metrics, release_metrics
 
 
 class TritonPythonModel:
@@ -29,7 +29,7 @@ class TritonPythonModel:
             tracer(settings),
         )
         self._model, self._sampled = (
-            Batcher(service, {}, full_batch=settings.serve.batch),
+            Batcher(service, {}, run_batch=settings.serve.batch),
             interactions_metrics(service),
         )
         self._admissions = AdmissionMetrics("interactions", self._model)
@@ -43,3 +43,4 @@ class TritonPythonModel:
         self._model.close()
         self._sampled.close()
         self._admissions.close()
+        release_metrics()

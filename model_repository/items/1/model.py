@@ -5,7 +5,7 @@ from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.store import opener
 from recserve_server_ext.services.items import ItemService
 from recserve_server_ext.triton.backend import door_of, execute, model_settings, served_encoders, settle_memory
-from recserve_server_ext.triton.metrics import AdmissionMetrics
+from recserve_server_ext.triton.metrics import AdmissionMetrics, release_metrics
 
 
 class TritonPythonModel:
@@ -16,7 +16,7 @@ class TritonPythonModel:
         serve = settings.serve
         encoders = served_encoders(settings, role="passage")
         service = ItemService(opener(settings.store), encoders.serving, serve.limits)
-        self._model = Batcher(service, {ENCODER: encoders}, at_once=serve.encoding, full_batch=serve.batch)
+        self._model = Batcher(service, {ENCODER: encoders}, at_once=serve.encoding, run_batch=serve.batch)
         self._admissions = AdmissionMetrics("items", self._model)
         self._door = door_of(args, settings, "items")
         settle_memory()
@@ -27,3 +27,4 @@ class TritonPythonModel:
     def finalize(self):
         self._model.close()
         self._admissions.close()
+        release_metrics()

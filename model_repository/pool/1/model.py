@@ -8,7 +8,15 @@ from recserve_client.contract import RequestError
 from recserve_client.contract.models import PACKED, REQUEST_ROWS, VECTOR
 from recserve_server_ext.encoder.manifest import read_manifest
 from recserve_server_ext.services.recommend_text import with_vectors
-from recserve_server_ext.triton.backend import door_of, error_response, let_in, model_settings, packed, read_rows
+from recserve_server_ext.triton.backend import (
+    door_of,
+    error_response,
+    let_in,
+    model_settings,
+    packed,
+    read_rows,
+    settle_memory,
+)
 
 
 class TritonPythonModel:
@@ -18,6 +26,7 @@ class TritonPythonModel:
         settings = model_settings(args)
         self._door = door_of(args, settings, "pool")
         self._encoder = read_manifest(Path(settings.encoder), verify=False).runtime_fingerprint
+        settle_memory()
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]

@@ -26,6 +26,7 @@ from recserve_server_ext.triton.metrics import (
     ViewMetrics,
     WaitMetrics,
     recommend_metrics,
+    release_metrics,
 )  # fmt: skip
 from recserve_server_ext.triton.network_calls import served_networks
 
@@ -42,18 +43,18 @@ class TritonPythonModel:
         interactions = interaction_store.opener(settings.interactions, users.limits, keys)
         self._log = ImpressionLog(interactions, users.log, users.experiments, show=LogMetrics().show)
         self._traces = Traces(serve.traces)
+        counter = LogCounter(interactions, rules, users.counts)
         service = RecommendService(
             live.view, TextCaches(serve.text_cache), serve, keys=keys, histories=UserHistories(interactions, rules),
-            counter=LogCounter(interactions, rules, users.counts), log=self._log,
-            traces=self._traces, chosen=ChosenFile(Path(settings.evaluation)).options,
+            counter=counter, log=self._log, traces=self._traces, chosen=ChosenFile(Path(settings.evaluation)).options,
         )  # fmt: skip
-        self._sampled = recommend_metrics(live, self._log, service.named_interactions)
+        self._sampled = recommend_metrics(live, self._log, service.named_interactions, counter.counted_at)
         self._answered, self._outcomes = AnswerMetrics(service.counts), OutcomeMetrics(interactions)
         limits = serve.limits
         waits = RevisionWaitQueue(limits.revision_wait_ms / 1000, limits.revision_waiting, show=WaitMetrics().show)
         self._model = Batcher(
             service, {ENCODER: encoders, SEQUENCE: networks}, at_once=serve.encoding, max_batch=serve.batch,
-            in_run=[SEQUENCE], full_batch=serve.batch, revision_queue=waits,
+            in_run=[SEQUENCE], run_batch=serve.batch, revision_queue=waits,
         )  # fmt: skip
         self._admissions = AdmissionMetrics("recommend", self._model)
         self._door = door_of(args, settings, "recommend")
@@ -70,3 +71,4 @@ class TritonPythonModel:
         self._answered.close()
         self._outcomes.close()
         self._admissions.close()
+        release_metrics()

@@ -9,7 +9,7 @@ from recserve_client.contract import RequestError
 from recserve_client.contract.models import MASK, PAUSES, VECTOR, VECTORS
 from recserve_server_ext.networks.network import NETWORK, Tensors
 from recserve_server_ext.networks.runner import NetworkRunner
-from recserve_server_ext.triton.backend import door_of, error_response, let_in, model_settings
+from recserve_server_ext.triton.backend import door_of, error_response, let_in, model_settings, settle_memory
 
 
 class TritonPythonModel:
@@ -18,6 +18,7 @@ class TritonPythonModel:
     def initialize(self, args):
         self._door = door_of(args, model_settings(args), "sequence")
         self._network = NetworkRunner(Path(args["model_repository"], args["model_version"], NETWORK))
+        settle_memory()
 
     def execute(self, requests):
         responses, inputs = [None] * len(requests), {}

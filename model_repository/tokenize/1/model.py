@@ -11,7 +11,14 @@ from recserve_server_ext.encoder.manifest import read_manifest
 from recserve_server_ext.encoder.padding import padded, padded_widths, width_of
 from recserve_server_ext.encoder.text_encoder import TextTokenizer
 from recserve_server_ext.services.recommend_text import texts_of
-from recserve_server_ext.triton.backend import door_of, error_response, let_in, model_settings, read_packed
+from recserve_server_ext.triton.backend import (
+    door_of,
+    error_response,
+    let_in,
+    model_settings,
+    read_packed,
+    settle_memory,
+)
 
 
 class TritonPythonModel:
@@ -25,6 +32,7 @@ class TritonPythonModel:
         max_tokens = read_manifest(folder, verify=False).max_tokens
         self._widths = padded_widths(settings.serve.encoder.target, max_tokens)
         self._tokenizer = TextTokenizer(folder, max_tokens)
+        settle_memory()
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]

@@ -1,6 +1,6 @@
 """Admission: which requests are worked on, and which are refused at once because the work would come too late.
 
-A request should spend at most a tenth of its time in a queue: more waiting only makes every answer later, since a
+A request should spend only a small share of its time in a queue: more waiting only makes every answer later, since a
 model with a queue is busy already. The number of requests that fit is found by additive increase and multiplicative
 decrease (AIMD): Chiu and Jain, "Analysis of the increase and decrease algorithms for congestion avoidance in computer
 networks", 1989. The sign of congestion is the wait in the queue, as in Zhou et al., "Overload control for scaling
@@ -21,16 +21,34 @@ from recserve_client.contract import RequestError, overloaded
 NO_DEADLINE: Final = 2**63 - 1
 #: Time of a request without a deadline.
 _PATIENCE_NS: Final = 60_000_000_000
-#: Greatest share of its time that a request waits in a queue without congestion.
-_SHARE: Final = 0.1
-#: Requests of one queue: at first, at least (one waits while another one is worked on), and at most.
-_FIRST, _LEAST, _MOST = 64.0, 2.0, 1024.0
 #: Factor on the limit after a call whose oldest request waited too long.
 _DECREASE: Final = 0.9
 #: Weight of the newest call in the measured rate.
 _NEWEST: Final = 0.2
 _MILLISECOND_NS: Final = 1_000_000
 
+
+class QueueBounds(NamedTuple):
+    """Bounds of the number of requests in one queue.
+
+    Attributes:
+        share: Greatest share of its time that a request waits without congestion.
+        first: Requests at first.
+        least: Requests that are always admitted: one waits while another one is worked on.
+        most: Requests at most.
+    """
+
+    share: float = 0.1
+    first: float = 64.0
+    least: float = 2.0
+    most: float = 1024.0
+
+
+#: A queue where nothing is said in particular.
+QUEUE: Final = QueueBounds()
+#: What a service works on before Triton hands over more. A refusal comes when that is done, so it must be little. But
+#: 64 callers, as many as a client has at a time, are never too many.
+OWN_QUEUE: Final = QueueBounds(0.02, 64.0, 64.0)
 Reason = Literal["full", "late", "expired"]
 _WHY: Final[dict[Reason, str]] = {
     "full": "the queue is full",
@@ -56,7 +74,7 @@ class AdmissionCounts(NamedTuple):
     """
 
     waiting: int = 0
-    limit: float = _FIRST
+    limit: float = QUEUE.first
     full: int = 0
     late: int = 0
     expired: int = 0
@@ -65,17 +83,19 @@ class AdmissionCounts(NamedTuple):
 class Admission:
     """Admits requests to one queue; thread-safe. The size of a request is what it costs: texts, or 1."""
 
-    def __init__(self, what: str, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, what: str, bounds: QueueBounds = QUEUE, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         """
         Args:
             what: Names the queue in messages.
+            bounds: Bounds of the queue.
             clock_ns: Monotonic clock, in nanoseconds.
         """
         self._what = what
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._requests = self._size = 0
-        self._limit = _FIRST
+        self._bounds = bounds
+        self._limit = bounds.first
         self._was_full = False
         self._ns_per_size = 0.0
         self._shed: dict[Reason, int] = {"full": 0, "late": 0, "expired": 0}
@@ -102,12 +122,6 @@ class Admission:
                 return self._refuse("late", wait_ns)
             self._enter(size)
         return None
-
-    def turn_away(self, size: int) -> RequestError:
-        """Let a request go that was taken in, for want of memory; returns its refusal."""
-        self.leave(size)
-        with self._lock:
-            return self._refuse("full", self._ns_per_size * self._size)
 
     def enter(self, size: int) -> None:
         """Take in a request that was admitted elsewhere, whatever the limit."""
@@ -137,10 +151,10 @@ class Admission:
             newest = took_ns / max(1, size)
             known = self._ns_per_size or newest
             self._ns_per_size = known + _NEWEST * (newest - known)
-            if waited_share > _SHARE:
-                self._limit = max(_LEAST, self._limit * _DECREASE)
+            if waited_share > self._bounds.share:
+                self._limit = max(self._bounds.least, self._limit * _DECREASE)
             elif self._was_full:
-                self._limit = min(_MOST, self._limit + 1)
+                self._limit = min(self._bounds.most, self._limit + 1)
             self._was_full = False
 
     def _refuse(self, reason: Reason, wait_ns: float) -> RequestError:

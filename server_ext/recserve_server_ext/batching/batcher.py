@@ -18,8 +18,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.batching.admission import Admission, waited_share
-from recserve_server_ext.batching.backlog import Backlog
+from recserve_server_ext.batching.admission import OWN_QUEUE, Admission, waited_share
 from recserve_server_ext.batching.call_queue import Batch, CallQueue
 from recserve_server_ext.batching.handler import Call as Call
 from recserve_server_ext.batching.handler import Handler as Handler
@@ -70,7 +69,7 @@ class Batcher(Generic[J]):
         at_once: int = 1,
         max_batch: int = 1,
         in_run: Collection[str] = (),
-        full_batch: int = 0,
+        run_batch: int = 0,
         revision_queue: RevisionWaitQueue | None = None,
     ) -> None:
         """
@@ -82,8 +81,8 @@ class Batcher(Generic[J]):
             max_batch: Most requests in one call to a model; a larger batch goes alone.
             in_run: Models that `run` itself calls, once for the batch, since they answer in less time than it takes to
                 defer. A request that has waited for another model is deferred for these, too.
-            full_batch: Most calls that Triton hands over together; after so many the next wait in a backlog. 0 for no
-                backlog.
+            run_batch: Most calls that the handler answers together, of those that Triton hands over; what there is no
+                time for is refused. 0 for all of them, without an admission.
             revision_queue: Queue of requests that wait for a revision; `None` where no request asks for one.
         """
         self._handler = handler
@@ -91,9 +90,10 @@ class Batcher(Generic[J]):
         self._in_run = frozenset(in_run if at_once else call)
         self._queues: dict[str, CallQueue[_Deferred[J]]] = {}
         #: What may wait for each model, and for `run` itself.
-        self.admissions = {
-            model: Admission(model) for model in (*(call if at_once else ()), *([OWN] * bool(full_batch)))
-        }
+        self.admissions = {model: Admission(model) for model in (call if at_once else ())}
+        if run_batch:
+            self.admissions[OWN] = Admission(OWN, OWN_QUEUE)
+        self._run_batch = run_batch
         for model in call if at_once else ():
             self._queues[model] = CallQueue(self._run_later, at_once=at_once, max_batch=max_batch)
         self._deferred_count = 0
@@ -104,14 +104,30 @@ class Batcher(Generic[J]):
         self._watcher = threading.Thread(target=self._watch_revisions, name="wait for revisions", daemon=True)
         if revision_queue is not None:
             self._watcher.start()
-        self._backlog = Backlog(self._run, self.admissions[OWN], full_batch) if full_batch else None
 
     def run(self, calls: Sequence[Call]) -> list[Answer | None]:
-        """Answer or refuse the calls of one batch; `None` for calls that are deferred."""
-        backlog = self._backlog
-        if backlog is None or not backlog.takes(len(calls)):
+        """Answer or refuse the calls of one batch; `None` for calls that are deferred.
+
+        Triton hands over all that waits, so the number of calls says how long its queue was.
+        """
+        if not self._run_batch:
             return self._run(calls)
-        return [backlog.take(call, call.read) for call in calls]
+        admission, start_ns = self.admissions[OWN], time.monotonic_ns()
+        answers: list[Answer | None] = [admission.admit(1, call.deadline_ns) for call in calls]
+        admitted = [number for number, refusal in enumerate(answers) if refusal is None]
+        for first in range(0, len(admitted), self._run_batch):
+            numbers = admitted[first : first + self._run_batch]
+            for number, answer in zip(numbers, self._run([calls[number] for number in numbers]), strict=True):
+                answers[number] = answer
+        if admitted:
+            took_ns = time.monotonic_ns() - start_ns
+            # The last one waits for all others; none waits for itself.
+            others_ns = took_ns - took_ns // len(admitted)
+            waited = max(waited_share(start_ns, start_ns + others_ns, calls[number].deadline_ns) for number in admitted)
+            admission.measure(len(admitted), took_ns, waited)
+        for _ in admitted:
+            admission.leave(1)
+        return answers
 
     def _run(self, calls: Sequence[Call]) -> list[Answer | None]:
         """Answer the calls of one batch now; `None` for calls that are deferred."""
@@ -133,8 +149,6 @@ class Batcher(Generic[J]):
 
     def close(self) -> None:
         """Wait until every call has its answer; calls that wait for a revision are refused."""
-        if self._backlog is not None:
-            self._backlog.close()
         self._revision_queue.close()
         if self._watcher.is_alive():
             self._watcher.join()

@@ -53,7 +53,7 @@ class LogCounter:
         self._settings = settings
         self._clock = clock
         self._counts = no_counts()._replace(clicks=ClickCounts(prior=settings.click_prior))
-        self._next_due = self._next_full_due = self._spent_s = 0.0
+        self._next_due = self._next_full_due = self._spent_s = self._looked_at = 0.0
         self._is_full_wanted = False
         self._revision = self._full_revision = -1
         self._erasures: Change = (0, 0)
@@ -67,6 +67,10 @@ class LogCounter:
     def last(self) -> Counts:
         """The last counts, whatever their age."""
         return self._counts
+
+    def counted_at(self) -> float:
+        """When the log was last looked at for the counts, in seconds since 1970; 0 for never. Any thread may ask."""
+        return self._looked_at
 
     def counts(self, *, full: bool = False) -> Counts:
         """The last counts; starts the next count where it is due. Not thread-safe.
@@ -126,6 +130,7 @@ class LogCounter:
             self._is_full_wanted = False
         try:
             self._counts = self._counted(self._open(), full=full)
+            self._looked_at = self._clock()
         except InteractionError as error:
             _log.error("the log could not be counted: %s", error)
             full = True

@@ -76,6 +76,8 @@ class Job(msgspec.Struct, eq=False):
         ranked: Items of the slate; `None` until they are ranked.
         waited_ns: Time spent waiting.
         resolve_ns: Time spent by the batch on decoding and look-ups.
+        profile_ns: The part of it for look-ups.
+        took_ns: Time spent by the batch on each stage from the candidates to the slate rules.
         encode_ns: Time spent by the batch on calls to the encoder and to networks.
     """
 
@@ -102,6 +104,8 @@ class Job(msgspec.Struct, eq=False):
     ranked: RankedItems | None = None
     waited_ns: int = 0
     resolve_ns: int = 0
+    profile_ns: int = 0
+    took_ns: Mapping[str, int] = field(default_factory=dict)
     encode_ns: int = 0
 
     def start(self) -> None:

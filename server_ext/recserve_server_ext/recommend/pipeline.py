@@ -72,6 +72,7 @@ class Pipeline:
         split_by_interest([job for job in live if job.request.interests > 1 and job.split is None])
         for job in live:
             job.start()
+            job.took_ns = clock.took_ns
         self._handle_cold_start(live)
         live = [job for job in live if job.error is None]
         _rank([job for job in live if job.page is None], self._fallback, clock)

@@ -13,7 +13,7 @@ import numpy as np
 
 from recserve_client.contract import RecommendTimings, Slate
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Rows
+from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Mask, Rows
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.recommend.job import Job
 
@@ -93,10 +93,15 @@ class AnswerCounts:
 
     Answers are noted as they go, and counted many at a time: by `count`, or once 1,024 wait. Several threads may add
     and count.
+
+    Attributes:
+        by_strategy: Counts of each strategy.
+        texts: Distinct texts of batches by whether the cache had their vectors.
     """
 
     def __init__(self) -> None:
         self.by_strategy: dict[str, StrategyCounts] = defaultdict(StrategyCounts)
+        self.texts = {True: 0, False: 0}
         self._waiting: deque[_Answer] = deque()
         self._lock = threading.Lock()
         self._rows: Ints = np.zeros(_KEPT, np.int64)
@@ -109,6 +114,12 @@ class AnswerCounts:
         self._waiting.append(_Answer(slate.strategy, slate.timings, job.is_cold, rows, job.data.view))
         if len(self._waiting) >= _MOST_WAITING:
             self.count()
+
+    def add_texts(self, is_cached: Mask) -> None:
+        """Count looked-up texts; [texts] whether the cache had them. One thread adds."""
+        found = int(is_cached.sum())
+        self.texts[True] += found
+        self.texts[False] += len(is_cached) - found
 
     def count(self) -> None:
         """Count what waits."""

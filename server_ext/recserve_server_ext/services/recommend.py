@@ -230,6 +230,7 @@ class RecommendService(Handler[Job]):
 
     def look_up(self, jobs: Sequence[Job]) -> None:
         """Read the histories of the batch's users, take the counts of the log, and fill in cached vectors of texts."""
+        start_ns = time.monotonic_ns()
         of_today = [job for job in jobs if job.request.now is None]
         self._take_counts(of_today)
         if user_jobs := [job for job in of_today if job.pseudonym is not None]:
@@ -242,7 +243,11 @@ class RecommendService(Handler[Job]):
         if texts := list(dict.fromkeys(text for job in jobs for text in job.waiting_texts)):
             view = self._data.view
             vectors, is_cached = self._caches.of(view.encoder, view.text.dim).get(texts)
+            self.counts.add_texts(is_cached)
             _fill_in(jobs, {text: vectors[n] for n, text in enumerate(texts) if is_cached[n]})
+        took_ns = time.monotonic_ns() - start_ns
+        for job in jobs:
+            job.profile_ns = took_ns
 
     def pending(self, job: Job) -> ModelCall | None:
         """What a job waits for: texts for the encoder of its catalogue, then what its strategy asks; or `None`."""

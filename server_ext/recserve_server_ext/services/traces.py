@@ -11,11 +11,12 @@ from recserve_client.contract import Slate
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.server import TraceSettings
 from recserve_server_ext.recommend.job import Job
-from recserve_server_ext.services.answer_counts import STAGES, stages_us
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
+#: A stage that took less is left out: a span costs more.
+_LEAST_NS: Final = 10_000
 #: Flag of a sampled span, in the last byte of a `traceparent`.
 _SAMPLED: Final = 1
 _TIMEOUT_S: Final = 5
@@ -56,7 +57,9 @@ class Traces:
             sampler=ALWAYS_ON, resource=Resource({SERVICE_NAME: "recserve"}), shutdown_on_exit=False
         )
         # Its queue is bounded: spans beyond 2,048 that wait are dropped.
-        self._provider.add_span_processor(BatchSpanProcessor((exporter or _otlp(settings.endpoint))()))
+        self._spans = BatchSpanProcessor((exporter or _otlp(settings.endpoint))())
+        self._provider.add_span_processor(self._spans)
+        self._ids = self._provider.id_generator
         self._tracer = self._provider.get_tracer("recserve")
         self._context = TraceContextTextMapPropagator()
 
@@ -64,19 +67,26 @@ class Traces:
         """Write the trace of an answer that ends now, if it is sampled."""
         if self._provider is None or not self._is_sampled(job.request.traceparent):
             return
-        from opentelemetry.trace import SpanKind, set_span_in_context
+        from opentelemetry.sdk.trace import ReadableSpan
+        from opentelemetry.trace import SpanContext, SpanKind
 
-        took_ns = {stage: 1000 * us for stage, us in zip(STAGES, stages_us(slate.timings), strict=True)}
-        at_ns = time.time_ns() - sum(took_ns.values())
+        stages = _stages(job, slate)
+        at_ns = time.time_ns() - sum(stages.values())
         parent = self._context.extract({"traceparent": job.request.traceparent})
-        span = self._tracer.start_span("recommend", parent, SpanKind.SERVER, _attributes(job, slate), start_time=at_ns)
-        within = set_span_in_context(span)
-        for stage, stage_ns in took_ns.items():
-            if stage_ns:
-                child = self._tracer.start_span(stage, within, start_time=at_ns)
-                at_ns += stage_ns
-                child.end(at_ns)
-        span.end(at_ns)
+        root = self._tracer.start_span("recommend", parent, SpanKind.SERVER, _attributes(job, slate), start_time=at_ns)
+        own = root.get_span_context()
+        for name, took_ns in stages.items():
+            start_ns, at_ns = at_ns, at_ns + took_ns
+            if took_ns >= _LEAST_NS:
+                # A span that has ended already costs a third of one that begins.
+                context = SpanContext(own.trace_id, self._ids.generate_span_id(), False, own.trace_flags)
+                self._spans.on_end(
+                    ReadableSpan(
+                        name, context, own, self._provider.resource, instrumentation_scope=root.instrumentation_scope,
+                        start_time=start_ns, end_time=at_ns,
+                    )
+                )  # fmt: skip
+        root.end(at_ns)
 
     def close(self) -> None:
         """Export what waits, within its deadline."""
@@ -87,6 +97,18 @@ class Traces:
         if traceparent:
             return bool(int(traceparent[-2:], 16) & _SAMPLED)
         return self._share > 0 and random.random() < self._share
+
+
+def _stages(job: Job, slate: Slate) -> dict[str, int]:
+    """Nanoseconds of each stage of an answer, in their order; see `recserve_server_ext.recommend.pipeline`."""
+    return {
+        "requests": job.resolve_ns - job.profile_ns,
+        "profile": job.profile_ns,
+        "queue": job.waited_ns,
+        "encode": job.encode_ns,
+        **job.took_ns,
+        "explain": 1000 * slate.timings.explain_us,
+    }
 
 
 def _attributes(job: Job, slate: Slate) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -36,6 +37,7 @@ _OUTCOMES_EVERY_S: Final = 60.0
 _HOUR_S: Final = 3600.0
 #: How long the end of the process waits for a sample under way, which may wait for a database server.
 _END_S: Final = 1.0
+_LIVE: Final[weakref.WeakSet[_Metric]] = weakref.WeakSet()
 _log = logging.getLogger(__name__)
 
 
@@ -47,18 +49,35 @@ class _Metric:
         self._metric = family.Metric(labels=labels)
         self._total = 0.0
         self._value = math.nan
+        _LIVE.add(self)
+
+    def release(self) -> None:
+        """Let go of Triton's metric; what is set afterwards is dropped."""
+        self._metric = self._family = None
 
     def set(self, value: float) -> None:
         """Set a gauge to a new value; one that is not finite leaves it. Each is a message to the server's process."""
-        if math.isfinite(value) and value != self._value:
-            self._metric.set(float(value))
+        metric = self._metric
+        if metric is not None and math.isfinite(value) and value != self._value:
+            metric.set(float(value))
             self._value = value
 
     def count(self, total: float) -> None:
         """Add what is new of a running total."""
-        if total > self._total:
-            self._metric.increment(float(total - self._total))
+        metric = self._metric
+        if metric is not None and total > self._total:
+            metric.increment(float(total - self._total))
         self._total = total
+
+
+def release_metrics() -> None:
+    """Let go of all metrics of this process; call at the end of `finalize`.
+
+    A metric that outlives the model tells Triton's side of its end when nobody listens there: the process would end by
+    a segmentation fault, and Triton would wait for it.
+    """
+    for metric in list(_LIVE):
+        metric.release()
 
 
 def _gauge(name: str, text: str, **labels: str) -> _Metric:
@@ -121,10 +140,12 @@ def recommend_metrics(
     live: LiveCatalogue,
     log: ImpressionLog,
     named: Callable[[], tuple[int, int]],
+    counted_at: Callable[[], float],
     *,
     clock: Callable[[], float] = time.time,
 ) -> SampledMetrics:
-    """The sampled metrics of the model `recommend`; for `named` see `RecommendService.named_interactions`."""
+    """The sampled metrics of the model `recommend`; see `RecommendService.named_interactions` and
+    `LogCounter.counted_at`."""
     read_at = 0.0
 
     def lag() -> float:
@@ -144,6 +165,7 @@ def recommend_metrics(
         ),
         ("recserve_log_interactions", "Counted interactions that name an item", lambda: named()[0]),
         ("recserve_log_known_interactions", "Of these, with an item of the served catalogue", lambda: named()[1]),
+        ("recserve_log_counted_timestamp_seconds", "Moment the log was last counted; 0 = never", counted_at),
     ]
     return SampledMetrics([Gauge(*gauge) for gauge in gauges])
 
@@ -164,6 +186,7 @@ class AnswerMetrics(SampledMetrics):
                 ("recserve_slate_stage_seconds_bucket", "Slates by how long a stage took"),
                 ("recserve_slate_stage_seconds_sum", "Seconds that a stage took"),
                 ("recserve_slate_stage_seconds_count", "Slates whose stages were timed"),
+                ("recserve_text_cache_texts_total", "Texts by whether the cache had their vectors"),
             )
         }
         self._shown: dict[tuple[str, ...], _Metric] = {}
@@ -173,6 +196,11 @@ class AnswerMetrics(SampledMetrics):
             _gauge("recserve_slate_top_percent_ratio", "Share of the most recommended hundredth of the items"),
         ]
         super().__init__([], every_s=every_s)
+
+    def close(self) -> None:
+        """See `SampledMetrics.close`."""
+        super().close()
+        self._families.clear()
 
     def sample(self) -> None:
         """Read the counts, and set the metrics."""
@@ -187,6 +215,8 @@ class AnswerMetrics(SampledMetrics):
                     self._count("recserve_slate_stage_seconds_bucket", reached, **labels, le=bound)
                 self._count("recserve_slate_stage_seconds_sum", seconds, **labels)
                 self._count("recserve_slate_stage_seconds_count", buckets[-1][1], **labels)
+        for found, texts in self._counts.texts.items():
+            self._count("recserve_text_cache_texts_total", texts, found="yes" if found else "no")
         for gauge, value in zip(self._spread, self._counts.spread(), strict=True):
             gauge.set(value)
 
@@ -219,6 +249,11 @@ class OutcomeMetrics(SampledMetrics):
         ]
         self._shown: dict[str, list[_Metric]] = {}
         super().__init__([], every_s=every_s)
+
+    def close(self) -> None:
+        """See `SampledMetrics.close`."""
+        super().close()
+        self._families.clear()
 
     def sample(self) -> None:
         """Read the log, and set the metrics; they stay as they are where it cannot be read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from google.protobuf import text_format
@@ -21,6 +21,8 @@ from recserve_server_ext.strategies.registry import Registry
 from recserve_server_ext.triton.encoder_target import exported_config, model_folder
 from recserve_server_ext.triton.network_config import SnapshotNetwork, network_config, runs_natively
 
+#: Batches that Triton hands over together, where so much waits: what there is no time for is refused then.
+HANDED_BATCHES: Final = 4
 _DATATYPES = {"BYTES": pb.TYPE_STRING, "INT64": pb.TYPE_INT64, "FP32": pb.TYPE_FP32}
 
 
@@ -66,7 +68,7 @@ def all_models(
 ) -> list[Model]:
     """Every model of a server that starts, each after those it asks; raises EncoderError as `encoder_models`."""
     packed = [names.RECOMMEND, names.EMBED, *([names.ITEMS] if settings.store else []), names.INTERACTIONS]
-    handed, batch = msgspec.json.encode(settings).decode(), settings.serve.batch
+    handed, batch = msgspec.json.encode(settings).decode(), HANDED_BATCHES * settings.serve.batch
     served = {
         name: python_model(name, (names.REQUEST,), (names.RESPONSE,), max_batch=batch, settings=handed)
         for name in packed

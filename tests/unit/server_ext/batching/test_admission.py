@@ -25,7 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def admission(clock: Clock) -> Admission:
-    return Admission("encoder", clock)
+    return Admission("encoder", clock_ns=clock)
 
 
 def refused(error: RequestError | None) -> int:

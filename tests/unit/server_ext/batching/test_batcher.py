@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.batching import backlog
+from recserve_server_ext.batching.admission import OWN_QUEUE
 from recserve_server_ext.batching.batcher import OWN, Answer, Batcher, Handler, ModelCall
 from support.calls import Call
 
@@ -233,18 +233,52 @@ def test_what_expired_in_the_queue_is_not_sent_to_the_model() -> None:
     assert last.answers == [b"last first(last)"]
 
 
-def test_full_batches_go_to_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog, "_FIRST_PAUSE_NS", -1)  # as if Triton's queue had not been empty for long
-    models = Models()
-    calls = {name: models.of(name) for name in (FIRST, SECOND)}
-    model = Batcher(Words(), calls, max_batch=8, full_batch=2)
-    full = [Call(b":x"), Call(b"a:y")]
-    assert model.run(full) == [None, None]
-    assert (full[0].answer(), full[1].answer()) == (b"x", b"y first(y)")
+def small(models: Models) -> Batcher[Job]:
+    """A batcher that answers two calls together."""
+    return Batcher(Words(), {name: models.of(name) for name in (FIRST, SECOND)}, max_batch=8, run_batch=2)
+
+
+def test_many_calls_are_answered_in_batches_and_in_order() -> None:
+    handler = Words()
+    model = Batcher(handler, {}, run_batch=2)
+    assert model.run([Call(f":{word}".encode()) for word in "abcde"]) == [b"a", b"b", b"c", b"d", b"e"]
+    assert handler.answered == [2, 2, 1]
+    assert model.admissions[OWN].counts.waiting == 0
     model.close()
-    assert model.run([Call(b":lone")]) == [b"lone"]
+
+
+def test_what_there_is_no_time_for_is_refused() -> None:
+    handler = Words()
+    model = Batcher(handler, {}, run_batch=2)
+    first, refused, last = model.run([Call(b":a"), Call(b":late", deadline_ns=0), Call(b":b")])
+    assert (first, last) == (b"a", b"b")
+    assert handler.answered == [2], "the refused one was worked on"
+    assert isinstance(refused, RequestError)
+    assert refused.kind is ErrorKind.OVERLOADED
+    model.close()
+
+
+def test_more_calls_than_there_may_be_are_refused() -> None:
+    model = small(Models())
+    most = int(OWN_QUEUE.first)
+    answers = model.run([Call(b":x") for _ in range(most + 3)])
+    assert answers[:most] == [b"x"] * most
+    assert [isinstance(answer, RequestError) for answer in answers[most:]] == [True] * 3
+    assert model.admissions[OWN].counts.full == 3
+    model.close()
+
+
+def test_a_call_that_waits_for_a_model_leaves_the_own_queue_at_once() -> None:
+    models = Models()
+    models.open.clear()
+    model = small(models)
+    waiting = Call(b"a:y")
+    assert model.run([Call(b":x"), waiting]) == [b"x", None]
     assert {name: admission.counts.waiting for name, admission in model.admissions.items()} == {
-        FIRST: 0,
+        FIRST: 1,
         SECOND: 0,
         OWN: 0,
     }
+    models.open.set()
+    assert waiting.answer() == b"y first(y)"
+    model.close()

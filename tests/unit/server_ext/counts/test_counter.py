@@ -58,7 +58,9 @@ class Watched:
 def test_what_did_not_change_is_not_counted_again(store: InteractionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(store, monkeypatch, 1e9)
     counter = watched.counter
+    assert counter.counted_at() == 0
     counter.count(full=False)
+    assert counter.counted_at() == NOW
     first = counter.counts()
     assert (watched.reads, first.items) == (1, [])
     counter.count()

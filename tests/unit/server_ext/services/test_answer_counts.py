@@ -73,12 +73,15 @@ def test_metrics_are_cumulative_and_never_decrease() -> None:
         assert not [name for name in fake.values if "slates_total" in name]
         answered(counts, view, [[1], [1]], search=1500)
         answered(counts, view, [[2]], "popular")
+        counts.add_texts(np.array([True, False, True]))
         metrics.sample()
+        counts.add_texts(np.array([False]))
         answered(counts, view, [[3]], search=1500)
         metrics.sample()
         metrics.close()
         assert fake.values['recserve_slates_total{strategy="ease",profile="personal"}'] == 3
         assert fake.values['recserve_slates_total{strategy="popular",profile="cold"}'] == 1
+        assert [fake.values[f'recserve_text_cache_texts_total{{found="{found}"}}'] for found in ("yes", "no")] == [2, 2]
         name = "recserve_slate_stage_seconds"
         of = 'strategy="ease",stage="search"'
         buckets = [fake.values[f'{name}_bucket{{{of},le="{bound}"}}'] for bound in (*BOUNDS_S, "+Inf")]

@@ -103,6 +103,7 @@ def test_texts_are_encoded_once_and_remembered(service: Service) -> None:
     assert service.asked == [["a", "b"]]
     service.send(one, two)
     assert len(service.asked) == 1
+    assert service.recommender.counts.texts == {True: 2, False: 2}
 
 
 def test_a_vector_behaviour_equals_its_text(service: Service) -> None:

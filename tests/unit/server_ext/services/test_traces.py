@@ -21,6 +21,7 @@ from recserve_client.contract.recommend import RecommendRequest
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.server import Limits, TraceSettings
 from recserve_server_ext.index.snapshot import Snapshot
+from recserve_server_ext.services import traces as traces_module
 from recserve_server_ext.services.traces import Traces, check_traces
 from support.service import Service
 from support.small_snapshot import small_snapshot
@@ -40,11 +41,17 @@ def message_of(call: Call[Slate]) -> RecommendRequest:
     return msgspec.json.decode(call.request.raw_input_contents[0][4:], type=RecommendRequest)
 
 
+@pytest.fixture(autouse=True)
+def told_however_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages are told however little they took: how long that is depends on the machine."""
+    monkeypatch.setattr(traces_module, "_LEAST_NS", 1)
+
+
 def spans_of(snapshot: Snapshot, settings: TraceSettings, **request: Any) -> list[ReadableSpan]:
     """The spans of one answered request."""
     exporter = InMemorySpanExporter()
     traces = Traces(settings, lambda: exporter)
-    Service(snapshot, Limits(), traces=traces).ask(history=[{"text": "a"}], **request)
+    Service(snapshot, Limits(), traces=traces).ask(**{"history": [{"text": "a"}], **request})
     traces.close()
     return list(exporter.get_finished_spans())
 
@@ -54,8 +61,14 @@ def test_a_sampled_request_continues_its_trace_through_the_stages(snapshot: Snap
     assert root.name == "recommend"
     assert root.parent is not None
     assert (f"{root.parent.trace_id:032x}", f"{root.parent.span_id:016x}") == (TRACE, SPAN)
-    assert {"resolve", "encode", "search"} <= {stage.name for stage in stages}
-    assert all(stage.parent is not None and stage.parent.span_id == root.context.span_id for stage in stages)
+    names = [stage.name for stage in stages]
+    assert [name for name in names if name != "queue"] == [
+        "requests", "profile", "encode", "candidates", "rules", "explain",
+    ]  # fmt: skip
+    for stage in stages:
+        assert stage.parent is not None
+        assert (stage.parent.span_id, stage.context.trace_id) == (root.context.span_id, root.context.trace_id)
+    assert len({stage.context.span_id for stage in [*stages, root]}) == len(stages) + 1
     # One after the other, within the request.
     times = [time for stage in stages for time in (stage.start_time, stage.end_time)]
     assert times == sorted(times, key=lambda time: time or 0)
@@ -63,6 +76,17 @@ def test_a_sampled_request_continues_its_trace_through_the_stages(snapshot: Snap
     told = dict(root.attributes or {})
     assert (told["recserve.k"], told["recserve.items"], told["recserve.cold"]) == (4, 4, False)
     assert told["recserve.strategy"] == "text"
+
+
+def test_scores_and_rules_have_spans_of_their_own(snapshot: Snapshot) -> None:
+    *stages, _ = spans_of(snapshot, TraceSettings(ENDPOINT, 1.0), history=[{"item": "i1"}], slate={"diversify": 0.5})
+    assert [stage.name for stage in stages] == ["requests", "profile", "candidates", "score", "rules", "explain"]
+
+
+def test_a_stage_that_took_next_to_nothing_is_left_out(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces_module, "_LEAST_NS", 10**12)
+    (root,) = spans_of(snapshot, TraceSettings(ENDPOINT, 1.0))
+    assert root.name == "recommend"
 
 
 def test_the_caller_decides_otherwise_the_share_does(snapshot: Snapshot) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,11 +152,12 @@ def test_the_lag_is_what_was_committed_and_is_not_served(fake: FakeMetrics, edit
     live, now = live_over(edited), [NOW]
     with InteractionStore(edited.snapshots / "i.db", create=True) as store:
         log = log_of(store, plain=1.0)
-        sampled = recommend_metrics(live, log, lambda: (10, 7), clock=lambda: now[0])
+        sampled = recommend_metrics(live, log, lambda: (10, 7), lambda: NOW - 60, clock=lambda: now[0])
         assert (fake.values[LAG], fake.values[READ], fake.values["recserve_answers_waiting"]) == (0, NOW, 0)
         assert fake.values["recserve_milvus_waiting_deletes"] == 0
         named = [fake.values[f"recserve_log_{name}"] for name in ("interactions", "known_interactions")]
         assert named == [10, 7]
+        assert fake.values["recserve_log_counted_timestamp_seconds"] == NOW - 60
         for n in range(3):
             edited.change("upsert", [{"id": f"n{n}", "texts": {"title": f"new {n}"}}])
             log.offer(plain(f"r{n}"), None)
@@ -261,3 +263,26 @@ def test_what_is_admitted_and_shed_by_queue(fake: FakeMetrics) -> None:
         f'recserve_requests_shed_total{{{of.format("own")},reason="late"}}': 1.0,
         f'recserve_requests_shed_total{{{of.format("own")},reason="expired"}}': 1.0,
     }
+
+
+def test_a_process_that_ends_lets_go_of_all_metrics(fake: FakeMetrics, edited: Edited) -> None:
+    from recserve_server_ext.services.answer_counts import AnswerCounts
+
+    metrics = import_module("recserve_server_ext.triton.metrics")
+    view, log, room = metrics.ViewMetrics(), metrics.LogMetrics(), metrics.WaitMetrics()
+    queues = Queues({"encoder": Admission("encoder")}, {"encoder": 0})
+    sampled = [
+        metrics.AdmissionMetrics("recommend", queues, every_s=LONG_S),
+        metrics.AnswerMetrics(AnswerCounts(), every_s=LONG_S),
+        metrics.SampledMetrics([metrics.Gauge("any", "Any", lambda: 1.0)], every_s=LONG_S),
+    ]
+    assert fake.alive
+    for one in sampled:
+        one.close()
+    metrics.release_metrics()
+    assert not list(fake.alive)
+    before = dict(fake.set_calls)
+    view.show(live_over(edited).view())
+    log.show(LogCounts(5, 1, 0))
+    room.show(WaitCounts(1, 1, 0, 0, 0))
+    assert fake.set_calls == before
