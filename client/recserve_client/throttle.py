@@ -41,16 +41,16 @@ class RetryBudget:
 class Throttle:
     """Holds back calls that an overloaded server would refuse anyway; thread-safe.
 
-    A refusal costs the server too, so that what it refuses takes the place of what it could answer. So the calls under
-    way at a time are limited, as a congestion window limits what a sender of TCP has under way: calls go out as answers
-    come in, and the server is never idle. Each refusal takes a place away, so that the limit falls by the share of what
-    is refused, as in "Data center TCP (DCTCP)" (Alizadeh et al., SIGCOMM 2010). It grows with the time, alike for all
-    clients, and by half of itself a second, until there is none. A limit below one spaces calls out: a server that
-    refuses all of them gets ten a second.
+    A refusal costs the server too, so that what it refuses takes the place of what it could answer. So the calls
+    under way at a time are limited, as a congestion window limits what a sender of TCP has under way: calls go out as
+    answers come in, and the server is never idle. There is no limit before the first refusal. One of a call that the
+    limit would still let out brings it below the number under way with that call, and takes a place away at least. So
+    the limit falls by the share of what is refused, as in "Data center TCP (DCTCP)" (Alizadeh et al., SIGCOMM 2010),
+    and a burst brings it to what the server took. It grows with the time, alike for all clients, and by half of
+    itself a second, until there is none. A limit below one spaces calls out: a server that refuses all of them gets
+    ten a second.
     """
 
-    #: Places at first: as many calls as one server takes in, and as many again that wait.
-    _FIRST: Final = 128.0
     #: Growth of the limit in a second: places for each place that there is, and others.
     _RATE, _MORE = 0.5, 10.0
     #: A limit as high as this is none; it is reached within this exponent of the growth.
@@ -60,7 +60,7 @@ class Throttle:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._under_way = 0
-        self._limit = self._FIRST
+        self._limit = self._NONE
         self._at = clock()
         self._lock = threading.Lock()
 
@@ -86,7 +86,8 @@ class Throttle:
             self._under_way -= 1
             if refused:
                 self._grow()
-                self._limit = max(0.0, min(self._limit, max(entered, _RESERVE)) - 1)
+                if entered <= self._limit:
+                    self._limit = max(0.0, min(self._limit, max(entered, _RESERVE)) - 1)
 
     def _grow(self) -> None:
         now = self._clock()

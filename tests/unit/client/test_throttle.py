@@ -87,8 +87,12 @@ def test_a_rare_caller_is_never_held_back(throttle: Throttle, clock: Clock) -> N
         throttle.leave(1, refused=True)
 
 
-def test_the_first_burst_of_a_client_is_limited(throttle: Throttle) -> None:
-    assert sum(throttle.enter() > 0 for _ in range(5000)) == 128
+def test_a_first_burst_brings_the_limit_to_what_the_server_took(throttle: Throttle) -> None:
+    entered = [throttle.enter() for _ in range(5000)]
+    assert all(entered)
+    for number in entered:
+        throttle.leave(number, refused=number > 300)
+    assert sum(throttle.enter() > 0 for _ in range(5000)) == 300
 
 
 def test_a_burst_is_sent_while_nothing_was_refused(throttle: Throttle, clock: Clock) -> None:
@@ -96,14 +100,14 @@ def test_a_burst_is_sent_while_nothing_was_refused(throttle: Throttle, clock: Cl
     assert all(throttle.enter() for _ in range(5000))
 
 
-def test_the_limit_is_what_was_under_way_less_what_was_refused(throttle: Throttle) -> None:
+def test_the_limit_is_what_was_taken_of_what_was_under_way(throttle: Throttle) -> None:
     entered = [throttle.enter() for _ in range(100)]
     assert entered == list(range(1, 101))
     for number in entered[:60]:
         throttle.leave(number, refused=False)
     for number in entered[60:]:  # refused together with the answers, and read after them
         throttle.leave(number, refused=True)
-    assert sum(throttle.enter() > 0 for _ in range(100)) == 60 - 39
+    assert sum(throttle.enter() > 0 for _ in range(100)) == 60
 
 
 def test_an_answer_leaves_its_place(throttle: Throttle) -> None:
