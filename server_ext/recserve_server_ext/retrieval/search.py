@@ -121,7 +121,7 @@ def _neighbours(
         assert isinstance(engine, RemoteEngine)
         return _rows_of(space, *engine.search(queries, width, ef=ef, where=allowed.where))
     if allowed is not None and _is_selective(allowed):
-        return _search_matching(space, queries, allowed, width)
+        return _search_among(space, queries, allowed.rows, width)
     return _rows_of(space, *engine.search(queries, width, ef=ef))
 
 
@@ -131,23 +131,24 @@ def _rows_of(space: SpaceView, places: Rows, scores: Scores) -> tuple[Rows, Scor
     return (places, scores) if rows is None else (np.where(places >= 0, rows[places], -1), scores)
 
 
-def _search_matching(space: SpaceView, queries: Vectors, allowed: Allowed, width: int) -> tuple[Rows, Scores]:
-    """The best matching items of the snapshot, by scoring all of them."""
+def _search_among(space: SpaceView, queries: Vectors, rows: Rows, width: int) -> tuple[Rows, Scores]:
+    """The best of some rows of the snapshot, in rising order, by scoring all of them."""
     stored = space.space
     if stored.rows is None:
-        return search_among(stored.vectors, queries, allowed.rows, width)
-    places = stored.place_of[allowed.rows]
+        return search_among(stored.vectors, queries, rows, width)
+    places = stored.place_of[rows]
     return _rows_of(space, *search_among(stored.vectors, queries, places[places >= 0], width))
 
 
 def _search_exactly(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> list[Rows]:
     """The best allowed rows of users with the same filter, by exact search."""
-    allowed = specs[0].allowed
+    allowed, stored = specs[0].allowed, space.space
     needed = max(spec.n + len(spec.banned) for spec in specs)
     if allowed is not None:
-        rows, scores = _search_matching(space, users, allowed, needed)
+        rows, scores = _search_among(space, users, allowed.rows, needed)
+    elif space.hidden > needed:  # to sort the best and then drop most of them would cost more
+        rows, scores = _search_among(space, users, np.flatnonzero(space.usable[: space.items]), needed)
     else:
-        stored = space.space
         rows, scores = _rows_of(space, *stored.exact.search(users, min(len(stored.vectors), needed + space.hidden)))
     return _best(space, users, rows, scores, specs)
 
