@@ -14,6 +14,7 @@ from recserve_server_ext.common.arrays import NO_ROWS, Floats, Rows
 from recserve_server_ext.counts.popularity import WINDOWS
 from recserve_server_ext.strategies.base import Candidates, Query, Strategy, total
 from recserve_server_ext.strategies.parts.scatter import Scatter
+from recserve_server_ext.strategies.parts.sparse import best_rows
 
 #: Candidates of each source; a row that is not among them has this rank.
 DEPTH: Final = 100
@@ -119,9 +120,8 @@ class CandidateSources:
         scatter = self._scatter.over(len(queries[0].data.view.available))
         for proposed, query in zip(found, queries, strict=True):
             of_rankings = np.concatenate([reciprocal[: len(ranking)] for ranking in proposed.rankings])
-            sums = scatter.summed(np.concatenate(proposed.rankings), of_rankings)
-            # Ties by row.
-            proposed.pool = sums.rows[np.argsort(-sums.values, kind="stable")[: max(pool, query.spec.n)]]
+            rows, sums = scatter.sums(np.concatenate(proposed.rankings), of_rankings)
+            proposed.pool = best_rows(rows, sums, max(pool, query.spec.n))
         return found
 
     def features(self, queries: Sequence[Query], proposed: Sequence[Proposed], rows: Sequence[Rows]) -> Floats:
