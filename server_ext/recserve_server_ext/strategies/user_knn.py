@@ -117,7 +117,7 @@ class UserKnn(Strategy):
         found = []
         for query, wanted in zip(queries, n, strict=True):
             near = self._near(query)
-            found.append(best_rows(near.rows, near.scores, wanted, query.usable))
+            found.append(best_rows(near.rows, near.scores, wanted, query.usable, len(query.spec.banned)))
         return found
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:

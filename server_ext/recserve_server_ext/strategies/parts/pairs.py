@@ -80,7 +80,7 @@ class PairStrategy(Strategy):
         """The items with the highest scores."""
         scored = self._scored(queries)
         return [
-            best_rows(of.rows, of.scores, wanted, query.usable)
+            best_rows(of.rows, of.scores, wanted, query.usable, len(query.spec.banned))
             for of, query, wanted in zip(scored, queries, n, strict=True)
         ]
 

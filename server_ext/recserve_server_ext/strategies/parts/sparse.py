@@ -12,8 +12,6 @@ from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows
 #: Sorted values that are looked at for the n best usable ones: this many times n, at least so many, and then more.
 _TIMES: Final = 4
 _AT_LEAST: Final = 256
-#: More values than twice n that are looked at where they are not sorted.
-_MORE: Final = 16
 
 
 class SparseVector(NamedTuple):
@@ -64,7 +62,7 @@ def std_of(values: Floats, items: int) -> float:
     return math.sqrt(max(float(values @ values) / max(items, 1) - mean**2, 0.0))
 
 
-def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None) -> Rows:
+def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None, spare: int = 0) -> Rows:
     """The n usable rows with the greatest values, best first; ties by row.
 
     Args:
@@ -72,8 +70,9 @@ def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None) ->
         values: Their values.
         n: Rows that are wanted.
         usable: [catalogue rows] which rows may be taken; `None` for all.
+        spare: Rows that may turn out not to be usable; with more of them the values are looked at again.
     """
-    width = n if usable is None else 2 * n + _MORE
+    width = max(n + spare, 1)
     while True:
         found, own = rows, values
         if is_part := len(values) > width:
@@ -84,9 +83,16 @@ def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None) ->
             is_usable = usable[found]
             found, own = found[is_usable], own[is_usable]
         if len(found) >= n or not is_part:
-            best: Rows = found[np.lexsort([found, -own])[:n]]
-            return best
+            return found[_falling(own, found)[:n]]
         width *= _TIMES
+
+
+def _falling(values: Floats, rows: Rows) -> Ints:
+    """Positions of the values, the greatest first; ties by row."""
+    order = np.argsort(-values)
+    ordered = values[order]
+    # Sorting by two keys takes several times as long, and few values are equal.
+    return np.lexsort([rows, -values]) if (ordered[1:] == ordered[:-1]).any() else order
 
 
 def greatest(values: Floats, n: int) -> Ints:
