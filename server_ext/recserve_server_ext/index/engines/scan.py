@@ -39,7 +39,7 @@ LEAST_ITEMS = 16 * _TRAINING_PER_CENTRE
 #: for random users needs 220 of them for 10 wanted, 384 for 32, 800 for 100 and 1,650 for 300.
 _GROWTH = 0.6
 #: Where more than this share of the items would be scored exactly, all are: one product is cheaper than codes and so
-#: many look-ups. Measured (10,000 items, batches of 16): the costs are equal at 1/22 of dim 64, 1/16 of 128, 1/10 of 384.
+#: many look-ups. Measured (10,000 items, batches of 16): they are equal at 1/22 of dim 64, 1/16 of 128, 1/10 of 384.
 _ALL_FROM: Final = 1 / 16
 #: Least users of a thread.
 _LEAST_USERS = 4
