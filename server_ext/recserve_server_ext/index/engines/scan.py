@@ -38,8 +38,11 @@ LEAST_ITEMS = 16 * _TRAINING_PER_CENTRE
 #: The items scored exactly grow with this power of k, beyond ten wanted. Measured (65,000 items, dim 384): recall .985
 #: for random users needs 220 of them for 10 wanted, 384 for 32, 800 for 100 and 1,650 for 300.
 _GROWTH = 0.6
-#: Where more than this share of the items would be scored exactly, all are: one product is cheaper than codes and so
-#: many look-ups. Measured (10,000 items, batches of 16): they are equal at 1/22 of dim 64, 1/16 of 128, 1/10 of 384.
+#: Items wanted when the parameters of an index are chosen.
+_CHOSEN_FOR: Final = 10
+#: Where more are wanted, and more than this share of the items would be scored exactly, all are: one product is cheaper
+#: than codes and so many look-ups. Measured (10,000 items, batches of 16): the costs are equal at 1/22 of dim 64, 1/16
+#: of 128, 1/10 of 384.
 _ALL_FROM: Final = 1 / 16
 #: Least users of a thread.
 _LEAST_USERS = 4
@@ -137,9 +140,9 @@ class ScanEngine(Engine):
     def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
         """See `Engine.search`; `ef` items are scored exactly, at least k."""
         items = len(self._vectors)
-        wanted = self.parameters["rescored"] * max(1.0, k / 10) ** _GROWTH if ef is None else ef
+        wanted = self.parameters["rescored"] * max(1.0, k / _CHOSEN_FOR) ** _GROWTH if ef is None else ef
         candidates = min(max(k, round(wanted)), items)
-        if candidates > _ALL_FROM * items:
+        if k >= items or (k > _CHOSEN_FOR and candidates > _ALL_FROM * items):
             return self._exact.search(queries, k)
         parts = max(1, min(self.threads, len(queries) // _LEAST_USERS))
         search = partial(self._search_part, k=k, candidates=candidates)
