@@ -89,10 +89,12 @@ def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None, sp
 
 def _falling(values: Floats, rows: Rows) -> Ints:
     """Positions of the values, the greatest first; ties by row."""
-    order = np.argsort(-values)
+    order: Ints = np.argsort(-values)
     ordered = values[order]
     # Sorting by two keys takes several times as long, and few values are equal.
-    return np.lexsort([rows, -values]) if (ordered[1:] == ordered[:-1]).any() else order
+    if (ordered[1:] == ordered[:-1]).any():
+        order = np.lexsort([rows, -values])
+    return order
 
 
 def greatest(values: Floats, n: int) -> Ints:

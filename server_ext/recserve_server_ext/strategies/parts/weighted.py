@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,7 @@ def scaled_parts(parts: Sequence[Parts], factors: Sequence[float | Floats]) -> l
         return [{} for _ in parts]
     of_values = [factor for own, factor in zip(parts, factors, strict=True) for _ in own]
     lengths = [len(of) for of in values]
-    each = np.repeat(of_values, lengths) if np.ndim(of_values[0]) == 0 else np.concatenate(of_values)
-    flat, ends = np.concatenate(values) * each, iter(np.cumsum(lengths).tolist())
+    flat, ends = np.concatenate(values) * _each(of_values, lengths), iter(np.cumsum(lengths).tolist())
     return [{name: flat[(end := next(ends)) - len(of) : end] for name, of in own.items()} for own in parts]
 
 
@@ -41,8 +41,13 @@ def weighted_sums(
             continue
         values = np.concatenate([of for place in places for of, _ in told[place]])
         factors = [factor for place in places for _, factor in told[place]]
-        each = np.repeat(factors, items) if np.ndim(factors[0]) == 0 else np.concatenate(factors)
-        values *= each[:, None]
+        values *= _each(factors, items)[:, None]
         for place, own in zip(places, values.reshape(len(places), count, items, behaviours).sum(axis=1), strict=True):
             sums[place] = own
     return sums
+
+
+def _each(factors: Sequence[Any], lengths: int | Sequence[int]) -> Floats:
+    """[values] the factor of each value, given one of each array or one of each of its values."""
+    found: Floats = np.repeat(factors, lengths) if np.ndim(factors[0]) == 0 else np.concatenate(factors)
+    return found
