@@ -83,7 +83,8 @@ def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None, sp
             is_usable = usable[found]
             found, own = found[is_usable], own[is_usable]
         if len(found) >= n or not is_part:
-            return found[_falling(own, found)[:n]]
+            best: Rows = found[_falling(own, found)[:n]]
+            return best
         width *= _TIMES
 
 
