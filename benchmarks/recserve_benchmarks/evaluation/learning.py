@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recserve_benchmarks.evaluation.ranking import Known
@@ -38,14 +38,23 @@ class Learning:
             "lists": [self._lists[name] for name in part.lists if name in self._lists],
         }
 
-    def leave(self, known: Known) -> None:
-        """Keep what later parts learn from this one."""
+    def leave(self, known: Known, show: Callable[[str], None]) -> dict[str, float]:
+        """Keep what later parts learn from this one; the seconds of each training, by name.
+
+        Args:
+            known: The part.
+            show: Called with the name of each training before it begins.
+        """
         server, part = server_of(known), known.part.name
+        before = set(server.seconds)
         for name in self._slow if part in self._before else ():
+            show(name)
             learned = server.learned(name)
             if learned is not None:
                 self._states.setdefault(part, {})[name] = learned.state
                 # Searched once: the first part that is trained anew decides for all.
                 self._found.setdefault(name, learned.found)
         if part in self._asked:
+            show(RANKER)
             self._lists[part] = server.lists()
+        return {name: seconds for name, seconds in server.seconds.items() if name not in before}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -144,10 +144,11 @@ class _Evaluation:
 
     def _leave(self, protocol: Protocol, known: Known, learning: Learning) -> None:
         """Keep what later parts learn from this one."""
-        self._show(f"{protocol}: {known.part.name}: to learn from", 0, 1)
         start = time.perf_counter()
-        learning.leave(known)
-        self._shared_s += time.perf_counter() - start
+        trainings = learning.leave(
+            known, lambda name: self._show(f"{protocol}: {known.part.name}: learn for {name}", 0, 1)
+        )
+        self._note(start, trainings)
 
     def _trials(self, part: Part, votes: Votes) -> list[Trial]:
         """All settings on validation; otherwise those that are best so far, overall or for an activity."""
@@ -190,6 +191,10 @@ class _Evaluation:
             if system.prepare is not None:
                 self._show(f"prepare {system.name}", 0, 1)
                 trainings |= system.prepare(known)
+        self._note(start, trainings)
+
+    def _note(self, start: float, trainings: Mapping[str, float]) -> None:
+        """Note what took since a moment: trainings for their systems, the rest for all."""
         self._shared_s += time.perf_counter() - start - sum(trainings.values())
         for name, seconds in trainings.items():
             self.seconds[name] += seconds

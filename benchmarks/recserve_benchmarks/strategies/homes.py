@@ -23,6 +23,7 @@ from recserve_server_ext.common.arrays import Floats
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.history.features import select
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.index.trained import Origin
 from recserve_server_ext.index.trained_versions import make_current
@@ -36,14 +37,19 @@ from recserve_server_ext.interactions.store import InteractionStore
 _LEAST, _OF_ITEM = 50_000, 5
 #: Interactions of each of its users in the mean.
 _OF_USER: Final = 10
-#: Short trainings: what a user costs does not depend on how well a network or a ranker was trained.
+#: Short trainings on a part of the log: what a user costs does not depend on how well a network or a ranker was
+#: trained. Items outside that part get their vectors from their texts.
 _NETWORK: Final = {"epochs": 1, "held_out": 0.0, "batch": 1024}
-_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {
+_SHORT: Final[Mapping[str, Mapping[str, Any]]] = {
     "generate": _NETWORK,
-    "ranker": {"cuts": 1},
+    "ranker": {"cuts": 1, "lists": 300},
     "sequence": _NETWORK,
     "text_head": {"steps": 50},
 }
+#: Interactions of that part: the newest.
+_PART: Final = 10_000
+#: Users of each kind that engines are chosen with.
+_MEASURED: Final = 100
 #: Interactions that the counts of a server see: what `popular` is made from.
 _COUNTED: Final = 100_000
 
@@ -116,13 +122,15 @@ def _make(run: Run, home: Workspace, columns: InteractionColumns, source: str) -
     if not home.encoder.exists():
         home.encoder.symlink_to(run.workspace.encoder.resolve(), target_is_directory=True)
     columns.subjects[:] = item_ids(items)
-    log = training_log(columns)
+    newest = np.sort(np.argsort(columns.time_us, kind="stable")[-_PART:])
+    whole, part = training_log(columns), training_log(select(columns, newest))
     # `all` leaves it out, and its cost is measured, too.
     for name in run.each(f"train for {items:,} items", [*names_of(ALL), "generate"]):
-        learned = train(name, log, vectors, _SETTINGS.get(name))
+        log = part if name in _SHORT else whole
+        learned = train(name, log, vectors, _SHORT.get(name))
         make_current(publish(home.spaces, name, log, learned, Origin(source, encoder)))
     build_index(
-        home.snapshots, vectors, columns.subjects, encoder=encoder, source=source, settings=Settings(),
+        home.snapshots, vectors, columns.subjects, encoder=encoder, source=source, settings=Settings(users=_MEASURED),
         spaces=home.spaces, stage=run.stage,
     )  # fmt: skip
     home.interactions.unlink(missing_ok=True)

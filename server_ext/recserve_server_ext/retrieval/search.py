@@ -21,8 +21,6 @@ _EXACT_SHARE = 0.2
 _EXACT_ITEMS = 2000
 #: Over-fetch beyond what evenly spread matching items need, so that fewer users have to be searched again.
 _MARGIN = 2
-#: Banned rows of a user that are compared with what was found, one by one; a mask takes longer for so few.
-_COMPARED = 50
 #: `ef` of a graph grows by (items / matching items) to this power; `scan` widens by itself.
 _EF_GROWTH = 0.5
 
@@ -190,16 +188,11 @@ def _best(space: SpaceView, users: Vectors, rows: Rows, scores: Scores, specs: S
     is_allowed = rows >= 0
     if space.unusable or allowed is not None:
         is_allowed &= usable[rows]
-    lengths = {len(spec.banned) for spec in specs}
-    if len(lengths) == 1 and max(lengths) <= _COMPARED:
-        banned = np.array([spec.banned for spec in specs])
-        is_allowed &= (rows[:, :, None] != banned[:, None, :]).all(axis=2)
-    else:
-        is_banned = np.zeros(len(space.usable), np.bool_)
-        for user_rows, user_allowed, spec in zip(rows, is_allowed, specs, strict=True):
-            is_banned[spec.banned] = True
-            user_allowed &= ~is_banned[user_rows]
-            is_banned[spec.banned] = False
+    is_banned = np.zeros(len(space.usable), np.bool_)
+    for user_rows, user_allowed, spec in zip(rows, is_allowed, specs, strict=True):
+        is_banned[spec.banned] = True
+        user_allowed &= ~is_banned[user_rows]
+        is_banned[spec.banned] = False
     return [of_user[mask][: spec.n] for of_user, mask, spec in zip(rows, is_allowed, specs, strict=True)]
 
 

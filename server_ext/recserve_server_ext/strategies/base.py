@@ -333,8 +333,9 @@ class Strategy(ABC):
 
 
 def total(parts: Parts, n: int) -> Floats:
-    """[n] the sum of the parts."""
-    return sum(parts.values(), start=np.zeros(n))
+    """[n] the sum of the parts; of a single part itself, so it must not be written to."""
+    first, *others = parts.values() or [np.zeros(n)]
+    return sum(others, start=first)
 
 
 def distinct_rows(lists: Sequence[Rows]) -> Rows:

@@ -18,7 +18,7 @@ from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.parts.scatter import Scatter
-from recserve_server_ext.strategies.parts.sparse import SparseVector, greatest
+from recserve_server_ext.strategies.parts.sparse import best_rows, std_of
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 
 NAME: Final = "user_knn"
@@ -54,23 +54,30 @@ class _Neighbours(NamedTuple):
         items: [known] their places in the model.
         shares: [known] w_j / |w|.
         users: [n] the neighbours.
-        scores: Sum of the cosines of the neighbours that had each row.
+        rows: Distinct rows that they had, in no order.
+        scores: Sum of the cosines of the neighbours that had each of these rows.
     """
 
     behaviours: Ints
     items: Ints
     shares: Floats
     users: Ints
-    scores: SparseVector
+    rows: Rows
+    scores: Floats
 
 
 class _Mapped(NamedTuple):
-    """The items of a model as rows of a view, and the other way round; -1 for an item that the other lacks."""
+    """The items of a model as rows of a view, and the other way round; -1 for an item that the other lacks.
+
+    Attributes:
+        norms: [users] |x_v|.
+    """
 
     view: View
     model: Model
     row_of: Rows
     item_of: Ints
+    norms: Floats
 
 
 class UserKnn(Strategy):
@@ -107,14 +114,19 @@ class UserKnn(Strategy):
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The items with the highest scores."""
-        return [self._near(query).scores.best(wanted, query.usable) for query, wanted in zip(queries, n, strict=True)]
+        found = []
+        for query, wanted in zip(queries, n, strict=True):
+            near = self._near(query)
+            found.append(best_rows(near.rows, near.scores, wanted, query.usable, len(query.spec.banned)))
+        return found
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """Scores of the candidates."""
-        return [
-            {self.name: self._near(query).scores.at(items.rows)}
-            for query, items in zip(queries, candidates, strict=True)
-        ]
+        scatter, found = self._scatter.over(len(queries[0].data.view.available)), list[Parts]()
+        for query, items in zip(queries, candidates, strict=True):
+            near = self._near(query)
+            found.append({self.name: scatter.at(near.rows, near.scores, items.rows)})
+        return found
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
         """What each behaviour adds to the cosines of the neighbours that had an item."""
@@ -123,7 +135,7 @@ class UserKnn(Strategy):
             near, mapped = self._near(query), self._mapped(query.data.view)
             contributions = np.zeros((len(items.rows), len(query.profile.rows)))
             had = _had(mapped.model, near.users, mapped.item_of[items.rows])
-            known = _had(mapped.model, near.users, near.items) / _norms(mapped.model, near.users)[:, None]
+            known = _had(mapped.model, near.users, near.items) / mapped.norms[near.users][:, None]
             contributions[:, near.behaviours] = (had.T @ known) * near.shares
             explained.append(Explanation({self.name: contributions.sum(axis=1)}, contributions))
         return explained
@@ -131,7 +143,7 @@ class UserKnn(Strategy):
     def std(self, queries: Sequence[Query]) -> Floats:
         """Standard deviation of the scores over the whole catalogue."""
         items = len(queries[0].data.view.available)
-        return np.array([self._near(query).scores.std(items) for query in queries])
+        return np.array([std_of(self._near(query).scores, items) for query in queries])
 
     def _near(self, query: Query) -> _Neighbours:
         """The neighbours of a profile, found once."""
@@ -155,7 +167,8 @@ class UserKnn(Strategy):
             row_of = np.array([view.row_of.get(item, -1) for item in model.ids], np.int64)
             item_of = np.full(len(view.available), -1, np.int64)
             item_of[row_of[row_of >= 0]] = np.flatnonzero(row_of >= 0)
-            found = self._mapping = _Mapped(view, model, row_of, item_of)
+            norms = np.sqrt(np.maximum(np.diff(model.arrays[OFFSETS_BY_USER]), 1))
+            found = self._mapping = _Mapped(view, model, row_of, item_of, norms)
         return found
 
 
@@ -165,17 +178,17 @@ def _neighbours(
     """The nearest users, and the scores of their items."""
     arrays = mapped.model.arrays
     place, users = _entries(arrays[OFFSETS_BY_ITEM], arrays[BY_ITEM], items)
-    found, sums, _ = scatter.over(len(arrays[OFFSETS_BY_USER])).summed(users, shares[place])
+    users, sums = scatter.over(len(arrays[OFFSETS_BY_USER])).sums(users, shares[place])
     # Ties by number: the newest user first.
-    found = found[greatest(sums / _norms(mapped.model, found), most)]
-    place, had = _entries(arrays[OFFSETS_BY_USER], arrays[BY_USER], found)
+    users = best_rows(users, sums / mapped.norms[users], most)
+    place, had = _entries(arrays[OFFSETS_BY_USER], arrays[BY_USER], users)
     # Again from all items of the neighbours: an item of many users is looked up for some of them only.
     scatter.over(max(len(mapped.model.ids), len(mapped.item_of)))
-    known, own, _ = scatter.summed(items, shares)
-    cosines = np.bincount(place, scatter.at(known, own, had), minlength=len(found)) / _norms(mapped.model, found)
+    known, own = scatter.sums(items, shares)
+    cosines = np.bincount(place, scatter.at(known, own, had), minlength=len(users)) / mapped.norms[users]
     rows = mapped.row_of[had]
     in_view = np.flatnonzero(rows >= 0)
-    return _Neighbours(behaviours, items, shares, found, scatter.summed(rows[in_view], cosines[place[in_view]]))
+    return _Neighbours(behaviours, items, shares, users, *scatter.sums(rows[in_view], cosines[place[in_view]]))
 
 
 def _entries(offsets: Ints, entries: Any, rows: Ints) -> tuple[Ints, Ints]:
@@ -185,13 +198,6 @@ def _entries(offsets: Ints, entries: Any, rows: Ints) -> tuple[Ints, Ints]:
     place = np.repeat(np.arange(len(rows)), lengths)
     at = np.arange(len(place)) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
     return place, entries[at].astype(np.int64)
-
-
-def _norms(model: Model, users: Ints) -> Floats:
-    """[users] |x_v|."""
-    offsets = model.arrays[OFFSETS_BY_USER]
-    norms: Floats = np.sqrt(np.maximum(offsets[users + 1] - offsets[users], 1))
-    return norms
 
 
 def _had(model: Model, users: Ints, items: Ints) -> Floats:

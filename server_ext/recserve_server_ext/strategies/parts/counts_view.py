@@ -25,7 +25,7 @@ class PopularRows:
     Attributes:
         rows: [counted items] rows of the counted items, ascending.
         items: Number of rows of the catalogue.
-        age_s: Seconds since the first interaction with each item; 0 without one.
+        age_s: [counted items] seconds since the first interaction with each; 0 without one.
     """
 
     def __init__(self, counts: PopularityCounts, window: PopularWindow, view: View) -> None:
@@ -38,7 +38,7 @@ class PopularRows:
             by: SparseVector(self.rows, values[order]).sorted()
             for by, values in (("users", counts.shares(window)), ("recent", np.log1p(counts.recent_in(window))))
         }
-        self.age_s = SparseVector(self.rows, counts.age_s[order])
+        self.age_s: Floats = counts.age_s[order]
         self._stds: dict[str, float] = {}
         users, windows = counts.facts(window)
         self._users: list[int] = users[order].tolist()
@@ -108,6 +108,13 @@ class CountsView:
                 self._shares.clear()
             self._shares[key] = PopularShares([(self.popular(context, window), by) for by, window in columns])
         return self._shares[key]
+
+    @cached_property
+    def age_s(self) -> Floats:
+        """[rows] seconds since the first interaction with each item; 0 without one."""
+        ages, popular = np.zeros(len(self.view.available)), self.popular({}, "all")
+        ages[popular.rows] = popular.age_s
+        return ages
 
     @cached_property
     def place_of(self) -> Ints:

@@ -15,7 +15,7 @@ from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.index.matrix import Entries
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.parts.scatter import Scatter
-from recserve_server_ext.strategies.parts.sparse import SparseVector
+from recserve_server_ext.strategies.parts.sparse import best_rows, std_of
 
 #: Behaviours whose pairs are scored: the heaviest of a history. The rest hardly changes a score.
 _HEAVIEST: Final = 64
@@ -28,16 +28,22 @@ class _Scored(NamedTuple):
     """The pairs of a profile and the scores that they make.
 
     Attributes:
-        behaviour: [pairs] position j in the history.
+        behaviours: Positions j in the history of the behaviours that count.
+        place: [pairs] which of them j is, counted from `first`.
+        first: What the first of them has as its place.
         row: [pairs] row of the other item i.
         value: [pairs] w_j s(j, i).
-        scores: sum_j w_j s(j, i) by row.
+        rows: Distinct rows i, in no order.
+        scores: sum_j w_j s(j, i) of these rows.
     """
 
-    behaviour: Ints
+    behaviours: Ints
+    place: Ints
+    first: int
     row: Rows
     value: Floats
-    scores: SparseVector
+    rows: Rows
+    scores: Floats
 
 
 class PairOptions(Options, frozen=True):
@@ -73,13 +79,16 @@ class PairStrategy(Strategy):
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The items with the highest scores."""
         scored = self._scored(queries)
-        return [of.scores.best(wanted, query.usable) for of, query, wanted in zip(scored, queries, n, strict=True)]
+        return [
+            best_rows(of.rows, of.scores, wanted, query.usable, len(query.spec.banned))
+            for of, query, wanted in zip(scored, queries, n, strict=True)
+        ]
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """Scores of the candidates."""
         scatter = self._scatter.over(len(queries[0].data.view.available))
         return [
-            {self.name: scatter.at(of.scores.rows, of.scores.values, items.rows)}
+            {self.name: scatter.at(of.rows, of.scores, items.rows)}
             for of, items in zip(self._scored(queries), candidates, strict=True)
         ]
 
@@ -89,16 +98,16 @@ class PairStrategy(Strategy):
         explained = []
         for of, query, items in zip(self._scored(queries), queries, picks, strict=True):
             contributions = np.zeros((len(items.rows), len(query.profile.rows)))
-            place = scatter.places(items.rows, of.row)
-            asked = np.flatnonzero(place >= 0)
-            np.add.at(contributions, (place[asked], of.behaviour[asked]), of.value[asked])
+            item = scatter.places(items.rows, of.row)
+            asked = np.flatnonzero(item >= 0)
+            np.add.at(contributions, (item[asked], of.behaviours[of.place[asked] - of.first]), of.value[asked])
             explained.append(Explanation({self.name: contributions.sum(axis=1)}, contributions))
         return explained
 
     def std(self, queries: Sequence[Query]) -> Floats:
         """Standard deviation of the scores over the whole catalogue."""
         items = len(queries[0].data.view.available)
-        return np.array([of.scores.std(items) for of in self._scored(queries)])
+        return np.array([std_of(of.scores, items) for of in self._scored(queries)])
 
     def _scored(self, queries: Sequence[Query]) -> list[_Scored]:
         """The scores of each query, computed once."""
@@ -122,15 +131,15 @@ class PairStrategy(Strategy):
         known = np.flatnonzero((rows >= 0) & (weights != 0))
         if max(lengths) > _HEAVIEST:
             known = _heaviest(known, user, weights)
-        entries = self.pairs(data, rows[known])
-        of = known[entries.place]
-        behaviour, values = position[of], weights[of] * entries.weight
-        ends = np.cumsum(np.bincount(user[of], minlength=len(queries))).tolist()
+        place, column, weight = self.pairs(data, rows[known])
+        values = weights[known][place] * weight
+        firsts = np.searchsorted(user[known], np.arange(len(queries) + 1))
+        behaviours, starts = position[known], np.searchsorted(place, firsts).tolist()
         scatter, scored = self._scatter.over(len(data.view.available)), []
-        for start, end in zip([0, *ends], ends, strict=False):
-            part = slice(start, end)
-            summed = scatter.summed(entries.column[part], values[part])
-            scored.append(_Scored(behaviour[part], entries.column[part], values[part], summed))
+        for first, last, start, end in zip(firsts.tolist(), firsts[1:].tolist(), starts, starts[1:], strict=False):
+            row, value = column[start:end], values[start:end]
+            sums = scatter.sums(row, value)
+            scored.append(_Scored(behaviours[first:last], place[start:end], first, row, value, *sums))
         return scored
 
 

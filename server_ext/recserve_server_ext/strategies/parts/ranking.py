@@ -10,10 +10,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from recserve_client.contract import RequestError
-from recserve_server_ext.common.arrays import NO_ROWS, Floats, Rows
+from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Rows
 from recserve_server_ext.counts.popularity import WINDOWS
 from recserve_server_ext.strategies.base import Candidates, Query, Strategy, total
 from recserve_server_ext.strategies.parts.scatter import Scatter
+from recserve_server_ext.strategies.parts.sparse import best_rows
 
 #: Candidates of each source; a row that is not among them has this rank.
 DEPTH: Final = 100
@@ -119,28 +120,29 @@ class CandidateSources:
         scatter = self._scatter.over(len(queries[0].data.view.available))
         for proposed, query in zip(found, queries, strict=True):
             of_rankings = np.concatenate([reciprocal[: len(ranking)] for ranking in proposed.rankings])
-            sums = scatter.summed(np.concatenate(proposed.rankings), of_rankings)
-            # Ties by row.
-            proposed.pool = sums.rows[np.argsort(-sums.values, kind="stable")[: max(pool, query.spec.n)]]
+            rows, sums = scatter.sums(np.concatenate(proposed.rankings), of_rankings)
+            proposed.pool = best_rows(rows, sums, max(pool, query.spec.n))
         return found
 
     def features(self, queries: Sequence[Query], proposed: Sequence[Proposed], rows: Sequence[Rows]) -> Floats:
         """[rows of all queries, features] the features of some rows of each query, one query after the other."""
-        lengths = [len(of) for of in rows]
-        ends = np.cumsum(lengths).tolist()
-        ranks = np.full((ends[-1], len(self.sources)), -1.0)
+        ends = np.cumsum([len(of) for of in rows]).tolist()
+        found = np.empty((ends[-1], len(feature_names([source.name for source in self.sources]))))
+        # A view of the first columns: what is written into it is in the matrix.
+        of_sources = found[:, : len(self.sources) * len(_OF_SOURCE)].reshape(len(found), -1, len(_OF_SOURCE))
         scatter = self._scatter.over(len(queries[0].data.view.available))
-        for of, own, end in zip(proposed, rows, ends, strict=True):
-            _fill_ranks(ranks[end - len(own) : end], of.rankings, own, scatter)
+        ranks = _ranks(proposed, rows, ends, scatter)
         is_ranked = ranks >= 0
-        ranks = np.where(is_ranked, np.minimum(ranks, DEPTH), DEPTH)
-        of_sources = np.empty((*ranks.shape, len(_OF_SOURCE)))
-        of_sources[:, :, 2] = ranks
+        of_sources[:, :, 2] = np.where(is_ranked, np.minimum(ranks, DEPTH), DEPTH)
         self._fill_scores(of_sources, proposed, rows, ends)
-        reciprocal = np.where(is_ranked, 1.0 / (RANK_CONSTANT + ranks), 0.0).sum(axis=1)
-        of_user = np.array([[query.profile.count, query.profile.idle_s] for query in queries], np.float64)
-        columns = (of_sources.reshape(len(ranks), -1), reciprocal[:, None], is_ranked.sum(axis=1)[:, None])
-        return np.hstack([*columns, _popularity(queries, rows, ends), np.repeat(of_user, lengths, axis=0)])
+        column = of_sources.shape[1] * of_sources.shape[2]
+        # What is not ranked has a reciprocal rank of 0.
+        reciprocal = np.divide(1.0, RANK_CONSTANT + ranks, out=np.zeros_like(ranks), where=is_ranked)
+        found[:, column], found[:, column + 1] = reciprocal.sum(axis=1), is_ranked.sum(axis=1)
+        _fill_popularity(found[:, column + 2 : -len(_OF_USER)], queries, rows, ends)
+        for query, own, end in zip(queries, rows, ends, strict=True):
+            found[end - len(own) : end, -len(_OF_USER) :] = query.profile.count, query.profile.idle_s
+        return found
 
     def _fill_scores(
         self, found: Floats, proposed: Sequence[Proposed], rows: Sequence[Rows], ends: Sequence[int]
@@ -166,19 +168,25 @@ class CandidateSources:
                     lines[:, 1] = scores[:length] / best
 
 
-def _fill_ranks(found: Floats, rankings: Sequence[Rows], rows: Rows, scatter: Scatter) -> None:
-    """Write the rank of each row in each ranking, from 0; what is not ranked stays as it is."""
-    place = scatter.places(rows, np.concatenate(rankings))
-    source = np.repeat(np.arange(len(rankings)), [len(ranking) for ranking in rankings])
-    rank = np.concatenate([np.arange(len(ranking)) for ranking in rankings])
-    known = np.flatnonzero(place >= 0)
-    found[place[known], source[known]] = rank[known]
+def _ranks(proposed: Sequence[Proposed], rows: Sequence[Rows], ends: Sequence[int], scatter: Scatter) -> Floats:
+    """[rows, sources] the rank of each row in the ranking of each source, from 0; -1 where it is not ranked."""
+    found = np.full((ends[-1], len(proposed[0].rankings)), -1.0)
+    # Lengths of the rankings with the source and the rank of each place; mostly those of the query before.
+    last: tuple[list[int], Ints, Ints] | None = None
+    for of, own, end in zip(proposed, rows, ends, strict=True):
+        lengths = [len(ranking) for ranking in of.rankings]
+        if last is None or last[0] != lengths:
+            rank = np.concatenate([np.arange(length) for length in lengths])
+            last = lengths, np.repeat(np.arange(len(lengths)), lengths), rank
+        place = scatter.places(own, np.concatenate(of.rankings))
+        known = np.flatnonzero(place >= 0)
+        found[end - len(own) + place[known], last[1][known]] = last[2][known]
+    return found
 
 
-def _popularity(queries: Sequence[Query], rows: Sequence[Rows], ends: Sequence[int]) -> Floats:
-    """[rows, features] popularity in the contexts of the queries, as shares of the most popular item, and the age."""
+def _fill_popularity(found: Floats, queries: Sequence[Query], rows: Sequence[Rows], ends: Sequence[int]) -> None:
+    """Write popularity in the contexts of the queries, as shares of the most popular item, and the age."""
     counts = queries[0].data.counts
-    found = np.empty((ends[-1], len(_POPULARITY) + 1))
     groups: dict[int, list[int]] = defaultdict(list)
     for place, query in enumerate(queries):
         groups[id(counts.counts.popularity_in(query.context))].append(place)
@@ -186,5 +194,4 @@ def _popularity(queries: Sequence[Query], rows: Sequence[Rows], ends: Sequence[i
         shares = counts.popular_shares(queries[places[0]].context, _POPULARITY)
         for place in places:
             found[ends[place] - len(rows[place]) : ends[place], :-1] = shares.of(rows[place])
-    found[:, -1] = counts.popular({}, "all").age_s.at(np.concatenate(rows))
-    return found
+    found[:, -1] = counts.age_s[np.concatenate(rows)]

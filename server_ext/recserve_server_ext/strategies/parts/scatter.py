@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
-from recserve_server_ext.strategies.parts.sparse import SparseVector
 
 
 class Scatter:
@@ -25,17 +24,16 @@ class Scatter:
             self._places = np.full(items, -1, np.int64)
         return self
 
-    def summed(self, rows: Rows, values: Floats) -> SparseVector:
-        """The sum of the values of each row."""
+    def sums(self, rows: Rows, values: Floats) -> tuple[Rows, Floats]:
+        """The distinct rows, in the order of their last occurrence, and the sum of the values of each."""
         np.add.at(self._values, rows, values)
-        # Of equal rows the last one is kept.
         order = np.arange(len(rows))
         self._places[rows] = order
-        distinct = np.sort(rows[self._places[rows] == order])
+        distinct = rows[self._places[rows] == order]
         self._places[distinct] = -1
         sums = self._values[distinct]
         self._values[distinct] = 0.0
-        return SparseVector(distinct, sums)
+        return distinct, sums
 
     def firsts(self, rows: Rows) -> Ints:
         """Positions of the first occurrence of each row, ascending."""

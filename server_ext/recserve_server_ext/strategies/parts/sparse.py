@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -43,8 +44,7 @@ class SparseVector(NamedTuple):
                 if len(found) >= n or width >= len(self.order):
                     return np.asarray(found)
                 width *= _TIMES
-        mask = usable[self.rows]
-        return np.asarray(self.rows[mask][greatest(self.values[mask], n)])
+        return best_rows(self.rows, self.values, n, usable)
 
     def sorted(self) -> SparseVector:
         """The same vector with its `order`."""
@@ -53,8 +53,49 @@ class SparseVector(NamedTuple):
 
     def std(self, items: int) -> float:
         """Standard deviation over a catalogue of this many items."""
-        mean = self.values.sum() / max(items, 1)
-        return float(np.sqrt(max((self.values**2).sum() / max(items, 1) - mean**2, 0.0)))
+        return std_of(self.values, items)
+
+
+def std_of(values: Floats, items: int) -> float:
+    """Standard deviation over a catalogue of this many items, of which all others have 0."""
+    mean = float(values.sum()) / max(items, 1)
+    return math.sqrt(max(float(values @ values) / max(items, 1) - mean**2, 0.0))
+
+
+def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None, spare: int = 0) -> Rows:
+    """The n usable rows with the greatest values, best first; ties by row.
+
+    Args:
+        rows: Distinct rows in any order.
+        values: Their values.
+        n: Rows that are wanted.
+        usable: [catalogue rows] which rows may be taken; `None` for all.
+        spare: Rows that may turn out not to be usable; with more of them the values are looked at again.
+    """
+    width = max(n + spare, 1)
+    while True:
+        found, own = rows, values
+        if is_part := len(values) > width:
+            # Only the greatest are looked at, with all that are tied with the last of them.
+            kept = np.flatnonzero(values >= np.partition(values, len(values) - width)[len(values) - width])
+            found, own = rows[kept], values[kept]
+        if usable is not None:
+            is_usable = usable[found]
+            found, own = found[is_usable], own[is_usable]
+        if len(found) >= n or not is_part:
+            best: Rows = found[_falling(own, found)[:n]]
+            return best
+        width *= _TIMES
+
+
+def _falling(values: Floats, rows: Rows) -> Ints:
+    """Positions of the values, the greatest first; ties by row."""
+    order: Ints = np.argsort(-values)
+    ordered = values[order]
+    # Sorting by two keys takes several times as long, and few values are equal.
+    if (ordered[1:] == ordered[:-1]).any():
+        order = np.lexsort([rows, -values])
+    return order
 
 
 def greatest(values: Floats, n: int) -> Ints:

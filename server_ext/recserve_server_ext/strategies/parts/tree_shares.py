@@ -40,9 +40,10 @@ class TreeShares:
         """[rows, groups] what each group adds to the score of each row [rows, features]."""
         if not self._is_tabulated:
             return np.asarray(self._booster.predict(rows, pred_contrib=True, num_threads=1) @ self._matrix)
-        is_above = rows[:, self._features] > self._thresholds
-        cells = (is_above * self._strides).sum(axis=2) + self._first_cells
-        found: Floats = self._table[cells].sum(axis=1)
+        # Features first, so that all rows of a feature lie together.
+        is_above = np.ascontiguousarray(rows.T)[self._features] > self._thresholds[:, :, None]
+        cells = (is_above * self._strides[:, :, None]).sum(axis=1, dtype=np.uint8)
+        found: Floats = self._table[cells + self._first_cells[:, None]].sum(axis=0)
         return found
 
     def _tabulate(self, splits: Sequence[Mapping[int, list[float]]]) -> None:
@@ -50,7 +51,7 @@ class TreeShares:
         shape = len(splits), max((sum(map(len, of.values())) for of in splits), default=0)
         self._features: Ints = np.zeros(shape, np.int64)
         self._thresholds: Floats = np.full(shape, np.inf)
-        self._strides: Ints = np.zeros(shape, np.int64)
+        self._strides = np.zeros(shape, np.uint8)
         tables = []
         for tree, of in enumerate(splits):
             place, stride = 0, _cells(of)

@@ -253,6 +253,19 @@ def test_scan_gives_as_many_as_wanted(scan: ScanEngine, vectors: Vectors, k: int
     assert (rows[:, found:] == -1).all()
 
 
+def test_scan_takes_from_all_items_what_its_lists_lack(vectors: Vectors) -> None:
+    fit, queries = Fit.to(unit(500, seed=24), vectors, rank=DIM), unit(6, seed=25)
+    scan = ScanEngine.build(vectors, fit, lists=64, codes=DIM // 2, nprobe=1, rescored=10, threads=2)
+    np.testing.assert_array_equal(scan.search(queries, 100)[0], ExactEngine(vectors).search(queries, 100)[0])
+
+
+def test_scan_of_a_sixteenth_of_the_items_is_exact(scan: ScanEngine, vectors: Vectors) -> None:
+    """Beyond the ten items that its parameters are chosen for."""
+    queries = unit(40, seed=26)
+    rows, _ = scan.with_parameters({"nprobe": 1, "rescored": 40}).search(queries, 100)
+    np.testing.assert_array_equal(rows, ExactEngine(vectors).search(queries, 100)[0])
+
+
 def test_scan_of_nobody(scan: ScanEngine) -> None:
     assert scan.search(np.empty((0, DIM), np.float32), 3)[0].shape == (0, 3)
 

@@ -22,20 +22,20 @@ def test_sums_and_first_occurrences_are_those_of_a_loop_and_leave_nothing_behind
         sums[row] = sums.get(row, 0.0) + value
     scatter = Scatter()
     for _ in range(2):
-        found = scatter.over(ITEMS).summed(np.array(rows, np.int64), values)
-        assert found.rows.tolist() == sorted(sums)
-        np.testing.assert_allclose(found.values, [sums[row] for row in sorted(sums)], atol=1e-12)
+        distinct, found = scatter.over(ITEMS).sums(np.array(rows, np.int64), values)
+        assert distinct.tolist() == sorted(sums, key=lambda row: -rows[::-1].index(row))
+        np.testing.assert_allclose(found, [sums[row] for row in distinct.tolist()], atol=1e-12)
         assert scatter.firsts(np.array(rows, np.int64)).tolist() == [
             place for place, row in enumerate(rows) if row not in rows[:place]
         ]
-        at = scatter.at(found.rows, found.values, np.array(wanted, np.int64))
+        at = scatter.at(distinct, found, np.array(wanted, np.int64))
         np.testing.assert_allclose(at, [sums.get(row, 0.0) for row in wanted], atol=1e-12)
-        places = scatter.places(found.rows, np.array(wanted, np.int64)).tolist()
-        assert places == [sorted(sums).index(row) if row in sums else -1 for row in wanted]
+        places = scatter.places(distinct, np.array(wanted, np.int64)).tolist()
+        assert places == [distinct.tolist().index(row) if row in sums else -1 for row in wanted]
 
 
 def test_it_grows_with_the_catalogue() -> None:
     scatter = Scatter()
-    assert scatter.over(2).summed(np.array([1, 1]), np.array([1.0, 2.0])).values.tolist() == [3.0]
-    assert scatter.over(9).summed(np.array([8]), np.array([1.0])).rows.tolist() == [8]
+    assert scatter.over(2).sums(np.array([1, 1]), np.array([1.0, 2.0]))[1].tolist() == [3.0]
+    assert scatter.over(9).sums(np.array([8]), np.array([1.0]))[0].tolist() == [8]
     assert scatter.over(3).at(np.array([8]), np.array([5.0]), np.array([0, 8])).tolist() == [0.0, 5.0]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recserve_server_ext.strategies.parts.sparse import SparseVector
+from recserve_server_ext.strategies.parts.sparse import SparseVector, best_rows
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 12), st.integers(0, 2**16))
@@ -27,3 +27,17 @@ def test_a_sorted_vector_is_looked_through_as_far_as_needed() -> None:
     assert vector.best(2, usable).tolist() == [0, 300]
     assert vector.best(3, usable).tolist() == [0, 300, 1500]
     assert vector.best(9, usable).tolist() == [0, 300, 1500, 4999]
+
+
+@given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 12), st.integers(0, 3), st.integers(0, 2**16))
+def test_the_best_of_rows_in_any_order_are_those_of_a_full_sort(
+    values: list[int], n: int, spare: int, seed: int
+) -> None:
+    """However few of the greatest can be used: then the values are looked at again."""
+    random = np.random.default_rng(seed)
+    rows, usable = random.permutation(len(values)), random.random(len(values)) < 0.3
+    value_of = dict(zip(rows.tolist(), values, strict=True))
+    expected = sorted(value_of, key=lambda row: (-value_of[row], row))
+    scores = np.array(values, np.float64)
+    assert best_rows(rows, scores, n).tolist() == expected[:n]
+    assert best_rows(rows, scores, n, usable, spare).tolist() == [row for row in expected if usable[row]][:n]
