@@ -16,7 +16,9 @@ import pytest
 from recserve_client import Client, Explore, interaction, item
 from recserve_client.errors import InvalidRequest
 from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.config.experiments import Experiment, Variant
 from recserve_server_ext.interactions.key_file import read_pseudonyms
+from recserve_server_ext.recommend.experiment_file import start_experiment
 from support.served import Served, served
 from support.tiny_home import copy_home
 
@@ -26,16 +28,20 @@ _SETTINGS = """
 [users.log]
 every_s = 0.05
 plain = 1.0
-
-[[users.experiments]]
-name = "length"
-variants = [{ name = "short", options = { k = 2 } }, { name = "long", options = { k = 6 } }]
 """
+_LENGTH = Experiment("length", [Variant("short", {"k": 2}), Variant("long", {"k": 6})])
 
 
 @pytest.fixture(scope="module")
 def live(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(copy_home(tiny_home, tmp_path_factory.mktemp("outcomes") / "home"), settings=_SETTINGS) as server:
+    home = copy_home(tiny_home, tmp_path_factory.mktemp("outcomes") / "home")
+    with served(home, settings=_SETTINGS) as server:
+        # While it runs: servers follow.
+        start_experiment(Workspace(home).experiments, _LENGTH)
+        deadline = time.monotonic() + 30
+        while metric(server, "recserve_experiment_share") != 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         yield server
 
 

@@ -34,6 +34,6 @@ def log_of(
     store: InteractionStore, *, now: float = NOW, served: Sequence[Experiment] = (), **settings: Any
 ) -> ImpressionLog:
     """A log whose thread does nothing before its end."""
-    return ImpressionLog(
-        lambda: store, ImpressionLogSettings(**{"every_s": 1e6, **settings}), served, clock=lambda: now, seed=1
-    )
+    log = ImpressionLog(lambda: store, ImpressionLogSettings(**{"every_s": 1e6, **settings}), clock=lambda: now, seed=1)
+    log.serve(served)
+    return log

@@ -45,8 +45,12 @@ class Nobody:
         """Nothing was counted."""
         return self.last
 
-    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
+    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> bool:
         """Nothing is logged."""
+        return False
+
+    def serve(self, experiments: object) -> None:
+        """Nothing is noted."""
 
 
 def without_users(

@@ -18,7 +18,7 @@ from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.config.server import Limits, ServeSettings, UserSettings
+from recserve_server_ext.config.server import Limits, ServeSettings
 from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.history.user_histories import UserHistories
@@ -43,7 +43,7 @@ class Service:
         where: Path | str,
         rules: HistoryRules | None = None,
         counts: CountSettings | None = None,
-        experiments: Sequence[Experiment] = (),
+        experiments: Callable[[], Sequence[Experiment]] = tuple,
         read: Callable[[], Pseudonyms] = lambda: PSEUDONYMS,
         strategies: Mapping[str, dict[str, Any]] | None = None,
         limits: Limits = LIMITS,
@@ -62,7 +62,6 @@ class Service:
             TextCaches(100),
             ServeSettings(
                 limits=limits,
-                users=UserSettings(experiments=list(experiments)),
                 strategies=dict(strategies or {}),
             ),
             keys=keys,
@@ -70,12 +69,17 @@ class Service:
             counter=self.counter,
             log=self,
             chosen=chosen,
+            experiments=experiments,
             clock=lambda: NOW,
         )
 
-    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
+    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> bool:
         """Takes what is to be logged."""
         self.logged.append((pseudonym, slate.strategy))
+        return True
+
+    def serve(self, experiments: Sequence[Experiment]) -> None:
+        """Takes what is to be noted."""
 
     def encode(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
         return np.stack([vector_of(text) for text in texts])

@@ -28,7 +28,13 @@ _STDIN = "-"
 
 @app.callback(invoke_without_command=True)
 def explain(
-    request: Annotated[str, typer.Argument(help="JSON file of a request to `recommend`; - reads standard input.")],
+    request: Annotated[
+        str, typer.Argument(help="JSON file of a request to `recommend`; - reads standard input.", show_default=False)
+    ] = "",
+    recommendation: Annotated[
+        str,
+        typer.Option(help="Id of a recommendation that the server still holds the request of, in place of REQUEST."),
+    ] = "",
     why_not: Annotated[
         list[str] | None, typer.Option(help="Item id to say of why it is or is not in the slate; repeatable.")
     ] = None,
@@ -40,7 +46,9 @@ def explain(
     from recserve_client.contract import Slate
     from recserve_client.errors import RecserveError
 
-    asked = _read(request, why_not or [])
+    if bool(request) == bool(recommendation):
+        fail("give either a REQUEST or --recommendation", code=_USAGE)
+    asked = _of_recommendation(recommendation, why_not or []) if recommendation else _read(request, why_not or [])
     try:
         with connect(address) as client:
             (answer,) = client.recommend_many([asked], deadline_s=deadline_s)
@@ -52,6 +60,13 @@ def explain(
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer)).decode() + "\n")
     else:
         _show(answer, asked)
+
+
+def _of_recommendation(recommendation: str, why_not: list[str]) -> RecommendRequest:
+    """The request that asks for the walk of an earlier recommendation."""
+    from recserve_client.contract import RecommendRequest, Walk
+
+    return RecommendRequest(walk=Walk(list(dict.fromkeys(why_not)), recommendation))
 
 
 def _read(path: str, why_not: list[str]) -> RecommendRequest:
@@ -78,6 +93,8 @@ def _show(slate: Slate, request: RecommendRequest) -> None:
         fail("the answer has no walk; is this a recserve server of this version?")
     answered = walk.asked if walk.asked == slate.strategy else f"{walk.asked} -> {slate.strategy}"
     out.print(f"strategy {answered}, revision {slate.revision}, engine {slate.timings.engine}", highlight=False)
+    if request.walk is not None and request.walk.recommendation_id:
+        out.print("worked out now: the catalogue and the log may have changed since", highlight=False)
     if walk.cold is not msgspec.UNSET:
         out.print(f"the profile is not usable: {escape(walk.cold)}", highlight=False)
     for table in (_stages(walk), _sources(walk)):

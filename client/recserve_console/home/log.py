@@ -13,6 +13,7 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.interactions.store import InteractionStore, StoreStats
 from recserve_server_ext.interactions.tables import answers, interactions
+from recserve_server_ext.services import refusals
 
 if TYPE_CHECKING:
     from recserve_export.outcomes.report import OutcomeReport
@@ -110,6 +111,11 @@ def newest_answers(home: Path, count: int) -> list[Answer]:
             )
             for identity, time_us, has_user, strategy, items, variants, revision in connection.execute(query)
         ]
+
+
+def newest_refusals(home: Path, count: int) -> list[refusals.Refusal]:
+    """The newest refusals of the servers of a home since their start, the newest first; raises OSError, ValueError."""
+    return refusals.newest_refusals(Workspace(home).run, count)
 
 
 def log_numbers(home: Path) -> LogNumbers:

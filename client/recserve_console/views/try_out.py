@@ -16,7 +16,7 @@ from recserve_client.errors import RecserveError
 from recserve_client.where import format_where
 from recserve_console.views.parts.copies import as_curl, as_json, as_python
 from recserve_console.views.parts.finder import Finder, Found
-from recserve_console.views.parts.pieces import Slider, card, heading, muted, say, told
+from recserve_console.views.parts.pieces import Slider, card, close_button, heading, muted, say, told
 from recserve_console.views.parts.slates import colour_of, draw_slate, history_legend, name_of
 from recserve_console.views.parts.view import View
 from recserve_console.views.parts.walks import draw_verdict, draw_walk
@@ -280,7 +280,7 @@ class TryOut(View):
 
             Finder(self.console, "Find an item to explain", explain)
             walked = ui.column().classes("w-full gap-2").props('aria-live="polite"')
-            ui.button("Close", on_click=dialog.close).props("flat")
+            close_button(dialog)
         dialog.open()
 
     async def _draw_walk(self, found: Found) -> None:
@@ -308,7 +308,7 @@ class TryOut(View):
                         "flat dense"
                     )
                 ui.label(code).classes("rs-code w-full")
-            ui.button("Close", on_click=dialog.close).props("flat")
+            close_button(dialog)
         dialog.open()
 
     def _copy(self, code: str) -> None:

@@ -3,7 +3,14 @@
 from recserve_client.contract.models import ENCODER
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.services.embed import Embedder
-from recserve_server_ext.triton.backend import door_of, execute, model_settings, served_encoders, settle_memory
+from recserve_server_ext.triton.backend import (
+    door_of,
+    execute,
+    model_settings,
+    refusals_of,
+    served_encoders,
+    settle_memory,
+)
 from recserve_server_ext.triton.metrics import AdmissionMetrics, release_metrics
 
 
@@ -17,12 +24,14 @@ class TritonPythonModel:
         self._model = Batcher(service, {ENCODER: encoders}, at_once=0, run_batch=batch)
         self._admissions = AdmissionMetrics("embed", self._model)
         self._door = door_of(args, settings, "embed")
+        self._refusals = refusals_of(settings, "embed")
         settle_memory()
 
     def execute(self, requests):
-        return execute(self._model, requests, self._door)
+        return execute(self._model, requests, self._door, self._refusals)
 
     def finalize(self):
         self._model.close()
         self._admissions.close()
+        self._refusals.close()
         release_metrics()

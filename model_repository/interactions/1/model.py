@@ -10,7 +10,7 @@ from recserve_server_ext.interactions.ledger import Ledger
 from recserve_server_ext.interactions.store import opener
 from recserve_server_ext.services.interactions import InteractionService
 from recserve_server_ext.services.model_traces import tracer
-from recserve_server_ext.triton.backend import door_of, execute, model_settings, settle_memory
+from recserve_server_ext.triton.backend import door_of, execute, model_settings, refusals_of, settle_memory
 from recserve_server_ext.triton.metrics import AdmissionMetrics, interactions_metrics, release_metrics
 
 
@@ -34,13 +34,15 @@ class TritonPythonModel:
         )
         self._admissions = AdmissionMetrics("interactions", self._model)
         self._door = door_of(args, settings, "interactions")
+        self._refusals = refusals_of(settings, "interactions")
         settle_memory()
 
     def execute(self, requests):
-        return execute(self._model, requests, self._door)
+        return execute(self._model, requests, self._door, self._refusals)
 
     def finalize(self):
         self._model.close()
         self._sampled.close()
         self._admissions.close()
+        self._refusals.close()
         release_metrics()

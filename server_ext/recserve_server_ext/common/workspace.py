@@ -76,6 +76,11 @@ class Workspace:
         return self.home / "evaluation.json"
 
     @property
+    def experiments(self) -> Path:
+        """The running experiments; see `recserve_server_ext.recommend.experiment_file`."""
+        return self.home / "experiments.json"
+
+    @property
     def encoding(self) -> Path:
         """Vectors that an unfinished index build has encoded, a folder for each encoder."""
         return self.home / "encoding"

@@ -1,4 +1,4 @@
-"""Settings of experiments: variants with options, shares, and layers that keep experiments apart."""
+"""Experiments: variants with options, shares, and layers that keep experiments apart."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.files import reading
 from recserve_server_ext.common.units import MIB
 from recserve_server_ext.config.counts import CountSettings
-from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.history import HistoryRules, read_rules
 from recserve_server_ext.config.interactions import InteractionLimits, Positive, Seconds
 from recserve_server_ext.config.milvus import MilvusSettings
@@ -137,7 +136,6 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         limits: Limits of the interaction store.
         counts: Counts over the log.
         log: The impression log.
-        experiments: Compared variants; see `recserve_server_ext.recommend.experiments`.
     """
 
     store: str = ""
@@ -146,7 +144,6 @@ class UserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: InteractionLimits = InteractionLimits()
     counts: CountSettings = CountSettings()
     log: ImpressionLogSettings = ImpressionLogSettings()
-    experiments: list[Experiment] = []
 
 
 class EncoderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -245,6 +242,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pseudonym_key: Key file of the pseudonyms.
         erasures: Ledger of the erasures.
         evaluation: What an evaluation of the log chose for `auto`; see `recserve_server_ext.strategies.parts.chosen`.
+        experiments: The running experiments; see `recserve_server_ext.recommend.experiment_file`.
         encoder: Encoder folder, for the models of one encoder.
         spaces: Folder of trained spaces; empty without.
         api_keys: File of the API keys; empty where no key is asked for.
@@ -259,6 +257,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pseudonym_key: str
     erasures: str
     evaluation: str = ""
+    experiments: str = ""
     encoder: str = ""
     spaces: str = ""
     api_keys: str = ""

@@ -70,17 +70,17 @@ class Experiments:
     """Assigns variants to users.
 
     A user's position in a layer is a hash of the layer's name and the user's first pseudonym, which stays the same when
-    keys are rotated. The experiments of a layer take intervals of [0, 1) in the order of the configuration, with their
-    shares as lengths. The variant is a hash of the experiment's name and that pseudonym. So layers are independent of
-    each other, and of the split into variants.
+    keys are rotated. The experiments of a layer take intervals of [0, 1) in the order in which they were started, with
+    their shares as lengths. The variant is a hash of the experiment's name and that pseudonym. So layers are
+    independent of each other, and of the split into variants.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], limits: Limits, strategies: Registry) -> None:
+    def __init__(self, experiments: Sequence[Experiment], limits: Limits, strategies: Registry | None) -> None:
         """
         Args:
-            experiments: The configured experiments.
+            experiments: The experiments that run together.
             limits: Limits that options are checked against.
-            strategies: Strategies that variants may name.
+            strategies: Strategies that variants may name; `None` where they are not known here, and not checked.
 
         Raises:
             ConfigError: A name occurs twice, the shares of a layer exceed 1, an option is unknown or invalid, or two
@@ -90,7 +90,7 @@ class Experiments:
         ends: dict[str, float] = {}
         for experiment in experiments:
             if experiment.name in self._experiments:
-                raise ConfigError(f"the experiment {experiment.name!r} is configured twice")
+                raise ConfigError(f"the experiment {experiment.name!r} is there twice")
             layer = experiment.layer or f"experiment {experiment.name}"
             start = ends.get(layer, 0.0)
             ends[layer] = end = start + experiment.share
@@ -109,11 +109,11 @@ class Experiments:
             pseudonym: First pseudonym of the user, see `Pseudonyms.origin`.
 
         Raises:
-            RequestError: invalid_request: a forced variant is not configured, or two are of one layer.
+            RequestError: invalid_request: a forced variant does not run, or two are of one layer.
         """
         if not self._experiments:
             if request.variants:
-                raise _refused("$.variants names an experiment, but none is configured")
+                raise _refused("$.variants names an experiment, but none runs")
             return Assignment(request, [])
         chosen = self._forced(request.variants)
         taken = {self._experiments[name].layer for name in request.variants}
@@ -144,7 +144,7 @@ class Experiments:
                     f"{other.name}: {', '.join(prepared.assigned.variant for prepared in other.variants)}"
                     for other in self._experiments.values()
                 )
-                raise _refused(f"$.variants names a variant that is not configured; the server has {known}")
+                raise _refused(f"$.variants names a variant that is not running; the server has {known}")
             chosen += [
                 prepared._replace(assigned=msgspec.structs.replace(prepared.assigned, forced=True))
                 for prepared in named
@@ -161,7 +161,7 @@ def hash_position(kind: str, name: str, pseudonym: str) -> float:
 
 
 def _prepared(
-    experiment: Experiment, layer: str, interval: tuple[float, float], limits: Limits, strategies: Registry
+    experiment: Experiment, layer: str, interval: tuple[float, float], limits: Limits, strategies: Registry | None
 ) -> _PreparedExperiment:
     names = [variant.name for variant in experiment.variants]
     if len(set(names)) < len(names):
@@ -179,7 +179,7 @@ def _prepared(
     return _PreparedExperiment(experiment.name, layer, *interval, variants, bounds)
 
 
-def _values(experiment: str, variant: Variant, limits: Limits, strategies: Registry) -> dict[str, Any]:
+def _values(experiment: str, variant: Variant, limits: Limits, strategies: Registry | None) -> dict[str, Any]:
     """The validated options of a variant, in the types of a request."""
     what = f"experiment {experiment!r}, variant {variant.name!r}"
     for name in _FIXED:
@@ -188,7 +188,7 @@ def _values(experiment: str, variant: Variant, limits: Limits, strategies: Regis
     try:
         request = msgspec.convert({"user_id": "anyone", **variant.options}, RecommendRequest)
         check_request(request, limits)
-        if request.strategy:
+        if request.strategy and strategies is not None:
             strategies.choose(request.strategy, request.options)
     except (msgspec.ValidationError, RequestError) as error:
         raise ConfigError(f"{what}: {error}") from error

@@ -15,6 +15,7 @@ from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import ConfigError, InteractionError, UserIdError, UserKeysError
 from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.server import Limits, ServeSettings
 from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.encoder.text_cache import TextCaches
@@ -25,6 +26,7 @@ from recserve_server_ext.index.model import Model
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.recommend.comments import weigh_comments
 from recserve_server_ext.recommend.experiments import Experiments
+from recserve_server_ext.recommend.held_requests import HeldRequests, is_replay
 from recserve_server_ext.recommend.job import Job
 from recserve_server_ext.recommend.paging import RankingCache
 from recserve_server_ext.recommend.pipeline import Pipeline
@@ -47,8 +49,12 @@ _PAUSE_S: Final = 1.0
 class AnswerSink(Protocol):
     """Logs answers; see `recserve_server_ext.interactions.impressions.log.ImpressionLog`."""
 
-    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
-        """Log an answer, if it is sampled and the queue has room; returns at once."""
+    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> bool:
+        """Log an answer, if it is sampled and the queue has room; returns at once whether it will be written."""
+        ...
+
+    def serve(self, experiments: Sequence[Experiment]) -> None:
+        """Log what these experiments are, before answers with them."""
         ...
 
 
@@ -68,6 +74,7 @@ class RecommendService(Handler[Job]):
 
     Attributes:
         counts: Counts of the answers.
+        experiments: The experiments that are served.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class RecommendService(Handler[Job]):
         log: AnswerSink,
         traces: Traces | None = None,
         chosen: Callable[[], Mapping[str, Any]] = _nothing_chosen,
+        experiments: Callable[[], Sequence[Experiment]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -96,6 +104,7 @@ class RecommendService(Handler[Job]):
             traces: Traces the answers; by default as the settings say.
             chosen: Options of the strategy `auto` that an evaluation chose; those of the settings win. Another object
                 means another choice.
+            experiments: The running experiments; another object means others.
             clock: Seconds since 1970.
 
         Raises:
@@ -113,8 +122,11 @@ class RecommendService(Handler[Job]):
         self._clock = clock
         self._settings = settings
         self._rankings = RankingCache(settings.limits.cursors)
+        self._held = HeldRequests(settings.limits)
         self._choose, self._chosen = chosen, chosen()
         self._take_strategies(self._chosen)
+        self._experimenting = experiments
+        self._take_experiments(experiments())
         view = newest()
         self._filters = LiveFilters(view)
         self._data = Data(view, self._filters.of(view), CountsView(counter.last, view))
@@ -139,7 +151,7 @@ class RecommendService(Handler[Job]):
         view = self._newest()
         if view is not self._data.view:
             self._data = Data(view, self._filters.of(view), CountsView(self._data.counts.counts, view))
-        self._follow_choice()
+        self._follow_files()
         self._follow_sentiment(view)
         now = time.monotonic()
         if now >= self._retry_at:
@@ -151,16 +163,22 @@ class RecommendService(Handler[Job]):
                 self._counter.forget_erased(self._histories.erasures)
             except InteractionError as error:
                 self._retry_at, self._store_error = now + _PAUSE_S, str(error)
+        self._held.forget_erased(self._histories.erasures)
 
-    def _follow_choice(self) -> None:
-        """Serve what an evaluation chose since."""
-        chosen = self._choose()
+    def _follow_files(self) -> None:
+        """Serve what an evaluation chose since, and the experiments that run now."""
+        chosen, experiments = self._choose(), self._experimenting()
         if chosen is not self._chosen:
             self._chosen = chosen
             try:
                 self._take_strategies(chosen)
             except ConfigError as error:
                 _log.error("the choice of the evaluation stays as it was: %s", error)
+        if experiments is not self._wanted:
+            try:
+                self._take_experiments(experiments)
+            except ConfigError as error:
+                _log.error("the experiments stay as they were: %s", error)
 
     def _follow_sentiment(self, view: View) -> None:
         """Serve the classifier of the current index; without one comments are not even read."""
@@ -174,10 +192,16 @@ class RecommendService(Handler[Job]):
         """Serve by the settings, and by what was chosen for `auto`; raises ConfigError where that is invalid."""
         settings = self._settings
         strategies = Registry(with_chosen(settings.strategies, chosen))
-        experiments = Experiments(settings.users.experiments, settings.limits, strategies)
         fallback = strategies.choose(settings.fallback, {})
-        self._strategies, self._experiments, self._fallback = strategies, experiments, fallback
+        self._strategies, self._fallback = strategies, fallback
         self._pipeline = Pipeline(fallback, self._rankings, young_places(settings.young_share, strategies))
+
+    def _take_experiments(self, experiments: Sequence[Experiment]) -> None:
+        """Serve these experiments; raises ConfigError where they are invalid, and serves those before."""
+        self._wanted = experiments
+        self._experiments = Experiments(experiments, self._limits, self._strategies)
+        self._log.serve(experiments)
+        self.experiments = experiments
 
     def accept(self, raw: bytes) -> Job:
         """Decode and check a request; its user is looked up later, with the others of the batch.
@@ -187,6 +211,8 @@ class RecommendService(Handler[Job]):
             NotYetError: The request asks for a revision that is not served yet.
         """
         request = unpack(raw, self._limits)
+        if is_replay(request):
+            request = self._held.again(request)
         check_now(request, self._limits, self._clock())
         view = self._data.view
         if request.min_revision > view.revision:
@@ -194,6 +220,7 @@ class RecommendService(Handler[Job]):
         job = self._history_job(request) if request.user_id is None else self._user_job(request, request.user_id)
         if job.request.page is not None and job.request.page.cursor is not None:
             job.page = self._rankings.resume(job.request, job.request.page.cursor)
+        job.raw = raw
         return job
 
     def _history_job(self, request: RecommendRequest) -> Job:
@@ -274,14 +301,15 @@ class RecommendService(Handler[Job]):
         """Packed slates of requests that wait for nothing, or their errors; slates are logged."""
         answers: list[Answer] = []
         for job, result in zip(jobs, self._pipeline.run(jobs), strict=True):
-            if isinstance(result, Slate):
-                answers.append(pack_answer(result, job.request.accept))
-                if job.request.now is None:
-                    self._log.offer(result, job.pseudonym, job.keys)
-                    self._traces.add(job, result)
-                    self.counts.add(job, result)
-            else:
+            if not isinstance(result, Slate):
                 answers.append(result)
+                continue
+            answers.append(pack_answer(result, job.request.accept))
+            if job.request.now is None and not is_replay(job.request):
+                if self._log.offer(result, job.pseudonym, job.keys):
+                    self._held.hold(result.recommendation_id, job.raw)
+                self._traces.add(job, result)
+                self.counts.add(job, result)
         return answers
 
     def _take_counts(self, jobs: Sequence[Job]) -> None:

@@ -17,6 +17,7 @@ from recserve_server_ext.interactions.columns import interaction_columns
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
+from recserve_server_ext.recommend.experiment_file import read_experiments
 from recserve_server_ext.recommend.experiments import Experiments
 from recserve_server_ext.services.traces import check_traces
 from recserve_server_ext.strategies.parts.chosen import chosen_options, with_chosen
@@ -86,6 +87,7 @@ def prepare(workspace: Workspace, settings: ServeSettings, binary: TritonBinary,
         pseudonym_key=str(workspace.pseudonym_key.resolve()),
         erasures=settings.users.erasures or str(workspace.erasures.resolve()),
         evaluation=str(workspace.evaluation.resolve()),
+        experiments=str(workspace.experiments.resolve()),
         spaces=str(workspace.spaces.resolve()),
         api_keys=_api_keys(workspace, settings),
         own_key=own_key,
@@ -156,7 +158,7 @@ def _interactions(workspace: Workspace, settings: ServeSettings) -> str:
     weigh(interaction_columns([]), rules_of(users))
     strategies = Registry(with_chosen(settings.strategies, chosen_options(workspace.evaluation)))
     check_traces(settings.traces)
-    Experiments(users.experiments, settings.limits, strategies)
+    Experiments(read_experiments(workspace.experiments), settings.limits, strategies)
     for name in (settings.strategy, settings.fallback):
         if name not in strategies.names:
             raise ConfigError(f"there is no strategy {name!r}; there are: {', '.join(strategies.names)}")

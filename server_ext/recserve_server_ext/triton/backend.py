@@ -32,6 +32,7 @@ from recserve_server_ext.encoder.loaded import LoadedEncoder, ServedEncoders
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
 from recserve_server_ext.encoder.text_encoder import TextTokenizer, means_of_parts, most_parts
+from recserve_server_ext.services.refusals import Refusals
 
 #: gRPC status -> name of Triton's code, where they differ. Not the code itself: the backend adds `TritonError` to its
 #: module only after a model is imported.
@@ -119,10 +120,11 @@ class TritonCall:
     costs a round trip to the server's process, about as much as an echo.
     """
 
-    __slots__ = ("_request", "_sender", "deadline_ns")
+    __slots__ = ("_refusals", "_request", "_sender", "deadline_ns")
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, refusals: Refusals) -> None:
         self._request = request
+        self._refusals = refusals
         self._sender: Any = None
         #: The parameter `timeout` of the request counts from here: Triton's queue is kept short.
         timeout_us = request.timeout()
@@ -139,6 +141,8 @@ class TritonCall:
         self._request = None
 
         def send(answer: Answer) -> None:
+            if isinstance(answer, RequestError):
+                self._refusals.add(answer)
             sender.send(response(answer), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
         return send
@@ -148,12 +152,20 @@ class TritonCall:
         return bool(self._sender.is_cancelled())
 
 
-def execute(model: Batcher[Any], requests: Sequence[Any], door: Door) -> list[Any]:
+def refusals_of(settings: ModelSettings, model: str) -> Refusals:
+    """The refusals of a model, by its name without a fingerprint."""
+    return Refusals(model, Path(settings.run))
+
+
+def execute(model: Batcher[Any], requests: Sequence[Any], door: Door, refusals: Refusals) -> list[Any]:
     """A packed model's `execute`: Triton's response for each request, `None` where the answer comes later."""
     refused = _refused(requests, door)
-    calls = [TritonCall(request) for number, request in enumerate(requests) if number not in refused]
+    calls = [TritonCall(request, refusals) for number, request in enumerate(requests) if number not in refused]
     found = iter(model.run(calls) if calls else ())
     answers = [refused[number] if number in refused else next(found) for number in range(len(requests))]
+    for answer in answers:
+        if isinstance(answer, RequestError):
+            refusals.add(answer)
     return [None if answer is None else response(answer) for answer in answers]
 
 

@@ -20,12 +20,14 @@ import triton_python_backend_utils as pb
 from recserve_client.contract.models import ENCODER
 from recserve_server_ext.common.errors import StoreError
 from recserve_server_ext.common.units import MICROSECONDS
+from recserve_server_ext.config.experiments import version_of
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.batching.admission import Admission
     from recserve_server_ext.batching.revision_wait import WaitCounts
     from recserve_server_ext.catalogue.live import LiveCatalogue
     from recserve_server_ext.catalogue.view import View
+    from recserve_server_ext.config.experiments import Experiment
     from recserve_server_ext.interactions.impressions.log import ImpressionLog, LogCounts
     from recserve_server_ext.interactions.store import InteractionStore
     from recserve_server_ext.services.answer_counts import AnswerCounts
@@ -270,6 +272,26 @@ class OutcomeMetrics(SampledMetrics):
         for strategy, metrics in self._shown.items():
             for metric, value in zip(metrics, found.get(strategy, (0, 0)), strict=True):
                 metric.set(value)
+
+
+class ExperimentMetrics(SampledMetrics):
+    """The share of the users in each experiment that is served; 0 for one that was served and is not any more."""
+
+    def __init__(self, served: Callable[[], Sequence[Experiment]], *, every_s: float = _EVERY_S) -> None:
+        """Set the metrics for the first time, and start the thread."""
+        self._served = served
+        text = "Share of the users in a running experiment; 0 after its end"
+        self._family = pb.MetricFamily(name="recserve_experiment_share", description=text, kind=pb.MetricFamily.GAUGE)
+        self._shown: dict[tuple[str, str], _Metric] = {}
+        super().__init__([], every_s=every_s)
+
+    def sample(self) -> None:
+        """Set the share of each experiment and version."""
+        running = {(one.name, version_of(one)): one.share for one in self._served()}
+        for key in running.keys() - self._shown.keys():
+            self._shown[key] = _Metric(self._family, experiment=key[0], version=key[1])
+        for key, metric in self._shown.items():
+            metric.set(running.get(key, 0.0))
 
 
 def interactions_metrics(service: InteractionService) -> SampledMetrics:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from recserve_server_ext.common.errors import LaunchError
 from recserve_server_ext.config.server import MODEL_SETTINGS
+from recserve_server_ext.services.refusals import FOLDER as REFUSALS
 from recserve_server_ext.triton.binary import TritonBinary
 from recserve_server_ext.triton.encoder_config import write_warmup
 from recserve_server_ext.triton.model_config import Model, config_text
@@ -41,9 +42,12 @@ def model_sources() -> Path:
 
 
 def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: Path | None = None) -> None:
-    """Write `folder`/models anew, and for a server that needs them backends and lib; raises LaunchError."""
+    """Write `folder`/models anew, and for a server that needs them backends and lib; raises LaunchError.
+
+    What an earlier server refused is removed.
+    """
     try:
-        for part in (MODELS, BACKENDS, LIBRARIES):
+        for part in (MODELS, BACKENDS, LIBRARIES, REFUSALS):
             shutil.rmtree(folder / part, ignore_errors=True)
         (folder / MODELS).mkdir(parents=True)
         for model in models:

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from recserve_client import Client, ClientOptions, NewItem, interaction
+from recserve_client.errors import InvalidRequest
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
 from support.console import DESK, EVIL, EVIL_ID, EVIL_USER, USER, Look, Visit, console, system_browser
@@ -51,6 +52,8 @@ def films_server(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             slate = client.recommend_for(user, k=5)
             clicked = interaction(user, "click", slate.items[0].id, recommendation_id=slate.recommendation_id)
             client.interactions.record([clicked])
+            with pytest.raises(InvalidRequest):
+                client.recommend_for(user, fields=[EVIL])
         yield server
 
 

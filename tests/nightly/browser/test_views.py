@@ -69,6 +69,9 @@ def data(page: Page) -> None:
 
 def requests(page: Page) -> None:
     expect(page.get_by_role("cell", name="by id").first).to_be_visible()
+    refusals = page.get_by_role("region", name="Refusals")
+    expect(refusals.get_by_text("unknown field").first).to_be_visible()
+    expect(refusals.get_by_text("onerror")).to_have_count(0)
 
 
 VIEWS: dict[str, Callable[[Page], None]] = {
@@ -121,8 +124,21 @@ def test_a_weight_is_changed_by_keys_and_pushes_away(visit: Opening) -> None:
     expect(page.locator(".rs-minus").first).to_be_attached()
 
 
-def test_why_an_item_is_not_in_the_slate(visit: Opening, pictures: Path) -> None:
-    page = visit("try", Look(WIDTHS[-1], SCHEMES[0])).page
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_walk_of_a_logged_answer(visit: Opening, pictures: Path, width: int, scheme: Any) -> None:
+    page = visit("requests", Look(width, scheme)).page
+    page.get_by_role("button", name="Walk").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("Worked out now")).to_be_visible()
+    expect(dialog.get_by_role("region", name="Stages of the request").get_by_text("candidates")).to_be_visible()
+    page.screenshot(path=pictures / f"walk-{width}-{scheme}.png")
+    assert serious_faults(page) == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_why_an_item_is_not_in_the_slate(visit: Opening, pictures: Path, scheme: Any) -> None:
+    page = visit("try", Look(WIDTHS[-1], scheme)).page
     field = page.get_by_label(FIND)
     field.fill("a voyage to a distant planet")
     field.press("Enter")
@@ -134,7 +150,8 @@ def test_why_an_item_is_not_in_the_slate(visit: Opening, pictures: Path) -> None
     expect(dialog.get_by_role("heading", name="onerror")).to_be_visible()
     expect(dialog.get_by_role("cell", name="candidates", exact=True)).to_be_visible()
     expect(dialog.get_by_role("cell", name="text", exact=True).first).to_be_visible()
-    page.screenshot(path=pictures / "why-not.png")
+    page.screenshot(path=pictures / f"why-not-{scheme}.png")
+    assert serious_faults(page) == []
 
 
 def test_tabs_are_reached_and_changed_by_keys(visit: Opening) -> None:

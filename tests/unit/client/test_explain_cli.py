@@ -91,3 +91,19 @@ def test_an_answer_without_a_walk(server: InferenceServer, address: str) -> None
 
 def test_nobody_listens() -> None:
     assert ask("-", "--address", "127.0.0.1:1", content='{"user_id": "ann"}').exit_code == 3
+
+
+def test_the_walk_of_an_earlier_recommendation(server: InferenceServer, address: str) -> None:
+    server.answer = pack(ANSWER)
+    result = ask("--recommendation", "r1", "--why-not", "b", "--address", address)
+    assert result.exit_code == 0, result.stderr
+    sent = json.loads(server.requests[-1].raw_input_contents[0][4:])
+    assert sent == {"accept": "msgpack", "walk": {"items": ["b"], "recommendation_id": "r1"}}
+    assert "worked out now" in result.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("-", "--recommendation", "r1")])
+def test_one_request_is_explained(words: tuple[str, ...]) -> None:
+    result = ask(*words)
+    assert result.exit_code == 2
+    assert "either a REQUEST or --recommendation" in result.stderr

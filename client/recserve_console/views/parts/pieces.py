@@ -213,6 +213,11 @@ def confirm(title: str, about: str, word: str, action: Callable[[], Any]) -> ui.
     return dialog
 
 
+def close_button(dialog: ui.dialog) -> None:
+    """The button that closes a dialog; filled, so that it can be read over what lies behind a dialog that scrolls."""
+    ui.button("Close", on_click=dialog.close)
+
+
 def size(bytes_: float) -> str:
     """A size as people read it."""
     unit = 0

@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import UNSET
 from nicegui import ui
 
-from recserve_client.contract import SlateWalk, WalkItem, WalkSource
+from recserve_client.client import AsyncClient
+from recserve_client.contract import RecommendRequest, SlateWalk, Walk, WalkItem, WalkSource
+from recserve_client.errors import RecserveError
 from recserve_console.views.parts.pieces import heading, muted, table
+
+#: Most items that one walk explains.
+_EXPLAINED: Final = 20
+
+
+async def draw_walk_again(client: AsyncClient, recommendation_id: str, names: dict[str, str]) -> None:
+    """Work out the walk of an earlier recommendation now, and draw it into the current place.
+
+    Args:
+        client: Client of the server that recommended.
+        recommendation_id: Id of the recommendation.
+        names: What was recommended: titles by id, best first.
+
+    Raises:
+        RecserveError: The server does not hold the request any more, or does not answer.
+    """
+    asked = RecommendRequest(walk=Walk(list(names)[:_EXPLAINED], recommendation_id))
+    (answer,) = await client.recommend_many([asked])
+    if isinstance(answer, RecserveError):
+        raise answer
+    assert answer.walk is not UNSET
+    gone = set(names) - {item.id for item in answer.items}
+    muted(
+        f"Worked out now, by asking again as it was asked then. Catalogue, log and chance may have changed: of "
+        f"{len(names)} items, {len(names) - len(gone)} would be recommended."
+    )
+    draw_walk(answer.walk)
+    for item in answer.walk.items:
+        if item.id in gone:
+            draw_verdict(item, names[item.id])
 
 
 def draw_walk(walk: SlateWalk) -> None:

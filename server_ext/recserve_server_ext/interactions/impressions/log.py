@@ -49,7 +49,6 @@ class ImpressionLog:
         self,
         store: Callable[[], InteractionStore],
         settings: ImpressionLogSettings,
-        served: Sequence[Experiment],
         *,
         show: Callable[[LogCounts], None] = lambda counts: None,
         clock: Callable[[], float] = time.time,
@@ -58,14 +57,15 @@ class ImpressionLog:
         """Start the thread.
 
         Args:
-            served: The experiments; the thread writes them to the store first.
             show: Called by the thread with the counts after every flush.
             clock: Seconds since 1970.
             seed: Seed of the sampling, or `None` for one from the system.
         """
         self._open = store
         self._settings = settings
-        self._served = served
+        #: Experiments that the store is to know of, and those that it knows of.
+        self._served: Sequence[Experiment] = ()
+        self._noted: Sequence[Experiment] = ()
         self._show = show
         self._clock = clock
         self._random = random.Random(seed)
@@ -73,7 +73,6 @@ class ImpressionLog:
         self._lines: deque[Line] = deque()
         self._items = 0
         self._logged = self._full = self._failed = 0
-        self._noted = not served
         self._next_trim = 0.0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log answers", daemon=True)
@@ -89,8 +88,8 @@ class ImpressionLog:
         """Number of answers in the queue, without those that are being written."""
         return len(self._lines)
 
-    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> None:
-        """Log an answer if it is in the sample and there is room; returns at once.
+    def offer(self, slate: Slate, pseudonym: str | None, keys: str = "") -> bool:
+        """Log an answer if it is in the sample and there is room; returns at once whether it will be written.
 
         Args:
             pseudonym: Pseudonym of the user, or `None` where the request named no user.
@@ -98,15 +97,20 @@ class ImpressionLog:
         """
         sampling = self._settings.plain if pseudonym is None else self._settings.by_user
         if sampling < 1 and self._random.random() >= sampling:
-            return
+            return False
         line = Line.of(slate, pseudonym, int(self._clock() * MICROSECONDS), sampling, keys)
         with self._lock:
             items = self._items + len(line.items)
             if len(self._lines) >= self._settings.queue or items > self._settings.queue_items:
                 self._full += 1
-                return
+                return False
             self._lines.append(line)
             self._items = items
+        return True
+
+    def serve(self, experiments: Sequence[Experiment]) -> None:
+        """Write what these experiments are to the store, before the answers that follow."""
+        self._served = experiments
 
     def flush(self) -> None:
         """Write the queue. Not to be called by two threads at a time."""
@@ -157,10 +161,10 @@ class ImpressionLog:
 
     def _note_and_trim(self) -> None:
         now_us = round(self._clock() * MICROSECONDS)
-        if not self._noted:
+        if (served := self._served) is not self._noted:
             with self._open().database.writing() as connection:
-                impression_rows.note_experiments(connection, self._served, now_us)
-            self._noted = True
+                impression_rows.note_experiments(connection, served, now_us)
+            self._noted = served
         if self._logged and time.monotonic() >= self._next_trim:
             self._next_trim = time.monotonic() + _TRIM_S
             self._open().trim_answers(now_us)

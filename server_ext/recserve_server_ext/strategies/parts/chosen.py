@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,10 +14,7 @@ from recserve_server_ext.common.files import reading, write_file
 #: A user with at most so many behaviours has few of them.
 MOST_FEW: Final = 5
 _AUTO: Final = "auto"
-#: Time between two looks at the file.
-_LOOK_S: Final = 1.0
 Activity = Literal["cold", "few", "many"]
-_log = logging.getLogger(__name__)
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,49 +93,6 @@ def chosen_options(path: Path) -> dict[str, Any]:
 def with_chosen(strategies: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The settings of strategies with what was chosen as options of `auto`; options of the settings win."""
     return {**strategies, _AUTO: {**chosen, **strategies.get(_AUTO, {})}}
-
-
-class ChosenFile:
-    """What an evaluation chose, read again when its file was replaced. Not thread-safe."""
-
-    def __init__(self, path: Path) -> None:
-        """
-        Args:
-            path: `evaluation.json` of the home, which may not be there yet.
-
-        Raises:
-            ConfigError: The file cannot be read.
-        """
-        self._path = path
-        self._seen = self._stamp()
-        self._options = chosen_options(path)
-        self._look_at = 0.0
-
-    def options(self) -> dict[str, Any]:
-        """Options of the strategy `auto`; the same object while the file is the same.
-
-        It is looked for once a second. A file that cannot be read is logged, and what was chosen before stays.
-        """
-        now = time.monotonic()
-        if now < self._look_at:
-            return self._options
-        self._look_at = now + _LOOK_S
-        stamp = self._stamp()
-        if stamp != self._seen:
-            self._seen = stamp
-            try:
-                self._options = chosen_options(self._path)
-            except ConfigError as error:
-                _log.error("the choice of the evaluation stays as it was: %s", error)
-        return self._options
-
-    def _stamp(self) -> tuple[int, int, int]:
-        """Changes whenever the file is replaced; zeros without a file."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return 0, 0, 0
-        return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def read_chosen(path: Path) -> Chosen:

@@ -261,7 +261,7 @@ def test_the_thread_writes_by_itself_and_shows_its_counts(tmp_path: Path) -> Non
             written.set()
 
     with InteractionStore(tmp_path / "i.db", create=True) as store:
-        log = ImpressionLog(lambda: store, ImpressionLogSettings(every_s=0.01), [], show=show)
+        log = ImpressionLog(lambda: store, ImpressionLogSettings(every_s=0.01), show=show)
         log.offer(by_user("r1"), ANN)
         assert written.wait(30)
         log.close()
@@ -269,7 +269,8 @@ def test_the_thread_writes_by_itself_and_shows_its_counts(tmp_path: Path) -> Non
 
 
 def test_answers_are_logged_with_their_users_and_refusals_are_not(tmp_path: Path) -> None:
-    service = Service(small_snapshot(tmp_path / "snapshots"), tmp_path / "store.db", experiments=[MIX])
+    running = [MIX]
+    service = Service(small_snapshot(tmp_path / "snapshots"), tmp_path / "store.db", experiments=lambda: running)
     service.store.record([event(item="i9"), event(BOB, item="i8")])
     requests: list[dict[str, Any]] = [
         {"user_id": "ann", "strategy": "blend"},

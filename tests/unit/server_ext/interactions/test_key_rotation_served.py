@@ -83,9 +83,9 @@ def test_what_is_acknowledged_during_rotations_is_there_once(tmp_path: Path, key
 
 
 def test_recommendations_go_on_and_variants_stay(tmp_path: Path, store_place: Path | str, key_file: Path) -> None:
-    split = Experiment("mix", [Variant("a"), Variant("b"), Variant("c")])
+    split = [Experiment("mix", [Variant("a"), Variant("b"), Variant("c")])]
     snapshot = small_snapshot(tmp_path / "s")
-    service = Service(snapshot, store_place, experiments=[split], read=lambda: read_pseudonyms(key_file))
+    service = Service(snapshot, store_place, experiments=lambda: split, read=lambda: read_pseudonyms(key_file))
     keys = service.store.keys
     assert keys is not None
     service.store.record([event(keys.pseudonyms.of(name), item="i9") for name in NAMES])

@@ -257,8 +257,8 @@ def test_a_store_that_is_away_fails_only_those_who_need_it(snapshot: Snapshot, t
 
 
 def test_a_user_is_answered_by_the_options_of_a_variant_and_told_which(snapshot: Snapshot, tmp_path: Path) -> None:
-    length = Experiment("length", [Variant("short", {"k": 2}), Variant("long", {"k": 6})])
-    service = Service(snapshot, tmp_path / "store.db", experiments=[length])
+    running = [Experiment("length", [Variant("short", {"k": 2}), Variant("long", {"k": 6})])]
+    service = Service(snapshot, tmp_path / "store.db", experiments=lambda: running)
     service.store.record([event(item="i9"), event(BOB, item="i50")])
     for forced, size in (("short", 2), ("long", 6)):
         found = service.recommend_for(k=4, variants={"length": forced})
@@ -274,6 +274,28 @@ def test_a_user_is_answered_by_the_options_of_a_variant_and_told_which(snapshot:
     assert service.logged == [(ANN, "text"), (ANN, "text"), (PSEUDONYMS.of("new"), "blend")]
     with pytest.raises(RequestError, match="length: short, long"):
         service.recommend_for(variants={"length": "bob-the-secret"})
+    service.store.close()
+
+
+def test_experiments_are_started_and_ended_without_a_restart(
+    snapshot: Snapshot, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    length = Experiment("length", [Variant("short", {"k": 2}), Variant("shorter", {"k": 1})])
+    wrong = Experiment("wrong", [Variant("a"), Variant("b", {"strategy": "none-of-these"})])
+    running: list[list[Experiment]] = [[]]
+    service = Service(snapshot, tmp_path / "store.db", experiments=lambda: running[-1])
+    service.store.record([event(item="i9")])
+    assert len(service.recommend_for(k=4).items) == 4
+    running.append([length])
+    assert len(service.recommend_for(k=4).items) < 4
+    assert service.handler.experiments == [length]
+    # What cannot be served leaves what was.
+    running.append([length, wrong])
+    assert len(service.recommend_for(k=4).items) < 4
+    assert service.handler.experiments == [length]
+    assert "the experiments stay as they were" in caplog.text
+    running.append([])
+    assert len(service.recommend_for(k=4).items) == 4
     service.store.close()
 
 

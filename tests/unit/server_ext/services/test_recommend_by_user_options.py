@@ -14,7 +14,7 @@ from recserve_client.where import parse_where
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.strategies.fusion import FusionOptions
 from support.answers import by_user, log_of
-from support.events import BOB, NOW, PSEUDONYMS, event
+from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 from support.small_snapshot import small_snapshot
 from support.user_service import Service
 
@@ -396,3 +396,21 @@ def test_what_cannot_be_is_refused(service: Service, request_: dict[str, Any], n
     with pytest.raises(RequestError, match=named) as refused:
         service.recommend_for(**request_)
     assert refused.value.kind is ErrorKind.INVALID_REQUEST
+
+
+def test_the_walk_of_a_logged_answer_is_worked_out_again(busy: Service) -> None:
+    answered = busy.recommend_for(k=5, strategy="blend", exclude_seen=False)
+    assert answered.history
+    again = busy.recommend(walk={"items": ["i150"], "recommendation_id": answered.recommendation_id})
+    assert [item.id for item in again.items] == [item.id for item in answered.items]
+    assert again.walk is not msgspec.UNSET
+    assert again.walk.asked == "blend"
+    assert [item.id for item in again.walk.items] == ["i150"]
+    # It names neither the user's behaviours nor what each adds, and is not logged.
+    assert again.history is msgspec.UNSET
+    assert all(item.contributions is msgspec.UNSET for item in again.items)
+    assert len(busy.logged) == 1
+    busy.store.erase(ANN)
+    assert busy.recommend_for(k=5).recommendation_id != answered.recommendation_id
+    with pytest.raises(RequestError, match="is not held"):
+        busy.recommend(walk={"recommendation_id": answered.recommendation_id})

@@ -11,7 +11,6 @@ from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.strategies.parts.chosen import (
     Choice,
     Chosen,
-    ChosenFile,
     EvaluationFile,
     read_chosen,
     with_chosen,
@@ -36,25 +35,6 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"evaluation\.json cannot be read: .*; evaluate again: recserve evaluate"):
         read_chosen(path)
-
-
-def test_the_file_is_read_again_when_it_was_replaced(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("recserve_server_ext.strategies.parts.chosen._LOOK_S", 0.0)
-    path = tmp_path / "evaluation.json"
-    file = ChosenFile(path)
-    assert file.options() == {}
-    assert file.options() is file.options()
-    write_evaluation(path, EvaluationFile(chosen=Chosen(many=Choice("ease"))))
-    found = file.options()
-    assert found == {"many": {"strategy": "ease", "options": {}}}
-    assert file.options() is found
-    path.write_text("{")
-    assert file.options() is found
-    assert "evaluation.json cannot be read" in caplog.text
-    path.unlink()
-    assert file.options() == {}
 
 
 def test_options_of_the_settings_win() -> None:

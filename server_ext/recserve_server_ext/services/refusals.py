@@ -1,0 +1,114 @@
+"""The newest refusals of the models, a file for each under the folder that the server runs from."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from recserve_client.contract import ErrorKind, RequestError
+from recserve_server_ext.common.files import write_file
+
+#: Refusals that are kept of a model.
+MOST: Final = 200
+FOLDER: Final = "refusals"
+_EVERY_S: Final = 1.0
+_END_S: Final = 5.0
+#: What messages quote, by `repr` or by JSON, cut or whole: it may name a user. An apostrophe follows a letter.
+_QUOTED: Final = re.compile(r"""(?<!\w)b?(["']).*?(?:(?<!\\)\1(?!\w)|$)""", re.DOTALL)
+_log = logging.getLogger(__name__)
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """A refused request.
+
+    Attributes:
+        time: Moment in seconds since 1970.
+        model: Model that refused it.
+        kind: Why it was refused.
+        text: The message, without the values that it quotes.
+    """
+
+    time: float
+    model: str
+    kind: ErrorKind
+    text: str
+
+
+_decoder: Final = msgspec.json.Decoder(Refusal)
+
+
+class Refusals:
+    """Takes the refusals of a model from any thread, and writes the newest ones a little later."""
+
+    def __init__(
+        self, model: str, folder: Path, *, every_s: float = _EVERY_S, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            model: Name of the model, without a fingerprint.
+            folder: Folder that the server runs from.
+            every_s: Time between two writes.
+            clock: Seconds since 1970.
+        """
+        self._model, self._every_s, self._clock = model, every_s, clock
+        self._path = folder / FOLDER / f"{model}.jsonl"
+        self._kept: deque[tuple[float, RequestError]] = deque(maxlen=MOST)
+        self._has_new = False
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="write refusals", daemon=True)
+        self._thread.start()
+
+    def add(self, error: RequestError) -> None:
+        """Keep a refusal, in place of the oldest one where there are enough."""
+        self._kept.append((self._clock(), error))
+        self._has_new = True
+
+    def flush(self) -> None:
+        """Write what is kept, where there is anything new; a fault is logged."""
+        if not self._has_new:
+            return
+        self._has_new = False
+        kept = [
+            Refusal(moment, self._model, error.kind, _QUOTED.sub("…", error.text))
+            for moment, error in self._kept.copy()
+        ]
+        try:
+            write_file(self._path, b"".join(msgspec.json.encode(one) + b"\n" for one in kept), mode=0o600)
+        except OSError as error:
+            _log.error("refusals cannot be written to %s: %s", self._path, error.strerror or error)
+
+    def close(self) -> None:
+        """Write what is kept, and end the thread."""
+        self._end.set()
+        self._thread.join(_END_S)
+
+    def _run(self) -> None:
+        while not self._end.wait(self._every_s):
+            self.flush()
+        self.flush()
+
+
+def newest_refusals(run: Path, count: int) -> list[Refusal]:
+    """The newest refusals of all models of the servers of a home, the newest first.
+
+    Args:
+        run: Folder of the running servers of the home.
+        count: Most refusals.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file is damaged.
+    """
+    found = [
+        _decoder.decode(line) for path in run.glob(f"*/{FOLDER}/*.jsonl") for line in path.read_bytes().splitlines()
+    ]
+    return sorted(found, key=lambda one: one.time, reverse=True)[:count]
