@@ -18,12 +18,14 @@ class AuditEntry(msgspec.Struct, frozen=True, omit_defaults=True):
         action: What was done, such as `item.delete`.
         what: What it was done to; never a user id.
         outcome: `done`, or why it was not.
+        by: Id of the API key of who did it; empty where none was asked for.
     """
 
     time: str
     action: str
     what: str
     outcome: str = "done"
+    by: str = ""
 
 
 class Audit:
@@ -33,9 +35,9 @@ class Audit:
         self.path = home / "console" / "audit.jsonl"
         self._lock = threading.Lock()
 
-    def write(self, action: str, what: str, outcome: str = "done") -> None:
+    def write(self, action: str, what: str, outcome: str = "done", by: str = "") -> None:
         """Append an entry, fsynced; raises OSError where it cannot be written."""
-        entry = AuditEntry(datetime.now(UTC).isoformat(timespec="seconds"), action, what, outcome)
+        entry = AuditEntry(datetime.now(UTC).isoformat(timespec="seconds"), action, what, outcome, by)
         with self._lock:
             self.path.parent.mkdir(exist_ok=True)
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

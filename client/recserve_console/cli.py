@@ -38,40 +38,57 @@ def console(
     ] = False,
     address: Address = DEFAULT_ADDRESS,
     metrics: Annotated[str, typer.Option(help="host:port of the server's metrics.")] = _METRICS,
-    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback people log in with an API key of the home.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8090,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate, for HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback in plain text.")] = False,
     ready_file: Annotated[Path | None, typer.Option(help="Write the address there when ready.")] = None,
 ) -> None:
     # Imports NiceGUI, so that a missing extra is named before a server is started.
+    from recserve_client.http.listening import Certificate
     from recserve_console import serving
-    from recserve_console.access import PublicAddressError
+    from recserve_console.access import check_public
+    from recserve_server_ext.common.errors import ServerError
 
     try:
-        bound = serving.listen(host, port)
-    except PublicAddressError as error:
+        certificate = Certificate.of(tls_cert, tls_key)
+    except (OSError, ValueError) as error:
         fail(str(error), code=2)
+    try:
+        bound = serving.listen(host, port)
     except OSError as error:
         fail(f"cannot listen on {host}:{port}: {error.strerror or error}")
     with ExitStack() as stack:
         stack.callback(bound.close)
+        beside = home if home.is_dir() else None
+        try:
+            sessions = serving.sessions_of(bound, beside)
+            if not sessions.is_local:
+                has_keys = sessions.has_keys
+                check_public(host, has_tls=certificate is not None, has_keys=has_keys, insecure=insecure)
+        except (ServerError, ValueError) as error:
+            fail(str(error), code=2)
         if serve:
             # Ends as by Ctrl-C, so that the server is stopped, too.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
             address, metrics = stack.enter_context(_served(home))
         try:
-            state = serving.console_of(address, metrics, home if home.is_dir() else None)
+            state = serving.console_of(address, metrics, beside, sessions)
         except (OSError, ValueError) as error:
             fail(f"TLS as the environment sets it does not work: {error}", code=2)
         where = serving.name_of(bound)
 
         def ready() -> None:
-            note(f"the console of {address} is at http://{where}")
+            note(f"the console of {address} is at {'http' if certificate is None else 'https'}://{where}")
             if ready_file is not None:
                 aside = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
                 aside.write_text(json.dumps({"console": where, "pid": os.getpid()}) + "\n")
                 aside.replace(ready_file)
 
-        serving.serve(bound, state, ready)
+        serving.serve(bound, state, ready, certificate)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class Job:
         state: What has become of it.
         ended_s: End, in seconds since 1970; `None` while it runs.
         lines: The end of its output.
+        by: Id of the API key of who started it; empty where none was asked for.
     """
 
     words: tuple[str, ...]
@@ -38,6 +39,7 @@ class Job:
     ended_s: float | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES))
     process: asyncio.subprocess.Process | None = None
+    by: str = ""
 
     @property
     def name(self) -> str:
@@ -64,8 +66,12 @@ class Jobs:
         #: The newest first.
         self.jobs: deque[Job] = deque(maxlen=_KEPT)
 
-    def start(self, words: Sequence[str]) -> Job:
+    def start(self, words: Sequence[str], by: str = "") -> Job:
         """Start a command over the home.
+
+        Args:
+            words: The command, without the home.
+            by: Id of the API key of who starts it; empty where none was asked for.
 
         Raises:
             BusyError: A job runs already.
@@ -73,8 +79,8 @@ class Jobs:
         """
         if self._task is not None and not self._task.done():
             raise BusyError(f"{self.jobs[0].name} runs; wait for it, or end it")
-        job = Job(tuple(words), time.time())
-        self._audit.write("job.start", job.name)
+        job = Job(tuple(words), time.time(), by=by)
+        self._audit.write("job.start", job.name, by=by)
         self.jobs.appendleft(job)
         self._task = asyncio.get_running_loop().create_task(self._run(job))
         return job
@@ -101,4 +107,4 @@ class Jobs:
         job.ended_s = time.time()
         if job.state == "running":
             job.state = "failed" if code else "done"
-        self._audit.write("job.end", job.name, job.state)
+        self._audit.write("job.end", job.name, job.state, by=job.by)

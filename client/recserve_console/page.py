@@ -6,9 +6,11 @@ import json
 from functools import partial
 from typing import Final
 
+from fastapi import Request
 from nicegui import app, background_tasks, ui
 from nicegui.elements.mixins.text_element import TextElement
 
+from recserve_console import login
 from recserve_console.console import Console
 from recserve_console.views.catalogue import Catalogue
 from recserve_console.views.data import Data
@@ -20,6 +22,7 @@ from recserve_console.views.requests import Requests
 from recserve_console.views.strategies import Strategies
 from recserve_console.views.try_out import TryOut
 from recserve_console.views.user import User
+from recserve_console.visitors import Visitor
 from recserve_console.watch.watcher import EVERY_S
 
 #: In the order of the tabs.
@@ -29,14 +32,20 @@ _OF_HOME: Final[tuple[type[View], ...]] = (Outcomes, Data, Requests)
 _PRIMARY: Final = "#1f56b5"
 
 
-def add_page(console: Console) -> None:
-    """Register the page with NiceGUI, and look at the server while it runs."""
+def add_page(console: Console, cookie: str) -> None:
+    """Register the page with NiceGUI, and look at the server while it runs.
+
+    Args:
+        console: The console.
+        cookie: Name of the cookie with the token of a session.
+    """
     app.on_startup(lambda: background_tasks.create(console.watcher.run()))
     app.on_shutdown(lambda: console.jobs.stop() if console.jobs is not None else None)
 
     @ui.page("/", title="recserve console")
-    def page(view: str = Overview.name) -> None:
-        _Page(console).build(view)
+    def page(request: Request, view: str = "") -> None:
+        visitor = Visitor(console.sessions, request.cookies.get(cookie, ""))
+        _Page(console.seen_by(visitor)).build(view)
 
 
 class _Page:
@@ -45,15 +54,19 @@ class _Page:
     def __init__(self, console: Console) -> None:
         self._console = console
         kinds = _VIEWS if console.home is None else (*_VIEWS, *_OF_HOME)
-        self._views = {kind.name: kind(console) for kind in kinds}
+        self._views = {kind.name: kind(console) for kind in kinds if console.visitor.may_look(kind.scope)}
         #: Views whose drawing has begun, and those that are drawn.
         self._drawn: set[str] = set()
         self._ready: set[str] = set()
         self._panels: dict[str, ui.tab_panel] = {}
-        self._shown = Overview.name
+        self._shown = ""
 
     def build(self, view: str) -> None:
         """Draw the page with a view; with the first one where there is no such view."""
+        if not self._views:
+            ui.label("This key has no scope that may look at anything.")
+            self._draw_session()
+            return
         ui.add_css(CSS)
         ui.colors(primary=_PRIMARY, negative="#b3261e", positive="#0a6b46")
         ui.query("html").props("lang=en")
@@ -64,6 +77,7 @@ class _Page:
             ui.button(icon="contrast", on_click=lambda: dark.set_value(not dark.value)).props(
                 'flat round color=white aria-label="Light or dark"'
             )
+            self._draw_session()
             with (
                 ui.tabs(on_change=lambda event: self.show(event.value))
                 .props("dense inline-label no-caps mobile-arrows outside-arrows align=left")
@@ -72,7 +86,7 @@ class _Page:
                 for one in self._views.values():
                     ui.tab(one.name, label=one.title, icon=one.icon)
         self._banner = ui.label("").props('role="alert"').classes("w-full rs-bad font-semibold q-px-md")
-        first = view if view in self._views else Overview.name
+        first = view if view in self._views else next(iter(self._views))
         with ui.element("div").classes("rs-page"):
             panels = ui.tab_panels(tabs, value=first, animated=False).classes("w-full bg-transparent")
         with panels:
@@ -83,6 +97,14 @@ class _Page:
         # When the page is connected: a view may ask a server that is slow, and a page that is not sent in time is lost.
         ui.timer(0, partial(self.show, first), once=True)
         ui.timer(EVERY_S, self._tick)
+
+    def _draw_session(self) -> None:
+        """The button that begins or ends a session, where keys are asked for."""
+        if self._console.visitor.key is not None:
+            leave = "fetch('/logout', {method: 'POST'}).then(() => location.assign('/login'))"
+            ui.button("Log out", on_click=lambda: ui.run_javascript(leave)).props("flat dense color=white")
+        elif self._console.sessions.asks_for_keys:
+            ui.button("Log in", on_click=lambda: ui.navigate.to(login.PATH)).props("flat dense color=white")
 
     async def show(self, view: str) -> None:
         """Draw a view where it is not drawn yet, and bring it up to date."""
@@ -96,6 +118,11 @@ class _Page:
         await self._refresh()
 
     async def _tick(self) -> None:
+        view = self._views[self._shown] if self._shown else None
+        if view is not None and not self._console.visitor.may_look(view.scope):
+            # The session or its key has ended while the page was open.
+            ui.navigate.to(login.PATH)
+            return
         self._say_state()
         await self._refresh()
 

@@ -1,4 +1,4 @@
-"""Runs the console by uvicorn, on loopback alone."""
+"""Runs the console by uvicorn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from nicegui import ui
 
 from recserve_client.api_key import key_from_environment
 from recserve_client.client import AsyncClient
-from recserve_client.http.listening import bind, run
+from recserve_client.http.listening import Certificate, bind, run
 from recserve_client.options import ClientOptions
 from recserve_client.tls import Tls
-from recserve_console.access import Guard, check_loopback
+from recserve_console.access import Guard, is_loopback
 from recserve_console.console import Console
+from recserve_console.login import add_login, cookie_name
 from recserve_console.page import add_page
+from recserve_console.visitors import Sessions
+from recserve_server_ext.common.workspace import Workspace
 
 #: Seconds that the browser tries to come back before the page is loaded anew.
 _RECONNECT_S: Final = 10.0
@@ -28,14 +31,8 @@ _OPTIONS: Final = ClientOptions(deadline_s=5.0, tries=2)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound to a loopback address.
-
-    Raises:
-        PublicAddressError: The address is not loopback.
-        OSError: It is taken, or not of this machine.
-    """
+    """A socket that is bound to an address; raises OSError where that is taken, or not of this machine."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    check_loopback(host, str(address[0]))
     return bind(family, kind, address)
 
 
@@ -45,35 +42,50 @@ def name_of(bound: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def console_of(address: str, metrics: str, home: Path | None) -> Console:
+def is_local(bound: socket.socket) -> bool:
+    """Whether only this machine reaches a socket."""
+    return is_loopback(str(bound.getsockname()[0]))
+
+
+def sessions_of(bound: socket.socket, home: Path | None) -> Sessions:
+    """The sessions of a console at an address, by the API keys of its home; raises ConfigError for a damaged file."""
+    return Sessions(None if home is None else Workspace(home).api_keys, is_local=is_local(bound))
+
+
+def console_of(address: str, metrics: str, home: Path | None, sessions: Sessions) -> Console:
     """The state of a console, with TLS as the environment sets it.
 
     Args:
         address: host:port of the server's gRPC.
         metrics: host:port of its metrics.
         home: Its home, or `None`.
+        sessions: Sessions of its visitors.
 
     Raises:
         OSError: A file of TLS cannot be read.
         ValueError: TLS is set only in part.
     """
-    return Console(
-        AsyncClient(address, _OPTIONS, tls=Tls.from_environment(), key=key_from_environment()), address, metrics, home
-    )
+    client = AsyncClient(address, _OPTIONS, tls=Tls.from_environment(), key=key_from_environment())
+    return Console(client, address, metrics, home, sessions)
 
 
-def serve(bound: socket.socket, console: Console, on_ready: Callable[[], None]) -> None:
+def serve(
+    bound: socket.socket, console: Console, on_ready: Callable[[], None], certificate: Certificate | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         bound: Where to listen.
         console: What is served.
         on_ready: Called when the console listens.
+        certificate: For TLS; `None` for plain text.
     """
-    app = FastAPI(openapi_url=None)
-    add_page(console)
-    # dark=None follows the browser. Without a secret there are no cookies.
+    app, has_tls = FastAPI(openapi_url=None), certificate is not None
+    add_login(app, console.sessions, has_tls=has_tls)
+    add_page(console, cookie_name(has_tls=has_tls))
+    # dark=None follows the browser. Without a secret NiceGUI sets no cookies.
     ui.run_with(app, title="recserve", dark=None, reconnect_timeout=_RECONNECT_S, show_welcome_message=False)
     port = bound.getsockname()[1]
-    guarded = Guard(app, {name_of(bound), *(f"{name}:{port}" for name in _NAMES)})
-    run(guarded, bound, on_ready, drain_s=_DRAIN_S)
+    hosts = {name_of(bound), *(f"{name}:{port}" for name in _NAMES)}
+    guarded = Guard(app, hosts, console.sessions, has_tls=has_tls)
+    run(guarded, bound, on_ready, drain_s=_DRAIN_S, certificate=certificate)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 _START_S: Final = 150
@@ -96,6 +97,16 @@ def system_browser() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def serious_faults(page: Page) -> list[Any]:
+    """What axe-core finds that keeps people out."""
+    found = Axe().run(page).response["violations"]
+    return [
+        (fault["id"], [node["html"][:200] for node in fault["nodes"]])
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    ]
 
 
 class Look(NamedTuple):

@@ -1,23 +1,92 @@
-"""Runs an ASGI application by uvicorn on a socket that is bound beforehand."""
+"""Runs an ASGI application by uvicorn on a socket that is bound beforehand, in plain text or over TLS."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
 
 import uvicorn
 
+#: Ticks of uvicorn, ten a second, between two looks at the files of a certificate.
+_LOOK_TICKS: Final = 300
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files of a server's certificate, PEM; a renewed one is taken within half a minute.
+
+    Attributes:
+        cert: The certificate, with those between it and its authority.
+        key: Its private key, without a password.
+    """
+
+    cert: Path
+    key: Path
+
+    @classmethod
+    def of(cls, cert: Path | None, key: Path | None) -> Self | None:
+        """The certificate of these files, `None` without any.
+
+        Raises:
+            ValueError: Only one is given, or they are no certificate with its key.
+            OSError: A file cannot be read.
+        """
+        if cert is None and key is None:
+            return None
+        if cert is None or key is None:
+            raise ValueError("a certificate needs its key, and the reverse: give --tls-cert and --tls-key")
+        found = cls(cert, key)
+        try:
+            found.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        except ssl.SSLError as error:
+            raise ValueError(f"{cert} and {key} are no certificate with its key: {error.reason}") from None
+        return found
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Use the files as they are now; raises OSError, of which ssl.SSLError is one."""
+        context.load_cert_chain(self.cert, self.key, password="")
+
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """Changes when a file changes; empty while one is missing."""
+        try:
+            return self.cert.stat().st_mtime_ns, self.key.stat().st_mtime_ns
+        except OSError:
+            return ()
+
 
 class _Server(uvicorn.Server):
-    """uvicorn that tells when it listens."""
+    """uvicorn that tells when it listens, and takes renewed certificates."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], certificate: Certificate | None) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._certificate = certificate
+        self._stamp = () if certificate is None else certificate.stamp
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._certificate is not None and counter % _LOOK_TICKS == 0:
+            self._renew(self._certificate)
+        return await super().on_tick(counter)
+
+    def _renew(self, certificate: Certificate) -> None:
+        """Use a certificate that was renewed for the connections that follow; a fault leaves the one before."""
+        stamp = certificate.stamp
+        if stamp in ((), self._stamp) or self.config.ssl is None:
+            return
+        self._stamp = stamp
+        try:
+            certificate.load(self.config.ssl)
+        except OSError as error:
+            _log.error("the certificate stays as it was: %s cannot be used: %s", certificate.cert, error)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -37,7 +106,15 @@ def bind(family: int, kind: int, address: Any) -> socket.socket:
     return bound
 
 
-def run(app: Any, bound: socket.socket, on_ready: Callable[[], None], *, drain_s: int, **more: Any) -> None:
+def run(
+    app: Any,
+    bound: socket.socket,
+    on_ready: Callable[[], None],
+    *,
+    drain_s: int,
+    certificate: Certificate | None = None,
+    **more: Any,
+) -> None:
     """Run until SIGTERM or SIGINT.
 
     Args:
@@ -45,6 +122,7 @@ def run(app: Any, bound: socket.socket, on_ready: Callable[[], None], *, drain_s
         bound: Where to listen.
         on_ready: Called when it listens.
         drain_s: Seconds that requests under way have to end when the program is told to stop.
+        certificate: For TLS; `None` for plain text.
         more: Further settings of uvicorn.
     """
     # uvicorn stops by its own handlers, then raises the signal once more for those that were there before.
@@ -59,6 +137,8 @@ def run(app: Any, bound: socket.socket, on_ready: Callable[[], None], *, drain_s
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=drain_s,
+        ssl_certfile=None if certificate is None else certificate.cert,
+        ssl_keyfile=None if certificate is None else certificate.key,
         **more,
     )
-    _Server(config, on_ready).run(sockets=[bound])
+    _Server(config, on_ready, certificate).run(sockets=[bound])

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from recserve_client.client import AsyncClient
 from recserve_client.contract import ErrorKind
 from recserve_client.http.app import AppOptions, make_app
-from recserve_client.http.listening import bind, run
+from recserve_client.http.listening import Certificate, bind, run
 from recserve_client.http.problems import CONTENT_TYPE, ProblemError
 from recserve_client.options import ClientOptions
 from recserve_client.tls import Tls
@@ -73,6 +73,7 @@ def serve(
     client_options: ClientOptions,
     tls: Tls | None = None,
     on_ready: Callable[[], None] = lambda: None,
+    certificate: Certificate | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and let requests under way end.
 
@@ -83,6 +84,7 @@ def serve(
         client_options: Deadline and retries of what it asks.
         tls: TLS to the server; `None` for plain text.
         on_ready: Called when it listens.
+        certificate: For TLS to those who call; `None` for plain text.
     """
 
     @asynccontextmanager
@@ -94,4 +96,4 @@ def serve(
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     app = make_app(open_client, options)
-    run(app, bound, on_ready, drain_s=_DRAIN_S, http=_Protocol, loop="uvloop", ws="none")
+    run(app, bound, on_ready, drain_s=_DRAIN_S, certificate=certificate, http=_Protocol, loop="uvloop", ws="none")

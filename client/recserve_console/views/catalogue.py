@@ -14,6 +14,7 @@ from recserve_console.views.parts.item_panel import ItemPanel
 from recserve_console.views.parts.map_panel import MapPanel
 from recserve_console.views.parts.pieces import card, heading, muted, say, table
 from recserve_console.views.parts.view import View
+from recserve_server_ext.access.scopes import Scope
 
 _PAGE: Final = 20
 _MATCHING: Final = 50
@@ -23,6 +24,7 @@ class Catalogue(View):
     """The fourth view."""
 
     name, title, icon = "catalogue", "Catalogue", "inventory_2"
+    scope = Scope.ITEMS
 
     async def build(self) -> None:
         """See `View.build`."""

@@ -14,6 +14,7 @@ from recserve_console.views.parts.import_panel import ImportPanel
 from recserve_console.views.parts.pieces import COLOURS, axis, card, chart, heading, moment, muted, table, waiting
 from recserve_console.views.parts.view import View
 from recserve_export.catalogue.stats import CatalogueStats
+from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.errors import ServerError
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ class Data(View):
     """The log and the catalogue; only beside a home."""
 
     name, title, icon = "data", "Data", "dataset"
+    scope = Scope.INTERACTIONS
 
     async def build(self) -> None:
         """See `View.build`."""
@@ -30,8 +32,7 @@ class Data(View):
             heading("Data").classes("grow")
             ui.button("Count again", icon="refresh", on_click=self._read).props("flat")
         self._content = ui.column().classes("w-full gap-3 q-mt-sm")
-        if self.console.home is not None and self.console.jobs is not None:
-            ImportPanel(self.console.home, self.console.jobs)
+        ImportPanel(self.console)
         await self._read()
 
     async def _read(self) -> None:

@@ -10,9 +10,11 @@ import msgspec
 from nicegui import ui
 
 from recserve_console.home.log import has_log, outcome_report
+from recserve_console.views.parts.experiment_panel import ExperimentPanel
 from recserve_console.views.parts.pieces import NONE, card, heading, interval, muted, table, waiting
 from recserve_console.views.parts.view import View
 from recserve_export.errors import ExportError
+from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.errors import ServerError
 
 if TYPE_CHECKING:
@@ -26,14 +28,21 @@ class Outcomes(View):
     """What came of recommendations; only beside a home."""
 
     name, title, icon = "outcomes", "Outcomes", "query_stats"
+    scope = Scope.INTERACTIONS
 
     async def build(self) -> None:
         """See `View.build`."""
         with ui.row().classes("w-full items-center"):
             heading("Outcomes").classes("grow")
             ui.button("Count again", icon="refresh", on_click=self._read).props("flat")
+        assert self.console.home is not None
+        self._experiments = ExperimentPanel(self.console, self.console.home)
         self._content = ui.column().classes("w-full gap-3 q-mt-sm")
         await self._read()
+
+    async def refresh(self) -> None:
+        """See `View.refresh`."""
+        self._experiments.refresh()
 
     async def _read(self) -> None:
         home = self.console.home

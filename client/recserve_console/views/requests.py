@@ -14,6 +14,7 @@ from recserve_console.home.log import Answer, has_log, newest_answers, newest_re
 from recserve_console.views.parts.pieces import card, close_button, heading, moment, muted, table, told
 from recserve_console.views.parts.view import View
 from recserve_console.views.parts.walks import draw_walk_again
+from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.services.refusals import Refusal
 
@@ -39,6 +40,7 @@ class Requests(View):
     """The newest answers, refusals and changes; only beside a home."""
 
     name, title, icon = "requests", "Requests", "list_alt"
+    scope = Scope.ADMIN
 
     async def build(self) -> None:
         """See `View.build`."""
@@ -66,9 +68,9 @@ class Requests(View):
             self._draw_answers(found)
             self._draw_refusals(refused)
             with card("Changes through this console", f"The audit log: {audit.path}"), told():
-                changes = [(one.time, one.action, one.what, one.outcome) for one in audit.newest(_CHANGES)]
+                changes = [(one.time, one.action, one.what, one.outcome, one.by) for one in audit.newest(_CHANGES)]
                 if changes:
-                    table(("time (UTC)", "action", "what", "outcome"), changes, label="Changes")
+                    table(("time (UTC)", "action", "what", "outcome", "key"), changes, label="Changes")
                 else:
                     muted("Nothing was changed yet.")
 

@@ -17,6 +17,7 @@ from recserve_console.views.parts.job_panel import JobPanel
 from recserve_console.views.parts.pieces import NONE, age, card, heading, interval, muted, table
 from recserve_console.views.parts.view import View
 from recserve_console.watch.stages import STAGES, strategy_times
+from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.errors import ServerError
 
 _ABOUT: Final = {
@@ -40,7 +41,7 @@ class Strategies(View):
             self._stages = ui.column().classes("w-full")
         self._content = ui.column().classes("w-full gap-3 q-mt-sm")
         if self.console.jobs is not None:
-            self._panel: JobPanel | None = JobPanel(self.console.jobs)
+            self._panel: JobPanel | None = JobPanel(self.console)
         else:
             self._panel = None
             muted("Open the console beside the home to see evaluations and versions, and to change what is served.")
@@ -149,7 +150,7 @@ class Strategies(View):
         table(headings, rows, right=("items", "log up to"), label="Versions")
 
     def _actions(self, one: SpaceVersion) -> None:
-        if self._panel is None:
+        if self._panel is None or self.console.why_not(Scope.ADMIN):
             return
         panel = self._panel
         if one.is_current and not one.can_roll_back:

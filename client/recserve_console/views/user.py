@@ -27,6 +27,7 @@ from recserve_console.views.parts.pieces import (
 )
 from recserve_console.views.parts.slates import draw_slate, history_legend
 from recserve_console.views.parts.view import View
+from recserve_server_ext.access.scopes import Scope
 
 _SHOWN: Final = 50
 _ANSWERS: Final = 20
@@ -37,6 +38,7 @@ class User(View):
     """The third view."""
 
     name, title, icon = "user", "User", "person"
+    scope = Scope.USERS_ERASE
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -83,9 +85,10 @@ class User(View):
             ui.button("Recommend now", icon="recommend", on_click=self._recommend)
             ui.button("Export", icon="download", on_click=lambda: self._download(stored)).props("outline")
             erase = ui.button("Erase …", icon="delete_forever", on_click=self._ask_to_erase)
-            erase.props("outline color=negative").set_enabled(self.console.audit is not None)
-            if self.console.audit is None:
-                muted("Open the console beside the home to change things.")
+            why = self.console.why_not(Scope.USERS_ERASE)
+            erase.props("outline color=negative").set_enabled(not why)
+            if why:
+                muted(why)
         self._slate = ui.column().classes("w-full")
         with card("Interactions", self._about(history, stored)):
             if history.entries:
@@ -183,12 +186,11 @@ class User(View):
         dialog.open()
 
     async def _erase(self) -> None:
-        assert self.console.audit is not None
         with told():
             # Before, so that nothing is done that cannot be written down.
-            self.console.audit.write("user.erase", "a user", "asked for")
+            self.console.record(Scope.USERS_ERASE, "user.erase", "a user", "asked for")
             receipt = await self.console.client.users.erase(self._user)
-            self.console.audit.write("user.erase", f"receipt {receipt.proof[:16]}")
+            self.console.record(Scope.USERS_ERASE, "user.erase", f"receipt {receipt.proof[:16]}")
             packed = msgspec.json.format(msgspec.json.encode(receipt), indent=2)
             self._content.clear()
             with self._content, card("Erased", "Keep this receipt: it does not name the user, and proves the erasure."):

@@ -91,6 +91,29 @@ def test_a_user_is_erased_after_two_questions(visit: Opening, films_server: Serv
     assert user not in json.dumps(entries)
 
 
+def test_an_experiment_is_started_served_and_ended(visit: Opening, films_server: Served, films_client: Client) -> None:
+    page = visit("outcomes").page
+    expect(page.get_by_text("No experiment runs.")).to_be_visible()
+    page.get_by_text("Start an experiment").click()
+    field = page.get_by_label("Experiment", exact=True)
+    field.fill('name = "<b>"')
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_text("this is no experiment")).to_be_visible()
+    field.fill(
+        'name = "short"\nvariants = [{ name = "two", options = { k = 2 } }, { name = "three", options = { k = 3 } }]'
+    )
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_role("region", name="Running experiments").get_by_text("served", exact=True)).to_be_visible()
+    assert len(films_client.recommend_for("anybody", k=5).items) in (2, 3)
+    page.get_by_role("button", name="End", exact=True).click()
+    page.get_by_role("alertdialog").get_by_role("button", name="End", exact=True).click()
+    expect(page.get_by_text("No experiment runs.")).to_be_visible()
+    done = [(entry["action"], entry.get("outcome")) for entry in audited(films_server.home)]
+    assert ("experiment.start", "done") in done
+    assert ("experiment.end", "done") in done
+
+
 def test_a_job_runs_to_its_end_though_the_page_is_closed(visit: Opening, films_server: Served) -> None:
     closed = visit("strategies").page
     closed.get_by_role("button", name="Train als").click()

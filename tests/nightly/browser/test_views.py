@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from support.console import EVIL, EVIL_ID, EVIL_USER, SCHEMES, WIDTHS, Look, Visit
+from support.console import EVIL, EVIL_ID, EVIL_USER, SCHEMES, WIDTHS, Look, Visit, serious_faults
 
 Opening = Callable[..., Visit]
 FIND = "Find an item, or write a text and press Enter"
@@ -84,16 +83,6 @@ VIEWS: dict[str, Callable[[Page], None]] = {
     "data": data,
     "requests": requests,
 }
-
-
-def serious_faults(page: Page) -> list[Any]:
-    """What axe-core finds that keeps people out."""
-    found = Axe().run(page).response["violations"]
-    return [
-        (fault["id"], [node["html"][:200] for node in fault["nodes"]])
-        for fault in found
-        if fault["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

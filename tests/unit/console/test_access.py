@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
@@ -8,8 +11,12 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from typer.testing import CliRunner
 
-from recserve_console import cli, serving
-from recserve_console.access import Guard, PublicAddressError, check_loopback
+from recserve_console import cli
+from recserve_console.access import Guard, PublicAddressError, check_public, is_loopback
+from recserve_console.login import add_login
+from recserve_console.visitors import Sessions
+from recserve_server_ext.access.key_file import create_key, revoke_key
+from recserve_server_ext.access.scopes import Scope
 
 HOST = "127.0.0.1:8090"
 
@@ -25,7 +32,8 @@ async def socket(websocket: WebSocket) -> None:
 
 @pytest.fixture
 def guarded() -> Guard:
-    return Guard(Starlette(routes=[Route("/", page), WebSocketRoute("/socket", socket)]), {HOST})
+    routes = [Route("/", page), WebSocketRoute("/socket", socket)]
+    return Guard(Starlette(routes=routes), {HOST}, Sessions(None, is_local=True))
 
 
 @pytest.mark.parametrize("headers", [{}, {"origin": f"http://{HOST}"}])
@@ -60,28 +68,92 @@ def test_other_hosts_and_origins_are_refused(guarded: Guard, headers: dict[str, 
             pass
 
 
-@pytest.mark.parametrize("number", ["127.0.0.1", "127.0.0.2", "::1"])
-def test_loopback_is_allowed(number: str) -> None:
-    check_loopback("anything", number)
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True)]
+    + [(number, False) for number in ("0.0.0.0", "::", "10.0.0.1", "192.168.1.5", "2001:db8::1")],
+)
+def test_what_is_loopback(number: str, expected: bool) -> None:
+    assert is_loopback(number) is expected
 
 
-@pytest.mark.parametrize("number", ["0.0.0.0", "::", "10.0.0.1", "192.168.1.5", "2001:db8::1"])
-def test_other_addresses_are_refused(number: str) -> None:
-    with pytest.raises(PublicAddressError, match="from other machines"):
-        check_loopback(number, number)
+@pytest.mark.parametrize(
+    ("has_tls", "has_keys", "insecure", "why"),
+    [
+        (True, False, False, "no key that people could show"),
+        (False, True, False, "plain text"),
+        (False, False, True, "no key that people could show"),
+        (True, True, False, ""),
+        (False, True, True, ""),
+    ],
+)
+def test_what_an_open_address_needs(has_tls: bool, has_keys: bool, insecure: bool, why: str) -> None:
+    def check() -> None:
+        check_public("0.0.0.0", has_tls=has_tls, has_keys=has_keys, insecure=insecure)
+
+    if why:
+        with pytest.raises(PublicAddressError, match=why):
+            check()
+    else:
+        check()
 
 
-def test_the_console_listens_on_loopback_alone() -> None:
-    with pytest.raises(PublicAddressError):
-        serving.listen("0.0.0.0", 0)
-    with serving.listen("localhost", 0) as bound:
-        assert serving.name_of(bound).rpartition(":")[0] in ("127.0.0.1", "[::1]")
-
-
-def test_the_command_says_why_it_refuses_another_address() -> None:
-    refused = CliRunner().invoke(cli.app, ["--host", "0.0.0.0", "--port", "0"])
+def test_the_command_says_why_it_refuses_an_open_address(tmp_path: Path) -> None:
+    words = ["--host", "0.0.0.0", "--port", "0", "--home", str(tmp_path)]
+    refused = CliRunner().invoke(cli.app, words)
     assert refused.exit_code == 2
-    assert "can be reached from other machines" in refused.stderr
+    assert "recserve keys create" in refused.stderr
+    create_key(tmp_path / "api-keys.json", "people", [Scope.ADMIN])
+    refused = CliRunner().invoke(cli.app, words)
+    assert refused.exit_code == 2
+    assert "plain text" in refused.stderr
+
+
+@pytest.fixture
+def open_house(tmp_path: Path) -> tuple[Guard, str, str, Path]:
+    """A console that other machines reach, over TLS; a key with its id, and the file of keys."""
+    keys = tmp_path / "api-keys.json"
+    key_id, key = create_key(keys, "people", [Scope.RECOMMEND])
+    sessions = Sessions(keys, is_local=False)
+    app = FastAPI(routes=[Route("/", page), WebSocketRoute("/socket", socket)])
+    add_login(app, sessions, has_tls=True)
+    return Guard(app, {HOST}, sessions, has_tls=True), key_id, key, keys
+
+
+def test_others_show_a_key_first(open_house: tuple[Guard, str, str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    guard, key_id, key, keys = open_house
+    monkeypatch.setattr("recserve_server_ext.common.followed_file._LOOK_S", 0.0)
+    url = "https://console.example.org"
+    with TestClient(guard, url, follow_redirects=False) as client:
+        asked = client.get("/")
+        assert (asked.status_code, asked.headers["location"]) == (303, "/login")
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("wss://console.example.org/socket"):
+            pass
+        assert 'type="password"' in client.get("/login").text
+        refused = client.post("/login", data={"key": "rsk_wrong"})
+        assert (refused.status_code, "set-cookie" in refused.headers) == (401, False)
+        assert "default-src 'self'" in refused.headers["content-security-policy"]
+        assert client.post("/login", content=b"key=" + b"x" * 100_000).status_code == 401
+        foreign = client.post("/login", data={"key": key}, headers={"origin": "https://example.net"})
+        assert foreign.status_code == 421
+        let_in = client.post("/login", data={"key": key}, headers={"origin": url})
+        assert (let_in.status_code, let_in.headers["location"]) == (303, "/")
+        cookie = let_in.headers["set-cookie"].lower()
+        assert cookie.startswith("__host-recserve=")
+        assert all(part in cookie for part in ("httponly", "samesite=strict", "secure", "path=/"))
+        assert key not in cookie
+        assert client.get("/").text == "the page"
+        revoke_key(keys, key_id)
+        assert client.get("/").status_code == 303
+
+
+def test_one_may_leave(open_house: tuple[Guard, str, str, Path]) -> None:
+    guard, _, key, _ = open_house
+    with TestClient(guard, "https://console.example.org", follow_redirects=False) as client:
+        client.post("/login", data={"key": key})
+        kept = client.cookies["__Host-recserve"]
+        assert client.post("/logout").headers["location"] == "/login"
+        assert client.get("/", headers={"cookie": f"__Host-recserve={kept}"}).status_code == 303
 
 
 def test_tls_that_is_set_in_part_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

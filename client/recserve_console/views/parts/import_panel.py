@@ -10,22 +10,29 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import UploadEventArguments
 
+from recserve_console.console import Console
 from recserve_console.home.imports import MOST_BYTES, Store, place_for, preview_of
-from recserve_console.jobs import BusyError, Jobs
+from recserve_console.jobs import BusyError
 from recserve_console.views.parts.pieces import card, confirm, muted, say, table, waiting
+from recserve_console.visitors import NotAllowedError
 from recserve_export.errors import ExportError
 from recserve_export.tabular.preview import Preview
+from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.units import MIB
 
 
 class ImportPanel:
     """Takes a file, shows how it would be read, and starts its import."""
 
-    def __init__(self, home: Path, jobs: Jobs) -> None:
-        self._home, self._jobs = home, jobs
+    def __init__(self, console: Console) -> None:
+        """`console`: beside a home."""
+        self._console = console
         self._path: Path | None = None
         about = f"Up to {MOST_BYTES // MIB:,} MiB; nothing is imported before it was shown how the file would be read."
         with card("Import a file", about):
+            if why := console.why_not(Scope.ADMIN):
+                muted(why)
+                return
             self._store: Any = ui.toggle(
                 {"catalogue": "items", "interactions": "interactions"}, value="catalogue", on_change=self._look
             )
@@ -47,10 +54,13 @@ class ImportPanel:
 
     async def _take(self, event: UploadEventArguments) -> None:
         """Keep a file, and show how it would be read."""
+        home = self._console.home
+        assert home is not None
         try:
-            self._path = place_for(self._home, event.file.name)
+            self._console.check(Scope.ADMIN)
+            self._path = place_for(home, event.file.name)
             await event.file.save(self._path)
-        except OSError as error:
+        except (OSError, NotAllowedError) as error:
             say(f"the file cannot be kept: {error}")
             return
         self._upload.reset()
@@ -99,8 +109,8 @@ class ImportPanel:
 
         async def start() -> None:
             try:
-                self._jobs.start(words[1:])
-            except (BusyError, OSError) as error:
+                self._console.start(words[1:])
+            except (BusyError, NotAllowedError, OSError) as error:
                 say(error)
                 return
             say("started: see Jobs under Strategies", is_good=True)

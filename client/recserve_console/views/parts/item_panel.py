@@ -13,6 +13,7 @@ from recserve_client.errors import InvalidRequest
 from recserve_console.console import Console
 from recserve_console.views.parts.finder import titles_of
 from recserve_console.views.parts.pieces import card, confirm, heading, muted, say, told
+from recserve_server_ext.access.scopes import Scope
 
 _NEIGHBOURS = 8
 
@@ -58,8 +59,8 @@ class ItemPanel:
             packed = msgspec.json.format(msgspec.json.encode(item.attributes), indent=2).decode()
             self._attributes = ui.textarea("attributes (JSON)", value=packed).props("outlined dense autogrow")
             self._attributes.classes("w-full rs-code")
-            if self._console.audit is None:
-                muted("Open the console beside the home to change things.")
+            if why := self._console.why_not(Scope.ITEMS):
+                muted(why)
                 return
             with ui.row().classes("gap-2"):
                 ui.button("Save", icon="save", on_click=self._save)
@@ -102,6 +103,7 @@ class ItemPanel:
         item = self._item
         assert item is not None
         fields = {"texts": item.texts, "attributes": item.attributes, "available": item.available, **changes}
+        self._console.check(Scope.ITEMS)
         new = NewItem(item.id, if_revision=item.revision, **fields)
         await self._finish(action, self._console.client.items.upsert([new]))
 
@@ -109,17 +111,17 @@ class ItemPanel:
         assert self._item is not None
         old = OldItem(self._item.id, self._item.revision)
         with told():
+            self._console.check(Scope.ITEMS)
             await self._finish("item.delete", self._console.client.items.delete([old]))
 
     async def _finish(self, action: str, call: Awaitable[ItemsChanged]) -> None:
         """Make a change, write it down, tell what came of it, and show the item as it is now."""
         assert self._item is not None
-        assert self._console.audit is not None
         item = self._item.id
         changed = await call
         (result,) = changed.results
         outcome = f"{result.status} {result.error}".strip()
-        self._console.audit.write(action, item, outcome)
+        self._console.record(Scope.ITEMS, action, item, outcome)
         is_good = result.status in ("updated", "unchanged", "deleted", "created")
         words = f"{result.status} at revision {changed.revision}" if is_good else outcome
         if result.status == "conflict":

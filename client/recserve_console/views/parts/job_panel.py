@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from nicegui import ui
 
-from recserve_console.jobs import BusyError, Job, Jobs
-from recserve_console.views.parts.pieces import age, card, confirm, heading, muted, say
+from recserve_console.console import Console
+from recserve_console.jobs import BusyError, Job
+from recserve_console.views.parts.pieces import age, card, confirm, heading, muted, say, told
+from recserve_console.visitors import NotAllowedError
+from recserve_server_ext.access.scopes import Scope
 
 _LINES: Final = 12
 #: Commands that are offered: label, words, what they do.
@@ -23,12 +27,17 @@ _OFFERED: Final[tuple[tuple[str, tuple[str, ...], str], ...]] = (
 class JobPanel:
     """Shows the jobs of the console; all pages show the same."""
 
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
+    def __init__(self, console: Console) -> None:
+        """`console`: beside a home."""
+        assert console.jobs is not None
+        self._console, self._jobs = console, console.jobs
         self._shown: object = None
+        why = console.why_not(Scope.ADMIN)
         with card("Jobs", "Run over the home of this console, one at a time, whether a page is open or not."):
+            if why:
+                muted(why)
             with ui.row().classes("gap-2"):
-                for label, words, about in _OFFERED:
+                for label, words, about in () if why else _OFFERED:
                     ui.button(label, on_click=lambda _, words=words, about=about: self.ask(words, about)).props(
                         "outline dense"
                     )
@@ -40,13 +49,18 @@ class JobPanel:
 
         async def start() -> None:
             try:
-                self._jobs.start(words)
-            except (BusyError, OSError) as error:
+                self._console.start(words)
+            except (BusyError, NotAllowedError, OSError) as error:
                 say(error)
             self.refresh()
 
         command = " ".join(("recserve", *words))
         confirm("Start this?", f"{command}: {about}.", "Start", start).open()
+
+    def _end(self, job: Job) -> None:
+        with told():
+            self._console.record(Scope.ADMIN, "job.cancel", job.name)
+            job.cancel()
 
     def refresh(self) -> None:
         """Draw the jobs, where anything has changed."""
@@ -67,6 +81,7 @@ class JobPanel:
             muted(f"{job.state}, started {age(job.started_s)}")
             if job.state == "running":
                 ui.spinner(size="1.2em")
-                ui.button("End it", on_click=job.cancel).props("flat dense color=negative")
+                if not self._console.why_not(Scope.ADMIN):
+                    ui.button("End it", on_click=partial(self._end, job)).props("flat dense color=negative")
         if job is self._jobs.jobs[0] or job.state == "failed":
             ui.label("\n".join(list(job.lines)[-_LINES:])).classes("rs-code w-full")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from recserve_console.console import Console
+from recserve_server_ext.access.scopes import Scope
 
 
 class View:
@@ -14,11 +15,13 @@ class View:
         name: In the address of the page.
         title: Of its tab.
         icon: Of its tab.
+        scope: Scope of the key that may look at it.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     icon: ClassVar[str]
+    scope: ClassVar[Scope] = Scope.RECOMMEND
 
     def __init__(self, console: Console) -> None:
         self.console = console
