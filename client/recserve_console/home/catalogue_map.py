@@ -1,7 +1,8 @@
-"""A map of the catalogue: item vectors of the published snapshot on their first two principal components."""
+"""A map of the catalogue: the plane of the published snapshot, with its items, and a user with a slate on it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,12 +13,12 @@ from recserve_server_ext.common.arrays import Floats, Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.fields import ItemFields, read_table
 from recserve_server_ext.index.manifest import read_manifest
+from recserve_server_ext.index.plane import Plane
 from recserve_server_ext.index.snapshot import FIELDS, IDS, current
 from recserve_server_ext.index.space import VECTORS, map_array, space_folder
 
-#: Items that are drawn, and items that the components are computed from.
+#: Items that are drawn.
 _DRAWN: Final = 3000
-_FITTED: Final = 20_000
 _SEED: Final = 0
 
 
@@ -42,6 +43,21 @@ class CatalogueMap:
     kept: float
 
 
+@dataclass(frozen=True)
+class UserPlaces:
+    """A user and a slate in the plane; NaN where the snapshot lacks an item.
+
+    Attributes:
+        behaviours: [behaviours, 2] coordinates of the behaviours.
+        items: [items, 2] coordinates of the recommended items.
+        user: [2] coordinates of the user vector.
+    """
+
+    behaviours: Floats
+    items: Floats
+    user: Floats
+
+
 def catalogue_map(home: Path, names: list[str]) -> CatalogueMap:
     """Draw the published snapshot of a home.
 
@@ -53,27 +69,43 @@ def catalogue_map(home: Path, names: list[str]) -> CatalogueMap:
         SnapshotError: There is no snapshot, or it is damaged.
     """
     folder = current(Workspace(home).snapshots)
-    manifest = read_manifest(folder, verify=False)
-    vectors = map_array(space_folder(folder) / VECTORS, (manifest.items, manifest.text.dim))
-    random = np.random.default_rng(_SEED)
-    fitted, drawn = (np.sort(random.permutation(manifest.items)[:count]) for count in (_FITTED, _DRAWN))
-    mean, axes, kept = principal_axes(vectors[fitted])
+    manifest, plane = read_manifest(folder, verify=False), Plane.load(folder)
+    drawn = np.sort(np.random.default_rng(_SEED).permutation(manifest.items)[:_DRAWN])
     ids = read_table(folder / IDS)["id"].take(drawn).to_pylist()
     fields = ItemFields.load(folder / FIELDS).take(names, drawn)
-    return CatalogueMap(folder.name, manifest.items, ids, (vectors[drawn] - mean) @ axes, fields, kept)
+    return CatalogueMap(folder.name, manifest.items, ids, plane.places[drawn], fields, plane.kept)
 
 
-def principal_axes(vectors: Vectors) -> tuple[Floats, Floats, float]:
-    """The mean [dim], the first two principal axes [dim, 2], and the share of the variance along them.
+def user_places(
+    home: Path, behaviours: Sequence[str | Vectors], weights: Sequence[float], items: Sequence[str]
+) -> UserPlaces:
+    """Where a user and a slate are in the plane of the published snapshot.
 
     Args:
-        vectors: [n, dim], n >= 1 and dim >= 2.
+        home: The home.
+        behaviours: Item id of each behaviour, or the vector [dim] of its text.
+        weights: Their weights.
+        items: Ids of the recommended items.
+
+    Raises:
+        SnapshotError: There is no snapshot, or it is damaged.
     """
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    centred = vectors - mean
-    variances, axes = np.linalg.eigh(centred.T @ centred)
-    first = axes[:, [-1, -2]]
-    # The sign of an axis is arbitrary: the same catalogue is to look the same.
-    first = first * np.where(first[np.abs(first).argmax(axis=0), [0, 1]] < 0, -1, 1)
-    total = float(variances.sum())
-    return mean, first, float(variances[-2:].sum()) / total if total else 1.0
+    folder = current(Workspace(home).snapshots)
+    manifest, plane = read_manifest(folder, verify=False), Plane.load(folder)
+    vectors = map_array(space_folder(folder) / VECTORS, (manifest.items, manifest.text.dim))
+    wanted = {one for one in (*behaviours, *items) if isinstance(one, str)}
+    ids = read_table(folder / IDS)["id"].to_pylist()
+    row_of = {item: row for row, item in enumerate(ids) if item in wanted}
+    missing = np.full(vectors.shape[1], np.nan)
+
+    def vector_of(one: str | Vectors) -> Floats:
+        if not isinstance(one, str):
+            return np.asarray(one, np.float64)
+        return vectors[row_of[one]].astype(np.float64) if one in row_of else missing
+
+    own = np.array([vector_of(one) for one in behaviours]).reshape(-1, vectors.shape[1])
+    mean = (np.asarray(weights)[:, None] * np.nan_to_num(own)).sum(axis=0)
+    length = float(np.linalg.norm(mean))
+    user = plane.project(mean / length) if length else np.full(2, np.nan)
+    recommended = np.array([vector_of(one) for one in items]).reshape(-1, vectors.shape[1])
+    return UserPlaces(plane.project(own), plane.project(recommended), user)

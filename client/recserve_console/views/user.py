@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +11,7 @@ from nicegui import ui
 from recserve_client.contract import UserExport, UserHistory
 from recserve_client.results import behaviours_of
 from recserve_console.console import Console
+from recserve_console.home.catalogue_map import CatalogueMap, catalogue_map
 from recserve_console.views.parts.finder import titles_of
 from recserve_console.views.parts.pieces import (
     COLOURS,
@@ -26,6 +28,7 @@ from recserve_console.views.parts.pieces import (
     told,
 )
 from recserve_console.views.parts.slates import draw_slate, history_legend
+from recserve_console.views.parts.user_on_map import UserOnMap, user_on_map
 from recserve_console.views.parts.view import View
 from recserve_server_ext.access.scopes import Scope
 
@@ -94,6 +97,10 @@ class User(View):
             if history.entries:
                 chart(self._time_line(history), "Weights of the interactions over time", "260px")
                 self._draw_entries(history)
+        if self.console.home is not None and history.entries:
+            with card("Interests", "Clusters of the history on the map of the catalogue, and what is recommended."):
+                ui.button("Draw the interests", icon="scatter_plot", on_click=self._draw_interests).props("outline")
+                self._map = ui.column().classes("w-full")
         if stored.answers:
             with card("What was recommended", f"The newest {_ANSWERS} of {len(stored.answers):,} logged answers."):
                 self._draw_answers(stored)
@@ -152,6 +159,19 @@ class User(View):
             rows.append((moment(answer.timestamp), answer.strategy, items + more, came))
         table(("time (UTC)", "strategy", "items", "what came of it"), rows, label="Answers")
 
+    async def _draw_interests(self) -> None:
+        """Draw the behaviours by interest over the items."""
+        home = self.console.home
+        assert home is not None
+        with told():
+            found = await user_on_map(self.console, home, self._user)
+            items = await asyncio.to_thread(catalogue_map, home, [])
+            shares = ", ".join(f"interest {place + 1} {share:.0%}" for place, share in enumerate(found.shares))
+            self._map.clear()
+            with self._map:
+                muted(f"{len(found.history)} behaviours: {shares}; recommended by {found.slate.strategy}")
+                chart(_map_options(items, found), "Interests on the map", "420px")
+
     async def _recommend(self) -> None:
         title = self.console.schema.title
         with told():
@@ -196,6 +216,22 @@ class User(View):
             with self._content, card("Erased", "Keep this receipt: it does not name the user, and proves the erasure."):
                 ui.label(packed.decode()).classes("rs-code w-full")
                 ui.button("Save the receipt", icon="download", on_click=lambda: _save(packed)).props("outline")
+
+
+def _map_options(items: CatalogueMap, found: UserOnMap) -> dict[str, Any]:
+    dots = {
+        "name": "items", "type": "scatter", "symbolSize": 3, "silent": True,
+        "itemStyle": {"color": MUTED, "opacity": 0.4}, "data": items.places.round(4).tolist(),
+    }  # fmt: skip
+    return {
+        "grid": {"left": 12, "right": 12, "top": 34, "bottom": 12},
+        "legend": {"type": "scroll", "top": 0, "textStyle": {"color": MUTED}},
+        "xAxis": axis(type="value", scale=True, show=False),
+        "yAxis": axis(type="value", scale=True, show=False),
+        "dataZoom": [{"type": "inside", "xAxisIndex": 0}, {"type": "inside", "yAxisIndex": 0}],
+        "tooltip": {"trigger": "item", "formatter": "{b}"},
+        "series": [dots, *found.series()],
+    }
 
 
 def _save(packed: bytes) -> None:

@@ -26,6 +26,7 @@ from recserve_server_ext.index.fields import ItemFields, read_table, write_field
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest, write_manifest
 from recserve_server_ext.index.matrix import ItemMatrix, matrix_folder
 from recserve_server_ext.index.model import Model, ModelManifest, model_folder
+from recserve_server_ext.index.plane import Plane
 from recserve_server_ext.index.space import TEXT, VECTORS, Space, SpaceContent, map_array, space_folder
 
 CURRENT = "CURRENT"
@@ -157,7 +158,7 @@ def current(snapshots: Path) -> Path:
     if not pointer.exists():
         raise SnapshotError(f"no snapshot in {snapshots}; build one with: recserve index build")
     with reading(pointer, SnapshotError, REBUILD):
-        name = pointer.read_text(encoding="utf-8").strip()
+        name = pointer.read_text("utf-8").strip()
     if not _NAME.fullmatch(name) or not (snapshots / name).is_dir():
         raise SnapshotError(f"{pointer} names {name!r}, which is not there; {REBUILD}")
     return snapshots / name
@@ -291,8 +292,8 @@ def write_over(
 
 def _digests(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
     """SHA-256 of every file of a folder, by path; some are known."""
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    return {name: known.get(name) or sha256_of(file) for name, file in files.items()}
+    found = ((file.relative_to(folder).as_posix(), file) for file in sorted(folder.rglob("*")) if file.is_file())
+    return {name: known.get(name) or sha256_of(file) for name, file in found}
 
 
 def _new_name(snapshots: Path, now: datetime) -> str:
@@ -307,19 +308,17 @@ def _new_name(snapshots: Path, now: datetime) -> str:
 def _write_files(folder: Path, content: Content) -> None:
     items = len(content.ids)
     available = np.ones(items, np.bool_) if content.available is None else content.available
-    ids = pa.array(content.ids, pa.large_string())
-    write_table(folder / IDS, pa.table({"id": ids, "available": pa.array(available)}))
-    with_fields = write_fields(folder / FIELDS, [{}] * items if content.fields is None else content.fields)
-    if with_fields != items:
+    table = pa.table({"id": pa.array(content.ids, pa.large_string()), "available": pa.array(available)})
+    write_table(folder / IDS, table)
+    fields = [{}] * items if content.fields is None else content.fields
+    if (with_fields := write_fields(folder / FIELDS, fields)) != items:
         raise SnapshotError(f"a snapshot of {items} vectors needs the fields of as many items, got {with_fields}")
+    Plane.fit(content.spaces[TEXT].vectors).write(folder)
     _write_spaces(folder, content.spaces, content.matrices, content.models)
 
 
 def _write_spaces(
-    folder: Path,
-    spaces: Mapping[str, SpaceContent],
-    matrices: Mapping[str, ItemMatrix],
-    models: Mapping[str, Model],
+    folder: Path, spaces: Mapping[str, SpaceContent], matrices: Mapping[str, ItemMatrix], models: Mapping[str, Model]
 ) -> None:
     for name, space in spaces.items():
         space.write(space_folder(folder, name))
@@ -352,8 +351,7 @@ def _check(content: Content) -> None:
     items = len(content.ids)
     if not items or len(set(content.ids)) != items:
         raise SnapshotError(f"a snapshot needs distinct ids, got {items} of which {len(set(content.ids))} distinct")
-    text = content.spaces.get(TEXT)
-    if text is None or text.rows is not None:
+    if (text := content.spaces.get(TEXT)) is None or text.rows is not None:
         raise SnapshotError("a snapshot needs the space 'text', with a vector for every item")
     _check_trained(items, content.spaces, content.matrices, content.models)
     if content.available is not None and content.available.shape != (items,):

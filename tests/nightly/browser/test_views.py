@@ -37,6 +37,8 @@ def user(page: Page) -> None:
     page.get_by_label("User id").fill(EVIL_USER)
     page.get_by_role("button", name="Open").click()
     expect(page.get_by_role("cell", name=EVIL).first).to_be_visible()
+    page.get_by_role("button", name="Draw the interests").click()
+    expect(page.get_by_text("behaviours: interest 1")).to_be_visible()
     page.get_by_role("button", name="Recommend now").click()
     expect(page.get_by_role("listitem").first).to_be_visible()
 
@@ -49,6 +51,9 @@ def catalogue(page: Page) -> None:
     expect(page.get_by_text("of the variance")).to_be_visible()
     page.get_by_label("Colour").click()
     page.get_by_role("option", name="genre", exact=True).click()
+    page.get_by_label("User to draw").fill(EVIL_USER)
+    page.get_by_role("button", name="Draw the user").click()
+    expect(page.get_by_text("diamond: the user")).to_be_visible()
 
 
 def strategies(page: Page) -> None:

@@ -5,29 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recserve_console.home.catalogue_map import catalogue_map, principal_axes
+from recserve_console.home.catalogue_map import catalogue_map, user_places
 from recserve_console.home.evaluation import evaluation_of
 from recserve_console.home.state import home_state, space_versions
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.space import VECTORS, space_folder
 from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
 from support.tiny_home import copy_home
-
-
-def test_principal_axes_are_those_of_a_singular_value_decomposition() -> None:
-    random = np.random.default_rng(0)
-    vectors = (random.normal(size=(200, 6)) * [5, 3, 1, 0.5, 0.2, 0.1] + 7).astype(np.float32)
-    mean, axes, kept = principal_axes(vectors)
-    _, singular, right = np.linalg.svd(vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64))
-    assert np.abs((axes * right[:2].T).sum(axis=0)) == pytest.approx([1, 1], abs=1e-6)
-    assert kept == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), rel=1e-5)
-    assert mean == pytest.approx(vectors.mean(axis=0), rel=1e-5)
-
-
-def test_one_item_has_a_place() -> None:
-    mean, axes, kept = principal_axes(np.ones((1, 4), np.float32))
-    assert ((np.ones((1, 4)) - mean) @ axes).tolist() == [[0.0, 0.0]]
-    assert kept == 1.0
 
 
 def test_the_map_has_every_item_with_its_fields(tiny_home: Path, films: list[str]) -> None:
@@ -36,6 +22,21 @@ def test_the_map_has_every_item_with_its_fields(tiny_home: Path, films: list[str
     assert found.places.shape == (len(films), 2)
     assert all(fields["title"] and fields["no such field"] is None for fields in found.fields)
     assert 0 < found.kept <= 1
+
+
+def test_a_user_is_where_the_user_vector_is(tiny_home: Path, films: list[str]) -> None:
+    place_of = dict(zip((found := catalogue_map(tiny_home, [])).ids, found.places, strict=True))
+    one = user_places(tiny_home, [films[0]], [2.0], [films[3], "gone"])
+    assert one.behaviours[0] == pytest.approx(place_of[films[0]], abs=1e-5)
+    assert one.user == pytest.approx(place_of[films[0]], abs=1e-5)
+    assert one.items[0] == pytest.approx(place_of[films[3]], abs=1e-5)
+    assert np.isnan(one.items[1]).all()
+    folder = current(Workspace(tiny_home).snapshots)
+    vectors = np.load(space_folder(folder) / VECTORS)
+    text = vectors[5] + vectors[6]
+    two = user_places(tiny_home, [text / np.linalg.norm(text), "gone"], [0.5, 1.0], [])
+    assert two.user == pytest.approx(two.behaviours[0], abs=1e-5)
+    assert np.isnan(user_places(tiny_home, ["gone"], [1.0], []).user).all()
 
 
 def test_the_state_of_a_home(tiny_home: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
 from recserve_client.errors import RecserveError
+from recserve_server_ext.common.errors import ServerError
 
 #: Stands where there is no figure.
 NONE: Final = "\N{EN DASH}"
@@ -193,7 +194,7 @@ def told() -> Iterator[None]:
     """Tell the person of an error of the server or of a file, in place of raising it."""
     try:
         yield
-    except (RecserveError, OSError, ValueError) as error:
+    except (RecserveError, ServerError, OSError, ValueError) as error:
         say(error)
 
 

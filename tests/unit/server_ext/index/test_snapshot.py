@@ -25,6 +25,7 @@ from recserve_server_ext.index.engines.scan import CODES, LEAST_ITEMS, ScanEngin
 from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
 from recserve_server_ext.index.fields import ItemFields, write_fields
 from recserve_server_ext.index.manifest import MANIFEST, SnapshotManifest, write_manifest
+from recserve_server_ext.index.plane import PLANE
 from recserve_server_ext.index.snapshot import CURRENT, FIELDS, IDS, Content, Snapshot, current, write
 from recserve_server_ext.index.space import REPORT, TEXT, VECTORS
 from support.examples import examples
@@ -34,7 +35,7 @@ ITEMS = 300
 ENCODER = "0123456789abcdef"
 OF_TEXT = f"spaces/{TEXT}"
 VECTORS_FILE, GRAPH_FILE, REPORT_FILE = (f"{OF_TEXT}/{name}" for name in (VECTORS, GRAPH, REPORT))
-FILES = [VECTORS_FILE, GRAPH_FILE, REPORT_FILE, IDS, FIELDS, MANIFEST]
+FILES = [VECTORS_FILE, GRAPH_FILE, REPORT_FILE, IDS, FIELDS, PLANE, MANIFEST]
 
 
 def vectors_of(items: int = ITEMS) -> Vectors:
@@ -121,7 +122,7 @@ def test_vectors_are_mapped_and_read_only(published: Path) -> None:
 def test_an_exact_snapshot_has_no_graph(tmp_path: Path) -> None:
     folder = write(tmp_path, content(engine=ExactEngine(vectors_of()), report=None, fields=None, available=None))
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    assert files == {VECTORS_FILE, IDS, FIELDS, MANIFEST}
+    assert files == {VECTORS_FILE, IDS, FIELDS, PLANE, MANIFEST}
     loaded = Snapshot.load(folder)
     assert loaded.text.engine.name == "exact"
     assert loaded.available.all()
@@ -191,8 +192,8 @@ def test_damage_names_both_checksums(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "verify"),
-    # Without checksums the report is not looked at: loading does not read it.
-    [(name, True) for name in FILES] + [(name, False) for name in FILES if name != REPORT_FILE],
+    # Without checksums the report and the plane are not looked at: loading does not read them.
+    [(name, True) for name in FILES] + [(name, False) for name in FILES if name not in (REPORT_FILE, PLANE)],
 )
 def test_a_truncated_file_is_refused(copy: Path, name: str, verify: bool) -> None:
     os.truncate(copy / name, (copy / name).stat().st_size // 2)
