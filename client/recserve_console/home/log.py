@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
+from recserve_export.interactions.import_log import ImportedLog, read_imports
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.interactions.store import InteractionStore, StoreStats
@@ -50,6 +51,7 @@ class LogNumbers(NamedTuple):
 
     Attributes:
         stats: What the store counts.
+        imports: The last imports, the newest first.
         days: Interactions by day (days since 1970), oldest first.
         week: Interactions of the last seven days of the log by type, and of the seven days before.
         most_active: Largest numbers of interactions of one user, and how many users have as many.
@@ -57,6 +59,7 @@ class LogNumbers(NamedTuple):
     """
 
     stats: StoreStats
+    imports: list[ImportedLog]
     days: list[tuple[int, int]]
     week: dict[str, tuple[int, int]]
     most_active: list[tuple[int, int]]
@@ -119,13 +122,14 @@ def newest_refusals(home: Path, count: int) -> list[refusals.Refusal]:
 
 
 def log_numbers(home: Path) -> LogNumbers:
-    """Count the log; raises InteractionError where the store cannot be read."""
+    """Count the log; raises InteractionError or ExportError where the store or the file of imports cannot be read."""
     with _store(home) as store, store.database.reading() as connection:
         stats = store.stats()
         day = interactions.c.time_us // _DAY_US
         by_day = connection.execute(sa.select(day, sa.func.count()).group_by(day).order_by(day))
         days = [(int(number), int(count)) for number, count in by_day]
-        return LogNumbers(stats, days, _weeks(connection, days), *_activity(connection))
+        imports = read_imports(Workspace(home).imports)
+        return LogNumbers(stats, imports, days, _weeks(connection, days), *_activity(connection))
 
 
 def _weeks(connection: sa.Connection, days: list[tuple[int, int]]) -> dict[str, tuple[int, int]]:

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 from nicegui import ui
 
-from recserve_console.home.catalogue import catalogue_numbers
+from recserve_console.home.catalogue import catalogue_numbers, cut_texts
 from recserve_console.home.log import LogNumbers, has_log, log_numbers
 from recserve_console.views.parts.import_panel import ImportPanel
 from recserve_console.views.parts.pieces import COLOURS, axis, card, chart, heading, moment, muted, table, waiting
 from recserve_console.views.parts.view import View
 from recserve_export.catalogue.stats import CatalogueStats
+from recserve_export.errors import ExportError
 from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.errors import ServerError
 
@@ -49,12 +50,12 @@ class Data(View):
         with box:
             waiting(f"Counting {what} …")
         try:
-            found: T | ServerError = await asyncio.to_thread(read)
-        except ServerError as error:
+            found: T | ServerError | ExportError = await asyncio.to_thread(read)
+        except (ServerError, ExportError) as error:
             found = error
         box.clear()
         with box:
-            if isinstance(found, ServerError):
+            if isinstance(found, ServerError | ExportError):
                 ui.label(str(found)).classes("rs-bad")
             else:
                 draw(found)
@@ -73,6 +74,14 @@ class Data(View):
             if found.days:
                 days = [[day * 86_400_000, count] for day, count in found.days]
                 chart(_bars("time", days), "Interactions by day")
+        if found.imports:
+            with card("Imports of interactions", "The last ones over this home, the newest first."):
+                imports = [
+                    (moment(one.time), one.name, f"{one.recorded:,}", f"{one.duplicates:,}", _reasons(one.refused))
+                    for one in found.imports
+                ]
+                columns = ("time (UTC)", "source", "recorded", "duplicates", "refused rows by reason")
+                table(columns, imports, right=columns[2:4], label="Imports")
         with ui.element("div").classes("grid grid-cols-1 md:grid-cols-2 gap-3 w-full"):
             with card("Last seven days of the log", "Beside the seven days before."):
                 rows = [
@@ -89,6 +98,13 @@ class Data(View):
     def _draw_catalogue(self, found: CatalogueStats) -> None:
         about = f"{found.items:,} items, of which {found.available:,} may be recommended; revision {found.revision:,}"
         with card("Catalogue", about):
+            if (source := found.source) is not None:
+                muted(f"Imported from {source.name}: {source.accepted:,} items")
+                muted(f"Refused rows: {_reasons(source.refusals)}")
+                muted(f"Values that could not be read and were left out, by attribute: {_reasons(source.left_out)}")
+            home = self.console.home
+            if home is not None and (cut := cut_texts(home)):
+                muted(f"Texts, at the last build of the index: {cut}")
             texts = [
                 (name, f"{of.weight:g}", _share(of.items, found.items), f"{of.mean_characters:.0f}")
                 for name, of in found.texts.items()
@@ -101,6 +117,10 @@ class Data(View):
             ]
             headings = ("attribute", "types", "items that have it", "distinct", "most frequent")
             table(headings, rows, right=headings[2:4], label="Attributes")
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items()) or "none"
 
 
 def _most(most: dict[str, int]) -> str:

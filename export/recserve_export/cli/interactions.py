@@ -30,7 +30,7 @@ from recserve_export.cli.common import (
     show_report,
     utc_s,
 )
-from recserve_export.errors import MappingError
+from recserve_export.errors import ExportError, MappingError
 from recserve_export.files import replacing, write_json
 from recserve_export.interactions.mapping import (
     InteractionMapping,
@@ -104,6 +104,9 @@ def import_(
     Exit code 0 when rows were recorded or are there already, 1 when every row was refused, or when no interaction of
     the log names an item of the catalogue.
     """
+    from time import time as now
+
+    from recserve_export.interactions.import_log import note_import
     from recserve_export.tabular.opening import Opened
 
     with explained():
@@ -138,6 +141,10 @@ def import_(
         fields = validated(reading.fitting_one(found, file, lambda one: one.columns))
         with _store(home, store, keys=_keys(home, pseudonyms, imports=True), create=True) as opened:
             report = _import(file, fields, opened, refusals, pseudonyms=pseudonyms)
+            try:
+                note_import(Workspace(home).imports, file.name, report, now())
+            except ExportError as error:  # what was recorded is recorded
+                note(f"warning: {error}")
             _say_report(report, file.name, refusals)
             if file.grew:
                 note(f"{file.name} grew by {file.grew:,} bytes while it was read; import it again to have them")

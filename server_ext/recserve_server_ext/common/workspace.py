@@ -76,6 +76,11 @@ class Workspace:
         return self.home / "evaluation.json"
 
     @property
+    def imports(self) -> Path:
+        """The last imports of interactions; see `recserve_export.interactions.import_log`."""
+        return self.home / "imports.json"
+
+    @property
     def experiments(self) -> Path:
         """The running experiments; see `recserve_server_ext.recommend.experiment_file`."""
         return self.home / "experiments.json"

@@ -148,6 +148,8 @@ def test_a_dropped_file_is_shown_and_imported(visit: Opening, films_server: Serv
     jobs = visit("strategies").page
     expect(jobs.get_by_text("recorded 1 interactions of new_log.csv")).to_be_visible(timeout=60_000)
     assert [one["item"] for one in films_client.users.export("<b>dropper</b>").interactions] == [item]
+    page.get_by_role("button", name="Count again").click()
+    expect(page.get_by_role("region", name="Imports").get_by_role("cell", name="new_log.csv")).to_be_visible()
     words = [entry["what"] for entry in audited(films_server.home) if entry["action"] == "job.start"]
     assert any("interactions import" in what and "new_log.csv" in what for what in words)
     # The views of other tests count users.
