@@ -21,6 +21,7 @@ from recserve_client import AsyncClient, Client, calls, item_calls, server_calls
 from recserve_client.cli.main import build_app
 from recserve_export.catalogue.mapping import FieldMapping
 from recserve_export.interactions.mapping import InteractionMapping
+from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.strategies.registry import Registry
@@ -207,7 +208,7 @@ def test_toml_is_read(page: Path) -> None:
         if "project" in content:
             continue
         faults = []
-        for kind in (ServeSettings, FieldMapping, InteractionMapping, HistoryRules):
+        for kind in (ServeSettings, FieldMapping, InteractionMapping, HistoryRules, Experiment):
             try:
                 made = msgspec.convert(content, kind)
             except msgspec.ValidationError as error:
