@@ -123,9 +123,11 @@ class Visit:
     """A page of the console, with what it asked for and what went wrong in it."""
 
     def __init__(self, browser: Browser, url: str, look: Look = DESK) -> None:
+        # Without motion: what fades in has little contrast until it is there.
         self._context = browser.new_context(
-            viewport={"width": look.width, "height": 900}, color_scheme=look.scheme, accept_downloads=True
-        )
+            viewport={"width": look.width, "height": 900}, color_scheme=look.scheme, accept_downloads=True,
+            reduced_motion="reduce",
+        )  # fmt: skip
         self.url, self.look = url, look
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)

@@ -133,7 +133,8 @@ class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_def
         accept: Form of the answer. `msgpack` is the same slate as MessagePack, in a tenth of the time; a slate with an
             integer beyond 64 bits comes as JSON all the same. JSON begins with the byte `{`, which MessagePack's map
             never does. Over HTTP every answer is JSON.
-        walk: Asks for the walk of the request through the stages; `None` for none. Not with a cursor.
+        walk: Asks for the walk of the request through the stages; `None` for none. Not with a cursor. The answer is not
+            logged: it is for who looks on, not for the user.
     """
 
     history: list[Behaviour] = []

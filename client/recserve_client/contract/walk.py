@@ -34,7 +34,7 @@ class Walk(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
         items: Ids of items to explain: why each is or is not in the slate.
         recommendation_id: Works out the walk of the request that led to this recommendation, in place of a history or a
             `user_id`. The server holds the newest requests whose answers it logged. The walk is of now: catalogue, log
-            and what was drawn at random may have changed since. The answer is not logged, and has no history.
+            and what was drawn at random may have changed since. The answer has no history.
     """
 
     items: Annotated[list[ItemId], Meta(max_length=20)] = []

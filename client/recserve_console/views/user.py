@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from nicegui import ui
 
-from recserve_client.contract import UserExport, UserHistory
+from recserve_client.contract import UserExport, UserHistory, Walk
 from recserve_client.results import behaviours_of
 from recserve_console.console import Console
 from recserve_console.home.catalogue_map import CatalogueMap, catalogue_map
@@ -175,7 +175,9 @@ class User(View):
     async def _recommend(self) -> None:
         title = self.console.schema.title
         with told():
-            slate = await self.console.client.recommend_for(self._user, k=10, fields=[title] if title else [])
+            fields = [title] if title else []
+            # With a walk, so that it does not count as an impression.
+            slate = await self.console.client.recommend_for(self._user, k=10, fields=fields, walk=Walk())
             history = behaviours_of(slate)
             self._slate.clear()
             with self._slate, card("Recommended now", f"by {slate.strategy}, from {len(history)} behaviours"):

@@ -306,7 +306,8 @@ class RecommendService(Handler[Job]):
                 continue
             answers.append(pack_answer(result, job.request.accept))
             if job.request.now is None and not is_replay(job.request):
-                if self._log.offer(result, job.pseudonym, job.keys):
+                # Who asks for a walk only looks on: that is no impression.
+                if job.request.walk is None and self._log.offer(result, job.pseudonym, job.keys):
                     self._held.hold(result.recommendation_id, job.raw)
                 self._traces.add(job, result)
                 self.counts.add(job, result)

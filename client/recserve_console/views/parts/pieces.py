@@ -61,6 +61,7 @@ h1, h2, h3, .nicegui-label { overflow-wrap: anywhere; }
 .body--dark .bg-negative { --q-negative: #b3261e; }
 .body--dark .bg-positive { --q-positive: #0a6b46; }
 .rs-fixed { min-width: 34rem; }
+@media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }
 :focus-visible { outline: 2px solid #2f6fde; outline-offset: 2px; }
 """
 
@@ -215,8 +216,8 @@ def confirm(title: str, about: str, word: str, action: Callable[[], Any]) -> ui.
 
 
 def close_button(dialog: ui.dialog) -> None:
-    """The button that closes a dialog; filled, so that it can be read over what lies behind a dialog that scrolls."""
-    ui.button("Close", on_click=dialog.close)
+    """The button that closes a dialog."""
+    ui.button("Close", on_click=dialog.close).props("flat")
 
 
 def size(bytes_: float) -> str:

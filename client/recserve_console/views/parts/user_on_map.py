@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from msgspec import UNSET
 
-from recserve_client.contract import Slate, UsedBehaviour
+from recserve_client.contract import Slate, UsedBehaviour, Walk
 from recserve_console.console import Console
 from recserve_console.home.catalogue_map import UserPlaces, user_places
 from recserve_console.views.parts.finder import titles_of
@@ -74,7 +74,8 @@ async def user_on_map(console: Console, home: Path, user: str) -> UserOnMap:
     """
     title = console.schema.title
     fields = [title] if title else []
-    slate = await console.client.recommend_for(user, k=_ITEMS, interests=_INTERESTS, fields=fields)
+    # With a walk, so that it does not count as an impression.
+    slate = await console.client.recommend_for(user, k=_ITEMS, interests=_INTERESTS, fields=fields, walk=Walk())
     history = [] if slate.history is UNSET else slate.history
     texts = [one.text for one in history if one.item is None and one.text is not None]
     vectors = iter(await console.client.embed(texts) if texts else ())

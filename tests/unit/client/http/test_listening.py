@@ -46,7 +46,7 @@ def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(
     files: Files, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     certificate = Certificate(files.cert, files.key)
-    config = uvicorn.Config(lambda: None, ssl_certfile=files.cert, ssl_keyfile=files.key)  # type: ignore[arg-type]
+    config = uvicorn.Config(lambda: None, ssl_certfile=files.cert, ssl_keyfile=files.key)
     config.load()
     server = _Server(config, lambda: None, certificate)
 

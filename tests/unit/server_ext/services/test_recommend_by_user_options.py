@@ -409,6 +409,7 @@ def test_the_walk_of_a_logged_answer_is_worked_out_again(busy: Service) -> None:
     # It names neither the user's behaviours nor what each adds, and is not logged.
     assert again.history is msgspec.UNSET
     assert all(item.contributions is msgspec.UNSET for item in again.items)
+    assert busy.recommend_for(k=5, walk={}).walk is not msgspec.UNSET
     assert len(busy.logged) == 1
     busy.store.erase(ANN)
     assert busy.recommend_for(k=5).recommendation_id != answered.recommendation_id
