@@ -12,6 +12,7 @@ import psutil
 
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import CURRENT, PREVIOUS, named
+from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.trained_versions import kept_versions
 
 
@@ -36,6 +37,28 @@ class SpaceVersion(NamedTuple):
     log: int
     is_current: bool
     can_roll_back: bool
+    fault: str
+
+
+class SnapshotVersion(NamedTuple):
+    """A snapshot that is kept.
+
+    Attributes:
+        name: Name of the snapshot.
+        made_s: When it was made, in seconds since 1970; `None` where its manifest cannot be read.
+        items: Its items.
+        revision: Revision of the catalogue that it was made from.
+        encoder: Fingerprint of the encoder that serves with it.
+        is_current: Whether it is served.
+        fault: What is wrong with it, or empty.
+    """
+
+    name: str
+    made_s: float | None
+    items: int
+    revision: int
+    encoder: str
+    is_current: bool
     fault: str
 
 
@@ -70,6 +93,18 @@ def home_state(home: Path) -> HomeState:
         named(workspace.snapshots, CURRENT),
         space_versions(home),
     )
+
+
+def snapshot_versions(home: Path) -> list[SnapshotVersion]:
+    """The snapshots that are kept, the newest first."""
+    found = []
+    for one in kept(Workspace(home).snapshots):
+        made_s, items, revision, encoder = None, 0, 0, ""
+        if one.manifest is not None:
+            made_s = datetime.fromisoformat(one.manifest.created).timestamp()
+            items, revision, encoder = one.manifest.items, one.manifest.revision, one.manifest.encoder
+        found.append(SnapshotVersion(one.name, made_s, items, revision, encoder, one.is_current, one.fault))
+    return found
 
 
 def space_versions(home: Path) -> list[SpaceVersion]:

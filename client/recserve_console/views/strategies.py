@@ -12,7 +12,7 @@ from nicegui import ui
 from recserve_client.contract import ServedStrategies
 from recserve_client.errors import RecserveError
 from recserve_console.home.evaluation import Evaluated, Figure, evaluation_of
-from recserve_console.home.state import SpaceVersion, space_versions
+from recserve_console.home.state import SnapshotVersion, SpaceVersion, snapshot_versions, space_versions
 from recserve_console.views.parts.job_panel import JobPanel
 from recserve_console.views.parts.pieces import NONE, age, card, heading, interval, muted, table
 from recserve_console.views.parts.view import View
@@ -58,14 +58,19 @@ class Strategies(View):
         except RecserveError:
             served = None
         home = self.console.home
-        evaluated, versions = (None, []) if home is None else await asyncio.to_thread(_read, home)
-        state = (served, evaluated, versions)
+        read = (None, [], []) if home is None else await asyncio.to_thread(_read, home)
+        evaluated, versions, snapshots = read
+        state = (served, evaluated, versions, snapshots)
         if state == self._state:
             return
         self._state = state
         self._content.clear()
         with self._content:
             self._draw(served, evaluated, versions)
+            if snapshots:
+                about = "Each serves with the encoder that made it; what changed in the catalogue since then is added."
+                with card("Snapshots and their encoders", about):
+                    self._draw_snapshots(snapshots)
 
     def _draw(
         self, served: ServedStrategies | None, evaluated: Evaluated | str | None, versions: list[SpaceVersion]
@@ -149,6 +154,29 @@ class Strategies(View):
         headings = ("space", "version", "made", "items", "log up to", "state", "change")
         table(headings, rows, right=("items", "log up to"), label="Versions")
 
+    def _draw_snapshots(self, snapshots: list[SnapshotVersion]) -> None:
+        rows = [
+            (
+                one.name,
+                age(one.made_s),
+                f"{one.items:,}",
+                f"{one.revision:,}",
+                one.encoder,
+                one.fault or ("serves" if one.is_current else ""),
+                partial(self._draw_activation, one),
+            )
+            for one in snapshots
+        ]
+        headings = ("snapshot", "made", "items", "revision", "encoder", "state", "change")
+        table(headings, rows, right=("items", "revision"), label="Snapshots")
+
+    def _draw_activation(self, one: SnapshotVersion) -> None:
+        panel = self._panel
+        if panel is None or one.is_current or one.fault or self.console.why_not(Scope.ADMIN):
+            return
+        about = f"serve snapshot {one.name} with its encoder {one.encoder}"
+        ui.button("Activate", on_click=lambda: panel.ask(("index", "activate", one.name), about)).props("flat dense")
+
     def _actions(self, one: SpaceVersion) -> None:
         if self._panel is None or self.console.why_not(Scope.ADMIN):
             return
@@ -162,10 +190,10 @@ class Strategies(View):
         ui.button(label, on_click=lambda: panel.ask(command, about)).props("flat dense")
 
 
-def _read(home: Path) -> tuple[Evaluated | str | None, list[SpaceVersion]]:
-    """The evaluation, or why it cannot be read; and the versions."""
+def _read(home: Path) -> tuple[Evaluated | str | None, list[SpaceVersion], list[SnapshotVersion]]:
+    """The evaluation, or why it cannot be read; the versions of spaces, and the snapshots."""
     try:
         evaluated: Evaluated | str | None = evaluation_of(home)
     except ServerError as error:
         evaluated = str(error)
-    return evaluated, space_versions(home)
+    return evaluated, space_versions(home), snapshot_versions(home)

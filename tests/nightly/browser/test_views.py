@@ -59,6 +59,7 @@ def catalogue(page: Page) -> None:
 def strategies(page: Page) -> None:
     expect(page.get_by_role("cell", name=EVIL).first).to_be_visible()
     expect(page.get_by_role("region", name="Stages").get_by_text("text", exact=True)).to_be_visible()
+    expect(page.get_by_role("region", name="Snapshots").get_by_role("cell", name="serves")).to_be_visible()
     expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
 
 

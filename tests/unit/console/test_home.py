@@ -7,7 +7,7 @@ import pytest
 
 from recserve_console.home.catalogue_map import catalogue_map, user_places
 from recserve_console.home.evaluation import evaluation_of
-from recserve_console.home.state import home_state, space_versions
+from recserve_console.home.state import home_state, snapshot_versions, space_versions
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import current
@@ -48,6 +48,9 @@ def test_the_state_of_a_home(tiny_home: Path, tmp_path: Path) -> None:
     assert state.memory_bytes == 0
     assert (Workspace(home).snapshots / state.snapshot).is_dir()
     assert space_versions(home) == []
+    (served,) = snapshot_versions(home)
+    assert (served.name, served.is_current, served.fault) == (state.snapshot, True, "")
+    assert served.items > 100
 
 
 def test_an_evaluation_is_read_with_intervals_best_first(tmp_path: Path) -> None:
