@@ -9,6 +9,7 @@ from nicegui import ui
 from recserve_client.calls import text
 from recserve_client.contract import ItemsFound
 from recserve_client.errors import RecserveError
+from recserve_console.views.parts.coverage_panel import CoveragePanel
 from recserve_console.views.parts.finder import Finder, Found, titles_of
 from recserve_console.views.parts.item_panel import ItemPanel
 from recserve_console.views.parts.map_panel import MapPanel
@@ -43,6 +44,7 @@ class Catalogue(View):
         if self.console.home is not None:
             with ui.column().classes("w-full q-mt-md"):
                 MapPanel(self.console, self._panel.open)
+                CoveragePanel(self.console, self._panel.open)
 
     async def refresh(self) -> None:
         """See `View.refresh`: the first page, as soon as the server answers."""

@@ -83,16 +83,16 @@ class Requests(View):
             rows = [
                 (
                     moment(one.time_s),
+                    partial(self._draw_walk_button, one),
                     one.strategy,
                     "by id" if one.has_user else "history",
-                    partial(self._draw_items, one),
                     one.revision,
-                    partial(self._draw_walk_button, one),
+                    partial(self._draw_items, one),
                 )
                 for one in found
             ]
             if rows:
-                columns = ("time (UTC)", "strategy", "asked", "items", "revision", "walk")
+                columns = ("time (UTC)", "walk", "strategy", "asked", "revision", "items")
                 table(columns, rows, right=("revision",), label="Answers")
             else:
                 muted("No answer was logged yet.")

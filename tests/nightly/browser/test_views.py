@@ -51,6 +51,8 @@ def catalogue(page: Page) -> None:
     expect(page.get_by_text("of the variance")).to_be_visible()
     page.get_by_label("Colour").click()
     page.get_by_role("option", name="genre", exact=True).click()
+    page.get_by_role("button", name="Look").click()
+    expect(page.get_by_text("items are in none of the newest")).to_be_visible()
     page.get_by_label("User to draw").fill(EVIL_USER)
     page.get_by_role("button", name="Draw the user").click()
     expect(page.get_by_text("diamond: the user")).to_be_visible()
