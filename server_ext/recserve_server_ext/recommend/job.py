@@ -79,7 +79,7 @@ class Job(msgspec.Struct, eq=False):
         profile_ns: The part of it for look-ups.
         took_ns: Time spent by the batch on each stage from the candidates to the slate rules.
         encode_ns: Time spent by the batch on calls to the encoder and to networks.
-        raw: The packed request.
+        size_bytes: Size of the packed request.
     """
 
     request: RecommendRequest
@@ -108,7 +108,7 @@ class Job(msgspec.Struct, eq=False):
     profile_ns: int = 0
     took_ns: Mapping[str, int] = field(default_factory=dict)
     encode_ns: int = 0
-    raw: bytes = b""
+    size_bytes: int = 0
 
     def start(self) -> None:
         """Begin the pipeline with the candidate lists of the history; a job may run again after a fault."""

@@ -26,7 +26,7 @@ from recserve_server_ext.index.model import Model
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.recommend.comments import weigh_comments
 from recserve_server_ext.recommend.experiments import Experiments
-from recserve_server_ext.recommend.held_requests import HeldRequests, is_replay
+from recserve_server_ext.recommend.held_requests import Held, HeldRequests, is_replay
 from recserve_server_ext.recommend.job import Job
 from recserve_server_ext.recommend.paging import RankingCache
 from recserve_server_ext.recommend.pipeline import Pipeline
@@ -122,7 +122,7 @@ class RecommendService(Handler[Job]):
         self._clock = clock
         self._settings = settings
         self._rankings = RankingCache(settings.limits.cursors)
-        self._held = HeldRequests(settings.limits)
+        self._held = HeldRequests()
         self._choose, self._chosen = chosen, chosen()
         self._take_strategies(self._chosen)
         self._experimenting = experiments
@@ -210,17 +210,21 @@ class RecommendService(Handler[Job]):
             RequestError: The request is refused.
             NotYetError: The request asks for a revision that is not served yet.
         """
-        request = unpack(raw, self._limits)
+        request, pseudonym = unpack(raw, self._limits), ""
         if is_replay(request):
-            request = self._held.again(request)
+            held = self._held.again(request, self._keys.pseudonyms.fingerprint)
+            request, pseudonym = held.request, held.pseudonym or ""
         check_now(request, self._limits, self._clock())
         view = self._data.view
         if request.min_revision > view.revision:
             raise NotYetError(request.min_revision, lambda: self._data.view.revision)
-        job = self._history_job(request) if request.user_id is None else self._user_job(request, request.user_id)
+        if request.user_id is None:
+            job = self._history_job(request)
+        else:
+            job = self._user_job(request, pseudonym or self._pseudonym_of(request.user_id))
         if job.request.page is not None and job.request.page.cursor is not None:
             job.page = self._rankings.resume(job.request, job.request.page.cursor)
-        job.raw = raw
+        job.size_bytes = len(raw)
         return job
 
     def _history_job(self, request: RecommendRequest) -> Job:
@@ -244,12 +248,14 @@ class RecommendService(Handler[Job]):
             raise lacking
         return configured
 
-    def _user_job(self, original: RecommendRequest, user_id: str) -> Job:
-        pseudonyms = self._keys.pseudonyms
+    def _pseudonym_of(self, user_id: str) -> str:
         try:
-            pseudonym = pseudonyms.of(user_id)
+            return self._keys.pseudonyms.of(user_id)
         except UserIdError as error:
             raise RequestError(ErrorKind.INVALID_REQUEST, str(error)) from None
+
+    def _user_job(self, original: RecommendRequest, pseudonym: str) -> Job:
+        pseudonyms = self._keys.pseudonyms
         request, variants = self._experiments.assign(original, pseudonyms.origin(pseudonym))
         check_request(request, self._limits)
         check_shape(request, self._limits, self._data.view.field_names)
@@ -308,7 +314,8 @@ class RecommendService(Handler[Job]):
             if job.request.now is None and not is_replay(job.request):
                 # Who asks for a walk only looks on: that is no impression.
                 if job.request.walk is None and self._log.offer(result, job.pseudonym, job.keys):
-                    self._held.hold(result.recommendation_id, job.raw)
+                    held = Held(job.request, job.pseudonym, job.keys)
+                    self._held.hold(result.recommendation_id, held, job.size_bytes)
                 self._traces.add(job, result)
                 self.counts.add(job, result)
         return answers
