@@ -61,6 +61,7 @@ h1, h2, h3, .nicegui-label { overflow-wrap: anywhere; }
 .body--dark .bg-negative { --q-negative: #b3261e; }
 .body--dark .bg-positive { --q-positive: #0a6b46; }
 .rs-fixed { min-width: 34rem; }
+.q-dialog__backdrop { z-index: auto !important; }
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }
 :focus-visible { outline: 2px solid #2f6fde; outline-offset: 2px; }
 """
