@@ -27,10 +27,10 @@ from recserve_server_ext.triton.backend import (
     served_encoders,
     settle_memory,
 )
+from recserve_server_ext.triton.experiment_metrics import ExperimentMetrics
 from recserve_server_ext.triton.metrics import (
     AdmissionMetrics,
     AnswerMetrics,
-    ExperimentMetrics,
     LogMetrics,
     OutcomeMetrics,
     ViewMetrics,

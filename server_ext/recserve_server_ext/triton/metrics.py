@@ -20,14 +20,12 @@ import triton_python_backend_utils as pb
 from recserve_client.contract.models import ENCODER
 from recserve_server_ext.common.errors import StoreError
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.config.experiments import version_of
 
 if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.batching.admission import Admission
     from recserve_server_ext.batching.revision_wait import WaitCounts
     from recserve_server_ext.catalogue.live import LiveCatalogue
     from recserve_server_ext.catalogue.view import View
-    from recserve_server_ext.config.experiments import Experiment
     from recserve_server_ext.interactions.impressions.log import ImpressionLog, LogCounts
     from recserve_server_ext.interactions.store import InteractionStore
     from recserve_server_ext.services.answer_counts import AnswerCounts
@@ -39,11 +37,11 @@ _OUTCOMES_EVERY_S: Final = 60.0
 _HOUR_S: Final = 3600.0
 #: How long the end of the process waits for a sample under way, which may wait for a database server.
 _END_S: Final = 1.0
-_LIVE: Final[weakref.WeakSet[_Metric]] = weakref.WeakSet()
+_LIVE: Final[weakref.WeakSet[Metric]] = weakref.WeakSet()
 _log = logging.getLogger(__name__)
 
 
-class _Metric:
+class Metric:
     """A metric of Triton; it keeps its family, which must live as long."""
 
     def __init__(self, family: Any, **labels: str) -> None:
@@ -82,14 +80,14 @@ def release_metrics() -> None:
         metric.release()
 
 
-def _gauge(name: str, text: str, **labels: str) -> _Metric:
-    return _Metric(pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE), **labels)
+def _gauge(name: str, text: str, **labels: str) -> Metric:
+    return Metric(pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE), **labels)
 
 
-def _counters(name: str, text: str, *reasons: str) -> list[_Metric]:
+def _counters(name: str, text: str, *reasons: str) -> list[Metric]:
     """A counter for each reason, or one without a label."""
     family = pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.COUNTER)
-    return [_Metric(family, reason=reason) for reason in reasons] or [_Metric(family)]
+    return [Metric(family, reason=reason) for reason in reasons] or [Metric(family)]
 
 
 class Gauge(NamedTuple):
@@ -191,7 +189,7 @@ class AnswerMetrics(SampledMetrics):
                 ("recserve_text_cache_texts_total", "Texts by whether the cache had their vectors"),
             )
         }
-        self._shown: dict[tuple[str, ...], _Metric] = {}
+        self._shown: dict[tuple[str, ...], Metric] = {}
         self._spread = [
             _gauge("recserve_slate_coverage_ratio", "Share of the available items that is recommended"),
             _gauge("recserve_slate_entropy_bits", "Entropy of the recommended items"),
@@ -225,7 +223,7 @@ class AnswerMetrics(SampledMetrics):
     def _count(self, name: str, total: float, **labels: str) -> None:
         key = name, *labels.values()
         if key not in self._shown:
-            self._shown[key] = _Metric(self._families[name], **labels)
+            self._shown[key] = Metric(self._families[name], **labels)
         self._shown[key].count(total)
 
 
@@ -249,7 +247,7 @@ class OutcomeMetrics(SampledMetrics):
                 ("recserve_recent_clicks", "Those among them that were clicked"),
             )
         ]
-        self._shown: dict[str, list[_Metric]] = {}
+        self._shown: dict[str, list[Metric]] = {}
         super().__init__([], every_s=every_s)
 
     def close(self) -> None:
@@ -268,30 +266,10 @@ class OutcomeMetrics(SampledMetrics):
             return
         for strategy in found:
             if strategy not in self._shown:
-                self._shown[strategy] = [_Metric(family, strategy=strategy) for family in self._families]
+                self._shown[strategy] = [Metric(family, strategy=strategy) for family in self._families]
         for strategy, metrics in self._shown.items():
             for metric, value in zip(metrics, found.get(strategy, (0, 0)), strict=True):
                 metric.set(value)
-
-
-class ExperimentMetrics(SampledMetrics):
-    """The share of the users in each experiment that is served; 0 for one that was served and is not any more."""
-
-    def __init__(self, served: Callable[[], Sequence[Experiment]], *, every_s: float = _EVERY_S) -> None:
-        """Set the metrics for the first time, and start the thread."""
-        self._served = served
-        text = "Share of the users in a running experiment; 0 after its end"
-        self._family = pb.MetricFamily(name="recserve_experiment_share", description=text, kind=pb.MetricFamily.GAUGE)
-        self._shown: dict[tuple[str, str], _Metric] = {}
-        super().__init__([], every_s=every_s)
-
-    def sample(self) -> None:
-        """Set the share of each experiment and version."""
-        running = {(one.name, version_of(one)): one.share for one in self._served()}
-        for key in running.keys() - self._shown.keys():
-            self._shown[key] = _Metric(self._family, experiment=key[0], version=key[1])
-        for key, metric in self._shown.items():
-            metric.set(running.get(key, 0.0))
 
 
 def interactions_metrics(service: InteractionService) -> SampledMetrics:
@@ -330,8 +308,8 @@ class AdmissionMetrics(SampledMetrics):
         self._shown = [
             (
                 admission,
-                [_Metric(family, model=model, queue=queue) for family in (admitted, limit)],
-                [_Metric(shed, model=model, queue=queue, reason=reason) for reason in ("full", "late", "expired")],
+                [Metric(family, model=model, queue=queue) for family in (admitted, limit)],
+                [Metric(shed, model=model, queue=queue, reason=reason) for reason in ("full", "late", "expired")],
             )
             for queue, admission in batcher.admissions.items()
         ]
