@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from recserve_server_ext.triton.metrics_page import MetricsPage
+from recserve_server_ext.triton.metrics.page import MetricsPage
 
 #: In the order that a request goes through them.
 STAGES: Final = ("queue", "resolve", "encode", "search", "explain")

@@ -14,7 +14,7 @@ import numpy as np
 from recserve_client.client import AsyncClient
 from recserve_client.contract import Slate
 from recserve_client.errors import RecserveError
-from recserve_server_ext.triton.metrics_page import MetricsError, MetricsPage, ModelLoad, loads_between, read_metrics
+from recserve_server_ext.triton.metrics.page import MetricsError, MetricsPage, ModelLoad, loads_between, read_metrics
 
 EVERY_S: Final = 2.0
 _PROBE_S: Final = 2.0

@@ -11,7 +11,7 @@ from recserve_server_ext.triton.backend import (
     served_encoders,
     settle_memory,
 )
-from recserve_server_ext.triton.metrics import AdmissionMetrics, release_metrics
+from recserve_server_ext.triton.metrics.models import AdmissionMetrics, release_metrics
 
 
 class TritonPythonModel:

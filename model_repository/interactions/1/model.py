@@ -11,7 +11,7 @@ from recserve_server_ext.interactions.store import opener
 from recserve_server_ext.services.interactions import InteractionService
 from recserve_server_ext.services.model_traces import tracer
 from recserve_server_ext.triton.backend import door_of, execute, model_settings, refusals_of, settle_memory
-from recserve_server_ext.triton.metrics import AdmissionMetrics, interactions_metrics, release_metrics
+from recserve_server_ext.triton.metrics.models import AdmissionMetrics, interactions_metrics, release_metrics
 
 
 class TritonPythonModel:

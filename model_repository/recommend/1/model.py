@@ -27,8 +27,8 @@ from recserve_server_ext.triton.backend import (
     served_encoders,
     settle_memory,
 )
-from recserve_server_ext.triton.experiment_metrics import ExperimentMetrics
-from recserve_server_ext.triton.metrics import (
+from recserve_server_ext.triton.metrics.experiments import ExperimentMetrics
+from recserve_server_ext.triton.metrics.models import (
     AdmissionMetrics,
     AnswerMetrics,
     LogMetrics,

@@ -12,7 +12,7 @@ from recserve_client.cli.console import fail, out
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from recserve_server_ext.triton.metrics_page import MetricsPage
+    from recserve_server_ext.triton.metrics.page import MetricsPage
 
 app = typer.Typer(help="Show what a running server does.")
 _TIMEOUT_S: Final = 5.0
@@ -38,7 +38,7 @@ def top(
     """Show requests a second, batches and waits of each model, and the state of the catalogue, until Ctrl-C."""
     from rich.live import Live
 
-    from recserve_server_ext.triton.metrics_page import MetricsError, read_metrics
+    from recserve_server_ext.triton.metrics.page import MetricsError, read_metrics
 
     try:
         page = read_metrics(metrics, _TIMEOUT_S)
@@ -60,7 +60,7 @@ def _picture(address: str, before: MetricsPage, after: MetricsPage) -> Renderabl
     from rich.console import Group
     from rich.table import Table
 
-    from recserve_server_ext.triton.metrics_page import loads_between
+    from recserve_server_ext.triton.metrics.page import loads_between
 
     state = Table(box=None, show_header=False, pad_edge=False)
     for places in range(0, len(_STATE), 2):

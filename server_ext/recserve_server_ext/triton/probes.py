@@ -17,7 +17,7 @@ from recserve_client.contract import ErrorKind, bytes_element, split_message
 from recserve_client.contract import models as names
 from recserve_server_ext.access.door import bearer
 from recserve_server_ext.encoder.loaded import LoadedEncoder
-from recserve_server_ext.triton.metrics_page import ANSWERED, MetricsError, read_metrics
+from recserve_server_ext.triton.metrics.page import ANSWERED, MetricsError, read_metrics
 from recserve_server_ext.triton.network_config import SnapshotNetwork
 from recserve_server_ext.triton.process import Endpoint
 

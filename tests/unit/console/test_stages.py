@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from recserve_console.watch.stages import strategy_times
-from recserve_server_ext.triton.metrics_page import MetricsPage
+from recserve_server_ext.triton.metrics.page import MetricsPage
 
 
 def page(slates: int, cold: int, search: tuple[int, int, int], sum_s: float) -> MetricsPage:

@@ -66,7 +66,7 @@ def test_the_spread_is_that_of_the_newest_items() -> None:
 
 def test_metrics_are_cumulative_and_never_decrease() -> None:
     with fake_metrics() as fake:
-        from recserve_server_ext.triton.metrics import AnswerMetrics
+        from recserve_server_ext.triton.metrics.models import AnswerMetrics
 
         counts, view = AnswerCounts(), view_of()
         metrics = AnswerMetrics(counts, every_s=1e6)

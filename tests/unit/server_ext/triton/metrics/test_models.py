@@ -63,7 +63,7 @@ class Queues(NamedTuple):
 
 
 def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
-    from recserve_server_ext.triton.metrics import AdmissionMetrics
+    from recserve_server_ext.triton.metrics.models import AdmissionMetrics
 
     queues = {model: Queues({"encoder": Admission("encoder")}, {"encoder": 0}) for model in ("recommend", "items")}
     of = {model: AdmissionMetrics(model, queues[model], every_s=LONG_S) for model in queues}
@@ -76,7 +76,7 @@ def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
 
 
 def test_the_catalogue_that_is_served_is_shown(fake: FakeMetrics, edited: Edited) -> None:
-    from recserve_server_ext.triton.metrics import ViewMetrics
+    from recserve_server_ext.triton.metrics.models import ViewMetrics
 
     live = live_over(edited)
     edited.change("upsert", [{"id": "new", "texts": {"title": "new"}}])
@@ -87,7 +87,7 @@ def test_the_catalogue_that_is_served_is_shown(fake: FakeMetrics, edited: Edited
 
 
 def test_counters_of_the_log_and_of_the_waiting_room_never_decrease(fake: FakeMetrics) -> None:
-    from recserve_server_ext.triton.metrics import LogMetrics, WaitMetrics
+    from recserve_server_ext.triton.metrics.models import LogMetrics, WaitMetrics
 
     log, room = LogMetrics(), WaitMetrics()
     for counts in (LogCounts(5, 1, 0), LogCounts(4, 1, 2), LogCounts(6, 1, 2)):
@@ -104,7 +104,7 @@ def test_counters_of_the_log_and_of_the_waiting_room_never_decrease(fake: FakeMe
 def test_what_cannot_be_read_or_is_no_number_leaves_its_gauge_alone(
     fake: FakeMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from recserve_server_ext.triton.metrics import Gauge, SampledMetrics
+    from recserve_server_ext.triton.metrics.models import Gauge, SampledMetrics
 
     found: dict[str, Any] = {"a": 1, "b": 2, "c": 3}
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_read_or_is_no_number_leaves_its_gauge_alone(
 
 
 def test_the_thread_looks_again_and_ends(fake: FakeMetrics) -> None:
-    from recserve_server_ext.triton.metrics import Gauge, SampledMetrics
+    from recserve_server_ext.triton.metrics.models import Gauge, SampledMetrics
 
     looked: list[int] = []
     thrice = threading.Event()
@@ -147,7 +147,7 @@ def test_the_thread_looks_again_and_ends(fake: FakeMetrics) -> None:
 
 
 def test_the_lag_is_what_was_committed_and_is_not_served(fake: FakeMetrics, edited: Edited) -> None:
-    from recserve_server_ext.triton.metrics import recommend_metrics
+    from recserve_server_ext.triton.metrics.models import recommend_metrics
 
     live, now = live_over(edited), [NOW]
     with InteractionStore(edited.snapshots / "i.db", create=True) as store:
@@ -181,7 +181,7 @@ def test_the_lag_is_what_was_committed_and_is_not_served(fake: FakeMetrics, edit
 
 
 def test_clicks_of_the_last_hour_are_shown_by_strategy(fake: FakeMetrics, tmp_path: Path) -> None:
-    from recserve_server_ext.triton.metrics import OutcomeMetrics
+    from recserve_server_ext.triton.metrics.models import OutcomeMetrics
 
     now = [NOW]
     with InteractionStore(tmp_path / "i.db", InteractionLimits(), create=True, clock=lambda: now[0]) as store:
@@ -218,7 +218,7 @@ def test_a_catalogue_that_has_no_store_lags_behind_nothing(fake: FakeMetrics, ed
 
 
 def test_interactions_wait_until_they_are_committed(fake: FakeMetrics, tmp_path: Path) -> None:
-    from recserve_server_ext.triton.metrics import interactions_metrics
+    from recserve_server_ext.triton.metrics.models import interactions_metrics
 
     desk, name = Desk(tmp_path / "i.db"), "recserve_interactions_waiting"
     sampled = interactions_metrics(desk.desk)
@@ -237,7 +237,7 @@ def test_interactions_wait_until_they_are_committed(fake: FakeMetrics, tmp_path:
 
 
 def test_what_is_admitted_and_shed_by_queue(fake: FakeMetrics) -> None:
-    from recserve_server_ext.triton.metrics import AdmissionMetrics
+    from recserve_server_ext.triton.metrics.models import AdmissionMetrics
 
     encoder, own = Admission("encoder"), Admission("own")
     metrics = AdmissionMetrics("recommend", Queues({"encoder": encoder, "own": own}, {"encoder": 0}), every_s=LONG_S)
@@ -268,7 +268,7 @@ def test_what_is_admitted_and_shed_by_queue(fake: FakeMetrics) -> None:
 def test_a_process_that_ends_lets_go_of_all_metrics(fake: FakeMetrics, edited: Edited) -> None:
     from recserve_server_ext.services.answer_counts import AnswerCounts
 
-    metrics = import_module("recserve_server_ext.triton.metrics")
+    metrics = import_module("recserve_server_ext.triton.metrics.models")
     view, log, room = metrics.ViewMetrics(), metrics.LogMetrics(), metrics.WaitMetrics()
     queues = Queues({"encoder": Admission("encoder")}, {"encoder": 0})
     sampled = [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import triton_python_backend_utils as pb
 
 from recserve_server_ext.config.experiments import Experiment, version_of
-from recserve_server_ext.triton.metrics import Metric, SampledMetrics
+from recserve_server_ext.triton.metrics.models import Metric, SampledMetrics
 
 
 class ExperimentMetrics(SampledMetrics):

@@ -7,7 +7,7 @@ from prometheus_client.samples import Sample
 from typer.testing import CliRunner
 
 from recserve_server_ext.cli.top import app
-from recserve_server_ext.triton.metrics_page import MetricsError, MetricsPage, loads_between, read_metrics
+from recserve_server_ext.triton.metrics.page import MetricsError, MetricsPage, loads_between, read_metrics
 from support.metrics_page import serving, triton_page
 
 BEFORE = {
