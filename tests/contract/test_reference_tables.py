@@ -63,7 +63,8 @@ class TestErrors:
 
 class TestMetrics:
     def test_every_metric_is_there_with_its_kind_and_labels(self) -> None:
-        source = (SERVER / "triton" / "metrics.py").read_text(encoding="utf-8")
+        modules = (SERVER / "triton" / "metrics").glob("*.py")
+        source = "".join(module.read_text(encoding="utf-8") for module in modules)
         in_code = set(re.findall(r'"(recserve_\w+)"', source))
         rows = table(read("reference/metrics.md"), "metric")
         models = {"recommend", "embed", "items", "interactions", "encoder", OWN, *STAGES}
