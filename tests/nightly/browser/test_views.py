@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,28 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from recserve_client import Client, ClientOptions
+from recserve_client.errors import InvalidRequest
+from recserve_console.home.log import newest_answers
 from support.console import EVIL, EVIL_ID, EVIL_USER, SCHEMES, WIDTHS, Look, Visit, serious_faults
+from support.served import Served
 
 Opening = Callable[..., Visit]
+LONG_S = 30.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def asked(films_server: Served) -> None:
+    """An answer and a refusal since the server began: what it holds of requests ends with it, and others restart it."""
+    with Client(films_server.grpc, ClientOptions(deadline_s=60)) as client:
+        with pytest.raises(InvalidRequest):
+            client.recommend_for(EVIL_USER, fields=[EVIL])
+        answered = client.recommend_for(EVIL_USER, k=5).recommendation_id
+    give_up = time.monotonic() + LONG_S
+    while newest_answers(films_server.home, 1)[0].id != answered:
+        assert time.monotonic() < give_up
+
+
 FIND = "Find an item, or write a text and press Enter"
 
 
