@@ -43,12 +43,12 @@ class Throttle:
 
     A refusal costs the server too, so that what it refuses takes the place of what it could answer. So the calls
     under way at a time are limited, as a congestion window limits what a sender of TCP has under way: calls go out as
-    answers come in, and the server is never idle. There is no limit before the first refusal. One of a call that the
-    limit would still let out brings it below the number under way with that call, and takes a place away at least. So
-    the limit falls by the share of what is refused, as in "Data center TCP (DCTCP)" (Alizadeh et al., SIGCOMM 2010),
-    and a burst brings it to what the server took. It grows with the time, alike for all clients, and by half of
-    itself a second, until there is none. A limit below one spaces calls out: a server that refuses all of them gets
-    ten a second.
+    answers come in, and the server is never idle. There is no limit before the first refusal, which brings it below
+    the number under way with that call: to what the server took. What else was sent before says nothing more. Each
+    later refusal takes a place away, so that the limit falls by the share of what is refused, as in "Data center TCP
+    (DCTCP)" (Alizadeh et al., SIGCOMM 2010). It grows with the time, alike for all clients, and by half of itself a
+    second, until there is none. A limit below one spaces calls out: a server that refuses all of them gets ten a
+    second.
     """
 
     #: Growth of the limit in a second: places for each place that there is, and others.
@@ -61,6 +61,8 @@ class Throttle:
         self._clock = clock
         self._under_way = 0
         self._limit = self._NONE
+        #: The highest limit since there is one: a call under way with more was sent before there was.
+        self._highest = self._NONE
         self._at = clock()
         self._lock = threading.Lock()
 
@@ -86,11 +88,14 @@ class Throttle:
             self._under_way -= 1
             if refused:
                 self._grow()
-                if entered <= self._limit:
+                if entered <= self._highest:
+                    first = self._limit >= self._NONE
                     self._limit = max(0.0, min(self._limit, max(entered, _RESERVE)) - 1)
+                    self._highest = self._limit if first else self._highest
 
     def _grow(self) -> None:
         now = self._clock()
         others = self._MORE / self._RATE
         grown = (self._limit + others) * math.exp(min(self._RATE * (now - self._at), self._LONG)) - others
         self._limit, self._at = min(self._NONE, grown), now
+        self._highest = max(self._highest, self._limit)
