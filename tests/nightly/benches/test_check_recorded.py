@@ -24,7 +24,7 @@ def test_no_ratio_of_serving_got_worse(tmp_path: Path) -> None:
     recorded = Path(__file__).with_name(f"check-{int8_arithmetic()}-{os.cpu_count()}.json")
     if not recorded.exists():
         pytest.skip(f"no run is recorded for this kind of CPU: {recorded.name}")
-    home, report = demo_from_nothing(tmp_path / "demo").home, tmp_path / "check.json"
+    home, report = demo_from_nothing(tmp_path).home, tmp_path / "check.json"
     check = [sys.executable, "-m", "recserve_client.cli.main", "bench", "check", "--home", str(home)]
     options = ["--baseline", str(recorded), "--json", str(report)]
     ran = subprocess.run([*check, *options], capture_output=True, text=True, timeout=900, check=False)
