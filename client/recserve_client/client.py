@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
 
 from recserve_client import calls, item_calls, server_calls, user_calls
 from recserve_client.api_key import check_key, key_metadata
 from recserve_client.calls import Call
 from recserve_client.contract import RecommendRequest, Slate
-from recserve_client.contract.addresses import DEFAULT_ADDRESS, proxy_in_the_way
-from recserve_client.errors import DeadlineExceeded, Overloaded, RecserveError, StaleRevision, Unavailable, from_rpc
+from recserve_client.contract.addresses import DEFAULT_ADDRESS
+from recserve_client.errors import RecserveError
 from recserve_client.options import ClientOptions
 from recserve_client.throttle import RetryBudget, Throttle
 from recserve_client.tls import Tls, open_channel
+from recserve_client.tries import Tries
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,69 +52,6 @@ def _awaiting(build: Callable[P, Call[R]]) -> Callable[Concatenate[_AsyncRunner,
         return await self.run(build(*args, **kwargs))
 
     return method
-
-
-class _Tries:
-    """The deadline and the retries of one call."""
-
-    def __init__(
-        self,
-        address: str,
-        options: ClientOptions,
-        budget: RetryBudget,
-        throttle: Throttle,
-        deadline_s: float | None,
-    ) -> None:
-        self._throttle = throttle
-        self._address = address
-        self._options = options
-        self._budget = budget
-        budget.earn()
-        self._end = time.monotonic() + (options.deadline_s if deadline_s is None else deadline_s)
-        self._pauses = options.pauses()
-
-    @contextmanager
-    def sending(self, request: Any) -> Iterator[float]:
-        """Count a call as under way; yields the seconds until the deadline, which the request tells the server too.
-
-        Raises:
-            DeadlineExceeded: The deadline has passed.
-            Overloaded: The server has refused so many calls that this one is not sent.
-        """
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded("the deadline passed before the call was sent", status="DEADLINE_EXCEEDED")
-        if not (entered := self._throttle.enter()):
-            raise Overloaded("not sent: the server refuses calls, having too much to do", status="UNAVAILABLE")
-        if isinstance(request, service_pb2.ModelInferRequest):
-            request.parameters["timeout"].int64_param = math.ceil(left * 1e6)
-        refused = False
-        try:
-            yield left
-        except grpc.RpcError as error:
-            refused = isinstance(from_rpc(error), Overloaded | DeadlineExceeded)
-            raise
-        finally:
-            self._throttle.leave(entered, refused=refused)
-
-    def pause_after(self, error: grpc.RpcError) -> float:
-        """Seconds to pause before the next try.
-
-        Raises:
-            RecserveError: The failure, where it is final, no try is left, or the deadline is too near.
-        """
-        failure = from_rpc(error)
-        # The server has waited for a stale revision already.
-        is_retryable = isinstance(failure, Unavailable) and not isinstance(failure, StaleRevision)
-        pause = next(self._pauses, None) if is_retryable else None
-        if pause is not None and isinstance(failure, Overloaded) and failure.retry_after_ms is not None:
-            pause = self._options.pause_after(failure.retry_after_ms / 1000)
-        if pause is None or time.monotonic() + pause >= self._end or not self._budget.spend():
-            if isinstance(failure, Unavailable) and failure.kind is None and (name := proxy_in_the_way(self._address)):
-                told = f"{failure.message}; the connection may go through the proxy of {name}: see no_proxy"
-                raise Unavailable(told, status=failure.status) from None
-            raise failure from None
-        return pause
 
 
 class _Group:
@@ -264,7 +200,7 @@ class Client:
             return list(pool.map(settle, requests))
 
     def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
+        tries = Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
         metadata = key_metadata(call.key or self._key)
         while True:
             send = getattr(self._stub, call.method)
@@ -366,7 +302,7 @@ class AsyncClient:
         return await asyncio.gather(*map(settle, requests))
 
     async def _answer(self, call: Call[R]) -> R:
-        tries = _Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
+        tries = Tries(self._address, self._options, self._budget, self._throttle, call.deadline_s)
         metadata = key_metadata(call.key or self._key)
         stub = self._stub()
         while True:

@@ -41,7 +41,6 @@ def live(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         deadline = time.monotonic() + 30
         while metric(server, "recserve_experiment_share") != 1:
             assert time.monotonic() < deadline
-            time.sleep(0.02)
         yield server
 
 

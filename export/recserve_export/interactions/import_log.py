@@ -9,7 +9,7 @@ import msgspec
 
 from recserve_export.errors import ExportError
 from recserve_export.interactions.importer import InteractionReport
-from recserve_server_ext.common.files import exclusive, reading, write_file
+from recserve_server_ext.common.files import change_json, reading
 
 _KEPT: Final = 20
 
@@ -47,10 +47,4 @@ def note_import(path: Path, name: str, report: InteractionReport, now_s: float) 
         ExportError: The file is damaged, or cannot be written.
     """
     made = ImportedLog(name, now_s, report.recorded, report.duplicates, report.refusals)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(path.with_name(f".{path.name}.lock")):
-            kept = [made, *read_imports(path)][:_KEPT]
-            write_file(path, msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
-    except OSError as error:
-        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
+    change_json(path, lambda: [made, *read_imports(path)][:_KEPT], ExportError)

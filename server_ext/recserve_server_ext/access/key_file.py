@@ -19,7 +19,7 @@ from msgspec import Meta
 from recserve_client.contract import shown
 from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.errors import ConfigError
-from recserve_server_ext.common.files import exclusive, reading, write_file
+from recserve_server_ext.common.files import change_json, reading
 
 #: Begins every key, so that scanners of repositories and logs find one that leaked.
 PREFIX: Final = "rsk_"
@@ -106,10 +106,4 @@ def revoke_key(path: Path, key_id: str) -> ApiKey:
 
 
 def _change(path: Path, change: Callable[[list[ApiKey]], list[ApiKey]]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(path.with_name(f".{path.name}.lock")):
-            keys = msgspec.json.encode(_Keys(change(read_keys(path))))
-            write_file(path, msgspec.json.format(keys) + b"\n", mode=0o600)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
+    change_json(path, lambda: _Keys(change(read_keys(path))), ConfigError, mode=0o600)

@@ -7,10 +7,10 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -143,6 +143,20 @@ def exclusive(lock: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def change_json(path: Path, change: Callable[[], Any], error: type[Exception], *, mode: int = 0o666) -> None:
+    """Replace a JSON file by what `change` makes of it, while no other process does; its folder is made.
+
+    Raises:
+        Exception: `error`, which names the file: it cannot be written. What `change` raises.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(path.with_name(f".{path.name}.lock")):
+            write_file(path, msgspec.json.format(msgspec.json.encode(change())) + b"\n", mode=mode)
+    except OSError as cause:
+        raise error(f"{path} cannot be written: {cause.strerror or cause}") from cause
 
 
 def replace_folder(aside: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from recserve_client.contract import shown
 from recserve_server_ext.common.errors import ConfigError
-from recserve_server_ext.common.files import exclusive, reading, write_file
+from recserve_server_ext.common.files import change_json, reading
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.recommend.experiments import Experiments
@@ -75,10 +75,4 @@ def end_experiment(path: Path, name: str) -> Experiment:
 
 
 def _change(path: Path, change: Callable[[list[Experiment]], list[Experiment]]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(path.with_name(f".{path.name}.lock")):
-            content = msgspec.json.encode(_Running(change(read_experiments(path))))
-            write_file(path, msgspec.json.format(content) + b"\n")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
+    change_json(path, lambda: _Running(change(read_experiments(path))), ConfigError)

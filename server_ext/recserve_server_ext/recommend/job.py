@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType, field
 from recserve_client.contract import AssignedVariant, RecommendRequest, RequestError
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attributes.view import Allowed
-from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Rows
+from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Rows, Vectors
 from recserve_server_ext.history.sentiment import Sentiment
 from recserve_server_ext.recommend.paging import PagePosition
 from recserve_server_ext.recommend.profile import ReportedHistory
@@ -152,6 +152,16 @@ class Job(msgspec.Struct, eq=False):
         needs_texts = self.configured.strategy.needs_texts or self.request.interests > 1
         texts = [*profile.comments.values(), *(profile.missing.values() if needs_texts else ())]
         return list(dict.fromkeys(texts))
+
+    def take_vectors(self, vector_of: Mapping[str, Vectors]) -> None:
+        """Take the vectors of texts of the profile, as far as they are there."""
+        if self.query is None:
+            return
+        profile = self.profile
+        for position, text in list(profile.missing.items()):
+            if (vector := vector_of.get(text)) is not None:
+                profile.vectors[position] = vector
+                del profile.missing[position]
 
     def take_sentiment(self, sentiment: Sentiment | None) -> None:
         """Take what weighs the comments of the profile, if there are any; without it they do not count."""

@@ -392,11 +392,5 @@ class RecommendService(Handler[Job]):
 def _fill_in(jobs: Sequence[Job], vector_of: Mapping[str, Vectors]) -> None:
     """Give the profiles of jobs the vectors of their texts, and the weights that comments make."""
     for job in jobs:
-        if job.query is None:
-            continue
-        profile = job.profile
-        for position, text in list(profile.missing.items()):
-            if (vector := vector_of.get(text)) is not None:
-                profile.vectors[position] = vector
-                del profile.missing[position]
+        job.take_vectors(vector_of)
     weigh_comments(jobs, vector_of)
