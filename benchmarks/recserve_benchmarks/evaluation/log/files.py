@@ -39,9 +39,10 @@ _ITEM: Final = (
 _TIME: Final = ("timestamp", "time", "ts", "unixReviewTime", "event_time", "datetime", "date", "created_at")
 _VALUE: Final = ("rating", "value", "stars", "overall", "score")
 _TYPE: Final = ("type", "event", "event_type", "behavior", "action")
+_YEAR: Final = "release_year"
 _TEXTS: Final = frozenset({
     "title", "movie_title", "name", "text", "description", "genre", "genres", "class", "category", "categories", "tags",
-    "brand", "author", "authors", "artist",
+    "brand", "author", "authors", "artist", _YEAR,
 })  # fmt: skip
 #: Type of interactions of a file that has none, with a rating and without.
 _RATED: Final = "rating"
@@ -202,10 +203,11 @@ def _read_items(path: Path) -> Texts:
 
 
 def _texts_of_recbole(path: Path) -> list[str]:
-    """Names of the columns of texts, by the types in RecBole's header."""
+    """Names of the columns of texts, by the types in RecBole's header; a year says much of an item that is new."""
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline().rstrip("\r\n").split("\t")
-    return [name for name, _, kind in (column.partition(":") for column in header) if kind == "token_seq"]
+    columns = (column.partition(":") for column in header)
+    return [name for name, _, kind in columns if kind == "token_seq" or name == _YEAR]
 
 
 def _text(value: Any) -> str:
