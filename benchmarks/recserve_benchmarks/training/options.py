@@ -57,11 +57,19 @@ ENCODERS: Final[Sequence[Options]] = (
     {"adversarial": 0.1},
     {"adversarial": 0.1, "adversarial_steps": 2},
     {"drop_tokens": 0.1},
+    {"drop_fields": 0.1},
+    {"swap_fields": 0.3},
+    {"views": 0.1},
     {"near": 0.1},
+    {"decay": 0.1},
     {"distil": 1.0},
     {"lora": 16, "rate": 5e-4},
-    {"distil": 1.0, "hard": 1, "pairs": 64, "drop_tokens": 0.1, "adversarial": 0.1, "adversarial_steps": 2},
-)
+    {"layers": 2},
+    {
+        "distil": 1.0, "decay": 0.1, "near": 0.1, "hard": 1, "pairs": 64, "drop_tokens": 0.1, "drop_fields": 0.1,
+        "swap_fields": 0.3, "views": 0.1, "adversarial": 0.1, "adversarial_steps": 2,
+    },
+)  # fmt: skip
 #: Questions of the table.
 ASKED: Final = ("cold items", "last item")
 _HELD_OUT: Final = 0.1
@@ -196,7 +204,9 @@ class OptionsRun:
             return found.astype(np.float32)
 
         kept = proof.kept(lambda some, role: self.first.vectors(some, role=role), encode)
-        return {**self._figures(self._item_vectors(encode)), "agreement": kept, "cpu_s": seconds}
+        figures = {**self._figures(self._item_vectors(encode)), "agreement": kept, "cpu_s": seconds}
+        searched = proof.search(self.texts, encode)
+        return figures if searched is None else {**figures, "search": searched}
 
 
 def _row(given: Options, of_seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import numpy as np
 
 from recserve_benchmarks.training.options import ASKED
 
-_COLUMNS = (*ASKED, "agreement", "cpu_s")
+_COLUMNS = (*ASKED, "search", "agreement", "cpu_s")
 
 
 def lines(results: Mapping[str, Any]) -> list[str]:
     """The table, row by row; means over the seeds, and their standard deviation in brackets."""
-    found = [f"| | {' | '.join((*ASKED, 'agreement', 'CPU s'))} |", "|---|" + "---|" * len(_COLUMNS)]
+    found = [f"| | {' | '.join((*ASKED, 'search', 'agreement', 'CPU s'))} |", "|---|" + "---|" * len(_COLUMNS)]
     found += [_line(name, {key: [value] for key, value in of.items()}) for name, of in results["controls"].items()]
     for kind in ("text_head", "encoder"):
         for row in results[kind]:

@@ -44,9 +44,9 @@ def test_variants_are_measured_on_validation_data(source: Path, tmp_path: Path) 
     assert [row["settings"] for row in results["text_head"]] == [{}, {"hard": 3}]
     assert all(len(row["figures"][name]) == 2 for row in results["text_head"] for name in (*ASKED, "cpu_s"))
     (encoder,) = results["encoder"]
-    assert len(encoder["figures"]["agreement"]) == 2
+    assert len(encoder["figures"]["agreement"]) == len(encoder["figures"]["search"]) == 2
     assert set(results["ensemble"]) == set(ASKED)
     table = lines(results)
     assert len(table) == 2 + 3 + 2 + 1 + 1
-    assert {line.count("|") for line in table} == {6}
+    assert {line.count("|") for line in table} == {7}
     assert any(line.startswith("| `text_head` `hard=3` |") and "(" in line for line in table)

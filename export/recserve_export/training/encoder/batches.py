@@ -66,6 +66,7 @@ class Batches:
         if self._nearest is not None:
             items = np.union1d(items, self._nearest[items])
         used, owner = self._fields(items, random)
+        asks, asked = _swapped(owner, self._settings.swap_fields, random)
         texts, place = np.unique(self._texts.weighted.text[used], return_inverse=True)
         order = np.argsort(self._length[texts], kind="stable")
         place_of = np.empty_like(order)
@@ -77,6 +78,8 @@ class Batches:
                 "place": torch.from_numpy(place_of[place]),
                 "owner": torch.from_numpy(owner),
                 "field_weight": torch.from_numpy(self._texts.weighted.weight[used]),
+                "asks": torch.from_numpy(asks),
+                "asked": torch.from_numpy(asked),
                 "weight": torch.from_numpy(weight.astype(np.float32)),
                 "log_chance": torch.from_numpy(np.log(chance).astype(np.float32)),
             }
@@ -129,6 +132,26 @@ def weights(pairs: Pairs, items: Ints, drawn: int, reach: Floats) -> tuple[Float
     together = 1.0 - without[:, None] - without[None] + neither
     found = np.divide(counts, together, out=np.zeros_like(counts), where=counts > 0)
     return found, 1.0 - without
+
+
+def _swapped(owner: Ints, share: float, random: np.random.Generator) -> tuple[Mask, Mask]:
+    """[places] Which texts stand for an item where it asks, and which where it is asked for.
+
+    All of them do, but for a share of the items with several texts: there one asks, and the others are asked for.
+
+    Args:
+        owner: [places] number of the item, ascending.
+        share: Share of the items.
+        random: Generator.
+    """
+    every = np.ones(len(owner), np.bool_)
+    if not share:
+        return every, every
+    luck, (_, lengths) = random.random(len(owner)), np.unique(owner, return_counts=True)
+    best = np.maximum.reduceat(luck, np.cumsum(lengths) - lengths)
+    swapped = np.repeat((random.random(len(lengths)) < share) & (lengths > 1), lengths)
+    is_best = luck == np.repeat(best, lengths)
+    return ~swapped | is_best, ~swapped | ~is_best
 
 
 def _dropped(mask: Any, share: float, random: np.random.Generator) -> Any:

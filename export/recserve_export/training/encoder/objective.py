@@ -83,17 +83,36 @@ class Objective(nn.Module):  # type: ignore[misc]
         return torch.stack(losses).mean()
 
     def _loss(self, features: Features, label: Label) -> torch.Tensor:
-        found = [self.model(dict(part))["sentence_embedding"].float() for part in features]
-        with torch.autocast(found[0].device.type, enabled=False):  # eight bits are too few for a logit
-            return self._of_texts(functional.normalize(torch.cat(found), dim=1), label)
+        found = self._encoded(features)
+        second = self._encoded(features) if self._settings.views else None
+        with torch.autocast(found.device.type, enabled=False):  # eight bits are too few for a logit
+            texts = functional.normalize(found, dim=1)
+            loss = self._of_texts(texts, label)
+            if second is None:
+                return loss
+            return loss + self._settings.views * self._of_views(texts, functional.normalize(second, dim=1))
+
+    def _encoded(self, features: Features) -> torch.Tensor:
+        return torch.cat([self.model(dict(part))["sentence_embedding"].float() for part in features])
+
+    def _of_views(self, texts: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """The loss of texts that look for their second view.
+
+        T. Gao, X. Yao, D. Chen, "SimCSE: simple contrastive learning of sentence embeddings", EMNLP 2021.
+        """
+        own = torch.arange(len(texts), device=texts.device)
+        return functional.cross_entropy(self._settings.scale * texts @ second.T, own)
 
     def _of_texts(self, texts: torch.Tensor, label: Label) -> torch.Tensor:
         weighted = texts[label["place"]] * label["field_weight"][:, None]
         sums = torch.zeros(len(label["log_chance"]), texts.shape[1], device=texts.device)
-        items = functional.normalize(sums.index_add(0, label["owner"], weighted), dim=1)
-        cosines = items @ items.T
+
+        def items(which: torch.Tensor) -> torch.Tensor:
+            return functional.normalize(sums.index_add(0, label["owner"], weighted * which[:, None]), dim=1)
+
+        cosines = items(label["asks"]) @ items(label["asked"]).T
         # An item is no candidate for itself, nor is one with the same texts: it could only be told apart by a collapse.
-        same = cosines.detach() > _SAME
+        same = (cosines.detach() > _SAME).fill_diagonal_(True)
         logits = (self._settings.scale * cosines - label["log_chance"][None]).masked_fill(same, -1e4)
         weight = label["weight"].masked_fill(same, 0.0)
         loss = -(weight * functional.log_softmax(logits, dim=1)).sum() / weight.sum().clamp(min=1e-12)

@@ -31,6 +31,10 @@ class EncoderSettings(TrainSettings, frozen=True):
         distil: Strength of the pull of the texts' vectors towards the first ones.
         drop_tokens: Share of the tokens that are hidden in training.
         drop_fields: Share of the text fields that are left out in training; an item keeps one.
+        swap_fields: Share of the items of which a random text field stands for the item where it asks, and the others
+            where it is asked for.
+        views: Strength of the loss by which a text, encoded twice with different dropout, finds its second view among
+            those of the batch (SimCSE).
         adversarial: Length of the step against the loss on the token embeddings; 0 for none.
         adversarial_steps: Small steps within that length (FreeLB), each of which takes as long as a plain update; 0 for
             one step from the embeddings themselves (FGM), beside the plain loss.
@@ -57,6 +61,8 @@ class EncoderSettings(TrainSettings, frozen=True):
     distil: Strength = 1.0
     drop_tokens: Share = 0.0
     drop_fields: Share = 0.0
+    swap_fields: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    views: Strength = 0.0
     adversarial: Annotated[float, Meta(ge=0, le=100)] = 0.0
     adversarial_steps: Annotated[int, Meta(ge=0, le=20)] = 0
     hard: Annotated[int, Meta(ge=0, le=20)] = 0

@@ -64,6 +64,18 @@ class Encoder(nn.Module):  # type: ignore[misc]  # torch publishes its types, bu
         return {"sentence_embedding": (self.embeddings(features["input_ids"]) * mask).sum(1) / mask.sum(1)}
 
 
+class Noisy(Encoder):
+    """With noise that is another one in each call, as dropout is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        found = super().forward(features)["sentence_embedding"]
+        return {"sentence_embedding": found + torch.randn(found.shape, generator=self.generator)}
+
+
 def batch_of(settings: EncoderSettings, number: int = 0) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     found = Batches(texts_of(), pairs_of(), settings, tokens)([{NUMBER: number}])
     label = found.pop("label")
@@ -153,6 +165,46 @@ def test_an_item_keeps_a_field_and_a_text_its_first_token() -> None:
     for part in features:
         assert (part["attention_mask"][:, 0] == 1).all()
         assert part["attention_mask"].float().mean() < 0.5
+
+
+def test_one_field_of_a_swapped_item_asks_and_the_others_are_asked_for() -> None:
+    plain = batch_of(EncoderSettings(pairs=12))[1]
+    assert plain["asks"].all()
+    assert plain["asked"].all()
+    label = batch_of(EncoderSettings(pairs=12, swap_fields=1.0))[1]
+    for owner in range(len(label["log_chance"])):
+        of_owner = label["owner"] == owner
+        asks, asked = label["asks"][of_owner], label["asked"][of_owner]
+        if len(asks) == 1:
+            assert asks.all()
+            assert asked.all()
+        else:
+            assert asks.sum() == 1
+            assert torch.equal(asked, ~asks)
+    some = batch_of(EncoderSettings(pairs=12, swap_fields=0.5))[1]
+    several = torch.bincount(some["owner"])[some["owner"]] > 1
+    assert 0 < (~some["asked"]).sum() < several.sum() / 2
+    loss, encoder = loss_of(swap_fields=1.0)
+    assert loss.item() != pytest.approx(loss_of()[0].item(), rel=1e-3)
+    loss.backward()
+    assert encoder.embeddings.weight.grad.abs().sum() > 0
+
+
+def test_a_text_looks_for_its_second_view() -> None:
+    settings, encoder = EncoderSettings(pairs=12, distil=0.0, views=0.5), Noisy()
+    features, label = batch_of(settings)
+    views = Noisy()
+    first, second = (
+        np.concatenate([views(part)["sentence_embedding"].detach() for part in features]) for _ in range(2)
+    )
+    first, second = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (first, second))
+    scores = np.exp(20.0 * first @ second.T)
+    own = -np.log(np.diag(scores) / scores.sum(axis=1)).mean()
+    loss = Objective(encoder, encoder.embeddings, settings, None)(features, label)
+    plain = Noisy()
+    without = Objective(plain, plain.embeddings, EncoderSettings(pairs=12, distil=0.0), None)(features, label)
+    assert own > 0.01
+    assert loss.item() - without.item() == pytest.approx(0.5 * own, rel=1e-3)
 
 
 def test_the_adversarial_step_makes_it_harder() -> None:
