@@ -110,6 +110,11 @@ ROWS: dict[str, tuple[Chart, ...]] = {
             "s",
             ((f"time() - {_of('recserve_catalogue_snapshot_created_timestamp_seconds')}", "{{instance}}"),),
         ),
+        Chart(
+            "Age of each space",
+            "s",
+            ((f"time() - {_of('recserve_space_created_timestamp_seconds')}", "{{space}} {{instance}}"),),
+        ),
         Chart("Changes behind the store", "short", ((_of("recserve_catalogue_revision_lag"), "{{instance}}"),)),
         Chart("Items changed since the snapshot", "short", ((_of("recserve_catalogue_delta_items"), "{{instance}}"),)),
         Chart(

@@ -27,13 +27,13 @@ from recserve_server_ext.triton.backend import (
     served_encoders,
     settle_memory,
 )
+from recserve_server_ext.triton.metrics.catalogue import ViewMetrics
 from recserve_server_ext.triton.metrics.experiments import ExperimentMetrics
 from recserve_server_ext.triton.metrics.models import (
     AdmissionMetrics,
     AnswerMetrics,
     LogMetrics,
     OutcomeMetrics,
-    ViewMetrics,
     WaitMetrics,
     recommend_metrics,
     release_metrics,

@@ -35,6 +35,8 @@ from recserve_server_ext.networks.network import Network, NetworkManifest, read_
 _TRAIN_AGAIN: Final = "train the space again"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FORMAT: Final = 1
+#: Name of a version: when it was made.
+_VERSION: Final = "%Y%m%dT%H%M%S%f"
 
 
 class TrainedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -271,7 +273,7 @@ def _publish(spaces: Path, name: str, ids: Sequence[str], made: TrainedManifest,
     with exclusive(own / LOCK):
         for left in own.glob(".*.tmp"):  # by a training that was killed
             shutil.rmtree(left, ignore_errors=True)
-        folder = own / f"{now:%Y%m%dT%H%M%S%f}"
+        folder = own / f"{now:{_VERSION}}"
         with new_folder(folder) as aside:
             write(aside)
             write_table(aside / IDS, pa.table({"id": pa.array(ids, pa.large_string())}))
@@ -284,6 +286,11 @@ def _publish(spaces: Path, name: str, ids: Sequence[str], made: TrainedManifest,
             manifest = msgspec.structs.replace(manifest, checksum=checksum_of(manifest))
             (aside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     return folder
+
+
+def made_at(version: str) -> datetime:
+    """When a version was made, UTC."""
+    return datetime.strptime(version, _VERSION).replace(tzinfo=UTC)
 
 
 def _check(name: str, ids: Sequence[str], vectors: Vectors) -> None:

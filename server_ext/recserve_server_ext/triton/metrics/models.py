@@ -12,7 +12,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import triton_python_backend_utils as pb
@@ -25,7 +24,6 @@ if TYPE_CHECKING:  # no model shall load what only another one needs
     from recserve_server_ext.batching.admission import Admission
     from recserve_server_ext.batching.revision_wait import WaitCounts
     from recserve_server_ext.catalogue.live import LiveCatalogue
-    from recserve_server_ext.catalogue.view import View
     from recserve_server_ext.interactions.impressions.log import ImpressionLog, LogCounts
     from recserve_server_ext.interactions.store import InteractionStore
     from recserve_server_ext.services.answer_counts import AnswerCounts
@@ -50,6 +48,11 @@ class Metric:
         self._total = 0.0
         self._value = math.nan
         _LIVE.add(self)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether Triton's metric was let go of."""
+        return self._metric is None
 
     def release(self) -> None:
         """Let go of Triton's metric; what is set afterwards is dropped."""
@@ -80,7 +83,8 @@ def release_metrics() -> None:
         metric.release()
 
 
-def _gauge(name: str, text: str, **labels: str) -> Metric:
+def gauge(name: str, text: str, **labels: str) -> Metric:
+    """A gauge with these labels, and a description."""
     return Metric(pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE), **labels)
 
 
@@ -106,7 +110,7 @@ class SampledMetrics:
 
     def __init__(self, gauges: Sequence[Gauge], *, every_s: float = _EVERY_S) -> None:
         """Set the gauges for the first time, and start the thread."""
-        self._gauges = [(gauge, _gauge(gauge.name, gauge.text)) for gauge in gauges]
+        self._gauges = [(one, gauge(one.name, one.text)) for one in gauges]
         self._every_s = every_s
         self._faults: set[str] = set()
         self._end = threading.Event()
@@ -116,15 +120,15 @@ class SampledMetrics:
 
     def sample(self) -> None:
         """Read each value and set its gauge."""
-        for gauge, metric in self._gauges:
+        for one, metric in self._gauges:
             try:
-                metric.set(gauge.read())
+                metric.set(one.read())
             except StoreError:
                 continue  # whoever needs the store reports it
             except Exception:
-                if gauge.name not in self._faults:  # once, not every second
-                    _log.exception("the metric %s cannot be read", gauge.name)
-                self._faults.add(gauge.name)
+                if one.name not in self._faults:  # once, not every second
+                    _log.exception("the metric %s cannot be read", one.name)
+                self._faults.add(one.name)
 
     def close(self) -> None:
         """End the thread, after the sample under way."""
@@ -167,7 +171,7 @@ def recommend_metrics(
         ("recserve_log_known_interactions", "Of these, with an item of the served catalogue", lambda: named()[1]),
         ("recserve_log_counted_timestamp_seconds", "Moment the log was last counted; 0 = never", counted_at),
     ]
-    return SampledMetrics([Gauge(*gauge) for gauge in gauges])
+    return SampledMetrics([Gauge(*one) for one in gauges])
 
 
 class AnswerMetrics(SampledMetrics):
@@ -191,9 +195,9 @@ class AnswerMetrics(SampledMetrics):
         }
         self._shown: dict[tuple[str, ...], Metric] = {}
         self._spread = [
-            _gauge("recserve_slate_coverage_ratio", "Share of the available items that is recommended"),
-            _gauge("recserve_slate_entropy_bits", "Entropy of the recommended items"),
-            _gauge("recserve_slate_top_percent_ratio", "Share of the most recommended hundredth of the items"),
+            gauge("recserve_slate_coverage_ratio", "Share of the available items that is recommended"),
+            gauge("recserve_slate_entropy_bits", "Entropy of the recommended items"),
+            gauge("recserve_slate_top_percent_ratio", "Share of the most recommended hundredth of the items"),
         ]
         super().__init__([], every_s=every_s)
 
@@ -217,8 +221,8 @@ class AnswerMetrics(SampledMetrics):
                 self._count("recserve_slate_stage_seconds_count", buckets[-1][1], **labels)
         for found, texts in self._counts.texts.items():
             self._count("recserve_text_cache_texts_total", texts, found="yes" if found else "no")
-        for gauge, value in zip(self._spread, self._counts.spread(), strict=True):
-            gauge.set(value)
+        for shown, value in zip(self._spread, self._counts.spread(), strict=True):
+            shown.set(value)
 
     def _count(self, name: str, total: float, **labels: str) -> None:
         key = name, *labels.values()
@@ -315,7 +319,7 @@ class AdmissionMetrics(SampledMetrics):
         ]
         self._batcher = batcher
         self._waiting = (
-            _gauge("recserve_encoder_waiting_requests", "Requests that wait for the encoder", model=model)
+            gauge("recserve_encoder_waiting_requests", "Requests that wait for the encoder", model=model)
             if ENCODER in batcher.admissions
             else None
         )
@@ -327,41 +331,10 @@ class AdmissionMetrics(SampledMetrics):
             self._waiting.set(self._batcher.waiting(ENCODER))
         for admission, gauges, counters in self._shown:
             waiting, limit, *shed = admission.counts
-            for gauge, value in zip(gauges, (waiting, limit), strict=True):
-                gauge.set(value)
+            for shown, value in zip(gauges, (waiting, limit), strict=True):
+                shown.set(value)
             for counter, total in zip(counters, shed, strict=True):
                 counter.count(int(total))
-
-
-class ViewMetrics:
-    """Gauges of the served view of the catalogue."""
-
-    def __init__(self) -> None:
-        self._gauges = [
-            _gauge(name, text)
-            for name, text in (
-                ("recserve_catalogue_revision", "Revision of the catalogue that is served"),
-                ("recserve_catalogue_snapshot_revision", "Revision of the snapshot under it"),
-                ("recserve_catalogue_snapshot_created_timestamp_seconds", "Moment that snapshot was made"),
-                ("recserve_catalogue_snapshot_items", "Items of that snapshot"),
-                ("recserve_catalogue_delta_items", "Items that changed since and are searched exactly"),
-                ("recserve_catalogue_unavailable_items", "Rows not recommended: removed, replaced, unavailable"),
-            )
-        ]
-
-    def show(self, view: View) -> None:
-        """Set every gauge."""
-        manifest = view.snapshot.manifest
-        values = (
-            view.revision,
-            manifest.revision,
-            datetime.fromisoformat(manifest.created).timestamp(),
-            manifest.items,
-            0 if view.delta is None else view.delta.count,
-            view.unavailable,
-        )
-        for gauge, value in zip(self._gauges, values, strict=True):
-            gauge.set(value)
 
 
 class LogMetrics:
@@ -383,7 +356,7 @@ class WaitMetrics:
     """Metrics of the requests that ask for a revision that has not come yet."""
 
     def __init__(self) -> None:
-        self._waiting = _gauge("recserve_revision_waiting_requests", "Requests that wait for their min_revision")
+        self._waiting = gauge("recserve_revision_waiting_requests", "Requests that wait for their min_revision")
         refused = ("expired", "cancelled", "full")
         self._counters = [
             *_counters("recserve_revision_waited_total", "Requests that began to wait"),

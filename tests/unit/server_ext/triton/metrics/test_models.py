@@ -7,18 +7,22 @@ import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec import structs
 
 from recserve_server_ext.batching.admission import NO_DEADLINE, Admission
 from recserve_server_ext.batching.revision_wait import WaitCounts
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.index.matrix import MatrixManifest
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.interactions.impressions.log import LogCounts
 from recserve_server_ext.interactions.store import InteractionStore
@@ -76,7 +80,7 @@ def test_each_model_says_what_waits_for_the_encoder(fake: FakeMetrics) -> None:
 
 
 def test_the_catalogue_that_is_served_is_shown(fake: FakeMetrics, edited: Edited) -> None:
-    from recserve_server_ext.triton.metrics.models import ViewMetrics
+    from recserve_server_ext.triton.metrics.catalogue import ViewMetrics
 
     live = live_over(edited)
     edited.change("upsert", [{"id": "new", "texts": {"title": "new"}}])
@@ -84,6 +88,25 @@ def test_the_catalogue_that_is_served_is_shown(fake: FakeMetrics, edited: Edited
     ViewMetrics().show(live.view())
     names = ("revision", "snapshot_revision", "snapshot_items", "delta_items", "unavailable_items")
     assert [fake.values[f"recserve_catalogue_{name}"] for name in names] == [3, 1, 30, 1, 1]
+    made = fake.values["recserve_catalogue_snapshot_created_timestamp_seconds"]
+    assert fake.values['recserve_space_created_timestamp_seconds{space="text"}'] == made > 0
+
+
+def test_spaces_are_shown_with_the_moment_they_were_made(fake: FakeMetrics, edited: Edited) -> None:
+    from recserve_server_ext.triton.metrics.catalogue import ViewMetrics
+
+    metrics, view = ViewMetrics(), live_over(edited).view()
+    manifest = view.snapshot.manifest
+    alive = len(fake.alive)
+    for version in ("20261129T010203000004", "20261130T010203000004"):
+        trained = structs.replace(manifest, matrices={"item_knn": MatrixManifest(entries=1, version=version)})
+        metrics.show(replace(view, snapshot=replace(view.snapshot, manifest=trained)))
+        moment = fake.values['recserve_space_created_timestamp_seconds{space="item_knn"}']
+        assert datetime.fromtimestamp(moment, UTC).strftime("%Y%m%dT%H%M%S%f") == version
+    of_matrix = len(fake.alive)
+    metrics.show(view)
+    assert len(fake.alive) < of_matrix
+    assert len(fake.alive) > alive
 
 
 def test_counters_of_the_log_and_of_the_waiting_room_never_decrease(fake: FakeMetrics) -> None:
@@ -267,9 +290,10 @@ def test_what_is_admitted_and_shed_by_queue(fake: FakeMetrics) -> None:
 
 def test_a_process_that_ends_lets_go_of_all_metrics(fake: FakeMetrics, edited: Edited) -> None:
     from recserve_server_ext.services.answer_counts import AnswerCounts
+    from recserve_server_ext.triton.metrics.catalogue import ViewMetrics
 
     metrics = import_module("recserve_server_ext.triton.metrics.models")
-    view, log, room = metrics.ViewMetrics(), metrics.LogMetrics(), metrics.WaitMetrics()
+    view, log, room = ViewMetrics(), metrics.LogMetrics(), metrics.WaitMetrics()
     queues = Queues({"encoder": Admission("encoder")}, {"encoder": 0})
     sampled = [
         metrics.AdmissionMetrics("recommend", queues, every_s=LONG_S),
