@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 #: Modules that hold on to what they imported.
-_USERS = tuple(f"recserve_server_ext.triton.{name}" for name in ("metrics.models", "metrics.catalogue", "metrics.experiments"))
+_USERS = tuple(f"recserve_server_ext.triton.metrics.{name}" for name in ("models", "catalogue", "experiments"))
 
 
 class FakeMetrics(ModuleType):

@@ -16,8 +16,8 @@ from recserve_server_ext.interactions.columns import InteractionColumns
 
 Protocol = Literal["leave_one_out", "time"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("leave_one_out", "time")
-#: Shares of the interactions before each cut, by time. The first cut is only for validation.
-CUTS: Final = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+#: Shares of the interactions before each cut, by time. The first third is only for validation.
+CUTS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 #: Shares before the first cut: of what came after these, a ranker learns, and nothing is measured.
 _EARLIER: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 #: Shares of the interactions that everybody knows by leave-one-out, after which a ranker learns from the next tenth.
@@ -25,7 +25,7 @@ _LEARNED: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
 #: The same where a tenth of the items is unknown.
 _LEARNED_COLD: Final = (0.8, 0.9)
 #: Numbers of the cuts from which on a ranker learns also from the last item of each user before them.
-_VISITS: Final = (0, 3)
+_VISITS: Final = (0, 4)
 #: Blocks of one user's rows, for each user, in a log that is sorted by user.
 _MOST_BLOCKS: Final = 1.05
 #: Share of the items that are held out of what is known, to measure new items.
@@ -87,7 +87,7 @@ class Splitter:
         columns: The log.
         seeds: Of what breaks ties, in time and in scores.
         most_users: Users of a part at most; a larger number is sampled.
-        cuts: Shares of the interactions before each cut, rising; the first is only for validation.
+        cuts: Shares of the interactions before each cut, rising; the first third is only for validation.
     """
 
     columns: InteractionColumns
@@ -172,7 +172,7 @@ class Splitter:
                 visits = self._visits(f"visits before {share:.0%}", part, later)
                 learned += [] if visits is None else [visits.name]
                 yield visits
-            is_validation, is_test = share in self.cuts[:-1], share in self.cuts[1:]
+            is_validation, is_test = share in self.cuts[:-1], share in self.cuts[max(1, len(self.cuts) // 3) :]
             if is_validation or is_test:
                 lists = tuple(learned)
                 yield replace(part, lists=lists, before=measured, is_validation=is_validation, is_test=is_test)
