@@ -151,7 +151,11 @@ def test_seeds_break_ties_in_time(log: Path) -> None:
 def test_rolling_cuts_know_nothing_of_later(log: Path) -> None:
     columns = read_pair(log).columns
     parts = parts_of(columns, "time")
-    assert [(part.is_validation, part.is_test) for part in parts] == [(True, False), *[(True, True)] * 4, (False, True)]
+    assert [(part.is_validation, part.is_test) for part in parts] == [
+        *[(True, False)] * 2,
+        *[(True, True)] * 4,
+        (False, True),
+    ]
     ends = [*(part.asked_us for part in parts[1:]), int(columns.time_us.max()) + 1]
     for part, end in zip(parts, ends, strict=True):
         assert part.asked_us is not None
