@@ -16,6 +16,30 @@ from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.trained_versions import kept_versions
 
 
+class Judged(NamedTuple):
+    """What a training said of itself when it was compared with the version that served.
+
+    Attributes:
+        serves: Whether it took that one's place.
+        why: The reason.
+        champion: The version that served; empty without one.
+        users: Users who were asked; 0 where nothing was compared.
+        ndcg: NDCG@10 of the training.
+        champion_ndcg: That of the version that served.
+        low: Lower end of the 95% interval of the difference.
+        high: Upper end of it.
+    """
+
+    serves: bool
+    why: str
+    champion: str = ""
+    users: int = 0
+    ndcg: float = 0.0
+    champion_ndcg: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+
 class SpaceVersion(NamedTuple):
     """A version of a trained space.
 
@@ -28,6 +52,7 @@ class SpaceVersion(NamedTuple):
         is_current: Whether it serves, or will with the next index build.
         can_roll_back: Whether it serves, and another version served before.
         fault: What is wrong with it, or empty.
+        judged: How it was compared before it served; `None` where it does not say.
     """
 
     space: str
@@ -38,6 +63,7 @@ class SpaceVersion(NamedTuple):
     is_current: bool
     can_roll_back: bool
     fault: str
+    judged: Judged | None
 
 
 class SnapshotVersion(NamedTuple):
@@ -111,13 +137,15 @@ def space_versions(home: Path) -> list[SpaceVersion]:
     """All versions of all trained spaces, by space, the newest first."""
     found = []
     for one in kept_versions(Workspace(home).spaces):
-        made_s, items, log = None, 0, 0
+        made_s, items, log, judged = None, 0, 0, None
         if one.manifest is not None:
             made_s, items = datetime.fromisoformat(one.manifest.created).timestamp(), one.manifest.items
             log = int(one.manifest.made_from.get("log", {}).get("number") or 0)
+            said = one.manifest.made_from.get("judged")
+            judged = None if said is None else Judged(**{name: said[name] for name in Judged._fields if name in said})
         has_before = one.is_current and bool(named(one.folder.parent, PREVIOUS))
         found.append(
-            SpaceVersion(one.space, one.folder.name, made_s, items, log, one.is_current, has_before, one.fault)
+            SpaceVersion(one.space, one.folder.name, made_s, items, log, one.is_current, has_before, one.fault, judged)
         )
     return found
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
 from recserve_client import Client, ClientOptions, NewItem, interaction
 from recserve_client.errors import InvalidRequest
 from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.trained import Origin, publish_space
 from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
 from support.console import DESK, EVIL, EVIL_ID, EVIL_USER, USER, Look, Visit, console, system_browser
 from support.served import Served, served
@@ -30,11 +32,22 @@ def _evaluation() -> EvaluationFile:
     return EvaluationFile(data=data, protocols={"time": systems}, chosen=Chosen(many=Choice("text")))
 
 
+def _train(home: Path) -> None:
+    """Two versions of a space, made up: the second one lost against the first."""
+    lost = {"serves": False, "why": f"worse, {EVIL}", "champion": EVIL, "users": 400, "ndcg": 0.061}
+    lost |= {"champion_ndcg": 0.074, "low": -0.021, "high": -0.005}
+    judged: tuple[dict[str, object], ...] = ({"serves": True, "why": "nothing was trained before"}, lost)
+    for said in judged:
+        vectors = np.eye(1, 8, dtype=np.float32)
+        publish_space(Workspace(home).spaces, "als", ["1"], vectors, origin=Origin(made_from={"judged": said}))
+
+
 @pytest.fixture(scope="session")
 def films_server(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A real server over films, with two simulated users, an item and a user whose words are markup."""
     home = copy_home(tiny_home, tmp_path_factory.mktemp("browser") / "home")
     write_evaluation(Workspace(home).evaluation, _evaluation())
+    _train(home)
     with served(home) as server, Client(server.grpc, ClientOptions(deadline_s=60)) as client:
         films = [item.id for item in client.items.list(limit=20).items]
         texts = {"title": EVIL, "genre": EVIL}
