@@ -43,25 +43,31 @@ class RatesOverTime:
         by, rate = str(self._by.value), str(self._rate.value)
         self._box.clear()
         with self._box:
-            chart(rates_chart(self._found, _BY[by], _RATES[rate]), f"{rate} by {by} over time", "320px")
+            label = f"{rate} by {by.lower()} over time"
+            chart(rates_chart(self._found, _BY[by], _RATES[rate], label), label, "320px")
 
 
-def rates_chart(found: OutcomeReport, by: str, rate: str) -> dict[str, Any]:
+def rates_chart(found: OutcomeReport, by: str, rate: str, label: str) -> dict[str, Any]:
     """Options of the chart.
 
     Args:
         found: The report.
         by: Field of a period: `strategies`, `variants` or `positions`.
         rate: Field of a group: `clicks` or `conversions`.
+        label: What it shows, for who cannot see it.
     """
     groups: list[Group] = getattr(found, by)
     most = sorted(groups, key=lambda group: -group.impressions)[:_DRAWN]
     names = [group.name for group in groups if group in most]
     series: list[dict[str, Any]] = []
+    newest = []
     for name, colour in zip(names, COLOURS, strict=False):
         points = [point for period in found.periods if (point := _point(period, by, name, rate)) is not None]
-        series.extend(_line(name[:_NAME], colour, points))
+        lines = _line(name[:_NAME], colour, points)
+        newest.append(lines[0]["data"][-1]["name"])
+        series.extend(lines)
     return {
+        "aria": {"label": {"description": f"{label}; the newest: {'; '.join(newest)}"}},
         "legend": {"data": [name[:_NAME] for name in names], "textStyle": {"color": MUTED}, "type": "scroll", "top": 0},
         "grid": {"left": 56, "right": 12, "top": 36, "bottom": 28},
         "tooltip": {"trigger": "item", "formatter": "{b}"},
