@@ -72,7 +72,10 @@ class Overview(View):
                 for name, lines in _CHARTS:
                     self._charts.append(chart(_time_chart(name, [line for line, _ in lines]), name))
         with ui.element("div").classes("grid grid-cols-1 md:grid-cols-2 gap-3 w-full q-mt-md"):
-            with card("Models", "What each did between the last two looks; times are means."):
+            with card(
+                "Models",
+                "What each did between the last two looks; times are means. Restarts since this console was opened.",
+            ):
                 self._models = ui.column().classes("w-full")
             with card("What is served"):
                 self._served = ui.column().classes("w-full")
@@ -164,7 +167,8 @@ class Overview(View):
             place.update()
 
     def _draw_models(self) -> None:
-        loads = self.console.watcher.loads
+        watcher = self.console.watcher
+        loads = watcher.loads
         if not loads:
             muted("No metrics yet.")
             return
@@ -176,10 +180,14 @@ class Overview(View):
                 number(load.queue_ms, 1),
                 number(load.work_ms, 1),
                 number(load.pending),
+                age(watcher.seen[load.model].last_s),
+                number(watcher.seen[load.model].restarts),
             )
             for load in loads
         ]
-        columns = ("model", "answered/s", "refused/s", "queue ms", "work ms", "waiting")
+        columns = (
+            "model", "answered/s", "failed/s", "queue ms", "work ms", "waiting", "last inference", "restarts",
+        )  # fmt: skip
         table(columns, rows, right=columns[1:], label="Models")
 
     def _draw_served(self) -> None:

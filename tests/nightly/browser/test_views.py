@@ -88,7 +88,7 @@ def strategies(page: Page) -> None:
 
 
 def outcomes(page: Page) -> None:
-    expect(page.get_by_text("2 joined")).to_be_visible()
+    expect(page.get_by_text("162 joined")).to_be_visible()
     expect(page.get_by_role("img", name="Clicks by strategy over time")).to_be_visible()
     page.get_by_role("button", name="Position").click()
     expect(page.get_by_role("img", name="Clicks by position over time")).to_be_visible()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,14 @@ def test_a_home_without_or_with_a_broken_evaluation(tmp_path: Path) -> None:
 
 def test_a_version_says_how_it_was_compared(tmp_path: Path) -> None:
     spaces = Workspace(tmp_path).spaces
-    said = {"serves": False, "why": "worse", "champion": "v0", "users": 40, "ndcg": 0.1, "champion_ndcg": 0.2}
+    said: dict[str, Any] = {
+        "serves": False,
+        "why": "worse",
+        "champion": "v0",
+        "users": 40,
+        "ndcg": 0.1,
+        "champion_ndcg": 0.2,
+    }
     judged = {**said, "low": -0.15, "high": -0.05, "since_us": 1}
     for made_from in ({}, {"judged": {"serves": True, "why": "nothing was trained before"}}, {"judged": judged}):
         publish_space(spaces, "als", ["a"], np.ones((1, 2), np.float32), origin=Origin(made_from=made_from))

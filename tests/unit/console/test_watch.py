@@ -48,6 +48,17 @@ def test_rates_are_those_between_two_looks(address: str) -> None:
     assert watcher.well_s is not None
 
 
+def test_a_model_that_was_loaded_anew_is_told_by_its_count(address: str) -> None:
+    counts = (10, 10, 30, None, 2, 5)
+    pages = [triton_page("other" if count is None else "items", request_success=count or 0) for count in counts]
+    with serving(*pages) as metrics:
+        seen = asyncio.run(looks(address, metrics.address, len(counts))).seen
+    assert (seen["items"].answers, seen["items"].restarts) == (5, 1)
+    assert seen["items"].last_s is not None
+    # One without an answer is not among them.
+    assert list(seen) == ["items"]
+
+
 def test_a_server_that_fails_is_not_well_though_its_metrics_are_there(server: InferenceServer, address: str) -> None:
     server.refusals = [(grpc.StatusCode.INTERNAL, "the stub is not healthy")]
     with serving(triton_page("recommend", request_success=1)) as metrics:

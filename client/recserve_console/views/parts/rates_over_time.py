@@ -1,4 +1,4 @@
-"""Rates over time as lines with their intervals as bands, by strategy, variant or position."""
+"""Rates over time as lines with their intervals as bars, by strategy, variant or position."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class RatesOverTime:
         self._found = found
         shown = [name for name, field in _BY.items() if getattr(found, field)]
         about = (
-            f"Of the answers of {_LENGTHS[found.period_s]} each; the band is the 95% Wilson interval. Outcomes of the "
-            "last answers may still come."
+            f"Of the answers of {_LENGTHS[found.period_s]} each; the bars are the 95% Wilson intervals. Outcomes of "
+            "the last answers may still come."
         )
         with card("Over time", about):
             with ui.row().classes("items-center gap-3"):
@@ -63,9 +63,8 @@ def rates_chart(found: OutcomeReport, by: str, rate: str, label: str) -> dict[st
     newest = []
     for name, colour in zip(names, COLOURS, strict=False):
         points = [point for period in found.periods if (point := _point(period, by, name, rate)) is not None]
-        lines = _line(name[:_NAME], colour, points)
-        newest.append(lines[0]["data"][-1]["name"])
-        series.extend(lines)
+        series.append(_line(name[:_NAME], colour, points))
+        newest.append(series[-1]["data"][-1]["name"])
     return {
         "aria": {"label": {"description": f"{label}; the newest: {'; '.join(newest)}"}},
         "legend": {"data": [name[:_NAME] for name in names], "textStyle": {"color": MUTED}, "type": "scroll", "top": 0},
@@ -85,9 +84,9 @@ def _point(period: Period, by: str, name: str, rate: str) -> tuple[int, Group, R
     return period.start_s * 1000, group, getattr(group, rate)
 
 
-def _line(name: str, colour: str, points: list[tuple[int, Group, Rate]]) -> list[dict[str, Any]]:
-    """The line of a group, and its band: the lower bound, which is not drawn, and what lies above it."""
-    drawn = [
+def _line(name: str, colour: str, points: list[tuple[int, Group, Rate]]) -> dict[str, Any]:
+    """The line of a group, with a bar for the interval of each point."""
+    data = [
         {
             "value": [start_ms, 100 * (rate.rate or 0.0)],
             "name": f"{name}, {_day(start_ms)}: {rate.rate:.2%} ({rate.low:.2%} to {rate.high:.2%}), {rate.count:,} of "
@@ -95,15 +94,15 @@ def _line(name: str, colour: str, points: list[tuple[int, Group, Rate]]) -> list
         }
         for start_ms, group, rate in points
     ]
-    line = {"name": name, "type": "line", "data": drawn, "symbolSize": 7, "z": 3}
-    line |= {"lineStyle": {"width": 2, "color": colour}, "itemStyle": {"color": colour}}
-    band = {"type": "line", "stack": name, "symbol": "none", "silent": True, "lineStyle": {"opacity": 0}}
-    low = band | {"data": [[start_ms, 100 * rate.low] for start_ms, _, rate in points]}
-    high = band | {
-        "data": [[start_ms, 100 * (rate.high - rate.low)] for start_ms, _, rate in points],
-        "areaStyle": {"color": colour, "opacity": 0.18},
-    }
-    return [line, low, high]
+    bars = [
+        [{"coord": [start_ms, 100 * rate.low]}, {"coord": [start_ms, 100 * rate.high]}] for start_ms, _, rate in points
+    ]
+    thin = {"type": "solid", "width": 1.5, "color": colour}
+    return {
+        "name": name, "type": "line", "data": data, "symbolSize": 7,
+        "lineStyle": {"width": 2, "color": colour}, "itemStyle": {"color": colour},
+        "markLine": {"silent": True, "symbol": "none", "lineStyle": thin, "label": {"show": False}, "data": bars},
+    }  # fmt: skip
 
 
 def _day(start_ms: int) -> str:
