@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import psutil
 
@@ -14,6 +15,9 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import CURRENT, PREVIOUS, named
 from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.trained_versions import kept_versions
+
+#: The program of a model's process.
+_MODEL: Final = re.compile(r"/(\w+)/1/model\.py$")
 
 
 class Judged(NamedTuple):
@@ -96,6 +100,7 @@ class HomeState(NamedTuple):
         free_bytes: Free on its disk.
         total_bytes: Size of its disk.
         memory_bytes: Resident memory of the processes of the server; 0 where none runs from this home.
+        began_s: When the process of each model began, in seconds since 1970: a new one shows that the last one died.
         snapshot: Name of the published snapshot, or empty.
         spaces: Versions of trained spaces, the newest first.
     """
@@ -104,6 +109,7 @@ class HomeState(NamedTuple):
     free_bytes: int
     total_bytes: int
     memory_bytes: int
+    began_s: dict[str, float]
     snapshot: str
     spaces: list[SpaceVersion]
 
@@ -111,11 +117,13 @@ class HomeState(NamedTuple):
 def home_state(home: Path) -> HomeState:
     """Read the state of a home; raises OSError where that cannot be read."""
     workspace, disk = Workspace(home), shutil.disk_usage(home)
+    memory_bytes, began_s = _processes(workspace.run.resolve())
     return HomeState(
         _size(home),
         disk.free,
         disk.total,
-        _memory(workspace.run.resolve()),
+        memory_bytes,
+        began_s,
         named(workspace.snapshots, CURRENT),
         space_versions(home),
     )
@@ -162,11 +170,13 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _memory(run: Path) -> int:
-    """Resident bytes of the processes that work in the folder of running servers."""
+def _processes(run: Path) -> tuple[int, dict[str, float]]:
+    """Resident bytes of the processes that work in the folder of running servers; when that of each model began."""
     total = 0
-    for process in psutil.process_iter(["cmdline", "memory_info"]):
+    began_s: dict[str, float] = {}
+    for process in psutil.process_iter(["cmdline", "memory_info", "create_time"]):
         words, memory = process.info["cmdline"] or [], process.info["memory_info"]
         if memory is not None and any(f"{run}{os.sep}" in word for word in words):
             total += memory.rss
-    return total
+            began_s |= {found[1]: process.info["create_time"] for word in words if (found := _MODEL.search(word))}
+    return total, began_s

@@ -60,7 +60,7 @@ class Overview(View):
             self._tile("users/s", "probes among them")
             self._tile("p50", "real inferences of 5 min")
             self._tile("p99", "real inferences of 5 min")
-            self._tile("refused/s", "for load, the last look")
+            self._tile("failed/s", "for load, the last look")
             self._tile("queue", "mean wait, the last look")
             self._tile("items", "of the snapshot")
             self._tile("memory", "of the server's processes")
@@ -74,7 +74,7 @@ class Overview(View):
         with ui.element("div").classes("grid grid-cols-1 md:grid-cols-2 gap-3 w-full q-mt-md"):
             with card(
                 "Models",
-                "What each did between the last two looks; times are means. Restarts since this console was opened.",
+                "What each did between the last two looks; times are means. A process that began anew was restarted.",
             ):
                 self._models = ui.column().classes("w-full")
             with card("What is served"):
@@ -115,7 +115,7 @@ class Overview(View):
             "users/s": number(last.users_per_s, 1),
             "p50": _ms(minutes.p50_ms),
             "p99": _ms(minutes.p99_ms),
-            "refused/s": number(last.shed_per_s, 1),
+            "failed/s": number(last.shed_per_s, 1),
             "queue": _ms(last.queue_ms),
             "items": NONE if page is None else number(page.total("recserve_catalogue_snapshot_items")),
             "memory": NONE if home is None or not home.memory_bytes else size(home.memory_bytes),
@@ -176,17 +176,17 @@ class Overview(View):
             (
                 load.model,
                 number(load.answered_per_s, 1),
-                number(load.refused_per_s, 1),
+                number(load.failed_per_s, 1),
                 number(load.queue_ms, 1),
                 number(load.work_ms, 1),
                 number(load.pending),
                 age(watcher.seen[load.model].last_s),
-                number(watcher.seen[load.model].restarts),
+                NONE if self._home is None else age(self._home.began_s.get(load.model)),
             )
             for load in loads
         ]
         columns = (
-            "model", "answered/s", "failed/s", "queue ms", "work ms", "waiting", "last inference", "restarts",
+            "model", "answered/s", "failed/s", "queue ms", "work ms", "waiting", "last inference", "process began",
         )  # fmt: skip
         table(columns, rows, right=columns[1:], label="Models")
 

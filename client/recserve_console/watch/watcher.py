@@ -64,14 +64,12 @@ class ModelSeen:
     """What was seen of a model. The supervisor asks each for a real inference every two seconds.
 
     Attributes:
-        answers: Answers since it was loaded.
-        last_s: When it had last answered, in seconds since 1970; `None` where it did not since the console began.
-        restarts: How often it was loaded anew since then: its count began again.
+        answers: Its answers.
+        last_s: When there was another one, in seconds since 1970; `None` where there was none since the console began.
     """
 
     answers: float
     last_s: float | None = None
-    restarts: int = 0
 
 
 @dataclass
@@ -153,14 +151,13 @@ class Watcher:
         )
 
     def _see_models(self, now_s: float) -> None:
-        """Compare what each model has answered with what it had; one that is being loaded anew has no count."""
+        """Compare how much each model has answered with what it had before."""
         page = self.page
         if page is None:
             return
         for model in page.models:
             answers = page.total(ANSWERED, model=model)
             seen = self.seen.setdefault(model, ModelSeen(answers))
-            seen.restarts += answers < seen.answers
             if answers != seen.answers:
                 seen.answers, seen.last_s = answers, now_s
 

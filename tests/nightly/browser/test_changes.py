@@ -134,8 +134,8 @@ def test_an_export_of_an_encoder_is_a_job_that_says_why_it_failed(visit: Opening
         field.fill(source)
         page.get_by_role("button", name="Export an encoder").click()
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.get_by_role("heading", name="recserve export encoder /no/such/model")).to_be_visible()
-    expect(page.get_by_text("failed, started").first).to_be_visible(timeout=120_000)
+    job = page.get_by_role("heading", name="recserve export encoder /no/such/model").locator("..")
+    expect(job.get_by_text("failed, started")).to_be_visible(timeout=120_000)
     ended = [(entry["what"], entry["outcome"]) for entry in audited(films_server.home) if entry["action"] == "job.end"]
     assert [end for end in ended if "export" in end[0]] == [("recserve export encoder /no/such/model", "failed")]
 

@@ -19,6 +19,8 @@ from support.console import Started, Visit, console_over
 from support.large_home import INTERACTIONS, ITEMS, make_large_home
 from support.served import Served, served
 
+# The home alone takes minutes.
+pytestmark = pytest.mark.timeout(1800)
 KEYS: Final = 50
 #: Most CPU of a key press in the process of the console, in milliseconds: a tenth of what a person takes for at once.
 #: Measured: 18 at 2.5 GHz.

@@ -88,7 +88,7 @@ class ModelLoad:
     Attributes:
         model: Its name in Triton.
         answered_per_s: Requests that it answered well.
-        refused_per_s: Requests that it refused, or that failed.
+        failed_per_s: Requests that Triton failed; an ensemble counts refusals among them.
         batch: Mean number of requests in a batch; 0 without any.
         queue_ms: Mean time of a request in Triton's queue.
         work_ms: Mean time that the model worked on the batch of a request.
@@ -97,7 +97,7 @@ class ModelLoad:
 
     model: str
     answered_per_s: float
-    refused_per_s: float
+    failed_per_s: float
     batch: float
     queue_ms: float
     work_ms: float
