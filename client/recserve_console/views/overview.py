@@ -60,7 +60,7 @@ class Overview(View):
             self._tile("users/s", "probes among them")
             self._tile("p50", "real inferences of 5 min")
             self._tile("p99", "real inferences of 5 min")
-            self._tile("failed/s", "for load, the last look")
+            self._tile("refused/s", "for load, the last look")
             self._tile("queue", "mean wait, the last look")
             self._tile("items", "of the snapshot")
             self._tile("memory", "of the server's processes")
@@ -71,7 +71,7 @@ class Overview(View):
             with ui.element("div").classes("grid grid-cols-1 md:grid-cols-2 gap-3 w-full"):
                 for name, lines in _CHARTS:
                     self._charts.append(chart(_time_chart(name, [line for line, _ in lines]), name))
-        with ui.element("div").classes("grid grid-cols-1 md:grid-cols-2 gap-3 w-full q-mt-md"):
+        with ui.column().classes("w-full gap-3 q-mt-md"):
             with card(
                 "Models",
                 "What each did between the last two looks; times are means. A process that began anew was restarted.",
@@ -115,7 +115,7 @@ class Overview(View):
             "users/s": number(last.users_per_s, 1),
             "p50": _ms(minutes.p50_ms),
             "p99": _ms(minutes.p99_ms),
-            "failed/s": number(last.shed_per_s, 1),
+            "refused/s": number(last.shed_per_s, 1),
             "queue": _ms(last.queue_ms),
             "items": NONE if page is None else number(page.total("recserve_catalogue_snapshot_items")),
             "memory": NONE if home is None or not home.memory_bytes else size(home.memory_bytes),

@@ -19,6 +19,8 @@ _RATES: Final = {"Clicks": "clicks", "Conversions": "conversions"}
 _DRAWN: Final = 6
 _LENGTHS: Final = {3600: "an hour", 86_400: "a day", 7 * 86_400: "a week", 28 * 86_400: "four weeks"}
 _NAME: Final = 40
+#: Between two groups, as a part of a period.
+_APART: Final = 0.08
 
 
 class RatesOverTime:
@@ -61,9 +63,11 @@ def rates_chart(found: OutcomeReport, by: str, rate: str, label: str) -> dict[st
     names = [group.name for group in groups if group in most]
     series: list[dict[str, Any]] = []
     newest = []
-    for name, colour in zip(names, COLOURS, strict=False):
+    # Beside each other, so that no interval hides another.
+    apart_ms = round(found.period_s * 1000 * _APART)
+    for place, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
         points = [point for period in found.periods if (point := _point(period, by, name, rate)) is not None]
-        series.append(_line(name[:_NAME], colour, points))
+        series.append(_line(name[:_NAME], colour, points, place * apart_ms))
         newest.append(series[-1]["data"][-1]["name"])
     return {
         "aria": {"label": {"description": f"{label}; the newest: {'; '.join(newest)}"}},
@@ -84,18 +88,19 @@ def _point(period: Period, by: str, name: str, rate: str) -> tuple[int, Group, R
     return period.start_s * 1000, group, getattr(group, rate)
 
 
-def _line(name: str, colour: str, points: list[tuple[int, Group, Rate]]) -> dict[str, Any]:
-    """The line of a group, with a bar for the interval of each point."""
+def _line(name: str, colour: str, points: list[tuple[int, Group, Rate]], later_ms: int) -> dict[str, Any]:
+    """The line of a group, with a bar for the interval of each point, drawn so much later."""
     data = [
         {
-            "value": [start_ms, 100 * (rate.rate or 0.0)],
+            "value": [start_ms + later_ms, 100 * (rate.rate or 0.0)],
             "name": f"{name}, {_day(start_ms)}: {rate.rate:.2%} ({rate.low:.2%} to {rate.high:.2%}), {rate.count:,} of "
             f"{group.impressions:,}",
         }
         for start_ms, group, rate in points
     ]
     bars = [
-        [{"coord": [start_ms, 100 * rate.low]}, {"coord": [start_ms, 100 * rate.high]}] for start_ms, _, rate in points
+        [{"coord": [start_ms + later_ms, 100 * bound]} for bound in (rate.low, rate.high)]
+        for start_ms, _, rate in points
     ]
     thin = {"type": "solid", "width": 1.5, "color": colour}
     return {
