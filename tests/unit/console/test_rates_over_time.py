@@ -35,6 +35,7 @@ def test_a_line_has_a_point_and_an_interval_for_each_period_with_impressions() -
     assert [point["value"] for point in text["data"]] == [[0, 20.0], [2 * HOUR_S * 1000, 25.0]]
     low, high = text["markLine"]["data"][0]
     assert [low["coord"][1], high["coord"][1]] == pytest.approx([100 * bound for bound in wilson(2, 10)])
+    assert options["yAxis"]["max"] >= max(100 * wilson(*of)[1] for of in ((2, 10), (1, 20), (0, 5), (10, 40)))
     # Intervals of one period stand beside each other.
     assert als["markLine"]["data"][0][0]["coord"][0] > low["coord"][0]
     assert text["data"][1]["name"].startswith("text, 1970-01-01 02:00: 25.00% (")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,9 +65,11 @@ def rates_chart(found: OutcomeReport, by: str, rate: str, label: str) -> dict[st
     series: list[dict[str, Any]] = []
     newest = []
     # Beside each other, so that no interval hides another.
+    highest = 0.0
     apart_ms = round(found.period_s * 1000 * _APART)
     for place, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
         points = [point for period in found.periods if (point := _point(period, by, name, rate)) is not None]
+        highest = max([highest, *(rate.high for *_, rate in points)])
         series.append(_line(name[:_NAME], colour, points, place * apart_ms))
         newest.append(series[-1]["data"][-1]["name"])
     return {
@@ -75,7 +78,10 @@ def rates_chart(found: OutcomeReport, by: str, rate: str, label: str) -> dict[st
         "grid": {"left": 56, "right": 12, "top": 36, "bottom": 28},
         "tooltip": {"trigger": "item", "formatter": "{b}"},
         "xAxis": axis(type="time", splitLine={"show": False}),
-        "yAxis": axis(type="value", min=0, axisLabel={"color": MUTED, "formatter": "{value}%"}),
+        # An interval that reaches beyond the axis would not be drawn at all.
+        "yAxis": axis(
+            type="value", min=0, max=math.ceil(100 * highest), axisLabel={"color": MUTED, "formatter": "{value}%"}
+        ),
         "series": series,
     }
 
