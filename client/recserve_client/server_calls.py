@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 from tritonclient.grpc import service_pb2
 
 from recserve_client.calls import Call, model_call, slate_of, text, unreadable
-from recserve_client.contract import RecommendRequest, ServedStrategies, models
+from recserve_client.contract import RecommendRequest, ServedStrategies, Slate, Walk, models
 from recserve_client.errors import Cancelled, PermissionDenied, RecserveError, Unauthenticated
 
 
@@ -27,6 +28,15 @@ def ready(*, deadline_s: float | None = None) -> Call[bool]:
         return True
 
     return model_call(models.RECOMMEND_TEXT, _PROBE, read, deadline_s, _is_ready)
+
+
+def probe(*, deadline_s: float | None = None) -> Call[Slate]:
+    """A real recommendation from a text with its walk, which tells what is served; it is no impression.
+
+    Raises:
+        RecserveError: See `recserve_client.errors`.
+    """
+    return model_call(models.RECOMMEND_TEXT, replace(_PROBE, walk=Walk()), slate_of, deadline_s)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from recserve_client.client import AsyncClient
 from recserve_console.audit import Audit
 from recserve_console.jobs import Job, Jobs
+from recserve_console.reads import Reads
 from recserve_console.visitors import NotAllowedError, Sessions, Visitor
 from recserve_console.watch.schema import Schema
 from recserve_console.watch.watcher import Watcher
@@ -31,6 +32,7 @@ class Console:
         schema: Fields and attributes of the catalogue.
         audit: The audit log of the home.
         jobs: Commands that run over the home.
+        reads: Reads of the home that take long.
     """
 
     client: AsyncClient
@@ -43,6 +45,7 @@ class Console:
     schema: Schema = field(init=False)
     audit: Audit | None = field(init=False)
     jobs: Jobs | None = field(init=False)
+    reads: Reads = field(default_factory=Reads, init=False)
 
     def __post_init__(self) -> None:
         self.visitor = Visitor(self.sessions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -88,4 +89,11 @@ def serve(
     port = bound.getsockname()[1]
     hosts = {name_of(bound), *(f"{name}:{port}" for name in _NAMES)}
     guarded = Guard(app, hosts, console.sessions, has_tls=has_tls)
-    run(guarded, bound, on_ready, drain_s=_DRAIN_S, certificate=certificate)
+
+    def ready() -> None:
+        # What was imported stays. A collection that looks through it all would hold every page for a tenth of a second.
+        gc.collect()
+        gc.freeze()
+        on_ready()
+
+    run(guarded, bound, ready, drain_s=_DRAIN_S, certificate=certificate)

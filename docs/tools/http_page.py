@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from recserve_client.contract import ServedStrategy
-from recserve_client.http.exchange import JSON
+from recserve_client.http.exchange import EVENT_STREAM, JSON
 from recserve_client.http.openapi import openapi
 from recserve_client.http.operations import DONE, OPERATIONS, PATH_EXAMPLES, Operation
 from recserve_client.http.problems import HTTP_STATUS_OF, Problem
@@ -72,7 +72,8 @@ def _operation(operation: Operation, of: dict[str, Any]) -> Iterator[str]:
     if operation.line is not None:
         yield f"- a line: {_reference(operation.line[0])}, answered by {_reference(operation.line[1])}"
     statuses = "".join(f"; {status}: {text}" for status, text in operation.statuses.items() if text != DONE)
-    yield f"- answer: {_reference(operation.answer)}{statuses}"
+    of_event = f"`{EVENT_STREAM}`; the data of an event: " if operation.media == EVENT_STREAM else ""
+    yield f"- answer: {of_event}{_reference(operation.answer)}{statuses}"
     if operation.problems:
         yield f"- problems beside those of all: {', '.join(map(str, operation.problems))}"
     yield ""
@@ -105,6 +106,10 @@ def _curl(operation: Operation) -> str:
     """A command that asks for the example."""
     path = operation.path.format(**PATH_EXAMPLES)
     words = ["curl", "-s"]
+    if operation.media == EVENT_STREAM:
+        # A stream does not end by itself.
+        command = shlex.join([*words, "-N", "--max-time", "3", f"{_BASE}{operation.path}"])
+        return f"{command} | sed -n 's/^data: //p'"
     if operation.method != "GET":
         words += ["-X", operation.method]
     if operation.body is not None:

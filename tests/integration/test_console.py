@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
+import psutil
 import pytest
 from playwright.sync_api import expect
 
+from recserve_console.home.state import home_state
 from support.console import Visit, console, system_browser
 from support.served import Served
 
@@ -25,3 +29,11 @@ def test_a_text_becomes_a_slate_and_nothing_leaves_the_machine(tiny_server: Serv
         expect(page.get_by_text("“a voyage to a distant planet”").first).to_be_visible()
         assert visit.faults == []
         assert visit.elsewhere() == []
+
+
+def test_the_processes_of_a_running_server_are_those_of_its_home(tiny_server: Served) -> None:
+    state = home_state(tiny_server.home)
+    assert state.memory_bytes > 100_000_000
+    began = psutil.Process(tiny_server.process.pid).create_time()
+    assert {"recommend", "embed", "items", "interactions"} <= state.began_s.keys()
+    assert all(began < moment <= time.time() for moment in state.began_s.values())

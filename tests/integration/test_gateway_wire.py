@@ -241,10 +241,29 @@ def test_http_takes_the_same_keys(site: Site) -> None:
         assert http.delete("/v1/users/ann").json()["interactions"] == 0
 
 
+def test_events_pass_as_they_come(site: Site) -> None:
+    with (
+        site.caller(**{"x-api-key": site.keys["recommend"]}) as http,
+        http.stream("GET", "/v1/events", timeout=60) as answer,
+    ):
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        assert [next(lines).partition(":")[0] for _ in range(3)] == ["id", "event", "data"]
+
+
 @pytest.mark.parametrize("key", ["", "rsk_" + "a" * 43])
 def test_http_tells_nothing_without_a_valid_key(key: str, site: Site) -> None:
     with site.caller(**({"x-api-key": key} if key else {})) as http:
-        for path in ("strategies", "server", "health/ready", "health/live", "openapi.json", "items/a", "users/ann"):
+        for path in (
+            "strategies",
+            "server",
+            "health/ready",
+            "health/live",
+            "openapi.json",
+            "items/a",
+            "users/ann",
+            "events",
+        ):
             assert problem(http.get(f"/v1/{path}")) == (401, "unauthenticated"), path
         answer = http.post("/v1/recommend", json={"history": [{"text": "a heist"}]})
         assert problem(answer) == (401, "unauthenticated")

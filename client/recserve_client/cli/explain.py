@@ -97,6 +97,8 @@ def _show(slate: Slate, request: RecommendRequest) -> None:
         out.print("worked out now: the catalogue and the log may have changed since", highlight=False)
     if walk.cold is not msgspec.UNSET:
         out.print(f"the profile is not usable: {escape(walk.cold)}", highlight=False)
+    trained = ", ".join(f"{name} {version}" for name, version in walk.served.trained.items())
+    out.print(f"snapshot {walk.served.snapshot}" + (f", {trained}" if trained else ""), highlight=False)
     for table in (_stages(walk), _sources(walk)):
         out.print(table)
     out.print(slate_table(slate, request.history if request.user_id is None else behaviours_of(slate)))

@@ -61,7 +61,7 @@ from recserve_client.contract.recommend import (
     UsedBehaviour,
 )
 from recserve_client.contract.strategies import ServedStrategies, ServedStrategy
-from recserve_client.contract.walk import SlateWalk, Verdict, Walk, WalkItem, WalkSource, WalkStage
+from recserve_client.contract.walk import SlateWalk, Verdict, Walk, WalkItem, WalkServed, WalkSource, WalkStage
 
 __all__ = [
     "MEANING_OF",
@@ -117,6 +117,7 @@ __all__ = [
     "VerifyErasure",
     "Walk",
     "WalkItem",
+    "WalkServed",
     "WalkSource",
     "WalkStage",
     "bytes_element",

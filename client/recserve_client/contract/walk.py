@@ -97,6 +97,20 @@ class WalkItem(Struct, frozen=True, gc=False):
     parts: dict[str, float] | UnsetType = UNSET
 
 
+class WalkServed(Struct, frozen=True, gc=False):
+    """What answered a request.
+
+    Attributes:
+        snapshot: Name of the snapshot.
+        trained: Version of each trained space, matrix and model of the snapshot, by name.
+        experiments: Version of each running experiment, by name.
+    """
+
+    snapshot: str
+    trained: dict[str, str]
+    experiments: dict[str, str]
+
+
 class SlateWalk(Struct, frozen=True, gc=False):
     """The walk of a request.
 
@@ -105,6 +119,7 @@ class SlateWalk(Struct, frozen=True, gc=False):
         stages: The stages in their order.
         sources: Where the candidates came from.
         items: The items of `Walk.items`, in its order.
+        served: What answered.
         cold: Why the profile was not usable. Absent where it was.
     """
 
@@ -112,4 +127,5 @@ class SlateWalk(Struct, frozen=True, gc=False):
     stages: list[WalkStage]
     sources: list[WalkSource]
     items: list[WalkItem]
+    served: WalkServed
     cold: str | UnsetType = UNSET

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from starlette_compress import CompressMiddleware
 
 from recserve_client.contract import shown
 from recserve_client.contract.addresses import is_this_machine
+from recserve_client.http.events.feeds import Feeds
 from recserve_client.http.exchange import Asked, Exchange, Handle, json_response
 from recserve_client.http.openapi import PATH as OPENAPI_PATH
 from recserve_client.http.openapi import openapi_json
@@ -48,27 +50,38 @@ class AppOptions:
         cors: Origins whose pages may call it; none by default.
         local: Whether `Host` must name this machine, so that no page can reach a local server under a name of its own.
         most_requests: Requests under way at a time; more are refused as `unavailable`.
+        most_listeners: Streams of events at a time; more are refused as `unavailable`.
     """
 
     cors: Sequence[str] = ()
     local: bool = True
     most_requests: int = 1024
+    most_listeners: int = 100
 
 
-def make_app(open_client: Callable[[], AbstractAsyncContextManager[Asked]], options: AppOptions) -> ASGIApp:
-    """The application.
+class App:
+    """The application."""
 
-    Args:
-        open_client: Opens the client that it asks, in the event loop that serves.
-        options: Options.
-    """
-    edge = _Edge(open_client, options)
-    # Brotli is left out: Zstandard is smaller and faster, and everything has gzip.
-    app: ASGIApp = CompressMiddleware(edge, brotli=False, zstd_level=3)
-    if options.cors:
-        exposed = ["ETag", "Retry-After", "X-Request-Id"]
-        app = CORSMiddleware(app, options.cors, allow_methods=["*"], allow_headers=["*"], expose_headers=exposed)
-    return app
+    def __init__(self, open_client: Callable[[], AbstractAsyncContextManager[Asked]], options: AppOptions) -> None:
+        """
+        Args:
+            open_client: Opens the client that it asks, in the event loop that serves.
+            options: Options.
+        """
+        self._edge = _Edge(open_client, options)
+        # Brotli is left out: Zstandard is smaller and faster, and everything has gzip.
+        app: ASGIApp = CompressMiddleware(self._edge, brotli=False, zstd_level=3)
+        if options.cors:
+            exposed = ["ETag", "Retry-After", "X-Request-Id"]
+            app = CORSMiddleware(app, options.cors, allow_methods=["*"], allow_headers=["*"], expose_headers=exposed)
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    def stop(self) -> None:
+        """End the streams of events, which would not end by themselves."""
+        self._edge.stop()
 
 
 class _Edge:
@@ -78,7 +91,9 @@ class _Edge:
         self._open = open_client
         self._options = options
         self._client: Asked | None = None
+        self._feeds: Feeds | None = None
         self._under_way = 0
+        self._refused: Counter[str] = Counter()
         self._router = Router(list(self._routes()), redirect_slashes=False, default=_not_found, lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,9 +121,12 @@ class _Edge:
             self._check(headers, scope["path"])
             await self._router(scope, receive, sending)
         except KNOWN_ERRORS as error:
-            await problem_response(problem_of(error), request_id)(scope, receive, sending)
+            problem = problem_of(error)
+            self._refused[str(problem.kind)] += 1
+            await problem_response(problem, request_id)(scope, receive, sending)
         except Exception as error:
             problem = fault(error, request_id)
+            self._refused[str(problem.kind)] += 1
             if started:
                 raise
             await problem_response(problem, request_id)(scope, receive, sending)
@@ -127,7 +145,14 @@ class _Edge:
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         async with self._open() as client:
             self._client = client
+            self._feeds = Feeds(client.run, self._options.most_listeners, self._refused)
             yield
+            self._feeds.stop()
+
+    def stop(self) -> None:
+        """End the streams of events."""
+        if self._feeds is not None:
+            self._feeds.stop()
 
     def _routes(self) -> Iterator[Route]:
         handles: dict[str, dict[str, Handle]] = {OPENAPI_PATH: {"GET": _openapi}}
@@ -139,7 +164,8 @@ class _Edge:
     def exchange(self, scope: Scope, receive: Receive) -> Exchange:
         """A request with the client."""
         assert self._client is not None
-        return Exchange(Request(scope, receive), self._client, scope[_ID], scope["path_params"])
+        assert self._feeds is not None
+        return Exchange(Request(scope, receive), self._client, self._feeds, scope[_ID], scope["path_params"])
 
 
 class _Methods:

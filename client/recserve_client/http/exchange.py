@@ -17,12 +17,14 @@ from recserve_client.api_key import check_key
 from recserve_client.calls import Call, packed_answer, packed_call
 from recserve_client.contract import ErrorKind, RequestError, Unpacker, shown
 from recserve_client.contract.recommend import TRACEPARENT
+from recserve_client.http.events.feeds import Feeds
 from recserve_client.http.problems import HttpKind, ProblemError
 
 R = TypeVar("R")
 S = TypeVar("S", bound=msgspec.Struct)
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
+EVENT_STREAM: Final = "text/event-stream"
 #: Most bytes of a body that is not a stream: above the server's bound of a request to `items`, which it explains.
 MOST_BYTES: Final = 49 * 1024 * 1024
 #: Seconds for a body to arrive, or for the next part of a stream.
@@ -45,12 +47,14 @@ class Exchange:
     Attributes:
         request: The request.
         client: Asks the server.
+        feeds: Feeds of events.
         id: Id of the request.
         path: Values of the path's parameters, percent-encoded.
     """
 
     request: Request
     client: Asked
+    feeds: Feeds
     id: str
     path: dict[str, str]
 

@@ -66,9 +66,15 @@ class Certificate:
 class _Server(uvicorn.Server):
     """uvicorn that tells when it listens, and takes renewed certificates."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], certificate: Certificate | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_ready: Callable[[], None],
+        on_stop: Callable[[], None],
+        certificate: Certificate | None,
+    ) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self._on_ready, self._on_stop = on_ready, on_stop
         self._certificate = certificate
         self._stamp = () if certificate is None else certificate.stamp
 
@@ -93,6 +99,10 @@ class _Server(uvicorn.Server):
         if self.started:
             self._on_ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stop()
+        await super().shutdown(sockets)
+
 
 def bind(family: int, kind: int, address: Any) -> socket.socket:
     """A socket that is bound to a resolved address; raises OSError where that is taken or not of this machine."""
@@ -112,6 +122,7 @@ def run(
     on_ready: Callable[[], None],
     *,
     drain_s: int,
+    on_stop: Callable[[], None] = lambda: None,
     certificate: Certificate | None = None,
     **more: Any,
 ) -> None:
@@ -122,6 +133,7 @@ def run(
         bound: Where to listen.
         on_ready: Called when it listens.
         drain_s: Seconds that requests under way have to end when the program is told to stop.
+        on_stop: Called before it waits for these.
         certificate: For TLS; `None` for plain text.
         more: Further settings of uvicorn.
     """
@@ -141,4 +153,4 @@ def run(
         ssl_keyfile=None if certificate is None else certificate.key,
         **more,
     )
-    _Server(config, on_ready, certificate).run(sockets=[bound])
+    _Server(config, on_ready, on_stop, certificate).run(sockets=[bound])

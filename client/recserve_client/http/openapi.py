@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from recserve_client.http.docstrings import described
-from recserve_client.http.exchange import JSON, NDJSON
+from recserve_client.http.exchange import EVENT_STREAM, JSON, NDJSON
 from recserve_client.http.operations import OPERATIONS, PATH_EXAMPLES, PROBLEMS, Operation
 from recserve_client.http.problems import CONTENT_TYPE, HTTP_STATUS_OF, Problem
 
@@ -160,11 +160,20 @@ def _answer(operation: Operation, status: int) -> dict[str, Any]:
         headers["ETag"] = _header("Revision of the item.")
     found: dict[str, Any] = {"description": operation.statuses[status], "headers": headers}
     if status != 304:
-        content: dict[str, Any] = {JSON: {"schema": _reference(operation.answer)}}
-        if operation.line is not None:
-            content[NDJSON] = _lines(operation.line[1])
-        found["content"] = content
+        found["content"] = _content(operation)
     return found
+
+
+def _content(operation: Operation) -> dict[str, Any]:
+    if operation.media == EVENT_STREAM:
+        # As for lines, OpenAPI 3.1 has no words for the schema of an event's data.
+        text = "Events with `id`, `event` and `data`; comments keep the stream open."
+        schema = {"type": "string", "description": text}
+        return {EVENT_STREAM: {"schema": schema, "x-data-schema": _reference(operation.answer)}}
+    content: dict[str, Any] = {JSON: {"schema": _reference(operation.answer)}}
+    if operation.line is not None:
+        content[NDJSON] = _lines(operation.line[1])
+    return content
 
 
 def _problem(status: int) -> dict[str, Any]:

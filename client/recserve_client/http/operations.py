@@ -26,7 +26,9 @@ from recserve_client.contract import (
     UserHistory,
 )
 from recserve_client.http import items, recommend, server, users
-from recserve_client.http.exchange import Handle
+from recserve_client.http.events.state import ServerState
+from recserve_client.http.events.stream import events
+from recserve_client.http.exchange import EVENT_STREAM, JSON, Handle
 from recserve_client.http.messages import (
     Health,
     HistoryQuery,
@@ -64,6 +66,7 @@ class Operation:
         statuses: Statuses of good answers, and what they mean.
         problems: Statuses of problems beside those of all operations.
         example: Body of an example, or its parameters.
+        media: Media type of the answer; of `text/event-stream`, `answer` is the data of an event.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Operation:
     statuses: Mapping[int, str] = field(default_factory=lambda: {200: DONE})
     problems: tuple[int, ...] = ()
     example: Any = None
+    media: str = JSON
 
 
 _KEY: Final = {
@@ -89,6 +93,7 @@ _IF: Final = {
 }
 _IF_NONE: Final = {"If-None-Match": "`*`: the item is written only if it does not exist."}
 _KNOWN: Final = {"If-None-Match": "ETag of the item that the caller has: the answer is 304 where it is still the same."}
+_LAST: Final = {"Last-Event-ID": "Id of the last event that was heard: the stream goes on after it, where it is held."}
 _EXAMPLE_ITEM: Final = {
     "texts": {"title": "The Clockmaker's Comet"},
     "attributes": {"year": 1968},
@@ -177,6 +182,10 @@ OPERATIONS: Final = (
         "strategies", "GET", "/v1/strategies", server.strategies, "List the strategies of the server", ServedStrategies,
     ),
     Operation("server_info", "GET", "/v1/server", server.info, "Read what the server serves", ServerInfo),
+    Operation(
+        "events", "GET", "/v1/events", events, "Follow what changes of the server", ServerState, media=EVENT_STREAM,
+        headers=_LAST,
+    ),
     Operation("live", "GET", "/v1/health/live", server.live, "Check that this process answers", Health),
     Operation(
         "ready", "GET", "/v1/health/ready", server.ready, "Check that the server recommends, by a real inference",

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recserve_client.client import AsyncClient
 from recserve_client.contract import ErrorKind
-from recserve_client.http.app import AppOptions, make_app
+from recserve_client.http.app import App, AppOptions
 from recserve_client.http.listening import Certificate, bind, run
 from recserve_client.http.problems import CONTENT_TYPE, ProblemError
 from recserve_client.options import ClientOptions
@@ -95,5 +95,5 @@ def serve(
     # A connection is a file; the usual soft limit is 1,024.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    app = make_app(open_client, options)
-    run(app, bound, on_ready, drain_s=_DRAIN_S, certificate=certificate, http=_Protocol, loop="uvloop", ws="none")
+    app, more = App(open_client, options), {"http": _Protocol, "loop": "uvloop", "ws": "none"}
+    run(app, bound, on_ready, drain_s=_DRAIN_S, on_stop=app.stop, certificate=certificate, **more)

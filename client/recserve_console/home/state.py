@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import psutil
 
@@ -14,6 +15,33 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import CURRENT, PREVIOUS, named
 from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.trained_versions import kept_versions
+
+#: The program of a model's process.
+_MODEL: Final = re.compile(r"/(\w+)/1/model\.py$")
+
+
+class Judged(NamedTuple):
+    """What a training said of itself when it was compared with the version that served.
+
+    Attributes:
+        serves: Whether it took that one's place.
+        why: The reason.
+        champion: The version that served; empty without one.
+        users: Users who were asked; 0 where nothing was compared.
+        ndcg: NDCG@10 of the training.
+        champion_ndcg: That of the version that served.
+        low: Lower end of the 95% interval of the difference.
+        high: Upper end of it.
+    """
+
+    serves: bool
+    why: str
+    champion: str = ""
+    users: int = 0
+    ndcg: float = 0.0
+    champion_ndcg: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
 
 
 class SpaceVersion(NamedTuple):
@@ -28,6 +56,7 @@ class SpaceVersion(NamedTuple):
         is_current: Whether it serves, or will with the next index build.
         can_roll_back: Whether it serves, and another version served before.
         fault: What is wrong with it, or empty.
+        judged: How it was compared before it served; `None` where it does not say.
     """
 
     space: str
@@ -38,6 +67,7 @@ class SpaceVersion(NamedTuple):
     is_current: bool
     can_roll_back: bool
     fault: str
+    judged: Judged | None
 
 
 class SnapshotVersion(NamedTuple):
@@ -70,6 +100,7 @@ class HomeState(NamedTuple):
         free_bytes: Free on its disk.
         total_bytes: Size of its disk.
         memory_bytes: Resident memory of the processes of the server; 0 where none runs from this home.
+        began_s: When the process of each model began, in seconds since 1970: a new one shows that the last one died.
         snapshot: Name of the published snapshot, or empty.
         spaces: Versions of trained spaces, the newest first.
     """
@@ -78,6 +109,7 @@ class HomeState(NamedTuple):
     free_bytes: int
     total_bytes: int
     memory_bytes: int
+    began_s: dict[str, float]
     snapshot: str
     spaces: list[SpaceVersion]
 
@@ -85,11 +117,13 @@ class HomeState(NamedTuple):
 def home_state(home: Path) -> HomeState:
     """Read the state of a home; raises OSError where that cannot be read."""
     workspace, disk = Workspace(home), shutil.disk_usage(home)
+    memory_bytes, began_s = _processes(workspace.run.resolve())
     return HomeState(
         _size(home),
         disk.free,
         disk.total,
-        _memory(workspace.run.resolve()),
+        memory_bytes,
+        began_s,
         named(workspace.snapshots, CURRENT),
         space_versions(home),
     )
@@ -111,13 +145,15 @@ def space_versions(home: Path) -> list[SpaceVersion]:
     """All versions of all trained spaces, by space, the newest first."""
     found = []
     for one in kept_versions(Workspace(home).spaces):
-        made_s, items, log = None, 0, 0
+        made_s, items, log, judged = None, 0, 0, None
         if one.manifest is not None:
             made_s, items = datetime.fromisoformat(one.manifest.created).timestamp(), one.manifest.items
             log = int(one.manifest.made_from.get("log", {}).get("number") or 0)
+            said = one.manifest.made_from.get("judged")
+            judged = None if said is None else Judged(**{name: said[name] for name in Judged._fields if name in said})
         has_before = one.is_current and bool(named(one.folder.parent, PREVIOUS))
         found.append(
-            SpaceVersion(one.space, one.folder.name, made_s, items, log, one.is_current, has_before, one.fault)
+            SpaceVersion(one.space, one.folder.name, made_s, items, log, one.is_current, has_before, one.fault, judged)
         )
     return found
 
@@ -134,11 +170,13 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _memory(run: Path) -> int:
-    """Resident bytes of the processes that work in the folder of running servers."""
+def _processes(run: Path) -> tuple[int, dict[str, float]]:
+    """Resident bytes of the processes that work in the folder of running servers; when that of each model began."""
     total = 0
-    for process in psutil.process_iter(["cmdline", "memory_info"]):
+    began_s: dict[str, float] = {}
+    for process in psutil.process_iter(["cmdline", "memory_info", "create_time"]):
         words, memory = process.info["cmdline"] or [], process.info["memory_info"]
         if memory is not None and any(f"{run}{os.sep}" in word for word in words):
             total += memory.rss
-    return total
+            began_s |= {found[1]: process.info["create_time"] for word in words if (found := _MODEL.search(word))}
+    return total, began_s

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nicegui import ui
@@ -11,7 +11,7 @@ from nicegui import ui
 from recserve_console.home.catalogue import catalogue_numbers, cut_texts
 from recserve_console.home.log import LogNumbers, has_log, log_numbers
 from recserve_console.views.parts.import_panel import ImportPanel
-from recserve_console.views.parts.pieces import COLOURS, axis, card, chart, heading, moment, muted, table, waiting
+from recserve_console.views.parts.pieces import COLOURS, age, axis, card, chart, heading, moment, muted, table, waiting
 from recserve_console.views.parts.view import View
 from recserve_export.catalogue.stats import CatalogueStats
 from recserve_export.errors import ExportError
@@ -31,34 +31,38 @@ class Data(View):
         """See `View.build`."""
         with ui.row().classes("w-full items-center"):
             heading("Data").classes("grow")
-            ui.button("Count again", icon="refresh", on_click=self._read).props("flat")
+            ui.button("Count again", icon="refresh", on_click=lambda: self._read(again=True)).props("flat")
         self._content = ui.column().classes("w-full gap-3 q-mt-sm")
         ImportPanel(self.console)
         await self._read()
 
-    async def _read(self) -> None:
+    async def _read(self, *, again: bool = False) -> None:
         home = self.console.home
         assert home is not None
         self._content.clear()
         with self._content:
             log, catalogue = ui.column().classes("w-full gap-3"), ui.column().classes("w-full gap-3")
         if has_log(home):
-            await self._count(log, "the log", lambda: log_numbers(home), self._draw_log)
-        await self._count(catalogue, "the catalogue", lambda: catalogue_numbers(home), self._draw_catalogue)
+            await self._count(log, "the log", log_numbers, self._draw_log, again=again)
+        await self._count(catalogue, "the catalogue", catalogue_numbers, self._draw_catalogue, again=again)
 
-    async def _count(self, box: ui.column, what: str, read: Callable[[], T], draw: Callable[[T], None]) -> None:
+    async def _count(
+        self, box: ui.column, what: str, read: Callable[[Path], T], draw: Callable[[T], None], *, again: bool
+    ) -> None:
         with box:
             waiting(f"Counting {what} …")
+        reads = self.console.reads
         try:
-            found: T | ServerError | ExportError = await asyncio.to_thread(read)
+            found = await (reads.again if again else reads.newest)(read, self.console.home)
         except (ServerError, ExportError) as error:
-            found = error
+            box.clear()
+            with box:
+                ui.label(str(error)).classes("rs-bad")
+            return
         box.clear()
         with box:
-            if isinstance(found, ServerError | ExportError):
-                ui.label(str(found)).classes("rs-bad")
-            else:
-                draw(found)
+            muted(f"Counted {age(found.time_s)}.")
+            draw(found.found)
 
     def _draw_log(self, found: LogNumbers) -> None:
         stats = found.stats

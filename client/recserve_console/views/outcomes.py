@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ from nicegui import ui
 
 from recserve_console.home.log import has_log, outcome_report
 from recserve_console.views.parts.experiment_panel import ExperimentPanel
-from recserve_console.views.parts.pieces import NONE, card, heading, interval, muted, table, waiting
+from recserve_console.views.parts.pieces import NONE, age, card, heading, interval, muted, table, waiting
+from recserve_console.views.parts.rates_over_time import RatesOverTime
 from recserve_console.views.parts.view import View
 from recserve_export.errors import ExportError
 from recserve_server_ext.access.scopes import Scope
@@ -34,7 +34,7 @@ class Outcomes(View):
         """See `View.build`."""
         with ui.row().classes("w-full items-center"):
             heading("Outcomes").classes("grow")
-            ui.button("Count again", icon="refresh", on_click=self._read).props("flat")
+            ui.button("Count again", icon="refresh", on_click=lambda: self._read(again=True)).props("flat")
         assert self.console.home is not None
         self._experiments = ExperimentPanel(self.console, self.console.home)
         self._content = ui.column().classes("w-full gap-3 q-mt-sm")
@@ -44,7 +44,7 @@ class Outcomes(View):
         """See `View.refresh`."""
         self._experiments.refresh()
 
-    async def _read(self) -> None:
+    async def _read(self, *, again: bool = False) -> None:
         home = self.console.home
         self._content.clear()
         if home is None or not has_log(home):
@@ -53,16 +53,18 @@ class Outcomes(View):
             return
         with self._content:
             waiting("Counting …")
+        reads = self.console.reads
         try:
-            found: OutcomeReport | Exception = await asyncio.to_thread(outcome_report, home)
+            found = await (reads.again if again else reads.newest)(outcome_report, home)
         except (ServerError, ExportError) as error:
-            found = error
+            self._content.clear()
+            with self._content:
+                ui.label(str(error)).classes("rs-bad")
+            return
         self._content.clear()
         with self._content:
-            if isinstance(found, Exception):
-                ui.label(str(found)).classes("rs-bad")
-            else:
-                self._draw(found)
+            muted(f"Counted {age(found.time_s)}.")
+            self._draw(found.found)
 
     def _draw(self, found: OutcomeReport) -> None:
         about = (
@@ -81,6 +83,8 @@ class Outcomes(View):
             if groups:
                 with card(title, "Shares of the recommended items; the line is the 95% Wilson interval."):
                     self._draw_groups(title.split()[-1], groups)
+        if found.periods:
+            RatesOverTime(found)
         for experiment in found.experiments:
             self._draw_experiment(experiment, found.lift)
 

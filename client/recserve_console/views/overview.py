@@ -71,8 +71,11 @@ class Overview(View):
             with ui.element("div").classes("grid grid-cols-1 md:grid-cols-2 gap-3 w-full"):
                 for name, lines in _CHARTS:
                     self._charts.append(chart(_time_chart(name, [line for line, _ in lines]), name))
-        with ui.element("div").classes("grid grid-cols-1 md:grid-cols-2 gap-3 w-full q-mt-md"):
-            with card("Models", "What each did between the last two looks; times are means."):
+        with ui.column().classes("w-full gap-3 q-mt-md"):
+            with card(
+                "Models",
+                "What each did between the last two looks; times are means. A process that began anew was restarted.",
+            ):
                 self._models = ui.column().classes("w-full")
             with card("What is served"):
                 self._served = ui.column().classes("w-full")
@@ -164,7 +167,8 @@ class Overview(View):
             place.update()
 
     def _draw_models(self) -> None:
-        loads = self.console.watcher.loads
+        watcher = self.console.watcher
+        loads = watcher.loads
         if not loads:
             muted("No metrics yet.")
             return
@@ -172,14 +176,18 @@ class Overview(View):
             (
                 load.model,
                 number(load.answered_per_s, 1),
-                number(load.refused_per_s, 1),
+                number(load.failed_per_s, 1),
                 number(load.queue_ms, 1),
                 number(load.work_ms, 1),
                 number(load.pending),
+                age(watcher.seen[load.model].last_s),
+                NONE if self._home is None else age(self._home.began_s.get(load.model)),
             )
             for load in loads
         ]
-        columns = ("model", "answered/s", "refused/s", "queue ms", "work ms", "waiting")
+        columns = (
+            "model", "answered/s", "failed/s", "queue ms", "work ms", "waiting", "last inference", "process began",
+        )  # fmt: skip
         table(columns, rows, right=columns[1:], label="Models")
 
     def _draw_served(self) -> None:

@@ -14,9 +14,11 @@ from recserve_client.errors import RecserveError
 from recserve_console.home.evaluation import Evaluated, Figure, evaluation_of
 from recserve_console.home.state import SnapshotVersion, SpaceVersion, snapshot_versions, space_versions
 from recserve_console.views.parts.job_panel import JobPanel
-from recserve_console.views.parts.pieces import NONE, age, card, heading, interval, muted, table
+from recserve_console.views.parts.pieces import age, card, heading, interval, muted, table
 from recserve_console.views.parts.view import View
-from recserve_console.watch.stages import STAGES, strategy_times
+from recserve_console.views.strategy_panels.flow import draw_flow
+from recserve_console.views.strategy_panels.trainings import draw_trainings
+from recserve_console.watch.stages import StrategyTimes, strategy_times
 from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.errors import ServerError
 
@@ -24,7 +26,10 @@ _ABOUT: Final = {
     "time": "By time: learned from what was before a moment, asked for what came after it.",
     "leave_one_out": "Leave one out: the last item of each user is asked for.",
 }
-_STAGES_ABOUT: Final = "Up to five minutes: milliseconds of each stage on the way of a request, mean / 99th percentile."
+_STAGES_ABOUT: Final = (
+    "Up to five minutes. An arrow says how many slates went into a stage, and how long that took: the mean and the "
+    "99th percentile. The thicker it is, the larger its part of the time."
+)
 _ACTIVITY: Final = {"cold": "no behaviour", "few": "few behaviours", "many": "many behaviours"}
 
 
@@ -36,6 +41,7 @@ class Strategies(View):
     async def build(self) -> None:
         """See `View.build`."""
         self._state: tuple[Any, ...] | None = None
+        self._times: list[StrategyTimes] | None = None
         heading("Strategies")
         with ui.column().classes("w-full q-my-sm"), card("Stages", _STAGES_ABOUT):
             self._stages = ui.column().classes("w-full")
@@ -50,9 +56,7 @@ class Strategies(View):
         """See `View.refresh`: draws anew only what has changed."""
         if self._panel is not None:
             self._panel.refresh()
-        self._stages.clear()
-        with self._stages:
-            self._draw_stages()
+        self._draw_stages()
         try:
             served = await self.console.client.strategies(deadline_s=2)
         except RecserveError:
@@ -85,25 +89,18 @@ class Strategies(View):
             with card("Evaluation"):
                 muted("This home's log is not evaluated yet: recserve evaluate")
         if versions:
+            draw_trainings(versions)
             with card("Versions of trained spaces", "The current one serves; a change needs no restart."):
                 self._draw_versions(versions)
 
     def _draw_stages(self) -> None:
-        """The way of a request through the stages, a row for each strategy."""
         watcher = self.console.watcher
         times = strategy_times(watcher.pages[0], watcher.page) if watcher.pages and watcher.page else []
-        if not times:
-            muted("Nothing was recommended yet.")
-            return
-        rows = []
-        for one in times:
-            cells = [
-                NONE if (time := one.stages.get(stage)) is None else f"{time.mean_ms:.2f} / {time.p99_ms:.2f}"
-                for stage in STAGES
-            ]
-            rows.append((one.strategy, f"{one.slates:,}", f"{one.cold:,}", *cells))
-        columns = ("strategy", "slates", "cold", *(f"→ {stage}" for stage in STAGES))
-        table(columns, rows, right=columns[1:], label="Stages")
+        if times != self._times:
+            self._times = times
+            self._stages.clear()
+            with self._stages:
+                draw_flow(times)
 
     def _draw_served(self, served: ServedStrategies) -> None:
         about = f"{served.default} answers requests that name none, {served.fallback} users of whom nothing is known."

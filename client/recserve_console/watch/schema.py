@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any, Final
 
 from recserve_client.client import AsyncClient
+from recserve_client.errors import RecserveError
 
 _SAMPLE: Final = 400
 _FRESH_S: Final = 60.0
@@ -18,7 +21,7 @@ _TITLES: Final = ("title", "name")
 
 
 class Schema:
-    """What a sample of the catalogue tells, read again after a minute.
+    """What a sample of the catalogue tells. After a minute it is read again, while the sample before still serves.
 
     Attributes:
         title: Field that names an item; empty before the first `refresh`, and where items have no texts.
@@ -28,6 +31,7 @@ class Schema:
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
+        self._reading: asyncio.Task[None] | None = None
         self._read_s = float("-inf")
         self.title = ""
         self.values: dict[str, list[Any]] = {}
@@ -35,9 +39,23 @@ class Schema:
         self.texts: list[str] = []
 
     async def refresh(self) -> None:
-        """Read a sample, unless the last one is fresh; raises RecserveError where the server does not answer."""
+        """Read the first sample, or have a stale one read beside the caller.
+
+        Raises:
+            RecserveError: There is no sample yet, and the server does not answer.
+        """
         if time.monotonic() - self._read_s < _FRESH_S:
             return
+        if self._read_s == float("-inf"):
+            await self._read()
+        elif self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_again())
+
+    async def _read_again(self) -> None:
+        with suppress(RecserveError):
+            await self._read()
+
+    async def _read(self) -> None:
         found = await self._client.items.list(limit=_SAMPLE)
         counts: dict[str, Counter[Any]] = {}
         lists = set()

@@ -10,7 +10,7 @@ import numpy as np
 from recserve_server_ext.triton.metrics.page import MetricsPage
 
 #: In the order that a request goes through them.
-STAGES: Final = ("queue", "resolve", "encode", "search", "explain")
+STAGES: Final = ("resolve", "queue", "encode", "search", "explain")
 _SLATES: Final = "recserve_slates_total"
 _SECONDS: Final = "recserve_slate_stage_seconds"
 
@@ -19,11 +19,13 @@ class StageTime(NamedTuple):
     """Time of a stage.
 
     Attributes:
+        slates: Slates that went through it.
         mean_ms: Its mean.
         p99_ms: Its 99th percentile, interpolated within a bucket of the histogram; that of the largest bound where
             it is above all of them.
     """
 
+    slates: int
     mean_ms: float
     p99_ms: float
 
@@ -67,7 +69,8 @@ def _stage_time(before: MetricsPage, after: MetricsPage, strategy: str, stage: s
     finite = [(float(le), below) for le, below in zip(bounds, counts, strict=True) if math.isfinite(float(le))]
     limits_s, below = [0.0, *(limit for limit, _ in finite)], [0.0, *(number for _, number in finite)]
     p99_s = float(np.interp(0.99 * count, below, limits_s))
-    return StageTime(_grown(before, after, f"{_SECONDS}_sum", **labels) / count * 1000, p99_s * 1000)
+    mean_s = _grown(before, after, f"{_SECONDS}_sum", **labels) / count
+    return StageTime(round(count), mean_s * 1000, p99_s * 1000)
 
 
 def _grown(before: MetricsPage, after: MetricsPage, name: str, **labels: str) -> float:

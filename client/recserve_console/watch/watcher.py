@@ -14,7 +14,14 @@ import numpy as np
 from recserve_client.client import AsyncClient
 from recserve_client.contract import Slate
 from recserve_client.errors import RecserveError
-from recserve_server_ext.triton.metrics.page import MetricsError, MetricsPage, ModelLoad, loads_between, read_metrics
+from recserve_server_ext.triton.metrics.page import (
+    ANSWERED,
+    MetricsError,
+    MetricsPage,
+    ModelLoad,
+    loads_between,
+    read_metrics,
+)
 
 EVERY_S: Final = 2.0
 _PROBE_S: Final = 2.0
@@ -53,6 +60,19 @@ class Look:
 
 
 @dataclass
+class ModelSeen:
+    """What was seen of a model. The supervisor asks each for a real inference every two seconds.
+
+    Attributes:
+        answers: Its answers.
+        last_s: When there was another one, in seconds since 1970; `None` where there was none since the console began.
+    """
+
+    answers: float
+    last_s: float | None = None
+
+
+@dataclass
 class Watcher:
     """Looks at a server for as long as `run` runs.
 
@@ -64,6 +84,7 @@ class Watcher:
         page: The newest metrics; `None` where they cannot be read.
         pages: The newest metrics of each of the last minutes, the oldest first.
         loads: What each model did between the last two looks.
+        seen: What was seen of each model.
         slate: The last recommendation, which tells what is served.
         fault: Why the last inference failed; empty where it did not.
         metrics_fault: Why the metrics cannot be read; empty where they can.
@@ -77,6 +98,7 @@ class Watcher:
     page: MetricsPage | None = None
     pages: deque[MetricsPage] = field(default_factory=lambda: deque(maxlen=_PAGES))
     loads: list[ModelLoad] = field(default_factory=list)
+    seen: dict[str, ModelSeen] = field(default_factory=dict)
     slate: Slate | None = None
     fault: str = ""
     metrics_fault: str = ""
@@ -110,6 +132,7 @@ class Watcher:
         if page is not None and (not self.pages or page.read_s - self.pages[-1].read_s >= _MINUTE_S):
             self.pages.append(page)
         now_s = time.time()
+        self._see_models(now_s)
         if before is None or page is None:
             self.loads = []
             return Look(now_s, took_ms is not None, took_ms, took_ms)
@@ -126,6 +149,17 @@ class Watcher:
             max(shed, 0.0) / seconds,
             0.0 if own is None else own.queue_ms,
         )
+
+    def _see_models(self, now_s: float) -> None:
+        """Compare how much each model has answered with what it had before."""
+        page = self.page
+        if page is None:
+            return
+        for model in page.models:
+            answers = page.total(ANSWERED, model=model)
+            seen = self.seen.setdefault(model, ModelSeen(answers))
+            if answers != seen.answers:
+                seen.answers, seen.last_s = answers, now_s
 
     async def _probe(self) -> float | None:
         """Milliseconds of a real recommendation from a text; `None` where there was none."""

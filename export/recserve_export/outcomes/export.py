@@ -73,7 +73,7 @@ def _impressions(connection: sa.Connection, rules: OutcomeRules) -> Iterator[Imp
     query = sa.select(answers, users.c.pseudonym).outerjoin_from(answers, users, answers.c.user == users.c.number)
     query = query.where(in_range(rules)).order_by(answers.c.number)
     for row in connection.execution_options(yield_per=_CHUNK).execute(query):
-        found = of.get(Answered(row.number, row.user, row.strategy, row.variants), nothing)
+        found = of.get(Answered(row.number, row.user, row.strategy, row.variants, row.time_us), nothing)
         items: list[str] = msgspec.json.decode(row.recommended)
         propensities = [1.0] * len(items) if row.propensities is None else msgspec.json.decode(row.propensities)
         for place, (item, propensity) in enumerate(zip(items, propensities, strict=True)):

@@ -72,12 +72,14 @@ class Answered(NamedTuple):
         user: Number of the user; `None` where the request named no user.
         strategy: Strategy of the answer.
         variants: JSON, as in the log.
+        time_us: Moment of the answer, in microseconds since 1970.
     """
 
     number: int
     user: int | None
     strategy: str
     variants: str
+    time_us: int
 
 
 class Outcome(msgspec.Struct):
@@ -116,7 +118,7 @@ def join(connection: sa.Connection, rules: OutcomeRules) -> Outcomes:
         if fault:
             setattr(named, fault, getattr(named, fault) + 1)
             continue
-        answered = Answered(row.number, row.answered, row.strategy, row.variants)
+        answered = Answered(row.number, row.answered, row.strategy, row.variants, row.answered_us)
         outcome = of.setdefault(answered, {}).setdefault(place, Outcome())
         clicked, converted = row.type in rules.clicks, row.type in rules.conversions
         is_new = (clicked and not outcome.clicked) or (converted and not outcome.converted)

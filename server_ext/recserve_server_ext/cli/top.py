@@ -73,13 +73,13 @@ def _picture(address: str, before: MetricsPage, after: MetricsPage) -> Renderabl
     models = Table(box=None, header_style="bold", pad_edge=False, title=f"{address}, {time.strftime('%H:%M:%S')}")
     models.title_justify = "left"
     models.add_column("model")
-    for name in ("answered/s", "refused/s", "batch", "queue ms", "work ms", "pending"):
+    for name in ("answered/s", "failed/s", "batch", "queue ms", "work ms", "pending"):
         models.add_column(name, justify="right")
     for load in loads_between(before, after):
         models.add_row(
             load.model,
             f"{load.answered_per_s:,.0f}",
-            f"{load.refused_per_s:,.0f}",
+            f"{load.failed_per_s:,.0f}",
             f"{load.batch:.1f}",
             f"{load.queue_ms:.1f}",
             f"{load.work_ms:.1f}",

@@ -18,6 +18,7 @@ from recserve_client.contract.slate_options import SlateOptions
 from recserve_server_ext.attributes.view import Allowed
 from recserve_server_ext.batching.batcher import ModelCall
 from recserve_server_ext.common.arrays import Floats, Rows
+from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.recommend.explain import build_slates
 from recserve_server_ext.recommend.interests import split_by_interest
 from recserve_server_ext.recommend.job import CandidateList, Job
@@ -65,8 +66,13 @@ class Pipeline:
         self._young = young
         self._rankings = rankings
 
-    def run(self, jobs: Sequence[Job]) -> list[Slate | RequestError]:
-        """The slate of each job of a batch, or its error; jobs have a query or an error, and no text is missing."""
+    def run(self, jobs: Sequence[Job], experiments: Sequence[Experiment] = ()) -> list[Slate | RequestError]:
+        """The slate of each job of a batch, or its error; jobs have a query or an error, and no text is missing.
+
+        Args:
+            jobs: The batch.
+            experiments: The running experiments, which a walk tells.
+        """
         clock = StageClock()
         live = [job for job in jobs if job.error is None]
         split_by_interest([job for job in live if job.request.interests > 1 and job.split is None])
@@ -83,13 +89,16 @@ class Pipeline:
                 self._cut_page(job, job.request.page.size)
         clock.lap("rules")
         slates = iter(build_slates(live, clock.total_ns))
-        return [self._answer(job, next(slates), clock) if job.error is None else job.error for job in jobs]
+        return [
+            job.error if job.error is not None else self._answer(job, next(slates), clock, experiments) for job in jobs
+        ]
 
-    def _answer(self, job: Job, slate: Slate, clock: StageClock) -> Slate:
+    def _answer(self, job: Job, slate: Slate, clock: StageClock, experiments: Sequence[Experiment]) -> Slate:
         """The slate, with its walk where the request asks for it."""
         if job.request.walk is None:
             return slate
-        return replace(slate, walk=walk_of(job, slate, clock.took_ns, self._fallback.strategy.name))
+        fallback = self._fallback.strategy.name
+        return replace(slate, walk=walk_of(job, slate, clock.took_ns, fallback, experiments))
 
     def pending(self, job: Job) -> ModelCall | None:
         """The model call that the strategy of a job waits for, whose texts are encoded; `None` without one."""

@@ -306,7 +306,7 @@ class RecommendService(Handler[Job]):
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
         """Packed slates of requests that wait for nothing, or their errors; slates are logged."""
         answers: list[Answer] = []
-        for job, result in zip(jobs, self._pipeline.run(jobs), strict=True):
+        for job, result in zip(jobs, self._pipeline.run(jobs, self.experiments), strict=True):
             if not isinstance(result, Slate):
                 answers.append(result)
                 continue

@@ -6,16 +6,25 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
-from recserve_client import Client, ClientOptions, NewItem, interaction
+from recserve_client import Client, ClientOptions, NewInteraction, NewItem, interaction
 from recserve_client.errors import InvalidRequest
+from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.trained import Origin, publish_space
+from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
+from support.answers import log_of, plain
 from support.console import DESK, EVIL, EVIL_ID, EVIL_USER, USER, Look, Visit, console, system_browser
 from support.served import Served, served
 from support.tiny_home import copy_home
+
+#: Days of earlier answers, and answers of each.
+_DAYS, _A_DAY = 12, 40
+_DAY_S = 86_400
 
 
 def _evaluation() -> EvaluationFile:
@@ -30,13 +39,44 @@ def _evaluation() -> EvaluationFile:
     return EvaluationFile(data=data, protocols={"time": systems}, chosen=Chosen(many=Choice("text")))
 
 
+def _train(home: Path) -> None:
+    """Two versions of a space, made up: the second one lost against the first."""
+    lost = {"serves": False, "why": f"worse, {EVIL}", "champion": EVIL, "users": 400, "ndcg": 0.061}
+    lost |= {"champion_ndcg": 0.074, "low": -0.021, "high": -0.005}
+    judged: tuple[dict[str, object], ...] = ({"serves": True, "why": "nothing was trained before"}, lost)
+    for said in judged:
+        vectors = np.eye(1, 8, dtype=np.float32)
+        publish_space(Workspace(home).spaces, "als", ["1"], vectors, origin=Origin(made_from={"judged": said}))
+
+
+def _answer_earlier(home: Path, films: list[str], now: float) -> list[NewInteraction]:
+    """Log answers of the days before, of two strategies and to nobody known; the clicks that some of them led to."""
+    clicks = []
+    with InteractionStore(Workspace(home).interactions, create=True) as store:
+        for day in range(1, _DAYS + 1):
+            then = now - day * _DAY_S
+            log = log_of(store, now=then, plain=1.0)
+            for number in range(_A_DAY):
+                strategy = ("text", "popular")[number % 2]
+                name = f"{day}-{number}"
+                log.offer(plain(name, films[:5], strategy=strategy), None)
+                if (day + number) % 3 == 0:
+                    clicked = films[number % 4]
+                    clicks.append(interaction(USER, "click", clicked, recommendation_id=name, timestamp=then + 60))
+            log.close()
+    return clicks
+
+
 @pytest.fixture(scope="session")
 def films_server(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A real server over films, with two simulated users, an item and a user whose words are markup."""
     home = copy_home(tiny_home, tmp_path_factory.mktemp("browser") / "home")
     write_evaluation(Workspace(home).evaluation, _evaluation())
+    _train(home)
+    with CatalogueStore(Workspace(home).store) as store:
+        films = [row.id for row in store.page("", 20)[1]]
+    clicks = _answer_earlier(home, films, time.time())
     with served(home) as server, Client(server.grpc, ClientOptions(deadline_s=60)) as client:
-        films = [item.id for item in client.items.list(limit=20).items]
         texts = {"title": EVIL, "genre": EVIL}
         evil = NewItem(EVIL_ID, texts, {"title": EVIL, "genre": [EVIL], "<i>": EVIL})
         assert client.items.upsert([evil]).results[0].status == "created"
@@ -47,7 +87,7 @@ def films_server(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             for place, film in enumerate([*films[:8], EVIL_ID])
         ]
         recorded.append(interaction(EVIL_USER, "search", text=EVIL, timestamp=now))
-        assert {result.status for result in client.interactions.record(recorded).results} == {"recorded"}
+        assert {result.status for result in client.interactions.record(recorded + clicks).results} == {"recorded"}
         for user in (USER, EVIL_USER):
             slate = client.recommend_for(user, k=5)
             clicked = interaction(user, "click", slate.items[0].id, recommendation_id=slate.recommendation_id)

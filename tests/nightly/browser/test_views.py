@@ -80,13 +80,18 @@ def catalogue(page: Page) -> None:
 
 def strategies(page: Page) -> None:
     expect(page.get_by_role("cell", name=EVIL).first).to_be_visible()
-    expect(page.get_by_role("region", name="Stages").get_by_text("text", exact=True)).to_be_visible()
+    flow = page.get_by_role("group", name="Flow of a strategy").filter(has_text="resolve").first
+    expect(flow.get_by_text("p99").first).to_be_visible()
+    expect(page.get_by_role("region", name="Champion and challenger").get_by_text("was not let serve")).to_be_visible()
     expect(page.get_by_role("region", name="Snapshots").get_by_role("cell", name="serves")).to_be_visible()
     expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
 
 
 def outcomes(page: Page) -> None:
-    expect(page.get_by_text("2 joined")).to_be_visible()
+    expect(page.get_by_text("162 joined")).to_be_visible()
+    expect(page.get_by_role("img", name="Clicks by strategy over time")).to_be_visible()
+    page.get_by_role("button", name="Position").click()
+    expect(page.get_by_role("img", name="Clicks by position over time")).to_be_visible()
 
 
 def data(page: Page) -> None:

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from recserve_client.cli import explain
-from recserve_client.contract import Slate, SlateItem, SlateWalk, WalkItem, WalkSource, WalkStage, pack
+from recserve_client.contract import Slate, SlateItem, SlateWalk, WalkItem, WalkServed, WalkSource, WalkStage, pack
 from support.inference_server import SLATE, InferenceServer
 
 WALK = SlateWalk(
@@ -27,6 +27,7 @@ WALK = SlateWalk(
         WalkItem("i[1]", "outranked", "11 candidates rank before it, and 10 were chosen", ["item_knn"], 12, 0.5),
         WalkItem("gone", "not_in_catalogue", "the catalogue has no such item at revision 3"),
     ],
+    served=WalkServed("20260101T000000-0", {"als": "20260101T000000-1"}, {"first": "0123abcd"}),
     cold="no usable interaction",
 )
 ANSWER = msgspec.structs.replace(SLATE, items=[SlateItem("a", 0.5)], strategy="blend", walk=WALK)
@@ -57,6 +58,7 @@ def test_stages_sources_and_verdicts_are_printed(server: InferenceServer, addres
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "strategy auto -> blend, revision" in lines[0]
     shown = (
+        "snapshot 20260101T000000-0, als 20260101T000000-1",
         "the profile is not usable: no usable interaction", "resolve 0.12", "candidates 2.50 400", "explain 0.03 1",
         "blend 400 1", "part item_knn 100 1", "quota late, interest 1 5 0", "pins 1 0",
         "i[1]: outranked, rank 12, score 0.5", "11 candidates rank before it, and 10 were chosen",

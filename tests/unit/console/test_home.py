@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from recserve_console.home.catalogue_map import catalogue_map, user_places
 from recserve_console.home.evaluation import evaluation_of
-from recserve_console.home.state import home_state, snapshot_versions, space_versions
+from recserve_console.home.state import Judged, home_state, snapshot_versions, space_versions
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import current
 from recserve_server_ext.index.space import VECTORS, space_folder
+from recserve_server_ext.index.trained import Origin, publish_space
 from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
 from support.tiny_home import copy_home
 
@@ -45,7 +47,7 @@ def test_the_state_of_a_home(tiny_home: Path, tmp_path: Path) -> None:
     state = home_state(home)
     assert state.bytes > 100_000
     assert 0 < state.free_bytes < state.total_bytes
-    assert state.memory_bytes == 0
+    assert (state.memory_bytes, state.began_s) == (0, {})
     assert (Workspace(home).snapshots / state.snapshot).is_dir()
     assert space_versions(home) == []
     (served,) = snapshot_versions(home)
@@ -77,3 +79,22 @@ def test_a_home_without_or_with_a_broken_evaluation(tmp_path: Path) -> None:
     Workspace(tmp_path).evaluation.write_text("{")
     with pytest.raises(ConfigError, match="evaluate again"):
         evaluation_of(tmp_path)
+
+
+def test_a_version_says_how_it_was_compared(tmp_path: Path) -> None:
+    spaces = Workspace(tmp_path).spaces
+    said: dict[str, Any] = {
+        "serves": False,
+        "why": "worse",
+        "champion": "v0",
+        "users": 40,
+        "ndcg": 0.1,
+        "champion_ndcg": 0.2,
+    }
+    judged = {**said, "low": -0.15, "high": -0.05, "since_us": 1}
+    for made_from in ({}, {"judged": {"serves": True, "why": "nothing was trained before"}}, {"judged": judged}):
+        publish_space(spaces, "als", ["a"], np.ones((1, 2), np.float32), origin=Origin(made_from=made_from))
+    worse, first, silent = space_versions(tmp_path)
+    assert worse.judged == Judged(**said, low=-0.15, high=-0.05)
+    assert first.judged == Judged(serves=True, why="nothing was trained before")
+    assert silent.judged is None

@@ -30,6 +30,7 @@ def test_only_what_happened_between_the_pages_counts() -> None:
     (found,) = strategy_times(page(100, 50, (100, 100, 100), 1.0), page(300, 90, (100, 300, 300), 2.0))
     assert (found.strategy, found.slates, found.cold) == ("text", 200, 40)
     assert list(found.stages) == ["search"]
+    assert found.stages["search"].slates == 200
     assert found.stages["search"].mean_ms == pytest.approx(5.0)
     # 198 of 200 are 99% of the way from 1 to 10 ms.
     assert found.stages["search"].p99_ms == pytest.approx(1 + 0.99 * 9)

@@ -48,6 +48,16 @@ def test_rates_are_those_between_two_looks(address: str) -> None:
     assert watcher.well_s is not None
 
 
+@pytest.mark.parametrize(("counts", "has_answered"), [((10, 10), False), ((10, 12), True), ((10, 2), True)])
+def test_the_last_inference_of_a_model_is_told_by_its_count(
+    address: str, counts: tuple[int, int], has_answered: bool
+) -> None:
+    with serving(*(triton_page("items", request_success=count) for count in counts)) as metrics:
+        seen = asyncio.run(looks(address, metrics.address, len(counts))).seen
+    assert list(seen) == ["items"]
+    assert (seen["items"].last_s is not None) == has_answered
+
+
 def test_a_server_that_fails_is_not_well_though_its_metrics_are_there(server: InferenceServer, address: str) -> None:
     server.refusals = [(grpc.StatusCode.INTERNAL, "the stub is not healthy")]
     with serving(triton_page("recommend", request_success=1)) as metrics:

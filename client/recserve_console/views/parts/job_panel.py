@@ -41,6 +41,8 @@ class JobPanel:
                     ui.button(label, on_click=lambda _, words=words, about=about: self.ask(words, about)).props(
                         "outline dense"
                     )
+            if not why:
+                self._draw_export()
             self._box = ui.column().classes("w-full gap-2")
         self.refresh()
 
@@ -56,6 +58,22 @@ class JobPanel:
 
         command = " ".join(("recserve", *words))
         confirm("Start this?", f"{command}: {about}.", "Start", start).open()
+
+    def _draw_export(self) -> None:
+        """A field for the model that becomes an encoder."""
+        with ui.row().classes("w-full items-center gap-2"):
+            source = ui.input("Model to export: a folder, or a name on the hub")
+            source.props("outlined dense clearable").classes("grow")
+
+            def export() -> None:
+                model = str(source.value or "").strip()
+                if not model or model.startswith("-"):
+                    say("name the folder of a model, or its name on the hub")
+                    return
+                about = "export it as an encoder and compare it with PyTorch; it serves once an index is built with it"
+                self.ask(("export", "encoder", model), about)
+
+            ui.button("Export an encoder", on_click=export).props("outline dense")
 
     def _end(self, job: Job) -> None:
         with told():

@@ -47,6 +47,22 @@ body { font-size: 15px; }
 .rs-bar > div { height: 100%; }
 .rs-mean { position: absolute; height: 12px; background: #2f6fde; opacity: .45; }
 .rs-range { position: absolute; top: 5px; height: 2px; background: #2f6fde; }
+.rs-zero { position: relative; height: 12px; min-width: 120px; }
+.rs-zero { background: linear-gradient(#7b8794, #7b8794) center / 1px 100% no-repeat; }
+.rs-flow { display: flex; align-items: center; width: 100%; padding: 6px 0; font-variant-numeric: tabular-nums; }
+.rs-node { border: 1px solid #9aa5b1; border-radius: 8px; padding: 6px 10px; text-align: center; min-width: 0; }
+.rs-arrow { flex: 1 1 0; min-width: 0; padding: 0 4px; text-align: center; font-size: 12px; line-height: 1.3; }
+.rs-shaft { position: relative; height: var(--shaft); margin: 4px 7px 4px 0; background: #2f6fde; }
+.rs-shaft::after { content: ""; position: absolute; left: 100%; top: 50%; transform: translateY(-50%); }
+.rs-shaft::after { border: 7px solid transparent; border-right: 0; border-left-color: #2f6fde; }
+@media (max-width: 900px) {
+  .rs-flow { flex-direction: column; align-items: stretch; }
+  .rs-arrow { display: flex; align-items: center; gap: 10px; justify-content: center; min-height: 44px; }
+  .rs-arrow > * { flex: 1 1 0; text-align: right; } .rs-arrow > :last-child { text-align: left; }
+  .rs-arrow > .rs-shaft { flex: none; width: var(--shaft); height: auto; align-self: stretch; margin: 0 0 7px; }
+  .rs-shaft::after { left: 50%; top: 100%; transform: translateX(-50%); }
+  .rs-shaft::after { border: 7px solid transparent; border-bottom: 0; border-top-color: #2f6fde; }
+}
 .rs-minus { background-image: repeating-linear-gradient(45deg, rgba(255,255,255,.65) 0 3px, transparent 3px 6px); }
 .rs-good { color: #0a6b46; } .body--dark .rs-good { color: #5fd39f; }
 .rs-bad { color: #b3261e; } .body--dark .rs-bad { color: #ff9d92; }
@@ -143,6 +159,15 @@ def interval(mean: float, low: float, high: float, scale: float) -> None:
     with ui.element("div").style("position: relative; height: 12px; min-width: 120px").props("aria-hidden=true"):
         ui.element("div").classes("rs-mean").style(f"width: {mean / scale * 100:.2f}%")
         ui.element("div").classes("rs-range").style(f"left: {left:.2f}%; width: {width:.2f}%")
+
+
+def around_zero(mean: float, low: float, high: float, scale: float) -> None:
+    """A difference as a bar from the middle, with its interval as a line across; `scale` reaches the edges."""
+    at = {value: 50 + 50 * max(-1.0, min(value / scale, 1.0)) for value in (0.0, mean, low, high)}
+    with ui.element("div").classes("rs-zero").props("aria-hidden=true"):
+        left, width = min(at[0.0], at[mean]), abs(at[mean] - at[0.0])
+        ui.element("div").classes("rs-mean").style(f"left: {left:.2f}%; width: {width:.2f}%")
+        ui.element("div").classes("rs-range").style(f"left: {at[low]:.2f}%; width: {at[high] - at[low]:.2f}%")
 
 
 def chart(options: dict[str, Any], label: str, height: str = "200px") -> ui.echart:

@@ -122,12 +122,12 @@ def _draw_bars(
             of = [(name_of(one, names), value) for one, value in zip(history, values, strict=True)]
             label = "by behaviour: " + ", ".join(f"{name} {value:+.3f}" for name, value in of[:_COLOURED])
             shares = [(value / longest, colour_of(place)) for place, value in enumerate(values)]
-            bar(shares, label).tooltip(label[:400])
+            bar(shares, label).props["title"] = label[:400]
         if len(parts) > 1:
             own = _parts(item)
             label = "by part: " + ", ".join(f"{name} {own[name]:+.3f}" for name in parts if name in own)
             shares = [(own.get(name, 0) / longest, _part_colour(at)) for at, name in enumerate(parts)]
-            bar(shares, label).tooltip(label[:400])
+            bar(shares, label).props["title"] = label[:400]
 
 
 def _extent(item: SlateItem) -> float:

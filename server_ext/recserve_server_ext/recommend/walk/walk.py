@@ -5,14 +5,15 @@ It is worked out from a finished job, for requests that ask for it; others cost 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import UNSET
 
-from recserve_client.contract import Slate, SlateWalk, WalkSource, WalkStage
+from recserve_client.contract import Slate, SlateWalk, WalkServed, WalkSource, WalkStage
 from recserve_server_ext.common.arrays import NO_ROWS, Rows
+from recserve_server_ext.config.experiments import Experiment, version_of
 from recserve_server_ext.recommend.job import Job
 from recserve_server_ext.recommend.query import pinned_rows
 from recserve_server_ext.recommend.walk.steps import Steps
@@ -31,7 +32,9 @@ class _Source(NamedTuple):
     interest: Any = UNSET
 
 
-def walk_of(job: Job, slate: Slate, took_ns: Mapping[str, int], fallback: str) -> SlateWalk:
+def walk_of(
+    job: Job, slate: Slate, took_ns: Mapping[str, int], fallback: str, experiments: Sequence[Experiment] = ()
+) -> SlateWalk:
     """The walk of a request.
 
     Args:
@@ -39,15 +42,18 @@ def walk_of(job: Job, slate: Slate, took_ns: Mapping[str, int], fallback: str) -
         slate: Its answer.
         took_ns: Nanoseconds by stage; see `recserve_server_ext.recommend.walk.stage_clock`.
         fallback: Name of the fallback strategy.
+        experiments: The running experiments.
     """
     assert job.request.walk is not None
     steps = Steps(job, slate)
     sources = [*_of_lists(job, fallback), *_of_rules(steps)]
+    manifest = job.data.view.snapshot.manifest
     return SlateWalk(
         asked=job.configured.strategy.name,
         stages=_stages(steps, took_ns),
         sources=[_counted(source, steps.shown) for source in sources],
         items=explained_items(steps, job.request.walk.items, [(source.name, source.rows) for source in sources]),
+        served=WalkServed(manifest.id, manifest.trained, {one.name: version_of(one) for one in experiments}),
         cold=UNSET if job.cold is None else job.cold.text,
     )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Triton's counters by model.
 ANSWERED: Final = "nv_inference_request_success"
-_REFUSED: Final = "nv_inference_request_failure"
+_FAILED: Final = "nv_inference_request_failure"
 _BATCHES: Final = "nv_inference_exec_count"
 _QUEUE_US: Final = "nv_inference_queue_duration_us"
 _WORK_US: Final = "nv_inference_compute_infer_duration_us"
@@ -53,8 +53,8 @@ class MetricsPage:
 
     @property
     def models(self) -> list[str]:
-        """Names of the models that have answered or refused a request, sorted."""
-        found = [*self._samples.get(ANSWERED, ()), *self._samples.get(_REFUSED, ())]
+        """Names of the models that have answered or failed a request, sorted."""
+        found = [*self._samples.get(ANSWERED, ()), *self._samples.get(_FAILED, ())]
         return sorted({one.labels["model"] for one in found if one.value})
 
 
@@ -88,7 +88,7 @@ class ModelLoad:
     Attributes:
         model: Its name in Triton.
         answered_per_s: Requests that it answered well.
-        refused_per_s: Requests that it refused, or that failed.
+        failed_per_s: Requests that Triton failed; an ensemble counts refusals among them.
         batch: Mean number of requests in a batch; 0 without any.
         queue_ms: Mean time of a request in Triton's queue.
         work_ms: Mean time that the model worked on the batch of a request.
@@ -97,7 +97,7 @@ class ModelLoad:
 
     model: str
     answered_per_s: float
-    refused_per_s: float
+    failed_per_s: float
     batch: float
     queue_ms: float
     work_ms: float
@@ -120,7 +120,7 @@ def _load(model: str, before: MetricsPage, after: MetricsPage) -> ModelLoad:
     return ModelLoad(
         model,
         answered / seconds,
-        grown(_REFUSED) / seconds,
+        grown(_FAILED) / seconds,
         answered / batches if batches else 0.0,
         grown(_QUEUE_US) / requests / 1000,
         grown(_WORK_US) / requests / 1000,

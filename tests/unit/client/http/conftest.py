@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from recserve_client.http.app import AppOptions, make_app
+from recserve_client.http.app import App, AppOptions
 from support.fake_client import FakeClient
 
 
@@ -18,6 +18,6 @@ def fake() -> FakeClient:
 @pytest.fixture
 def http(fake: FakeClient) -> Iterator[TestClient]:
     """The API over `fake`."""
-    app = make_app(fake.opened, AppOptions())
+    app = App(fake.opened, AppOptions())
     with TestClient(app, "http://127.0.0.1:8080") as client:
         yield client

@@ -22,7 +22,7 @@ from recserve_client.contract import (
 )
 from recserve_client.errors import from_status
 from recserve_client.http import exchange
-from recserve_client.http.app import AppOptions, make_app
+from recserve_client.http.app import App, AppOptions
 from recserve_client.http.problems import HTTP_STATUS_OF, HttpKind
 from support.fake_client import FakeClient
 from support.inference_server import SLATE
@@ -407,7 +407,7 @@ def test_a_local_server_answers_to_local_names_alone(http: TestClient, host: str
 
 
 def test_an_open_server_answers_to_any_name(fake: FakeClient) -> None:
-    with TestClient(make_app(fake.opened, AppOptions(local=False)), "http://recommend.example") as http:
+    with TestClient(App(fake.opened, AppOptions(local=False)), "http://recommend.example") as http:
         assert http.get("/v1/health/live").status_code == 200
 
 
@@ -415,7 +415,7 @@ def test_pages_of_other_origins_may_call_where_allowed(http: TestClient, fake: F
     ask = {"origin": "https://shop.example", "access-control-request-method": "POST"}
     assert "access-control-allow-origin" not in http.options("/v1/recommend", headers=ask).headers
     options = AppOptions(cors=["https://shop.example"])
-    with TestClient(make_app(fake.opened, options), "http://localhost:8080") as allowed:
+    with TestClient(App(fake.opened, options), "http://localhost:8080") as allowed:
         answer = allowed.options("/v1/recommend", headers=ask)
         assert answer.headers["access-control-allow-origin"] == "https://shop.example"
         problem = allowed.post("/v1/recommend", headers={"origin": "https://shop.example"})
@@ -434,7 +434,7 @@ def test_large_answers_are_compressed(http: TestClient, fake: FakeClient, encodi
 
 
 def test_too_many_requests_at_a_time_are_put_off(fake: FakeClient) -> None:
-    with TestClient(make_app(fake.opened, AppOptions(most_requests=0)), "http://localhost") as http:
+    with TestClient(App(fake.opened, AppOptions(most_requests=0)), "http://localhost") as http:
         answer = http.get("/v1/strategies")
         refused(answer, 503, "unavailable")
         assert answer.headers["retry-after"] == "1"

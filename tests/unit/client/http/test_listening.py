@@ -48,7 +48,7 @@ def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(
     certificate = Certificate(files.cert, files.key)
     config = uvicorn.Config(lambda: None, ssl_certfile=files.cert, ssl_keyfile=files.key)
     config.load()
-    server = _Server(config, lambda: None, certificate)
+    server = _Server(config, lambda: None, lambda: None, certificate)
 
     def replace(cert: str, key: str) -> None:
         for path, content in ((files.cert, cert), (files.key, key)):

@@ -118,6 +118,38 @@ def test_what_counts_is_chosen(store: InteractionStore) -> None:
 def test_an_empty_log_is_reported(store: InteractionStore) -> None:
     found = reported(store)
     assert (found.answers, found.strategies, found.positions, found.experiments) == (0, [], [], [])
+    assert (found.periods, found.period_s) == ([], 3600)
+
+
+DAY_S = 86_400
+
+
+@pytest.mark.parametrize(
+    ("apart_s", "period_s"),
+    [(3600, 3600), (60 * 3600, 3600), (3 * DAY_S, DAY_S), (61 * DAY_S, 7 * DAY_S), (800 * DAY_S, 28 * DAY_S)],
+)
+def test_rates_over_time(store: InteractionStore, apart_s: int, period_s: int) -> None:
+    early = GIVEN - apart_s
+    logged(store, (by_user("r1", ["i1", "i2"], variant("control")), ANN), now=early)
+    logged(store, (by_user("r2", ["i1"], variant("session")), ANN), (plain("r3", ["i1"]), None))
+    store.record([named(ANN, "r1", "i2", after=60 - apart_s), named(ANN, "r2", "i1", "purchase")])
+    found = reported(store)
+    assert found.period_s == period_s
+    assert [period.start_s for period in found.periods] == [int(at // period_s) * period_s for at in (early, GIVEN)]
+    first, last = found.periods
+    (text,) = first.strategies
+    assert (text.name, text.impressions, text.clicks.count, text.conversions.count) == ("text", 2, 1, 0)
+    assert (text.clicks.low, text.clicks.high) == wilson(1, 2)
+    assert [(group.name, group.clicks.count) for group in first.positions] == [("1", 0), ("2", 1)]
+    assert [group.name.rpartition(" ")[2] for group in (*first.variants, *last.variants)] == ["control", "session"]
+    assert [(group.name, group.impressions) for group in last.strategies] == [("text", 1), ("text, no user", 1)]
+    # Together they are the whole.
+    for field in ("strategies", "positions", "variants"):
+        parts = [group for period in found.periods for group in getattr(period, field)]
+        for whole in getattr(found, field):
+            of = [group for group in parts if group.name == whole.name]
+            assert sum(group.impressions for group in of) == whole.impressions
+            assert sum(group.clicks.count for group in of) == whole.clicks.count
 
 
 def simulated(store: InteractionStore, *, users: int, rates: dict[str, float], skew: float = 0.5) -> dict[str, Any]:

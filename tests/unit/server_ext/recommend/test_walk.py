@@ -270,3 +270,10 @@ def test_a_pin_is_no_candidate_to_compare_with(service: Service) -> None:
     others = [item for item in found.values() if item.verdict == "not_proposed"]
     assert others
     assert all(f"is below {least:.6g} of the last candidate" in item.why for item in others)
+
+
+def test_a_walk_says_what_answered(service: Service, snapshot: Snapshot) -> None:
+    served = walk_in(service.ask(history=HISTORY, walk={})).served
+    assert (served.snapshot, served.trained, served.experiments) == (
+        snapshot.manifest.id, snapshot.manifest.trained, {},
+    )  # fmt: skip

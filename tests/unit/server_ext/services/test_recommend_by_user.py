@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recserve_client.contract import ErrorKind, RequestError, Slate
 from recserve_export.interactions.preview import preview_of
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.config.experiments import Experiment, Variant
+from recserve_server_ext.config.experiments import Experiment, Variant, version_of
 from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.strategies.base import mixed
@@ -271,6 +271,9 @@ def test_a_user_is_answered_by_the_options_of_a_variant_and_told_which(snapshot:
     assert found.history is msgspec.UNSET
     assert isinstance(found.experiments, list)
     assert [of.experiment for of in found.experiments] == ["length"]
+    walk = service.recommend(history=[{"item": "i9"}], walk={}).walk
+    assert walk is not msgspec.UNSET
+    assert walk.served.experiments == {"length": version_of(running[0])}
     assert service.logged == [(ANN, "text"), (ANN, "text"), (PSEUDONYMS.of("new"), "blend")]
     with pytest.raises(RequestError, match="length: short, long"):
         service.recommend_for(variants={"length": "bob-the-secret"})

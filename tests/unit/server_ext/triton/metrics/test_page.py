@@ -35,13 +35,13 @@ def page(read_s: float, **values: float) -> MetricsPage:
 def test_a_load_is_what_grew_in_the_time_between() -> None:
     (load,) = loads_between(page(100, **BEFORE), page(104, **AFTER))
     assert (load.model, load.pending) == ("recommend", 7)
-    assert (load.answered_per_s, load.refused_per_s, load.batch) == (10, 0.5, 8)
+    assert (load.answered_per_s, load.failed_per_s, load.batch) == (10, 0.5, 8)
     assert (load.queue_ms, load.work_ms) == (2, 3)
 
 
 def test_a_model_that_was_loaded_anew_counts_from_its_start() -> None:
     (load,) = loads_between(page(0, **AFTER), page(2, **BEFORE))
-    assert (load.answered_per_s, load.refused_per_s) == (5, 0.5)
+    assert (load.answered_per_s, load.failed_per_s) == (5, 0.5)
 
 
 def test_a_model_that_did_nothing_has_no_times() -> None:

@@ -1,0 +1,1 @@
+"""Server-sent events: what changes of a server, told to those who listen."""
