@@ -5,6 +5,7 @@ A test with the marker of a nightly group, or in its folder below tests/nightly,
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -65,6 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif folder == Path("unit/export/encoder"):
             group = "torch"
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage looks through the modules of all tests again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
