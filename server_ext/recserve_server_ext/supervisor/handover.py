@@ -27,7 +27,7 @@ def close_listener(pid: int, port: int) -> None:
     """Let a process of ours stop listening on a TCP port. Its connections stay.
 
     tritonserver has no way to be told so, and a stopping one refuses what comes over its connections before it closes
-    them. So its socket is borrowed and shut down, as soon as no connection waits there to be accepted: it would be reset.
+    them. So its socket is borrowed and shut down, once no connection waits there to be accepted: it would be reset.
 
     Raises:
         OSError: The system does not allow that, as in most containers, or the process does not listen there.
