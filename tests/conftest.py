@@ -6,6 +6,7 @@ A test with the marker of a nightly group, or in its folder below tests/nightly,
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -88,6 +89,14 @@ def pytest_collection_finish() -> None:
     """No collection of garbage looks through the modules of all tests again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _keeps_its_priority() -> Iterator[None]:
+    """A test that runs a command in this process must not put all tests after it behind those of other processes."""
+    before = os.nice(0)
+    yield
+    assert os.nice(0) == before
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -90,12 +91,12 @@ def test_no_request_fails_while_both_are_replaced(postgres_home: PostgresHome, f
                 with balancer.client() as client:
                     assert client.recommend([item(films[at % 50])], k=5).items
                 answered[number] += 1
-                done.wait(0.02)  # the starts need some of the CPU
         except BaseException as error:
             faults.append(error)
 
     with ExitStack() as stack:
-        old = [Replica(stack, postgres_home, balancer) for _ in range(2)]
+        with ThreadPoolExecutor(2) as starting:
+            old = list(starting.map(lambda _: Replica(stack, postgres_home, balancer), range(2)))
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(answered))]
         for thread in threads:
             thread.start()

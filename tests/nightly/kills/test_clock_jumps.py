@@ -68,9 +68,7 @@ def test_nothing_fails_and_nothing_stops_when_the_clock_jumps(
                     before = Counter(answered)
                     after_a_jump(client, films[10 + n], n, time.time() + shift_s)
                     with progress:
-                        assert progress.wait_for(
-                            lambda before=before: all(answered[n] > before[n] + 5 for n in range(3)), 60
-                        )
+                        assert progress.wait_for(partial(all_answered, answered, before), 60)
         finally:
             done.set()
         for caller in callers:
@@ -82,6 +80,11 @@ def test_nothing_fails_and_nothing_stops_when_the_clock_jumps(
         page = httpx.get(f"http://{server.metrics}/metrics", trust_env=False).text
         shed = [line for line in page.splitlines() if line.startswith("recserve_requests_shed_total")]
         assert all(line.endswith(" 0") for line in shed)
+
+
+def all_answered(answered: Counter[int], before: Counter[int]) -> bool:
+    """Whether each caller has been answered some more times."""
+    return all(answered[number] > before[number] + 5 for number in range(3))
 
 
 def after_a_jump(client: Client, film: str, number: int, now_s: float) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from recserve_server_ext.supervisor import handover
 from recserve_server_ext.supervisor.handover import Retiring, close_listener
 from recserve_server_ext.triton.process import Endpoint
 
@@ -72,7 +71,9 @@ def test_connections_stay_and_the_port_is_free(echo: Echo) -> None:
 def test_a_connection_that_was_not_accepted_yet_is_not_reset(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
     os.kill(echo.pid, signal.SIGSTOP)
     # It goes on once it is waited for.
-    monkeypatch.setattr(handover.time, "sleep", lambda _: os.kill(echo.pid, signal.SIGCONT))
+    monkeypatch.setattr(
+        "recserve_server_ext.supervisor.handover.time.sleep", lambda _: os.kill(echo.pid, signal.SIGCONT)
+    )
     with socket.create_connection(("127.0.0.1", echo.port), 5) as connection:
         close_listener(echo.pid, echo.port)
         assert answered(connection) == b"line\n"
