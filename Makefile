@@ -11,8 +11,8 @@ COMMA := ,
 demo: install
 	$(BIN)/recserve demo
 
-# Servers are shared, so their tests run in one process; another one takes the rest.
-PYTEST = $(BIN)/pytest --dist loadgroup -n 2
+# Tests that share servers run in one process, from the start; another one begins with the rest.
+PYTEST = $(BIN)/pytest --dist loadgroup --no-loadscope-reorder -n 2
 
 test: install
 	$(PYTEST) -m 'not nightly'

@@ -5,6 +5,8 @@ A test with the marker of a nightly group, or in its folder below tests/nightly,
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -31,8 +33,10 @@ from support.wire import Wire
 
 #: Each has a marker, and its tests run together once a week (.ci/run).
 NIGHTLY = ("weights", "benches", "milvus", "ray", "kills", "architectures", "browser")
-#: Tests of these markers start servers, which they share where one process runs them all.
+#: Tests of these markers start servers.
 SERVERS = ("triton", "milvus", "ray", "browser")
+#: Servers of all modules; they are shared where one process runs all tests that ask for one.
+SHARED = ("tiny_server", "live", "site")
 
 # By the clock of a machine that others use, too, no example is too slow. `examples` in support/examples.py
 # multiplies the number of examples: `wide` is for one night of the week.
@@ -52,19 +56,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     for item in items:
+        assert isinstance(item, pytest.Function)
         folder = item.path.parent.relative_to(tests)
         if folder.parts[:1] == ("nightly",):
             item.add_marker(folder.parts[1])
         markers = {marker.name for marker in item.iter_markers()}
         if not markers.isdisjoint(NIGHTLY):
             item.add_marker(pytest.mark.nightly)
-        # One process runs all that share servers, another one all that need torch, which takes seconds to import.
-        group = item.path.name
-        if not markers.isdisjoint(SERVERS):
-            group = "servers"
-        elif folder == Path("unit/export/encoder"):
-            group = "torch"
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(_group(item, folder, markers)))
+    items.sort(key=_place)
+
+
+def _group(item: pytest.Function, folder: Path, markers: set[str]) -> str:
+    """Tests of one group run in one process: those that share servers, those that need torch, or those of a module."""
+    if not markers.isdisjoint(SERVERS):
+        shared = [name for name in SHARED if name in item.fixturenames and not hasattr(item.module, name)]
+        return "servers" if shared or folder != Path("integration") else item.path.name
+    return "torch" if folder == Path("unit/export/encoder") else item.path.name
+
+
+def _place(item: pytest.Item) -> int:
+    """The long groups come first, so that the processes end at the same time."""
+    group = item.get_closest_marker("xdist_group")
+    assert group is not None
+    first = ("servers", "torch")
+    if group.args[0] in first:
+        return first.index(group.args[0])
+    return len(first) + (item.get_closest_marker("triton") is None)
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage looks through the modules of all tests again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _keeps_its_priority() -> Iterator[None]:
+    """A test that runs a command in this process must not put all tests after it behind those of other processes."""
+    before = os.nice(0)
+    yield
+    assert os.nice(0) == before
 
 
 @pytest.fixture

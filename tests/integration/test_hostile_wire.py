@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,6 +23,7 @@ from support.tiny_home import copy_home
 
 pytestmark = pytest.mark.triton
 PATIENT = ClientOptions(deadline_s=30)
+STREAMS = range(1, 200, 2)
 
 
 @contextmanager
@@ -37,7 +39,21 @@ def unharmed(site: Site) -> Iterator[None]:
     assert site.server.logged("model_unhealthy", "server_exited") == []
 
 
-def test_callers_that_never_finish_their_first_words_are_let_go(site: Site) -> None:
+class Unfinished(NamedTuple):
+    """Connections that wait until the gateway ends them.
+
+    Attributes:
+        callers: Those that do not finish their first words.
+        streams: One with streams of which a message was announced, and does not come.
+    """
+
+    callers: list[socket.socket]
+    streams: socket.socket
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unfinished(site: Site) -> Iterator[Unfinished]:
+    """Begun before all tests of this module, as they are ended after 10 to 40 s, and others are served meanwhile."""
     beginnings = (
         b"",
         http2.PREFACE[:7],
@@ -49,10 +65,15 @@ def test_callers_that_never_finish_their_first_words_are_let_go(site: Site) -> N
         plain = [stack.enter_context(http2.connect(site.address, None)) for _ in range(40)]
         for number, connection in enumerate(slow):
             connection.sendall(beginnings[number % len(beginnings)])
+        streams = stack.enter_context(http2.connect(site.address, site.tls))
+        streams.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0))
+        fields = http2.call(site.address, site.keys["recommend"])
+        for stream in STREAMS:
+            announced = http2.frame(http2.DATA, 0, stream, b"\0\0\0\x03\xe8")
+            streams.sendall(http2.headers(stream, fields) + announced)
         with unharmed(site):
             pass
-        begun = [connection for number, connection in enumerate(slow) if number % len(beginnings) == 3]
-        assert all(http2.is_closed(connection) for connection in (*plain, *begun))
+        yield Unfinished([*plain, *slow[3 :: len(beginnings)]], streams)
 
 
 def test_thousands_of_idle_connections_take_nothing_from_others(site: Site) -> None:
@@ -67,19 +88,6 @@ def test_thousands_of_idle_connections_take_nothing_from_others(site: Site) -> N
                 pass
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_streams_that_are_begun_and_left_open_are_ended(site: Site) -> None:
-    with http2.connect(site.address, site.tls) as connection:
-        connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0))
-        fields = http2.call(site.address, site.keys["recommend"])
-        for stream in range(1, 200, 2):
-            # A message of 1,000 bytes is announced, and does not come.
-            announced = http2.frame(http2.DATA, 0, stream, b"\0\0\0\x03\xe8")
-            connection.sendall(http2.headers(stream, fields) + announced)
-        with unharmed(site):
-            pass
-        assert http2.ended(connection, 100) == set(range(1, 200, 2))
 
 
 def test_streams_that_are_reset_at_once_cost_others_nothing(site: Site) -> None:
@@ -160,3 +168,14 @@ def test_shared_memory_of_64_mb_is_enough_and_too_little_is_said(
         assert ran.returncode == 1
         assert "shared memory" in ran.stderr
         assert "Traceback" not in ran.stderr
+
+
+# --- last, as it takes until now ---
+
+
+def test_callers_that_never_finish_their_first_words_are_let_go(unfinished: Unfinished) -> None:
+    assert all(http2.is_closed(connection) for connection in unfinished.callers)
+
+
+def test_streams_that_are_begun_and_left_open_are_ended(unfinished: Unfinished) -> None:
+    assert http2.ended(unfinished.streams, len(STREAMS)) == set(STREAMS)

@@ -197,10 +197,16 @@ def test_a_new_training_is_served_without_a_failed_request(
     assert films[10] in {found.id for found in after.items}
 
 
-def test_without_a_training_it_is_refused_with_the_command(untrained: Path, strategy: str) -> None:
+@pytest.fixture(scope="module")
+def without_training(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that both strategies ask."""
+    with served(shutil.copytree(untrained, tmp_path_factory.mktemp("bare") / "home", symlinks=True)) as server:
+        yield server
+
+
+def test_without_a_training_it_is_refused_with_the_command(without_training: Served, strategy: str) -> None:
     with (
-        served(untrained) as live,
-        Client(live.grpc, ClientOptions(deadline_s=30)) as client,
+        Client(without_training.grpc, ClientOptions(deadline_s=30)) as client,
         pytest.raises(Unavailable, match=f"run: recserve train {strategy}"),
     ):
         client.recommend_for("user0", strategy=strategy)

@@ -1,4 +1,4 @@
-"""The HTTP API in a process of its own, ended with a check."""
+"""The HTTP API in a process of its own, ended with a check; what it refuses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _START_S = 30
 _STOP_S = 20
@@ -45,3 +46,14 @@ def http_api(grpc: str, *options: str, code: int = 0) -> Iterator[str]:
             written = log.read_text()
             assert ended == code, f"exit code {ended}; the log:\n{written}"
             assert "Traceback" not in written, written
+
+
+def refused(answer: Any, status: int, kind: str) -> Any:
+    """The problem document of an answer, whose status and kind are checked."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    problem = answer.json()
+    assert (answer.status_code, problem["status"], problem["kind"]) == (status, status, kind), problem
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["type"] == f"urn:problem-type:recserve:{kind}"
+    assert "Traceback" not in answer.text
+    return problem

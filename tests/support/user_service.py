@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_client.contract import RequestError, Slate, models
+from recserve_client.contract import RequestError, Slate, SlateItem, models
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.config.counts import CountSettings
@@ -32,6 +32,8 @@ from support.events import NOW, PSEUDONYMS
 from support.service import vector_of
 
 LIMITS = Limits(exclude=20, texts=4, history=50)
+#: Users besides those of the tests.
+OTHERS = [PSEUDONYMS.of(f"other{n}") for n in range(30)]
 
 
 class Service:
@@ -102,3 +104,11 @@ class Service:
     def recommend_for(self, user_id: str = "ann", **request: Any) -> Slate:
         """The answer to a request by user id."""
         return self.recommend(user_id=user_id, **request)
+
+
+def parts_of(item: SlateItem) -> dict[str, float]:
+    """What its score is made of; one part is not told apart from the score."""
+    if isinstance(item.parts, msgspec.UnsetType):
+        assert item.boosts is msgspec.UNSET
+        return {"text": item.score}
+    return item.parts

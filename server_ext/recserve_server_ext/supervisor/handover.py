@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import struct
 import time
 from typing import Any, Final
 
@@ -17,13 +18,16 @@ _PIDFD_GETFD: Final = 438
 #: A connection ends at its age, give or take a tenth, when its calls have been answered.
 _LONGER: Final = 1.1
 _CALLS_S: Final = 30.0
+#: A busy server accepts a connection after milliseconds.
+_ACCEPT_S: Final = 5.0
+_POLL_S: Final = 0.001
 
 
 def close_listener(pid: int, port: int) -> None:
     """Let a process of ours stop listening on a TCP port. Its connections stay.
 
     tritonserver has no way to be told so, and a stopping one refuses what comes over its connections before it closes
-    them. So its socket is borrowed and shut down.
+    them. So its socket is borrowed and shut down, once no connection waits there to be accepted: it would be reset.
 
     Raises:
         OSError: The system does not allow that, as in most containers, or the process does not listen there.
@@ -40,6 +44,9 @@ def close_listener(pid: int, port: int) -> None:
                 code = ctypes.get_errno()
                 raise OSError(code, f"sockets of process {pid} cannot be borrowed: {os.strerror(code)}")
             with socket.socket(fileno=borrowed) as listener:
+                until = time.monotonic() + _ACCEPT_S
+                while _queued(listener) and time.monotonic() < until:
+                    time.sleep(_POLL_S)
                 listener.shutdown(socket.SHUT_RDWR)
     finally:
         os.close(process)
@@ -67,6 +74,12 @@ class Retiring:
             one.laddr.port == self._port and one.status == psutil.CONN_ESTABLISHED
             for one in _connections(self.process.pid)
         )
+
+
+def _queued(listener: socket.socket) -> int:
+    """Connections that wait to be accepted: the field `tcpi_unacked` of a listening socket, see tcp(7)."""
+    found: int = struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 24)[0]
+    return found
 
 
 def _connections(pid: int) -> list[Any]:

@@ -156,8 +156,7 @@ class Supervisor:
             self._retiring.process.stop()
         if self._process is not None:
             self._log("stopping", pid=self._process.pid)
-            self._process.stop()
-            self._log("stopped", code=self._process.exit_code() or 0)
+            self._log("stopped", drained=self._process.stop())
         if self._plan.switch is not None:
             self._plan.switch.close()
         self._plan.folder.release()

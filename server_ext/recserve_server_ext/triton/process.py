@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +46,7 @@ _LOG_BYTES = 32 * MIB
 _QUOTED_BYTES = 64 * 1024
 #: How long Triton waits for requests in flight when it stops.
 _DRAIN_S = 20
+_STOP_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -284,15 +286,23 @@ class TritonProcess:
         errors = [line for line in lines if line.startswith(("E", "error"))]
         return "\n".join((errors or lines)[-count:])
 
-    def stop(self) -> None:
-        """Let it finish its requests and end; kill it when it does not end in time."""
+    def stop(self) -> bool:
+        """Let it finish its requests, and end it.
+
+        Triton ends the Python processes when it has no requests left. After that it only waits: up to a second for
+        nothing, and until its timeout for a model whose process had died, which it never unloads.
+
+        Returns:
+            Whether it had finished its requests in time.
+        """
         if self.exit_code() is None:
             self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(_DRAIN_S + 5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+            until = time.monotonic() + _DRAIN_S + 5
+            while self.exit_code() is None and self.living_stubs() and time.monotonic() < until:
+                time.sleep(_STOP_POLL_S)
+        has_drained = self.exit_code() in (None, 0) and not self.living_stubs()
         self.kill()
+        return has_drained
 
     def kill(self) -> None:
         """End it at once, with the Python processes and the shared memory that a dead server leaves behind."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,9 @@ def postgres_home(tiny_home: Path, postgres: Postgres, tmp_path_factory: pytest.
 def on_postgres(postgres_home: PostgresHome) -> Iterator[Pair]:
     """Both over that home."""
     home, settings = postgres_home.home, postgres_home.settings
-    with served(home, settings=settings) as one, served(home, settings=settings) as other:
+    with ExitStack() as stack:
+        with ThreadPoolExecutor(2) as starting:
+            one, other = starting.map(lambda _: stack.enter_context(served(home, settings=settings)), range(2))
         yield Pair(one, other, postgres_home.catalogue, postgres_home.interactions)
 
 

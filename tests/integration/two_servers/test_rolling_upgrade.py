@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -94,7 +95,8 @@ def test_no_request_fails_while_both_are_replaced(postgres_home: PostgresHome, f
             faults.append(error)
 
     with ExitStack() as stack:
-        old = [Replica(stack, postgres_home, balancer) for _ in range(2)]
+        with ThreadPoolExecutor(2) as starting:
+            old = list(starting.map(lambda _: Replica(stack, postgres_home, balancer), range(2)))
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(answered))]
         for thread in threads:
             thread.start()

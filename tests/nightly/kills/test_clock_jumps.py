@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_nothing_fails_and_nothing_stops_when_the_clock_jumps(
     for name, value in clock.environment.items():
         monkeypatch.setenv(name, value)
     home, failed, answered = copy_home(tiny_home, tmp_path / "home"), list[str](), Counter[int]()
-    done = threading.Event()
+    done, progress = threading.Event(), threading.Condition()
 
     def call(number: int, address: str) -> None:
         with Client(address, ONCE) as client:
@@ -54,7 +55,9 @@ def test_nothing_fails_and_nothing_stops_when_the_clock_jumps(
                             client.recommend_for("ann", session=[item(films[3])], k=3)
                 except RecserveError as error:
                     failed.append(f"{number}: {error.status}: {error.message}")
-                answered[number] += 1
+                with progress:
+                    answered[number] += 1
+                    progress.notify_all()
 
     with served(home, settings=_SETTINGS) as server, ThreadPoolExecutor(3) as threads:
         callers = [threads.submit(call, number, server.grpc) for number in range(3)]
@@ -64,7 +67,8 @@ def test_nothing_fails_and_nothing_stops_when_the_clock_jumps(
                     clock.shift(shift_s)
                     before = Counter(answered)
                     after_a_jump(client, films[10 + n], n, time.time() + shift_s)
-                    eventually(lambda before=before: all(answered[number] > before[number] + 5 for number in range(3)))
+                    with progress:
+                        assert progress.wait_for(partial(all_answered, answered, before), 60)
         finally:
             done.set()
         for caller in callers:
@@ -76,6 +80,11 @@ def test_nothing_fails_and_nothing_stops_when_the_clock_jumps(
         page = httpx.get(f"http://{server.metrics}/metrics", trust_env=False).text
         shed = [line for line in page.splitlines() if line.startswith("recserve_requests_shed_total")]
         assert all(line.endswith(" 0") for line in shed)
+
+
+def all_answered(answered: Counter[int], before: Counter[int]) -> bool:
+    """Whether each caller has been answered some more times."""
+    return all(answered[number] > before[number] + 5 for number in range(3))
 
 
 def after_a_jump(client: Client, film: str, number: int, now_s: float) -> None:
@@ -97,10 +106,8 @@ def logged(server: Served) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
-def eventually(holds: object) -> None:
-    """Wait until something holds."""
-    assert callable(holds)
+def eventually(holds: Callable[[], bool]) -> None:
+    """Ask until something holds."""
     deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -22,13 +22,7 @@ from recserve_server_ext.strategies.base import mixed
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 from support.examples import examples
 from support.service import vector_of
-from support.small_snapshot import small_snapshot
 from support.user_service import Service
-
-
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    return small_snapshot(tmp_path_factory.mktemp("small"), hidden=(5, 6))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +11,11 @@ import pytest
 from recserve_client.contract import ErrorKind, RequestError, Slate, SlateItem
 from recserve_client.where import parse_where
 from recserve_server_ext.index.snapshot import Snapshot
-from recserve_server_ext.strategies.fusion import FusionOptions
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
-from support.small_snapshot import small_snapshot
-from support.user_service import Service
+from support.user_service import OTHERS, Service, parts_of
 
-OTHERS = [PSEUDONYMS.of(f"other{n}") for n in range(30)]
 YOUNG: dict[str, Any] = msgspec.to_builtins(parse_where("year >= 2000"))
-
-
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    return small_snapshot(tmp_path_factory.mktemp("small"), hidden=(5, 6))
-
-
-@pytest.fixture
-def service(snapshot: Snapshot, tmp_path: Path) -> Iterator[Service]:
-    service = Service(snapshot, tmp_path / "store.db")
-    yield service
-    service.store.close()
-
-
-@pytest.fixture
-def anywhere(snapshot: Snapshot, store_place: Path | str) -> Iterator[Service]:
-    """Over SQLite, and over PostgreSQL where there is one."""
-    service = Service(snapshot, store_place)
-    yield service
-    service.store.close()
-
-
-@pytest.fixture
-def busy(service: Service) -> Service:
-    """Others who turned to i20 also turned to i21 and i22; i150 is popular with those who did neither."""
-    for n, user in enumerate(OTHERS):
-        items = ["i20", "i21", "i22"][: 1 + n % 3] if n < 12 else ["i150", f"i{160 + n % 3}"]
-        service.store.record([event(user, item=item, timestamp=NOW - 300 + n) for item in items])
-    service.store.record([event(item="i20"), event(item="i9", timestamp=NOW - 90)])
-    service.counter.count()
-    return service
 
 
 def test_a_new_choice_is_served_without_a_restart(snapshot: Snapshot, tmp_path: Path) -> None:
@@ -78,14 +43,6 @@ def shares(item: SlateItem) -> list[float]:
     assert sum(contributions) == pytest.approx(parts.get("text", 0) + parts.get("item_knn", 0), abs=1e-6)
     boosts = item.boosts if isinstance(item.boosts, list) else []
     return [*contributions, parts.get("popular", 0), parts.get("new", 0), *boosts]
-
-
-def parts_of(item: SlateItem) -> dict[str, float]:
-    """What its score is made of; one part is not told apart from the score."""
-    if isinstance(item.parts, msgspec.UnsetType):
-        assert item.boosts is msgspec.UNSET
-        return {"text": item.score}
-    return item.parts
 
 
 def test_filters_and_options_are_those_of_recommend(busy: Service) -> None:
@@ -217,37 +174,6 @@ def test_a_dislike_does_not_bring_what_goes_with_it(busy: Service) -> None:
     assert {item.id: parts_of(item) for item in items}["i21"]["item_knn"] > 0
 
 
-def test_popularity_fades_as_events_arrive(busy: Service) -> None:
-    parts = []
-    for n in range(3):
-        found = busy.recommend_for("bob", strategy="blend", k=200)
-        (of,) = [parts_of(item) for item in found.items if item.id == "i150"]
-        parts.append(of["popular"])
-        busy.store.record([event(BOB, item=f"i{60 + 2 * n + m}", timestamp=NOW) for m in range(5)])
-    # prior / (prior + n) with prior 5 and n = 0, 5, 10 (two of them new each time).
-    assert parts[1] == pytest.approx(parts[0] / 2, rel=1e-6)
-    assert parts[0] > parts[1] > parts[2] > 0
-
-
-def test_popularity_comes_back_after_a_pause_but_not_in_a_session(busy: Service) -> None:
-    half_life_s = FusionOptions().stale_half_life_s
-
-    def popularity(user: str, pauses: float, **request: Any) -> float:
-        for n in range(5):
-            busy.store.record([event(PSEUDONYMS.of(user), item=f"i{60 + n}", timestamp=NOW - pauses * half_life_s)])
-        found = busy.recommend_for(user, strategy="blend", k=200, **request)
-        (of,) = [parts_of(item) for item in found.items if item.id == "i150"]
-        return of["popular"]
-
-    alone = popularity("bob", 0) * 2
-    # prior / (prior + n) with prior 5 and n = 5 / 2 and 5 / 8, and next to 0.
-    assert popularity("away", 1) == pytest.approx(alone * 5 / 7.5, rel=1e-6)
-    assert popularity("away longer", 3) == pytest.approx(alone * 5 / 5.625, rel=1e-6)
-    assert popularity("long gone", 2000) == pytest.approx(alone, rel=1e-6)
-    # Six behaviours with that of the session, all of them fresh.
-    assert popularity("back", 3, session=[{"item": "i70"}]) == pytest.approx(alone * 5 / 11, rel=1e-6)
-
-
 def test_several_interests_share_a_slate_and_each_item_names_its_own(busy: Service) -> None:
     vectors = busy.handler._data.view.snapshot.text.vectors
     first, second = "i30", f"i{int((vectors @ vectors[30]).argmin())}"
@@ -352,20 +278,6 @@ def test_types_that_may_repeat_come_again_unless_there_was_another(service: Serv
     assert missing(allow_repeat=["listen"]) == {"i11", "i12", "i13"}
     assert missing(allow_repeat=["listen", "like", "purchase"]) == {"i13"}
     assert missing(allow_repeat=["listen"], session=[{"item": "i10"}]) == {"i10", "i11", "i12", "i13"}
-
-
-def test_stated_interests_fade_as_events_arrive(service: Service) -> None:
-    alone = service.recommend_for("bob", stated=["sea"])
-    assert alone.strategy == "text"
-    assert isinstance(alone.history, list)
-    assert [(one.origin, one.text, one.weight) for one in alone.history] == [("stated", "sea", 1.0)]
-    for n in (5, 10):
-        service.store.record([event(BOB, item=f"i{30 + n + m}") for m in range(5)])
-        used = service.recommend_for("bob", stated=["sea", "space"]).history
-        assert isinstance(used, list)
-        stated = [one.weight for one in used if one.origin == "stated"]
-        assert stated == pytest.approx([5 / (5 + n) / 2] * 2)
-        assert sum(abs(one.weight) for one in used) == pytest.approx(1.0)
 
 
 def test_the_context_of_the_visit_decides_what_is_popular(anywhere: Service) -> None:

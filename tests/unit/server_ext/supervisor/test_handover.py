@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,6 +66,17 @@ def test_connections_stay_and_the_port_is_free(echo: Echo) -> None:
             next_one.listen()
         with pytest.raises(OSError, match="does not listen on port"):
             close_listener(echo.pid, echo.port)
+
+
+def test_a_connection_that_was_not_accepted_yet_is_not_reset(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.kill(echo.pid, signal.SIGSTOP)
+    # It goes on once it is waited for.
+    monkeypatch.setattr(
+        "recserve_server_ext.supervisor.handover.time.sleep", lambda _: os.kill(echo.pid, signal.SIGCONT)
+    )
+    with socket.create_connection(("127.0.0.1", echo.port), 5) as connection:
+        close_listener(echo.pid, echo.port)
+        assert answered(connection) == b"line\n"
 
 
 def test_a_process_without_that_port_or_none_at_all(echo: Echo) -> None:

@@ -100,7 +100,7 @@ def test_a_server_is_started_and_ended(watched: Watched) -> None:
         pid = watched.supervisor.pid
     events = [json.loads(line)["event"] for line in watched.log.getvalue().splitlines()]
     assert events == ["started", "ready", "stopping", "stopped"]
-    assert watched.log.named("stopped")[0]["code"] == 0
+    assert watched.log.named("stopped")[0]["drained"] is True
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -132,6 +132,26 @@ def test_an_end_takes_its_children_along(run: Run) -> None:
     assert not left
 
 
+#: A Python process of a model; it writes a line once it runs.
+_STUB = "sh -c 'echo up; sleep 1000; true' \"$(dirname $0)/models/recommend/1/model.py\""
+
+
+@pytest.mark.parametrize(
+    ("ends", "drained"), [("kill $!", True), ("exit 0", True), ("exit 1", False), ("true", False)], ids=str
+)
+def test_a_server_without_python_processes_has_drained(
+    run: Run, monkeypatch: pytest.MonkeyPatch, ends: str, *, drained: bool
+) -> None:
+    """It is not waited for any more; one that keeps them is ended when its time is over."""
+    monkeypatch.setattr(triton_process, "_DRAIN_S", 30 if drained else -4.9)
+    process = run(f"trap '{ends}' TERM; {_STUB} & while :; do wait; sleep 0.02; done")
+    while process.log.read_text() != "up\n":
+        assert process.exit_code() is None
+    assert process.living_stubs() == {"recommend"}
+    assert process.stop() is drained
+    assert not psutil.pid_exists(process.pid)
+
+
 def test_a_taken_port_is_named_with_what_to_do() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
