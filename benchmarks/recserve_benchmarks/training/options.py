@@ -47,7 +47,7 @@ HEADS: Final[Sequence[Options]] = (
     {"layers": 2},
     {"hard": 100},
     {"hidden": 1024},
-    {"keep": 1.0},
+    {"keep": 0.0},
     {"hard": 20, "correction": 1.25, "layers": 2},
 )
 #: Options of the encoder's training, beside its defaults without `distil`.

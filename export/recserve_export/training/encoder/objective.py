@@ -68,7 +68,8 @@ class Objective(nn.Module):  # type: ignore[misc]
         point is drawn in the ball; a step is 2.5 / K of its radius (A. Madry et al., ICLR 2018), for each text.
         """
         radius, count = self._settings.adversarial, self._settings.adversarial_steps
-        shapes = [self._embeddings[0](part["input_ids"]).detach() for part in features]
+        encoded = [*features, *features] if self._settings.views else features
+        shapes = [self._embeddings[0](part["input_ids"]).detach() for part in encoded]
         steps = [_unit(torch.randn_like(one)) * radius * torch.rand(len(one), 1, 1).to(one.device) for one in shapes]
         losses: list[torch.Tensor] = []
         for _ in range(count):

@@ -50,7 +50,7 @@ class TextHeadSettings(TrainSettings, frozen=True):
     apart: Annotated[int, Meta(ge=1, le=100)] = 3
     rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
     scale: Annotated[float, Meta(gt=0, le=1000)] = 20.0
-    keep: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    keep: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
     hard: Annotated[int, Meta(ge=0, le=1000)] = 0
     correction: Annotated[float, Meta(ge=0, le=2)] = 1.0
     layers: Annotated[int, Meta(ge=1, le=8)] = 1
@@ -63,7 +63,7 @@ class TextHeadTrainer(Trainer):
     is_slow = True
     goes_on = True
     needs_text = True
-    grid = ({}, {"steps": 2000}, {"keep": 1.0})
+    grid = ({}, {"steps": 2000}, {"keep": 0.0})
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: TextHeadSettings) -> Learned:
         """Learn the network from pairs of items, and a linear map that stands for it where an item comes later."""

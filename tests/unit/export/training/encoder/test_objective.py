@@ -223,6 +223,11 @@ def test_small_steps_stay_within_the_length_and_make_it_harder() -> None:
     free.backward()
     assert encoder.embeddings.weight.grad.abs().sum() > 0
     assert not encoder.embeddings._forward_hooks
+    # Each of two views is moved by steps of its own.
+    views, encoder = loss_of(adversarial=0.5, adversarial_steps=3, views=0.5)
+    assert views.item() > free.item()
+    views.backward()
+    assert encoder.embeddings.weight.grad.abs().sum() > 0
     # No step at all where the ball is a point.
     still, _ = loss_of(adversarial=1e-9, adversarial_steps=3)
     assert still.item() == pytest.approx(plain.item(), abs=1e-5)

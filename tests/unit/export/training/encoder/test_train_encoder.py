@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_weights(done: tuple[Workspace, Tuned], sou
     [
         {"lora": 4, "steps": 20},
         {"layers": 1, "steps": 20, "adversarial": 0.5, "distil": 1.0, "near": 0.1},
-        {"steps": 20, "adversarial": 0.3, "adversarial_steps": 2, "hard": 2},
+        {"steps": 20, "adversarial": 0.3, "adversarial_steps": 2, "hard": 2, "views": 0.1},
         {"steps": 20, "swap_fields": 0.5, "views": 0.2},
         {"steps": 20, "drop_fields": 0.3, "drop_tokens": 0.1, "patience": 1, "precision": "bf16"},
     ],

@@ -15,7 +15,7 @@ from support.training_logs import log_from, log_of
 ITEMS, GROUPS, DIM = 480, 8, 16
 #: The last items are in no history.
 WARM = 400
-QUICK = {"steps": 80, "batch": 64, "hidden": 64, "rate": 3e-3, "scale": 5.0}
+QUICK = {"steps": 80, "batch": 64, "hidden": 64, "rate": 3e-3, "scale": 5.0, "keep": 0.0}
 
 
 def texts() -> tuple[Vectors, Ints]:
