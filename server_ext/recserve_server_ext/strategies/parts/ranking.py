@@ -162,7 +162,10 @@ class CandidateSources:
             places = [place for place, _ in asked]
             parts = source.strategy.score([query for _, query in asked], [joined[place] for place in places])
             scores = [total(own, len(joined[place].rows)) for place, own in zip(places, parts, strict=True)]
-            bests = [0.0 if (at := best_at[place][number]) is None else of[at] for place, of in zip(places, scores, strict=True)]
+            bests = [
+                0.0 if (at := best_at[place][number]) is None else of[at]
+                for place, of in zip(places, scores, strict=True)
+            ]
             lengths = [len(rows[place]) for place in places]
             values = np.concatenate([of[:length] for of, length in zip(scores, lengths, strict=True)])
             best = np.repeat(bests, lengths)
