@@ -141,9 +141,10 @@ def _make(run: Run, home: Workspace, columns: InteractionColumns, source: str) -
 
 
 def _newest(columns: InteractionColumns, pseudonyms: Pseudonyms) -> Iterator[Interaction]:
+    users = columns.user  # worked out anew each time it is asked for
     for place in np.argsort(columns.time_us)[-_COUNTED:].tolist():
         yield Interaction(
-            user=pseudonyms.of(f"user-{columns.user[place]}"),
+            user=pseudonyms.of(f"user-{users[place]}"),
             type=columns.types[columns.type[place]],
             item=columns.subjects[columns.subject[place]],
             timestamp=int(columns.time_us[place]) / MICROSECONDS,

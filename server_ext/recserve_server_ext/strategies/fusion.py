@@ -29,7 +29,7 @@ from recserve_server_ext.strategies.base import (
 )
 from recserve_server_ext.strategies.parts.ranking import RANK_CONSTANT
 from recserve_server_ext.strategies.parts.scatter import Scatter
-from recserve_server_ext.strategies.parts.weighted import scaled_parts, weighted_sums
+from recserve_server_ext.strategies.parts.weighted import WeightedParts, weighted_sums
 
 #: Candidates of each component: this many times the items wanted, and at least so many. With 100 in place of 50 the
 #: NDCG@10 on validation of MovieLens 100k is the same (hybrid) or within .002 either way (linear), at a tenth more CPU.
@@ -75,16 +75,6 @@ class Component(NamedTuple):
     options: Any
     weight: float
 
-    def query(self, query: Query) -> Query:
-        """The query of the fusion, as this component is asked."""
-        return query.with_options(self.options)
-
-    def reasons(self, queries: Sequence[Query]) -> list[RequestError | None]:
-        """[queries] why this component cannot use a profile; `None` where it can."""
-        if not self.strategy.is_personal:
-            return [None] * len(queries)
-        return self.strategy.cold([self.query(query) for query in queries])
-
 
 class PreparedOptions(NamedTuple):
     """Options of a fusion with the strategies that they name.
@@ -92,10 +82,12 @@ class PreparedOptions(NamedTuple):
     Attributes:
         options: The options.
         components: The strategies with a weight above 0.
+        asking: Those that wait for models.
     """
 
     options: FusionOptions
     components: list[Component]
+    asking: list[Component]
 
 
 #: Finds a strategy by name and prepares its options.
@@ -114,22 +106,25 @@ class _FusionState:
     """What is computed once for a query.
 
     Attributes:
+        query: The query of the fusion.
+        queries: [components] that query as each component is asked it.
         reasons: [components] why a component cannot use the profile; `None` where it can.
         factors: [components] factor of each score; 0 for a component that does not count.
         rankings: [components] ranked candidates; `None` where ranks are not used yet.
         pool: The candidates that were proposed last; `None` before.
     """
 
+    query: Query
+    queries: list[Query]
     reasons: list[RequestError | None]
     factors: list[float]
     rankings: list[Rows | None]
     pool: _Pool | None = None
 
-    def reciprocal_ranks(self, number: int, rows: Rows, scatter: Scatter) -> Floats:
-        """[rows] factor / (60 + rank) in the ranking of a component; 0 for rows outside it."""
-        ranking = self.rankings[number]
-        assert ranking is not None
-        return scatter.at(ranking, self.factors[number] / (RANK_CONSTANT + np.arange(len(ranking))), rows)
+    def asked(self, number: int, query: Query) -> Query:
+        """A query of the fusion, which may have another filter, as a component is asked it."""
+        own = self.queries[number]
+        return own if query is self.query else query.with_options(own.options)
 
 
 class Fusion(Strategy):
@@ -167,7 +162,8 @@ class Fusion(Strategy):
             for name, weight in options.weights.items()
             if weight
         ]
-        return PreparedOptions(options, components)
+        asking = [component for component in components if component.strategy.asks_models]
+        return PreparedOptions(options, components, asking)
 
     def trainings(self, options: PreparedOptions) -> frozenset[str]:
         """Those of its components."""
@@ -184,8 +180,8 @@ class Fusion(Strategy):
 
     def pending(self, query: Query) -> ModelCall | None:
         """The first call that a component waits for."""
-        components: list[Component] = query.options.components
-        calls = (component.strategy.pending(component.query(query)) for component in components)
+        asking: list[Component] = query.options.asking
+        calls = (component.strategy.pending(query.with_options(component.options)) for component in asking)
         return next((call for call in calls if call is not None), None)
 
     def cold(self, queries: Sequence[Query]) -> list[RequestError | None]:
@@ -199,16 +195,15 @@ class Fusion(Strategy):
 
     def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
         """The candidates of all components that count, by their scores; ties in the order of the components."""
-        states, scatter = self._factored(queries), self._over(queries)
-        proposed = [list(of.values()) for of in self._proposed(queries, n)]
-        joined = [np.concatenate(rows) if rows else NO_ROWS for rows in proposed]
+        states = self._factored(queries)
+        scatter = self._over(queries)
+        joined = [np.concatenate([NO_ROWS, *of.values()]) for of in self._proposed(queries, n)]
         distinct = [rows[scatter.firsts(rows)] for rows in joined]
         scored = self._scored(queries, [Candidates(rows) for rows in distinct])
-        ranked = []
-        for state, rows, parts in zip(states, distinct, scored, strict=True):
+        for state, rows, parts in zip(states, distinct, scored.split(), strict=True):
             state.pool = _Pool(rows, parts)
-            ranked.append(rows[np.argsort(-total(parts, len(rows)), kind="stable")])
-        return ranked
+        totals = zip(distinct, scored.totals(), strict=True)
+        return [rows[np.argsort(-total, kind="stable")] for rows, total in totals]
 
     def sources(self, query: Query, n: int) -> dict[str, Rows]:
         """The candidates of each component."""
@@ -220,7 +215,7 @@ class Fusion(Strategy):
         states, is_by_rank = self._factored(queries), _is_by_rank(queries)
         for component, number, places in self._counting(queries):
             wanted = [max(n[place], _AT_LEAST, _TIMES * queries[place].spec.n) for place in places]
-            own = [component.query(queries[place]) for place in places]
+            own = [states[place].asked(number, queries[place]) for place in places]
             candidates = component.strategy.candidates(own, wanted)
             for place, rows in zip(places, candidates, strict=True):
                 found[place][component.strategy.name] = rows
@@ -239,57 +234,46 @@ class Fusion(Strategy):
         new = [place for place, parts in enumerate(scored) if parts is None]
         if new:
             found = self._scored([queries[place] for place in new], [candidates[place] for place in new])
-            for place, parts in zip(new, found, strict=True):
+            for place, parts in zip(new, found.split(), strict=True):
                 scored[place] = parts
         return [parts for parts in scored if parts is not None]
 
-    def _scored(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
+    def _scored(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> WeightedParts:
         """The parts of the scores of any rows."""
-        states, scatter, is_by_rank = self._factored(queries), self._over(queries), _is_by_rank(queries)
-        scored: list[Parts] = [{} for _ in queries]
+        states, scored = self._factored(queries), WeightedParts([len(items.rows) for items in candidates])
         for component, number, places in self._counting(queries):
-            strategy = component.strategy
-            if is_by_rank:
-                self._rank(number, [queries[place] for place in places])
-                for place in places:
-                    ranks = states[place].reciprocal_ranks(number, candidates[place].rows, scatter)
-                    scored[place][strategy.name] = ranks
+            name, rows = component.strategy.name, [candidates[place] for place in places]
+            if _is_by_rank(queries):
+                ranks = self._reciprocal_ranks(number, [queries[place] for place in places], rows)
+                scored.add(places, [{name: of} for of in ranks], [1.0] * len(places))
                 continue
-            own = [component.query(queries[place]) for place in places]
-            raw = strategy.score(own, [candidates[place] for place in places])
-            scaled = scaled_parts(raw, [states[place].factors[number] for place in places])
-            for place, parts in zip(places, scaled, strict=True):
-                scored[place].update(parts)
+            own = [states[place].asked(number, queries[place]) for place in places]
+            factors = [states[place].factors[number] for place in places]
+            scored.add(places, component.strategy.score(own, rows), factors)
         return scored
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
         """Explanations of the components, scaled like their scores; facts only for users without a profile."""
-        states = self._factored(queries)
-        parts: list[Parts] = [{} for _ in queries]
+        states, parts = self._factored(queries), WeightedParts([len(items.rows) for items in picks])
         told: list[list[tuple[Floats, float | Floats]]] = [[] for _ in queries]
         facts: list[list[dict[str, Any]] | None] = [None] * len(queries)
         are_approximate = [False] * len(queries)
-        is_by_rank, scatter = _is_by_rank(queries), self._over(queries)
         for component, number, places in self._counting(queries):
-            own = [component.query(queries[place]) for place in places]
-            explained = component.strategy.explain(own, [picks[place] for place in places])
+            own, rows = [states[place].asked(number, queries[place]) for place in places], [picks[n] for n in places]
+            explained = component.strategy.explain(own, rows)
             factors: list[float | Floats] = [states[place].factors[number] for place in places]
-            if is_by_rank:
-                self._rank(number, [queries[place] for place in places])
-                factors = [
-                    _ratio(states[place].reciprocal_ranks(number, picks[place].rows, scatter), explanation.parts)
-                    for place, explanation in zip(places, explained, strict=True)
-                ]
-            scaled = scaled_parts([explanation.parts for explanation in explained], factors)
-            for place, explanation, own_parts, factor in zip(places, explained, scaled, factors, strict=True):
-                parts[place].update(own_parts)
+            if _is_by_rank(queries):
+                ranks = self._reciprocal_ranks(number, [queries[place] for place in places], rows)
+                factors = [_ratio(of, explanation.parts) for of, explanation in zip(ranks, explained, strict=True)]
+            parts.add(places, [explanation.parts for explanation in explained], factors)
+            for place, explanation, factor in zip(places, explained, factors, strict=True):
                 if explanation.contributions is not None:
                     told[place].append((explanation.contributions, factor))
                     are_approximate[place] |= explanation.is_approximate
                 if not queries[place].profile.count:
                     facts[place] = explanation.facts
         shapes = [(len(items.rows), len(query.profile.rows)) for query, items in zip(queries, picks, strict=True)]
-        explanations = zip(parts, weighted_sums(told, shapes), facts, are_approximate, strict=True)
+        explanations = zip(parts.split(), weighted_sums(told, shapes), facts, are_approximate, strict=True)
         return [Explanation(*explanation) for explanation in explanations]
 
     def std(self, queries: Sequence[Query]) -> Floats:
@@ -310,9 +294,14 @@ class Fusion(Strategy):
         new = [query for query in queries if self not in query.kept]
         if new:
             components: list[Component] = new[0].options.components
-            reasons = [component.reasons(new) for component in components]
+            asked = [[query.with_options(component.options) for query in new] for component in components]
+            reasons = [
+                component.strategy.cold(own) if component.strategy.is_personal else [None] * len(own)
+                for component, own in zip(components, asked, strict=True)
+            ]
             for place, query in enumerate(new):
-                query.kept[self] = _FusionState([of[place] for of in reasons], [], [None] * len(components))
+                own, why = [of[place] for of in asked], [of[place] for of in reasons]
+                query.kept[self] = _FusionState(query, own, why, [], [None] * len(components))
         return [query.kept[self] for query in queries]
 
     def _factored(self, queries: Sequence[Query]) -> list[_FusionState]:
@@ -320,26 +309,30 @@ class Fusion(Strategy):
         states = self._states(queries)
         new = [place for place, state in enumerate(states) if not state.factors]
         if new:
-            reasons = [states[place].reasons for place in new]
-            factors = _factors(queries[0].options, [queries[place] for place in new], reasons)
+            factors = _factors(queries[0].options, [states[place] for place in new])
             for place, of in zip(new, factors.tolist(), strict=True):
                 states[place].factors = of
         return states
 
-    def _rank(self, number: int, queries: Sequence[Query]) -> None:
-        """Rank the candidates of a component, for queries where that is not done yet."""
-        new = [
-            (query, state)
-            for query, state in zip(queries, self._states(queries), strict=True)
-            if state.rankings[number] is None
-        ]
-        if not new:
-            return
-        component: Component = new[0][0].options.components[number]
-        wanted = [max(_AT_LEAST, _TIMES * query.spec.n) for query, _ in new]
-        rankings = component.strategy.candidates([component.query(query) for query, _ in new], wanted)
-        for (_, state), rows in zip(new, rankings, strict=True):
-            state.rankings[number] = rows
+    def _reciprocal_ranks(
+        self, number: int, queries: Sequence[Query], candidates: Sequence[Candidates]
+    ) -> list[Floats]:
+        """[queries] factor / (60 + rank) of rows in the ranking of a component; 0 for rows outside it."""
+        states = self._states(queries)
+        new = [place for place, state in enumerate(states) if state.rankings[number] is None]
+        if new:
+            component: Component = queries[0].options.components[number]
+            own = [states[place].asked(number, queries[place]) for place in new]
+            wanted = [max(_AT_LEAST, _TIMES * query.spec.n) for query in own]
+            for place, rows in zip(new, component.strategy.candidates(own, wanted), strict=True):
+                states[place].rankings[number] = rows
+        scatter, found = self._over(queries), []
+        for state, items in zip(states, candidates, strict=True):
+            ranking = state.rankings[number]
+            assert ranking is not None
+            values = state.factors[number] / (RANK_CONSTANT + np.arange(len(ranking)))
+            found.append(scatter.at(ranking, values, items.rows))
+        return found
 
     def _over(self, queries: Sequence[Query]) -> Scatter:
         return self._scatter.over(len(queries[0].data.view.available))
@@ -365,25 +358,23 @@ def _is_by_rank(queries: Sequence[Query]) -> bool:
     return bool(queries[0].options.options.by == "rank")
 
 
-def _factors(
-    prepared: PreparedOptions, queries: Sequence[Query], reasons: Sequence[Sequence[RequestError | None]]
-) -> Floats:
+def _factors(prepared: PreparedOptions, states: Sequence[_FusionState]) -> Floats:
     """[queries, components] factor of each component's score; 0 where it cannot use the profile."""
     options, components = prepared.options, prepared.components
-    is_cold = np.array([[reason is not None for reason in of] for of in reasons], np.bool_)
+    is_cold = np.array([[reason is not None for reason in state.reasons] for state in states], np.bool_)
     weights = np.where(is_cold, 0.0, [component.weight for component in components])
     scales = np.ones_like(weights)
     if options.by == "score":
         for number, component in enumerate(components):
-            std = component.strategy.std([component.query(query) for query in queries])
+            std = component.strategy.std([state.queries[number] for state in states])
             scales[:, number] = np.where(std > 0, 1.0 / np.where(std > 0, std, 1.0), 0.0)
-    profiles = [query.profile for query in queries]
+    profiles = [state.query.profile for state in states]
     weights[scales == 0] = 0.0
     is_personal = np.array([component.strategy.is_personal for component in components], np.bool_)
     has_personal = weights[:, is_personal].sum(axis=1) != 0
     active = np.array([profile.count * 2.0 ** (-profile.idle_s / options.stale_half_life_s) for profile in profiles])
     # A prior of 0 leaves the impersonal components out, however long ago the user was active.
-    impersonal = np.zeros(len(queries)) if not options.prior else options.prior / (options.prior + active)
+    impersonal = np.zeros(len(states)) if not options.prior else options.prior / (options.prior + active)
     impersonal[~has_personal] = 1.0
     for group, share in ((is_personal, 1.0 - impersonal), (~is_personal, impersonal)):
         mass = weights[:, group].sum(axis=1)

@@ -46,7 +46,10 @@ class Popular(Strategy):
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         """Popularity of the candidates."""
-        return [{self.name: _values(query).at(rows.rows)} for query, rows in zip(queries, candidates, strict=True)]
+        return [
+            {self.name: _popular(query).at(query.options.by, items.rows)}
+            for query, items in zip(queries, candidates, strict=True)
+        ]
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
         """Adds the facts `users` and `window_s`, the window they are counted in (`None` for the whole log)."""

@@ -12,6 +12,7 @@ from msgspec import Meta
 from scipy import sparse
 
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, text_map
+from recserve_export.training.spaces.als_on_spark import factors_on_spark
 from recserve_server_ext.common.arrays import Ints, Vectors
 
 #: A pair with more than so many times the mean weight counts as much as one with that weight.
@@ -26,12 +27,14 @@ class AlsSettings(TrainSettings, frozen=True):
         alpha: A behaviour with the mean weight has the confidence 1 + alpha; everything else has 1.
         regularization: Strength of the regularisation.
         iterations: Passes over users and items.
+        workers: Workers of a Spark cluster that share users and items; 1 trains in this process, by implicit.
     """
 
     factors: Annotated[int, Meta(ge=1, le=1024)] = 64
     alpha: Annotated[float, Meta(gt=0, le=1e6)] = 10.0
     regularization: Annotated[float, Meta(gt=0, le=1e6)] = 10.0
     iterations: Annotated[int, Meta(ge=1, le=1000)] = 15
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
 
 
 class AlsTrainer(Trainer):
@@ -43,7 +46,8 @@ class AlsTrainer(Trainer):
     def train(self, log: TrainingLog, text: Vectors | None, settings: AlsSettings) -> Learned:
         """Learn factors of the items that somebody had to do with, and a map from texts for the others."""
         items = np.flatnonzero(log.counts)
-        factors = item_factors(confidences(log, items, settings.alpha), settings)
+        factors_of = factors_on_spark if settings.workers > 1 else item_factors
+        factors = factors_of(confidences(log, items, settings.alpha), settings)
         parameters = {"alpha": settings.alpha, "regularization": settings.regularization}
         return Learned(items=items, vectors=factors, text_map=text_map(text, items, factors), parameters=parameters)
 

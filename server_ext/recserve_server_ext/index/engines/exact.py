@@ -87,11 +87,12 @@ def best(scores: Scores, k: int) -> tuple[Rows, Scores]:
         scores: [n, items], finite.
         k: At most `items`.
     """
-    lines, rows = np.nonzero(scores >= _floor(scores, k)[:, None])
+    # Found in one line, since numpy takes four times as long for two indices.
+    lines, rows = np.divmod(np.flatnonzero(scores >= _floor(scores, k)[:, None]), scores.shape[1])
     values = scores[lines, rows]
-    # nonzero lists the rows of a line in rising order and both sorts are stable: equal scores stay in that order.
-    order = np.argsort(-values, kind="stable")
-    order = order[np.argsort(lines[order], kind="stable")]
+    # Numbers of two parts are sorted by the first, and then by the second. The sort is stable: equal scores stay in the
+    # rising order of their rows.
+    order = np.argsort(lines - 1j * values, kind="stable")
     firsts = np.searchsorted(lines, np.arange(len(scores)))
     picked = order[firsts[:, None] + np.arange(k)]
     return rows[picked], values[picked]

@@ -39,6 +39,7 @@ class PopularRows:
             for by, values in (("users", counts.shares(window)), ("recent", np.log1p(counts.recent_in(window))))
         }
         self.age_s: Floats = counts.age_s[order]
+        self._by_row: dict[str, Floats] = {}
         self._stds: dict[str, float] = {}
         users, windows = counts.facts(window)
         self._users: list[int] = users[order].tolist()
@@ -47,6 +48,13 @@ class PopularRows:
     def values(self, by: str) -> SparseVector:
         """Share of the active users that had each item (`users`), or ln(1 + recent interactions) (`recent`)."""
         return self._values[by]
+
+    def at(self, by: str, rows: Rows) -> Floats:
+        """These values of any rows."""
+        if by not in self._by_row:
+            self._by_row[by] = np.zeros(self.items)
+            self._by_row[by][self.rows] = self._values[by].values
+        return np.asarray(self._by_row[by][rows])
 
     def std(self, by: str) -> float:
         """Standard deviation of these values over the catalogue; 0 when all are equal."""

@@ -154,18 +154,32 @@ class CandidateSources:
             Candidates(np.concatenate([own, *(ranking[:1] for ranking in of.rankings)]))
             for own, of in zip(rows, proposed, strict=True)
         ]
+        best_at = [_first_places(of.rankings, len(own)) for own, of in zip(rows, proposed, strict=True)]
         for number, source in enumerate(self.sources):
             asked = [(place, query) for place, of in enumerate(proposed) if (query := of.queries[number]) is not None]
             if not asked:
                 continue
-            parts = source.strategy.score([query for _, query in asked], [joined[place] for place, _ in asked])
-            for (place, _), own in zip(asked, parts, strict=True):
-                scores, length = total(own, len(joined[place].rows)), len(rows[place])
-                lines = found[ends[place] - length : ends[place], number]
-                lines[:, 0] = scores[:length]
-                firsts = [len(ranking) > 0 for ranking in proposed[place].rankings]
-                if firsts[number] and (best := scores[length + sum(firsts[:number])]) > 0:
-                    lines[:, 1] = scores[:length] / best
+            places = [place for place, _ in asked]
+            parts = source.strategy.score([query for _, query in asked], [joined[place] for place in places])
+            scores = [total(own, len(joined[place].rows)) for place, own in zip(places, parts, strict=True)]
+            bests = [
+                0.0 if (at := best_at[place][number]) is None else of[at]
+                for place, of in zip(places, scores, strict=True)
+            ]
+            lengths = [len(rows[place]) for place in places]
+            values = np.concatenate([of[:length] for of, length in zip(scores, lengths, strict=True)])
+            best = np.repeat(bests, lengths)
+            lines: Any = slice(None)
+            if len(asked) < len(proposed):
+                lines = np.concatenate([np.arange(ends[place] - len(rows[place]), ends[place]) for place in places])
+            found[lines, number, 0] = values
+            found[lines, number, 1] = np.divide(values, best, out=np.zeros_like(values), where=best > 0)
+
+
+def _first_places(rankings: Sequence[Rows], after: int) -> list[int | None]:
+    """[sources] where the first row of each ranking lies, one after the other after so many rows; `None` without."""
+    places = iter(range(after, after + len(rankings)))
+    return [next(places) if len(ranking) else None for ranking in rankings]
 
 
 def _ranks(proposed: Sequence[Proposed], rows: Sequence[Rows], ends: Sequence[int], scatter: Scatter) -> Floats:

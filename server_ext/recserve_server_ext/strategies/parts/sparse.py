@@ -83,19 +83,10 @@ def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None, sp
             is_usable = usable[found]
             found, own = found[is_usable], own[is_usable]
         if len(found) >= n or not is_part:
-            best: Rows = found[_falling(own, found)[:n]]
+            # Numbers of two parts are sorted by the first, and equal ones by the second.
+            best: Rows = found[np.argsort(1j * found - own)[:n]]
             return best
         width *= _TIMES
-
-
-def _falling(values: Floats, rows: Rows) -> Ints:
-    """Positions of the values, the greatest first; ties by row."""
-    order: Ints = np.argsort(-values)
-    ordered = values[order]
-    # Sorting by two keys takes several times as long, and few values are equal.
-    if (ordered[1:] == ordered[:-1]).any():
-        order = np.lexsort([rows, -values])
-    return order
 
 
 def greatest(values: Floats, n: int) -> Ints:

@@ -4,23 +4,56 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from recserve_server_ext.common.arrays import Floats
+from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.strategies.base import Parts
 
 
-def scaled_parts(parts: Sequence[Parts], factors: Sequence[float | Floats]) -> list[Parts]:
-    """The parts of each query times its factor, all in one array."""
-    values = [of for own in parts for of in own.values()]
-    if not values:
-        return [{} for _ in parts]
-    of_values = [factor for own, factor in zip(parts, factors, strict=True) for _ in own]
-    lengths = [len(of) for of in values]
-    flat, ends = np.concatenate(values) * _each(of_values, lengths), iter(np.cumsum(lengths).tolist())
-    return [{name: flat[(end := next(ends)) - len(of) : end] for name, of in own.items()} for own in parts]
+class WeightedParts:
+    """Parts of the scores of the rows of all queries of a batch, in one array for each name."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        """
+        Args:
+            lengths: [queries] rows of each.
+        """
+        self._lengths = np.array(lengths, np.int64)
+        self._ends = np.cumsum([0, *lengths])
+        self._values: dict[str, Floats] = {}
+        self._names: list[list[str]] = [[] for _ in lengths]
+
+    def add(self, places: Sequence[int], parts: Sequence[Parts], factors: Sequence[float | Floats]) -> None:
+        """Add the parts of the queries at some places, times a factor or one of each row."""
+        for name in dict.fromkeys(name for own in parts for name in own):
+            having = [n for n, own in enumerate(parts) if name in own]
+            of_queries = [places[n] for n in having]
+            values = np.concatenate([parts[n][name] for n in having])
+            values = values * _each([factors[n] for n in having], self._lengths[of_queries])
+            if len(having) < len(self._lengths):
+                found = self._values.get(name, np.zeros(self._ends[-1]))
+                found[np.isin(np.repeat(np.arange(len(self._lengths)), self._lengths), of_queries)] = values
+                values = found
+            self._values[name] = values
+            for place in of_queries:
+                self._names[place].append(name)
+
+    def totals(self) -> list[Floats]:
+        """[queries] the sums of the parts of each."""
+        total = sum(self._values.values(), start=np.zeros(self._ends[-1]))
+        bounds = self._ends.tolist()
+        return [total[start:end] for start, end in pairwise(bounds)]
+
+    def split(self) -> list[Parts]:
+        """[queries] the parts of each."""
+        bounds = self._ends.tolist()
+        return [
+            {name: self._values[name][start:end] for name in names}
+            for names, (start, end) in zip(self._names, pairwise(bounds), strict=True)
+        ]
 
 
 def weighted_sums(
@@ -47,7 +80,7 @@ def weighted_sums(
     return sums
 
 
-def _each(factors: Sequence[Any], lengths: int | Sequence[int]) -> Floats:
+def _each(factors: Sequence[Any], lengths: int | Ints) -> Floats:
     """[values] the factor of each value, given one of each array or one of each of its values."""
     found: Floats = np.repeat(factors, lengths) if np.ndim(factors[0]) == 0 else np.concatenate(factors)
     return found
