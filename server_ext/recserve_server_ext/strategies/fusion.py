@@ -75,6 +75,10 @@ class Component(NamedTuple):
     options: Any
     weight: float
 
+    def queries(self, queries: Sequence[Query]) -> list[Query]:
+        """The queries of the fusion, as this component is asked them."""
+        return [query.with_options(self.options) for query in queries]
+
 
 class PreparedOptions(NamedTuple):
     """Options of a fusion with the strategies that they name.
@@ -106,25 +110,16 @@ class _FusionState:
     """What is computed once for a query.
 
     Attributes:
-        query: The query of the fusion.
-        queries: [components] that query as each component is asked it.
         reasons: [components] why a component cannot use the profile; `None` where it can.
         factors: [components] factor of each score; 0 for a component that does not count.
         rankings: [components] ranked candidates; `None` where ranks are not used yet.
         pool: The candidates that were proposed last; `None` before.
     """
 
-    query: Query
-    queries: list[Query]
     reasons: list[RequestError | None]
     factors: list[float]
     rankings: list[Rows | None]
     pool: _Pool | None = None
-
-    def asked(self, number: int, query: Query) -> Query:
-        """A query of the fusion, which may have another filter, as a component is asked it."""
-        own = self.queries[number]
-        return own if query is self.query else query.with_options(own.options)
 
 
 class Fusion(Strategy):
@@ -215,7 +210,7 @@ class Fusion(Strategy):
         states, is_by_rank = self._factored(queries), _is_by_rank(queries)
         for component, number, places in self._counting(queries):
             wanted = [max(n[place], _AT_LEAST, _TIMES * queries[place].spec.n) for place in places]
-            own = [states[place].asked(number, queries[place]) for place in places]
+            own = component.queries([queries[place] for place in places])
             candidates = component.strategy.candidates(own, wanted)
             for place, rows in zip(places, candidates, strict=True):
                 found[place][component.strategy.name] = rows
@@ -247,7 +242,7 @@ class Fusion(Strategy):
                 ranks = self._reciprocal_ranks(number, [queries[place] for place in places], rows)
                 scored.add(places, [{name: of} for of in ranks], [1.0] * len(places))
                 continue
-            own = [states[place].asked(number, queries[place]) for place in places]
+            own = component.queries([queries[place] for place in places])
             factors = [states[place].factors[number] for place in places]
             scored.add(places, component.strategy.score(own, rows), factors)
         return scored
@@ -259,7 +254,7 @@ class Fusion(Strategy):
         facts: list[list[dict[str, Any]] | None] = [None] * len(queries)
         are_approximate = [False] * len(queries)
         for component, number, places in self._counting(queries):
-            own, rows = [states[place].asked(number, queries[place]) for place in places], [picks[n] for n in places]
+            own, rows = component.queries([queries[place] for place in places]), [picks[n] for n in places]
             explained = component.strategy.explain(own, rows)
             factors: list[float | Floats] = [states[place].factors[number] for place in places]
             if _is_by_rank(queries):
@@ -294,14 +289,13 @@ class Fusion(Strategy):
         new = [query for query in queries if self not in query.kept]
         if new:
             components: list[Component] = new[0].options.components
-            asked = [[query.with_options(component.options) for query in new] for component in components]
             reasons = [
-                component.strategy.cold(own) if component.strategy.is_personal else [None] * len(own)
-                for component, own in zip(components, asked, strict=True)
+                one.strategy.cold(one.queries(new)) if one.strategy.is_personal else [None] * len(new)
+                for one in components
             ]
             for place, query in enumerate(new):
-                own, why = [of[place] for of in asked], [of[place] for of in reasons]
-                query.kept[self] = _FusionState(query, own, why, [], [None] * len(components))
+                # Nothing here names the query, which keeps this: each request would leave a cycle.
+                query.kept[self] = _FusionState([of[place] for of in reasons], [], [None] * len(components))
         return [query.kept[self] for query in queries]
 
     def _factored(self, queries: Sequence[Query]) -> list[_FusionState]:
@@ -309,7 +303,7 @@ class Fusion(Strategy):
         states = self._states(queries)
         new = [place for place, state in enumerate(states) if not state.factors]
         if new:
-            factors = _factors(queries[0].options, [states[place] for place in new])
+            factors = _factors([queries[place] for place in new], [states[place] for place in new])
             for place, of in zip(new, factors.tolist(), strict=True):
                 states[place].factors = of
         return states
@@ -322,7 +316,7 @@ class Fusion(Strategy):
         new = [place for place, state in enumerate(states) if state.rankings[number] is None]
         if new:
             component: Component = queries[0].options.components[number]
-            own = [states[place].asked(number, queries[place]) for place in new]
+            own = component.queries([queries[place] for place in new])
             wanted = [max(_AT_LEAST, _TIMES * query.spec.n) for query in own]
             for place, rows in zip(new, component.strategy.candidates(own, wanted), strict=True):
                 states[place].rankings[number] = rows
@@ -358,23 +352,23 @@ def _is_by_rank(queries: Sequence[Query]) -> bool:
     return bool(queries[0].options.options.by == "rank")
 
 
-def _factors(prepared: PreparedOptions, states: Sequence[_FusionState]) -> Floats:
+def _factors(queries: Sequence[Query], states: Sequence[_FusionState]) -> Floats:
     """[queries, components] factor of each component's score; 0 where it cannot use the profile."""
-    options, components = prepared.options, prepared.components
+    options, components = queries[0].options.options, queries[0].options.components
     is_cold = np.array([[reason is not None for reason in state.reasons] for state in states], np.bool_)
     weights = np.where(is_cold, 0.0, [component.weight for component in components])
     scales = np.ones_like(weights)
     if options.by == "score":
         for number, component in enumerate(components):
-            std = component.strategy.std([state.queries[number] for state in states])
+            std = component.strategy.std(component.queries(queries))
             scales[:, number] = np.where(std > 0, 1.0 / np.where(std > 0, std, 1.0), 0.0)
-    profiles = [state.query.profile for state in states]
+    profiles = [query.profile for query in queries]
     weights[scales == 0] = 0.0
     is_personal = np.array([component.strategy.is_personal for component in components], np.bool_)
     has_personal = weights[:, is_personal].sum(axis=1) != 0
     active = np.array([profile.count * 2.0 ** (-profile.idle_s / options.stale_half_life_s) for profile in profiles])
     # A prior of 0 leaves the impersonal components out, however long ago the user was active.
-    impersonal = np.zeros(len(states)) if not options.prior else options.prior / (options.prior + active)
+    impersonal = np.zeros(len(queries)) if not options.prior else options.prior / (options.prior + active)
     impersonal[~has_personal] = 1.0
     for group, share in ((is_personal, 1.0 - impersonal), (~is_personal, impersonal)):
         mass = weights[:, group].sum(axis=1)
