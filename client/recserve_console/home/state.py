@@ -9,8 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 import psutil
 
+from recserve_export.training.run.verdict import Verdict
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import CURRENT, PREVIOUS, named
 from recserve_server_ext.index.snapshot_versions import kept
@@ -18,30 +20,6 @@ from recserve_server_ext.index.trained_versions import kept_versions
 
 #: The program of a model's process.
 _MODEL: Final = re.compile(r"/(\w+)/1/model\.py$")
-
-
-class Judged(NamedTuple):
-    """What a training said of itself when it was compared with the version that served.
-
-    Attributes:
-        serves: Whether it took that one's place.
-        why: The reason.
-        champion: The version that served; empty without one.
-        users: Users who were asked; 0 where nothing was compared.
-        ndcg: NDCG@10 of the training.
-        champion_ndcg: That of the version that served.
-        low: Lower end of the 95% interval of the difference.
-        high: Upper end of it.
-    """
-
-    serves: bool
-    why: str
-    champion: str = ""
-    users: int = 0
-    ndcg: float = 0.0
-    champion_ndcg: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
 
 
 class SpaceVersion(NamedTuple):
@@ -67,7 +45,7 @@ class SpaceVersion(NamedTuple):
     is_current: bool
     can_roll_back: bool
     fault: str
-    judged: Judged | None
+    judged: Verdict | None
 
 
 class SnapshotVersion(NamedTuple):
@@ -150,7 +128,7 @@ def space_versions(home: Path) -> list[SpaceVersion]:
             made_s, items = datetime.fromisoformat(one.manifest.created).timestamp(), one.manifest.items
             log = int(one.manifest.made_from.get("log", {}).get("number") or 0)
             said = one.manifest.made_from.get("judged")
-            judged = None if said is None else Judged(**{name: said[name] for name in Judged._fields if name in said})
+            judged = None if said is None else msgspec.convert(said, Verdict)
         has_before = one.is_current and bool(named(one.folder.parent, PREVIOUS))
         found.append(
             SpaceVersion(one.space, one.folder.name, made_s, items, log, one.is_current, has_before, one.fault, judged)

@@ -20,8 +20,9 @@ from recserve_export.stages import Stage, silent
 from recserve_export.training.base import Learned, TrainingLog, Work, check_trainable, training_log
 from recserve_export.training.registry import TRAINERS, settings_of, trainer_of
 from recserve_export.training.run.journal import Journal
-from recserve_export.training.run.judge import Slice, Verdict, champion_of, judged, newest_slice
+from recserve_export.training.run.judge import Slice, champion_of, judged, newest_slice
 from recserve_export.training.run.traces import remove_traces
+from recserve_export.training.run.verdict import Verdict
 from recserve_export.training.store_log import StoreLog, check_memory, read_log
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace

@@ -8,7 +8,8 @@ import pytest
 
 from recserve_console.home.catalogue_map import catalogue_map, user_places
 from recserve_console.home.evaluation import evaluation_of
-from recserve_console.home.state import Judged, home_state, snapshot_versions, space_versions
+from recserve_console.home.state import home_state, snapshot_versions, space_versions
+from recserve_export.training.run.verdict import Verdict
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import current
@@ -95,6 +96,6 @@ def test_a_version_says_how_it_was_compared(tmp_path: Path) -> None:
     for made_from in ({}, {"judged": {"serves": True, "why": "nothing was trained before"}}, {"judged": judged}):
         publish_space(spaces, "als", ["a"], np.ones((1, 2), np.float32), origin=Origin(made_from=made_from))
     worse, first, silent = space_versions(tmp_path)
-    assert worse.judged == Judged(**said, low=-0.15, high=-0.05)
-    assert first.judged == Judged(serves=True, why="nothing was trained before")
+    assert worse.judged == Verdict(**said, low=-0.15, high=-0.05, since_us=1)
+    assert first.judged == Verdict(serves=True, why="nothing was trained before")
     assert silent.judged is None

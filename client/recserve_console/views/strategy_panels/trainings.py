@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from recserve_console.home.state import Judged, SpaceVersion
+from recserve_console.home.state import SpaceVersion
 from recserve_console.views.parts.pieces import NONE, around_zero, card, muted, table
+from recserve_export.training.run.verdict import Verdict
 
 _ABOUT: Final = (
     "Each training is the challenger of the version that serves, the champion: both are asked for the newest part of "
@@ -47,11 +48,11 @@ def draw_trainings(versions: Sequence[SpaceVersion]) -> None:
         table(columns, rows, right=columns[3:6], label="Champion and challenger")
 
 
-def _figures(of: Judged) -> tuple[str, str]:
+def _figures(of: Verdict) -> tuple[str, str]:
     return (f"{of.ndcg:.4f}", f"{of.champion_ndcg:.4f}") if of.users else (NONE, NONE)
 
 
-def _difference(of: Judged, scale: float) -> None:
+def _difference(of: Verdict, scale: float) -> None:
     if not of.users:
         muted(NONE)
         return
@@ -60,6 +61,6 @@ def _difference(of: Judged, scale: float) -> None:
     around_zero(difference, of.low, of.high, scale)
 
 
-def _outcome(one: SpaceVersion, of: Judged) -> str:
+def _outcome(one: SpaceVersion, of: Verdict) -> str:
     verdict = "took over" if of.serves else "was not let serve"
     return f"{verdict}: {of.why}" + ("; serves now" if one.is_current else "")

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 from scipy import stats
 
@@ -16,6 +15,7 @@ from recserve_export.training.base import Learned
 from recserve_export.training.memory import Networks, in_memory
 from recserve_export.training.ndcg import ndcg
 from recserve_export.training.ranking.past import histories_at
+from recserve_export.training.run.verdict import Verdict
 from recserve_server_ext.attributes.view import LiveFilters
 from recserve_server_ext.catalogue.view import view_over
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
@@ -45,32 +45,6 @@ _MOST_USERS, _LEAST_USERS = 1000, 20
 _SLICE: Final = 0.1
 _RESAMPLES: Final = 2000
 _BATCH: Final = 64
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whether a training serves.
-
-    Attributes:
-        serves: Whether it takes the place of what serves now.
-        why: The reason.
-        champion: Version that served before; empty without one.
-        since_us: Where the newest slice begins, in microseconds since 1970; 0 where nothing was judged.
-        users: Users of the slice who were asked.
-        ndcg: NDCG@10 of this training on the slice.
-        champion_ndcg: That of the version before.
-        low: Lower end of the 95% interval of the difference, by a paired bootstrap over users.
-        high: Upper end of that interval.
-    """
-
-    serves: bool
-    why: str
-    champion: str = ""
-    since_us: int = 0
-    users: int = 0
-    ndcg: float = 0.0
-    champion_ndcg: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
 
 
 class Champion(NamedTuple):

@@ -18,8 +18,8 @@ from recserve_export.one_thread import one_thread
 from recserve_export.stages import Stage, silent
 from recserve_export.training.base import TrainSettings
 from recserve_export.training.publish import Range, text_vectors
-from recserve_export.training.run.judge import Verdict
 from recserve_export.training.run.traces import remove_traces
+from recserve_export.training.run.verdict import Verdict
 from recserve_export.training.sentiment.comments import Comments, read_comments
 from recserve_export.training.sentiment.proof import Effect, Separation, effect, separation
 from recserve_server_ext.common.arrays import Ints, Mask, Vectors

@@ -13,7 +13,7 @@ import pytest
 from recserve_export.errors import TrainingError
 from recserve_export.training.publish import Done, Request, train_home
 from recserve_export.training.registry import TRAINERS
-from recserve_export.training.run.judge import Verdict
+from recserve_export.training.run.verdict import Verdict
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import current
 from recserve_server_ext.index.snapshot_versions import kept
