@@ -93,7 +93,8 @@ def _answers(count: int) -> str:
 
 
 def _experiment(experiment: ExperimentReport, lift: float) -> Iterator[RenderableType]:
-    yield f"\nexperiment {experiment.name}, version {experiment.version}, by user:"
+    yield ""
+    yield f"experiment {experiment.name}, version {experiment.version}, by user:"
     figures = ("weight", "users", "who clicked", "who converted", "impressions", "clicks")
     rows = []
     for of in experiment.variants:

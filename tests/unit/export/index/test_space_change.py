@@ -186,7 +186,7 @@ def test_old_versions_go(workspace: Workspace) -> None:
     assert [one.folder for one in kept_versions(workspace.spaces, verify=True)] == [folders[3]]
 
 
-def test_the_commands(workspace: Workspace) -> None:
+def test_the_commands(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     run, home = CliRunner(), ["--home", str(workspace.home)]
     assert "recserve train all" in run.invoke(app, ["list", *home]).output
     first, second = version(workspace, seed=1), version(workspace, seed=2)
@@ -196,7 +196,7 @@ def test_the_commands(workspace: Workspace) -> None:
     assert served(workspace).manifest.trained == {"als": second.name}
     assert run.invoke(app, ["rollback", "als", *home]).exit_code == 0
     assert served(workspace).manifest.trained == {"als": first.name}
-    out.width = 200
+    monkeypatch.setattr(out, "width", 200)
     listed = run.invoke(app, ["list", "--verify", *home])
     assert listed.exit_code == 0, listed.output
     assert [line.split()[0] for line in listed.output.splitlines() if "als" in line] == ["als", "*"]

@@ -257,6 +257,7 @@ def test_the_commands_report_draw_and_export(tmp_path: Path) -> None:
     shown = run("report", "--home", str(home), "--plot", str(tmp_path / "plot.png"))
     assert shown.exit_code == 0, shown.output
     assert max(map(len, shown.stdout.splitlines())) <= 100
+    assert "\\" not in shown.stdout  # an escaped line break
     for said in ("1 unknown, 1 not in slate", "experiment mix", "two-proportion z-test", "chi-square", "Wilson"):
         assert said in shown.stdout
     assert (tmp_path / "plot.png").stat().st_size > 5000
