@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from time import thread_time
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 
 #: Rows or labels [n, k], and what they are ordered by [n, k].
 Found = tuple[NDArray[Any], Scores]
+#: CPU seconds of a search that are worth a thread of their own. Measured: docs/decisions/054-what-a-search-costs.md.
+_LEAST_S: Final = 0.002
+#: Weight of the newest search in the mean time of a query.
+_NEWEST: Final = 0.1
 
 
 class Engine(ABC):
@@ -88,22 +93,37 @@ def no_results(queries: int, k: int) -> tuple[Rows, Scores]:
     return np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
 
 
-def search_in_parts(search: Callable[[Vectors], Found], queries: Vectors, parts: int, pool: Executor) -> Found:
-    """Search with several threads, this one among them; returns when all have ended.
+class PartedSearch:
+    """Searches with several threads where each has enough to do: one more thread takes some .4 ms of CPU."""
 
-    Args:
-        search: Searches for a part of the queries; safe to call from several threads.
-        queries: [n, dim].
-        parts: At most n, unless n is 0.
-        pool: Runs all parts but the first.
-    """
-    if parts == 1:
-        return search(queries)
-    first, *others = np.array_split(queries, parts)
-    running = [pool.submit(search, part) for part in others]
-    try:
-        found = [search(first)]
-    finally:
-        wait(running)
-    found += [future.result() for future in running]
-    return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])
+    def __init__(self, threads: int, name: str) -> None:
+        """
+        Args:
+            threads: Threads at most, the calling one among them.
+            name: Prefix of the names of the others.
+        """
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._query_s = 0.0
+
+    def __call__(self, search: Callable[[Vectors], Found], queries: Vectors) -> Found:
+        """What a search finds for queries [n, dim]; returns when all threads have ended.
+
+        Args:
+            search: Searches for a part of the queries; safe to call from several threads.
+            queries: [n, dim].
+        """
+        parts = min(self.threads, len(queries), int(len(queries) * self._query_s / _LEAST_S)) or 1
+        first, *others = np.array_split(queries, parts)
+        running = [self._pool.submit(search, part) for part in others]
+        start_s = thread_time()
+        try:
+            found = [search(first)]
+        finally:
+            wait(running)
+        # A mean of the last searches; other threads may write it, too, and any of the values will do.
+        self._query_s += _NEWEST * ((thread_time() - start_s) / max(1, len(first)) - self._query_s)
+        if not running:
+            return found[0]
+        found += [future.result() for future in running]
+        return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])

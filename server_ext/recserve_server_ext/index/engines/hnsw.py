@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +14,11 @@ from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import reading
-from recserve_server_ext.index.engines.engine import Engine, Found, no_results, search_in_parts
+from recserve_server_ext.index.engines.engine import Engine, PartedSearch, no_results
 from recserve_server_ext.index.engines.exact import ExactEngine
 
 GRAPH = "graph.hnsw"
 _BUILD_CHUNK = 4096
-#: hnswlib searches with one thread if there are at most so many queries for each thread.
-_ONE_THREAD_UP_TO = 4
 
 
 class HnswEngine(Engine):
@@ -36,14 +33,12 @@ class HnswEngine(Engine):
     def __init__(self, index: hnswlib.Index, vectors: Vectors, parameters: dict[str, int], threads: int) -> None:
         """Wrap an index with the rows of `vectors` as labels; see `build` and `load`."""
         self.parameters = parameters
-        self.threads = threads
         self._index = index
         self._items = len(vectors)
         self._exact = ExactEngine(vectors)
         self._ef = parameters["ef"]
         self._width = _Width(index, self._ef)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hnsw")
-        index.set_num_threads(threads)
+        self._in_parts = PartedSearch(threads, self.name)
 
     @classmethod
     def build(
@@ -97,7 +92,7 @@ class HnswEngine(Engine):
     def with_parameters(self, parameters: Mapping[str, int]) -> HnswEngine:
         """The same graph with another default `ef`. Use only one of the two: they share one hnswlib index."""
         chosen = {**self.parameters, "ef": parameters["ef"]}
-        return HnswEngine(self._index, self._exact.vectors, chosen, self.threads)
+        return HnswEngine(self._index, self._exact.vectors, chosen, self._in_parts.threads)
 
     def save(self, folder: Path) -> None:
         """Write the graph with hnswlib's copy of the vectors."""
@@ -111,21 +106,13 @@ class HnswEngine(Engine):
             return self._exact.search(queries, k)
         self._width.enter(self._ef if ef is None else ef)
         try:
-            labels, distances = self._knn_query(queries, k)
+            labels, distances = self._in_parts(partial(self._index.knn_query, k=k, num_threads=1), queries)
         except RuntimeError:
             # "Cannot return the results in a contiguous 2D array": a query reached fewer than k items.
             return self._exact.search(queries, k)
         finally:
             self._width.leave()
         return labels.view(np.int64), np.subtract(1.0, distances, out=distances)
-
-    def _knn_query(self, queries: Vectors, k: int) -> Found:
-        """Labels and distances; small batches use all threads too, where hnswlib itself would use one."""
-        if 1 < len(queries) <= _ONE_THREAD_UP_TO * self.threads:
-            search = partial(self._index.knn_query, k=k, num_threads=1)
-            return search_in_parts(search, queries, min(self.threads, len(queries)), self._pool)
-        labels, distances = self._index.knn_query(queries, k)
-        return labels, distances
 
 
 class _Width:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -26,7 +25,7 @@ import faiss
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
-from recserve_server_ext.index.engines.engine import Engine, search_in_parts
+from recserve_server_ext.index.engines.engine import Engine, PartedSearch
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.inner_products import products_by_row
 from recserve_server_ext.index.engines.scan_fit import Fit
@@ -44,8 +43,6 @@ _CHOSEN_FOR: Final = 10
 #: than codes and so many look-ups. Measured (10,000 items, batches of 16): the costs are equal at 1/22 of dim 64, 1/16
 #: of 128, 1/10 of 384.
 _ALL_FROM: Final = 1 / 16
-#: Least users of a thread.
-_LEAST_USERS = 4
 _CHUNK = 65_536
 
 
@@ -62,14 +59,13 @@ class ScanEngine(Engine):
     ) -> None:
         """Wrap a faiss index of the shortened `vectors` with their rows as ids; see `build` and `load`."""
         self.parameters = parameters
-        self.threads = threads
         self._fit = fit
         self._index = index
         self._vectors = vectors
         self._exact = ExactEngine(vectors)
         self._probing = faiss.SearchParametersIVF(nprobe=parameters["nprobe"])
         # Not OpenMP's threads, which may spin while idle.
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
+        self._in_parts = PartedSearch(threads, self.name)
 
     @classmethod
     def build(
@@ -130,7 +126,9 @@ class ScanEngine(Engine):
     def with_parameters(self, parameters: Mapping[str, int]) -> ScanEngine:
         """The same codes with another `nprobe` and `rescored`."""
         searched = {name: parameters[name] for name in ("nprobe", "rescored")}
-        return ScanEngine(self._index, self._fit, self._vectors, {**self.parameters, **searched}, self.threads)
+        return ScanEngine(
+            self._index, self._fit, self._vectors, {**self.parameters, **searched}, self._in_parts.threads
+        )
 
     def save(self, folder: Path) -> None:
         """Write the codes and the fit."""
@@ -144,9 +142,7 @@ class ScanEngine(Engine):
         candidates = min(max(k, round(wanted)), items)
         if k >= items or (k > _CHOSEN_FOR and candidates > _ALL_FROM * items):
             return self._exact.search(queries, k)
-        parts = max(1, min(self.threads, len(queries) // _LEAST_USERS))
-        search = partial(self._search_part, k=k, candidates=candidates)
-        return search_in_parts(search, queries, parts, self._pool)
+        return self._in_parts(partial(self._search_part, k=k, candidates=candidates), queries)
 
     def _search_part(self, queries: Vectors, k: int, candidates: int) -> tuple[Rows, Scores]:
         """One thread's share of a search."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.index.engines import engine as engine_module
 from recserve_server_ext.index.engines import exact as exact_engine
+from recserve_server_ext.index.engines.engine import Found, PartedSearch
 from recserve_server_ext.index.engines.exact import ExactEngine, best
 from recserve_server_ext.index.engines.hnsw import GRAPH, HnswEngine
 from recserve_server_ext.index.engines.scan import CODES, ScanEngine
@@ -169,11 +172,53 @@ def test_hnsw_searches_of_different_widths_at_once_do_not_mix(hnsw: HnswEngine) 
     assert wrong == []
 
 
+def test_a_search_is_split_where_each_thread_has_enough_to_do(
+    vectors: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=0.001)  # what a thread does takes a millisecond, however much it is
+    monkeypatch.setattr(engine_module, "thread_time", lambda: next(clock))
+    lengths: list[int] = []
+
+    def search(queries: Vectors) -> Found:
+        lengths.append(len(queries))
+        return np.arange(len(queries))[:, None], queries[:, :1]
+
+    in_parts = PartedSearch(3, "test")
+    for _ in range(100):
+        in_parts(search, vectors[:1])  # a millisecond a query
+    for queries in (0, 1, 3, 4, 9):
+        lengths.clear()
+        rows, scores = in_parts(search, vectors[:queries])
+        assert len(lengths) == max(1, min(3, queries // 2 if queries > 1 else 1))
+        assert sum(lengths) == len(rows) == queries
+        assert np.array_equal(scores, vectors[:queries, :1])
+        monkeypatch.setattr(in_parts, "_query_s", 0.00101)
+
+
+def test_a_split_search_ends_when_all_parts_have(vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_parts, has_ended = PartedSearch(2, "test"), threading.Event()
+    monkeypatch.setattr(in_parts, "_query_s", 1.0)
+    caller, has_failed = threading.current_thread(), threading.Event()
+
+    def search(queries: Vectors) -> Found:
+        if threading.current_thread() is caller:
+            has_failed.set()
+            raise ValueError("no")
+        assert has_failed.wait(60)
+        has_ended.set()
+        return queries, queries
+
+    with pytest.raises(ValueError, match="no"):
+        in_parts(search, vectors[:4])
+    assert has_ended.is_set()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("users", [1, 2, 3, 8, 12, 40])
 def test_hnsw_finds_the_same_with_any_threads(hnsw: HnswEngine, vectors: Vectors, threads: int, users: int) -> None:
     queries = unit(users, seed=23)
     engine = HnswEngine(hnsw._index, vectors, hnsw.parameters, threads)
+    engine._in_parts._query_s = 1.0  # so that every search is split
     rows, scores = engine.search(queries, 10)
     for number, query in enumerate(queries):
         row, score = engine.search(query[None], 10)
