@@ -31,10 +31,9 @@ from recserve_server_ext.strategies.parts.ranking import RANK_CONSTANT
 from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.weighted import WeightedParts, weighted_sums
 
-#: Candidates of each component: this many times the items wanted, and at least so many. With 100 in place of 50 the
-#: NDCG@10 on validation of MovieLens 100k is the same (hybrid) or within .002 either way (linear), at a tenth more CPU.
-_TIMES: Final = 4
-_AT_LEAST: Final = 50
+#: Candidates of each component: this many times the items wanted, and at least so many. Where scores are added up, more
+#: change nothing on MovieLens 100k; ranks need them: docs/decisions/054-what-a-search-costs.md.
+_CANDIDATES: Final = {"score": (2, 20), "rank": (4, 50)}
 
 
 class FusionOptions(Options, frozen=True):
@@ -209,8 +208,8 @@ class Fusion(Strategy):
         found: list[dict[str, Rows]] = [{} for _ in queries]
         states, is_by_rank = self._factored(queries), _is_by_rank(queries)
         for component, number, places in self._counting(queries):
-            wanted = [max(n[place], _AT_LEAST, _TIMES * queries[place].spec.n) for place in places]
             own = component.queries([queries[place] for place in places])
+            wanted = [max(n[place], _candidates(queries[place])) for place in places]
             candidates = component.strategy.candidates(own, wanted)
             for place, rows in zip(places, candidates, strict=True):
                 found[place][component.strategy.name] = rows
@@ -317,7 +316,7 @@ class Fusion(Strategy):
         if new:
             component: Component = queries[0].options.components[number]
             own = component.queries([queries[place] for place in new])
-            wanted = [max(_AT_LEAST, _TIMES * query.spec.n) for query in own]
+            wanted = [_candidates(queries[place]) for place in new]
             for place, rows in zip(new, component.strategy.candidates(own, wanted), strict=True):
                 states[place].rankings[number] = rows
         scatter, found = self._over(queries), []
@@ -346,6 +345,12 @@ def _grid(components: Sequence[Component]) -> Sequence[Mapping[str, Any]]:
         return tuple({"prior": prior} for prior in (0.0, 2.0, 5.0, 20.0))
     weights = {component.strategy.name: component.weight for component in components}
     return ({}, *({"weights": {**weights, name: 2.0 * weight}} for name, weight in weights.items()))
+
+
+def _candidates(query: Query) -> int:
+    """Candidates of each component for a query of the fusion."""
+    times, at_least = _CANDIDATES[query.options.options.by]
+    return max(times * query.spec.n, at_least)
 
 
 def _is_by_rank(queries: Sequence[Query]) -> bool:

@@ -75,7 +75,7 @@ class RankerOptions(LeavingOutOptions, frozen=True):
     """
 
     sources: dict[str, Choice] = msgspec.field(default_factory=default_sources)
-    pool: Annotated[int, Meta(ge=1, le=2000)] = 200
+    pool: Annotated[int, Meta(ge=1, le=2000)] = 100
 
 
 class PreparedOptions(NamedTuple):

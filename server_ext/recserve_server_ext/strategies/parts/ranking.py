@@ -17,7 +17,7 @@ from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.sparse import best_rows
 
 #: Candidates of each source; a row that is not among them has this rank.
-DEPTH: Final = 100
+DEPTH: Final = 50
 #: The constant k = 60 of reciprocal rank fusion, for ranks that begin at 0.
 RANK_CONSTANT: Final = 61.0
 #: Popularity features: by users and by recent interactions, within each window.
