@@ -193,7 +193,7 @@ class LiveCatalogue:
         try:
             found = first_usable(self._snapshots, sound)
         except SnapshotError as error:
-            self._damage = str(error)
+            self._damage = f"snapshot {served} is damaged, and no other can be served"
             _log.error("%s; no other snapshot can be used, and requests are refused", error)
             return
         if found is None:

@@ -231,9 +231,10 @@ def test_a_damaged_only_snapshot_is_refused_until_another_is_published(
 ) -> None:
     damage(current(edited.snapshots))
     live = starting(edited)
-    with pytest.raises(RequestError, match=r"vectors.npy is damaged") as refused:
+    with pytest.raises(RequestError, match="is damaged, and no other can be served") as refused:
         swapped(live)
     assert (refused.value.kind, live.is_verified) == (ErrorKind.UNAVAILABLE, False)
+    assert "vectors.npy is damaged" in caplog.text
     assert "no other snapshot can be used" in caplog.text
     good = edited.publish()
     live._look_at = 0.0
