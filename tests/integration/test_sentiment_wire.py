@@ -34,7 +34,7 @@ class Served(NamedTuple):
 def reading(tiny_home: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = copy_home(tiny_home, tmp_path_factory.mktemp("sentiment") / "home")
     workspace = Workspace(home)
-    films = Snapshot.load(current(workspace.snapshots)).ids
+    films = list(Snapshot.load(current(workspace.snapshots)).ids)
     words = [word for word in (source / "vocab.txt").read_text().split() if word.isalpha() and len(word) > 4]
     good, bad = words[:12], words[12:24]
     with InteractionStore(workspace.interactions, create=True, clock=lambda: NOW) as store:

@@ -44,7 +44,7 @@ def strategy(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def films(tiny_home: Path) -> list[str]:
-    return Snapshot.load(current(Workspace(tiny_home).snapshots)).ids
+    return list(Snapshot.load(current(Workspace(tiny_home).snapshots)).ids)
 
 
 @pytest.fixture(scope="module")

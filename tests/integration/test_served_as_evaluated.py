@@ -56,7 +56,7 @@ def known(home: Path) -> Known:
     time_us = np.round((now - 86_400 + rng.permutation(total) * 60.0) * 1e6).astype(np.int64)
     nothing = np.full(total, np.nan)
     columns = InteractionColumns(
-        offsets, time_us, kinds, subject, nothing, nothing, nothing, nothing, TYPES, snapshot.ids,
+        offsets, time_us, kinds, subject, nothing, nothing, nothing, nothing, TYPES, list(snapshot.ids),
         np.ones(items, np.bool_),
     )  # fmt: skip
     pseudonyms = read_pseudonyms(place.pseudonym_key)

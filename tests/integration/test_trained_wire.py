@@ -50,7 +50,7 @@ SMALL_SETTINGS = "\n".join(
 
 @pytest.fixture(scope="module")
 def films(tiny_home: Path) -> list[str]:
-    return Snapshot.load(current(Workspace(tiny_home).snapshots)).ids
+    return list(Snapshot.load(current(Workspace(tiny_home).snapshots)).ids)
 
 
 @pytest.fixture(scope="module")

@@ -153,4 +153,4 @@ def _newest(columns: InteractionColumns, pseudonyms: Pseudonyms) -> Iterator[Int
 
 def _measured(home: Workspace, snapshot: Snapshot, counts: Floats) -> MeasuredHome:
     engines = {name: of.engine.name for name, of in snapshot.manifest.spaces.items()}
-    return MeasuredHome(home, snapshot.ids, counts / counts.sum(), engines)
+    return MeasuredHome(home, list(snapshot.ids), counts / counts.sum(), engines)

@@ -249,6 +249,8 @@ class Batcher(Generic[J]):
         with self._accepting:
             try:
                 self._handler.begin()
+            except RequestError as error:
+                return [error] * len(reads)
             except Exception as error:
                 return [_fault(error)] * len(reads)
             accepted = [self._accept_one(read) for read in reads]

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +67,12 @@ def open_live(
         SnapshotError: No snapshot was published, or it cannot be loaded.
     """
 
-    def load(folder: Path) -> Snapshot:
+    def load(folder: Path, verify_vectors: bool = True) -> Snapshot:
         manifest = read_manifest(folder, verify=False)
         encoders.require(manifest.encoder)
         networks.require(manifest.networks)
-        return Snapshot.load(folder, threads=settings.serve.threads or None, milvus=settings.serve.milvus)
+        threads, milvus = settings.serve.threads or None, settings.serve.milvus
+        return Snapshot.load(folder, threads=threads, verify_vectors=verify_vectors, milvus=milvus)
 
     def changed(view: View) -> None:
         show(view)
@@ -81,7 +83,10 @@ def open_live(
         return encoders.stamp() + networks.stamp()
 
     store = opener(settings.store) if settings.store else None
-    return LiveCatalogue(Path(settings.snapshots), load, store, changed, encode=passages, loadable=loadable)
+    first = partial(load, verify_vectors=False)
+    return LiveCatalogue(
+        Path(settings.snapshots), load, store, changed, first=first, encode=passages, loadable=loadable
+    )
 
 
 class LiveCatalogue:
@@ -100,14 +105,18 @@ class LiveCatalogue:
         store: Callable[[], CatalogueStore] | None,
         changed: Callable[[View], None] = lambda _: None,
         *,
+        first: Callable[[Path], Snapshot] | None = None,
         encode: Encode = _no_encoder,
         loadable: Callable[[], int] = lambda: 0,
     ) -> None:
         """Load the published snapshot and what changed since.
 
         Args:
+            load: Loads a snapshot after verifying every file.
             store: Opens the store of changes; `None` for a catalogue that does not change.
             changed: Called with every new view, in `view`.
+            first: Loads the first snapshot, where verifying all of it would take long; a thread verifies it while it
+                serves.
             encode: Encodes the texts of items; called in `view` and by the thread that loads.
             loadable: A number that changes when a snapshot that could not be loaded may be loadable.
 
@@ -127,14 +136,22 @@ class LiveCatalogue:
         self._published = self._stamp()
         self._seen: object = None
         self._fault = ""
-        self._view = View(first_usable(snapshots, load))
+        self._view = View(first_usable(snapshots, first or load))
         self._next: View | None = None
         self._loading: threading.Thread | None = None
+        self._damage = ""
+        self.is_verified = first is None
         self.view()
         self._is_new = False
+        if first is not None:
+            self._begin(self._verify_first)
 
     def view(self) -> View:
-        """The newest view. Not to be called by two threads at a time."""
+        """The newest view. Not to be called by two threads at a time.
+
+        Raises:
+            RequestError: unavailable: the first snapshot is damaged, and there is no other yet.
+        """
         if self._loading is not None and not self._loading.is_alive():
             self._loading = None
         now = time.monotonic()
@@ -142,6 +159,8 @@ class LiveCatalogue:
             self._look_at = now + _LOOK_S
             self._look()
         following = self._next if self._next is not None and self._loading is None else self._view
+        if self._damage and following is self._view:
+            raise RequestError(ErrorKind.UNAVAILABLE, self._damage)
         if self._open is None:
             self._swap(following)
         elif now >= self._ask_again:
@@ -155,8 +174,32 @@ class LiveCatalogue:
         """Begin to load the snapshot that was published since."""
         if (stamp := self._stamp()) != self._published:
             self._published = stamp
-            self._loading = threading.Thread(target=self._load_next, name="load snapshot", daemon=True)
-            self._loading.start()
+            self._begin(self._load_next)
+
+    def _begin(self, load: Callable[[], None]) -> None:
+        self._loading = threading.Thread(target=load, name="load snapshot", daemon=True)
+        self._loading.start()
+
+    def _verify_first(self) -> None:
+        """Verify the snapshot that serves; the newest good one takes its place where it is damaged."""
+        served = self._view.snapshot.manifest.id
+
+        def sound(folder: Path) -> Snapshot | None:
+            if folder.name != served:
+                return self._load(folder)
+            read_manifest(folder)
+            return None
+
+        try:
+            found = first_usable(self._snapshots, sound)
+        except SnapshotError as error:
+            self._damage = f"snapshot {served} is damaged, and no other can be served"
+            _log.error("%s; no other snapshot can be used, and requests are refused", error)
+            return
+        if found is None:
+            self.is_verified = True
+        else:
+            self._next = View(found)
 
     def lag(self) -> int:
         """Number of changes in the store that the last view lacks; any thread may ask. Raises CatalogueError."""
@@ -200,7 +243,7 @@ class LiveCatalogue:
         if view.snapshot is not self._view.snapshot:
             manifest = view.snapshot.manifest
             _log.info("serving snapshot %s, revision %d", manifest.id, manifest.revision)
-            self._next = None
+            self._next, self._damage, self.is_verified = None, "", True
         self._view = view
 
     def _follow(self, view: View) -> None:
@@ -224,7 +267,7 @@ class LiveCatalogue:
             is_too_early = self._is_new and isinstance(error, RequestError)
             self._ask_again = 0.0 if is_too_early else time.monotonic() + _PAUSE_S
             self._complain(str(error))
-            if is_next and view.revision < self._view.revision:
+            if is_next and self.is_verified and view.revision < self._view.revision:
                 return
             self._seen = None
         self._swap(view)

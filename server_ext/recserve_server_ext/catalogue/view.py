@@ -63,7 +63,7 @@ class _Overlay:
 
     __slots__ = ("_changed", "_rest")
 
-    def __init__(self, changed: dict[str, int], rest: dict[str, int]) -> None:
+    def __init__(self, changed: dict[str, int], rest: Mapping[str, int]) -> None:
         self._changed = changed
         self._rest = rest
 
@@ -191,7 +191,7 @@ class MatrixView:
         return np.asarray((stored >= 0) & (self.matrix.offsets[stored + 1] > self.matrix.offsets[stored]))
 
 
-def _placed(space: Space, delta: Delta, row_of: dict[str, int]) -> tuple[Vectors, Mask]:
+def _placed(space: Space, delta: Delta, row_of: Mapping[str, int]) -> tuple[Vectors, Mask]:
     """The vectors of changed items in a trained space, beside them their inputs, and which items have them.
 
     An item of the snapshot keeps its vector. A new item has the vector of its text where the space has a map.

@@ -40,7 +40,7 @@ class ItemFields:
 
     def column(self, name: str) -> pa.Array:
         """All values of a field, by row, as they are stored, see `is_json`; raises KeyError for an unknown field."""
-        return self._columns[name].combine_chunks()
+        return whole(self._columns[name])
 
     def is_json(self, name: str) -> bool:
         """Whether the field's values have different types and are kept as JSON."""
@@ -92,6 +92,11 @@ def read_table(path: Path) -> pa.Table:
     """Map an Arrow file; raises SnapshotError where it is none."""
     with reading(path, SnapshotError, REBUILD), pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array, which is not copied where it was written as one."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _arrow_column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:

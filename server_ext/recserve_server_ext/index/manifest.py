@@ -12,7 +12,7 @@ from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import read_json, verify_files
 from recserve_server_ext.index.matrix import MatrixManifest
 from recserve_server_ext.index.model import ModelManifest
-from recserve_server_ext.index.space import TEXT, SpaceManifest
+from recserve_server_ext.index.space import INPUTS, TEXT, VECTORS, SpaceManifest
 from recserve_server_ext.networks.network import NetworkManifest
 
 MANIFEST = "manifest.json"
@@ -78,11 +78,12 @@ def write_manifest(folder: Path, manifest: SnapshotManifest) -> None:
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
 
 
-def read_manifest(folder: Path, *, verify: bool = True) -> SnapshotManifest:
+def read_manifest(folder: Path, *, verify: bool = True, verify_vectors: bool = True) -> SnapshotManifest:
     """Read the manifest of a snapshot and check the files against it.
 
     Args:
         verify: Whether to compute the checksums of the files; the manifest's own is always checked.
+        verify_vectors: Whether also those of the vectors, where damage can change no more than scores.
 
     Raises:
         SnapshotError: The manifest is missing, damaged or of another format, or a file is missing or damaged.
@@ -92,7 +93,10 @@ def read_manifest(folder: Path, *, verify: bool = True) -> SnapshotManifest:
         raise SnapshotError(f"no snapshot at {folder} (no {MANIFEST}); build one with: recserve index build")
     manifest = read_json(path, SnapshotManifest, FORMAT, SnapshotError, REBUILD)
     check_own(path, manifest, SnapshotError, REBUILD)
-    verify_files(folder, manifest.files, SnapshotError, REBUILD, checksums=verify)
+    vectors = {name: of for name, of in manifest.files.items() if Path(name).name in (VECTORS, INPUTS)}
+    others = {name: of for name, of in manifest.files.items() if name not in vectors}
+    verify_files(folder, others, SnapshotError, REBUILD, checksums=verify)
+    verify_files(folder, vectors, SnapshotError, REBUILD, checksums=verify and verify_vectors)
     return manifest
 
 

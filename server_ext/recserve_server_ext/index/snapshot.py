@@ -22,7 +22,8 @@ from recserve_server_ext.common.arrays import Mask, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, write_file
 from recserve_server_ext.config.milvus import MilvusSettings
-from recserve_server_ext.index.fields import ItemFields, read_table, write_fields, write_table
+from recserve_server_ext.index.fields import ItemFields, read_table, whole, write_fields, write_table
+from recserve_server_ext.index.item_ids import ItemIds, RowTable, write_row_table
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest, write_manifest
 from recserve_server_ext.index.matrix import ItemMatrix, matrix_folder
 from recserve_server_ext.index.model import Model, ModelManifest, model_folder
@@ -52,8 +53,8 @@ class Snapshot:
     """
 
     manifest: SnapshotManifest
-    ids: list[str]
-    row_of: dict[str, int]
+    ids: Sequence[str]
+    row_of: Mapping[str, int]
     available: Mask
     fields: ItemFields
     spaces: Mapping[str, Space]
@@ -82,27 +83,27 @@ class Snapshot:
         *,
         encoder: str | None = None,
         threads: int | None = None,
-        verify: bool = True,
         milvus: MilvusSettings | None = None,
+        **verify: bool,
     ) -> Snapshot:
         """Open a snapshot.
 
         Args:
             encoder: Runtime fingerprint of the encoder that must have made it; `None` for any.
             threads: Threads of a search; by default the usable cores.
-            verify: Whether to compute the checksums of the files.
             milvus: Settings of Milvus; without them a snapshot in Milvus can be loaded, but not searched.
+            verify: See `read_manifest`; by default every file is verified.
 
         Raises:
             SnapshotError: It is missing, damaged, of another format, or made with another encoder.
         """
-        manifest = _manifest_of(folder, encoder, verify)
+        manifest = _manifest_of(folder, encoder, **verify)
         table = read_table(folder / IDS)
-        ids: list[str] = table["id"].to_pylist()
+        ids = ItemIds(whole(table["id"]))
         return cls(
             manifest=manifest,
             ids=ids,
-            row_of={item: row for row, item in enumerate(ids)},
+            row_of=RowTable.load(folder, ids),
             available=table["available"].to_numpy().astype(np.bool_),
             fields=ItemFields.load(folder / FIELDS),
             spaces={
@@ -128,14 +129,14 @@ class SnapshotVectors:
     @classmethod
     def load(cls, folder: Path, *, encoder: str) -> SnapshotVectors:
         """Open the vectors of a snapshot, after verifying every file; errors as of `Snapshot.load`."""
-        manifest = _manifest_of(folder, encoder, True)
+        manifest = _manifest_of(folder, encoder)
         ids = read_table(folder / IDS)["id"].to_pylist()
         vectors = map_array(space_folder(folder) / VECTORS, (manifest.items, manifest.text.dim))
         return cls(manifest, vectors, {item: row for row, item in enumerate(ids)})
 
 
-def _manifest_of(folder: Path, encoder: str | None, verify: bool) -> SnapshotManifest:
-    manifest = read_manifest(folder, verify=verify)
+def _manifest_of(folder: Path, encoder: str | None, **verify: bool) -> SnapshotManifest:
+    manifest = read_manifest(folder, **verify)
     if encoder is not None and manifest.encoder != encoder:
         raise SnapshotError(
             f"snapshot {folder} was made with encoder {manifest.encoder}, not with {encoder}; {REBUILD}"
@@ -310,6 +311,7 @@ def _write_files(folder: Path, content: Content) -> None:
     available = np.ones(items, np.bool_) if content.available is None else content.available
     table = pa.table({"id": pa.array(content.ids, pa.large_string()), "available": pa.array(available)})
     write_table(folder / IDS, table)
+    write_row_table(folder, content.ids)
     fields = [{}] * items if content.fields is None else content.fields
     if (with_fields := write_fields(folder / FIELDS, fields)) != items:
         raise SnapshotError(f"a snapshot of {items} vectors needs the fields of as many items, got {with_fields}")

@@ -161,6 +161,11 @@ def recommend_metrics(
     gauges = [
         ("recserve_answers_waiting", "Answers that wait to be logged", lambda: log.waiting),
         ("recserve_milvus_waiting_deletes", "Rows that wait to be deleted from Milvus", lambda: live.forgetting),
+        (
+            "recserve_catalogue_snapshot_verified",
+            "Whether all files of the served snapshot match their checksums; 0 until all are read",
+            lambda: float(live.is_verified),
+        ),
         ("recserve_catalogue_revision_lag", "Changes of the catalogue store that are not served yet", lag),
         (
             "recserve_catalogue_store_read_timestamp_seconds",

@@ -198,7 +198,7 @@ def test_build_publishes_the_catalogue(workspace: Workspace) -> None:
     assert built.is_new
     assert current(workspace.snapshots) == built.folder
     loaded = Snapshot.load(built.folder, encoder=HashEncoder.fingerprint)
-    assert loaded.ids == [item.id for item in films(120)]
+    assert list(loaded.ids) == [item.id for item in films(120)]
     assert loaded.available.tolist() == [item.available for item in films(120)]
     assert loaded.fields.take(["title", "genre", "year", "plot"], np.array([4])) == [
         {"title": films(5)[4].texts["title"], "genre": ["star"], "year": 1904, "plot": None}

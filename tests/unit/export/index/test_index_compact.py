@@ -60,7 +60,7 @@ def test_the_new_snapshot_is_the_store(edited: Edited) -> None:
     snapshot = run(edited)
     assert snapshot is not None
     items = list(edited.store.items())
-    assert snapshot.ids == [item.id for item in items]
+    assert list(snapshot.ids) == [item.id for item in items]
     np.testing.assert_allclose(snapshot.text.vectors, [item_vector(item.texts) for item in items], atol=1e-6)
     assert snapshot.available.tolist() == [item.available for item in items]
     assert snapshot.manifest.revision == edited.store.revision == 3

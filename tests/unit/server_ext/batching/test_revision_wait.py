@@ -162,3 +162,11 @@ def test_a_store_that_is_away_costs_them_nothing_but_time(waited: Waited, monkey
     waited.edited.change("upsert", [{"id": "n", "texts": {"title": "film 1"}}])
     monkeypatch.undo()
     assert slate(early.answer()).revision == 2
+
+
+def test_a_catalogue_that_cannot_be_served_refuses_every_request(waited: Waited) -> None:
+    waited.live._damage = "the snapshot is damaged"
+    answers = [refusal(answer) for answer in waited.model.run([waited.call(), waited.call()])]
+    assert [(answer.kind, str(answer)) for answer in answers] == [
+        (ErrorKind.UNAVAILABLE, "unavailable: the snapshot is damaged")
+    ] * 2

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.catalogue import live as live_catalogue
 from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.catalogue.view import View
-from recserve_server_ext.common.errors import CatalogueError
-from recserve_server_ext.index.snapshot import CURRENT, Snapshot
+from recserve_server_ext.common.errors import CatalogueError, SnapshotError
+from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 from support.edited import ENCODER, Edited, item_vector, vector_of
 from support.examples import examples
@@ -167,10 +168,7 @@ def test_a_new_snapshot_is_taken_with_what_changed_after_it(edited: Edited) -> N
 def test_a_damaged_snapshot_is_named_and_the_old_one_stays(edited: Edited, caplog: pytest.LogCaptureFixture) -> None:
     live = live_over(edited)
     folder = edited.publish()
-    vectors = folder / "spaces/text/vectors.npy"
-    content = bytearray(vectors.read_bytes())
-    content[-5] ^= 1
-    vectors.write_bytes(content)
+    damage(folder)
     # The file is replaced once more, so that it is seen although the old one was never read.
     (edited.snapshots / CURRENT).write_text(folder.name)
     with caplog.at_level(logging.ERROR):
@@ -179,6 +177,79 @@ def test_a_damaged_snapshot_is_named_and_the_old_one_stays(edited: Edited, caplo
     assert "vectors.npy" in caplog.text
     edited.change("upsert", [film("a", "still followed")])
     assert best(live.view(), "still followed")[0] == "a"
+
+
+def damage(folder: Path) -> None:
+    vectors = folder / "spaces/text/vectors.npy"
+    content = bytearray(vectors.read_bytes())
+    content[-5] ^= 1
+    vectors.write_bytes(content)
+
+
+def starting(edited: Edited) -> LiveCatalogue:
+    """A catalogue that serves before the vectors are verified."""
+    load = partial(Snapshot.load, encoder=ENCODER)
+    return LiveCatalogue(edited.snapshots, load, lambda: edited.store, first=partial(load, verify_vectors=False))
+
+
+def test_a_first_snapshot_is_verified_while_it_serves(edited: Edited) -> None:
+    live = starting(edited)
+    first = live._view.snapshot
+    assert swapped(live).snapshot is first
+    assert live.is_verified
+
+
+def test_a_damaged_first_snapshot_gives_way_to_the_one_before(edited: Edited, caplog: pytest.LogCaptureFixture) -> None:
+    good = edited.publish()
+    edited.change("upsert", [film("a", "changed since")])
+    damage(edited.publish())
+    live = starting(edited)
+    view = swapped(live)
+    assert (view.snapshot.manifest.id, live.is_verified) == (good.name, True)
+    assert best(view, "changed since")[0] == "a"
+    assert "vectors.npy is damaged" in caplog.text
+    assert f"snapshot {good.name} is used instead" in caplog.text
+
+
+def test_a_damaged_first_snapshot_gives_way_although_the_store_is_away(edited: Edited) -> None:
+    good = edited.publish()
+    edited.change("upsert", [film("a", "changed since")])
+    damage(edited.publish())
+    live = starting(edited)
+
+    def away() -> CatalogueStore:
+        raise CatalogueError("away")
+
+    live._open = away
+    assert live._loading is not None
+    live._loading.join(30)
+    assert swapped(live).snapshot.manifest.id == good.name
+
+
+def test_a_damaged_only_snapshot_is_refused_until_another_is_published(
+    edited: Edited, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(current(edited.snapshots))
+    live = starting(edited)
+    with pytest.raises(RequestError, match="is damaged, and no other can be served") as refused:
+        swapped(live)
+    assert (refused.value.kind, live.is_verified) == (ErrorKind.UNAVAILABLE, False)
+    assert "vectors.npy is damaged" in caplog.text
+    assert "no other snapshot can be used" in caplog.text
+    good = edited.publish()
+    live._look_at = 0.0
+    with pytest.raises(RequestError):
+        live.view()
+    assert live._loading is not None
+    live._loading.join(30)
+    assert (live.view().snapshot.manifest.id, live.is_verified) == (good.name, True)
+
+
+def test_damage_to_what_is_not_a_vector_is_found_before_anything_is_served(edited: Edited) -> None:
+    table = current(edited.snapshots) / "rows_by_id.npy"
+    table.write_bytes(table.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(SnapshotError, match=r"rows_by_id.npy is damaged"):
+        starting(edited)
 
 
 def test_an_import_waits_for_its_index(edited: Edited, caplog: pytest.LogCaptureFixture) -> None:

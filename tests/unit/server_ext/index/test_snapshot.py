@@ -24,6 +24,7 @@ from recserve_server_ext.index.engines.hnsw import GRAPH, HnswEngine
 from recserve_server_ext.index.engines.scan import CODES, LEAST_ITEMS, ScanEngine
 from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
 from recserve_server_ext.index.fields import ItemFields, write_fields
+from recserve_server_ext.index.item_ids import ROW_TABLE
 from recserve_server_ext.index.manifest import MANIFEST, SnapshotManifest, write_manifest
 from recserve_server_ext.index.plane import PLANE
 from recserve_server_ext.index.snapshot import CURRENT, FIELDS, IDS, Content, Snapshot, current, write
@@ -35,7 +36,7 @@ ITEMS = 300
 ENCODER = "0123456789abcdef"
 OF_TEXT = f"spaces/{TEXT}"
 VECTORS_FILE, GRAPH_FILE, REPORT_FILE = (f"{OF_TEXT}/{name}" for name in (VECTORS, GRAPH, REPORT))
-FILES = [VECTORS_FILE, GRAPH_FILE, REPORT_FILE, IDS, FIELDS, PLANE, MANIFEST]
+FILES = [VECTORS_FILE, GRAPH_FILE, REPORT_FILE, IDS, ROW_TABLE, FIELDS, PLANE, MANIFEST]
 
 
 def vectors_of(items: int = ITEMS) -> Vectors:
@@ -85,7 +86,7 @@ def test_what_is_written_comes_back(published: Path) -> None:
     loaded = Snapshot.load(current(published), encoder=ENCODER, threads=1)
     np.testing.assert_array_equal(loaded.text.vectors, vectors_of())
     np.testing.assert_array_equal(loaded.available, expected.available)
-    assert loaded.ids == expected.ids
+    assert list(loaded.ids) == expected.ids
     assert [loaded.row_of[item] for item in loaded.ids] == list(range(ITEMS))
     assert loaded.fields.names == ("title", "year")
     assert loaded.fields.take(["year", "title", "none"], np.array([5, 0])) == [
@@ -122,7 +123,7 @@ def test_vectors_are_mapped_and_read_only(published: Path) -> None:
 def test_an_exact_snapshot_has_no_graph(tmp_path: Path) -> None:
     folder = write(tmp_path, content(engine=ExactEngine(vectors_of()), report=None, fields=None, available=None))
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    assert files == {VECTORS_FILE, IDS, FIELDS, PLANE, MANIFEST}
+    assert files == {VECTORS_FILE, IDS, ROW_TABLE, FIELDS, PLANE, MANIFEST}
     loaded = Snapshot.load(folder)
     assert loaded.text.engine.name == "exact"
     assert loaded.available.all()
