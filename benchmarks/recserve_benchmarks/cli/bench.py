@@ -232,7 +232,7 @@ def strategies(
 @app.command()
 def training(
     home: Home = DEFAULT_HOME,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each training.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Splits of the log, each with its own seed.")] = 5,
     head_steps: Annotated[int, typer.Option(min=1, help="Updates of the head.")] = 600,
     steps: Annotated[int, typer.Option(min=1, help="Updates of the encoder.")] = 40,
     only: Annotated[

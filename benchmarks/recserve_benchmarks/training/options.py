@@ -1,7 +1,8 @@
 """Measures options of `text_head` and of the encoder's training, alone and together, on validation data of a home.
 
 The parts of a log that `recserve train encoder` judges by are left out: its cold items, its new users, and the last
-interaction of each user. What is left is split once more in the same way, and the options are judged by that.
+interaction of each user. What is left is split again in the same way, differently for each seed, and the options are
+judged by that: which items are cold decides more than the seed of a training.
 """
 
 from __future__ import annotations
@@ -40,15 +41,10 @@ Options = Mapping[str, Any]
 #: Options of `text_head`, beside its defaults.
 HEADS: Final[Sequence[Options]] = (
     {},
-    {"correction": 0.75},
-    {"correction": 0.5},
-    {"correction": 1.25},
-    {"hard": 20},
-    {"layers": 2},
-    {"hard": 100},
-    {"hidden": 1024},
+    {"noise": 0.0},
+    {"id_dropout": 1.0},
+    {"noise": 0.0, "id_dropout": 1.0},
     {"keep": 0.0},
-    {"hard": 20, "correction": 1.25, "layers": 2},
 )
 #: Options of the encoder's training, beside its defaults without `distil`.
 ENCODERS: Final[Sequence[Options]] = (
@@ -81,7 +77,7 @@ class OptionsRun:
 
     Attributes:
         workspace: Home with a catalogue and a log.
-        seeds: Number of seeds of each training.
+        seeds: Number of splits, each with a seed of its own, which is that of the trainings, too.
         head_steps: Updates of the head.
         steps: Updates of the encoder.
         heads: Options of `text_head`.
@@ -100,8 +96,8 @@ class OptionsRun:
     keep: Callable[[dict[str, Any]], None]
 
     @cached_property
-    def asked(self) -> Split:
-        """The split of what is left of the log."""
+    def asked(self) -> list[Split]:
+        """[seeds] splits of what is left of the log."""
         with InteractionStore(self.workspace.interactions) as store:
             columns = read_log(store).columns
         log = training_log(columns)
@@ -110,7 +106,13 @@ class OptionsRun:
         left = np.zeros((columns.users, len(log.items)), np.bool_)
         left[judged.train.user, judged.train.item] = True
         rest = training_log(select(columns, np.flatnonzero(left[columns.user, columns.subject])))
-        return split(rest, self._usable(rest), _HELD_OUT, 1)
+        usable = self._usable(rest)
+        return [split(rest, usable, _HELD_OUT, 1 + seed) for seed in range(self.seeds)]
+
+    @property
+    def _items(self) -> list[str]:
+        """Items of what is left of the log, the same in each split."""
+        return self.asked[0].train.items
 
     def _usable(self, log: TrainingLog) -> Mask:
         there = set(item_texts(self.workspace.store, log.items).ids)
@@ -124,12 +126,12 @@ class OptionsRun:
     @cached_property
     def texts(self) -> ItemTexts:
         """Texts of the items."""
-        return item_texts(self.workspace.store, self.asked.train.items)
+        return item_texts(self.workspace.store, self._items)
 
     @cached_property
     def rows(self) -> Ints:
         """[items with a text] their places in the log."""
-        place_of = {item: place for place, item in enumerate(self.asked.train.items)}
+        place_of = {item: place for place, item in enumerate(self._items)}
         return np.array([place_of[item] for item in self.texts.ids], np.int64)
 
     @cached_property
@@ -146,23 +148,23 @@ class OptionsRun:
         """NDCG@10 by question, agreement and CPU seconds of each variant, with lists over the seeds."""
         place = {text: n for n, text in enumerate(self.texts.weighted.texts)}
         before = self._item_vectors(lambda some, _: self.encoded[[place[text] for text in some]])
+        controls = [
+            {**proof.controls(asked, before), "untrained": self._figures(asked, before)} for asked in self.asked
+        ]
         results: dict[str, Any] = {
-            "users": {name: self.asked.questions[name].users for name in ASKED},
-            "controls": {**proof.controls(self.asked, before), "untrained": self._figures(before)},
-            "ensemble": None,
+            "users": {name: [asked.questions[name].users for asked in self.asked] for name in ASKED},
+            "controls": {name: {what: [one[name][what] for one in controls] for what in ASKED} for name in controls[0]},
             "text_head": [],
             "encoder": [],
         }
-        for given in self._each("text_head", self.heads):
-            found = list(self._heads(before, given))
-            results["text_head"].append(_row(given, [figures for _, figures in found]))
-            if not given:
-                results["ensemble"] = self._figures(_unit(np.mean([vectors for vectors, _ in found], axis=0)))
-            self.keep(results)
-        for given in self._each("encoder", self.encoders):
-            figures = [self._encoder(before, given, seed) for seed in range(self.seeds)]
-            results["encoder"].append(_row(given, figures))
-            self.keep(results)
+        for kind, variants, measured in (
+            ("text_head", self.heads, self._head),
+            ("encoder", self.encoders, self._encoder),
+        ):
+            for given in self._each(kind, variants):
+                figures = [measured(asked, before, given, seed) for seed, asked in enumerate(self.asked)]
+                results[kind].append(_row(given, figures))
+                self.keep(results)
         return results
 
     def _each(self, what: str, variants: Sequence[Options]) -> Iterator[Options]:
@@ -171,23 +173,22 @@ class OptionsRun:
             yield given
 
     def _item_vectors(self, encode: proof.Encode) -> Vectors:
-        return proof.item_vectors(self.texts, self.rows, np.ones(len(self.asked.train.items), np.bool_), encode)
+        return proof.item_vectors(self.texts, self.rows, np.ones(len(self._items), np.bool_), encode)
 
-    def _figures(self, vectors: Vectors) -> dict[str, float]:
-        return {name: float(self.asked.questions[name].ndcg(vectors).mean()) for name in ASKED}
+    def _figures(self, asked: Split, vectors: Vectors) -> dict[str, float]:
+        return {name: float(asked.questions[name].ndcg(vectors).mean()) for name in ASKED}
 
-    def _heads(self, before: Vectors, given: Options) -> Iterator[tuple[Vectors, dict[str, float]]]:
-        """Vectors and figures of a head, seed by seed."""
-        for seed in range(self.seeds):
-            start = time.process_time()
-            learned = train("text_head", self.asked.train, before, {"seed": seed, "steps": self.head_steps, **given})
-            seconds = time.process_time() - start
-            assert learned.vectors is not None
-            vectors = np.zeros_like(before)
-            vectors[learned.items] = learned.vectors
-            yield vectors, {**self._figures(vectors), "cpu_s": seconds}
+    def _head(self, asked: Split, before: Vectors, given: Options, seed: int) -> dict[str, float]:
+        """Figures of a head."""
+        start = time.process_time()
+        learned = train("text_head", asked.train, before, {"seed": seed, "steps": self.head_steps, **given})
+        seconds = time.process_time() - start
+        assert learned.vectors is not None
+        vectors = np.zeros_like(before)
+        vectors[learned.items] = learned.vectors
+        return {**self._figures(asked, vectors), "cpu_s": seconds}
 
-    def _encoder(self, before: Vectors, given: Options, seed: int) -> dict[str, float]:
+    def _encoder(self, asked: Split, before: Vectors, given: Options, seed: int) -> dict[str, float]:
         """Figures of a trained encoder."""
         default = {"distil": 0.0, "steps": self.steps, "every": self.steps, "seed": seed}
         settings = msgspec.convert({**default, **given}, EncoderSettings)
@@ -196,7 +197,7 @@ class OptionsRun:
         nearest = nearest_items(before[self.rows], settings.hard) if settings.hard else None
         with tempfile.TemporaryDirectory() as folder:
             course = Course(Path(folder), "options", lambda: 0.0, prompt, nearest)
-            fit(model, self.texts, Pairs(self.asked.train, self.rows, settings.apart), settings, self.encoded, course)
+            fit(model, self.texts, Pairs(asked.train, self.rows, settings.apart), settings, self.encoded, course)
         seconds = time.process_time() - start
 
         def encode(some: list[str], _: Role) -> Vectors:
@@ -204,7 +205,7 @@ class OptionsRun:
             return found.astype(np.float32)
 
         kept = proof.kept(lambda some, role: self.first.vectors(some, role=role), encode)
-        figures = {**self._figures(self._item_vectors(encode)), "agreement": kept, "cpu_s": seconds}
+        figures = {**self._figures(asked, self._item_vectors(encode)), "agreement": kept, "cpu_s": seconds}
         searched = proof.search(self.texts, encode)
         return figures if searched is None else {**figures, "search": searched}
 
@@ -212,8 +213,3 @@ class OptionsRun:
 def _row(given: Options, of_seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """The figures of a variant, a list over the seeds for each."""
     return {"settings": dict(given), "figures": {name: [one[name] for one in of_seeds] for name in of_seeds[0]}}
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    found: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-30))
-    return found.astype(np.float32)

@@ -15,13 +15,10 @@ _COLUMNS = (*ASKED, "search", "agreement", "cpu_s")
 def lines(results: Mapping[str, Any]) -> list[str]:
     """The table, row by row; means over the seeds, and their standard deviation in brackets."""
     found = [f"| | {' | '.join((*ASKED, 'search', 'agreement', 'CPU s'))} |", "|---|" + "---|" * len(_COLUMNS)]
-    found += [_line(name, {key: [value] for key, value in of.items()}) for name, of in results["controls"].items()]
+    found += [_line(name, of) for name, of in results["controls"].items()]
     for kind in ("text_head", "encoder"):
         for row in results[kind]:
             found.append(_line(f"`{kind}` {_settings(row['settings'])}".strip(), row["figures"]))
-        if kind == "text_head" and results["ensemble"]:
-            name = "`text_head`, mean of the vectors of all seeds"
-            found.append(_line(name, {key: [value] for key, value in results["ensemble"].items()}))
     return found
 
 

@@ -69,10 +69,8 @@ class RowTable(Mapping[str, int]):
 
     @classmethod
     def load(cls, folder: Path, ids: ItemIds) -> RowTable:
-        """Map the table of a snapshot, or make it for one without; raises SnapshotError where it cannot be read."""
+        """Map the table of a snapshot; raises SnapshotError where it cannot be read."""
         path = folder / ROW_TABLE
-        if not path.is_file():
-            return cls(ids, _hashed(ids))
         with reading(path, SnapshotError, REBUILD):
             return cls(ids, np.load(path, mmap_mode="r"))
 

@@ -24,7 +24,7 @@ def test_variants_are_measured_on_validation_data(source: Path, tmp_path: Path) 
         seeds=2,
         head_steps=5,
         steps=2,
-        heads=({}, {"hard": 3}),
+        heads=({}, {"noise": 0.0}),
         encoders=({"hard": 1, "pairs": 8},),
         show=lambda *_: None,
         keep=kept.append,
@@ -36,17 +36,19 @@ def test_variants_are_measured_on_validation_data(source: Path, tmp_path: Path) 
     # No item, and no interaction, that the report of a training judges by.
     tested = {log.items[n] for n in np.flatnonzero(judged.cold).tolist()}
     assert tested
-    left = run.asked.train.columns
+    one, other = run.asked
+    assert (one.cold != other.cold).any()
+    left = one.train.columns
     assert tested.isdisjoint({left.subjects[n] for n in left.subject.tolist()})
     assert len(left.time_us) <= len(judged.train.item)
     results = run.measure()
     assert len(kept) == 3
-    assert [row["settings"] for row in results["text_head"]] == [{}, {"hard": 3}]
+    assert [row["settings"] for row in results["text_head"]] == [{}, {"noise": 0.0}]
     assert all(len(row["figures"][name]) == 2 for row in results["text_head"] for name in (*ASKED, "cpu_s"))
     (encoder,) = results["encoder"]
     assert len(encoder["figures"]["agreement"]) == len(encoder["figures"]["search"]) == 2
-    assert set(results["ensemble"]) == set(ASKED)
+    assert all(len(of[name]) == 2 for of in results["controls"].values() for name in ASKED)
     table = lines(results)
-    assert len(table) == 2 + 3 + 2 + 1 + 1
+    assert len(table) == 2 + 3 + 2 + 1
     assert {line.count("|") for line in table} == {7}
-    assert any(line.startswith("| `text_head` `hard=3` |") and "(" in line for line in table)
+    assert any(line.startswith("| `text_head` `noise=0` |") and "(" in line for line in table)

@@ -132,7 +132,10 @@ def split(log: TrainingLog, usable: Mask, share: float, seed: int) -> Split:
         TrainingError: There are too few items or users.
     """
     random = np.random.default_rng([seed, 1])
-    seen = random.permutation(np.flatnonzero((log.counts > 0) & usable))
+    # In the order of their ids: that of the log follows from the pseudonyms of users, which differ between homes.
+    seen = random.permutation(
+        np.array(sorted(np.flatnonzero((log.counts > 0) & usable), key=log.items.__getitem__), np.int64)
+    )
     part = round(share * len(seen))
     users = random.permutation(log.users)
     new = np.isin(log.user, users[: round(share * log.users)])

@@ -1,13 +1,14 @@
 """Trains `text_head`: a residual network over frozen text vectors, by which items that belong together come closer.
 
 A softmax over the items of a batch, corrected by how often each item is drawn (log-Q): X. Yi et al., "Sampling-bias-
-corrected neural modeling for large corpus item recommendations", RecSys 2019. The encoder runs for no text again.
+corrected neural modeling for large corpus item recommendations", RecSys 2019. Each known item has a vector of its own
+besides, left out at random: M. Volkovs, G. Yu and T. Poutanen, "DropoutNet", NeurIPS 2017. The encoder runs for no text
+again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
@@ -16,9 +17,8 @@ from msgspec import Meta
 from recserve_export.errors import TrainingError
 from recserve_export.one_thread import one_thread
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, Work, text_map
-from recserve_export.training.hard_negatives import nearest_items, neighbour_share
 from recserve_export.training.pairs import Pairs
-from recserve_server_ext.common.arrays import Ints, Vectors
+from recserve_server_ext.common.arrays import Vectors
 
 #: Passes over the pairs at most: in a small log `steps` would show each of them hundreds of times.
 _PASSES: Final = 30
@@ -38,9 +38,8 @@ class TextHeadSettings(TrainSettings, frozen=True):
         rate: Learning rate.
         scale: Factor of the cosines in the softmax.
         keep: Strength of the pull towards the text vectors, by the mean squared distance.
-        hard: Nearest items by text, one of which is a further negative for each pair; 0 for none.
-        correction: Share of the log-Q correction; 1 for all of it.
-        layers: Hidden layers.
+        noise: Mean length of the normal noise that is added to a text vector, which has length 1, in an update.
+        id_dropout: Share of the items of an update that do without their own vector; with 1 no item learns one.
     """
 
     hidden: Annotated[int, Meta(ge=1, le=8192)] = 512
@@ -51,19 +50,21 @@ class TextHeadSettings(TrainSettings, frozen=True):
     rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
     scale: Annotated[float, Meta(gt=0, le=1000)] = 20.0
     keep: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
-    hard: Annotated[int, Meta(ge=0, le=1000)] = 0
-    correction: Annotated[float, Meta(ge=0, le=2)] = 1.0
-    layers: Annotated[int, Meta(ge=1, le=8)] = 1
+    noise: Annotated[float, Meta(ge=0, le=100)] = 0.6
+    id_dropout: Annotated[float, Meta(ge=0, le=1)] = 0.5
 
 
 class TextHeadTrainer(Trainer):
-    """Unit vectors of all items with a text, f(x) = normalise(x + W2 gelu(W1 x + b1) + b2), which begins as x."""
+    """Unit vectors of all items with a text, normalise(f(x) + e), f(x) = x + W2 gelu(W1 x + b1) + b2, which begin as x.
+
+    e is the item's own vector, 0 for items without interactions.
+    """
 
     Settings = TextHeadSettings
     is_slow = True
     goes_on = True
     needs_text = True
-    grid = ({}, {"steps": 2000}, {"keep": 0.0})
+    grid = ({}, {"steps": 2000}, {"noise": 0.0})
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: TextHeadSettings) -> Learned:
         """Learn the network from pairs of items, and a linear map that stands for it where an item comes later."""
@@ -80,105 +81,143 @@ class TextHeadTrainer(Trainer):
         steps = settings.steps if work.before is None else settings.more_steps
         # A log without pairs says nothing, and the network stays what it begins as.
         steps = min(steps, -(-_PASSES * pairs.count // settings.batch))
+        ids = [log.items[item] for item in items.tolist()]
         with one_thread():
-            found = _trained(text[items], pairs, settings, steps, work.before)
-        figures = {"pairs": pairs.count, "loss": round(found.loss, 4)}
+            head = _Head(text[items], settings, _before(work.before, ids))
+            loss = head.train(pairs, steps)
+            vectors, of_texts = head.vectors()
         return Learned(
             items=items,
-            vectors=found.vectors,
-            text_map=text_map(text, items, found.vectors),
-            figures=figures,
-            state=found.weights,
+            vectors=vectors,
+            text_map=text_map(text, items, of_texts),
+            figures={"pairs": pairs.count, "loss": round(loss, 4)},
+            state=_State(ids, head.network.state_dict(), head.own.weight.detach().numpy()),
         )
 
     def needed_bytes(self, log: TrainingLog, settings: TextHeadSettings) -> int:
-        """The pairs, and the text vectors twice."""
-        return 8 * settings.apart * len(log.item) + 8 * 1024 * len(log.items)
+        """The pairs, the text vectors three times, and own vectors with the two moments of their updates."""
+        return 8 * settings.apart * len(log.item) + 4 * 6 * 1024 * len(log.items)
 
 
-class _Trained(NamedTuple):
-    """A trained network.
+class _State(NamedTuple):
+    """What a longer log goes on from.
 
     Attributes:
-        vectors: [items, dim] its unit vectors.
-        loss: Mean loss of the last tenth of the steps.
-        weights: Its weights.
+        ids: Items.
+        network: Weights of the network.
+        own: [items, dim] their own vectors.
     """
 
-    vectors: Vectors
-    loss: float
-    weights: Mapping[str, Any]
+    ids: list[str]
+    network: Mapping[str, Any]
+    own: Vectors
 
 
-def _trained(
-    text: Vectors, pairs: Pairs, settings: TextHeadSettings, steps: int, before: Mapping[str, Any] | None
-) -> _Trained:
-    """Train the network, from these weights where there are some."""
-    # Here, since loading torch takes a while.
-    import torch
-    from torch.nn import functional
-
-    torch.manual_seed(settings.seed)
-    random = np.random.default_rng(settings.seed)
-    inputs = torch.from_numpy(np.ascontiguousarray(text))
-    nearest = nearest_items(text, settings.hard) if settings.hard else None
-    share = pairs.share if nearest is None else pairs.share + neighbour_share(nearest, pairs.share) / nearest.shape[1]
-    log_share = settings.correction * torch.from_numpy(np.log(np.maximum(share, 1e-12)).astype(np.float32))
-    network = _network(text.shape[1], settings.hidden, settings.layers)
-    if before is not None:
-        network.load_state_dict(before)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=0.0)
-    losses = []
-    for _ in range(steps):
-        sides = pairs.drawn(random, settings.batch)
-        # The candidates of one side are the items of the other one, and hard negatives of these.
-        candidates = [torch.from_numpy(_with_hard(items, nearest, random)) for items in sides]
-        used, place = torch.unique(torch.cat(candidates), return_inverse=True)
-        outputs = functional.normalize(inputs[used] + network(inputs[used]), dim=1)
-        one, other = torch.split(outputs[place], len(candidates[0]))
-        logits = [settings.scale * side[: settings.batch] @ of.T for side, of in ((one, other), (other, one))]
-        loss = sum(_softmax_loss(*both, log_share) for both in zip(logits, candidates[::-1], strict=True)) / 2
-        losses.append(loss.item())
-        if settings.keep:
-            loss = loss + settings.keep * ((outputs - inputs[used]) ** 2).sum(dim=1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        parts = [functional.normalize(part + network(part), dim=1).numpy() for part in torch.split(inputs, _AT_ONCE)]
-    loss = float(np.mean(losses[-max(1, steps // 10) :] or [0.0]))
-    return _Trained(np.concatenate(parts), loss, network.state_dict())
+def _before(state: _State | None, ids: list[str]) -> _State | None:
+    """The state with the own vectors of these items; 0 for those that it does not know."""
+    if state is None:
+        return None
+    place_of = {item: place for place, item in enumerate(state.ids)}
+    places = np.array([place_of.get(item, -1) for item in ids], np.int64)
+    return state._replace(ids=ids, own=np.where((places >= 0)[:, None], state.own[places], np.float32(0.0)))
 
 
-def _with_hard(items: Ints, nearest: Ints | None, random: np.random.Generator) -> Ints:
-    """Items, and after them one of the nearest others of each."""
-    if nearest is None:
-        return items
-    return np.concatenate([items, nearest[items, random.integers(nearest.shape[1], size=len(items))]])
+class _Head:
+    """The network and the items' own vectors.
 
+    Attributes:
+        network: What is added to a text vector; nothing at the beginning.
+        own: [items, dim] embedding; 0 at the beginning.
+    """
 
-def _network(dim: int, hidden: int, layers: int) -> Any:
-    """What is added to a text vector; nothing at the beginning."""
-    from torch import nn
+    def __init__(self, text: Vectors, settings: TextHeadSettings, before: _State | None) -> None:
+        """
+        Args:
+            text: [items, dim] unit vectors.
+            settings: Of the training.
+            before: Goes on from there; `None` to begin anew.
+        """
+        # Here, since loading torch takes a while.
+        import torch
+        from torch import nn
 
-    widths = [dim, *[hidden] * layers]
-    stack = [part for width in pairwise(widths) for part in (nn.Linear(*width), nn.GELU())]
-    last = nn.Linear(hidden, dim)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(*stack, last)
+        torch.manual_seed(settings.seed)
+        self._settings, self._text = settings, torch.from_numpy(np.ascontiguousarray(text))
+        items, dim = text.shape
+        last = nn.Linear(settings.hidden, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(nn.Linear(dim, settings.hidden), nn.GELU(), last)
+        own = torch.zeros(items, dim)
+        if before is not None:
+            self.network.load_state_dict(before.network)
+            own = torch.from_numpy(before.own.copy())
+        # Sparse: an update costs what its batch has, however many items there are.
+        self.own = nn.Embedding.from_pretrained(own, freeze=False, sparse=True)
+
+    def train(self, pairs: Pairs, steps: int) -> float:
+        """Update the weights; the mean loss of the last tenth of the steps."""
+        import torch
+
+        settings = self._settings
+        random = np.random.default_rng(settings.seed)
+        log_share = torch.from_numpy(np.log(np.maximum(pairs.share, 1e-12)).astype(np.float32))
+        optimizers = [
+            torch.optim.AdamW(self.network.parameters(), lr=settings.rate, weight_decay=0.0),
+            torch.optim.SparseAdam(self.own.parameters(), lr=settings.rate),
+        ]
+        losses = []
+        for _ in range(steps):
+            sides = [torch.from_numpy(side) for side in pairs.drawn(random, settings.batch)]
+            used, place = torch.unique(torch.cat(sides), return_inverse=True)
+            outputs, pull = self._outputs(used)
+            one, other = torch.split(outputs[place], settings.batch)
+            logits = [settings.scale * side @ of.T for side, of in ((one, other), (other, one))]
+            loss = sum(_softmax_loss(*both, log_share) for both in zip(logits, sides[::-1], strict=True)) / 2
+            losses.append(loss.item())
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            (loss + settings.keep * pull).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        return float(np.mean(losses[-max(1, steps // 10) :] or [0.0]))
+
+    def _outputs(self, used: Any) -> tuple[Any, Any]:
+        """[used, dim] unit vectors of items in an update; mean squared distance to the texts, by the network alone."""
+        import torch
+        from torch.nn import functional
+
+        text, settings = self._text[used], self._settings
+        found = text + self.network(text + settings.noise / text.shape[1] ** 0.5 * torch.randn_like(text))
+        has_own = torch.rand(len(used), 1) >= settings.id_dropout
+        pull = ((functional.normalize(found, dim=1) - text) ** 2).sum(dim=1).mean()
+        return functional.normalize(found + has_own * self.own(used), dim=1), pull
+
+    def vectors(self) -> tuple[Vectors, Vectors]:
+        """[items, dim] unit vectors of all items, and those that their texts alone have."""
+        import torch
+        from torch.nn import functional
+
+        whole, of_texts = [], []
+        with torch.no_grad():
+            pairs = zip(torch.split(self._text, _AT_ONCE), torch.split(self.own.weight, _AT_ONCE), strict=True)
+            for text, own in pairs:
+                found = text + self.network(text)
+                whole.append(functional.normalize(found + own, dim=1).numpy())
+                of_texts.append(functional.normalize(found, dim=1).numpy())
+        return np.concatenate(whole), np.concatenate(of_texts)
 
 
 def _softmax_loss(logits: Any, targets: Any, log_share: Any) -> Any:
     """Mean cross entropy of the diagonal, log-Q corrected; other places of the same item are no negatives.
 
     Args:
-        logits: [pairs, candidates].
-        targets: [candidates] their items; those of the pairs come first.
+        logits: [pairs, candidates], as many of both.
+        targets: [candidates] their items, in the order of the pairs.
         log_share: [items].
     """
     import torch
 
     corrected = logits - log_share[targets][None]
-    is_same = (targets[: len(logits), None] == targets[None]) & ~torch.eye(*logits.shape, dtype=torch.bool)
+    is_same = (targets[:, None] == targets[None]) & ~torch.eye(*logits.shape, dtype=torch.bool)
     return torch.nn.functional.cross_entropy(corrected.masked_fill(is_same, -1e4), torch.arange(len(logits)))

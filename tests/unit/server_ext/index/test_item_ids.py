@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
@@ -21,10 +22,16 @@ def ids_of(ids: list[str]) -> ItemIds:
     return ItemIds(pa.array(ids, pa.large_string()))
 
 
+def table_of(ids: ItemIds) -> RowTable:
+    with TemporaryDirectory() as folder:
+        write_row_table(Path(folder), list(ids))
+        return RowTable.load(Path(folder), ids)
+
+
 @given(ids=some_ids, others=st.lists(st.text()), skipped=st.integers(0, 3))
 def test_ids_and_rows_are_those_of_a_list_and_a_dict(ids: list[str], others: list[str], skipped: int) -> None:
     found = ItemIds(pa.array(["x"] * skipped + ids, pa.large_string())[skipped:])
-    table = RowTable.load(Path("nowhere"), found)
+    table = table_of(found)
     expected = {item_id: row for row, item_id in enumerate(ids)}
     assert list(found) == [found[row] for row in range(len(ids))] == list(found[:]) == ids
     assert found[-1] == ids[-1]
@@ -39,21 +46,20 @@ def test_a_row_that_is_not_there_is_an_error() -> None:
     with pytest.raises(IndexError):
         ids[2]
     with pytest.raises(KeyError, match="c"):
-        RowTable.load(Path("nowhere"), ids)["c"]
+        table_of(ids)["c"]
 
 
-def test_ids_of_one_bucket_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ids_of_one_bucket_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zlib, "crc32", lambda _: 5)
     names = [f"i{row}" for row in range(9)]
-    write_row_table(tmp_path, names)
-    table = RowTable.load(tmp_path, ids_of(names))
+    table = table_of(ids_of(names))
     assert [table.get(name, -1) for name in [*names, "i9"]] == [*range(9), -1]
 
 
 def test_known_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(item_ids, "_READY", 2)
     names = [f"i{row}" for row in range(9)]
-    table = RowTable.load(Path("nowhere"), ids_of(names))
+    table = table_of(ids_of(names))
     assert [table[name] for name in names] == list(range(9))
     assert len(table._ready) <= 2
 

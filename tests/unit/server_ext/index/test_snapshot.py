@@ -216,7 +216,7 @@ def test_another_encoder_is_refused_with_both_named(published: Path) -> None:
 
 def test_another_format_is_refused(copy: Path) -> None:
     document = msgspec.json.decode((copy / MANIFEST).read_bytes())
-    (copy / MANIFEST).write_bytes(msgspec.json.encode({**document, "format": 4, "new": 1}))
+    (copy / MANIFEST).write_bytes(msgspec.json.encode({**document, "format": 5, "new": 1}))
     with pytest.raises(SnapshotError, match=r"format 4, this version reads 3"):
         Snapshot.load(copy)
 

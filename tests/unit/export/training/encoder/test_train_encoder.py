@@ -46,7 +46,7 @@ QUICK: dict[str, Any] = {
     "pairs": 32,
     "rate": 2e-3,
     "distil": 0.0,
-    "held_out": 0.2,
+    "held_out": 0.3,
     "head_steps": 0,
     "precision": "fp32",
 }
@@ -94,7 +94,7 @@ def test_the_report_says_what_was_read(done: tuple[Workspace, Tuned]) -> None:
     assert written == json.loads(msgspec.json.encode(found.report))
     with InteractionStore(workspace.interactions) as store:
         assert written["data"]["number"] == store.stats().interactions
-    assert written["data"]["held_out"] == 32
+    assert written["data"]["held_out"] == 48
     assert written["data"]["trained"] < written["data"]["interactions"]
     assert written["settings"]["rate"] == QUICK["rate"]
     page = (found.folder / "report.md").read_text()
