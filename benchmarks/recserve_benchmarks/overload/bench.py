@@ -235,8 +235,8 @@ def _figures(found: OpenOutcome, wrote: OpenOutcome, seconds: float, recovered_s
     """The figures of one load; `recovered_s` is the latency of a probe that counts as recovered."""
     if found.errors or wrote.errors:
         raise BenchmarkError(f"requests failed under load: {(found.errors or wrote.errors)[0]}")
-    good, refused = found.fates == Fate.GOOD, found.fates == Fate.REFUSED
-    by_server = refused & (found.took > 0)
+    good, by_server = found.fates == Fate.GOOD, found.fates == Fate.REFUSED
+    refused = by_server | (found.fates == Fate.HELD_BACK)
     in_time = good & (found.sent + found.took <= seconds)
     quiet = found.probes_took <= max(recovered_s, _CALM_S)
     return {
