@@ -42,7 +42,7 @@ class RetryBudget:
 
 
 class _Waiter(NamedTuple):
-    """A call that waits for a place: when it came, how long it may wait until the place is no burst's, and its place."""
+    """A call that waits: when it came, how long it waits before those that still come are no burst, and its place."""
 
     since_s: float
     patience_s: float
@@ -60,11 +60,14 @@ class Throttle:
     twentieth of its time, the burst is an overload: all that wait are held back, and later calls that find no place
     are held back at once, until a second has passed without.
 
-    Each refusal takes a place away, so that the limit falls by the share of what is refused, as in "Data center TCP
-    (DCTCP)" (Alizadeh et al., SIGCOMM 2010). Under overload it grows with the time, alike for all clients, and by half
-    of itself a second. A limit below one spaces calls out: a server that refuses all of them gets ten a second. While
-    a burst waits it grows with each answer, until the answers take longer or the server refuses a call, as in "Taming the elephants: new TCP slow start" (Ha and Rhee, Computer Networks 2011): so a
-    distant server is used as well as a near one.
+    The first refusal brings the limit below the number under way with that call: to what the server took. Each later
+    one takes a place away, so that the limit falls by the share of what is refused, as in "Data center TCP (DCTCP)"
+    (Alizadeh et al., SIGCOMM 2010). Under overload the limit grows with the time, alike for all clients, and by half
+    of itself a second. A limit below one spaces calls out: a server that refuses all of them gets ten a second.
+
+    While a burst waits, the limit grows with each answer, until the answers take longer or the server refuses a call,
+    as in "Taming the elephants: new TCP slow start" (Ha and Rhee, Computer Networks 2011): so a distant server is used
+    as well as a near one.
     """
 
     #: Places at first, and again after a time with nothing under way: as many as an idle server takes at once.
@@ -93,6 +96,13 @@ class Throttle:
         self._overloaded_until_s = -math.inf
         #: Shortest time of an answer since the limit began to grow with answers; `None` where it does not.
         self._least_s: float | None = math.inf
+        #: The highest limit since the first refusal: a call under way with more was sent before.
+        self._highest = math.inf
+
+    @property
+    def waiting(self) -> int:
+        """Number of calls that wait for a place."""
+        return len(self._waiting)
 
     def enter(self, left_s: float) -> int | Future[int]:
         """Begin a call that has so many seconds left.
@@ -153,11 +163,7 @@ class Throttle:
         with self._lock:
             self._under_way -= 1
             if refused:
-                self._grow(self._clock())
-                self._limit = max(0.0, min(self._limit, max(entered, _RESERVE)) - 1)
-                self._least_s = None
-                if self._limit < self.FIRST / 2:
-                    self._hold_back()
+                self._refused(entered)
             elif self._least_s is not None:
                 self._least_s = min(self._least_s, took_s)
                 if self._waiting and took_s <= self._SLOW * self._least_s:
@@ -165,7 +171,7 @@ class Throttle:
             if self._waiting:
                 self._grant()
             elif not self._under_way:
-                self._least_s = math.inf
+                self._least_s = self._highest = math.inf
                 if self._limit > self.FIRST and self._clock() >= self._overloaded_until_s:
                     self._limit = self.FIRST
 
@@ -186,6 +192,15 @@ class Throttle:
             return 0
         self._waiting.append(_Waiter(now, self._SHARE * left_s, Future()))
         return self._waiting[-1].place
+
+    def _refused(self, entered: int) -> None:
+        self._grow(self._clock())
+        first, self._least_s = self._least_s is not None, None
+        if entered <= self._highest:
+            self._limit = max(0.0, min(self._limit, max(entered, _RESERVE)) - 1)
+            self._highest = self._limit if first else self._highest
+        if self._limit < self.FIRST / 2:
+            self._hold_back()
 
     def _hold_back(self) -> None:
         """Tell all calls that wait that they must not be sent, and let none wait for a time."""
@@ -209,3 +224,4 @@ class Throttle:
         grown = (self._limit + others) * math.exp(min(self._RATE * (now - self._grown_s), self._LONG)) - others
         most = self._MOST if now < self._overloaded_until_s else max(self._limit, self.FIRST)
         self._limit, self._grown_s = min(most, grown), now
+        self._highest = max(self._highest, self._limit)
