@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from tritonclient.grpc import service_pb2
@@ -51,13 +51,19 @@ class Tries:
             DeadlineExceeded: The deadline has passed.
             Overloaded: The server has so much to do that the call is not sent.
         """
-        with _waiting():
-            return _granted(self._throttle.wait(self._left_s()))
+        try:
+            place = self._throttle.wait(self._left_s())
+        except TimeoutError:
+            raise _late() from None
+        return place or _held_back()
 
     async def place_async(self) -> int:
         """See `place`."""
-        with _waiting():
-            return _granted(await self._throttle.wait_async(self._left_s()))
+        try:
+            place = await self._throttle.wait_async(self._left_s())
+        except TimeoutError:
+            raise _late() from None
+        return place or _held_back()
 
     @contextmanager
     def sending(self, request: Any, place: int) -> Iterator[float]:
@@ -66,7 +72,7 @@ class Tries:
         Raises:
             DeadlineExceeded: The deadline has passed.
         """
-        start, refused = time.monotonic(), False
+        refused, start = False, time.monotonic()
         try:
             if (left := self._end - start) <= 0:
                 raise _late()
@@ -108,15 +114,5 @@ def _late() -> DeadlineExceeded:
     return DeadlineExceeded("the deadline passed before the call was sent", status="DEADLINE_EXCEEDED")
 
 
-@contextmanager
-def _waiting() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError:
-        raise _late() from None
-
-
-def _granted(place: int) -> int:
-    if not place:
-        raise Overloaded("not sent: the server refuses calls, having too much to do", status="UNAVAILABLE")
-    return place
+def _held_back() -> NoReturn:
+    raise Overloaded("not sent: the server refuses calls, having too much to do", status="UNAVAILABLE")
