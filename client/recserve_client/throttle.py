@@ -56,8 +56,8 @@ class Throttle:
     under way at a time are limited, as a congestion window limits what a sender of TCP has under way: calls go out as
     answers come in, and the server is never idle. The limit begins with what an idle server takes at once.
 
-    **A burst waits** for places, in order. Where calls go on coming although the first one in the queue has waited a
-    twenty-fifth of its time, the burst is an overload: all that wait are held back, and later calls that find no place
+    **A burst waits** for places, in order. Where calls go on coming although the first one in the queue has waited 3%
+    of its time, the burst is an overload: all that wait are held back, and later calls that find no place
     are held back at once, until a second has passed without.
 
     The first refusal brings the limit below the number under way with that call: to what the server took. Each later
@@ -79,7 +79,7 @@ class Throttle:
     #: The limit is never higher; it is reached within this exponent of the growth.
     _MOST, _LONG = 10_000.0, 10.0
     #: Share of its time that the first call waits before those that come are more than a burst, and how many may.
-    _SHARE, _STRAY = 0.04, 16
+    _SHARE, _STRAY = 0.03, 16
     #: Growth with an answer while calls wait, as long as it took less than so many times the shortest time of one.
     _ANSWERED, _SLOW = 0.25, 1.5
     #: Time without a call held back or refused, after which bursts may wait again.
