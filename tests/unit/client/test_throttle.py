@@ -197,10 +197,10 @@ def test_a_burst_may_wait_again_when_the_overload_has_ended(throttle: Throttle, 
 
 
 def test_the_limit_is_what_was_taken_of_what_was_under_way(throttle: Throttle) -> None:
-    places = enter(throttle, FIRST)
-    for number in places[:44]:
+    enter(throttle, FIRST)
+    for number in range(1, 45):
         throttle.leave(number, 0.1, refused=False)
-    for number in places[44:]:  # refused together with the answers, and read after them
+    for number in range(45, FIRST + 1):  # refused together with the answers, and read after them
         throttle.leave(number, 0.1, refused=True)
     assert sent(throttle, 100) == 44
 
@@ -222,7 +222,8 @@ def test_it_lets_go_when_nothing_is_refused_any_more(throttle: Throttle, clock: 
 
 
 def test_a_distant_server_gets_more_and_more(throttle: Throttle) -> None:
-    under_way = enter(throttle, FIRST)
+    under_way = list(range(1, FIRST + 1))
+    assert enter(throttle, FIRST) == under_way
     queue = deque(waiting(enter(throttle, ROOM)))
     for _ in range(3):
         for number in under_way:
