@@ -205,7 +205,7 @@ class Client:
         while True:
             send = getattr(self._stub, call.method)
             try:
-                with tries.sending(call.request) as left_s:
+                with tries.sending(call.request, tries.place()) as left_s:
                     answer = send(call.request, timeout=left_s, metadata=metadata)
             except grpc.RpcError as error:
                 time.sleep(tries.pause_after(error))
@@ -308,7 +308,7 @@ class AsyncClient:
         while True:
             send = getattr(stub, call.method)
             try:
-                with tries.sending(call.request) as left_s:
+                with tries.sending(call.request, await tries.place_async()) as left_s:
                     answer = await send(call.request, timeout=left_s, metadata=metadata)
             except grpc.RpcError as error:
                 await asyncio.sleep(tries.pause_after(error))

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from tritonclient.grpc import service_pb2
@@ -44,29 +44,51 @@ class Tries:
         self._end = time.monotonic() + (options.deadline_s if deadline_s is None else deadline_s)
         self._pauses = options.pauses()
 
+    def place(self) -> int:
+        """Begin to send a call, once it has a place among those under way; what `sending` takes.
+
+        Raises:
+            DeadlineExceeded: The deadline has passed.
+            Overloaded: The server has so much to do that the call is not sent.
+        """
+        try:
+            place = self._throttle.wait(self._left_s())
+        except TimeoutError:
+            raise _late() from None
+        return place or _held_back()
+
+    async def place_async(self) -> int:
+        """See `place`."""
+        try:
+            place = await self._throttle.wait_async(self._left_s())
+        except TimeoutError:
+            raise _late() from None
+        return place or _held_back()
+
     @contextmanager
-    def sending(self, request: Any) -> Iterator[float]:
+    def sending(self, request: Any, place: int) -> Iterator[float]:
         """Count a call as under way; yields the seconds until the deadline, which the request tells the server too.
 
         Raises:
             DeadlineExceeded: The deadline has passed.
-            Overloaded: The server has refused so many calls that this one is not sent.
         """
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded("the deadline passed before the call was sent", status="DEADLINE_EXCEEDED")
-        if not (entered := self._throttle.enter()):
-            raise Overloaded("not sent: the server refuses calls, having too much to do", status="UNAVAILABLE")
-        if isinstance(request, service_pb2.ModelInferRequest):
-            request.parameters["timeout"].int64_param = math.ceil(left * 1e6)
-        refused = False
+        refused, start = False, time.monotonic()
         try:
+            if (left := self._end - start) <= 0:
+                raise _late()
+            if isinstance(request, service_pb2.ModelInferRequest):
+                request.parameters["timeout"].int64_param = math.ceil(left * 1e6)
             yield left
         except grpc.RpcError as error:
             refused = isinstance(from_rpc(error), Overloaded | DeadlineExceeded)
             raise
         finally:
-            self._throttle.leave(entered, refused=refused)
+            self._throttle.leave(place, time.monotonic() - start, refused=refused)
+
+    def _left_s(self) -> float:
+        if (left := self._end - time.monotonic()) <= 0:
+            raise _late()
+        return left
 
     def pause_after(self, error: grpc.RpcError) -> float:
         """Seconds to pause before the next try.
@@ -86,3 +108,11 @@ class Tries:
                 raise Unavailable(told, status=failure.status) from None
             raise failure from None
         return pause
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before the call was sent", status="DEADLINE_EXCEEDED")
+
+
+def _held_back() -> NoReturn:
+    raise Overloaded("not sent: the server refuses calls, having too much to do", status="UNAVAILABLE")

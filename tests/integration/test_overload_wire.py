@@ -11,7 +11,7 @@ from collections import Counter
 import grpc
 import pytest
 
-from recserve_client import AsyncClient, Client, ClientOptions, RecommendRequest, item, text
+from recserve_client import AsyncClient, Client, RecommendRequest, item, text
 from recserve_client.calls import request
 from recserve_client.contract import ErrorKind, retry_after_ms, split_message
 from recserve_client.errors import DeadlineExceeded, Overloaded
@@ -19,8 +19,8 @@ from support.served import Served
 from support.wire import Wire
 
 pytestmark = pytest.mark.triton
-#: More at once than the server takes in.
-BURST = 400
+#: More at once than the server takes in, and no more than a client sends or lets wait.
+BURST = 500
 
 
 def shed(server: Served) -> dict[str, float]:
@@ -47,9 +47,7 @@ def test_the_deadline_travels_with_the_request(tiny_server: Served, wire: Wire) 
 
 
 @pytest.mark.parametrize("kind", ["texts", "known"])
-def test_a_burst_is_answered_or_refused_and_leaves_nothing_behind(
-    tiny_server: Served, films: list[str], kind: str
-) -> None:
+def test_a_burst_is_answered_and_leaves_nothing_behind(tiny_server: Served, films: list[str], kind: str) -> None:
     histories = [[text(f"burst {n}") if kind == "texts" else item(films[n % len(films)])] for n in range(BURST)]
 
     async def ask(client: AsyncClient, number: int) -> str:
@@ -61,11 +59,12 @@ def test_a_burst_is_answered_or_refused_and_leaves_nothing_behind(
         return "answered"
 
     async def burst() -> Counter[str]:
-        async with AsyncClient(tiny_server.grpc, ClientOptions(tries=1)) as client:
+        async with AsyncClient(tiny_server.grpc) as client:
             return Counter(await asyncio.gather(*(ask(client, number) for number in range(BURST))))
 
     found = asyncio.run(burst())
-    assert found["answered"] >= 64
+    # The queue of the encoder may be full for some of them more often than a call is tried.
+    assert found["answered"] >= (400 if kind == "texts" else BURST)
     assert found.total() == BURST
     with Client(tiny_server.grpc) as client:
         assert client.recommend(histories[-1]).items

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -25,12 +26,13 @@ _TOGETHER: Final = 8
 
 
 class Fate(IntEnum):
-    """What came of a request: a good answer, a refusal at once, nothing before the deadline, or another error."""
+    """What came of a request: an answer, a refusal, nothing before the deadline, another error, or it was not sent."""
 
     GOOD = 0
     REFUSED = 1
     MISSED = 2
     FAILED = 3
+    HELD_BACK = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class OpenLoad:
         requests: Serialised ModelInferRequests; request n is `requests[n % len(requests)]`.
         moments: [n] seconds after the start, ascending.
         deadline_s: Deadline of each request.
-        throttled: Whether callers hold requests back as the client does; these are refused at once.
+        throttled: Whether callers hold requests back as the client does, and let them wait for a place.
         probe: Serialised ModelInferRequest that is sent after the last one, again and again; empty for none.
         probe_every_s: Time between two of these.
         probes: How many.
@@ -65,7 +67,7 @@ class OpenOutcome:
     Attributes:
         fates: [n] `Fate` of each request.
         sent: [n] when it was sent, after the start.
-        took: [n] how long until its answer or error.
+        took: [n] how long until its answer or error, with the wait for a place.
         probes_sent: [probes] when each probe was sent, after the last moment of the load.
         probes_took: [probes] latency of each probe; infinite for one that failed.
         errors: Messages of some failed requests.
@@ -113,7 +115,6 @@ class _Sending:
         self._fates = np.full(count, Fate.FAILED, np.int64)
         self._sent, self._took = np.zeros(count), np.zeros(count)
         self._errors: list[str] = []
-        #: It is told of no refusal, and so holds nothing back, where callers have no throttle.
         self._throttle = Throttle()
 
     async def run(self) -> OpenOutcome:
@@ -131,10 +132,10 @@ class _Sending:
                 if wait_s > 0 or number % _TOGETHER == 0:
                     await asyncio.sleep(max(0.0, wait_s))
                 self._sent[number] = time.perf_counter() - start
-                if not (entered := self._throttle.enter()):
-                    self._fates[number] = Fate.REFUSED
+                if not (place := self._enter()):
+                    self._fates[number] = Fate.HELD_BACK
                     continue
-                tasks.append(asyncio.create_task(self._one(infer, requests[number % len(requests)], number, entered)))
+                tasks.append(asyncio.create_task(self._one(infer, requests[number % len(requests)], number, place)))
             probes = [await self._probe(infer, number, time.perf_counter()) for number in range(load.probes)]
             await asyncio.gather(*tasks)
         sent, took = np.array(probes).reshape(-1, 2).T
@@ -142,27 +143,43 @@ class _Sending:
             self._fates, self._sent, self._took, sent - (sent[0] if len(sent) else 0), took, self._errors
         )
 
-    async def _one(self, infer: Any, request: bytes, number: int, entered: int) -> None:
-        self._fates[number], self._took[number] = await self._sent_out(infer, request, entered)
+    def _enter(self) -> int | Future[int]:
+        """See `Throttle.enter`."""
+        return self._throttle.enter(self._load.deadline_s) if self._load.throttled else 1
 
-    async def _sent_out(self, infer: Any, request: bytes, entered: int) -> tuple[Fate, float]:
-        """What became of a request that is not held back, and how long that took, in seconds."""
+    async def _one(self, infer: Any, request: bytes, number: int, place: int | Future[int]) -> None:
+        self._fates[number], self._took[number] = await self._sent_out(infer, request, place)
+
+    async def _sent_out(self, infer: Any, request: bytes, place: int | Future[int]) -> tuple[Fate, float]:
+        """What became of a request that is not held back at once, and how long that took with its wait, in seconds."""
+        came, left_s = time.perf_counter(), self._load.deadline_s
+        if not isinstance(place, int):
+            try:
+                place = await self._throttle.granted(place, left_s)
+            except TimeoutError:
+                return Fate.MISSED, time.perf_counter() - came
+            left_s -= time.perf_counter() - came
+            request = with_timeout(request, left_s)
+        if not place:
+            return Fate.HELD_BACK, time.perf_counter() - came
         start = time.perf_counter()
         try:
-            await infer(request, timeout=self._load.deadline_s)
+            await infer(request, timeout=left_s)
             fate = Fate.GOOD
         except grpc.RpcError as error:
             fate = _fate(error)
             if fate is Fate.FAILED and len(self._errors) < 5:
                 self._errors.append(f"{error.code().name}: {error.details()}")
-        self._throttle.leave(entered, refused=self._load.throttled and fate in (Fate.REFUSED, Fate.MISSED))
-        return fate, time.perf_counter() - start
+        end = time.perf_counter()
+        if self._load.throttled:
+            self._throttle.leave(place, end - start, refused=fate in (Fate.REFUSED, Fate.MISSED))
+        return fate, end - came
 
     async def _probe(self, infer: Any, number: int, start: float) -> tuple[float, float]:
-        fate, took_s = Fate.REFUSED, 0.0
-        if entered := self._throttle.enter():
+        fate, took_s = Fate.HELD_BACK, 0.0
+        if place := self._enter():
             probe = with_timeout(self._load.probe, self._load.deadline_s)
-            fate, took_s = await self._sent_out(infer, probe, entered)
+            fate, took_s = await self._sent_out(infer, probe, place)
         await asyncio.sleep(max(0.0, self._load.probe_every_s - (time.perf_counter() - start)))
         return start, took_s if fate is Fate.GOOD else np.inf
 

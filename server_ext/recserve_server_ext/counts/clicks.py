@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,7 +32,7 @@ MAX_INTERACTIONS: Final = 1_000_000
 #: The newest interactions that are counted for the last hour, which is done every minute.
 _MAX_RECENT: Final = 200_000
 _CHUNK: Final = 1000
-_COLUMNS: Final = msgspec.json.Decoder(tuple[list[int], list[str]])
+_COLUMNS: Final = msgspec.json.Decoder(tuple[list[str], list[int], list[str]])
 _SLATES: Final = msgspec.json.Decoder(list[list[str]])
 
 
@@ -71,7 +72,7 @@ def read_clicks(store: InteractionStore, prior: ClickPrior) -> ClickCounts:
     with store.database.reading() as connection:
         numbers, places = _shown(connection, codes)
         oldest = int(numbers.min(initial=0))
-        clicks = _clicked(connection, oldest, codes, MAX_INTERACTIONS) if len(numbers) else np.empty((2, 0), np.int64)
+        clicks = _clicked(connection, oldest, codes) if len(numbers) else np.empty((2, 0), np.int64)
     n = len(codes)
     # One number for each impression: a click counts once, and only on an impression.
     clicked = np.intersect1d(numbers * n + places, clicks[0] * n + clicks[1])
@@ -87,61 +88,83 @@ def clicks_by_strategy(store: InteractionStore, since_us: int) -> dict[str, tupl
     Raises:
         InteractionError: The store cannot be read.
     """
-    codes: dict[str, int] = {}
+    shown: Counter[str] = Counter()
+    clicked: Counter[str] = Counter()
     with store.database.reading() as connection:
-        strategy_of = _strategies(connection, since_us)
-        if not strategy_of:
+        if (oldest := _oldest(connection, since_us)) is None:
             return {}
-        oldest = min(strategy_of)
-        numbers, places = _shown(connection, codes, oldest - 1)
-        clicks = _clicked(connection, oldest, codes, _MAX_RECENT)
-    n = max(len(codes), 1)
-    clicked = np.intersect1d(numbers * n + places, clicks[0] * n + clicks[1]) // n
-    shown_of, clicked_of = (Counter(strategy_of.get(number) for number in of.tolist()) for of in (numbers, clicked))
-    return {strategy: (shown_of[strategy], clicked_of[strategy]) for strategy in set(strategy_of.values())}
+        clicked_of: defaultdict[int, set[str]] = defaultdict(set)
+        for rows in _click_rows(connection, oldest, _MAX_RECENT):
+            for number, item in rows:
+                clicked_of[number].add(item)
+        for names, numbers, slates in _answers(connection, oldest - 1, answers.c.time_us >= since_us):
+            for strategy, number, slate in zip(names, numbers, slates, strict=True):
+                shown[strategy] += len(slate)
+                if number in clicked_of:
+                    clicked[strategy] += len(clicked_of[number].intersection(slate))
+    return {strategy: (shown[strategy], clicked[strategy]) for strategy in shown}
 
 
-def _strategies(connection: sa.Connection, since_us: int) -> dict[int, str]:
-    """Strategy of each of the newest answers since a moment, by number."""
-    newest = connection.execute(sa.select(sa.func.max(answers.c.number))).scalar_one() or 0
-    query = sa.select(answers.c.number, answers.c.strategy).where(answers.c.number > newest - _MAX_ANSWERS)
+def _newest(connection: sa.Connection, numbers: sa.Column[int]) -> int:
+    return connection.execute(sa.select(sa.func.max(numbers))).scalar_one() or 0
+
+
+def _oldest(connection: sa.Connection, since_us: int) -> int | None:
+    """Number of the first one of the newest answers since a moment."""
+    query = sa.select(sa.func.min(answers.c.number))
+    query = query.where(answers.c.number > _newest(connection, answers.c.number) - _MAX_ANSWERS)
     query = query.where(answers.c.time_us >= since_us, sa.not_(answers.c.forced))
-    return {row.number: row.strategy for row in connection.execute(query)}
+    return connection.execute(query).scalar_one_or_none()
 
 
-def _shown(connection: sa.Connection, codes: dict[str, int], before: int = 0) -> tuple[Ints, Ints]:
-    """[impressions] number of the answer, and code of the item; new items are added to `codes`.
-
-    Answers up to the number `before` do not count.
-    """
-    newest = connection.execute(sa.select(sa.func.max(answers.c.number))).scalar_one() or 0
-    chosen = sa.select(answers.c.number, answers.c.recommended).where(sa.not_(answers.c.forced))
+def _answers(
+    connection: sa.Connection, before: int = 0, *conditions: sa.ColumnElement[bool]
+) -> Iterator[tuple[list[str], list[int], list[list[str]]]]:
+    """Strategies, numbers and items of the newest answers after the number `before`, a thousand at a time."""
+    newest = _newest(connection, answers.c.number)
+    chosen = sa.select(answers.c.strategy, answers.c.number, answers.c.recommended)
+    chosen = chosen.where(sa.not_(answers.c.forced), *conditions)
     chosen = chosen.where(answers.c.number > sa.bindparam("first"), answers.c.number <= sa.bindparam("last"))
     query = in_columns(connection.dialect.name, chosen.order_by(answers.c.number.desc()))
-    numbers, places, total = [_empty()], [_empty()], 0
-    least = max(newest - _MAX_ANSWERS, before)
+    least, total = max(newest - _MAX_ANSWERS, before), 0
     for last in range(newest, least, -_CHUNK):
         first = max(last - _CHUNK, least)
-        named, packed = _COLUMNS.decode(connection.execute(query, {"first": first, "last": last}).scalar_one())
+        found = connection.execute(query, {"first": first, "last": last}).scalar_one()
+        strategies, numbers, packed = _COLUMNS.decode(found)
         slates = _SLATES.decode(f"[{','.join(packed)}]")
+        yield strategies, numbers, slates
+        total += sum(map(len, slates))
+        if total >= _MAX_IMPRESSIONS:
+            break
+
+
+def _shown(connection: sa.Connection, codes: dict[str, int]) -> tuple[Ints, Ints]:
+    """[impressions] number of the answer, and code of the item; new items are added to `codes`."""
+    numbers, places = [_empty()], [_empty()]
+    for _, named, slates in _answers(connection):
         lengths = np.array([len(slate) for slate in slates], np.int64)
         numbers.append(np.repeat(np.array(named, np.int64), lengths))
         places.append(np.array([codes.setdefault(item, len(codes)) for slate in slates for item in slate], np.int64))
-        total += int(lengths.sum())
-        if total >= _MAX_IMPRESSIONS:
-            break
     return np.concatenate(numbers), np.concatenate(places)
 
 
-def _clicked(connection: sa.Connection, oldest: int, codes: dict[str, int], most: int) -> Ints:
-    """[2, clicks] number of the answer that a click names, and code of the item, of the newest interactions."""
-    newest = connection.execute(sa.select(sa.func.max(interactions.c.number))).scalar_one() or 0
+def _clicked(connection: sa.Connection, oldest: int, codes: dict[str, int]) -> Ints:
+    """[2, clicks] number of the answer that a click names, and code of the item."""
+    parts = [np.empty((2, 0), np.int64)]
+    for rows in _click_rows(connection, oldest, MAX_INTERACTIONS):
+        known = [(number, codes[item]) for number, item in rows if item in codes]
+        parts.append(np.array(known, np.int64).reshape(-1, 2).T)
+    return np.concatenate(parts, axis=1)
+
+
+def _click_rows(connection: sa.Connection, oldest: int, most: int) -> Iterator[Sequence[sa.Row[int, str]]]:
+    """Number of the answer that a click names, and id of the item, of the newest interactions."""
     after_us = interactions.c.time_us - answers.c.time_us
     query = (
         sa.select(answers.c.number, interactions.c.item)
         .join_from(interactions, answers, answers.c.recommendation_id == interactions.c.recommendation_id)
         .where(
-            interactions.c.number > newest - most,
+            interactions.c.number > _newest(connection, interactions.c.number) - most,
             interactions.c.type.in_(CLICKS),
             interactions.c.item.is_not(None),
         )
@@ -149,8 +172,4 @@ def _clicked(connection: sa.Connection, oldest: int, codes: dict[str, int], most
         .where(sa.or_(answers.c.user.is_(None), answers.c.user == interactions.c.user))
         .where(after_us >= -round(SKEW_S * MICROSECONDS), after_us <= round(WINDOW_S * MICROSECONDS))
     )
-    parts = [np.empty((2, 0), np.int64)]
-    for part in connection.execution_options(yield_per=_CHUNK).execute(query).partitions():
-        known = [(row.number, codes[row.item]) for row in part if row.item in codes]
-        parts.append(np.array(known, np.int64).reshape(-1, 2).T)
-    return np.concatenate(parts, axis=1)
+    yield from connection.execution_options(yield_per=_CHUNK).execute(query).partitions()

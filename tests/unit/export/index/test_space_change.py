@@ -71,7 +71,7 @@ def test_versions_are_served_and_rolled_back_without_a_build(workspace: Workspac
     assert now.manifest.trained == {"als": second.name, "item_knn": knn.name}
     assert now.matrices["item_knn"].of_rows(np.array([1])).column.tolist() == [0]
     np.testing.assert_array_equal(now.text.vectors, before.text.vectors)
-    assert (now.ids, now.manifest.revision) == (before.ids, before.manifest.revision)
+    assert (list(now.ids), now.manifest.revision) == (list(before.ids), before.manifest.revision)
     roll_back_space(workspace, "als")
     np.testing.assert_array_equal(served(workspace).spaces["als"].vectors, vectors(1))
     assert current_spaces(workspace.spaces) == {"als": first, "item_knn": knn}
