@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import psutil
@@ -23,11 +24,20 @@ _ACCEPT_S: Final = 5.0
 _POLL_S: Final = 0.001
 
 
-def close_listener(pid: int, port: int) -> None:
+def close_listener(pid: int, port: int, *, quiet: bool = False) -> list[socket.socket]:
     """Let a process of ours stop listening on a TCP port. Its connections stay.
 
     tritonserver has no way to be told so, and a stopping one refuses what comes over its connections before it closes
     them. So its socket is borrowed and shut down, once no connection waits there to be accepted: it would be reset.
+
+    Args:
+        pid: Of the process.
+        port: The port.
+        quiet: Whether the owner is told of nothing more: the loop of Triton's metrics would ask a closed socket for
+            connections again and again, with all of a core and a line in the log each time.
+
+    Returns:
+        Sockets of ours that keep it quiet, until they are closed; none where that was not asked for.
 
     Raises:
         OSError: The system does not allow that, as in most containers, or the process does not listen there.
@@ -36,6 +46,7 @@ def close_listener(pid: int, port: int) -> None:
     if not found:
         raise OSError(f"process {pid} does not listen on port {port}")
     libc = ctypes.CDLL(None, use_errno=True)
+    peers: list[socket.socket] = []
     process = os.pidfd_open(pid)
     try:
         for descriptor in found:
@@ -48,8 +59,22 @@ def close_listener(pid: int, port: int) -> None:
                 while _queued(listener) and time.monotonic() < until:
                     time.sleep(_POLL_S)
                 listener.shutdown(socket.SHUT_RDWR)
+                if quiet:
+                    peers.append(_connected(listener))
     finally:
         os.close(process)
+    return peers
+
+
+def _connected(closed: socket.socket) -> socket.socket:
+    """The other end of a connection that a closed socket makes to us, over which nothing comes."""
+    with socket.socket(closed.family) as door:
+        door.bind(("::1" if closed.family == socket.AF_INET6 else "127.0.0.1", 0))
+        door.listen(1)
+        door.settimeout(_ACCEPT_S)
+        with suppress(BlockingIOError):
+            closed.connect(door.getsockname())
+        return door.accept()[0]
 
 
 class Retiring:

@@ -173,7 +173,8 @@ class Supervisor:
         endpoint = replace(plan.endpoint, tls=tls)
         try:
             # No second server can listen where the first shows its metrics.
-            close_listener(before.pid, endpoint.metrics_port)
+            if not before.held:
+                before.held = close_listener(before.pid, endpoint.metrics_port, quiet=True)
             self._take(endpoint)
             if not self.start():
                 self._retiring = Retiring(before, endpoint)

@@ -215,10 +215,15 @@ def _in_url(host: str) -> str:
 
 
 class TritonProcess:
-    """A running tritonserver in a session of its own; it dies with the thread that started it."""
+    """A running tritonserver in a session of its own; it dies with the thread that started it.
+
+    Attributes:
+        held: Sockets that are closed when it has ended, see `close_listener`.
+    """
 
     def __init__(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> None:
         """Start the server, without waiting until it is ready."""
+        self.held: list[socket.socket] = []
         self.log = folder / _LOG
         self._models = folder / MODELS
         self._secret = secrets.token_hex(16)
@@ -309,6 +314,8 @@ class TritonProcess:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        for one in self.held:
+            one.close()
         for left in _SHARED.glob(f"{self._regions}*"):
             left.unlink(missing_ok=True)
 

@@ -31,6 +31,23 @@ with Server(("127.0.0.1", 0), Echo) as server:
     server.serve_forever()
 """
 
+#: Waits for connections as libevent does, and says when asked how often its listener woke it.
+_LOOP = """
+import selectors, socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+listener.setblocking(False)
+loop, woken = selectors.DefaultSelector(), 0
+loop.register(listener, selectors.EVENT_READ)
+loop.register(sys.stdin, selectors.EVENT_READ)
+print(listener.getsockname()[1], flush=True)
+while True:
+    ready = [key.fileobj for key, _ in loop.select()]
+    woken += listener in ready
+    if sys.stdin in ready:
+        sys.stdin.readline()
+        print(woken, flush=True)
+"""
+
 
 @dataclass
 class Echo:
@@ -77,6 +94,33 @@ def test_a_connection_that_was_not_accepted_yet_is_not_reset(echo: Echo, monkeyp
     with socket.create_connection(("127.0.0.1", echo.port), 5) as connection:
         close_listener(echo.pid, echo.port)
         assert answered(connection) == b"line\n"
+
+
+def test_the_loop_of_a_closed_listener_rests() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        questions, answers = process.stdin, process.stdout
+        assert questions is not None
+        assert answers is not None
+
+        def asked() -> int:
+            """How often the listener had something, up to now."""
+            questions.write("?\n")
+            questions.flush()
+            return int(answers.readline())
+
+        port = int(answers.readline())
+        (peer,) = close_listener(process.pid, port, quiet=True)
+        before = asked()
+        assert [asked() for _ in range(20)] == [before] * 20
+        with socket.socket() as next_one:
+            next_one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            next_one.bind(("127.0.0.1", port))
+            next_one.listen()
+        peer.close()
+        assert asked() < asked()  # it would have gone on
+        process.kill()
 
 
 def test_a_process_without_that_port_or_none_at_all(echo: Echo) -> None:

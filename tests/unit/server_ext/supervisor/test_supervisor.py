@@ -134,7 +134,7 @@ def test_a_dead_server_is_started_again_and_its_log_kept(watched: Watched) -> No
 def test_where_no_other_server_can_take_over_the_certificate_is_kept(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def not_allowed(pid: int, port: int) -> None:
+    def not_allowed(pid: int, port: int, *, quiet: bool = False) -> None:
         raise PermissionError(1, f"sockets of process {pid} cannot be borrowed")
 
     renewed = chain([object()], repeat(None)).__next__
