@@ -37,12 +37,13 @@ def test_a_burst_of_the_asyncio_client_is_answered(server: InferenceServer, addr
 def test_a_call_that_waits_ends_with_its_deadline(server: InferenceServer, address: str) -> None:
     async def run() -> None:
         async with AsyncClient(address, ClientOptions(deadline_s=600)) as client:
-            server.release.clear()
-            sent = [asyncio.create_task(client.recommend([item("a")])) for _ in range(int(Throttle.FIRST))]
-            await asyncio.sleep(0)
+            places = [client._throttle.enter(600) for _ in range(int(Throttle.FIRST))]
             with pytest.raises(DeadlineExceeded, match="before the call was sent"):
                 await client.recommend([item("a")], deadline_s=0.02)
-            server.release.set()
+            for place in places:
+                assert isinstance(place, int)
+                client._throttle.leave(place, 0.1, refused=False)
+            sent = [client.recommend([item("a")]) for _ in places]
             assert await asyncio.gather(*sent) == [SLATE] * len(sent)
 
     asyncio.run(run())

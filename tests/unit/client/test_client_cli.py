@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -387,24 +386,3 @@ def test_words_that_cannot_be_read(server: InferenceServer, address: str, option
     assert said in result.stderr
     assert option in result.stderr
     assert not server.requests
-
-
-@pytest.mark.parametrize(
-    ("flags", "given", "expected"),
-    [
-        ("fma avx2 avx512f avx512bw avx512cd avx512dq avx512vl", None, "SkylakeX"),
-        ("fma avx2 avx512f avx512bw avx512cd avx512dq avx512vl", "Haswell", "Haswell"),
-        ("fma avx2 avx512f", None, None),
-    ],
-)
-def test_numpy_takes_the_widest_arithmetic(
-    flags: str, given: str | None, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    info = tmp_path / "cpuinfo"
-    info.write_text(f"model name\t: AMD EPYC\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(main, "_CPU_INFO", info)
-    monkeypatch.setenv("OPENBLAS_CORETYPE", given or "")
-    if given is None:
-        monkeypatch.delenv("OPENBLAS_CORETYPE")
-    main.use_avx512()
-    assert os.environ.get("OPENBLAS_CORETYPE") == expected

@@ -278,8 +278,15 @@ def test_a_cancelled_task_leaves_nothing_behind(throttle: Throttle) -> None:
         enter(throttle, FIRST)
         with pytest.raises(TimeoutError):
             await throttle.wait_async(0.01)
-        tasks = [asyncio.create_task(throttle.wait_async(30)) for _ in range(3)]
-        await asyncio.sleep(0)
+        begun: asyncio.Queue[None] = asyncio.Queue()
+
+        async def waiting() -> int:
+            begun.put_nowait(None)
+            return await throttle.wait_async(30)
+
+        tasks = [asyncio.create_task(waiting()) for _ in range(3)]
+        for _ in tasks:
+            await begun.get()
         assert throttle.waiting == 3
         tasks[0].cancel()
         await asyncio.wait(tasks[:1])
