@@ -90,6 +90,8 @@ def use_avx512() -> None:
     Its OpenBLAS goes by the model of the CPU, and takes AVX2 on models that are newer than itself. To be called before
     numpy is imported; OPENBLAS_CORETYPE in the environment overrules it.
     """
+    if not _CPU_INFO.is_file():
+        return  # not Linux: a client's machine may be anything
     with _CPU_INFO.open() as lines:
         flags = next((line for line in lines if line.startswith("flags")), "")
     if _AVX512.issubset(flags.split()):

@@ -29,3 +29,10 @@ def test_numpy_takes_the_widest_arithmetic(
         monkeypatch.delenv("OPENBLAS_CORETYPE")
     main.use_avx512()
     assert os.environ.get("OPENBLAS_CORETYPE") == expected
+
+
+def test_a_system_without_cpu_information_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "_CPU_INFO", tmp_path / "missing")
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    main.use_avx512()
+    assert "OPENBLAS_CORETYPE" not in os.environ
