@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -105,7 +106,7 @@ def test_lists_of_floats_come_back_unchanged() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_fields(Path(folder) / "fields.arrow", items)
         fields = ItemFields.load(Path(folder) / "fields.arrow")
-    assert not fields.is_json("place")
+    assert not pa.types.is_struct(fields.column("place").type)
     assert fields.take(["place"], np.arange(4)) == [{"place": item.get("place")} for item in items]
 
 
