@@ -56,8 +56,6 @@ from recserve_server_ext.common.units import INT64
 #: Mean radius R1 of the Earth (IUGG, Moritz 2000), metres.
 EARTH_RADIUS_M: Final = 6_371_008.8
 Number = int | float
-#: Lists looked through at a time, so that what is made of them stays in the cache of a core.
-_LISTS: Final = 32_768
 
 
 def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> None:
@@ -79,7 +77,17 @@ def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> No
 
 def filter_mask(condition: Filter, columns: AttributeColumns) -> Mask:
     """[rows] the rows that match a filter that passed `check_filter` and `check_attributes`."""
-    return np.asarray(_mask(condition, columns).to_numpy(zero_copy_only=False), np.bool_)
+    if isinstance(condition, Not):
+        return ~filter_mask(condition.of, columns)
+    if isinstance(condition, And | Or):
+        combine = np.logical_and if isinstance(condition, And) else np.logical_or
+        return reduce(combine, (filter_mask(part, columns) for part in condition.of))
+    column = columns.column(condition.attribute)
+    if isinstance(condition, Contains):
+        return _contains(column, condition.value)
+    if isinstance(condition, Within):
+        return _within(column, condition)
+    return np.asarray(_leaf_mask(condition, column).to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _check_kinds(leaf: Leaf, kinds: frozenset[str]) -> None:
@@ -117,16 +125,7 @@ def _kind_of(value: Value) -> str:
     return STRING if isinstance(value, str) else NUMBER
 
 
-def _mask(condition: Filter, columns: AttributeColumns) -> pa.BooleanArray:
-    if isinstance(condition, Not):
-        return pc.invert(_mask(condition.of, columns))
-    if isinstance(condition, And | Or):
-        combine = pc.and_ if isinstance(condition, And) else pc.or_
-        return reduce(combine, (_mask(part, columns) for part in condition.of))
-    return _leaf_mask(condition, columns.column(condition.attribute))
-
-
-def _leaf_mask(leaf: Leaf, column: Column) -> pa.BooleanArray:
+def _leaf_mask(leaf: Exists | Eq | Ne | In | Range | Prefix, column: Column) -> pa.BooleanArray:
     if isinstance(leaf, Exists):
         return column.present
     if isinstance(leaf, Eq):
@@ -137,8 +136,7 @@ def _leaf_mask(leaf: Leaf, column: Column) -> pa.BooleanArray:
         return _is_in(column, leaf.values)
     if isinstance(leaf, Range):
         return _in_range(column, leaf)
-    if isinstance(leaf, Prefix):
-        return _has_code(column, _codes(column, leaf.value, leaf.value, length=len(leaf.value)))
+    return _has_code(column, _codes(column, leaf.value, leaf.value, length=len(leaf.value)))
     if isinstance(leaf, Contains):
         return _contains(column, leaf.value)
     return _within(column, leaf)
@@ -226,28 +224,24 @@ def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
     return _any(masks, column)
 
 
-def _contains(column: Column, value: Value) -> pa.BooleanArray:
-    if column.lists is None:
-        return _any([], column)
-    equal = _equal(column.lists.elements, value)
+def _contains(column: Column, value: Value) -> Mask:
     found = np.zeros(len(column.present), np.bool_)
-    for start in range(0, len(found), _LISTS):
-        part = column.lists.array.slice(start, _LISTS)
-        first, end = part.offsets[0].as_py(), part.offsets[-1].as_py()
-        found[start : start + _LISTS][pc.list_parent_indices(part).filter(equal.slice(first, end - first))] = True
-    return pa.array(found)
+    if column.lists is not None:
+        equal = _equal(column.lists.elements, value)
+        found[pc.list_parent_indices(column.lists.array).filter(equal)] = True
+    return found
 
 
-def _within(column: Column, leaf: Within) -> pa.BooleanArray:
+def _within(column: Column, leaf: Within) -> Mask:
     """Distance by the haversine formula (R. W. Sinnott, "Virtues of the Haversine", Sky and Telescope 68, 1984)."""
     if column.places is None:
-        return _any([], column)
+        return np.zeros(len(column.present), np.bool_)
     lat, lon = np.radians([leaf.lat, leaf.lon])
     lats, lons = column.places.T
     half = np.sin((lats - lat) / 2) ** 2 + np.cos(lat) * np.cos(lats) * np.sin((lons - lon) / 2) ** 2
     # Near the antipode rounding may exceed 1. NaN stands for rows without a place: it is within no distance.
     distance_m = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
-    return pa.array(distance_m <= leaf.radius_m)
+    return np.asarray(distance_m <= leaf.radius_m)
 
 
 class Interval(NamedTuple):

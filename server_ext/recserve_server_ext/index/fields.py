@@ -131,7 +131,7 @@ def _decoded(array: pa.Array) -> pa.Array:
     """The array with strings for their codes, which are slow to read one by one."""
     if pa.types.is_dictionary(array.type):
         return array.dictionary_decode()
-    if pa.types.is_large_list(array.type):
+    if pa.types.is_large_list(array.type) and pa.types.is_dictionary(array.type.value_type):
         return pa.LargeListArray.from_arrays(array.offsets, _decoded(array.values), mask=array.is_null())
     return array
 
