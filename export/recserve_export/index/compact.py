@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from recserve_export.bulk_encoding.columns import Known, item_vectors, read_catalogue
 from recserve_export.index.milvus import again_in_milvus, write_with
 from recserve_export.index.spaces import compacted_matrices, compacted_spaces, models_of, same_engine
@@ -53,7 +55,8 @@ def compact(
         items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
         engine = again_in_milvus(items, was.engine.parameters, milvus or MilvusSettings())
     else:
-        engine = same_engine(vectors, was.engine, space_folder(of), threads)
+        places = np.array([old.row_of.get(item, -1) for item in catalogue.ids], np.int64)
+        engine = same_engine(vectors, was.engine, space_folder(of), threads, old.vectors, places)
     report = space_folder(of) / REPORT
     text = SpaceContent(
         vectors=vectors,
