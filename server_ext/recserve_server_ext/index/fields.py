@@ -72,8 +72,11 @@ def write_fields(path: Path, items: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     for count, item in enumerate(items, start=1):
         for name, value in item.items():
-            column = columns.setdefault(name, [])
-            column.extend([None] * (count - 1 - len(column)))
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = []
+            if (missing := count - 1 - len(column)) > 0:
+                column.extend([None] * missing)
             column.append(value)
     arrays = []
     for column in columns.values():
