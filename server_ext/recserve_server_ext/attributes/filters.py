@@ -56,6 +56,8 @@ from recserve_server_ext.common.units import INT64
 #: Mean radius R1 of the Earth (IUGG, Moritz 2000), metres.
 EARTH_RADIUS_M: Final = 6_371_008.8
 Number = int | float
+#: Lists looked through at a time, as fresh memory for the rows of all their elements costs more than the rest.
+_LISTS: Final = 131_072
 
 
 def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> None:
@@ -227,8 +229,12 @@ def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
 def _contains(column: Column, value: Value) -> Mask:
     found = np.zeros(len(column.present), np.bool_)
     if column.lists is not None:
-        equal = _equal(column.lists.elements, value)
-        found[pc.list_parent_indices(column.lists.array).filter(equal)] = True
+        equal, offsets = _equal(column.lists.elements, value), column.lists.offsets
+        for start in range(0, len(found), _LISTS):
+            end = min(start + _LISTS, len(found))
+            of_part = equal.slice(offsets[start], offsets[end] - offsets[start])
+            rows = pc.list_parent_indices(column.lists.array.slice(start, _LISTS)).filter(of_part)
+            found[start:end][rows] = True
     return found
 
 
