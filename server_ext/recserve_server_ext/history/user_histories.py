@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import compress, pairwise, repeat
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain, compress, pairwise
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -125,15 +125,32 @@ class RecordedHistory:
             [behaviours] rows, -1 for texts and items that the catalogue lacks; and the distinct rows of all items that
             the user has seen, those of the behaviours included, ascending.
         """
-        cached = self._rows
+        if not self._is_found_in(view):
+            find_rows([self], view)
+        assert self._rows is not None
+        return self._rows[1], self._rows[2]
+
+    def _is_found_in(self, view: RowLookup) -> bool:
         # A weak reference: a view holds a snapshot.
-        if cached is None or cached[0]() is not view:
-            rows = _rows(view, self.subjects)
-            if self.has_texts:
-                rows[~self.is_item] = -1
-            seen = np.concatenate([rows, _rows(view, self.seen)]) if self.seen else rows
-            cached = self._rows = (weakref.ref(view), rows, _distinct(seen))
-        return cached[1], cached[2]
+        return self._rows is not None and self._rows[0]() is view
+
+    def _keep_rows(self, view: RowLookup, found: Ints) -> None:
+        rows = found[: len(self.subjects)].copy()
+        if self.has_texts:
+            rows[~self.is_item] = -1
+        seen = np.concatenate([rows, found[len(rows) :]]) if self.seen else rows
+        self._rows = weakref.ref(view), rows, _distinct(seen)
+
+
+def find_rows(histories: Iterable[RecordedHistory], view: RowLookup) -> None:
+    """Look up at once what `rows_in` says of the histories that do not know it for this view."""
+    missing = [history for history in histories if not history._is_found_in(view)]
+    names = list(chain.from_iterable(chain(history.subjects, history.seen) for history in missing))
+    found, start = view.row_of.rows(names), 0
+    for history in missing:
+        end = start + len(history.subjects) + len(history.seen)
+        history._keep_rows(view, found[start:end])
+        start = end
 
 
 def _distinct(rows: Ints) -> Ints:
@@ -142,10 +159,6 @@ def _distinct(rows: Ints) -> Ints:
     is_kept = ascending >= 0
     is_kept[1:] &= ascending[1:] != ascending[:-1]
     return ascending[is_kept]
-
-
-def _rows(view: RowLookup, item_ids: list[str]) -> Ints:
-    return np.fromiter(map(view.row_of.get, item_ids, repeat(-1)), np.int64, len(item_ids))
 
 
 class _Cached(NamedTuple):

@@ -54,7 +54,7 @@ class Snapshot:
 
     manifest: SnapshotManifest
     ids: Sequence[str]
-    row_of: Mapping[str, int]
+    row_of: RowTable
     available: Mask
     fields: ItemFields
     spaces: Mapping[str, Space]
