@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, compress, pairwise
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from cachetools import LRUCache
@@ -161,7 +162,8 @@ def _distinct(rows: Ints) -> Ints:
     return ascending[is_kept]
 
 
-class _Cached(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Cached:
     """A cached history, valid while the user's change number is the same; it was so at the store's mark."""
 
     mark: int
@@ -277,13 +279,15 @@ class UserHistories:
             histories = {user: EMPTY_HISTORY for user in pseudonyms if user not in changes}
             for user, change in changes.items():
                 if (cached := self._cache.get(user)) and cached.change == change:
-                    self._cache[user], histories[user] = cached._replace(mark=mark), cached.history
+                    cached.mark, histories[user] = mark, cached.history
+            self._mark = mark
             stale = [user for user in pseudonyms if user not in histories]
+            if not stale:
+                return histories
             numbers = [changes[user][0] for user in stale]
             columns, seen = interaction_reads.pasts(connection, numbers, WINDOW)
             if self._reads_comments:
                 columns = with_comments(connection, numbers, columns, WINDOW)
-        self._mark = mark
         for user, history in zip(stale, recorded_histories(columns, seen, self.rules), strict=True):
             histories[user] = history
             self._cache.pop(user, None)
