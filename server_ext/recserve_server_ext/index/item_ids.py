@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import compress, repeat
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -19,6 +19,8 @@ from recserve_server_ext.common.files import reading
 #: File of the table of a snapshot's ids.
 ROW_TABLE = "rows_by_id.npy"
 _Table = NDArray[np.uint32]
+#: Rows that were looked up are kept, up to so many, since a look-up in the table costs ten times as much.
+_READY: Final = 65_536
 #: Fewer ids than this are looked up one by one: the arrays of a look-up together take longer.
 _FEW: Final = 24
 
@@ -81,6 +83,7 @@ class RowTable(Mapping[str, int]):
         self._mask = buckets - 1
         self._table = table[: buckets + 1], table[buckets + 1 :]
         self._starts, self._rows = (part.data for part in self._table)
+        self._ready: dict[str, int] = {}
 
     @classmethod
     def of(cls, ids: Sequence[str]) -> RowTable:
@@ -111,18 +114,29 @@ class RowTable(Mapping[str, int]):
 
     def get(self, item_id: str, default: Any = None, /) -> Any:
         """The row of an item, or the default."""
-        key = item_id.encode("utf-8", "surrogatepass")
-        bucket = zlib.crc32(key) & self._mask
-        for place in range(self._starts[bucket], self._starts[bucket + 1]):
-            row = self._rows[place]
-            if self._ids.encoded(row) == key:
-                return row
-        return default
+        row = self._ready.get(item_id)
+        if row is None:
+            row = self._look_up(item_id)
+            if row < 0:
+                return default
+            self._keep({item_id: row})
+        return row
 
     def rows(self, item_ids: Sequence[str]) -> Rows:
         """[n] row of each of these ids, -1 for those that are not there."""
+        rows = list(map(self._ready.get, item_ids))
+        if None in rows:
+            places = [place for place, row in enumerate(rows) if row is None]
+            missing = [item_ids[place] for place in places]
+            found = self._looked_up(missing)
+            for place, row in zip(places, found, strict=True):
+                rows[place] = row
+            self._keep({item_id: row for item_id, row in zip(missing, found, strict=True) if row >= 0})
+        return np.array(rows, np.int64)
+
+    def _looked_up(self, item_ids: Sequence[str]) -> list[int]:
         if len(item_ids) < _FEW:
-            return np.fromiter(map(self.get, item_ids, repeat(-1)), np.int64, len(item_ids))
+            return [self._look_up(item_id) for item_id in item_ids]
         keys = _encoded(item_ids)
         buckets = np.fromiter(map(zlib.crc32, keys), np.uint32, len(keys)) & self._mask
         starts, rows = self._table
@@ -136,7 +150,22 @@ class RowTable(Mapping[str, int]):
             left = left[~is_it]
             places[left] += 1
             left = left[places[left] < ends[left]]
-        return found
+        looked_up: list[int] = found.tolist()
+        return looked_up
+
+    def _look_up(self, item_id: str) -> int:
+        key = item_id.encode("utf-8", "surrogatepass")
+        bucket = zlib.crc32(key) & self._mask
+        for place in range(self._starts[bucket], self._starts[bucket + 1]):
+            if self._ids.encoded(self._rows[place]) == key:
+                return self._rows[place]
+        return -1
+
+    def _keep(self, found: Mapping[str, int]) -> None:
+        # Another thread may keep some, too; then a few more are kept, or a few are looked up again.
+        if len(self._ready) + len(found) > _READY:
+            self._ready = {}
+        self._ready.update(found)
 
 
 def _encoded(ids: Sequence[str]) -> list[bytes]:

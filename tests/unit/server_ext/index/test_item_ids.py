@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_server_ext.common.errors import SnapshotError
+from recserve_server_ext.index import item_ids
 from recserve_server_ext.index.item_ids import ROW_TABLE, ItemIds, RowTable, write_row_table
 
 some_ids = st.lists(st.text(st.characters(codec="utf-8")), unique=True, min_size=1, max_size=40)
@@ -36,8 +37,10 @@ def test_ids_and_rows_are_those_of_a_list_and_a_dict(ids: list[str], others: lis
     assert found[-1] == ids[-1]
     assert dict(table) == expected
     asked = [*others, *ids, *ids]
-    assert table.rows(asked).tolist() == table.rows(asked * 9).tolist()[: len(asked)]
-    assert table.rows(asked).tolist() == [expected.get(item_id, -1) for item_id in asked]
+    rows = [expected.get(item_id, -1) for item_id in asked]
+    # Few and many at a time, looked up and then known.
+    assert all(table_of(found).rows(asked * times).tolist() == rows * times for times in (1, 30))
+    assert all(table.rows(asked * times).tolist() == rows * times for times in (1, 30))
     for item_id in [*others, *ids]:
         assert table.get(item_id, -1) == expected.get(item_id, -1)
         assert (item_id in table) == (item_id in expected)
@@ -57,6 +60,17 @@ def test_ids_of_one_bucket_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
     table = table_of(ids_of(names))
     assert [table.get(name, -1) for name in [*names, "i40"]] == [*range(40), -1]
     assert table.rows([*names, "i40"]).tolist() == [*range(40), -1]
+
+
+def test_known_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_ids, "_READY", 40)
+    names = [f"i{row}" for row in range(90)]
+    table = table_of(ids_of(names))
+    for start in range(0, 90, 30):
+        assert table.rows(names[start : start + 30]).tolist() == list(range(start, start + 30))
+        assert len(table._ready) <= 40
+    assert [table[name] for name in names] == list(range(90))
+    assert len(table._ready) <= 40
 
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
