@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -26,8 +26,8 @@ _WAITING: Final = 1024
 class StreamResponse(Response):
     """An answer of parts. Starlette's own would read the rest of the body, to notice when the caller leaves."""
 
-    def __init__(self, parts: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(None, 200, headers, media_type=NDJSON)
+    def __init__(self, parts: AsyncIterator[bytes]) -> None:
+        super().__init__(media_type=NDJSON)
         del self.headers["content-length"]
         self._parts = parts
 
