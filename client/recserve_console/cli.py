@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from recserve_client.cli.connect import Address
-from recserve_client.cli.console import fail, note
+from recserve_client.cli.console import fail, note, tell_ready
 from recserve_client.contract.addresses import DEFAULT_ADDRESS
 
 _HELP: Final = "Open a page in the browser that shows a running server and tries it out."
@@ -83,10 +82,7 @@ def console(
 
         def ready() -> None:
             note(f"the console of {address} is at {'http' if certificate is None else 'https'}://{where}")
-            if ready_file is not None:
-                aside = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
-                aside.write_text(json.dumps({"console": where, "pid": os.getpid()}) + "\n")
-                aside.replace(ready_file)
+            tell_ready(ready_file, console=where)
 
         serving.serve(bound, state, ready, certificate)
 

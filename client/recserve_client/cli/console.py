@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -41,6 +44,14 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
 def note(message: str) -> None:
     """Print a line for the user on standard error."""
     err.print(escape(visible(message)), soft_wrap=True, highlight=False)
+
+
+def tell_ready(file: Path | None, **addresses: str) -> None:
+    """Write the addresses and the id of this process to the file that says when it is ready, if there is one."""
+    if file is not None:
+        aside = file.with_name(f"{file.name}.{os.getpid()}")
+        aside.write_text(json.dumps({**addresses, "pid": os.getpid()}) + "\n")
+        aside.replace(file)
 
 
 class _Rate(ProgressColumn):
