@@ -31,7 +31,7 @@ from recserve_export.cli.common import (
     utc_s,
 )
 from recserve_export.errors import ExportError, MappingError
-from recserve_export.files import replacing, write_json
+from recserve_export.files import replacing
 from recserve_export.interactions.mapping import (
     InteractionMapping,
     Zeros,
@@ -45,6 +45,7 @@ from recserve_export.tables import table
 from recserve_export.tabular.options import delimiter_of
 from recserve_export.tabular.recipes import read_recipe, read_toml
 from recserve_export.tabular.times import TimeUnit
+from recserve_server_ext.common.files import write_json
 from recserve_server_ext.common.units import DAY_S
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.interactions import InteractionLimits
