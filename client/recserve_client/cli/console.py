@@ -41,6 +41,15 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+@contextmanager
+def explained(*expected: type[Exception], code: int = 1) -> Iterator[None]:
+    """Print one of these errors as one line, and exit with this code."""
+    try:
+        yield
+    except expected as error:
+        fail(str(error), code=code)
+
+
 def note(message: str) -> None:
     """Print a line for the user on standard error."""
     err.print(escape(visible(message)), soft_wrap=True, highlight=False)

@@ -12,7 +12,8 @@ import typer
 from rich.progress import TaskID
 from rich.table import Table
 
-from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.console import explained, fail, note, out, progress
+from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.units import MIB
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
@@ -34,7 +35,7 @@ def create(
     key_file: KeyFile = None,
 ) -> None:
     """Make a backup in FOLDER, also while servers run; prints its id."""
-    with _explained():
+    with explained(ServerError):
         from recserve_server_ext.backup.create import create as make
         from recserve_server_ext.backup.sealing import sealing_by
         from recserve_server_ext.config.server import ServeSettings, read_settings
@@ -52,7 +53,7 @@ def create(
 @app.command()
 def verify(folder: Folder, backup: Backup = "", key_file: KeyFile = None) -> None:
     """Read every block of a backup; exit code 1 when it could not be restored."""
-    with _explained():
+    with explained(ServerError):
         from recserve_server_ext.backup.sealing import sealing_by
         from recserve_server_ext.backup.verify import verify as check
 
@@ -74,7 +75,7 @@ def restore(
     key_file: KeyFile = None,
 ) -> None:
     """Restore a backup into an empty home, and erase again who was erased since."""
-    with _explained():
+    with explained(ServerError):
         from recserve_server_ext.backup.restore import restore as bring_back
         from recserve_server_ext.backup.sealing import sealing_by
 
@@ -122,23 +123,13 @@ def prune(
     keep: Annotated[int, typer.Option(min=1, help="How many backups to keep: the newest.")],
 ) -> None:
     """Remove all but the newest backups, and what no backup needs."""
-    with _explained():
+    with explained(ServerError):
         from recserve_server_ext.backup.verify import prune as remove
 
         gone, size = remove(folder, keep)
         for backup in gone:
             note(f"removed {backup}")
         note(f"{_size(size)} are free")
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    from recserve_server_ext.common.errors import ServerError
-
-    try:
-        yield
-    except ServerError as error:
-        fail(str(error))
 
 
 @contextmanager

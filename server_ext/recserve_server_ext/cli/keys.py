@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.console import explained, fail, note, out, progress
+from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 app = typer.Typer(help="API keys of callers, and the keys of users' pseudonyms.", no_args_is_help=True)
@@ -36,16 +37,13 @@ def create(
     """Make an API key, and print it: this once, since only its SHA-256 is kept. Running servers take it at once."""
     from recserve_server_ext.access.key_file import create_key
     from recserve_server_ext.access.scopes import Scope
-    from recserve_server_ext.common.errors import ServerError
 
     try:
         scopes = [Scope(one) for one in scope]
     except ValueError:
         fail(f"a scope is {', '.join(Scope)}; given: {', '.join(scope)}", code=2)
-    try:
+    with explained(ServerError):
         key_id, key = create_key(_file(home, file), name, scopes)
-    except ServerError as error:
-        fail(str(error))
     note(f"key {key_id} of {name!r}, good for: {', '.join(sorted(set(scopes)))}; keep it, it is not shown again")
     sys.stdout.write(key + "\n")
 
@@ -61,12 +59,9 @@ def list_keys(
     from rich.text import Text
 
     from recserve_server_ext.access.key_file import read_keys
-    from recserve_server_ext.common.errors import ServerError
 
-    try:
+    with explained(ServerError):
         keys = read_keys(_file(home, file))
-    except ServerError as error:
-        fail(str(error))
     if as_json:
         rows = [{"id": key.id, "name": key.name, "scopes": key.scopes, "created_at": key.created_at} for key in keys]
         sys.stdout.write(json.dumps(rows) + "\n")
@@ -88,12 +83,9 @@ def revoke(
 ) -> None:
     """Revoke an API key. Running servers refuse it from the next request on."""
     from recserve_server_ext.access.key_file import revoke_key
-    from recserve_server_ext.common.errors import ServerError
 
-    try:
+    with explained(ServerError):
         gone = revoke_key(_file(home, file), key_id)
-    except ServerError as error:
-        fail(str(error))
     note(f"key {gone.id} of {gone.name!r} is revoked")
 
 
@@ -115,21 +107,18 @@ def rotate(
     """
     from rich.progress import TaskID
 
-    from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.interactions.key_rotation import rotate
     from recserve_server_ext.interactions.ledger import Ledger
     from recserve_server_ext.interactions.store import InteractionStore
 
     place = Workspace(home)
-    try:
-        with (
-            InteractionStore(place.interactions if store is None else store) as opened,
-            progress("rotating the key", None) as bar,
-        ):
-            ledger = Ledger(place.erasures if erasures is None else erasures)
-            done = rotate(opened, place.pseudonym_key, lambda rows: bar.advance(TaskID(0), rows), ledger)
-    except ServerError as error:
-        fail(str(error))
+    with (
+        explained(ServerError),
+        InteractionStore(place.interactions if store is None else store) as opened,
+        progress("rotating the key", None) as bar,
+    ):
+        ledger = Ledger(place.erasures if erasures is None else erasures)
+        done = rotate(opened, place.pseudonym_key, lambda rows: bar.advance(TaskID(0), rows), ledger)
     if done.resumed:
         note("the key was rotated already; what the old pseudonyms had left in the files is cleared now")
     else:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from recserve_client.cli.console import fail, out
+from recserve_client.cli.console import explained, out
+from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 app = typer.Typer(help="Bring a home to this version.")
@@ -23,19 +24,16 @@ def upgrade(
     from rich.markup import escape
     from rich.table import Table
 
-    from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.server import ServeSettings, read_settings
     from recserve_server_ext.doctor.upgrade import plan
     from recserve_server_ext.doctor.upgrade import upgrade as bring
 
-    try:
+    with explained(ServerError):
         settings = ServeSettings() if config is None else read_settings(config)
         parts = plan(Workspace(home), settings)
         if not check and not any(part.is_refused for part in parts):
             bring(Workspace(home), settings)
             parts = plan(Workspace(home), settings)
-    except ServerError as error:
-        fail(str(error))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("", "part", "this version"):
         table.add_column(name, overflow="fold")
