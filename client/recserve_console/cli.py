@@ -47,7 +47,7 @@ def console(
     ready_file: Annotated[Path | None, typer.Option(help="Write the address there when ready.")] = None,
 ) -> None:
     # Imports NiceGUI, so that a missing extra is named before a server is started.
-    from recserve_client.http.listening import Certificate
+    from recserve_client.http.listening import Certificate, listen
     from recserve_console import serving
     from recserve_console.access import check_public
     from recserve_server_ext.common.errors import ServerError
@@ -57,7 +57,7 @@ def console(
     except (OSError, ValueError) as error:
         fail(str(error), code=2)
     try:
-        bound = serving.listen(host, port)
+        bound = listen(host, port)
     except OSError as error:
         fail(f"cannot listen on {host}:{port}: {error.strerror or error}")
     with ExitStack() as stack:

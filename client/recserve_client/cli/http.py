@@ -27,8 +27,8 @@ def http(
     """Serve JSON over HTTP in front of a running server, until SIGTERM or Ctrl-C."""
     from recserve_client.contract.addresses import is_this_machine
     from recserve_client.http.app import AppOptions
-    from recserve_client.http.listening import Certificate
-    from recserve_client.http.serve import listen, serve
+    from recserve_client.http.listening import Certificate, listen
+    from recserve_client.http.serve import serve
     from recserve_client.options import ClientOptions
     from recserve_client.tls import Tls
 
