@@ -13,8 +13,8 @@ from rich.console import RenderableType
 
 from recserve_client.cli import console
 from recserve_client.cli.console import fail, out, progress
+from recserve_client.cli.tables import plain, table
 from recserve_export.errors import ExportError
-from recserve_export.tables import plain, table
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import Workspace, store_place
 from recserve_server_ext.config.history import HistoryRules, read_rules

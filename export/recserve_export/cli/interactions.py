@@ -13,6 +13,7 @@ import typer
 from rich.console import RenderableType
 
 from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.tables import table
 from recserve_export.cli import options, reading
 from recserve_export.cli.common import (
     OWN_FILES,
@@ -41,7 +42,6 @@ from recserve_export.interactions.mapping import (
     overridden,
     validated,
 )
-from recserve_export.tables import table
 from recserve_export.tabular.options import delimiter_of
 from recserve_export.tabular.recipes import read_recipe, read_toml
 from recserve_export.tabular.times import TimeUnit

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 from rich.progress import TaskID
-from rich.table import Table
 
 from recserve_client.cli.console import explained, fail, note, out, progress
+from recserve_client.cli.tables import table
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.units import MIB
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
@@ -101,17 +101,16 @@ def list_(folder: Folder) -> None:
     found = kept_backups(folder)
     if not found:
         fail(f"no backup in {folder}; make one with: recserve backup create {folder}")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("backup", "made (UTC)", "size", "written", "key", "recserve"):
-        table.add_column(name, justify="right" if name in ("size", "written") else "left", no_wrap=True)
+    rows = []
     for one in reversed(found):
         if one.manifest is None:
-            table.add_row(one.id, "", "", "", "", "unreadable")
+            rows.append((one.id, "", "", "", "", "unreadable"))
             continue
-        made = datetime.fromtimestamp(one.manifest.created_us / 1e6, UTC)
+        made = f"{datetime.fromtimestamp(one.manifest.created_us / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
         sizes = (_size(one.manifest.bytes), _size(one.manifest.written))
-        table.add_row(one.id, f"{made:%Y-%m-%d %H:%M:%S}", *sizes, one.manifest.key or "none", one.manifest.recserve)
-    out.print(table)
+        rows.append((one.id, made, *sizes, one.manifest.key or "none", one.manifest.recserve))
+    columns = ("backup", "made (UTC)", "size", "written", "key", "recserve")
+    out.print(table(columns, rows, right=("size", "written")))
     for one in found:
         if one.fault:
             note(one.fault)

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from recserve_client.cli.console import explained, fail, note, out
+from recserve_client.cli.tables import table
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
@@ -63,8 +64,6 @@ def list_experiments(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the running experiments."""
-    from rich.table import Table
-
     from recserve_server_ext.config.experiments import version_of
     from recserve_server_ext.recommend.experiment_file import read_experiments
 
@@ -73,10 +72,9 @@ def list_experiments(
     if as_json:
         sys.stdout.write(msgspec.json.encode(running).decode() + "\n")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "version", "layer", "share", "variants"):
-        table.add_column(column)
-    for one in running:
-        variants = ", ".join(f"{variant.name} ({variant.weight:g})" for variant in one.variants)
-        table.add_row(one.name, version_of(one), one.layer, f"{one.share:.0%}", variants)
-    out.print(table if running else "no experiment runs")
+    rows = [
+        (one.name, version_of(one), one.layer, f"{one.share:.0%}",
+         ", ".join(f"{variant.name} ({variant.weight:g})" for variant in one.variants))
+        for one in running
+    ]  # fmt: skip
+    out.print(table(("name", "version", "layer", "share", "variants"), rows) if rows else "no experiment runs")

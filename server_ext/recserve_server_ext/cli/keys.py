@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from recserve_client.cli.console import explained, fail, note, out, progress
+from recserve_client.cli.tables import table
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
@@ -55,9 +56,6 @@ def list_keys(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the API keys: ids, names and scopes, not the keys."""
-    from rich.table import Table
-    from rich.text import Text
-
     from recserve_server_ext.access.key_file import read_keys
 
     with explained(ServerError):
@@ -66,13 +64,9 @@ def list_keys(
         rows = [{"id": key.id, "name": key.name, "scopes": key.scopes, "created_at": key.created_at} for key in keys]
         sys.stdout.write(json.dumps(rows) + "\n")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("id", "name", "scopes", "created"):
-        table.add_column(column)
-    for key in keys:
-        created = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(key.created_at))
-        table.add_row(key.id, Text(key.name), ", ".join(key.scopes), created)
-    out.print(table if keys else "there are no API keys")
+    made = [time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(key.created_at)) for key in keys]
+    cells = [(key.id, key.name, ", ".join(key.scopes), at) for key, at in zip(keys, made, strict=True)]
+    out.print(table(("id", "name", "scopes", "created"), cells) if keys else "there are no API keys")
 
 
 @app.command()

@@ -12,6 +12,7 @@ import typer
 from rich.console import RenderableType
 
 from recserve_client.cli.console import fail, note, out
+from recserve_client.cli.tables import table
 from recserve_export.catalogue.mapping import FieldMapping, mapping_from_options, validated
 from recserve_export.cli import options, reading
 from recserve_export.cli.catalogue import changes, encode
@@ -28,7 +29,6 @@ from recserve_export.cli.common import (
 )
 from recserve_export.cli.previews import print_preview
 from recserve_export.errors import MappingError
-from recserve_export.tables import table
 from recserve_export.tabular.preview import read_as
 from recserve_export.tabular.recipes import read_recipe, read_toml
 from recserve_export.tabular.rows import Source
