@@ -127,18 +127,29 @@ class UsersBench:
         # transaction, so raw writing with as many interactions in one is measured, too.
         half = len(batched) // 2
         raw_per_s, grouped_per_s = (raw.ask(RawJob(half, size)) for size in (BATCH, CALLERS * BATCH))
-        for name, server in servers.items():
-            add, rate = self._rounds[name].add, rates[name]
+        singles = {name: self._record(server, single, 1) for name, server in servers.items()}
+        for name, rate in rates.items():
+            add = self._rounds[name].add
             add("record", raw_per_s=raw_per_s, raw_grouped_per_s=grouped_per_s, batched_per_s=rate)
             add("record", batched_ratio_to_raw=rate / raw_per_s, batched_ratio_to_raw_grouped=rate / grouped_per_s)
-            of = self._record(server, single, 1)
-            add("record", single_per_s=of.users_per_s, single_p50_ms=of.p50_ms, single_p99_ms=of.p99_ms)
+        # The server has at most as many of these in a transaction as there are callers.
+        single_per_s = raw.ask(RawJob(len(single), CALLERS))
+        for name, of in singles.items():
+            self._rounds[name].add(
+                "record",
+                raw_single_per_s=single_per_s,
+                single_per_s=of.users_per_s,
+                single_p50_ms=of.p50_ms,
+                single_p99_ms=of.p99_ms,
+                single_ratio_to_raw=of.users_per_s / single_per_s,
+            )
+        written = self._new_interactions(len(SIZES) * len(servers), 2 * self._run.rounds + number)
+        for name, server in servers.items():
             for events in SIZES:
-                self._recommend(number, name, server, events)
-        raw.ask(RawJob(len(single), BATCH))  # to go on from where the server is
+                self._recommend(number, name, server, events, written.pop())
 
-    def _recommend(self, number: int, name: str, server: Server, events: int) -> None:
-        """By id with nothing kept of these users, from the caller, and by id again."""
+    def _recommend(self, number: int, name: str, server: Server, events: int, written: NewInteraction) -> None:
+        """By id with nothing kept of these users, from the caller, by id again, and again after somebody's write."""
         some = self._asked[events][number]
         asked = {"id": by_user_requests(some), "caller": known_requests(some.rows)}
         # The order changes from round to round, so that neither always finds the machine as the other left it.
@@ -146,6 +157,8 @@ class UsersBench:
         costs = {kind: server.cost(models.RECOMMEND, asked[kind]) for kind in order}
         by_id, caller = costs["id"], costs["caller"]
         warm = self._checked_slates(server, asked["id"])
+        self._record(server, [written], 1)
+        after_write = self._checked_slates(server, asked["id"])
         rate = caller.outcome.users_per_s
         self._rounds[name].add(
             f"recommend_by_user.{events}",
@@ -158,6 +171,8 @@ class UsersBench:
             ratio_to_caller_history=by_id.outcome.users_per_s / rate,
             warm_per_s=warm.users_per_s,
             warm_ratio_to_caller_history=warm.users_per_s / rate,
+            after_write_per_s=after_write.users_per_s,
+            after_write_ratio_to_caller_history=after_write.users_per_s / rate,
         )
 
     def _new_interactions(self, count: int, part: int) -> list[NewInteraction]:

@@ -12,7 +12,10 @@ from recserve_benchmarks.harness.report import Target, cautions, matrix, picture
 TARGETS: Final = (
     Target("record.batched_ratio_to_raw", 0.25),
     Target("record.single_per_s", 2000),
-    Target("recommend_by_user.50.ratio_to_caller_history", 0.7),
+    Target("record.single_ratio_to_raw", 0.5),
+    Target("recommend_by_user.50.ratio_to_caller_history", 0.8),
+    Target("recommend_by_user.50.after_write_ratio_to_caller_history", 0.95),
+    Target("recommend_by_user.500.ratio_to_caller_history", 0.7),
 )
 
 

@@ -18,6 +18,7 @@ from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.history.user_histories import UserHistories
+from recserve_server_ext.index.item_ids import RowTable
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.recommend.profile import profile_of_user
 from recserve_server_ext.strategies.base import Profile
@@ -48,7 +49,7 @@ class LoggedUsers(NamedTuple):
         """
         if isinstance(self.where, Path) and not self.where.exists():
             return None
-        row_of = {name: row for row, name in enumerate(ids)}
+        row_of = RowTable.of(list(ids))
         with InteractionStore(self.where, InteractionLimits()) as store:
             return logged_users(store, self.rules, row_of, vectors, partial(encoder.encode, role="query"), seed=seed)
 

@@ -14,6 +14,7 @@ from recserve_server_ext.catalogue.store import StoredItem
 from recserve_server_ext.common.arrays import Mask, Rows, Scores, Vectors
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.fields import ItemFields
+from recserve_server_ext.index.item_ids import RowTable
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.matrix import Entries, ItemMatrix
 from recserve_server_ext.index.model import Model
@@ -26,6 +27,10 @@ class RowOf(Protocol):
 
     def get(self, item_id: str, default: int, /) -> int:
         """The row of an item, or the default."""
+        ...
+
+    def rows(self, item_ids: Sequence[str]) -> Rows:
+        """[n] row of each of these ids, -1 for those that are not there."""
         ...
 
 
@@ -63,13 +68,19 @@ class _Overlay:
 
     __slots__ = ("_changed", "_rest")
 
-    def __init__(self, changed: dict[str, int], rest: Mapping[str, int]) -> None:
+    def __init__(self, changed: dict[str, int], rest: RowTable) -> None:
         self._changed = changed
         self._rest = rest
 
     def get(self, item_id: str, default: int, /) -> int:
         row = self._changed.get(item_id)
         return self._rest.get(item_id, default) if row is None else row
+
+    def rows(self, item_ids: Sequence[str]) -> Rows:
+        rows = self._rest.rows(item_ids)
+        for place in np.flatnonzero([item_id in self._changed for item_id in item_ids]).tolist():
+            rows[place] = self._changed[item_ids[place]]
+        return rows
 
 
 class SpaceView:
@@ -341,7 +352,7 @@ def view_over(
     snapshot = Snapshot(
         manifest=manifest,
         ids=names,
-        row_of={name: row for row, name in enumerate(names)},
+        row_of=RowTable.of(names),
         available=np.ones(items, np.bool_) if available is None else available,
         fields=ItemFields(pa.table({})),
         spaces={TEXT: Space(name=TEXT, manifest=of, items=items, vectors=vectors, engine=engine), **(spaces or {})},

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import compress, pairwise, repeat
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, compress, pairwise
+from typing import Final, Protocol
 
 import numpy as np
 from cachetools import LRUCache
@@ -125,15 +126,32 @@ class RecordedHistory:
             [behaviours] rows, -1 for texts and items that the catalogue lacks; and the distinct rows of all items that
             the user has seen, those of the behaviours included, ascending.
         """
-        cached = self._rows
+        if not self._is_found_in(view):
+            find_rows([self], view)
+        assert self._rows is not None
+        return self._rows[1], self._rows[2]
+
+    def _is_found_in(self, view: RowLookup) -> bool:
         # A weak reference: a view holds a snapshot.
-        if cached is None or cached[0]() is not view:
-            rows = _rows(view, self.subjects)
-            if self.has_texts:
-                rows[~self.is_item] = -1
-            seen = np.concatenate([rows, _rows(view, self.seen)]) if self.seen else rows
-            cached = self._rows = (weakref.ref(view), rows, _distinct(seen))
-        return cached[1], cached[2]
+        return self._rows is not None and self._rows[0]() is view
+
+    def _keep_rows(self, view: RowLookup, found: Ints) -> None:
+        rows = found[: len(self.subjects)].copy()
+        if self.has_texts:
+            rows[~self.is_item] = -1
+        seen = np.concatenate([rows, found[len(rows) :]]) if self.seen else rows
+        self._rows = weakref.ref(view), rows, _distinct(seen)
+
+
+def find_rows(histories: Iterable[RecordedHistory], view: RowLookup) -> None:
+    """Look up at once what `rows_in` says of the histories that do not know it for this view."""
+    missing = [history for history in histories if not history._is_found_in(view)]
+    names = list(chain.from_iterable(chain(history.subjects, history.seen) for history in missing))
+    found, start = view.row_of.rows(names), 0
+    for history in missing:
+        end = start + len(history.subjects) + len(history.seen)
+        history._keep_rows(view, found[start:end])
+        start = end
 
 
 def _distinct(rows: Ints) -> Ints:
@@ -144,11 +162,8 @@ def _distinct(rows: Ints) -> Ints:
     return ascending[is_kept]
 
 
-def _rows(view: RowLookup, item_ids: list[str]) -> Ints:
-    return np.fromiter(map(view.row_of.get, item_ids, repeat(-1)), np.int64, len(item_ids))
-
-
-class _Cached(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Cached:
     """A cached history, valid while the user's change number is the same; it was so at the store's mark."""
 
     mark: int
@@ -264,13 +279,15 @@ class UserHistories:
             histories = {user: EMPTY_HISTORY for user in pseudonyms if user not in changes}
             for user, change in changes.items():
                 if (cached := self._cache.get(user)) and cached.change == change:
-                    self._cache[user], histories[user] = cached._replace(mark=mark), cached.history
+                    cached.mark, histories[user] = mark, cached.history
+            self._mark = mark
             stale = [user for user in pseudonyms if user not in histories]
+            if not stale:
+                return histories
             numbers = [changes[user][0] for user in stale]
             columns, seen = interaction_reads.pasts(connection, numbers, WINDOW)
             if self._reads_comments:
                 columns = with_comments(connection, numbers, columns, WINDOW)
-        self._mark = mark
         for user, history in zip(stale, recorded_histories(columns, seen, self.rules), strict=True):
             histories[user] = history
             self._cache.pop(user, None)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Final, overload
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from recserve_server_ext.common.arrays import Mask, Rows
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import reading
 
@@ -18,7 +20,9 @@ from recserve_server_ext.common.files import reading
 ROW_TABLE = "rows_by_id.npy"
 _Table = NDArray[np.uint32]
 #: Rows that were looked up are kept, up to so many, since a look-up in the table costs ten times as much.
-_READY = 65_536
+_READY: Final = 65_536
+#: Fewer ids than this are looked up one by one: the arrays of a look-up together take longer.
+_FEW: Final = 24
 
 
 class ItemIds(Sequence[str]):
@@ -31,6 +35,8 @@ class ItemIds(Sequence[str]):
         first = array.offset
         self._starts = memoryview(offsets).cast("q")[first : first + len(array) + 1]
         self._bytes = memoryview(b"" if content is None else content).cast("B")
+        self._start_of_row = np.frombuffer(self._starts, np.int64)
+        self._characters = np.frombuffer(self._bytes, np.uint8)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -54,18 +60,35 @@ class ItemIds(Sequence[str]):
         """The UTF-8 bytes of the id of a row that is not negative."""
         return self._bytes[self._starts[row] : self._starts[row + 1]]
 
+    def equals(self, rows: Rows, encoded: Sequence[bytes]) -> Mask:
+        """[n] whether the ids of these rows [n] are these UTF-8 bytes [n]."""
+        starts, lengths = self._start_of_row[rows], np.fromiter(map(len, encoded), np.int64, len(encoded))
+        is_equal = self._start_of_row[rows + 1] - starts == lengths
+        # Those of another length are compared with nothing.
+        lengths[~is_equal] = 0
+        given = np.frombuffer(b"".join(compress(encoded, is_equal.tolist())), np.uint8)
+        ends = np.cumsum(lengths)
+        places = np.repeat(starts - ends + lengths, lengths) + np.arange(len(given))
+        differing = np.concatenate([[0], np.cumsum(self._characters[places] != given)])
+        return np.asarray(is_equal & (differing[ends] == differing[ends - lengths]))
+
 
 class RowTable(Mapping[str, int]):
-    """Row of each item id: rows by the CRC-32 of their ids, in buckets of one on average; thread-safe."""
+    """Row of each item id: rows by the CRC-32 of their ids, in buckets of half an id on average; thread-safe."""
 
     def __init__(self, ids: ItemIds, table: _Table) -> None:
         """Wrap the table that `_hashed` makes of these ids."""
         self._ids = ids
         buckets = len(table) - len(ids) - 1
         self._mask = buckets - 1
-        shared = table.data
-        self._starts, self._rows = shared[: buckets + 1], shared[buckets + 1 :]
+        self._table = table[: buckets + 1], table[buckets + 1 :]
+        self._starts, self._rows = (part.data for part in self._table)
         self._ready: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, ids: Sequence[str]) -> RowTable:
+        """The table of ids in memory."""
+        return cls(ItemIds(pa.array(ids, pa.large_string())), _hashed(ids))
 
     @classmethod
     def load(cls, folder: Path, ids: ItemIds) -> RowTable:
@@ -92,18 +115,65 @@ class RowTable(Mapping[str, int]):
     def get(self, item_id: str, default: Any = None, /) -> Any:
         """The row of an item, or the default."""
         row = self._ready.get(item_id)
-        if row is not None:
-            return row
+        if row is None:
+            row = self._look_up(item_id)
+            if row < 0:
+                return default
+            self._keep({item_id: row})
+        return row
+
+    def rows(self, item_ids: Sequence[str]) -> Rows:
+        """[n] row of each of these ids, -1 for those that are not there."""
+        rows = list(map(self._ready.get, item_ids))
+        if None in rows:
+            places = [place for place, row in enumerate(rows) if row is None]
+            missing = [item_ids[place] for place in places]
+            found = self._looked_up(missing)
+            for place, row in zip(places, found, strict=True):
+                rows[place] = row
+            self._keep({item_id: row for item_id, row in zip(missing, found, strict=True) if row >= 0})
+        return np.array(rows, np.int64)
+
+    def _looked_up(self, item_ids: Sequence[str]) -> list[int]:
+        if len(item_ids) < _FEW:
+            return [self._look_up(item_id) for item_id in item_ids]
+        keys = _encoded(item_ids)
+        buckets = np.fromiter(map(zlib.crc32, keys), np.uint32, len(keys)) & self._mask
+        starts, rows = self._table
+        places, ends = starts[buckets].astype(np.int64), starts[buckets + 1]
+        found = np.full(len(keys), -1, np.int64)
+        left = np.flatnonzero(places < ends)
+        while len(left):
+            candidates = rows[places[left]].astype(np.int64)
+            is_it = self._ids.equals(candidates, list(map(keys.__getitem__, left.tolist())))
+            found[left[is_it]] = candidates[is_it]
+            left = left[~is_it]
+            places[left] += 1
+            left = left[places[left] < ends[left]]
+        looked_up: list[int] = found.tolist()
+        return looked_up
+
+    def _look_up(self, item_id: str) -> int:
         key = item_id.encode("utf-8", "surrogatepass")
         bucket = zlib.crc32(key) & self._mask
         for place in range(self._starts[bucket], self._starts[bucket + 1]):
-            row = self._rows[place]
-            if self._ids.encoded(row) == key:
-                if len(self._ready) >= _READY:
-                    self._ready = {}
-                self._ready[item_id] = row
-                return row
-        return default
+            if self._ids.encoded(self._rows[place]) == key:
+                return self._rows[place]
+        return -1
+
+    def _keep(self, found: Mapping[str, int]) -> None:
+        # Another thread may keep some, too; then a few more are kept, or a few are looked up again.
+        if len(self._ready) + len(found) > _READY:
+            self._ready = {}
+        self._ready.update(found)
+
+
+def _encoded(ids: Sequence[str]) -> list[bytes]:
+    """Ids as UTF-8; a lone surrogate, which no id of a catalogue holds, is no error."""
+    try:
+        return list(map(str.encode, ids))
+    except UnicodeEncodeError:
+        return [one.encode("utf-8", "surrogatepass") for one in ids]
 
 
 def write_row_table(folder: Path, ids: Sequence[str]) -> None:
@@ -114,9 +184,9 @@ def write_row_table(folder: Path, ids: Sequence[str]) -> None:
 def _hashed(ids: Sequence[str]) -> _Table:
     """The table of `RowTable`: where each bucket starts among the rows and the end, then the rows by bucket.
 
-    The number of buckets is the power of two that is not less than the number of ids.
+    The number of buckets is the power of two that is not less than twice the number of ids.
     """
-    buckets = 1 << max(0, len(ids) - 1).bit_length()
+    buckets = 1 << (2 * len(ids) - 1).bit_length()
     bucket_of = np.fromiter((zlib.crc32(one.encode()) for one in ids), np.uint32, len(ids)) & np.uint32(buckets - 1)
     starts = np.zeros(buckets + 1, np.uint32)
     np.cumsum(np.bincount(bucket_of, minlength=buckets), out=starts[1:])

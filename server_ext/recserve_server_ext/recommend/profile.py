@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, UsedBehaviour, shown
 from recserve_server_ext.batching.request_checks import check_texts
-from recserve_server_ext.catalogue.view import RowOf, View
+from recserve_server_ext.catalogue.view import RowOf
 from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Mask, Rows, Vectors
 from recserve_server_ext.common.units import MICROSECONDS, ORDINALS_US
 from recserve_server_ext.config.server import Limits
@@ -78,23 +78,28 @@ class ResolvedProfile(msgspec.Struct, frozen=True, eq=False):
     banned: Rows
 
 
-def profile_of_history(request: RecommendRequest, view: View, limits: Limits) -> ResolvedProfile:
+def profile_of_history(request: RecommendRequest, rows: Rows, limits: Limits, dim: int) -> ResolvedProfile:
     """The profile of a checked request with a history; its texts are not encoded yet.
+
+    Args:
+        request: The request.
+        rows: [behaviours] rows of the items, -1 for those that the catalogue lacks, and for texts and vectors.
+        limits: Of texts.
+        dim: Length of a vector.
 
     Raises:
         RequestError: unknown_item, empty_history (all items skipped), zero_weights; too_large or invalid_request for
             texts and vectors.
     """
-    history, get = request.history, view.row_of.get
-    places = list(map(get, [behaviour.item or "" for behaviour in history], repeat(-1)))
+    history = request.history
     weights = [behaviour.weight for behaviour in history]
-    profile = Profile(np.array(weights, np.float64), np.array(places, np.int64), {}, {}, [])
+    profile = Profile(np.array(weights, np.float64), rows, {}, {}, [])
     # Most histories have no text, and a dictionary of each behaviour takes longer than this look.
     has_texts = any(map(attrgetter("text"), history))
     if has_texts:
         profile.comments = _comments(history)
-    if has_texts or -1 in places:
-        _resolve_others(profile, request, limits, view.text.dim)
+    if has_texts or -1 in rows:
+        _resolve_others(profile, request, limits, dim)
         profile.count = int(np.count_nonzero(profile.weights))
         profile.comments = _of_known(profile.comments, profile.rows)
         banned = profile.rows[profile.rows >= 0]

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from msgspec.structs import replace
 
+from recserve_client.contract import RequestError
 from recserve_server_ext.attributes.boosts import at_moment, boost_shares, check_boosts
 from recserve_server_ext.common.arrays import Floats, Rows
+from recserve_server_ext.config.server import Limits
 from recserve_server_ext.recommend.job import Job
-from recserve_server_ext.recommend.profile import ResolvedProfile
+from recserve_server_ext.recommend.profile import ResolvedProfile, profile_of_history
+from recserve_server_ext.recommend.requests import for_encoder
 from recserve_server_ext.retrieval.search import CandidateSpec
 from recserve_server_ext.slate.maker import check_options
 from recserve_server_ext.strategies.base import Query
+
+
+def build_history_queries(jobs: Sequence[Job], limits: Limits) -> None:
+    """Give jobs of one batch, whose requests bring histories, their queries or errors.
+
+    The rows of all behaviours are looked up at once.
+    """
+    if not jobs:
+        return
+    view, start = jobs[0].data.view, 0
+    rows = view.row_of.rows([behaviour.item or "" for job in jobs for behaviour in job.request.history])
+    for job in jobs:
+        end = start + len(job.request.history)
+        try:
+            request = for_encoder(job.request, view.encoder)
+            build_query(job, profile_of_history(request, rows[start:end], limits, view.text.dim))
+        except RequestError as error:
+            job.error = error
+        start = end
 
 
 def build_query(job: Job, resolved: ResolvedProfile) -> None:

@@ -21,7 +21,7 @@ from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.history import sentiment
 from recserve_server_ext.history.replay import histories_before
-from recserve_server_ext.history.user_histories import RecordedHistory, UserHistories
+from recserve_server_ext.history.user_histories import RecordedHistory, UserHistories, find_rows
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.recommend.comments import weigh_comments
@@ -30,9 +30,9 @@ from recserve_server_ext.recommend.held_requests import Held, HeldRequests, is_r
 from recserve_server_ext.recommend.job import Job
 from recserve_server_ext.recommend.paging import RankingCache
 from recserve_server_ext.recommend.pipeline import Pipeline
-from recserve_server_ext.recommend.profile import profile_of_history, profile_of_user
-from recserve_server_ext.recommend.query import build_query
-from recserve_server_ext.recommend.requests import check_now, check_request, check_shape, for_encoder, unpack
+from recserve_server_ext.recommend.profile import profile_of_user
+from recserve_server_ext.recommend.query import build_history_queries, build_query
+from recserve_server_ext.recommend.requests import check_now, check_request, check_shape, unpack
 from recserve_server_ext.recommend.young import young_places
 from recserve_server_ext.services.answer_counts import AnswerCounts
 from recserve_server_ext.services.traces import Traces
@@ -228,13 +228,9 @@ class RecommendService(Handler[Job]):
         return job
 
     def _history_job(self, request: RecommendRequest) -> Job:
-        view = self._data.view
         check_request(request, self._limits)
-        check_shape(request, self._limits, view.field_names)
-        resolvable = for_encoder(request, view.encoder)
-        job = Job(request, self._configured(request), self._data)
-        build_query(job, profile_of_history(resolvable, view, self._limits))
-        return job
+        check_shape(request, self._limits, self._data.view.field_names)
+        return Job(request, self._configured(request), self._data)
 
     def _configured(self, request: RecommendRequest) -> ConfiguredStrategy:
         """The strategy of a request with its options.
@@ -264,6 +260,7 @@ class RecommendService(Handler[Job]):
     def look_up(self, jobs: Sequence[Job]) -> None:
         """Read the histories of the batch's users, take the counts of the log, and fill in cached vectors of texts."""
         start_ns = time.monotonic_ns()
+        build_history_queries([job for job in jobs if job.pseudonym is None], self._limits)
         of_today = [job for job in jobs if job.request.now is None]
         self._take_counts(of_today)
         if user_jobs := [job for job in of_today if job.pseudonym is not None]:
@@ -367,6 +364,7 @@ class RecommendService(Handler[Job]):
             return
         now_us = round(self._clock() * MICROSECONDS)
         view = self._data.view
+        find_rows(histories.values(), view)
         for job in jobs:
             pseudonym = str(job.pseudonym)
             job.history_rules = self._histories.version

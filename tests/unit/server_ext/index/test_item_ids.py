@@ -36,7 +36,12 @@ def test_ids_and_rows_are_those_of_a_list_and_a_dict(ids: list[str], others: lis
     assert list(found) == [found[row] for row in range(len(ids))] == list(found[:]) == ids
     assert found[-1] == ids[-1]
     assert dict(table) == expected
-    for item_id in [*others, *ids, *others]:  # twice: looked up, and then known
+    asked = [*others, *ids, *ids]
+    rows = [expected.get(item_id, -1) for item_id in asked]
+    # Few and many at a time, looked up and then known.
+    assert all(table_of(found).rows(asked * times).tolist() == rows * times for times in (1, 30))
+    assert all(table.rows(asked * times).tolist() == rows * times for times in (1, 30))
+    for item_id in [*others, *ids]:
         assert table.get(item_id, -1) == expected.get(item_id, -1)
         assert (item_id in table) == (item_id in expected)
 
@@ -51,17 +56,21 @@ def test_a_row_that_is_not_there_is_an_error() -> None:
 
 def test_ids_of_one_bucket_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zlib, "crc32", lambda _: 5)
-    names = [f"i{row}" for row in range(9)]
+    names = [f"i{row}" for row in range(40)]
     table = table_of(ids_of(names))
-    assert [table.get(name, -1) for name in [*names, "i9"]] == [*range(9), -1]
+    assert [table.get(name, -1) for name in [*names, "i40"]] == [*range(40), -1]
+    assert table.rows([*names, "i40"]).tolist() == [*range(40), -1]
 
 
 def test_known_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_ids, "_READY", 2)
-    names = [f"i{row}" for row in range(9)]
+    monkeypatch.setattr(item_ids, "_READY", 40)
+    names = [f"i{row}" for row in range(90)]
     table = table_of(ids_of(names))
-    assert [table[name] for name in names] == list(range(9))
-    assert len(table._ready) <= 2
+    for start in range(0, 90, 30):
+        assert table.rows(names[start : start + 30]).tolist() == list(range(start, start + 30))
+        assert len(table._ready) <= 40
+    assert [table[name] for name in names] == list(range(90))
+    assert len(table._ready) <= 40
 
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
