@@ -113,11 +113,14 @@ def test_the_client_sends_the_span_under_way() -> None:
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
     with tracer.start_as_current_span("page") as span:
         traced = message_of(calls.recommend([text("a")]))
+        embedded = calls.embed(["a"]).request.id
         own = message_of(calls.request(RecommendRequest([text("a")], traceparent=SAMPLED)))
     context = span.get_span_context()
     assert traced.traceparent == f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+    assert embedded == f"{context.trace_id:032x}"
     assert own.traceparent == SAMPLED
-    assert message_of(calls.recommend([text("a")])).traceparent == ""
+    untraced = calls.recommend([text("a")])
+    assert (message_of(untraced).traceparent, untraced.request.id) == ("", "")
 
 
 def test_spans_reach_a_collector(snapshot: Snapshot) -> None:
