@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image and asks a server that runs in it, as another user, with a read-only root and 64 MB of /dev/shm.
 #
-#   deploy/check-image.sh HOME      HOME: a home with the films, as `recserve demo` leaves it
+#   deploy/check-image.sh HOME      HOME: a home with the films and MovieLens, as `recserve demo` leaves it
 #
 # Needs root, buildah and util-linux, and no daemon. BASE names the base image; BUILD_OPTIONS are further options of
 # `buildah bud`, such as volumes with the configuration of pip; IMAGE an image that is built already. The home is copied,
@@ -29,7 +29,7 @@ finish() {
 }
 trap finish EXIT
 cp -a "$home" "$work/home"
-rm -rf "$work/home/run" "$work/home/movielens"
+rm -rf "$work/home/run" "$work/home/movielens/run"
 chown -R "$user:$user" "$work/home"
 
 # In namespaces of its own: what is mounted and started there ends with them.
@@ -53,31 +53,43 @@ if enter touch /written 2>/dev/null; then
     echo "error: the root can be written" >&2
     exit 1
 fi
-enter recserve serve --home /var/lib/recserve --log-json --grpc-port 0 --metrics-port 0 \
-    --ready-file /var/lib/recserve/ready.json &
-server=$!
-for _ in $(seq 600); do
-    [ ! -e "$home/ready.json" ] || break
-    kill -0 "$server"
-    sleep 0.2
-done
-address=$(sed -n 's/.*"grpc":"\([^"]*\)".*/\1/p' "$home/ready.json")
 
-# The requests of the first scene of the demo.
-enter recserve ready
+value() { sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p" "$home/ready.json"; }
+
+serve() {
+    enter recserve serve --home "$1" --log-json --grpc-port 0 --metrics-port 0 \
+        --ready-file /var/lib/recserve/ready.json &
+    server=$!
+    for _ in $(seq 600); do
+        [ ! -e "$home/ready.json" ] || break
+        kill -0 "$server"
+        sleep 0.2
+    done
+    address=$(sed -n 's/.*"grpc":"\([^"]*\)".*/\1/p' "$home/ready.json")
+    enter recserve ready
+    [ "$(stat -c %u "$root/proc/$(value server_pid)")" = "$user" ]
+}
+
+stop() {
+    kill -TERM "$(value pid)"
+    wait "$server"
+}
+
 ask() {
     enter recserve recommend "$@" -k 5 --json | tee "$home/answer.json" | head -c 200
     echo
     [ "$(grep -o '"id"' "$home/answer.json" | wc -l)" -ge 5 ] || { echo "error: too few items" >&2; exit 1; }
 }
+
+# The histories of the first scene of the demo, and the user by id of the second one.
+serve /var/lib/recserve
 ask --item tt0114709 --item tt0266543 --item tt0198781
 ask --item tt0076759 --item tt0078748 --text "a voyage to a distant planet"
 ask --item tt0068646 --text "a heist goes wrong" --not-text "romance=0.3"
-
-value() { sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p" "$home/ready.json"; }
-[ "$(stat -c %u "$root/proc/$(value server_pid)")" = "$user" ]
 df --output=size,used -BM "$root/dev/shm"
-kill -TERM "$(value pid)"
-wait "$server"
-echo "the server in the image answered as user $user and ended with 0"
+stop
+serve /var/lib/recserve/movielens
+ask --user 196 --field movie_title
+stop
+echo "the servers in the image answered as user $user and ended with 0"
 INSIDE

@@ -34,7 +34,7 @@ from recserve_client.contract import (
 from recserve_client.contract.filters import Filter
 from recserve_client.contract.slate_options import Recency, SlateOptions
 from recserve_client.errors import RecserveError, ServerFault, from_request
-from recserve_client.trace_context import traceparent
+from recserve_client.trace_context import trace_id, traceparent
 
 M = TypeVar("M", bound=msgspec.Struct)
 R = TypeVar("R")
@@ -302,7 +302,7 @@ def packed_call(
     failed: Callable[[RecserveError], R] | None = None,
 ) -> Call[R]:
     """A call that sends a packed message to a model; see `Call` for the arguments."""
-    request = service_pb2.ModelInferRequest(model_name=model)
+    request = service_pb2.ModelInferRequest(model_name=model, id=trace_id())
     request.inputs.add(name=models.REQUEST.name, datatype=models.REQUEST.datatype, shape=(1, 1))
     request.raw_input_contents.append(bytes_element(raw))
     return Call("ModelInfer", request, read, deadline_s, failed)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import sys
 
+#: Place of the trace id in a `traceparent`.
+_TRACE_ID = slice(3, 35)
+
+
+def trace_id() -> str:
+    """The trace of the span under way, if it is sampled: 32 hexadecimal digits; empty without one."""
+    return traceparent()[_TRACE_ID]
+
 
 def traceparent() -> str:
     """The sampled span under way as a W3C `traceparent`; empty without one, and where OpenTelemetry is not in use."""

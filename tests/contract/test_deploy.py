@@ -29,8 +29,6 @@ from support.gateway import running_nginx
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 KUBERNETES: Final = "1.33"
-#: Those of the cluster itself and those of KServe have schemas of their own.
-KSERVE: Final = ("ServingRuntime", "InferenceService")
 USER: Final = 10001
 
 

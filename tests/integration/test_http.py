@@ -56,6 +56,22 @@ def kind(answer: httpx.Response) -> str:
     return str(answer.json()["kind"])
 
 
+@pytest.mark.parametrize("fault", [{"on_cold": "a-secret"}, {"min_revision": 10**9}], ids=["at once", "later"])
+def test_a_refusal_is_logged_with_the_id_of_the_request(
+    fault: dict[str, Any], http: httpx.Client, live: Served
+) -> None:
+    request_id = f"id-of-{next(iter(fault))}"
+    body = {"history": [{"item": "example-1"}], **fault}
+    answer = http.post("/v1/recommend", json=body, headers={"x-request-id": request_id})
+    assert answer.json()["request_id"] == request_id
+    logged = live.logged("refused")
+    while request_id not in [one["request_id"] for one in logged]:
+        logged = live.wait_for("refused", count=len(logged) + 1)
+    (found,) = [one for one in logged if one["request_id"] == request_id]
+    assert (found["model"], found["kind"]) == ("recommend", kind(answer))
+    assert "secret" not in found["text"]
+
+
 # --- operations ---
 
 

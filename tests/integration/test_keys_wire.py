@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from recserve_client.errors import PermissionDenied, Unauthenticated
 from recserve_server_ext.access.key_file import create_key, read_keys, revoke_key
 from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.workspace import Workspace
+from support.collector import trace_collector
 from support.exports import Exports
 from support.keys import REQUIRED, ask_inner, keys_of
+from support.postgres import NoPostgresError, postgres_cluster
 from support.served import Served, served
 from support.tiny_home import copy_home
 from support.wire import Wire
@@ -167,28 +169,69 @@ def test_an_encoder_that_is_activated_asks_for_keys_too(exports: Exports, tmp_pa
                 ask_inner(server.grpc, model, "")
 
 
+PASSWORD = "a-password-of-the-store"
+
+
+def secrets_of(server: Served) -> dict[str, str]:
+    """Secrets of a server beside the keys of its callers, by name; its user store has a password."""
+    assert any(PASSWORD in path.read_text() for path in server.home.glob("run/*/models/*/1/settings.json"))
+    (handed,) = {path.read_text() for path in server.home.glob("run/*/models/embed/1/settings.json")}
+    (control,) = [word for word in server.triton().cmdline() if word.startswith("--grpc-restricted-protocol=")]
+    return {
+        "own key": str(json.loads(handed)["own_key"]),
+        "key of pseudonyms": Workspace(server.home).pseudonym_key.read_text().strip(),
+        "password of a store": PASSWORD,
+        "secret of Triton's control": control.rpartition("=")[2],
+    }
+
+
 def written(server: Served) -> Iterator[tuple[str, bytes]]:
-    """All that a server and its commands have written, and the command lines of its processes."""
-    yield "log", server.log.read_bytes()
+    """What a server has written into its home but for the files whose content is a secret, and its command lines."""
     for path in server.home.rglob("*"):
-        if path.is_file() and path.name != "settings.json":
+        if path.is_file() and path.name not in ("settings.json", "pseudonym.key"):
             yield str(path), path.read_bytes()
     for process in psutil.Process(server.process.pid).children(recursive=True):
-        yield f"command line of {process.pid}", " ".join(process.cmdline()).encode()
+        shown = [word for word in process.cmdline() if not word.startswith("--grpc-restricted-protocol=")]
+        yield f"command line of {process.pid}", " ".join(shown).encode()
 
 
-def test_no_secret_is_written_anywhere(locked: Served, keys: dict[str, str], home: Path) -> None:
-    (handed,) = {path.read_text() for path in home.glob("run/*/models/embed/1/settings.json")}
-    own = str(json.loads(handed)["own_key"])
-    assert all(path.stat().st_mode & 0o077 == 0 for path in home.glob("run/*/models/*/1/settings.json"))
-    with Client(locked.grpc, PATIENT, key=own) as client:
-        assert client.ready()  # it is the key of the server's own calls, so it is worth looking for
-    for key in keys.values():
-        with Client(locked.grpc, PATIENT, key=key) as client:
+def refusals(address: str, keys: dict[str, str]) -> list[str]:
+    """What callers with each key and with a wrong one are told by all operations that refuse them."""
+    told = []
+    for key in (*keys.values(), "rsk_" + "a" * 43):
+        with Client(address, PATIENT, key=key) as client:
             for _, ask in OPERATIONS.values():
-                with suppress(RecserveError):
+                try:
                     ask(client)
-    secrets = [own, *keys.values()]
-    for where, content in written(locked):
-        for secret in secrets:
-            assert secret.encode() not in content, where
+                except RecserveError as error:
+                    told.append(f"{error!r} {error}")
+    return told
+
+
+def test_no_secret_is_written_or_told_anywhere(tiny_home: Path, tmp_path: Path) -> None:
+    home = copy_home(tiny_home, tmp_path / "home")
+    keys = keys_of(home)
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(postgres_cluster())
+        except NoPostgresError as error:
+            pytest.skip(str(error))
+        endpoint, traces = stack.enter_context(trace_collector())
+        store = cluster.url().replace("@", f":{PASSWORD}@")
+        settings = f'[traces]\nendpoint = "{endpoint}"\nshare = 1.0\n[users]\nstore = "{store}"\n{REQUIRED}'
+        with served(home, settings=settings) as server:
+            secrets = {**secrets_of(server), **keys}
+            assert all(path.stat().st_mode & 0o077 == 0 for path in home.glob("run/*/models/*/1/settings.json"))
+            with Client(server.grpc, PATIENT, key=secrets["own key"]) as client:
+                assert client.ready()  # it is the key of the server's own calls, so it is worth looking for
+            told = refusals(server.grpc, keys)
+            cluster.stop("immediate")
+            failed = refusals(server.grpc, keys)
+            cluster.start()
+            found = [*written(server), ("log", server.log.read_bytes())]
+    assert len(failed) > len(told)
+    assert b"recommend" in b"".join(traces)
+    found += [("errors", "\n".join([*told, *failed]).encode()), ("traces", b"".join(traces))]
+    assert [
+        (name, where) for where, content in found for name, secret in secrets.items() if secret.encode() in content
+    ] == []

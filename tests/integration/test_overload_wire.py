@@ -7,15 +7,20 @@ import re
 import threading
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 
 import grpc
 import pytest
+from tritonclient.grpc import service_pb2_grpc
 
-from recserve_client import AsyncClient, Client, RecommendRequest, item, text
+from recserve_client import AsyncClient, Client, ClientOptions, NewItem, RecommendRequest, item, text
 from recserve_client.calls import request
 from recserve_client.contract import ErrorKind, retry_after_ms, split_message
 from recserve_client.errors import DeadlineExceeded, Overloaded
-from support.served import Served
+from support.served import Served, served
+from support.tiny_home import copy_home
 from support.wire import Wire
 
 pytestmark = pytest.mark.triton
@@ -69,3 +74,62 @@ def test_a_burst_is_answered_and_leaves_nothing_behind(tiny_server: Served, film
     with Client(tiny_server.grpc) as client:
         assert client.recommend(histories[-1]).items
         assert client.ready()
+
+
+class Storm:
+    """Callers that ask for texts that are not known, again and again, and hold nothing back."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._rage()))
+        self.refused = threading.Event()
+        self.found = Counter[str]()
+
+    def __enter__(self) -> Storm:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    async def _rage(self) -> None:
+        async with grpc.aio.insecure_channel(self._address) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            await asyncio.gather(*(self._caller(stub, number) for number in range(BURST)))
+
+    async def _caller(self, stub: service_pb2_grpc.GRPCInferenceServiceStub, number: int) -> None:
+        for turn in count():
+            if self._end.is_set():
+                return
+            message = request(RecommendRequest([text(f"storm {number} {turn}")])).request
+            message.parameters["timeout"].int64_param = 1_000_000
+            try:
+                await stub.ModelInfer(message, timeout=60)
+                self.found["answered"] += 1
+            except grpc.RpcError as error:
+                kind, _ = split_message(error.details() or "")
+                self.found[str(kind)] += 1
+                if kind == ErrorKind.OVERLOADED:
+                    self.refused.set()
+
+
+@pytest.fixture
+def apart(tiny_home: Path, tmp_path: Path) -> Iterator[Served]:
+    """A server of its own: a storm leaves short queues behind."""
+    with served(copy_home(tiny_home, tmp_path / "home")) as server:
+        yield server
+
+
+def test_upserts_survive_a_storm_of_reads(apart: Served) -> None:
+    new = [NewItem(f"storm-{number}", {"title": f"A lighthouse in storm {number}"}) for number in range(20)]
+    with Client(apart.grpc, ClientOptions(deadline_s=30, tries=1)) as client, Storm(apart.grpc) as storm:
+        assert storm.refused.wait(60)
+        results = [client.items.upsert([one]).results[0].status for one in new]
+        under_way = dict(storm.found)
+    assert results == ["created"] * len(new)
+    assert under_way[ErrorKind.OVERLOADED] > 0
+    assert set(storm.found) <= {"answered", ErrorKind.OVERLOADED}
+    with Client(apart.grpc, ClientOptions(deadline_s=30)) as client:
+        assert [one.id for one in client.items.get([one.id for one in new]).items] == [one.id for one in new]

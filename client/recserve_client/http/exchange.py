@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from tritonclient.grpc import service_pb2
 
 from recserve_client.api_key import check_key
 from recserve_client.calls import Call, packed_answer, packed_call
@@ -67,7 +68,9 @@ class Exchange:
         return await self.run(packed_call(model, raw, _json_answer, deadline_s))
 
     async def run(self, call: Call[R]) -> R:
-        """The answer to a call with the caller's key; raises RecserveError."""
+        """The answer to a call with the caller's key and the request's id; raises RecserveError."""
+        if isinstance(call.request, service_pb2.ModelInferRequest):
+            call.request.id = self.id
         return await self.client.run(replace(call, key=self.key))
 
     @cached_property

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Final
 
 import grpc
 
 from recserve_server_ext.common.errors import LaunchError
+from recserve_server_ext.services.refusals import RefusalFollower
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.supervisor.handover import Retiring, close_listener
@@ -20,6 +22,9 @@ from recserve_server_ext.supervisor.service_manager import ServiceManager
 from recserve_server_ext.triton.probes import Admin, Probes
 from recserve_server_ext.triton.process import Endpoint, TritonProcess
 from recserve_server_ext.triton.tls import ServerTls
+
+#: Refusals that are logged of those between two rounds of probes: the newest.
+_REFUSALS: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,7 @@ class Supervisor:
         self._probes = Probes(plan.endpoint, plan.subject)
         self._health = self._all_well()
         self._unhealthy: set[str] = set()
+        self._refusals = RefusalFollower(plan.folder.path)
 
     @property
     def pid(self) -> int:
@@ -132,6 +138,7 @@ class Supervisor:
         while not self._stop.wait(self._timing.every_s):
             self._manager.tell(WATCHDOG=1)
             self._check()
+            self._log_refusals()
             for background in (self._plan.compactor, self._plan.trainer):
                 if background is not None:
                     background.check()
@@ -253,6 +260,17 @@ class Supervisor:
         for model in sorted(self._unhealthy - set(faults)):
             self._log("model_healthy", model=model)
         self._unhealthy = set(faults)
+
+    def _log_refusals(self) -> None:
+        """Log what was refused since the last look."""
+        try:
+            new = self._refusals.new(_REFUSALS)
+        except (OSError, ValueError) as error:
+            self._log("refusals_unread", fault=str(error)[:200])
+            return
+        for one in reversed(new):
+            kind, text = str(one.kind), one.text
+            self._log("refused", model=one.model, kind=kind, at=one.time, request_id=one.request_id, text=text)
 
     def _reload(self, model: str) -> bool:
         """Reload a model; whether that worked."""

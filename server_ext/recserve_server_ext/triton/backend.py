@@ -139,12 +139,13 @@ class TritonCall:
     def defer(self) -> Callable[[Answer], None]:
         """See `Call.defer`."""
         sender = self._sender = self._request.get_response_sender()
+        request_id = self._request.request_id()
         # The request dies with `execute`, in its thread: freed by another one it can kill the process.
         self._request = None
 
         def send(answer: Answer) -> None:
             if isinstance(answer, RequestError):
-                self._refusals.add(answer)
+                self._refusals.add(answer, request_id)
             sender.send(response(answer), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
         return send
@@ -184,9 +185,9 @@ class PackedModel(ABC):
         accepted = [request for number, request in enumerate(requests) if number not in refused]
         found = iter(self._model.run([TritonCall(one, self._refusals) for one in accepted]) if accepted else ())
         answers = [refused[number] if number in refused else next(found) for number in range(len(requests))]
-        for answer in answers:
+        for request, answer in zip(requests, answers, strict=True):
             if isinstance(answer, RequestError):
-                self._refusals.add(answer)
+                self._refusals.add(answer, request.request_id())
         return [None if answer is None else response(answer) for answer in answers]
 
     def finalize(self) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from recserve_server_ext.config.server import Limits, TraceSettings
 from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.services import traces as traces_module
 from recserve_server_ext.services.traces import Traces, check_traces
+from support.collector import trace_collector
 from support.service import Service
 from support.small_snapshot import small_snapshot
 
@@ -115,40 +113,21 @@ def test_the_client_sends_the_span_under_way() -> None:
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
     with tracer.start_as_current_span("page") as span:
         traced = message_of(calls.recommend([text("a")]))
+        embedded = calls.embed(["a"]).request.id
         own = message_of(calls.request(RecommendRequest([text("a")], traceparent=SAMPLED)))
     context = span.get_span_context()
     assert traced.traceparent == f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+    assert embedded == f"{context.trace_id:032x}"
     assert own.traceparent == SAMPLED
-    assert message_of(calls.recommend([text("a")])).traceparent == ""
+    untraced = calls.recommend([text("a")])
+    assert (message_of(untraced).traceparent, untraced.request.id) == ("", "")
 
 
-@pytest.fixture
-def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """The URL of a collector, and what it got."""
-    got: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1/traces", got
-        server.shutdown()
-        thread.join()
-
-
-def test_spans_reach_a_collector(snapshot: Snapshot, collector: tuple[str, list[bytes]]) -> None:
-    endpoint, got = collector
-    traces = Traces(TraceSettings(endpoint))
-    Service(snapshot, Limits(), traces=traces).ask(history=[{"text": "secret"}], traceparent=SAMPLED)
-    traces.close()
+def test_spans_reach_a_collector(snapshot: Snapshot) -> None:
+    with trace_collector() as (endpoint, got):
+        traces = Traces(TraceSettings(endpoint))
+        Service(snapshot, Limits(), traces=traces).ask(history=[{"text": "secret"}], traceparent=SAMPLED)
+        traces.close()
     sent = ExportTraceServiceRequest.FromString(got[0])
     (resource,) = sent.resource_spans
     names = [span.name for scope in resource.scope_spans for span in scope.spans]
