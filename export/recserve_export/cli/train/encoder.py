@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recserve_client.cli.console import fail, note, out
+from recserve_client.cli.tables import table
 from recserve_export.cli.common import say, stage_bar
-from recserve_export.tables import table
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 

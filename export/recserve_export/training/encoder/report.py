@@ -7,10 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from recserve_export.files import write_json
 from recserve_export.training.encoder.fit import Fitted
 from recserve_export.training.encoder.settings import EncoderSettings
-from recserve_server_ext.common.files import write_file
+from recserve_server_ext.common.files import write_file, write_json
 
 #: Names of the files.
 JSON: Final = "report.json"
