@@ -64,7 +64,7 @@ def read_log(
     with store.database.reading() as connection:
         number, revision = reads.last_number(connection), reads.revision(connection)
         number = number if last is None else min(number, last)
-        check_memory(number * _BYTES, f"reading {number:,} interactions")
+        check_memory(bytes_to_read(number), f"reading {number:,} interactions")
         item_of: dict[str, int] = {}
         type_of: dict[str, int] = {}
         parts: list[list[Ints]] = []
@@ -85,6 +85,11 @@ def read_log(
     # What came after the last interaction waits for the next training.
     end_us = min(until_us, int(time_us.max(initial=0)) + 1)
     return StoreLog(columns, number, revision, answers.between(since_us, end_us))
+
+
+def bytes_to_read(interactions: int) -> int:
+    """Memory that reading and weighing so many interactions takes at most."""
+    return interactions * _BYTES
 
 
 def check_memory(needed: int, what: str) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final
 
-import psutil
+from recserve_server_ext.common.priority import yield_to_others
 
 _STOP_S: Final = 10.0
 _SHOWN: Final = 300
@@ -26,16 +25,15 @@ class Background:
         return self._process is not None
 
     def start(self) -> None:
-        """Start the command: below everything else in the use of the CPU, and of the disk where the system can."""
+        """Start the command; it yields the CPU and the disk to others."""
         self._process = subprocess.Popen(
-            ["nice", "-n", "10", *self._command],
+            self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        with suppress(psutil.Error, AttributeError, OSError):  # no such priorities here, or it has ended already
-            psutil.Process(self._process.pid).ionice(psutil.IOPRIO_CLASS_IDLE)
+        yield_to_others(self._process.pid)
 
     def ended(self) -> str | None:
         """`None` while it runs; then once what went wrong, empty where nothing did."""

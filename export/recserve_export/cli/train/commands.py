@@ -12,6 +12,7 @@ import typer
 from recserve_client.cli.console import fail, note
 from recserve_export.cli import options
 from recserve_export.cli.common import explained, history_rules, interactions_at, say, stage_bar
+from recserve_server_ext.common.priority import yield_to_others
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 _ENCODER: Final = "encoder"
@@ -71,6 +72,8 @@ def train(
     span = (since, until)
     if name != _VECTORS and any((vectors, image, audio, graph)):
         fail(f"--from, --image, --audio and --graph belong to `recserve train {_VECTORS}`", code=2)
+    # Before numpy and torch start threads, which keep their priority.
+    yield_to_others()
     with explained(OSError):
         try:
             if name == _ENCODER:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import psutil
 
 from recserve_client.cli.console import fail, note, out
 from recserve_client.cli.tables import table
@@ -34,7 +31,6 @@ def encoder(
     from recserve_export.training.encoder.home import EncoderRequest, settings_of, train_encoder
     from recserve_export.training.publish import Range
 
-    _yield_to_others()
     request = EncoderRequest(
         model=model, settings=settings_of(given), rules=rules, span=Range(*span), budget_s=budget_s, keep=keep
     )
@@ -59,11 +55,3 @@ def _print(report: TrainingReport) -> None:
     if report.search is not None:
         say(f"search by a text field: {report.search[0]:.4f} before, {report.search[1]:.4f} now")
     say(f"agreement on unrelated sentences: {report.keep:.4f}, at least {report.least_keep:g}")
-
-
-def _yield_to_others() -> None:
-    """Give way to what serves beside it: below everything else in the use of the CPU, and of the disk."""
-    process = psutil.Process()
-    with suppress(psutil.Error, AttributeError, OSError):  # no such priorities here
-        process.nice(max(process.nice(), 10))
-        process.ionice(psutil.IOPRIO_CLASS_IDLE)

@@ -30,7 +30,9 @@ class EaseSettings(TrainSettings, frozen=True):
     exact_items: Annotated[int, Meta(ge=0, le=50_000)] = 10_000
 
 
+#: Bytes.
 _FLOAT: Final = 4
+_DOUBLE: Final = 8
 
 
 class EaseTrainer(Trainer):
@@ -52,10 +54,10 @@ class EaseTrainer(Trainer):
         return _learned(items, inputs, outputs, text)
 
     def needed_bytes(self, log: TrainingLog, settings: EaseSettings) -> int:
-        """Four dense matrices of items or users where it is exact; a few of [users + items, rank] where it is not."""
+        """Three dense matrices of the inverse, and with fewer users as many of the log; else a few of low rank."""
         items = int(np.count_nonzero(log.counts))
         if items <= settings.exact_items:
-            return 4 * _FLOAT * items * items
+            return 3 * _DOUBLE * items * (items + (log.users if log.users < items else 0))
         return 12 * _FLOAT * (log.users + items) * (settings.rank + 10)
 
 

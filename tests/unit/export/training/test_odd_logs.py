@@ -65,7 +65,7 @@ def test_the_log_follows_the_rules_of_histories() -> None:
 
 
 def test_of_a_user_the_newest_interactions_count() -> None:
-    """Who has millions of them does not decide alone."""
+    """Who has millions of them does not decide alone; `tests/nightly/kills` has a user with ten million."""
     events = [InteractionRow(NOW_US + n * _HOUR_US, "click", f"i{n % 50}", *[None] * 5) for n in range(30_000)]
     busy = [event._replace(item="old") for event in events[:9_000]] + events[9_000:]
     log = training_log(interaction_columns([busy, events[:5]]))

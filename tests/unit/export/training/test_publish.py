@@ -143,6 +143,12 @@ def test_the_command(workspace: Workspace) -> None:
     assert run.invoke(app, ["ease", "--from", "x.parquet", "--home", str(workspace.home)]).exit_code == 2
 
 
+@pytest.mark.parametrize("name", ["all", "ease", "encoder", "sentiment", "vectors"])
+def test_every_training_by_hand_yields_to_what_serves(name: str, tmp_path: Path, yielded: list[int | None]) -> None:
+    assert CliRunner().invoke(app, [name, "--home", str(tmp_path)]).exit_code != 0  # there is no log
+    assert yielded == [None]
+
+
 def test_own_vectors_are_published(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "own.parquet"
     pq.write_table(pa.table({"id": ["a", "b"], "vector": [[3.0, 4.0], [0.0, -2.0]]}), file)

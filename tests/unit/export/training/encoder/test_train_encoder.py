@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import psutil
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -172,18 +171,7 @@ def command(workspace: Workspace, source: Path, **given: Any) -> list[str]:
     return ["encoder", "--home", str(workspace.home), "--model", str(source), *settings]
 
 
-@pytest.fixture
-def priorities(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the command lowers its priority to; that of the tests stays, as no process may raise its own again."""
-    found: list[Any] = []
-    monkeypatch.setattr(psutil.Process, "nice", lambda _, value=0: found.append(value) if value else 0)
-    monkeypatch.setattr(psutil.Process, "ionice", lambda _, kind: found.append(kind))
-    return found
-
-
-def test_a_killed_training_goes_on(
-    done: tuple[Workspace, Tuned], source: Path, tmp_path: Path, priorities: list[Any]
-) -> None:
+def test_a_killed_training_goes_on(done: tuple[Workspace, Tuned], source: Path, tmp_path: Path) -> None:
     workspace = make_genre_home(tmp_path, source)
     given = [*command(workspace, source, head_steps=100), "--keep", "-1"]
     process = subprocess.Popen(
@@ -199,7 +187,6 @@ def test_a_killed_training_goes_on(
     (unfinished / "checkpoint-999").mkdir()
     resumed = CliRunner().invoke(app, given)
     assert resumed.exit_code == 0, resumed.output
-    assert priorities == [10, psutil.IOPRIO_CLASS_IDLE]
     report = json.loads((workspace.tuned / "0001" / "report.json").read_text())
     assert [look["step"] for look in report["course"]["looks"]] == [0, 20, 40, 60]
     texts = [text for item in genre_items(source) for text in item.texts.values()]
@@ -210,7 +197,6 @@ def test_a_killed_training_goes_on(
     assert not unfinished.exists()
 
 
-@pytest.mark.usefixtures("priorities")
 def test_a_gate_that_is_missed_ends_with_an_error_and_serves_nothing(source: Path, tmp_path: Path) -> None:
     workspace = make_genre_home(tmp_path, source)
     result = CliRunner().invoke(app, [*command(workspace, source, steps=20), "--keep", "1"])
