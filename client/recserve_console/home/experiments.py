@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.experiments import Experiment
-from recserve_server_ext.recommend import experiment_file
+from recserve_server_ext.recommend.experiments import file as experiment_file
 
 
 def running_experiments(home: Path) -> list[Experiment]:

@@ -15,7 +15,7 @@ from recserve_server_ext.interactions import store as interaction_store
 from recserve_server_ext.interactions.impressions.log import ImpressionLog
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
-from recserve_server_ext.recommend.experiment_file import read_experiments
+from recserve_server_ext.recommend.experiments.file import read_experiments
 from recserve_server_ext.services.recommend import RecommendService
 from recserve_server_ext.services.traces import Traces
 from recserve_server_ext.strategies.parts.chosen import chosen_options

@@ -30,7 +30,7 @@ def start(
     """Start an experiment. Running servers serve it within two seconds; one that cannot says so in its log."""
     from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.experiments import version_of
-    from recserve_server_ext.recommend.experiment_file import parse_experiment, start_experiment
+    from recserve_server_ext.recommend.experiments.file import parse_experiment, start_experiment
 
     try:
         experiment = parse_experiment(file.read_bytes(), is_toml=file.suffix != ".json")
@@ -51,7 +51,7 @@ def end(
 ) -> None:
     """End an experiment: its users are answered as all others. `recserve outcomes report` goes on telling of it."""
     from recserve_server_ext.common.errors import ServerError
-    from recserve_server_ext.recommend.experiment_file import end_experiment
+    from recserve_server_ext.recommend.experiments.file import end_experiment
 
     try:
         ended = end_experiment(Workspace(home).experiments, name)
@@ -70,7 +70,7 @@ def list_experiments(
 
     from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.experiments import version_of
-    from recserve_server_ext.recommend.experiment_file import read_experiments
+    from recserve_server_ext.recommend.experiments.file import read_experiments
 
     try:
         running = read_experiments(Workspace(home).experiments)
