@@ -26,6 +26,8 @@ from recserve_server_ext.strategies.parts.counts_view import CountsView
 
 #: Available items that `Strategy.std` is estimated from.
 _SAMPLE = 1000
+#: Behaviours of a history that a learned strategy reads: the heaviest. The rest hardly changes a score.
+HEAVIEST: Final = 64
 #: Statistics of the interaction log: users of each item, and item-to-item neighbours.
 Count = Literal["popularity", "neighbours"]
 
