@@ -241,6 +241,8 @@ class Strategy(ABC):
         is_filled_up: Whether the fallback strategy fills its slates where it proposes too few items.
         answers_cold: Whether it can also answer without a usable profile.
         is_selector: Whether it only selects the strategy that answers each query, and proposes nothing itself.
+        takes_components: Whether it is made with `(name, resolve, defaults)`: what finds other strategies, and the
+            server's options. Others are made with their name alone.
         needs_texts: Whether the texts of a profile must be encoded first.
         asks_models: Whether it has a `pending` of its own.
         counts: Statistics of the log that it reads.
@@ -259,6 +261,7 @@ class Strategy(ABC):
     is_ranked: bool = True
     answers_cold: bool = False
     is_selector: ClassVar[bool] = False
+    takes_components: ClassVar[bool] = False
     needs_texts: bool = False
     asks_models: bool = False
     counts: frozenset[Count] = frozenset()
