@@ -105,7 +105,15 @@ def test_a_trial_is_called_one() -> None:
 def test_cpu_contention_is_told() -> None:
     assert cautions({**RESULTS, "rounds": {"contention": [0.01, 0.02]}}) == []
     (line,) = cautions({**RESULTS, "rounds": {"contention": [0.01, 0.4, 0.02]}})
-    assert "up to 40% of the cores" in line
+    assert "up to 40% of the cores, in a round" in line
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_company_beside_the_rounds_is_told(when: str) -> None:
+    quiet = {**RESULTS["setup"], "contention": {"before": 0.01, "during": 0.02, "after": 0.0}}
+    assert cautions({"setup": quiet}) == []
+    (line,) = cautions({"setup": {**quiet, "contention": {**quiet["contention"], when: 0.3}}})
+    assert f"up to 30% of the cores, {when}" in line
 
 
 def test_rounds_give_medians_by_the_parts_of_their_names_and_ranges() -> None:
