@@ -11,7 +11,14 @@ from recserve_benchmarks.harness.report import Target, cautions, matrix, picture
 from recserve_benchmarks.retrieve.curves import ENGINES
 from recserve_benchmarks.retrieve.over_engine import SHARES
 
-_COLOURS: Final = {"hnsw": "tab:blue", "scan": "tab:orange", "exact": "tab:green", "milvus": "tab:purple"}
+_COLOURS: Final = {
+    "hnsw": "tab:blue",
+    "scan": "tab:orange",
+    "exact": "tab:green",
+    "milvus": "tab:purple",
+    "faiss_hnsw": "tab:cyan",
+    "usearch": "tab:brown",
+}
 
 TARGETS: Final = (
     Target("user_vectors.best_to_hnsw", 5, 8),

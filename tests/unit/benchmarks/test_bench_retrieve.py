@@ -96,7 +96,8 @@ def test_engines_are_compared_at_equal_recall_in_every_round() -> None:
     with ExitStack() as stack:
         built = build(vectors, 60, "", run, stack)
     assert {(one.engine.name, one.engine.parameters.get("M")) for one in built.candidates} == {
-        *(("hnsw", 16), ("hnsw", 32), ("scan", None), ("exact", None))
+        *(("hnsw", 16), ("hnsw", 32), ("scan", None), ("exact", None)),
+        *((peer, m) for peer in ("faiss_hnsw", "usearch") for m in (16, 32)),
     }
     found = measure(built, vectors, 60, run)
     for points_of in found["engines"].values():
@@ -107,6 +108,9 @@ def test_engines_are_compared_at_equal_recall_in_every_round() -> None:
     assert chosen["parameters"] == built.chosen.point.parameters
     assert min(chosen["recall_at_10"].values()) > 0.95
     assert found["engines"]["milvus"] == []
+    for peer in ("faiss_hnsw", "usearch"):
+        assert max(min(point["recall_at_10"].values()) for point in found["engines"][peer]) > 0.95
+        assert found["at_recall"][peer]["cpu_us_per_user"] > 0
     assert found["at_recall"]["exact"]["cpu_us_per_user"] > 0
     assert all(len(ratios) == 2 and min(ratios) > 0 for ratios in found["to_hnsw"].values())
 
