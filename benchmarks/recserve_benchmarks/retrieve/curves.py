@@ -96,7 +96,10 @@ def _graph(vectors: Vectors, m: int, users: Users, settings: Settings, run: Run)
         graph = HnswEngine.build(
             vectors, m=m, ef_construction=settings.ef_construction, ef=settings.ef[0], seed=run.seed, done=advance
         )
-    return [Candidate(graph, point) for point in ef_curve(graph, users, settings, run.stage).points]
+    points = ef_curve(graph, users, settings, run.stage).points
+    # Anew, since what measured the points has changed the width of the graph that it shares.
+    graph = graph.with_parameters({"ef": settings.ef[0]})
+    return [Candidate(graph, point) for point in points]
 
 
 def _peer(

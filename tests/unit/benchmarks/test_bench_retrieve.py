@@ -115,6 +115,18 @@ def test_engines_are_compared_at_equal_recall_in_every_round() -> None:
     assert all(len(ratios) == 2 and min(ratios) > 0 for ratios in found["to_hnsw"].values())
 
 
+def test_points_of_one_graph_are_searched_with_their_own_width_from_the_first_search_on() -> None:
+    vectors = np.random.default_rng(5).normal(size=(3000, 96)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with ExitStack() as stack:
+        built = build(vectors, 30, "", run_of(5), stack)
+    graph = [one for one in built.candidates if one.engine.name == "hnsw" and one.engine.parameters["M"] == 16]
+    narrow, wide = graph[0], graph[-1]
+    first = narrow.search(vectors[:200])
+    assert (wide.search(vectors[:200]) > first).any()
+    np.testing.assert_array_equal(narrow.search(vectors[:200]), first)
+
+
 @pytest.mark.milvus
 def test_milvus_is_measured_where_it_is_named(real: Vectors, milvus: MilvusProcess) -> None:
     vectors = grown(real, 1000, run_of(7))
