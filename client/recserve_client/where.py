@@ -28,7 +28,6 @@ from recserve_client.contract.filters import (
     Eq,
     Exists,
     Filter,
-    FilterBounds,
     In,
     Leaf,
     Ne,
@@ -91,37 +90,36 @@ class _Token(NamedTuple):
     position: int
 
 
-def parse_where(text: str, bounds: FilterBounds = BOUNDS) -> Filter:
+def parse_where(text: str) -> Filter:
     """Parse the text of a filter.
 
     Raises:
         WhereError: The text does not follow the grammar.
         RequestError: The filter is refused by `check_filter`.
     """
-    condition = _Parser(text, bounds).filter()
-    check_filter(condition, bounds)
+    condition = _Parser(text).filter()
+    check_filter(condition)
     return condition
 
 
-def format_where(condition: Filter, bounds: FilterBounds = BOUNDS) -> str:
+def format_where(condition: Filter) -> str:
     """Format a filter as text. `parse_where` reads it back as an equal filter, but for groups of a single condition.
 
     Raises:
         RequestError: The filter is refused by `check_filter`.
     """
-    check_filter(condition, bounds)
+    check_filter(condition)
     return _text(condition)
 
 
 class _Parser:
     """A recursive descent parser of one text."""
 
-    def __init__(self, text: str, bounds: FilterBounds) -> None:
+    def __init__(self, text: str) -> None:
         self._text = text
         self._tokens = _tokens(text)
         self._next = 0
         self._depth = 0
-        self._bounds = bounds
 
     def filter(self) -> Filter:
         condition = self._any()
@@ -171,8 +169,8 @@ class _Parser:
         if not (opened := self._accept("not", "(")):
             return self._leaf()
         self._depth += 1
-        if self._depth > self._bounds.depth:
-            raise self._error(f"nested too deeply; limits.filter.depth allows {self._bounds.depth}", start)
+        if self._depth > BOUNDS.depth:
+            raise self._error(f"nested too deeply; limits.filter.depth allows {BOUNDS.depth}", start)
         if opened == "not":
             condition: Filter = Not(self._one())
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from recserve_client.cli.connect import Address
-from recserve_client.cli.console import TERMINATED, fail, note
+from recserve_client.cli.console import TERMINATED, fail, note, tell_ready
 from recserve_client.contract.addresses import DEFAULT_ADDRESS
 
 _HELP: Final = "Open a page in the browser that shows a running server and tries it out."
@@ -47,7 +46,7 @@ def console(
     ready_file: Annotated[Path | None, typer.Option(help="Write the address there when ready.")] = None,
 ) -> None:
     # Imports NiceGUI, so that a missing extra is named before a server is started.
-    from recserve_client.http.listening import Certificate
+    from recserve_client.http.listening import Certificate, listen
     from recserve_console import serving
     from recserve_console.access import check_public
     from recserve_server_ext.common.errors import ServerError
@@ -57,7 +56,7 @@ def console(
     except (OSError, ValueError) as error:
         fail(str(error), code=2)
     try:
-        bound = serving.listen(host, port)
+        bound = listen(host, port)
     except OSError as error:
         fail(f"cannot listen on {host}:{port}: {error.strerror or error}")
     with ExitStack() as stack:
@@ -82,10 +81,7 @@ def console(
 
         def ready() -> None:
             note(f"the console of {address} is at {'http' if certificate is None else 'https'}://{where}")
-            if ready_file is not None:
-                aside = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
-                aside.write_text(json.dumps({"console": where, "pid": os.getpid()}) + "\n")
-                aside.replace(ready_file)
+            tell_ready(ready_file, console=where)
 
         serving.serve(bound, state, ready, certificate)
 

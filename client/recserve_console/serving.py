@@ -13,7 +13,7 @@ from nicegui import ui
 
 from recserve_client.api_key import key_from_environment
 from recserve_client.client import AsyncClient
-from recserve_client.http.listening import Certificate, bind, run
+from recserve_client.http.listening import Certificate, run
 from recserve_client.options import ClientOptions
 from recserve_client.tls import Tls
 from recserve_console.access import Guard, is_loopback
@@ -29,12 +29,6 @@ _DRAIN_S: Final = 3
 _NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 #: Fails soon: a person waits, and is told.
 _OPTIONS: Final = ClientOptions(deadline_s=5.0, tries=2)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound to an address; raises OSError where that is taken, or not of this machine."""
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    return bind(family, kind, address)
 
 
 def name_of(bound: socket.socket) -> str:

@@ -36,7 +36,7 @@ from recserve_client.contract import (
     models,
     pack,
 )
-from struct_tables import default_words, described, schemas_of, table, type_words
+from struct_tables import described, fields_table, schemas_of
 
 _EXAMPLE: Final = RecommendRequest(
     history=[Behaviour(item="tt0076759"), Behaviour(text="a voyage to a distant planet", weight=0.5)],
@@ -155,12 +155,9 @@ def _page(head: str, messages: Sequence[type]) -> str:
 
 
 def _message(name: str, schema: dict[str, Any]) -> str:
-    summary, meaning_of = described(schema.pop("description", ""))
-    rows = [
-        (f"`{field}`", type_words(kind), default_words(field, schema), meaning_of.get(field, ""))
-        for field, kind in schema["properties"].items()
-    ]
-    lines = [f"## {name}", "", summary, "", *table(("field", "type", "default", "meaning"), *rows)]
+    summary, _ = described(schema["description"])
+    lines = [f"## {name}", "", summary, "", *fields_table(schema)]
+    del schema["description"]
     full = json.dumps(schema, indent=2, ensure_ascii=False)
     folded = ["", "<details><summary>JSON schema</summary>", "", "```json", full, "```", "", "</details>", ""]
     return "\n".join([*lines, *folded])
@@ -192,7 +189,7 @@ def _examples() -> str:
 ## tritonclient
 
 ```python
-{_TRITONCLIENT}```
+{TRITONCLIENT}```
 
 ## grpcurl
 
@@ -218,7 +215,8 @@ history: equal concurrent requests flatter the figures.
 """
 
 
-_TRITONCLIENT: Final = """\
+#: The Python example of the page.
+TRITONCLIENT: Final = """\
 import json
 
 import numpy as np
@@ -234,8 +232,3 @@ slate = json.loads(answer.as_numpy("response")[0, 0])
 for item in slate["items"]:
     print(item["id"], item["score"], item["contributions"])
 """
-
-
-def tritonclient_example() -> str:
-    """The Python example of the page."""
-    return _TRITONCLIENT

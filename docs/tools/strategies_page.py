@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from recserve_server_ext.strategies.base import Strategy
 from recserve_server_ext.strategies.registry import BUILT_IN, PRESETS, Registry
-from struct_tables import default_words, described, schemas_of, table, type_words
+from struct_tables import default_words, described, fields_table, schemas_of, table, type_words
 
 _HEAD: Final = """\
 # Strategies
@@ -75,18 +75,8 @@ def _options(kind: type[Strategy]) -> list[str]:
     ]
     lines = table(("option", "type", "default", "in a request", "meaning"), *rows)
     for part in schemas.keys() - {name}:
-        lines += ["", f"### {part}", "", *_fields(schemas[part])]
+        lines += ["", f"### {part}", "", *fields_table(schemas[part])]
     return lines
-
-
-def _fields(schema: dict[str, Any]) -> list[str]:
-    """The table of a struct that is the value of an option."""
-    _, meaning_of = described(schema["description"])
-    rows = [
-        (f"`{field}`", type_words(of), default_words(field, schema), meaning_of.get(field, ""))
-        for field, of in schema["properties"].items()
-    ]
-    return table(("field", "type", "default", "meaning"), *rows)
 
 
 def _preset(name: str, given: Any, registry: Registry) -> Iterator[str]:

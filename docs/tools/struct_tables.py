@@ -65,6 +65,16 @@ def default_words(name: str, schema: dict[str, Any]) -> str:
     return f"`{json.dumps(kind['default'], ensure_ascii=False)}`" if "default" in kind else "may be absent"
 
 
+def fields_table(schema: dict[str, Any]) -> list[str]:
+    """The table of the fields of a struct, as its docstring describes them."""
+    _, meaning_of = described(schema["description"])
+    rows = [
+        (f"`{field}`", type_words(of), default_words(field, schema), meaning_of.get(field, ""))
+        for field, of in schema["properties"].items()
+    ]
+    return table(("field", "type", "default", "meaning"), *rows)
+
+
 def cell(text: str) -> str:
     """A text for a cell of a table."""
     return text.replace("|", "\\|").replace("\n", " ")

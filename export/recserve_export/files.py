@@ -13,19 +13,10 @@ from typing import Any
 import msgspec
 
 from recserve_export.errors import ExportError
-from recserve_server_ext.common.files import fsync_path, write_file
+from recserve_server_ext.common.files import fsync_path
 
 #: Rows of a Parquet row group.
 _ROWS = 10_000
-
-
-def write_json(path: Path, value: object) -> None:
-    """Replace a file by an indented JSON document.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
 @contextmanager

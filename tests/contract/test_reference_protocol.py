@@ -63,6 +63,6 @@ def test_the_grpcurl_example_is_answered(tiny_server: Served, tiny_home: Path) -
 @pytest.mark.triton
 def test_the_tritonclient_example_prints_items(tiny_server: Served, tiny_home: Path) -> None:
     item = first_id(current(Workspace(tiny_home).snapshots))
-    code = protocol_pages.tritonclient_example().replace("127.0.0.1:8001", tiny_server.grpc).replace("tt0076759", item)
+    code = protocol_pages.TRITONCLIENT.replace("127.0.0.1:8001", tiny_server.grpc).replace("tt0076759", item)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert len(result.stdout.splitlines()) == 3

@@ -30,7 +30,7 @@ from recserve_export.index.engine_choice import Settings
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.manifest import read_manifest
 from support.lock import locked
-from support.served import Served
+from support.served import Served, wait_for_snapshot
 from support.wire import Wire
 
 pytestmark = pytest.mark.triton
@@ -227,15 +227,6 @@ def test_many_items_at_once(client: Client) -> None:
     assert {result.status for result in changed.results} == {"created"}
     assert titles(client, "film about number 1234", min_revision=changed.revision)[0] == "many1234"
     assert {r.status for r in client.items.delete([f"many{n}" for n in range(3000)]).results} == {"deleted"}
-
-
-def wait_for_snapshot(home: Path, name: str) -> None:
-    """Wait until the model says that it serves a snapshot."""
-    (log,) = (home / "run").glob("*/triton.log")
-    deadline = time.monotonic() + 60
-    while f"serving snapshot {name}" not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()[-2000:]
-        time.sleep(0.05)
 
 
 def test_a_new_index_is_swapped_in_under_load_without_a_failure(client: Client, live: Served, home: Path) -> None:

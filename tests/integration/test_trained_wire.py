@@ -21,7 +21,7 @@ from recserve_export.index.engine_choice import Settings
 from recserve_export.index.space_change import activate_space, roll_back_space
 from recserve_export.training.publish import Request, names_of, train_home
 from recserve_server_ext.common.errors import SpaceError
-from recserve_server_ext.common.files import write_file
+from recserve_server_ext.common.files import write_file, write_json
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.index.snapshot import Snapshot, current
@@ -30,7 +30,7 @@ from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile
 from support.served import served
 
 pytestmark = pytest.mark.triton
@@ -80,7 +80,7 @@ def home(tiny_home: Path, films: list[str], tmp_path_factory: pytest.TempPathFac
     )
     build(workspace, choose_encoder(workspace, "auto"), Settings(engine="exact"))
     chosen = Chosen(few=Choice("ease"), many=Choice("hybrid"))
-    write_evaluation(workspace.evaluation, EvaluationFile(chosen=chosen))
+    write_json(workspace.evaluation, EvaluationFile(chosen=chosen))
     return copy
 
 
@@ -151,7 +151,7 @@ def test_the_ranker_is_served_with_parts_that_add_up(client: Client) -> None:
 def test_a_new_choice_is_served_without_a_restart(client: Client, home: Path) -> None:
     path = Workspace(home).evaluation
     before = path.read_bytes()
-    write_evaluation(path, EvaluationFile(chosen=Chosen(many=Choice("ranker"))))
+    write_json(path, EvaluationFile(chosen=Chosen(many=Choice("ranker"))))
     for strategy in ("ranker", "hybrid"):
         # It is looked for once a second.
         give_up = time.monotonic() + 30

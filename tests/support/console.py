@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +15,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-_START_S: Final = 150
-_STOP_S: Final = 60
+from support.program import program
+
 #: Of the browsers of systems, the first that is installed.
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 #: Milliseconds that a page may take beside other programs.
@@ -48,25 +43,8 @@ class Started(NamedTuple):
 @contextmanager
 def console_over(*options: str) -> Iterator[Started]:
     """Run `recserve console` on a free port, and stop it with SIGTERM: it must exit with 0."""
-    with tempfile.TemporaryDirectory() as aside:
-        ready, log = Path(aside) / "ready.json", Path(aside) / "log"
-        program = [sys.executable, "-m", "recserve_client.cli.main", "console", "--port", "0", *options]
-        with log.open("wb") as stream:
-            command = [*program, "--ready-file", str(ready)]
-            process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "COLUMNS": "200"})
-        try:
-            deadline = time.monotonic() + _START_S
-            while not ready.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"the console did not start:\n{log.read_text()}")
-                time.sleep(0.05)
-            yield Started(f"http://{json.loads(ready.read_text())['console']}", process)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            ended = process.wait(_STOP_S)
-            written = log.read_text()
-            assert ended == 0, f"exit code {ended}; the log:\n{written}"
-            assert "Traceback" not in written, written
+    with program(("console", *options)) as running:
+        yield Started(f"http://{running.ready['console']}", running.process)
 
 
 @contextmanager

@@ -102,6 +102,6 @@ class Exports:
         for package in _PACKAGES:
             found.update(f"{package} {version(package)}".encode())
         for folder in _CODE:
-            for path in sorted((_ROOT / folder).rglob("*.py")):
+            for path in sorted(one for end in ("py", "j2") for one in (_ROOT / folder).rglob(f"*.{end}")):
                 found.update(path.read_bytes())
         return found.hexdigest()[:16]

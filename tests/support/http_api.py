@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-_START_S = 30
+from support.program import program
+
 _STOP_S = 20
 
 
@@ -27,25 +20,8 @@ def http_api(grpc: str, *options: str, code: int = 0) -> Iterator[str]:
         options: Of `recserve http`.
         code: Exit code it must have.
     """
-    program = [sys.executable, "-m", "recserve_client.cli.main", "http", "--address", grpc, "--port", "0"]
-    with tempfile.TemporaryDirectory() as aside:
-        ready, log = Path(aside) / "ready.json", Path(aside) / "log"
-        with log.open("wb") as stream:
-            command = [*program, "--ready-file", str(ready), *options]
-            process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "COLUMNS": "200"})
-        try:
-            deadline = time.monotonic() + _START_S
-            while not ready.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"the HTTP API did not start:\n{log.read_text()}")
-                time.sleep(0.02)
-            yield str(json.loads(ready.read_text())["http"])
-        finally:
-            process.send_signal(signal.SIGTERM)
-            ended = process.wait(_STOP_S)
-            written = log.read_text()
-            assert ended == code, f"exit code {ended}; the log:\n{written}"
-            assert "Traceback" not in written, written
+    with program(("http", "--address", grpc, *options), code=code, stop_s=_STOP_S) as running:
+        yield str(running.ready["http"])
 
 
 def refused(answer: Any, status: int, kind: str) -> Any:

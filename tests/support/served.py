@@ -108,6 +108,15 @@ def served(home: Path, *options: str, settings: str = "", code: int = 0) -> Iter
             assert not left, f"left behind: {left}"
 
 
+def wait_for_snapshot(home: Path, name: str) -> None:
+    """Wait until the model says that it serves a snapshot."""
+    (log,) = (home / "run").glob("*/triton.log")
+    deadline = time.monotonic() + 60
+    while f"serving snapshot {name}" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()[-2000:]
+        time.sleep(0.05)
+
+
 def _wait_ready(process: subprocess.Popen[bytes], ready: Path, log: Path) -> None:
     deadline = time.monotonic() + _START_S
     while not ready.exists():

@@ -13,9 +13,9 @@ import typer
 from rich.console import RenderableType
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.console import note, out, progress
 from recserve_client.errors import RecserveError
-from recserve_export.cli.common import explained
+from recserve_export.cli.common import check_folder, explained
 from recserve_export.cli.options import Precision
 from recserve_server_ext.common.workspace import Workspace
 
@@ -49,8 +49,7 @@ class Output:
         Files that cannot be written end it before the measurement, with exit code 2.
         """
         for path in (self.json_file, self.plot, self.html):
-            if path is not None and not path.absolute().parent.is_dir():
-                fail(f"cannot write {path}: there is no folder {path.parent}", code=2)
+            check_folder(path)
         with explained(BenchmarkError, RecserveError), progress("prepare", None) as bar:
 
             def show(what: str, count: int, total: int) -> None:

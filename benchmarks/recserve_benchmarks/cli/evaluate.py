@@ -77,8 +77,8 @@ def evaluate(
         from recserve_benchmarks.evaluation.served import trainings_of
         from recserve_benchmarks.evaluation.split import CUTS
         from recserve_benchmarks.evaluation.systems import named
+        from recserve_server_ext.common.files import write_json
         from recserve_server_ext.encoder.text_encoder import TextEncoder
-        from recserve_server_ext.strategies.parts.chosen import write_evaluation
 
         chosen, workspace = named(system or [], quick=quick), Workspace(home)
         memory_bytes = bound.default_bound() if memory is None else round(memory * 1024 * MIB)
@@ -99,7 +99,7 @@ def evaluate(
     if html is not None:
         page.write_page(results, html)
     if dataset is None and at is None and not system:
-        write_evaluation(workspace.evaluation, evaluation)
+        write_json(workspace.evaluation, evaluation)
         note(f"what is best is in {workspace.evaluation}: the strategy auto reads it")
         for name in trainings_of(evaluation.chosen):
             note(f"it needs: recserve train {name}")

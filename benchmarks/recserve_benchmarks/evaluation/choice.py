@@ -80,8 +80,8 @@ class Votes:
     def best(self, activity: Activity) -> Trial | None:
         """The trial of a strategy that is best for users of an activity; `None` before any part.
 
-        Users with a history get what is best for all of them, unless another is better for their activity by more than
-        a standard error of the paired difference. With few cold users, those get what is best for everybody among the
+        Users with a history get what suits all of them, unless another is better for their activity by more than a
+        standard error of the paired difference. With few cold users, those get what is best for everybody among the
         strategies that need no history.
         """
         if not self._interactions:
@@ -96,7 +96,7 @@ class Votes:
                 trials = [trial for trial in trials if not self._systems[trial.system].is_personal]
                 users = np.ones(len(users), np.bool_)
             return self._first(trials, users)
-        overall, own = self._first(trials, interactions > 0), self._first(trials, users)
+        overall, own = self._most_combined(trials, interactions > 0), self._most_combined(trials, users)
         if overall is None or own is None or users.sum() < _LEAST_USERS:
             return overall
         gain = self._of(own)[users] - self._of(overall)[users]
@@ -105,6 +105,23 @@ class Votes:
     def _first(self, trials: Sequence[Trial], users: Mask) -> Trial | None:
         """The trial with the greatest mean over some users, the first of equal ones; `None` without any."""
         return max(trials, key=lambda trial: self._mean(trial, users)) if trials and users.any() else None
+
+    def _most_combined(self, trials: Sequence[Trial], users: Mask) -> Trial | None:
+        """The trial that combines the most trainings, of those within a standard error of the best over some users.
+
+        Where no combination is as close, it is the best trial. The best of many is partly so by luck, and a combination
+        is rarely far below its best part. The one-standard-error rule of Breiman, Friedman, Olshen and Stone (1984)
+        takes the simplest instead.
+        """
+        best = self._first(trials, users)
+        if best is None or users.sum() < 2:
+            return best
+        trainings = {trial: len(self._systems[trial.system].trainings) for trial in trials}
+        lags = {
+            trial: self._of(best)[users] - self._of(trial)[users] for trial, count in trainings.items() if count > 1
+        }
+        close = [trial for trial, lag in lags.items() if lag.mean() <= stats.sem(lag)]
+        return max(close, key=lambda trial: (trainings[trial], -lags[trial].mean()), default=best)
 
     def best_system(self) -> int | None:
         """Place of the strategy that is best for users with a history; `None` without any."""

@@ -16,9 +16,6 @@ from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
 #: Lengths of the lists.
 CUTOFFS: Final = (5, 10, 20)
 ACCURACY: Final = tuple(f"{name}_at_{k}" for name in ("hr", "ndcg", "mrr", "recall") for k in CUTOFFS)
-#: What is described of the list of each user, and of the lists of all.
-OF_A_LIST: Final = ("novelty", "diversity", "calibration")
-OF_ALL_LISTS: Final = ("coverage", "gini", "popularity_rank")
 _LIST: Final = 10
 #: Kinds of items for the calibration, and the items that they are found among.
 _KINDS: Final = 20

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from recserve_client.contract import Behaviour, EmbedRequest, RecommendRequest, bytes_element, models, pack
+from recserve_client.calls import packed_answer, packed_call
+from recserve_client.contract import Behaviour, EmbedRequest, RecommendRequest, pack
 from recserve_server_ext.common.arrays import Rows
 
 #: Texts in the history of a user who is known by texts alone.
@@ -60,13 +61,9 @@ def unseen_texts(titles: Sequence[str], users: int, seed: int) -> list[list[str]
 def infer_requests(model: str, packed: Iterable[bytes]) -> Iterator[bytes]:
     """Serialised ModelInferRequests of packed requests."""
     for raw in packed:
-        request = service_pb2.ModelInferRequest(model_name=model)
-        request.inputs.add(name=models.REQUEST.name, datatype=models.REQUEST.datatype, shape=(1, 1))
-        request.raw_input_contents.append(bytes_element(raw))
-        yield request.SerializeToString()
+        yield packed_call(model, raw, packed_answer, None).request.SerializeToString()
 
 
 def payload(answer: bytes) -> bytes:
     """The packed response in a serialised ModelInferResponse."""
-    raw: bytes = service_pb2.ModelInferResponse.FromString(answer).raw_output_contents[0]
-    return raw[4:]  # after its length
+    return packed_answer(service_pb2.ModelInferResponse.FromString(answer))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, NoReturn
 
 import typer
@@ -41,9 +44,26 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+@contextmanager
+def explained(*expected: type[Exception], code: int = 1) -> Iterator[None]:
+    """Print one of these errors as one line, and exit with this code."""
+    try:
+        yield
+    except expected as error:
+        fail(str(error), code=code)
+
+
 def note(message: str) -> None:
     """Print a line for the user on standard error."""
     err.print(escape(visible(message)), soft_wrap=True, highlight=False)
+
+
+def tell_ready(file: Path | None, **addresses: str) -> None:
+    """Write the addresses and the id of this process to the file that says when it is ready, if there is one."""
+    if file is not None:
+        aside = file.with_name(f"{file.name}.{os.getpid()}")
+        aside.write_text(json.dumps({**addresses, "pid": os.getpid()}) + "\n")
+        aside.replace(file)
 
 
 class _Rate(ProgressColumn):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from recserve_client.cli.console import err, fail, note
+from recserve_client.cli.console import err, fail, note, tell_ready
 
 app = typer.Typer(help="Serve JSON over HTTP in front of a running server.")
 
@@ -29,8 +27,8 @@ def http(
     """Serve JSON over HTTP in front of a running server, until SIGTERM or Ctrl-C."""
     from recserve_client.contract.addresses import is_this_machine
     from recserve_client.http.app import AppOptions
-    from recserve_client.http.listening import Certificate
-    from recserve_client.http.serve import listen, serve
+    from recserve_client.http.listening import Certificate, listen
+    from recserve_client.http.serve import serve
     from recserve_client.options import ClientOptions
     from recserve_client.tls import Tls
 
@@ -60,10 +58,7 @@ def http(
     def ready() -> None:
         url = f"{'http' if certificate is None else 'https'}://{where}"
         note(f"JSON over HTTP at {url}, of the server at {address}; what there is: {url}/v1/openapi.json")
-        if ready_file is not None:
-            aside = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
-            aside.write_text(json.dumps({"http": where, "pid": os.getpid()}) + "\n")
-            aside.replace(ready_file)
+        tell_ready(ready_file, http=where)
 
     options = AppOptions(cors=tuple(cors or ()), local=is_local)
     serve(bound, address, options, ClientOptions(deadline_s=deadline), tls, ready, certificate)

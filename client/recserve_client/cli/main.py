@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 
 import typer
 from rich.markup import escape
 
 from recserve_client.cli.console import err, fail
+from recserve_client.cpu_info import cpu_info
 
 GROUP = "recserve.commands"
 _EXTRA_OF_PACKAGE = {
@@ -21,7 +21,6 @@ _EXTRA_OF_PACKAGE = {
     "recserve_console": "console",
 }
 _EXTRA_OF_COMMAND = {"http": "http"}
-_CPU_INFO = Path("/proc/cpuinfo")
 #: What OpenBLAS's kernels for `SkylakeX` need.
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 
@@ -90,11 +89,7 @@ def use_avx512() -> None:
     Its OpenBLAS goes by the model of the CPU, and takes AVX2 on models that are newer than itself. To be called before
     numpy is imported; OPENBLAS_CORETYPE in the environment overrules it.
     """
-    if not _CPU_INFO.is_file():
-        return  # not Linux: a client's machine may be anything
-    with _CPU_INFO.open() as lines:
-        flags = next((line for line in lines if line.startswith("flags")), "")
-    if _AVX512.issubset(flags.split()):
+    if _AVX512.issubset(cpu_info("flags").split()):
         os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
 
 

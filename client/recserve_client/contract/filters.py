@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Final, TypeAlias
 
-import msgspec
 from msgspec import Meta, Struct
 
 from recserve_client.contract.errors import ErrorKind
@@ -141,26 +140,6 @@ class FilterBounds(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 BOUNDS: Final = FilterBounds()
-_DECODER: Final = msgspec.json.Decoder(Filter)
-
-
-def unpack_filter(raw: bytes, bounds: FilterBounds = BOUNDS) -> Filter:
-    """Decode and check the JSON of a filter.
-
-    Raises:
-        RequestError: invalid_json, invalid_request, or too_large (the message names the limit).
-    """
-    try:
-        condition: Filter = _DECODER.decode(raw)
-    except msgspec.ValidationError as error:
-        raise RequestError(ErrorKind.INVALID_REQUEST, f"the filter: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(ErrorKind.INVALID_JSON, f"the filter: {error}; it begins {shown(raw[:40])}") from None
-    except RecursionError:
-        # Hundreds of levels exceed the decoder's stack; no bound allows as many.
-        raise _too_large("is nested too deeply to be read", "depth", bounds.depth) from None
-    check_filter(condition, bounds)
-    return condition
 
 
 def check_filter(condition: Filter, bounds: FilterBounds = BOUNDS) -> None:

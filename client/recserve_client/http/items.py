@@ -32,7 +32,7 @@ from recserve_client.contract import (
 from recserve_client.http.exchange import Exchange, invalid, json_response
 from recserve_client.http.messages import ItemChanged, ItemContent, ItemIds, ListQuery, RawItems
 from recserve_client.http.problems import HttpKind, ProblemError
-from recserve_client.http.streams import stream
+from recserve_client.http.streams import in_one, stream
 
 #: Lines of a stream that are one change.
 _AT_A_TIME: Final = 500
@@ -109,15 +109,14 @@ async def _change_many(exchange: Exchange, change: Change) -> Response:
     if "idempotency-key" in exchange.request.headers:
         raise invalid("a stream takes no Idempotency-Key: a line that is sent again changes nothing")
 
-    async def answer(lines: list[bytes]) -> list[bytes]:
-        results: list[ItemChanged | ItemResult] = [_unreadable(line) or _PENDING for line in lines]
-        raws = [Raw(line) for line, result in zip(lines, results, strict=True) if result is _PENDING]
-        if raws:
-            done = iter(_results(await exchange.ask(models.ITEMS, _packed(exchange, change, raws), CHANGE_S)))
-            results = [next(done) if result is _PENDING else result for result in results]
-        return list(map(msgspec.json.encode, results))
+    async def changed(raws: list[Raw]) -> list[ItemChanged]:
+        return _results(await exchange.ask(models.ITEMS, _packed(exchange, change, raws), CHANGE_S))
 
-    return await stream(exchange, answer, _AT_A_TIME)
+    return await stream(exchange, lambda lines: in_one(lines, _not_json, changed), _AT_A_TIME)
+
+
+def _not_json(fault: str) -> ItemResult:
+    return ItemResult("", "refused", f"the line is not JSON: {fault}")
 
 
 async def _change_one(exchange: Exchange, change: Change, item: NewItem | OldItem) -> ItemChanged:
@@ -170,19 +169,6 @@ async def _if_revision(exchange: Exchange, item_id: str) -> int | UnsetType:
     if found is None or found[1] == "0":
         raise ProblemError(HttpKind.PRECONDITION_FAILED, f"{shown(match)} is no ETag of an item; read the item again")
     return int(found[1])
-
-
-#: Stands for the result of a line that the server answers.
-_PENDING: Final = ItemResult("", "refused")
-
-
-def _unreadable(line: bytes) -> ItemResult | None:
-    """The refusal of a line that is not JSON: it would spoil the lines that are sent with it."""
-    try:
-        msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        return ItemResult("", "refused", f"the line is not JSON: {error}")
-    return None
 
 
 def _etag(revision: int) -> str:

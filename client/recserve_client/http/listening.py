@@ -104,8 +104,9 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def bind(family: int, kind: int, address: Any) -> socket.socket:
-    """A socket that is bound to a resolved address; raises OSError where that is taken or not of this machine."""
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound to an address; raises OSError where that is taken or not of this machine."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, kind)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from recserve_client.client import AsyncClient
 from recserve_client.contract import ErrorKind
 from recserve_client.http.app import App, AppOptions
-from recserve_client.http.listening import Certificate, bind, run
+from recserve_client.http.listening import Certificate, run
 from recserve_client.http.problems import CONTENT_TYPE, ProblemError
 from recserve_client.options import ClientOptions
 from recserve_client.tls import Tls
@@ -58,12 +58,6 @@ class _Protocol(HttpToolsProtocol):
         self._head_bytes += more_bytes
         if self._head_bytes > _HEAD_BYTES:
             raise ValueError("the head of the request is too large")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound to an address; raises OSError where that is taken or not of this machine."""
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return bind(family, kind, address)
 
 
 def serve(

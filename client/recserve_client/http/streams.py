@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 import msgspec
+from msgspec import Raw, Struct
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -23,11 +24,36 @@ _CHUNK_BYTES: Final = 4 * 1024 * 1024
 _WAITING: Final = 1024
 
 
+async def in_one(
+    lines: list[bytes], refusal: Callable[[str], Struct], answered: Callable[[list[Raw]], Awaitable[Sequence[Struct]]]
+) -> list[bytes]:
+    """A result for each line, of which those that are JSON are one request: another would spoil it for all.
+
+    Args:
+        lines: The lines.
+        refusal: The result of a line that is not JSON, by what is wrong with it.
+        answered: The results of the other lines.
+    """
+    results: list[Struct | None] = [None if (fault := _fault_of(line)) is None else refusal(fault) for line in lines]
+    raws = [Raw(line) for line, result in zip(lines, results, strict=True) if result is None]
+    done = iter(await answered(raws) if raws else ())
+    return [msgspec.json.encode(next(done) if result is None else result) for result in results]
+
+
+def _fault_of(line: bytes) -> str | None:
+    """Why a line is no JSON; `None` where it is."""
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return str(error)
+    return None
+
+
 class StreamResponse(Response):
     """An answer of parts. Starlette's own would read the rest of the body, to notice when the caller leaves."""
 
-    def __init__(self, parts: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(None, 200, headers, media_type=NDJSON)
+    def __init__(self, parts: AsyncIterator[bytes]) -> None:
+        super().__init__(media_type=NDJSON)
         del self.headers["content-length"]
         self._parts = parts
 

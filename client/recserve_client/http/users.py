@@ -24,19 +24,25 @@ from recserve_client.contract import (
 )
 from recserve_client.http.exchange import Exchange, json_response
 from recserve_client.http.messages import HistoryQuery, RawInteractions
-from recserve_client.http.streams import stream
+from recserve_client.http.streams import in_one, stream
 
 #: Lines of a stream that are one recording.
 _AT_A_TIME: Final = 1000
 _raws: Final = Unpacker[RawInteractions](RawInteractions)
 _receipt: Final = Unpacker[ErasureReceipt](ErasureReceipt)
+_MALFORMED: Final = InteractionResult("refused", reason="malformed", detail="the line is not JSON")
 _recorded: Final = msgspec.json.Decoder(InteractionsRecorded)
 
 
 async def record(exchange: Exchange) -> Response:
     """Record interactions; of a stream, a result for each line."""
     if exchange.is_stream:
-        return await stream(exchange, lambda lines: _record_lines(exchange, lines), _AT_A_TIME)
+
+        async def recorded(raws: list[Raw]) -> list[InteractionResult]:
+            raw = await exchange.ask(models.INTERACTIONS, pack(RecordInteractions(raws)), CHANGE_S)
+            return _recorded.decode(raw).results
+
+        return await stream(exchange, lambda lines: in_one(lines, lambda _: _MALFORMED, recorded), _AT_A_TIME)
     raws = _raws(await exchange.body(), private=True)
     raw = pack(RecordInteractions(raws.interactions))
     return json_response(await exchange.ask(models.INTERACTIONS, raw, CHANGE_S))
@@ -66,26 +72,3 @@ async def verify_erasure(exchange: Exchange) -> Response:
     receipt = _receipt(await exchange.body(), private=True)
     raw = pack(VerifyErasure(exchange.part("user_id"), receipt))
     return json_response(await exchange.ask(models.INTERACTIONS, raw, CHANGE_S))
-
-
-#: Stands for the result of a line that the server answers.
-_PENDING: Final = InteractionResult("refused")
-_MALFORMED: Final = InteractionResult("refused", reason="malformed", detail="the line is not JSON")
-
-
-async def _record_lines(exchange: Exchange, lines: list[bytes]) -> list[bytes]:
-    results = [_PENDING if _is_json(line) else _MALFORMED for line in lines]
-    raws = [Raw(line) for line, result in zip(lines, results, strict=True) if result is _PENDING]
-    if raws:
-        raw = await exchange.ask(models.INTERACTIONS, pack(RecordInteractions(raws)), CHANGE_S)
-        done = iter(_recorded.decode(raw).results)
-        results = [next(done) if result is _PENDING else result for result in results]
-    return list(map(msgspec.json.encode, results))
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True

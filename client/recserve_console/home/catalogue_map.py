@@ -27,7 +27,6 @@ class CatalogueMap:
     """Items of a snapshot in the plane.
 
     Attributes:
-        snapshot: Name of the snapshot.
         items: Number of its items.
         ids: Ids of the drawn items, a random sample where there are many.
         places: [drawn, 2] their coordinates.
@@ -35,7 +34,6 @@ class CatalogueMap:
         kept: Share of the variance that the plane keeps.
     """
 
-    snapshot: str
     items: int
     ids: list[str]
     places: Floats
@@ -73,7 +71,7 @@ def catalogue_map(home: Path, names: list[str]) -> CatalogueMap:
     drawn = np.sort(np.random.default_rng(_SEED).permutation(manifest.items)[:_DRAWN])
     ids = read_table(folder / IDS)["id"].take(drawn).to_pylist()
     fields = ItemFields.load(folder / FIELDS).take(names, drawn)
-    return CatalogueMap(folder.name, manifest.items, ids, plane.places[drawn], fields, plane.kept)
+    return CatalogueMap(manifest.items, ids, plane.places[drawn], fields, plane.kept)
 
 
 def user_places(

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nicegui import ui
 
 from recserve_console.home.catalogue import catalogue_numbers, cut_texts
 from recserve_console.home.log import LogNumbers, has_log, log_numbers
 from recserve_console.views.parts.import_panel import ImportPanel
-from recserve_console.views.parts.pieces import COLOURS, age, axis, card, chart, heading, moment, muted, table, waiting
+from recserve_console.views.parts.pieces import COLOURS, axis, card, chart, heading, moment, muted, table
 from recserve_console.views.parts.view import View
 from recserve_export.catalogue.stats import CatalogueStats
-from recserve_export.errors import ExportError
 from recserve_server_ext.access.scopes import Scope
-from recserve_server_ext.common.errors import ServerError
-
-T = TypeVar("T")
 
 
 class Data(View):
@@ -43,26 +37,8 @@ class Data(View):
         with self._content:
             log, catalogue = ui.column().classes("w-full gap-3"), ui.column().classes("w-full gap-3")
         if has_log(home):
-            await self._count(log, "the log", log_numbers, self._draw_log, again=again)
-        await self._count(catalogue, "the catalogue", catalogue_numbers, self._draw_catalogue, again=again)
-
-    async def _count(
-        self, box: ui.column, what: str, read: Callable[[Path], T], draw: Callable[[T], None], *, again: bool
-    ) -> None:
-        with box:
-            waiting(f"Counting {what} …")
-        reads = self.console.reads
-        try:
-            found = await (reads.again if again else reads.newest)(read, self.console.home)
-        except (ServerError, ExportError) as error:
-            box.clear()
-            with box:
-                ui.label(str(error)).classes("rs-bad")
-            return
-        box.clear()
-        with box:
-            muted(f"Counted {age(found.time_s)}.")
-            draw(found.found)
+            await self.count(log, "the log", log_numbers, self._draw_log, again=again)
+        await self.count(catalogue, "the catalogue", catalogue_numbers, self._draw_catalogue, again=again)
 
     def _draw_log(self, found: LogNumbers) -> None:
         stats = found.stats

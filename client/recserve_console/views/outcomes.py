@@ -10,12 +10,10 @@ from nicegui import ui
 
 from recserve_console.home.log import has_log, outcome_report
 from recserve_console.views.parts.experiment_panel import ExperimentPanel
-from recserve_console.views.parts.pieces import NONE, age, card, heading, interval, muted, table, waiting
+from recserve_console.views.parts.pieces import NONE, card, heading, interval, muted, table
 from recserve_console.views.parts.rates_over_time import RatesOverTime
 from recserve_console.views.parts.view import View
-from recserve_export.errors import ExportError
 from recserve_server_ext.access.scopes import Scope
-from recserve_server_ext.common.errors import ServerError
 
 if TYPE_CHECKING:
     from recserve_export.outcomes.experiments import ExperimentReport
@@ -51,20 +49,7 @@ class Outcomes(View):
             with self._content:
                 muted("The home has no log of interactions of its own.")
             return
-        with self._content:
-            waiting("Counting …")
-        reads = self.console.reads
-        try:
-            found = await (reads.again if again else reads.newest)(outcome_report, home)
-        except (ServerError, ExportError) as error:
-            self._content.clear()
-            with self._content:
-                ui.label(str(error)).classes("rs-bad")
-            return
-        self._content.clear()
-        with self._content:
-            muted(f"Counted {age(found.time_s)}.")
-            self._draw(found.found)
+        await self.count(self._content, "the outcomes", outcome_report, self._draw, again=again)
 
     def _draw(self, found: OutcomeReport) -> None:
         about = (

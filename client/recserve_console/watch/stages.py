@@ -49,9 +49,9 @@ def strategy_times(before: MetricsPage, after: MetricsPage) -> list[StrategyTime
     """What each strategy did between two pages, the busiest first; one that did nothing is left out."""
     found = []
     for strategy in after.values(_SLATES, "strategy"):
-        slates = _grown(before, after, _SLATES, strategy=strategy)
+        slates = after.grown_since(before, _SLATES, strategy=strategy)
         if slates > 0:
-            cold = _grown(before, after, _SLATES, strategy=strategy, profile="cold")
+            cold = after.grown_since(before, _SLATES, strategy=strategy, profile="cold")
             timed = {stage: _stage_time(before, after, strategy, stage) for stage in STAGES}
             stages = {stage: time for stage, time in timed.items() if time is not None}
             found.append(StrategyTimes(strategy, round(slates), round(cold), stages))
@@ -60,19 +60,13 @@ def strategy_times(before: MetricsPage, after: MetricsPage) -> list[StrategyTime
 
 def _stage_time(before: MetricsPage, after: MetricsPage, strategy: str, stage: str) -> StageTime | None:
     labels = {"strategy": strategy, "stage": stage}
-    count = _grown(before, after, f"{_SECONDS}_count", **labels)
+    count = after.grown_since(before, f"{_SECONDS}_count", **labels)
     if count <= 0:
         return None
     bounds = sorted(after.values(f"{_SECONDS}_bucket", "le"), key=float)
-    counts = [_grown(before, after, f"{_SECONDS}_bucket", le=le, **labels) for le in bounds]
+    counts = [after.grown_since(before, f"{_SECONDS}_bucket", le=le, **labels) for le in bounds]
     finite = [(float(le), below) for le, below in zip(bounds, counts, strict=True) if math.isfinite(float(le))]
     limits_s, below = [0.0, *(limit for limit, _ in finite)], [0.0, *(number for _, number in finite)]
     p99_s = float(np.interp(0.99 * count, below, limits_s))
-    mean_s = _grown(before, after, f"{_SECONDS}_sum", **labels) / count
+    mean_s = after.grown_since(before, f"{_SECONDS}_sum", **labels) / count
     return StageTime(round(count), mean_s * 1000, p99_s * 1000)
-
-
-def _grown(before: MetricsPage, after: MetricsPage, name: str, **labels: str) -> float:
-    """Growth of a counter; one of a server that was started meanwhile grew from 0."""
-    now, then = after.total(name, **labels), before.total(name, **labels)
-    return now - then if now >= then else now

@@ -13,7 +13,6 @@ from recserve_export.catalogue.mapping import AttributeField, FieldMapping, Text
 from recserve_export.errors import SourceError
 from recserve_export.tabular.rows import Row
 
-NAME: Final = "films"
 _PACKAGE: Final = "bokeh_sampledata"
 #: Names of the cast that go into its text; the source sorts them by first name, so these are as good as any.
 _CAST_NAMES: Final = 6

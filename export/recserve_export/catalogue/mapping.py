@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import msgspec
@@ -152,19 +151,6 @@ def with_marks(mapping: FieldMapping, sample: Iterable[Mapping[str, Any]]) -> Fi
 
     attributes = {name: guessed(field) for name, field in mapping.attributes.items()}
     return msgspec.structs.replace(mapping, attributes=attributes)
-
-
-def read_mapping(path: Path) -> FieldMapping:
-    """Read a mapping from a TOML file.
-
-    Raises:
-        MappingError: The file cannot be read, is not TOML, or does not fit the schema.
-    """
-    try:
-        # Editors on Windows put a byte order mark before it.
-        return validated(msgspec.toml.decode(path.read_text(encoding="utf-8-sig"), type=FieldMapping))
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MappingError(f"the mapping {path} cannot be read: {error}") from error
 
 
 def mapping_from_options(

@@ -56,12 +56,11 @@ class RowConverter:
         whole_ids: Number of ids that were floats.
     """
 
-    def __init__(self, mapping: FieldMapping, limits: Limits | None = None, *, trims: bool = False) -> None:
+    def __init__(self, mapping: FieldMapping, *, trims: bool = False) -> None:
         """Prepare a validated mapping.
 
         Args:
             mapping: The mapping.
-            limits: Limits of an item.
             trims: Whether white space around an id is no part of it.
         """
         self.left_out: Counter[str] = Counter()
@@ -70,7 +69,7 @@ class RowConverter:
         self.whole_ids = 0
         self._mapping = mapping
         self._trims = trims
-        self._limits = limits or Limits()
+        self._limits = Limits()
         self._nulls = NULLS if mapping.nulls is None else frozenset(mapping.nulls)
         self._list_nulls = NULLS_OF_LISTS if mapping.nulls is None else self._nulls
         self._text_nulls = TEXT_NULLS if mapping.nulls is None else self._nulls

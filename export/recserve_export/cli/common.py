@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -11,9 +11,10 @@ from typing import Final
 import msgspec
 from rich.console import RenderableType
 
+from recserve_client.cli import console
 from recserve_client.cli.console import fail, out, progress
+from recserve_client.cli.tables import plain, table
 from recserve_export.errors import ExportError
-from recserve_export.tables import plain, table
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import Workspace, store_place
 from recserve_server_ext.config.history import HistoryRules, read_rules
@@ -32,14 +33,9 @@ def history_rules(path: Path | None) -> HistoryRules:
     return HistoryRules() if path is None else read_rules(path)
 
 
-@contextmanager
-def explained(*others: type[Exception]) -> Iterator[None]:
+def explained(*others: type[Exception]) -> AbstractContextManager[None]:
     """Print an error of the packages, or one of these others, as one line; exit code 1."""
-    expected: tuple[type[Exception], ...] = (ExportError, ServerError, *others)
-    try:
-        yield
-    except expected as error:
-        fail(str(error))
+    return console.explained(ExportError, ServerError, *others)
 
 
 @contextmanager

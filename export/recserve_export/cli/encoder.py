@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from recserve_client.cli.console import note, out
+from recserve_client.cli.tables import plain, table
 from recserve_export.cli import options
 from recserve_export.cli.common import explained, say, stage_bar
 from recserve_export.encoder.checks.fidelity_gate import DEFAULT_GATE, Gate, check_gate
@@ -17,7 +18,6 @@ from recserve_export.encoder.source.folder import SourceOptions
 from recserve_export.encoder.source.sentence_modules import Pooling
 from recserve_export.encoder.targets.targets import DEFAULT_MAX_BATCH
 from recserve_export.errors import ExportError
-from recserve_export.tables import plain, table
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.server import Provider, Target
 from recserve_server_ext.encoder.manifest import LongText

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recserve_client.cli.console import note
+from recserve_client.cli.tables import plain
 from recserve_export.cli import options, snapshots
 from recserve_export.cli.common import (
     check_folder,
@@ -21,7 +22,6 @@ from recserve_export.cli.common import (
     show_report,
     stage_bar,
 )
-from recserve_export.tables import plain
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.milvus import MilvusSettings
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import RenderableType
 
 from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.tables import table
 from recserve_export.cli import options, reading
 from recserve_export.cli.common import (
     OWN_FILES,
@@ -31,7 +32,7 @@ from recserve_export.cli.common import (
     utc_s,
 )
 from recserve_export.errors import ExportError, MappingError
-from recserve_export.files import replacing, write_json
+from recserve_export.files import replacing
 from recserve_export.interactions.mapping import (
     InteractionMapping,
     Zeros,
@@ -39,13 +40,12 @@ from recserve_export.interactions.mapping import (
     named_columns,
     named_types,
     overridden,
-    read_interaction_mapping,
     validated,
 )
-from recserve_export.tables import table
 from recserve_export.tabular.options import delimiter_of
-from recserve_export.tabular.recipes import read_recipe
+from recserve_export.tabular.recipes import read_recipe, read_toml
 from recserve_export.tabular.times import TimeUnit
+from recserve_server_ext.common.files import write_json
 from recserve_server_ext.common.units import DAY_S
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.interactions import InteractionLimits
@@ -135,7 +135,7 @@ def import_(
         if recipe is not None:
             found = [overridden(one, by_options) for one in read_recipe(recipe, "interactions", InteractionMapping)]
         else:
-            found = [by_options if mapping is None else read_interaction_mapping(mapping)]
+            found = [by_options if mapping is None else read_toml(mapping, InteractionMapping)]
         read = read_options(found[0].read)
         file = Opened(source, read)
         fields = validated(reading.fitting_one(found, file, lambda one: one.columns))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from recserve_client.cli.console import out
+from recserve_client.cli.tables import table
 from recserve_export.cli.common import say, say_json
-from recserve_export.tables import table
 from recserve_export.tabular.opening import Opened
 from recserve_export.tabular.preview import Suggest, preview
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from recserve_client.cli.console import fail, note, out
+from recserve_client.cli.tables import table
 from recserve_export.cli import options
 from recserve_export.cli.common import explained, say
-from recserve_export.tables import table
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 from recserve_server_ext.config.milvus import MilvusSettings
 

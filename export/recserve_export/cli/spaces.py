@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from recserve_client.cli.console import fail, note, out
+from recserve_client.cli.tables import table
 from recserve_export.cli import options
 from recserve_export.cli.common import explained, say, stage_bar
-from recserve_export.tables import table
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 app = typer.Typer(help="Manage the versions of trained spaces and matrices.", no_args_is_help=True)

@@ -18,10 +18,10 @@ from recserve_export.encoder.source.folder import NO_OPTIONS, EncoderSource, Sou
 from recserve_export.encoder.source.hub import resolve
 from recserve_export.encoder.targets.targets import DEFAULT_MAX_BATCH, WrittenTarget, suiting, write_target
 from recserve_export.errors import ExportError
-from recserve_export.files import write_json
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import EncoderError
+from recserve_server_ext.common.files import write_json
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import Target
 from recserve_server_ext.encoder.manifest import INT8, EncoderManifest, Precision, read_manifest

@@ -22,10 +22,9 @@ from recserve_export.encoder.checks.texts import SEED, EncoderTexts, sample_text
 from recserve_export.encoder.report.page import write_page
 from recserve_export.encoder.report.report import REPORT, Candidate, EncoderReport, Machine
 from recserve_export.encoder.source.folder import EncoderSource
-from recserve_export.files import write_json
 from recserve_export.stages import Stage, quiet
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
-from recserve_server_ext.common.files import sha256_of
+from recserve_server_ext.common.files import sha256_of, write_json
 from recserve_server_ext.encoder.manifest import INT8, MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
 from recserve_server_ext.encoder.text_encoder import TextEncoder, TextTokenizer, TokenTable
 

@@ -13,8 +13,8 @@ from recserve_export.encoder.make import Maker
 from recserve_export.encoder.recipe import recipe
 from recserve_export.encoder.report.report import Candidate, EncoderReport
 from recserve_export.errors import FidelityError
-from recserve_export.files import write_json
 from recserve_server_ext.common import cpu
+from recserve_server_ext.common.files import write_json
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.manifest import INT8, Precision, read_manifest
 from recserve_server_ext.encoder.selection import CHOICE, EncoderChoice

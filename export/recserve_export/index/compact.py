@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from recserve_export.bulk_encoding.columns import Known, item_vectors, read_catalogue
 from recserve_export.index.milvus import again_in_milvus, write_with
@@ -32,12 +37,23 @@ def compact(
     """Publish a snapshot of the catalogue as it is now; servers change to it without a pause.
 
     Every vector that is there already is taken over: from the published snapshot, or as it was stored with the change.
-    Returns what was published, or `None` where nothing has changed. `encoder_folder` made the published snapshot.
+    So are the codes of `scan`. Returns what was published, or `None` where nothing has changed. `encoder_folder` made
+    the published snapshot.
 
     Raises:
         ServerError: The published snapshot is of another catalogue or encoder, or something cannot be read or written.
     """
-    encoder = TextEncoder(encoder_folder, threads=threads)
+    with _without_collections():
+        return _compacted(store, snapshots, TextEncoder(encoder_folder, threads=threads), threads, milvus)
+
+
+def _compacted(
+    store: CatalogueStore,
+    snapshots: Path,
+    encoder: TextEncoder,
+    threads: int | None,
+    milvus: MilvusSettings | None,
+) -> SnapshotManifest | None:
     old = SnapshotVectors.load(current(snapshots), encoder=encoder.fingerprint)
     head = store.head()
     if old.manifest.source != head.identity or old.manifest.field_weights != head.field_weights:
@@ -53,7 +69,8 @@ def compact(
         items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
         engine = again_in_milvus(items, was.engine.parameters, milvus or MilvusSettings())
     else:
-        engine = same_engine(vectors, was.engine, space_folder(of), threads)
+        places = np.array([old.row_of.get(item, -1) for item in catalogue.ids], np.int64)
+        engine = same_engine(vectors, was.engine, space_folder(of), threads, old.vectors, places)
     report = space_folder(of) / REPORT
     text = SpaceContent(
         vectors=vectors,
@@ -72,3 +89,15 @@ def compact(
     oldest = min(found.manifest.revision for found in kept(snapshots) if found.manifest is not None)
     forget_before(store, oldest)
     return read_manifest(folder, verify=False)
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Leave Python's collector off: it would look for cycles among millions of items again and again, without any."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

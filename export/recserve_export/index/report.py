@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 from rich.console import RenderableType
 
+from recserve_client.cli.tables import table
 from recserve_export.index.recall import Choice, CurvePoint
-from recserve_export.tables import table
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import sha256_of
 from recserve_server_ext.index.manifest import read_manifest

@@ -18,28 +18,25 @@ from recserve_server_ext.index.trained import read_trained
 from recserve_server_ext.index.trained_versions import find_version, make_current, version_before
 
 
-def activate_space(
-    workspace: Workspace, name: str, version: str, settings: Settings | None = None, *, stage: Stage = silent
-) -> str:
+def activate_space(workspace: Workspace, name: str, version: str, *, stage: Stage = silent) -> str:
     """Serve a version of a trained space; running servers change to it at once. Returns the snapshot's name.
 
     Args:
         workspace: The home.
         name: Name of the space.
         version: Name of the version.
-        settings: How to choose its engine.
         stage: Shows progress.
 
     Raises:
         SpaceError: There is no such version, it is damaged, or it does not fit the index.
         SnapshotError: The published snapshot is damaged, or another was published meanwhile.
     """
-    return serve_versions(workspace, {name: find_version(workspace.spaces, name, version)}, settings, stage=stage)
+    return serve_versions(workspace, {name: find_version(workspace.spaces, name, version)}, stage=stage)
 
 
-def roll_back_space(workspace: Workspace, name: str, settings: Settings | None = None, *, stage: Stage = silent) -> str:
+def roll_back_space(workspace: Workspace, name: str, *, stage: Stage = silent) -> str:
     """Serve the version of a space that was current before; see `activate_space`."""
-    return serve_versions(workspace, {name: version_before(workspace.spaces, name)}, settings, stage=stage)
+    return serve_versions(workspace, {name: version_before(workspace.spaces, name)}, stage=stage)
 
 
 def serve_versions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -34,6 +34,11 @@ from recserve_server_ext.index.space import (
     space_folder,
 )
 from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, load_trained_model, trained_manifest
+
+#: The codes of `scan` are trained anew once more than this share of the items was coded since they were trained.
+_ADDED: Final = 0.1
+#: Vectors compared at a time.
+_CHUNK: Final = 8192
 
 
 class Index(NamedTuple):
@@ -209,9 +214,10 @@ def compacted_spaces(
         vectors, inputs, own = placed(space.vectors[places[known]], inputs_of_known, known, text, space.text_map)
         if not len(own):
             continue
+        engine = same_engine(vectors, of.engine, space_folder(folder, name), threads, space.vectors, places[own])
         found[name] = SpaceContent(
             vectors=vectors,
-            engine=same_engine(vectors, of.engine, space_folder(folder, name), threads),
+            engine=engine,
             rows=None if len(own) == len(ids) else own,
             inputs=inputs,
             text_map=space.text_map,
@@ -253,8 +259,19 @@ def placed(
     )
 
 
-def same_engine(vectors: Vectors, chosen: EngineManifest, folder: Path, threads: int | None) -> Engine:
-    """The engine of the space in `folder` over other vectors; an exact one where there are too few for it."""
+def same_engine(
+    vectors: Vectors, chosen: EngineManifest, folder: Path, threads: int | None, old: Vectors, places: Rows
+) -> Engine:
+    """The engine of the space in `folder` over other vectors; an exact one where there are too few for it.
+
+    Args:
+        vectors: [vectors, dim] the other vectors.
+        chosen: The engine.
+        folder: Where it and its vectors are.
+        threads: Threads of the build; `None` takes the usable cores.
+        old: Its vectors.
+        places: [vectors] place of the same item there; -1 for those that are new.
+    """
     of = chosen.parameters
     if chosen.name == HnswEngine.name:
         return HnswEngine.build(vectors, m=of["M"], ef_construction=of["ef_construction"], ef=of["ef"], threads=threads)
@@ -264,6 +281,9 @@ def same_engine(vectors: Vectors, chosen: EngineManifest, folder: Path, threads:
         from recserve_server_ext.index.engines.scan_fit import Fit
 
         if len(vectors) >= LEAST_ITEMS:
+            same = _of_same_vectors(vectors, old, places)
+            if of.get("added", 0) + np.count_nonzero(same < 0) <= _ADDED * len(vectors):
+                return ScanEngine.taken_over(folder, vectors, of, same, threads=threads)
             return ScanEngine.build(
                 vectors,
                 Fit.load(folder, vectors.shape[1]),
@@ -274,3 +294,13 @@ def same_engine(vectors: Vectors, chosen: EngineManifest, folder: Path, threads:
                 threads=threads,
             )
     return ExactEngine(vectors)
+
+
+def _of_same_vectors(vectors: Vectors, old: Vectors, places: Rows) -> Rows:
+    """The places [vectors] with -1 in place of those whose vector is another than in `old`."""
+    same = places.copy()
+    for start in range(0, len(vectors), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        differs = (vectors[part] != old[places[part]]).any(axis=1)
+        same[part][differs] = -1
+    return same

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final, Literal, get_args
 
 import msgspec
@@ -123,18 +122,6 @@ def validated(mapping: InteractionMapping) -> InteractionMapping:
     if mapping.time not in (None, ROW) and times.seconds(mapping.time) is None:
         raise MappingError(f"--time {mapping.time} is no time; write row, or a time such as 2024-03-01T12:00")
     return mapping
-
-
-def read_interaction_mapping(path: Path) -> InteractionMapping:
-    """Read a mapping from a TOML file.
-
-    Raises:
-        MappingError: The file cannot be read, is not TOML, or does not fit the schema.
-    """
-    try:
-        return validated(msgspec.toml.decode(path.read_text(encoding="utf-8-sig"), type=InteractionMapping))
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MappingError(f"the mapping {path} cannot be read: {error}") from error
 
 
 def named_columns(option: str, values: Sequence[str]) -> dict[str, str]:

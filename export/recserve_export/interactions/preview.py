@@ -10,7 +10,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from recserve_export.tables import plain, table
+from recserve_client.cli.tables import plain, table
 from recserve_server_ext.config.history import Fitted, HistoryRules
 from recserve_server_ext.history.cleaning import of_types
 from recserve_server_ext.history.sentiment import NAME, Verdicts

@@ -9,22 +9,23 @@ from typing import Final
 from recserve_export.tabular.opening import Opened
 from recserve_export.tabular.preview import Column, bare_name
 
-_USERS: Final = (
+#: Usual names of columns, as `bare_name` gives them; the first that a file has is taken.
+USERS: Final = (
     "userid", "user", "visitorid", "customerid", "customer", "reviewerid", "uid", "username", "useridx",
     "userpseudoid", "clientid", "memberid", "accountid", "email",
 )  # fmt: skip
-_ITEMS: Final = (
+ITEMS: Final = (
     "itemid", "item", "movieid", "productid", "parentasin", "asin", "bookid", "isbn", "businessid", "sku",
     "lineitemsku", "iid", "trackid", "songid", "artistid", "newsid", "animeid", "gameid", "appid", "articleid",
     "productsku",
 )  # fmt: skip
-_TIMES: Final = (
+TIMES: Final = (
     "timestamp", "time", "date", "unixreviewtime", "eventtime", "eventtimestamp", "datetime", "ts", "dateadded", "at",
     "createdat", "paidat", "purchasedate", "orderdate", "reviewdate",
 )  # fmt: skip
-_TYPES: Final = ("type", "event", "eventtype", "eventname", "action", "behavior", "behaviour")
+TYPES: Final = ("type", "event", "eventtype", "eventname", "action", "behavior", "behaviour")
 _TEXTS: Final = ("reviewtext", "reviewbody", "review", "comment", "text")
-_VALUES: Final = ("rating", "stars", "overall", "score", "value", "bookrating", "userrating", "reviewscore")
+VALUES: Final = ("rating", "stars", "overall", "score", "value", "bookrating", "userrating", "reviewscore")
 
 
 def suggested_import(opened: Opened, columns: Sequence[Column]) -> str:
@@ -33,9 +34,9 @@ def suggested_import(opened: Opened, columns: Sequence[Column]) -> str:
     times = [one.name for one in columns if one.kind == "time"]
     words = ["recserve", "interactions", "import", opened.where]
     for option, usual, default in (
-        ("--user-field", _USERS, "user_id"),
-        ("--item-field", _ITEMS, "item_id"),
-        ("--time-field", _TIMES, "timestamp"),
+        ("--user-field", USERS, "user_id"),
+        ("--item-field", ITEMS, "item_id"),
+        ("--time-field", TIMES, "timestamp"),
     ):
         found = next((by_name[name] for name in usual if name in by_name), None)
         if option == "--time-field":
@@ -46,8 +47,8 @@ def suggested_import(opened: Opened, columns: Sequence[Column]) -> str:
             words += [option, found or "COLUMN"]
         if any(one.day_first and one.name == found for one in columns):
             words.append("--day-first")
-    type_ = next((by_name[name] for name in _TYPES if name in by_name), None)
-    value = next((by_name[name] for name in _VALUES if name in by_name), None)
+    type_ = next((by_name[name] for name in TYPES if name in by_name), None)
+    value = next((by_name[name] for name in VALUES if name in by_name), None)
     if type_ is not None:
         words += ["--type-field", type_]
     else:

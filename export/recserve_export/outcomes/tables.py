@@ -10,9 +10,9 @@ import msgspec
 from rich.console import RenderableType
 from rich.table import Table
 
+from recserve_client.cli.tables import table
 from recserve_export.outcomes.experiments import Comparison, ExperimentReport
 from recserve_export.outcomes.report import Group, OutcomeReport
-from recserve_export.tables import table
 
 #: Positions in the table; the others are in the JSON.
 _POSITIONS: Final = 10

@@ -51,7 +51,12 @@ def picture_url(draw: Callable[[Path], None]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "picture.png"
         draw(file)
-        return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+        return png_url(file.read_bytes())
+
+
+def png_url(content: bytes) -> str:
+    """A PNG as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def _part(part: RenderableType) -> dict[str, Any]:

@@ -45,6 +45,19 @@ def read_recipe(name: str, kind: Kind, type_: type[Mapping]) -> list[Mapping]:
         raise MappingError(f"the recipe {path} cannot be read: {error}") from error
 
 
+def read_toml(path: Path, type_: type[Mapping]) -> Mapping:
+    """A mapping from a TOML file.
+
+    Raises:
+        MappingError: The file cannot be read, is not TOML, or does not fit the schema.
+    """
+    try:
+        # Editors on Windows put a byte order mark before it.
+        return msgspec.toml.decode(path.read_text(encoding="utf-8-sig"), type=type_)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MappingError(f"the mapping {path} cannot be read: {error}") from error
+
+
 def fitting(mappings: Iterable[Mapping], needed: Iterable[Iterable[str]], known: Iterable[str]) -> Mapping:
     """The first mapping whose needed columns are all known, else the one that lacks fewest."""
     names = set(known)

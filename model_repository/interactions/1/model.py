@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from recserve_client.contract.models import INTERACTIONS
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.config.server import rules_of
 from recserve_server_ext.interactions.key_file import read_pseudonyms
@@ -10,15 +11,16 @@ from recserve_server_ext.interactions.ledger import Ledger
 from recserve_server_ext.interactions.store import opener
 from recserve_server_ext.services.interactions import InteractionService
 from recserve_server_ext.services.model_traces import tracer
-from recserve_server_ext.triton.backend import door_of, execute, model_settings, refusals_of, settle_memory
-from recserve_server_ext.triton.metrics.models import AdmissionMetrics, interactions_metrics, release_metrics
+from recserve_server_ext.triton.backend import PackedModel
+from recserve_server_ext.triton.metrics.models import interactions_metrics
 
 
-class TritonPythonModel:
+class TritonPythonModel(PackedModel):
     """Records, reads and erases the interactions of users."""
 
-    def initialize(self, args):
-        settings = model_settings(args)
+    name = INTERACTIONS
+
+    def batcher(self, settings):
         users = settings.serve.users
         keys = UserKeys(lambda: read_pseudonyms(Path(settings.pseudonym_key)))
         service = InteractionService(
@@ -28,21 +30,5 @@ class TritonPythonModel:
             settings.serve.limits,
             tracer(settings),
         )
-        self._model, self._sampled = (
-            Batcher(service, {}, run_batch=settings.serve.batch),
-            interactions_metrics(service),
-        )
-        self._admissions = AdmissionMetrics("interactions", self._model)
-        self._door = door_of(args, settings, "interactions")
-        self._refusals = refusals_of(settings, "interactions")
-        settle_memory()
-
-    def execute(self, requests):
-        return execute(self._model, requests, self._door, self._refusals)
-
-    def finalize(self):
-        self._model.close()
-        self._sampled.close()
-        self._admissions.close()
-        self._refusals.close()
-        release_metrics()
+        self.closing.append(interactions_metrics(service))
+        return Batcher(service, {}, run_batch=settings.serve.batch)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError, nearest, shown
-from recserve_server_ext.common.units import INT64
-from recserve_server_ext.index.fields import ItemFields
+from recserve_server_ext.index.fields import PART_OF, PRESENT, ItemFields, typed_array
 
 STRING: Final = "string"
 NUMBER: Final = "number"
@@ -36,12 +33,18 @@ class Lists:
     """The lists of a column.
 
     Attributes:
-        offsets: [rows + 1] int64; row r holds the elements offsets[r] to offsets[r + 1] - 1.
+        array: [rows] the lists as they are stored; those that are null hold no elements.
         elements: The elements of all rows, concatenated.
     """
 
-    offsets: NDArray[np.int64]
+    array: pa.LargeListArray
     elements: Column
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """[rows + 1] row r holds the elements offsets[r] to offsets[r + 1] - 1."""
+        offsets: NDArray[np.int64] = self.array.offsets.to_numpy()
+        return offsets
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ class Column:
 
     Attributes:
         present: [rows] whether the row has a value; never null.
-        strings: [rows] strings.
+        strings: [rows] strings, as codes of a dictionary that is sorted by code point.
         integers: [rows] 64-bit integers.
         floats: [rows] finite floats.
         booleans: [rows] booleans; they do not count as numbers.
@@ -62,7 +65,7 @@ class Column:
     """
 
     present: pa.BooleanArray
-    strings: pa.Array | None = None
+    strings: pa.DictionaryArray | None = None
     integers: pa.Array | None = None
     floats: pa.Array | None = None
     booleans: pa.Array | None = None
@@ -106,19 +109,17 @@ class AttributeColumns:
 
     @classmethod
     def of_fields(cls, fields: ItemFields, rows: int) -> AttributeColumns:
-        """Columns of a snapshot; a column of one type is not copied."""
-
-        def make(name: str) -> Column:
-            array = fields.column(name)
-            return column_of_values(_decoded(array)) if fields.is_json(name) else column_of_array(array)
-
-        return cls(rows, fields.names, make)
+        """Columns of a snapshot, which are not copied."""
+        return cls(rows, fields.names, lambda name: column_of_array(fields.column(name)))
 
     @classmethod
     def of_items(cls, items: Sequence[Mapping[str, Any]]) -> AttributeColumns:
         """Columns of a few items that are not in the snapshot, from their fields by name."""
-        names = dict.fromkeys(chain.from_iterable(items))
-        return cls(len(items), tuple(names), lambda name: column_of_values([item.get(name) for item in items]))
+
+        def make(name: str) -> Column:
+            return column_of_array(typed_array([item.get(name) for item in items]))
+
+        return cls(len(items), tuple(dict.fromkeys(chain.from_iterable(items))), make)
 
     def column(self, name: str) -> Column:
         """The column of an attribute; empty where no item has it."""
@@ -145,56 +146,29 @@ def kinds_of(name: str, known: Sequence[AttributeColumns]) -> frozenset[str]:
 
 
 def column_of_array(array: pa.Array) -> Column:
-    """The column of an Arrow array of strings, booleans, int64, float64, or lists of one of these."""
-    present = array.is_valid()
-    if array.null_count == len(array):
-        return Column(present)
+    """The column of an array of `typed_array`, which is not copied."""
     kind = array.type
-    if pa.types.is_large_list(kind):
-        offsets = array.offsets.to_numpy().astype(np.int64, copy=False)
-        lists = Lists(offsets, column_of_array(array.values))
-        return Column(present, lists=lists, places=_places(lists))
-    if pa.types.is_large_string(kind):
-        return Column(present, strings=array)
-    if pa.types.is_boolean(kind):
-        return Column(present, booleans=array)
-    if pa.types.is_int64(kind):
-        return Column(present, integers=array)
-    return Column(present, floats=array)
+    if pa.types.is_struct(kind):
+        parts = {field.name: array.field(field.name) for field in kind}
+        present = parts[PRESENT]
+    else:
+        of = next(of for of, is_it in _TYPES.items() if is_it(kind))
+        parts, present = {PART_OF[of]: array}, array.is_valid()
+    held = {name: parts[name] for name in PART_OF.values() if name in parts and parts[name].null_count < len(array)}
+    if (array := held.pop("lists", None)) is None:
+        return Column(present, **held)
+    lists = Lists(array, column_of_array(array.values))
+    return Column(present, **held, lists=lists, places=_places(lists))
 
 
-def column_of_values(values: Sequence[Any]) -> Column:
-    """The column of values of mixed kinds; `None` and numbers that are not finite count as missing.
-
-    Integers beyond 64 bits and objects count as present, but match no condition on a value.
-    """
-    clean = [None if type(value) is float and not math.isfinite(value) else value for value in values]
-    types = set(map(type, clean))
-    lists = _lists(clean) if list in types else None
-    return Column(
-        present=pa.array([value is not None for value in clean], pa.bool_()),
-        strings=_part(clean, str, pa.large_string()) if str in types else None,
-        integers=_integers(clean) if int in types else None,
-        floats=_part(clean, float, pa.float64()) if float in types else None,
-        booleans=_part(clean, bool, pa.bool_()) if bool in types else None,
-        lists=lists,
-        places=None if lists is None else _places(lists),
-    )
-
-
-def _part(values: list[Any], kind: type, arrow_kind: pa.DataType) -> pa.Array:
-    return pa.array([value if type(value) is kind else None for value in values], arrow_kind)
-
-
-def _integers(values: list[Any]) -> pa.Array | None:
-    array = pa.array([value if type(value) is int and value in INT64 else None for value in values], pa.int64())
-    return array if array.null_count < len(array) else None
-
-
-def _lists(values: list[Any]) -> Lists:
-    lists = [value if type(value) is list else [] for value in values]
-    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-    return Lists(offsets, column_of_values(list(chain.from_iterable(lists))))
+#: How an array of the values of a type is told.
+_TYPES: Final = {
+    str: pa.types.is_dictionary,
+    int: pa.types.is_integer,
+    float: pa.types.is_floating,
+    bool: pa.types.is_boolean,
+    list: pa.types.is_large_list,
+}
 
 
 def _places(lists: Lists) -> NDArray[np.float64] | None:
@@ -215,9 +189,3 @@ def _places(lists: Lists) -> NDArray[np.float64] | None:
     places = np.full((len(lists.offsets) - 1, 2), np.nan)
     places[pairs] = np.radians(degrees)
     return places
-
-
-def _decoded(array: pa.Array) -> list[Any]:
-    """The values of a column of JSON documents, decoded in one call."""
-    values: list[Any] = msgspec.json.decode(f"[{','.join(array.fill_null('null').to_pylist())}]")
-    return values

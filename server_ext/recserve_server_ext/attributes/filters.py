@@ -11,6 +11,7 @@ What a condition means for missing values and other kinds of value (docs/referen
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import reduce
 from typing import Final, NamedTuple
@@ -55,6 +56,8 @@ from recserve_server_ext.common.units import INT64
 #: Mean radius R1 of the Earth (IUGG, Moritz 2000), metres.
 EARTH_RADIUS_M: Final = 6_371_008.8
 Number = int | float
+#: Lists looked through at a time, as fresh memory for the rows of all their elements costs more than the rest.
+_LISTS: Final = 131_072
 
 
 def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> None:
@@ -76,7 +79,17 @@ def check_attributes(condition: Filter, known: Sequence[AttributeColumns]) -> No
 
 def filter_mask(condition: Filter, columns: AttributeColumns) -> Mask:
     """[rows] the rows that match a filter that passed `check_filter` and `check_attributes`."""
-    return np.asarray(_mask(condition, columns).to_numpy(zero_copy_only=False), np.bool_)
+    if isinstance(condition, Not):
+        return ~filter_mask(condition.of, columns)
+    if isinstance(condition, And | Or):
+        combine = np.logical_and if isinstance(condition, And) else np.logical_or
+        return reduce(combine, (filter_mask(part, columns) for part in condition.of))
+    column = columns.column(condition.attribute)
+    if isinstance(condition, Contains):
+        return _contains(column, condition.value)
+    if isinstance(condition, Within):
+        return _within(column, condition)
+    return np.asarray(_leaf_mask(condition, column).to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _check_kinds(leaf: Leaf, kinds: frozenset[str]) -> None:
@@ -114,16 +127,7 @@ def _kind_of(value: Value) -> str:
     return STRING if isinstance(value, str) else NUMBER
 
 
-def _mask(condition: Filter, columns: AttributeColumns) -> pa.BooleanArray:
-    if isinstance(condition, Not):
-        return pc.invert(_mask(condition.of, columns))
-    if isinstance(condition, And | Or):
-        combine = pc.and_ if isinstance(condition, And) else pc.or_
-        return reduce(combine, (_mask(part, columns) for part in condition.of))
-    return _leaf_mask(condition, columns.column(condition.attribute))
-
-
-def _leaf_mask(leaf: Leaf, column: Column) -> pa.BooleanArray:
+def _leaf_mask(leaf: Exists | Eq | Ne | In | Range | Prefix, column: Column) -> pa.BooleanArray:
     if isinstance(leaf, Exists):
         return column.present
     if isinstance(leaf, Eq):
@@ -134,28 +138,25 @@ def _leaf_mask(leaf: Leaf, column: Column) -> pa.BooleanArray:
         return _is_in(column, leaf.values)
     if isinstance(leaf, Range):
         return _in_range(column, leaf)
-    if isinstance(leaf, Prefix):
-        return _any([] if column.strings is None else [pc.starts_with(column.strings, leaf.value)], column)
+    return _has_code(column, _codes(column, leaf.value, leaf.value, length=len(leaf.value)))
     if isinstance(leaf, Contains):
         return _contains(column, leaf.value)
     return _within(column, leaf)
 
 
 def _any(masks: list[pa.BooleanArray], column: Column) -> pa.BooleanArray:
-    """Rows that match in one of the column's arrays; null does not match."""
+    """Rows that match in one of the column's arrays; null does not match (Kleene's null and false is false)."""
     if not masks:
         return pa.array(np.zeros(len(column.present), np.bool_))
-    return reduce(pc.or_, (mask.fill_null(False) if mask.null_count else mask for mask in masks))
+    return reduce(pc.or_, (pc.and_kleene(mask, mask.is_valid()) if mask.null_count else mask for mask in masks))
 
 
 def _equal(column: Column, value: Value) -> pa.BooleanArray:
     if isinstance(value, bool):
-        part = column.booleans
-    elif isinstance(value, str):
-        part = column.strings
-    else:
-        return _in_interval(column, exactly(value))
-    return _any([] if part is None else [pc.equal(part, value)], column)
+        return _any([] if column.booleans is None else [pc.equal(column.booleans, value)], column)
+    if isinstance(value, str):
+        return _has_code(column, _codes(column, value, value))
+    return _in_interval(column, exactly(value))
 
 
 def _in_interval(column: Column, interval: Interval) -> pa.BooleanArray:
@@ -178,15 +179,34 @@ def _in_range(column: Column, leaf: Range) -> pa.BooleanArray:
     low_open, high_open = leaf.ge is None, leaf.le is None
     if not isinstance(low, str) and not isinstance(high, str):
         return _in_interval(column, Interval(low, low_open, high, high_open))
-    masks = []
-    if column.strings is not None:
-        # Arrow compares UTF-8 bytes, whose order is that of the code points.
-        if low is not None:
-            masks.append((pc.greater if low_open else pc.greater_equal)(column.strings, low))
-        if high is not None:
-            masks.append((pc.less if high_open else pc.less_equal)(column.strings, high))
-        masks = [reduce(pc.and_, masks)]
-    return _any(masks, column)
+    return _has_code(column, _codes(column, low, high, low_open=low_open, high_open=high_open))
+
+
+def _codes(
+    column: Column,
+    low: Value | None,
+    high: Value | None,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+    length: int | None = None,
+) -> range:
+    """Codes of the strings within bounds, of which `None` is none; `length` compares only so many first code points."""
+    if column.strings is None:
+        return range(0)
+    distinct = column.strings.dictionary
+    first, end = 0, len(distinct)
+    if low is not None:
+        first = (bisect_right if low_open else bisect_left)(distinct, low, key=lambda one: one.as_py()[:length])
+    if high is not None:
+        end = (bisect_left if high_open else bisect_right)(distinct, high, key=lambda one: one.as_py()[:length])
+    return range(first, end)
+
+
+def _has_code(column: Column, codes: range) -> pa.BooleanArray:
+    if column.strings is None or not codes:
+        return _any([], column)
+    return _any([_between(column.strings.indices, codes[0], codes[-1])], column)
 
 
 def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
@@ -194,9 +214,10 @@ def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
     if any(number.low == 0 for number in numbers):
         # 0.0 and -0.0 are equal, but not to Arrow's `is_in`.
         numbers += [exactly(0.0), exactly(-0.0)]
+    codes = None if column.strings is None else column.strings.indices
     wanted: Sequence[tuple[pa.Array | None, Sequence[Value]]]
     wanted = (
-        (column.strings, [value for value in values if isinstance(value, str)]),
+        (codes, [code for value in values if isinstance(value, str) for code in _codes(column, value, value)]),
         (column.booleans, [value for value in values if isinstance(value, bool)]),
         (column.integers, [integers[0] for number in numbers if (integers := int64_bounds(number))]),
         (column.floats, [floats[0] for number in numbers if (floats := float64_bounds(number))]),
@@ -205,27 +226,28 @@ def _is_in(column: Column, values: Sequence[Value]) -> pa.BooleanArray:
     return _any(masks, column)
 
 
-def _contains(column: Column, value: Value) -> pa.BooleanArray:
-    if column.lists is None:
-        return _any([], column)
-    equal = _equal(column.lists.elements, value).to_numpy(zero_copy_only=False)
-    # Running count of equal elements: a row holds one where the count grows from its start to its end.
-    before = np.zeros(len(equal) + 1, np.int64)
-    np.cumsum(equal, out=before[1:])
-    at_offsets = before[column.lists.offsets]
-    return pc.and_(pa.array(at_offsets[1:] > at_offsets[:-1]), column.present)
+def _contains(column: Column, value: Value) -> Mask:
+    found = np.zeros(len(column.present), np.bool_)
+    if column.lists is not None:
+        equal, offsets = _equal(column.lists.elements, value), column.lists.offsets
+        for start in range(0, len(found), _LISTS):
+            end = min(start + _LISTS, len(found))
+            of_part = equal.slice(offsets[start], offsets[end] - offsets[start])
+            rows = pc.list_parent_indices(column.lists.array.slice(start, _LISTS)).filter(of_part)
+            found[start:end][rows] = True
+    return found
 
 
-def _within(column: Column, leaf: Within) -> pa.BooleanArray:
+def _within(column: Column, leaf: Within) -> Mask:
     """Distance by the haversine formula (R. W. Sinnott, "Virtues of the Haversine", Sky and Telescope 68, 1984)."""
     if column.places is None:
-        return _any([], column)
+        return np.zeros(len(column.present), np.bool_)
     lat, lon = np.radians([leaf.lat, leaf.lon])
     lats, lons = column.places.T
     half = np.sin((lats - lat) / 2) ** 2 + np.cos(lat) * np.cos(lats) * np.sin((lons - lon) / 2) ** 2
     # Near the antipode rounding may exceed 1. NaN stands for rows without a place: it is within no distance.
     distance_m = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
-    return pa.array(distance_m <= leaf.radius_m)
+    return np.asarray(distance_m <= leaf.radius_m)
 
 
 class Interval(NamedTuple):

@@ -78,7 +78,9 @@ def candidate_values(name: str, sources: Sequence[Source]) -> GroupValues:
 
 def _collect(column: Column, positions: Rows, rows: Rows, collected: _Collected) -> None:
     """Add the values of these rows by kind; whole floats count as integers."""
-    scalars = (("string", column.strings), ("boolean", column.booleans), ("integer", column.integers))
+    if column.strings is not None:
+        _add("string", column.strings.take(pa.array(rows)).dictionary_decode(), positions, collected)
+    scalars = (("boolean", column.booleans), ("integer", column.integers))
     for kind, part in scalars:
         if part is not None:
             _add(kind, part.take(pa.array(rows)), positions, collected)

@@ -89,12 +89,16 @@ class ItemChecks:
         texts = {name: text.strip() for name, text in item.texts.items() if text and not text.isspace()}
         if not any(weights.get(name, 1.0) for name in texts):
             raise ValueError(f"no text with a weight in $.texts {shown(item.texts)}")
-        if len(item.attributes) > limits.attributes:
-            raise ValueError(
-                f"$.attributes has {len(item.attributes):,} of them; limits.attributes allows {limits.attributes:,}"
-            )
+        _check_attributes(item, limits)
         attributes = {name: _attribute(name, value) for name, value in item.attributes.items() if value is not None}
         return StoredItem(item.id, texts, attributes, item.available)
+
+
+def _check_attributes(item: NewItem | StoredItem, limits: Limits) -> None:
+    if len(item.attributes) > limits.attributes:
+        raise ValueError(
+            f"$.attributes has {len(item.attributes):,} of them; limits.attributes allows {limits.attributes:,}"
+        )
 
 
 def check_size(item: StoredItem, limits: Limits) -> None:
@@ -103,10 +107,7 @@ def check_size(item: StoredItem, limits: Limits) -> None:
     Raises:
         ValueError: It has too many bytes or attributes.
     """
-    if len(item.attributes) > limits.attributes:
-        raise ValueError(
-            f"$.attributes has {len(item.attributes):,} of them; limits.attributes allows {limits.attributes:,}"
-        )
+    _check_attributes(item, limits)
     if (size := len(msgspec.json.encode(item))) > limits.item_bytes:
         raise ValueError(f"the item has {size:,} bytes; limits.item_bytes allows {limits.item_bytes:,}")
 

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 from rich.progress import TaskID
-from rich.table import Table
 
-from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.console import explained, fail, note, out, progress
+from recserve_client.cli.tables import table
+from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.units import MIB
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
@@ -34,7 +35,7 @@ def create(
     key_file: KeyFile = None,
 ) -> None:
     """Make a backup in FOLDER, also while servers run; prints its id."""
-    with _explained():
+    with explained(ServerError):
         from recserve_server_ext.backup.create import create as make
         from recserve_server_ext.backup.sealing import sealing_by
         from recserve_server_ext.config.server import ServeSettings, read_settings
@@ -52,7 +53,7 @@ def create(
 @app.command()
 def verify(folder: Folder, backup: Backup = "", key_file: KeyFile = None) -> None:
     """Read every block of a backup; exit code 1 when it could not be restored."""
-    with _explained():
+    with explained(ServerError):
         from recserve_server_ext.backup.sealing import sealing_by
         from recserve_server_ext.backup.verify import verify as check
 
@@ -74,7 +75,7 @@ def restore(
     key_file: KeyFile = None,
 ) -> None:
     """Restore a backup into an empty home, and erase again who was erased since."""
-    with _explained():
+    with explained(ServerError):
         from recserve_server_ext.backup.restore import restore as bring_back
         from recserve_server_ext.backup.sealing import sealing_by
 
@@ -100,17 +101,16 @@ def list_(folder: Folder) -> None:
     found = kept_backups(folder)
     if not found:
         fail(f"no backup in {folder}; make one with: recserve backup create {folder}")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("backup", "made (UTC)", "size", "written", "key", "recserve"):
-        table.add_column(name, justify="right" if name in ("size", "written") else "left", no_wrap=True)
+    rows = []
     for one in reversed(found):
         if one.manifest is None:
-            table.add_row(one.id, "", "", "", "", "unreadable")
+            rows.append((one.id, "", "", "", "", "unreadable"))
             continue
-        made = datetime.fromtimestamp(one.manifest.created_us / 1e6, UTC)
+        made = f"{datetime.fromtimestamp(one.manifest.created_us / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
         sizes = (_size(one.manifest.bytes), _size(one.manifest.written))
-        table.add_row(one.id, f"{made:%Y-%m-%d %H:%M:%S}", *sizes, one.manifest.key or "none", one.manifest.recserve)
-    out.print(table)
+        rows.append((one.id, made, *sizes, one.manifest.key or "none", one.manifest.recserve))
+    columns = ("backup", "made (UTC)", "size", "written", "key", "recserve")
+    out.print(table(columns, rows, right=("size", "written")))
     for one in found:
         if one.fault:
             note(one.fault)
@@ -122,23 +122,13 @@ def prune(
     keep: Annotated[int, typer.Option(min=1, help="How many backups to keep: the newest.")],
 ) -> None:
     """Remove all but the newest backups, and what no backup needs."""
-    with _explained():
+    with explained(ServerError):
         from recserve_server_ext.backup.verify import prune as remove
 
         gone, size = remove(folder, keep)
         for backup in gone:
             note(f"removed {backup}")
         note(f"{_size(size)} are free")
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    from recserve_server_ext.common.errors import ServerError
-
-    try:
-        yield
-    except ServerError as error:
-        fail(str(error))
 
 
 @contextmanager

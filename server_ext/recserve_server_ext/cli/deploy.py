@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from recserve_client.cli.console import fail, note
+from recserve_client.cli.console import explained, note
+from recserve_server_ext.common.errors import ServerError
 
 app = typer.Typer(help="Write configurations of what stands around a server.", no_args_is_help=True)
 
@@ -32,11 +33,10 @@ def gateway(
     connections: Annotated[int, typer.Option(min=1, help="Requests of an address at a time.")] = 512,
 ) -> None:
     """Write the configuration of nginx as the gateway before a server that asks for keys."""
-    from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.server import read_settings
     from recserve_server_ext.gateway.nginx import Gateway, write_gateway
 
-    try:
+    with explained(ServerError):
         written = write_gateway(
             Gateway(
                 listen=listen,
@@ -53,7 +53,5 @@ def gateway(
             read_settings(config),
             out,
         )
-    except ServerError as error:
-        fail(str(error))
     note(f"written: {written}")
     note(f"start it with: nginx -c {written.absolute()}")

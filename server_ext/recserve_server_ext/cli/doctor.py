@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from recserve_client.cli.console import fail, out
+from recserve_client.cli.console import explained, out
+from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 app = typer.Typer(help="Check the installation, the encoder, the snapshot and the ports.")
@@ -28,14 +29,11 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
-    from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.server import ServeSettings, read_settings
     from recserve_server_ext.doctor.checks import examine
 
-    try:
+    with explained(ServerError, code=2):
         settings = read_settings(config) if config is not None else ServeSettings()
-    except ServerError as error:
-        fail(str(error), code=2)
     findings = examine(Workspace(home), settings, triton, gpu=gpu)
     if as_json:
         sys.stdout.write(json.dumps([{**asdict(finding), "ok": finding.ok} for finding in findings]) + "\n")

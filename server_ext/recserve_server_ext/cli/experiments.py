@@ -9,7 +9,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from recserve_client.cli.console import fail, note, out
+from recserve_client.cli.console import explained, fail, note, out
+from recserve_client.cli.tables import table
+from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 app = typer.Typer(help="Start, end and list experiments; running servers follow.", no_args_is_help=True)
@@ -28,7 +30,6 @@ def start(
     home: _Home = DEFAULT_HOME,
 ) -> None:
     """Start an experiment. Running servers serve it within two seconds; one that cannot says so in its log."""
-    from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.experiments import version_of
     from recserve_server_ext.recommend.experiments.file import parse_experiment, start_experiment
 
@@ -50,13 +51,10 @@ def end(
     home: _Home = DEFAULT_HOME,
 ) -> None:
     """End an experiment: its users are answered as all others. `recserve outcomes report` goes on telling of it."""
-    from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.recommend.experiments.file import end_experiment
 
-    try:
+    with explained(ServerError):
         ended = end_experiment(Workspace(home).experiments, name)
-    except ServerError as error:
-        fail(str(error))
     note(f"experiment {ended.name} is ended")
 
 
@@ -66,23 +64,17 @@ def list_experiments(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the running experiments."""
-    from rich.table import Table
-
-    from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.experiments import version_of
     from recserve_server_ext.recommend.experiments.file import read_experiments
 
-    try:
+    with explained(ServerError):
         running = read_experiments(Workspace(home).experiments)
-    except ServerError as error:
-        fail(str(error))
     if as_json:
         sys.stdout.write(msgspec.json.encode(running).decode() + "\n")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "version", "layer", "share", "variants"):
-        table.add_column(column)
-    for one in running:
-        variants = ", ".join(f"{variant.name} ({variant.weight:g})" for variant in one.variants)
-        table.add_row(one.name, version_of(one), one.layer, f"{one.share:.0%}", variants)
-    out.print(table if running else "no experiment runs")
+    rows = [
+        (one.name, version_of(one), one.layer, f"{one.share:.0%}",
+         ", ".join(f"{variant.name} ({variant.weight:g})" for variant in one.variants))
+        for one in running
+    ]  # fmt: skip
+    out.print(table(("name", "version", "layer", "share", "variants"), rows) if rows else "no experiment runs")

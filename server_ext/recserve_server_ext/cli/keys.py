@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.console import explained, fail, note, out, progress
+from recserve_client.cli.tables import table
+from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 app = typer.Typer(help="API keys of callers, and the keys of users' pseudonyms.", no_args_is_help=True)
@@ -36,16 +38,13 @@ def create(
     """Make an API key, and print it: this once, since only its SHA-256 is kept. Running servers take it at once."""
     from recserve_server_ext.access.key_file import create_key
     from recserve_server_ext.access.scopes import Scope
-    from recserve_server_ext.common.errors import ServerError
 
     try:
         scopes = [Scope(one) for one in scope]
     except ValueError:
         fail(f"a scope is {', '.join(Scope)}; given: {', '.join(scope)}", code=2)
-    try:
+    with explained(ServerError):
         key_id, key = create_key(_file(home, file), name, scopes)
-    except ServerError as error:
-        fail(str(error))
     note(f"key {key_id} of {name!r}, good for: {', '.join(sorted(set(scopes)))}; keep it, it is not shown again")
     sys.stdout.write(key + "\n")
 
@@ -57,27 +56,17 @@ def list_keys(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the API keys: ids, names and scopes, not the keys."""
-    from rich.table import Table
-    from rich.text import Text
-
     from recserve_server_ext.access.key_file import read_keys
-    from recserve_server_ext.common.errors import ServerError
 
-    try:
+    with explained(ServerError):
         keys = read_keys(_file(home, file))
-    except ServerError as error:
-        fail(str(error))
     if as_json:
         rows = [{"id": key.id, "name": key.name, "scopes": key.scopes, "created_at": key.created_at} for key in keys]
         sys.stdout.write(json.dumps(rows) + "\n")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("id", "name", "scopes", "created"):
-        table.add_column(column)
-    for key in keys:
-        created = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(key.created_at))
-        table.add_row(key.id, Text(key.name), ", ".join(key.scopes), created)
-    out.print(table if keys else "there are no API keys")
+    made = [time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(key.created_at)) for key in keys]
+    cells = [(key.id, key.name, ", ".join(key.scopes), at) for key, at in zip(keys, made, strict=True)]
+    out.print(table(("id", "name", "scopes", "created"), cells) if keys else "there are no API keys")
 
 
 @app.command()
@@ -88,12 +77,9 @@ def revoke(
 ) -> None:
     """Revoke an API key. Running servers refuse it from the next request on."""
     from recserve_server_ext.access.key_file import revoke_key
-    from recserve_server_ext.common.errors import ServerError
 
-    try:
+    with explained(ServerError):
         gone = revoke_key(_file(home, file), key_id)
-    except ServerError as error:
-        fail(str(error))
     note(f"key {gone.id} of {gone.name!r} is revoked")
 
 
@@ -115,21 +101,18 @@ def rotate(
     """
     from rich.progress import TaskID
 
-    from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.interactions.key_rotation import rotate
     from recserve_server_ext.interactions.ledger import Ledger
     from recserve_server_ext.interactions.store import InteractionStore
 
     place = Workspace(home)
-    try:
-        with (
-            InteractionStore(place.interactions if store is None else store) as opened,
-            progress("rotating the key", None) as bar,
-        ):
-            ledger = Ledger(place.erasures if erasures is None else erasures)
-            done = rotate(opened, place.pseudonym_key, lambda rows: bar.advance(TaskID(0), rows), ledger)
-    except ServerError as error:
-        fail(str(error))
+    with (
+        explained(ServerError),
+        InteractionStore(place.interactions if store is None else store) as opened,
+        progress("rotating the key", None) as bar,
+    ):
+        ledger = Ledger(place.erasures if erasures is None else erasures)
+        done = rotate(opened, place.pseudonym_key, lambda rows: bar.advance(TaskID(0), rows), ledger)
     if done.resumed:
         note("the key was rotated already; what the old pseudonyms had left in the files is cleared now")
     else:

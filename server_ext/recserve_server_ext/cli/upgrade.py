@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from recserve_client.cli.console import fail, out
+from recserve_client.cli.console import explained, out
+from recserve_client.cli.tables import table
+from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
 app = typer.Typer(help="Bring a home to this version.")
@@ -20,27 +22,20 @@ def upgrade(
     check: Annotated[bool, typer.Option("--check", help="Only say what would be done, and change nothing.")] = False,
 ) -> None:
     """Run the migrations that the stores lack, and say what is refused; exit code 1 when something is."""
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
-    from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.server import ServeSettings, read_settings
     from recserve_server_ext.doctor.upgrade import plan
     from recserve_server_ext.doctor.upgrade import upgrade as bring
 
-    try:
+    with explained(ServerError):
         settings = ServeSettings() if config is None else read_settings(config)
         parts = plan(Workspace(home), settings)
         if not check and not any(part.is_refused for part in parts):
             bring(Workspace(home), settings)
             parts = plan(Workspace(home), settings)
-    except ServerError as error:
-        fail(str(error))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("", "part", "this version"):
-        table.add_column(name, overflow="fold")
-    for part in parts:
-        table.add_row("[bold red]!![/]" if part.is_refused else "[green]ok[/]", escape(part.name), escape(part.outcome))
-    out.print(table)
+    refused, sound = Text("!!", "bold red"), Text("ok", "green")
+    rows = [(refused if part.is_refused else sound, part.name, part.outcome) for part in parts]
+    out.print(table(("", "part", "this version"), rows))
     if any(part.is_refused for part in parts):
         raise typer.Exit(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from pathlib import Path
+
+from recserve_client.cpu_info import cpu_info
 
 _DOT_PRODUCT_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
@@ -12,10 +13,7 @@ _DOT_PRODUCT_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 @lru_cache(maxsize=1)
 def flags() -> frozenset[str]:
     """The CPU flags of /proc/cpuinfo."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
+    return frozenset(cpu_info("flags").split())
 
 
 def vector_flags() -> list[str]:
@@ -25,10 +23,7 @@ def vector_flags() -> list[str]:
 
 def model_name() -> str:
     """The CPU's name as /proc/cpuinfo gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown"
+    return cpu_info("model name") or "unknown"
 
 
 def has_int8_dot_product() -> bool:

@@ -97,6 +97,11 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     write_chunks(path, [content], mode=mode)
 
 
+def write_json(path: Path, value: object, *, mode: int = 0o666) -> None:
+    """Replace a file atomically by an indented JSON document."""
+    write_file(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n", mode=mode)
+
+
 def write_chunks(path: Path, chunks: Iterable[bytes], *, mode: int = 0o666) -> None:
     """`write_file` for content that need not be in memory at once; when it fails the old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +161,7 @@ def change_json(path: Path, change: Callable[[], Any], error: type[Exception], *
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path.with_name(f".{path.name}.lock")):
-            write_file(path, msgspec.json.format(msgspec.json.encode(change())) + b"\n", mode=mode)
+            write_json(path, change(), mode=mode)
     except OSError as cause:
         raise error(f"{path} cannot be written: {cause.strerror or cause}") from cause
 

@@ -91,13 +91,14 @@ def clicks_by_strategy(store: InteractionStore, since_us: int) -> dict[str, tupl
     shown: Counter[str] = Counter()
     clicked: Counter[str] = Counter()
     with store.database.reading() as connection:
-        if (oldest := _oldest(connection, since_us)) is None:
+        newest = _newest(connection, answers.c.number)
+        if (oldest := _oldest(connection, newest, since_us)) is None:
             return {}
         clicked_of: defaultdict[int, set[str]] = defaultdict(set)
         for rows in _click_rows(connection, oldest, _MAX_RECENT):
             for number, item in rows:
                 clicked_of[number].add(item)
-        for names, numbers, slates in _answers(connection, oldest - 1, answers.c.time_us >= since_us):
+        for names, numbers, slates in _answers(connection, newest, oldest - 1, answers.c.time_us >= since_us):
             for strategy, number, slate in zip(names, numbers, slates, strict=True):
                 shown[strategy] += len(slate)
                 if number in clicked_of:
@@ -109,19 +110,17 @@ def _newest(connection: sa.Connection, numbers: sa.Column[int]) -> int:
     return connection.execute(sa.select(sa.func.max(numbers))).scalar_one() or 0
 
 
-def _oldest(connection: sa.Connection, since_us: int) -> int | None:
+def _oldest(connection: sa.Connection, newest: int, since_us: int) -> int | None:
     """Number of the first one of the newest answers since a moment."""
-    query = sa.select(sa.func.min(answers.c.number))
-    query = query.where(answers.c.number > _newest(connection, answers.c.number) - _MAX_ANSWERS)
+    query = sa.select(sa.func.min(answers.c.number)).where(answers.c.number > newest - _MAX_ANSWERS)
     query = query.where(answers.c.time_us >= since_us, sa.not_(answers.c.forced))
     return connection.execute(query).scalar_one_or_none()
 
 
 def _answers(
-    connection: sa.Connection, before: int = 0, *conditions: sa.ColumnElement[bool]
+    connection: sa.Connection, newest: int, before: int = 0, *conditions: sa.ColumnElement[bool]
 ) -> Iterator[tuple[list[str], list[int], list[list[str]]]]:
     """Strategies, numbers and items of the newest answers after the number `before`, a thousand at a time."""
-    newest = _newest(connection, answers.c.number)
     chosen = sa.select(answers.c.strategy, answers.c.number, answers.c.recommended)
     chosen = chosen.where(sa.not_(answers.c.forced), *conditions)
     chosen = chosen.where(answers.c.number > sa.bindparam("first"), answers.c.number <= sa.bindparam("last"))
@@ -141,7 +140,7 @@ def _answers(
 def _shown(connection: sa.Connection, codes: dict[str, int]) -> tuple[Ints, Ints]:
     """[impressions] number of the answer, and code of the item; new items are added to `codes`."""
     numbers, places = [_empty()], [_empty()]
-    for _, named, slates in _answers(connection):
+    for _, named, slates in _answers(connection, _newest(connection, answers.c.number)):
         lengths = np.array([len(slate) for slate in slates], np.int64)
         numbers.append(np.repeat(np.array(named, np.int64), lengths))
         places.append(np.array([codes.setdefault(item, len(codes)) for slate in slates for item in slate], np.int64))

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recserve_server_ext.common.arrays import Rows
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import reading
 from recserve_server_ext.common.units import INT64
 
-_JSON = {b"recserve.encoding": b"json"}
+#: Parts of a column with values of several types: whether a row has a value, and that value in full.
+PRESENT: Final = "present"
+_JSON: Final = "json"
+#: Part of the values of a type, null where a row has no value of that type.
+PART_OF: Final = {str: "strings", int: "integers", float: "floats", bool: "booleans", list: "lists"}
+_NUMBERS: Final = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 class ItemFields:
@@ -23,8 +31,7 @@ class ItemFields:
 
     def __init__(self, table: pa.Table) -> None:
         self.names: tuple[str, ...] = tuple(table.column_names)
-        self._columns = dict(zip(self.names, table.columns, strict=True))
-        self._is_json = {field.name for field in table.schema if (field.metadata or {}) == _JSON}
+        self._columns = {name: whole(column) for name, column in zip(self.names, table.columns, strict=True)}
 
     @classmethod
     def load(cls, path: Path) -> ItemFields:
@@ -39,28 +46,24 @@ class ItemFields:
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def column(self, name: str) -> pa.Array:
-        """All values of a field, by row, as they are stored, see `is_json`; raises KeyError for an unknown field."""
-        return whole(self._columns[name])
-
-    def is_json(self, name: str) -> bool:
-        """Whether the field's values have different types and are kept as JSON."""
-        return name in self._is_json
+        """All values of a field, by row, see `typed_array`; raises KeyError for an unknown field."""
+        return self._columns[name]
 
     def _values(self, name: str, rows: Rows) -> list[Any]:
         column = self._columns.get(name)
         if column is None:
             return [None] * len(rows)
-        values: list[Any] = column.take(pa.array(rows)).to_pylist()
-        if name in self._is_json:
-            return [None if value is None else msgspec.json.decode(value) for value in values]
-        return values
+        is_mixed = pa.types.is_struct(column.type)
+        taken = (column.field(_JSON) if is_mixed else column).take(pa.array(rows))
+        found: list[Any] = _decoded(taken).to_pylist()
+        return [None if value is None else msgspec.json.decode(value) for value in found] if is_mixed else found
 
 
 def write_fields(path: Path, items: Iterable[Mapping[str, Any]]) -> int:
     """Write the fields of all items, in the order of their rows; see `ItemFields`.
 
-    A field whose values are all strings, booleans, integers, floats, lists of strings or lists of floats (places)
-    becomes a column of that type; any other field is kept as JSON, value by value.
+    A field becomes a column as filters read it, see `typed_array`. Where its values have several types, each is also
+    kept as JSON.
 
     Returns:
         Number of items.
@@ -69,17 +72,85 @@ def write_fields(path: Path, items: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     for count, item in enumerate(items, start=1):
         for name, value in item.items():
-            column = columns.setdefault(name, [])
-            column.extend([None] * (count - 1 - len(column)))
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = []
+            if (missing := count - 1 - len(column)) > 0:
+                column.extend([None] * missing)
             column.append(value)
-    fields, arrays = [], []
-    for name, column in columns.items():
+    arrays = []
+    for column in columns.values():
         column.extend([None] * (count - len(column)))
-        field, array = _arrow_column(name, column)
-        fields.append(field)
-        arrays.append(array)
-    write_table(path, pa.table(arrays, schema=pa.schema(fields)))
+        arrays.append(_with_documents(typed_array(column), column))
+    write_table(path, pa.table(arrays, names=list(columns)))
     return count
+
+
+def typed_array(values: Sequence[Any]) -> pa.Array:
+    """Values of one field as an Arrow array; null for `None` and for numbers that are not finite.
+
+    Strings are codes of a sorted dictionary, and lists hold such an array of all their elements. Values of several
+    types become a struct with the fields `PRESENT` and those of `PART_OF`; integers beyond 64 bits and objects are in
+    no part.
+    """
+    clean = [None if type(value) is float and not math.isfinite(value) else value for value in values]
+    kinds = set(map(type, clean)) - {type(None)} or {str}
+    parts = {name: _part(clean, kind) for kind, name in PART_OF.items() if kind in kinds}
+    if len(parts) == len(kinds) == 1:
+        (part,) = parts.values()
+        if part.null_count == clean.count(None):
+            return part
+    present = pa.array([value is not None for value in clean], pa.bool_())
+    return pa.StructArray.from_arrays([present, *parts.values()], names=[PRESENT, *parts])
+
+
+def _part(values: Sequence[Any], kind: type) -> pa.Array:
+    """The values of this type."""
+    own: list[Any] = [value if type(value) is kind else None for value in values]
+    if kind is str:
+        return _sorted_strings(own)
+    if kind is list:
+        lists = [value or [] for value in own]
+        offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        elements = typed_array(list(chain.from_iterable(lists)))
+        return pa.LargeListArray.from_arrays(
+            pa.array(offsets), elements, mask=pa.array([value is None for value in own], pa.bool_())
+        )
+    if kind is int:
+        own = [value if value is not None and value in INT64 else None for value in own]
+    return pa.array(own, _NUMBERS[kind])
+
+
+def _sorted_strings(values: Sequence[str | None]) -> pa.DictionaryArray:
+    """Strings as codes of their distinct values in the order of their code points, which is that of the codes too."""
+    encoded = pa.array(values, pa.large_string()).dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary)
+    codes = np.empty(len(order), np.int32)
+    codes[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(codes).take(encoded.indices), encoded.dictionary.take(order))
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    """The array with strings for their codes, which are slow to read one by one."""
+    if pa.types.is_dictionary(array.type):
+        return array.dictionary_decode()
+    if pa.types.is_large_list(array.type) and pa.types.is_dictionary(array.type.value_type):
+        return pa.LargeListArray.from_arrays(array.offsets, _decoded(array.values), mask=array.is_null())
+    return array
+
+
+def _with_documents(array: pa.Array, values: Sequence[Any]) -> pa.Array:
+    """The array, with the values as JSON where it does not give them back as they are."""
+    kind = array.type
+    while pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if not pa.types.is_struct(kind):
+        return array
+    parts = {PRESENT: array.is_valid(), PART_OF[list]: array}
+    if pa.types.is_struct(array.type):
+        parts = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
+    documents = [None if value is None else msgspec.json.encode(value).decode() for value in values]
+    return pa.StructArray.from_arrays([pa.array(documents, pa.large_string()), *parts.values()], names=[_JSON, *parts])
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -97,30 +168,3 @@ def read_table(path: Path) -> pa.Table:
 def whole(column: pa.ChunkedArray) -> pa.Array:
     """A column as one array, which is not copied where it was written as one."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _arrow_column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
-    kind = _arrow_type([value for value in values if value is not None])
-    if kind is None:
-        encoded = [None if value is None else msgspec.json.encode(value).decode() for value in values]
-        return pa.field(name, pa.large_string(), metadata=_JSON), pa.array(encoded, pa.large_string())
-    return pa.field(name, kind), pa.array(values, kind)
-
-
-def _arrow_type(values: list[Any], *, in_list: bool = False) -> pa.DataType | None:
-    """The Arrow type that holds all these values unchanged, or `None`."""
-    kinds = set(map(type, values))
-    if kinds <= {str}:
-        return pa.large_string()
-    if kinds == {float} and all(map(math.isfinite, values)):
-        return pa.float64()
-    if in_list:
-        return None
-    if kinds == {bool}:
-        return pa.bool_()
-    if kinds == {int} and all(value in INT64 for value in values):
-        return pa.int64()
-    if kinds == {list}:
-        part = _arrow_type([part for parts in values for part in parts], in_list=True)
-        return None if part is None else pa.large_list(part)
-    return None

@@ -82,7 +82,8 @@ class Snapshot:
         encoder: str | None = None,
         threads: int | None = None,
         milvus: MilvusSettings | None = None,
-        **verify: bool,
+        verify: bool = True,
+        verify_vectors: bool = True,
     ) -> Snapshot:
         """Open a snapshot.
 
@@ -90,12 +91,14 @@ class Snapshot:
             encoder: Runtime fingerprint of the encoder that must have made it; `None` for any.
             threads: Threads of a search; by default the usable cores.
             milvus: Settings of Milvus; without them a snapshot in Milvus can be loaded, but not searched.
-            verify: See `read_manifest`; by default every file is verified.
+            verify: Whether to compute the checksums of the files.
+            verify_vectors: Whether also those of the vectors; see `read_manifest`.
 
         Raises:
             SnapshotError: It is missing, damaged, of another format, or made with another encoder.
         """
-        manifest = _manifest_of(folder, encoder, **verify)
+        manifest = read_manifest(folder, verify=verify, verify_vectors=verify_vectors)
+        _check_encoder(folder, manifest.encoder, encoder)
         table = read_table(folder / IDS)
         ids = ItemIds(whole(table["id"]))
         return cls(
@@ -127,19 +130,16 @@ class SnapshotVectors:
     @classmethod
     def load(cls, folder: Path, *, encoder: str) -> SnapshotVectors:
         """Open the vectors of a snapshot, after verifying every file; errors as of `Snapshot.load`."""
-        manifest = _manifest_of(folder, encoder)
+        manifest = read_manifest(folder)
+        _check_encoder(folder, manifest.encoder, encoder)
         ids = read_table(folder / IDS)["id"].to_pylist()
         vectors = map_array(space_folder(folder) / VECTORS, (manifest.items, manifest.text.dim))
         return cls(manifest, vectors, {item: row for row, item in enumerate(ids)})
 
 
-def _manifest_of(folder: Path, encoder: str | None, **verify: bool) -> SnapshotManifest:
-    manifest = read_manifest(folder, **verify)
-    if encoder is not None and manifest.encoder != encoder:
-        raise SnapshotError(
-            f"snapshot {folder} was made with encoder {manifest.encoder}, not with {encoder}; {REBUILD}"
-        )
-    return manifest
+def _check_encoder(folder: Path, found: str, wanted: str | None) -> None:
+    if wanted not in (None, found):
+        raise SnapshotError(f"snapshot {folder} was made with encoder {found}, not with {wanted}; {REBUILD}")
 
 
 def load_model(folder: Path, name: str, manifest: ModelManifest) -> Model:

@@ -42,7 +42,7 @@ class EngineManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         name: `hnsw`, `scan`, `exact` or `milvus`.
         parameters: What it was built with and searches with: `M`, `ef_construction` and `ef` of hnsw and milvus;
-            `lists`, `codes`, `nprobe` and `rescored` of scan.
+            `lists`, `codes`, `nprobe` and `rescored` of scan, and `added`: items coded since the codes were trained.
     """
 
     name: str

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.errors import ServerError
@@ -14,6 +15,9 @@ from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import current
 from recserve_server_ext.supervisor.background import Background
 from recserve_server_ext.supervisor.event_log import EventLog
+
+#: Time from a failed compaction to the next.
+_PAUSE_S: Final = 60.0
 
 
 class Compactor:
@@ -26,15 +30,12 @@ class Compactor:
         command: Sequence[str],
         after: int,
         log: EventLog,
-        *,
-        pause_s: float = 60.0,
     ) -> None:
         self._snapshots = snapshots
         self._open = store
         self._command = Background(command)
         self._after = after
         self._log = log
-        self._pause_s = pause_s
         self._not_before = 0.0
         self._mark: object = None
 
@@ -76,8 +77,8 @@ class Compactor:
             self._log("compacted", snapshot=current(self._snapshots).name)
 
     def _failed(self, fault: str) -> None:
-        self._log("compaction_failed", fault=fault.replace("\n", " | "), next_s=self._pause_s)
-        self._not_before = time.monotonic() + self._pause_s
+        self._log("compaction_failed", fault=fault.replace("\n", " | "), next_s=_PAUSE_S)
+        self._not_before = time.monotonic() + _PAUSE_S
         self._mark = None
 
 

@@ -11,10 +11,11 @@ import logging
 import struct
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -33,6 +34,7 @@ from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
 from recserve_server_ext.encoder.text_encoder import TextTokenizer, means_of_parts, most_parts
 from recserve_server_ext.services.refusals import Refusals
+from recserve_server_ext.triton.metrics.models import AdmissionMetrics, release_metrics
 
 #: gRPC status -> name of Triton's code, where they differ. Not the code itself: the backend adds `TritonError` to its
 #: module only after a model is imported.
@@ -152,21 +154,46 @@ class TritonCall:
         return bool(self._sender.is_cancelled())
 
 
-def refusals_of(settings: ModelSettings, model: str) -> Refusals:
-    """The refusals of a model, by its name without a fingerprint."""
-    return Refusals(model, Path(settings.run))
+class PackedModel(ABC):
+    """A model that answers packed messages through a batcher.
 
+    Attributes:
+        name: Name of the model without a fingerprint.
+        closing: What is closed with it, after the batcher, in this order.
+    """
 
-def execute(model: Batcher[Any], requests: Sequence[Any], door: Door, refusals: Refusals) -> list[Any]:
-    """A packed model's `execute`: Triton's response for each request, `None` where the answer comes later."""
-    refused = _refused(requests, door)
-    calls = [TritonCall(request, refusals) for number, request in enumerate(requests) if number not in refused]
-    found = iter(model.run(calls) if calls else ())
-    answers = [refused[number] if number in refused else next(found) for number in range(len(requests))]
-    for answer in answers:
-        if isinstance(answer, RequestError):
-            refusals.add(answer)
-    return [None if answer is None else response(answer) for answer in answers]
+    name: ClassVar[str]
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load all that is needed."""
+        settings = model_settings(args)
+        self.closing: list[Any] = []
+        self._model = self.batcher(settings)
+        self._refusals = Refusals(self.name, Path(settings.run))
+        self.closing += [AdmissionMetrics(self.name, self._model), self._refusals]
+        self._door = door_of(args, settings, self.name)
+        settle_memory()
+
+    @abstractmethod
+    def batcher(self, settings: ModelSettings) -> Batcher[Any]:
+        """What answers the requests; what else is to be closed is added to `closing`."""
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Triton's response for each request, `None` where the answer comes later."""
+        refused = _refused(requests, self._door)
+        accepted = [request for number, request in enumerate(requests) if number not in refused]
+        found = iter(self._model.run([TritonCall(one, self._refusals) for one in accepted]) if accepted else ())
+        answers = [refused[number] if number in refused else next(found) for number in range(len(requests))]
+        for answer in answers:
+            if isinstance(answer, RequestError):
+                self._refusals.add(answer)
+        return [None if answer is None else response(answer) for answer in answers]
+
+    def finalize(self) -> None:
+        """End all threads, and let go of the metrics."""
+        for one in (self._model, *self.closing):
+            one.close()
+        release_metrics()
 
 
 def _refused(requests: Sequence[Any], door: Door) -> dict[int, RequestError]:

@@ -13,10 +13,11 @@ from playwright.sync_api import Browser
 from recserve_client import Client, ClientOptions, NewInteraction, NewItem, interaction
 from recserve_client.errors import InvalidRequest
 from recserve_server_ext.catalogue.store import CatalogueStore
+from recserve_server_ext.common.files import write_json
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.trained import Origin, publish_space
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile
 from support.answers import log_of, plain
 from support.console import DESK, EVIL, EVIL_ID, EVIL_USER, USER, Look, Visit, console, system_browser
 from support.served import Served, served
@@ -71,7 +72,7 @@ def _answer_earlier(home: Path, films: list[str], now: float) -> list[NewInterac
 def films_server(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A real server over films, with two simulated users, an item and a user whose words are markup."""
     home = copy_home(tiny_home, tmp_path_factory.mktemp("browser") / "home")
-    write_evaluation(Workspace(home).evaluation, _evaluation())
+    write_json(Workspace(home).evaluation, _evaluation())
     _train(home)
     with CatalogueStore(Workspace(home).store) as store:
         films = [row.id for row in store.page("", 20)[1]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +18,7 @@ from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import current
 from support.clock import NoCompilerError, ShiftedClock
 from support.lock import locked
-from support.served import Served, served
+from support.served import Served, served, wait_for_snapshot
 from support.tiny_home import copy_home
 
 pytestmark = pytest.mark.triton
@@ -109,7 +108,7 @@ def test_a_clock_that_is_set_back_changes_nothing(
         assert compacted > first  # their names are in their order
         days = [read_manifest(home / "snapshots" / name).created for name in (compacted, first)]
         assert days[0] < days[1]
-        wait_until_served(home, compacted)
+        wait_for_snapshot(home, compacted)
         revision = client.items.upsert([NewItem("day30", {"title": "after the swap"})]).revision
         still_right(client, revision)
     assert current(home / "snapshots").name == compacted
@@ -121,11 +120,3 @@ def still_right(client: Client, revision: int) -> None:
     for item_id, title in (("day0", "before the clock"), ("day7", "after the clock 7"), ("day30", "after the swap")):
         assert client.recommend([text(title)], k=1, min_revision=revision).items[0].id == item_id
     assert "day1" not in [found.id for found in client.recommend([text("after the clock 1")], k=300).items]
-
-
-def wait_until_served(home: Path, snapshot: str) -> None:
-    (log,) = (home / "run").glob("*/triton.log")
-    deadline = time.monotonic() + 60
-    while f"serving snapshot {snapshot}" not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()[-2000:]
-        time.sleep(0.05)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recserve_client import cpu_info
 from recserve_client.cli import main
 
 
@@ -23,7 +24,7 @@ def test_numpy_takes_the_widest_arithmetic(
 ) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text(f"model name\t: AMD EPYC\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(main, "_CPU_INFO", info)
+    monkeypatch.setattr(cpu_info, "_CPU_INFO", info)
     monkeypatch.setenv("OPENBLAS_CORETYPE", given or "")
     if given is None:
         monkeypatch.delenv("OPENBLAS_CORETYPE")
@@ -32,7 +33,7 @@ def test_numpy_takes_the_widest_arithmetic(
 
 
 def test_a_system_without_cpu_information_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "_CPU_INFO", tmp_path / "missing")
+    monkeypatch.setattr(cpu_info, "_CPU_INFO", tmp_path / "missing")
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
     main.use_avx512()
     assert "OPENBLAS_CORETYPE" not in os.environ

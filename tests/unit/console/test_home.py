@@ -11,11 +11,12 @@ from recserve_console.home.evaluation import evaluation_of
 from recserve_console.home.state import home_state, snapshot_versions, space_versions
 from recserve_export.training.run.verdict import Verdict
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.common.files import write_json
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.snapshot import current
 from recserve_server_ext.index.space import VECTORS, space_folder
 from recserve_server_ext.index.trained import Origin, publish_space
-from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile
 from support.tiny_home import copy_home
 
 
@@ -65,7 +66,7 @@ def test_an_evaluation_is_read_with_intervals_best_first(tmp_path: Path) -> None
     }
     data = {"users": 3, "interactions": 9, "evaluated": "2026-01-01"}
     made = EvaluationFile(data=data, protocols={"time": systems}, chosen=Chosen(many=Choice("text")))
-    write_evaluation(Workspace(tmp_path).evaluation, made)
+    write_json(Workspace(tmp_path).evaluation, made)
     found = evaluation_of(tmp_path)
     assert found is not None
     first, second = found.protocols["time"]

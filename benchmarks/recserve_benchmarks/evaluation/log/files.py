@@ -21,8 +21,9 @@ from recserve_export.interactions.guesses import with_times
 from recserve_export.interactions.mapping import ROW, FieldName, InteractionMapping, validated
 from recserve_export.interactions.rows import InteractionConverter, one_item_each
 from recserve_export.interactions.scale import Scale, find_scale
+from recserve_export.interactions.suggestion import ITEMS, TIMES, TYPES, USERS, VALUES
 from recserve_export.tabular.opening import Opened
-from recserve_export.tabular.preview import sample_of
+from recserve_export.tabular.preview import bare_name, sample_of
 from recserve_export.tabular.recipes import Kind, read_recipe
 from recserve_export.tabular.rows import RowError, Source
 from recserve_server_ext.common.files import sha256_of
@@ -30,15 +31,8 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.columns import InteractionColumns, columns_by_user
 from recserve_server_ext.interactions.interaction import MEASURES, Interaction, RefusedError
 
-#: Names of columns, the first that a file has is taken.
-_USER: Final = ("user_id", "user", "userId", "userid", "uid", "reviewerID", "visitorid", "customer_id")
-_ITEM: Final = (
-    "item_id", "item", "itemId", "id", "movie_id", "movieId", "product_id", "parent_asin", "asin", "book_id", "isbn",
-    "business_id", "track_id", "sku",
-)  # fmt: skip
-_TIME: Final = ("timestamp", "time", "ts", "unixReviewTime", "event_time", "datetime", "date", "created_at")
-_VALUE: Final = ("rating", "value", "stars", "overall", "score")
-_TYPE: Final = ("type", "event", "event_type", "behavior", "action")
+#: Names of the column of item ids, in a file of items, too.
+_ITEMS: Final = (*ITEMS, "id")
 _YEAR: Final = "release_year"
 _TEXTS: Final = frozenset({
     "title", "movie_title", "name", "text", "description", "genre", "genres", "class", "category", "categories", "tags",
@@ -104,8 +98,9 @@ class _Found:
         self.known = tuple(known)
 
     def first(self, names: Sequence[str]) -> str | None:
-        """The first of these names that is a column."""
-        return next((name for name in names if name in self.known), None)
+        """The column with the first of these names; see `bare_name`."""
+        columns = {bare_name(column): column for column in reversed(self.known)}
+        return next((columns[name] for name in names if name in columns), None)
 
 
 def read_pair(interactions: Path, items: Path | None = None, recipe: str | None = None) -> Pair:
@@ -191,7 +186,7 @@ def _read_items(path: Path) -> Texts:
     kinds = _texts_of_recbole(path) if path.suffix == ".item" else []
     fields: tuple[str, ...] = ()
     for values in _rows(path, found):
-        name = found.first(_ITEM)
+        name = found.first(_ITEMS)
         if name is None:
             raise BenchmarkError(f"{path.name}: no column of item ids; the file has: {', '.join(found.known)}")
         if not fields:
@@ -265,11 +260,11 @@ def _converted(convert: InteractionConverter, values: Mapping[str, Any], number:
 
 def _mapping(path: Path, found: _Found) -> tuple[InteractionMapping, str]:
     """The mapping by the names of the columns, and the column of times."""
-    user, item = found.first(_USER), found.first(_ITEM)
+    user, item = found.first(USERS), found.first(_ITEMS)
     for what, name in (("users", user), ("items", item)):
         if name is None:
             raise BenchmarkError(f"{path.name}: no column of {what}; the file has: {', '.join(found.known)}")
-    time, value, kind = found.first(_TIME), found.first(_VALUE), found.first(_TYPE)
+    time, value, kind = found.first(TIMES), found.first(VALUES), found.first(TYPES)
     measures: dict[FieldName, str] = {} if value is None else {"value": value}
     one_type = None if kind is not None else _CLICKED if value is None else _RATED
     mapping = InteractionMapping(

@@ -9,16 +9,17 @@ from typing import Any, Final
 from nicegui import ui
 
 from recserve_console.console import Console
-from recserve_console.home.experiments import (
-    end_experiment,
-    parse_experiment,
-    running_experiments,
-    start_experiment,
-)
 from recserve_console.views.parts.pieces import card, confirm, muted, say, table, told
 from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.errors import ServerError
+from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.experiments import Experiment, version_of
+from recserve_server_ext.recommend.experiments.file import (
+    end_experiment,
+    parse_experiment,
+    read_experiments,
+    start_experiment,
+)
 
 _EXAMPLE: Final = """\
 name = "mood"
@@ -34,7 +35,7 @@ class ExperimentPanel:
     """Shows the experiments of the home; all servers of it follow."""
 
     def __init__(self, console: Console, home: Path) -> None:
-        self._console, self._home = console, home
+        self._console, self._path = console, Workspace(home).experiments
         self._shown: object = None
         about = "Of all servers of this home, which follow within two seconds. What came of each stands below."
         with card("Running experiments", about):
@@ -53,7 +54,7 @@ class ExperimentPanel:
     def refresh(self) -> None:
         """Draw the experiments, where anything has changed."""
         try:
-            running: list[Experiment] | str = running_experiments(self._home)
+            running: list[Experiment] | str = read_experiments(self._path)
         except ServerError as error:
             running = str(error)
         served = [] if isinstance(running, str) else [self._state(one) for one in running]
@@ -98,21 +99,21 @@ class ExperimentPanel:
 
     def _ask_to_end(self, name: str) -> None:
         async def end() -> None:
-            await self._change("experiment.end", name, partial(end_experiment, self._home, name))
+            await self._change("experiment.end", name, partial(end_experiment, self._path, name))
 
         about = f"Users of {name} are answered as all others from now on. What came of it is still reported."
         confirm("End this experiment?", about, "End", end).open()
 
     def _ask_to_start(self) -> None:
         try:
-            experiment = parse_experiment(str(self._text.value))
+            experiment = parse_experiment(str(self._text.value).encode(), is_toml=True)
         except ServerError as error:
             say(str(error))
             return
 
         async def start() -> None:
             what = f"{experiment.name} {version_of(experiment)}"
-            await self._change("experiment.start", what, partial(start_experiment, self._home, experiment))
+            await self._change("experiment.start", what, partial(start_experiment, self._path, experiment))
 
         about = f"{experiment.share:.0%} of all users are answered by {len(experiment.variants)} variants from now on."
         confirm(f"Start {experiment.name}?", about, "Start", start).open()

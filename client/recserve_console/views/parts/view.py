@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from nicegui import ui
 
 from recserve_console.console import Console
+from recserve_console.views.parts.pieces import age, muted, waiting
+from recserve_export.errors import ExportError
 from recserve_server_ext.access.scopes import Scope
+from recserve_server_ext.common.errors import ServerError
+
+T = TypeVar("T")
 
 
 class View:
@@ -32,3 +41,30 @@ class View:
 
     async def refresh(self) -> None:
         """Bring it up to date; called every two seconds while it is shown."""
+
+    async def count(
+        self, box: ui.column, what: str, read: Callable[[Path], T], draw: Callable[[T], None], *, again: bool
+    ) -> None:
+        """Read something of the home that takes long, and draw it.
+
+        Args:
+            box: Where it is drawn.
+            what: Names it while it is read.
+            read: A function of a module; it raises ServerError or ExportError.
+            draw: Draws what was read.
+            again: Whether to read it anew where it was read before.
+        """
+        with box:
+            waiting(f"Counting {what} …")
+        reads = self.console.reads
+        try:
+            found = await (reads.again if again else reads.newest)(read, self.console.home)
+        except (ServerError, ExportError) as error:
+            box.clear()
+            with box:
+                ui.label(str(error)).classes("rs-bad")
+            return
+        box.clear()
+        with box:
+            muted(f"Counted {age(found.time_s)}.")
+            draw(found.found)

@@ -12,7 +12,8 @@ import typer
 from rich.console import RenderableType
 
 from recserve_client.cli.console import fail, note, out
-from recserve_export.catalogue.mapping import FieldMapping, mapping_from_options, read_mapping, validated
+from recserve_client.cli.tables import table
+from recserve_export.catalogue.mapping import FieldMapping, mapping_from_options, validated
 from recserve_export.cli import options, reading
 from recserve_export.cli.catalogue import changes, encode
 from recserve_export.cli.common import (
@@ -28,9 +29,8 @@ from recserve_export.cli.common import (
 )
 from recserve_export.cli.previews import print_preview
 from recserve_export.errors import MappingError
-from recserve_export.tables import table
 from recserve_export.tabular.preview import read_as
-from recserve_export.tabular.recipes import read_recipe
+from recserve_export.tabular.recipes import read_recipe, read_toml
 from recserve_export.tabular.rows import Source
 from recserve_server_ext.common.workspace import DEFAULT_HOME, Workspace
 
@@ -104,7 +104,7 @@ def import_(
         if recipe is not None:
             found = read_recipe(recipe, "catalogue", FieldMapping)
         else:
-            found = [read_mapping(mapping) if mapping is not None else from_options()]
+            found = [read_toml(mapping, FieldMapping) if mapping is not None else from_options()]
         read = read_options(found[0].read)
         opened = Opened(source, read)
         fields = reading.fitting_one(found, opened, lambda one: (one.id, *one.texts))

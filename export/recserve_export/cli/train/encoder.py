@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from recserve_client.cli.console import fail, note, out
+from recserve_client.cli.tables import table
 from recserve_export.cli.common import say, stage_bar
-from recserve_export.tables import table
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 

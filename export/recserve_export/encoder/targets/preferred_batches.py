@@ -18,8 +18,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from recserve_export.encoder.checks.speed import LENGTHS, SpeedPoint, measure_grid
 from recserve_export.errors import ExportError
-from recserve_export.files import write_json
-from recserve_server_ext.common.files import write_file
+from recserve_server_ext.common.files import write_file, write_json
 from recserve_server_ext.config.server import Provider
 from recserve_server_ext.triton.encoder_target import CONFIG, CONFIGS, model_folder
 

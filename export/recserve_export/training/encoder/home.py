@@ -283,8 +283,9 @@ class _Run:
             after = self._vectors(encode)
             old, new = proof.answers(asked, before), proof.answers(asked, after)
             systems = {"first encoder": old, "trained encoder": new}
-            if settings.head_steps:
-                for name, vectors in (("first", before), ("trained", after)):
+            for name, vectors in (("first", before), ("trained", after)):
+                systems[f"{name}, fusion"] = proof.with_ease(asked, vectors)
+                if settings.head_steps:
                     head = proof.with_head(asked, vectors, settings.head_steps, settings.seed)
                     systems[f"{name}, text_head"] = head
             found = {name: {what: float(of.mean()) for what, of in one.items()} for name, one in systems.items()}

@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
+from recserve_export.index.spaces import placed
 from recserve_export.training.base import text_map
 from recserve_export.training.encoder.sentences import sentence_pairs
-from recserve_export.training.encoder.split import K, Split
+from recserve_export.training.encoder.split import ItemSpace, K, Split
 from recserve_export.training.encoder.texts import ItemTexts
 from recserve_export.training.ndcg import ndcg
 from recserve_export.training.registry import train
@@ -64,6 +65,22 @@ def with_head(split: Split, vectors: Vectors, steps: int, seed: int) -> dict[str
     mapped = np.zeros((len(vectors), learned.vectors.shape[1]), np.float32)
     mapped[learned.items] = learned.vectors
     return answers(split, mapped)
+
+
+def with_ease(split: Split, vectors: Vectors) -> dict[str, Floats]:
+    """[users] NDCG@10 by question, of a `fusion` of `text` over these vectors and `ease`.
+
+    `ease` is trained on the same part of the log, and knows other items by its map from these vectors.
+    """
+    learned = train("ease", split.train, vectors)
+    assert learned.vectors is not None
+    assert learned.text_map is not None
+    outputs, inputs, _ = placed(learned.vectors, learned.inputs, learned.items, vectors, learned.text_map)
+    assert inputs is not None
+    has_vector = vectors.any(axis=1, keepdims=True)
+    ease = ItemSpace(outputs * has_vector, inputs * has_vector)
+    text = ItemSpace(vectors, vectors)
+    return {name: question.ndcg_of_fusion([ease, text]) for name, question in split.questions.items()}
 
 
 def search(texts: ItemTexts, encode: Encode) -> float | None:

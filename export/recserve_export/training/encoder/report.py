@@ -7,10 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from recserve_export.files import write_json
 from recserve_export.training.encoder.fit import Fitted
 from recserve_export.training.encoder.settings import EncoderSettings
-from recserve_server_ext.common.files import write_file
+from recserve_server_ext.common.files import write_file, write_json
 
 #: Names of the files.
 JSON: Final = "report.json"
@@ -77,7 +76,8 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
         settings: Settings of the training.
         course: Updates, looks and duration.
         versions: Versions of packages.
-        systems: The first encoder, the trained one, each with a `text_head` over it, and the controls.
+        systems: The first encoder, the trained one, each fused with `ease` and with a `text_head` over it, and the
+            controls.
         differences: The trained encoder less the first one, by question.
         search: NDCG@10 of searches, first encoder and trained; `None` where items have one text field.
         keep: Rank correlation of the similarities of unrelated sentences with those of the first encoder.

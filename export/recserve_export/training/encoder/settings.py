@@ -56,7 +56,7 @@ class EncoderSettings(TrainSettings, frozen=True):
     scale: Annotated[float, Meta(gt=0, le=1000)] = 20.0
     layers: Annotated[int, Meta(ge=0, le=1000)] = 0
     lora: Annotated[int, Meta(ge=0, le=1024)] = 0
-    decay: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
     near: Strength = 0.0
     distil: Strength = 1.0
     drop_tokens: Share = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +29,18 @@ _MOST_ITEMS: Final = 20_000
 #: Scores computed at a time.
 _BATCH: Final = 256
 _OUT: Final = np.float32(-1e9)
+
+
+class ItemSpace(NamedTuple):
+    """A space over the items of a log.
+
+    Attributes:
+        vectors: [items, dim] what is searched; zeros where an item has none.
+        inputs: [items, dim] what items have as behaviours.
+    """
+
+    vectors: Vectors
+    inputs: Vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +93,26 @@ class Question:
             return found
 
         return self._ndcg(scores, vectors.any(axis=1))
+
+    def ndcg_of_fusion(self, spaces: Sequence[ItemSpace]) -> Floats:
+        """[users] NDCG@10 of a `fusion` of spaces with equal weights.
+
+        score(i) = sum over the spaces of u . v_i / s, u = sum_j w_j x_j over the history, s the standard deviation of
+        u . v over the items.
+
+        Args:
+            spaces: An item of zeros in all of them is never recommended.
+        """
+        able = [space.vectors.any(axis=1) for space in spaces]
+
+        def scores(users: slice) -> Vectors:
+            found = np.zeros((len(range(*users.indices(self.users))), len(self.candidates)), np.float32)
+            for space, has_vector in zip(spaces, able, strict=True):
+                products = (self.histories[users] @ space.inputs) @ space.vectors.T
+                found += products / np.maximum(products[:, has_vector].std(axis=1, keepdims=True), np.float32(1e-30))
+            return found
+
+        return self._ndcg(scores, np.any(able, axis=0))
 
     def ndcg_for_everybody(self, scores: Floats) -> Floats:
         """[users] NDCG@10 of the same list for everybody; [items] scores."""

@@ -50,7 +50,7 @@ class Journal:
         """
         spaces.mkdir(parents=True, exist_ok=True)
         with exclusive(spaces / _LOCK):
-            found = _read(spaces)
+            found = read_state(spaces)
             yield cls(spaces / _FILE, found if found is not None and found.key == key else State(key=key))
 
     @property
@@ -90,14 +90,9 @@ class Journal:
         write_file(self._path, msgspec.json.encode(self._state))
 
 
-def finished_trainings(spaces: Path) -> dict[str, str]:
-    """Version of each training that the last command published, if it was not done."""
-    state = _read(spaces)
-    return {} if state is None else state.finished
-
-
-def _read(spaces: Path) -> State | None:
+def read_state(spaces: Path) -> State | None:
+    """What the last command has done; `None` where nothing was begun, or nothing of it can be used."""
     try:
         return msgspec.json.decode((spaces / _FILE).read_bytes(), type=State)
     except (OSError, msgspec.MsgspecError):
-        return None  # nothing was begun, or nothing of it can be used
+        return None

@@ -28,6 +28,7 @@ from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.index.engines.engine import Engine, PartedSearch
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.inner_products import products_by_row
+from recserve_server_ext.index.engines.scan_codes import renumber
 from recserve_server_ext.index.engines.scan_fit import Fit
 
 CODES = "codes.faiss"
@@ -78,7 +79,7 @@ class ScanEngine(Engine):
         nprobe: int,
         rescored: int,
         threads: int | None = None,
-        done: Callable[[int], None] | None = None,
+        done: Callable[[int], None] = lambda _: None,
     ) -> ScanEngine:
         """Train the codes on these items, and store the codes of all.
 
@@ -96,13 +97,39 @@ class ScanEngine(Engine):
         faiss.omp_set_num_threads(threads)
         index = faiss.index_factory(fit.rank, f"IVF{lists},PQ{codes}x4fs", faiss.METRIC_INNER_PRODUCT)
         index.train(vectors @ fit.items)
-        for start in range(0, len(vectors), _CHUNK):
-            chunk = vectors[start : start + _CHUNK]
-            index.add(chunk @ fit.items)
-            if done is not None:
-                done(len(chunk))
+        _add(index, fit, vectors, np.arange(len(vectors)), done)
         parameters = {"lists": lists, "codes": codes, "nprobe": nprobe, "rescored": rescored}
         return cls(index, fit, vectors, parameters, threads)
+
+    @classmethod
+    def taken_over(
+        cls,
+        folder: Path,
+        vectors: Vectors,
+        parameters: Mapping[str, int],
+        places: Rows,
+        *,
+        threads: int | None = None,
+    ) -> ScanEngine:
+        """The engine that `save` wrote, over other vectors; only those that are new are coded, by the same training.
+
+        Args:
+            folder: Where the engine was saved.
+            vectors: [items, dim] unit float32.
+            parameters: Parameters of that engine; `added` counts the items that were coded since the training.
+            places: [items] place there of the same vector; -1 for those that are new.
+            threads: Threads of coding and searching; by default the usable cores.
+        """
+        threads = threads or cpu.usable_cores()
+        faiss.omp_set_num_threads(threads)
+        fit, index = Fit.load(folder, vectors.shape[1]), _read(folder)
+        row_of = np.full(index.ntotal, -1, np.int64)
+        row_of[places[places >= 0]] = np.flatnonzero(places >= 0)
+        renumber(index, row_of)
+        new = np.flatnonzero(places < 0)
+        _add(index, fit, vectors, new)
+        added = parameters.get("added", 0) + len(new)
+        return cls(index, fit, vectors, {**parameters, "added": added}, threads)
 
     @classmethod
     def load(
@@ -110,16 +137,11 @@ class ScanEngine(Engine):
     ) -> ScanEngine:
         """Load the codes and the fit that `save` wrote beside the same vectors; raises SnapshotError for others."""
         fit = Fit.load(folder, vectors.shape[1])
-        path = folder / CODES
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            reason = str(error).rpartition("Error: ")[2].splitlines()[0]  # without a place in faiss's sources
-            raise SnapshotError(f"{path} cannot be read: {reason}; {REBUILD}") from error
+        index = _read(folder)
         if (index.ntotal, index.d) != (len(vectors), fit.rank):
             raise SnapshotError(
-                f"{path} holds the codes of {index.ntotal} items of {index.d} dimensions, the vectors beside it make "
-                f"{[len(vectors), fit.rank]}; {REBUILD}"
+                f"{folder / CODES} holds the codes of {index.ntotal} items of {index.d} dimensions, the vectors beside "
+                f"it make {[len(vectors), fit.rank]}; {REBUILD}"
             )
         return cls(index, fit, vectors, dict(parameters), threads or cpu.usable_cores())
 
@@ -153,6 +175,25 @@ class ScanEngine(Engine):
         if len(short):
             rows[short], scores[short] = self._exact.search(queries[short], k)
         return rows, scores
+
+
+def _read(folder: Path) -> faiss.Index:
+    path = folder / CODES
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:
+        reason = str(error).rpartition("Error: ")[2].splitlines()[0]  # without a place in faiss's sources
+        raise SnapshotError(f"{path} cannot be read: {reason}; {REBUILD}") from error
+
+
+def _add(
+    index: faiss.Index, fit: Fit, vectors: Vectors, rows: Rows, done: Callable[[int], None] = lambda _: None
+) -> None:
+    """Code the vectors of these rows, and add them to the index."""
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        index.add_with_ids(vectors[part] @ fit.items, part)
+        done(len(part))
 
 
 def _best(rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from recserve_server_ext.common.errors import ConfigError
-from recserve_server_ext.common.files import reading, write_file
+from recserve_server_ext.common.files import reading
 
 #: A user with at most so many behaviours has few of them.
 MOST_FEW: Final = 5
@@ -69,11 +69,6 @@ class _OnlyData(msgspec.Struct, frozen=True):
 
 class _OnlyChosen(msgspec.Struct, frozen=True):
     chosen: Chosen = Chosen()
-
-
-def write_evaluation(path: Path, found: EvaluationFile) -> None:
-    """Replace the file atomically."""
-    write_file(path, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
 
 
 def read_evaluated(path: Path) -> int | None:

@@ -13,14 +13,14 @@ from recserve_server_ext.triton.metrics.models import Metric, SampledMetrics
 class ExperimentMetrics(SampledMetrics):
     """The share of the users in each experiment that is served; 0 for one that was served and is not any more."""
 
-    def __init__(self, served: Callable[[], Sequence[Experiment]], *, every_s: float = 1.0) -> None:
+    def __init__(self, served: Callable[[], Sequence[Experiment]]) -> None:
         """Set the metrics for the first time, and start the thread."""
         self._served = served
         text = "Share of the users in a running experiment; 0 after its end"
         name = "recserve_experiment_share"
         self._families = [pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE)]
         self._shown: dict[tuple[str, str], Metric] = {}
-        super().__init__([], every_s=every_s)
+        super().__init__([])
 
     def close(self) -> None:
         """End the thread, and let go of the family."""

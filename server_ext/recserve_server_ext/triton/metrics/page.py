@@ -6,6 +6,7 @@ import time
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +46,11 @@ class MetricsPage:
         """Sum of the samples of a metric that have these labels; 0 without any."""
         found = self._samples.get(_plain(name), ())
         return sum(one.value for one in found if labels.items() <= one.labels.items())
+
+    def grown_since(self, before: MetricsPage, name: str, **labels: str) -> float:
+        """Growth of a counter since an earlier page; one of a server that was started meanwhile grew from 0."""
+        now, then = self.total(name, **labels), before.total(name, **labels)
+        return now - then if now >= then else now
 
     def values(self, name: str, label: str) -> list[str]:
         """The values that a label of a metric has, in the order of the page."""
@@ -110,10 +116,7 @@ def loads_between(before: MetricsPage, after: MetricsPage) -> list[ModelLoad]:
 
 
 def _load(model: str, before: MetricsPage, after: MetricsPage) -> ModelLoad:
-    def grown(name: str) -> float:
-        now, then = after.total(name, model=model), before.total(name, model=model)
-        return now - then if now >= then else now
-
+    grown = partial(after.grown_since, before, model=model)
     seconds = max(after.read_s - before.read_s, 1e-3)
     answered, batches = grown(ANSWERED), grown(_BATCHES)
     requests = max(answered, 1.0)

@@ -9,8 +9,18 @@ from recserve_benchmarks.evaluation.system import Kind, Settings, System, nothin
 from recserve_server_ext.strategies.parts.chosen import Choice, Chosen
 
 
-def system(name: str, *grid: Settings, kind: Kind = "strategy", is_personal: bool = True) -> System:
-    return System(name=name, kind=kind, fit=lambda *_: nothing, grid=grid or ({},), is_personal=is_personal)
+def system(
+    name: str, *grid: Settings, kind: Kind = "strategy", is_personal: bool = True, trainings: str = ""
+) -> System:
+    learned = frozenset(trainings.split())
+    return System(
+        name=name,
+        kind=kind,
+        fit=lambda *_: nothing,
+        grid=grid or ({},),
+        is_personal=is_personal,
+        trainings=learned,
+    )
 
 
 SYSTEMS = [
@@ -88,6 +98,23 @@ def test_an_activity_has_a_strategy_of_its_own_only_for_a_clear_gain() -> None:
 
     assert chosen(0.01 - float(np.mean(noise))) == Choice("item_knn", {"half_life": 1.0})
     assert chosen(0.10 - float(np.mean(noise))) == Choice("popular")
+
+
+def test_a_combination_that_is_hardly_below_the_best_is_chosen() -> None:
+    systems = [system("lucky", trainings="a"), system("mixed", {"b": 1}, {"b": 2}, trainings="a b c")]
+    rng, n = np.random.default_rng(2), 80
+    noise = 0.2 * rng.standard_normal(n)
+    noise -= noise.mean()
+
+    def chosen(lag: float) -> Choice | None:
+        found = Votes(systems)
+        of_mixed = {Trial(1, 0): 0.5 - lag + noise, Trial(1, 1): 0.5 - lag + noise - 0.001}
+        found.add(np.full(n, 9), {Trial(0, 0): np.full(n, 0.5), **of_mixed})
+        return found.chosen().many
+
+    error = 0.2 / np.sqrt(n)
+    assert chosen(0.5 * error) == Choice("mixed", {"b": 1})
+    assert chosen(2.0 * error) == Choice("lucky")
 
 
 def test_nothing_is_chosen_without_validation() -> None:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_benchmarks.cli.evaluate import app
+from recserve_server_ext.common.files import write_json
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.doctor import checks
@@ -18,7 +19,7 @@ from recserve_server_ext.doctor.checks import examine
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.strategies.parts.chosen import EvaluationFile, read_chosen, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import EvaluationFile, read_chosen
 from recserve_server_ext.strategies.registry import Registry
 from support.events import PSEUDONYMS
 
@@ -98,7 +99,7 @@ def test_the_doctor_asks_for_an_evaluation_of_a_long_log(home: Path, monkeypatch
     monkeypatch.setattr(checks, "_LEAST_INTERACTIONS", 50)
     assert found_by_doctor(home) == ("none, 120 interactions", "run: recserve evaluate")
     file = Workspace(home).evaluation
-    write_evaluation(file, EvaluationFile(data={"last_number": 100}))
+    write_json(file, EvaluationFile(data={"last_number": 100}))
     assert found_by_doctor(home) == ("of 100 interactions, 120 now", "")
-    write_evaluation(file, EvaluationFile(data={"last_number": 60}))
+    write_json(file, EvaluationFile(data={"last_number": 60}))
     assert found_by_doctor(home) == ("of 60 interactions, 120 now", "run: recserve evaluate")

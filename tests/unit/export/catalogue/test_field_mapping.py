@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from recserve_export.catalogue.mapping import (
-    mapping_from_options,
-    read_mapping,
-)
+from recserve_export.catalogue.mapping import FieldMapping, mapping_from_options, validated
 from recserve_export.errors import MappingError
+from recserve_export.tabular.recipes import read_toml
 
 
 def test_a_mapping_file_says_the_same_as_options(tmp_path: Path) -> None:
@@ -20,7 +18,8 @@ def test_a_mapping_file_says_the_same_as_options(tmp_path: Path) -> None:
         'id = "sku"\navailable = "used"\n[texts]\ntitle = {column = "name", weight = 2.0}\nblurb = {}\n'
         '[attributes]\nyear = {column = "y", type = "int", separator = "|"}\ntags = {type = "list", separator = "|"}\n'
     )
-    assert read_mapping(path) == mapping_from_options(
+    mapping = validated(read_toml(path, FieldMapping))
+    assert mapping == mapping_from_options(
         id_field="sku",
         texts=["title=2", "blurb"],
         attributes=["year:int", "tags:list"],
@@ -28,8 +27,8 @@ def test_a_mapping_file_says_the_same_as_options(tmp_path: Path) -> None:
         separator="|",
         available="used",
     )
-    assert read_mapping(path).columns == ("sku", "name", "blurb", "y", "tags", "used")
-    assert read_mapping(path).field_weights == {"title": 2.0, "blurb": 1.0}
+    assert mapping.columns == ("sku", "name", "blurb", "y", "tags", "used")
+    assert mapping.field_weights == {"title": 2.0, "blurb": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,7 @@ def test_a_mapping_file_says_the_same_as_options(tmp_path: Path) -> None:
 def test_wrong_mapping_files(toml: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "m.toml").write_text(toml)
     with pytest.raises(MappingError, match=message):
-        read_mapping(tmp_path / "m.toml")
+        validated(read_toml(tmp_path / "m.toml", FieldMapping))
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,27 @@ def test_codes_stay_fitted_to_the_same_users(tmp_path: Path, monkeypatch: pytest
     assert rows[:, 0].tolist() == list(range(50))
 
 
+def test_codes_are_trained_anew_once_a_tenth_was_coded_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_compact, "TextEncoder", Encoder)
+    edited = Edited(tmp_path, tmp_path / "catalogue.db", items=LEAST_ITEMS + 100)
+
+    def scan(vectors: Vectors) -> ScanEngine:
+        fit = Fit.to(vectors[:50], vectors, rank=8)
+        return ScanEngine.build(vectors, fit, lists=2, codes=4, nprobe=2, rescored=200, threads=1)
+
+    edited.publish(build=scan)
+    added = []
+    for first in (0, 30, 60):
+        edited.change("upsert", [film(f"i{number}", f"changed {number}") for number in range(first, first + 30)])
+        snapshot = run(edited)
+        assert snapshot is not None
+        added.append(snapshot.text.engine.parameters.get("added"))
+        rows, _ = snapshot.text.engine.search(snapshot.text.vectors, 1)
+        assert rows[:, 0].tolist() == list(range(len(snapshot.ids)))
+    edited.store.close()
+    assert added == [30, 60, None]
+
+
 def test_what_only_older_snapshots_need_is_forgotten(edited: Edited) -> None:
     edited.change("upsert", [film("a", "new")])
     edited.change("delete", [{"id": "i3"}])

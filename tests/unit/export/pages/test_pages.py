@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from typer.testing import CliRunner
 
 from recserve_client.cli.main import build_app
+from recserve_client.cli.tables import table
 from recserve_export.pages.page import write_report
-from recserve_export.tables import table
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
 from recserve_server_ext.common.workspace import Workspace
 

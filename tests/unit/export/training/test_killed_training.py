@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from recserve_export.training.publish import names_of
-from recserve_export.training.run.journal import finished_trainings
+from recserve_export.training.run.journal import read_state
 from support.crowds import make_crowd_home
 from support.training_kills import LONG_S, check_whole, kill_when, train_all
 
 
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     workspace = make_crowd_home(tmp_path)
-    assert kill_when(train_all(tmp_path), lambda: bool(finished_trainings(workspace.spaces)))
+    assert kill_when(train_all(tmp_path), lambda: bool((state := read_state(workspace.spaces)) and state.finished))
     assert check_whole(workspace) == {}
-    finished = finished_trainings(workspace.spaces)
+    state = read_state(workspace.spaces)
+    assert state is not None
+    finished = state.finished
     assert finished
     assert train_all(tmp_path).wait(LONG_S) == 0
     now = check_whole(workspace)

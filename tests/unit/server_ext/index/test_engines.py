@@ -94,13 +94,10 @@ def test_exact_breaks_ties_by_row() -> None:
     assert rows.tolist() == [[100, 101, 102, 103, 104]]
 
 
-def test_no_items_and_no_queries(hnsw: HnswEngine, vectors: Vectors) -> None:
+def test_no_items() -> None:
     rows, scores = ExactEngine(np.empty((0, DIM), np.float32)).search(unit(2, seed=6), 3)
     assert rows.tolist() == [[-1] * 3] * 2
     assert np.isneginf(scores).all()
-    nobody = np.empty((0, DIM), np.float32)
-    assert ExactEngine(vectors).search(nobody, 3)[0].shape == (0, 3)
-    assert hnsw.search(nobody, 3)[0].shape == (0, 3)
 
 
 def test_hnsw_finds_what_exact_finds(hnsw: HnswEngine, vectors: Vectors) -> None:
@@ -309,10 +306,6 @@ def test_scan_of_a_sixteenth_of_the_items_is_exact(scan: ScanEngine, vectors: Ve
     queries = unit(40, seed=26)
     rows, _ = scan.with_parameters({"nprobe": 1, "rescored": 40}).search(queries, 100)
     np.testing.assert_array_equal(rows, ExactEngine(vectors).search(queries, 100)[0])
-
-
-def test_scan_of_nobody(scan: ScanEngine) -> None:
-    assert scan.search(np.empty((0, DIM), np.float32), 3)[0].shape == (0, 3)
 
 
 def test_scan_is_the_same_from_many_threads_and_in_any_batch(scan: ScanEngine) -> None:

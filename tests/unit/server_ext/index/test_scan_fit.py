@@ -5,14 +5,15 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from recserve_export.index.recall import Users, normalised_means, recall_of, sample_users, users_to_fit
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Scores, Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.engines.scan import ScanEngine
+from recserve_server_ext.index.engines.scan import CODES, ScanEngine
 from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
 
 DIM = 32
@@ -95,6 +96,37 @@ def test_save_and_load(vectors: Vectors, to_fit: Vectors, users: Users, tmp_path
     found, expected = (one.search(users.vectors["random"], 10) for one in (loaded, engine))
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_codes_taken_over_are_those_of_the_same_training(vectors: Vectors, to_fit: Vectors, tmp_path: Path) -> None:
+    """Items leave, come and change their rows, several times over: every item has the code that it would get anew."""
+    random = np.random.default_rng(3)
+    fit = Fit.to(to_fit, vectors, rank=16)
+    numbers = np.sort(random.choice(len(vectors), 2000, replace=False))
+    engine = ScanEngine.build(vectors[numbers], fit, lists=8, codes=8, nprobe=8, rescored=40, threads=1)
+    added = 0
+    for count in (1900, 2051, 2300):
+        engine.save(tmp_path)
+        before, numbers = numbers, random.choice(len(vectors), count, replace=False)
+        place_of = np.full(len(vectors), -1)
+        place_of[before] = np.arange(len(before))
+        places = place_of[numbers]
+        assert 0 < np.count_nonzero(places < 0) < count
+        engine = ScanEngine.taken_over(tmp_path, vectors[numbers], engine.parameters, places, threads=1)
+        added += int(np.count_nonzero(places < 0))
+        assert engine.parameters["added"] == added
+        anew = faiss.read_index(str(tmp_path / CODES))
+        anew.reset()
+        anew.add(vectors[numbers] @ fit.items)
+        np.testing.assert_array_equal(_products(engine._index, to_fit, fit), _products(anew, to_fit, fit))
+
+
+def _products(index: faiss.Index, users: Vectors, fit: Fit) -> Scores:
+    """[users, items] what the codes say of the product of each user and item."""
+    scores, rows = index.search(users[:50] @ fit.queries, index.ntotal, params=faiss.SearchParametersIVF(nprobe=8))
+    assert (np.sort(rows, axis=1) == np.arange(index.ntotal)).all()
+    by_row: Scores = np.take_along_axis(scores, np.argsort(rows, axis=1), axis=1)
+    return by_row
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from recserve_export.training.memory import in_memory
 from recserve_export.training.registry import train
 from recserve_server_ext.catalogue.view import View, view_over
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.common.files import write_json
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.strategies.base import ConfiguredStrategy, Profile, Query
-from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, chosen_options, write_evaluation
+from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile, chosen_options
 from recserve_server_ext.strategies.registry import Registry
 from support.data import data_over, spec_of
 from support.training_logs import log_of
@@ -108,6 +109,6 @@ def test_a_wrong_choice_is_refused() -> None:
 def test_what_an_evaluation_wrote_becomes_options(tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
     assert chosen_options(path) == {}
-    write_evaluation(path, EvaluationFile(chosen=Chosen(many=Choice("ease", {"half_life": 8.0}))))
+    write_json(path, EvaluationFile(chosen=Chosen(many=Choice("ease", {"half_life": 8.0}))))
     assert chosen_options(path) == {"many": {"strategy": "ease", "options": {"half_life": 8.0}}}
     auto(**chosen_options(path))

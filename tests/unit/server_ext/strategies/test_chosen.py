@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from recserve_server_ext.common.errors import ConfigError
+from recserve_server_ext.common.files import write_json
 from recserve_server_ext.strategies.parts.chosen import (
     Choice,
     Chosen,
     EvaluationFile,
     read_chosen,
     with_chosen,
-    write_evaluation,
 )
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     chosen = Chosen(cold=Choice("popular", {"window": "week"}), many=Choice("ease"))
     path = tmp_path / "evaluation.json"
-    write_evaluation(path, EvaluationFile(chosen=chosen, seconds={"ease": 1.0}, protocols={"time": {"ease": {}}}))
+    write_json(path, EvaluationFile(chosen=chosen, seconds={"ease": 1.0}, protocols={"time": {"ease": {}}}))
     assert read_chosen(path) == chosen
 
 

@@ -9,7 +9,7 @@ from scipy import sparse
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import TrainingLog
 from recserve_export.training.encoder.sentences import sentence_pairs
-from recserve_export.training.encoder.split import Question, Split, split
+from recserve_export.training.encoder.split import ItemSpace, Question, Split, split
 from recserve_export.training.pairs import OF_USER, Pairs
 from support.training_logs import log_from, log_of
 
@@ -74,6 +74,22 @@ def test_ndcg_of_a_question_by_hand() -> None:
     # What may not be recommended is no gain, also where the list is longer than there are candidates.
     third = Question(histories, sparse.csr_array(np.array([[True, False, False, True]])), able, known)
     assert third.ndcg(vectors).tolist() == [0.0]
+
+
+def test_ndcg_of_a_fusion_by_hand() -> None:
+    one, other = (
+        ItemSpace(np.array([[s] for s in scores], np.float32), np.eye(5, 1, dtype=np.float32))
+        for scores in ([100.0, 80.0, 90.0, 0.0, 0.0], [1.0, 0.9, 0.0, 0.0, 0.2])
+    )
+    histories = sparse.csr_array(np.array([[2.0, 0, 0, 0, 0]], np.float32))
+    target = sparse.csr_array(np.array([[False, True, False, False, False]]))
+    known = sparse.csr_array(np.array([[True, False, False, False, False]]))
+    question = Question(histories, target, np.ones(5, np.bool_), known)
+    # The first space has item 2 before item 1; the second one, a hundredth as long, counts as much when standardised.
+    assert question.ndcg_of_fusion([one]) == pytest.approx([1 / np.log2(3)])
+    assert question.ndcg_of_fusion([one, other]).tolist() == [1.0]
+    nothing = sparse.csr_array(np.array([[False, False, False, True, False]]))
+    assert Question(histories, nothing, np.ones(5, np.bool_), known).ndcg_of_fusion([one, other]).tolist() == [0.0]
 
 
 def test_a_question_within_a_bound_is_put_to_the_first_users() -> None:

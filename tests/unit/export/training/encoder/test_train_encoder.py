@@ -81,7 +81,10 @@ def test_it_learns_the_taste_in_items_that_it_never_saw(done: tuple[Workspace, T
     cold = report.differences["cold items"]
     assert 0 < cold.low <= cold.mean <= cold.high
     by_name = {system.name: system.ndcg["cold items"] for system in report.systems}
+    last = {system.name: system.ndcg["last item"] for system in report.systems}
     assert by_name["trained encoder"] > by_name["first encoder"]
+    assert by_name["trained, fusion"] > by_name["first, fusion"]
+    assert last["trained, fusion"] > last["trained encoder"]
     assert by_name["trained encoder"] > by_name["popularity from text"]
     assert by_name["trained, text_head"] > 0
     assert [look.step for look in report.course.looks] == [0, 20, 40, 60]

@@ -27,14 +27,14 @@ def texts() -> tuple[Vectors, Ints]:
     return text / np.linalg.norm(text, axis=1, keepdims=True), group
 
 
-def histories(heavy: int = 0) -> TrainingLog:
+def histories(heavy: int = 0, count: int = 200) -> TrainingLog:
     """Users who stay in one group of the warm items; user 0 has so many interactions more, across the groups."""
     random = np.random.default_rng(4)
-    users = np.repeat(np.arange(200), 8)
+    users = np.repeat(np.arange(count), 8)
     item = random.integers(WARM // GROUPS, size=len(users)) * GROUPS + users % GROUPS
     users = np.concatenate([np.zeros(heavy, np.int64), users])
     item = np.concatenate([random.integers(WARM, size=heavy), item])
-    return log_from(users, item, 200, ITEMS)
+    return log_from(users, item, count, ITEMS)
 
 
 def separation(vectors: Vectors, group: Ints, rows: slice) -> float:
@@ -94,6 +94,17 @@ def test_only_the_newest_500_interactions_of_a_user_count() -> None:
     bounded = log_from(heavy.user[newest], heavy.item[newest], heavy.users, ITEMS)
     expected, found = (vectors_of(train("text_head", log, text, QUICK)) for log in (bounded, heavy))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_one_user_with_100_000_events_moves_the_vectors_by_little_more_than_another_seed_does() -> None:
+    text, _ = texts()
+    clean, poisoned, other = (
+        vectors_of(train("text_head", histories(heavy, 1000), text, {**QUICK, "seed": seed}))
+        for heavy, seed in ((0, 0), (100_000, 0), (0, 1))
+    )
+    moved = (clean * poisoned).sum(axis=1).mean()
+    assert moved > 0.75
+    assert moved > (clean * other).sum(axis=1).mean() - 0.1
 
 
 def test_the_same_seed_gives_the_same_vectors() -> None:
