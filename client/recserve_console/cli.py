@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from recserve_client.cli.connect import Address
-from recserve_client.cli.console import fail, note, tell_ready
+from recserve_client.cli.console import TERMINATED, fail, note, tell_ready
 from recserve_client.contract.addresses import DEFAULT_ADDRESS
 
 _HELP: Final = "Open a page in the browser that shows a running server and tries it out."
@@ -24,7 +24,6 @@ app = typer.Typer(help=_HELP)
 _METRICS: Final = "127.0.0.1:8002"
 _START_S: Final = 180.0
 _STOP_S: Final = 60.0
-_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 @app.callback(invoke_without_command=True, help=_HELP)
@@ -72,7 +71,7 @@ def console(
             fail(str(error), code=2)
         if serve:
             # Ends as by Ctrl-C, so that the server is stopped, too.
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
             address, metrics = stack.enter_context(_served(home))
         try:
             state = serving.console_of(address, metrics, beside, sessions)

@@ -14,6 +14,7 @@ from recserve_client import AsyncClient, Client, ClientOptions
 from recserve_client.calls import RecommendOptions
 from recserve_client.contract import MEANING_OF, STATUS_OF, ErrorKind, NewInteraction
 from recserve_client.contract.filters import Filter
+from recserve_client.contract.recommend import STAGES
 from recserve_client.contract.slate_options import SlateOptions
 from recserve_client.errors import from_status
 from recserve_export.bulk_encoding.job import SCHEMA, Job
@@ -29,7 +30,6 @@ from recserve_server_ext.index.space import SpaceManifest
 from recserve_server_ext.index.trained import TrainedManifest
 from recserve_server_ext.interactions import tables as interaction_tables
 from recserve_server_ext.interactions.interaction import Refused
-from recserve_server_ext.services.answer_counts import STAGES
 from recserve_server_ext.strategies.registry import Registry
 from support.markdown import DOCS, ROOT, blocks, codes, read, table
 

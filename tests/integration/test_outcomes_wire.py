@@ -18,7 +18,7 @@ from recserve_client.errors import InvalidRequest
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.experiments import Experiment, Variant
 from recserve_server_ext.interactions.key_file import read_pseudonyms
-from recserve_server_ext.recommend.experiment_file import start_experiment
+from recserve_server_ext.recommend.experiments.file import start_experiment
 from support.served import Served, served
 from support.tiny_home import copy_home
 

@@ -260,11 +260,12 @@ def training(
 
 
 def _run(home: Path, precision: Precision, **settings: Any) -> Run:
-    """The run that the options describe."""
+    """The run that the options describe, after a look at the machine."""
+    from recserve_benchmarks.harness.contention import RunContention
     from recserve_benchmarks.harness.run import Run
 
     workspace, encoder = encoder_of(home, precision)
-    return Run(workspace=workspace, encoder=encoder, **settings)
+    return Run(workspace=workspace, encoder=encoder, contention=RunContention(), **settings)
 
 
 @app.command("import")

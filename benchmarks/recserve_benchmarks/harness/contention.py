@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Final
 
 import psutil
 
 from recserve_server_ext.common import cpu
+
+#: Length of a look at the machine before a run, and of one after it.
+_LOOK_S: Final = 2.0
 
 
 class CpuContention:
@@ -21,6 +25,24 @@ class CpuContention:
         """Their share of all usable cores so far: 0.5 on two cores is one core."""
         others_s = _others_s() - self._before_s
         return max(0.0, others_s / (time.monotonic() - self._start_s) / cpu.usable_cores())
+
+
+class RunContention:
+    """The CPU contention of a whole run, and of a short look at the idle machine before it and after it."""
+
+    def __init__(self) -> None:
+        self._before = _look()
+        self._during = CpuContention()
+
+    def shares(self) -> dict[str, float]:
+        """Shares `before`, `during` and `after`; call it when nothing of the run goes on any more."""
+        return {"before": self._before, "during": self._during.share(), "after": _look()}
+
+
+def _look() -> float:
+    contention = CpuContention()
+    time.sleep(_LOOK_S)
+    return contention.share()
 
 
 def _others_s() -> float:

@@ -69,7 +69,7 @@ def machine() -> dict[str, Any]:
 
 
 def setup(run: Run, **more: Any) -> dict[str, Any]:
-    """What a benchmark ran with, and on which machine."""
+    """What a benchmark ran with, on which machine, and its CPU contention; call it when the servers have ended."""
     encoder = {"name": run.manifest.name, "precision": run.manifest.precision}
     return {
         **machine(),
@@ -77,6 +77,7 @@ def setup(run: Run, **more: Any) -> dict[str, Any]:
         "rounds": run.rounds,
         "quick": run.quick,
         "seed": run.seed,
+        "contention": {} if run.contention is None else run.contention.shares(),
         **more,
     }
 
@@ -99,9 +100,10 @@ def title(results: Mapping[str, Any]) -> str:
 def cautions(results: Mapping[str, Any]) -> list[str]:
     """Why the figures are not to be quoted: CPU contention, or too few items, users or texts."""
     of, lines = results["setup"], []
-    most = max(results.get("rounds", {}).get(CONTENTION, [0.0]))
-    if most > _MUCH_CONTENTION:
-        lines.append(f"other programs used up to {most:.0%} of the cores in a round: measure again without them")
+    shares = {"in a round": max(results.get("rounds", {}).get(CONTENTION, [0.0])), **of.get("contention", {})}
+    when = max(shares, key=lambda name: shares[name])
+    if shares[when] > _MUCH_CONTENTION:
+        lines.append(f"other programs used up to {shares[when]:.0%} of the cores, {when}: measure again without them")
     if of["quick"] or of.get("items", LEAST_ITEMS) < LEAST_ITEMS:
         lines.append(f"a trial, not to be quoted: {'--quick' if of['quick'] else format(of['items'], ',') + ' items'}")
     return lines

@@ -31,9 +31,9 @@ def _packed(history: list[Behaviour]) -> bytes:
     return pack(RecommendRequest(history, accept="msgpack"))
 
 
-def embed_requests(texts: Sequence[str]) -> list[bytes]:
-    """A request for `embed` for each text."""
-    return [pack(EmbedRequest([text])) for text in texts]
+def embed_requests(texts: Sequence[str], size: int) -> list[bytes]:
+    """Requests for `embed`, each for so many texts; the last one for what is left."""
+    return [pack(EmbedRequest(list(texts[start : start + size]))) for start in range(0, len(texts), size)]
 
 
 def unseen_texts(titles: Sequence[str], users: int, seed: int) -> list[list[str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, TypeVar
 
-from recserve_benchmarks.harness.contention import CpuContention
+from recserve_benchmarks.harness.contention import CpuContention, RunContention
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.manifest import EncoderManifest, read_manifest
 
@@ -33,6 +33,7 @@ class Run:
         quick: Whether to take few users and texts: to try a benchmark, not to quote it.
         seed: Seed of everything that is drawn.
         show: Shows progress.
+        contention: Looked at the machine before the run; `None` where nobody did.
     """
 
     workspace: Workspace
@@ -42,6 +43,7 @@ class Run:
     quick: bool = False
     seed: int = 0
     show: Show
+    contention: RunContention | None = None
 
     @cached_property
     def manifest(self) -> EncoderManifest:

@@ -90,15 +90,17 @@ class Server:
         outcome.answers[:] = map(payload, outcome.answers)
         return outcome
 
-    def cost(self, model: str, packed: Sequence[bytes], *others: str) -> LoadCost:
+    def cost(self, model: str, packed: Sequence[bytes], *others: str, keep_answers: bool = False) -> LoadCost:
         """Send packed requests by 32 callers; batch sizes are those of the model and of these others.
+
+        Wanted answers come back packed.
 
         Raises:
             BenchmarkError: A request failed, or a process ended.
         """
         before = {name: self._batches(name) for name in (model, *others)}
         cpu_s = self.cpu_s()
-        outcome = self.ask(model, packed)
+        outcome = self.ask(model, packed, keep_answers=keep_answers)
         cpu_s = self.cpu_s() - cpu_s
         batch = {}
         for name, (answered, executions) in before.items():

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.harness.contention import CpuContention
 from recserve_benchmarks.harness.corpus import prepare
 from recserve_benchmarks.harness.load import Load
 from recserve_benchmarks.harness.open_loop import (
@@ -117,7 +116,7 @@ class OverloadBench:
             BenchmarkError: Requests failed, or a process ended.
             ServerError: The server did not start.
         """
-        run, contention = self._run, CpuContention()
+        run = self._run
         with ExitStack() as stack:
             settings = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "settings.toml"
             settings.write_text(f"text_cache = {_TEXT_CACHE}\n")
@@ -139,10 +138,7 @@ class OverloadBench:
         about["text_cache"] = _TEXT_CACHE
         about["raw"] = self._raw
         about["server_cores"] = max(1, len(self._cores) - 1)
-        return {
-            "kinds": kinds,
-            "setup": setup(run, **about, mix=_MIX, sizes=self._sizes._asdict(), contention=contention.share()),
-        }
+        return {"kinds": kinds, "setup": setup(run, **about, mix=_MIX, sizes=self._sizes._asdict())}
 
     def _record_pasts(self, server: Server) -> None:
         """Record what the users did, through the server."""

@@ -16,7 +16,8 @@ from recserve_benchmarks.harness.run import Rounds, Run
 from recserve_benchmarks.harness.servers import CALLERS, ECHO, LoadCost, Server, echo, ours
 from recserve_benchmarks.harness.worker import Worker
 from recserve_benchmarks.recommend.raw import RawCost, RawJob, raw_search
-from recserve_client.contract import AnswerReader, Slate, models
+from recserve_client.contract import AnswerReader, RecommendTimings, Slate, models
+from recserve_client.contract.recommend import STAGES
 from recserve_export.index.recall import normalised_means, sample_histories
 from recserve_server_ext.common.arrays import Rows
 
@@ -191,9 +192,10 @@ class RecommendBench:
         start = 2 * count * number
         raw = self._raw("raw_texts", of.raw, self._histories_of_texts[start : start + count])
         others = text_requests(self._histories_of_texts[start + count : start + 2 * count])
-        texts = self._load("serve_texts", of.hnsw, models.RECOMMEND, others)
+        texts = self._load("serve_texts", of.hnsw, models.RECOMMEND, others, keep_answers=True)
         ratio = texts.outcome.users_per_s / raw.users_per_s
-        add("texts", ratio_to_raw=ratio, ratio_to_raw_cpu=raw.cpu_us / texts.cpu_us)
+        share = encoder_share([_read(answer).timings for answer in texts.outcome.answers])
+        add("texts", ratio_to_raw=ratio, ratio_to_raw_cpu=raw.cpu_us / texts.cpu_us, encoder_share=share)
         self._alone(number, of)
 
     def _alone(self, number: int, of: Systems) -> None:
@@ -212,8 +214,10 @@ class RecommendBench:
         self._rounds.add(f"costs.{name}", cpu_us=cost.cpu_us, users_per_s=cost.users_per_s)
         return cost
 
-    def _load(self, name: str, server: Server, model: str, packed: Sequence[bytes]) -> LoadCost:
-        cost = server.cost(model, packed)
+    def _load(
+        self, name: str, server: Server, model: str, packed: Sequence[bytes], *, keep_answers: bool = False
+    ) -> LoadCost:
+        cost = server.cost(model, packed, keep_answers=keep_answers)
         of = cost.outcome
         self._rounds.add(
             f"costs.{name}", cpu_us=cost.cpu_us, users_per_s=of.users_per_s, p50_ms=of.p50_ms, p99_ms=of.p99_ms,
@@ -245,3 +249,9 @@ class RecommendBench:
             "requests": _SOAK_PARTS * part,
             "series_mb": series_mb,
         }
+
+
+def encoder_share(timings: Sequence[RecommendTimings]) -> float:
+    """Median over answers of the share of the encoder's call in the time of all stages."""
+    shares = [of.encode_us / sum(getattr(of, f"{stage}_us") for stage in STAGES) for of in timings]
+    return float(np.median(shares))

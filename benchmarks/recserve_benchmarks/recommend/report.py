@@ -36,6 +36,7 @@ def parts(results: dict[str, Any]) -> list[RenderableType]:
         *(f"{of_name}: {_words(of[of_name])}" for of_name in ("engine", "chosen_engine")),
         f"one caller: p50 {alone['p50_ms']:.2f} ms (raw search {alone['raw_p50_ms']:.2f}, "
         f"echo {alone['echo_p50_ms']:.2f})",
+        f"texts: the call of the encoder takes {results['texts']['encoder_share']:.0%} of a request's time",
         f"ready {memory['start_s']:.1f} s after the start",
         f"memory of the serving processes: {memory['start_mb']:,.0f} MiB at start, {memory['before_mb']:,.0f} "
         f"before and {memory['after_mb']:,.0f} after {memory['requests']:,} requests",

@@ -47,7 +47,8 @@ def measure(run: Run, milvus: str, keep: Callable[[dict[str, Any]], None]) -> di
     vectors = grown(texts, items, run)
     users = _QUICK_USERS if run.quick else _USERS
     results: dict[str, Any] = {"recall": RECALL, "sizes": [], "spread": {}}
-    results["setup"] = setup(run, items=items, real=real, users=users, milvus=milvus)
+    about = {"items": items, "real": real, "users": users, "milvus": milvus}
+    results["setup"] = setup(run, **about)
     with ExitStack() as stack:
         for size in sizes_up_to(items, real):
             of_size = vectors[:size] if size >= real else some_of(texts, size, run.seed)
@@ -63,6 +64,7 @@ def measure(run: Run, milvus: str, keep: Callable[[dict[str, Any]], None]) -> di
                 results["swap_under_load"] = swap.measure(of_size, chosen, run)
                 keep(results)
     results["cpu_growth"] = growth(results["sizes"])
+    results["setup"] = setup(run, **about)  # with the contention of the whole run
     return results
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from recserve_benchmarks.harness.corpus import item_ids
 from recserve_benchmarks.harness.recall import K
 from recserve_benchmarks.harness.run import Run
+from recserve_benchmarks.retrieve.peers import PEERS, PeerGraph
 from recserve_export.index.engine_choice import Settings, ef_curve, measure_all
 from recserve_export.index.milvus import in_milvus
 from recserve_export.index.recall import CurvePoint, Users, choose, recall_of, sample_users
@@ -25,7 +26,7 @@ from recserve_server_ext.index.engines.milvus.engine import MilvusEngine
 
 #: Recall@10 of the worse kind of users at which engines are compared.
 RECALL: Final = 0.985
-ENGINES: Final = ("hnsw", "scan", "exact", "milvus")
+ENGINES: Final = ("hnsw", "scan", "exact", "milvus", *(peer.name for peer in PEERS))
 #: M of the graphs that are built.
 GRAPHS: Final = (16, 32)
 #: No graphs are built over more items: one of a million takes more than 20 minutes.
@@ -77,6 +78,10 @@ def build(vectors: Vectors, users: int, milvus: str, run: Run, stack: ExitStack)
         for m in GRAPHS:
             found += _graph(vectors, m, measured_with, settings, run)
     chosen = found[choose([candidate.point for candidate in found], RECALL).point]
+    if len(vectors) <= MOST_GRAPH_ITEMS:
+        for m in GRAPHS:
+            for peer in PEERS:
+                found += _peer(peer, vectors, m, measured_with, settings, run)
     if milvus:
         found += _in_milvus(vectors, measured_with, settings, milvus, run, stack)
     return Built(found, chosen)
@@ -91,6 +96,17 @@ def _graph(vectors: Vectors, m: int, users: Users, settings: Settings, run: Run)
         graph = HnswEngine.build(
             vectors, m=m, ef_construction=settings.ef_construction, ef=settings.ef[0], seed=run.seed, done=advance
         )
+    points = ef_curve(graph, users, settings, run.stage).points
+    # Anew, since what measured the points has changed the width of the graph that it shares.
+    graph = graph.with_parameters({"ef": settings.ef[0]})
+    return [Candidate(graph, point) for point in points]
+
+
+def _peer(
+    peer: type[PeerGraph], vectors: Vectors, m: int, users: Users, settings: Settings, run: Run
+) -> list[Candidate]:
+    run.show(f"build {peer.name}, M {m}", 0, 1)
+    graph = peer(vectors, m, settings)
     return [Candidate(graph, point) for point in ef_curve(graph, users, settings, run.stage).points]
 
 

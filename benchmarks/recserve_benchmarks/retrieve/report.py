@@ -11,11 +11,18 @@ from recserve_benchmarks.harness.report import Target, cautions, matrix, picture
 from recserve_benchmarks.retrieve.curves import ENGINES
 from recserve_benchmarks.retrieve.over_engine import SHARES
 
-_COLOURS: Final = {"hnsw": "tab:blue", "scan": "tab:orange", "exact": "tab:green", "milvus": "tab:purple"}
+_COLOURS: Final = {
+    "hnsw": "tab:blue",
+    "scan": "tab:orange",
+    "exact": "tab:green",
+    "milvus": "tab:purple",
+    "faiss_hnsw": "tab:cyan",
+    "usearch": "tab:brown",
+}
 
 TARGETS: Final = (
-    Target("user_vectors.best_to_hnsw", 4, 8),
-    Target("ratio_to_raw.no_delta", 0.9),
+    Target("user_vectors.best_to_hnsw", 5, 8),
+    Target("ratio_to_raw.no_delta", 0.95),
     Target("ratio_to_raw.delta_1pct", 0.7),
     *(Target(f"filtered.{share}.recall_at_10", 0.98) for share in SHARES),
     *(Target(f"filtered.{share}.ratio_to_unfiltered", 0.25) for share in SHARES),

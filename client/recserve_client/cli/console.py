@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -28,6 +29,8 @@ from rich.text import Text
 #: Results alone go to standard output, so that it can be piped.
 out = Console(width=None if sys.stdout.isatty() else 100)
 err = Console(stderr=True)
+#: Exit code of a command that SIGTERM ended.
+TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def visible(text: str) -> str:

@@ -18,7 +18,7 @@ import msgspec
 import typer
 from rich.progress import TaskID
 
-from recserve_client.cli.console import fail, note, out, progress
+from recserve_client.cli.console import TERMINATED, fail, note, out, progress
 
 if TYPE_CHECKING:
     from recserve_client.client import Client
@@ -33,7 +33,6 @@ _START_S = 180.0
 _STOP_S = 60.0
 _DEADLINE_S = 30.0
 _SHOWN_BYTES = 600
-_TERMINATED = 128 + signal.SIGTERM
 _K = 5
 
 #: Three users: a description, and behaviours with their kind, item id or text, and weight.
@@ -105,7 +104,7 @@ def _ended_by_sigterm() -> Iterator[None]:
     """End on SIGTERM as on Ctrl-C, so that the server is stopped too."""
 
     def leave(*_: object) -> None:
-        raise SystemExit(_TERMINATED)
+        raise SystemExit(TERMINATED)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:

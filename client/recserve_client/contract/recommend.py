@@ -192,6 +192,10 @@ class RecommendTimings(Struct, frozen=True, gc=False):
     engine: str = ""
 
 
+#: Stages of a recommendation in their order, each with its `..._us` in the timings.
+STAGES: Final = ("resolve", "queue", "encode", "search", "explain")
+
+
 class SlateItem(Struct, frozen=True, gc=False):
     """One recommended item.
 

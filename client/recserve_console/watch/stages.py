@@ -7,10 +7,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from recserve_client.contract.recommend import STAGES
 from recserve_server_ext.triton.metrics.page import MetricsPage
 
-#: In the order that a request goes through them.
-STAGES: Final = ("resolve", "queue", "encode", "search", "explain")
 _SLATES: Final = "recserve_slates_total"
 _SECONDS: Final = "recserve_slate_stage_seconds"
 

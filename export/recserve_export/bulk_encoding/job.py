@@ -22,7 +22,7 @@ from recserve_export.catalogue.mapping import FieldMapping
 from recserve_export.catalogue.rows import RowConverter
 from recserve_export.errors import ExportError
 from recserve_export.tabular.rows import RowError
-from recserve_server_ext.common.files import exclusive, fsync_path, write_file
+from recserve_server_ext.common.files import LOCK, exclusive, fsync_path, write_file
 from recserve_server_ext.encoder.item_vectors import MADE_FROM_BYTES, PairCollector, encode_items, made_from
 from recserve_server_ext.encoder.manifest import read_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder
@@ -37,7 +37,6 @@ SCHEMA: Final = pa.schema(
         "made_from": pa.binary(MADE_FROM_BYTES),
     }
 )
-_LOCK = ".lock"
 #: After a dot and the name of the output: a file that is being written.
 _ASIDE = ".{}.tmp"
 #: Rows encoded at a time: memory does not grow with the size of a row group.
@@ -184,7 +183,7 @@ def prepare(source: Path, output: Path, encoder: Path, mapping: FieldMapping) ->
     if not pieces:
         raise ExportError(f"{source} has no Parquet file with a row")
     output.mkdir(parents=True, exist_ok=True)
-    with exclusive(output / _LOCK):
+    with exclusive(output / LOCK):
         _claim(output, job)
     return job, pieces
 

@@ -8,12 +8,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from recserve_export.errors import ExportError
+from recserve_server_ext.common.files import LOCK
 from recserve_server_ext.encoder.versions import VERSIONS
-
-LOCK: Final = ".lock"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from recserve_server_ext.backup.manifest import (
 from recserve_server_ext.backup.sealing import Plain
 from recserve_server_ext.backup.staging import Staged, staged
 from recserve_server_ext.common.errors import BackupError, SnapshotError
-from recserve_server_ext.common.files import exclusive
+from recserve_server_ext.common.files import LOCK, exclusive
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
@@ -35,7 +35,6 @@ from recserve_server_ext.index.snapshot import current
 from recserve_server_ext.interactions.ledger import Ledger
 from recserve_server_ext.storage.dumps import Frozen
 
-LOCK: Final = ".lock"
 #: Copy of the ledger of erasures, which all backups of a folder share and no backup contains.
 LEDGER: Final = "erasures.jsonl"
 Progress = Callable[[int], None]

@@ -12,10 +12,9 @@ from typing import Final, NamedTuple
 from recserve_server_ext.backup.manifest import Link
 from recserve_server_ext.catalogue.tables import SCHEMA as CATALOGUE
 from recserve_server_ext.common.errors import BackupError
-from recserve_server_ext.common.files import exclusive
+from recserve_server_ext.common.files import LOCK, exclusive
 from recserve_server_ext.common.workspace import Workspace, store_place
 from recserve_server_ext.config.server import ServeSettings
-from recserve_server_ext.index.snapshot import LOCK
 from recserve_server_ext.interactions.tables import SCHEMA as INTERACTIONS
 from recserve_server_ext.storage.database import Schema
 from recserve_server_ext.storage.dumps import Frozen, frozen

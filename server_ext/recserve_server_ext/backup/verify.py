@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from recserve_server_ext.backup.blocks import Blocks
-from recserve_server_ext.backup.create import LOCK, explained
+from recserve_server_ext.backup.create import explained
 from recserve_server_ext.backup.manifest import BackupManifest, Tree, kept_backups, read_manifest
 from recserve_server_ext.backup.sealing import Plain
 from recserve_server_ext.common.errors import BackupError
-from recserve_server_ext.common.files import exclusive, fsync_path
+from recserve_server_ext.common.files import LOCK, exclusive, fsync_path
 
 
 def verify(

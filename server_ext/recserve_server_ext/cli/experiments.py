@@ -31,7 +31,7 @@ def start(
 ) -> None:
     """Start an experiment. Running servers serve it within two seconds; one that cannot says so in its log."""
     from recserve_server_ext.config.experiments import version_of
-    from recserve_server_ext.recommend.experiment_file import parse_experiment, start_experiment
+    from recserve_server_ext.recommend.experiments.file import parse_experiment, start_experiment
 
     try:
         experiment = parse_experiment(file.read_bytes(), is_toml=file.suffix != ".json")
@@ -51,7 +51,7 @@ def end(
     home: _Home = DEFAULT_HOME,
 ) -> None:
     """End an experiment: its users are answered as all others. `recserve outcomes report` goes on telling of it."""
-    from recserve_server_ext.recommend.experiment_file import end_experiment
+    from recserve_server_ext.recommend.experiments.file import end_experiment
 
     with explained(ServerError):
         ended = end_experiment(Workspace(home).experiments, name)
@@ -65,7 +65,7 @@ def list_experiments(
 ) -> None:
     """List the running experiments."""
     from recserve_server_ext.config.experiments import version_of
-    from recserve_server_ext.recommend.experiment_file import read_experiments
+    from recserve_server_ext.recommend.experiments.file import read_experiments
 
     with explained(ServerError):
         running = read_experiments(Workspace(home).experiments)

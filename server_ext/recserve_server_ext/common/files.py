@@ -10,11 +10,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+#: Name of the lock file of a folder; see `exclusive`.
+LOCK: Final = ".lock"
 
 
 def sha256_of(path: Path) -> str:

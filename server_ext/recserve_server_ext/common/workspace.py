@@ -82,7 +82,7 @@ class Workspace:
 
     @property
     def experiments(self) -> Path:
-        """The running experiments; see `recserve_server_ext.recommend.experiment_file`."""
+        """The running experiments; see `recserve_server_ext.recommend.experiments.file`."""
         return self.home / "experiments.json"
 
     @property

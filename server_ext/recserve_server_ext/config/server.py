@@ -242,7 +242,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pseudonym_key: Key file of the pseudonyms.
         erasures: Ledger of the erasures.
         evaluation: What an evaluation of the log chose for `auto`; see `recserve_server_ext.strategies.parts.chosen`.
-        experiments: The running experiments; see `recserve_server_ext.recommend.experiment_file`.
+        experiments: The running experiments; see `recserve_server_ext.recommend.experiments.file`.
         encoder: Encoder folder, for the models of one encoder.
         spaces: Folder of trained spaces; empty without.
         api_keys: File of the API keys; empty where no key is asked for.

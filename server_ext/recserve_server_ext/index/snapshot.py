@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from recserve_server_ext.common.arrays import Mask, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
-from recserve_server_ext.common.files import exclusive, new_folder, reading, sha256_of, write_file
+from recserve_server_ext.common.files import LOCK, exclusive, new_folder, reading, sha256_of, write_file
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.fields import ItemFields, read_table, whole, write_fields, write_table
 from recserve_server_ext.index.item_ids import ItemIds, RowTable, write_row_table
@@ -35,8 +35,6 @@ CURRENT = "CURRENT"
 PREVIOUS = "PREVIOUS"
 IDS = "ids.arrow"
 FIELDS = "fields.arrow"
-#: Lock file, held while snapshots are published or removed.
-LOCK = ".lock"
 #: Names of snapshots and spaces; they cannot lead to another folder.
 _NAME = re.compile(r"[\w-]+")
 #: Names that `write` gives: the moment in microseconds, and random digits.

@@ -23,12 +23,12 @@ import pyarrow as pa
 
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError, SpaceError
-from recserve_server_ext.common.files import exclusive, new_folder, read_json, sha256_of, verify_files
+from recserve_server_ext.common.files import LOCK, exclusive, new_folder, read_json, sha256_of, verify_files
 from recserve_server_ext.index.fields import read_table, write_table
 from recserve_server_ext.index.manifest import MANIFEST, check_own, checksum_of
 from recserve_server_ext.index.matrix import ItemMatrix
 from recserve_server_ext.index.model import Model
-from recserve_server_ext.index.snapshot import IDS, LOCK
+from recserve_server_ext.index.snapshot import IDS
 from recserve_server_ext.index.space import INPUTS, TEXT, TEXT_MAP, VECTORS, load_array, map_array
 from recserve_server_ext.networks.network import Network, NetworkManifest, read_network, write_network
 

@@ -29,7 +29,6 @@ from recserve_server_ext.interactions.tables import erased, state, users
 from recserve_server_ext.storage.database import next_revision
 
 _PAGE: Final = 5000
-Progress = Callable[[int], None]
 _Renew = Callable[[str], str]
 
 
@@ -50,7 +49,7 @@ class Rotation(msgspec.Struct, frozen=True):
 def rotate(
     store: InteractionStore,
     key_file: Path,
-    on_progress: Progress = lambda rows: None,
+    on_progress: Callable[[int], None] = lambda rows: None,
     ledger: Ledger | None = None,
 ) -> Rotation:
     """Bring a store under a new key: a key that the file already holds beyond those in force, or a new one.
@@ -115,7 +114,7 @@ def _clear(store: InteractionStore, ledger: Ledger | None, ring: Pseudonyms) -> 
         connection.execute(sa.update(state).values(traces=False))
 
 
-def _renew_users(connection: sa.Connection, renew: _Renew, on_progress: Progress) -> Iterator[int]:
+def _renew_users(connection: sa.Connection, renew: _Renew, on_progress: Callable[[int], None]) -> Iterator[int]:
     """Replace the pseudonyms of users; yields how many, page by page."""
     change = sa.update(users).where(users.c.number == sa.bindparam("n")).values(pseudonym=sa.bindparam("renewed"))
     query = sa.select(users.c.number, users.c.pseudonym).order_by(users.c.number).limit(_PAGE)

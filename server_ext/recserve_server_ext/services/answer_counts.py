@@ -12,13 +12,12 @@ import msgspec
 import numpy as np
 
 from recserve_client.contract import RecommendTimings, Slate
+from recserve_client.contract.recommend import STAGES
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Mask, Rows
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.recommend.job import Job
 
-#: Stages of an answer in their order, as its timings name them.
-STAGES: Final = ("resolve", "queue", "encode", "search", "explain")
 #: Microseconds of each stage, of timings.
 stages_us: Final = attrgetter(*(f"{stage}_us" for stage in STAGES))
 #: Upper bounds of the buckets of a histogram, in seconds; one more holds what took longer.

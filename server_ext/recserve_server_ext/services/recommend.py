@@ -25,7 +25,7 @@ from recserve_server_ext.history.user_histories import RecordedHistory, UserHist
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.recommend.comments import weigh_comments
-from recserve_server_ext.recommend.experiments import Experiments
+from recserve_server_ext.recommend.experiments.assignment import Experiments
 from recserve_server_ext.recommend.held_requests import Held, HeldRequests, is_replay
 from recserve_server_ext.recommend.job import Job
 from recserve_server_ext.recommend.paging import RankingCache

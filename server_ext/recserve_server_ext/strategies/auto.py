@@ -58,6 +58,7 @@ class Auto(Strategy):
     """Selects the chosen strategy, and `text` where that is not trained or cannot use the profile."""
 
     Options = AutoOptions
+    takes_components = True
     answers_cold = True
     is_selector = True
 

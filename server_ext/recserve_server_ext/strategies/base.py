@@ -26,6 +26,8 @@ from recserve_server_ext.strategies.parts.counts_view import CountsView
 
 #: Available items that `Strategy.std` is estimated from.
 _SAMPLE = 1000
+#: Behaviours of a history that a learned strategy reads: the heaviest. The rest hardly changes a score.
+HEAVIEST: Final = 64
 #: Statistics of the interaction log: users of each item, and item-to-item neighbours.
 Count = Literal["popularity", "neighbours"]
 
@@ -239,6 +241,8 @@ class Strategy(ABC):
         is_filled_up: Whether the fallback strategy fills its slates where it proposes too few items.
         answers_cold: Whether it can also answer without a usable profile.
         is_selector: Whether it only selects the strategy that answers each query, and proposes nothing itself.
+        takes_components: Whether it is made with `(name, resolve, defaults)`: what finds other strategies, and the
+            server's options. Others are made with their name alone.
         needs_texts: Whether the texts of a profile must be encoded first.
         asks_models: Whether it has a `pending` of its own.
         counts: Statistics of the log that it reads.
@@ -257,6 +261,7 @@ class Strategy(ABC):
     is_ranked: bool = True
     answers_cold: bool = False
     is_selector: ClassVar[bool] = False
+    takes_components: ClassVar[bool] = False
     needs_texts: bool = False
     asks_models: bool = False
     counts: frozenset[Count] = frozenset()

@@ -125,6 +125,7 @@ class Fusion(Strategy):
     """Proposes the candidates of all components, and adds up their weighted scores."""
 
     Options = FusionOptions
+    takes_components = True
     per_request = frozenset({"weights", "by", "prior", "stale_half_life_s", "options"})
 
     def __init__(self, name: str, resolve: Resolve, defaults: msgspec.Struct) -> None:

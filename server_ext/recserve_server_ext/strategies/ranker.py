@@ -127,6 +127,7 @@ class Ranker(Strategy):
     """score(i) = sum_t f_t(x_i): f_t trees, x_i the features of candidate i of `strategies.parts.ranking`."""
 
     Options = RankerOptions
+    takes_components = True
     per_request = frozenset({"reasons"})
     is_filled_up = True
     _loaded: _Loaded | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
 
@@ -176,11 +176,9 @@ class Registry:
         if strategy_class is None:
             raise ConfigError(f"strategies.{name}: no kind {kind!r}; there are: {', '.join(sorted(self._kinds))}")
         try:
-            if issubclass(strategy_class, Fusion | Auto | Ranker):
-                options = _converted(strategy_class, name, given)
-                strategy: Strategy = strategy_class(name, self.component, options)
-            else:
-                strategy = strategy_class(name)
+            make: Callable[..., Strategy] = strategy_class
+            components = (self.component, _converted(strategy_class, name, given))
+            strategy = make(name, *(components if strategy_class.takes_components else ()))
             defaults = ConfiguredStrategy(strategy, _prepared(strategy, given))
         except RequestError as error:
             raise ConfigError(f"strategies.{name}: {error.text}") from None
@@ -194,7 +192,7 @@ class Registry:
         return {name: given for name, given in options.items() if given is not None}
 
     def component(self, name: str, options: Mapping[str, Any]) -> ConfiguredStrategy:
-        """A component of a fusion, of `auto` or of the ranker, with its options on top of the server's.
+        """A component of a strategy that is made of others, with its options on top of the server's.
 
         Bounds for requests do not count.
 

@@ -16,7 +16,7 @@ from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.index.model import Model
-from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
+from recserve_server_ext.strategies.base import HEAVIEST, Candidates, Data, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.sparse import best_rows, std_of
 from recserve_server_ext.strategies.parts.training_needed import not_trained
@@ -27,8 +27,6 @@ OFFSETS_BY_USER: Final = "offsets_by_user"
 BY_USER: Final = "items_by_user"
 OFFSETS_BY_ITEM: Final = "offsets_by_item"
 BY_ITEM: Final = "users_by_item"
-#: Behaviours that neighbours are found by: the heaviest of a history.
-_HEAVIEST: Final = 64
 _NO_NEIGHBOUR: Final = RequestError(
     ErrorKind.EMPTY_HISTORY, "no user of the training had an item of the user's history"
 )
@@ -153,7 +151,7 @@ class UserKnn(Strategy):
             weights = query.profile.recency_weights(options.half_life)
             items = np.where(query.profile.rows >= 0, mapped.item_of[query.profile.rows], -1)
             behaviours = np.flatnonzero((items >= 0) & (weights > 0))
-            behaviours = behaviours[np.argsort(-weights[behaviours], kind="stable")[:_HEAVIEST]]
+            behaviours = behaviours[np.argsort(-weights[behaviours], kind="stable")[:HEAVIEST]]
             shares = weights[behaviours] / (float(np.linalg.norm(weights[behaviours])) or 1.0)
             found = query.kept[self] = _neighbours(
                 mapped, behaviours, items[behaviours], shares, options.neighbours, self._scatter

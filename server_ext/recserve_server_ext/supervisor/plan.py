@@ -17,8 +17,8 @@ from recserve_server_ext.interactions.columns import interaction_columns
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.store import InteractionStore
-from recserve_server_ext.recommend.experiment_file import read_experiments
-from recserve_server_ext.recommend.experiments import Experiments
+from recserve_server_ext.recommend.experiments.assignment import Experiments
+from recserve_server_ext.recommend.experiments.file import read_experiments
 from recserve_server_ext.services.traces import check_traces
 from recserve_server_ext.strategies.parts.chosen import chosen_options, with_chosen
 from recserve_server_ext.strategies.registry import Registry

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recserve_server_ext.common.errors import LaunchError
-from recserve_server_ext.common.files import exclusive
-
-_LOCK = ".lock"
+from recserve_server_ext.common.files import LOCK, exclusive
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def take_run_folder(run: Path, name: str) -> RunFolder:
     try:
         run.mkdir(parents=True, exist_ok=True)
         # A folder that another process has made but not locked yet must not be removed.
-        with exclusive(run / _LOCK):
+        with exclusive(run / LOCK):
             folder = run.resolve() / name
             folder.mkdir(exist_ok=True)
             handle = _try_lock(folder)
@@ -60,7 +58,7 @@ def is_held(folder: Path) -> bool:
 
 def _try_lock(folder: Path) -> int | None:
     """A descriptor that holds the folder's lock, or `None`; the kernel releases it when the process dies."""
-    handle = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

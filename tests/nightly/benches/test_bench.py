@@ -55,6 +55,7 @@ def test_a_tiny_run_measures_everything(tiny_home: Path, tmp_path: Path) -> None
         results["known"][f"recall_at_10_{kind}"] for kind in ("interests", "random")
     )
     assert results["chosen"]["recall_at_10"] >= 0.95
+    assert 0 < results["texts"]["encoder_share"] < 1
     assert results["setup"]["chosen_engine"]["name"] in {"hnsw", "scan", "exact"}
     assert [point["callers"] for point in results["sweep"]] == [1, 8, 32]
     assert all(point["p50_ms"] <= point["p99_ms"] for point in results["sweep"])

@@ -16,6 +16,7 @@ from recserve_benchmarks.harness.report import cautions
 from recserve_server_ext.common.cpu import int8_arithmetic
 from support.demo import demo_from_nothing
 
+#: About what medians of two runs of the same code differ by at most: docs/how-to/load-test.md.
 MUCH = math.log(1.4)
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(1500)]
 

@@ -248,9 +248,9 @@ def test_the_targets_are_those_of_the_cpu(
     assert [(target.name, target.bound, target.goal, target.at_least) for target in targets()] == [
         ("ratios.in_process_to_torch.titles", titles, None, True),
         ("ratios.in_process_to_torch.descriptions", descriptions, None, True),
-        ("ratios.grpc_to_in_process.titles", 0.85, 0.95, True),
-        ("ratios.grpc_to_in_process.descriptions", 0.85, 0.95, True),
-        ("start.first_vector_s", 2, None, False),
+        ("ratios.grpc_to_in_process.titles", 0.5, None, True),
+        ("ratios.grpc_to_in_process.descriptions", 0.9, None, True),
+        ("start.first_vector_s", 1.5, None, False),
     ]
 
 
@@ -271,7 +271,7 @@ def test_tables_fit_and_say_what_is_met(
     assert len(systems) == 1 + len(RATES)
     assert len(more) == 1 + len(RATES) + len(PEERS)
     assert [line.split()[-1] for line in goals[1:]] == ["yes"] * 5
-    results["ratios"]["grpc_to_in_process"]["titles"] = 0.8
+    results["ratios"]["grpc_to_in_process"]["titles"] = 0.4
     goals = printed(targets_table(results, targets()))
     assert [line.split()[-1] for line in goals[1:]] == ["yes", "yes", "no", "yes", "yes"]
 

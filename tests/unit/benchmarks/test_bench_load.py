@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from recserve_benchmarks.errors import BenchmarkError
-from recserve_benchmarks.harness.contention import CpuContention
+from recserve_benchmarks.harness.contention import CpuContention, RunContention
 from recserve_benchmarks.harness.load import Load, Outcome, load_generator
 from recserve_benchmarks.harness.worker import Worker
 from recserve_benchmarks.recommend.raw import RawJob, raw_search
+from recserve_server_ext.common import cpu
 from recserve_server_ext.common.workspace import Workspace
 from support.small_snapshot import small_snapshot
 
@@ -147,3 +148,13 @@ def test_own_cpu_time_is_no_contention() -> None:
         pass
     # Own time is not counted: alone on the machine it is near 0, and never more than all cores and that rounding.
     assert 0 <= contention.share() <= 1.2
+
+
+def test_a_run_looks_at_the_machine_before_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    others_s = iter([0.0, 1.0, 1.0, 5.0, 5.0, 7.0])  # two readings of each: before, during, after
+    moments = iter([0.0, 2.0, 2.0, 10.0, 10.0, 12.0])
+    monkeypatch.setattr("recserve_benchmarks.harness.contention._others_s", lambda: next(others_s))
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 2)
+    assert RunContention().shares() == {"before": 0.25, "during": 0.25, "after": 0.5}

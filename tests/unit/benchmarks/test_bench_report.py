@@ -12,8 +12,9 @@ from rich.console import Console
 
 from recserve_benchmarks.harness.report import Target, cautions, machine, matrix, targets_table, value_of
 from recserve_benchmarks.harness.run import Rounds, Run
-from recserve_benchmarks.recommend.bench import Sizes
+from recserve_benchmarks.recommend.bench import Sizes, encoder_share
 from recserve_benchmarks.recommend.report import draw, parts, targets
+from recserve_client.contract import RecommendTimings
 from recserve_server_ext.common.workspace import Workspace
 
 MEASURED = (
@@ -23,7 +24,7 @@ MEASURED = (
 
 RESULTS: dict[str, Any] = {
     "known": {"ratio_to_raw": 0.82, "recall_at_10": 0.987, "overhead_to_echo": 2.6},
-    "texts": {"ratio_to_raw": 0.8},
+    "texts": {"ratio_to_raw": 0.8, "encoder_share": 0.7},
     "chosen": {"recall_at_10": 0.99, "p50_ms": 0.9, "raw_to_chosen": 2.7, "overhead_to_echo": 1.4},
     "one_caller": {"p50_ms": 1.2, "raw_p50_ms": 0.7, "echo_p50_ms": 0.3, "allowed_ms": 1.3},
     "memory": {
@@ -105,7 +106,20 @@ def test_a_trial_is_called_one() -> None:
 def test_cpu_contention_is_told() -> None:
     assert cautions({**RESULTS, "rounds": {"contention": [0.01, 0.02]}}) == []
     (line,) = cautions({**RESULTS, "rounds": {"contention": [0.01, 0.4, 0.02]}})
-    assert "up to 40% of the cores" in line
+    assert "up to 40% of the cores, in a round" in line
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_company_beside_the_rounds_is_told(when: str) -> None:
+    quiet = {**RESULTS["setup"], "contention": {"before": 0.01, "during": 0.02, "after": 0.0}}
+    assert cautions({"setup": quiet}) == []
+    (line,) = cautions({"setup": {**quiet, "contention": {**quiet["contention"], when: 0.3}}})
+    assert f"up to 30% of the cores, {when}" in line
+
+
+def test_the_share_of_the_encoder_is_of_all_stages() -> None:
+    timings = [RecommendTimings(10, 20, us, 30, 40, "scan") for us in (300, 100, 0)]
+    assert encoder_share(timings) == 0.5
 
 
 def test_rounds_give_medians_by_the_parts_of_their_names_and_ranges() -> None:

@@ -65,8 +65,10 @@ def test_means_are_unit_vectors_along_the_sum() -> None:
     np.testing.assert_allclose(normalised_means(vectors), expected, atol=1e-6)
 
 
-def test_every_request_to_embed_has_one_text() -> None:
-    assert [Unpacker(EmbedRequest)(packed).texts for packed in embed_requests(TITLES)] == [[text] for text in TITLES]
+def test_requests_to_embed_have_as_many_texts_as_asked_for() -> None:
+    some = TITLES[:5]
+    for size, expected in ((1, [[text] for text in some]), (2, [some[:2], some[2:4], some[4:]]), (9, [some])):
+        assert [Unpacker(EmbedRequest)(packed).texts for packed in embed_requests(some, size)] == expected
 
 
 def test_packed_answers_are_read_from_the_wire() -> None:

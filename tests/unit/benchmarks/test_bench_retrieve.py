@@ -96,7 +96,8 @@ def test_engines_are_compared_at_equal_recall_in_every_round() -> None:
     with ExitStack() as stack:
         built = build(vectors, 60, "", run, stack)
     assert {(one.engine.name, one.engine.parameters.get("M")) for one in built.candidates} == {
-        *(("hnsw", 16), ("hnsw", 32), ("scan", None), ("exact", None))
+        *(("hnsw", 16), ("hnsw", 32), ("scan", None), ("exact", None)),
+        *((peer, m) for peer in ("faiss_hnsw", "usearch") for m in (16, 32)),
     }
     found = measure(built, vectors, 60, run)
     for points_of in found["engines"].values():
@@ -107,8 +108,23 @@ def test_engines_are_compared_at_equal_recall_in_every_round() -> None:
     assert chosen["parameters"] == built.chosen.point.parameters
     assert min(chosen["recall_at_10"].values()) > 0.95
     assert found["engines"]["milvus"] == []
+    for peer in ("faiss_hnsw", "usearch"):
+        assert max(min(point["recall_at_10"].values()) for point in found["engines"][peer]) > 0.95
+        assert found["at_recall"][peer]["cpu_us_per_user"] > 0
     assert found["at_recall"]["exact"]["cpu_us_per_user"] > 0
     assert all(len(ratios) == 2 and min(ratios) > 0 for ratios in found["to_hnsw"].values())
+
+
+def test_points_of_one_graph_are_searched_with_their_own_width_from_the_first_search_on() -> None:
+    vectors = np.random.default_rng(5).normal(size=(3000, 96)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with ExitStack() as stack:
+        built = build(vectors, 30, "", run_of(5), stack)
+    graph = [one for one in built.candidates if one.engine.name == "hnsw" and one.engine.parameters["M"] == 16]
+    narrow, wide = graph[0], graph[-1]
+    first = narrow.search(vectors[:200])
+    assert (wide.search(vectors[:200]) > first).any()
+    np.testing.assert_array_equal(narrow.search(vectors[:200]), first)
 
 
 @pytest.mark.milvus

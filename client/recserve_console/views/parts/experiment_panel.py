@@ -14,7 +14,7 @@ from recserve_server_ext.access.scopes import Scope
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.experiments import Experiment, version_of
-from recserve_server_ext.recommend.experiment_file import (
+from recserve_server_ext.recommend.experiments.file import (
     end_experiment,
     parse_experiment,
     read_experiments,

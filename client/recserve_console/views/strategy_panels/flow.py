@@ -7,8 +7,9 @@ from typing import Final
 
 from nicegui import ui
 
+from recserve_client.contract.recommend import STAGES
 from recserve_console.views.parts.pieces import muted
-from recserve_console.watch.stages import STAGES, StrategyTimes
+from recserve_console.watch.stages import StrategyTimes
 
 #: Thickness of arrows in pixels: of one that takes no time, and what one that takes all the time has more.
 _THIN: Final = 2

@@ -8,6 +8,7 @@ from typing import Any, Final
 import onnx
 import torch
 
+from recserve_export.encoder.graph.axes import AXES
 from recserve_export.encoder.graph.loading import load_model, nearest
 from recserve_export.encoder.graph.pooling import PooledModel
 from recserve_export.encoder.recipe import Exporter
@@ -16,7 +17,6 @@ from recserve_export.errors import EncoderSourceError, first_line
 
 #: The first with GELU as one operator, which onnxruntime fuses with the bias before it.
 _OPSET: Final = 20
-AXES: Final = {0: "batch", 1: "sequence"}
 
 
 def write_onnx(source: EncoderSource, path: Path, exporter: Exporter = "torch") -> int:

@@ -9,8 +9,8 @@ import optimum.exporters.onnx.model_configs  # noqa: F401 (registers the archite
 from optimum.exporters.onnx import export
 from optimum.exporters.tasks import TasksManager
 
+from recserve_export.encoder.graph.axes import AXES
 from recserve_export.encoder.graph.loading import nearest
-from recserve_export.encoder.graph.onnx_export import AXES
 from recserve_export.encoder.graph.pooling import PooledModel
 from recserve_export.errors import EncoderSourceError
 

@@ -11,11 +11,9 @@ import torch
 from recserve_export.errors import TrainingError
 from recserve_export.stages import quiet
 from recserve_export.training.generate.decoder import DecoderNetwork
-from recserve_export.training.sequence.export import TOLERANCE
+from recserve_export.training.sequence.export import OPSET, TOLERANCE
 from recserve_server_ext.networks.decoder import CODES, LEAF, LOG_PROBS, USER, DecoderRunner
 from recserve_server_ext.networks.network import Decoder
-
-_OPSET = 17
 
 
 def decoder_to_onnx(network: DecoderNetwork) -> bytes:
@@ -35,7 +33,7 @@ def decoder_to_onnx(network: DecoderNetwork) -> bytes:
         torch.onnx.export(
             network, sample, buffer, input_names=[USER, CODES], output_names=[LOG_PROBS, LEAF],
             dynamic_axes={USER: rows, CODES: {0: "rows", 1: "steps"}, LOG_PROBS: {0: "rows", 1: "asked"}, LEAF: rows},
-            opset_version=_OPSET, dynamo=False,
+            opset_version=OPSET, dynamo=False,
         )  # fmt: skip
     model = onnx.load_model_from_string(buffer.getvalue())
     onnx.checker.check_model(model)

@@ -14,14 +14,13 @@ from torch import nn
 
 from recserve_export.training.generate.decoder import DecoderNetwork
 from recserve_export.training.generate.settings import MOST_IN_LEAF, GenerateSettings
-from recserve_export.training.sequence.fit import Earlier, HistoryTraining, moved
+from recserve_export.training.sequence.fit import OUT, Earlier, HistoryTraining, moved
 from recserve_export.training.sequence.start import start_vectors
 from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.networks.decoder import quantised
 
 #: Items that centres are found from, at most.
 _SAMPLE: Final = 50_000
-_OUT: Final = -1e9
 
 
 class EarlierDecoder(NamedTuple):
@@ -101,7 +100,7 @@ class DecoderTraining(HistoryTraining):
         of_codes = log_probs.gather(2, codes[..., None]).sum()
         members = self._leaves[target]
         known = members >= 0
-        logits = (self._vectors[members.clamp(min=0)] @ leaf[..., None])[..., 0].masked_fill(~known, _OUT)
+        logits = (self._vectors[members.clamp(min=0)] @ leaf[..., None])[..., 0].masked_fill(~known, OUT)
         own = (self._vectors[target] * leaf).sum(1) - logits.logsumexp(1)
         return -(of_codes + own.sum()) / max(len(target), 1)
 

@@ -5,7 +5,7 @@ S. Rajput et al., "Recommender systems with generative retrieval", NeurIPS 2023 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +15,6 @@ from recserve_export.training.base import Learned, Trainer, TrainingLog, Work, t
 from recserve_export.training.generate.settings import MOST_IN_LEAF, GenerateSettings
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.networks.network import Decoder, new_network
-
-_CHECKPOINT: Final = "checkpoint.pt"
 
 
 class GenerateTrainer(Trainer):
@@ -43,7 +41,7 @@ class GenerateTrainer(Trainer):
         from recserve_export.training.sequence.way import fitted
 
         items = np.flatnonzero(log.counts)
-        checkpoint = Checkpoint(work.folder and work.folder / _CHECKPOINT, log, settings)
+        checkpoint = Checkpoint(work.folder, log, settings)
         with one_thread():
             found = fitted(DecoderTraining, log, items, settings, work, checkpoint)
             training = found.training

@@ -34,14 +34,14 @@ class Saved(NamedTuple):
 class Checkpoint:
     """A file with the last epoch of one training, or nothing; another log or other settings begin anew."""
 
-    def __init__(self, path: Path | None, log: TrainingLog, settings: TrainSettings) -> None:
+    def __init__(self, folder: Path | None, log: TrainingLog, settings: TrainSettings) -> None:
         """
         Args:
-            path: The file; `None` keeps nothing.
+            folder: Where the file lies; `None` keeps nothing.
             log: What is trained on.
             settings: Settings of the training.
         """
-        self._path = path
+        self._path = folder and folder / "checkpoint.pt"
         digest = hashlib.sha256(msgspec.json.encode([str(torch.__version__), type(settings).__name__, settings]))
         for array in (log.user, log.item, log.time_us):
             digest.update(array.tobytes())

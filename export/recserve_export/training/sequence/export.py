@@ -18,7 +18,7 @@ from recserve_server_ext.networks.runner import NetworkRunner
 
 #: Greatest difference between the outputs of torch and of onnxruntime.
 TOLERANCE = 1e-4
-_OPSET = 17
+OPSET = 17
 
 
 def to_onnx(network: Network, dim: int) -> bytes:
@@ -33,7 +33,7 @@ def to_onnx(network: Network, dim: int) -> bytes:
     with quiet():
         torch.onnx.export(
             network.eval(), tensors, buffer, input_names=[VECTORS, PAUSES, MASK], output_names=[VECTOR],
-            dynamic_axes={VECTORS: rows, PAUSES: rows, MASK: rows, VECTOR: rows}, opset_version=_OPSET, dynamo=False,
+            dynamic_axes={VECTORS: rows, PAUSES: rows, MASK: rows, VECTOR: rows}, opset_version=OPSET, dynamo=False,
         )  # fmt: skip
     model = onnx.load_model_from_string(buffer.getvalue())
     onnx.checker.check_model(model)

@@ -24,7 +24,7 @@ _HIDDEN: Final = 0.2
 #: Never, in microseconds since 1970.
 _NEVER: Final = np.iinfo(np.int64).max
 #: Logit of what must not be chosen.
-_OUT: Final = -1e9
+OUT: Final = -1e9
 
 
 T = TypeVar("T", bound="HistoryTraining")
@@ -263,7 +263,7 @@ class SequenceTraining(HistoryTraining):
             return nn.functional.cross_entropy(outputs @ self.table.T, target)
         drawn = torch.multinomial(self._share, self.settings.negatives, replacement=True)
         logits = outputs @ self.table[drawn].T - (self._share[drawn] * len(drawn)).log()
-        logits = logits.masked_fill(drawn == target[:, None], _OUT)
+        logits = logits.masked_fill(drawn == target[:, None], OUT)
         own = (outputs * self.table[target]).sum(1, keepdim=True)
         return nn.functional.cross_entropy(torch.cat([own, logits], 1), torch.zeros_like(target))
 

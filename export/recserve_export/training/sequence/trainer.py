@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +12,6 @@ from recserve_export.training.base import Learned, Trainer, TrainingLog, Work, t
 from recserve_export.training.sequence.settings import SequenceSettings
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.networks.network import new_network
-
-_CHECKPOINT: Final = "checkpoint.pt"
 
 
 class SequenceTrainer(Trainer):
@@ -39,7 +37,7 @@ class SequenceTrainer(Trainer):
         from recserve_export.training.sequence.way import fitted
 
         items = np.flatnonzero(log.counts)
-        checkpoint = Checkpoint(work.folder and work.folder / _CHECKPOINT, log, settings)
+        checkpoint = Checkpoint(work.folder, log, settings)
         with one_thread():
             found = fitted(SequenceTraining, log, items, settings, work, checkpoint)
             content, vectors = to_onnx(found.training.network, settings.dim), found.training.vectors()

@@ -13,12 +13,10 @@ from msgspec import Meta
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.index.matrix import Entries
-from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Options, Parts, Query, Strategy
+from recserve_server_ext.strategies.base import HEAVIEST, Candidates, Data, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.sparse import best_rows, std_of
 
-#: Behaviours whose pairs are scored: the heaviest of a history. The rest hardly changes a score.
-_HEAVIEST: Final = 64
 _NO_PAIR: Final = RequestError(
     ErrorKind.EMPTY_HISTORY, "no item of the user's history has neighbours in the interaction log"
 )
@@ -129,7 +127,7 @@ class PairStrategy(Strategy):
         user = np.repeat(np.arange(len(queries)), lengths)
         position = np.concatenate([np.arange(length) for length in lengths])
         known = np.flatnonzero((rows >= 0) & (weights != 0))
-        if max(lengths) > _HEAVIEST:
+        if max(lengths) > HEAVIEST:
             known = _heaviest(known, user, weights)
         place, column, weight = self.pairs(data, rows[known])
         values = weights[known][place] * weight
@@ -147,4 +145,4 @@ def _heaviest(known: Ints, user: Ints, weights: Floats) -> Ints:
     """The behaviours of these with the greatest weights of each user, by user."""
     order = known[np.lexsort([-np.abs(weights[known]), user[known]])]
     first = np.searchsorted(user[order], user[order])
-    return np.asarray(order[np.arange(len(order)) - first < _HEAVIEST])
+    return np.asarray(order[np.arange(len(order)) - first < HEAVIEST])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
@@ -11,11 +11,8 @@ from msgspec import Meta
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
-from recserve_server_ext.strategies.base import Options, Query
+from recserve_server_ext.strategies.base import HEAVIEST, Options, Query
 from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
-
-#: Behaviours that a user vector is made from: the heaviest of a history. The rest hardly changes it.
-_HEAVIEST: Final = 64
 
 
 class RecencyOptions(Options, frozen=True):
@@ -49,8 +46,8 @@ class LearnedSpace(VectorSpace):
         weights = np.array([query.profile.recency_weights(half_life) for query in queries])
         places: Ints | None = None
         rows = np.array([query.profile.rows for query in queries])
-        if rows.shape[1] > _HEAVIEST:
-            places = np.argsort(-weights, axis=1, kind="stable")[:, :_HEAVIEST]
+        if rows.shape[1] > HEAVIEST:
+            places = np.argsort(-weights, axis=1, kind="stable")[:, :HEAVIEST]
             weights, rows = np.take_along_axis(weights, places, axis=1), np.take_along_axis(rows, places, axis=1)
         inputs = input_vectors(space, queries, rows, places)
         weights = np.where(inputs.any(axis=2), weights, 0.0)

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from recserve_export.cli.encoder import app
 from recserve_export.encoder.checks.fidelity_gate import Gate
 from recserve_export.encoder.export import ExportSettings
-from recserve_export.encoder.lock import LOCK
 from recserve_export.encoder.report.report import REPORT
 from recserve_export.encoder.source.folder import SourceOptions, read_source
 from recserve_export.errors import EncoderSourceError, ExportError
+from recserve_server_ext.common.files import LOCK
 from recserve_server_ext.encoder.manifest import MANIFEST, Prompts, read_manifest
 from recserve_server_ext.encoder.text_encoder import TextEncoder, TextTokenizer, TokenTable
 from support.tiny_encoder import DIM

@@ -16,9 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app
-from recserve_export.encoder.lock import LOCK, only_export
+from recserve_export.encoder.lock import only_export
 from recserve_export.encoder.source.folder import read_source
 from recserve_export.errors import ExportError
+from recserve_server_ext.common.files import LOCK
 from recserve_server_ext.encoder.manifest import read_manifest
 
 #: Runs the command until the graph is written into the folder aside, says so, and waits to be killed.

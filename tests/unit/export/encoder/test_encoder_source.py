@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from recserve_export.cli.encoder import app
 from recserve_export.encoder.export import export_encoder
-from recserve_export.encoder.lock import LOCK
 from recserve_export.encoder.source.folder import default_folder, read_source
 from recserve_export.errors import EncoderSourceError
+from recserve_server_ext.common.files import LOCK
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from support.tiny_encoder import MAX_TOKENS

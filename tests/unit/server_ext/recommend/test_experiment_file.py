@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from recserve_server_ext.cli.experiments import app
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.experiments import Experiment, Variant, version_of
-from recserve_server_ext.recommend.experiment_file import (
+from recserve_server_ext.recommend.experiments.file import (
     end_experiment,
     parse_experiment,
     read_experiments,

@@ -15,7 +15,7 @@ from recserve_client.contract import Behaviour, RecommendRequest, RequestError
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.experiments import Experiment, Variant, version_of
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.recommend.experiments import Experiments, hash_position
+from recserve_server_ext.recommend.experiments.assignment import Experiments, hash_position
 from recserve_server_ext.strategies.registry import Registry
 from support.events import ANN, PSEUDONYMS
 

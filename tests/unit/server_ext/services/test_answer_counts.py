@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from recserve_client.contract import RecommendTimings, Slate
-from recserve_server_ext.services.answer_counts import _KEPT, BOUNDS_S, STAGES, AnswerCounts
+from recserve_client.contract.recommend import STAGES
+from recserve_server_ext.services.answer_counts import _KEPT, BOUNDS_S, AnswerCounts
 from support.fake_metrics import fake_metrics
 
 ITEMS = 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,10 +16,14 @@ from recserve_server_ext.common.arrays import Rows
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.strategies import registry as registry_module
-from recserve_server_ext.strategies.base import Candidates, Options, Parts, Query, Strategy
+from recserve_server_ext.strategies.base import Candidates, ConfiguredStrategy, Options, Parts, Query, Strategy
+from recserve_server_ext.strategies.fusion import Resolve
 from recserve_server_ext.strategies.registry import BUILT_IN, PRESETS, Registry
 from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
 from support.data import data_over
+from support.events import NOW, event
+from support.small_snapshot import small_snapshot
+from support.user_service import Service
 
 
 class LastOptions(Options, frozen=True):
@@ -39,6 +44,38 @@ class Last(Strategy):
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
         return [{self.name: of.rows.astype(np.float64)} for of in candidates]
+
+
+class HalfOptions(Options, frozen=True):
+    """Which strategy, by name."""
+
+    of: str = "last"
+
+
+class Half(Strategy):
+    """Another strategy with half of its scores."""
+
+    Options = HalfOptions
+    per_request = frozenset({"of"})
+    takes_components = True
+
+    def __init__(self, name: str, resolve: Resolve, defaults: HalfOptions) -> None:
+        super().__init__(name)
+        self._resolve = resolve
+        self.counts = self.prepare(defaults).strategy.counts
+
+    def prepare(self, options: HalfOptions) -> ConfiguredStrategy:
+        return ConfiguredStrategy(*self._resolve(options.of, {}))
+
+    def candidates(self, queries: Sequence[Query], n: Sequence[int]) -> list[Rows]:
+        strategy, options = queries[0].options
+        found: list[Rows] = strategy.candidates([query.with_options(options) for query in queries], n)
+        return found
+
+    def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Parts]:
+        strategy, options = queries[0].options
+        whole = strategy.score([query.with_options(options) for query in queries], candidates)
+        return [{name: values / 2 for name, values in parts.items()} for parts in whole]
 
 
 class Elsewhere(VectorSpace):
@@ -62,7 +99,7 @@ class Point:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = [Point("last", Last), Point("elsewhere", Elsewhere)]
+    points = [Point("last", Last), Point("elsewhere", Elsewhere), Point("half", Half)]
     monkeypatch.setattr(registry_module, "entry_points", lambda group: points if group == "recserve.strategies" else [])
 
 
@@ -175,3 +212,23 @@ def test_a_strategy_whose_space_is_not_trained_says_so() -> None:
     assert lacking is not None
     assert lacking.kind is ErrorKind.UNAVAILABLE
     assert "needs the space 'elsewhere'" in lacking.text
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_package_adds_a_strategy_that_is_made_of_others(tmp_path: Path) -> None:
+    service = Service(small_snapshot(tmp_path / "snapshots"), tmp_path / "store.db")
+    service.store.record([event(item="i20", timestamp=NOW - 50)])
+    whole, half = (service.recommend_for(k=3, strategy=name, exclude_seen=False).items for name in ("last", "half"))
+    assert [item.id for item in half] == [item.id for item in whole] == ["i199", "i198", "i197"]
+    assert [item.score for item in half] == [199 / 2, 198 / 2, 197 / 2]
+    service.store.close()
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_components_of_a_packages_strategy_are_checked_as_those_of_a_fusion() -> None:
+    assert "no strategy 'nothing'" in refused(Registry(), "half", {"of": "nothing"})
+    with pytest.raises(ConfigError, match="'half' is a part of itself"):
+        Registry({"half": {"of": "half"}})
+    assert Registry({"half": {"of": "popular"}}).choose("half", {}).strategy.counts == {"popularity"}
+    inside = Registry({"mine": {"kind": "fusion", "weights": {"half": 1.0}}}).choose("mine", {}).options.components
+    assert [part.strategy.name for part in inside] == ["half"]

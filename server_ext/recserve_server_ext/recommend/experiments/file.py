@@ -13,7 +13,7 @@ from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.files import change_json, reading
 from recserve_server_ext.config.experiments import Experiment
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.recommend.experiments import Experiments
+from recserve_server_ext.recommend.experiments.assignment import Experiments
 
 _MOST: Final = 100
 
