@@ -72,8 +72,8 @@ class Pairs:
 
         Args:
             items: Places of the items.
-            anywhere: Weight of the pairs of any two items of a user, however far apart. There, each item of a user counts
-                as much, however many there are: 1 / (n - 1) for each of its pairs.
+            anywhere: Weight of the pairs of any two items of a user, however far apart. There, each of the n items
+                of a user counts as much: 1 / (n - 1) for each of its pairs.
         """
         near = self.counts[items][:, items].toarray() * np.float32((1.0 - anywhere) / (2 * self.count))
         some = self._histories[:, items]

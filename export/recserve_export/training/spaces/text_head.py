@@ -1,9 +1,9 @@
 """Trains `text_head`: a residual network over frozen text vectors, by which items that belong together come closer.
 
 A softmax over items that are drawn evenly: Y. Bengio and J.-S. Senecal, "Adaptive importance sampling to accelerate
-training of a neural probabilistic language model", IEEE Transactions on Neural Networks 2008. Each known item has a vector
-of its own besides, left out at random: M. Volkovs, G. Yu and T. Poutanen, "DropoutNet", NeurIPS 2017. The encoder runs
-for no text again.
+training of a neural probabilistic language model", IEEE Transactions on Neural Networks 2008. Each known item has a
+vector of its own besides, left out at random: M. Volkovs, G. Yu and T. Poutanen, "DropoutNet", NeurIPS 2017. The
+encoder runs for no text again.
 """
 
 from __future__ import annotations

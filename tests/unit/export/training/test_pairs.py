@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from recserve_export.training.pairs import Pairs
+from recserve_server_ext.common.arrays import Floats
 from support.training_logs import log_from
 
 #: User 0 has items 0, 1, 2, 0; user 1 items 3, 1; user 2 item 4 alone.
@@ -13,22 +16,24 @@ USER, ITEM = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 1, 2, 0, 3, 1, 4])
 ALL = np.arange(5)
 
 
-def near(apart: int) -> np.ndarray:  # type: ignore[type-arg]
-    found = np.zeros((5, 5))
-    for one, other in ((one, other) for one in range(7) for other in range(one + 1, min(7, one + apart + 1))):
-        if USER[one] == USER[other] and ITEM[one] != ITEM[other]:
+def near(apart: int) -> Floats:
+    found: Floats = np.zeros((5, 5))
+    for one, other in itertools.combinations(range(7), 2):
+        if other - one <= apart and USER[one] == USER[other] and ITEM[one] != ITEM[other]:
             found[ITEM[one], ITEM[other]] += 1
             found[ITEM[other], ITEM[one]] += 1
-    return found / found.sum()
+    found /= found.sum()
+    return found
 
 
-def anywhere() -> np.ndarray:  # type: ignore[type-arg]
-    found = np.zeros((5, 5))
+def anywhere() -> Floats:
+    found: Floats = np.zeros((5, 5))
     for user in range(2):
-        items = np.unique(ITEM[USER == user])
+        items = np.unique(ITEM[np.equal(USER, user)])
         for item in items:
             found[item, items[items != item]] += 1 / (len(items) - 1)
-    return found / found.sum()
+    found /= found.sum()
+    return found
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
