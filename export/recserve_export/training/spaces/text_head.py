@@ -21,7 +21,7 @@ from recserve_export.training.pairs import Pairs
 from recserve_server_ext.common.arrays import Vectors
 
 #: Updates that an item takes part in, at most: in a small catalogue `steps` would be too many.
-_PASSES: Final = 100
+_PASSES: Final = 150
 #: Items whose vectors are computed at once after the training.
 _AT_ONCE: Final = 20_000
 
