@@ -41,9 +41,10 @@ Options = Mapping[str, Any]
 #: Options of `text_head`, beside its defaults.
 HEADS: Final[Sequence[Options]] = (
     {},
+    {"anywhere": 0.0},
+    {"anywhere": 1.0},
     {"noise": 0.0},
     {"id_dropout": 1.0},
-    {"noise": 0.0, "id_dropout": 1.0},
     {"keep": 0.0},
 )
 #: Options of the encoder's training, beside its defaults without `distil`.

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from recserve_export.training.base import TrainingLog
-from recserve_server_ext.common.arrays import Ints
+from recserve_server_ext.common.arrays import Ints, Vectors
 
 #: Newest interactions of a user that count: nobody decides alone what belongs together.
 OF_USER: Final = 500
@@ -34,7 +34,7 @@ class Pairs:
         place_of[items] = np.arange(len(items))
         ends = np.searchsorted(log.user, log.user, side="right")
         counted = (place_of[log.item] >= 0) & (ends - np.arange(len(log.item)) <= OF_USER)
-        user, self._item = log.user[counted], place_of[log.item[counted]]
+        self._user, self._item = user, _ = log.user[counted], place_of[log.item[counted]]
         found = []
         for lag in range(1, apart + 1):
             later = np.arange(lag, len(user))
@@ -56,6 +56,31 @@ class Pairs:
         matrix = sparse.coo_array((np.ones(2 * self.count, np.float32), places), shape).tocsr()
         matrix.sum_duplicates()
         return matrix
+
+    @cached_property
+    def _histories(self) -> sparse.csc_array:
+        """[users, items] 1 / sqrt(n - 1) where a user had to do with an item, and with n; without users of one item."""
+        user, item = np.divmod(np.unique(self._user * len(self.share) + self._item), max(1, len(self.share)))
+        length = np.bincount(user)
+        several = length[user] > 1
+        user, item = user[several], item[several]
+        values = 1.0 / np.sqrt(length[user] - 1.0, dtype=np.float32)
+        return sparse.csc_array((values, (user, item)), (len(length), len(self.share)))
+
+    def shares(self, items: Ints, anywhere: float) -> Vectors:
+        """[items, items] float32: share of each two of some items among all pairs of the log, 0 for an item and itself.
+
+        Args:
+            items: Places of the items.
+            anywhere: Weight of the pairs of any two items of a user, however far apart. There, each of the n items
+                of a user counts as much: 1 / (n - 1) for each of its pairs.
+        """
+        near = self.counts[items][:, items].toarray() * np.float32((1.0 - anywhere) / (2 * self.count))
+        some = self._histories[:, items]
+        far = (some.T @ some).toarray() * np.float32(anywhere / self._histories.nnz)
+        np.fill_diagonal(far, 0.0)
+        found: Vectors = near + far
+        return found
 
     def drawn(self, random: np.random.Generator, n: int) -> tuple[Ints, Ints]:
         """Two lists of n items each, a pair in each place."""

@@ -42,7 +42,7 @@ class EncoderSettings(TrainSettings, frozen=True):
         held_out: Share of the items that are held out to judge by, and as many again to stop by.
         every: Updates from one checkpoint and one look at the held out items to the next.
         patience: Looks without a gain after which the training ends; 0 for no such end.
-        head_steps: Updates of the `text_head` that it is compared with; 0 for no comparison.
+        head_steps: Updates of the `text_head` at most, that it is compared with; 0 for no comparison.
         threads: Threads of the processor; 0 for the usable cores. On cores that others use, one is faster.
         precision: Of the products: bf16 is twice as fast where the processor has it; the weights stay in fp32.
     """
@@ -69,6 +69,6 @@ class EncoderSettings(TrainSettings, frozen=True):
     held_out: Annotated[float, Meta(gt=0, le=0.4)] = 0.1
     every: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
     patience: Annotated[int, Meta(ge=0, le=1000)] = 0
-    head_steps: Count = 2000
+    head_steps: Count = 600
     threads: Annotated[int, Meta(ge=0, le=1024)] = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"

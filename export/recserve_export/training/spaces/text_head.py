@@ -1,9 +1,9 @@
 """Trains `text_head`: a residual network over frozen text vectors, by which items that belong together come closer.
 
-A softmax over the items of a batch, corrected by how often each item is drawn (log-Q): X. Yi et al., "Sampling-bias-
-corrected neural modeling for large corpus item recommendations", RecSys 2019. Each known item has a vector of its own
-besides, left out at random: M. Volkovs, G. Yu and T. Poutanen, "DropoutNet", NeurIPS 2017. The encoder runs for no text
-again.
+A softmax over items that are drawn evenly: Y. Bengio and J.-S. Senecal, "Adaptive importance sampling to accelerate
+training of a neural probabilistic language model", IEEE Transactions on Neural Networks 2008. Each known item has a
+vector of its own besides, left out at random: M. Volkovs, G. Yu and T. Poutanen, "DropoutNet", NeurIPS 2017. The
+encoder runs for no text again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSe
 from recserve_export.training.pairs import Pairs
 from recserve_server_ext.common.arrays import Vectors
 
-#: Passes over the pairs at most: in a small log `steps` would show each of them hundreds of times.
-_PASSES: Final = 30
+#: Updates that an item takes part in, at most: in a small catalogue `steps` would be too many.
+_PASSES: Final = 150
 #: Items whose vectors are computed at once after the training.
 _AT_ONCE: Final = 20_000
 
@@ -33,8 +33,9 @@ class TextHeadSettings(TrainSettings, frozen=True):
         hidden: Units of the hidden layer.
         steps: Updates of the weights at most.
         more_steps: The same on a log of which an earlier part was learned, as in an evaluation.
-        batch: Pairs of items in an update; each pair has the items of the others as negatives.
+        batch: Items in an update.
         apart: Two items belong together when a user had to do with both, at most so many interactions apart.
+        anywhere: Weight of the pairs of any two items of a user, however far apart, beside those. New items gain by it.
         rate: Learning rate.
         scale: Factor of the cosines in the softmax.
         keep: Strength of the pull towards the text vectors, by the mean squared distance.
@@ -44,11 +45,12 @@ class TextHeadSettings(TrainSettings, frozen=True):
 
     hidden: Annotated[int, Meta(ge=1, le=8192)] = 512
     steps: Annotated[int, Meta(ge=1, le=1_000_000)] = 600
-    more_steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 200
-    batch: Annotated[int, Meta(ge=2, le=8192)] = 512
+    more_steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 50
+    batch: Annotated[int, Meta(ge=2, le=8192)] = 1024
     apart: Annotated[int, Meta(ge=1, le=100)] = 3
+    anywhere: Annotated[float, Meta(ge=0, le=1)] = 0.5
     rate: Annotated[float, Meta(gt=0, le=1)] = 1e-3
-    scale: Annotated[float, Meta(gt=0, le=1000)] = 20.0
+    scale: Annotated[float, Meta(gt=0, le=1000)] = 10.0
     keep: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
     noise: Annotated[float, Meta(ge=0, le=100)] = 0.6
     id_dropout: Annotated[float, Meta(ge=0, le=1)] = 0.5
@@ -64,7 +66,7 @@ class TextHeadTrainer(Trainer):
     is_slow = True
     goes_on = True
     needs_text = True
-    grid = ({}, {"steps": 2000}, {"noise": 0.0})
+    grid = ({}, {"noise": 0.0})
 
     def train(self, log: TrainingLog, text: Vectors | None, settings: TextHeadSettings) -> Learned:
         """Learn the network from pairs of items, and a linear map that stands for it where an item comes later."""
@@ -80,7 +82,8 @@ class TextHeadTrainer(Trainer):
         pairs = Pairs(log, items, settings.apart)
         steps = settings.steps if work.before is None else settings.more_steps
         # A log without pairs says nothing, and the network stays what it begins as.
-        steps = min(steps, -(-_PASSES * pairs.count // settings.batch))
+        known = np.count_nonzero(pairs.share)
+        steps = min(steps, -(-_PASSES * known // min(settings.batch, max(1, known))))
         ids = [log.items[item] for item in items.tolist()]
         with one_thread():
             head = _Head(text[items], settings, _before(work.before, ids))
@@ -96,7 +99,7 @@ class TextHeadTrainer(Trainer):
 
     def needed_bytes(self, log: TrainingLog, settings: TextHeadSettings) -> int:
         """The pairs, the text vectors three times, and own vectors with the two moments of their updates."""
-        return 8 * settings.apart * len(log.item) + 4 * 6 * 1024 * len(log.items)
+        return 64 * settings.apart * len(log.item) + 4 * 6 * 1024 * len(log.items)
 
 
 class _State(NamedTuple):
@@ -161,19 +164,17 @@ class _Head:
 
         settings = self._settings
         random = np.random.default_rng(settings.seed)
-        log_share = torch.from_numpy(np.log(np.maximum(pairs.share, 1e-12)).astype(np.float32))
+        known = np.flatnonzero(pairs.share)
         optimizers = [
             torch.optim.AdamW(self.network.parameters(), lr=settings.rate, weight_decay=0.0),
             torch.optim.SparseAdam(self.own.parameters(), lr=settings.rate),
         ]
         losses = []
         for _ in range(steps):
-            sides = [torch.from_numpy(side) for side in pairs.drawn(random, settings.batch)]
-            used, place = torch.unique(torch.cat(sides), return_inverse=True)
-            outputs, pull = self._outputs(used)
-            one, other = torch.split(outputs[place], settings.batch)
-            logits = [settings.scale * side @ of.T for side, of in ((one, other), (other, one))]
-            loss = sum(_softmax_loss(*both, log_share) for both in zip(logits, sides[::-1], strict=True)) / 2
+            drawn = np.sort(random.permutation(known)[: settings.batch])
+            outputs, pull = self._outputs(torch.from_numpy(drawn))
+            shares = torch.from_numpy(pairs.shares(drawn, settings.anywhere))
+            loss = _softmax_loss(settings.scale * outputs @ outputs.T, shares)
             losses.append(loss.item())
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -208,16 +209,16 @@ class _Head:
         return np.concatenate(whole), np.concatenate(of_texts)
 
 
-def _softmax_loss(logits: Any, targets: Any, log_share: Any) -> Any:
-    """Mean cross entropy of the diagonal, log-Q corrected; other places of the same item are no negatives.
+def _softmax_loss(logits: Any, shares: Any) -> Any:
+    """Mean cross entropy of pairs of different items, each item of a batch against all others.
+
+    Items are drawn evenly, so that the softmax needs no correction for how often each is.
 
     Args:
-        logits: [pairs, candidates], as many of both.
-        targets: [candidates] their items, in the order of the pairs.
-        log_share: [items].
+        logits: [items, items].
+        shares: [items, items] weights of the pairs, 0 for an item and itself.
     """
     import torch
 
-    corrected = logits - log_share[targets][None]
-    is_same = (targets[:, None] == targets[None]) & ~torch.eye(*logits.shape, dtype=torch.bool)
-    return torch.nn.functional.cross_entropy(corrected.masked_fill(is_same, -1e4), torch.arange(len(logits)))
+    others = logits.masked_fill(torch.eye(len(logits), dtype=torch.bool), -1e4)
+    return -(shares * torch.log_softmax(others, dim=1)).sum() / shares.sum().clamp(min=1e-12)

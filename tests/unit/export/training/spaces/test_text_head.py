@@ -167,3 +167,21 @@ def test_items_that_came_between_two_parts_of_a_log_begin_without_an_own_vector(
     np.testing.assert_allclose(vectors_of(same)[1:], vectors_of(first), atol=1e-6)
     unknown = text[:1] @ same.text_map[:-1] + same.text_map[-1]  # type: ignore[index]
     assert (vectors_of(same)[:1] * unknown).sum() / np.linalg.norm(unknown) > 0.8
+
+
+def test_what_is_far_apart_in_a_history_comes_together_by_the_pairs_anywhere() -> None:
+    text, _ = texts()
+    # Users begin with one of four items, and end with what goes with it, after an item that anybody has.
+    random = np.random.default_rng(5)
+    users = np.repeat(np.arange(200), 3)
+    place, between = np.tile(np.arange(3), 200), random.integers(WARM // 2, size=len(users)) + WARM // 2
+    item = np.where(place == 1, between, 8 * (users % 4) + place // 2)
+    log, settings = log_from(users, item, 200, ITEMS), {**QUICK, "steps": 200, "batch": 400, "apart": 1}
+    near, far = (vectors_of(train("text_head", log, text, {**settings, "anywhere": weight})) for weight in (0.0, 1.0))
+
+    def own_end(vectors: Vectors) -> float:
+        """Mean cosine of a beginning and its end less that with the ends of others."""
+        cosines = vectors[0:32:8] @ vectors[1:32:8].T
+        return float(cosines.diagonal().mean() - cosines[~np.eye(4, dtype=bool)].mean())
+
+    assert own_end(far) > own_end(near) + 0.2, (own_end(far), own_end(near), own_end(text))
