@@ -131,7 +131,7 @@ def users(
     json_file: JsonFile = None,
     plot: Plot = None,
 ) -> None:
-    """Measure recording against raw SQLite, recommending by user id against the caller's history, and erasing."""
+    """Measure recording against raw SQLite, and recommending by user id against the caller's history."""
     output = Output(json_file, plot)
     with output.measuring() as show:
         from recserve_benchmarks.users import report
