@@ -162,6 +162,8 @@ class RowTable(Mapping[str, int]):
         return -1
 
     def _keep(self, found: Mapping[str, int]) -> None:
+        if len(found) > _READY:
+            return
         # Another thread may keep some, too; then a few more are kept, or a few are looked up again.
         if len(self._ready) + len(found) > _READY:
             self._ready = {}

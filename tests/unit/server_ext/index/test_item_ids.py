@@ -71,6 +71,8 @@ def test_known_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(table._ready) <= 40
     assert [table[name] for name in names] == list(range(90))
     assert len(table._ready) <= 40
+    assert table.rows(names).tolist() == list(range(90))
+    assert len(table._ready) <= 40
 
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
