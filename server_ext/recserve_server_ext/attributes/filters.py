@@ -139,9 +139,6 @@ def _leaf_mask(leaf: Exists | Eq | Ne | In | Range | Prefix, column: Column) -> 
     if isinstance(leaf, Range):
         return _in_range(column, leaf)
     return _has_code(column, _codes(column, leaf.value, leaf.value, length=len(leaf.value)))
-    if isinstance(leaf, Contains):
-        return _contains(column, leaf.value)
-    return _within(column, leaf)
 
 
 def _any(masks: list[pa.BooleanArray], column: Column) -> pa.BooleanArray:
