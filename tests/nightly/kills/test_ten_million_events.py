@@ -11,6 +11,7 @@ from recserve_export.training.registry import TRAINERS, settings_of, train
 from recserve_export.training.store_log import bytes_to_read
 from recserve_server_ext.common.units import MIB
 from recserve_server_ext.interactions.columns import InteractionColumns
+from support.training_logs import columns_from
 
 EVENTS, OTHERS, OF_EACH, ITEMS = 10_000_000, 200, 20, 2_000
 _MINUTE_US = 60_000_000
@@ -23,20 +24,9 @@ TRAININGS = ("als", "ease", "item_knn", "text_head", "transitions", "user_knn")
 def columns_of_one_and_others() -> InteractionColumns:
     """One user with an event a minute, and others with a few of the same items each."""
     random, length = np.random.default_rng(0), EVENTS + OTHERS * OF_EACH
-    missing = np.full(length, np.nan)
-    return InteractionColumns(
-        offsets=np.concatenate([[0], EVENTS + OF_EACH * np.arange(OTHERS + 1)]),
-        time_us=1_000_000_000_000_000 + np.arange(length) * _MINUTE_US,
-        type=np.zeros(length, np.int64),
-        subject=random.integers(ITEMS, size=length),
-        value=missing,
-        duration_s=missing,
-        price=missing,
-        quantity=missing,
-        types=["click"],
-        subjects=[f"i{item}" for item in range(ITEMS)],
-        is_item=np.ones(ITEMS, np.bool_),
-    )
+    offsets = np.concatenate([[0], EVENTS + OF_EACH * np.arange(OTHERS + 1)])
+    time_us = 1_000_000_000_000_000 + np.arange(length) * _MINUTE_US
+    return columns_from(offsets, random.integers(ITEMS, size=length), time_us, ITEMS, "click")
 
 
 def test_a_user_with_ten_million_events() -> None:
