@@ -117,9 +117,8 @@ class Votes:
         if best is None or users.sum() < 2:
             return best
         trainings = {trial: len(self._systems[trial.system].trainings) for trial in trials}
-        lags = {
-            trial: self._of(best)[users] - self._of(trial)[users] for trial, count in trainings.items() if count > 1
-        }
+        of_best = self._of(best)[users]
+        lags = {trial: of_best - self._of(trial)[users] for trial, count in trainings.items() if count > 1}
         close = [trial for trial, lag in lags.items() if lag.mean() <= stats.sem(lag)]
         return max(close, key=lambda trial: (trainings[trial], -lags[trial].mean()), default=best)
 
