@@ -50,7 +50,7 @@ def serving(edited: Edited, log: TrainingLog, learned: dict[str, Learned]) -> Li
 
 def query_of(view: View, names: list[str], strategy: str, n: int = 100) -> Query:
     """A query of a user with these items, newest first, with the default options of a strategy."""
-    rows = np.array([view.row_of.get(name, -1) for name in names], np.int64)
+    rows = view.row_of.rows(names)
     ones = np.ones(len(rows))
     profile = Profile(ones, rows, {}, {}, [], np.zeros(len(rows)), np.arange(len(rows)) * 1.0, ones, count=len(rows))
     return Query(profile, data_over(view), spec_of(n), Registry().choose(strategy, {}).options)
@@ -64,4 +64,4 @@ def ranked(view: View, names: list[str], strategy: str, n: int = 100) -> list[st
 
 def rows_of(view: View, names: list[str]) -> Rows:
     """Rows of items; -1 for an unknown one."""
-    return np.array([view.row_of.get(name, -1) for name in names], np.int64)
+    return view.row_of.rows(names)

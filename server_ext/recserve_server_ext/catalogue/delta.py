@@ -38,7 +38,7 @@ def with_changes(view: View, changes: Changes, encode: Encode) -> Delta:
     row_of.update((change.item.id, row) for row, change in enumerate(changes.items, start=first))
     row_of.update(dict.fromkeys(changes.removed, -1))
     gone = [*changes.removed, *(change.item.id for change in changes.items)]
-    replaced = np.array([view.row_of.get(item_id, -1) for item_id in gone], np.int64)
+    replaced = view.row_of.rows(gone)
     added = np.array([change.item.available for change in changes.items], np.bool_)
     available = np.append(view.available, added & has_direction)
     available[replaced[replaced >= 0]] = False

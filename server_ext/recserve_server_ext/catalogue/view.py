@@ -180,8 +180,8 @@ class MatrixView:
         self._current: Rows | None = None
         if delta is not None:
             row_of = view.snapshot.row_of
-            changed = [row_of.get(item.id, -1) for item in delta.items[: delta.count]]
-            self._stored = np.concatenate([np.arange(items), np.array(changed, np.int64)])
+            changed = row_of.rows([item.id for item in delta.items[: delta.count]])
+            self._stored = np.concatenate([np.arange(items), changed])
             self._current = np.arange(items)
             for name, row in delta.row_of.items():
                 if (stored := row_of.get(name)) is not None:
@@ -202,7 +202,7 @@ class MatrixView:
         return np.asarray((stored >= 0) & (self.matrix.offsets[stored + 1] > self.matrix.offsets[stored]))
 
 
-def _placed(space: Space, delta: Delta, row_of: Mapping[str, int]) -> tuple[Vectors, Mask]:
+def _placed(space: Space, delta: Delta, row_of: RowTable) -> tuple[Vectors, Mask]:
     """The vectors of changed items in a trained space, beside them their inputs, and which items have them.
 
     An item of the snapshot keeps its vector. A new item has the vector of its text where the space has a map.
@@ -212,7 +212,7 @@ def _placed(space: Space, delta: Delta, row_of: Mapping[str, int]) -> tuple[Vect
     if space.text_map is not None:
         vectors = (delta.vectors @ space.text_map[:-1] + space.text_map[-1]).astype(np.float32)
         present[:] = True
-    rows = np.array([row_of.get(item.id, -1) for item in delta.items[: delta.count]], np.int64)
+    rows = row_of.rows([item.id for item in delta.items[: delta.count]])
     places = np.where(rows >= 0, space.place_of[rows], -1)
     known = places[places >= 0]
     vectors[places >= 0, : space.manifest.dim] = space.vectors[known]

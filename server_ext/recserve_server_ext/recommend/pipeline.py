@@ -154,7 +154,7 @@ class Pipeline:
             job.page = PagePosition(self._rankings.add(ranking), ranking, 0)
         key, ranking, start = job.page
         view = job.data.view
-        rows = np.array([view.row_of.get(item_id, -1) for item_id in ranking.ids[start:]], np.int64)
+        rows = view.row_of.rows(ranking.ids[start:])
         # Items that follow move up to fill the gaps of removed ones: only the last page is short.
         available = np.flatnonzero((rows >= 0) & view.available[rows])
         if len(available) > size:

@@ -249,7 +249,7 @@ def _banned(seen: Rows, session: Rows, repeatable: Collection[str], row_of: RowO
     """Distinct rows of the session and of all seen items that may not be recommended again."""
     banned = seen
     if repeatable:
-        banned = np.setdiff1d(banned, np.array([row_of.get(item_id, -1) for item_id in repeatable], np.int64))
+        banned = np.setdiff1d(banned, row_of.rows(list(repeatable)))
     # Distinct, because every banned row widens the search.
     return np.union1d(banned, session[session >= 0]) if len(session) else banned
 

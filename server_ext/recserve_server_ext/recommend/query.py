@@ -55,8 +55,7 @@ def build_query(job: Job, resolved: ResolvedProfile) -> None:
         check_boosts([request.new_items], data.filters.known)
     banned = resolved.banned
     if request.exclude:
-        get = data.view.row_of.get
-        excluded = np.array([get(item_id, -1) for item_id in request.exclude], np.int64)
+        excluded = data.view.row_of.rows(request.exclude)
         banned = np.append(banned, excluded[excluded >= 0])
     job.history = resolved.history
     spec = CandidateSpec(job.wanted, banned, request.ef, allowed, boosts)
@@ -69,7 +68,7 @@ def pinned_rows(job: Job) -> Rows:
         return np.empty(0, np.int64)
     assert job.query is not None
     view, spec = job.data.view, job.query.spec
-    rows = np.array([view.row_of.get(pin.item, -1) for pin in job.options.pins], np.int64)
+    rows = view.row_of.rows([pin.item for pin in job.options.pins])
     usable = view.available if spec.allowed is None else spec.allowed.mask
     return np.where((rows >= 0) & usable[rows] & ~np.isin(rows, spec.banned), rows, -1)
 

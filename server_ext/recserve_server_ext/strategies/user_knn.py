@@ -162,7 +162,7 @@ class UserKnn(Strategy):
         """The items of the model as rows of a view, looked up once for each."""
         model, found = view.snapshot.models[NAME], self._mapping
         if found is None or found.view is not view or found.model is not model:
-            row_of = np.array([view.row_of.get(item, -1) for item in model.ids], np.int64)
+            row_of = view.row_of.rows(model.ids)
             item_of = np.full(len(view.available), -1, np.int64)
             item_of[row_of[row_of >= 0]] = np.flatnonzero(row_of >= 0)
             norms = np.sqrt(np.maximum(np.diff(model.arrays[OFFSETS_BY_USER]), 1))

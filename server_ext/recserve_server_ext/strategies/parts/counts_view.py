@@ -29,7 +29,7 @@ class PopularRows:
     """
 
     def __init__(self, counts: PopularityCounts, window: PopularWindow, view: View) -> None:
-        rows = _rows_of(view, counts.items)
+        rows = view.row_of.rows(counts.items)
         order = np.argsort(rows, kind="stable")
         order = order[rows[order] >= 0]
         self.rows: Rows = rows[order]
@@ -159,16 +159,11 @@ class CountsView:
 
     def _by_row(self, counts: Ints) -> Ints:
         """[rows] counts of impressions or clicks; 0 for items that were never recommended."""
-        rows = _rows_of(self.view, self.counts.clicks.items)
+        rows = self.view.row_of.rows(self.counts.clicks.items)
         by_row = np.zeros(len(self.view.available), np.int64)
         by_row[rows[rows >= 0]] = counts[rows >= 0]
         return by_row
 
     @cached_property
     def _rows(self) -> Ints:
-        return _rows_of(self.view, self.counts.items)
-
-
-def _rows_of(view: View, ids: list[str]) -> Rows:
-    """Row of each item; -1 for items that the catalogue lacks."""
-    return np.array([view.row_of.get(item_id, -1) for item_id in ids], np.int64)
+        return self.view.row_of.rows(self.counts.items)
