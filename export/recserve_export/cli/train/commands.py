@@ -93,7 +93,7 @@ def train(
                     file=vectors, id_field=id_field, vector_field=vector_field, image=image, audio=audio, files=files,
                     model=model, graph=graph, links=links, weight=weight,
                 )  # fmt: skip
-                train_vectors(workspace, workspace.store_at(store), source, space)
+                train_vectors(workspace, store, source, space)
             else:
                 _from_log(workspace, place, name, seed, set_ or [], rules, span, budget_s, force)
         except ModuleNotFoundError as error:
