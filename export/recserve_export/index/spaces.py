@@ -13,7 +13,7 @@ import numpy as np
 
 from recserve_export.index.engine_build import build_engine, last_choice
 from recserve_export.index.engine_choice import Settings
-from recserve_export.index.own_vectors import joined
+from recserve_export.index.own_vectors import joined, warn_of_others
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.catalogue.own_vectors import OwnVectors
 from recserve_server_ext.common.arrays import Rows, Vectors
@@ -143,7 +143,9 @@ def _space(
     trained = TrainedSpace.load(folder)
     trained.manifest.check_fits(name, index.source, index.encoder)
     rows, version = _rows(name, trained.ids, row_of), trained.manifest.version
-    known = joined(trained.vectors, rows, version, index.own.get(name, {}), row_of)
+    came = index.own.get(name, {})
+    warn_of_others(name, trained.manifest.dim, came)
+    known = joined(trained.vectors, rows, version, came, row_of)
     vectors, inputs, own = placed(known.vectors, trained.inputs, known.rows, index.text, trained.text_map)
     last = None if older is None else last_choice(older, name, vectors.shape, settings)
     engine, report = build_engine(vectors, settings, inputs=inputs, last=last, stage=stage)

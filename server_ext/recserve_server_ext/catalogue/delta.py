@@ -56,8 +56,8 @@ def _warn_of_others(view: View, changes: Changes) -> None:
         sizes = [len(own[name].packed) for own in changes.own.values() if name in own]
         if others := sum(size != 4 * space.manifest.dim for size in sizes):
             _log.warning(
-                "%d vectors of changed items do not fit the space %r, whose vectors have %d numbers; upsert them again",
-                others, name, space.manifest.dim,
+                "%d vectors of items have other lengths than %d, that of the space %r; upsert them again",
+                others, space.manifest.dim, name,
             )  # fmt: skip
 
 

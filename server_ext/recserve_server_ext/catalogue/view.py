@@ -224,11 +224,14 @@ def _placed(space: Space, delta: Delta, row_of: RowTable) -> tuple[Vectors, Mask
     vectors[places >= 0, : space.manifest.dim] = space.vectors[known]
     if space.inputs is not None:
         vectors[places >= 0, space.manifest.dim :] = space.inputs[known]
-    own = OwnSpace(space.manifest.dim, space.manifest.version)
-    for place in range(delta.count) if delta.own else ():
-        vector = delta.own.get(place, {}).get(space.name)
-        if vector is not None and vector.counts(own, bool(places[place] >= 0)):
-            vectors[place, : own.dim], present[place] = vector.vector, True
+    own, is_known = OwnSpace(space.manifest.dim, space.manifest.version), (places >= 0).tolist()
+    came = {
+        place: vector.packed
+        for place, of in delta.own.items()
+        if place < delta.count and (vector := of.get(space.name)) is not None and vector.counts(own, is_known[place])
+    }
+    present[list(came)] = True
+    vectors[list(came), : own.dim] = np.frombuffer(b"".join(came.values()), "<f4").reshape(-1, own.dim)
     return vectors, present | (places >= 0)
 
 

@@ -222,7 +222,9 @@ def test_a_version_of_another_length_leaves_out_what_does_not_fit(shop: Shop, ca
     shop.train(dim=6)
     assert shop.vector("new") is None
     assert shop.vector("i3") == pytest.approx(of_file("i3", 6).tolist())
-    assert "2 vectors of changed items do not fit the space 'images', whose vectors have 6 numbers" in caplog.text
+    said = [(record.name.rpartition(".")[0], record.message) for record in caplog.records]
+    what = "2 vectors of items have other lengths than 6, that of the space 'images'; upsert them again"
+    assert said == [("recserve_export.index", what), ("recserve_server_ext.catalogue", what)]
     assert "has 4 numbers, the space has 6" in shop.upsert("new", [0, 3, 4, 0])
     assert shop.upsert("new", [0, 0, 0, 0, 0, 2]) == "updated"
     shop.compact()
