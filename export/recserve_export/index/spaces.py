@@ -37,6 +37,7 @@ from recserve_server_ext.index.space import (
     space_folder,
 )
 from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, load_trained_model, trained_manifest
+from recserve_server_ext.networks.canonical import check_canonical
 
 #: The codes of `scan` are trained anew once more than this share of the items was coded since they were trained.
 _ADDED: Final = 0.1
@@ -142,6 +143,8 @@ def _space(
 ) -> SpaceContent:
     trained = TrainedSpace.load(folder)
     trained.manifest.check_fits(name, index.source, index.encoder)
+    if trained.network is not None:
+        check_canonical(trained.network, folder, f"train it again on this machine: recserve train {name}")
     rows, version = _rows(name, trained.ids, row_of), trained.manifest.version
     came = index.own.get(name, {})
     warn_of_others(name, trained.manifest.dim, came)

@@ -14,11 +14,12 @@ import torch
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import Learned, TrainingLog, Work
 from recserve_export.training.registry import settings_of, train
-from recserve_export.training.sequence.export import difference, example, to_onnx
+from recserve_export.training.sequence.export import difference, to_onnx
 from recserve_export.training.sequence.network import Network
 from recserve_export.training.sequence.start import start_vectors
 from recserve_export.training.sequence.trainer import SequenceTrainer
 from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.networks.canonical import made_histories
 from recserve_server_ext.networks.network import Behaviours
 from recserve_server_ext.networks.runner import InProcess
 from support.training_logs import log_from, log_of
@@ -124,7 +125,7 @@ def test_onnx_gives_what_torch_gives(masked: bool, layers: int) -> None:
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     content = to_onnx(network, 16)
-    assert difference(network, content, example(16, 10, 33)) < 1e-4
+    assert difference(network, content, made_histories(16, 10, 33)) < 1e-4
 
 
 def test_a_file_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
