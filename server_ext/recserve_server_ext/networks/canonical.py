@@ -18,7 +18,7 @@ from recserve_server_ext.networks.runner import NetworkRunner
 HISTORIES: Final = 17
 #: Greatest distance of an output from the one that was kept, in lengths of that: other CPUs sum in another order, and
 #: then some values are rounded to another int8.
-MOST_OFF: Final[Mapping[Precision, float]] = {"fp32": 0.001, "int8": 0.05}
+MOST_OFF: Final[Mapping[Precision, float]] = {"fp32": 1e-4, "int8": 0.01}
 
 
 def trained_network(

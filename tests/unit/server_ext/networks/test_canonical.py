@@ -61,7 +61,7 @@ def test_other_weights_with_a_right_checksum_are_refused(tmp_path: Path, wrong: 
     assert said.startswith(
         f"{tmp_path / NETWORK} does not give what it gave where it was trained: {output} of history "
     )
-    assert said.endswith(" of its length, over 0.001; train again")
+    assert said.endswith(" of its length, over 0.0001; train again")
     with pytest.raises(SpaceError, match="train its space again on this machine, or go back"):
         try_in_process(tmp_path, network.manifest, 60)
 

@@ -158,4 +158,4 @@ def test_a_network_that_gives_other_vectors_never_reaches_triton(switched: Switc
     fault = switched.events()[-1]["fault"]
     assert str(wrong.file) in fault
     assert "vector of history" in fault
-    assert "of its length, over 0.001; train its space again on this machine" in fault
+    assert "of its length, over 0.0001; train its space again on this machine" in fault
