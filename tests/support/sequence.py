@@ -69,7 +69,7 @@ def bit_flipped(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weights of which one has another exponent, by one bit."""
     bits = weights.copy().view(np.uint32)
     bits.flat[0] ^= 1 << 30
-    return bits.view(np.float32)
+    return np.asarray(bits.view(np.float32), np.float32)
 
 
 def drawn_anew(weights: NDArray[np.float32]) -> NDArray[np.float32]:
