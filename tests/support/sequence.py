@@ -74,5 +74,5 @@ def bit_flipped(weights: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def drawn_anew(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Other weights of the same size."""
-    drawn = np.random.default_rng(5).standard_normal(weights.shape) * weights.std()
-    return drawn.astype(np.float32)
+    drawn = np.random.default_rng(5).standard_normal(weights.shape) * float(weights.std())
+    return np.asarray(drawn, np.float32)

@@ -31,7 +31,13 @@ def train(
         ),
     ],
     home: options.Home = DEFAULT_HOME,
-    store: options.InteractionsUrl = "",
+    store: Annotated[
+        str,
+        typer.Option(
+            help="URL of the interaction store; of the catalogue store for `vectors`.",
+            show_default="the file in the home",
+        ),
+    ] = "",
     since: Annotated[datetime | None, typer.Option(help="Leave out older interactions (UTC).")] = None,
     until: Annotated[datetime | None, typer.Option(help="Leave out interactions from this time on (UTC).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")] = 0,
