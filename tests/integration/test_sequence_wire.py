@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.snapshot_versions import collect
 from recserve_server_ext.index.space import SpaceManifest
 from recserve_server_ext.index.trained import TrainedSpace, publish_space
 from recserve_server_ext.index.trained_versions import current_spaces
@@ -30,7 +32,7 @@ from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
 from support.keys import REQUIRED, ask_inner, keys_of
 from support.sequence import bit_flipped, with_weight
-from support.served import Served, served
+from support.served import Served, serve_command, served
 from support.tiny_home import copy_home
 
 pytestmark = pytest.mark.triton
@@ -243,6 +245,10 @@ def test_a_network_with_other_weights_is_never_served(
     with served(copy) as again, Client(again.grpc, ClientOptions(deadline_s=30, tries=10)) as other:
         assert other.recommend(history, k=3, strategy=strategy).items
         assert re.search(r"canonical\.npz is off by .*; snapshot \S+ is used instead", again.log.read_text(), re.DOTALL)
+    collect(Workspace(copy).snapshots)
+    alone = subprocess.run(serve_command(copy), capture_output=True, text=True, timeout=120, check=False)
+    assert alone.returncode == 1
+    assert "canonical.npz is off by" in "".join(alone.stderr.split("\n"))
 
 
 @pytest.fixture(scope="module")
