@@ -218,7 +218,7 @@ def compacted_spaces(
     Raises:
         SnapshotError: A file cannot be read.
     """
-    found, row_of = {}, {item: row for row, item in enumerate(ids)}
+    found, row_of = {}, {item: row for row, item in enumerate(ids)} if own_vectors else {}
     for name, of in manifest.spaces.items():
         if name == TEXT:
             continue
