@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +16,23 @@ from recserve_client import Client, ClientOptions, NewItem, interaction, item, t
 from recserve_client.errors import InvalidRequest, Unavailable
 from recserve_export.index.build import build
 from recserve_export.index.engine_choice import Settings
+from recserve_export.index.space_change import activate_space
 from recserve_export.training.publish import Request, train_home
+from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.selection import choose_encoder
+from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.snapshot_versions import collect
+from recserve_server_ext.index.space import SpaceManifest
+from recserve_server_ext.index.trained import TrainedSpace, publish_space
+from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import read_pseudonyms
 from recserve_server_ext.interactions.store import InteractionStore
 from support.keys import REQUIRED, ask_inner, keys_of
-from support.served import Served, served
+from support.sequence import bit_flipped, with_weight
+from support.served import Served, serve_command, served
 from support.tiny_home import copy_home
 
 pytestmark = pytest.mark.triton
@@ -195,6 +205,50 @@ def test_a_new_training_is_served_without_a_failed_request(
         after = client.recommend(history, k=3, strategy=strategy, min_revision=revision)
     assert live.wait_for("network_loaded")
     assert films[10] in {found.id for found in after.items}
+
+
+def publish_forged(home: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> SpaceManifest:
+    """Publish the current version with other weights in its network, with right checksums, past the check."""
+    workspace = Workspace(home)
+    trained = TrainedSpace.load(current_spaces(workspace.spaces)[strategy])
+    assert trained.network is not None
+    forged = publish_space(
+        workspace.spaces, strategy, trained.ids, trained.vectors, inputs=trained.inputs, text_map=trained.text_map,
+        network=with_weight(trained.network, bit_flipped),
+    )  # fmt: skip
+    with pytest.raises(SpaceError, match=r"canonical\.npz is off by"):
+        activate_space(workspace, strategy, forged.name)
+    with monkeypatch.context() as patched:
+        patched.setattr("recserve_export.index.spaces.check_canonical", lambda *_: None)
+        activate_space(workspace, strategy, forged.name)
+    return read_manifest(current(workspace.snapshots), verify=True).spaces[strategy]
+
+
+def test_a_network_with_other_weights_is_never_served(
+    live: Served, client: Client, films: list[str], strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while a server runs, nor by one that starts: the snapshot before serves."""
+    history = [item(film) for film in films[5:10]]
+    before = client.recommend(history, k=3, strategy=strategy).items
+    refused = len(live.logged("network_refused"))
+    forged = publish_forged(live.home, strategy, monkeypatch)
+    assert forged.network is not None
+    (*_, event) = live.wait_for("network_refused", count=refused + 1, timeout_s=60)
+    assert "canonical.npz is off by" in event["fault"]
+    assert event["fault"].endswith("train its space again on this machine, or go back with: recserve spaces rollback")
+    assert event["model"].endswith(forged.network.fingerprint[:8])
+    revision = client.items.upsert([NewItem("after", {"title": "after"})]).revision
+    after = client.recommend(history, k=3, strategy=strategy, min_revision=revision).items
+    assert [(found.id, found.score) for found in after] == [(found.id, found.score) for found in before]
+
+    copy = shutil.copytree(live.home, live.home.parent / "again", symlinks=True, ignore=shutil.ignore_patterns("run"))
+    with served(copy) as again, Client(again.grpc, ClientOptions(deadline_s=30, tries=10)) as other:
+        assert other.recommend(history, k=3, strategy=strategy).items
+        assert re.search(r"canonical\.npz is off by .*; snapshot \S+ is used instead", again.log.read_text(), re.DOTALL)
+    collect(Workspace(copy).snapshots)
+    alone = subprocess.run(serve_command(copy), capture_output=True, text=True, timeout=120, check=False)
+    assert alone.returncode == 1
+    assert "canonical.npz is off by" in "".join(alone.stderr.split("\n"))
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from recserve_client.contract import ItemsChanged, ItemsFound, RequestError
 from recserve_server_ext.catalogue.store import CatalogueStore, StoredItem
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.config.server import Limits
+from recserve_server_ext.config.server import Limits, ModelSettings, ServeSettings
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.snapshot import Content, write
 from recserve_server_ext.index.space import TEXT, SpaceContent
 from recserve_server_ext.services.items import ItemService
+from recserve_server_ext.services.own_spaces import own_spaces
 
 DIM = 16
 ENCODER = "test"
+#: A space of the caller's own.
+IMAGES = "images"
 WEIGHTS = {"title": 2.0, "genre": 1.0}
 
 
@@ -65,7 +68,9 @@ class Edited:
         self.snapshots = folder / "snapshots"
         self.store = CatalogueStore(where, create=True)
         self.asked: list[str] = []
-        self.editor = ItemService(lambda: self.store, lambda: self.encoder, limits)
+        serve = ServeSettings(strategies={IMAGES: {"kind": "vectors"}})
+        spaces = own_spaces(ModelSettings(str(folder), str(self.snapshots), "", serve, "", "", ""))
+        self.editor = ItemService(lambda: self.store, lambda: self.encoder, spaces, limits)
         self.encoder = ENCODER
 
     def publish(self, encoder: str = ENCODER, build: Callable[[Vectors], Engine] = _graph) -> Path:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
+import numpy as np
+from numpy.typing import NDArray
+
+from recserve_server_ext.networks.canonical import trained_network
 from recserve_server_ext.networks.network import Decoder, Network, new_network
 
 DIM, LENGTH = 8, 6
@@ -22,7 +27,7 @@ def tiny_network(seed: int = 0) -> Network:
     module = Module(DIM, LENGTH, 1, 2, 0.0, masked=False)
     for parameter in module.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return new_network(to_onnx(module, DIM), DIM, LENGTH)
+    return trained_network(to_onnx(module, DIM), DIM, LENGTH)
 
 
 @cache
@@ -39,4 +44,35 @@ def tiny_generator(seed: int = 0) -> Network:
     for parameter in module.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     decoder = Decoder(decoder_to_onnx(module), codebooks.numpy())
-    return new_network(tiny_network(seed).content, DIM, LENGTH, decoder=decoder)
+    return trained_network(tiny_network(seed).content, DIM, LENGTH, decoder=decoder)
+
+
+def with_weight(network: Network, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Network:
+    """A network with other weights than those that its canonical vectors are of, and a manifest that fits.
+
+    Args:
+        network: The network.
+        change: Gives a new matrix of weights for the largest one.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_model_from_string(network.content)
+    weights = max(model.graph.initializer, key=lambda tensor: numpy_helper.to_array(tensor).size)
+    weights.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weights)), weights.name))
+    manifest = network.manifest
+    changed = new_network(model.SerializeToString(), manifest.dim, manifest.length, manifest.precision, network.decoder)
+    return changed._replace(canonical=network.canonical)
+
+
+def bit_flipped(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights of which one has another exponent, by one bit."""
+    bits = weights.copy().view(np.uint32)
+    bits.flat[0] ^= 1 << 30
+    return np.asarray(bits.view(np.float32), np.float32)
+
+
+def drawn_anew(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Other weights of the same size."""
+    drawn = np.random.default_rng(5).standard_normal(weights.shape) * float(weights.std())
+    return np.asarray(drawn, np.float32)

@@ -26,6 +26,8 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
         available: Whether the item may be recommended.
         if_revision: Change the item only if its last change was at this revision of the catalogue, with 0 only if it
             does not exist; otherwise the result is `conflict`. Absent: change it in any case.
+        vectors: The item's vectors in spaces of the caller's own, by the name of the space; scaled to unit length. The
+            item keeps its vectors in spaces that are not named.
     """
 
     id: ItemId
@@ -33,6 +35,7 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     attributes: dict[str, Any] = {}
     available: bool = True
     if_revision: Revision | UnsetType = UNSET
+    vectors: dict[str, list[float]] = {}
 
 
 class OldItem(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):

@@ -85,7 +85,7 @@ async def put_one(exchange: Exchange) -> Response:
     item_id = exchange.part("item_id")
     content = await exchange.message(_content)
     if_revision = await _if_revision(exchange, item_id)
-    item = NewItem(item_id, content.texts, content.attributes, content.available, if_revision)
+    item = NewItem(item_id, content.texts, content.attributes, content.available, if_revision, vectors=content.vectors)
     result = await _change_one(exchange, UpsertItems, item)
     # An unchanged item keeps an older revision, which the answer to a change does not tell.
     headers = {} if result.status == "unchanged" else {"etag": _etag(result.revision)}

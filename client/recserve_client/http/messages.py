@@ -136,11 +136,13 @@ class ItemContent(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
         texts: Text fields by name.
         attributes: Attributes by name.
         available: Whether the item may be recommended.
+        vectors: Vectors in spaces of the caller's own, by the name of the space.
     """
 
     texts: dict[str, str]
     attributes: dict[str, Any] = {}
     available: bool = True
+    vectors: dict[str, list[float]] = {}
 
 
 class ItemChanged(ItemResult, frozen=True, omit_defaults=True, kw_only=True):

@@ -49,21 +49,22 @@ def activate(
     name: _Name,
     version: Annotated[str, typer.Argument(help="Name of the version, see `recserve spaces list`.")],
     home: options.Home = DEFAULT_HOME,
+    store: options.CatalogueUrl = "",
 ) -> None:
     """Serve a version of a space; running servers change to it at once."""
     with explained(OSError):
         from recserve_export.index.space_change import activate_space
 
-        _say(activate_space(Workspace(home), name, version, stage=stage_bar))
+        _say(activate_space(Workspace(home), name, version, store=store, stage=stage_bar))
 
 
 @app.command()
-def rollback(name: _Name, home: options.Home = DEFAULT_HOME) -> None:
+def rollback(name: _Name, home: options.Home = DEFAULT_HOME, store: options.CatalogueUrl = "") -> None:
     """Serve the version of a space that was served before."""
     with explained(OSError):
         from recserve_export.index.space_change import roll_back_space
 
-        _say(roll_back_space(Workspace(home), name, stage=stage_bar))
+        _say(roll_back_space(Workspace(home), name, store=store, stage=stage_bar))
 
 
 @app.command()

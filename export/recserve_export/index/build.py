@@ -18,6 +18,7 @@ from recserve_export.index.milvus import in_milvus, write_with
 from recserve_export.index.report import RecallReport, read_report
 from recserve_export.index.spaces import Index, TakenOver, taken_over
 from recserve_export.stages import Stage, silent
+from recserve_server_ext.catalogue.own_vectors import OwnVectors
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError, SpaceError
@@ -125,6 +126,7 @@ def build(
         encoder = TextEncoder(encoder_folder, threads=settings.threads)
         journal = VectorJournal(encoder, workspace.encoding / fingerprint)
         catalogue, vectors = _encoded(opened, fingerprint, journal, older, before, stage)
+        own = opened.own_vectors(list(trained))
     built = _publish(
         workspace.snapshots,
         vectors,
@@ -134,6 +136,7 @@ def build(
         logged=None if log is None else log.vectors(catalogue.ids, vectors, encoder, settings.seed),
         texts=(len(catalogue.pairs.texts), encoder.truncated_texts),
         spaces=workspace.spaces,
+        own=own,
         is_anew=force,
         stage=stage,
     )
@@ -183,12 +186,14 @@ def _publish(
     logged: Vectors | None = None,
     texts: tuple[int, int] = (0, 0),
     spaces: Path | None = None,
+    own: Mapping[str, OwnVectors] | None = None,
     is_anew: bool = False,
     stage: Stage = silent,
 ) -> Built:
     """Choose the engine of every space and publish; `content` has no spaces, `texts` are encoded and cut off.
 
-    `is_anew` takes over no engine of the published snapshot.
+    `own` are vectors that came with items, by space and item id. `is_anew` takes over no engine of the published
+    snapshot.
     """
     elsewhere = None
     older = None if is_anew else snapshots
@@ -207,7 +212,7 @@ def _publish(
         measured_with=report.users_from,
         report=msgspec.json.encode(report),
     )
-    index = Index(content.ids, vectors, content.source, content.encoder)
+    index = Index(content.ids, vectors, content.source, content.encoder, own or {})
     taken = TakenOver({}, {}, {}, {})
     if spaces is not None:
         taken = taken_over(current_spaces(spaces), index, settings, older=older, stage=stage)

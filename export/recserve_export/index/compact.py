@@ -79,7 +79,8 @@ def _compacted(
         measured_with=was.measured_with,
         report=report.read_bytes() if report.is_file() else None,
     )
-    spaces = compacted_spaces(of, old.manifest, old.row_of, catalogue.ids, vectors, threads)
+    came = store.own_vectors(list(old.manifest.spaces))
+    spaces = compacted_spaces(of, old.manifest, old.row_of, catalogue.ids, vectors, threads, came)
     content = catalogue.content(encoder.fingerprint, head.identity, {TEXT: text, **spaces})
     matrices = compacted_matrices(of, old.manifest, old.row_of, catalogue.ids)
     content = replace(content, matrices=matrices, models=models_of(of, old.manifest))

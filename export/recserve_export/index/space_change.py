@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from recserve_export.index.engine_choice import EngineName, Settings
+from recserve_export.index.own_vectors import own_vectors_at
 from recserve_export.index.spaces import Index, TakenOver, taken_over
 from recserve_export.stages import Stage, silent
 from recserve_server_ext.common.errors import SpaceError
@@ -18,29 +19,36 @@ from recserve_server_ext.index.trained import read_trained
 from recserve_server_ext.index.trained_versions import find_version, make_current, version_before
 
 
-def activate_space(workspace: Workspace, name: str, version: str, *, stage: Stage = silent) -> str:
+def activate_space(workspace: Workspace, name: str, version: str, *, store: str = "", stage: Stage = silent) -> str:
     """Serve a version of a trained space; running servers change to it at once. Returns the snapshot's name.
 
     Args:
         workspace: The home.
         name: Name of the space.
         version: Name of the version.
+        store: URL of the catalogue store, for vectors that came with items; empty takes the file in the workspace.
         stage: Shows progress.
 
     Raises:
         SpaceError: There is no such version, it is damaged, or it does not fit the index.
         SnapshotError: The published snapshot is damaged, or another was published meanwhile.
+        CatalogueError: The catalogue store cannot be read.
     """
-    return serve_versions(workspace, {name: find_version(workspace.spaces, name, version)}, stage=stage)
+    return serve_versions(workspace, {name: find_version(workspace.spaces, name, version)}, store=store, stage=stage)
 
 
-def roll_back_space(workspace: Workspace, name: str, *, stage: Stage = silent) -> str:
+def roll_back_space(workspace: Workspace, name: str, *, store: str = "", stage: Stage = silent) -> str:
     """Serve the version of a space that was current before; see `activate_space`."""
-    return serve_versions(workspace, {name: version_before(workspace.spaces, name)}, stage=stage)
+    return serve_versions(workspace, {name: version_before(workspace.spaces, name)}, store=store, stage=stage)
 
 
 def serve_versions(
-    workspace: Workspace, folders: Mapping[str, Path], settings: Settings | None = None, *, stage: Stage = silent
+    workspace: Workspace,
+    folders: Mapping[str, Path],
+    settings: Settings | None = None,
+    *,
+    store: str = "",
+    stage: Stage = silent,
 ) -> str:
     """Serve versions of some spaces, all at once or none; for the rest see `activate_space`.
 
@@ -50,6 +58,7 @@ def serve_versions(
         workspace: The home.
         folders: Folder of each version, by the name of its space.
         settings: How to choose the engines.
+        store: See `activate_space`.
         stage: Shows progress.
     """
     if not published(workspace.snapshots):
@@ -60,7 +69,11 @@ def serve_versions(
         base = current(workspace.snapshots)
         manifest = read_manifest(base, verify=False)
         new = {name: folder for name, folder in folders.items() if manifest.trained.get(name) != folder.name}
-        snapshot = _published_over(workspace, base, manifest, new, settings or Settings(), stage) if new else base.name
+        snapshot = base.name
+        if new:
+            own = own_vectors_at(workspace.store_at(store), manifest.source, list(new))
+            index = Index.of_snapshot(base, manifest, own)
+            snapshot = _published_over(workspace, base.name, manifest, index, new, settings or Settings(), stage)
     for folder in folders.values():
         make_current(folder)
     return snapshot
@@ -68,13 +81,13 @@ def serve_versions(
 
 def _published_over(
     workspace: Workspace,
-    base: Path,
+    base: str,
     manifest: SnapshotManifest,
+    index: Index,
     folders: Mapping[str, Path],
     settings: Settings,
     stage: Stage,
 ) -> str:
-    index = Index.of_snapshot(base, manifest)
     taken = TakenOver({}, {}, {}, {})
     for name, folder in folders.items():
         of = taken_over({name: folder}, index, _as_before(manifest, name, settings), stage=stage)
@@ -83,7 +96,7 @@ def _published_over(
         )
     if taken.refused:
         raise SpaceError("; ".join(map(str, taken.refused.values())))
-    return write_over(workspace.snapshots, base.name, taken.spaces, taken.matrices, taken.models).name
+    return write_over(workspace.snapshots, base, taken.spaces, taken.matrices, taken.models).name
 
 
 def _as_before(manifest: SnapshotManifest, name: str, settings: Settings) -> Settings:

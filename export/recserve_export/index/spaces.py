@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -12,7 +13,9 @@ import numpy as np
 
 from recserve_export.index.engine_build import build_engine, last_choice
 from recserve_export.index.engine_choice import Settings
+from recserve_export.index.own_vectors import joined, warn_of_others
 from recserve_export.stages import Stage, silent
+from recserve_server_ext.catalogue.own_vectors import OwnVectors
 from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.index.engines.engine import Engine
@@ -34,6 +37,7 @@ from recserve_server_ext.index.space import (
     space_folder,
 )
 from recserve_server_ext.index.trained import TrainedMatrix, TrainedSpace, load_trained_model, trained_manifest
+from recserve_server_ext.networks.canonical import check_canonical
 
 #: The codes of `scan` are trained anew once more than this share of the items was coded since they were trained.
 _ADDED: Final = 0.1
@@ -49,18 +53,22 @@ class Index(NamedTuple):
         text: [rows, dim] text vectors of the items, for items that came after a training.
         source: Identity of the catalogue store.
         encoder: Runtime fingerprint of the encoder.
+        own: Vectors that came with items, by space and item id.
     """
 
     ids: Sequence[str]
     text: Vectors
     source: str
     encoder: str
+    own: Mapping[str, OwnVectors] = MappingProxyType({})
 
     @classmethod
-    def of_snapshot(cls, folder: Path, manifest: SnapshotManifest) -> Index:
+    def of_snapshot(
+        cls, folder: Path, manifest: SnapshotManifest, own: Mapping[str, OwnVectors] = MappingProxyType({})
+    ) -> Index:
         """The items of a snapshot, whose text vectors stay in their file."""
         text = map_array(space_folder(folder) / VECTORS, (manifest.items, manifest.text.dim))
-        return cls(read_table(folder / IDS)["id"].to_pylist(), text, manifest.source, manifest.encoder)
+        return cls(read_table(folder / IDS)["id"].to_pylist(), text, manifest.source, manifest.encoder, own)
 
 
 class TakenOver(NamedTuple):
@@ -135,8 +143,13 @@ def _space(
 ) -> SpaceContent:
     trained = TrainedSpace.load(folder)
     trained.manifest.check_fits(name, index.source, index.encoder)
-    rows = _rows(name, trained.ids, row_of)
-    vectors, inputs, own = placed(trained.vectors, trained.inputs, rows, index.text, trained.text_map)
+    if trained.network is not None:
+        check_canonical(trained.network, folder, f"train it again on this machine: recserve train {name}")
+    rows, version = _rows(name, trained.ids, row_of), trained.manifest.version
+    came = index.own.get(name, {})
+    warn_of_others(name, trained.manifest.dim, came)
+    known = joined(trained.vectors, rows, version, came, row_of)
+    vectors, inputs, own = placed(known.vectors, trained.inputs, known.rows, index.text, trained.text_map)
     last = None if older is None else last_choice(older, name, vectors.shape, settings)
     engine, report = build_engine(vectors, settings, inputs=inputs, last=last, stage=stage)
     return SpaceContent(
@@ -146,7 +159,8 @@ def _space(
         inputs=inputs,
         text_map=trained.text_map,
         learned=None if trained.text_map is None else np.isin(own, rows),
-        version=trained.manifest.version,
+        upserted=np.isin(own, known.upserted) if len(known.upserted) else None,
+        version=version,
         parameters=trained.manifest.parameters,
         network=trained.network,
         recall_target=settings.recall,
@@ -188,6 +202,7 @@ def compacted_spaces(
     ids: Sequence[str],
     text: Vectors,
     threads: int | None = None,
+    own_vectors: Mapping[str, OwnVectors] = MappingProxyType({}),
 ) -> dict[str, SpaceContent]:
     """The spaces of a snapshot besides `text` over other items, each searched as it was.
 
@@ -198,20 +213,23 @@ def compacted_spaces(
         ids: Item id of each row of the new snapshot.
         text: [rows, dim] text vectors of the new snapshot.
         threads: Threads of the build; `None` takes the usable cores.
+        own_vectors: Vectors that came with items, by space and item id.
 
     Raises:
         SnapshotError: A file cannot be read.
     """
-    found = {}
+    found, row_of = {}, {item: row for row, item in enumerate(ids)} if own_vectors else {}
     for name, of in manifest.spaces.items():
         if name == TEXT:
             continue
         space = Space.load(folder, name, of, manifest.items, threads)
         old_rows = np.array([row_of_old.get(item, -1) for item in ids], np.int64)
         places = np.where(old_rows >= 0, space.place_of[old_rows], -1)
-        known = np.flatnonzero(places >= 0)
+        lasting = places >= 0 if space.upserted is None else (places >= 0) & ~space.upserted[places]
+        known = np.flatnonzero(lasting)
         inputs_of_known = None if space.inputs is None else space.inputs[places[known]]
-        vectors, inputs, own = placed(space.vectors[places[known]], inputs_of_known, known, text, space.text_map)
+        whole = joined(space.vectors[places[known]], known, of.version, own_vectors.get(name, {}), row_of)
+        vectors, inputs, own = placed(whole.vectors, inputs_of_known, whole.rows, text, space.text_map)
         if not len(own):
             continue
         engine = same_engine(vectors, of.engine, space_folder(folder, name), threads, space.vectors, places[own])
@@ -222,6 +240,7 @@ def compacted_spaces(
             inputs=inputs,
             text_map=space.text_map,
             learned=None if space.learned is None else np.isin(own, known[space.learned[places[known]]]),
+            upserted=np.isin(own, whole.upserted) if len(whole.upserted) else None,
             version=of.version,
             parameters=of.parameters,
             network=space.network,

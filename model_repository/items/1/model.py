@@ -4,6 +4,7 @@ from recserve_client.contract.models import ENCODER, ITEMS
 from recserve_server_ext.batching.batcher import Batcher
 from recserve_server_ext.catalogue.store import opener
 from recserve_server_ext.services.items import ItemService
+from recserve_server_ext.services.own_spaces import own_spaces
 from recserve_server_ext.triton.backend import PackedModel, served_encoders
 
 
@@ -15,5 +16,5 @@ class TritonPythonModel(PackedModel):
     def batcher(self, settings):
         serve = settings.serve
         encoders = served_encoders(settings, role="passage")
-        service = ItemService(opener(settings.store), encoders.serving, serve.limits)
+        service = ItemService(opener(settings.store), encoders.serving, own_spaces(settings), serve.limits)
         return Batcher(service, {ENCODER: encoders}, at_once=serve.encoding, run_batch=serve.batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from recserve_client.contract import ItemResult, ItemsChanged, shown
 from recserve_server_ext.catalogue.attribute_types import AttributeTypes
 from recserve_server_ext.catalogue.item_checks import type_change
+from recserve_server_ext.catalogue.own_vectors import OwnVector, OwnVectors, own_of, write_own
 from recserve_server_ext.catalogue.store import CatalogueStore, Head, StoredItem, row_values, rows_of
-from recserve_server_ext.catalogue.tables import items, removed_items, state, vectors, writes
+from recserve_server_ext.catalogue.tables import items, own_vectors, removed_items, state, vectors, writes
 from recserve_server_ext.storage.database import next_revision
 
 _CHUNK: Final = 1000
@@ -29,11 +30,13 @@ class Put(NamedTuple):
     Attributes:
         vector: Its vector as little-endian float32; `None` where its texts are the stored ones.
         if_revision: Revision that its last change must have; `None` for any.
+        own: Its vectors for spaces of the caller's own, by space; it keeps those of other spaces.
     """
 
     item: StoredItem
     vector: bytes | None
     if_revision: int | None
+    own: OwnVectors
 
     @property
     def id(self) -> str:
@@ -72,6 +75,7 @@ class _Change:
     updated: list[tuple[StoredItem, int | None]] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     vectors: dict[str, bytes] = field(default_factory=dict)
+    own: dict[str, OwnVectors] = field(default_factory=dict)
     types: AttributeTypes = field(default_factory=AttributeTypes)
 
 
@@ -125,6 +129,7 @@ def change(
 def _decide(connection: sa.Connection, changes: Sequence[Put | Take | ItemResult]) -> _Change:
     ids = [change.id for change in changes if not isinstance(change, ItemResult)]
     stored = {row.id: row for row in rows_of(connection, ids)}
+    own = own_of(connection, [change.id for change in changes if isinstance(change, Put) and change.own])
     names = {name for row in stored.values() for name in row.attributes}
     names.update(name for change in changes if isinstance(change, Put) for name in change.item.attributes)
     decided = _Change(types=AttributeTypes.read(connection, sorted(names)))
@@ -132,11 +137,17 @@ def _decide(connection: sa.Connection, changes: Sequence[Put | Take | ItemResult
         if isinstance(change, ItemResult):
             decided.results.append(change)
         else:
-            decided.results.append(_decide_one(decided, place, change, stored.get(change.id)))
+            decided.results.append(_decide_one(decided, place, change, stored.get(change.id), own.get(change.id, {})))
     return decided
 
 
-def _decide_one(decided: _Change, place: int, change: Put | Take, row: sa.Row[*tuple[Any, ...]] | None) -> ItemResult:
+def _decide_one(
+    decided: _Change,
+    place: int,
+    change: Put | Take,
+    row: sa.Row[*tuple[Any, ...]] | None,
+    own: Mapping[str, OwnVector],
+) -> ItemResult:
     if change.if_revision is not None and change.if_revision != (0 if row is None else row.revision):
         return ItemResult(change.id, "conflict")
     before = row.attributes if row is not None and row.available else {}
@@ -150,22 +161,24 @@ def _decide_one(decided: _Change, place: int, change: Put | Take, row: sa.Row[*t
     why = type_change({} if row is None else row.attributes, attributes) or decided.types.conflict(attributes)
     if why:
         return ItemResult(change.id, "refused", f"$.items[{place}], {shown(change.id)}: {why}", "attribute_type")
-    status = _put(decided, change, row)
+    status = _put(decided, change, row, own)
     if status != "unchanged":
         decided.types.replace(before, attributes if change.item.available else {})
     return ItemResult(change.id, status)
 
 
-def _put(decided: _Change, change: Put, row: sa.Row[*tuple[Any, ...]] | None) -> Status:
+def _put(decided: _Change, change: Put, row: sa.Row[*tuple[Any, ...]] | None, own: Mapping[str, OwnVector]) -> Status:
     keeps_texts = row is not None and row.texts == change.item.texts
     if not keeps_texts:
         if change.vector is None:
             raise ChangedMeanwhileError
         decided.vectors[change.item.id] = change.vector
+    if new := {space: vector for space, vector in change.own.items() if own.get(space) != vector}:
+        decided.own[change.id] = new
     if row is None:
         decided.created.append(change.item)
         return "created"
-    if StoredItem(*row[:4]) == change.item:
+    if StoredItem(*row[:4]) == change.item and not new:
         return "unchanged"
     decided.updated.append((change.item, row.texts_revision if keeps_texts else None))
     return "updated"
@@ -176,6 +189,8 @@ def _write(connection: sa.Connection, decided: _Change, revision: int, made_with
     _delete(connection, removed_items, [item.id for item in decided.created])
     _delete(connection, items, decided.taken)
     _delete(connection, vectors, [*decided.taken, *decided.vectors])
+    _delete(connection, own_vectors, decided.taken)
+    write_own(connection, decided.own)
     if decided.created:
         connection.execute(sa.insert(items), [row_values(item, revision, revision) for item in decided.created])
     if decided.updated:

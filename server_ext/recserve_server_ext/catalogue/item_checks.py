@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from recserve_client.contract import ItemResult, NewItem, OldItem, RequestError, Unpacker, nearest, shown
 from recserve_server_ext.catalogue.attribute_types import type_of
+from recserve_server_ext.catalogue.own_vectors import OwnSpace, OwnVectors, checked
 from recserve_server_ext.catalogue.store import StoredItem
 from recserve_server_ext.common.units import INT64
 from recserve_server_ext.config.server import Limits
@@ -27,12 +29,14 @@ class Checked(NamedTuple):
         id: Its id, as far as it can be read.
         if_revision: Revision that its last change must have; `None` for any.
         refusal: The answer to a refused item; `None` for an accepted one.
+        own: Its vectors for spaces of the caller's own, by space.
     """
 
     item: StoredItem | None
     id: str
     if_revision: int | None
     refusal: ItemResult | None
+    own: OwnVectors = MappingProxyType({})
 
 
 class ItemChecks:
@@ -43,22 +47,32 @@ class ItemChecks:
         self._new = Unpacker[NewItem](NewItem)
         self._old = Unpacker[OldItem](OldItem)
 
-    def new(self, raws: Sequence[msgspec.Raw], weights: Mapping[str, float]) -> list[Checked]:
+    def new(
+        self, raws: Sequence[msgspec.Raw], weights: Mapping[str, float], spaces: Callable[[], Mapping[str, OwnSpace]]
+    ) -> list[Checked]:
         """Check items to put in.
 
         Args:
             raws: JSON of `NewItem`.
             weights: a_f by text field; empty while the catalogue has no text fields, which then takes any.
+            spaces: Gives the spaces of the caller's own, by name; see `recserve_server_ext.catalogue.own_vectors`.
         """
         seen: set[str] = set()
-        return [self._one(place, raw, seen, weights) for place, raw in enumerate(raws)]
+        return [self._one(place, raw, seen, weights, spaces) for place, raw in enumerate(raws)]
 
     def old(self, raws: Sequence[msgspec.Raw]) -> list[Checked]:
         """Check items to take out, JSON of `OldItem`."""
         seen: set[str] = set()
         return [self._one(place, raw, seen, None) for place, raw in enumerate(raws)]
 
-    def _one(self, place: int, raw: msgspec.Raw, seen: set[str], weights: Mapping[str, float] | None) -> Checked:
+    def _one(
+        self,
+        place: int,
+        raw: msgspec.Raw,
+        seen: set[str],
+        weights: Mapping[str, float] | None,
+        spaces: Callable[[], Mapping[str, OwnSpace]] = dict,
+    ) -> Checked:
         try:
             item: NewItem | OldItem
             if len(raw) > self._limits.item_bytes:
@@ -72,8 +86,10 @@ class ItemChecks:
                 raise ValueError(f"{shown(item.id)} is in this request already")
             seen.add(item.id)
             if_revision = None if isinstance(item.if_revision, msgspec.UnsetType) else item.if_revision
-            stored = self._stored(item, weights or {}) if isinstance(item, NewItem) else None
-            return Checked(stored, item.id, if_revision, None)
+            if not isinstance(item, NewItem):
+                return Checked(None, item.id, if_revision, None)
+            stored, own = self._stored(item, weights or {}), checked(item.vectors, spaces)
+            return Checked(stored, item.id, if_revision, None, own)
         except RequestError as error:
             return _refused(raw, place, error.text)
         except ValueError as error:

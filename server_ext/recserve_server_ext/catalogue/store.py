@@ -16,7 +16,16 @@ import sqlalchemy as sa
 
 from recserve_client.contract import CatalogueItem
 from recserve_server_ext.catalogue.attribute_types import AttributeTypes
-from recserve_server_ext.catalogue.tables import SCHEMA, attribute_types, items, removed_items, state, vectors
+from recserve_server_ext.catalogue.own_vectors import OwnVector, OwnVectors, own_in, own_since
+from recserve_server_ext.catalogue.tables import (
+    SCHEMA,
+    attribute_types,
+    items,
+    own_vectors,
+    removed_items,
+    state,
+    vectors,
+)
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.storage.database import Database, Store, next_revision
@@ -97,11 +106,16 @@ class Head(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """The new and changed items after a revision, in the order of their changes, and the removed ids."""
+    """The new and changed items after a revision, in the order of their changes, and the removed ids.
+
+    Attributes:
+        own: Vectors of these items for spaces of the caller's own, by id and space.
+    """
 
     head: Head
     items: list[ItemRow]
     removed: list[str]
+    own: Mapping[str, OwnVectors]
 
 
 class CatalogueStore(Store):
@@ -163,6 +177,11 @@ class CatalogueStore(Store):
         with self.database.reading() as connection:
             return {row.id: StoredItem(*row[:4]) for row in rows_of(connection, ids)}
 
+    def own_vectors(self, spaces: Sequence[str]) -> dict[str, dict[str, OwnVector]]:
+        """Vectors that came with items for these spaces, by space and item id."""
+        with self.database.reading() as connection:
+            return own_in(connection, spaces)
+
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of these ids, at most a thousand, that the catalogue has."""
         with self.database.reading() as connection:
@@ -193,10 +212,11 @@ class CatalogueStore(Store):
         with self.database.reading() as connection:
             head = _head(connection)
             if head.imported_at > revision:
-                return Changes(head, [], [])
+                return Changes(head, [], [], {})
             self._check_known(head, revision)
             found = connection.execute(changed.order_by(items.c.revision, items.c.position))
-            return Changes(head, list(_item_rows(found)), list(connection.execute(removed).scalars()))
+            rows, gone = list(_item_rows(found)), list(connection.execute(removed).scalars())
+            return Changes(head, rows, gone, own_since(connection, revision))
 
     def check_known(self, revision: int) -> None:
         """Raise CatalogueError unless `changes_since` still knows the changes after a revision."""
@@ -231,6 +251,8 @@ class CatalogueStore(Store):
     ) -> int:
         """Replace the whole catalogue in one transaction; memory does not grow with the number of items.
 
+        Items that stay keep their vectors in spaces of the caller's own.
+
         Args:
             new_items: The new items, in import order; when it raises, the old catalogue stays.
             source: What to remember of the source; a callable is called after the last item.
@@ -247,6 +269,7 @@ class CatalogueStore(Store):
             for table in (items, removed_items, vectors, attribute_types):
                 connection.execute(sa.delete(table))
             _insert(connection, new_items, revision)
+            connection.execute(sa.delete(own_vectors).where(own_vectors.c.id.not_in(sa.select(items.c.id))))
             record = source() if callable(source) else source
             values = {"field_weights": dict(field_weights), "source": msgspec.to_builtins(record)}
             connection.execute(sa.update(state).values(imported_at=revision, **values))

@@ -38,6 +38,15 @@ vectors = sa.Table(
     sa.Column("made_with", sa.Text, nullable=False),
     sa.Column("vector", sa.LargeBinary, nullable=False),
 )
+#: Vectors that came with items for spaces of the caller's own, by the version of the space that was published then.
+own_vectors = sa.Table(
+    "own_vectors",
+    metadata,
+    sa.Column("id", _text, primary_key=True),
+    sa.Column("space", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+)
 #: The type of each attribute, and how many available items have the attribute.
 attribute_types = sa.Table(
     "attribute_types",
@@ -66,7 +75,7 @@ state = state_table(
 )
 SCHEMA = Schema(
     name="catalogue",
-    head="0001",
+    head="0002",
     tables=metadata,
     state=state,
     error=CatalogueError,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from recserve_server_ext.catalogue.own_vectors import OwnSpace, OwnVectors
 from recserve_server_ext.catalogue.store import StoredItem
 from recserve_server_ext.common.arrays import Mask, Rows, Scores, Vectors
 from recserve_server_ext.index.engines.engine import Engine
@@ -48,6 +49,7 @@ class Delta:
         count: Number of items that belong to this delta.
         row_of: Row of every changed item; -1 for a removed one.
         available: [snapshot items + count] whether the row holds the newest state of an item that may be recommended.
+        own: Vectors for spaces of the caller's own, by place in `items` and by space; perhaps also of later ones.
     """
 
     revision: int
@@ -56,6 +58,7 @@ class Delta:
     count: int
     row_of: dict[str, int]
     available: Mask
+    own: dict[int, OwnVectors] = field(default_factory=dict)
 
     @property
     def vectors(self) -> Vectors:
@@ -205,7 +208,8 @@ class MatrixView:
 def _placed(space: Space, delta: Delta, row_of: RowTable) -> tuple[Vectors, Mask]:
     """The vectors of changed items in a trained space, beside them their inputs, and which items have them.
 
-    An item of the snapshot keeps its vector. A new item has the vector of its text where the space has a map.
+    A vector of the caller's own that came with an item counts first. Else an item of the snapshot keeps its learned
+    vector, and a new item has the vector of its text where the space has a map.
     """
     vectors = np.zeros((delta.count, space.manifest.dim * (1 if space.inputs is None else 2)), np.float32)
     present = np.zeros(delta.count, np.bool_)
@@ -214,10 +218,20 @@ def _placed(space: Space, delta: Delta, row_of: RowTable) -> tuple[Vectors, Mask
         present[:] = True
     rows = row_of.rows([item.id for item in delta.items[: delta.count]])
     places = np.where(rows >= 0, space.place_of[rows], -1)
+    if space.upserted is not None:
+        places[(places >= 0) & space.upserted[places]] = -1
     known = places[places >= 0]
     vectors[places >= 0, : space.manifest.dim] = space.vectors[known]
     if space.inputs is not None:
         vectors[places >= 0, space.manifest.dim :] = space.inputs[known]
+    own, is_known = OwnSpace(space.manifest.dim, space.manifest.version), (places >= 0).tolist()
+    came = {
+        place: vector.packed
+        for place, of in delta.own.items()
+        if place < delta.count and (vector := of.get(space.name)) is not None and vector.counts(own, is_known[place])
+    }
+    present[list(came)] = True
+    vectors[list(came), : own.dim] = np.frombuffer(b"".join(came.values()), "<f4").reshape(-1, own.dim)
     return vectors, present | (places >= 0)
 
 

@@ -6,12 +6,12 @@ code 1.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from recserve_server_ext.common.child import fault_of
 from recserve_server_ext.common.errors import EncoderError, ServerError
 
 #: A broken encoder gives vectors whose length is further from 1.
@@ -27,16 +27,8 @@ def check_length(length: float) -> None:
 
 def try_in_process(folder: Path, timeout_s: float) -> None:
     """Check an encoder folder in another process; raises EncoderError where it cannot be loaded, fails or is slow."""
-    command = [sys.executable, "-m", __name__, str(folder)]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise EncoderError(f"{folder} could not be loaded within {timeout_s:.0f} s") from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise EncoderError(said[0][:_SHOWN])
+    if fault := fault_of(__name__, [str(folder)], timeout_s):
+        raise EncoderError(fault[:_SHOWN])
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ TEXT_MAP: Final = "text_map.npy"
 REPORT: Final = "report.json"
 _ROWS: Final = "rows.npy"
 _LEARNED: Final = "learned.npy"
+_UPSERTED: Final = "upserted.npy"
 
 
 def space_folder(snapshot: Path, name: str = TEXT) -> Path:
@@ -85,6 +86,7 @@ class SpaceContent:
             for items that came after the training; `None` without such a map. With `inputs` it has 2 dim columns: the
             vector, then the input.
         learned: [vectors] whether the vector was learned, where others come from `text_map`; `None` without such a map.
+        upserted: [vectors] whether the vector came with its item, not with the version; `None` where none did.
         network: Makes user vectors in this space; `None` where arithmetic does.
         report: JSON document kept beside the engine: how its parameters were chosen.
     """
@@ -95,6 +97,7 @@ class SpaceContent:
     inputs: Vectors | None = None
     text_map: Vectors | None = None
     learned: Mask | None = None
+    upserted: Mask | None = None
     version: str = ""
     parameters: Mapping[str, float] = field(default_factory=dict)
     network: Network | None = None
@@ -131,7 +134,7 @@ class SpaceContent:
         folder.mkdir(parents=True)
         arrays = (
             (VECTORS, self.vectors), (_ROWS, self.rows), (INPUTS, self.inputs), (TEXT_MAP, self.text_map),
-            (_LEARNED, self.learned),
+            (_LEARNED, self.learned), (_UPSERTED, self.upserted),
         )  # fmt: skip
         for name, array in arrays:
             if array is not None:
@@ -156,6 +159,7 @@ class Space:
         inputs: See `SpaceContent`; read-only.
         text_map: See `SpaceContent`.
         learned: See `SpaceContent`.
+        upserted: See `SpaceContent`.
         network: See `SpaceContent`.
     """
 
@@ -168,6 +172,7 @@ class Space:
     inputs: Vectors | None = None
     text_map: Vectors | None = None
     learned: Mask | None = None
+    upserted: Mask | None = None
     network: Network | None = None
 
     @classmethod
@@ -206,6 +211,7 @@ class Space:
             inputs=inputs,
             text_map=text_map,
             learned=load_array(own / _LEARNED),
+            upserted=load_array(own / _UPSERTED),
             network=read_network(own, manifest.network, REBUILD),
         )
 

@@ -17,6 +17,7 @@ from recserve_server_ext.common.files import reading
 
 #: Files of a network, in the folder of its space; the last two of one with a decoder.
 NETWORK: Final = "network.onnx"
+CANONICAL: Final = "canonical.npz"
 DECODER: Final = "decoder.onnx"
 CODEBOOKS: Final = "codebooks.npy"
 Precision = Literal["fp32", "int8"]
@@ -60,11 +61,13 @@ class Network(NamedTuple):
     Attributes:
         content: The ONNX file.
         decoder: What generates ids from that vector; `None` where the vector is searched for.
+        canonical: Its canonical vectors; see `recserve_server_ext.networks.canonical`.
     """
 
     manifest: NetworkManifest
     content: bytes
     decoder: Decoder | None = None
+    canonical: bytes = b""
 
 
 def new_network(
@@ -84,6 +87,7 @@ def new_network(
 def write_network(folder: Path, network: Network) -> None:
     """Write the files of a network into the folder of its space."""
     (folder / NETWORK).write_bytes(network.content)
+    (folder / CANONICAL).write_bytes(network.canonical)
     if network.decoder is not None:
         (folder / DECODER).write_bytes(network.decoder.content)
         np.save(folder / CODEBOOKS, network.decoder.codebooks)
@@ -95,7 +99,7 @@ def read_network(folder: Path, manifest: NetworkManifest | None, advice: str) ->
         return None
     file = folder / NETWORK
     with reading(file, SnapshotError, advice):
-        content, decoder = file.read_bytes(), None
+        content, canonical, decoder = file.read_bytes(), (folder / CANONICAL).read_bytes(), None
         if manifest.levels:
             decoder = Decoder((folder / DECODER).read_bytes(), np.load(folder / CODEBOOKS))
     found = new_network(content, manifest.dim, manifest.length, manifest.precision, decoder)
@@ -103,7 +107,7 @@ def read_network(folder: Path, manifest: NetworkManifest | None, advice: str) ->
         raise SnapshotError(
             f"{file} is the network {found.manifest.fingerprint}, the manifest says {manifest.fingerprint}; {advice}"
         )
-    return found
+    return found._replace(canonical=canonical)
 
 
 @dataclass(frozen=True, eq=False)

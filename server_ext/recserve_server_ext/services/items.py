@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -29,6 +29,7 @@ from recserve_server_ext.batching.request_checks import too_large
 from recserve_server_ext.catalogue import changes as changes
 from recserve_server_ext.catalogue.changes import Put, Request, Take
 from recserve_server_ext.catalogue.item_checks import Checked, ItemChecks
+from recserve_server_ext.catalogue.own_vectors import OwnSpace
 from recserve_server_ext.catalogue.store import CatalogueStore, Head
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError
@@ -74,8 +75,15 @@ class ItemService(Handler[ItemsJob]):
     are new texts (`pending`, `resume`), and `answer` (write).
     """
 
-    def __init__(self, store: Callable[[], CatalogueStore], served: Callable[[], str], limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Callable[[], CatalogueStore],
+        served: Callable[[], str],
+        own_spaces: Callable[[], Mapping[str, OwnSpace]],
+        limits: Limits,
+    ) -> None:
         self._open = store
+        self._own_spaces = own_spaces  # those of the published index, by name
         self._served = served  # the runtime fingerprint of the served encoder
         self._encoder = ""
         self._limits = limits
@@ -148,7 +156,7 @@ class ItemService(Handler[ItemsJob]):
         if isinstance(request, DeleteItems):
             job.checked = self._checks.old(request.items)
             return
-        job.checked = self._checks.new(request.items, job.head.field_weights)
+        job.checked = self._checks.new(request.items, job.head.field_weights, self._own_spaces)
         stored = self._open().get_many([checked.item.id for checked in job.checked if checked.item is not None])
         job.new_texts = [
             place
@@ -214,7 +222,7 @@ def _item_change(job: ItemsJob, place: int) -> Put | Take | ItemResult:
         return checked.refusal
     if checked.item is None:
         return Take(checked.id, checked.if_revision)
-    return Put(checked.item, job.vector_of.get(place), checked.if_revision)
+    return Put(checked.item, job.vector_of.get(place), checked.if_revision, checked.own)
 
 
 def _reused(request: Request) -> RequestError:

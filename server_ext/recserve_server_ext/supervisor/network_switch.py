@@ -16,20 +16,20 @@ from typing import Final
 
 import grpc
 
-from recserve_server_ext.common.errors import REBUILD, ServerError
+from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.files import changed_at
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.snapshot import CURRENT, current
+from recserve_server_ext.networks.load_check import try_in_process
 from recserve_server_ext.networks.loaded import LoadedNetwork, read_serving, write_table
-from recserve_server_ext.networks.network import read_network
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.triton.model_config import network_model
 from recserve_server_ext.triton.network_config import SnapshotNetwork, networks_of, runs_natively
 from recserve_server_ext.triton.probes import Admin
 from recserve_server_ext.triton.repository import MODELS, write_model
 
-_SHOWN: Final = 300
+_SHOWN: Final = 500
 #: Deadline of loading or unloading one model.
 _LOAD_S: Final = 60.0
 #: Time after the longest call to a network before its model is unloaded.
@@ -101,7 +101,7 @@ class NetworkSwitch:
     def _load(self, network: SnapshotNetwork, admin: Admin) -> None:
         start = time.monotonic()
         try:
-            read_network(network.file.parent, network.manifest, REBUILD)
+            try_in_process(network.file.parent, network.manifest, _LOAD_S)
             write_model(self._folder, network_model(network, self._settings))
             admin.load(network.model, _LOAD_S)
         except (grpc.RpcError, OSError, ServerError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from recserve_server_ext.common.errors import EncoderError, SnapshotError
 from recserve_server_ext.common.workspace import Workspace
@@ -16,8 +16,12 @@ from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
 from recserve_server_ext.index.snapshot import current, first_id
 from recserve_server_ext.index.snapshot_versions import first_usable
+from recserve_server_ext.networks.load_check import try_in_process
 from recserve_server_ext.triton.encoder_target import fitted
 from recserve_server_ext.triton.network_config import SnapshotNetwork, networks_of
+
+#: Deadline of trying a network.
+_TRY_S: Final = 60.0
 
 
 class Pair(NamedTuple):
@@ -30,9 +34,19 @@ class Pair(NamedTuple):
 
 
 def first_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
-    """The published snapshot with its encoder, or the newest pair without damage; raises ServerError without one."""
+    """The published snapshot with its encoder, or the newest pair without damage; raises ServerError without one.
+
+    Networks are tried: they must give what they gave where they were trained.
+    """
     choose_encoder(workspace, serve.precision)  # a missing encoder is the first thing to report
-    return first_usable(workspace.snapshots, lambda folder: _pair(workspace, serve, folder))
+
+    def tried(folder: Path) -> Pair:
+        pair = _pair(workspace, serve, folder)
+        for network in pair.networks:
+            try_in_process(network.file.parent, network.manifest, _TRY_S)
+        return pair
+
+    return first_usable(workspace.snapshots, tried)
 
 
 def published_pair(workspace: Workspace, serve: ServeSettings) -> Pair:

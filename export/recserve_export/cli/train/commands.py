@@ -31,7 +31,13 @@ def train(
         ),
     ],
     home: options.Home = DEFAULT_HOME,
-    store: options.InteractionsUrl = "",
+    store: Annotated[
+        str,
+        typer.Option(
+            help="URL of the interaction store; of the catalogue store for `vectors`.",
+            show_default="the file in the home",
+        ),
+    ] = "",
     since: Annotated[datetime | None, typer.Option(help="Leave out older interactions (UTC).")] = None,
     until: Annotated[datetime | None, typer.Option(help="Leave out interactions from this time on (UTC).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")] = 0,
@@ -93,7 +99,7 @@ def train(
                     file=vectors, id_field=id_field, vector_field=vector_field, image=image, audio=audio, files=files,
                     model=model, graph=graph, links=links, weight=weight,
                 )  # fmt: skip
-                train_vectors(workspace, workspace.store_at(store), source, space)
+                train_vectors(workspace, store, source, space)
             else:
                 _from_log(workspace, place, name, seed, set_ or [], rules, span, budget_s, force)
         except ModuleNotFoundError as error:

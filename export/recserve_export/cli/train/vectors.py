@@ -63,7 +63,7 @@ class VectorSource:
             fail("--links is needed: the file that links items to entities of the graph", code=2)
 
 
-def train_vectors(workspace: Workspace, store: Path | str, source: VectorSource, space: str) -> None:
+def train_vectors(workspace: Workspace, store: str, source: VectorSource, space: str) -> None:
     """Publish the space and serve it; exit code 1 where nothing can be made."""
     from recserve_export.index.space_change import serve_versions
 
@@ -74,10 +74,10 @@ def train_vectors(workspace: Workspace, store: Path | str, source: VectorSource,
     elif source.graph is not None:
         ids, found, made_from = _of_graph(workspace, source)
     else:
-        ids, found, made_from = _of_files(store, source)
+        ids, found, made_from = _of_files(workspace.store_at(store), source)
     origin = Origin(made_from={**made_from, "vectors": len(ids)})
     folder = publish_space(workspace.spaces, space, ids, found, origin=origin)
-    serve_versions(workspace, {space: folder}, stage=stage_bar)
+    serve_versions(workspace, {space: folder}, store=store, stage=stage_bar)
     say(f"{space}: {len(ids):,} vectors of {found.shape[1]} numbers in {folder}")
     if space != NAME:
         note(f'its strategy in the settings: [strategies.{space}] kind = "{NAME}"')

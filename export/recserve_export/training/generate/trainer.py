@@ -14,7 +14,8 @@ from recserve_export.one_thread import one_thread
 from recserve_export.training.base import Learned, Trainer, TrainingLog, Work, text_map
 from recserve_export.training.generate.settings import MOST_IN_LEAF, GenerateSettings
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.networks.network import Decoder, new_network
+from recserve_server_ext.networks.canonical import trained_network
+from recserve_server_ext.networks.network import Decoder
 
 
 class GenerateTrainer(Trainer):
@@ -55,7 +56,7 @@ class GenerateTrainer(Trainer):
             vectors=vectors,
             inputs=inputs,
             text_map=text_map(text, items, np.hstack([vectors, inputs])),
-            network=new_network(content, settings.dim, settings.length, decoder=decoder),
+            network=trained_network(content, settings.dim, settings.length, decoder=decoder),
             figures=figures,
             found={"epochs": found.epochs, "held_out": 0.0},
             state=training.earlier(),

@@ -11,7 +11,7 @@ from recserve_export.one_thread import one_thread
 from recserve_export.training.base import Learned, Trainer, TrainingLog, Work, text_map
 from recserve_export.training.sequence.settings import SequenceSettings
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.networks.network import new_network
+from recserve_server_ext.networks.canonical import trained_network
 
 
 class SequenceTrainer(Trainer):
@@ -50,7 +50,7 @@ class SequenceTrainer(Trainer):
             items=items,
             vectors=vectors,
             text_map=text_map(text, items, vectors),
-            network=new_network(content, settings.dim, settings.length, settings.precision),
+            network=trained_network(content, settings.dim, settings.length, settings.precision),
             figures=figures,
             found={"epochs": found.epochs, "held_out": 0.0},
             state=found.training.earlier(),

@@ -138,6 +138,13 @@ def test_preconditions_are_revisions(
     assert of_delete == {"id": "a/b", **sent}
 
 
+def test_vectors_of_an_item_are_sent_with_it(http: TestClient, fake: FakeClient) -> None:
+    fake.answers["items"] = changed("created")
+    content = {"texts": {"title": "A"}, "vectors": {"images": [0.5, 1.0]}}
+    assert http.put("/v1/items/a", json=content).status_code == 201
+    assert fake.asked == [("items", {"op": "upsert", "items": [{"id": "a", **content}], "request_id": ""})]
+
+
 def test_any_revision_is_the_one_that_is_there(http: TestClient, fake: FakeClient) -> None:
     fake.answers["items"] = [ItemsFound(9, [ITEM]), changed("updated"), ItemsFound(9, [], ["a/b"])]
     for status in (200, 412):

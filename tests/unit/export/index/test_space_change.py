@@ -23,6 +23,9 @@ from recserve_server_ext.index.snapshot_versions import rollback
 from recserve_server_ext.index.space import VECTORS, space_folder
 from recserve_server_ext.index.trained import Origin, publish_matrix, publish_space
 from recserve_server_ext.index.trained_versions import collect_versions, current_spaces, kept_versions, make_current
+from recserve_server_ext.networks.network import Network
+from support.sequence import DIM as NETWORK_DIM
+from support.sequence import bit_flipped, tiny_network, with_weight
 
 ENCODER, SOURCE = "abc", "catalogue one"
 ITEMS, DIM, OWN_DIM = 40, 8, 4
@@ -140,6 +143,23 @@ def test_what_does_not_fit_is_refused_and_the_others_are_served(
     )  # fmt: skip
     assert list(built.refused) == ["als"]
     assert list(served(workspace).manifest.trained) == ["item_knn"]
+
+
+def test_a_network_that_gives_other_vectors_is_refused_and_the_one_before_stays(workspace: Workspace) -> None:
+    def trained(network: Network) -> Path:
+        return publish_space(workspace.spaces, "sequence", IDS, vectors(1, NETWORK_DIM), network=network)
+
+    good = trained(tiny_network())
+    serve_versions(workspace, {"sequence": good})
+    another = tiny_network(1)._replace(canonical=tiny_network().canonical)
+    for wrong in (with_weight(tiny_network(), bit_flipped), another):
+        bad = trained(wrong)
+        why = r"vector of history \d+ in canonical\.npz is off by .* of its length, over .*: recserve train sequence"
+        with pytest.raises(SpaceError, match=rf"{bad}/network\.onnx .* {why}"):
+            activate_space(workspace, "sequence", bad.name)
+        assert current_spaces(workspace.spaces) == {"sequence": good}
+        assert served(workspace).manifest.trained == {"sequence": good.name}
+        assert served(workspace).spaces["sequence"].network == tiny_network()
 
 
 def test_a_space_without_an_item_of_the_catalogue_is_refused(workspace: Workspace) -> None:

@@ -23,8 +23,8 @@ NEXT = '''"""A later schema."""
 
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
@@ -104,11 +104,11 @@ def test_stores_of_other_versions_are_refused_in_a_line(tiny_home: Path, tmp_pat
 def test_migrations_are_named_and_then_run(tiny_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = copy_home(tiny_home, tmp_path / "home")
     own = shutil.copytree(database._MIGRATIONS, tmp_path / "migrations")
-    (own / "catalogue" / "0002_later.py").write_text(NEXT)
+    (own / "catalogue" / "0003_later.py").write_text(NEXT)
     monkeypatch.setattr(database, "_MIGRATIONS", own)
-    monkeypatch.setattr("recserve_server_ext.doctor.upgrade.CATALOGUE", SCHEMA._replace(head="0002"))
+    monkeypatch.setattr("recserve_server_ext.doctor.upgrade.CATALOGUE", SCHEMA._replace(head="0003"))
     before = files(home)
-    assert "is migrated when it is opened: 0002" in outcome(home, "catalogue store")
+    assert "is migrated when it is opened: 0003" in outcome(home, "catalogue store")
     assert files(home) == before
     assert check(home).exit_code == 0
     with closing(sqlite3.connect(Workspace(home).store)) as connection:

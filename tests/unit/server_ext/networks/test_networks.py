@@ -20,6 +20,7 @@ from recserve_server_ext.networks.network import (
     new_network,
     padded,
     read_network,
+    write_network,
 )
 from recserve_server_ext.networks.runner import NetworkRunner
 from support.sequence import DIM, LENGTH, tiny_network
@@ -66,7 +67,7 @@ def test_a_file_that_is_no_network_is_refused() -> None:
 
 def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
     network = tiny_network()
-    (tmp_path / NETWORK).write_bytes(network.content)
+    write_network(tmp_path, network)
     assert read_network(tmp_path, network.manifest, "train again") == network
     assert read_network(tmp_path, None, "train again") is None
     content = bytearray(network.content)

@@ -14,14 +14,14 @@ import pytest
 from recserve_server_ext.config.server import ModelSettings, ServeSettings
 from recserve_server_ext.index.snapshot import CURRENT
 from recserve_server_ext.networks.loaded import SERVING, TABLE
-from recserve_server_ext.networks.network import NETWORK, Network
+from recserve_server_ext.networks.network import NETWORK, Network, write_network
 from recserve_server_ext.supervisor import network_switch
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.supervisor.network_switch import NetworkSwitch
 from recserve_server_ext.triton.network_config import SnapshotNetwork
 from recserve_server_ext.triton.probes import Admin
 from recserve_server_ext.triton.repository import MODELS
-from support.sequence import tiny_network
+from support.sequence import bit_flipped, tiny_network, with_weight
 
 
 class Triton:
@@ -55,11 +55,11 @@ class Switched:
         settings = ModelSettings(str(folder), str(folder / "snapshots"), "", ServeSettings(), "", "", "")
         self.switch = NetworkSwitch(settings, [], EventLog(as_json=True, stream=self.log))
 
-    def network(self, seed: int) -> SnapshotNetwork:
-        network: Network = tiny_network(seed)
+    def network(self, seed: int, network: Network | None = None) -> SnapshotNetwork:
+        network = network or tiny_network(seed)
         own = self.folder / f"of{seed}"
         own.mkdir(exist_ok=True)
-        (own / NETWORK).write_bytes(network.content)
+        write_network(own, network)
         return SnapshotNetwork("sequence", network.manifest, own / NETWORK)
 
     def publish(self, *networks: SnapshotNetwork) -> None:
@@ -143,3 +143,19 @@ def test_a_damaged_file_never_reaches_triton(switched: Switched) -> None:
     switched.publish(first)
     assert switched.work() == [f"unload {first.model}"]
     assert switched.table() == []
+
+
+def test_a_network_that_gives_other_vectors_never_reaches_triton(switched: Switched) -> None:
+    """Its checksum is right, and what was served goes on; the log names the file, the figure and what to do."""
+    first = switched.network(0)
+    switched.publish(first)
+    switched.work()
+    switched.serve(first)
+    wrong = switched.network(1, with_weight(tiny_network(1), bit_flipped))
+    switched.publish(wrong)
+    assert switched.work() == [f"unload {wrong.model}"]
+    assert switched.table() == [first.model]
+    fault = switched.events()[-1]["fault"]
+    assert str(wrong.file) in fault
+    assert "vector of history" in fault
+    assert "of its length, over 0.0001; train its space again on this machine" in fault

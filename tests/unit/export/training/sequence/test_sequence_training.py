@@ -14,11 +14,13 @@ import torch
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import Learned, TrainingLog, Work
 from recserve_export.training.registry import settings_of, train
-from recserve_export.training.sequence.export import difference, example, to_onnx
+from recserve_export.training.sequence.export import difference, to_onnx
 from recserve_export.training.sequence.network import Network
 from recserve_export.training.sequence.start import start_vectors
 from recserve_export.training.sequence.trainer import SequenceTrainer
 from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.errors import SpaceError
+from recserve_server_ext.networks.canonical import check_canonical, made_histories
 from recserve_server_ext.networks.network import Behaviours
 from recserve_server_ext.networks.runner import InProcess
 from support.training_logs import log_from, log_of
@@ -124,7 +126,7 @@ def test_onnx_gives_what_torch_gives(masked: bool, layers: int) -> None:
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     content = to_onnx(network, 16)
-    assert difference(network, content, example(16, 10, 33)) < 1e-4
+    assert difference(network, content, made_histories(16, 10, 33)) < 1e-4
 
 
 def test_a_file_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +160,17 @@ def test_padding_does_not_count() -> None:
         assert torch.isfinite(network(vectors, pauses, torch.zeros(1, 10))).all()
 
 
-def test_int8_is_taken_where_it_ranks_as_fp32_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_taken_where_it_ranks_as_fp32_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned = train("sequence", in_a_circle(), None, {**SMALL, "precision": "int8"})
     assert learned.network is not None
     assert learned.network.manifest.precision == "int8"
     assert learned.figures["int8"]["overlap"] >= 0.95
     assert following(learned, [0, 1, 2, 3]) == 4
+    check_canonical(learned.network, tmp_path, "train again")
+    fp32 = train("sequence", in_a_circle(), None, SMALL).network
+    assert fp32 is not None
+    with pytest.raises(SpaceError, match="canonical"):
+        check_canonical(fp32._replace(canonical=learned.network.canonical), tmp_path, "train again")
     monkeypatch.setattr("recserve_export.training.sequence.int8._LEVELS", 1)
     with pytest.raises(TrainingError, match=r"int8 ranks otherwise than fp32: overlap@10 0\..*precision=fp32"):
         train("sequence", in_a_circle(), None, {**SMALL, "precision": "int8"})
