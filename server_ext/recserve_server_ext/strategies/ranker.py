@@ -26,7 +26,7 @@ from recserve_server_ext.strategies.parts.leaving_out import LeavingOutOptions, 
 from recserve_server_ext.strategies.parts.ranking import Asked, CandidateSources, Proposed, Source, feature_names
 from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.training_needed import not_trained
-from recserve_server_ext.strategies.parts.tree_shares import TreeShares
+from recserve_server_ext.strategies.parts.tree_tables import TreeTables
 
 NAME: Final = "ranker"
 #: Arrays of the model: the text of LightGBM's booster, and the JSON of `Trained`, both as bytes.
@@ -110,17 +110,15 @@ class _Loaded(NamedTuple):
 
     Attributes:
         model: The model.
-        booster: Its trees.
         about: What it was trained with.
         parts: Names of the parts of a score.
-        shares: Tells what each part adds.
+        trees: Its trees: scores, and what each part adds to them.
     """
 
     model: Model
-    booster: Any
     about: Trained
     parts: list[str]
-    shares: TreeShares
+    trees: TreeTables
 
 
 class Ranker(Strategy):
@@ -224,7 +222,7 @@ class Ranker(Strategy):
             return [Explanation({self.name: np.zeros(0)}) for _ in queries]
         matrix = self._features(queries, rows)
         loaded = self._load(queries[0].data.view.snapshot.models[NAME])
-        values = _split(loaded.shares.of(matrix), rows)
+        values = _split(loaded.trees.shares(matrix), rows)
         explained = [Explanation(dict(zip(loaded.parts, of.T, strict=True))) for of in values]
         return self._with_contributions(queries, rows, explained)
 
@@ -293,8 +291,7 @@ class Ranker(Strategy):
         """[rows] the scores of all rows of a batch, in one call."""
         if not len(matrix):
             return np.empty(0)
-        booster = self._load(query.data.view.snapshot.models[NAME]).booster
-        return np.asarray(booster.predict(matrix, num_threads=1), np.float64)
+        return self._load(query.data.view.snapshot.models[NAME]).trees.scores(matrix)
 
     def _sources(self, data: Data, options: PreparedOptions) -> CandidateSources:
         """The sources that the model was trained with."""
@@ -311,8 +308,8 @@ class Ranker(Strategy):
             booster = Booster(model_str=model.arrays[BOOSTER].tobytes().decode())
             part_of = [name.partition(".")[0] for name in [*about.features, _BASE]]
             parts = list(dict.fromkeys(part_of))
-            shares = TreeShares(booster, [parts.index(name) for name in part_of])
-            self._loaded = _Loaded(model, booster, about, parts, shares)
+            trees = TreeTables(booster, [parts.index(name) for name in part_of])
+            self._loaded = _Loaded(model, about, parts, trees)
         return self._loaded
 
 
