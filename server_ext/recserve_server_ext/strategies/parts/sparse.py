@@ -66,7 +66,7 @@ def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None, sp
     """The n usable rows with the greatest values, best first; ties by row.
 
     Args:
-        rows: Distinct rows in any order.
+        rows: Distinct rows, ascending.
         values: Their values.
         n: Rows that are wanted.
         usable: [catalogue rows] which rows may be taken; `None` for all.
@@ -83,9 +83,7 @@ def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None, sp
             is_usable = usable[found]
             found, own = found[is_usable], own[is_usable]
         if len(found) >= n or not is_part:
-            # Numbers of two parts are sorted by the first, and equal ones by the second.
-            best: Rows = found[np.argsort(1j * found - own)[:n]]
-            return best
+            return np.asarray(found[np.argsort(-own, kind="stable")[:n]])
         width *= _TIMES
 
 
