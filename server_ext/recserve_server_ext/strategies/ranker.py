@@ -27,6 +27,7 @@ from recserve_server_ext.strategies.parts.ranking import Asked, CandidateSources
 from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 from recserve_server_ext.strategies.parts.tree_tables import TreeTables
+from recserve_server_ext.strategies.parts.weighted import split
 
 NAME: Final = "ranker"
 #: Arrays of the model: the text of LightGBM's booster, and the JSON of `Trained`, both as bytes.
@@ -207,7 +208,7 @@ class Ranker(Strategy):
         """The scores of the model."""
         rows = [items.rows for items in candidates]
         matrix = self._features(queries, rows)
-        return [{self.name: scores} for scores in _split(self._predict(queries[0], matrix), rows)]
+        return [{self.name: scores} for scores in split(self._predict(queries[0], matrix), list(map(len, rows)))]
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
         """What each source, the popularity and the history add to a score, by TreeSHAP; the parts add up to the score.
@@ -222,7 +223,7 @@ class Ranker(Strategy):
             return [Explanation({self.name: np.zeros(0)}) for _ in queries]
         matrix = self._features(queries, rows)
         loaded = self._load(queries[0].data.view.snapshot.models[NAME])
-        values = _split(loaded.trees.shares(matrix), rows)
+        values = split(loaded.trees.shares(matrix), list(map(len, rows)))
         explained = [Explanation(dict(zip(loaded.parts, of.T, strict=True))) for of in values]
         return self._with_contributions(queries, rows, explained)
 
@@ -242,7 +243,7 @@ class Ranker(Strategy):
         own = [rows[place] for place in owner]
         sources = self._sources(queries[0].data, queries[0].options)
         proposed = sources.propose(shorter, self._asked(shorter), queries[0].options.options.pool)
-        scores = _split(self._predict(queries[0], sources.features(shorter, proposed, own)), own)
+        scores = split(self._predict(queries[0], sources.features(shorter, proposed, own)), list(map(len, own)))
         wholes = [total(explanation.parts, len(of)) for explanation, of in zip(explained, rows, strict=True)]
         contributions = [np.zeros((len(of), len(query.profile.rows))) for of, query in zip(rows, queries, strict=True)]
         for place, position, less in zip(owner, positions, scores, strict=True):
@@ -271,8 +272,9 @@ class Ranker(Strategy):
             proposed = sources.propose(new, self._asked(new), pool)
             rows = [of.pool for of in proposed]
             matrix = sources.features(new, proposed, rows)
-            scored = _split(self._predict(new[0], matrix), rows)
-            for place, of, own, scores in zip(places, proposed, _split(matrix, rows), scored, strict=True):
+            lengths = list(map(len, rows))
+            scored = split(self._predict(new[0], matrix), lengths)
+            for place, of, own, scores in zip(places, proposed, split(matrix, lengths), scored, strict=True):
                 # A query for a quota has the same cache and another filter.
                 query = queries[place]
                 states[place] = query.kept[self] = _State(query.spec, of, own, scores)
@@ -317,9 +319,3 @@ def model_arrays(booster: str, sources: Sequence[str]) -> Mapping[str, Any]:
     """The arrays of a model, from the text of its booster."""
     about = msgspec.json.encode(Trained(list(sources), feature_names(sources)))
     return {BOOSTER: np.frombuffer(booster.encode(), np.uint8), ABOUT: np.frombuffer(about, np.uint8)}
-
-
-def _split(values: Floats, rows: Sequence[Rows]) -> list[Floats]:
-    """The values of the rows of each query."""
-    ends = np.cumsum([len(of) for of in rows]).tolist()
-    return [values[end - len(of) : end] for end, of in zip(ends, rows, strict=True)]

@@ -88,7 +88,7 @@ def best(scores: Scores, k: int) -> tuple[Rows, Scores]:
         k: At most `items`.
     """
     # Found by one index, since numpy takes four times as long for two.
-    rows, queries = np.divmod(np.flatnonzero(scores >= _floor(scores, k)), scores.shape[1])
+    rows, queries = np.divmod(np.flatnonzero(scores >= floor(scores, k)), scores.shape[1])
     values = scores[rows, queries]
     # Numbers of two parts are sorted by the first, and then by the second. The sort is stable: equal scores stay in the
     # rising order of their rows.
@@ -98,7 +98,7 @@ def best(scores: Scores, k: int) -> tuple[Rows, Scores]:
     return rows[picked], values[picked]
 
 
-def _floor(scores: Scores, k: int) -> Scores:
+def floor(scores: Scores, k: int) -> Scores:
     """A score for each query [n] that at least k of the items reach, and few more.
 
     The k-th largest of the maxima of disjoint groups is such a score. Maxima are one pass in vector registers, many
@@ -110,5 +110,5 @@ def _floor(scores: Scores, k: int) -> Scores:
         groups = items // size
         scores = scores[: groups * size].reshape(size, groups * queries).max(axis=0).reshape(groups, queries)
     width = len(scores)
-    floor: Scores = np.partition(scores.T, width - k, axis=1)[:, width - k]
-    return floor
+    found: Scores = np.partition(scores.T, width - k, axis=1)[:, width - k]
+    return found

@@ -32,7 +32,7 @@ class Scatter:
         return self
 
     def sums(self, rows: Rows, values: Floats) -> tuple[Rows, Floats]:
-        """The distinct rows, ascending, and the sum of the values of each; rows with a sum of 0 are left out."""
+        """The distinct rows, ascending, and the sum of the values of each; rows with a sum of 0 may be left out."""
         if len(self._values) <= _ROWS_OF_VALUE * len(rows):
             # To add up for all rows of the catalogue takes less time than to find the distinct ones.
             sums = np.bincount(rows, values, len(self._values))
@@ -45,8 +45,7 @@ class Scatter:
         self._places[distinct] = -1
         sums = self._values[distinct]
         self._values[distinct] = 0.0
-        has_sum = sums != 0.0
-        return distinct[has_sum], sums[has_sum]
+        return distinct, sums
 
     def firsts(self, rows: Rows) -> Ints:
         """Positions of the first occurrence of each row, ascending."""

@@ -1,7 +1,7 @@
 """Scores and SHAP values of small boosted trees by table: what a tree says depends only on the side of each split.
 
-A tree's splits make a grid. LightGBM's own values of one row of each cell are all there are: a row is looked up in place
-of being walked through the tree, or explained anew. Trees share thresholds, and each is compared once for all rows.
+A tree's splits make a grid. LightGBM's own values of one row of each cell are all there are: a row is looked up, in
+place of being walked through the tree or explained anew. Trees share thresholds; each is compared once for all rows.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,12 +35,6 @@ def test_sums_and_first_occurrences_are_those_of_a_loop_and_leave_nothing_behind
         np.testing.assert_allclose(at, [sums.get(row, 0.0) for row in wanted], atol=1e-12)
         places = scatter.places(distinct, np.array(wanted, np.int64)).tolist()
         assert places == [distinct.tolist().index(row) if row in sums else -1 for row in wanted]
-
-
-@pytest.mark.parametrize("items", [ITEMS, 1000])
-def test_rows_whose_values_cancel_are_left_out(items: int) -> None:
-    distinct, found = Scatter().over(items).sums(np.array([3, 1, 3]), np.array([1.0, 2.0, -1.0]))
-    assert (distinct.tolist(), found.tolist()) == ([1], [2.0])
 
 
 def test_it_grows_with_the_catalogue() -> None:
