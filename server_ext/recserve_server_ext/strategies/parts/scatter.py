@@ -8,8 +8,13 @@ import numpy as np
 
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 
-#: Rows of a catalogue for each value, up to which sums are made for all of them.
+#: Rows of a catalogue for each value, up to which the sums of all rows take less time than finding the distinct ones.
 _ROWS_OF_VALUE: Final = 8
+
+
+def all_sums(rows: Rows, values: Floats, items: int) -> Floats | None:
+    """[items] sum of the values of each row; `None` where it takes less time to find the distinct rows."""
+    return np.bincount(rows, values, items) if items <= _ROWS_OF_VALUE * len(rows) else None
 
 
 class Scatter:
@@ -33,11 +38,10 @@ class Scatter:
 
     def sums(self, rows: Rows, values: Floats) -> tuple[Rows, Floats]:
         """The distinct rows, ascending, and the sum of the values of each; rows with a sum of 0 may be left out."""
-        if len(self._values) <= _ROWS_OF_VALUE * len(rows):
-            # To add up for all rows of the catalogue takes less time than to find the distinct ones.
-            sums = np.bincount(rows, values, len(self._values))
-            distinct = np.flatnonzero(sums != 0.0)
-            return distinct, sums[distinct]
+        every = all_sums(rows, values, len(self._values))
+        if every is not None:
+            distinct = np.flatnonzero(every != 0.0)
+            return distinct, every[distinct]
         np.add.at(self._values, rows, values)
         order = np.arange(len(rows))
         self._places[rows] = order
