@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.index.engines.engine import Engine, no_results
@@ -98,7 +100,7 @@ def best(scores: Scores, k: int) -> tuple[Rows, Scores]:
     return rows[picked], values[picked]
 
 
-def floor(scores: Scores, k: int) -> Scores:
+def floor(scores: NDArray[Any], k: int) -> NDArray[Any]:
     """A score for each query [n] that at least k of the items reach, and few more.
 
     The k-th largest of the maxima of disjoint groups is such a score. Maxima are one pass in vector registers, many
@@ -110,5 +112,5 @@ def floor(scores: Scores, k: int) -> Scores:
         groups = items // size
         scores = scores[: groups * size].reshape(size, groups * queries).max(axis=0).reshape(groups, queries)
     width = len(scores)
-    found: Scores = np.partition(scores.T, width - k, axis=1)[:, width - k]
+    found: NDArray[Any] = np.partition(scores.T, width - k, axis=1)[:, width - k]
     return found

@@ -14,7 +14,9 @@ _ROWS_OF_VALUE: Final = 8
 
 def all_sums(rows: Rows, values: Floats, items: int) -> Floats | None:
     """[items] sum of the values of each row; `None` where it takes less time to find the distinct rows."""
-    return np.bincount(rows, values, items) if items <= _ROWS_OF_VALUE * len(rows) else None
+    if items > _ROWS_OF_VALUE * len(rows):
+        return None
+    return np.asarray(np.bincount(rows, values, items), np.float64)
 
 
 class Scatter:

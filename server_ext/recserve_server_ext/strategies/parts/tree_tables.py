@@ -82,8 +82,8 @@ class TreeTables:
         self._thresholds = [(feature, np.sort([*distinct[feature]])[:, None]) for feature in sorted(distinct)]
         self._ends = np.cumsum([len(thresholds) for _, thresholds in self._thresholds], dtype=np.int64).tolist()
         line_of: dict[tuple[int, float], int] = {}
-        for feature, thresholds in self._thresholds:
-            line_of |= {(feature, threshold): len(line_of) + n for n, threshold in enumerate(thresholds[:, 0].tolist())}
+        for feature, column in self._thresholds:
+            line_of |= {(feature, threshold): len(line_of) + n for n, threshold in enumerate(column[:, 0].tolist())}
         shape = len(splits), max((sum(map(len, of.values())) for of in splits), default=0)
         # No row is above the last line, for trees with fewer splits than others.
         self._compared = len(line_of)
