@@ -100,7 +100,7 @@ def ranked(scores: Scores, known: Known, users: Ints, k: int) -> Ints:
         scores[:, ~known.part.candidates] = lowest
     np.maximum(scores, lowest, out=scores)
     order = np.random.default_rng([known.part.seed, *users[:1].tolist()]).permutation(known.items)
-    places, values = best(scores[:, order], min(k, known.items))
+    places, values = best(scores.T[order], min(k, known.items))
     items = np.full((len(users), k), -1, np.int64)
     items[:, : places.shape[1]] = np.where(values > lowest, order[places], -1)
     return items

@@ -29,7 +29,7 @@ from recserve_server_ext.strategies.base import (
 )
 from recserve_server_ext.strategies.parts.ranking import RANK_CONSTANT
 from recserve_server_ext.strategies.parts.scatter import Scatter
-from recserve_server_ext.strategies.parts.weighted import WeightedParts, weighted_sums
+from recserve_server_ext.strategies.parts.weighted import WeightedParts, split, weighted_sums
 
 #: Candidates of each component: this many times the items wanted, and at least so many. Where scores are added up, more
 #: change nothing on MovieLens 100k; ranks need them: docs/decisions/054-what-a-search-costs.md.
@@ -259,7 +259,7 @@ class Fusion(Strategy):
             factors: list[float | Floats] = [states[place].factors[number] for place in places]
             if _is_by_rank(queries):
                 ranks = self._reciprocal_ranks(number, [queries[place] for place in places], rows)
-                factors = [_ratio(of, explanation.parts) for of, explanation in zip(ranks, explained, strict=True)]
+                factors = _ratios(ranks, [explanation.parts for explanation in explained])
             parts.add(places, [explanation.parts for explanation in explained], factors)
             for place, explanation, factor in zip(places, explained, factors, strict=True):
                 if explanation.contributions is not None:
@@ -321,11 +321,11 @@ class Fusion(Strategy):
             for place, rows in zip(new, component.strategy.candidates(own, wanted), strict=True):
                 states[place].rankings[number] = rows
         scatter, found = self._over(queries), []
-        for state, items in zip(states, candidates, strict=True):
-            ranking = state.rankings[number]
+        rankings = [state.rankings[number] for state in states]
+        constants = RANK_CONSTANT + np.arange(max(len(ranking) for ranking in rankings if ranking is not None))
+        for state, ranking, items in zip(states, rankings, candidates, strict=True):
             assert ranking is not None
-            values = state.factors[number] / (RANK_CONSTANT + np.arange(len(ranking)))
-            found.append(scatter.at(ranking, values, items.rows))
+            found.append(scatter.at(ranking, state.factors[number] / constants[: len(ranking)], items.rows))
         return found
 
     def _over(self, queries: Sequence[Query]) -> Scatter:
@@ -383,7 +383,9 @@ def _factors(queries: Sequence[Query], states: Sequence[_FusionState]) -> Floats
     return factors
 
 
-def _ratio(values: Floats, parts: Parts) -> Floats:
-    """[rows] factor that turns a component's own score into these values; 0 where the score is 0."""
-    score = total(parts, len(values))
-    return np.where(score != 0, values / np.where(score != 0, score, 1.0), 0.0)
+def _ratios(values: Sequence[Floats], parts: Sequence[Parts]) -> list[float | Floats]:
+    """[queries] [rows] factors that turn a component's own scores into these values; 0 where a score is 0."""
+    lengths = list(map(len, values))
+    scores = np.concatenate([total(own, length) for own, length in zip(parts, lengths, strict=True)])
+    ratios = np.divide(np.concatenate(values), scores, out=np.zeros(len(scores)), where=scores != 0)
+    return list(split(ratios, lengths))

@@ -26,7 +26,8 @@ from recserve_server_ext.strategies.parts.leaving_out import LeavingOutOptions, 
 from recserve_server_ext.strategies.parts.ranking import Asked, CandidateSources, Proposed, Source, feature_names
 from recserve_server_ext.strategies.parts.scatter import Scatter
 from recserve_server_ext.strategies.parts.training_needed import not_trained
-from recserve_server_ext.strategies.parts.tree_shares import TreeShares
+from recserve_server_ext.strategies.parts.tree_tables import TreeTables
+from recserve_server_ext.strategies.parts.weighted import split
 
 NAME: Final = "ranker"
 #: Arrays of the model: the text of LightGBM's booster, and the JSON of `Trained`, both as bytes.
@@ -110,17 +111,15 @@ class _Loaded(NamedTuple):
 
     Attributes:
         model: The model.
-        booster: Its trees.
         about: What it was trained with.
         parts: Names of the parts of a score.
-        shares: Tells what each part adds.
+        trees: Its trees: scores, and what each part adds to them.
     """
 
     model: Model
-    booster: Any
     about: Trained
     parts: list[str]
-    shares: TreeShares
+    trees: TreeTables
 
 
 class Ranker(Strategy):
@@ -209,7 +208,7 @@ class Ranker(Strategy):
         """The scores of the model."""
         rows = [items.rows for items in candidates]
         matrix = self._features(queries, rows)
-        return [{self.name: scores} for scores in _split(self._predict(queries[0], matrix), rows)]
+        return [{self.name: scores} for scores in split(self._predict(queries[0], matrix), list(map(len, rows)))]
 
     def explain(self, queries: Sequence[Query], picks: Sequence[Candidates]) -> list[Explanation]:
         """What each source, the popularity and the history add to a score, by TreeSHAP; the parts add up to the score.
@@ -224,7 +223,7 @@ class Ranker(Strategy):
             return [Explanation({self.name: np.zeros(0)}) for _ in queries]
         matrix = self._features(queries, rows)
         loaded = self._load(queries[0].data.view.snapshot.models[NAME])
-        values = _split(loaded.shares.of(matrix), rows)
+        values = split(loaded.trees.shares(matrix), list(map(len, rows)))
         explained = [Explanation(dict(zip(loaded.parts, of.T, strict=True))) for of in values]
         return self._with_contributions(queries, rows, explained)
 
@@ -244,7 +243,7 @@ class Ranker(Strategy):
         own = [rows[place] for place in owner]
         sources = self._sources(queries[0].data, queries[0].options)
         proposed = sources.propose(shorter, self._asked(shorter), queries[0].options.options.pool)
-        scores = _split(self._predict(queries[0], sources.features(shorter, proposed, own)), own)
+        scores = split(self._predict(queries[0], sources.features(shorter, proposed, own)), list(map(len, own)))
         wholes = [total(explanation.parts, len(of)) for explanation, of in zip(explained, rows, strict=True)]
         contributions = [np.zeros((len(of), len(query.profile.rows))) for of, query in zip(rows, queries, strict=True)]
         for place, position, less in zip(owner, positions, scores, strict=True):
@@ -273,8 +272,9 @@ class Ranker(Strategy):
             proposed = sources.propose(new, self._asked(new), pool)
             rows = [of.pool for of in proposed]
             matrix = sources.features(new, proposed, rows)
-            scored = _split(self._predict(new[0], matrix), rows)
-            for place, of, own, scores in zip(places, proposed, _split(matrix, rows), scored, strict=True):
+            lengths = list(map(len, rows))
+            scored = split(self._predict(new[0], matrix), lengths)
+            for place, of, own, scores in zip(places, proposed, split(matrix, lengths), scored, strict=True):
                 # A query for a quota has the same cache and another filter.
                 query = queries[place]
                 states[place] = query.kept[self] = _State(query.spec, of, own, scores)
@@ -293,8 +293,7 @@ class Ranker(Strategy):
         """[rows] the scores of all rows of a batch, in one call."""
         if not len(matrix):
             return np.empty(0)
-        booster = self._load(query.data.view.snapshot.models[NAME]).booster
-        return np.asarray(booster.predict(matrix, num_threads=1), np.float64)
+        return self._load(query.data.view.snapshot.models[NAME]).trees.scores(matrix)
 
     def _sources(self, data: Data, options: PreparedOptions) -> CandidateSources:
         """The sources that the model was trained with."""
@@ -311,8 +310,8 @@ class Ranker(Strategy):
             booster = Booster(model_str=model.arrays[BOOSTER].tobytes().decode())
             part_of = [name.partition(".")[0] for name in [*about.features, _BASE]]
             parts = list(dict.fromkeys(part_of))
-            shares = TreeShares(booster, [parts.index(name) for name in part_of])
-            self._loaded = _Loaded(model, booster, about, parts, shares)
+            trees = TreeTables(booster, [parts.index(name) for name in part_of])
+            self._loaded = _Loaded(model, about, parts, trees)
         return self._loaded
 
 
@@ -320,9 +319,3 @@ def model_arrays(booster: str, sources: Sequence[str]) -> Mapping[str, Any]:
     """The arrays of a model, from the text of its booster."""
     about = msgspec.json.encode(Trained(list(sources), feature_names(sources)))
     return {BOOSTER: np.frombuffer(booster.encode(), np.uint8), ABOUT: np.frombuffer(about, np.uint8)}
-
-
-def _split(values: Floats, rows: Sequence[Rows]) -> list[Floats]:
-    """The values of the rows of each query."""
-    ends = np.cumsum([len(of) for of in rows]).tolist()
-    return [values[end - len(of) : end] for end, of in zip(ends, rows, strict=True)]

@@ -17,7 +17,7 @@ from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.strategies.base import HEAVIEST, Candidates, Data, Explanation, Options, Parts, Query, Strategy
-from recserve_server_ext.strategies.parts.scatter import Scatter
+from recserve_server_ext.strategies.parts.scatter import Scatter, all_sums
 from recserve_server_ext.strategies.parts.sparse import best_rows, std_of
 from recserve_server_ext.strategies.parts.training_needed import not_trained
 
@@ -176,9 +176,7 @@ def _neighbours(
     """The nearest users, and the scores of their items."""
     arrays = mapped.model.arrays
     place, users = _entries(arrays[OFFSETS_BY_ITEM], arrays[BY_ITEM], items)
-    users, sums = scatter.over(len(arrays[OFFSETS_BY_USER])).sums(users, shares[place])
-    # Ties by number: the newest user first.
-    users = best_rows(users, sums / mapped.norms[users], most)
+    users = _nearest(users, shares[place], mapped.norms, most, scatter)
     place, had = _entries(arrays[OFFSETS_BY_USER], arrays[BY_USER], users)
     # Again from all items of the neighbours: an item of many users is looked up for some of them only.
     scatter.over(max(len(mapped.model.ids), len(mapped.item_of)))
@@ -187,6 +185,16 @@ def _neighbours(
     rows = mapped.row_of[had]
     in_view = np.flatnonzero(rows >= 0)
     return _Neighbours(behaviours, items, shares, users, *scatter.sums(rows[in_view], cosines[place[in_view]]))
+
+
+def _nearest(users: Ints, shares: Floats, norms: Floats, most: int, scatter: Scatter) -> Ints:
+    """The users with the greatest cosines, given the share of each item that a user had; ties by number."""
+    every = all_sums(users, shares, len(norms))
+    if every is not None:
+        nearest = best_rows(np.arange(len(norms)), every / norms, most)
+        return np.asarray(nearest[every[nearest] > 0.0])
+    distinct, sums = scatter.over(len(norms)).sums(users, shares)
+    return best_rows(distinct, sums / norms[distinct], most)
 
 
 def _entries(offsets: Ints, entries: Any, rows: Ints) -> tuple[Ints, Ints]:

@@ -79,7 +79,7 @@ def check_int8(log: TrainingLog, items: Ints, vectors: Vectors, length: int, fp3
     """
     inputs, targets = _questions(log, items, vectors, length)
     found = [
-        best(InProcess(new_network(content, vectors.shape[1], length))(inputs) @ vectors.T, min(_FIRST, len(items)))[0]
+        best(vectors @ InProcess(new_network(content, vectors.shape[1], length))(inputs).T, min(_FIRST, len(items)))[0]
         for content in (fp32, int8)
     ]
     overlap = float(np.mean([np.isin(one, other).mean() for one, other in zip(*found, strict=True)]))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.index.engines.engine import Engine, no_results
@@ -48,7 +50,7 @@ class ExactEngine(Engine):
         block = max(1, _BLOCK_SCORES // items)
         for start in range(0, len(queries), block):
             part = slice(start, start + block)
-            rows[part, :found], scores[part, :found] = best(queries[part] @ self.vectors.T, found)
+            rows[part, :found], scores[part, :found] = best(self.vectors @ queries[part].T, found)
         return rows, scores
 
 
@@ -71,44 +73,44 @@ def search_among(vectors: Vectors, queries: Vectors, among: Rows, k: int) -> tup
         gathered, kept = vectors[chunk], min(k, found + len(chunk))
         for first in range(0, len(queries), _BLOCK_SCORES // _GATHERED):
             part = slice(first, first + _BLOCK_SCORES // _GATHERED)
-            places, values = best(queries[part] @ gathered.T, min(k, len(chunk)))
+            places, values = best(gathered @ queries[part].T, min(k, len(chunk)))
             # Earlier chunks come first, so equal scores stay in the order of the rows.
             all_rows = np.concatenate([rows[part, :found], chunk[places]], axis=1)
-            picked, scores[part, :kept] = best(np.concatenate([scores[part, :found], values], axis=1), kept)
+            picked, scores[part, :kept] = best(np.concatenate([scores[part, :found], values], axis=1).T, kept)
             rows[part, :kept] = np.take_along_axis(all_rows, picked, axis=1)
         found = kept
     return rows, scores
 
 
 def best(scores: Scores, k: int) -> tuple[Rows, Scores]:
-    """Rows and scores of the k largest scores of each line, best first, ties by the lower row; both [n, k].
+    """Rows and scores of the k largest scores of each query, best first, ties by the lower row; both [n, k].
 
     Args:
-        scores: [n, items], finite.
+        scores: [items, n], finite: items first, since products with the longer side first are the faster ones.
         k: At most `items`.
     """
-    # Found in one line, since numpy takes four times as long for two indices.
-    lines, rows = np.divmod(np.flatnonzero(scores >= _floor(scores, k)[:, None]), scores.shape[1])
-    values = scores[lines, rows]
+    # Found by one index, since numpy takes four times as long for two.
+    rows, queries = np.divmod(np.flatnonzero(scores >= floor(scores, k)), scores.shape[1])
+    values = scores[rows, queries]
     # Numbers of two parts are sorted by the first, and then by the second. The sort is stable: equal scores stay in the
     # rising order of their rows.
-    order = np.argsort(lines - 1j * values, kind="stable")
-    firsts = np.searchsorted(lines, np.arange(len(scores)))
+    order = np.argsort(queries - 1j * values, kind="stable")
+    firsts = np.searchsorted(queries, np.arange(scores.shape[1]), sorter=order)
     picked = order[firsts[:, None] + np.arange(k)]
     return rows[picked], values[picked]
 
 
-def _floor(scores: Scores, k: int) -> Scores:
-    """A score for each line [n] that at least k of its items reach, and few more.
+def floor(scores: NDArray[Any], k: int) -> NDArray[Any]:
+    """A score for each query [n] that at least k of the items reach, and few more.
 
     The k-th largest of the maxima of disjoint groups is such a score. Maxima are one pass in vector registers, many
-    times faster than a partition of the whole line, which is left for lines of few items.
+    times faster than a partition of all scores, which is left for few items.
     """
-    lines, items = scores.shape
+    items, queries = scores.shape
     size = min(_GROUP, items // (2 * k))
     if size > 1:
         groups = items // size
-        scores = scores[:, : groups * size].reshape(lines, size, groups).max(axis=1)
-    width = scores.shape[1]
-    floor: Scores = np.partition(scores, width - k, axis=1)[:, width - k]
-    return floor
+        scores = scores[: groups * size].reshape(size, groups * queries).max(axis=0).reshape(groups, queries)
+    width = len(scores)
+    found: NDArray[Any] = np.partition(scores.T, width - k, axis=1)[:, width - k]
+    return found

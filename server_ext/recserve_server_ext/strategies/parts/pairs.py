@@ -96,9 +96,9 @@ class PairStrategy(Strategy):
         explained = []
         for of, query, items in zip(self._scored(queries), queries, picks, strict=True):
             contributions = np.zeros((len(items.rows), len(query.profile.rows)))
-            item = scatter.places(items.rows, of.row)
-            asked = np.flatnonzero(item >= 0)
-            np.add.at(contributions, (item[asked], of.behaviours[of.place[asked] - of.first]), of.value[asked])
+            asked = scatter.among(items.rows, of.row)
+            item = scatter.places(items.rows, of.row[asked])
+            np.add.at(contributions, (item, of.behaviours[of.place[asked] - of.first]), of.value[asked])
             explained.append(Explanation({self.name: contributions.sum(axis=1)}, contributions))
         return explained
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows
+from recserve_server_ext.index.engines.exact import floor
 
 #: Sorted values that are looked at for the n best usable ones: this many times n, at least so many, and then more.
 _TIMES: Final = 4
@@ -66,7 +67,7 @@ def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None, sp
     """The n usable rows with the greatest values, best first; ties by row.
 
     Args:
-        rows: Distinct rows in any order.
+        rows: Distinct rows, ascending.
         values: Their values.
         n: Rows that are wanted.
         usable: [catalogue rows] which rows may be taken; `None` for all.
@@ -76,16 +77,14 @@ def best_rows(rows: Rows, values: Floats, n: int, usable: Mask | None = None, sp
     while True:
         found, own = rows, values
         if is_part := len(values) > width:
-            # Only the greatest are looked at, with all that are tied with the last of them.
-            kept = np.flatnonzero(values >= np.partition(values, len(values) - width)[len(values) - width])
+            # Only the greatest and few more are looked at, with all that are tied with the last of them.
+            kept = np.flatnonzero(values >= floor(values[:, None], width))
             found, own = rows[kept], values[kept]
         if usable is not None:
             is_usable = usable[found]
             found, own = found[is_usable], own[is_usable]
         if len(found) >= n or not is_part:
-            # Numbers of two parts are sorted by the first, and equal ones by the second.
-            best: Rows = found[np.argsort(1j * found - own)[:n]]
-            return best
+            return np.asarray(found[np.argsort(-own, kind="stable")[:n]])
         width *= _TIMES
 
 

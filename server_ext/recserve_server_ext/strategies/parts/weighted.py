@@ -44,8 +44,7 @@ class WeightedParts:
     def totals(self) -> list[Floats]:
         """[queries] the sums of the parts of each."""
         total = sum(self._values.values(), start=np.zeros(self._ends[-1]))
-        bounds = self._ends.tolist()
-        return [total[start:end] for start, end in pairwise(bounds)]
+        return split(total, self._lengths.tolist())
 
     def split(self) -> list[Parts]:
         """[queries] the parts of each."""
@@ -78,6 +77,12 @@ def weighted_sums(
         for place, own in zip(places, values.reshape(len(places), count, items, behaviours).sum(axis=1), strict=True):
             sums[place] = own
     return sums
+
+
+def split(values: Floats, lengths: Sequence[int]) -> list[Floats]:
+    """The values of each of the arrays that were joined, given their lengths."""
+    bounds = np.cumsum([0, *lengths]).tolist()
+    return [values[start:end] for start, end in pairwise(bounds)]
 
 
 def _each(factors: Sequence[Any], lengths: int | Ints) -> Floats:

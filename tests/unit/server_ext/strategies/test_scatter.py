@@ -12,9 +12,10 @@ ITEMS = 12
 ROWS = st.lists(st.integers(0, ITEMS - 1), max_size=40)
 
 
-@given(ROWS, ROWS, st.integers(0, 2**16))
+#: With few rows sums are made for the whole catalogue, with many for the distinct rows alone.
+@given(ROWS, ROWS, st.integers(0, 2**16), st.sampled_from([ITEMS, 1000]))
 def test_sums_and_first_occurrences_are_those_of_a_loop_and_leave_nothing_behind(
-    rows: list[int], wanted: list[int], seed: int
+    rows: list[int], wanted: list[int], seed: int, items: int
 ) -> None:
     values = np.random.default_rng(seed).normal(size=len(rows))
     sums: dict[int, float] = {}
@@ -22,12 +23,14 @@ def test_sums_and_first_occurrences_are_those_of_a_loop_and_leave_nothing_behind
         sums[row] = sums.get(row, 0.0) + value
     scatter = Scatter()
     for _ in range(2):
-        distinct, found = scatter.over(ITEMS).sums(np.array(rows, np.int64), values)
-        assert distinct.tolist() == sorted(sums, key=lambda row: -rows[::-1].index(row))
+        distinct, found = scatter.over(items).sums(np.array(rows, np.int64), values)
+        assert distinct.tolist() == sorted(sums)
         np.testing.assert_allclose(found, [sums[row] for row in distinct.tolist()], atol=1e-12)
         assert scatter.firsts(np.array(rows, np.int64)).tolist() == [
             place for place, row in enumerate(rows) if row not in rows[:place]
         ]
+        among = scatter.among(np.array(rows, np.int64), np.array(wanted, np.int64)).tolist()
+        assert among == [place for place, row in enumerate(wanted) if row in rows]
         at = scatter.at(distinct, found, np.array(wanted, np.int64))
         np.testing.assert_allclose(at, [sums.get(row, 0.0) for row in wanted], atol=1e-12)
         places = scatter.places(distinct, np.array(wanted, np.int64)).tolist()

@@ -30,12 +30,11 @@ def test_a_sorted_vector_is_looked_through_as_far_as_needed() -> None:
 
 
 @given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 12), st.integers(0, 3), st.integers(0, 2**16))
-def test_the_best_of_rows_in_any_order_are_those_of_a_full_sort(
-    values: list[int], n: int, spare: int, seed: int
-) -> None:
+def test_the_best_of_some_rows_are_those_of_a_full_sort(values: list[int], n: int, spare: int, seed: int) -> None:
     """However few of the greatest can be used: then the values are looked at again."""
     random = np.random.default_rng(seed)
-    rows, usable = random.permutation(len(values)), random.random(len(values)) < 0.3
+    rows = np.sort(random.permutation(3 * len(values))[: len(values)])
+    usable = random.random(3 * len(values)) < 0.3
     value_of = dict(zip(rows.tolist(), values, strict=True))
     expected = sorted(value_of, key=lambda row: (-value_of[row], row))
     scores = np.array(values, np.float64)

@@ -14,8 +14,9 @@ from recserve_export.training.registry import train
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.snapshot import Snapshot, current
 from recserve_server_ext.strategies.base import Candidates, Query
+from recserve_server_ext.strategies.parts import scatter
 from recserve_server_ext.strategies.registry import Registry
-from recserve_server_ext.strategies.user_knn import UserKnnOptions
+from recserve_server_ext.strategies.user_knn import UserKnnOptions, _nearest
 from support.data import data_over
 from support.edited import Edited
 from support.published import query_of, ranked, rows_of, serving
@@ -128,3 +129,16 @@ def test_what_is_not_trained_says_what_to_run(edited: Edited, log: TrainingLog) 
         lacking = strategy.lacking(data_over(view), options)
         assert lacking is not None
         assert f"run: recserve train {name}" in lacking.text
+
+
+@pytest.mark.parametrize("rows_of_value", [0, 8])
+def test_the_nearest_users_have_the_greatest_cosines(rows_of_value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether sums are made for all users or for those alone that had an item."""
+    monkeypatch.setattr(scatter, "_ROWS_OF_VALUE", rows_of_value)
+    random = np.random.default_rng(5)
+    for users, entries, most in ((40, 60, 5), (40, 60, 100), (40, 0, 5)):
+        of, shares = random.integers(0, users, entries), random.integers(1, 4, entries) / 4.0
+        norms = np.sqrt(random.integers(1, 5, users))
+        cosines = np.bincount(of, shares, users) / norms
+        expected = sorted(set(of.tolist()), key=lambda user: (-cosines[user], user))
+        assert _nearest(of, shares, norms, most, scatter.Scatter()).tolist() == expected[:most]
