@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from recserve_server_ext.interactions.comments import comments_query
-from recserve_server_ext.interactions.reads import change_numbers, window_query
+from recserve_server_ext.interactions.reads import change_numbers, listed, window_query
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 
@@ -36,6 +37,17 @@ def test_a_window_holds_the_newest_of_each_user(store: InteractionStore) -> None
     assert math.isnan(found.value[0])
 
 
+def test_of_interactions_at_one_time_a_window_holds_those_that_came_last(store: InteractionStore) -> None:
+    same = [event(item=f"i{n}", event_id=f"i{n}", value=n) for n in range(3)]
+    store.record([*same, event(item=None, text="jazz", event_id="jazz"), event(item="i4", event_id="i4", value=4)])
+    store.record([event(item=None, text="first", event_id="first", timestamp=NOW - 90)])
+    found = store.window([ANN], limit=3)
+    assert [found.subjects[code] for code in found.subject] == ["i4", "jazz", "i2"]
+    assert found.value[[0, 2]].tolist() == [4, 2]
+    every = store.window([ANN])
+    assert [every.subjects[code] for code in every.subject] == ["i4", "jazz", "i2", "i1", "i0", "first"]
+
+
 def test_a_text_and_an_item_of_the_same_name_are_two_subjects(store: InteractionStore) -> None:
     store.record([event(), event(item=None, text="i1")])
     found = store.window([ANN])
@@ -50,22 +62,22 @@ def test_the_window_of_a_busy_user_is_read_by_the_index_alone(store: Interaction
         connection.exec_driver_sql("ANALYZE")
     with store.database.reading() as connection:
         numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
-        query = window_query(connection.dialect.name, with_seen=False).params(numbers=numbers, most=500)
-        compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
-        explain = "EXPLAIN QUERY PLAN" if store.database.is_sqlite else "EXPLAIN (ANALYZE, TIMING OFF, FORMAT TEXT)"
-        plan = [" ".join(map(str, row)) for row in connection.execute(sa.text(f"{explain} {compiled}"))]
+        query = window_query(connection.dialect.name, with_seen=False)
+        plan = explained(connection, query, {**listed(numbers), "most": 500})
+    # Of each user the oldest that counts is looked for, and then the window is read. Nothing is sorted, which keeps the
+    # window in the order of the index.
     text = "\n".join(plan)
     if store.database.is_sqlite:
-        assert "SEARCH newest USING COVERING INDEX ix_interactions_user_time (user=?)" in text
-        # Nothing looks at the rows themselves, and no other index is walked.
-        assert text.count("newest") == 1
-        assert "SEARCH interactions " not in text
-        assert "SCAN interactions " not in text
+        assert "SEARCH oldest USING COVERING INDEX ix_interactions_user_time (user=?)" in text
+        assert "SEARCH newest USING COVERING INDEX ix_interactions_user_time (user=? AND time_us>?)" in text
+        assert text.count("newest") == text.count("oldest") == 1
+        assert "TEMP B-TREE" not in text
     else:
         assert re.search("Index (Only )?Scan Backward using ix_interactions_user_time", text)
         assert "Seq Scan on interactions" not in text
-        (walked,) = [line for line in plan if "ix_interactions_user_time" in line]
-        assert "rows=500 loops=2" in walked or "rows=500.00 loops=2" in walked
+        walked = [line for line in plan if "ix_interactions_user_time" in line]
+        assert len(walked) == 2
+        assert all("rows=500 loops=2" in line or "rows=500.00 loops=2" in line for line in walked)
     found = store.window([ANN, BOB])
     assert found.offsets.tolist() == [0, 500, 1000]
     assert found.time_us[0] == (NOW - 1) * 1e6
@@ -125,8 +137,16 @@ def test_comments_are_found_by_an_index_of_their_own(store: InteractionStore) ->
         connection.exec_driver_sql("ANALYZE")
     with store.database.reading() as connection:
         number = change_numbers(connection, [ANN])[ANN][0]
-        query = comments_query(connection.dialect.name, is_past=False).params(numbers=[number], most=500)
-        compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
-        explain = "EXPLAIN QUERY PLAN" if store.database.is_sqlite else "EXPLAIN"
-        plan = [" ".join(map(str, row)) for row in connection.execute(sa.text(f"{explain} {compiled}"))]
+        query = comments_query(connection.dialect.name, is_past=False)
+        plan = explained(connection, query, {**listed([number]), "most": 500})
     assert "ix_interactions_comments" in "\n".join(plan)
+    assert "TEMP B-TREE" not in "\n".join(plan)
+
+
+def explained(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[str]:
+    """The lines of the plan of a query."""
+    compiled = query.compile(connection)
+    explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN (ANALYZE, TIMING OFF)"
+    values, order = compiled.params | parameters, compiled.positiontup
+    given = values if order is None else tuple(values[name] for name in order)
+    return [" ".join(map(str, row)) for row in connection.exec_driver_sql(f"{explain} {compiled}", given)]
