@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress, pairwise
+from itertools import accumulate, chain, compress, pairwise
 from typing import Final, Protocol
 
 import numpy as np
@@ -97,7 +97,7 @@ class RecordedHistory:
         self.seen = seen
         self.newest_us = newest_us
         self.comments = comments
-        self.has_texts = not is_item.all()
+        self.has_texts = np.count_nonzero(is_item) < len(is_item)
         self._rows: tuple[weakref.ref[RowLookup], Ints, Ints] | None = None
 
     def take(self, is_kept: Mask) -> RecordedHistory:
@@ -135,31 +135,26 @@ class RecordedHistory:
         # A weak reference: a view holds a snapshot.
         return self._rows is not None and self._rows[0]() is view
 
-    def _keep_rows(self, view: RowLookup, found: Ints) -> None:
-        rows = found[: len(self.subjects)].copy()
-        if self.has_texts:
-            rows[~self.is_item] = -1
-        seen = np.concatenate([rows, found[len(rows) :]]) if self.seen else rows
-        self._rows = weakref.ref(view), rows, _distinct(seen)
-
 
 def find_rows(histories: Iterable[RecordedHistory], view: RowLookup) -> None:
     """Look up at once what `rows_in` says of the histories that do not know it for this view."""
     missing = [history for history in histories if not history._is_found_in(view)]
     names = list(chain.from_iterable(chain(history.subjects, history.seen) for history in missing))
-    found, start = view.row_of.rows(names), 0
-    for history in missing:
-        end = start + len(history.subjects) + len(history.seen)
-        history._keep_rows(view, found[start:end])
-        start = end
-
-
-def _distinct(rows: Ints) -> Ints:
-    """The distinct rows without -1, ascending; `np.unique` takes twice as long for short arrays."""
-    ascending = np.sort(rows)
-    is_kept = ascending >= 0
-    is_kept[1:] &= ascending[1:] != ascending[:-1]
-    return ascending[is_kept]
+    rows = view.row_of.rows(names)
+    lengths = [len(history.subjects) + len(history.seen) for history in missing]
+    starts = [0, *accumulate(lengths)]
+    for start, history in zip(starts, missing, strict=False):
+        if history.has_texts:
+            rows[start : start + len(history.subjects)][~history.is_item] = -1
+    # The distinct rows of each history, ascending, by one sort for all of them.
+    stride = int(rows.max(initial=0)) + 1
+    keys = np.sort((np.repeat(np.arange(len(missing)), lengths) * stride + rows)[rows >= 0])
+    keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
+    bounds = np.searchsorted(keys, np.arange(len(missing) + 1) * stride).tolist()
+    seen = keys % stride
+    ref = weakref.ref(view)
+    for start, (first, last), history in zip(starts, pairwise(bounds), missing, strict=False):
+        history._rows = ref, rows[start : start + len(history.subjects)].copy(), seen[first:last].copy()
 
 
 @dataclass(slots=True, eq=False)
@@ -334,7 +329,7 @@ def recorded_histories(
         items = set(compress(own, own_is_item.tolist()) if any_texts else own)
         others = [] if items.issuperset(user_seen) else [item for item in user_seen if item not in items]
         own_weights = _bounded(weights[start:end]) if any_too_heavy else weights[start:end].copy()
-        newest_us = int(times[start:end].max(initial=0))
+        newest_us = int(times[start]) if start < end else 0
         own_past = newer[start:end].copy(), undecayed[start:end].copy()
         own_times = times[start:end].copy()
         own_comments = among(comments, np.arange(start, end)) if comments else _NO_COMMENTS
