@@ -22,6 +22,8 @@ _Table = NDArray[np.uint32]
 _READY: Final = 65_536
 #: Fewer ids than this are looked up one by one: the arrays of a look-up together take longer.
 _FEW: Final = 64
+#: No more than this are looked up together: the arrays stay in the cache of a core.
+_MOST: Final = 1024
 
 
 class ItemIds(Sequence[str]):
@@ -66,10 +68,10 @@ class ItemIds(Sequence[str]):
         # Those of another length are compared with nothing.
         lengths = np.where(is_equal, lengths, 0)
         ends = np.cumsum(lengths)
-        at = np.arange(lengths.sum())
         firsts = ends - lengths
-        stored = self._characters.take(np.repeat(own - firsts, lengths) + at)
-        given = np.frombuffer(encoded, np.uint8).take(np.repeat(starts - firsts, lengths) + at)
+        places = np.repeat(starts - firsts, lengths) + np.arange(lengths.sum())
+        stored = self._characters.take(places + np.repeat(own - starts, lengths))
+        given = np.frombuffer(encoded, np.uint8).take(places)
         differing = np.concatenate([[0], np.cumsum(stored != given)])
         return np.asarray(is_equal & (differing[ends] == differing[firsts]))
 
@@ -131,6 +133,10 @@ class RowTable(Mapping[str, int]):
         if len(item_ids) < _FEW:
             ready = zip(item_ids, map(self._ready.get, item_ids), strict=True)
             return np.array([self.get(item_id, -1) if row is None else row for item_id, row in ready], np.int64)
+        parts = [self._looked_up(item_ids[start : start + _MOST]) for start in range(0, len(item_ids), _MOST)]
+        return np.concatenate(parts)
+
+    def _looked_up(self, item_ids: Sequence[str]) -> Rows:
         keys = _encoded(item_ids)
         buckets = np.fromiter(map(zlib.crc32, keys), np.uint32, len(keys)) & self._mask
         starts, rows = self._table
