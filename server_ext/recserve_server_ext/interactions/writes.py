@@ -19,8 +19,8 @@ from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions.erasure import Mark, erased_among
 from recserve_server_ext.interactions.interaction import Recorded, Refused
 from recserve_server_ext.interactions.reads import change_numbers
-from recserve_server_ext.interactions.tables import answers, erased, interactions, seen, state, users
-from recserve_server_ext.storage.database import fetched, next_revision
+from recserve_server_ext.interactions.tables import answers, interactions, seen, state, users
+from recserve_server_ext.storage.database import executed, fetched, next_revision
 
 #: Kind of an entry in the seen items, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
@@ -57,10 +57,8 @@ _KNOWN: Final = {
     )
     for dialect, listed in _LISTED.items()
 }
-_INSERT: Final = sa.insert(interactions)
 _UPSERT_USERS: Final = {dialect: _upsert_users(insert(users)) for dialect, insert in _INSERTS.items()}
 _UPSERT_SEEN: Final = {dialect: _upsert_seen(insert(seen)) for dialect, insert in _INSERTS.items()}
-_ANY_ERASED: Final = sa.select(erased.c.mark).where(erased.c.until_us > sa.bindparam("now_us")).limit(1)
 _NEWEST: Final = sa.select(sa.func.max(interactions.c.number))
 _IS_NEW: Final = interactions.c.number > sa.bindparam("before")
 _ADDED: Final = sa.select(sa.func.count()).where(_IS_NEW)
@@ -176,9 +174,8 @@ def record_bulk(
     asked = dict.fromkeys(row.user for row in rows)
     erased_us: dict[str, int] = {}
     refused: list[int] = []
-    if connection.execute(_ANY_ERASED, {"now_us": now_us}).first() is not None:
-        for users_ in _chunks(asked):
-            erased_us |= erased_among(connection, set(users_), now_us, mark)
+    for users_ in _chunks(asked):
+        erased_us |= erased_among(connection, users_, now_us, mark)
     if erased_us:
         refused = [place for place, row in enumerate(rows) if row.time_us <= erased_us.get(row.user, -1)]
         gone = set(refused)
@@ -280,10 +277,10 @@ def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionL
     added = [
         {"pseudonym": user, "changes": _first_change(slack) + count, "added": count} for user, count in counts.items()
     ]
-    connection.execute(_UPSERT_USERS[connection.dialect.name], added)
+    executed(connection, _UPSERT_USERS[connection.dialect.name], added)
     found = change_numbers(connection, counts)
     number_of = {pseudonym: number for pseudonym, (number, _) in found.items()}
-    connection.execute(_INSERT, [{"user": number_of[row.user], **row.columns} for row in rows])
+    connection.exec_driver_sql(_bulk_insert(connection), [(number_of[row.user], *bulk_row(row)[1:]) for row in rows])
     _insert_seen(connection, rows, number_of)
     # Cut after every `slack` changes.
     full = [number for user, (number, changes) in found.items() if changes // slack > (changes - counts[user]) // slack]
@@ -304,4 +301,4 @@ def _insert_seen(connection: sa.Connection, rows: Sequence[Row], number_of: dict
             last[key] = max(columns["time_us"], last.get(key, 0))
     values = [{"user": user, "item": item, "kind": kind, "last_us": us} for (user, item, kind), us in last.items()]
     if values:
-        connection.execute(_UPSERT_SEEN[connection.dialect.name], values)
+        executed(connection, _UPSERT_SEEN[connection.dialect.name], values)

@@ -6,7 +6,7 @@ import sqlite3
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
@@ -303,10 +303,18 @@ def fetched(
         return list(cursor.fetchall())
 
 
+def executed(connection: sa.Connection, insert: sa.Insert, rows: Sequence[Mapping[str, object]]) -> None:
+    """Insert some rows as the driver does; see `fetched`."""
+    compiled = _compiled(insert, connection.dialect, tuple(name for name in rows[0] if name in insert.table.c))
+    order = compiled.positiontup
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.executemany(compiled.string, rows if order is None else [[row[name] for name in order] for row in rows])
+
+
 @lru_cache(maxsize=256)
-def _compiled(query: sa.Executable, dialect: sa.Dialect) -> SQLCompiler:
-    assert isinstance(query, sa.ClauseElement)
-    compiled = query.compile(dialect=dialect)
+def _compiled(statement: sa.Executable, dialect: sa.Dialect, columns: tuple[str, ...] | None = None) -> SQLCompiler:
+    assert isinstance(statement, sa.ClauseElement)
+    compiled = statement.compile(dialect=dialect, column_keys=columns)
     assert isinstance(compiled, SQLCompiler)
     return compiled
 

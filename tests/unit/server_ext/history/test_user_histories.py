@@ -105,10 +105,9 @@ def test_rows_of_many_histories_are_those_of_each(
     view = RowsOnly(row_of)
     histories = []
     for of_user, seen in users:
-        n = len(of_user)
-        is_item = np.array([is_item for _, is_item in of_user], np.bool_)
-        numbers = [np.zeros(n)] * 3
-        histories.append(RecordedHistory([name for name, _ in of_user], is_item, *numbers, np.zeros(n, np.int64), seen))
+        names, are_items = [name for name, _ in of_user], np.array([is_item for _, is_item in of_user], np.bool_)
+        zeros = np.zeros(len(names))
+        histories.append(RecordedHistory(names, are_items, zeros, zeros, zeros, zeros.astype(np.int64), seen))
     find_rows(histories, view)
     for history, (of_user, seen) in zip(histories, users, strict=True):
         expected = [row_of.get(name, -1) if is_item else -1 for name, is_item in of_user]
