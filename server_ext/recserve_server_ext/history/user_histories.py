@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, compress, pairwise
+from itertools import accumulate, chain, compress, pairwise, repeat
 from typing import Final, Protocol
 
 import numpy as np
@@ -306,7 +306,7 @@ def recorded_histories(
 
     Args:
         columns: The newest interactions of each user, newest first, perhaps with comments.
-        seen: [users] all items that each user interacted with.
+        seen: [users] all other items that each user interacted with; may name some of these, too.
         rules: Rules by which interactions become weights.
 
     Raises:
@@ -324,10 +324,13 @@ def recorded_histories(
     unrated = np.flatnonzero(~of_types(columns, rules.rating.types)[weighted.index]) if columns.comments else NO_ROWS
     comments = {int(n): columns.comments[at] for n in unrated if (at := int(weighted.index[n])) in columns.comments}
     histories = []
-    for (start, end), user_seen in zip(pairwise(weighted.offsets.tolist()), seen, strict=True):
+    left_out = _left_out(columns, weighted)
+    for (start, end), user_seen, user_left in zip(pairwise(weighted.offsets.tolist()), seen, left_out, strict=False):
         own, own_is_item = subjects[start:end], is_item[start:end].copy()
-        items = set(compress(own, own_is_item.tolist()) if any_texts else own)
-        others = [] if items.issuperset(user_seen) else [item for item in user_seen if item not in items]
+        others: list[str] = []
+        if user_seen or user_left:
+            items = set(compress(own, own_is_item.tolist()) if any_texts else own)
+            others = [item for item in dict.fromkeys(chain(user_left, user_seen)) if item not in items]
         own_weights = _bounded(weights[start:end]) if any_too_heavy else weights[start:end].copy()
         newest_us = int(times[start]) if start < end else 0
         own_past = newer[start:end].copy(), undecayed[start:end].copy()
@@ -337,6 +340,18 @@ def recorded_histories(
             RecordedHistory(own, own_is_item, own_weights, *own_past, own_times, others, newest_us, own_comments)
         )
     return histories
+
+
+def _left_out(columns: InteractionColumns, weighted: WeightedInteractions) -> Iterable[list[str]]:
+    """The items of each user's interactions that did not become behaviours."""
+    if len(weighted.index) == len(columns.time_us):
+        return repeat([])
+    left: list[list[str]] = [[] for _ in range(columns.users)]
+    is_left = columns.is_item[columns.subject]
+    is_left[weighted.index] = False
+    for place in np.flatnonzero(is_left).tolist():
+        left[columns.user[place]].append(columns.subjects[columns.subject[place]])
+    return left
 
 
 def undecayed_weights(weighted: WeightedInteractions) -> Floats:

@@ -40,7 +40,7 @@ class _Past(msgspec.Struct, array_like=True, gc=False):
         items: [interactions] item ids; `None` for an interaction about a text.
         texts: Numbers of the interactions about a text.
         measured: How many have a value, a duration, a price or a quantity.
-        seen: Items the user had to do with, once for each kind; empty unless asked for.
+        seen: Items the user had to do with before these interactions, once for each kind; empty unless asked for.
     """
 
     times: list[int] = []
@@ -51,7 +51,8 @@ class _Past(msgspec.Struct, array_like=True, gc=False):
     seen: list[str] = []
 
     def cut(self, most: int) -> None:
-        """Leave the newest ones."""
+        """Leave the newest ones; items of the others were seen."""
+        self.seen += filter(None, self.items[:-most])
         texts = self.items[-most:].count(None)
         self.times, self.types, self.items = self.times[-most:], self.types[-most:], self.items[-most:]
         self.texts = self.texts[len(self.texts) - texts :]
@@ -77,8 +78,9 @@ _USERS: Final = {
         "postgresql": "json_array_elements(CAST(:pseudonyms AS json))",
     }.items()
 }
-#: Before any timestamp.
+#: Before and after any timestamp.
 _FIRST_US: Final = -(2**63)
+_LAST_US: Final = 2**63 - 1
 
 
 # Statements are made once: for users with short histories, making one takes as long as running it.
@@ -98,8 +100,10 @@ def window_query(dialect: str, *, with_seen: bool, is_past: bool = False) -> sa.
     parts.append(gathered(dialect, found.c.number, found.c.item.is_(None)))
     parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in MEASURES))))
     if with_seen:
-        items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number)
-        parts.append(items.correlate(users).scalar_subquery())
+        # What was seen last since then is among these interactions.
+        since = sa.func.coalesce(sa.func.min(found.c.time_us), sa.literal(_LAST_US, sa.BigInteger))
+        items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number, seen.c.last_us < since)
+        parts.append(items.correlate(users, found).scalar_subquery())
     return of_users(dialect, parts)
 
 
@@ -183,7 +187,10 @@ def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int)
 
 
 def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tuple[InteractionColumns, list[list[str]]]:
-    """As `window`, and every item that each user had to do with."""
+    """As `window`, and the items that each user had to do with that are not among these interactions.
+
+    They may name some that are.
+    """
     columns, found = _columns(connection, numbers, limit, with_seen=True)
     return columns, [past.seen for past in found]
 

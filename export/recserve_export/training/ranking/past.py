@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -148,9 +149,7 @@ def histories_at(
     at = np.concatenate(places)
     fields = ("time_us", "type", "subject", "value", "duration_s", "price", "quantity")
     arrays: Mapping[str, Any] = {name: getattr(columns, name)[at] for name in fields}
-    return recorded_histories(
-        InteractionColumns(**{**vars(columns), **arrays, "offsets": np.array(offsets)}), seen, rules
-    )
+    return recorded_histories(replace(columns, **arrays, offsets=np.array(offsets)), seen, rules)
 
 
 def newest(columns: InteractionColumns) -> InteractionColumns:
@@ -165,7 +164,7 @@ def of_users(columns: InteractionColumns, users: Ints) -> InteractionColumns:
     chosen = select(columns, np.flatnonzero(wanted[columns.user]))
     lengths = np.diff(chosen.offsets)[users]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return InteractionColumns(**{**vars(chosen), "offsets": offsets})
+    return replace(chosen, offsets=offsets)
 
 
 def later_of_user(columns: InteractionColumns, ties: Floats | Ints) -> Ints:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
+from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions.comments import comments_query
-from recserve_server_ext.interactions.reads import change_numbers, listed, window_query
+from recserve_server_ext.interactions.reads import change_numbers, listed, pasts, window_query
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 
@@ -46,6 +48,39 @@ def test_of_interactions_at_one_time_a_window_holds_those_that_came_last(store: 
     assert found.value[[0, 2]].tolist() == [4, 2]
     every = store.window([ANN])
     assert [every.subjects[code] for code in every.subject] == ["i4", "jazz", "i2", "i1", "i0", "first"]
+
+
+def test_a_window_and_what_was_seen_before_it_are_all_that_was_seen(store: InteractionStore) -> None:
+    random = np.random.default_rng(0)
+    # Few times, so that many are equal to that of the oldest interaction of a window.
+    drawn = zip(random.integers(30, size=80).tolist(), random.integers(12, size=80).tolist(), strict=True)
+    store.record(
+        [event(item=f"i{item}", timestamp=NOW - 60 - age, event_id=f"{n}") for n, (item, age) in enumerate(drawn)]
+    )
+    store.record([event(item="i0", type="purchase"), event(BOB, item=None, text="jazz")])
+    every = {entry["item"] for entry in store.export(ANN)["seen"]}
+    with store.database.reading() as connection:
+        numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
+        for limit in (1, 5, 30, 81, 500):
+            columns, seen = pasts(connection, numbers, limit)
+            assert columns.offsets[1] == min(limit, 81)
+            window = {columns.subjects[code] for code in columns.subject[: columns.offsets[1]]}
+            assert window | set(seen[0]) == every
+            assert not seen[1]
+    # With all interactions in the window, nothing else is named.
+    assert not seen[0]
+
+
+def test_what_was_seen_outlives_the_interactions(store_place: Path | str) -> None:
+    limits = InteractionLimits(max_age_s=100.0)
+    with InteractionStore(store_place, limits, create=True, clock=lambda: NOW) as store:
+        store.record([event(item="old", timestamp=NOW - 200), event(BOB, item="older", timestamp=NOW - 300), event()])
+        store.expire()
+        with store.database.reading() as connection:
+            numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
+            columns, seen = pasts(connection, numbers, 500)
+        assert columns.offsets.tolist() == [0, 1, 1]
+        assert seen == [["old"], ["older"]]
 
 
 def test_a_text_and_an_item_of_the_same_name_are_two_subjects(store: InteractionStore) -> None:
