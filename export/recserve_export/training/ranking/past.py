@@ -23,7 +23,8 @@ from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.counts.counts import Counts, LogColumns, counts_of
 from recserve_server_ext.history.cleaning import of_types
 from recserve_server_ext.history.features import select
-from recserve_server_ext.history.user_histories import WINDOW, RecordedHistory, recorded_histories
+from recserve_server_ext.history.recorded_history import RecordedHistory, recorded_histories
+from recserve_server_ext.history.user_histories import WINDOW
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.strategies.base import Data

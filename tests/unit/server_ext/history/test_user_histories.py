@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.history.user_histories import RecordedHistory, UserHistories, find_rows
+from recserve_server_ext.history.recorded_history import RecordedHistory, find_rows
+from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.index.item_ids import RowTable
 from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
