@@ -158,9 +158,8 @@ def recorded_histories(
     """
     weighted = weigh(columns, rules)
     weights, newer, undecayed = weighted.weight, weighted.newer.astype(np.float64), undecayed_weights(weighted)
-    names = columns.subjects
     codes = columns.subject[weighted.index]
-    subjects = list(map(names.__getitem__, codes.tolist()))
+    subjects = list(map(columns.subjects.__getitem__, codes.tolist()))
     is_item = columns.is_item[codes]
     # Both are rarely so: one check for all users costs less than one for each.
     any_texts, any_too_heavy = not is_item.all(), float(np.abs(weights).max(initial=0.0)) > _MAX_WEIGHT

@@ -70,8 +70,7 @@ def weigh(columns: InteractionColumns, rules: HistoryRules) -> WeightedInteracti
     kept, counters = clean(columns, rules)
     user = columns.user[kept]
     age_s, newer, session = _recency(user, columns.time_us[kept], rules.session_gap_s)
-    # What does not count is 1 throughout, and is not multiplied.
-    ones = np.ones(len(kept))
+    ones = np.ones(len(kept))  # of what does not count; not multiplied
     factors = dict.fromkeys(FACTORS, ones) | _of_features(columns, kept, rules)
     factors["base"] = np.array([rules.base.get(name, 0.0) for name in columns.types], np.float64)[columns.type[kept]]
     half_lives = rules.half_life_s, rules.half_life_interactions, rules.half_life_sessions

@@ -108,16 +108,15 @@ def columns_of(
         subject[~is_text], subject[is_text] = item_codes, len(item_names) + text_codes
     else:
         subject, item_names = _codes(items)
-    value, duration_s, price, quantity = measures
     return InteractionColumns(
-        offsets=offsets,
-        time_us=np.array(times, np.int64),
-        type=type_codes,
-        subject=subject,
-        value=value,
-        duration_s=duration_s,
-        price=price,
-        quantity=quantity,
+        offsets,
+        np.array(times, np.int64),
+        type_codes,
+        subject,
+        value=measures[0],
+        duration_s=measures[1],
+        price=measures[2],
+        quantity=measures[3],
         types=type_names,
         subjects=[*item_names, *text_names],
         is_item=np.arange(len(item_names) + len(text_names)) < len(item_names),

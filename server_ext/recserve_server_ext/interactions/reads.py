@@ -67,20 +67,12 @@ _LISTED: Final = {
     "sqlite": sa.text("SELECT value FROM json_each(:numbers)"),
     "postgresql": sa.text("SELECT CAST(value AS bigint) FROM json_array_elements_text(CAST(:numbers AS json))"),
 }
-#: Those users that there are, of the pseudonyms in the JSON array `pseudonyms` of arrays of one.
-_USERS: Final = {
-    dialect: sa.text(
-        f"SELECT found.pseudonym, found.number, found.changes FROM {listed} AS asked "
-        f"JOIN {users.name} AS found ON found.pseudonym = asked.value ->> 0"
-    )
-    for dialect, listed in {
-        "sqlite": "json_each(:pseudonyms)",
-        "postgresql": "json_array_elements(CAST(:pseudonyms AS json))",
-    }.items()
+_GIVEN: Final = {
+    "sqlite": sa.text("SELECT value FROM json_each(:pseudonyms)"),
+    "postgresql": sa.text("SELECT value FROM json_array_elements_text(CAST(:pseudonyms AS json))"),
 }
 #: Before and after any timestamp.
-_FIRST_US: Final = -(2**63)
-_LAST_US: Final = 2**63 - 1
+_FIRST_US, _LAST_US = (sa.literal(us, sa.BigInteger) for us in (-(2**63), 2**63 - 1))
 
 
 # Statements are made once: for users with short histories, making one takes as long as running it.
@@ -101,7 +93,7 @@ def window_query(dialect: str, *, with_seen: bool, is_past: bool = False) -> sa.
     parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in MEASURES))))
     if with_seen:
         # What was seen last since then is among these interactions.
-        since = sa.func.coalesce(sa.func.min(found.c.time_us), sa.literal(_LAST_US, sa.BigInteger))
+        since = sa.func.coalesce(sa.func.min(found.c.time_us), _LAST_US)
         items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number, seen.c.last_us < since)
         parts.append(items.correlate(users, found).scalar_subquery())
     return of_users(dialect, parts)
@@ -134,7 +126,7 @@ def newest(dialect: str, *names: str, is_past: bool = False, commented: bool = F
     oldest = oldest.order_by(of.c.time_us.desc(), of.c.number.desc())
     last = oldest.limit(1).offset(sa.bindparam("most", type_=sa.Integer) - 1).scalar_subquery()
     of, found = chosen("newest", "number", "time_us", *names)
-    found = found.where(of.c.time_us >= sa.func.coalesce(last, sa.literal(_FIRST_US, sa.BigInteger)))
+    found = found.where(of.c.time_us >= sa.func.coalesce(last, _FIRST_US))
     # SQLite would gather the rows of an ordered query once more, in twice the time; the index that it walks is in this
     # order.
     return (found if dialect == "sqlite" else found.order_by(of.c.time_us, of.c.number)).subquery("found")
@@ -178,6 +170,10 @@ def _texts_query(dialect: str) -> sa.Select[Any]:
     return sa.select(interactions.c.number, interactions.c.text).where(interactions.c.number.in_(_LISTED[dialect]))
 
 
+_CHANGES: Final = {
+    dialect: sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(users.c.pseudonym.in_(given))
+    for dialect, given in _GIVEN.items()
+}
 _ERASURES: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0)).select_from(erased)
 
 
@@ -363,8 +359,8 @@ def in_columns(dialect: str, rows: sa.Select[Any]) -> sa.Select[Any]:
 
 def change_numbers(connection: sa.Connection, pseudonyms: Iterable[str]) -> dict[str, Change]:
     """The number and the count of changes of each user; unknown users are left out."""
-    asked = msgspec.json.encode([(pseudonym,) for pseudonym in pseudonyms]).decode()
-    found = fetched(connection, _USERS[connection.dialect.name], {"pseudonyms": asked})
+    asked = msgspec.json.encode(list(pseudonyms)).decode()
+    found = fetched(connection, _CHANGES[connection.dialect.name], {"pseudonyms": asked})
     return {pseudonym: (number, changes) for pseudonym, number, changes in found}
 
 
