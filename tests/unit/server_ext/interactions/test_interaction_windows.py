@@ -60,7 +60,7 @@ def test_a_window_and_what_was_seen_before_it_are_all_that_was_seen(store: Inter
     store.record([event(item="i0", type="purchase"), event(BOB, item=None, text="jazz")])
     every = {entry["item"] for entry in store.export(ANN)["seen"]}
     with store.database.reading() as connection:
-        numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
+        numbers = numbers_of(connection, ANN, BOB)
         for limit in (1, 5, 30, 81, 500):
             columns, seen = pasts(connection, numbers, limit)
             assert columns.offsets[1] == min(limit, 81)
@@ -77,7 +77,7 @@ def test_what_was_seen_outlives_the_interactions(store_place: Path | str) -> Non
         store.record([event(item="old", timestamp=NOW - 200), event(BOB, item="older", timestamp=NOW - 300), event()])
         store.expire()
         with store.database.reading() as connection:
-            numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
+            numbers = numbers_of(connection, ANN, BOB)
             columns, seen = pasts(connection, numbers, 500)
         assert columns.offsets.tolist() == [0, 1, 1]
         assert seen == [["old"], ["older"]]
@@ -96,7 +96,7 @@ def test_the_window_of_a_busy_user_is_read_by_the_index_alone(store: Interaction
         connection.execute(sa.text(MANY), {"newest": round((NOW - 1) * 1e6), "ann": ANN})
         connection.exec_driver_sql("ANALYZE")
     with store.database.reading() as connection:
-        numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
+        numbers = numbers_of(connection, ANN, BOB)
         query = window_query(connection.dialect.name, with_seen=False)
         plan = explained(connection, query, {**listed(numbers), "most": 500})
     # Of each user the oldest that counts is looked for, and then the window is read. Nothing is sorted, which keeps the
@@ -176,6 +176,12 @@ def test_comments_are_found_by_an_index_of_their_own(store: InteractionStore) ->
         plan = explained(connection, query, {**listed([number]), "most": 500})
     assert "ix_interactions_comments" in "\n".join(plan)
     assert "TEMP B-TREE" not in "\n".join(plan)
+
+
+def numbers_of(connection: sa.Connection, *users: str) -> list[int]:
+    """The numbers of some users, in their order."""
+    found = change_numbers(connection, users)
+    return [found[user][0] for user in users]
 
 
 def explained(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[str]:
